@@ -1,0 +1,1 @@
+"""Maniple's registry."""

@@ -1,0 +1,1 @@
+"""Maniple: a cluster of agents that execute tasks, on RabbitMQ and Consul."""

@@ -1,0 +1,1 @@
+"""What the processes of Maniple share: settings, runner, broker, Consul, health, telemetry."""
