@@ -1,0 +1,103 @@
+"""Bundles: what is ready is sent together.
+
+A publish costs the same whatever it carries, so a sender collects items and sends them at
+`max_items`, `max_bytes`, or when nothing is in flight: at low load a bundle is one item and nothing
+waits, under load the sends in flight are the clock.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+MAX_ITEMS = 128
+MAX_BYTES = 256 * 1024
+LINGER = 0.001
+
+
+class Bundler(Generic[T]):
+    """Collect items and hand them in lists to `send`, at most `window` sends at a time.
+
+    `send` owns what happens to its items, failures included: it must not raise. `max_items` may be
+    changed at any time. Belongs to one event loop; `add` never blocks, so whoever calls it bounds
+    what it adds (by a prefetch or a semaphore).
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[T]], Awaitable[None]],
+        *,
+        max_items: int = MAX_ITEMS,
+        max_bytes: int = MAX_BYTES,
+        window: int = 8,
+    ) -> None:
+        """Send through `send`; see the class for the limits."""
+        self._send = send
+        self.max_items = max_items
+        self._max_bytes = max_bytes
+        self._window = window
+        self._items: deque[tuple[T, int]] = deque()
+        self._sends: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        """Items that wait for a send."""
+        return len(self._items)
+
+    def add(self, item: T, size: int) -> None:
+        """Take one item of `size` bytes."""
+        self._items.append((item, size))
+        if len(self._items) >= self.max_items:
+            self._flush_full()
+        elif self._timer is None:
+            self._schedule()
+
+    async def drain(self) -> None:
+        """Send what waits and return when every send has ended."""
+        while self._items or self._sends:
+            self._flush()
+            if self._sends:
+                await asyncio.wait(self._sends, return_when=asyncio.FIRST_COMPLETED)
+
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        # The next turn of the loop when idle: what this turn delivers travels together.
+        if not self._sends:
+            self._timer = loop.call_soon(self._flush)
+        elif len(self._sends) < self._window:
+            self._timer = loop.call_later(LINGER, self._flush)
+
+    def _flush_full(self) -> None:
+        while len(self._items) >= self.max_items and len(self._sends) < self._window:
+            self._start()
+
+    def _flush(self) -> None:
+        self._timer = None
+        while self._items and len(self._sends) < self._window:
+            self._start()
+
+    def _start(self) -> None:
+        bundle: list[T] = []
+        size = 0
+        while self._items and len(bundle) < self.max_items:
+            item, item_size = self._items[0]
+            if bundle and size + item_size > self._max_bytes:
+                break
+            self._items.popleft()
+            bundle.append(item)
+            size += item_size
+        task = asyncio.get_running_loop().create_task(self._run(bundle))
+        self._sends.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _run(self, bundle: list[T]) -> None:
+        await self._send(bundle)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._sends.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+        if self._items and self._timer is None:
+            self._flush()

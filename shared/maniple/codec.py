@@ -1,0 +1,177 @@
+"""Bytes to messages and back, for everything that travels in bundles.
+
+What cannot be decoded raises `InvalidMessage` with the code its sender gets; nothing else is
+raised. JSON here has no NaN, no Infinity, is UTF-8, and nests at most 100 deep.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.messages import MAX_BODY, MAX_DEPTH, MAX_TASKS, Envelope, Result, Task
+
+M = TypeVar("M", bound=msgspec.Struct)
+T = TypeVar("T")
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+# A payload stands in a task, which may stand in an array.
+_PAYLOAD_DEPTH = MAX_DEPTH - 2
+
+encode = msgspec.json.Encoder().encode
+_decode_task = msgspec.json.Decoder(Task).decode
+_decode_tasks = msgspec.json.Decoder(list[Task]).decode
+_decode_members = msgspec.json.Decoder(list[Raw]).decode
+_decode_envelopes = msgspec.json.Decoder(list[Envelope]).decode
+_decode_result = msgspec.json.Decoder(Result).decode
+_decode_results = msgspec.json.Decoder(list[Result]).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def join(encoded: Sequence[bytes]) -> bytes:
+    """Return a JSON array of values that are already encoded."""
+    return b"[" + b",".join(encoded) + b"]"
+
+
+def decode_value(raw: bytes | Raw) -> Any:
+    """Return the JSON value in `raw`.
+
+    Raises `InvalidMessage` (`undecodable`) for what is no JSON value.
+    """
+    try:
+        return _decode_any(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidMessage(ErrorCode.UNDECODABLE, f"not a JSON value: {error}") from error
+
+
+def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
+    """Return the members of a submission: tasks, and in place of a bad member why it is bad.
+
+    Raises `InvalidMessage` when the whole body is refused.
+    """
+    if len(body) > MAX_BODY:
+        raise InvalidMessage(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"a submission is at most {MAX_BODY:,} bytes, this one has {len(body):,}",
+        )
+    check_text(body)
+    try:
+        if not body.lstrip().startswith(b"["):
+            return [_checked(_decode_task(body))]
+        tasks = _decode_tasks(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        if not body.lstrip().startswith(b"["):
+            raise refusal(error) from error
+        return _members(body)
+    _check_count(len(tasks))
+    return [_checked_or_refused(task) for task in tasks]
+
+
+def check_text(body: bytes) -> None:
+    """Raise `InvalidMessage` unless `body` is UTF-8."""
+    if body.isascii():
+        return
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidMessage(ErrorCode.UNDECODABLE, f"not UTF-8: {error}") from error
+
+
+def _members(body: bytes) -> list[Task | InvalidMessage]:
+    """Decode an array member by member, so that a bad one does not take the others with it."""
+    try:
+        members = _decode_members(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise refusal(error) from error
+    _check_count(len(members))
+    return [_member(raw) for raw in members]
+
+
+def _member(raw: Raw) -> Task | InvalidMessage:
+    try:
+        return _checked(_decode_task(raw))
+    except (msgspec.MsgspecError, RecursionError) as error:
+        return refusal(error)
+    except InvalidMessage as error:
+        return error
+
+
+def _checked_or_refused(task: Task) -> Task | InvalidMessage:
+    try:
+        return _checked(task)
+    except InvalidMessage as error:
+        return error
+
+
+def _checked(task: Task) -> Task:
+    if exceeds_depth(bytes(task.payload), _PAYLOAD_DEPTH):
+        raise InvalidMessage(ErrorCode.UNDECODABLE, f"nested deeper than {MAX_DEPTH}")
+    return task
+
+
+def _check_count(count: int) -> None:
+    if count == 0:
+        raise InvalidMessage(ErrorCode.INVALID_TASK, "an array of tasks must not be empty")
+    if count > MAX_TASKS:
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK, f"at most {MAX_TASKS:,} tasks a message, this one has {count:,}"
+        )
+
+
+def exceeds_depth(raw: bytes, limit: int) -> bool:
+    """Tell whether valid JSON nests deeper than `limit`."""
+    if raw.count(b"[") + raw.count(b"{") <= limit:
+        return False
+    depth = 0
+    for bracket in _STRINGS.sub(b"", raw).translate(None, _NOT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > limit:
+            return True
+    return False
+
+
+def refusal(error: Exception) -> InvalidMessage:
+    """Return what a sender is told about a decoding error."""
+    if isinstance(error, RecursionError):
+        return InvalidMessage(ErrorCode.UNDECODABLE, f"nested deeper than {MAX_DEPTH}")
+    text = str(error)
+    if unknown := _UNKNOWN_FIELD.search(text):
+        return InvalidMessage(ErrorCode.UNKNOWN_FIELD, text, detail={"field": unknown.group(1)})
+    if isinstance(error, msgspec.ValidationError):
+        return InvalidMessage(ErrorCode.INVALID_TASK, text)
+    return InvalidMessage(ErrorCode.UNDECODABLE, text)
+
+
+def decode_envelopes(body: bytes) -> list[Envelope]:
+    """Return the envelopes of a bundle. Raises `InvalidMessage`."""
+    return _internal(_decode_envelopes, body)
+
+
+def decode_results(body: bytes) -> list[Result]:
+    """Return the results in `body`: an array of them, or one. Raises `InvalidMessage`."""
+    if body.startswith(b"["):
+        return _internal(_decode_results, body)
+    return [_internal(_decode_result, body)]
+
+
+def decode_list(body: bytes, model: type[M]) -> list[M]:
+    """Return a bundle of `model`. Raises `InvalidMessage`."""
+    return _internal(_list_decoder(model).decode, body)
+
+
+@lru_cache(maxsize=32)
+def _list_decoder(model: type[M]) -> msgspec.json.Decoder[list[M]]:
+    return msgspec.json.Decoder(list[model])  # type: ignore[valid-type]  # a run-time type
+
+
+def _internal(decode: Callable[[bytes], T], body: bytes) -> T:
+    try:
+        return decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise refusal(error) from error

@@ -1,0 +1,384 @@
+"""Messages of the control plane: membership, events, commands, reports, requests.
+
+They are internal: unknown fields are ignored, so that an upgrade can roll. Each carries its wire name
+in `TYPE`, which travels as the AMQP property `type`; bodies are JSON, times RFC 3339, durations seconds.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, NewType, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+)
+
+AgentId = NewType("AgentId", str)
+Incarnation = NewType("Incarnation", str)
+"""One life of an agent: a UUIDv7 as text, so that a later life sorts after an earlier one."""
+
+
+def _sorted_unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(names)))
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_sorted_unique)]
+"""A set of names, kept sorted so that equal sets have equal bytes and equal digests."""
+
+
+class ControlMessage(BaseModel):
+    """What every message of the control plane is: frozen, tolerant of unknown fields, typed on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    TYPE: ClassVar[str]
+
+    def to_json(self) -> bytes:
+        """The body to publish: UTF-8 JSON, fields in the order of their declaration."""
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self:
+        """Read a body; raises `pydantic.ValidationError` (a `ValueError`) for anything else."""
+        return cls.model_validate_json(body)
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits that are equal for equal JSON values, whatever the order of keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+# --- Membership --------------------------------------------------------------------------------
+
+
+class AgentPhase(StrEnum):
+    """What an agent says of itself; what the registry thinks of it is the registry's own state."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    LEAVING = "leaving"
+
+
+class AgentDescription(ControlMessage):
+    """The part of an agent that does not change between heartbeats."""
+
+    TYPE: ClassVar[str] = "maniple.agent_description.v1"
+
+    agent: AgentId
+    incarnation: Incarnation
+    host: str
+    pid: NonNegativeInt
+    capabilities: Names = ()
+    affinity: Names = ()
+    """Capabilities marked `affinity=True`: the dispatcher may address this agent's own queue."""
+    lanes: Names = ()
+    variants: Names = ()
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    """At least `maniple` and `python`."""
+    slots: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
+    """Slots by executor: `async`, `thread`, `process`."""
+    http: str = ""
+    """URL of /health, /ready and /metrics."""
+    started_at: AwareDatetime
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal descriptions; heartbeats carry it in place of the description."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Heartbeat(ControlMessage):
+    """Sent every 3 s with publisher confirm; `description` only on registration and change."""
+
+    TYPE: ClassVar[str] = "maniple.heartbeat.v1"
+
+    agent: AgentId
+    incarnation: Incarnation
+    sequence: NonNegativeInt
+    """Rises by one with each heartbeat of an incarnation: a late or doubled one is recognised by it."""
+    sent_at: AwareDatetime
+    state: AgentPhase = AgentPhase.ACTIVE
+    slots: NonNegativeInt = 0
+    in_flight: NonNegativeInt = 0
+    """Tasks running."""
+    held: NonNegativeInt = 0
+    """Tasks received and neither started nor handed back."""
+    last_delivery_at: AwareDatetime | None = None
+    loop_lag: NonNegativeFloat = 0.0
+    """The longest that the agent's connection loop was late since the last heartbeat, in seconds."""
+    connections: tuple[str, ...] = ()
+    """The `connection_name` of each of its connections, by which the broker shows them."""
+    digest: str
+    description: AgentDescription | None = None
+    policy_digest: str = ""
+
+
+# --- Events (maniple.events) -------------------------------------------------------------------
+
+
+class Event(ControlMessage):
+    """Something that has happened; published once or more under the same `id`."""
+
+    KEY: ClassVar[str]
+    """Routing key on `maniple.events`."""
+
+    at: AwareDatetime
+
+    @property
+    def id(self) -> str:
+        """The AMQP `message_id`: equal when several replicas report the same thing."""
+        raise NotImplementedError
+
+
+class AgentEvent(Event):
+    """A change of one agent's membership."""
+
+    agent: AgentId
+    incarnation: Incarnation
+    reason: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.KEY}:{self.agent}:{self.incarnation}"
+
+
+class AgentRegistered(AgentEvent):
+    """An incarnation has described itself; said again by a registry that starts anew."""
+
+    TYPE: ClassVar[str] = "maniple.agent_registered.v1"
+    KEY: ClassVar[str] = "agent.registered"
+
+    description: AgentDescription
+
+
+class AgentUnreachable(AgentEvent):
+    """One heartbeat missed: suspected, not yet acted upon."""
+
+    TYPE: ClassVar[str] = "maniple.agent_unreachable.v1"
+    KEY: ClassVar[str] = "agent.unreachable"
+
+
+class AgentRecovered(AgentEvent):
+    """A suspected agent was heard again."""
+
+    TYPE: ClassVar[str] = "maniple.agent_recovered.v1"
+    KEY: ClassVar[str] = "agent.recovered"
+
+
+class AgentFailed(AgentEvent):
+    """Final for this incarnation: its connections are closed, its tasks run elsewhere."""
+
+    TYPE: ClassVar[str] = "maniple.agent_failed.v1"
+    KEY: ClassVar[str] = "agent.failed"
+
+
+class AgentDraining(AgentEvent):
+    """It takes nothing new and finishes what it has."""
+
+    TYPE: ClassVar[str] = "maniple.agent_draining.v1"
+    KEY: ClassVar[str] = "agent.draining"
+
+
+class AgentLeft(AgentEvent):
+    """It has finished and gone of its own will. Final for this incarnation."""
+
+    TYPE: ClassVar[str] = "maniple.agent_left.v1"
+    KEY: ClassVar[str] = "agent.left"
+
+
+class PolicyChanged(Event):
+    """A version of a policy is stored; `deleted` when that version is a tombstone."""
+
+    TYPE: ClassVar[str] = "maniple.policy_changed.v1"
+    KEY: ClassVar[str] = "policy.changed"
+
+    kind: str
+    name: str
+    version: NonNegativeInt
+    deleted: bool = False
+    digest: str = ""
+    """Of the whole set after the change."""
+    author: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.KEY}:{self.kind}/{self.name}:{self.version}"
+
+
+AGENT_EVENTS: tuple[type[AgentEvent], ...] = (
+    AgentRegistered,
+    AgentUnreachable,
+    AgentRecovered,
+    AgentFailed,
+    AgentDraining,
+    AgentLeft,
+)
+
+
+# --- Commands (maniple.control) ----------------------------------------------------------------
+
+
+class Command(ControlMessage):
+    """Something an agent is told to do; obeying twice does no more than obeying once."""
+
+
+class Announce(Command):
+    """Send your description in full with the next heartbeat, which is due now."""
+
+    TYPE: ClassVar[str] = "maniple.announce.v1"
+
+
+class Drain(Command):
+    """Take nothing new, finish or hand back within `timeout` seconds (None: your own setting), leave."""
+
+    TYPE: ClassVar[str] = "maniple.drain.v1"
+
+    timeout: NonNegativeFloat | None = None
+
+
+class Cancel(Command):
+    """Drop these tasks, or stop them where they run."""
+
+    TYPE: ClassVar[str] = "maniple.cancel.v1"
+
+    ids: tuple[str, ...]
+    tenant: str = "default"
+
+
+class Reload(Command):
+    """Load the handlers again."""
+
+    TYPE: ClassVar[str] = "maniple.reload.v1"
+
+
+class Reconnect(Command):
+    """Build your connections to the broker anew: you look like a zombie from outside."""
+
+    TYPE: ClassVar[str] = "maniple.reconnect.v1"
+
+
+class Retire(Command):
+    """This incarnation was declared FAILED: come back as a new one. Any other incarnation ignores it."""
+
+    TYPE: ClassVar[str] = "maniple.retire.v1"
+
+    incarnation: Incarnation
+
+
+COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Cancel, Reload, Reconnect, Retire)
+
+
+def agent_key(agent: str) -> str:
+    """Routing key on `maniple.control` that reaches one agent."""
+    return f"agent.{agent}"
+
+
+def capability_key(capability: str) -> str:
+    """Routing key on `maniple.control` that reaches all agents that serve a capability."""
+    return f"capability.{capability}"
+
+
+ALL_AGENTS = "all"
+
+
+def control_keys(agent: str, capabilities: Iterable[str]) -> tuple[str, ...]:
+    """What an agent binds its control queue with."""
+    return (ALL_AGENTS, agent_key(agent), *map(capability_key, sorted(capabilities)))
+
+
+# --- Reports (maniple.outcomes) ----------------------------------------------------------------
+
+
+class RunTimes(BaseModel):
+    """Summary of run times since the last report, in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    count: NonNegativeInt = 0
+    mean: NonNegativeFloat = 0.0
+    p99: NonNegativeFloat = 0.0
+
+
+class LaneOutcomes(BaseModel):
+    """What finished in one lane since the last report."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    lane: str
+    finished: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
+    """Counts of finished attempts by status."""
+    runs: RunTimes = RunTimes()
+
+
+class Load(BaseModel):
+    """What an agent has of one (lane, tenant) at this moment: absolute numbers, so a lost report heals."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    lane: str
+    tenant: str
+    held: NonNegativeInt = 0
+    running: NonNegativeInt = 0
+
+
+class Outcomes(ControlMessage):
+    """An agent's periodic report to the dispatchers and registries."""
+
+    TYPE: ClassVar[str] = "maniple.outcomes.v1"
+
+    agent: AgentId
+    incarnation: Incarnation
+    sequence: NonNegativeInt
+    sent_at: AwareDatetime
+    lanes: tuple[LaneOutcomes, ...] = ()
+    loads: tuple[Load, ...] = ()
+
+
+class DispatcherPresence(ControlMessage):
+    """A dispatcher is there (heard within 2 s) and wants tokens of these limits."""
+
+    TYPE: ClassVar[str] = "maniple.dispatcher_presence.v1"
+
+    dispatcher: str
+    sent_at: AwareDatetime
+    draining: bool = False
+    demand: Mapping[str, NonNegativeFloat] = Field(default_factory=dict)
+    """Tokens wanted per second, by limit."""
+
+
+# --- Requests (maniple.requests) ---------------------------------------------------------------
+
+
+class Request(ControlMessage):
+    """A question to a service; `op` names it, `body` is its JSON object."""
+
+    TYPE: ClassVar[str] = "maniple.request.v1"
+
+    op: str
+    body: dict[str, Any] = Field(default_factory=dict)
+
+
+class RequestFailure(BaseModel):
+    """Why a request got no answer: a code for programs, a sentence for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: str
+    message: str = ""
+
+
+class Response(ControlMessage):
+    """The answer: `body` when `error` is None."""
+
+    TYPE: ClassVar[str] = "maniple.response.v1"
+
+    body: dict[str, Any] = Field(default_factory=dict)
+    error: RequestFailure | None = None

@@ -1,0 +1,126 @@
+"""Errors of the SDK and the closed set of codes that a result may carry."""
+
+from enum import StrEnum
+from typing import Any
+
+
+class ErrorCode(StrEnum):
+    """Why a task did not succeed. The set is closed: clients may branch on it."""
+
+    INVALID_TASK = "invalid_task"
+    UNKNOWN_FIELD = "unknown_field"
+    NOT_SUPPORTED = "not_supported"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    UNDECODABLE = "undecodable"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    CIRCUIT_OPEN = "circuit_open"
+    OVERLOADED = "overloaded"
+    NO_AGENT = "no_agent"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    TIMEOUT = "timeout"
+    HANDLER_ERROR = "handler_error"
+    HANDLER_CRASHED = "handler_crashed"
+    INVALID_OUTPUT = "invalid_output"
+    AGENT_LOST = "agent_lost"
+    CANCELLED = "cancelled"
+
+
+class ManipleError(Exception):
+    """Root of everything that Maniple raises on purpose."""
+
+
+class ConfigurationError(ManipleError):
+    """A setting, handler or argument is wrong; the message names it and says what to do."""
+
+
+class BrokerUnavailable(ManipleError):
+    """RabbitMQ could not be reached, or did not confirm in time."""
+
+
+class PublishRefused(ManipleError):
+    """The broker refused a message: a queue is full (nack) or nothing is bound (returned).
+
+    `unroutable` tells the two apart.
+    """
+
+    def __init__(self, exchange: str, routing_key: str, *, unroutable: bool) -> None:
+        """Say which exchange and key refused, and how."""
+        how = "nothing is bound to it" if unroutable else "a queue refused it"
+        super().__init__(f"publish to {exchange or 'the default exchange'}/{routing_key}: {how}")
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.unroutable = unroutable
+
+
+class InvalidMessage(ManipleError):
+    """A message that Maniple does not take, with the code its sender gets."""
+
+    def __init__(
+        self, code: ErrorCode, message: str, *, detail: dict[str, Any] | None = None
+    ) -> None:
+        """Carry `code`, a sentence for a person, and `detail` for a program."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.detail = detail
+
+
+class RequestFailed(ManipleError):
+    """A service answered a request with an error; `code` is its short name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """Carry the service's code and sentence."""
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class RequestTimeout(BrokerUnavailable):
+    """No service answered a request in time."""
+
+
+class TaskError(ManipleError):
+    """A task ended without success.
+
+    `code` is one of `ErrorCode`, `message` a sentence, `retry_after` seconds or None,
+    `detail` any JSON object, `task_id` the task's id.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        task_id: str = "",
+        retry_after: float | None = None,
+        detail: Any = None,
+    ) -> None:
+        """Carry what the result's `error` says."""
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.task_id = task_id
+        self.retry_after = retry_after
+        self.detail = detail
+
+
+class TaskFailed(TaskError):
+    """The handler failed, or its agent was lost too often."""
+
+
+class TaskRejected(TaskError):
+    """The task was not admitted."""
+
+
+class TaskExpired(TaskError):
+    """The task's deadline passed before it ended."""
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled."""
+
+
+class ResultTimeout(ManipleError, TimeoutError):
+    """No result arrived within the time that the caller gave; the task goes on."""

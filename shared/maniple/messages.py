@@ -1,0 +1,190 @@
+"""The messages of the hot path: tasks, envelopes, results and what is recorded of them.
+
+They travel in JSON arrays (bundles) and are frozen msgspec structs, because a payload must pass
+through the dispatcher undecoded (`Raw`) and a task must cost a few microseconds
+(docs/decisions/0001). Messages of the control plane are in `maniple.control`.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, Raw, Struct
+
+from maniple.errors import ErrorCode
+
+MAX_BODY = 1024 * 1024
+MAX_OUTPUT = 1024 * 1024
+MAX_TASKS = 1000
+MAX_DEPTH = 100
+DEFAULT_TTL = 24 * 3600.0
+MAX_TTL = 7 * 24 * 3600.0
+
+TASK_TYPE = "maniple.task.v1"
+RESULT_TYPE = "maniple.result.v1"
+PROGRESS_TYPE = "maniple.progress.v1"
+ENVELOPES_TYPE = "maniple.envelopes.v1"
+RESULTS_TYPE = "maniple.results.v1"
+ACCEPTED_TYPE = "maniple.accepted.v1"
+
+CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*$"
+VARIANT_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
+
+NULL = Raw(b"null")
+
+CapabilityName = Annotated[
+    str,
+    Meta(pattern=CAPABILITY_PATTERN, min_length=1, max_length=128, description="dotted lower-case"),
+]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+LabelKey = Annotated[str, Meta(min_length=1, max_length=64)]
+LabelValue = Annotated[str, Meta(max_length=256)]
+Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]
+Attempts = Annotated[int, Meta(ge=1, le=1000)]
+Seconds = Annotated[float, Meta(gt=0, le=MAX_TTL)]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
+
+
+class Status(StrEnum):
+    """The terminal states of a task."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What anyone publishes to `maniple.tasks`: one object, or an array of up to 1,000.
+
+    `capability` defaults to the routing key, `id` to the AMQP `message_id`. `timeout` is seconds
+    for one attempt, `ttl` seconds from submission. Unknown fields are refused by name.
+    """
+
+    capability: CapabilityName | None = None
+    payload: Raw = NULL
+    id: Name | None = None
+    tenant: Name = "default"
+    labels: Labels = {}
+    affinity: Name | None = None
+    max_attempts: Attempts | None = None
+    timeout: Seconds | None = None
+    deadline: Moment | None = None
+    ttl: Seconds | None = None
+    traceparent: str | None = None
+    not_before: Raw = NULL
+    idempotency_key: Raw = NULL
+    sealed: Raw = NULL
+
+
+class RetryPlan(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a failed attempt is repeated: full jitter over `base * factor ** n`, at most `cap` (s).
+
+    `codes` limits it to these error codes; empty means all that may be retried.
+    """
+
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 300.0
+    codes: tuple[ErrorCode, ...] = ()
+
+
+class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An admitted task on its way: the task and what has been decided about it.
+
+    `attempt` counts from 1, `lost` how often an agent that held it vanished, `suspected` how often
+    in the suspect queue. `waits` counts rounds in `maniple.delay`. Unknown fields are ignored.
+    """
+
+    id: str
+    capability: str
+    submitted_at: datetime
+    deadline: datetime
+    lane: str = ""
+    payload: Raw = NULL
+    tenant: str = "default"
+    labels: dict[str, str] = {}
+    affinity: str | None = None
+    max_attempts: int | None = None
+    timeout: float | None = None
+    retry: RetryPlan | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+    dispatched_at: datetime | None = None
+    attempt: int = 1
+    lost: int = 0
+    suspected: int = 0
+    waits: int = 0
+    accepted: bool = False
+    policies: dict[str, int] = {}
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """The `error` of a result. `retry_after` is seconds, `detail` any JSON value."""
+
+    code: ErrorCode
+    message: str
+    retry_after: float | None = None
+    detail: Any = None
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """How a task ended: sent to `reply_to` and recorded. The first terminal result wins."""
+
+    id: str
+    capability: str
+    status: Status
+    tenant: str = "default"
+    output: Raw = NULL
+    error: Failure | None = None
+    attempt: int = 1
+    lost: int = 0
+    agent: str | None = None
+    lane: str | None = None
+    policies: dict[str, int] = {}
+    submitted_at: datetime | None = None
+    dispatched_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    traceparent: str | None = None
+
+
+class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record that a lane has confirmed a task; published once, in bundles (`task.accepted`)."""
+
+    id: str
+    capability: str
+    lane: str
+    submitted_at: datetime
+    dispatched_at: datetime
+    deadline: datetime
+    tenant: str = "default"
+    labels: dict[str, str] = {}
+    policies: dict[str, int] = {}
+    traceparent: str | None = None
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What a handler reported with `ctx.progress(value)`; the latest wins."""
+
+    id: str
+    capability: str
+    attempt: int
+    value: Raw
+    at: datetime
+    tenant: str = "default"
+
+
+class RefusedInput(Struct, frozen=True, kw_only=True):
+    """Why bytes went to `maniple.refused.log`: carried as headers beside the kept body.
+
+    `size` and `sha256` describe the whole body; the kept one is its first 64 KiB when `truncated`.
+    """
+
+    code: ErrorCode
+    reason: str
+    size: int
+    sha256: str
+    truncated: bool

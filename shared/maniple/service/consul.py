@@ -1,0 +1,361 @@
+"""Consul for asyncio: python-consul2's synchronous client in a few threads of its own.
+
+Its own asyncio adapter drops TLS material and opens a session per request, so it is not used.
+Every call has a timeout; a call that waits (a blocking query) has a thread of its own, so that
+it neither starves the others nor keeps the process from exiting.
+"""
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import consul as consul2
+import requests
+from consul import std
+
+from maniple.errors import ManipleError
+
+CALL_TIMEOUT = 3.0  # seconds
+TTL = 6.0
+HTTP_INTERVAL = 5.0
+HTTP_TIMEOUT = 3.0
+DEREGISTER_AFTER = "1m"  # Consul's own minimum
+THREADS = 4
+CREATE_ONLY = 0  # compare-and-set index of a key that must not exist yet
+
+T = TypeVar("T")
+
+
+class ConsulUnavailable(ManipleError):  # noqa: N818 - named as BrokerUnavailable is
+    """Consul could not be reached, has no leader, or did not answer in time."""
+
+
+class ConsulRefused(ManipleError):  # noqa: N818 - the same
+    """Consul answered that it will not do this: a bad request or a missing permission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key of the store. `index` is its ModifyIndex, the one that compare-and-set takes."""
+
+    key: str
+    value: bytes
+    index: int
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A registered process; `status` is the worst of its checks, `checks` each one's by id."""
+
+    id: str
+    service: str
+    node: str
+    address: str
+    port: int
+    status: str
+    checks: Mapping[str, str]
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One write of a transaction; `cas` as in `Consul.put`, None writes in any case."""
+
+    key: str
+    value: bytes
+    cas: int | None = None
+
+
+class Consul:
+    """Async view of one Consul agent. Errors: `ConsulUnavailable`, `ConsulRefused`."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self._token = token
+        self._local = threading.local()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="consul")
+
+    def close(self) -> None:
+        """Let go of the threads; calls under way end within their timeout."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- this process's own registration -------------------------------------------------
+
+    async def register_service(  # noqa: PLR0913 - what a registration consists of
+        self,
+        name: str,
+        instance: str,
+        *,
+        address: str,
+        port: int,
+        tags: Sequence[str] = (),
+        meta: Mapping[str, str] | None = None,
+    ) -> None:
+        """Register with both checks; the TTL check is critical until its first pass.
+
+        The HTTP check begins as passing: a process registers only once its pages are served.
+        """
+        host = f"[{address}]" if ":" in address else address
+        http = {
+            **consul2.Check.http(
+                f"http://{host}:{port}/health",
+                f"{HTTP_INTERVAL}s",
+                timeout=f"{HTTP_TIMEOUT}s",
+                deregister=DEREGISTER_AFTER,
+            ),
+            "FailuresBeforeCritical": 3,
+            "CheckID": f"http:{instance}",
+            "Name": "HTTP /health",
+            "Status": "passing",
+        }
+        ttl = {
+            **consul2.Check.ttl(f"{TTL}s"),
+            "DeregisterCriticalServiceAfter": DEREGISTER_AFTER,
+        }
+
+        def register(client: Any) -> None:
+            client.agent.service.register(
+                name,
+                service_id=instance,
+                address=address,
+                port=port,
+                tags=list(tags),
+                meta=dict(meta or {}),
+                check=http,
+            )
+            client.agent.check.register(
+                "work is taken", check=ttl, check_id=ttl_check(instance), service_id=instance
+            )
+
+        await self._call(register)
+
+    async def deregister_service(self, instance: str) -> bool:
+        """Take an instance out of the agent; False if the agent did not know it."""
+        try:
+            return bool(await self._call(lambda c: c.agent.service.deregister(instance)))
+        except ConsulUnavailable as error:
+            if "Unknown service" in str(error):  # 1.8 says so with a 500
+                return False
+            raise
+
+    async def remove(self, instance: Instance) -> None:
+        """Take out an instance that may be registered at another machine's agent."""
+        await self.deregister_service(instance.id)
+        await self._call(lambda c: c.catalog.deregister(instance.node, service_id=instance.id))
+
+    async def pass_ttl(self, instance: str, note: str = "") -> bool:
+        """Refresh the TTL check; False if Consul does not know it (any more)."""
+        try:
+            return bool(
+                await self._call(lambda c: c.agent.check.ttl_pass(ttl_check(instance), note))
+            )
+        except ConsulUnavailable as error:
+            if "does not have associated TTL" in str(error):  # 1.8 says so with a 500
+                return False
+            raise
+
+    async def registered(self, instance: str) -> bool:
+        """Whether the agent knows this instance and its TTL check."""
+        return ttl_check(instance) in await self._call(lambda c: c.agent.checks())
+
+    # --- everybody's ---------------------------------------------------------------------
+
+    async def services(self) -> dict[str, list[str]]:
+        """Names of all services, each with its tags."""
+        return dict((await self._call(lambda c: c.catalog.services()))[1])
+
+    async def instances(self, service: str) -> list[Instance]:
+        """Every instance of a service, healthy or not, by id."""
+        _, found = await self._call(lambda c: c.health.service(service))
+        return sorted(map(_instance, found or ()), key=lambda i: i.id)
+
+    # --- key-value store -----------------------------------------------------------------
+
+    async def get(self, key: str) -> Entry | None:
+        """Read one key."""
+        _, found = await self._call(lambda c: c.kv.get(_path(key)))
+        return _entry(found) if found else None
+
+    async def list(self, prefix: str) -> tuple[int, list[Entry]]:
+        """Read all keys with a prefix, and the index at which this was so."""
+        index, found = await self._call(lambda c: c.kv.get(_path(prefix), recurse=True))
+        return int(index or 0), [_entry(item) for item in found or ()]
+
+    async def watch(self, prefix: str, index: int, wait: float = 30.0) -> tuple[int, list[Entry]]:
+        """Like `list`, but waits up to `wait` seconds for something newer than `index`.
+
+        An index that went backwards (Consul was restarted) comes back as it is: pass on what
+        you are given.
+        """
+        query: Callable[[Any], Any] = lambda c: c.kv.get(  # noqa: E731 - typed for mypy
+            _path(prefix), recurse=True, index=max(1, index), wait=f"{wait:g}s"
+        )
+        # Consul adds up to a sixteenth of jitter to `wait`.
+        found_at, found = await self._call_alone(query, wait * 17 / 16 + CALL_TIMEOUT)
+        return int(found_at or 0), [_entry(item) for item in found or ()]
+
+    async def put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
+        """Write a key. With `cas` only if its index is that one, `CREATE_ONLY` if it is new."""
+        return bool(await self._call(lambda c: c.kv.put(_path(key), value, cas=cas)))
+
+    async def delete(self, key: str, *, recurse: bool = False) -> bool:
+        """Delete a key, or all that begin with it."""
+        return bool(await self._call(lambda c: c.kv.delete(_path(key), recurse=recurse)))
+
+    async def transaction(self, puts: Sequence[Put]) -> bool:
+        """Do all writes (at most 64) or, if one index does not match, none: False."""
+        payload = json.dumps([_operation(put) for put in puts])
+        try:
+            await self._call(lambda c: c.txn.put(payload))
+        except ConsulRefused as error:
+            if str(error).startswith("409"):
+                return False
+            raise
+        return True
+
+    # --- sessions and locks --------------------------------------------------------------
+
+    async def create_session(
+        self, name: str, *, ttl: float = 10, lock_delay: float = 1, checks: Sequence[str] = ()
+    ) -> str:
+        """Create a session, ended when `ttl` (10 s at least) passes without `renew_session`.
+
+        `checks` are ids of checks whose failure ends it as well, besides the node's.
+        """
+        wanted = ["serfHealth", *checks]
+        return str(
+            await self._call(
+                lambda c: c.session.create(
+                    name, checks=wanted, lock_delay=lock_delay, ttl=max(10, int(ttl))
+                )
+            )
+        )
+
+    async def renew_session(self, session: str) -> bool:
+        """Extend a session; False if it has ended."""
+        try:
+            await self._call(lambda c: c.session.renew(session))
+        except ConsulRefused:
+            return False
+        return True
+
+    async def destroy_session(self, session: str) -> None:
+        """End a session and release its locks."""
+        await self._call(lambda c: c.session.destroy(session))
+
+    async def acquire(self, key: str, value: bytes, session: str) -> bool:
+        """Take the lock `key`; False while another session holds it."""
+        return bool(await self._call(lambda c: c.kv.put(_path(key), value, acquire=session)))
+
+    async def release(self, key: str, session: str) -> bool:
+        """Give the lock back; False if this session did not hold it."""
+        return bool(await self._call(lambda c: c.kv.put(_path(key), b"", release=session)))
+
+    # --- threads -------------------------------------------------------------------------
+
+    def _client(self, timeout: float) -> Any:
+        parts = urlsplit(self.url)
+        client = std.Consul(token=self._token)
+        # Set afterwards, because the library lets CONSUL_HTTP_ADDR overrule its arguments.
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        client.http = client.http_connect(parts.hostname, port, parts.scheme, timeout=timeout)
+        client.http.session.trust_env = False  # no proxy between a process and its own agent
+        return client
+
+    async def _call(self, work: Callable[[Any], T]) -> T:
+        def in_thread() -> T:
+            client = getattr(self._local, "client", None)
+            if client is None:
+                client = self._local.client = self._client(CALL_TIMEOUT)
+            return _translated(work, client)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, in_thread)
+
+    async def _call_alone(self, work: Callable[[Any], T], timeout: float) -> T:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(result)  # type: ignore[arg-type]  # None only beside an error
+            else:
+                answer.set_exception(error)
+
+        def in_thread() -> None:
+            result, problem = None, None
+            try:
+                result = _translated(work, self._client(timeout))
+            except BaseException as error:  # noqa: BLE001 - handed to the waiting coroutine
+                problem = error
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, result, problem)
+
+        threading.Thread(target=in_thread, name="consul-watch", daemon=True).start()
+        return await answer
+
+
+def ttl_check(instance: str) -> str:
+    """Id of an instance's TTL check, for sessions that shall end with it."""
+    return f"ttl:{instance}"
+
+
+def _translated(work: Callable[[Any], T], client: Any) -> T:
+    try:
+        return work(client)
+    except (consul2.base.ClientError, consul2.base.BadRequest, consul2.NotFound) as error:
+        raise ConsulRefused(str(error)) from error
+    except (consul2.ACLDisabled, consul2.ACLPermissionDenied) as error:
+        raise ConsulRefused(f"Consul: permission denied: {error}") from error
+    except (requests.RequestException, consul2.ConsulException, OSError, ValueError) as error:
+        raise ConsulUnavailable(f"Consul: {error}") from error
+
+
+def _path(key: str) -> str:
+    # The client quotes the path itself, except that it leaves ':' alone, as Consul does.
+    return key.lstrip("/")
+
+
+def _entry(item: Mapping[str, Any]) -> Entry:
+    return Entry(item["Key"], item["Value"] or b"", item["ModifyIndex"], item.get("Session"))
+
+
+def _operation(put: Put) -> dict[str, Any]:
+    verb = {"Verb": "set"} if put.cas is None else {"Verb": "cas", "Index": put.cas}
+    value = base64.b64encode(put.value).decode()
+    return {"KV": {**verb, "Key": put.key, "Value": value}}
+
+
+_WORSE = ("passing", "warning", "critical")
+
+
+def _instance(found: Mapping[str, Any]) -> Instance:
+    service, node = found["Service"], found["Node"]
+    checks = {check["CheckID"]: check["Status"] for check in found["Checks"]}
+    worst = max(checks.values(), key=lambda s: _WORSE.index(s) if s in _WORSE else 2, default="")
+    return Instance(
+        id=service["ID"],
+        service=service["Service"],
+        node=node["Node"],
+        address=service["Address"] or node["Address"],
+        port=service["Port"],
+        status=worst or "passing",
+        checks=checks,
+        tags=tuple(service.get("Tags") or ()),
+        meta=service.get("Meta") or {},
+    )
+
+
+def url_of(instance: Instance) -> str:
+    """URL of an instance's pages."""
+    host = f"[{instance.address}]" if ":" in instance.address else instance.address
+    return f"http://{quote(host, safe='[]:.')}:{instance.port}"

@@ -1,0 +1,23 @@
+"""The AMQP connections of the hot path: supervised, confirmed, and rebuilt whole.
+
+A `Link` owns one connection. Whenever the connection or any channel on it is lost, everything on it
+is torn down and built again with backoff and jitter: so there is exactly one consumer per queue,
+no acknowledgement ever reaches a channel that did not deliver, and publishes that were not
+confirmed are sent again under the same message ids.
+"""
+
+from maniple.transport.consumer import Consumer, Delivery
+from maniple.transport.declare import declare, declare_queue
+from maniple.transport.link import Link, backoff
+from maniple.transport.publisher import Outgoing, Publisher
+
+__all__ = [
+    "Consumer",
+    "Delivery",
+    "Link",
+    "Outgoing",
+    "Publisher",
+    "backoff",
+    "declare",
+    "declare_queue",
+]

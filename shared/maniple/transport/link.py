@@ -1,0 +1,197 @@
+"""One supervised AMQP connection, rebuilt whole whenever any part of it is lost."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import aiormq
+from aiormq.abc import AbstractChannel
+
+from maniple.errors import BrokerUnavailable
+
+HEARTBEAT = 10
+FIRST_BACKOFF = 0.1
+MAX_BACKOFF = 3.0
+OPEN_TIMEOUT = 10.0
+
+_log = logging.getLogger(__name__)
+
+# What aiormq raises when a connection or channel is gone.
+LOST = (
+    aiormq.exceptions.AMQPError,
+    ConnectionError,
+    OSError,
+    asyncio.InvalidStateError,
+)
+
+
+class Endpoint(Protocol):
+    """Something that lives on a link: a publisher or a consumer."""
+
+    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+        """Open a channel on `connection` and make the endpoint work on it."""
+        ...
+
+    def lost(self) -> None:
+        """Forget the channel: it is gone."""
+        ...
+
+
+class Link:
+    """One supervised connection to the broker.
+
+    `name` is what the broker shows as the connection's name. `on_state(up)` is told of each change.
+    Endpoints are opened in the order in which they were added, `prepare` (declarations) first.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        prepare: Callable[[aiormq.Connection], Awaitable[None]] | None = None,
+        on_state: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Describe the connection; `start` opens it."""
+        separator = "&" if "?" in url else "?"
+        self._url = f"{url}{separator}heartbeat={HEARTBEAT}&name={name}"
+        self.name = name
+        self._prepare = prepare
+        self._on_state = on_state
+        self._endpoints: list[Endpoint] = []
+        self._connection: aiormq.Connection | None = None
+        self._channels: list[AbstractChannel] = []
+        self._up = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._closed = False
+        self.reconnects = 0
+        self.last_error: BaseException | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether everything on the link works."""
+        return self._up.is_set()
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Put an endpoint on the link before it is started."""
+        self._endpoints.append(endpoint)
+
+    async def attach(self, endpoint: Endpoint) -> None:
+        """Put an endpoint on a running link and open it.
+
+        If the link is down, the endpoint is opened when it comes back.
+        """
+        self._endpoints.append(endpoint)
+        if self._connection is not None and self.is_up:
+            try:
+                self._watch(await endpoint.open(self._connection))
+            except LOST:
+                self._lost.set()
+
+    async def start(self, timeout: float | None = None) -> None:
+        """Open the link and wait until it is up.
+
+        Raises `BrokerUnavailable` when it is not within `timeout` seconds (None waits for ever).
+        """
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"link {self.name}")
+        try:
+            await asyncio.wait_for(self._up.wait(), timeout)
+        except TimeoutError:
+            await self.close()
+            parts = urlsplit(self._url)
+            raise BrokerUnavailable(
+                f"no connection to RabbitMQ at {parts.hostname}:{parts.port or 5672}"
+                f"{parts.path} within {timeout:g} s: {self.last_error}"
+            ) from self.last_error
+
+    async def wait_up(self) -> None:
+        """Return when the link is up. Raises `BrokerUnavailable` once it is closed."""
+        if self._closed:
+            raise BrokerUnavailable(f"the connection {self.name} is closed")
+        if not self._up.is_set():
+            await self._up.wait()
+            if self._closed:
+                raise BrokerUnavailable(f"the connection {self.name} is closed")
+
+    def suspect(self) -> None:
+        """Have the connection rebuilt: something on it does not answer as it should."""
+        self._lost.set()
+
+    async def close(self) -> None:
+        """Close the connection; whoever waits for it gets `BrokerUnavailable`."""
+        self._closed = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        await self._tear_down()
+        self._up.set()
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await asyncio.wait_for(self._open(), OPEN_TIMEOUT)
+            except (*LOST, TimeoutError) as error:
+                self.last_error = error
+                await self._tear_down()
+                failures += 1
+                await asyncio.sleep(backoff(failures))
+                continue
+            failures = 0
+            self._set_up(up=True)
+            await self._lost.wait()
+            self.reconnects += 1
+            self._set_up(up=False)
+            await self._tear_down()
+            await asyncio.sleep(backoff(1))
+
+    async def _open(self) -> None:
+        self._lost.clear()
+        self._connection = connection = aiormq.Connection(self._url)
+        await connection.connect()
+        connection.closing.add_done_callback(self._on_lost)
+        if self._prepare is not None:
+            await self._prepare(connection)
+        for endpoint in self._endpoints:
+            self._watch(await endpoint.open(connection))
+
+    def _watch(self, channel: AbstractChannel) -> None:
+        self._channels.append(channel)
+        channel.closing.add_done_callback(self._on_lost)
+
+    def _on_lost(self, future: asyncio.Future[Any]) -> None:
+        if not future.cancelled() and (error := future.exception()):
+            self.last_error = error
+        self._lost.set()
+
+    def _set_up(self, *, up: bool) -> None:
+        if up:
+            self._up.set()
+        else:
+            self._up.clear()
+            _log.warning("connection %s lost: %s", self.name, self.last_error)
+        if self._on_state is not None:
+            self._on_state(up)
+
+    async def _tear_down(self) -> None:
+        for channel in self._channels:
+            channel.closing.remove_done_callback(self._on_lost)
+        self._channels.clear()
+        for endpoint in self._endpoints:
+            endpoint.lost()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.closing.remove_done_callback(self._on_lost)
+            with contextlib.suppress(*LOST, TimeoutError):
+                await asyncio.wait_for(connection.close(), 2.0)
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, capped, with full jitter."""
+    return random.uniform(0.5, 1.0) * min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures, 10))
