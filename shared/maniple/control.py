@@ -1,7 +1,8 @@
-"""Messages of the control plane: membership, events, commands, reports, requests.
+"""Messages of the control plane: heartbeats, commands, reports and requests.
 
-They are internal: unknown fields are ignored, so that an upgrade can roll. Each carries its wire name
-in `TYPE`, which travels as the AMQP property `type`; bodies are JSON, times RFC 3339, durations seconds.
+They are internal: unknown fields are ignored, so that an upgrade can roll. Each carries its wire
+name in `TYPE`, which travels as the AMQP property `type`; bodies are JSON, times RFC 3339,
+durations seconds. What has happened is told by the events in `maniple.events`.
 """
 
 import hashlib
@@ -34,13 +35,13 @@ Names = Annotated[tuple[str, ...], AfterValidator(_sorted_unique)]
 
 
 class ControlMessage(BaseModel):
-    """What every message of the control plane is: frozen, tolerant of unknown fields, typed on the wire."""
+    """What every message of the control plane is: frozen, tolerant, typed on the wire."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     TYPE: ClassVar[str]
 
     def to_json(self) -> bytes:
-        """The body to publish: UTF-8 JSON, fields in the order of their declaration."""
+        """Return the body to publish: UTF-8 JSON, fields in the order of their declaration."""
         return self.model_dump_json().encode()
 
     @classmethod
@@ -50,12 +51,9 @@ class ControlMessage(BaseModel):
 
 
 def digest(value: Any) -> str:
-    """Sixteen hexadecimal digits that are equal for equal JSON values, whatever the order of keys."""
+    """Return 16 hexadecimal digits, equal for equal JSON values whatever the order of keys."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-# --- Membership --------------------------------------------------------------------------------
 
 
 class AgentPhase(StrEnum):
@@ -103,7 +101,7 @@ class Heartbeat(ControlMessage):
     agent: AgentId
     incarnation: Incarnation
     sequence: NonNegativeInt
-    """Rises by one with each heartbeat of an incarnation: a late or doubled one is recognised by it."""
+    """Rises by one with each heartbeat of an incarnation: tells a late or doubled one."""
     sent_at: AwareDatetime
     state: AgentPhase = AgentPhase.ACTIVE
     slots: NonNegativeInt = 0
@@ -113,117 +111,12 @@ class Heartbeat(ControlMessage):
     """Tasks received and neither started nor handed back."""
     last_delivery_at: AwareDatetime | None = None
     loop_lag: NonNegativeFloat = 0.0
-    """The longest that the agent's connection loop was late since the last heartbeat, in seconds."""
+    """The longest delay of the agent's connection loop since the last heartbeat, in seconds."""
     connections: tuple[str, ...] = ()
     """The `connection_name` of each of its connections, by which the broker shows them."""
     digest: str
     description: AgentDescription | None = None
     policy_digest: str = ""
-
-
-# --- Events (maniple.events) -------------------------------------------------------------------
-
-
-class Event(ControlMessage):
-    """Something that has happened; published once or more under the same `id`."""
-
-    KEY: ClassVar[str]
-    """Routing key on `maniple.events`."""
-
-    at: AwareDatetime
-
-    @property
-    def id(self) -> str:
-        """The AMQP `message_id`: equal when several replicas report the same thing."""
-        raise NotImplementedError
-
-
-class AgentEvent(Event):
-    """A change of one agent's membership."""
-
-    agent: AgentId
-    incarnation: Incarnation
-    reason: str = ""
-
-    @property
-    def id(self) -> str:
-        return f"{self.KEY}:{self.agent}:{self.incarnation}"
-
-
-class AgentRegistered(AgentEvent):
-    """An incarnation has described itself; said again by a registry that starts anew."""
-
-    TYPE: ClassVar[str] = "maniple.agent_registered.v1"
-    KEY: ClassVar[str] = "agent.registered"
-
-    description: AgentDescription
-
-
-class AgentUnreachable(AgentEvent):
-    """One heartbeat missed: suspected, not yet acted upon."""
-
-    TYPE: ClassVar[str] = "maniple.agent_unreachable.v1"
-    KEY: ClassVar[str] = "agent.unreachable"
-
-
-class AgentRecovered(AgentEvent):
-    """A suspected agent was heard again."""
-
-    TYPE: ClassVar[str] = "maniple.agent_recovered.v1"
-    KEY: ClassVar[str] = "agent.recovered"
-
-
-class AgentFailed(AgentEvent):
-    """Final for this incarnation: its connections are closed, its tasks run elsewhere."""
-
-    TYPE: ClassVar[str] = "maniple.agent_failed.v1"
-    KEY: ClassVar[str] = "agent.failed"
-
-
-class AgentDraining(AgentEvent):
-    """It takes nothing new and finishes what it has."""
-
-    TYPE: ClassVar[str] = "maniple.agent_draining.v1"
-    KEY: ClassVar[str] = "agent.draining"
-
-
-class AgentLeft(AgentEvent):
-    """It has finished and gone of its own will. Final for this incarnation."""
-
-    TYPE: ClassVar[str] = "maniple.agent_left.v1"
-    KEY: ClassVar[str] = "agent.left"
-
-
-class PolicyChanged(Event):
-    """A version of a policy is stored; `deleted` when that version is a tombstone."""
-
-    TYPE: ClassVar[str] = "maniple.policy_changed.v1"
-    KEY: ClassVar[str] = "policy.changed"
-
-    kind: str
-    name: str
-    version: NonNegativeInt
-    deleted: bool = False
-    digest: str = ""
-    """Of the whole set after the change."""
-    author: str = ""
-
-    @property
-    def id(self) -> str:
-        return f"{self.KEY}:{self.kind}/{self.name}:{self.version}"
-
-
-AGENT_EVENTS: tuple[type[AgentEvent], ...] = (
-    AgentRegistered,
-    AgentUnreachable,
-    AgentRecovered,
-    AgentFailed,
-    AgentDraining,
-    AgentLeft,
-)
-
-
-# --- Commands (maniple.control) ----------------------------------------------------------------
 
 
 class Command(ControlMessage):
@@ -237,7 +130,7 @@ class Announce(Command):
 
 
 class Drain(Command):
-    """Take nothing new, finish or hand back within `timeout` seconds (None: your own setting), leave."""
+    """Take nothing new, finish or hand back within `timeout` seconds (None: as set), leave."""
 
     TYPE: ClassVar[str] = "maniple.drain.v1"
 
@@ -266,7 +159,7 @@ class Reconnect(Command):
 
 
 class Retire(Command):
-    """This incarnation was declared FAILED: come back as a new one. Any other incarnation ignores it."""
+    """This incarnation was declared FAILED: come back as a new one. Others ignore it."""
 
     TYPE: ClassVar[str] = "maniple.retire.v1"
 
@@ -277,12 +170,12 @@ COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Cancel, Reload, Reconnec
 
 
 def agent_key(agent: str) -> str:
-    """Routing key on `maniple.control` that reaches one agent."""
+    """Return the key on `maniple.control` that reaches one agent."""
     return f"agent.{agent}"
 
 
 def capability_key(capability: str) -> str:
-    """Routing key on `maniple.control` that reaches all agents that serve a capability."""
+    """Return the key on `maniple.control` that reaches all agents of a capability."""
     return f"capability.{capability}"
 
 
@@ -290,11 +183,8 @@ ALL_AGENTS = "all"
 
 
 def control_keys(agent: str, capabilities: Iterable[str]) -> tuple[str, ...]:
-    """What an agent binds its control queue with."""
+    """Return what an agent binds its control queue with."""
     return (ALL_AGENTS, agent_key(agent), *map(capability_key, sorted(capabilities)))
-
-
-# --- Reports (maniple.outcomes) ----------------------------------------------------------------
 
 
 class RunTimes(BaseModel):
@@ -319,7 +209,7 @@ class LaneOutcomes(BaseModel):
 
 
 class Load(BaseModel):
-    """What an agent has of one (lane, tenant) at this moment: absolute numbers, so a lost report heals."""
+    """What an agent has of one (lane, tenant) now: absolute, so that a lost report heals."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -352,9 +242,6 @@ class DispatcherPresence(ControlMessage):
     draining: bool = False
     demand: Mapping[str, NonNegativeFloat] = Field(default_factory=dict)
     """Tokens wanted per second, by limit."""
-
-
-# --- Requests (maniple.requests) ---------------------------------------------------------------
 
 
 class Request(ControlMessage):

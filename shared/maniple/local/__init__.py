@@ -1,1 +1,1 @@
-"""A whole cluster on this machine: real RabbitMQ and Consul as child processes."""
+"""Real servers and whole clusters on this machine: what `maniple dev`, the tests and bench start."""

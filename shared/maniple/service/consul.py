@@ -6,20 +6,19 @@ it neither starves the others nor keeps the process from exiting.
 """
 
 import asyncio
-import base64
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import consul as consul2
 import requests
 from consul import std
 
 from maniple.errors import ManipleError
+from maniple.service.catalog import Entry, Instance, Put, entry_of, instance_of, operation_of
 
 CALL_TIMEOUT = 3.0  # seconds
 TTL = 6.0
@@ -32,46 +31,12 @@ CREATE_ONLY = 0  # compare-and-set index of a key that must not exist yet
 T = TypeVar("T")
 
 
-class ConsulUnavailable(ManipleError):  # noqa: N818 - named as BrokerUnavailable is
+class ConsulUnavailable(ManipleError):
     """Consul could not be reached, has no leader, or did not answer in time."""
 
 
-class ConsulRefused(ManipleError):  # noqa: N818 - the same
+class ConsulRefused(ManipleError):
     """Consul answered that it will not do this: a bad request or a missing permission."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A key of the store. `index` is its ModifyIndex, the one that compare-and-set takes."""
-
-    key: str
-    value: bytes
-    index: int
-    session: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """A registered process; `status` is the worst of its checks, `checks` each one's by id."""
-
-    id: str
-    service: str
-    node: str
-    address: str
-    port: int
-    status: str
-    checks: Mapping[str, str]
-    tags: tuple[str, ...] = ()
-    meta: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """One write of a transaction; `cas` as in `Consul.put`, None writes in any case."""
-
-    key: str
-    value: bytes
-    cas: int | None = None
 
 
 class Consul:
@@ -175,44 +140,44 @@ class Consul:
     async def instances(self, service: str) -> list[Instance]:
         """Every instance of a service, healthy or not, by id."""
         _, found = await self._call(lambda c: c.health.service(service))
-        return sorted(map(_instance, found or ()), key=lambda i: i.id)
+        return sorted(map(instance_of, found or ()), key=lambda i: i.id)
 
     # --- key-value store -----------------------------------------------------------------
 
-    async def get(self, key: str) -> Entry | None:
+    async def kv_get(self, key: str) -> Entry | None:
         """Read one key."""
-        _, found = await self._call(lambda c: c.kv.get(_path(key)))
-        return _entry(found) if found else None
+        _, found = await self._call(lambda c: c.kv.get(key))
+        return entry_of(found) if found else None
 
-    async def list(self, prefix: str) -> tuple[int, list[Entry]]:
+    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
         """Read all keys with a prefix, and the index at which this was so."""
-        index, found = await self._call(lambda c: c.kv.get(_path(prefix), recurse=True))
-        return int(index or 0), [_entry(item) for item in found or ()]
+        index, found = await self._call(lambda c: c.kv.get(prefix, recurse=True))
+        return int(index or 0), [entry_of(item) for item in found or ()]
 
     async def watch(self, prefix: str, index: int, wait: float = 30.0) -> tuple[int, list[Entry]]:
-        """Like `list`, but waits up to `wait` seconds for something newer than `index`.
+        """Like `kv_list`, but waits up to `wait` seconds for something newer than `index`.
 
         An index that went backwards (Consul was restarted) comes back as it is: pass on what
         you are given.
         """
         query: Callable[[Any], Any] = lambda c: c.kv.get(  # noqa: E731 - typed for mypy
-            _path(prefix), recurse=True, index=max(1, index), wait=f"{wait:g}s"
+            prefix, recurse=True, index=max(1, index), wait=f"{wait:g}s"
         )
         # Consul adds up to a sixteenth of jitter to `wait`.
         found_at, found = await self._call_alone(query, wait * 17 / 16 + CALL_TIMEOUT)
-        return int(found_at or 0), [_entry(item) for item in found or ()]
+        return int(found_at or 0), [entry_of(item) for item in found or ()]
 
-    async def put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
+    async def kv_put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
         """Write a key. With `cas` only if its index is that one, `CREATE_ONLY` if it is new."""
-        return bool(await self._call(lambda c: c.kv.put(_path(key), value, cas=cas)))
+        return bool(await self._call(lambda c: c.kv.put(key, value, cas=cas)))
 
-    async def delete(self, key: str, *, recurse: bool = False) -> bool:
+    async def kv_delete(self, key: str, *, recurse: bool = False) -> bool:
         """Delete a key, or all that begin with it."""
-        return bool(await self._call(lambda c: c.kv.delete(_path(key), recurse=recurse)))
+        return bool(await self._call(lambda c: c.kv.delete(key, recurse=recurse)))
 
     async def transaction(self, puts: Sequence[Put]) -> bool:
         """Do all writes (at most 64) or, if one index does not match, none: False."""
-        payload = json.dumps([_operation(put) for put in puts])
+        payload = json.dumps([operation_of(put) for put in puts])
         try:
             await self._call(lambda c: c.txn.put(payload))
         except ConsulRefused as error:
@@ -253,11 +218,11 @@ class Consul:
 
     async def acquire(self, key: str, value: bytes, session: str) -> bool:
         """Take the lock `key`; False while another session holds it."""
-        return bool(await self._call(lambda c: c.kv.put(_path(key), value, acquire=session)))
+        return bool(await self._call(lambda c: c.kv.put(key, value, acquire=session)))
 
     async def release(self, key: str, session: str) -> bool:
         """Give the lock back; False if this session did not hold it."""
-        return bool(await self._call(lambda c: c.kv.put(_path(key), b"", release=session)))
+        return bool(await self._call(lambda c: c.kv.put(key, b"", release=session)))
 
     # --- threads -------------------------------------------------------------------------
 
@@ -318,44 +283,3 @@ def _translated(work: Callable[[Any], T], client: Any) -> T:
         raise ConsulRefused(f"Consul: permission denied: {error}") from error
     except (requests.RequestException, consul2.ConsulException, OSError, ValueError) as error:
         raise ConsulUnavailable(f"Consul: {error}") from error
-
-
-def _path(key: str) -> str:
-    # The client quotes the path itself, except that it leaves ':' alone, as Consul does.
-    return key.lstrip("/")
-
-
-def _entry(item: Mapping[str, Any]) -> Entry:
-    return Entry(item["Key"], item["Value"] or b"", item["ModifyIndex"], item.get("Session"))
-
-
-def _operation(put: Put) -> dict[str, Any]:
-    verb = {"Verb": "set"} if put.cas is None else {"Verb": "cas", "Index": put.cas}
-    value = base64.b64encode(put.value).decode()
-    return {"KV": {**verb, "Key": put.key, "Value": value}}
-
-
-_WORSE = ("passing", "warning", "critical")
-
-
-def _instance(found: Mapping[str, Any]) -> Instance:
-    service, node = found["Service"], found["Node"]
-    checks = {check["CheckID"]: check["Status"] for check in found["Checks"]}
-    worst = max(checks.values(), key=lambda s: _WORSE.index(s) if s in _WORSE else 2, default="")
-    return Instance(
-        id=service["ID"],
-        service=service["Service"],
-        node=node["Node"],
-        address=service["Address"] or node["Address"],
-        port=service["Port"],
-        status=worst or "passing",
-        checks=checks,
-        tags=tuple(service.get("Tags") or ()),
-        meta=service.get("Meta") or {},
-    )
-
-
-def url_of(instance: Instance) -> str:
-    """URL of an instance's pages."""
-    host = f"[{instance.address}]" if ":" in instance.address else instance.address
-    return f"http://{quote(host, safe='[]:.')}:{instance.port}"

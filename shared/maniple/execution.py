@@ -1,0 +1,158 @@
+"""Running one handler once: payload in, outcome out, every failure with its code.
+
+Used by the agent's executors, its worker processes, and `maniple.testing`.
+"""
+
+import asyncio
+import dataclasses
+import json
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import pydantic
+from msgspec import Raw, Struct
+
+from maniple.codec import decode_value, encode, exceeds_depth
+from maniple.errors import ErrorCode, InvalidMessage, TaskError
+from maniple.messages import MAX_DEPTH, MAX_OUTPUT, Failure
+from maniple.tasks import TaskContext, TaskDefinition
+
+_PLAIN = (str, int, bool, type(None))
+_UNTYPED = (Any, dict, list, object)
+
+
+class Outcome(Struct, frozen=True):
+    """How one attempt ended: the encoded output, or a failure.
+
+    `retryable` says whether another attempt could end otherwise.
+    """
+
+    output: bytes = b"null"
+    failure: Failure | None = None
+    retryable: bool = True
+
+
+def failed(code: ErrorCode, message: str, *, retryable: bool = True, detail: Any = None) -> Outcome:
+    """Return the outcome of an attempt that failed."""
+    return Outcome(failure=Failure(code=code, message=message, detail=detail), retryable=retryable)
+
+
+def timed_out(timeout: float) -> Outcome:
+    """Return the outcome of an attempt that took longer than `timeout` seconds."""
+    return failed(ErrorCode.TIMEOUT, f"the attempt took longer than its {timeout:g} s")
+
+
+async def run_async(
+    definition: TaskDefinition, context: TaskContext, payload: bytes | Raw
+) -> Outcome:
+    """Run an `async def` handler; it is cancelled at `context.timeout` seconds."""
+    try:
+        value = decode_payload(definition, payload)
+        async with asyncio.timeout(context.timeout):
+            if definition.takes_context:
+                output = await definition.function(value, context)
+            else:
+                output = await definition.function(value)
+        return Outcome(encode_output(output))
+    except TimeoutError as error:
+        # The handler's own TimeoutError is an error of the handler.
+        return of_exception(error) if error.args else timed_out(context.timeout)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        return of_exception(error)
+
+
+def run_sync(definition: TaskDefinition, context: TaskContext, payload: bytes | Raw) -> Outcome:
+    """Run a plain handler in the calling thread; who calls it watches the time."""
+    try:
+        value = decode_payload(definition, payload)
+        if definition.takes_context:
+            output = definition.function(value, context)
+        else:
+            output = definition.function(value)
+        return Outcome(encode_output(output))
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        return of_exception(error)
+
+
+def of_exception(error: BaseException) -> Outcome:
+    """Return the outcome for what a handler raised."""
+    if isinstance(error, InvalidMessage):
+        return failed(error.code, error.message, retryable=False, detail=error.detail)
+    if isinstance(error, TaskError):
+        failure = Failure(
+            code=ErrorCode.HANDLER_ERROR,
+            message=error.message,
+            retry_after=error.retry_after,
+            detail=error.detail,
+        )
+        return Outcome(failure=failure)
+    if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
+        return failed(ErrorCode.HANDLER_CRASHED, f"the handler tried to end its process: {error!r}")
+    text = f"{type(error).__name__}: {error}"[:2000]
+    text = text.encode("utf-8", "replace").decode()
+    return failed(ErrorCode.HANDLER_ERROR, text, detail={"type": type(error).__name__})
+
+
+def decode_payload(definition: TaskDefinition, payload: bytes | Raw) -> Any:
+    """Return the payload as the handler's annotation wants it.
+
+    Raises `InvalidMessage` (`invalid_task`) when it does not fit.
+    """
+    if definition.payload_type in _UNTYPED:
+        return decode_value(payload)
+    try:
+        return _adapter(definition.payload_type).validate_json(bytes(payload))
+    except pydantic.ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK,
+            f"the payload does not fit {definition.capability}: {problems[0]['msg']}",
+            detail={"errors": [{"at": list(p["loc"]), "message": p["msg"]} for p in problems[:20]]},
+        ) from error
+
+
+@lru_cache(maxsize=1024)
+def _adapter(payload_type: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(payload_type)
+
+
+def encode_output(value: Any) -> bytes:
+    """Return what a handler returned as JSON.
+
+    Raises `InvalidMessage` (`invalid_output`) for what is no JSON value, nests over 100 deep or is
+    over 1 MiB. pydantic models, dataclasses and msgspec structs are taken by their fields.
+    """
+    try:
+        raw = encode(value) if type(value) in _PLAIN else _dumps(value)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidMessage(
+            ErrorCode.INVALID_OUTPUT, f"the handler returned no JSON value: {error}"
+        ) from error
+    if len(raw) > MAX_OUTPUT:
+        raise InvalidMessage(
+            ErrorCode.INVALID_OUTPUT,
+            f"an output is at most {MAX_OUTPUT:,} bytes, this one has {len(raw):,}",
+        )
+    if exceeds_depth(raw, MAX_DEPTH - 2):
+        raise InvalidMessage(ErrorCode.INVALID_OUTPUT, f"nested deeper than {MAX_DEPTH}")
+    return raw
+
+
+def _dumps(value: Any) -> bytes:
+    # The standard library's encoder, because it can refuse NaN; msgspec writes null for it.
+    return json.dumps(
+        value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_default
+    ).encode()
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Struct):
+        return msgspec.to_builtins(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,0 +1,15 @@
+"""Errors of starting servers and clusters on this machine."""
+
+from maniple.errors import ManipleError
+
+
+class LocalError(ManipleError):
+    """Something on this machine could not be started; the message says what to do."""
+
+
+class ServerMissing(LocalError):
+    """A server's program is not installed."""
+
+
+class StartFailed(LocalError):
+    """A child process did not become ready; the message ends with the last lines of its log."""

@@ -1,0 +1,22 @@
+"""Small HTTP requests to servers on this machine, past any proxy of the environment."""
+
+import asyncio
+
+import requests
+
+TIMEOUT = 5.0
+
+
+def _get(url: str, timeout: float) -> tuple[int, str]:
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.get(url, timeout=timeout)
+        return answer.status_code, answer.text
+
+
+async def fetch(url: str, *, timeout_seconds: float = TIMEOUT) -> tuple[int, str]:
+    """GET `url` (it may carry user and password) and return status and body; (0, reason) if away."""
+    try:
+        return await asyncio.to_thread(_get, url, timeout_seconds)
+    except requests.RequestException as error:
+        return 0, str(error)

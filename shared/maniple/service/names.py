@@ -1,0 +1,122 @@
+"""Names of the metrics that processes expose: every name and label set is declared here once.
+
+Labels are bounded: never a task's or an agent's id.
+"""
+
+from dataclasses import dataclass
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LONG = (*_FAST, 30.0, 60.0, 300.0, 900.0, 3600.0)
+_COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterName:
+    """A number that only rises; exposed with `_total` behind its name."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GaugeName:
+    """A number that is what it is now."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramName:
+    """A distribution, with the upper bounds of its buckets."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = _FAST
+
+
+MetricName = CounterName | GaugeName | HistogramName
+
+# dispatcher
+TASKS_SUBMITTED = CounterName("maniple_tasks_submitted", "Tasks read from maniple.submit")
+TASKS_ACCEPTED = CounterName(
+    "maniple_tasks_accepted", "Tasks that a lane has confirmed", ("capability",)
+)
+TASKS_REJECTED = CounterName("maniple_tasks_rejected", "Tasks not admitted, by code", ("code",))
+TASKS_DELAYED = CounterName("maniple_tasks_delayed", "Tasks sent to a delay tier", ("reason",))
+BUNDLES_SENT = CounterName("maniple_bundles_sent", "Bundles confirmed by the broker", ("exchange",))
+BUNDLE_TASKS = HistogramName(
+    "maniple_bundle_tasks", "Tasks in a bundle that was sent", ("exchange",), _COUNTS
+)
+DISPATCH_SECONDS = HistogramName(
+    "maniple_dispatch_seconds", "From reading a submission to its lane's confirm"
+)
+
+# agent
+RESULTS = CounterName(
+    "maniple_results", "Results published, by capability and status", ("capability", "status")
+)
+RUN_SECONDS = HistogramName(
+    "maniple_run_seconds", "Run time of one attempt", ("capability",), _LONG
+)
+QUEUE_SECONDS = HistogramName(
+    "maniple_queue_seconds", "From dispatch to the start of an attempt", ("capability",), _LONG
+)
+IN_FLIGHT = GaugeName("maniple_in_flight", "Tasks running", ("executor",))
+HELD = GaugeName("maniple_held", "Tasks received and not yet started")
+HANDED_BACK = CounterName("maniple_handed_back", "Tasks returned to their lane", ("reason",))
+TASKS_RETRIED = CounterName("maniple_tasks_retried", "Failed attempts tried again", ("capability",))
+HEARTBEATS_SENT = CounterName("maniple_heartbeats_sent", "Heartbeats that the broker confirmed")
+
+# registry
+HEARTBEATS_SEEN = CounterName("maniple_heartbeats_seen", "Heartbeats read")
+AGENTS = GaugeName("maniple_agents", "Agents known, by state", ("state",))
+EVICTIONS = CounterName("maniple_evictions", "Agents declared failed, by reason", ("reason",))
+
+# broker links, wherever they are
+REPLIES_DROPPED = CounterName("maniple_replies_dropped", "Replies that nobody could take")
+PUBLISHES_REFUSED = CounterName(
+    "maniple_publishes_refused", "Publishes that a queue refused", ("exchange",)
+)
+PUBLISHES_RETURNED = CounterName(
+    "maniple_publishes_returned", "Publishes that nothing was bound for", ("exchange",)
+)
+RECONNECTS = CounterName("maniple_reconnects", "Connections to the broker built anew", ("link",))
+
+# every process
+LOOP_LAG = GaugeName("maniple_loop_lag_seconds", "How late the connection loop was, at worst")
+POLICY_VERSION = GaugeName(
+    "maniple_policy_version", "Version of a policy in force in this process", ("kind", "name")
+)
+POLICIES_INVALID = GaugeName("maniple_policies_invalid", "Stored policies that cannot be used")
+
+ALL: tuple[MetricName, ...] = (
+    TASKS_SUBMITTED,
+    TASKS_ACCEPTED,
+    TASKS_REJECTED,
+    TASKS_DELAYED,
+    BUNDLES_SENT,
+    BUNDLE_TASKS,
+    DISPATCH_SECONDS,
+    RESULTS,
+    RUN_SECONDS,
+    QUEUE_SECONDS,
+    IN_FLIGHT,
+    HELD,
+    HANDED_BACK,
+    TASKS_RETRIED,
+    HEARTBEATS_SENT,
+    HEARTBEATS_SEEN,
+    AGENTS,
+    EVICTIONS,
+    REPLIES_DROPPED,
+    PUBLISHES_REFUSED,
+    PUBLISHES_RETURNED,
+    RECONNECTS,
+    LOOP_LAG,
+    POLICY_VERSION,
+    POLICIES_INVALID,
+)

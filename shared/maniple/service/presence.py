@@ -1,0 +1,126 @@
+"""A process's own entry in Consul: made, kept, proven and taken back."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+import structlog
+
+from maniple.errors import ManipleError
+from maniple.service.consul import Consul
+from maniple.service.health import Health
+from maniple.service.settings import ServiceSettings
+
+REFRESH = 2.0  # seconds; a third of the TTL
+LOOK_AFTER = 5  # refreshes without proof before looking whether the entry is still there
+BACKOFF_CAP = 5.0
+LAST_WORD = 4.0  # seconds that the deregistration may take
+
+log = structlog.get_logger("maniple.presence")
+
+
+class Presence:
+    """Keeps a process registered while it runs.
+
+    The TTL check is refreshed every 2 s as long as `proof()` holds; by default that is that every
+    required component is ok (that the loop is alive shows in that this runs at all). An entry that
+    Consul lost is made again. `port` is the one that is really bound.
+    """
+
+    def __init__(
+        self,
+        consul: Consul,
+        settings: ServiceSettings,
+        health: Health,
+        *,
+        port: int,
+        proof: Callable[[], bool] | None = None,
+    ) -> None:
+        self._consul = consul
+        self._settings = settings
+        self._health = health
+        self._port = port
+        self._proof = proof or (lambda: health.sound)
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._registered = False
+        self._failures = 0
+        self._unproven = 0
+
+    async def start(self) -> None:
+        """Try once to register, then go on in the background, also without Consul."""
+        await self._tick()
+        self._task = asyncio.create_task(self._keep(), name="presence")
+
+    async def stop(self) -> None:
+        """Deregister. The step under way is let finish, or it might register again afterwards."""
+        self._stopping.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD):
+                if self._task is not None:
+                    await self._task
+                await self._deregister()
+
+    async def _deregister(self) -> None:
+        try:
+            await self._consul.deregister_service(self._settings.instance)
+            log.info("deregistered from Consul")
+        except ManipleError as error:
+            log.warning("not deregistered from Consul", reason=str(error))
+
+    async def _keep(self) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._stopping.wait()
+                    return
+            await self._tick()
+
+    def _pause(self) -> float:
+        if self._failures == 0:
+            return REFRESH * random.uniform(0.9, 1.1)
+        return random.uniform(0.5, 1.0) * min(BACKOFF_CAP, 0.5 * 2.0 ** min(self._failures, 8))
+
+    async def _tick(self) -> None:
+        try:
+            await self._refresh()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process goes on and tries again
+            if self._failures == 0:
+                log.warning("Consul is away; going on without it", reason=str(error))
+            self._failures += 1
+            self._health.set("consul", ok=False, detail=str(error))
+        else:
+            if self._failures:
+                log.info("Consul is back")
+            self._failures = 0
+            self._health.set("consul", ok=True)
+
+    async def _refresh(self) -> None:
+        instance = self._settings.instance
+        if not self._registered:
+            await self._register()
+        if self._proof():
+            self._unproven = 0
+            if not await self._consul.pass_ttl(instance):
+                log.warning("Consul has lost this process; registering again")
+                await self._register()
+                await self._consul.pass_ttl(instance)
+            return
+        self._unproven += 1
+        if self._unproven % LOOK_AFTER == 0:
+            self._registered = await self._consul.registered(instance)
+
+    async def _register(self) -> None:
+        settings = self._settings
+        self._registered = False
+        await self._consul.register_service(
+            f"maniple-{settings.service}",
+            settings.instance,
+            address=settings.address,
+            port=self._port,
+            tags=["maniple", settings.environment],
+            meta={"environment": settings.environment},
+        )
+        self._registered = True
+        log.info("registered at Consul", service=f"maniple-{settings.service}")
