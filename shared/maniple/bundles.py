@@ -46,6 +46,11 @@ class Bundler(Generic[T]):
         """Items that wait for a send."""
         return len(self._items)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being sent."""
+        return not self._items and not self._sends
+
     def add(self, item: T, size: int) -> None:
         """Take one item of `size` bytes."""
         self._items.append((item, size))

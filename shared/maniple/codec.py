@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.messages import MAX_BODY, MAX_DEPTH, MAX_TASKS, Envelope, Result, Task
+from maniple.messages import MAX_BODY, MAX_DEPTH, MAX_NAME, MAX_TASKS, Envelope, Result, Task
 
 M = TypeVar("M", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def decode_value(raw: bytes | Raw) -> Any:
 def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
     """Return the members of a submission: tasks, and in place of a bad member why it is bad.
 
-    Raises `InvalidMessage` when the whole body is refused.
+    A bad member carries its bytes in `body`. Raises `InvalidMessage` when all of it is refused.
     """
     if len(body) > MAX_BODY:
         raise InvalidMessage(
@@ -61,12 +61,13 @@ def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
             f"a submission is at most {MAX_BODY:,} bytes, this one has {len(body):,}",
         )
     check_text(body)
+    first = body.lstrip()[:1]
+    if first == b"{":
+        return [_member(body)]
     try:
-        if not body.lstrip().startswith(b"["):
-            return [_checked(_decode_task(body))]
         tasks = _decode_tasks(body)
     except (msgspec.MsgspecError, RecursionError) as error:
-        if not body.lstrip().startswith(b"["):
+        if first != b"[":
             raise refusal(error) from error
         return _members(body)
     _check_count(len(tasks))
@@ -93,20 +94,50 @@ def _members(body: bytes) -> list[Task | InvalidMessage]:
     return [_member(raw) for raw in members]
 
 
-def _member(raw: Raw) -> Task | InvalidMessage:
+def _member(raw: Raw | bytes) -> Task | InvalidMessage:
     try:
         return _checked(_decode_task(raw))
     except (msgspec.MsgspecError, RecursionError) as error:
-        return refusal(error)
+        refused = refusal(error)
     except InvalidMessage as error:
-        return error
+        refused = error
+    refused.body = bytes(raw)
+    return refused
 
 
 def _checked_or_refused(task: Task) -> Task | InvalidMessage:
     try:
         return _checked(task)
     except InvalidMessage as error:
+        error.body = encode(task)
         return error
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What can be read of who a bad task is; any part may be missing."""
+
+    id: str | None = None
+    tenant: str = "default"
+    capability: str | None = None
+
+
+def peek_identity(body: bytes) -> Identity:
+    """Return what a bad task says of its identity, so that its sender can tell which one it was."""
+    try:
+        value = _decode_any(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return Identity()
+    if not isinstance(value, dict):
+        return Identity()
+    return Identity(
+        id=_short(value.get("id")),
+        tenant=_short(value.get("tenant")) or "default",
+        capability=_short(value.get("capability")),
+    )
+
+
+def _short(value: Any) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_NAME else None
 
 
 def _checked(task: Task) -> Task:

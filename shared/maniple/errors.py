@@ -58,13 +58,22 @@ class InvalidMessage(ManipleError):
     """A message that Maniple does not take, with the code its sender gets."""
 
     def __init__(
-        self, code: ErrorCode, message: str, *, detail: dict[str, Any] | None = None
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        detail: dict[str, Any] | None = None,
+        body: bytes | None = None,
     ) -> None:
-        """Carry `code`, a sentence for a person, and `detail` for a program."""
+        """Carry `code`, a sentence for a person, `detail` for a program, and the bytes at fault.
+
+        `body` is set for a bad member of an array: its own bytes.
+        """
         super().__init__(message)
         self.code = code
         self.message = message
         self.detail = detail
+        self.body = body
 
 
 class RequestFailed(ManipleError):

@@ -17,6 +17,7 @@ MAX_BODY = 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
 MAX_TASKS = 1000
 MAX_DEPTH = 100
+MAX_NAME = 128
 DEFAULT_TTL = 24 * 3600.0
 MAX_TTL = 7 * 24 * 3600.0
 
@@ -34,9 +35,14 @@ NULL = Raw(b"null")
 
 CapabilityName = Annotated[
     str,
-    Meta(pattern=CAPABILITY_PATTERN, min_length=1, max_length=128, description="dotted lower-case"),
+    Meta(
+        pattern=CAPABILITY_PATTERN,
+        min_length=1,
+        max_length=MAX_NAME,
+        description="dotted lower-case",
+    ),
 ]
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
 LabelKey = Annotated[str, Meta(min_length=1, max_length=64)]
 LabelValue = Annotated[str, Meta(max_length=256)]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]

@@ -1,1 +1,1 @@
-"""Real servers and whole clusters on this machine: what `maniple dev`, the tests and bench start."""
+"""Real servers and whole clusters on this machine: for `maniple dev`, tests and bench."""

@@ -59,6 +59,11 @@ class Death:
         except ValueError:
             return f"signal {-self.code}"
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether the child failed by itself, and was not ended by somebody from outside."""
+        return self.code not in {0, -signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT}
+
 
 def tail_of(log: Path, lines: int = TAIL_LINES) -> str:
     """Return the last lines of a log file, or a remark that there are none."""
@@ -93,7 +98,7 @@ class Child:
         self.state = ChildState.NEW
         self.last_death: Death | None = None
         self._reaper = reaper
-        self._on_death = on_death
+        self.on_death = on_death
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._backoff = FIRST_BACKOFF
@@ -109,7 +114,7 @@ class Child:
         return self.state is ChildState.RUNNING
 
     async def start(self) -> None:
-        """Start the process and watch it; returns at once. Raises `ServerMissing` without program."""
+        """Start the process and watch it; returns at once. Raises `ServerMissing`."""
         process = await self._spawn()
         self._supervisor = asyncio.create_task(
             self._supervise(process), name=f"child {self.spec.name}"
@@ -177,10 +182,12 @@ class Child:
         return pause
 
     def _tell(self, death: Death) -> None:
+        if self._supervisor is None:  # it was stopped
+            return
         self.last_death = death
         self.state = ChildState.ENDED if death.restart_in is None else ChildState.WAITING
-        if self._on_death and self._supervisor is not None:
-            self._on_death(death)
+        if self.on_death:
+            self.on_death(death)
 
     def _sweep(self, group: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

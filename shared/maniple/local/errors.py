@@ -11,5 +11,9 @@ class ServerMissing(LocalError):
     """A server's program is not installed."""
 
 
+class ServerUnreachable(LocalError):
+    """An existing server that the environment names does not answer."""
+
+
 class StartFailed(LocalError):
     """A child process did not become ready; the message ends with the last lines of its log."""

@@ -15,7 +15,7 @@ def _get(url: str, timeout: float) -> tuple[int, str]:
 
 
 async def fetch(url: str, *, timeout_seconds: float = TIMEOUT) -> tuple[int, str]:
-    """GET `url` (it may carry user and password) and return status and body; (0, reason) if away."""
+    """GET `url` (with user and password in it) and return status and body; (0, reason) if away."""
     try:
         return await asyncio.to_thread(_get, url, timeout_seconds)
     except requests.RequestException as error:

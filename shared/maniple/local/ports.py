@@ -12,7 +12,7 @@ ATTEMPTS = 1_000
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different ports that nobody listens on. Another process may still be faster."""
+    """Return `count` different ports that nobody uses now; another process may still be faster."""
     ports: list[int] = []
     with ExitStack() as stack:
         for _ in range(ATTEMPTS):

@@ -1,5 +1,6 @@
 """The parent's end of the reaper: says what must not outlive this process."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -54,12 +55,15 @@ class Reaper:
         """Let the reaper end; what is still watched is ended and removed by it first."""
         pipe = self._process.stdin
         if pipe is not None and not pipe.closed:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
         self._process.wait(EXIT_SECONDS)
 
     def _say(self, line: str) -> None:
         pipe = self._process.stdin
-        if pipe is not None and not pipe.closed:
+        if pipe is None or pipe.closed:
+            return
+        with contextlib.suppress(BrokenPipeError):  # killed by someone: a clean exit still works
             pipe.write(f"{line}\n".encode())
             pipe.flush()
 

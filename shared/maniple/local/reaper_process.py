@@ -2,7 +2,7 @@
 
 Run as `python -S -E reaper_process.py` with a pipe from the parent as its standard input. Each line
 is `watch group N`, `watch folder PATH`, or the same with `forget`. At the end of the pipe it sends
-SIGTERM to the process groups that are left, waits up to 5 s, sends SIGKILL, and removes the folders.
+SIGTERM to the process groups that are left, SIGKILL after up to 5 s, and removes the folders.
 It imports nothing but the standard library, so that it starts fast and stays small.
 """
 

@@ -6,7 +6,6 @@ it neither starves the others nor keeps the process from exiting.
 """
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,14 +101,13 @@ class Consul:
 
         await self._call(register)
 
-    async def deregister_service(self, instance: str) -> bool:
-        """Take an instance out of the agent; False if the agent did not know it."""
+    async def deregister_service(self, instance: str) -> None:
+        """Take an instance out of this agent; one that it does not know is no error."""
         try:
-            return bool(await self._call(lambda c: c.agent.service.deregister(instance)))
+            await self._call(lambda c: c.agent.service.deregister(instance))
         except ConsulUnavailable as error:
-            if "Unknown service" in str(error):  # 1.8 says so with a 500
-                return False
-            raise
+            if "Unknown service" not in str(error):  # some versions say so, with a 500
+                raise
 
     async def remove(self, instance: Instance) -> None:
         """Take out an instance that may be registered at another machine's agent."""
@@ -177,7 +175,7 @@ class Consul:
 
     async def transaction(self, puts: Sequence[Put]) -> bool:
         """Do all writes (at most 64) or, if one index does not match, none: False."""
-        payload = json.dumps([operation_of(put) for put in puts])
+        payload = [operation_of(put) for put in puts]
         try:
             await self._call(lambda c: c.txn.put(payload))
         except ConsulRefused as error:
@@ -227,12 +225,16 @@ class Consul:
     # --- threads -------------------------------------------------------------------------
 
     def _client(self, timeout: float) -> Any:
+        # The library's own __init__ lets CONSUL_HTTP_ADDR overrule its arguments and warns of ACLs
+        # that nobody asked for, so its parts are put together here.
         parts = urlsplit(self.url)
-        client = std.Consul(token=self._token)
-        # Set afterwards, because the library lets CONSUL_HTTP_ADDR overrule its arguments.
+        client = std.Consul.__new__(std.Consul)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         client.http = client.http_connect(parts.hostname, port, parts.scheme, timeout=timeout)
         client.http.session.trust_env = False  # no proxy between a process and its own agent
+        client.token, client.dc, client.consistency = self._token, None, "default"
+        for part in ("Agent", "Catalog", "Health", "KV", "Session", "Txn"):
+            setattr(client, part.lower(), getattr(std.Consul, part)(client))
         return client
 
     async def _call(self, work: Callable[[Any], T]) -> T:

@@ -48,9 +48,8 @@ class Presence:
         self._failures = 0
         self._unproven = 0
 
-    async def start(self) -> None:
-        """Try once to register, then go on in the background, also without Consul."""
-        await self._tick()
+    def start(self) -> None:
+        """Register and refresh in the background, waiting for Consul where it is away."""
         self._task = asyncio.create_task(self._keep(), name="presence")
 
     async def stop(self) -> None:
@@ -71,11 +70,10 @@ class Presence:
 
     async def _keep(self) -> None:
         while not self._stopping.is_set():
+            await self._tick()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._stopping.wait()
-                    return
-            await self._tick()
 
     def _pause(self) -> float:
         if self._failures == 0:

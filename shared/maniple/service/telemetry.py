@@ -17,6 +17,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.metrics import MetricWrapperBase
+from structlog.typing import FilteringBoundLogger
 
 from maniple.service import names
 from maniple.service.names import CounterName, GaugeName, HistogramName, MetricName
@@ -32,9 +33,9 @@ M = TypeVar("M", bound=MetricWrapperBase)
 EventDict = MutableMapping[str, Any]
 
 
-def get_logger(name: str = "maniple") -> structlog.stdlib.BoundLogger:
+def get_logger(name: str = "maniple") -> FilteringBoundLogger:
     """Return a logger; what it writes follows `configure_logging`, also when that comes later."""
-    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name, logger=name))
+    return cast("FilteringBoundLogger", structlog.get_logger(name))
 
 
 def _hide_passwords(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -55,6 +56,7 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
     common: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if settings.log_format == "json":
@@ -70,7 +72,7 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*common, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=common,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
@@ -164,7 +166,7 @@ def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
     return trace_id, span_id, bool(int(flags, 16) & _SAMPLED)
 
 
-def new_traceparent(*, sampled: bool) -> str:
+def new_traceparent(sampled: bool) -> str:  # noqa: FBT001 - a flag of the format itself
     """Begin a trace: a traceparent with random ids."""
     trace_id = random.getrandbits(128) or 1
     span_id = random.getrandbits(64) or 1

@@ -6,12 +6,15 @@ no acknowledgement ever reaches a channel that did not deliver, and publishes th
 confirmed are sent again under the same message ids.
 """
 
+from aiormq import Connection
+
 from maniple.transport.consumer import Consumer, Delivery
-from maniple.transport.declare import declare, declare_queue
+from maniple.transport.declare import declare, declare_queue, declare_topology
 from maniple.transport.link import Link, backoff
 from maniple.transport.publisher import Outgoing, Publisher
 
 __all__ = [
+    "Connection",
     "Consumer",
     "Delivery",
     "Link",
@@ -20,4 +23,5 @@ __all__ = [
     "backoff",
     "declare",
     "declare_queue",
+    "declare_topology",
 ]

@@ -51,6 +51,10 @@ class Delivery:
         """Acknowledge soon; idempotent; abandoned when the connection has been lost since."""
         self._consumer.ack(self)
 
+    def reject(self) -> None:
+        """Refuse for good: the broker dead-letters it with its bytes."""
+        self._consumer.reject(self)
+
 
 class Consumer:
     """Consumes one queue on a channel of its own; `handle` is called with each delivery.
@@ -156,6 +160,14 @@ class Consumer:
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._start_flush)
+
+    def reject(self, delivery: Delivery) -> None:
+        """Refuse a delivery; see `Delivery.reject`."""
+        channel = self._channel
+        if delivery.generation == self.generation and channel is not None:
+            self._unsettled.pop(delivery.tag, None)
+            task = asyncio.ensure_future(channel.basic_reject(delivery.tag, requeue=False))
+            task.add_done_callback(_ended)
 
     def _start_flush(self) -> None:
         task = asyncio.get_running_loop().create_task(self._flush())

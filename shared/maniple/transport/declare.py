@@ -3,7 +3,7 @@
 import aiormq
 from aiormq.abc import AbstractChannel
 
-from maniple.topology import Exchange, Queue
+from maniple.topology import EXCHANGES, QUEUES, Exchange, Queue
 
 
 async def declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None:
@@ -36,3 +36,8 @@ async def declare(
     for queue in queues:
         await declare_queue(channel, queue)
     await channel.close()
+
+
+async def declare_topology(connection: aiormq.Connection) -> None:
+    """Declare every exchange and queue that all processes share."""
+    await declare(connection, EXCHANGES, QUEUES)

@@ -12,6 +12,7 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from maniple.errors import BrokerUnavailable
+from maniple.transport.tolerance import tolerate_foreign_bytes
 
 HEARTBEAT = 10
 FIRST_BACKOFF = 0.1
@@ -98,6 +99,7 @@ class Link:
 
         Raises `BrokerUnavailable` when it is not within `timeout` seconds (None waits for ever).
         """
+        tolerate_foreign_bytes()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"link {self.name}")
         try:
             await asyncio.wait_for(self._up.wait(), timeout)

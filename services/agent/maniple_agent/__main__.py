@@ -1,0 +1,15 @@
+"""Run an agent: `python -m maniple_agent`."""
+
+from maniple.service.runner import run
+from maniple.service.settings import load_settings
+from maniple_agent.settings import AgentSettings
+from maniple_agent.wiring import build
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    run(load_settings(AgentSettings), build)
+
+
+if __name__ == "__main__":
+    main()

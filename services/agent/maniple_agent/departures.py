@@ -1,0 +1,67 @@
+"""What leaves an agent: results, other attempts, and tasks that go back to a lane."""
+
+from collections.abc import Callable
+
+from maniple.codec import encode
+from maniple.errors import ManipleError, PublishRefused
+from maniple.messages import ENVELOPES_TYPE, Envelope, Result
+from maniple.service.names import HANDED_BACK, RESULTS, TASKS_RETRIED
+from maniple.service.outlets import Done, Outlet, ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple.topology import DELAY, LANES, tier_name
+from maniple.transport import Publisher
+from maniple_agent.domain.attempts import Again
+
+REFUSED_PAUSE = 1.0
+
+
+class Departures:
+    """Publishes with confirms; every `done` is called once what was published is safe."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        results: ResultOutlet,
+        metrics: Metrics,
+    ) -> None:
+        """Publish through `publisher` and `results`."""
+        self._results = results
+        self._metrics = metrics
+        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(1)
+        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE)
+
+    def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
+        """Record a result and reply to whoever asked."""
+        self._metrics.counter(RESULTS, result.capability, result.status.value).inc()
+        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+
+    def retry(self, again: Again, final: Callable[[], Result], done: Done) -> None:
+        """Let a task wait in the broker for another attempt; without room it ends as `final`."""
+        envelope = again.envelope
+        self._metrics.counter(TASKS_RETRIED, envelope.capability).inc()
+
+        def delayed(error: ManipleError | None) -> None:
+            if not isinstance(error, PublishRefused):
+                done(error)
+                return
+            self.publish(final(), envelope, done)
+
+        self._delay.add(tier_name(again.tier), encode(envelope), delayed)
+
+    def alone(self, key: str, envelope: Envelope, reason: str, done: Done) -> None:
+        """Publish one task alone to a lane; if that is full or gone, it waits in the broker."""
+        self._metrics.counter(HANDED_BACK, reason).inc()
+
+        def sent(error: ManipleError | None) -> None:
+            if isinstance(error, PublishRefused):
+                self._delay.add(tier_name(REFUSED_PAUSE), encode(envelope), done)
+            else:
+                done(error)
+
+        self._lanes.add(key, encode(envelope), sent)
+
+    async def drain(self) -> None:
+        """Return when everything has been confirmed."""
+        await self._lanes.drain()
+        await self._delay.drain()
+        await self._results.drain()

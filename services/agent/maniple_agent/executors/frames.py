@@ -1,0 +1,42 @@
+"""What an agent and its worker processes say to each other: length-prefixed JSON on a socket."""
+
+import struct
+from datetime import datetime
+
+from msgspec import Raw, Struct
+
+from maniple.messages import NULL, Failure
+
+LENGTH = struct.Struct(">I")
+
+
+class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt to run. `memory` is bytes of address space."""
+
+    capability: str
+    task_id: str
+    attempt: int
+    deadline: datetime
+    timeout: float
+    memory: int
+    payload: Raw
+    tenant: str = "default"
+    labels: dict[str, str] = {}
+    agent: str = ""
+    traceparent: str | None = None
+
+
+class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Progress, or the outcome of the call. The first reply of a worker says that it is ready."""
+
+    ready: bool = False
+    progress: bool = False
+    value: Raw = NULL
+    failure: Failure | None = None
+    retryable: bool = True
+    seconds: float = 0.0
+
+
+def framed(body: bytes) -> bytes:
+    """Return `body` behind its length."""
+    return LENGTH.pack(len(body)) + body

@@ -1,0 +1,56 @@
+"""Settings of an agent, from `MANIPLE_…` variables."""
+
+import os
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from maniple.service.settings import ServiceSettings
+
+Words = Annotated[tuple[str, ...], NoDecode]
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 8 * 1024**3
+
+
+class AgentSettings(ServiceSettings):
+    """What an agent is told at its start.
+
+    `slots` bounds async handlers, `threads` plain ones, `processes` those with
+    `executor="process"`. `labels` is `key=value,key=value`.
+    """
+
+    service: ClassVar[str] = "agent"
+
+    handlers: Words = ()
+    """Modules (or paths ending in `.py`) whose `@task` functions this agent runs."""
+    variants: Words = ()
+    labels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
+    slots: int = Field(default=256, ge=1, le=100_000)
+    threads: int = Field(default=16, ge=1, le=1000)
+    processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1000)
+    process_memory: int = Field(default_factory=lambda: _physical_memory() // 2, ge=64 * 1024**2)
+    """Bytes of address space that a worker process may have; `@task(memory=…)` overrides it."""
+    drain_timeout: float = Field(default=20.0, ge=0)
+
+    @field_validator("handlers", "variants", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [word.partition("=") for word in value.split(",") if word.strip()]
+        if any(not equals for _, equals, _ in pairs):
+            raise ValueError("must look like region=eu,disk=ssd")
+        return {key.strip(): text.strip() for key, _, text in pairs}

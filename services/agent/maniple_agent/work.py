@@ -1,0 +1,260 @@
+"""What an agent does with a bundle: run its tasks, publish what came of them, then acknowledge.
+
+All of it happens on the connection loop; handlers run elsewhere (`maniple_agent.executors`).
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from time import monotonic
+from typing import Any
+
+from maniple.codec import decode_envelopes
+from maniple.errors import InvalidMessage, ManipleError
+from maniple.execution import Outcome
+from maniple.messages import Envelope, Result
+from maniple.service.names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
+from maniple.service.telemetry import Metrics
+from maniple.tasks import Executor as Kind
+from maniple.tasks import TaskRegistry
+from maniple.transport import Delivery
+from maniple_agent.departures import Departures
+from maniple_agent.domain.attempts import (
+    Again,
+    Ran,
+    after_loss,
+    conclude,
+    expired,
+    last,
+    seconds_for,
+    unknown_capability,
+)
+from maniple_agent.domain.slots import LaneMeasure
+from maniple_agent.executors import Executor, Job
+from maniple_agent.progress import ProgressReports
+
+DISSOLVE_AFTER = 1.0
+
+
+class Bundle:
+    """A delivery being worked on: acknowledged when all that came of its tasks is confirmed."""
+
+    __slots__ = ("_delivery", "_failed", "_remaining", "opened_at")
+
+    def __init__(self, delivery: Delivery, tasks: int) -> None:
+        """Wait for `tasks` calls of `settle`."""
+        self._delivery = delivery
+        self._failed = False
+        self._remaining = tasks
+        self.opened_at = monotonic()
+
+    def settle(self, error: ManipleError | None = None) -> None:
+        """Take the end of one task; with an error the bundle is left to be delivered again."""
+        self._failed = self._failed or error is not None
+        self._remaining -= 1
+        if self._remaining == 0 and not self._failed:
+            self._delivery.ack()
+
+
+class Work:
+    """The tasks in this agent, from delivery to acknowledgement."""
+
+    def __init__(
+        self,
+        agent: str,
+        registry: TaskRegistry,
+        departures: Departures,
+        progress: ProgressReports,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Publish through `departures`; `equip` gives executors before anything is taken."""
+        self._agent = agent
+        self._registry = registry
+        self._departures = departures
+        self._progress = progress
+        self._metrics = metrics
+        self._clock = clock
+        self._executors: Mapping[Kind, Executor] = {}
+        self._waiting: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
+        self._suspects: deque[Job] = deque()
+        self._suspect: Job | None = None
+        self._pumping = False
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.running: set[Job] = set()
+        self.measures: dict[str, LaneMeasure] = {}
+        self.last_delivery_at: datetime | None = None
+
+    def equip(self, executors: Mapping[Kind, Executor]) -> None:
+        """Give the executors that run jobs."""
+        self._executors = executors
+
+    def waiting(self) -> Iterator[Job]:
+        """Iterate over the jobs that have not started."""
+        for jobs in (*self._waiting.values(), self._suspects):
+            yield from jobs
+
+    # --- in ------------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
+        """Take one bundle from a lane."""
+        now = self.last_delivery_at = self._clock()
+        try:
+            envelopes = decode_envelopes(delivery.body)
+        except InvalidMessage:
+            # Nothing of ours: the broker moves it to the dead-letter log with its bytes.
+            self._metrics.counter(HANDED_BACK, "undecodable").inc()
+            delivery.reject()
+            return
+        bundle = Bundle(delivery, len(envelopes))
+        if delivery.redelivered:
+            self._split(envelopes, bundle, now, suspect=suspect)
+            return
+        for envelope in envelopes:
+            self._take_task(envelope, bundle, now, suspect=suspect)
+        if envelopes:
+            self._measure(envelopes[0].lane).bundled(len(envelopes))
+        self._schedule_pump()
+
+    def _take_task(
+        self, envelope: Envelope, bundle: Bundle, now: datetime, *, suspect: bool
+    ) -> None:
+        definition = self._registry.get(envelope.capability)
+        if envelope.deadline <= now:
+            self._departures.publish(expired(envelope, self._ran()), envelope, bundle.settle)
+        elif definition is None:
+            result = unknown_capability(envelope, self._ran())
+            self._departures.publish(result, envelope, bundle.settle)
+        else:
+            job = Job(envelope, definition, bundle, suspect=suspect)
+            (self._suspects if suspect else self._waiting[definition.executor]).append(job)
+
+    def _split(
+        self, envelopes: list[Envelope], bundle: Bundle, now: datetime, *, suspect: bool
+    ) -> None:
+        """Send each task of a bundle whose agent was lost on its way alone."""
+        ran = Ran(self._agent, None, now)
+        for envelope in envelopes:
+            definition = self._registry.get(envelope.capability)
+            fate = after_loss(envelope, definition, ran, suspect=suspect)
+            if isinstance(fate, Result):
+                self._departures.publish(fate, envelope, bundle.settle)
+            else:
+                self._departures.alone(fate.key, fate.envelope, "redelivered", bundle.settle)
+
+    # --- running -------------------------------------------------------------------------
+
+    def _schedule_pump(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if self._draining:
+            return
+        for kind, executor in self._executors.items():
+            jobs = self._due(kind, executor.free)
+            if jobs:
+                executor.run(jobs)
+
+    def _due(self, kind: Kind, free: int) -> list[Job]:
+        """Take the jobs that an executor can run now; one suspect at a time in this agent."""
+        jobs: list[Job] = []
+        now = self._clock()
+        if free > 0 and self._suspect is None and self._suspects:
+            first = self._suspects[0]
+            if first.definition.executor is kind and self._begins(self._suspects.popleft(), now):
+                self._suspect = first
+                jobs.append(first)
+        waiting = self._waiting[kind]
+        while waiting and len(jobs) < free:
+            job = waiting.popleft()
+            if self._begins(job, now):
+                jobs.append(job)
+        return jobs
+
+    def _begins(self, job: Job, now: datetime) -> bool:
+        envelope = job.envelope
+        job.timeout = seconds_for(envelope, job.definition, now)
+        if job.timeout <= 0:
+            self._departures.publish(expired(envelope, self._ran()), envelope, job.bundle.settle)
+            return False
+        job.started_at = now
+        self.running.add(job)
+        self._idle.clear()
+        if envelope.dispatched_at is not None:
+            waited = max(0.0, (now - envelope.dispatched_at).total_seconds())
+            self._metrics.histogram(QUEUE_SECONDS, envelope.capability).observe(waited)
+        return True
+
+    # --- told by executors (Report) ------------------------------------------------------
+
+    def outcome(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        """Publish the result of a job, or send it to another attempt."""
+        self.running.discard(job)
+        if not self.running:
+            self._idle.set()
+        if job is self._suspect:
+            self._suspect = None
+        self._progress.forget(job)
+        envelope = job.envelope
+        ran = self._ran(job.started_at)
+        decision = conclude(envelope, job.definition, outcome, ran, random.random)
+        again = isinstance(decision, Again)
+        self._measure(envelope.lane).ran(seconds, "retried" if again else decision.status.value)
+        self._metrics.histogram(RUN_SECONDS, envelope.capability).observe(seconds)
+        if isinstance(decision, Again):
+            self._departures.retry(
+                decision, lambda: last(envelope, outcome, ran), job.bundle.settle
+            )
+        else:
+            self._departures.publish(decision, envelope, job.bundle.settle)
+        self._schedule_pump()
+
+    def slots_free(self) -> None:
+        """Start what waits."""
+        self._schedule_pump()
+
+    def progress(self, job: Job, value: Any) -> None:
+        """Send what a handler reported."""
+        self._progress.report(job, value)
+
+    # --- handing back --------------------------------------------------------------------
+
+    def dissolve(self) -> None:
+        """Hand back what has not started within a second of its bundle's arrival."""
+        limit = monotonic() - DISSOLVE_AFTER
+        self._hand_back("overload", lambda job: job.bundle.opened_at <= limit)
+
+    async def drain(self, timeout: float) -> None:
+        """Start nothing more, hand back what waits, let what runs end within `timeout` seconds."""
+        self._draining = True
+        self._hand_back("drain", lambda _: True)
+        await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=timeout)
+        await self._departures.drain()
+
+    def _hand_back(self, reason: str, leaves: Callable[[Job], bool]) -> None:
+        for jobs in (*self._waiting.values(), self._suspects):
+            going = [job for job in jobs if leaves(job)]
+            if not going:
+                continue
+            staying = [job for job in jobs if not leaves(job)]
+            jobs.clear()
+            jobs.extend(staying)
+            for job in going:
+                self._departures.alone(job.lane_key, job.envelope, reason, job.bundle.settle)
+
+    def _measure(self, lane: str) -> LaneMeasure:
+        measure = self.measures.get(lane)
+        if measure is None:
+            measure = self.measures[lane] = LaneMeasure()
+        return measure
+
+    def _ran(self, started_at: datetime | None = None) -> Ran:
+        return Ran(self._agent, started_at, self._clock())

@@ -1,0 +1,15 @@
+"""Run a dispatcher: `python -m maniple_dispatcher`."""
+
+from maniple.service.runner import run
+from maniple.service.settings import load_settings
+from maniple_dispatcher.settings import DispatcherSettings
+from maniple_dispatcher.wiring import build
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    run(load_settings(DispatcherSettings), build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Which submissions become tasks, and what each is told that does not.
+
+Pure: the time and new ids are arguments, so deciding twice on the same message decides the same.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.identifiers import member_id
+from maniple.messages import (
+    CAPABILITY_PATTERN,
+    DEFAULT_TTL,
+    MAX_NAME,
+    MAX_TTL,
+    NULL,
+    TASK_TYPE,
+    Envelope,
+    Failure,
+    Result,
+    RetryPlan,
+    Status,
+    Task,
+)
+from maniple.tasks import SUSPECT_SUFFIX
+from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
+
+_CAPABILITY = re.compile(CAPABILITY_PATTERN)
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_REPLY_TO = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+# What the broker and its plugins set themselves, in types of their own.
+_BROKER_HEADERS = (
+    "x-death",
+    "x-first-death-",
+    "x-last-death-",
+    "x-delivery-count",
+    "x-acquired-count",
+    "x-received-from",
+    "x-mqtt-",
+    "x-stream-",
+    "x-opt-",
+    "CC",
+    "BCC",
+)
+_RESERVED = ("not_before", "idempotency_key", "sealed")
+MAX_CLOCK_LAG = timedelta(seconds=MAX_TTL)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a submission came: its AMQP properties, checked. `sent_at` is the sender's timestamp."""
+
+    routing_key: str
+    received_at: datetime
+    sent_at: datetime
+    message_id: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawArrival:
+    """The same as the broker delivered it: nothing is checked yet."""
+
+    routing_key: str
+    message_id: str | None
+    message_type: str | None
+    reply_to: str | None
+    correlation_id: str | None
+    content_encoding: str | None
+    timestamp: datetime | None
+    headers: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What policies say about a task: see `maniple.service.policies`."""
+
+    timeout: float | None = None
+    attempts: int | None = None
+    retry: RetryPlan | None = None
+    versions: Mapping[str, int] | None = None
+
+
+def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
+    """Return the properties of a submission that may be looked into.
+
+    Raises `InvalidMessage` for what refuses the whole message before its body is read.
+    """
+    if raw.reply_to is not None:
+        check_reply_to(raw.reply_to)
+    if raw.content_encoding:
+        raise InvalidMessage(
+            ErrorCode.UNDECODABLE,
+            f"content_encoding {raw.content_encoding!r} is not taken: send plain JSON",
+        )
+    if raw.message_type and raw.message_type.startswith(RESERVED_PREFIX):
+        _check_type(raw.message_type)
+    for name, value in raw.headers.items():
+        if not isinstance(value, str) and not name.startswith(_BROKER_HEADERS):
+            raise InvalidMessage(
+                ErrorCode.INVALID_TASK, f"header {name!r} must be a string", detail={"header": name}
+            )
+    return Arrival(
+        routing_key=raw.routing_key,
+        received_at=now,
+        sent_at=_sent_at(raw.timestamp, now),
+        message_id=raw.message_id,
+        reply_to=raw.reply_to,
+        correlation_id=raw.correlation_id,
+        traceparent=_header(raw.headers.get("traceparent")),
+    )
+
+
+def check_reply_to(reply_to: str) -> None:
+    """Raise `InvalidMessage` for a `reply_to` that must not be written to."""
+    if reply_to.startswith(REPLY_PREFIX):
+        return
+    if reply_to.startswith(RESERVED_PREFIX):
+        raise InvalidMessage(
+            ErrorCode.FORBIDDEN, f"reply_to must not begin with {RESERVED_PREFIX!r}"
+        )
+    if not _REPLY_TO.fullmatch(reply_to):
+        raise InvalidMessage(ErrorCode.FORBIDDEN, "reply_to is not the name of a queue")
+
+
+def _check_type(message_type: str) -> None:
+    if message_type != TASK_TYPE:
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK, f"type {message_type!r} is not a task: send {TASK_TYPE!r}"
+        )
+
+
+def _sent_at(timestamp: datetime | None, now: datetime) -> datetime:
+    """Believe the sender's clock when it is behind by at most a week, as after a long queue."""
+    if timestamp is None or timestamp.tzinfo is None or not now - MAX_CLOCK_LAG < timestamp < now:
+        return now
+    return timestamp
+
+
+def _header(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def identity(task: Task, arrival: Arrival, position: int | None, new_id: Callable[[], str]) -> str:
+    """Return a task's id: its own, else the message's (for member `position`, derived from it)."""
+    if task.id is not None:
+        return task.id
+    if not arrival.message_id:
+        return new_id()
+    if position is None:
+        return arrival.message_id[:MAX_NAME]
+    return member_id(arrival.message_id, position)
+
+
+def capability_of(task: Task, routing_key: str) -> str:
+    """Return a task's capability. Raises `InvalidMessage` when body and key disagree."""
+    if task.capability is None:
+        if routing_key == BATCH_KEY:
+            raise InvalidMessage(
+                ErrorCode.INVALID_TASK, f"capability is missing, and the key is {BATCH_KEY!r}"
+            )
+        capability = routing_key
+    else:
+        capability = task.capability
+        if routing_key not in (capability, BATCH_KEY):
+            raise InvalidMessage(
+                ErrorCode.INVALID_TASK,
+                f"capability {capability!r} and routing key {routing_key!r} disagree",
+            )
+    if (
+        len(capability) > MAX_NAME
+        or not _CAPABILITY.fullmatch(capability)
+        or capability.endswith(SUSPECT_SUFFIX)
+    ):
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK, f"capability {capability[:200]!r} is no dotted lower-case name"
+        )
+    return capability
+
+
+def deadline_of(task: Task, arrival: Arrival) -> datetime:
+    """Return when a task expires. Raises `InvalidMessage` for times that cannot be."""
+    if task.deadline is None:
+        return arrival.sent_at + timedelta(seconds=task.ttl or DEFAULT_TTL)
+    if task.ttl is not None:
+        raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
+    if task.deadline > arrival.received_at + timedelta(seconds=MAX_TTL):
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK, f"deadline is more than {MAX_TTL / 86400:g} days away"
+        )
+    if task.deadline <= arrival.sent_at:
+        raise InvalidMessage(
+            ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
+        )
+    return task.deadline
+
+
+def check_supported(task: Task) -> None:
+    """Raise `InvalidMessage` (`not_supported`) for fields that are reserved for later."""
+    for name in _RESERVED:
+        if bytes(getattr(task, name)).strip() != b"null":
+            raise InvalidMessage(
+                ErrorCode.NOT_SUPPORTED, f"{name} is not supported yet", detail={"field": name}
+            )
+
+
+def admit(  # noqa: PLR0913 - the whole of what decides, as values
+    task: Task,
+    arrival: Arrival,
+    *,
+    task_id: str,
+    capability: str,
+    decided: Decided,
+    traceparent: str,
+) -> Envelope:
+    """Return the envelope of a task that is admitted. Raises `InvalidMessage`."""
+    if task.not_before is not NULL or task.idempotency_key is not NULL or task.sealed is not NULL:
+        check_supported(task)
+    return Envelope(
+        id=task_id,
+        capability=capability,
+        lane=capability,
+        payload=task.payload,
+        tenant=task.tenant,
+        labels=task.labels,
+        affinity=task.affinity,
+        max_attempts=task.max_attempts or decided.attempts,
+        timeout=task.timeout or decided.timeout,
+        retry=decided.retry,
+        reply_to=arrival.reply_to,
+        correlation_id=arrival.correlation_id,
+        traceparent=traceparent,
+        submitted_at=arrival.sent_at,
+        dispatched_at=arrival.received_at,
+        deadline=deadline_of(task, arrival),
+        policies=dict(decided.versions) if decided.versions else {},
+    )
+
+
+def trace_of(task: Task, arrival: Arrival, new_trace: Callable[[], str]) -> str:
+    """Return the trace that a task continues; a missing or malformed one starts a new trace."""
+    given = task.traceparent or arrival.traceparent
+    if given is not None and _TRACEPARENT.fullmatch(given):
+        return given
+    return new_trace()
+
+
+def rejection(
+    error: InvalidMessage, *, task_id: str, capability: str, arrival: Arrival, tenant: str
+) -> Result:
+    """Return the terminal result of input that is not admitted."""
+    return Result(
+        id=task_id,
+        capability=capability,
+        tenant=tenant,
+        status=Status.REJECTED,
+        error=Failure(code=error.code, message=error.message, detail=error.detail),
+        attempt=0,
+        submitted_at=arrival.sent_at,
+        finished_at=arrival.received_at,
+    )

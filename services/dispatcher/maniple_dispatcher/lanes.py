@@ -1,0 +1,134 @@
+"""The way out of a dispatcher: lanes, waits, results; and the source that all of it settles."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from maniple.codec import encode
+from maniple.errors import ManipleError, PublishRefused
+from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, TaskAccepted
+from maniple.service.names import TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
+from maniple.service.outlets import Outlet, ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple.topology import DELAY, EVENTS, LANES, suspect_lane, tier_name
+from maniple.transport import Delivery, Publisher
+from maniple_dispatcher.domain.routing import Waiting, expired, overloaded, wait
+
+SUSPECT_LOSSES = 2
+RETRY_AFTER = 5.0
+ACCEPTED_KEY = "task.accepted"
+
+
+class Source:
+    """A message being worked on: acknowledged when every part that came of it is confirmed.
+
+    A part that ends with an error leaves the message to be delivered again.
+    """
+
+    __slots__ = ("_delivery", "_failed", "_remaining")
+
+    def __init__(self, delivery: Delivery, parts: int) -> None:
+        """Wait for `parts` calls of `settle`."""
+        self._delivery = delivery
+        self._remaining = parts
+        self._failed = False
+
+    def settle(self, error: ManipleError | None = None) -> None:
+        """Take the end of one part."""
+        self._failed = self._failed or error is not None
+        self._remaining -= 1
+        if self._remaining == 0 and not self._failed:
+            self._delivery.ack()
+
+
+class Lanes:
+    """Sends admitted tasks to their lanes, in bundles; what a lane refuses waits in the broker."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        results: ResultOutlet,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Publish through `publisher`."""
+        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE)
+        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE)
+        self._events = Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
+        self._results = results
+        self._metrics = metrics
+        self._clock = clock
+        self._sizes: dict[str, int] = {}
+
+    def resize(self, lane: str, size: int) -> None:
+        """Let bundles of `lane` carry at most `size` tasks."""
+        if self._sizes.get(lane) != size:
+            self._sizes[lane] = size
+            self._lanes.limit(lane, size)
+
+    def send(self, envelope: Envelope, source: Source) -> None:
+        """Bring one task on its way; `source` is settled when its lane or its wait is confirmed."""
+        key = suspect_lane(envelope.lane) if envelope.lost >= SUSPECT_LOSSES else envelope.lane
+        if key not in self._sizes:
+            self.resize(key, 1)
+
+        def sent(error: ManipleError | None) -> None:
+            if error is None:
+                self._accepted(envelope, source)
+            elif isinstance(error, PublishRefused):
+                self._wait(envelope, source, error)
+            else:
+                source.settle(error)
+
+        # What comes back from the lane has been accepted, and is not announced again.
+        self._lanes.add(key, encode(replace(envelope, accepted=True)), sent)
+
+    def end(self, result: Result, envelope: Envelope, source: Source) -> None:
+        """Publish the terminal result of a task that goes no further."""
+        if result.error is not None:
+            self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
+        self._results.report(result, envelope.reply_to, envelope.correlation_id, source.settle)
+
+    async def drain(self) -> None:
+        """Return when everything on its way has been confirmed."""
+        await self._lanes.drain()
+        await self._delay.drain()
+        await self._events.drain()
+
+    def _accepted(self, envelope: Envelope, source: Source) -> None:
+        if envelope.accepted:
+            source.settle()
+            return
+        self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
+        accepted = TaskAccepted(
+            id=envelope.id,
+            capability=envelope.capability,
+            lane=envelope.lane,
+            tenant=envelope.tenant,
+            labels=envelope.labels,
+            policies=envelope.policies,
+            submitted_at=envelope.submitted_at,
+            dispatched_at=envelope.dispatched_at or envelope.submitted_at,
+            deadline=envelope.deadline,
+            traceparent=envelope.traceparent,
+        )
+        self._events.add(ACCEPTED_KEY, encode(accepted), source.settle)
+
+    def _wait(self, envelope: Envelope, source: Source, refusal: PublishRefused) -> None:
+        now = self._clock()
+        reason = Waiting.NO_AGENT if refusal.unroutable else Waiting.OVERLOADED
+        if envelope.deadline <= now:
+            self.end(expired(envelope, now, waiting=reason), envelope, source)
+            return
+        self._metrics.counter(TASKS_DELAYED, reason.value).inc()
+        waiting = wait(envelope, now)
+
+        def delayed(error: ManipleError | None) -> None:
+            if isinstance(error, PublishRefused):
+                result = overloaded(envelope, self._clock(), RETRY_AFTER)
+                self.end(result, envelope, source)
+            else:
+                source.settle(error)
+
+        self._delay.add(tier_name(waiting.tier), encode(waiting.envelope), delayed)

@@ -1,0 +1,63 @@
+"""Composition root of the dispatcher; tests build it by the same function."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import cast
+
+from maniple import topology
+from maniple.service.broker import ControlPlane
+from maniple.service.hotpath import HotPath
+from maniple.service.outlets import RefusedLog, ResultOutlet
+from maniple.service.runner import Runtime
+from maniple.transport import Consumer
+from maniple_dispatcher.domain.admission import Decided
+from maniple_dispatcher.domain.sizing import Sizes
+from maniple_dispatcher.handlers import Handlers, routes
+from maniple_dispatcher.intake import Refusals, Returns, Submissions, spawner
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.settings import DispatcherSettings
+
+
+def now() -> datetime:
+    """Read the clock: the only place of the dispatcher that does."""
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def build(runtime: Runtime) -> AsyncIterator[None]:
+    """Start a dispatcher, and drain it on the way out."""
+    settings = cast("DispatcherSettings", runtime.settings)
+    background: set[asyncio.Task[None]] = set()
+    spawn = spawner(background)
+    hot = HotPath(runtime)
+    results = ResultOutlet(hot.publisher, runtime.metrics)
+    refused = RefusedLog(hot.publisher, runtime.metrics)
+    lanes = Lanes(hot.publisher, results, runtime.metrics, now)
+    refusals = Refusals(results, refused, runtime.metrics, spawn)
+    submissions = Submissions(lanes, refusals, lambda *_: Decided(), runtime.metrics, now)
+    returns = Returns(lanes, refused, now, spawn)
+    for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
+        hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
+    hot.consume(
+        Consumer(
+            hot.intake, topology.RETRY_QUEUE.name, returns.take, prefetch=settings.retry_prefetch
+        )
+    )
+    handlers = Handlers(lanes, Sizes())
+    name = f"{settings.instance}.control"
+    async with (
+        hot,
+        ControlPlane(
+            settings.broker_url, name=name, log=runtime.log, health=runtime.health
+        ) as plane,
+    ):
+        for exchange, (model, handler) in routes(handlers).items():
+            await plane.subscribe(exchange, ("",), model, handler)
+        yield
+        await hot.pause()
+        await lanes.drain()
+        await results.drain()
+        if background:
+            await asyncio.wait(background)

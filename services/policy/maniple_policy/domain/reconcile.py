@@ -1,0 +1,70 @@
+"""What to do when Consul and our own copy do not say the same.
+
+Versions only rise, and only a tombstone deletes. So a key that Consul lost, or has in an older
+version, is written again from our copy; a newer one is taken; one that was edited in place is taken
+as a new version; one that cannot be read is reported, and our copy stays in force.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored, read, succeed
+
+NEW = 0  # compare-and-set index of a key that must not exist yet
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A key of Consul: its value, and the index for compare-and-set."""
+
+    value: bytes
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A record to be put into Consul if its key is still at `index`."""
+
+    record: Stored
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`take` comes into force here, `write` must first get into Consul, `invalid` says why."""
+
+    take: dict[str, Stored] = field(default_factory=dict)
+    write: list[Write] = field(default_factory=list)
+    invalid: dict[str, str] = field(default_factory=dict)
+
+
+def reconcile(ours: Mapping[str, Stored], theirs: Mapping[str, Found], now: datetime) -> Plan:
+    """Compare our copy with what Consul holds, both by `kind/name`."""
+    plan = Plan()
+    for key, record in ours.items():
+        if key not in theirs:
+            plan.write.append(Write(record, NEW))
+    for key, found in theirs.items():
+        try:
+            record_or_bare = read(key, found.value)
+        except ValueError as error:
+            plan.invalid[key] = str(error)
+            continue
+        _compare(plan, ours.get(key), record_or_bare, index=found.index, now=now)
+    return plan
+
+
+def _compare(
+    plan: Plan, ours: Stored | None, theirs: Stored | Bare, *, index: int, now: datetime
+) -> None:
+    if isinstance(theirs, Bare):
+        edit = Revision(policy=theirs.policy, author=CONSUL, at=now, reason=EDITED)
+        plan.write.append(Write(succeed(ours, edit, floor=theirs.policy.version - 1), index))
+    elif ours is None or theirs.version > ours.version:
+        plan.take[theirs.key] = theirs
+    elif theirs.version < ours.version:
+        plan.write.append(Write(ours, index))
+    elif not theirs.says_the_same(ours):
+        edit = theirs.revision.model_copy(update={"author": CONSUL, "at": now, "reason": EDITED})
+        plan.write.append(Write(succeed(ours, edit), index))

@@ -1,0 +1,104 @@
+"""What is stored of a policy: its present revision and those before it."""
+
+import json
+from typing import Any, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from maniple.service.policies import Document, parse_policy
+
+HISTORY_KEPT = 200
+HISTORY_BYTES = 256 * 1024  # of JSON; Consul takes 512 KiB for a key
+CONSUL = "consul"
+EDITED = "edited in Consul"
+
+
+class Revision(BaseModel):
+    """One version of a policy, which is its document's `version`; a tombstone is `deleted`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Document
+    author: str
+    at: AwareDatetime
+    reason: str = ""
+    deleted: bool = False
+
+    def says_the_same(self, other: "Revision") -> bool:
+        """Whether both would decide the same."""
+        return self.deleted == other.deleted and _content(self) == _content(other)
+
+
+def _content(revision: Revision) -> dict[str, Any]:
+    return revision.policy.model_dump(mode="json", exclude={"version"})
+
+
+class Stored(Revision):
+    """The value of a policy's key: its present revision, then older ones, the latest first."""
+
+    history: tuple[Revision, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`kind/name`."""
+        return self.policy.key
+
+    @property
+    def version(self) -> int:
+        """Of the present revision."""
+        return self.policy.version
+
+    @property
+    def revision(self) -> Revision:
+        """The present revision without those before it."""
+        return Revision.model_validate(self.model_dump(exclude={"history"}))
+
+    def to_json(self) -> bytes:
+        """Write the value of the key, readable for people."""
+        return json.dumps(self.model_dump(mode="json"), indent=1).encode()
+
+
+class Bare(BaseModel):
+    """A document that somebody put straight into Consul, without anything around it."""
+
+    policy: Document
+
+    @classmethod
+    def from_value(cls, value: Any) -> Self:
+        """Read it; raises `pydantic.ValidationError`."""
+        return cls(policy=parse_policy(value))
+
+
+def read(key: str, value: bytes) -> Stored | Bare:
+    """Read a key's value; raises `ValueError` for one that cannot be used."""
+    content = json.loads(value)
+    if not isinstance(content, dict):
+        raise ValueError("must be a JSON object")  # noqa: TRY004 - all that is unusable is one error
+    found = Stored.model_validate(content) if "policy" in content else Bare.from_value(content)
+    if found.policy.key != key:
+        raise ValueError(f"holds the policy {found.policy.key}")
+    return found
+
+
+def _remembered(before: Stored) -> tuple[Revision, ...]:
+    kept, size = [], 0
+    for revision in (before.revision, *before.history)[:HISTORY_KEPT]:
+        size += len(revision.model_dump_json(indent=1))
+        if size > HISTORY_BYTES:
+            break
+        kept.append(revision)
+    return tuple(kept)
+
+
+def succeed(before: Stored | None, change: Revision, floor: int = 0) -> Stored:
+    """Return the record after `change`, whose version becomes the next one, above `floor`."""
+    version = max(before.version if before else 0, floor) + 1
+    policy = change.policy.model_copy(update={"version": version})
+    return Stored(
+        policy=policy,
+        author=change.author,
+        at=change.at,
+        reason=change.reason,
+        deleted=change.deleted,
+        history=_remembered(before) if before else (),
+    )

@@ -1,0 +1,35 @@
+"""What a request to the policy service may be refused for; the codes are part of the contract."""
+
+from maniple.errors import RequestFailed
+
+
+class InvalidPolicy(RequestFailed):
+    """The document is wrong; nothing was stored."""
+
+    def __init__(self, message: str) -> None:
+        """Say what is wrong with which field."""
+        super().__init__("invalid_policy", message)
+
+
+class UnknownPolicy(RequestFailed):
+    """There is no policy of that kind and name."""
+
+    def __init__(self, key: str) -> None:
+        """Name it as `kind/name`."""
+        super().__init__("unknown_policy", f"there is no policy {key}")
+
+
+class VersionConflict(RequestFailed):
+    """Somebody else changed the policy since the version that the caller knows."""
+
+    def __init__(self, key: str, expected: int, found: int) -> None:
+        """Tell both versions; 0 stands for none."""
+        super().__init__("conflict", f"{key} is at version {found}, not at {expected}")
+
+
+class StoreUnavailable(RequestFailed):
+    """Consul is away, so nothing can be changed; what is in force stays."""
+
+    def __init__(self, reason: str) -> None:
+        """Say how it is away."""
+        super().__init__("store_unavailable", reason)

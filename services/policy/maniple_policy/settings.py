@@ -1,0 +1,15 @@
+"""Settings of the policy service, from `MANIPLE_…` variables."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from maniple.service.settings import ServiceSettings
+
+
+class PolicySettings(ServiceSettings):
+    """What a policy service is told at its start; `data_dir` holds its copy of the store."""
+
+    service: ClassVar[str] = "policy"
+
+    drain_timeout: float = Field(default=5.0, ge=0)

@@ -1,0 +1,54 @@
+"""Composition root of the policy service; tests build it by the same function."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from maniple.errors import BrokerUnavailable, PublishRefused
+from maniple.events import PolicyChanged
+from maniple.service.broker import ControlPlane
+from maniple.service.runner import Runtime
+from maniple.transport import Link, declare_topology
+from maniple_policy.handlers import Handlers, routes
+from maniple_policy.store import Store
+
+DECLARE_TIMEOUT = 10.0
+
+
+def now() -> datetime:
+    """Read the clock: the only place of the policy service that does."""
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def build(runtime: Runtime) -> AsyncIterator[None]:
+    """Start a policy service: first from its disk, then from Consul."""
+    settings = runtime.settings
+    name = f"{settings.instance}.control"
+    link = Link(settings.broker_url, name=f"{name}.declare", prepare=declare_topology)
+    await link.start(DECLARE_TIMEOUT)
+    await link.close()
+    async with ControlPlane(
+        settings.broker_url, name=name, log=runtime.log, health=runtime.health
+    ) as plane:
+
+        async def announce(event: PolicyChanged) -> None:
+            # Processes that miss it find the digest changed within 30 s.
+            try:
+                await plane.emit(event)
+            except (BrokerUnavailable, PublishRefused) as error:
+                runtime.log.warning("change not announced", event_id=event.id, reason=str(error))
+
+        store = Store(
+            runtime.consul,
+            settings.consul_prefix,
+            settings.data_dir / settings.environment / "policy-store.json",
+            health=runtime.health,
+            metrics=runtime.metrics,
+            announce=announce,
+            now=now,
+        )
+        store.load()
+        runtime.spawn(store.keep(), "follow Consul")
+        await plane.respond("policy", routes(Handlers(store, now)))
+        yield

@@ -1,0 +1,201 @@
+"""`maniple dev`: a whole cluster on this machine, until Ctrl-C."""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from maniple.local.child import Death
+from maniple.local.cluster import Cluster, ClusterOptions
+from maniple.local.errors import LocalError, ServerUnreachable
+from maniple.local.status import ProcessStatus, status_of, table_of
+
+DONE, FAILED, UNREACHABLE = 0, 1, 3
+TICK_SECONDS = 1.0
+
+
+def dev(  # noqa: PLR0913 - each is an option of the command
+    *,
+    agents: Annotated[int, typer.Option(min=0, help="How many agents to run.")] = 3,
+    dispatchers: Annotated[int, typer.Option(min=0, help="How many dispatchers to run.")] = 1,
+    handlers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="Module with tasks for the agents; repeatable."),
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write URLs and processes here when all is ready."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep data and logs here instead of a temporary folder."),
+    ] = None,
+    no_restart: Annotated[bool, typer.Option(help="Leave a process dead that died.")] = False,
+) -> None:
+    """Run a whole cluster on this machine, with a RabbitMQ and a Consul of its own.
+
+    Ctrl-C ends it. MANIPLE_BROKER_URL and MANIPLE_CONSUL_URL use existing servers instead.
+    """
+    _check_modules(handlers or [])
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    options = ClusterOptions(
+        agents=agents,
+        dispatchers=dispatchers,
+        handlers=tuple(handlers or ()),
+        data_dir=data_dir,
+        restart=not no_restart,
+    )
+    raise typer.Exit(asyncio.run(run(options, Screen(), ready_file=ready_file)))
+
+
+def _check_modules(modules: list[str]) -> None:
+    """Find a mistyped module before half a minute of starting."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise typer.BadParameter(
+                f"there is no module {module!r} here or on the Python path",
+                param_hint="--handlers",
+            )
+
+
+class Screen:
+    """A live table on a terminal, plain lines anywhere else."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        self._live: Live | None = None
+        self._seen: dict[str, tuple[int, str]] = {}
+
+    def say(self, text: str) -> None:
+        """Print a line; above the table if there is one."""
+        self._console.print(text)
+
+    def died(self, death: Death) -> None:
+        """Tell a death, with the last lines of the log."""
+        again = "not restarted"
+        if death.restart_in is not None:
+            again = f"restarting in {death.restart_in:.1f} s"
+        self.say(f"{death.name} (pid {death.pid}) died: {death.cause}; {again}. Its last lines:")
+        self.say("\n".join(f"    {line}" for line in death.tail.splitlines()))
+
+    def show(self, rows: list[ProcessStatus]) -> None:
+        """Show how the processes are: as a table, or as lines for what has changed."""
+        if self._console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self._console, auto_refresh=False)
+                self._live.start()
+            self._live.update(table_of(rows), refresh=True)
+            return
+        for row in rows:
+            if self._seen.get(row.name) != (row.pid, row.state):
+                self.say(f"{row.name} {row.state}, pid {row.pid} {row.url}".rstrip())
+                self._seen[row.name] = (row.pid, row.state)
+
+    def close(self) -> None:
+        """Leave the last table where it is."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | None) -> int:
+    """Run a cluster until SIGINT or SIGTERM and return the exit code.
+
+    A second signal ends it at once; the reaper then does what is left.
+    """
+    work = asyncio.create_task(_serve(options, screen, ready_file))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        return DONE
+    except LocalError as error:
+        screen.say(f"maniple dev: {error}")
+        return UNREACHABLE if isinstance(error, ServerUnreachable) else FAILED
+    finally:
+        screen.close()
+
+
+async def _serve(options: ClusterOptions, screen: Screen, ready_file: Path | None) -> int:
+    screen.say(
+        f"starting RabbitMQ, Consul, registry, policy, {options.dispatchers} dispatcher(s) "
+        f"and {options.agents} agent(s)"
+    )
+    cluster = Cluster(options, on_death=screen.died)
+    try:
+        async with cluster:
+            screen.say(_addresses(cluster))
+            await _watch(cluster, screen, ready_file)
+    except asyncio.CancelledError:
+        screen.close()
+        screen.say("stopped")
+        raise
+    finally:
+        if cluster.kept:
+            screen.say(f"something failed: the logs are kept in {cluster.kept}")
+    return DONE
+
+
+async def _watch(cluster: Cluster, screen: Screen, ready_file: Path | None) -> None:
+    """Show the cluster and keep the ready file true, until cancelled."""
+    written: dict[str, Any] = {}
+    try:
+        while True:
+            info = cluster.ready_info()
+            if ready_file is not None and info != written:
+                write_ready_file(ready_file, info)
+                written = info
+            screen.show(await status_of(cluster))
+            await asyncio.sleep(TICK_SECONDS)
+    except asyncio.CancelledError:
+        screen.close()
+        screen.say("draining")
+        raise
+
+
+def write_ready_file(path: Path, info: dict[str, Any]) -> None:
+    """Write it whole or not at all, for its owner only: it has passwords in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(info, file, indent=2)
+        draft.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _addresses(cluster: Cluster) -> str:
+    info = cluster.ready_info()
+    lines = ["everything is ready"]
+    if info["management_url"]:
+        parts = urlsplit(info["management_url"])
+        where = f"{parts.scheme}://{parts.hostname}:{parts.port}"
+        lines.append(f"  RabbitMQ    {where}  (user {parts.username}, password {parts.password})")
+    lines += [
+        f"  Consul      {info['consul_url']}/ui",
+        f"  submit to   {info['broker_url']}",
+        f"  maniple     MANIPLE_BROKER_URL={info['operator_url']}",
+        f"  logs        {cluster.data_dir}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""Carrying tasks over RabbitMQ, and their results back."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+
+from maniple import codec
+from maniple.bundles import Bundler
+from maniple.client.core import Client
+from maniple.client.handle import Ticket
+from maniple.client.outstanding import Outstanding
+from maniple.clusters import default_broker_url
+from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
+from maniple.identifiers import new_id
+from maniple.messages import PROGRESS_TYPE, TASK_TYPE, Progress
+from maniple.topology import BATCH_KEY, TASKS
+from maniple.transport import Delivery, Link, Outgoing, Publisher
+from maniple.transport.replies import ReplyConsumer
+
+CONNECT_TIMEOUT = 10.0
+CONFIRM_TIMEOUT = 60.0
+CLOSE_TIMEOUT = 10.0
+BUNDLE_TASKS = 256
+PREFETCH = 64
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    url: str | None = None,
+    *,
+    tenant: str = "default",
+    timeout: float = CONNECT_TIMEOUT,
+    confirm_timeout: float | None = CONFIRM_TIMEOUT,
+) -> AsyncIterator[Client]:
+    """Connect to RabbitMQ and give a client; at the end, send what waits and disconnect.
+
+    `url` defaults to MANIPLE_BROKER_URL, then to the cluster that `maniple dev` runs here. Raises
+    `ConfigurationError` without any of these, `BrokerUnavailable` after `timeout` seconds. A lost
+    connection is built anew; submissions then wait up to `confirm_timeout` seconds.
+
+    Results come to a durable queue of the client's own, which outlives a lost connection for five
+    minutes. A user who may not declare that one (an outside user) gets an exclusive queue: known
+    weakness, when the connection is lost, so are the results of what was submitted before, and the
+    handles raise `BrokerUnavailable`.
+    """
+    outstanding = Outstanding()
+    carrier = AmqpCarrier(url or default_broker_url(), outstanding, confirm_timeout)
+    await carrier.start(timeout)
+    client = Client(carrier, outstanding, tenant=tenant)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+class AmqpCarrier:
+    """A link with a publisher for bundles of tasks and a consumer for bundles of results."""
+
+    def __init__(self, url: str, outstanding: Outstanding, confirm_timeout: float | None) -> None:
+        """Describe the connection; `start` opens it."""
+        self.client_id = new_id()
+        self._outstanding = outstanding
+        self._confirm_timeout = confirm_timeout
+        name = f"maniple-client-{socket.gethostname()}-{os.getpid()}-{self.client_id[-6:]}"
+        self._link = Link(url, name=name, on_state=self._on_state)
+        self._replies = ReplyConsumer(
+            self._link, self.client_id, self._on_delivery, prefetch=PREFETCH
+        )
+        self._link.add(self._replies)
+        self._publisher = Publisher(self._link)
+        self._bundler = Bundler(self._send, max_items=BUNDLE_TASKS)
+        self._closed = False
+
+    async def start(self, timeout: float) -> None:
+        """Connect. Raises `BrokerUnavailable` after `timeout` seconds."""
+        await self._link.start(timeout)
+
+    def send(self, ticket: Ticket) -> None:
+        """Send a task soon, together with those that are sent close to it."""
+        if self._closed:
+            raise ManipleError("the client is closed")
+        self._bundler.add(ticket, len(ticket.body) + 1)
+
+    async def close(self) -> None:
+        """Send what waits, delete the reply queue, disconnect."""
+        self._closed = True
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._bundler.drain()
+                await self._replies.flush()
+                await self._replies.delete()
+        except TimeoutError:
+            _log.warning("closing a client whose submissions RabbitMQ has not confirmed")
+        finally:
+            await self._link.close()
+
+    async def _send(self, bundle: list[Ticket]) -> None:
+        error: ManipleError | None = None
+        try:
+            await self._publisher.publish(self._message(bundle), timeout=self._confirm_timeout)
+        except ManipleError as caught:
+            error = caught
+        for ticket in bundle:
+            ticket.confirmed(error)
+
+    def _message(self, bundle: list[Ticket]) -> Outgoing:
+        message_id = new_id()
+        for ticket in bundle:
+            ticket.message_id = message_id
+        first = bundle[0]
+        shared = all(ticket.capability == first.capability for ticket in bundle)
+        return Outgoing(
+            exchange=TASKS.name,
+            routing_key=first.capability if shared else BATCH_KEY,
+            body=first.body if len(bundle) == 1 else codec.join([t.body for t in bundle]),
+            message_id=message_id,
+            type=TASK_TYPE,
+            reply_to=self._replies.queue,
+        )
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        try:
+            if delivery.properties.message_type == PROGRESS_TYPE:
+                self._outstanding.report(codec.decode_list(delivery.body, Progress))
+            else:
+                self._outstanding.settle(codec.decode_results(delivery.body))
+        except InvalidMessage as error:
+            _log.warning("a reply that cannot be read: %s", error)
+        delivery.ack()
+
+    def _on_state(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
+        if not up and self._replies.exclusive:
+            self._outstanding.abandon(
+                BrokerUnavailable(
+                    "the connection was lost, and with it the results of tasks submitted before"
+                )
+            )

@@ -1,0 +1,194 @@
+"""The client itself, whatever carries its tasks."""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from typing import Any, TypeVar, Unpack
+
+from msgspec.structs import replace
+
+from maniple.client.flow import Carrier, Flow, Slot
+from maniple.client.handle import TaskHandle, error_of
+from maniple.client.outstanding import Outstanding
+from maniple.client.submission import (
+    SubmitOptions,
+    check_task,
+    encode_payload,
+    encode_task,
+    make_task,
+)
+from maniple.codec import decode_value
+from maniple.errors import (
+    ConfigurationError,
+    ErrorCode,
+    InvalidMessage,
+    ManipleError,
+    PublishRefused,
+)
+from maniple.identifiers import new_id
+from maniple.messages import NULL, Failure, Result, Status, Task
+
+T = TypeVar("T")
+
+WINDOW = 2000
+
+
+class Client:
+    """Submits tasks and hears how they end; made by `maniple.connect` or `maniple.testing.cluster`.
+
+    Belongs to one event loop. Submissions made close together share a message.
+    """
+
+    def __init__(self, carrier: Carrier, outstanding: Outstanding, *, tenant: str) -> None:
+        """Send through `carrier`, which tells `outstanding` what becomes of the tasks."""
+        self._carrier = carrier
+        self._outstanding = outstanding
+        self._closed = False
+        self.tenant = tenant
+
+    @property
+    def outstanding(self) -> int:
+        """How many tasks were submitted here and have not ended yet."""
+        return len(self._outstanding)
+
+    async def submit(
+        self,
+        capability: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,  # noqa: A002 - the field's name
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle:
+        """Submit a task and return once the broker has confirmed it: from then on it is not lost.
+
+        `payload` is any JSON value; `id` defaults to a new UUIDv7. Raises `InvalidMessage` for what
+        the dispatcher would refuse, before anything is sent, `PublishRefused` when the broker is
+        full, and `BrokerUnavailable` when it does not confirm in time: the task may then run
+        nevertheless, so submit it again under the same `id`.
+        """
+        options.setdefault("tenant", self.tenant)
+        task = make_task(capability, id or new_id(), encode_payload(payload), options)
+        check_task(task)
+        handle = TaskHandle(task.id or "", task.tenant, capability, encode_task(task))
+        self._open()
+        self._outstanding.add(handle)
+        try:
+            self._carrier.send(handle)
+            await handle.wait_sent()
+        except BaseException:
+            self._outstanding.discard(handle)
+            raise
+        return handle
+
+    async def map(
+        self,
+        capability: str,
+        payloads: Iterable[Any] | AsyncIterable[Any],
+        *,
+        window: int = WINDOW,
+        ordered: bool = True,
+        return_errors: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncGenerator[Any, None]:
+        """Submit a task for each payload and iterate over what the handlers return.
+
+        At most `window` tasks are outstanding or waiting to be read at any time, however long
+        `payloads` is. A task that fails raises its `TaskError` and ends the iteration (tasks that
+        were sent go on); with `return_errors` the error is given in the output's place. The options
+        are those of `submit`. Wrong options raise `InvalidMessage` before anything is sent.
+        """
+        options.setdefault("tenant", self.tenant)
+        template = make_task(capability, new_id(), NULL, options)
+        check_task(template)
+        tenant = template.tenant
+
+        def make(payload: Any) -> Slot:
+            task_id = new_id()
+            try:
+                body = encode_task(replace(template, id=task_id, payload=encode_payload(payload)))
+            except InvalidMessage as error:
+                return Slot(task_id, tenant, capability, b"", error)
+            return Slot(task_id, tenant, capability, body)
+
+        async with self._run(payloads, make, window=window, ordered=ordered) as slots:
+            async for slot in slots:
+                outcome = slot.outcome
+                error = error_of(outcome) if isinstance(outcome, Result) else outcome
+                if isinstance(outcome, Result) and error is None:
+                    yield decode_value(outcome.output)
+                elif error is not None:
+                    if not return_errors:
+                        raise error
+                    yield error
+
+    async def outcomes(
+        self,
+        tasks: Iterable[Task] | AsyncIterable[Task],
+        *,
+        window: int = WINDOW,
+        ordered: bool = True,
+    ) -> AsyncGenerator[Result, None]:
+        """Submit tasks of any capability and options and iterate over their whole results.
+
+        A task that cannot be sent gets a `rejected` result made here. Bounded as `map` is. Raises
+        `BrokerUnavailable` when the broker does not confirm in time.
+        """
+        async with self._run(tasks, self._slot, window=window, ordered=ordered) as slots:
+            async for slot in slots:
+                outcome = slot.outcome
+                yield outcome if isinstance(outcome, Result) else _refused(slot, outcome)
+
+    async def close(self) -> None:
+        """Send what waits, then let go; whoever still waits for a result gets `ManipleError`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._carrier.close()
+        finally:
+            self._outstanding.abandon(
+                ManipleError("the client was closed before the task's result arrived")
+            )
+
+    def _open(self) -> None:
+        if self._closed:
+            raise ManipleError("the client is closed")
+
+    def _run(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        make: Callable[[T], Slot],
+        *,
+        window: int,
+        ordered: bool,
+    ) -> contextlib.aclosing[AsyncGenerator[Slot, None]]:
+        self._open()
+        if window < 1:
+            raise ConfigurationError("window must be at least 1")
+        flow = Flow(self._carrier, self._outstanding, window=window, ordered=ordered)
+        return contextlib.aclosing(flow.run(items, make))
+
+    def _slot(self, task: Task) -> Slot:
+        task = replace(task, id=task.id or new_id())
+        names = (task.id or "", task.tenant, task.capability or "")
+        try:
+            check_task(task)
+        except InvalidMessage as error:
+            return Slot(*names, b"", error)
+        return Slot(*names, encode_task(task))
+
+
+def _refused(slot: Slot, error: ManipleError | None) -> Result:
+    """Return the result of a task that was never taken; raise what is no refusal."""
+    if isinstance(error, InvalidMessage):
+        failure = Failure(code=error.code, message=error.message, detail=error.detail)
+    elif isinstance(error, PublishRefused):
+        failure = Failure(code=ErrorCode.OVERLOADED, message=str(error), retry_after=1.0)
+    else:
+        raise error or ManipleError("no outcome")
+    return Result(
+        id=slot.id,
+        capability=slot.capability,
+        tenant=slot.tenant,
+        status=Status.REJECTED,
+        error=failure,
+    )

@@ -1,0 +1,173 @@
+"""Many tasks at once, never more than a window of them: what `Client.map` runs on."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+from maniple.client.handle import Ticket
+from maniple.client.outstanding import Outstanding
+from maniple.errors import ManipleError
+from maniple.messages import Result
+
+T = TypeVar("T")
+
+# A plain iterable is read without a pause; the loop gets a turn after so many items.
+TURN = 256
+
+
+class Carrier(Protocol):
+    """What brings tickets to the cluster and tells an `Outstanding` how they ended."""
+
+    def send(self, ticket: Ticket) -> None:
+        """Send soon, then call `ticket.confirmed`. Never blocks."""
+        ...
+
+    async def close(self) -> None:
+        """Send what waits, then hear nothing more."""
+        ...
+
+
+class Slot(Ticket):
+    """A task of a flow. `outcome` is its result, or why there is none."""
+
+    __slots__ = ("flow", "outcome")
+
+    def __init__(
+        self,
+        task_id: str,
+        tenant: str,
+        capability: str,
+        body: bytes,
+        outcome: ManipleError | None = None,
+    ) -> None:
+        """Describe a task; one that cannot be sent begins with its outcome."""
+        super().__init__(task_id, tenant, capability, body)
+        self.flow: Flow | None = None
+        self.outcome: Result | ManipleError | None = outcome
+
+    def confirmed(self, error: ManipleError | None) -> None:
+        """See `Ticket`."""
+        self.body = b""
+        if error is not None and self.flow is not None:
+            self.flow.finish(self, error)
+
+    def settle(self, result: Result) -> None:
+        """See `Ticket`."""
+        if self.flow is not None:
+            self.flow.finish(self, result)
+
+    def abandon(self, error: ManipleError) -> None:
+        """See `Ticket`."""
+        if self.flow is not None:
+            self.flow.finish(self, error)
+
+
+class Flow:
+    """Sends tasks as they are asked for and gives their outcomes, once.
+
+    A task counts against `window` from when it was made until its outcome was taken, so memory is
+    bounded whatever the length of the input and the slowness of the reader.
+    """
+
+    def __init__(
+        self, carrier: Carrier, outstanding: Outstanding, *, window: int, ordered: bool
+    ) -> None:
+        """Send through `carrier`; with `ordered`, outcomes come in the order of the input."""
+        self._carrier = carrier
+        self._outstanding = outstanding
+        self._window = window
+        self._ordered = ordered
+        self._ready: deque[Slot] = deque()
+        self._in_play = 0
+        self._room: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    async def run(
+        self, items: Iterable[T] | AsyncIterable[T], make: Callable[[T], Slot]
+    ) -> AsyncGenerator[Slot, None]:
+        """Make a task of each item and iterate over the slots as they are done.
+
+        What `items` raises is raised after the outcomes of what came before it.
+        """
+        feeder = asyncio.create_task(self._feed(items, make), name="maniple map")
+        feeder.add_done_callback(lambda _: self._wake())
+        try:
+            while True:
+                while (slot := self._next()) is not None:
+                    yield slot
+                    self._in_play -= 1
+                    self._make_room()
+                if feeder.done() and not self._in_play:
+                    break
+                self._news = asyncio.get_running_loop().create_future()
+                await self._news
+            feeder.result()
+        finally:
+            feeder.cancel()
+            await asyncio.wait({feeder})
+            if self._in_play:
+                self._outstanding.discard_where(lambda t: isinstance(t, Slot) and t.flow is self)
+
+    def finish(self, slot: Slot, outcome: Result | ManipleError) -> None:
+        """Take a task's outcome; only the first counts."""
+        if slot.outcome is not None:
+            return
+        slot.outcome = outcome
+        if isinstance(outcome, ManipleError):
+            self._outstanding.discard(slot)
+        if not self._ordered:
+            self._ready.append(slot)
+        self._wake()
+
+    async def _feed(self, items: Iterable[T] | AsyncIterable[T], make: Callable[[T], Slot]) -> None:
+        async for item in _Paced(items):
+            while self._in_play >= self._window:
+                self._room = asyncio.get_running_loop().create_future()
+                await self._room
+            self._in_play += 1
+            self._start(make(item))
+
+    def _start(self, slot: Slot) -> None:
+        slot.flow = self
+        if self._ordered:
+            self._ready.append(slot)
+        refusal, slot.outcome = slot.outcome, None
+        if refusal is None:
+            try:
+                self._outstanding.add(slot)
+                self._carrier.send(slot)
+            except ManipleError as error:
+                refusal = error
+        if refusal is not None:
+            self.finish(slot, refusal)
+
+    def _next(self) -> Slot | None:
+        if self._ready and self._ready[0].outcome is not None:
+            return self._ready.popleft()
+        return None
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+class _Paced(Generic[T]):
+    """Iterates over either kind of iterable and gives the loop its turns."""
+
+    def __init__(self, items: Iterable[T] | AsyncIterable[T]) -> None:
+        self._items = items
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        if isinstance(self._items, AsyncIterable):
+            async for item in self._items:
+                yield item
+            return
+        for count, item in enumerate(self._items, 1):
+            yield item
+            if count % TURN == 0:
+                await asyncio.sleep(0)

@@ -1,0 +1,208 @@
+"""What a client holds for a task that has not ended yet."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from maniple.codec import decode_value
+from maniple.errors import (
+    ErrorCode,
+    ManipleError,
+    ResultTimeout,
+    TaskCancelled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskRejected,
+)
+from maniple.messages import Failure, Progress, Result, Status
+
+PROGRESS_KEPT = 100
+
+_ERRORS: dict[Status, type[TaskError]] = {
+    Status.FAILED: TaskFailed,
+    Status.REJECTED: TaskRejected,
+    Status.EXPIRED: TaskExpired,
+    Status.CANCELLED: TaskCancelled,
+}
+_NO_REASON = Failure(code=ErrorCode.HANDLER_ERROR, message="no reason given")
+
+
+def error_of(result: Result) -> TaskError | None:
+    """Return the error that a result stands for, None if the task succeeded."""
+    kind = _ERRORS.get(result.status)
+    if kind is None:
+        return None
+    failure = result.error or _NO_REASON
+    return kind(
+        failure.code,
+        failure.message,
+        task_id=result.id,
+        retry_after=failure.retry_after,
+        detail=failure.detail,
+    )
+
+
+class Ticket:
+    """One outstanding task: its bytes, and what is to happen as it goes on.
+
+    All methods are called on the client's loop, must not block and must not raise.
+    """
+
+    __slots__ = ("body", "capability", "id", "message_id", "tenant")
+
+    def __init__(self, task_id: str, tenant: str, capability: str, body: bytes) -> None:
+        """Describe a task whose bytes are `body`."""
+        self.id = task_id
+        self.tenant = tenant
+        self.capability = capability
+        self.body = body
+        self.message_id = ""
+
+    def confirmed(self, error: ManipleError | None) -> None:
+        """The broker has taken the task, or `error` says why not."""
+        raise NotImplementedError
+
+    def settle(self, result: Result) -> None:
+        """The task has ended."""
+        raise NotImplementedError
+
+    def abandon(self, error: ManipleError) -> None:
+        """No result will ever be heard here."""
+        raise NotImplementedError
+
+    def report(self, progress: Progress) -> None:
+        """The task's handler reported progress."""
+
+
+class TaskHandle(Ticket):
+    """A submitted task. `id` is its identity, together with `tenant`."""
+
+    __slots__ = ("_done", "_error", "_latest", "_listeners", "_result", "_sent")
+
+    def __init__(self, task_id: str, tenant: str, capability: str, body: bytes) -> None:
+        """Describe a task; `Client.submit` makes handles."""
+        super().__init__(task_id, tenant, capability, body)
+        self._result: Result | None = None
+        self._error: ManipleError | None = None
+        self._sent: asyncio.Future[None] | None = None
+        self._done: asyncio.Event | None = None
+        self._latest: Progress | None = None
+        self._listeners: list[_Listener] | None = None
+
+    def __repr__(self) -> str:
+        state = self._result.status if self._result else "outstanding"
+        return f"<TaskHandle {self.capability} {self.id} {state}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether the task has ended, so that `result` returns at once."""
+        return self._result is not None or self._error is not None
+
+    async def outcome(self, timeout: float | None = None) -> Result:
+        """Return the whole result, whatever its status; its `output` is still encoded.
+
+        Raises `ResultTimeout` after `timeout` seconds (the task goes on), and `ManipleError` when
+        the client was closed, or lost the queue on which the result would come.
+        """
+        if not self.done:
+            if self._done is None:
+                self._done = asyncio.Event()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._done.wait()
+            except TimeoutError as error:
+                raise ResultTimeout(
+                    f"no result of {self.capability} {self.id} within {timeout:g} s"
+                ) from error
+        if self._result is None:
+            raise self._error or ManipleError("no result")
+        return self._result
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Return what the handler returned.
+
+        Raises `TaskFailed`, `TaskRejected`, `TaskExpired` or `TaskCancelled` (all `TaskError`, with
+        `code`, `message`, `retry_after` in seconds and `detail`), else as `outcome`.
+        """
+        result = await self.outcome(timeout)
+        if error := error_of(result):
+            raise error
+        return decode_value(result.output)
+
+    async def progress(self) -> AsyncIterator[Any]:
+        """Iterate over what the handler reports, the latest report first, until the task ends."""
+        listener = _Listener()
+        if self._latest is not None:
+            listener.put(self._latest)
+        if self.done:
+            listener.end()
+        if self._listeners is None:
+            self._listeners = []
+        self._listeners.append(listener)
+        try:
+            while (report := await listener.get()) is not None:
+                yield decode_value(report.value)
+        finally:
+            self._listeners.remove(listener)
+
+    async def wait_sent(self) -> None:
+        """Return when the broker has confirmed. Raises what `confirmed` was told."""
+        self._sent = asyncio.get_running_loop().create_future()
+        await self._sent
+
+    def confirmed(self, error: ManipleError | None) -> None:
+        """See `Ticket`."""
+        self.body = b""
+        if self._sent is None or self._sent.done():
+            return
+        if error is None:
+            self._sent.set_result(None)
+        else:
+            self._sent.set_exception(error)
+
+    def settle(self, result: Result) -> None:
+        """See `Ticket`."""
+        self._result = result
+        self._ended()
+
+    def abandon(self, error: ManipleError) -> None:
+        """See `Ticket`."""
+        self._error = error
+        self._ended()
+
+    def report(self, progress: Progress) -> None:
+        """See `Ticket`."""
+        self._latest = progress
+        for listener in self._listeners or ():
+            listener.put(progress)
+
+    def _ended(self) -> None:
+        if self._done is not None:
+            self._done.set()
+        for listener in self._listeners or ():
+            listener.end()
+
+
+class _Listener:
+    """One iteration over a task's progress; keeps the latest reports only."""
+
+    def __init__(self) -> None:
+        self._reports: deque[Progress] = deque(maxlen=PROGRESS_KEPT)
+        self._news = asyncio.Event()
+        self._over = False
+
+    def put(self, progress: Progress) -> None:
+        self._reports.append(progress)
+        self._news.set()
+
+    def end(self) -> None:
+        self._over = True
+        self._news.set()
+
+    async def get(self) -> Progress | None:
+        while not self._reports and not self._over:
+            self._news.clear()
+            await self._news.wait()
+        return self._reports.popleft() if self._reports else None

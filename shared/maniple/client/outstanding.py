@@ -1,0 +1,72 @@
+"""The tasks of one client that have not ended yet, by identity."""
+
+from collections.abc import Callable, Iterable
+
+from msgspec.structs import replace
+
+from maniple.client.handle import Ticket
+from maniple.errors import ErrorCode, InvalidMessage, ManipleError
+from maniple.messages import Progress, Result, Status
+
+
+class Outstanding:
+    """Gives each result to whoever waits for it; a second result of a task is ignored."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._tickets: dict[tuple[str, str], Ticket] = {}
+
+    def __len__(self) -> int:
+        """How many tasks have not ended yet."""
+        return len(self._tickets)
+
+    def add(self, ticket: Ticket) -> None:
+        """Take a task. Raises `InvalidMessage` if one of the same identity is outstanding."""
+        key = (ticket.tenant, ticket.id)
+        if key in self._tickets:
+            raise InvalidMessage(
+                ErrorCode.INVALID_TASK, f"task {ticket.id!r} is already outstanding in this client"
+            )
+        self._tickets[key] = ticket
+
+    def discard(self, ticket: Ticket) -> None:
+        """Forget a task, if it is still this ticket's."""
+        key = (ticket.tenant, ticket.id)
+        if self._tickets.get(key) is ticket:
+            del self._tickets[key]
+
+    def discard_where(self, forget: Callable[[Ticket], bool]) -> None:
+        """Forget the tasks for which `forget` holds."""
+        for ticket in [t for t in self._tickets.values() if forget(t)]:
+            self.discard(ticket)
+
+    def settle(self, results: Iterable[Result]) -> None:
+        """Hand on results."""
+        take = self._tickets.pop
+        for result in results:
+            ticket = take((result.tenant, result.id), None)
+            if ticket is not None:
+                ticket.settle(result)
+            elif result.status is Status.REJECTED:
+                self._settle_message(result)
+
+    def report(self, reports: Iterable[Progress]) -> None:
+        """Hand on progress."""
+        for progress in reports:
+            ticket = self._tickets.get((progress.tenant, progress.id))
+            if ticket is not None:
+                ticket.report(progress)
+
+    def abandon(self, error: ManipleError) -> None:
+        """Give up all tasks."""
+        tickets, self._tickets = self._tickets, {}
+        for ticket in tickets.values():
+            ticket.abandon(error)
+
+    def _settle_message(self, result: Result) -> None:
+        """Hand on a refusal of a whole message, which bears the message's id."""
+        for ticket in [t for t in self._tickets.values() if t.message_id == result.id]:
+            self.discard(ticket)
+            ticket.settle(
+                replace(result, id=ticket.id, tenant=ticket.tenant, capability=ticket.capability)
+            )

@@ -1,0 +1,117 @@
+"""From arguments to the bytes of a task, checked with the rules that the dispatcher applies."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+import pydantic
+from msgspec import Raw
+
+from maniple import codec
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.messages import MAX_BODY, MAX_DEPTH, NULL, Task
+from maniple.tasks import SUSPECT_SUFFIX
+
+RESERVED = ("not_before", "idempotency_key", "sealed")
+# A payload stands in a task, which stands in an array.
+_PAYLOAD_DEPTH = MAX_DEPTH - 2
+
+
+class SubmitOptions(TypedDict, total=False):
+    """Options of a submission; those that are absent are left to the policies.
+
+    `timeout` is seconds for one attempt, `ttl` seconds from submission, `deadline` a moment with a
+    time zone. `labels` select policies; tasks with equal `affinity` go to the same agent.
+    """
+
+    tenant: str
+    labels: Mapping[str, str]
+    affinity: str | None
+    max_attempts: int | None
+    timeout: float | None
+    deadline: datetime | None
+    ttl: float | None
+    traceparent: str | None
+
+
+def make_task(capability: str, task_id: str, payload: Raw, options: SubmitOptions) -> Task:
+    """Return the task that the arguments describe, not yet checked."""
+    return Task(
+        capability=capability,
+        id=task_id,
+        payload=payload,
+        tenant=options.get("tenant", "default"),
+        labels=dict(options.get("labels") or {}),
+        affinity=options.get("affinity"),
+        max_attempts=options.get("max_attempts"),
+        timeout=options.get("timeout"),
+        deadline=options.get("deadline"),
+        ttl=options.get("ttl"),
+        traceparent=options.get("traceparent"),
+    )
+
+
+def encode_payload(value: Any) -> Raw:
+    """Return `value` as JSON: JSON values, dataclasses, msgspec structs and pydantic models.
+
+    Times become RFC 3339, bytes base64. Raises `InvalidMessage` for anything else, for NaN and
+    Infinity, and for what nests too deep.
+    """
+    try:
+        raw = _encode(value)
+        if b"null" in raw:
+            _refuse_nan(value)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK, f"the payload is no JSON value: {error}"
+        ) from error
+    if codec.exceeds_depth(raw, _PAYLOAD_DEPTH):
+        raise InvalidMessage(ErrorCode.UNDECODABLE, f"nested deeper than {MAX_DEPTH}")
+    return Raw(raw)
+
+
+def encode_task(task: Task) -> bytes:
+    """Return the bytes of a task. Raises `InvalidMessage` when it is over 1 MiB."""
+    body = codec.encode(task)
+    if len(body) > MAX_BODY:
+        raise InvalidMessage(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"a task is at most {MAX_BODY:,} bytes, this one has {len(body):,}",
+        )
+    return body
+
+
+def check_task(task: Task) -> None:
+    """Raise `InvalidMessage` unless the dispatcher would take the task."""
+    if not task.capability or task.capability.endswith(SUSPECT_SUFFIX):
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK, f"{task.capability!r} is no capability, such as 'text.stats'"
+        )
+    if task.deadline is not None and task.ttl is not None:
+        raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
+    for name in RESERVED:
+        if getattr(task, name) != NULL:
+            raise InvalidMessage(ErrorCode.NOT_SUPPORTED, f"{name} is reserved for later")
+    try:
+        body = encode_task(task)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidMessage(ErrorCode.INVALID_TASK, f"an option is wrong: {error}") from error
+    (checked,) = codec.decode_submission(body)
+    if isinstance(checked, InvalidMessage):
+        raise checked
+
+
+def _hook(value: Any) -> Any:
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_hook).encode
+
+
+def _refuse_nan(value: Any) -> None:
+    # msgspec writes null for NaN and Infinity; the standard library's encoder can refuse them.
+    json.dumps(msgspec.to_builtins(value, enc_hook=_hook, str_keys=True), allow_nan=False)

@@ -1,0 +1,130 @@
+"""The broker and the Consul of a cluster: our own children, or servers that are already running."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from maniple.local.child import Child, Death
+from maniple.local.consul import ConsulServer
+from maniple.local.errors import ServerUnreachable
+from maniple.local.http import fetch
+from maniple.local.rabbitmq import RabbitMQServer
+from maniple.local.reaper import Reaper
+
+BROKER_VARIABLE = "MANIPLE_BROKER_URL"
+CONSUL_VARIABLE = "MANIPLE_CONSUL_URL"
+MANAGEMENT_VARIABLE = "MANIPLE_MANAGEMENT_URL"
+OK = 200
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Existing:
+    """Servers that somebody else runs, by URL; empty for the ones that we start."""
+
+    broker_url: str = ""
+    consul_url: str = ""
+    management_url: str = ""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Existing":
+        """Read the three variables; an empty one counts as unset."""
+        return cls(
+            environ.get(BROKER_VARIABLE, ""),
+            environ.get(CONSUL_VARIABLE, ""),
+            environ.get(MANAGEMENT_VARIABLE, ""),
+        )
+
+
+class Servers:
+    """Both servers of a cluster. One existing broker URL serves all roles."""
+
+    def __init__(
+        self, data_dir: Path, reaper: Reaper, *, environment: str, keep: bool, existing: Existing
+    ) -> None:
+        self._existing = existing
+        self._environment = environment
+        self._keep = keep
+        self._rabbitmq: RabbitMQServer | None = None
+        self._consul: ConsulServer | None = None
+        if not existing.broker_url:
+            self._rabbitmq = RabbitMQServer(data_dir / "rabbitmq", environment, reaper=reaper)
+        if not existing.consul_url:
+            self._consul = ConsulServer(data_dir / "consul", keep=keep, reaper=reaper)
+
+    @property
+    def own_consul(self) -> bool:
+        """Whether Consul is ours, so that nobody else registers there."""
+        return self._consul is not None
+
+    @property
+    def children(self) -> list[Child]:
+        """The processes that are ours."""
+        servers = [server for server in (self._rabbitmq, self._consul) if server]
+        return [child for server in servers for child in server.children]
+
+    @property
+    def environment(self) -> str:
+        """Name of the environment, which is the vhost's."""
+        if self._rabbitmq:
+            return self._environment
+        return unquote(urlsplit(self._existing.broker_url).path[1:]) or "default"
+
+    @property
+    def consul_url(self) -> str:
+        """HTTP API and UI of Consul."""
+        return self._consul.url if self._consul else self._existing.consul_url
+
+    def broker_url(self, role: str) -> str:
+        """AMQP URL for a role."""
+        return self._rabbitmq.url(role) if self._rabbitmq else self._existing.broker_url
+
+    def management_url(self, role: str) -> str:
+        """Management API with a role's login; empty if an existing broker came without it."""
+        if self._rabbitmq:
+            return self._rabbitmq.management_url(role)
+        return self._existing.management_url
+
+    async def start(self) -> None:
+        """Start what is ours, side by side, and look whether the rest is there.
+
+        Raises `LocalError`: `ServerUnreachable` for an existing server that does not answer.
+        """
+        work = []
+        work.append(self._consul.start() if self._consul else self._check_consul())
+        work.append(self._rabbitmq.start() if self._rabbitmq else self._check_broker())
+        results = await asyncio.gather(*work, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def supervise(self, *, restart: bool, on_death: Callable[[Death], None]) -> None:
+        """From now on tell deaths, and start dead servers again on the same ports and folders."""
+        for child in self.children:
+            child.restart = restart
+            child.on_death = on_death
+
+    async def stop(self, seconds: float) -> None:
+        """Stop what is ours, by force after `seconds`."""
+        servers = [server for server in (self._rabbitmq, self._consul) if server]
+        await asyncio.gather(*(server.stop(seconds) for server in servers))
+
+    async def _check_consul(self) -> None:
+        status, body = await fetch(f"{self._existing.consul_url.rstrip('/')}/v1/status/leader")
+        if status != OK:
+            raise ServerUnreachable(
+                f"{CONSUL_VARIABLE}: no Consul answers there ({status} {body[:200]})"
+            )
+
+    async def _check_broker(self) -> None:
+        parts = urlsplit(self._existing.broker_url)
+        port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, writer = await asyncio.open_connection(parts.hostname, port)
+        except (OSError, TimeoutError) as error:
+            where = f"{parts.hostname}:{port}"
+            raise ServerUnreachable(f"{BROKER_VARIABLE}: no broker answers at {where}") from error
+        writer.close()

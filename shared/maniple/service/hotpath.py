@@ -1,0 +1,91 @@
+"""The hot path's connections of a process: one to publish, one to consume.
+
+Two, because a publisher that the broker holds back (an alarm) must not hold back acknowledgements.
+"""
+
+from types import TracebackType
+from typing import Self
+
+from maniple.service.names import RECONNECTS
+from maniple.service.runner import Runtime
+from maniple.topology import Queue
+from maniple.transport import Connection, Consumer, Link, Publisher, declare, declare_topology
+
+START_TIMEOUT = 30.0
+
+
+class HotPath:
+    """A publishing link and a consuming link, with what lives on them.
+
+    As a context manager it declares the topology, opens both, and closes them in the order that
+    loses nothing: consuming first. Raises `BrokerUnavailable` when they do not open in 30 s.
+    """
+
+    def __init__(self, runtime: Runtime, queues: tuple[Queue, ...] = ()) -> None:
+        """Describe the links; `queues` are declared besides those that all processes share."""
+        self._queues = queues
+        self._runtime = runtime
+        settings = runtime.settings
+        self.outlet = Link(
+            settings.broker_url,
+            name=f"{settings.instance}.publish",
+            prepare=self._declare,
+            on_state=lambda up: self._changed("publish", up=up),
+        )
+        self.intake = Link(
+            settings.broker_url,
+            name=f"{settings.instance}.consume",
+            on_state=lambda up: self._changed("consume", up=up),
+        )
+        self.publisher = Publisher(self.outlet)
+        self._consumers: list[Consumer] = []
+        self._was_up: set[str] = set()
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """Names of the connections, as the broker shows them."""
+        return (self.outlet.name, self.intake.name)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether both links work."""
+        return self.outlet.is_up and self.intake.is_up
+
+    def consume(self, consumer: Consumer) -> None:
+        """Have a consumer started with the links."""
+        self._consumers.append(consumer)
+        self.intake.add(consumer)
+
+    async def pause(self) -> None:
+        """Take nothing more."""
+        for consumer in self._consumers:
+            await consumer.pause()
+
+    async def __aenter__(self) -> Self:
+        await self.outlet.start(START_TIMEOUT)
+        await self.intake.start(START_TIMEOUT)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for consumer in self._consumers:
+            await consumer.flush()
+        await self.intake.close()
+        await self.outlet.close()
+
+    async def _declare(self, connection: Connection) -> None:
+        await declare_topology(connection)
+        await declare(connection, queues=self._queues)
+
+    def _changed(self, link: str, *, up: bool) -> None:
+        if up and link in self._was_up:
+            self._runtime.metrics.counter(RECONNECTS, link).inc()
+        if up:
+            self._was_up.add(link)
+        self._runtime.health.set(
+            f"broker.{link}", ok=up, detail="" if up else "not connected", required=True
+        )

@@ -1,0 +1,254 @@
+"""How dispatchers and agents publish on the hot path: bundles per key, results, replies.
+
+Every `add` takes a `done` callback, which is called once, with None when the broker has confirmed
+or with the error: so that a source message is acknowledged only after all that came of it is safe.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+from maniple.bundles import MAX_ITEMS, Bundler
+from maniple.codec import encode, join
+from maniple.errors import ManipleError, PublishRefused
+from maniple.identifiers import new_id
+from maniple.messages import (
+    PROGRESS_TYPE,
+    RESULT_TYPE,
+    RESULTS_TYPE,
+    Progress,
+    RefusedInput,
+    Result,
+)
+from maniple.service.names import (
+    PUBLISHES_REFUSED,
+    REPLIES_DROPPED,
+)
+from maniple.service.telemetry import Metrics
+from maniple.topology import DEAD, REPLIES, REPLY_PREFIX, RESULTS, Exchange, refused_key
+from maniple.transport import Outgoing, Publisher
+
+Done = Callable[[ManipleError | None], None]
+
+MAX_KEYS = 512
+REFUSED_PAUSE = 1.0
+KEPT_BYTES = 64 * 1024
+
+
+class Outlet:
+    """Bundles to one exchange, collected per routing key.
+
+    With `insist`, a refused bundle is published again until it is taken; without, its items are
+    told. Keys that rest are forgotten, so that outside names cannot fill the memory.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        exchange: Exchange,
+        message_type: str,
+        *,
+        insist: bool = False,
+        persistent: bool = True,
+    ) -> None:
+        """Publish bundles of `message_type` to `exchange`."""
+        self._max_items = MAX_ITEMS
+        self._publisher = publisher
+        self._exchange = exchange.name
+        self._type = message_type
+        self._insist = insist
+        self._persistent = persistent
+        self._bundlers: dict[str, Bundler[tuple[bytes, Done]]] = {}
+
+    def limited(self, max_items: int) -> Self:
+        """Let bundles carry at most `max_items`, and return the outlet."""
+        self._max_items = max_items
+        return self
+
+    def add(self, key: str, encoded: bytes, done: Done) -> None:
+        """Send one encoded item under `key`."""
+        bundler = self._bundlers.get(key) or self._bundler(key)
+        bundler.add((encoded, done), len(encoded))
+
+    def limit(self, key: str, max_items: int) -> None:
+        """Let a bundle under `key` have at most `max_items` from now on."""
+        (self._bundlers.get(key) or self._bundler(key)).max_items = max_items
+
+    async def drain(self) -> None:
+        """Return when everything added has been sent."""
+        for bundler in list(self._bundlers.values()):
+            await bundler.drain()
+
+    def _bundler(self, key: str) -> Bundler[tuple[bytes, Done]]:
+        if len(self._bundlers) >= MAX_KEYS:
+            self._bundlers = {k: b for k, b in self._bundlers.items() if not b.idle}
+
+        async def send(items: list[tuple[bytes, Done]]) -> None:
+            await self._send(key, items)
+
+        bundler = self._bundlers[key] = Bundler(send, max_items=self._max_items)
+        return bundler
+
+    async def _send(self, key: str, items: list[tuple[bytes, Done]]) -> None:
+        error: ManipleError | None = None
+        message = Outgoing(
+            self._exchange,
+            key,
+            join([encoded for encoded, _ in items]),
+            message_id=new_id(),
+            type=self._type,
+            persistent=self._persistent,
+        )
+        try:
+            await self._publish(message)
+        except ManipleError as refusal:
+            error = refusal
+        for _, done in items:
+            done(error)
+
+    async def _publish(self, message: Outgoing) -> None:
+        while True:
+            try:
+                await self._publisher.publish(message)
+            except PublishRefused:
+                if not self._insist:
+                    raise
+                await asyncio.sleep(REFUSED_PAUSE)
+            else:
+                return
+
+
+class _All:
+    """Calls `done` when `count` parts have ended; the first error is the one it is told."""
+
+    __slots__ = ("_count", "_done", "_error")
+
+    def __init__(self, count: int, done: Done) -> None:
+        self._count = count
+        self._done = done
+        self._error: ManipleError | None = None
+
+    def part(self, error: ManipleError | None) -> None:
+        self._error = self._error or error
+        self._count -= 1
+        if self._count == 0:
+            self._done(self._error)
+
+
+class ResultOutlet:
+    """Sends results: to the record stream always, to whoever asked for a reply as well.
+
+    A reply that nobody can take is counted and dropped: the record has it.
+    """
+
+    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
+        """Publish through `publisher`."""
+        self._publisher = publisher
+        self._metrics = metrics
+        self._records = Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
+        self._replies = Outlet(publisher, REPLIES, RESULTS_TYPE)
+        self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, persistent=False)
+        self._single: set[asyncio.Task[None]] = set()
+
+    def report(
+        self,
+        result: Result,
+        reply_to: str | None,
+        correlation_id: str | None,
+        done: Done,
+    ) -> None:
+        """Record `result` and reply; `done` when both are confirmed."""
+        encoded = encode(result)
+        if reply_to is None:
+            self._records.add(result.capability, encoded, done)
+            return
+        both = _All(2, done).part
+        self._records.add(result.capability, encoded, both)
+        self.reply(result.id, encoded, reply_to, correlation_id, both)
+
+    def reply(
+        self, task_id: str, encoded: bytes, reply_to: str, correlation_id: str | None, done: Done
+    ) -> None:
+        """Send an encoded result to `reply_to` only."""
+        if reply_to.startswith(REPLY_PREFIX):
+            client = reply_to.removeprefix(REPLY_PREFIX)
+            self._replies.add(client, encoded, lambda error: done(self._dropped(error)))
+            return
+        message = Outgoing(
+            "",
+            reply_to,
+            encoded,
+            message_id=f"{task_id}.{new_id()[-12:]}",
+            type=RESULT_TYPE,
+            correlation_id=correlation_id,
+        )
+        task = asyncio.get_running_loop().create_task(self._reply_single(message, done))
+        self._single.add(task)
+        task.add_done_callback(self._single.discard)
+
+    def progress(self, progress: Progress, reply_to: str) -> None:
+        """Tell an SDK client how far its task is; lost if it cannot be told now."""
+        if reply_to.startswith(REPLY_PREFIX):
+            self._progress.add(
+                reply_to.removeprefix(REPLY_PREFIX), encode(progress), lambda _: None
+            )
+
+    async def drain(self) -> None:
+        """Return when everything reported has been sent."""
+        await self._records.drain()
+        await self._replies.drain()
+        await self._progress.drain()
+        if self._single:
+            await asyncio.wait(self._single)
+
+    async def _reply_single(self, message: Outgoing, done: Done) -> None:
+        error: ManipleError | None = None
+        try:
+            await self._publisher.publish(message)
+        except ManipleError as refusal:
+            error = refusal
+        done(self._dropped(error))
+
+    def _dropped(self, error: ManipleError | None) -> ManipleError | None:
+        if isinstance(error, PublishRefused):
+            self._metrics.counter(REPLIES_DROPPED).inc()
+            return None
+        return error
+
+
+class RefusedLog:
+    """Keeps input that was refused, with the reason, in `maniple.refused.log`."""
+
+    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
+        """Publish through `publisher`."""
+        self._publisher = publisher
+        self._metrics = metrics
+
+    async def keep(self, body: bytes, about: RefusedInput, *, origin: dict[str, str]) -> None:
+        """Publish the bytes (at most 64 KiB of a truncated one) and return when confirmed.
+
+        `origin` says where they came from: `routing_key`, `message_id`, `reply_to`.
+        """
+        message = Outgoing(
+            DEAD.name,
+            refused_key(about.code),
+            body[:KEPT_BYTES] if about.truncated else body,
+            message_id=new_id(),
+            type="maniple.refused.v1",
+            headers={
+                "code": about.code.value,
+                "reason": about.reason,
+                "size": str(about.size),
+                "sha256": about.sha256,
+                "truncated": str(about.truncated).lower(),
+                **origin,
+            },
+        )
+        while True:
+            try:
+                await self._publisher.publish(message)
+            except PublishRefused:
+                self._metrics.counter(PUBLISHES_REFUSED, DEAD.name).inc()
+                await asyncio.sleep(REFUSED_PAUSE)
+            else:
+                return

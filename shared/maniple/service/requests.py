@@ -1,0 +1,106 @@
+"""Questions between processes: which answer belongs to which, and what may be answered."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from structlog.typing import FilteringBoundLogger
+
+from maniple.control import Request, RequestFailure, Response
+from maniple.errors import BrokerUnavailable, RequestFailed, RequestTimeout
+from maniple.topology import REPLY_PREFIX, RESERVED_PREFIX
+
+Answer = Mapping[str, Any] | BaseModel
+Responder = Callable[[Request], Awaitable[Answer]]
+
+
+def failed(code: str, message: str) -> Response:
+    """Build the response that says why there is no answer."""
+    return Response(error=RequestFailure(code=code, message=message))
+
+
+def may_answer(reply_to: str | None) -> bool:
+    """Whether an answer may go there: never into a queue of Maniple's own but for reply queues.
+
+    Direct reply-to tokens (`amq.rabbitmq.reply-to.…`) are fine.
+    """
+    if not reply_to:
+        return False
+    return not reply_to.startswith(RESERVED_PREFIX) or reply_to.startswith(REPLY_PREFIX)
+
+
+async def answer(
+    operations: Mapping[str, Responder], body: bytes, log: FilteringBoundLogger
+) -> Response:
+    """Run the operation that a request's body asks for; every failure becomes a response.
+
+    Codes: `invalid_request`, `unknown_op`, `internal`, or what a `RequestFailed` carries.
+    """
+    try:
+        request = Request.from_json(body)
+    except ValueError as error:
+        return failed("invalid_request", str(error))
+    operation = operations.get(request.op)
+    if operation is None:
+        return failed("unknown_op", f"no operation {request.op!r}; there is: {sorted(operations)}")
+    try:
+        result = await operation(request)
+        plain = result.model_dump(mode="json") if isinstance(result, BaseModel) else dict(result)
+        response = Response(body=plain)
+        response.to_json()  # what cannot be written is the operation's fault, not the sender's
+    except RequestFailed as error:
+        return failed(error.code, error.message)
+    except ValidationError as error:
+        return failed("invalid_request", str(error))
+    except Exception as error:
+        log.exception("request failed", op=request.op)
+        return failed("internal", f"{type(error).__name__}: {error}")
+    return response
+
+
+class Correlation:
+    """Requests under way, by correlation id: as many at once as one likes."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, asyncio.Future[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def open(self, correlation_id: str) -> asyncio.Future[bytes]:
+        """Begin to wait for the response of this id."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._pending[correlation_id] = future
+        future.add_done_callback(lambda _: self._pending.pop(correlation_id, None))
+        return future
+
+    def settle(self, correlation_id: str | None, body: bytes) -> bool:
+        """Hand a response to who waits for it; False if nobody does (any more)."""
+        future = self._pending.get(correlation_id or "")
+        if future is None or future.done():
+            return False
+        future.set_result(body)
+        return True
+
+    def fail_all(self, reason: str) -> None:
+        """End all waiting with `BrokerUnavailable`: their responses are lost."""
+        for future in list(self._pending.values()):
+            if not future.done():
+                future.set_exception(BrokerUnavailable(reason))
+
+    @staticmethod
+    def read(body: bytes) -> dict[str, Any]:
+        """Return the body of a response, or raise the `RequestFailed` that it carries."""
+        try:
+            response = Response.from_json(body)
+        except ValueError as error:
+            raise RequestFailed("invalid_response", str(error)) from error
+        if response.error is not None:
+            raise RequestFailed(response.error.code, response.error.message)
+        return response.body
+
+
+def timed_out(service: str, op: str, timeout: float) -> RequestTimeout:
+    """Build the error for a request without a response."""
+    return RequestTimeout(f"{service} did not answer {op!r} within {timeout:g} s")

@@ -1,0 +1,280 @@
+"""The life of a process: start, run, drain, stop, in this order.
+
+Start: HTTP pages, then what `build` makes (again and again while RabbitMQ is away), then the
+entry in Consul. Stop, on SIGTERM or SIGINT: say that we drain, leave Consul, so that nobody is
+sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second signal ends
+the process at once.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.service import names
+from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.health import Health, HealthServer
+from maniple.service.presence import Presence
+from maniple.service.settings import WRONG_USAGE, ServiceSettings
+from maniple.service.telemetry import Metrics, configure_logging, get_logger, process_metrics
+
+DRAIN_MARGIN = 5.0  # seconds beyond `drain_timeout` before the way out is cut short
+LAG_PERIOD = 0.25
+LAG_WINDOW = 20  # periods over which the worst lag is kept
+LAG_LIMIT = 1.0
+RETRY_CAP = 5.0
+CRASHED = 1
+_AWAY = (BrokerUnavailable, ConsulUnavailable, OSError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a process's `build` gets.
+
+    `stopping` is set when the process shall end. All of `proofs` must hold for the TTL check in
+    Consul to be refreshed; without any, the required components of `health` decide.
+    """
+
+    settings: ServiceSettings
+    health: Health
+    metrics: Metrics
+    consul: Consul
+    log: FilteringBoundLogger
+    stopping: asyncio.Event
+    http_url: str = ""
+    proofs: list[Callable[[], bool]] = field(default_factory=list)
+    crashed: list[BaseException] = field(default_factory=list)
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `work` in the background, at most until `build` is left; a crash ends the process."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        self.log.error("background task crashed", task=task.get_name(), exc_info=error)
+        if not self.stopping.is_set():
+            self.crashed.append(error)
+            self.stopping.set()
+
+    async def cancel_spawned(self) -> None:
+        """End every background task and wait for it."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+Build = Callable[[Runtime], AbstractAsyncContextManager[None]]
+
+
+class _Process:
+    """One run of a process; `started` is set once everything is built."""
+
+    def __init__(self, settings: ServiceSettings, build: Build, stopping: asyncio.Event) -> None:
+        self.settings = settings
+        self.build = build
+        self.stopping = stopping
+        self.started = asyncio.Event()
+        self.leave = asyncio.Event()
+        self.health = Health(settings.service, settings.instance)
+        self.health.versions["maniple"] = version("maniple")
+        self.metrics = process_metrics()
+        self.log = get_logger("maniple.runner")
+        self.runtime: Runtime | None = None
+
+    async def run(self) -> int:
+        """Return the exit code."""
+        consul = Consul(self.settings.consul_url, self.settings.consul_token)
+        lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
+        try:
+            async with HealthServer(self.settings, self.health, self.metrics.registry) as server:
+                runtime = self.runtime = Runtime(
+                    settings=self.settings,
+                    health=self.health,
+                    metrics=self.metrics,
+                    consul=consul,
+                    log=get_logger(f"maniple.{self.settings.service}"),
+                    stopping=self.stopping,
+                    http_url=server.url,
+                )
+                self.log.info("starting", http=server.url, environment=self.settings.environment)
+                return await self._run(runtime, server.port)
+        finally:
+            lag.cancel()
+            await asyncio.gather(lag, return_exceptions=True)
+            consul.close()
+            self.log.info("stopped")
+
+    async def _run(self, runtime: Runtime, port: int) -> int:
+        body = asyncio.create_task(self._body(runtime), name="body")
+        stop = asyncio.create_task(self.stopping.wait(), name="stopping")
+        start = asyncio.create_task(self.started.wait(), name="started")
+        presence = Presence(
+            runtime.consul, self.settings, self.health, port=port, proof=_proof(runtime)
+        )
+        await asyncio.wait({body, stop, start}, return_when=asyncio.FIRST_COMPLETED)
+        present = self.started.is_set() and not body.done()
+        if present:
+            presence.start()
+            self.log.info("started")
+            await asyncio.wait({body, stop}, return_when=asyncio.FIRST_COMPLETED)
+        self.health.mark_draining()
+        self.log.info("draining")
+        if present:
+            await presence.stop()
+        code = await self._end(runtime, body)
+        for task in (stop, start):
+            task.cancel()
+        await asyncio.gather(stop, start, return_exceptions=True)
+        return code
+
+    async def _body(self, runtime: Runtime) -> None:
+        """Enter, hold and leave `build` in one task, as its task groups and timeouts require."""
+        for attempt in range(sys.maxsize):
+            try:
+                async with self.build(runtime):
+                    self.health.set("start", ok=True)
+                    self.health.mark_started()
+                    self.started.set()
+                    await self.leave.wait()
+            except Exception as error:
+                if self.started.is_set() or not _is_away(error):
+                    raise
+                self.log.warning("waiting for a server", reason=str(error) or repr(error))
+                self.health.set("start", ok=False, detail=str(error) or repr(error))
+            else:
+                return
+            await runtime.cancel_spawned()
+            await asyncio.sleep(
+                random.uniform(0.5, 1.0) * min(RETRY_CAP, 0.5 * 2.0 ** min(attempt, 8))
+            )
+
+    async def _end(self, runtime: Runtime, body: asyncio.Task[None]) -> int:
+        self.leave.set()
+        if not self.started.is_set():
+            body.cancel()
+        limit = self.settings.drain_timeout + DRAIN_MARGIN
+        _, late = await asyncio.wait({body}, timeout=limit)
+        if late:
+            self.log.error("not drained in time; giving up", seconds=limit)
+            body.cancel()
+            await asyncio.wait({body}, timeout=1.0)
+        await runtime.cancel_spawned()
+        error = body.exception() if body.done() and not body.cancelled() else None
+        if error is not None:
+            self.log.error("process crashed", exc_info=error)
+            return WRONG_USAGE if isinstance(error, ConfigurationError) else CRASHED
+        return CRASHED if runtime.crashed or late else 0
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        gauge = self.metrics.gauge(names.LOOP_LAG)
+        recent = [0.0] * LAG_WINDOW
+        for turn in range(sys.maxsize):
+            due = loop.time() + LAG_PERIOD
+            await asyncio.sleep(LAG_PERIOD)
+            recent[turn % LAG_WINDOW] = max(0.0, loop.time() - due)
+            worst = self.health.loop_lag = max(recent)
+            gauge.set(worst)
+            late = worst >= LAG_LIMIT
+            self.health.set("loop", ok=not late, detail=f"{worst:.2f} s late" if late else "")
+
+
+def _is_away(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_away, error.exceptions))
+    return isinstance(error, _AWAY)
+
+
+def _proof(runtime: Runtime) -> Callable[[], bool]:
+    def holds() -> bool:
+        if runtime.proofs:
+            return all(proof() for proof in runtime.proofs)
+        return runtime.health.sound
+
+    return holds
+
+
+async def serve(
+    settings: ServiceSettings, build: Build, stopping: asyncio.Event | None = None
+) -> int:
+    """Run a process on the current loop until `stopping` is set; return its exit code."""
+    return await _Process(settings, build, stopping or asyncio.Event()).run()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: ServiceSettings, build: Build) -> AsyncIterator[Runtime]:
+    """Run a process inside another program (a test) and give its runtime once it is started.
+
+    Raises `ChildProcessError` with the exit code if it ends by itself.
+    """
+    process = _Process(settings, build, asyncio.Event())
+    task = asyncio.create_task(process.run(), name=settings.instance)
+    start = asyncio.create_task(process.started.wait())
+    try:
+        await asyncio.wait({task, start}, return_when=asyncio.FIRST_COMPLETED)
+        if process.runtime is None or not process.started.is_set():
+            raise ChildProcessError(f"{settings.instance} did not start: {await task}")
+        yield process.runtime
+    finally:
+        start.cancel()
+        process.stopping.set()
+        code = await task
+    if code:
+        raise ChildProcessError(f"{settings.instance} ended with {code}")
+
+
+async def _main(settings: ServiceSettings, build: Build) -> int:
+    stopping = asyncio.Event()
+
+    def signalled(number: int) -> None:
+        if stopping.is_set():
+            os._exit(CRASHED)
+        get_logger("maniple.runner").info("signal", name=signal.Signals(number).name)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number)
+    return await serve(settings, build, stopping)
+
+
+def run(settings: ServiceSettings, build: Build) -> None:
+    """Run a process to its end; raises `SystemExit` unless that is a good one.
+
+    1: something crashed or was not drained in time; 2: a setting is wrong.
+    """
+    configure_logging(settings)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            code = runner.run(_main(settings, build))
+    except ConfigurationError as error:
+        sys.stderr.write(f"maniple-{settings.service}: {error}\n")
+        code = WRONG_USAGE
+    if code:
+        raise SystemExit(code)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - absent on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

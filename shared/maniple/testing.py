@@ -1,0 +1,223 @@
+"""A cluster in memory, for unit tests of handlers and of programs that submit tasks.
+
+    async def test_words_are_counted():
+        async with maniple.testing.cluster(count_words) as client:
+            handle = await client.submit("text.count", "a b")
+            assert await handle.result() == 2
+
+Nothing waits: a retry follows at once, and a task for a capability that nobody offers expires at
+once as `no_agent`. Messages pass through the real codec, handlers run as an agent runs them, but
+those for processes run in threads here. There are no policies, no lost agents, no redelivery; test
+those against `maniple dev`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from maniple import codec
+from maniple.client.core import Client
+from maniple.client.handle import Ticket
+from maniple.client.outstanding import Outstanding
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.execution import Outcome, encode_output, run_async, run_sync, timed_out
+from maniple.messages import DEFAULT_TTL, NULL, Failure, Progress, Result, Status, Task
+from maniple.tasks import (
+    DEFAULT_ATTEMPTS,
+    DEFAULT_TIMEOUT,
+    Executor,
+    TaskContext,
+    TaskDefinition,
+    TaskRegistry,
+    load_registry,
+)
+
+AGENT = "testing"
+SLOTS = 16
+
+__all__ = ["cluster"]
+
+
+@contextlib.asynccontextmanager
+async def cluster(
+    *handlers: Callable[..., Any] | ModuleType | str, tenant: str = "default", slots: int = SLOTS
+) -> AsyncIterator[Client]:
+    """Give a client of a cluster that offers `handlers`: `@task` functions, modules or names.
+
+    At most `slots` handlers run at a time. At the end, what still runs is cancelled. Raises
+    `ConfigurationError` for what is no handler.
+    """
+    registry = TaskRegistry()
+    for handler in handlers:
+        if isinstance(handler, ModuleType):
+            registry.collect(handler)
+        elif isinstance(handler, str):
+            for definition in load_registry([handler]):
+                registry.add(definition.function)
+        else:
+            registry.add(handler)
+    outstanding = Outstanding()
+    client = Client(MemoryCarrier(registry, outstanding, slots), outstanding, tenant=tenant)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+class MemoryCarrier:
+    """Runs tasks in place of bringing them to a cluster."""
+
+    def __init__(self, registry: TaskRegistry, outstanding: Outstanding, slots: int) -> None:
+        """Run the handlers of `registry`, at most `slots` at a time."""
+        self._registry = registry
+        self._outstanding = outstanding
+        self._slots = asyncio.Semaphore(slots)
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="maniple-testing")
+        self._running: set[asyncio.Task[None]] = set()
+
+    def send(self, ticket: Ticket) -> None:
+        """Take a task."""
+        self._spawn(self._carry(ticket, ticket.body))
+
+    async def close(self) -> None:
+        """Cancel what runs. A thread that is still at work keeps working; nobody hears of it."""
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        running = asyncio.get_running_loop().create_task(work)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
+    async def _carry(self, ticket: Ticket, body: bytes) -> None:
+        try:
+            (task,) = codec.decode_submission(body)
+        except InvalidMessage as error:
+            task = error
+        if isinstance(task, InvalidMessage):
+            ticket.confirmed(task)
+            return
+        ticket.confirmed(None)
+        async with self._slots:
+            result = await _Run(self, task).to_its_end()
+        self._outstanding.settle(codec.decode_results(codec.encode([result])))
+
+    def find(self, capability: str) -> TaskDefinition | None:
+        """Return the handler of a capability."""
+        return self._registry.get(capability)
+
+    def report(self, progress: Progress) -> None:
+        """Hand progress to the client, by way of its bytes."""
+        self._outstanding.report(codec.decode_list(codec.encode([progress]), Progress))
+
+    async def in_thread(self, work: Callable[[], Outcome]) -> Outcome:
+        """Run plain work in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+class _Run:
+    """One task from its submission to its result."""
+
+    def __init__(self, carrier: MemoryCarrier, task: Task) -> None:
+        self._carrier = carrier
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._submitted = datetime.now(UTC)
+        self._deadline = task.deadline or self._submitted + timedelta(
+            seconds=task.ttl or DEFAULT_TTL
+        )
+
+    async def to_its_end(self) -> Result:
+        definition = self._carrier.find(self._task.capability or "")
+        if definition is None:
+            return self._expired(ErrorCode.NO_AGENT, "no handler here offers the capability")
+        attempts = self._task.max_attempts or definition.max_attempts or DEFAULT_ATTEMPTS
+        result = self._result(Status.FAILED)
+        for attempt in range(1, attempts + 1):
+            if datetime.now(UTC) >= self._deadline:
+                return self._expired(ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
+            started = datetime.now(UTC)
+            outcome = await self._attempt(definition, attempt)
+            result = replace(self._of(outcome), attempt=attempt, started_at=started)
+            if not _may_retry(definition, outcome):
+                break
+        return result
+
+    async def _attempt(self, definition: TaskDefinition, attempt: int) -> Outcome:
+        timeout = self._task.timeout or definition.timeout or DEFAULT_TIMEOUT
+        timeout = min(timeout, (self._deadline - datetime.now(UTC)).total_seconds())
+        context = TaskContext(
+            task_id=self._task.id or "",
+            capability=definition.capability,
+            attempt=attempt,
+            deadline=self._deadline,
+            timeout=timeout,
+            tenant=self._task.tenant,
+            labels=self._task.labels,
+            agent=AGENT,
+            traceparent=self._task.traceparent,
+            report=lambda value: self._report(attempt, value),
+        )
+        if definition.executor is Executor.ASYNC:
+            return await run_async(definition, context, self._task.payload)
+        work = self._carrier.in_thread(lambda: run_sync(definition, context, self._task.payload))
+        try:
+            return await asyncio.wait_for(work, timeout)
+        except TimeoutError:
+            return timed_out(timeout)
+
+    def _report(self, attempt: int, value: Any) -> None:
+        progress = Progress(
+            id=self._task.id or "",
+            capability=self._task.capability or "",
+            attempt=attempt,
+            value=Raw(encode_output(value)),
+            at=datetime.now(UTC),
+            tenant=self._task.tenant,
+        )
+        with contextlib.suppress(RuntimeError):  # a thread that outlives the test
+            self._loop.call_soon_threadsafe(self._carrier.report, progress)
+
+    def _of(self, outcome: Outcome) -> Result:
+        if outcome.failure is None:
+            return self._result(Status.SUCCEEDED, output=Raw(outcome.output))
+        if outcome.failure.code is ErrorCode.TIMEOUT and datetime.now(UTC) >= self._deadline:
+            return self._expired(ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
+        return self._result(Status.FAILED, error=outcome.failure)
+
+    def _expired(self, code: ErrorCode, message: str) -> Result:
+        return self._result(Status.EXPIRED, error=Failure(code=code, message=message))
+
+    def _result(
+        self, status: Status, *, output: Raw = NULL, error: Failure | None = None
+    ) -> Result:
+        return Result(
+            id=self._task.id or "",
+            capability=self._task.capability or "",
+            status=status,
+            tenant=self._task.tenant,
+            output=output,
+            error=error,
+            agent=AGENT,
+            lane=self._task.capability,
+            submitted_at=self._submitted,
+            dispatched_at=self._submitted,
+            finished_at=datetime.now(UTC),
+            traceparent=self._task.traceparent,
+        )
+
+
+def _may_retry(definition: TaskDefinition, outcome: Outcome) -> bool:
+    if outcome.failure is None or not outcome.retryable:
+        return False
+    codes = definition.retry.codes if definition.retry else ()
+    return not codes or outcome.failure.code in codes

@@ -1,0 +1,81 @@
+"""A private Consul for tests: started, stopped, frozen and restarted at will."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import requests
+
+from maniple.local import programs
+from maniple.local.errors import ServerMissing
+
+
+def consul_binary() -> str | None:
+    """Where Consul is, if it is installed."""
+    try:
+        return str(programs.consul())
+    except ServerMissing:
+        return None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Return once `condition` holds; fails after `timeout` seconds."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.02)
+
+
+class ConsulServer:
+    """`consul agent -dev` on free ports; its memory is empty after each start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "consul.log"
+        self._ports = {
+            name: free_port() for name in ("http", "grpc", "server", "serf-lan", "serf-wan")
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"http://127.0.0.1:{self._ports['http']}"
+
+    def start(self) -> Self:
+        binary = consul_binary()
+        assert binary is not None
+        ports = [f"-{name}-port={port}" for name, port in self._ports.items()]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, "agent", "-dev", "-bind=127.0.0.1", "-dns-port=-1", *ports],
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def answers(self) -> bool:
+        """Whether it has a leader."""
+        try:
+            return bool(requests.get(f"{self.url}/v1/status/leader", timeout=1).json())
+        except (requests.RequestException, ValueError):
+            return False
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)

@@ -1,0 +1,206 @@
+"""`maniple.service.consul` and `presence` against a real Consul."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from consul_server import ConsulServer, consul_binary, free_port, wait_until
+from maniple.service.catalog import Put
+from maniple.service.consul import CREATE_ONLY, Consul, ConsulUnavailable, ttl_check
+from maniple.service.health import Health, HealthServer
+from maniple.service.presence import Presence
+from maniple.service.settings import ServiceSettings
+
+pytestmark = pytest.mark.skipif(consul_binary() is None, reason="Consul is not installed")
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsulServer]:
+    server = ConsulServer(tmp_path_factory.mktemp("consul")).start()
+    await wait_until(server.answers)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def consul(server: ConsulServer) -> AsyncIterator[Consul]:
+    consul = Consul(server.url)
+    yield consul
+    await consul.kv_delete("test/", recurse=True)
+    consul.close()
+
+
+@contextlib.asynccontextmanager
+async def present(
+    server: ConsulServer, instance: str, health: Health | None = None
+) -> AsyncIterator[tuple[Consul, Health]]:
+    """A process that serves its pages and is registered."""
+    settings = ServiceSettings(instance=instance, consul_url=server.url)
+    health = health or Health("service", instance)
+    consul = Consul(server.url)
+    async with HealthServer(settings, health) as pages:
+        presence = Presence(consul, settings, health, port=pages.port)
+        presence.start()
+        try:
+            yield consul, health
+        finally:
+            await presence.stop()
+            consul.close()
+
+
+async def status_of(consul: Consul, instance: str) -> str:
+    found = [i for i in await consul.instances("maniple-service") if i.id == instance]
+    return found[0].status if found else "absent"
+
+
+async def until_status(consul: Consul, instance: str, status: str, timeout: float = 20) -> None:
+    async with asyncio.timeout(timeout):
+        while await status_of(consul, instance) != status:  # noqa: ASYNC110 - Consul sends no event
+            await asyncio.sleep(0.05)
+
+
+async def test_a_process_is_healthy_in_consul_within_two_seconds_and_gone_after(
+    server: ConsulServer, consul: Consul
+) -> None:
+    async with present(server, "one"):
+        await until_status(consul, "one", "passing", timeout=2)
+        (found,) = await consul.instances("maniple-service")
+        assert set(found.checks) == {"serfHealth", "http:one", ttl_check("one")}
+        assert found.tags == ("maniple", "dev")
+        assert "maniple-service" in await consul.services()
+    assert await status_of(consul, "one") == "absent"
+
+
+async def test_a_process_that_cannot_prove_its_work_becomes_critical(
+    server: ConsulServer, consul: Consul
+) -> None:
+    async with present(server, "two") as (_, health):
+        await until_status(consul, "two", "passing")
+        health.set("broker", ok=False, required=True)
+        await until_status(consul, "two", "critical")
+        health.set("broker", ok=True)
+        await until_status(consul, "two", "passing")
+
+
+async def test_an_entry_that_consul_lost_is_made_again(
+    server: ConsulServer, consul: Consul
+) -> None:
+    async with present(server, "three"):
+        await until_status(consul, "three", "passing")
+        await consul.deregister_service("three")
+        await until_status(consul, "three", "passing")
+
+
+async def test_a_consul_that_restarts_empty_gets_the_process_back(tmp_path: Path) -> None:
+    own = ConsulServer(tmp_path).start()
+    await wait_until(own.answers)
+    try:
+        async with present(own, "four") as (consul, health):
+            await until_status(consul, "four", "passing")
+            own.kill()
+            await wait_until(lambda: health.status == "degraded")
+            assert health.alive
+            own.start()
+            await wait_until(lambda: health.status == "ok")
+            await until_status(consul, "four", "passing")
+    finally:
+        own.kill()
+
+
+async def test_a_frozen_consul_costs_a_bounded_time(tmp_path: Path) -> None:
+    own = ConsulServer(tmp_path).start()
+    await wait_until(own.answers)
+    consul = Consul(own.url)
+    try:
+        own.freeze()
+        async with asyncio.timeout(5):
+            with pytest.raises(ConsulUnavailable):
+                await consul.kv_get("test/a")
+        own.thaw()
+        assert await consul.kv_get("test/a") is None
+    finally:
+        consul.close()
+        own.kill()
+
+
+async def test_consul_that_is_not_there_is_said_by_its_own_error() -> None:
+    consul = Consul(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(ConsulUnavailable, match="Consul"):
+        await consul.services()
+    consul.close()
+
+
+async def test_the_url_wins_over_the_environment_of_the_consul_tools(
+    server: ConsulServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    consul = Consul(server.url)
+    assert "consul" in await consul.services()
+    consul.close()
+
+
+async def test_compare_and_set_lets_one_of_two_writers_win(consul: Consul) -> None:
+    assert await consul.kv_put("test/k", b"1", cas=CREATE_ONLY)
+    assert not await consul.kv_put("test/k", b"2", cas=CREATE_ONLY)
+    entry = await consul.kv_get("test/k")
+    assert entry is not None
+    writes = [consul.kv_put("test/k", value, cas=entry.index) for value in (b"3", b"4")]
+    assert sorted(await asyncio.gather(*writes)) == [False, True]
+
+
+async def test_a_transaction_writes_all_or_nothing(consul: Consul) -> None:
+    assert await consul.transaction([Put("test/a", b"\x00\xff", CREATE_ONLY), Put("test/b", b"b")])
+    assert not await consul.transaction([Put("test/c", b"c"), Put("test/a", b"x", CREATE_ONLY)])
+    _, entries = await consul.kv_list("test/")
+    assert {e.key: e.value for e in entries} == {"test/a": b"\x00\xff", "test/b": b"b"}
+
+
+async def test_a_watch_returns_when_something_changes_and_else_after_its_wait(
+    consul: Consul,
+) -> None:
+    await consul.kv_put("test/w/a", b"1")
+    index, _ = await consul.kv_list("test/w/")
+    watching = asyncio.create_task(consul.watch("test/w/", index, wait=30))
+    await consul.kv_put("test/w/b", b"2")
+    async with asyncio.timeout(3):
+        newer, entries = await watching
+    assert newer > index
+    assert [e.key for e in entries] == ["test/w/a", "test/w/b"]
+    assert await consul.watch("test/w/", newer, wait=0.2) == (newer, entries)
+
+
+async def test_a_lock_has_one_holder_and_passes_on_when_its_session_ends(consul: Consul) -> None:
+    first = await consul.create_session("first", lock_delay=0)
+    second = await consul.create_session("second", lock_delay=0)
+    assert await consul.acquire("test/lock", b"first", first)
+    assert not await consul.acquire("test/lock", b"second", second)
+    held = await consul.kv_get("test/lock")
+    assert held is not None
+    assert held.session == first
+    await consul.destroy_session(first)
+    assert not await consul.renew_session(first)
+    assert await consul.acquire("test/lock", b"second", second)
+    assert await consul.release("test/lock", second)
+    await consul.destroy_session(second)
+
+
+async def test_a_session_may_hang_on_a_processes_own_check(
+    server: ConsulServer, consul: Consul
+) -> None:
+    async with present(server, "five") as (_, health):
+        await until_status(consul, "five", "passing")
+        session = await consul.create_session("led", checks=[ttl_check("five")])
+        assert await consul.acquire("test/leader", b"five", session)
+        health.set("broker", ok=False, required=True)
+        await until_status(consul, "five", "critical")
+        assert not await consul.renew_session(session)
+
+
+async def test_removing_what_is_not_there_is_no_error(consul: Consul) -> None:
+    await consul.deregister_service("nobody")
+    assert not await consul.pass_ttl("nobody")
+    assert not await consul.registered("nobody")

@@ -1,0 +1,284 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from maniple import ErrorCode, InvalidMessage, ManipleError, Status, TaskFailed, task
+from maniple.client.core import Client
+from maniple.client.handle import Ticket
+from maniple.client.outstanding import Outstanding
+from maniple.client.submission import encode_payload
+from maniple.errors import BrokerUnavailable, PublishRefused
+from maniple.messages import Failure, Result, Task
+from maniple.testing import cluster
+
+
+@task("test.echo")
+async def echo(payload: Any) -> Any:
+    return payload
+
+
+@task("test.odd")
+async def odd(payload: int) -> int:
+    await asyncio.sleep(0.001 * (7 - payload % 7))
+    if payload % 10 == 3:
+        raise ValueError(f"no {payload}")
+    return payload
+
+
+class Recorder:
+    """A carrier that confirms at once and keeps tickets until the test settles them."""
+
+    def __init__(self, refuse: ManipleError | None = None) -> None:
+        self.tickets: list[Ticket] = []
+        self.bodies: list[bytes] = []
+        self.refuse = refuse
+
+    def send(self, ticket: Ticket) -> None:
+        self.tickets.append(ticket)
+        self.bodies.append(ticket.body)
+        asyncio.get_running_loop().call_soon(ticket.confirmed, self.refuse)
+
+    async def close(self) -> None:
+        pass
+
+
+def recorded(refuse: ManipleError | None = None) -> tuple[Client, Recorder, Outstanding]:
+    carrier, outstanding = Recorder(refuse), Outstanding()
+    return Client(carrier, outstanding, tenant="default"), carrier, outstanding
+
+
+def succeeded(ticket: Ticket, output: object = 1) -> Result:
+    return Result(
+        id=ticket.id,
+        capability=ticket.capability,
+        tenant=ticket.tenant,
+        status=Status.SUCCEEDED,
+        output=Raw(json.dumps(output).encode()),
+    )
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        await asyncio.sleep(0)
+        yield number
+
+
+async def test_map_keeps_the_order_of_its_input() -> None:
+    async with cluster(odd) as client:
+        outputs = [n async for n in client.map("test.odd", [n * 10 for n in range(40)])]
+    assert outputs == [n * 10 for n in range(40)]
+
+
+async def test_map_without_order_gives_each_output_once() -> None:
+    async with cluster(odd) as client:
+        outputs = [n async for n in client.map("test.odd", numbers(3), ordered=False)]
+        assert sorted(outputs) == [0, 1, 2]
+        many = client.map("test.odd", numbers(50), ordered=False, return_errors=True)
+        outputs = [n async for n in many if not isinstance(n, TaskFailed)]
+    assert sorted(outputs) == [n for n in range(50) if n % 10 != 3]
+
+
+async def test_map_raises_the_first_error_or_gives_it_in_place() -> None:
+    async with cluster(odd) as client:
+        seen = []
+        with pytest.raises(TaskFailed, match="no 3"):
+            async for output in client.map("test.odd", range(20)):
+                seen.append(output)  # noqa: PERF401 - what was seen before the error counts
+        assert seen == [0, 1, 2]
+        outputs = [o async for o in client.map("test.odd", range(5), return_errors=True)]
+    assert outputs[:3] == [0, 1, 2]
+    assert isinstance(outputs[3], TaskFailed)
+    assert outputs[4] == 4
+
+
+async def test_map_over_nothing_ends() -> None:
+    async with cluster(echo) as client:
+        assert [o async for o in client.map("test.echo", [])] == []
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_map_never_has_more_than_its_window_outstanding(ordered: bool) -> None:  # noqa: FBT001
+    taken = given = worst = 0
+
+    def source() -> Iterator[int]:
+        nonlocal taken, worst
+        for number in range(500):
+            taken += 1
+            worst = max(worst, taken - given)
+            yield number
+
+    async with cluster(echo) as client:
+        async for _ in client.map("test.echo", source(), window=10, ordered=ordered):
+            given += 1
+    assert given == 500
+    assert worst <= 12  # one being read, one that waits for room
+
+
+async def test_map_raises_what_its_input_raises_after_the_outputs_before_it() -> None:
+    def source() -> Iterator[int]:
+        yield from range(3)
+        raise OSError("disk")
+
+    seen = []
+    async with cluster(echo) as client:
+        with pytest.raises(OSError, match="disk"):
+            async for output in client.map("test.echo", source()):
+                seen.append(output)  # noqa: PERF401 - what was seen before the error counts
+    assert seen == [0, 1, 2]
+
+
+async def test_leaving_map_early_forgets_its_tasks() -> None:
+    client, carrier, outstanding = recorded()
+    mapped = client.map("test.echo", range(1000), window=50)
+    first = asyncio.create_task(anext(mapped))
+    while len(carrier.tickets) < 50:
+        await asyncio.sleep(0)
+    outstanding.settle([succeeded(carrier.tickets[0], "first")])
+    assert await first == "first"
+    await mapped.aclose()
+    assert client.outstanding == 0
+    outstanding.settle([succeeded(carrier.tickets[1])])
+
+
+async def test_a_payload_that_is_no_json_takes_only_its_own_place() -> None:
+    async with cluster(echo) as client:
+        mapped = client.map("test.echo", [1, object(), 2, float("nan")], return_errors=True)
+        outputs = [output async for output in mapped]
+    assert outputs[0::2] == [1, 2]
+    assert all(isinstance(error, InvalidMessage) for error in outputs[1::2])
+
+
+@pytest.mark.parametrize(
+    ("capability", "payload", "options", "code"),
+    [
+        ("Text.Stats", None, {}, ErrorCode.INVALID_TASK),
+        ("", None, {}, ErrorCode.INVALID_TASK),
+        ("text.suspect", None, {}, ErrorCode.INVALID_TASK),
+        ("a" * 129, None, {}, ErrorCode.INVALID_TASK),
+        ("text.stats", float("inf"), {}, ErrorCode.INVALID_TASK),
+        ("text.stats", {"a": [float("nan")]}, {}, ErrorCode.INVALID_TASK),
+        ("text.stats", "\ud800", {}, ErrorCode.INVALID_TASK),
+        ("text.stats", {1, object()}, {}, ErrorCode.INVALID_TASK),
+        ("text.stats", "x" * 1024 * 1024, {}, ErrorCode.PAYLOAD_TOO_LARGE),
+        ("text.stats", None, {"ttl": -1.0}, ErrorCode.INVALID_TASK),
+        ("text.stats", None, {"max_attempts": 0}, ErrorCode.INVALID_TASK),
+        ("text.stats", None, {"tenant": ""}, ErrorCode.INVALID_TASK),
+        ("text.stats", None, {"labels": {"a": 1}}, ErrorCode.INVALID_TASK),
+        ("text.stats", None, {"labels": {"a": object()}}, ErrorCode.INVALID_TASK),
+        ("text.stats", None, {"deadline": datetime(2030, 1, 1)}, ErrorCode.INVALID_TASK),  # noqa: DTZ001
+        ("text.stats", None, {"id": "a\nb"}, ErrorCode.INVALID_TASK),
+        (
+            "text.stats",
+            None,
+            {"ttl": 1.0, "deadline": datetime.now(UTC) + timedelta(hours=1)},
+            ErrorCode.INVALID_TASK,
+        ),
+    ],
+)
+async def test_what_the_dispatcher_would_refuse_is_never_sent(
+    capability: str, payload: object, options: dict[str, Any], code: ErrorCode
+) -> None:
+    client, carrier, _ = recorded()
+    with pytest.raises(InvalidMessage) as caught:
+        await client.submit(capability, payload, **options)
+    assert caught.value.code is code
+    assert not carrier.tickets
+    assert client.outstanding == 0
+
+
+async def test_too_deep_a_payload_is_never_sent() -> None:
+    client, carrier, _ = recorded()
+    payload: list[Any] = []
+    for _ in range(150):
+        payload = [payload]
+    with pytest.raises(InvalidMessage, match="nested"):
+        await client.submit("text.stats", payload)
+    assert not carrier.tickets
+
+
+async def test_a_task_is_sent_with_nothing_but_what_was_said() -> None:
+    client, carrier, _ = recorded()
+    await client.submit("text.stats", {"a": None}, id="x", ttl=5.0, labels={"k": "v"})
+    assert json.loads(carrier.bodies[0]) == {
+        "capability": "text.stats",
+        "payload": {"a": None},
+        "id": "x",
+        "ttl": 5.0,
+        "labels": {"k": "v"},
+    }
+
+
+async def test_the_first_result_wins_and_later_ones_are_ignored() -> None:
+    client, carrier, outstanding = recorded()
+    handle = await client.submit("text.stats")
+    outstanding.settle([succeeded(carrier.tickets[0], 1), succeeded(carrier.tickets[0], 2)])
+    outstanding.settle([succeeded(carrier.tickets[0], 3)])
+    assert await handle.result() == 1
+
+
+async def test_a_refusal_of_a_whole_message_reaches_all_its_tasks() -> None:
+    client, carrier, outstanding = recorded()
+    handles = [await client.submit("text.stats") for _ in range(3)]
+    for ticket in carrier.tickets[:2]:
+        ticket.message_id = "message"
+    failure = Failure(code=ErrorCode.RATE_LIMITED, message="slow down", retry_after=2.5)
+    refused = Result(id="message", capability="batch", status=Status.REJECTED, error=failure)
+    outstanding.settle([refused])
+    for handle in handles[:2]:
+        with pytest.raises(ManipleError, match="slow down") as caught:
+            await handle.result()
+        assert getattr(caught.value, "retry_after", None) == 2.5
+    assert not handles[2].done
+
+
+async def test_a_submission_that_the_broker_refuses_raises_and_is_forgotten() -> None:
+    client, _, _ = recorded(PublishRefused("maniple.tasks", "text.stats", unroutable=False))
+    with pytest.raises(PublishRefused):
+        await client.submit("text.stats")
+    assert client.outstanding == 0
+    results = [r async for r in client.outcomes([Task(capability="text.stats", id="x")])]
+    assert results[0].status is Status.REJECTED
+    assert results[0].error is not None
+    assert results[0].error.code is ErrorCode.OVERLOADED
+
+
+async def test_a_broker_that_is_gone_ends_map_and_outcomes() -> None:
+    client, _, _ = recorded(BrokerUnavailable("gone"))
+    with pytest.raises(BrokerUnavailable):
+        _ = [o async for o in client.map("text.stats", range(3))]
+    with pytest.raises(BrokerUnavailable):
+        _ = [o async for o in client.outcomes([Task(capability="text.stats")])]
+    assert client.outstanding == 0
+
+
+async def test_outcomes_gives_a_result_for_every_task_good_or_bad() -> None:
+    tasks = [
+        Task(capability="test.echo", payload=Raw(b"1"), id="a"),
+        Task(id="b"),
+        Task(capability="test.echo", sealed=Raw(b"1"), id="c"),
+        Task(capability="test.odd", payload=Raw(b"3"), id="d"),
+    ]
+    async with cluster(echo, odd) as client:
+        results = [result async for result in client.outcomes(tasks)]
+    assert [(r.id, r.status, r.error and r.error.code) for r in results] == [
+        ("a", Status.SUCCEEDED, None),
+        ("b", Status.REJECTED, ErrorCode.INVALID_TASK),
+        ("c", Status.REJECTED, ErrorCode.NOT_SUPPORTED),
+        ("d", Status.FAILED, ErrorCode.HANDLER_ERROR),
+    ]
+
+
+def test_dataclasses_and_times_are_payloads_too() -> None:
+    @dataclass
+    class Job:
+        at: datetime
+        size: int | None
+
+    raw = encode_payload(Job(datetime(2026, 1, 2, tzinfo=UTC), None))
+    assert json.loads(bytes(raw)) == {"at": "2026-01-02T00:00:00Z", "size": None}

@@ -1,0 +1,90 @@
+"""Supervision of one child process."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maniple.local.child import Child, ChildSpec, Death, tail_of
+from maniple.local.errors import ServerMissing
+from maniple.local.ports import free_ports
+from maniple.local.reaper import Reaper
+from waiting import wait_until
+
+
+@pytest.fixture
+def reaper() -> Iterator[Reaper]:
+    with Reaper() as reaper:
+        yield reaper
+
+
+def spec_of(folder: Path, code: str) -> ChildSpec:
+    return ChildSpec("worker", (sys.executable, "-S", "-c", code), folder / "worker.log")
+
+
+async def test_a_death_is_told_with_code_and_last_words(tmp_path: Path, reaper: Reaper) -> None:
+    deaths: list[Death] = []
+    child = Child(spec_of(tmp_path, "exit('out of beans')"), reaper, on_death=deaths.append)
+    await child.start()
+    await wait_until(lambda: bool(deaths))
+    assert (deaths[0].cause, deaths[0].tail) == ("exit status 1", "out of beans")
+    assert deaths[0].is_failure
+    assert not child.running
+
+
+async def test_a_restarted_child_waits_longer_each_time(tmp_path: Path, reaper: Reaper) -> None:
+    deaths: list[Death] = []
+    child = Child(spec_of(tmp_path, "exit(1)"), reaper, restart=True, on_death=deaths.append)
+    await child.start()
+    await wait_until(lambda: len(deaths) == 3)
+    await child.stop(1)
+    first, second, third = (death.restart_in or 0.0 for death in deaths)
+    assert 0.25 <= first <= 0.5 <= second <= 1.0 <= third <= 2.0
+
+
+async def test_stopping_is_no_death(tmp_path: Path, reaper: Reaper) -> None:
+    deaths: list[Death] = []
+    code = "import time; time.sleep(60)"
+    child = Child(spec_of(tmp_path, code), reaper, restart=True, on_death=deaths.append)
+    await child.start()
+    await child.stop(5)
+    await child.stop(5)
+    assert deaths == []
+    assert not child.running
+
+
+async def test_workers_of_a_dead_child_do_not_outlive_it(tmp_path: Path, reaper: Reaper) -> None:
+    code = "import os; pid = os.fork() or __import__('time').sleep(60); print(pid); os._exit(3)"
+    deaths: list[Death] = []
+    child = Child(spec_of(tmp_path, code), reaper, on_death=deaths.append)
+    await child.start()
+    await wait_until(lambda: bool(deaths))
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+
+
+async def test_a_missing_program_is_named(tmp_path: Path, reaper: Reaper) -> None:
+    child = Child(ChildSpec("x", ("/nowhere/server",), tmp_path / "x.log"), reaper)
+    with pytest.raises(ServerMissing, match="/nowhere/server"):
+        await child.start()
+
+
+def test_the_tail_of_a_long_log_is_its_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("".join(f"line {number}\n" for number in range(10_000)))
+    assert tail_of(log, 2) == "line 9998\nline 9999"
+
+
+def test_free_ports_differ_and_can_be_listened_on() -> None:
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+
+    async def listen() -> None:
+        for port in ports:
+            server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+            server.close()
+
+    asyncio.run(listen())

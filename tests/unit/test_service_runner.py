@@ -1,0 +1,191 @@
+"""`maniple.service.runner`: a process from its start to its end, without any server."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from consul_server import free_port, wait_until
+from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.service.runner import Runtime, running, serve
+from maniple.service.settings import ServiceSettings
+
+
+def settings(**changes: object) -> ServiceSettings:
+    values = {"consul_url": f"http://127.0.0.1:{free_port()}", "instance": "x", **changes}
+    return ServiceSettings.model_validate(values)
+
+
+@contextlib.asynccontextmanager
+async def nothing(_runtime: Runtime) -> AsyncIterator[None]:
+    yield
+
+
+async def test_a_process_is_ready_inside_and_draining_on_its_way_out() -> None:
+    seen: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def build(runtime: Runtime) -> AsyncIterator[None]:
+        seen.append("built")
+        yield
+        seen.append(runtime.health.status)
+
+    async with running(settings(), build) as runtime:
+        assert runtime.health.ready
+        await wait_until(lambda: runtime.health.status == "degraded")  # there is no Consul here
+        assert runtime.health.alive
+    assert seen == ["built", "draining"]
+
+
+async def test_a_broker_that_is_away_is_waited_for() -> None:
+    tries: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def build(runtime: Runtime) -> AsyncIterator[None]:
+        tries.append(1)
+        runtime.spawn(asyncio.sleep(60), "left over")
+        if len(tries) < 3:
+            raise BrokerUnavailable("not yet")
+        yield
+
+    async with running(settings(), build) as runtime:
+        assert len(tries) == 3
+        assert len(runtime._tasks) == 1
+
+
+async def test_a_process_that_still_waits_for_its_broker_stops_at_once() -> None:
+    stopping = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def build(_runtime: Runtime) -> AsyncIterator[None]:
+        stopping.set()
+        await asyncio.sleep(60)
+        yield
+
+    async with asyncio.timeout(5):
+        assert await serve(settings(), build, stopping) == 0
+
+
+async def test_a_crash_in_the_background_ends_the_process_with_1() -> None:
+    async def crash() -> None:
+        raise ZeroDivisionError
+
+    @contextlib.asynccontextmanager
+    async def build(runtime: Runtime) -> AsyncIterator[None]:
+        runtime.spawn(crash(), "crash")
+        yield
+
+    async with asyncio.timeout(5):
+        assert await serve(settings(), build) == 1
+
+
+async def test_a_background_task_that_ends_or_is_cancelled_ends_nothing() -> None:
+    async with running(settings(), nothing) as runtime:
+        await runtime.spawn(asyncio.sleep(0), "done")
+        cancelled = runtime.spawn(asyncio.sleep(60), "cancelled")
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
+        assert not runtime.stopping.is_set()
+
+
+async def test_a_process_that_does_not_drain_is_cut_short() -> None:
+    stopping = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def build(_runtime: Runtime) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_later(0.1, stopping.set)
+        yield
+        await asyncio.sleep(60)
+
+    async with asyncio.timeout(8):
+        assert await serve(settings(drain_timeout=0), build, stopping) == 1
+
+
+async def test_a_blocked_loop_is_measured() -> None:
+    async with running(settings(), nothing) as runtime:
+        await wait_until(lambda: runtime.health.loop_lag > 0)
+        time.sleep(0.6)  # noqa: ASYNC251 - blocking the loop is what is tested
+        await wait_until(lambda: runtime.health.loop_lag > 0.3, timeout=1)
+
+
+async def test_a_wrong_setting_found_while_building_ends_with_2() -> None:
+    def refuse() -> None:
+        raise ConfigurationError("MANIPLE_X is wrong")
+
+    @contextlib.asynccontextmanager
+    async def build(_runtime: Runtime) -> AsyncIterator[None]:
+        await asyncio.to_thread(refuse)
+        yield
+
+    assert await serve(settings(), build) == 2
+
+
+PROGRAM = """
+import contextlib, sys, time
+from maniple.service.runner import run
+from maniple.service.settings import ServiceSettings, load_settings
+
+@contextlib.asynccontextmanager
+async def build(runtime):
+    print(f"pages {runtime.http_url}", flush=True)
+    yield
+    if "stuck" in sys.argv:
+        print("stuck", flush=True)
+        await __import__("asyncio").sleep(60)
+    print("drained", flush=True)
+
+run(load_settings(ServiceSettings), build)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(PROGRAM))
+    return path
+
+
+def start(program: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(program), *arguments],
+        env={"MANIPLE_CONSUL_URL": f"http://127.0.0.1:{free_port()}", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_with_0(program: Path, number: signal.Signals) -> None:
+    process = start(program)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("pages http://127.0.0.1:")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, "drained\n"), err
+
+
+def test_a_second_signal_ends_at_once(program: Path) -> None:
+    process = start(program, "stuck")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    assert process.stdout.readline() == "stuck\n"
+    process.terminate()
+    process.communicate(timeout=3)
+    assert process.returncode == 1
+
+
+def test_a_wrong_variable_ends_with_2_and_one_line(program: Path) -> None:
+    process = start(program, MANIPLE_HTTP_PORT="many")
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 2
+    assert err.startswith("maniple-service: MANIPLE_HTTP_PORT: ")
+    assert err.count("\n") == 1

@@ -1,0 +1,98 @@
+"""`maniple.service.settings`: what the environment may say, and what a wrong value costs."""
+
+import os
+import re
+from typing import ClassVar
+
+import pytest
+from pydantic import ValidationError
+
+from maniple.service.settings import ServiceSettings, load_settings, without_password
+
+
+class ExampleSettings(ServiceSettings):
+    service: ClassVar[str] = "example"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MANIPLE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("url", "environment"),
+    [
+        ("amqp://localhost/dev", "dev"),
+        ("amqp://u:p@localhost:5672/staging", "staging"),
+        ("amqp://localhost", "default"),
+        ("amqp://localhost/", "default"),
+        ("amqp://localhost/%2F", "default"),
+        ("amqps://localhost//", "default"),
+    ],
+)
+def test_the_vhost_is_the_environment(url: str, environment: str) -> None:
+    assert ServiceSettings(broker_url=url).environment == environment
+
+
+def test_instances_have_names_of_their_own() -> None:
+    first, second = ExampleSettings().instance, ExampleSettings().instance
+    assert first != second
+    assert re.fullmatch(r"example-[A-Za-z0-9_-]+-[0-9a-f]{6}", first)
+
+
+def test_variables_are_read_and_empty_ones_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANIPLE_INSTANCE", "blue-1")
+    monkeypatch.setenv("MANIPLE_LOG_LEVEL", "WARNING")
+    monkeypatch.setenv("MANIPLE_HTTP_PORT", "")
+    settings = load_settings(ExampleSettings)
+    assert (settings.instance, settings.log_level, settings.http_port) == ("blue-1", "warning", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PORT", "many"),
+        ("HTTP_PORT", "70000"),
+        ("LOG_FORMAT", "xml"),
+        ("BROKER_URL", "http://localhost"),
+        ("BROKER_URL", "amqp://localhost/a%2Fb"),
+        ("CONSUL_URL", "localhost:8500"),
+        ("INSTANCE", "with.dots"),
+        ("DRAIN_TIMEOUT", "-1"),
+    ],
+)
+def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"MANIPLE_{name}", value)
+    with pytest.raises(SystemExit) as stop:
+        load_settings(ExampleSettings)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"maniple-example: MANIPLE_{name}: ")
+
+
+def test_no_complaint_and_no_repr_shows_a_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MANIPLE_BROKER_URL", "amqp://u:secret@/dev")
+    with pytest.raises(SystemExit):
+        load_settings(ExampleSettings)
+    assert "secret" not in capsys.readouterr().err
+    assert "secret" not in repr(ServiceSettings(broker_url="amqp://u:secret@h/dev"))
+    assert without_password("amqp://u:secret@h/dev") == "amqp://u:***@h/dev"
+
+
+def test_settings_do_not_change() -> None:
+    settings = ServiceSettings()
+    with pytest.raises(ValidationError):
+        settings.http_port = 1  # type: ignore[misc]
+
+
+def test_a_process_bound_to_every_address_advertises_its_host() -> None:
+    everywhere = "0.0.0.0"  # noqa: S104 - what is tested; nothing is bound
+    assert ServiceSettings(http_host="127.0.0.1").address == "127.0.0.1"
+    assert ServiceSettings(http_host=everywhere).address not in {everywhere, ""}
+    named = ServiceSettings(http_host=everywhere, advertise_host="a.example")
+    assert named.address == "a.example"

@@ -1,0 +1,140 @@
+"""`maniple.service.telemetry`: logs, metrics, trace context."""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+
+from maniple.service import names
+from maniple.service.settings import ServiceSettings
+from maniple.service.telemetry import (
+    MAX_CHILDREN,
+    Metrics,
+    configure_logging,
+    get_logger,
+    new_traceparent,
+    parse_traceparent,
+    process_metrics,
+)
+
+EXAMPLE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logging(ServiceSettings(instance="p1"), stream)
+    yield stream
+    root.handlers[:] = before
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def read(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_our_lines_and_the_librarys_have_one_form(lines: io.StringIO) -> None:
+    get_logger("maniple.test").info("done", task_id="t1")
+    logging.getLogger("somebody").warning("careful %s", "now")
+    ours, theirs = read(lines)
+    assert ours["event"] == "done"
+    assert ours["task_id"] == "t1"
+    assert theirs["event"] == "careful now"
+    for line in (ours, theirs):
+        assert (line["service"], line["instance"]) == ("service", "p1")
+        assert line["timestamp"].endswith("Z")
+
+
+def test_chatty_libraries_speak_from_warning_on(lines: io.StringIO) -> None:
+    for name in ("aiormq.connection", "faststream", "aio_pika.robust"):
+        logging.getLogger(name).info("chatter")
+        logging.getLogger(name).warning("trouble")
+    assert [line["event"] for line in read(lines)] == ["trouble"] * 3
+
+
+def test_no_line_shows_a_password_not_even_a_traceback(lines: io.StringIO) -> None:
+    log = get_logger()
+    log.info("connecting", url="amqp://u:secret@host/dev")
+    log.error("failed", exc_info=ConnectionError("cannot reach amqp://u:secret@host/dev"))
+    assert "secret" not in lines.getvalue()
+    assert "ConnectionError" in read(lines)[1]["exception"]
+
+
+def test_every_declared_metric_is_exposed_under_our_prefix() -> None:
+    text = generate_latest(process_metrics().registry).decode()
+    for spec in names.ALL:
+        assert spec.name.startswith("maniple_")
+        assert f"# HELP {spec.name}" in text
+        assert not {"task", "task_id", "agent", "agent_id", "id"} & set(spec.labels)
+    declared = {v for v in vars(names).values() if isinstance(v, names.MetricName)}
+    assert declared == set(names.ALL)
+
+
+def test_children_are_kept_and_label_sets_are_bounded() -> None:
+    metrics = Metrics()
+    first = metrics.counter(names.TASKS_ACCEPTED, "text.stats")
+    assert metrics.counter(names.TASKS_ACCEPTED, "text.stats") is first
+    for number in range(MAX_CHILDREN * 2):
+        metrics.counter(names.TASKS_ACCEPTED, f"c{number}").inc()
+    text = generate_latest(metrics.registry).decode()
+    assert text.count("maniple_tasks_accepted_total{") == MAX_CHILDREN + 1
+    other = 'maniple_tasks_accepted_total{capability="other"}'
+    assert f"{other} {MAX_CHILDREN + 1}.0" in text
+
+
+def test_a_gauge_can_be_set_anew_from_a_whole_picture() -> None:
+    metrics = Metrics()
+    metrics.gauge(names.AGENTS, "active").set(3)
+    metrics.forget(names.AGENTS)
+    metrics.gauge(names.AGENTS, "failed").set(1)
+    text = generate_latest(metrics.registry).decode()
+    assert 'state="active"' not in text
+    assert 'maniple_agents{state="failed"} 1.0' in text
+
+
+def test_a_traceparent_is_read() -> None:
+    assert parse_traceparent(EXAMPLE) == (EXAMPLE[3:35], EXAMPLE[36:52], True)
+    assert parse_traceparent(f"{EXAMPLE[:-1]}0") == (EXAMPLE[3:35], EXAMPLE[36:52], False)
+    assert parse_traceparent(f"01{EXAMPLE[2:]}-later") is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        EXAMPLE.upper(),
+        EXAMPLE[:-1],
+        f"{EXAMPLE}-extra",
+        f"ff{EXAMPLE[2:]}",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+        f"{EXAMPLE}\n",
+    ],
+)
+def test_a_malformed_traceparent_is_none(text: str) -> None:
+    assert parse_traceparent(text) is None
+
+
+@given(st.booleans())
+def test_a_new_trace_is_well_formed(sampled: bool) -> None:  # noqa: FBT001 - hypothesis's argument
+    text = new_traceparent(sampled)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", text)
+    parsed = parse_traceparent(text)
+    assert parsed is not None
+    assert parsed[2] is sampled
+
+
+@given(st.text())
+def test_any_text_is_parsed_or_refused_without_an_error(text: str) -> None:
+    parse_traceparent(text)
