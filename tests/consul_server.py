@@ -50,6 +50,9 @@ class ConsulServer:
         binary = consul_binary()
         assert binary is not None
         ports = [f"-{name}-port={port}" for name, port in self._ports.items()]
+        options = subprocess.run([binary, "agent", "-help"], capture_output=True, check=False)
+        if b"-grpc-tls-port" in options.stdout + options.stderr:  # since 1.14, at a fixed port
+            ports.append("-grpc-tls-port=-1")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [binary, "agent", "-dev", "-bind=127.0.0.1", "-dns-port=-1", *ports],

@@ -44,6 +44,11 @@ class AgentRegistered(AgentEvent):
 
     description: AgentDescription
 
+    @property
+    def id(self) -> str:
+        """An incarnation may describe itself anew (its handlers were loaded again)."""
+        return f"{super().id}:{self.description.digest}"
+
 
 class AgentUnreachable(AgentEvent):
     """One heartbeat missed: suspected, not yet acted upon."""

@@ -12,6 +12,7 @@ from maniple.service.catalog import Put
 from maniple.service.consul import CREATE_ONLY, Consul, ConsulUnavailable, ttl_check
 from maniple.service.health import Health, HealthServer
 from maniple.service.presence import Presence
+from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
 
 pytestmark = pytest.mark.skipif(consul_binary() is None, reason="Consul is not installed")
@@ -72,6 +73,22 @@ async def test_a_process_is_healthy_in_consul_within_two_seconds_and_gone_after(
         assert found.tags == ("maniple", "dev")
         assert "maniple-service" in await consul.services()
     assert await status_of(consul, "one") == "absent"
+
+
+async def test_a_process_leaves_consul_before_it_lets_go_of_anything_else(
+    server: ConsulServer, consul: Consul
+) -> None:
+    seen: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def build(_runtime: Runtime) -> AsyncIterator[None]:
+        yield
+        seen.append(await status_of(consul, "leaving"))
+
+    settings = ServiceSettings(instance="leaving", consul_url=server.url)
+    async with running(settings, build):
+        await until_status(consul, "leaving", "passing", timeout=2)
+    assert seen == ["absent"]
 
 
 async def test_a_process_that_cannot_prove_its_work_becomes_critical(

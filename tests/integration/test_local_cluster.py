@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,14 @@ DEV = "import typer; from maniple.cli.dev import dev; typer.run(dev)"
 
 
 @pytest.fixture
-def fakes(tmp_path: Path, servers: LocalServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current directory with stand-ins for the services, and existing servers in the variables."""
+def fakes(tmp_path: Path, servers: LocalServers, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory with stand-ins for the services; servers that are there already."""
     folder = tmp_path / "fakes"
     folder.mkdir()
     monkeypatch.setenv("MANIPLE_BROKER_URL", servers.rabbitmq.url("operator"))
     monkeypatch.setenv("MANIPLE_CONSUL_URL", servers.consul.url)
     monkeypatch.chdir(fake_service.install(folder))
-    yield folder
+    return folder
 
 
 @pytest.mark.usefixtures("fakes")
@@ -109,8 +108,8 @@ async def test_dev_writes_the_ready_file_and_ends_on_a_signal(
     assert process.returncode == 0
     assert time.monotonic() - started < 10
     assert {entry["service"] for entry in info["processes"]} == set(fake_service.SERVICES)
-    assert all(not _alive(entry["pid"]) for entry in info["processes"])
-    assert not Path(info["data_dir"]).exists()
+    assert not any(_alive(entry["pid"]) for entry in info["processes"])
+    assert _is_gone(info["data_dir"])
     assert "everything is ready" in output
 
 
@@ -159,3 +158,7 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _is_gone(folder: str) -> bool:
+    return not Path(folder).exists()

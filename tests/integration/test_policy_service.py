@@ -79,7 +79,7 @@ async def operator(
 @contextlib.asynccontextmanager
 async def asking(servers: LocalServers) -> AsyncIterator[Operator]:
     name = f"test-{uuid.uuid4().hex[:6]}"
-    async with ControlPlane(servers.rabbitmq.url("operator"), name=name, log=get_logger()) as plane:
+    async with ControlPlane(servers.rabbitmq.url("registry"), name=name, log=get_logger()) as plane:
         operator = Operator(plane)
         await plane.subscribe(EVENTS, ("policy.#",), PolicyChanged, operator.events.append)
         yield operator
@@ -247,9 +247,10 @@ async def test_a_change_reaches_a_following_process_within_a_second_and_outlives
         async with policy_service(servers, consul, tmp_path / "p"):
             follower = Follower()
             async with running(settings, follower.build) as runtime:
-                for value in (3.0, 4.0):
-                    await operator.apply("t", value)
-                    await wait_until(lambda value=value: seconds() == value, timeout=1)
+                await operator.apply("t", 3)
+                await wait_until(lambda: seconds() == 3.0, timeout=1)
+                await operator.apply("t", 4)
+                await wait_until(lambda: seconds() == 4.0, timeout=1)
                 assert runtime.health.versions["timeout/t"] == 2
         follower = Follower()
         async with running(settings, follower.build) as runtime:

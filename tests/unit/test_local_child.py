@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +29,9 @@ def spec_of(folder: Path, code: str) -> ChildSpec:
 
 async def test_a_death_is_told_with_code_and_last_words(tmp_path: Path, reaper: Reaper) -> None:
     deaths: list[Death] = []
-    child = Child(spec_of(tmp_path, "exit('out of beans')"), reaper, on_death=deaths.append)
+    child = Child(
+        spec_of(tmp_path, "import sys; sys.exit('out of beans')"), reaper, on_death=deaths.append
+    )
     await child.start()
     await wait_until(lambda: bool(deaths))
     assert (deaths[0].cause, deaths[0].tail) == ("exit status 1", "out of beans")
@@ -37,7 +41,9 @@ async def test_a_death_is_told_with_code_and_last_words(tmp_path: Path, reaper: 
 
 async def test_a_restarted_child_waits_longer_each_time(tmp_path: Path, reaper: Reaper) -> None:
     deaths: list[Death] = []
-    child = Child(spec_of(tmp_path, "exit(1)"), reaper, restart=True, on_death=deaths.append)
+    child = Child(
+        spec_of(tmp_path, "import os; os._exit(1)"), reaper, restart=True, on_death=deaths.append
+    )
     await child.start()
     await wait_until(lambda: len(deaths) == 3)
     await child.stop(1)
@@ -56,14 +62,24 @@ async def test_stopping_is_no_death(tmp_path: Path, reaper: Reaper) -> None:
     assert not child.running
 
 
+def living(group: int) -> list[str]:
+    """States of the group's processes; a zombie is dead, whenever its new parent notices."""
+    states = subprocess.run(
+        ["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True
+    )
+    found = [line.split() for line in states.stdout.splitlines()]
+    return [stat for pgid, stat in found if int(pgid) == group and not stat.startswith("Z")]
+
+
 async def test_workers_of_a_dead_child_do_not_outlive_it(tmp_path: Path, reaper: Reaper) -> None:
-    code = "import os; pid = os.fork() or __import__('time').sleep(60); print(pid); os._exit(3)"
+    code = "import os, time; os.fork() == 0 and time.sleep(60); time.sleep(60)"
     deaths: list[Death] = []
     child = Child(spec_of(tmp_path, code), reaper, on_death=deaths.append)
     await child.start()
+    await wait_until(lambda: len(living(child.pid)) == 2)
+    os.kill(child.pid, signal.SIGKILL)
     await wait_until(lambda: bool(deaths))
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)
+    await wait_until(lambda: living(child.pid) == [])
 
 
 async def test_a_missing_program_is_named(tmp_path: Path, reaper: Reaper) -> None:

@@ -53,27 +53,24 @@ def test_without_policies_nothing_is_said() -> None:
         ({"capability": "t*"}, {"capability": "text.*"}),
         ({"capability": "text.stats"}, {"capability": "text.*", "tenant": "ac*"}),
         ({"capability": "text.stats"}, {"tenant": "a*", "labels": {"region": "*"}}),
-        ({"tenant": "acme-or-so?"[:4]}, {"capability": "text"[:4] + "*"}),
-        ({"labels": {"region": "eu"}}, {"tenant": "acme"}),
+        ({"capability": "text*"}, {"tenant": "acme"}),
+        ({"tenant": "a*"}, {"capability": "t*"}),
+        ({"labels": {"region": "e*"}}, {"tenant": "a*"}),
         ({"labels": {"region": "*"}}, {"labels": {"region": "e*"}}),
     ],
 )
 def test_the_more_specific_policy_wins_whatever_their_names(
     less: dict[str, Any], more: dict[str, Any]
 ) -> None:
-    if less == {"tenant": "acme"}:  # an exact tenant is more specific than a glob of a capability
-        less, more = more, less
     for names in (("a", "b"), ("b", "a")):
         policies = PolicySet([timeout(names[0], 1, **less), timeout(names[1], 2, **more)])
         assert policies.resolve("text.stats", "acme", {"region": "eu"}).timeout == 2
 
 
 def test_what_is_equally_specific_is_decided_by_name() -> None:
-    both = [timeout("b", 1, capability="text.*"), timeout("a", 2, capability="*.stats")]
+    both = [timeout("b", 1, labels={"x": "1"}), timeout("a", 2, labels={"y": "1"})]
     policies = [PolicySet(order) for order in (both, both[::-1])]
-    assert [p.resolve("text.stats", "t", {}).timeout for p in policies] == [1, 1]
-    tie = [timeout("b", 1, labels={"x": "1"}), timeout("a", 2, labels={"y": "1"})]
-    assert PolicySet(tie).resolve("c", "t", {"x": "1", "y": "1"}).timeout == 2
+    assert [p.resolve("c", "t", {"x": "1", "y": "1"}).timeout for p in policies] == [2, 2]
 
 
 def test_a_label_that_a_task_lacks_matches_nothing() -> None:

@@ -1,5 +1,6 @@
 """`maniple.service.telemetry`: logs, metrics, trace context."""
 
+import importlib
 import io
 import json
 import logging
@@ -30,6 +31,7 @@ EXAMPLE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
+    importlib.import_module("faststream.rabbit")  # sets up logging of its own
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     stream = io.StringIO()

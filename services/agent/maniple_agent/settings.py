@@ -11,13 +11,6 @@ from maniple.service.settings import ServiceSettings
 Words = Annotated[tuple[str, ...], NoDecode]
 
 
-def _physical_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return 8 * 1024**3
-
-
 class AgentSettings(ServiceSettings):
     """What an agent is told at its start.
 
@@ -34,7 +27,7 @@ class AgentSettings(ServiceSettings):
     slots: int = Field(default=256, ge=1, le=100_000)
     threads: int = Field(default=16, ge=1, le=1000)
     processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1000)
-    process_memory: int = Field(default_factory=lambda: _physical_memory() // 2, ge=64 * 1024**2)
+    process_memory: int = Field(default=2 * 1024**3, ge=64 * 1024**2)
     """Bytes of address space that a worker process may have; `@task(memory=…)` overrides it."""
     drain_timeout: float = Field(default=20.0, ge=0)
 

@@ -95,7 +95,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     for executor in parts.executors.values():
         await executor.start()
     try:
-        async with plane, parts.hot:
+        async with parts.hot.publishing(), plane, parts.hot.consuming():
             heartbeats = await _report(runtime, parts, plane, description)
             yield
             await parts.hot.pause()

@@ -61,7 +61,7 @@ class Bundle:
 class Work:
     """The tasks in this agent, from delivery to acknowledgement."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is where the parts of an agent meet
         self,
         agent: str,
         registry: TaskRegistry,
@@ -206,8 +206,8 @@ class Work:
         envelope = job.envelope
         ran = self._ran(job.started_at)
         decision = conclude(envelope, job.definition, outcome, ran, random.random)
-        again = isinstance(decision, Again)
-        self._measure(envelope.lane).ran(seconds, "retried" if again else decision.status.value)
+        status = "retried" if isinstance(decision, Again) else decision.status.value
+        self._measure(envelope.lane).ran(seconds, status)
         self._metrics.histogram(RUN_SECONDS, envelope.capability).observe(seconds)
         if isinstance(decision, Again):
             self._departures.retry(

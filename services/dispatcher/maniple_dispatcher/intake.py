@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -15,11 +15,11 @@ from maniple.identifiers import new_id
 from maniple.messages import MAX_BODY, MAX_NAME, Envelope, RefusedInput, Result, Task
 from maniple.service.names import TASKS_REJECTED, TASKS_SUBMITTED
 from maniple.service.outlets import RefusedLog, ResultOutlet
+from maniple.service.policies import Resolved
 from maniple.service.telemetry import Metrics, new_traceparent
 from maniple.transport import Delivery
 from maniple_dispatcher.domain.admission import (
     Arrival,
-    Decided,
     RawArrival,
     admit,
     capability_of,
@@ -35,11 +35,11 @@ from maniple_dispatcher.lanes import Lanes, Source
 UNKNOWN = "unknown"
 
 
-class Decide(Protocol):
-    """Asks the policies in force about one task."""
+class Policies(Protocol):
+    """The policies in force."""
 
-    def __call__(self, capability: str, tenant: str, labels: dict[str, str]) -> Decided:
-        """Return timeouts, attempts and retries, with the versions that decided them."""
+    def resolve(self, capability: str, tenant: str, labels: Mapping[str, str]) -> Resolved:
+        """Say what holds for a task now, with the versions that say so."""
         ...
 
 
@@ -94,14 +94,14 @@ class Submissions:
         self,
         lanes: Lanes,
         refusals: Refusals,
-        decide: Decide,
+        policies: Policies,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
         """Send what is admitted to `lanes`, what is not to `refusals`."""
         self._lanes = lanes
         self._refusals = refusals
-        self._decide = decide
+        self._policies = policies
         self._submitted = metrics.counter(TASKS_SUBMITTED)
         self._clock = clock
 
@@ -162,7 +162,7 @@ class Submissions:
                 arrival,
                 task_id=task_id,
                 capability=capability,
-                decided=self._decide(capability, member.tenant, member.labels),
+                decided=self._policies.resolve(capability, member.tenant, member.labels),
                 traceparent=trace_of(member, arrival, _new_trace),
             )
         except InvalidMessage as error:

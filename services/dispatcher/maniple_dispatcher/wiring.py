@@ -10,9 +10,9 @@ from maniple import topology
 from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import RefusedLog, ResultOutlet
+from maniple.service.policy_view import PolicyView
 from maniple.service.runner import Runtime
 from maniple.transport import Consumer
-from maniple_dispatcher.domain.admission import Decided
 from maniple_dispatcher.domain.sizing import Sizes
 from maniple_dispatcher.handlers import Handlers, routes
 from maniple_dispatcher.intake import Refusals, Returns, Submissions, spawner
@@ -31,33 +31,32 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     settings = cast("DispatcherSettings", runtime.settings)
     background: set[asyncio.Task[None]] = set()
     spawn = spawner(background)
+    plane = ControlPlane(
+        settings.broker_url,
+        name=f"{settings.instance}.control",
+        log=runtime.log,
+        health=runtime.health,
+    )
+    policies = PolicyView(runtime, plane)
     hot = HotPath(runtime)
     results = ResultOutlet(hot.publisher, runtime.metrics)
     refused = RefusedLog(hot.publisher, runtime.metrics)
     lanes = Lanes(hot.publisher, results, runtime.metrics, now)
     refusals = Refusals(results, refused, runtime.metrics, spawn)
-    submissions = Submissions(lanes, refusals, lambda *_: Decided(), runtime.metrics, now)
+    submissions = Submissions(lanes, refusals, policies, runtime.metrics, now)
     returns = Returns(lanes, refused, now, spawn)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
-    hot.consume(
-        Consumer(
-            hot.intake, topology.RETRY_QUEUE.name, returns.take, prefetch=settings.retry_prefetch
-        )
-    )
-    handlers = Handlers(lanes, Sizes())
-    name = f"{settings.instance}.control"
-    async with (
-        hot,
-        ControlPlane(
-            settings.broker_url, name=name, log=runtime.log, health=runtime.health
-        ) as plane,
-    ):
-        for exchange, (model, handler) in routes(handlers).items():
+    back = topology.RETRY_QUEUE.name
+    hot.consume(Consumer(hot.intake, back, returns.take, prefetch=settings.retry_prefetch))
+    async with plane, hot.publishing():
+        await policies.start()
+        for exchange, (model, handler) in routes(Handlers(lanes, Sizes())).items():
             await plane.subscribe(exchange, ("",), model, handler)
-        yield
-        await hot.pause()
-        await lanes.drain()
-        await results.drain()
-        if background:
-            await asyncio.wait(background)
+        async with hot.consuming():
+            yield
+            await hot.pause()
+            await lanes.drain()
+            await results.drain()
+            if background:
+                await asyncio.wait(background)

@@ -12,7 +12,7 @@ from maniple.transport import Link, declare_topology
 from maniple_policy.handlers import Handlers, routes
 from maniple_policy.store import Store
 
-DECLARE_TIMEOUT = 10.0
+DECLARE_TIMEOUT = 3.0
 
 
 def now() -> datetime:

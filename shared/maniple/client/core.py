@@ -66,9 +66,15 @@ class Client:
         nevertheless, so submit it again under the same `id`.
         """
         options.setdefault("tenant", self.tenant)
-        task = make_task(capability, id or new_id(), encode_payload(payload), options)
+        return await self.submit_task(
+            make_task(capability, id or new_id(), encode_payload(payload), options)
+        )
+
+    async def submit_task(self, task: Task) -> TaskHandle:
+        """Submit a task that is already one; as `submit`, which says what is raised."""
+        task = replace(task, id=task.id or new_id())
         check_task(task)
-        handle = TaskHandle(task.id or "", task.tenant, capability, encode_task(task))
+        handle = TaskHandle(task.id or "", task.tenant, task.capability or "", encode_task(task))
         self._open()
         self._outstanding.add(handle)
         try:
@@ -78,6 +84,11 @@ class Client:
             self._outstanding.discard(handle)
             raise
         return handle
+
+    def forget(self, handle: TaskHandle) -> None:
+        """Stop waiting for a task's result; the task goes on."""
+        self._outstanding.discard(handle)
+        handle.abandon(ManipleError("the client was told to forget the task"))
 
     async def map(
         self,

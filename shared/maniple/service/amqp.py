@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import aiormq
 from aio_pika import RobustQueue
 from aio_pika.exceptions import (
     AMQPError,
@@ -30,6 +31,7 @@ from yarl import URL
 
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.topology import Exchange
+from maniple.transport import declare_topology
 
 HEARTBEAT = 10  # seconds; a dead peer is noticed after at most three of them
 ATTEMPT_TIMEOUT = 5.0
@@ -66,6 +68,14 @@ class Letter:
 
 
 Receiver = Callable[[Arrival], Awaitable[None]]
+
+
+async def prepare_broker(url: str) -> None:
+    """Declare the shared topology over a connection of its own; raises `BrokerUnavailable`."""
+    with _translated():
+        async with asyncio.timeout(ATTEMPT_TIMEOUT):
+            async with await aiormq.connect(url) as connection:
+                await declare_topology(cast("aiormq.Connection", connection))
 
 
 async def _undecoded(message: RabbitMessage) -> RabbitMessage:

@@ -14,7 +14,7 @@ from maniple.control import Command, ControlMessage, Heartbeat, Request
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.events import Event
 from maniple.identifiers import new_id
-from maniple.service.amqp import Arrival, Connection, Letter
+from maniple.service.amqp import Arrival, Connection, Letter, prepare_broker
 from maniple.service.health import Health
 from maniple.service.requests import Correlation, Responder, answer, may_answer, timed_out
 from maniple.topology import (
@@ -33,6 +33,8 @@ DRAIN_TIMEOUT = 2.0
 PRIVATE_PREFIX = "maniple.private."
 COMPONENT = "control plane"
 _DEFAULT_EXCHANGE = Exchange("", "direct")
+
+__all__ = ["ControlPlane", "prepare_broker"]
 
 M = TypeVar("M", bound=ControlMessage)
 Handler = Callable[[M], Awaitable[None] | None]

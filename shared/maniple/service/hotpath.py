@@ -3,8 +3,8 @@
 Two, because a publisher that the broker holds back (an alarm) must not hold back acknowledgements.
 """
 
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from maniple.service.names import RECONNECTS
 from maniple.service.runner import Runtime
@@ -17,8 +17,8 @@ START_TIMEOUT = 30.0
 class HotPath:
     """A publishing link and a consuming link, with what lives on them.
 
-    As a context manager it declares the topology, opens both, and closes them in the order that
-    loses nothing: consuming first. Raises `BrokerUnavailable` when they do not open in 30 s.
+    Enter `publishing` first (it declares the topology) and leave it last, so that what was consumed
+    can be published. Both raise `BrokerUnavailable` when they do not open within 30 s.
     """
 
     def __init__(self, runtime: Runtime, queues: tuple[Queue, ...] = ()) -> None:
@@ -61,21 +61,25 @@ class HotPath:
         for consumer in self._consumers:
             await consumer.pause()
 
-    async def __aenter__(self) -> Self:
+    @asynccontextmanager
+    async def publishing(self) -> AsyncIterator[None]:
+        """Declare the topology and keep the publishing link open."""
         await self.outlet.start(START_TIMEOUT)
-        await self.intake.start(START_TIMEOUT)
-        return self
+        try:
+            yield
+        finally:
+            await self.outlet.close()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for consumer in self._consumers:
-            await consumer.flush()
-        await self.intake.close()
-        await self.outlet.close()
+    @asynccontextmanager
+    async def consuming(self) -> AsyncIterator[None]:
+        """Keep the consuming link open; acknowledgements that wait are sent before it closes."""
+        await self.intake.start(START_TIMEOUT)
+        try:
+            yield
+        finally:
+            for consumer in self._consumers:
+                await consumer.flush()
+            await self.intake.close()
 
     async def _declare(self, connection: Connection) -> None:
         await declare_topology(connection)

@@ -121,4 +121,4 @@ class Presence:
             meta={"environment": settings.environment},
         )
         self._registered = True
-        log.info("registered at Consul", service=f"maniple-{settings.service}")
+        log.info("registered at Consul", name=f"maniple-{settings.service}")

@@ -80,7 +80,10 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+        chatty = logging.getLogger(name)
+        chatty.setLevel(max(level, logging.WARNING))
+        chatty.handlers.clear()  # FastStream brings a handler and a form of its own
+        chatty.propagate = True
     structlog.configure(
         processors=[*common, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -21,10 +21,10 @@ from maniple.messages import (
     Envelope,
     Failure,
     Result,
-    RetryPlan,
     Status,
     Task,
 )
+from maniple.service.policies import Resolved
 from maniple.tasks import SUSPECT_SUFFIX
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 
@@ -74,16 +74,6 @@ class RawArrival:
     content_encoding: str | None
     timestamp: datetime | None
     headers: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """What policies say about a task: see `maniple.service.policies`."""
-
-    timeout: float | None = None
-    attempts: int | None = None
-    retry: RetryPlan | None = None
-    versions: Mapping[str, int] | None = None
 
 
 def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
@@ -215,7 +205,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
     *,
     task_id: str,
     capability: str,
-    decided: Decided,
+    decided: Resolved,
     traceparent: str,
 ) -> Envelope:
     """Return the envelope of a task that is admitted. Raises `InvalidMessage`."""

@@ -1,0 +1,15 @@
+"""Run a registry: `python -m maniple_registry`."""
+
+from maniple.service.runner import run
+from maniple.service.settings import load_settings
+from maniple_registry.settings import RegistrySettings
+from maniple_registry.wiring import build
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    run(load_settings(RegistrySettings), build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`maniple agents`: who is there, as the registry sees it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from maniple.cli.control import ask
+from maniple.cli.output import (
+    BrokerOption,
+    ExitCode,
+    JsonOption,
+    complain,
+    console,
+    operator_url,
+    print_line,
+    run,
+)
+
+COLUMNS = ("agent", "state", "host", "running", "slots", "capabilities", "last heartbeat")
+
+
+def agents(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> None:
+    """List the agents with their state."""
+    run(_agents(broker_url, as_json=as_json))
+
+
+async def _agents(broker_url: str | None, *, as_json: bool) -> ExitCode:
+    found = (await ask(operator_url(broker_url), "registry", "agents")).get("agents", [])
+    if as_json:
+        print_line(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not found:
+        complain("no agents are registered; start one with 'python -m maniple_agent'")
+    else:
+        table = Table(*COLUMNS, box=None, pad_edge=False)
+        for agent in found:
+            table.add_row(*_row(agent))
+        console().print(table)
+    return ExitCode.DONE
+
+
+def _row(agent: Mapping[str, Any]) -> tuple[str, ...]:
+    description = agent.get("description") or agent
+    return (
+        str(agent.get("agent", "")),
+        str(agent.get("state", "")),
+        str(description.get("host", "")),
+        str(agent.get("in_flight", "")),
+        str(agent.get("slots", "")),
+        " ".join(description.get("capabilities") or ()),
+        str(agent.get("last_heartbeat_at") or agent.get("last_heard_at") or ""),
+    )

@@ -1,0 +1,32 @@
+"""`maniple asyncapi`: the contract for programs in any language."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maniple.cli.output import complain, print_line
+from maniple.schemas import asyncapi_document, rendered, write_schemas
+
+
+def asyncapi(
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the document here.")
+    ] = None,
+    schemas: Annotated[
+        Path | None, typer.Option(help="Also write each message's JSON Schema into this folder.")
+    ] = None,
+) -> None:
+    """Print the AsyncAPI 3 document of what Maniple speaks; it needs no cluster."""
+    text = rendered(asyncapi_document())
+    try:
+        if schemas is not None:
+            write_schemas(schemas)
+        if output is not None:
+            output.write_text(text)
+    except OSError as error:
+        complain(str(error))
+        raise typer.Exit(1) from error
+    if output is None:
+        print_line(text.rstrip())

@@ -1,0 +1,206 @@
+"""Submitting many tasks from JSON lines, with a progress bar and in bounded memory."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from msgspec import Raw
+from msgspec.structs import asdict, replace
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from maniple import codec
+from maniple.cli.jsonl import Line, read_lines
+from maniple.cli.output import ExitCode, complain, error_console, print_bytes, print_line
+from maniple.client import Client, connect
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.messages import MAX_BODY, Failure, Result, Status, Task
+
+CONFIRMED_TOGETHER = 1000
+SHOWN_ERRORS = 20
+_BLANK = Task()
+
+
+@dataclass(frozen=True)
+class BulkOptions:
+    """What to submit and how. `fields` are for tasks whose line does not give them."""
+
+    source: str
+    output: Path | None
+    capability: str | None
+    fields: Mapping[str, Any]
+    wait: bool = True
+    as_json: bool = False
+
+
+class Bulk:
+    """One run of `maniple submit --file`."""
+
+    def __init__(self, options: BulkOptions) -> None:
+        """Describe the run."""
+        self._options = options
+        self._numbers: deque[int] = deque()
+        self._sink: IO[bytes] | None = None
+        self._advance = _silent
+        self.counts: dict[str, int] = {}
+
+    async def run(self, url: str) -> ExitCode:
+        """Submit everything and return the exit code. Raises `OSError` for the files."""
+        started = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            source, size = _open(self._options.source, stack)
+            if self._options.output is not None:
+                self._sink = stack.enter_context(self._options.output.open("wb"))
+            if sys.stderr.isatty():
+                self._advance = stack.enter_context(_bar(size))
+            async with connect(url) as client:
+                if self._options.wait:
+                    await self._with_results(client, source)
+                else:
+                    await self._without_results(client, source)
+        self._summarise(time.monotonic() - started)
+        failed = any(count for status, count in self.counts.items() if status not in _GOOD)
+        return ExitCode.FAILED if failed else ExitCode.DONE
+
+    async def _with_results(self, client: Client, source: IO[bytes]) -> None:
+        async for result in client.outcomes(self._tasks(source)):
+            self._ended(self._numbers.popleft(), result)
+
+    async def _without_results(self, client: Client, source: IO[bytes]) -> None:
+        pending: list[Task] = []
+        async for task in self._tasks(source):
+            pending.append(task)
+            if len(pending) == CONFIRMED_TOGETHER:
+                await self._confirm(client, pending)
+                pending = []
+        await self._confirm(client, pending)
+
+    async def _confirm(self, client: Client, tasks: list[Task]) -> None:
+        sent = await asyncio.gather(
+            *(client.submit_task(task) for task in tasks), return_exceptions=True
+        )
+        for task, handle in zip(tasks, sent, strict=True):
+            number = self._numbers.popleft()
+            if isinstance(handle, InvalidMessage):
+                self._ended(number, _refused(handle, task))
+            elif isinstance(handle, BaseException):
+                raise handle
+            else:
+                client.forget(handle)
+                self._count("submitted")
+
+    async def _tasks(self, source: IO[bytes]) -> AsyncIterator[Task]:
+        async for line in read_lines(source, lambda read: self._advance(read, self.counts)):
+            try:
+                task = self._task(line)
+            except InvalidMessage as error:
+                self._ended(line.number, _refused(error))
+                continue
+            self._numbers.append(line.number)
+            yield task
+
+    def _task(self, line: Line) -> Task:
+        if line.content is None:
+            raise InvalidMessage(ErrorCode.PAYLOAD_TOO_LARGE, f"longer than {MAX_BODY:,} bytes")
+        if self._options.capability is not None:
+            codec.check_text(line.content)
+            codec.decode_value(line.content)
+            return Task(
+                capability=self._options.capability,
+                payload=Raw(line.content),
+                **self._options.fields,
+            )
+        if not line.content.startswith(b"{"):
+            raise InvalidMessage(ErrorCode.INVALID_TASK, "a line must be one task object")
+        (task,) = codec.decode_submission(line.content)
+        if isinstance(task, InvalidMessage):
+            raise task
+        given = asdict(task)
+        missing = {k: v for k, v in self._options.fields.items() if given[k] == getattr(_BLANK, k)}
+        return replace(task, **missing) if missing else task
+
+    def _ended(self, number: int, result: Result) -> None:
+        self._count(result.status)
+        if self._options.as_json or self._sink is not None:
+            line = codec.encode({"line": number, **asdict(result)})
+            if self._sink is not None:
+                self._sink.write(line + b"\n")
+            if self._options.as_json:
+                print_bytes(line)
+        if result.error is not None:
+            self._complain(number, result.status, result.error)
+
+    def _complain(self, number: int, status: Status, failure: Failure) -> None:
+        shown = sum(count for name, count in self.counts.items() if name not in _GOOD)
+        if shown <= SHOWN_ERRORS:
+            complain(f"line {number}: {status}: {failure.code}: {failure.message}")
+        if shown == SHOWN_ERRORS:
+            complain("… further failures are only counted here")
+
+    def _count(self, status: str) -> None:
+        self.counts[str(status)] = self.counts.get(str(status), 0) + 1
+        self._advance(0, self.counts)
+
+    def _summarise(self, seconds: float) -> None:
+        total = sum(self.counts.values())
+        parts = ", ".join(f"{count:,} {status}" for status, count in sorted(self.counts.items()))
+        rate = total / seconds if seconds else 0.0
+        text = f"{total:,} tasks in {seconds:.1f} s ({rate:,.0f}/s): {parts or 'nothing'}"
+        if self._options.as_json:
+            error_console().print(text, soft_wrap=True)
+        else:
+            print_line(text)
+
+
+_GOOD = ("submitted", str(Status.SUCCEEDED))
+
+
+def _refused(error: InvalidMessage, task: Task = _BLANK) -> Result:
+    return Result(
+        id=task.id or "",
+        capability=task.capability or "",
+        tenant=task.tenant,
+        status=Status.REJECTED,
+        error=Failure(code=error.code, message=error.message, detail=error.detail),
+    )
+
+
+def _open(name: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], int | None]:
+    if name == "-":
+        return sys.stdin.buffer, None
+    path = Path(name)
+    return stack.enter_context(path.open("rb")), path.stat().st_size if path.is_file() else None
+
+
+def _silent(_read: int, _counts: Mapping[str, int]) -> None:
+    """Show nothing."""
+
+
+@contextlib.contextmanager
+def _bar(size: int | None) -> Iterator[Any]:
+    """Show how much of the input was read and what became of it so far."""
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=error_console(), transient=True) as progress:
+        bar = progress.add_task("submit", total=size, state="")
+        shown = time.monotonic()
+        read_since = 0
+
+        def advance(read: int, counts: Mapping[str, int]) -> None:
+            nonlocal shown, read_since
+            read_since += read
+            if (now := time.monotonic()) - shown > 0.1:  # noqa: PLR2004 - ten times a second
+                state = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+                progress.update(bar, advance=read_since, state=state)
+                shown, read_since = now, 0
+
+        yield advance

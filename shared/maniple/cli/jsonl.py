@@ -1,0 +1,69 @@
+"""Reading JSON lines of any number from a file or a pipe, in bounded memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import IO
+
+from maniple.messages import MAX_BODY
+
+CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that is not blank. `number` counts from 1; `content` is None when it is too long."""
+
+    number: int
+    content: bytes | None
+
+
+class LineSplitter:
+    """Cuts chunks into lines; of a line over `limit` bytes nothing is kept."""
+
+    def __init__(self, limit: int = MAX_BODY) -> None:
+        """Begin with line 1."""
+        self._limit = limit
+        self._rest = b""
+        self._too_long = False
+        self._number = 0
+
+    def feed(self, chunk: bytes) -> list[Line]:
+        """Return the lines that end in this chunk."""
+        *ended, rest = (self._rest + chunk).split(b"\n")
+        lines = [line for content in ended if (line := self._line(content))]
+        self._rest = rest
+        if len(rest) > self._limit:
+            self._rest, self._too_long = b"", True
+        return lines
+
+    def end(self) -> list[Line]:
+        """Return the last line, if no newline ended it."""
+        line = self._line(self._rest)
+        self._rest = b""
+        return [line] if line else []
+
+    def _line(self, content: bytes) -> Line | None:
+        self._number += 1
+        too_long, self._too_long = self._too_long, False
+        if too_long or len(content) > self._limit:
+            return Line(self._number, None)
+        content = content.strip()
+        return Line(self._number, content) if content else None
+
+
+async def read_lines(
+    source: IO[bytes], on_read: Callable[[int], None] = lambda _: None
+) -> AsyncIterator[Line]:
+    """Iterate over the lines of `source`; a slow pipe does not block the loop.
+
+    `on_read` is told how many bytes were read.
+    """
+    read = getattr(source, "read1", source.read)  # what is there now, not a full chunk
+    splitter = LineSplitter()
+    while chunk := await asyncio.to_thread(read, CHUNK):
+        on_read(len(chunk))
+        for line in splitter.feed(chunk):
+            yield line
+    for line in splitter.end():
+        yield line

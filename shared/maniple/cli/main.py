@@ -1,0 +1,58 @@
+"""`maniple`: the command line."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from maniple.cli.agents import agents
+from maniple.cli.asyncapi import asyncapi
+from maniple.cli.dev import dev
+from maniple.cli.doctor import doctor
+from maniple.cli.output import ExitCode, print_line
+from maniple.cli.submit import submit
+
+COMMANDS = (dev, submit, agents, doctor, asyncapi)
+
+
+def build() -> typer.Typer:
+    """Return the program with all its commands."""
+    app = typer.Typer(
+        name="maniple",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_program)
+    for command in COMMANDS:
+        app.command()(command)
+    return app
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - how typer calls it
+    if wanted:
+        print_line(f"maniple {version('maniple')}")
+        raise typer.Exit
+
+
+def _program(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version."),
+    ] = False,
+) -> None:
+    """Run tasks on a cluster of agents, over RabbitMQ and Consul.
+
+    Exit codes: 0 done, 1 a task or check failed, 2 wrong usage, 3 the cluster cannot be reached.
+    """
+
+
+def main() -> None:
+    """Run the program; raises `SystemExit` with its exit code."""
+    try:
+        build()()
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)

@@ -1,0 +1,149 @@
+"""What all commands share: options, output, and how they end."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Coroutine
+from enum import IntEnum
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+
+from maniple.clusters import Cluster, find_cluster
+from maniple.errors import BrokerUnavailable, ConfigurationError, ManipleError
+
+T = TypeVar("T")
+
+
+class ExitCode(IntEnum):
+    """What the shell gets."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+def _broker_url(value: str | None) -> str | None:
+    parts = urlsplit(value or "amqp://host")
+    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
+        raise typer.BadParameter("must look like amqp://user:password@host:5672/vhost")
+    return value
+
+
+def _http_url(value: str | None) -> str | None:
+    parts = urlsplit(value or "http://host")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise typer.BadParameter("must look like http://host:8500")
+    return value
+
+
+BrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--broker-url",
+        envvar="MANIPLE_BROKER_URL",
+        show_envvar=True,
+        callback=_broker_url,
+        help="RabbitMQ, the vhost being the environment; else the running 'maniple dev'.",
+    ),
+]
+ConsulOption = Annotated[
+    str | None,
+    typer.Option(
+        "--consul-url",
+        envvar="MANIPLE_CONSUL_URL",
+        show_envvar=True,
+        callback=_http_url,
+        help="Consul; else the running 'maniple dev'.",
+    ),
+]
+ManagementOption = Annotated[
+    str | None,
+    typer.Option(
+        "--management-url",
+        envvar="MANIPLE_MANAGEMENT_URL",
+        show_envvar=True,
+        callback=_http_url,
+        help="RabbitMQ's management API, http://user:password@host:15672.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def local_cluster() -> Cluster:
+    """Return the running `maniple dev`. Raises `BrokerUnavailable` when there is none."""
+    if (cluster := find_cluster()) is None:
+        raise BrokerUnavailable(
+            "no cluster: give --broker-url, set MANIPLE_BROKER_URL, or start one with 'maniple dev'"
+        )
+    return cluster
+
+
+def operator_url(broker_url: str | None) -> str:
+    """Return the broker to use: the given one, else the local cluster's, as its operator."""
+    return broker_url or local_cluster().operator_url
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command to its end. Known errors end the program with one line and their exit code."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory) as runner:
+            return runner.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read our output has gone; let the interpreter's last flush hit nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(ExitCode.FAILED) from None
+    except (ManipleError, OSError) as error:
+        complain(str(error) or repr(error))
+        raise typer.Exit(_code(error)) from error
+
+
+def _code(error: Exception) -> ExitCode:
+    if isinstance(error, BrokerUnavailable):
+        return ExitCode.UNREACHABLE
+    if isinstance(error, ConfigurationError):
+        return ExitCode.USAGE
+    return ExitCode.FAILED
+
+
+def complain(message: str) -> None:
+    """Say what is wrong, in one line on standard error."""
+    sys.stderr.write(f"maniple: {' '.join(message.split())}\n")
+
+
+def print_line(text: str) -> None:
+    """Print a line of output as it is."""
+    sys.stdout.write(f"{text}\n")
+
+
+def print_bytes(line: bytes) -> None:
+    """Print a line that is already encoded as UTF-8."""
+    with contextlib.suppress(AttributeError):  # a test's stand-in for standard output
+        sys.stdout.buffer.write(line + b"\n")
+        return
+    sys.stdout.write(line.decode() + "\n")
+
+
+def console() -> Console:
+    """Return where tables go: standard output, plain unless it is a terminal."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def error_console() -> Console:
+    """Return where progress bars go: standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def _loop_factory() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 - absent on Windows
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

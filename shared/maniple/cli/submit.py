@@ -1,0 +1,134 @@
+"""`maniple submit`: one task, or many from JSON lines."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from msgspec import Raw
+
+from maniple import codec
+from maniple.cli.bulk import Bulk, BulkOptions
+from maniple.cli.output import (
+    BrokerOption,
+    ExitCode,
+    JsonOption,
+    complain,
+    operator_url,
+    print_bytes,
+    print_line,
+    run,
+)
+from maniple.client import connect
+from maniple.client.handle import error_of
+from maniple.errors import InvalidMessage
+from maniple.identifiers import new_id
+from maniple.messages import NULL, Task
+
+LABEL_HELP = "A label, key=value; may be given again."
+
+
+def submit(  # noqa: PLR0913 - a command's options
+    capability: Annotated[str | None, typer.Argument(help="What to run, e.g. text.stats.")] = None,
+    payload: Annotated[
+        str | None, typer.Argument(help="The payload as JSON; null if none.")
+    ] = None,
+    *,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="JSON lines ('-': standard input): a task object each, "
+            "or with CAPABILITY a payload each.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the results here as JSON lines.")
+    ] = None,
+    task_id: Annotated[str | None, typer.Option("--id", help="The task's id.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="For limits and isolation.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help=LABEL_HELP)] = None,
+    affinity: Annotated[str | None, typer.Option(help="Same key, same agent.")] = None,
+    ttl: Annotated[float | None, typer.Option(help="Seconds until the task expires.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one attempt.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="Attempts in all.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the results.")] = True,
+    wait_timeout: Annotated[
+        float | None, typer.Option(help="Seconds to wait for the result of a single task.")
+    ] = None,
+    as_json: JsonOption = False,
+    broker_url: BrokerOption = None,
+) -> None:
+    """Submit a task and print its output, or submit many from a file."""
+    options = {
+        "tenant": tenant,
+        "labels": _labels(label or []),
+        "affinity": affinity,
+        "ttl": ttl,
+        "timeout": timeout,
+        "max_attempts": max_attempts,
+    }
+    known = {name: value for name, value in options.items() if value}
+    url = operator_url_or_exit(broker_url)
+    if file is not None:
+        if payload is not None or task_id is not None:
+            raise typer.BadParameter("PAYLOAD and --id are for a single task, not for --file")
+        bulk = Bulk(BulkOptions(file, output, capability, known, wait=wait, as_json=as_json))
+        raise typer.Exit(run(bulk.run(url)))
+    if capability is None:
+        raise typer.BadParameter("give a CAPABILITY, or --file")
+    task = Task(capability=capability, payload=_payload(payload), id=task_id or new_id(), **known)
+    raise typer.Exit(run(_single(url, task, wait=wait, timeout=wait_timeout, as_json=as_json)))
+
+
+def operator_url_or_exit(broker_url: str | None) -> str:
+    """Return the broker's URL, or end the program because there is none."""
+
+    async def find() -> str:
+        return operator_url(broker_url)
+
+    return run(find())
+
+
+async def _single(
+    url: str, task: Task, *, wait: bool, timeout: float | None, as_json: bool
+) -> ExitCode:
+    async with connect(url) as client:
+        handle = await client.submit_task(task)
+        if not wait:
+            identity: dict[str, Any] = {"id": handle.id, "tenant": handle.tenant}
+            print_line(codec.encode(identity).decode() if as_json else handle.id)
+            return ExitCode.DONE
+        result = await handle.outcome(timeout)
+    error = error_of(result)
+    if as_json:
+        print_bytes(codec.encode(result))
+    elif error is None:
+        print_bytes(bytes(result.output))
+    if error is None:
+        return ExitCode.DONE
+    complain(f"{result.status}: {error}")
+    return ExitCode.FAILED
+
+
+def _payload(text: str | None) -> Raw:
+    if text is None:
+        return NULL
+    try:
+        raw = text.encode()
+        codec.decode_value(raw)
+    except (InvalidMessage, UnicodeEncodeError) as error:
+        raise typer.BadParameter(
+            f"PAYLOAD is no JSON ({error}); a string needs its quotes: '\"text\"'"
+        ) from error
+    return Raw(raw)
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"--label {pair!r} must look like key=value")
+        labels[key] = value
+    return labels

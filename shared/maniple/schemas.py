@@ -1,0 +1,130 @@
+"""The contracts for outsiders, generated from the messages: JSON Schemas and an AsyncAPI document.
+
+Kept in `docs/` and compared there by a test; `maniple asyncapi` prints them.
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from maniple import contract
+from maniple.control import COMMANDS, ControlMessage, Heartbeat, Outcomes, Request, Response
+from maniple.events import AGENT_EVENTS, PolicyChanged
+from maniple.messages import Envelope, Progress, Result, Task, TaskAccepted
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+REFS = "#/$defs/{name}"
+HOT: tuple[type[msgspec.Struct], ...] = (Task, Result, Progress, TaskAccepted, Envelope)
+CONTROL: tuple[type[ControlMessage], ...] = (
+    Request,
+    Response,
+    Heartbeat,
+    Outcomes,
+    *COMMANDS,
+    *AGENT_EVENTS,
+    PolicyChanged,
+)
+
+Schema = dict[str, Any]
+
+
+def message_schemas() -> dict[str, Schema]:
+    """Return the JSON Schema of every message by its name, each complete in itself."""
+    schemas = {model.__name__: _hot_schema(model) for model in HOT}
+    for control in CONTROL:
+        schema = control.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+        schemas[control.__name__] = {"$schema": DIALECT, **schema}
+    return schemas
+
+
+def _hot_schema(model: type[msgspec.Struct]) -> Schema:
+    (reference,), components = msgspec.json.schema_components([model], ref_template=REFS)
+    name = model.__name__
+    definitions = {key: _annotated(key, value) for key, value in components.items()}
+    top = definitions.pop(name, reference)
+    top["description"] = contract.SUMMARIES[name]
+    schema = {"$schema": DIALECT, **top}
+    return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _annotated(name: str, schema: Schema) -> Schema:
+    """Add what each field means, which the structs have no place for."""
+    fields = contract.FIELDS.get(name, {})
+    properties = schema.get("properties", {})
+    for field, value in properties.items():
+        if field in fields:
+            value["description"] = fields[field]
+        if name == "Task" and field in contract.RESERVED:
+            value["type"] = "null"
+    return schema
+
+
+def asyncapi_document() -> dict[str, Any]:
+    """Return the AsyncAPI 3.0 document."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Maniple",
+            "version": version("maniple"),
+            "description": contract.INTRODUCTION,
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "rabbitmq": {
+                "host": "{host}:{port}",
+                "pathname": "/{environment}",
+                "protocol": "amqp",
+                "protocolVersion": "0-9-1",
+                "description": "RabbitMQ 3.10 or later. The vhost is the environment's name.",
+                "variables": {
+                    "host": {"default": "localhost"},
+                    "port": {"default": "5672"},
+                    "environment": {"default": "dev"},
+                },
+                "security": [{"$ref": "#/components/securitySchemes/user"}],
+            }
+        },
+        "channels": contract.channels(),
+        "operations": contract.operations(),
+        "components": {
+            "messages": contract.messages(),
+            "schemas": _components(),
+            "securitySchemes": {
+                "user": {"type": "userPassword", "description": contract.ROLES},
+            },
+        },
+    }
+
+
+def _components() -> dict[str, Schema]:
+    """Return the schemas of all documented messages with references into the document."""
+    schemas: dict[str, Schema] = {}
+    for name in contract.DOCUMENTED:
+        schema = message_schemas()[name]
+        schema.pop("$schema")
+        definitions = schema.pop("$defs", {})
+        schemas.update({name: schema, **definitions})
+    moved = json.dumps(schemas).replace('"#/$defs/', '"#/components/schemas/')
+    loaded: dict[str, Schema] = json.loads(moved)
+    return dict(sorted(loaded.items()))
+
+
+def rendered(document: Any) -> str:
+    """Return a document as it is kept in `docs/`."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def schema_files() -> dict[str, str]:
+    """Return the text of each file of `docs/schemas/` by its name."""
+    return {f"{name}.json": rendered(schema) for name, schema in message_schemas().items()}
+
+
+def write_schemas(folder: Path) -> None:
+    """Write all JSON Schemas into a folder. Raises `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in schema_files().items():
+        (folder / name).write_text(text)

@@ -1,0 +1,96 @@
+"""`maniple.service.requests`: every question gets an answer, and answers go where they may."""
+
+from typing import Any
+
+import pytest
+import structlog
+
+from maniple.control import Request, Response
+from maniple.errors import BrokerUnavailable, RequestFailed
+from maniple.service.requests import Correlation, answer, failed, may_answer
+
+LOG = structlog.get_logger()
+
+
+async def echo(request: Request) -> dict[str, Any]:
+    return request.body
+
+
+async def refuse(_request: Request) -> dict[str, Any]:
+    raise RequestFailed("unknown_agent", "no such agent")
+
+
+async def crash(_request: Request) -> dict[str, Any]:
+    raise KeyError("x")
+
+
+async def unwritable(_request: Request) -> dict[str, Any]:
+    return {"value": object()}
+
+
+OPERATIONS = {"echo": echo, "refuse": refuse, "crash": crash, "unwritable": unwritable}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"not JSON", "invalid_request"),
+        (b'{"op": "nothing"}', "unknown_op"),
+        (b'{"op": "refuse"}', "unknown_agent"),
+        (b'{"op": "crash"}', "internal"),
+        (b'{"op": "unwritable"}', "internal"),
+    ],
+)
+async def test_a_request_that_fails_is_answered_with_its_code(body: bytes, code: str) -> None:
+    response = await answer(OPERATIONS, body, LOG)
+    assert response.error is not None
+    assert response.error.code == code
+
+
+async def test_a_request_is_answered_with_its_body() -> None:
+    response = await answer(OPERATIONS, Request(op="echo", body={"n": 1}).to_json(), LOG)
+    assert Correlation.read(response.to_json()) == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "allowed"),
+    [
+        (None, False),
+        ("", False),
+        ("maniple.submit", False),
+        ("maniple.lane.text.stats", False),
+        ("maniple.replies.cli-1", True),
+        ("amq.rabbitmq.reply-to.g1h2", True),
+        ("somebodys-queue", True),
+    ],
+)
+def test_no_answer_goes_into_a_queue_of_maniples_own(reply_to: str | None, allowed: bool) -> None:  # noqa: FBT001 - a case
+    assert may_answer(reply_to) is allowed
+
+
+async def test_answers_find_their_requests_in_any_order() -> None:
+    waiting = Correlation()
+    one, two = waiting.open("1"), waiting.open("2")
+    assert waiting.settle("2", b"two")
+    assert waiting.settle("1", b"one")
+    assert (await one, await two) == (b"one", b"two")
+    assert not waiting.settle("1", b"again")
+    assert len(waiting) == 0
+
+
+async def test_a_lost_connection_ends_all_waiting() -> None:
+    waiting = Correlation()
+    future = waiting.open("1")
+    waiting.fail_all("lost")
+    with pytest.raises(BrokerUnavailable, match="lost"):
+        await future
+    assert len(waiting) == 0
+
+
+def test_an_error_in_a_response_is_raised_with_its_code() -> None:
+    with pytest.raises(RequestFailed) as caught:
+        Correlation.read(failed("unknown_op", "no").to_json())
+    assert caught.value.code == "unknown_op"
+    with pytest.raises(RequestFailed, match="invalid_response"):
+        Correlation.read(b"?")
+    assert Correlation.read(Response(body={"a": 1}).to_json()) == {"a": 1}
