@@ -1,9 +1,8 @@
-"""What the contract says in words: fields, channels, roles and examples. Data for `schemas`."""
+"""The channels, messages and operations of the AsyncAPI document, from the topology."""
 
 from typing import Any
 
 from maniple.messages import (
-    MAX_BODY,
     MAX_TASKS,
     PROGRESS_TYPE,
     RESULT_TYPE,
@@ -21,130 +20,9 @@ from maniple.topology import (
     Exchange,
     Queue,
 )
+from maniple.wording import FIELDS, RESULT_EXAMPLES, SUMMARIES, TASK_EXAMPLES
 
-RESERVED = ("not_before", "idempotency_key", "sealed")
-_LATER = "Reserved: refused with not_supported unless it is null or absent."
 DOCUMENTED = ("Task", "Result", "Progress", "TaskAccepted", "Request", "Response")
-
-INTRODUCTION = f"""\
-A cluster of agents that execute tasks. Publish a task to the exchange `{TASKS.name}`, persistent, \
-with publisher confirms, with its capability as the routing key, and a queue of your own (or \
-`amq.rabbitmq.reply-to`) as `reply_to`: what the broker has confirmed ends in exactly one result. \
-Execution is at least once; order is not promised. JSON only: UTF-8, no NaN, nested at most 100 \
-deep, no content_encoding; headers are strings."""
-
-ROLES = """\
-One RabbitMQ user per role. `outside`: write maniple.tasks, have queues of its own, nothing else. \
-`client` (the SDK): also its reply queue maniple.replies.<client>. `operator` (the command line): \
-also maniple.requests and maniple.control, and reads the streams. One more for each service."""
-
-SUMMARIES = {
-    "Task": f"A task to execute: one object, or an array of 1 to {MAX_TASKS:,}, at most "
-    f"{MAX_BODY:,} bytes in all. Unknown fields are refused by name.",
-    "Result": "How a task ended. The first terminal result of a task wins.",
-    "Progress": "What a handler reported while it ran.",
-    "TaskAccepted": "A task was admitted and its lane has confirmed it.",
-    "Envelope": "Internal: an admitted task on its way to an agent.",
-}
-
-_TASK = {
-    "capability": "What to run, a dotted lower-case name. Default: the routing key, with which it "
-    f"must agree unless that is '{BATCH_KEY}'.",
-    "payload": "Any JSON value, handed to the handler.",
-    "id": "With the tenant, the task's identity everywhere. Default: the AMQP message_id; for "
-    "member n (from 0) of an array uuid5(message_id, str(n)); else a new UUIDv7.",
-    "tenant": "For limits and isolation.",
-    "labels": "Strings that policies select by, such as region.",
-    "affinity": "Tasks with the same key go to the same agent while the set of agents stays.",
-    "max_attempts": "Attempts in all; default from policy, else from the handler.",
-    "timeout": "Seconds for one attempt; default from policy, else from the handler.",
-    "deadline": "RFC 3339 with an offset: after it the task expires wherever it is. Not with ttl.",
-    "ttl": "The same as seconds from submission; default 86,400. Not with deadline.",
-    "traceparent": "W3C trace context; default the AMQP header of that name.",
-    **dict.fromkeys(RESERVED, _LATER),
-}
-_RESULT = {
-    "id": "The task's id.",
-    "status": "The terminal state.",
-    "output": "What the handler returned: any JSON value, at most 1 MiB; null unless succeeded.",
-    "error": "Why it did not succeed; null if it did.",
-    "attempt": "The attempt that ended it, from 1.",
-    "lost": "How often an agent that held it vanished.",
-    "agent": "Who ran it; null if nobody did.",
-    "lane": "The queue that it was sent through.",
-    "policies": "Versions of the policies that decided about it, by name.",
-    "submitted_at": "When the dispatcher read it, or the sender's timestamp.",
-    "traceparent": "The trace that it belongs to.",
-}
-FIELDS: dict[str, dict[str, str]] = {
-    "Task": _TASK,
-    "Result": _RESULT,
-    "Progress": {
-        "value": "Any JSON value.",
-        "attempt": "The attempt that reported it, from 1.",
-        "at": "RFC 3339.",
-    },
-    "Failure": {
-        "code": "One of a closed set; branch on it.",
-        "message": "A sentence for people.",
-        "retry_after": "Seconds after which it may be worth trying again.",
-        "detail": "Any JSON value, by code.",
-    },
-}
-
-_TASK_EXAMPLES = [
-    {
-        "name": "one",
-        "summary": "The least: the routing key names the capability",
-        "payload": {"payload": {"text": "to be or not to be"}},
-    },
-    {
-        "name": "full",
-        "summary": "With options",
-        "payload": {
-            "capability": "text.stats",
-            "payload": {"text": "to be or not to be"},
-            "id": "job-42",
-            "tenant": "blue",
-            "labels": {"region": "eu"},
-            "max_attempts": 3,
-            "timeout": 30,
-            "ttl": 3600,
-        },
-    },
-    {
-        "name": "array",
-        "summary": "Several in one message",
-        "payload": [{"payload": 1}, {"payload": 2, "id": "two"}],
-    },
-]
-_RESULT_EXAMPLES = [
-    {
-        "name": "succeeded",
-        "payload": {
-            "id": "job-42",
-            "capability": "text.stats",
-            "status": "succeeded",
-            "output": {"words": 6},
-            "attempt": 1,
-            "agent": "agent-1",
-        },
-    },
-    {
-        "name": "rejected",
-        "payload": {
-            "id": "job-43",
-            "capability": "text.stats",
-            "status": "rejected",
-            "error": {
-                "code": "unknown_field",
-                "message": "Object contains unknown field `paylod`",
-                "retry_after": None,
-                "detail": {"field": "paylod"},
-            },
-        },
-    },
-]
 
 
 def _reference(kind: str, name: str) -> dict[str, str]:
@@ -167,7 +45,9 @@ def messages() -> dict[str, Any]:
     array = {"type": "array", "items": task, "minItems": 1, "maxItems": MAX_TASKS}
     headers = {
         "type": "object",
-        "properties": {"traceparent": {"type": "string", "description": _TASK["traceparent"]}},
+        "properties": {
+            "traceparent": {"type": "string", "description": FIELDS["Task"]["traceparent"]}
+        },
         "additionalProperties": {"type": "string"},
     }
     return {
@@ -181,14 +61,14 @@ def messages() -> dict[str, Any]:
                 "location": "$message.header#/correlation_id",
                 "description": "The AMQP property; it comes back with the result.",
             },
-            examples=_TASK_EXAMPLES,
+            examples=TASK_EXAMPLES,
         ),
         "result": _message(
             "result",
             RESULT_TYPE,
             _reference("schemas", "Result"),
             summary=SUMMARIES["Result"],
-            examples=_RESULT_EXAMPLES,
+            examples=RESULT_EXAMPLES,
         ),
         "progress": _message(
             "progress",

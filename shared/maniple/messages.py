@@ -28,8 +28,10 @@ ENVELOPES_TYPE = "maniple.envelopes.v1"
 RESULTS_TYPE = "maniple.results.v1"
 ACCEPTED_TYPE = "maniple.accepted.v1"
 
-CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*$"
-VARIANT_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
+# `$` alone would let a newline pass at the end; this is the same in Python and in JSON Schema.
+_END = r"$(?!\n)"
+CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*" + _END
+VARIANT_PATTERN = r"^[a-z0-9][a-z0-9_-]*" + _END
 
 NULL = Raw(b"null")
 
@@ -42,7 +44,7 @@ CapabilityName = Annotated[
         description="dotted lower-case",
     ),
 ]
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+" + _END)]
 LabelKey = Annotated[str, Meta(min_length=1, max_length=64)]
 LabelValue = Annotated[str, Meta(max_length=256)]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]

@@ -6,11 +6,11 @@ Kept in `docs/` and compared there by a test; `maniple asyncapi` prints them.
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
-from maniple import contract
+from maniple import contract, wording
 from maniple.control import COMMANDS, ControlMessage, Heartbeat, Outcomes, Request, Response
 from maniple.events import AGENT_EVENTS, PolicyChanged
 from maniple.messages import Envelope, Progress, Result, Task, TaskAccepted
@@ -41,23 +41,44 @@ def message_schemas() -> dict[str, Schema]:
 
 
 def _hot_schema(model: type[msgspec.Struct]) -> Schema:
-    (reference,), components = msgspec.json.schema_components([model], ref_template=REFS)
+    (reference,), components = msgspec.json.schema_components([_twin(model)], ref_template=REFS)
     name = model.__name__
     definitions = {key: _annotated(key, value) for key, value in components.items()}
     top = definitions.pop(name, reference)
-    top["description"] = contract.SUMMARIES[name]
+    top["description"] = wording.SUMMARIES[name]
     schema = {"$schema": DIALECT, **top}
     return {**schema, "$defs": definitions} if definitions else schema
 
 
+def _twin(model: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """Return the same struct with `Any` for `Raw`, whose defaults msgspec cannot write down."""
+    hints = get_type_hints(model, include_extras=True)
+    fields: list[tuple[str, Any, Any]] = []
+    for field in msgspec.structs.fields(model):
+        if hints[field.name] is msgspec.Raw:
+            fields.append((field.name, Any, msgspec.NODEFAULT if field.required else None))
+        else:
+            fields.append((field.name, hints[field.name], _default(field)))
+    strict = model.__struct_config__.forbid_unknown_fields
+    return msgspec.defstruct(
+        model.__name__, fields, kw_only=True, frozen=True, forbid_unknown_fields=strict
+    )
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return msgspec.field(default_factory=field.default_factory)
+    return field.default
+
+
 def _annotated(name: str, schema: Schema) -> Schema:
     """Add what each field means, which the structs have no place for."""
-    fields = contract.FIELDS.get(name, {})
+    fields = wording.FIELDS.get(name, {})
     properties = schema.get("properties", {})
     for field, value in properties.items():
         if field in fields:
             value["description"] = fields[field]
-        if name == "Task" and field in contract.RESERVED:
+        if name == "Task" and field in wording.RESERVED:
             value["type"] = "null"
     return schema
 
@@ -69,7 +90,7 @@ def asyncapi_document() -> dict[str, Any]:
         "info": {
             "title": "Maniple",
             "version": version("maniple"),
-            "description": contract.INTRODUCTION,
+            "description": wording.INTRODUCTION,
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
@@ -94,7 +115,7 @@ def asyncapi_document() -> dict[str, Any]:
             "messages": contract.messages(),
             "schemas": _components(),
             "securitySchemes": {
-                "user": {"type": "userPassword", "description": contract.ROLES},
+                "user": {"type": "userPassword", "description": wording.ROLES},
             },
         },
     }

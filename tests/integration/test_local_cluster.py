@@ -104,6 +104,7 @@ async def test_dev_writes_the_ready_file_and_ends_on_a_signal(
         info = json.loads(ready.read_text())
         started = time.monotonic()
         process.send_signal(number)
+        process.send_signal(number)  # as `uv run` does with a signal to its whole group
         output, _ = process.communicate(timeout=10)
     assert process.returncode == 0
     assert time.monotonic() - started < 10
@@ -111,6 +112,7 @@ async def test_dev_writes_the_ready_file_and_ends_on_a_signal(
     assert not any(_alive(entry["pid"]) for entry in info["processes"])
     assert _is_gone(info["data_dir"])
     assert "everything is ready" in output
+    assert output.endswith("draining\nstopped\n")
 
 
 @pytest.mark.usefixtures("fakes")

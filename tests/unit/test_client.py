@@ -16,6 +16,7 @@ from maniple.client.submission import encode_payload
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.messages import Failure, Result, Task
 from maniple.testing import cluster
+from waiting import wait_until
 
 
 @task("test.echo")
@@ -63,6 +64,11 @@ def succeeded(ticket: Ticket, output: object = 1) -> Result:
     )
 
 
+async def gather_into(seen: list[Any], outputs: AsyncIterator[Any]) -> None:
+    async for output in outputs:
+        seen.append(output)  # noqa: PERF401 - what was seen before an error counts
+
+
 async def numbers(count: int) -> AsyncIterator[int]:
     for number in range(count):
         await asyncio.sleep(0)
@@ -86,10 +92,9 @@ async def test_map_without_order_gives_each_output_once() -> None:
 
 async def test_map_raises_the_first_error_or_gives_it_in_place() -> None:
     async with cluster(odd) as client:
-        seen = []
+        seen: list[Any] = []
         with pytest.raises(TaskFailed, match="no 3"):
-            async for output in client.map("test.odd", range(20)):
-                seen.append(output)  # noqa: PERF401 - what was seen before the error counts
+            await gather_into(seen, client.map("test.odd", range(20)))
         assert seen == [0, 1, 2]
         outputs = [o async for o in client.map("test.odd", range(5), return_errors=True)]
     assert outputs[:3] == [0, 1, 2]
@@ -125,11 +130,10 @@ async def test_map_raises_what_its_input_raises_after_the_outputs_before_it() ->
         yield from range(3)
         raise OSError("disk")
 
-    seen = []
+    seen: list[Any] = []
     async with cluster(echo) as client:
         with pytest.raises(OSError, match="disk"):
-            async for output in client.map("test.echo", source()):
-                seen.append(output)  # noqa: PERF401 - what was seen before the error counts
+            await gather_into(seen, client.map("test.echo", source()))
     assert seen == [0, 1, 2]
 
 
@@ -137,8 +141,7 @@ async def test_leaving_map_early_forgets_its_tasks() -> None:
     client, carrier, outstanding = recorded()
     mapped = client.map("test.echo", range(1000), window=50)
     first = asyncio.create_task(anext(mapped))
-    while len(carrier.tickets) < 50:
-        await asyncio.sleep(0)
+    await wait_until(lambda: len(carrier.tickets) == 50)
     outstanding.settle([succeeded(carrier.tickets[0], "first")])
     assert await first == "first"
     await mapped.aclose()

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from maniple.control import (
     COMMANDS,
     AgentDescription,
+    ControlMessage,
     DispatcherPresence,
     Heartbeat,
     Outcomes,
@@ -20,7 +21,7 @@ from maniple.control import (
     control_keys,
     digest,
 )
-from maniple.events import AGENT_EVENTS, AgentFailed, AgentUnreachable, PolicyChanged
+from maniple.events import AGENT_EVENTS, AgentFailed, AgentUnreachable, Event, PolicyChanged
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 JSON_VALUES = st.recursive(
@@ -76,10 +77,12 @@ def test_a_digest_does_not_see_the_order_of_keys(value: dict[str, Any]) -> None:
 
 
 def test_every_type_and_key_is_used_once() -> None:
-    messages = [*COMMANDS, *AGENT_EVENTS, PolicyChanged, Heartbeat, Outcomes, DispatcherPresence,
-                Request, Response]  # fmt: skip
-    types = [message.TYPE for message in messages]
-    keys = [event.KEY for event in (*AGENT_EVENTS, PolicyChanged)]
+    events: tuple[type[Event], ...] = (*AGENT_EVENTS, PolicyChanged)
+    others: tuple[type[ControlMessage], ...] = (
+        *COMMANDS, Heartbeat, Outcomes, DispatcherPresence, Request, Response,
+    )  # fmt: skip
+    types = [message.TYPE for message in (*events, *others)]
+    keys = [event.KEY for event in events]
     assert len(set(types)) == len(types)
     assert len(set(keys)) == len(keys)
 

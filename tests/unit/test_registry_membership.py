@@ -151,7 +151,9 @@ STEPS = st.lists(
 
 def walk(steps: list[float | Heartbeat]) -> list[tuple[AgentRecord | None, AgentRecord | None]]:
     """Each step's record before and after, and both decisions made twice."""
-    record, seconds, seen = None, 0.0, []
+    record: AgentRecord | None = None
+    seconds = 0.0
+    seen: list[tuple[AgentRecord | None, AgentRecord | None]] = []
     for step in steps:
         before = record
         if isinstance(step, Heartbeat):

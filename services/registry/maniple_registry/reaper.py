@@ -37,7 +37,7 @@ class Reaper:
         critical = {i.id: i for i in await self._instances() if all_critical(i.checks)}
         for gone in self._reaping.observe(critical, now):
             await self._consul.remove(critical[gone])
-            self._log.info("taken out of Consul", instance=gone, service=critical[gone].service)
+            self._log.info("taken out of Consul", gone=gone, kind=critical[gone].service)
 
     async def _instances(self) -> list[Instance]:
         names = [name for name in await self._consul.services() if name.startswith(SERVICES)]

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from maniple.local.status import ProcessStatus, status_of, table_of
 
 DONE, FAILED, UNREACHABLE = 0, 1, 3
 TICK_SECONDS = 1.0
+ECHO_SECONDS = 2.0
 
 
 def dev(  # noqa: PLR0913 - each is an option of the command
@@ -118,12 +121,14 @@ class Screen:
 async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | None) -> int:
     """Run a cluster until SIGINT or SIGTERM and return the exit code.
 
-    A second signal ends it at once; the reaper then does what is left.
+    A later signal ends it at once; the reaper then does what is left. Some senders signal both the
+    process group and, through `uv run`, the process again: such an echo does not count.
     """
     work = asyncio.create_task(_serve(options, screen, ready_file))
     loop = asyncio.get_running_loop()
+    cancel = _canceller(work)
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, work.cancel)
+        loop.add_signal_handler(number, cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -133,6 +138,19 @@ async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | Non
         return UNREACHABLE if isinstance(error, ServerUnreachable) else FAILED
     finally:
         screen.close()
+
+
+def _canceller(work: asyncio.Task[int]) -> Callable[[], None]:
+    last = float("-inf")
+
+    def cancel() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= ECHO_SECONDS:
+            last = now
+            work.cancel()
+
+    return cancel
 
 
 async def _serve(options: ClusterOptions, screen: Screen, ready_file: Path | None) -> int:

@@ -60,7 +60,7 @@ def submit(  # noqa: PLR0913 - a command's options
     broker_url: BrokerOption = None,
 ) -> None:
     """Submit a task and print its output, or submit many from a file."""
-    options = {
+    options: dict[str, Any] = {
         "tenant": tenant,
         "labels": _labels(label or []),
         "affinity": affinity,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from maniple.local.child import Child
 from maniple.local.cluster import Cluster, ServiceProcess
@@ -35,7 +36,7 @@ def table_of(rows: Sequence[ProcessStatus]) -> Table:
     for column in ("process", "pid", "state", "restarts", "health"):
         table.add_column(column, justify="right" if column in {"pid", "restarts"} else "left")
     for row in rows:
-        state = f"[{STYLES.get(row.state, 'red')}]{row.state}[/]"
+        state = Text(row.state, STYLES.get(row.state, "red"))
         table.add_row(row.name, str(row.pid), state, str(row.restarts or ""), row.url)
     return table
 

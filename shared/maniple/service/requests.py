@@ -72,12 +72,17 @@ class Correlation:
         """Begin to wait for the response of this id."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending[correlation_id] = future
-        future.add_done_callback(lambda _: self._pending.pop(correlation_id, None))
+        future.add_done_callback(lambda done: self._forget(correlation_id, done))
         return future
+
+    def _forget(self, correlation_id: str, future: asyncio.Future[bytes]) -> None:
+        self._pending.pop(correlation_id, None)
+        if not future.cancelled():
+            future.exception()  # who gave up before it came must not leave a complaint behind
 
     def settle(self, correlation_id: str | None, body: bytes) -> bool:
         """Hand a response to who waits for it; False if nobody does (any more)."""
-        future = self._pending.get(correlation_id or "")
+        future = self._pending.pop(correlation_id or "", None)
         if future is None or future.done():
             return False
         future.set_result(body)
@@ -85,7 +90,8 @@ class Correlation:
 
     def fail_all(self, reason: str) -> None:
         """End all waiting with `BrokerUnavailable`: their responses are lost."""
-        for future in list(self._pending.values()):
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
             if not future.done():
                 future.set_exception(BrokerUnavailable(reason))
 

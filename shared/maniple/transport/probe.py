@@ -40,7 +40,7 @@ async def probe(
     except TimeoutError as error:
         raise BrokerUnavailable(f"{where} did not answer within {timeout:g} s") from error
     except LOST as error:
-        raise BrokerUnavailable(f"{where}: {error or type(error).__name__}") from error
+        raise BrokerUnavailable(f"{where}: {error!r}") from error
 
 
 async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -> BrokerView:

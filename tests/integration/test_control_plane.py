@@ -1,0 +1,202 @@
+"""`ControlPlane` against a real broker, also when that closes the connection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import structlog
+
+from conftest import LocalServers
+from maniple.control import (
+    Announce,
+    Cancel,
+    Heartbeat,
+    Request,
+    Retire,
+    agent_key,
+    control_keys,
+)
+from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed, RequestTimeout
+from maniple.events import AgentFailed
+from maniple.identifiers import new_id
+from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.health import Health
+from maniple.topology import CONTROL, EVENTS, HEARTBEATS
+from maniple_registry.management import Management
+from waiting import wait_until
+
+LOG = structlog.get_logger()
+
+
+@pytest.fixture(scope="module")
+async def url(servers: LocalServers) -> str:
+    await prepare_broker(servers.rabbitmq.url("agent"))
+    return servers.rabbitmq.url("agent")
+
+
+@asynccontextmanager
+async def planes(url: str, **options: Any) -> AsyncIterator[tuple[ControlPlane, ControlPlane]]:
+    """A service's and an agent's control plane."""
+    service = ControlPlane(url, name=f"service-{new_id()}", log=LOG)
+    agent = ControlPlane(url, name=f"agent-{new_id()}", log=LOG, **options)
+    async with service, agent:
+        yield service, agent
+
+
+def beat(sequence: int = 1, agent: str = "a1") -> Heartbeat:
+    fields = {"agent": agent, "incarnation": "1", "sequence": sequence, "digest": "d"}
+    return Heartbeat.model_validate(fields | {"sent_at": datetime.now(UTC)})
+
+
+async def echo(request: Request) -> dict[str, Any]:
+    return request.body
+
+
+async def close(servers: LocalServers, plane: ControlPlane) -> None:
+    """Have the broker close a plane's connection; it shows names only after some seconds."""
+    management = Management(servers.rabbitmq.management_url("agent"))
+    reconnects = plane.reconnects
+    async with asyncio.timeout(20):
+        while not await management.close_connections(plane.connections):  # noqa: ASYNC110 - a server's state
+            await asyncio.sleep(0.2)
+    await wait_until(lambda: plane.reconnects > reconnects and plane.connected)
+
+
+async def test_messages_reach_who_is_bound_and_only_the_types_asked_for(url: str) -> None:
+    async with planes(url) as (service, agent):
+        heard: list[Any] = []
+        await agent.subscribe(
+            CONTROL, control_keys("a1", ["x.y"]), (Announce, Retire), heard.append
+        )
+        assert await service.command("all", Announce())
+        assert await service.command("capability.x.y", Cancel(ids=("1",)))
+        assert await service.command(agent_key("a1"), Retire(incarnation=beat().incarnation))
+        assert not await service.command(agent_key("nobody"), Announce())
+        await wait_until(lambda: len(heard) == 2)
+        assert heard == [Announce(), Retire(incarnation=beat().incarnation)]
+
+
+async def test_what_cannot_be_decoded_and_handlers_that_fail_stop_nobody(url: str) -> None:
+    class Garbage(Heartbeat):
+        def to_json(self) -> bytes:
+            return b"\xff{"
+
+    async with planes(url) as (service, agent):
+        heard: list[int] = []
+
+        async def fragile(heartbeat: Heartbeat) -> None:
+            if heartbeat.sequence == 1:
+                raise ValueError("no")
+            heard.append(heartbeat.sequence)
+
+        await service.subscribe(HEARTBEATS, (), Heartbeat, fragile)
+        await agent.heartbeat(Garbage.model_validate(beat(0).model_dump()))
+        await agent.heartbeat(beat(1))
+        await agent.heartbeat(beat(2))
+        await wait_until(lambda: heard == [2])
+        assert (service.undecodable, service.handler_errors) == (1, 1)
+
+
+async def test_many_requests_are_under_way_at_once(url: str) -> None:
+    async with planes(url) as (service, agent):
+        everybody = asyncio.Barrier(20)
+
+        async def meet(request: Request) -> dict[str, Any]:
+            await everybody.wait()
+            return request.body
+
+        await service.respond("ledger", {"meet": meet})
+        asked = [agent.request("ledger", "meet", {"n": n}) for n in range(20)]
+        assert await asyncio.gather(*asked) == [{"n": n} for n in range(20)]
+
+
+async def test_a_request_fails_with_the_services_code_or_in_time(url: str) -> None:
+    async with planes(url) as (service, agent):
+        with pytest.raises(RequestTimeout):
+            await agent.request("policy", "echo", timeout=0.2)
+        await service.respond("policy", {"echo": echo})
+        with pytest.raises(RequestFailed) as caught:
+            await agent.request("policy", "nothing")
+        assert caught.value.code == "unknown_op"
+        with pytest.raises(PublishRefused):
+            await agent.request("no-such-service", "echo")
+        assert await agent.request("policy", "echo", {"still": "works"}) == {"still": "works"}
+
+
+async def test_an_event_is_stored_and_reaches_watchers(url: str) -> None:
+    async with planes(url) as (service, agent):
+        seen: list[AgentFailed] = []
+        await agent.subscribe(EVENTS, ("agent.#",), AgentFailed, seen.append)
+        event = AgentFailed(
+            agent=beat().agent, incarnation=beat().incarnation, at=datetime.now(UTC)
+        )
+        await service.emit(event)
+        await wait_until(lambda: seen == [event])
+
+
+def consumers(servers: LocalServers, name: str) -> dict[str, int]:
+    """Consumers of each queue whose name has `name` in it, as the broker counts them."""
+    vhost = urlsplit(servers.rabbitmq.url("agent")).path[1:]
+    answer = requests.get(
+        f"{servers.rabbitmq.management_url('operator')}/api/queues/{vhost}", timeout=5
+    )
+    answer.raise_for_status()
+    return {q["name"]: q.get("consumers", 0) for q in answer.json() if name in q["name"]}
+
+
+async def test_a_closed_connection_is_built_again_with_one_consumer_per_queue(
+    servers: LocalServers, url: str
+) -> None:
+    health = Health("agent", "a1")
+    async with planes(url, health=health) as (service, agent):
+        heard: list[Any] = []
+        await agent.subscribe(CONTROL, control_keys("a1", []), Announce, heard.append)
+        await agent.respond("ledger", {"echo": echo})
+        await service.respond("dispatcher", {"echo": echo})
+        assert await agent.request("dispatcher", "echo", {"n": 0}) == {"n": 0}
+        for turn in range(1, 3):
+            await close(servers, agent)
+            assert health.sound
+            assert await service.command(agent_key("a1"), Announce())
+            assert await agent.request("dispatcher", "echo", {"n": turn}) == {"n": turn}
+            assert await service.request("ledger", "echo", {"n": turn}) == {"n": turn}
+            await agent.heartbeat(beat(turn))
+            await wait_until(lambda expected=turn: len(heard) == expected)  # type: ignore[misc]  # bound now
+        private = {"control": 1, "replies": 1}
+        await wait_until(lambda: sorted(consumers(servers, agent.name).values()) == [1, 1], 15)
+        assert len(consumers(servers, agent.name)) == len(private)
+        assert consumers(servers, "maniple.requests.ledger") == {"maniple.requests.ledger": 1}
+
+
+async def test_a_handler_is_not_cut_off_by_a_lost_connection(
+    servers: LocalServers, url: str
+) -> None:
+    async with planes(url) as (service, agent):
+        begun, go_on, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slow(_command: Announce) -> None:
+            begun.set()
+            await go_on.wait()
+            finished.set()
+
+        await agent.subscribe(CONTROL, (agent_key("slow"),), Announce, slow)
+        await service.command(agent_key("slow"), Announce())
+        await begun.wait()
+        await close(servers, agent)
+        go_on.set()
+        await asyncio.wait_for(finished.wait(), 5)
+
+
+async def test_a_broker_that_is_not_there_is_said(servers: LocalServers, url: str) -> None:
+    with pytest.raises(BrokerUnavailable, match="cannot be reached"):
+        async with ControlPlane("amqp://127.0.0.1:1/dev", name="x", log=LOG, patience=0):
+            pass
+    wrong = url.replace(servers.rabbitmq.passwords["agent"], "wrong")  # type: ignore[index]  # a StrEnum
+    with pytest.raises(BrokerUnavailable, match="credentials"):
+        async with ControlPlane(wrong, name="x", log=LOG, patience=30):
+            pass

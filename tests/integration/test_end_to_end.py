@@ -1,0 +1,102 @@
+"""One task from an outside publisher to an agent and back, and many of them."""
+
+import os
+import signal
+import uuid
+from typing import Any
+
+import msgspec
+import pytest
+
+from maniple import connect
+from maniple.codec import decode_results
+from maniple.local.cluster import Cluster
+from maniple.local.http import fetch
+from maniple.messages import TaskAccepted
+from outsider import Outsider, read_stream
+from waiting import wait_until
+
+TASKS = 5000
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["own queue", "direct reply-to"])
+def test_a_program_without_maniple_gets_its_result(cluster: Cluster, direct: bool) -> None:
+    with Outsider(cluster.ready_info()["broker_url"], direct=direct) as client:
+        result = client.ask("test.double", {"payload": 21}, message_id="answer")
+    assert (result["status"], result["output"], result["id"]) == ("succeeded", 42, "answer")
+    assert result["agent"].startswith("agent-")
+    assert result["lane"] == "test.double"
+    assert result["submitted_at"] <= result["started_at"] <= result["finished_at"]
+
+
+def test_members_of_an_array_get_ids_derived_from_the_message(outsider: Outsider) -> None:
+    message_id = str(uuid.uuid4())
+    tasks = [{"capability": "test.double", "payload": n} for n in range(5)]
+    results = outsider.wait(outsider.send("batch", tasks, message_id=message_id), count=5)
+    expected = {str(uuid.uuid5(uuid.UUID(message_id), str(n))): n * 2 for n in range(5)}
+    assert {result["id"]: result["output"] for result in results} == expected
+
+
+def test_a_trace_is_continued_and_a_malformed_one_begins_anew(outsider: Outsider) -> None:
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    continued = outsider.ask("maniple.echo", {}, headers={"traceparent": given})
+    begun = outsider.ask("maniple.echo", {"traceparent": "nonsense"})
+    assert continued["traceparent"] == given
+    assert begun["traceparent"].startswith("00-")
+    assert "nonsense" not in begun["traceparent"]
+
+
+def test_a_task_that_no_agent_serves_waits_and_then_expires(outsider: Outsider) -> None:
+    result = outsider.ask("nobody.serves.this", {"ttl": 1.5})
+    assert (result["status"], result["error"]["code"]) == ("expired", "deadline_exceeded")
+    assert "no agent" in result["error"]["message"]
+
+
+async def test_five_thousand_tasks_end_to_end_are_all_right(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        outputs = [output async for output in client.map("test.double", range(TASKS))]
+    assert outputs == [n * 2 for n in range(TASKS)]
+    await wait_until_clean(cluster)
+    for process in cluster.processes:
+        status, _ = await fetch(f"{process.http}/health")
+        assert status == 200, process.instance
+
+
+async def test_every_task_leaves_two_records(cluster: Cluster) -> None:
+    info = cluster.ready_info()
+    async with connect(info["client_url"]) as client:
+        handle = await client.submit("test.double", 4)
+        assert await handle.result(timeout=10) == 8
+    accepted, ended = 0, 0
+    decode = msgspec.json.Decoder(list[TaskAccepted]).decode
+    for properties, body in read_stream(info["operator_url"], "maniple.records", 10**9, seconds=3):
+        if properties.type == "maniple.accepted.v1":
+            accepted += sum(record.id == handle.id for record in decode(body))
+        elif properties.type == "maniple.results.v1":
+            ended += sum(record.id == handle.id for record in decode_results(body))
+    assert (accepted, ended) == (1, 1)
+
+
+async def test_tasks_of_a_killed_agent_run_elsewhere(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        handles = [await client.submit("test.slow", 1.0) for _ in range(60)]
+        victim = cluster.process("agent-3")
+        old = victim.pid
+        os.kill(old, signal.SIGKILL)
+        results = [await handle.outcome(timeout=30) for handle in handles]
+    assert {str(result.status) for result in results} == {"succeeded"}
+    assert sum(result.lost for result in results) > 0
+    await wait_until(lambda: victim.pid != old, 15)  # it was restarted
+
+
+async def wait_until_clean(cluster: Cluster) -> None:
+    """Return once no queue but the streams holds a message."""
+    info = cluster.ready_info()
+
+    async def clean() -> bool:
+        _, body = await fetch(f"{info['management_url']}/api/queues/{info['environment']}")
+        queues: list[dict[str, Any]] = msgspec.json.decode(body)
+        assert len(queues) > 20
+        return not any(q.get("messages") for q in queues if q.get("type") != "stream")
+
+    await wait_until(clean, 15)

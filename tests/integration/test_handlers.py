@@ -1,0 +1,66 @@
+"""Handlers that misbehave end with their code, and the agent lives."""
+
+import pytest
+
+from maniple import TaskError, TaskFailed, connect
+from maniple.local.cluster import Cluster
+from outsider import Outsider
+
+MISBEHAVING = {
+    "test.raise": "handler_error",
+    "test.nan": "invalid_output",
+    "test.object": "invalid_output",
+    "test.block": "timeout",
+    "test.block_thread": "timeout",
+    "test.hang": "timeout",
+    "test.hang_process": "timeout",
+    "test.exit": "handler_crashed",
+    "test.allocate": "handler_error",
+}
+
+
+@pytest.mark.parametrize("capability", MISBEHAVING)
+async def test_a_misbehaving_handler_fails_and_the_agents_live(
+    cluster: Cluster, capability: str
+) -> None:
+    before = [process.pid for process in cluster.of_service("agent")]
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        handle = await client.submit(capability)
+        with pytest.raises(TaskFailed) as caught:
+            await handle.result(timeout=20)
+        assert caught.value.code == MISBEHAVING[capability]
+        assert await (await client.submit("test.double", 1)).result(timeout=20) == 2
+    assert [process.pid for process in cluster.of_service("agent")] == before
+
+
+def test_threads_and_processes_run_handlers(outsider: Outsider) -> None:
+    assert outsider.ask("test.threaded", {"payload": [1, 2, 3]})["output"] == 6
+    output = outsider.ask("test.process", {"payload": {"a": 1}})["output"]
+    assert output["payload"] == {"a": 1}
+    assert output["attempt"] == 1
+
+
+async def test_failed_attempts_are_tried_again_through_the_broker(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        handle = await client.submit("test.flaky", 3)
+        result = await handle.outcome(timeout=30)
+    assert (str(result.status), result.attempt, bytes(result.output)) == ("succeeded", 3, b"3")
+
+
+async def test_progress_reaches_the_submitter(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        handle = await client.submit("test.progress", 4)
+        seen = [value async for value in handle.progress()]
+        assert await handle.result(timeout=10) == 4
+    assert seen == sorted(seen)
+    assert len(seen) >= 3
+
+
+async def test_a_failure_carries_code_message_and_detail(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        handle = await client.submit("maniple.fail", {"message": "as asked"})
+        with pytest.raises(TaskError) as caught:
+            await handle.result(timeout=10)
+    assert caught.value.code == "handler_error"
+    assert "as asked" in caught.value.message
+    assert caught.value.detail == {"type": "RuntimeError"}

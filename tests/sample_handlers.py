@@ -1,0 +1,91 @@
+"""Handlers that behave, and handlers that do not."""
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from maniple import TaskContext, task
+
+
+@task("test.double")
+async def double(payload: int) -> int:
+    return payload * 2
+
+
+@task("test.threaded")
+def threaded(payload: list[int]) -> int:
+    return sum(payload)
+
+
+@task("test.process", executor="process")
+def process(payload: Any, context: TaskContext) -> dict[str, Any]:
+    return {"pid": os.getpid(), "payload": payload, "attempt": context.attempt}
+
+
+@task("test.slow")
+async def slow(payload: float) -> float:
+    await asyncio.sleep(payload)
+    return payload
+
+
+@task("test.progress")
+async def progress(payload: int, context: TaskContext) -> int:
+    for step in range(payload):
+        await context.progress(step)
+        await asyncio.sleep(0.12)
+    return payload
+
+
+@task("test.raise")
+async def raises(payload: Any) -> Any:
+    raise ValueError(f"cannot use {payload!r}")
+
+
+@task("test.nan")
+async def nan(_payload: Any) -> Any:
+    return float("nan")
+
+
+@task("test.object")
+def an_object(_payload: Any) -> Any:
+    return object()
+
+
+@task("test.block", timeout=0.5)
+async def block(_payload: Any) -> Any:
+    time.sleep(2.0)  # noqa: ASYNC251 - it blocks the loop on purpose
+
+
+@task("test.block_thread", timeout=0.5)
+def block_thread(_payload: Any) -> Any:
+    time.sleep(2.0)
+
+
+@task("test.hang", timeout=0.5)
+async def hang(_payload: Any) -> Any:
+    await asyncio.sleep(60)
+
+
+@task("test.hang_process", executor="process", timeout=0.5)
+def hang_process(_payload: Any) -> Any:
+    time.sleep(60)
+
+
+@task("test.exit", executor="process")
+def exits(_payload: Any) -> Any:
+    os._exit(3)
+
+
+@task("test.allocate", executor="process", memory=512 * 1024**2)
+def allocates(_payload: Any) -> int:
+    kept = []
+    while True:
+        kept.append(bytearray(32 * 1024**2))
+
+
+@task("test.flaky", max_attempts=3)
+async def flaky(payload: int, context: TaskContext) -> int:
+    if context.attempt < payload:
+        raise RuntimeError("not yet")
+    return context.attempt
