@@ -64,7 +64,7 @@ async def test_a_request_is_answered_with_its_body() -> None:
         ("somebodys-queue", True),
     ],
 )
-def test_no_answer_goes_into_a_queue_of_maniples_own(reply_to: str | None, allowed: bool) -> None:  # noqa: FBT001 - a case
+def test_no_answer_goes_into_a_queue_of_maniples_own(reply_to: str | None, allowed: bool) -> None:
     assert may_answer(reply_to) is allowed
 
 

@@ -1,0 +1,104 @@
+"""Showing how a demonstration goes: bars on a terminal, plain lines anywhere else."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+LINE_SECONDS = 3.0
+
+
+class Screen(Protocol):
+    """Where a demonstration tells what happens."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the screen as it is."""
+        ...
+
+    def say(self, what: RenderableType) -> None:
+        """Tell an event."""
+        ...
+
+    def show(self, phase: str, shares: Mapping[str, int], total: int) -> None:
+        """Show that `shares` of `total` are done in a phase."""
+        ...
+
+
+def screen_for(console: Console) -> Screen:
+    """Return the screen that fits a console."""
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+class Lines:
+    """A line every few seconds, and one at the end of each phase."""
+
+    def __init__(self, console: Console) -> None:
+        """Print to `console`."""
+        self._console = console
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave everything as it is."""
+
+    def say(self, what: RenderableType) -> None:
+        """See `Screen`."""
+        self._console.print(what)
+
+    def show(self, phase: str, shares: Mapping[str, int], total: int) -> None:
+        """See `Screen`."""
+        done = sum(shares.values())
+        if (now := time.monotonic()) < self._next and done < total:
+            return
+        self._next = now + LINE_SECONDS
+        parts = ", ".join(f"{name} {count:,}" for name, count in sorted(shares.items()))
+        names = f" ({parts})" if len(shares) > 1 else ""
+        self.say(f"{phase}: {done:,} of {total:,}{names}")
+
+
+class Bars:
+    """A bar for each phase, and below it one for the share of each agent."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on `console`."""
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(), console=console
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, what: RenderableType) -> None:
+        """See `Screen`."""
+        self._progress.console.print(what)
+
+    def show(self, phase: str, shares: Mapping[str, int], total: int) -> None:
+        """See `Screen`."""
+        self._bar(phase, sum(shares.values()), total)
+        if len(shares) > 1:
+            for name in sorted(shares):
+                self._bar(f"  {name}", shares[name], total)
+
+    def _bar(self, name: str, done: int, total: int) -> None:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._bars[name], completed=done)
