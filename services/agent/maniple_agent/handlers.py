@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maniple.control import Announce, Command, Drain
+from maniple.control import Announce, Command, Drain, Incarnation, Reconnect, Retire
 from maniple_agent.heartbeat import Heartbeats
 
 
@@ -14,6 +14,8 @@ class Handlers:
 
     heartbeats: Heartbeats
     stop: Callable[[], None]
+    reconnect: Callable[[], None]
+    new_id: Callable[[], str]
 
     def announce(self, _command: Announce) -> None:
         """Send the description in full."""
@@ -23,7 +25,21 @@ class Handlers:
         """Leave as on SIGTERM."""
         self.stop()
 
+    def retire(self, command: Retire) -> None:
+        """Come back as a new incarnation, if it is this one that was declared failed."""
+        if command.incarnation == self.heartbeats.incarnation:
+            self.heartbeats.begin_new_life(Incarnation(self.new_id()))
+
+    def rebuild(self, _command: Reconnect) -> None:
+        """Build the connections of the hot path anew."""
+        self.reconnect()
+
 
 def routes(handlers: Handlers) -> Mapping[type[Command], Callable[[Any], None]]:
     """Return which command goes to which handler."""
-    return {Announce: handlers.announce, Drain: handlers.drain}
+    return {
+        Announce: handlers.announce,
+        Drain: handlers.drain,
+        Retire: handlers.retire,
+        Reconnect: handlers.rebuild,
+    }

@@ -14,6 +14,7 @@ from maniple.control import (
     AgentDescription,
     AgentPhase,
     Heartbeat,
+    Incarnation,
     LaneOutcomes,
     Load,
     Outcomes,
@@ -35,14 +36,16 @@ OUTCOMES_PERIOD = 0.5
 TIMEOUT = 2.5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Self:
-    """What an agent knows of itself that others want to know."""
+    """What an agent knows of itself that others want to know.
+
+    `description` is replaced when the agent begins a new life.
+    """
 
     description: AgentDescription
     slots: int
     connections: Callable[[], tuple[str, ...]]
-    policy_digest: Callable[[], str]
 
 
 class Heartbeats:
@@ -76,6 +79,21 @@ class Heartbeats:
     def confirmed(self) -> bool:
         """Whether the broker confirmed a heartbeat that was sent within the last 6 s."""
         return monotonic() - self._confirmed_at <= CONFIRMED_WITHIN
+
+    def begin_new_life(self, incarnation: Incarnation) -> None:
+        """Come back as a new incarnation, because this one was declared failed."""
+        self._log.warning("declared failed; coming back", incarnation=incarnation)
+        old = self._self.description
+        self._self.description = old.model_copy(
+            update={"incarnation": incarnation, "started_at": self._clock()}
+        )
+        self._sequence = 0
+        self.announce()
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The present life."""
+        return self._self.description.incarnation
 
     def announce(self) -> None:
         """Send the description in full with a heartbeat that is due now."""
@@ -124,7 +142,6 @@ class Heartbeats:
             connections=self._self.connections(),
             digest=description.digest,
             description=description if full else None,
-            policy_digest=self._self.policy_digest(),
         )
 
 
@@ -134,14 +151,14 @@ class OutcomeReports:
     def __init__(
         self,
         plane: ControlPlane,
-        description: AgentDescription,
+        self_: Self,
         work: Work,
         lanes: Lanes,
         clock: Callable[[], datetime],
     ) -> None:
         """Send over `plane`."""
         self._plane = plane
-        self._description = description
+        self._self = self_
         self._work = work
         self._lanes = lanes
         self._clock = clock
@@ -165,8 +182,8 @@ class OutcomeReports:
         self._had_load = bool(loads)
         self._sequence += 1
         report = Outcomes(
-            agent=self._description.agent,
-            incarnation=self._description.incarnation,
+            agent=self._self.description.agent,
+            incarnation=self._self.description.incarnation,
             sequence=self._sequence,
             sent_at=self._clock(),
             lanes=lanes,

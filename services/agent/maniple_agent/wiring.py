@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import cast
 
-import uvloop
-
 from maniple.control import (
     AgentDescription,
     AgentId,
@@ -25,7 +23,7 @@ from maniple.identifiers import new_id
 from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import ResultOutlet
-from maniple.service.runner import Runtime
+from maniple.service.runner import Runtime, loop_factory
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, load_registry
 from maniple.topology import CONTROL
@@ -88,7 +86,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     description = describe(runtime, settings, parts)
     plane = ControlPlane(
         settings.broker_url,
-        name=f"{settings.instance}.control",
+        name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
     )
@@ -113,20 +111,20 @@ async def _report(
     runtime: Runtime, parts: Parts, plane: ControlPlane, description: AgentDescription
 ) -> Heartbeats:
     """Let the agent obey commands and tell how it is."""
+    self_ = Self(
+        description=description,
+        slots=sum(executor.capacity for executor in parts.executors.values()),
+        connections=lambda: (*parts.hot.connections, plane.name),
+    )
     heartbeats = Heartbeats(
         plane,
-        Self(
-            description=description,
-            slots=sum(executor.capacity for executor in parts.executors.values()),
-            connections=lambda: (*parts.hot.connections, plane.name),
-            policy_digest=lambda: "",
-        ),
+        self_,
         parts.work,
         health=runtime.health,
         metrics=runtime.metrics,
         clock=now,
     )
-    table = routes(Handlers(heartbeats, runtime.stopping.set))
+    table = routes(Handlers(heartbeats, runtime.stopping.set, parts.hot.reconnect, new_id))
 
     def obey(command: Command) -> None:
         table[type(command)](command)
@@ -135,7 +133,7 @@ async def _report(
     await plane.subscribe(CONTROL, keys, tuple(table), obey)
     runtime.proofs.append(lambda: heartbeats.confirmed)
     await heartbeats.send()
-    reports = OutcomeReports(plane, description, parts.work, parts.lanes, now)
+    reports = OutcomeReports(plane, self_, parts.work, parts.lanes, now)
     runtime.spawn(heartbeats.run(), "heartbeats")
     runtime.spawn(reports.run(), "outcomes")
     runtime.spawn(_dissolve(parts.work), "dissolve")
@@ -181,7 +179,7 @@ def _executors(settings: AgentSettings, registry: TaskRegistry, work: Work) -> d
     executors: dict[Kind, Executor] = {}
     if Kind.ASYNC in kinds:
         executors[Kind.ASYNC] = LoopExecutor(
-            settings.slots, settings.instance, work, uvloop.new_event_loop
+            settings.slots, settings.instance, work, loop_factory()
         )
     if Kind.THREAD in kinds:
         executors[Kind.THREAD] = ThreadExecutor(settings.threads, settings.instance, work)

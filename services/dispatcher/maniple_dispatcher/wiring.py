@@ -33,7 +33,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     spawn = spawner(background)
     plane = ControlPlane(
         settings.broker_url,
-        name=f"{settings.instance}.control",
+        name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
     )

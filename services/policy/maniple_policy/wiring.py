@@ -24,7 +24,7 @@ def now() -> datetime:
 async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start a policy service: first from its disk, then from Consul."""
     settings = runtime.settings
-    name = f"{settings.instance}.control"
+    name = runtime.connection_name("control")
     link = Link(settings.broker_url, name=f"{name}.declare", prepare=declare_topology)
     await link.start(DECLARE_TIMEOUT)
     await link.close()

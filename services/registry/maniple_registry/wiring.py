@@ -33,7 +33,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     await prepare_broker(settings.broker_url)
     async with ControlPlane(
         settings.broker_url,
-        name=f"{settings.instance}.control",
+        name=runtime.connection_name("control"),
         log=log,
         health=runtime.health,
         patience=0,

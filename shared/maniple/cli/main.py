@@ -1,5 +1,6 @@
 """`maniple`: the command line."""
 
+import logging
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -8,12 +9,13 @@ import typer
 
 from maniple.cli.agents import agents
 from maniple.cli.asyncapi import asyncapi
+from maniple.cli.demo import demo
 from maniple.cli.dev import dev
 from maniple.cli.doctor import doctor
 from maniple.cli.output import ExitCode, print_line
 from maniple.cli.submit import submit
 
-COMMANDS = (dev, submit, agents, doctor, asyncapi)
+COMMANDS = (dev, demo, submit, agents, doctor, asyncapi)
 
 
 def build() -> typer.Typer:
@@ -52,6 +54,8 @@ def _program(
 
 def main() -> None:
     """Run the program; raises `SystemExit` with its exit code."""
+    # What it logs while connecting, the commands say in a line of their own.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     try:
         build()()
     except KeyboardInterrupt:

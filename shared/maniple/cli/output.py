@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from maniple.clusters import Cluster, find_cluster
-from maniple.errors import BrokerUnavailable, ConfigurationError, ManipleError
+from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def _code(error: Exception) -> ExitCode:
     if isinstance(error, BrokerUnavailable):
         return ExitCode.UNREACHABLE
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | InvalidMessage):
         return ExitCode.USAGE
     return ExitCode.FAILED
 

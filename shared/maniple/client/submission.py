@@ -1,6 +1,7 @@
 """From arguments to the bytes of a task, checked with the rules that the dispatcher applies."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict
@@ -11,7 +12,7 @@ from msgspec import Raw
 
 from maniple import codec
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.messages import MAX_BODY, MAX_DEPTH, NULL, Task
+from maniple.messages import CAPABILITY_PATTERN, MAX_BODY, MAX_DEPTH, MAX_NAME, NULL, Task
 from maniple.tasks import SUSPECT_SUFFIX
 
 RESERVED = ("not_before", "idempotency_key", "sealed")
@@ -83,11 +84,21 @@ def encode_task(task: Task) -> bytes:
     return body
 
 
+def is_capability(name: str) -> bool:
+    """Return whether a capability may be called so."""
+    return (
+        0 < len(name) <= MAX_NAME
+        and re.match(CAPABILITY_PATTERN, name) is not None
+        and not name.endswith(SUSPECT_SUFFIX)
+    )
+
+
 def check_task(task: Task) -> None:
     """Raise `InvalidMessage` unless the dispatcher would take the task."""
-    if not task.capability or task.capability.endswith(SUSPECT_SUFFIX):
+    if not is_capability(task.capability or ""):
         raise InvalidMessage(
-            ErrorCode.INVALID_TASK, f"{task.capability!r} is no capability, such as 'text.stats'"
+            ErrorCode.INVALID_TASK,
+            f"{task.capability!r} is no capability: a dotted lower-case name such as 'text.stats'",
         )
     if task.deadline is not None and task.ttl is not None:
         raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")

@@ -28,13 +28,13 @@ class HotPath:
         settings = runtime.settings
         self.outlet = Link(
             settings.broker_url,
-            name=f"{settings.instance}.publish",
+            name=runtime.connection_name("publish"),
             prepare=self._declare,
             on_state=lambda up: self._changed("publish", up=up),
         )
         self.intake = Link(
             settings.broker_url,
-            name=f"{settings.instance}.consume",
+            name=runtime.connection_name("consume"),
             on_state=lambda up: self._changed("consume", up=up),
         )
         self.publisher = Publisher(self.outlet)
@@ -55,6 +55,11 @@ class HotPath:
         """Have a consumer started with the links."""
         self._consumers.append(consumer)
         self.intake.add(consumer)
+
+    def reconnect(self) -> None:
+        """Build both connections anew."""
+        self.outlet.suspect()
+        self.intake.suspect()
 
     async def pause(self) -> None:
         """Take nothing more."""

@@ -67,12 +67,11 @@ class Outlet:
 
     def add(self, key: str, encoded: bytes, done: Done) -> None:
         """Send one encoded item under `key`."""
-        bundler = self._bundlers.get(key) or self._bundler(key)
-        bundler.add((encoded, done), len(encoded))
+        self._bundler(key).add((encoded, done), len(encoded))
 
     def limit(self, key: str, max_items: int) -> None:
         """Let a bundle under `key` have at most `max_items` from now on."""
-        (self._bundlers.get(key) or self._bundler(key)).max_items = max_items
+        self._bundler(key).max_items = max_items
 
     async def drain(self) -> None:
         """Return when everything added has been sent."""
@@ -80,6 +79,9 @@ class Outlet:
             await bundler.drain()
 
     def _bundler(self, key: str) -> Bundler[tuple[bytes, Done]]:
+        known = self._bundlers.get(key)
+        if known is not None:  # one that is empty is false
+            return known
         if len(self._bundlers) >= MAX_KEYS:
             self._bundlers = {k: b for k, b in self._bundlers.items() if not b.idle}
 

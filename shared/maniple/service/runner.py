@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import random
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -41,7 +42,8 @@ _AWAY = (BrokerUnavailable, ConsulUnavailable, OSError, TimeoutError)
 class Runtime:
     """What a process's `build` gets.
 
-    `stopping` is set when the process shall end. All of `proofs` must hold for the TTL check in
+    `stopping` is set when the process shall end. `life` tells this run of the instance from others,
+    in the names of its connections. All of `proofs` must hold for the TTL check in
     Consul to be refreshed; without any, the required components of `health` decide.
     """
 
@@ -52,9 +54,14 @@ class Runtime:
     log: FilteringBoundLogger
     stopping: asyncio.Event
     http_url: str = ""
+    life: str = field(default_factory=lambda: secrets.token_hex(3))
     proofs: list[Callable[[], bool]] = field(default_factory=list)
     crashed: list[BaseException] = field(default_factory=list)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def connection_name(self, purpose: str) -> str:
+        """Return what the broker shall call a connection of this run of the process."""
+        return f"{self.settings.instance}.{self.life}.{purpose}"
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run `work` in the background, at most until `build` is left; a crash ends the process."""
@@ -263,7 +270,7 @@ def run(settings: ServiceSettings, build: Build) -> None:
     """
     configure_logging(settings)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             code = runner.run(_main(settings, build))
     except ConfigurationError as error:
         sys.stderr.write(f"maniple-{settings.service}: {error}\n")
@@ -272,9 +279,10 @@ def run(settings: ServiceSettings, build: Build) -> None:
         raise SystemExit(code)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes event loops: uvloop where there is one."""
     try:
         import uvloop  # noqa: PLC0415 - absent on Windows
     except ImportError:
-        return None
+        return asyncio.new_event_loop
     return uvloop.new_event_loop

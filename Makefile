@@ -1,0 +1,41 @@
+# What a developer does here. Every target but `help` begins with `setup`, which is quick when done.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.PHONY: help setup demo test check bench
+
+# uv and the tools' caches need a home, also where none is given.
+ifeq ($(strip $(HOME)),)
+export HOME := $(CURDIR)/.maniple/home
+endif
+# Trust what this machine trusts, as pip does: a company's proxy may have a certificate of its own.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
+export PATH := $(PATH):$(HOME)/.local/bin:$(CURDIR)/.maniple/tools/bin
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## install uv, the dependencies and the servers; nothing when all is there
+	@mkdir -p "$$HOME"
+	@# A folder of our own: pip then works also where the system's Python is managed by apt.
+	@command -v uv >/dev/null || \
+		python3 -m pip install --quiet --disable-pip-version-check \
+		--root-user-action ignore --target .maniple/tools uv
+	@uv sync --quiet --locked --all-packages
+	@infra/local/install
+
+demo: setup ## a cluster of three agents analyses the standard library, and one of them is killed
+	@uv run --no-sync maniple demo
+
+test: setup ## unit, contract and integration tests, against real servers
+	@uv run --no-sync pytest
+
+check: setup ## lint, format, types, import contracts
+	uv run --no-sync ruff check .
+	uv run --no-sync ruff format --check .
+	uv run --no-sync mypy shared services tests bench examples
+	uv run --no-sync lint-imports
+
+bench: setup ## Maniple and Celery on the same broker; the last line is JSON
+	@uv run --locked --all-packages --group bench python -m bench.run
