@@ -27,6 +27,7 @@ PROGRESS_TYPE = "maniple.progress.v1"
 ENVELOPES_TYPE = "maniple.envelopes.v1"
 RESULTS_TYPE = "maniple.results.v1"
 ACCEPTED_TYPE = "maniple.accepted.v1"
+RUNNING_TYPE = "maniple.running.v1"
 
 # `$` alone would let a newline pass at the end; this is the same in Python and in JSON Schema.
 _END = r"$(?!\n)"
@@ -171,6 +172,18 @@ class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = "default"
     labels: dict[str, str] = {}
     policies: dict[str, int] = {}
+    traceparent: str | None = None
+
+
+class TaskRunning(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record that an attempt has been running for a second (`task.running`)."""
+
+    id: str
+    capability: str
+    attempt: int
+    agent: str
+    started_at: datetime
+    tenant: str = "default"
     traceparent: str | None = None
 
 

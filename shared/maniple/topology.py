@@ -64,6 +64,8 @@ EXCHANGES: Final = (
 )  # fmt: skip
 
 BATCH_KEY: Final = "batch"
+ACCEPTED_KEY: Final = "task.accepted"
+RUNNING_KEY: Final = "task.running"
 RESERVED_PREFIX: Final = "maniple."
 REPLY_PREFIX: Final = "maniple.replies."
 
@@ -129,8 +131,8 @@ RECORDS: Final = Queue(
     _stream(RECORDS_AGE, 50_000_000_000),
     (
         (RESULTS.name, "#"),
-        (EVENTS.name, "task.accepted"),
-        (EVENTS.name, "task.running"),
+        (EVENTS.name, ACCEPTED_KEY),
+        (EVENTS.name, RUNNING_KEY),
         (EVENTS.name, "agent.#"),
         (EVENTS.name, "policy.#"),
     ),

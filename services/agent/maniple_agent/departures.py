@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
-from maniple.messages import ENVELOPES_TYPE, Envelope, Result
+from maniple.messages import ENVELOPES_TYPE, RUNNING_TYPE, Envelope, Result, TaskRunning
 from maniple.service.names import HANDED_BACK, RESULTS, TASKS_RETRIED
 from maniple.service.outlets import Done, Outlet, ResultOutlet
 from maniple.service.telemetry import Metrics
-from maniple.topology import DELAY, LANES, tier_name
+from maniple.topology import DELAY, EVENTS, LANES, RUNNING_KEY, tier_name
 from maniple.transport import Publisher
 from maniple_agent.domain.attempts import Again
 
@@ -29,6 +29,7 @@ class Departures:
         self._metrics = metrics
         self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(1)
         self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE)
+        self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
 
     def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
         """Record a result and reply to whoever asked."""
@@ -48,6 +49,10 @@ class Departures:
 
         self._delay.add(tier_name(again.tier), encode(envelope), delayed)
 
+    def running(self, event: TaskRunning) -> None:
+        """Record that an attempt has been running for a second."""
+        self._events.add(RUNNING_KEY, encode(event), lambda _: None)
+
     def alone(self, key: str, envelope: Envelope, reason: str, done: Done) -> None:
         """Publish one task alone to a lane; if that is full or gone, it waits in the broker."""
         self._metrics.counter(HANDED_BACK, reason).inc()
@@ -64,4 +69,5 @@ class Departures:
         """Return when everything has been confirmed."""
         await self._lanes.drain()
         await self._delay.drain()
+        await self._events.drain()
         await self._results.drain()

@@ -37,7 +37,7 @@ from maniple_agent.progress import ProgressReports
 from maniple_agent.settings import AgentSettings
 from maniple_agent.work import Work
 
-DISSOLVE_PERIOD = 0.25
+LOOK_PERIOD = 0.25
 
 
 def now() -> datetime:
@@ -136,14 +136,16 @@ async def _report(
     reports = OutcomeReports(plane, self_, parts.work, parts.lanes, now)
     runtime.spawn(heartbeats.run(), "heartbeats")
     runtime.spawn(reports.run(), "outcomes")
-    runtime.spawn(_dissolve(parts.work), "dissolve")
+    runtime.spawn(_look(parts.work), "look")
     return heartbeats
 
 
-async def _dissolve(work: Work) -> None:
+async def _look(work: Work) -> None:
+    """Look after tasks that wait or run for long."""
     while True:
-        await asyncio.sleep(DISSOLVE_PERIOD)
+        await asyncio.sleep(LOOK_PERIOD)
         work.dissolve()
+        work.announce_running()
 
 
 def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDescription:

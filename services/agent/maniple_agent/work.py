@@ -7,14 +7,14 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
 from maniple.codec import decode_envelopes
 from maniple.errors import InvalidMessage, ManipleError
 from maniple.execution import Outcome
-from maniple.messages import Envelope, Result
+from maniple.messages import Envelope, Result, TaskRunning
 from maniple.service.names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
 from maniple.service.telemetry import Metrics
 from maniple.tasks import Executor as Kind
@@ -36,6 +36,7 @@ from maniple_agent.executors import Executor, Job
 from maniple_agent.progress import ProgressReports
 
 DISSOLVE_AFTER = 1.0
+RUNNING_AFTER = timedelta(seconds=1)
 
 
 class Bundle:
@@ -231,6 +232,24 @@ class Work:
         """Hand back what has not started within a second of its bundle's arrival."""
         limit = monotonic() - DISSOLVE_AFTER
         self._hand_back("overload", lambda job: job.bundle.opened_at <= limit)
+
+    def announce_running(self) -> None:
+        """Record the attempts that have been running for a second, each once."""
+        since = self._clock() - RUNNING_AFTER
+        for job in self.running:
+            if job.announced or job.started_at is None or job.started_at > since:
+                continue
+            job.announced = True
+            event = TaskRunning(
+                id=job.envelope.id,
+                capability=job.envelope.capability,
+                attempt=job.envelope.attempt,
+                agent=self._agent,
+                started_at=job.started_at,
+                tenant=job.envelope.tenant,
+                traceparent=job.envelope.traceparent,
+            )
+            self._departures.running(event)
 
     async def drain(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds."""

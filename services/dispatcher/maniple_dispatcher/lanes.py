@@ -11,13 +11,12 @@ from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, Ta
 from maniple.service.names import TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
 from maniple.service.outlets import Outlet, ResultOutlet
 from maniple.service.telemetry import Metrics
-from maniple.topology import DELAY, EVENTS, LANES, suspect_lane, tier_name
+from maniple.topology import ACCEPTED_KEY, DELAY, EVENTS, LANES, suspect_lane, tier_name
 from maniple.transport import Delivery, Publisher
 from maniple_dispatcher.domain.routing import Waiting, expired, overloaded, wait
 
 SUSPECT_LOSSES = 2
 RETRY_AFTER = 5.0
-ACCEPTED_KEY = "task.accepted"
 
 
 class Source:

@@ -6,13 +6,10 @@ from datetime import UTC, datetime
 
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.events import PolicyChanged
-from maniple.service.broker import ControlPlane
+from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.runner import Runtime
-from maniple.transport import Link, declare_topology
 from maniple_policy.handlers import Handlers, routes
 from maniple_policy.store import Store
-
-DECLARE_TIMEOUT = 3.0
 
 
 def now() -> datetime:
@@ -25,9 +22,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start a policy service: first from its disk, then from Consul."""
     settings = runtime.settings
     name = runtime.connection_name("control")
-    link = Link(settings.broker_url, name=f"{name}.declare", prepare=declare_topology)
-    await link.start(DECLARE_TIMEOUT)
-    await link.close()
+    await prepare_broker(settings.broker_url)
     async with ControlPlane(
         settings.broker_url, name=name, log=runtime.log, health=runtime.health
     ) as plane:

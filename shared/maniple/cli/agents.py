@@ -18,7 +18,7 @@ from maniple.cli.output import (
     run,
 )
 
-COLUMNS = ("agent", "state", "host", "running", "slots", "capabilities", "last heartbeat")
+COLUMNS = ("agent", "state", "host", "running", "slots", "heard", "capabilities")
 
 
 def agents(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> None:
@@ -41,13 +41,13 @@ async def _agents(broker_url: str | None, *, as_json: bool) -> ExitCode:
 
 
 def _row(agent: Mapping[str, Any]) -> tuple[str, ...]:
-    description = agent.get("description") or agent
+    age = agent.get("heartbeat_age")
     return (
         str(agent.get("agent", "")),
         str(agent.get("state", "")),
-        str(description.get("host", "")),
+        str(agent.get("host", "")),
         str(agent.get("in_flight", "")),
         str(agent.get("slots", "")),
-        " ".join(description.get("capabilities") or ()),
-        str(agent.get("last_heartbeat_at") or agent.get("last_heard_at") or ""),
+        "" if age is None else f"{age:.1f} s ago",
+        " ".join(agent.get("capabilities") or ()),
     )

@@ -13,10 +13,20 @@ from maniple.topology import suspect_lane
 class Job:
     """One attempt in this agent: an envelope on its way through an executor.
 
-    `settled` is set once its outcome has been told; what comes later is ignored.
+    `settled` is set once its outcome has been told; what comes later is ignored. `announced` is set
+    once it has been recorded as running.
     """
 
-    __slots__ = ("bundle", "definition", "envelope", "settled", "started_at", "suspect", "timeout")
+    __slots__ = (
+        "announced",
+        "bundle",
+        "definition",
+        "envelope",
+        "settled",
+        "started_at",
+        "suspect",
+        "timeout",
+    )
 
     def __init__(
         self, envelope: Envelope, definition: TaskDefinition, bundle: Any, *, suspect: bool
@@ -27,6 +37,7 @@ class Job:
         self.bundle = bundle
         self.suspect = suspect
         self.settled = False
+        self.announced = False
         self.started_at: datetime | None = None
         self.timeout = 0.0
 

@@ -1,0 +1,87 @@
+"""The README is true: its programs run against a real cluster, its commands exist."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from documents import ROOT, blocks, program
+from maniple.local.cluster import Cluster
+from maniple.local.http import fetch
+from maniple.local.ports import LOOPBACK, free_ports
+from waiting import wait_until
+
+README = ROOT / "README.md"
+CLIENTS = {"count.py": "client_url", "outsider.py": "broker_url"}
+SECONDS = 30.0
+
+
+def expected(file: str) -> str:
+    """Return the first block of text after a program, which is what it prints."""
+    found = blocks(README)
+    place = next(number for number, block in enumerate(found) if block.file == file)
+    return next(block.text for block in found[place:] if block.language == "text")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def agent(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An agent with the README's handler, started as the README says."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "words.py").write_text(program(README, "words.py"))
+    (port,) = free_ports(1)
+    environ = os.environ | {
+        "MANIPLE_BROKER_URL": cluster.servers.broker_url("agent"),
+        "MANIPLE_CONSUL_URL": cluster.servers.consul_url,
+        "MANIPLE_HTTP_PORT": str(port),
+        "MANIPLE_HANDLERS": "words",
+    }
+    command = (sys.executable, "-m", "maniple_agent")
+    with (folder / "agent.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=folder, env=environ, stderr=log
+        )
+        try:
+            await wait_until(lambda: _ready(port), SECONDS)
+            yield process
+        finally:
+            process.terminate()
+            await asyncio.wait_for(process.wait(), SECONDS)
+
+
+async def _ready(port: int) -> bool:
+    status, _ = await fetch(f"http://{LOOPBACK}:{port}/ready")
+    return status == 200
+
+
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize("file", CLIENTS)
+async def test_a_program_of_the_readme_prints_what_it_says(
+    cluster: Cluster, tmp_path: Path, file: str
+) -> None:
+    (tmp_path / file).write_text(program(README, file))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        file,
+        cwd=tmp_path,
+        env=os.environ | {"MANIPLE_BROKER_URL": cluster.ready_info()[CLIENTS[file]]},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(SECONDS):
+        printed, complaints = await process.communicate()
+    assert (process.returncode, printed.decode()) == (0, expected(file)), complaints.decode()
+
+
+def test_every_python_block_of_the_readme_is_run() -> None:
+    assert {block.file for block in blocks(README, "python")} == {"words.py", *CLIENTS}
+
+
+def test_the_handler_and_its_client_take_fifteen_lines() -> None:
+    lines = "".join(program(README, file) for file in ("words.py", "count.py")).splitlines()
+    assert sum(bool(line) and not line.startswith("#") for line in lines) <= 15
