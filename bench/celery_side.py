@@ -62,7 +62,7 @@ def _noop(payload: Any) -> Any:
 async def add_vhost(cluster: Cluster) -> str:
     """Add a vhost and its user to the cluster's broker; return their URL. About 2 s."""
     password = secrets.token_urlsafe(12)
-    everything = {name: ".*" for name in ("configure", "write", "read")}
+    everything = dict.fromkeys(("configure", "write", "read"), ".*")
     definitions = {
         "vhosts": [{"name": VHOST}],
         "users": [{"name": USER, "password": password, "tags": []}],

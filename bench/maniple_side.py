@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 import pika
-
 from bench.handlers import CAPABILITY
+
 from maniple.client import Client
 
 REPLY_TO = "amq.rabbitmq.reply-to"
@@ -42,7 +42,7 @@ class PlainClient:
         started = time.perf_counter()
         pending = [self._publish(number) for number in range(count)]
         while len(self._results) < count:
-            self._connection.process_data_events(time_limit=1.0)
+            self._connection.process_data_events(time_limit=1)
         for number, task_id in enumerate(pending):
             if json.loads(self._results[task_id])["output"] != number:
                 raise RuntimeError(f"Maniple returned something else for {number}")

@@ -15,6 +15,7 @@ from statistics import median
 from bench import celery_side, handlers
 from bench.celery_side import Workers
 from bench.maniple_side import PlainClient, map_all
+
 from maniple.client import Client, connect
 from maniple.local.cluster import Cluster, ClusterOptions
 
@@ -149,8 +150,8 @@ def main() -> None:
     """Run the comparison and print it."""
     plan = _plan(sys.argv[1:])
     print(
-        f"maniple: {plan.dispatchers} dispatcher, {plan.agents} agents; {plan.map_tasks:,} tasks by "
-        f"client.map, {plan.single_tasks:,} by single messages (pika)\n"
+        f"maniple: {plan.dispatchers} dispatcher, {plan.agents} agents; {plan.map_tasks:,} tasks "
+        f"by client.map, {plan.single_tasks:,} by single messages (pika)\n"
         f"celery: {plan.workers.processes} workers of {plan.workers.threads} threads, "
         f"{plan.workers.prefetch} prefetched for each, acks_late, rpc://; "
         f"{plan.celery_tasks:,} tasks by apply_async\n"

@@ -18,6 +18,7 @@ from maniple.errors import ErrorCode, InvalidMessage, TaskError
 from maniple.messages import MAX_DEPTH, MAX_OUTPUT, Failure
 from maniple.tasks import TaskContext, TaskDefinition
 
+MAX_MESSAGE = 2000
 _PLAIN = (str, int, bool, type(None))
 _UNTYPED = (Any, dict, list, object)
 
@@ -58,8 +59,11 @@ async def run_async(
     except TimeoutError as error:
         # The handler's own TimeoutError is an error of the handler.
         return of_exception(error) if error.args else timed_out(context.timeout)
-    except asyncio.CancelledError:
-        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # the process is ending
+        return of_exception(error)
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
         return of_exception(error)
 
@@ -84,16 +88,27 @@ def of_exception(error: BaseException) -> Outcome:
     if isinstance(error, TaskError):
         failure = Failure(
             code=ErrorCode.HANDLER_ERROR,
-            message=error.message,
+            message=_text(error.message),
             retry_after=error.retry_after,
-            detail=error.detail,
+            detail=_json_or_text(error.detail),
         )
         return Outcome(failure=failure)
     if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
         return failed(ErrorCode.HANDLER_CRASHED, f"the handler tried to end its process: {error!r}")
-    text = f"{type(error).__name__}: {error}"[:2000]
-    text = text.encode("utf-8", "replace").decode()
+    text = _text(f"{type(error).__name__}: {error}")
     return failed(ErrorCode.HANDLER_ERROR, text, detail={"type": type(error).__name__})
+
+
+def _text(message: str) -> str:
+    """Return a message that can be encoded and is not endless."""
+    return str(message)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+
+
+def _json_or_text(value: Any) -> Any:
+    try:
+        return decode_value(encode_output(value))
+    except InvalidMessage:
+        return _text(repr(value))
 
 
 def decode_payload(definition: TaskDefinition, payload: bytes | Raw) -> Any:

@@ -49,8 +49,6 @@ class TaskOptions(TypedDict, total=False):
     retry: RetryPlan
     executor: Literal["async", "thread", "process"]
     on_lost: Literal["retry", "fail"]
-    exclusive: bool
-    affinity: bool
     memory: int
 
 
@@ -113,8 +111,6 @@ class TaskDefinition:
     max_attempts: int | None = None
     retry: RetryPlan | None = None
     on_lost: Literal["retry", "fail"] = "retry"
-    exclusive: bool = False
-    affinity: bool = False
     memory: int | None = None
 
 
@@ -146,6 +142,9 @@ def check_capability(capability: str) -> None:
 
 def define(capability: str, function: Callable[..., Any], options: TaskOptions) -> TaskDefinition:
     """Return the definition of a handler. Raises `ConfigurationError` for options that clash."""
+    if unknown := sorted(options.keys() - TaskOptions.__annotations__.keys()):
+        known = ", ".join(sorted(TaskOptions.__annotations__))
+        raise ConfigurationError(f"{capability}: no option {unknown[0]!r}; there are {known}")
     is_async = inspect.iscoroutinefunction(function)
     executor = Executor(options.get("executor") or ("async" if is_async else "thread"))
     if is_async != (executor is Executor.ASYNC):
@@ -157,14 +156,14 @@ def define(capability: str, function: Callable[..., Any], options: TaskOptions) 
         if (value := options.get(name)) is not None and not float(str(value)) > 0:
             raise ConfigurationError(f"{capability}: {name} must be above 0, not {value!r}")
     parameters = _positional(capability, function)
-    known = {k: v for k, v in options.items() if k != "executor"}
+    rest = {k: v for k, v in options.items() if k != "executor"}
     return TaskDefinition(
         capability=capability,
         function=function,
         executor=executor,
         takes_context=len(parameters) > 1,
         payload_type=_payload_type(function, parameters),
-        **known,  # type: ignore[arg-type]  # TaskOptions has the fields of TaskDefinition
+        **rest,  # type: ignore[arg-type]  # TaskOptions has the fields of TaskDefinition
     )
 
 

@@ -156,7 +156,6 @@ def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDe
         host=socket.gethostname(),
         pid=os.getpid(),
         capabilities=tuple(definition.capability for definition in parts.registry),
-        affinity=tuple(d.capability for d in parts.registry if d.affinity),
         lanes=parts.lanes.names,
         variants=settings.variants,
         labels=settings.labels,

@@ -4,6 +4,7 @@ All of it happens on the connection loop; handlers run elsewhere (`maniple_agent
 """
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -255,7 +256,8 @@ class Work:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds."""
         self._draining = True
         self._hand_back("drain", lambda _: True)
-        await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=timeout)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout)
         await self._departures.drain()
 
     def _hand_back(self, reason: str, leaves: Callable[[Job], bool]) -> None:

@@ -20,6 +20,7 @@ MAX_BACKOFF = 3.0
 OPEN_TIMEOUT = 10.0
 
 _log = logging.getLogger(__name__)
+_aiormq_log = logging.getLogger("aiormq")
 
 # What aiormq raises when a connection or channel is gone.
 LOST = (
@@ -100,6 +101,9 @@ class Link:
         Raises `BrokerUnavailable` when it is not within `timeout` seconds (None waits for ever).
         """
         tolerate_foreign_bytes()
+        if _aiormq_log.level == logging.NOTSET:
+            # It logs each loss with a traceback; the link says it in one line.
+            _aiormq_log.setLevel(logging.CRITICAL)
         self._supervisor = asyncio.create_task(self._supervise(), name=f"link {self.name}")
         try:
             await asyncio.wait_for(self._up.wait(), timeout)

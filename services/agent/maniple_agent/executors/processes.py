@@ -87,7 +87,7 @@ class ProcessExecutor:
         except TimeoutError:
             await worker.kill()
             outcome, seconds = timed_out(job.timeout), monotonic() - started
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError):
             code = await worker.kill()
             seconds = monotonic() - started
             outcome = failed(

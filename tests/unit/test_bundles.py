@@ -1,0 +1,110 @@
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maniple.bundles import Bundler
+from waiting import wait_until
+
+
+class Sender:
+    """Records bundles; with `hold`, a send ends only when the test says so."""
+
+    def __init__(self, *, hold: bool = False) -> None:
+        self.bundles: list[list[int]] = []
+        self.open = 0
+        self.most_open = 0
+        self._gate = asyncio.Event()
+        if not hold:
+            self._gate.set()
+
+    def release(self) -> None:
+        self._gate.set()
+
+    async def __call__(self, bundle: list[int]) -> None:
+        self.bundles.append(bundle)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        await self._gate.wait()
+        self.open -= 1
+
+
+async def test_a_single_item_is_sent_at_once() -> None:
+    sender = Sender()
+    bundler = Bundler(sender)
+    bundler.add(1, 10)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sender.bundles == [[1]]
+    await bundler.drain()
+
+
+async def test_what_one_turn_of_the_loop_adds_travels_together() -> None:
+    sender = Sender()
+    bundler = Bundler(sender)
+    for item in range(5):
+        bundler.add(item, 10)
+    await bundler.drain()
+    assert sender.bundles == [[0, 1, 2, 3, 4]]
+
+
+async def test_under_load_bundles_fill_while_others_are_on_their_way() -> None:
+    sender = Sender(hold=True)
+    bundler = Bundler(sender, max_items=10, window=2)
+    for item in range(35):
+        bundler.add(item, 1)
+    await wait_until(lambda: sender.open == 2)
+    assert len(bundler) == 15
+    sender.release()
+    await bundler.drain()
+    assert [len(bundle) for bundle in sender.bundles] == [10, 10, 10, 5]
+    assert sender.most_open == 2
+
+
+async def test_bytes_limit_a_bundle_but_a_large_item_goes_alone() -> None:
+    sender = Sender()
+    bundler = Bundler(sender, max_bytes=100)
+    for item, size in enumerate((60, 60, 500, 30, 30)):
+        bundler.add(item, size)
+    await bundler.drain()
+    assert sender.bundles == [[0], [1], [2], [3, 4]]
+
+
+async def test_draining_an_idle_bundler_ends() -> None:
+    bundler = Bundler(Sender())
+    await asyncio.wait_for(bundler.drain(), 1)
+    assert bundler.idle
+
+
+@pytest.mark.parametrize("window", [1, 3])
+async def test_items_added_while_sending_are_not_forgotten(window: int) -> None:
+    sender = Sender()
+    bundler = Bundler(sender, max_items=4, window=window)
+    for item in range(50):
+        bundler.add(item, 1)
+        if item % 7 == 0:
+            await asyncio.sleep(0)
+    await wait_until(lambda: sum(map(len, sender.bundles)) == 50)
+    assert bundler.idle or sender.open
+    await bundler.drain()
+    assert [item for bundle in sender.bundles for item in bundle] == list(range(50))
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 8), st.integers(1, 100))
+def test_every_item_is_sent_once_within_the_limits(
+    sizes: list[int], max_items: int, max_bytes: int
+) -> None:
+    async def run() -> list[list[int]]:
+        sender = Sender()
+        bundler = Bundler(sender, max_items=max_items, max_bytes=max_bytes)
+        for item, size in enumerate(sizes):
+            bundler.add(item, size)
+        await bundler.drain()
+        return sender.bundles
+
+    bundles = asyncio.run(run())
+    assert sorted(item for bundle in bundles for item in bundle) == list(range(len(sizes)))
+    for bundle in bundles:
+        assert len(bundle) <= max_items
+        assert len(bundle) == 1 or sum(sizes[item] for item in bundle) <= max_bytes
