@@ -49,6 +49,16 @@ def run_file() -> Path:
     return Path(base) / f"maniple-{os.getuid()}" / RUN_FILE
 
 
+def forget_run() -> None:
+    """Take back what this process wrote to the run file; another's stays."""
+    path = run_file()
+    try:
+        if json.loads(path.read_text()).get("pid") == os.getpid():
+            path.unlink()
+    except (OSError, ValueError, AttributeError):
+        return
+
+
 def find_cluster() -> Cluster | None:
     """Return the cluster that this user's `maniple dev` runs, None if there is none.
 

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from maniple.clusters import forget_run, run_file
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.errors import LocalError, ServerUnreachable
@@ -67,13 +68,15 @@ def _check_modules(modules: list[str]) -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for module in modules:
+        if module.endswith(".py") and Path(module).is_file():
+            continue
         try:
             found = importlib.util.find_spec(module)
         except (ImportError, ValueError):
             found = None
         if found is None:
             raise typer.BadParameter(
-                f"there is no module {module!r} here or on the Python path",
+                f"there is no module or file {module!r} here or on the Python path",
                 param_hint="--handlers",
             )
 
@@ -174,13 +177,15 @@ async def _serve(options: ClusterOptions, screen: Screen, ready_file: Path | Non
 
 
 async def _watch(cluster: Cluster, screen: Screen, ready_file: Path | None) -> None:
-    """Show the cluster and keep the ready file true, until cancelled."""
+    """Show the cluster and keep the ready file and the run file true, until cancelled."""
+    files = [run_file(), *([ready_file] if ready_file is not None else [])]
     written: dict[str, Any] = {}
     try:
         while True:
-            info = cluster.ready_info()
-            if ready_file is not None and info != written:
-                write_ready_file(ready_file, info)
+            info = cluster.ready_info() | {"pid": os.getpid()}
+            if info != written:
+                for file in files:
+                    write_ready_file(file, info)
                 written = info
             screen.show(await status_of(cluster))
             await asyncio.sleep(TICK_SECONDS)
@@ -188,11 +193,13 @@ async def _watch(cluster: Cluster, screen: Screen, ready_file: Path | None) -> N
         screen.close()
         screen.say("draining")
         raise
+    finally:
+        forget_run()
 
 
 def write_ready_file(path: Path, info: dict[str, Any]) -> None:
     """Write it whole or not at all, for its owner only: it has passwords in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -1,0 +1,87 @@
+"""The client against a real broker: its reply queue, what an outside user gets, reconnecting."""
+
+import asyncio
+
+import pytest
+
+from maniple import BrokerUnavailable, ManipleError, connect
+from maniple.client.amqp import AmqpCarrier
+from maniple.client.core import Client
+from maniple.local.cluster import Cluster
+from maniple.transport.probe import probe
+from waiting import wait_until
+
+
+def carrier_of(client: Client) -> AmqpCarrier:
+    carrier = client._carrier
+    assert isinstance(carrier, AmqpCarrier)
+    return carrier
+
+
+async def lose_the_connection(client: Client) -> None:
+    """Have the link rebuilt, as after the loss of its connection."""
+    link = carrier_of(client)._link
+    before = link.reconnects
+    link.suspect()
+    await wait_until(lambda: link.reconnects > before and link.is_up)
+
+
+async def test_results_outlive_a_lost_connection(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        handles = [await client.submit("maniple.sleep", {"seconds": 0.5}) for _ in range(10)]
+        await lose_the_connection(client)
+        for handle in handles:
+            assert await handle.result(20) == {"seconds": 0.5}
+
+
+async def test_map_goes_on_over_a_lost_connection(cluster: Cluster) -> None:
+    outputs = []
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        async for output in client.map("maniple.echo", range(5000), window=500):
+            outputs.append(output)
+            if output == 1000:
+                await lose_the_connection(client)
+    assert outputs == list(range(5000))
+
+
+async def test_the_reply_queue_is_deleted_with_its_client(cluster: Cluster) -> None:
+    url = cluster.ready_info()["client_url"]
+    async with connect(url) as client:
+        queue = carrier_of(client)._replies.queue
+        assert queue.startswith("maniple.replies.")
+        assert (await probe(url, (), [queue])).missing_queues == ()
+    assert (await probe(url, (), [queue])).missing_queues == (queue,)
+
+
+async def test_an_outside_user_gets_results_on_a_queue_of_the_brokers_naming(
+    cluster: Cluster,
+) -> None:
+    async with connect(cluster.ready_info()["broker_url"]) as client:
+        assert carrier_of(client)._replies.queue.startswith("amq.gen-")
+        outputs = [output async for output in client.map("maniple.echo", range(300))]
+        assert outputs == list(range(300))
+
+
+async def test_an_outside_user_is_told_when_results_are_lost_with_the_connection(
+    cluster: Cluster,
+) -> None:
+    async with connect(cluster.ready_info()["broker_url"]) as client:
+        handle = await client.submit("maniple.sleep", {"seconds": 30})
+        await lose_the_connection(client)
+        with pytest.raises(BrokerUnavailable, match="lost"):
+            await handle.result(5)
+        assert await (await client.submit("maniple.echo", 1)).result(10) == 1
+
+
+async def test_submissions_of_one_turn_share_a_message(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        submissions = [client.submit("maniple.echo", n) for n in range(50)]
+        handles = await asyncio.gather(*submissions)
+        assert len({handle.message_id for handle in handles}) == 1
+        assert [await handle.result(10) for handle in handles] == list(range(50))
+
+
+async def test_a_broker_that_does_not_answer_is_said_in_time() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1/dev"):
+        async with connect("amqp://guest:guest@127.0.0.1:1/dev", timeout=0.5):
+            raise ManipleError("not reached")
