@@ -102,7 +102,7 @@ class Bundler(Generic[T]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._sends.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            raise error
         if self._items and self._timer is None:
             self._flush()
+        if not task.cancelled() and (error := task.exception()):
+            raise error

@@ -6,6 +6,7 @@ Used by the agent's executors, its worker processes, and `maniple.testing`.
 import asyncio
 import dataclasses
 import json
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -48,9 +49,10 @@ async def run_async(
     definition: TaskDefinition, context: TaskContext, payload: bytes | Raw
 ) -> Outcome:
     """Run an `async def` handler; it is cancelled at `context.timeout` seconds."""
+    limit = asyncio.timeout(context.timeout)
     try:
         value = decode_payload(definition, payload)
-        async with asyncio.timeout(context.timeout):
+        async with limit:
             if definition.takes_context:
                 output = await definition.function(value, context)
             else:
@@ -58,7 +60,7 @@ async def run_async(
         return Outcome(encode_output(output))
     except TimeoutError as error:
         # The handler's own TimeoutError is an error of the handler.
-        return of_exception(error) if error.args else timed_out(context.timeout)
+        return timed_out(context.timeout) if limit.expired() else of_exception(error)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -89,7 +91,7 @@ def of_exception(error: BaseException) -> Outcome:
         failure = Failure(
             code=ErrorCode.HANDLER_ERROR,
             message=_text(error.message),
-            retry_after=error.retry_after,
+            retry_after=_seconds(error.retry_after),
             detail=_json_or_text(error.detail),
         )
         return Outcome(failure=failure)
@@ -102,6 +104,11 @@ def of_exception(error: BaseException) -> Outcome:
 def _text(message: str) -> str:
     """Return a message that can be encoded and is not endless."""
     return str(message)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+
+
+def _seconds(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+    return float(value) if usable else None
 
 
 def _json_or_text(value: Any) -> Any:

@@ -108,7 +108,7 @@ async def test_map_over_nothing_ends() -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_map_never_has_more_than_its_window_outstanding(ordered: bool) -> None:  # noqa: FBT001
+async def test_map_never_has_more_than_its_window_outstanding(ordered: bool) -> None:
     taken = given = worst = 0
 
     def source() -> Iterator[int]:

@@ -129,7 +129,7 @@ def test_a_malformed_traceparent_is_none(text: str) -> None:
 
 
 @given(st.booleans())
-def test_a_new_trace_is_well_formed(sampled: bool) -> None:  # noqa: FBT001 - hypothesis's argument
+def test_a_new_trace_is_well_formed(sampled: bool) -> None:
     text = new_traceparent(sampled)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", text)
     parsed = parse_traceparent(text)

@@ -27,8 +27,9 @@ class Departures:
         """Publish through `publisher` and `results`."""
         self._results = results
         self._metrics = metrics
-        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(1)
+        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1)
         self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE)
+        self._refused = Outlet(publisher, DELAY, ENVELOPES_TYPE, insist=True)
         self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
 
     def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
@@ -59,7 +60,7 @@ class Departures:
 
         def sent(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):
-                self._delay.add(tier_name(REFUSED_PAUSE), encode(envelope), done)
+                self._refused.add(tier_name(REFUSED_PAUSE), encode(envelope), done)
             else:
                 done(error)
 
@@ -68,6 +69,7 @@ class Departures:
     async def drain(self) -> None:
         """Return when everything has been confirmed."""
         await self._lanes.drain()
+        await self._refused.drain()
         await self._delay.drain()
         await self._events.drain()
         await self._results.drain()

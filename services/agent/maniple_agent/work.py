@@ -113,14 +113,16 @@ class Work:
             self._metrics.counter(HANDED_BACK, "undecodable").inc()
             delivery.reject()
             return
+        if not envelopes:
+            delivery.ack()
+            return
         bundle = Bundle(delivery, len(envelopes))
         if delivery.redelivered:
             self._split(envelopes, bundle, now, suspect=suspect)
             return
         for envelope in envelopes:
             self._take_task(envelope, bundle, now, suspect=suspect)
-        if envelopes:
-            self._measure(envelopes[0].lane).bundled(len(envelopes))
+        self._measure(envelopes[0].lane).bundled(len(envelopes))
         self._schedule_pump()
 
     def _take_task(
@@ -159,6 +161,7 @@ class Work:
     def _pump(self) -> None:
         self._pumping = False
         if self._draining:
+            self._hand_back("drain", lambda _: True)
             return
         for kind, executor in self._executors.items():
             jobs = self._due(kind, executor.free)

@@ -26,13 +26,12 @@ from maniple_dispatcher.domain.admission import (
     check_arrival,
     check_reply_to,
     identity,
+    readable,
     trace_of,
 )
 from maniple_dispatcher.domain.admission import rejection as rejected
-from maniple_dispatcher.domain.routing import expired
+from maniple_dispatcher.domain.routing import UNKNOWN, expired
 from maniple_dispatcher.lanes import Lanes, Source
-
-UNKNOWN = "unknown"
 
 
 class Policies(Protocol):
@@ -188,8 +187,8 @@ class Submissions:
             received_at=now,
             sent_at=now,
             message_id=raw.message_id,
-            reply_to=_allowed_reply_to(raw.reply_to),
-            correlation_id=raw.correlation_id,
+            reply_to=allowed_reply_to(raw.reply_to),
+            correlation_id=readable(raw.correlation_id),
         )
         result = rejected(
             error,
@@ -243,6 +242,8 @@ class Returns:
         except InvalidMessage as error:
             self._spawn(self._keep(error, delivery))
             return
+        if not envelopes:
+            delivery.ack()
         source = Source(delivery, len(envelopes))
         for envelope in envelopes:
             if envelope.deadline <= now:
@@ -277,7 +278,8 @@ def _raw_arrival(delivery: Delivery) -> RawArrival:
     )
 
 
-def _allowed_reply_to(reply_to: str | None) -> str | None:
+def allowed_reply_to(reply_to: str | None) -> str | None:
+    """Return where a result may be sent, or None."""
     if reply_to is None:
         return None
     try:

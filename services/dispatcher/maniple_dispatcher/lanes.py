@@ -50,27 +50,24 @@ class Lanes:
         results: ResultOutlet,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        *,
+        size_of: Callable[[str], int],
     ) -> None:
-        """Publish through `publisher`."""
-        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE)
+        """Publish through `publisher`; a bundle of a lane carries at most `size_of(lane)` tasks."""
+        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(size_of)
         self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE)
         self._events = Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
         self._results = results
         self._metrics = metrics
         self._clock = clock
-        self._sizes: dict[str, int] = {}
 
     def resize(self, lane: str, size: int) -> None:
         """Let bundles of `lane` carry at most `size` tasks."""
-        if self._sizes.get(lane) != size:
-            self._sizes[lane] = size
-            self._lanes.limit(lane, size)
+        self._lanes.limit(lane, size)
 
     def send(self, envelope: Envelope, source: Source) -> None:
         """Bring one task on its way; `source` is settled when its lane or its wait is confirmed."""
         key = suspect_lane(envelope.lane) if envelope.lost >= SUSPECT_LOSSES else envelope.lane
-        if key not in self._sizes:
-            self.resize(key, 1)
 
         def sent(error: ManipleError | None) -> None:
             if error is None:

@@ -13,11 +13,14 @@ from maniple.service.outlets import RefusedLog, ResultOutlet
 from maniple.service.policy_view import PolicyView
 from maniple.service.runner import Runtime
 from maniple.transport import Consumer
+from maniple_dispatcher.dead import Undeliverable
 from maniple_dispatcher.domain.sizing import Sizes
 from maniple_dispatcher.handlers import Handlers, routes
 from maniple_dispatcher.intake import Refusals, Returns, Submissions, spawner
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.settings import DispatcherSettings
+
+PREFETCH_DEAD = 16
 
 
 def now() -> datetime:
@@ -41,7 +44,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     hot = HotPath(runtime)
     results = ResultOutlet(hot.publisher, runtime.metrics)
     refused = RefusedLog(hot.publisher, runtime.metrics)
-    lanes = Lanes(hot.publisher, results, runtime.metrics, now)
+    sizes = Sizes()
+    lanes = Lanes(hot.publisher, results, runtime.metrics, now, size_of=sizes.size)
     refusals = Refusals(results, refused, runtime.metrics, spawn)
     submissions = Submissions(lanes, refusals, policies, runtime.metrics, now)
     returns = Returns(lanes, refused, now, spawn)
@@ -49,9 +53,11 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
     back = topology.RETRY_QUEUE.name
     hot.consume(Consumer(hot.intake, back, returns.take, prefetch=settings.retry_prefetch))
+    dead = Undeliverable(results, now)
+    hot.consume(Consumer(hot.intake, topology.DEAD_BROKER.name, dead.take, prefetch=PREFETCH_DEAD))
     async with plane, hot.publishing():
         await policies.start()
-        for exchange, (model, handler) in routes(Handlers(lanes, Sizes())).items():
+        for exchange, (model, handler) in routes(Handlers(lanes, sizes)).items():
             await plane.subscribe(exchange, ("",), model, handler)
         async with hot.consuming():
             yield

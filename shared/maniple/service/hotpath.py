@@ -35,6 +35,7 @@ class HotPath:
         self.intake = Link(
             settings.broker_url,
             name=runtime.connection_name("consume"),
+            prepare=self._declare,  # a queue that was deleted is there again before it is consumed
             on_state=lambda up: self._changed("consume", up=up),
         )
         self.publisher = Publisher(self.outlet)

@@ -5,7 +5,8 @@ or with the error: so that a source message is acknowledged only after all that 
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Self
 
 from maniple.bundles import MAX_ITEMS, Bundler
@@ -34,6 +35,8 @@ MAX_KEYS = 512
 REFUSED_PAUSE = 1.0
 KEPT_BYTES = 64 * 1024
 
+_log = logging.getLogger(__name__)
+
 
 class Outlet:
     """Bundles to one exchange, collected per routing key.
@@ -52,17 +55,18 @@ class Outlet:
         persistent: bool = True,
     ) -> None:
         """Publish bundles of `message_type` to `exchange`."""
-        self._max_items = MAX_ITEMS
+        self._size_of: Callable[[str], int] = lambda _: MAX_ITEMS
         self._publisher = publisher
         self._exchange = exchange.name
         self._type = message_type
         self._insist = insist
         self._persistent = persistent
         self._bundlers: dict[str, Bundler[tuple[bytes, Done]]] = {}
+        self._forget_at = MAX_KEYS
 
-    def limited(self, max_items: int) -> Self:
-        """Let bundles carry at most `max_items`, and return the outlet."""
-        self._max_items = max_items
+    def limited(self, size_of: Callable[[str], int]) -> Self:
+        """Let bundles of a key carry at most `size_of(key)`, and return the outlet."""
+        self._size_of = size_of
         return self
 
     def add(self, key: str, encoded: bytes, done: Done) -> None:
@@ -70,8 +74,10 @@ class Outlet:
         self._bundler(key).add((encoded, done), len(encoded))
 
     def limit(self, key: str, max_items: int) -> None:
-        """Let a bundle under `key` have at most `max_items` from now on."""
-        self._bundler(key).max_items = max_items
+        """Let a bundle under `key` have at most `max_items`, while the key is in use."""
+        known = self._bundlers.get(key)
+        if known is not None:
+            known.max_items = max_items
 
     async def drain(self) -> None:
         """Return when everything added has been sent."""
@@ -82,13 +88,14 @@ class Outlet:
         known = self._bundlers.get(key)
         if known is not None:  # one that is empty is false
             return known
-        if len(self._bundlers) >= MAX_KEYS:
+        if len(self._bundlers) >= self._forget_at:
             self._bundlers = {k: b for k, b in self._bundlers.items() if not b.idle}
+            self._forget_at = max(MAX_KEYS, 2 * len(self._bundlers))
 
         async def send(items: list[tuple[bytes, Done]]) -> None:
             await self._send(key, items)
 
-        bundler = self._bundlers[key] = Bundler(send, max_items=self._max_items)
+        bundler = self._bundlers[key] = Bundler(send, max_items=self._size_of(key))
         return bundler
 
     async def _send(self, key: str, items: list[tuple[bytes, Done]]) -> None:
@@ -103,10 +110,9 @@ class Outlet:
         )
         try:
             await self._publish(message)
-        except ManipleError as refusal:
-            error = refusal
-        for _, done in items:
-            done(error)
+        except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
+            error = _as_ours(failure)
+        _tell((done for _, done in items), error)
 
     async def _publish(self, message: Outgoing) -> None:
         while True:
@@ -118,6 +124,22 @@ class Outlet:
                 await asyncio.sleep(REFUSED_PAUSE)
             else:
                 return
+
+
+def _as_ours(error: Exception) -> ManipleError:
+    if isinstance(error, ManipleError):
+        return error
+    _log.error("a message cannot be published", exc_info=error)
+    return ManipleError(f"cannot be published: {error!r}")
+
+
+def _tell(dones: Iterable[Done], error: ManipleError | None) -> None:
+    """Call each; one that raises does not keep the others from hearing."""
+    for done in dones:
+        try:
+            done(error)
+        except Exception:  # noqa: BLE001 - the same
+            _log.exception("what follows a publish failed")
 
 
 class _All:
@@ -166,11 +188,9 @@ class ResultOutlet:
             return
         both = _All(2, done).part
         self._records.add(result.capability, encoded, both)
-        self.reply(result.id, encoded, reply_to, correlation_id, both)
+        self.reply(encoded, reply_to, correlation_id, both)
 
-    def reply(
-        self, task_id: str, encoded: bytes, reply_to: str, correlation_id: str | None, done: Done
-    ) -> None:
+    def reply(self, encoded: bytes, reply_to: str, correlation_id: str | None, done: Done) -> None:
         """Send an encoded result to `reply_to` only."""
         if reply_to.startswith(REPLY_PREFIX):
             client = reply_to.removeprefix(REPLY_PREFIX)
@@ -180,7 +200,7 @@ class ResultOutlet:
             "",
             reply_to,
             encoded,
-            message_id=f"{task_id}.{new_id()[-12:]}",
+            message_id=new_id(),  # the task's id may be longer than AMQP takes here
             type=RESULT_TYPE,
             correlation_id=correlation_id,
         )
@@ -207,9 +227,9 @@ class ResultOutlet:
         error: ManipleError | None = None
         try:
             await self._publisher.publish(message)
-        except ManipleError as refusal:
-            error = refusal
-        done(self._dropped(error))
+        except Exception as failure:  # noqa: BLE001 - the same
+            error = _as_ours(failure)
+        _tell([done], self._dropped(error))
 
     def _dropped(self, error: ManipleError | None) -> ManipleError | None:
         if isinstance(error, PublishRefused):

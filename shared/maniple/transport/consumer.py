@@ -1,7 +1,7 @@
 """Consuming one queue, with acknowledgements that travel together."""
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +9,9 @@ import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands
 
-from maniple.transport.link import LOST, Link
+from maniple.transport.link import LOST, Link, is_cancelled
+
+_log = logging.getLogger(__name__)
 
 
 class Delivery:
@@ -60,7 +62,8 @@ class Consumer:
     """Consumes one queue on a channel of its own; `handle` is called with each delivery.
 
     Acknowledgements of one turn of the loop travel together: one frame for the contiguous head,
-    one for each that overtook a slower one. `generation` counts connections.
+    one for each that overtook a slower one. `generation` counts connections. A delivery that
+    `handle` raises on is rejected, so that it cannot be held for ever.
     """
 
     def __init__(
@@ -79,11 +82,15 @@ class Consumer:
         self.prefetch = prefetch
         self._arguments = arguments
         self._channel: AbstractChannel | None = None
-        self._consumer_tag: str | None = None
+        self._consumer_tag = ""
+        self._in_force: int | None = None  # the prefetch that the broker knows, while we consume
+        self._fitting = asyncio.Lock()
         self.generation = 0
         self._unsettled: dict[int, None] = {}
         self._settled: set[int] = set()
+        self._rejected: list[int] = []
         self._flush_scheduled = False
+        self._flushing = asyncio.Lock()
         self._paused = False
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
@@ -92,97 +99,126 @@ class Consumer:
         self.generation += 1
         self._channel = channel
         channel.on_consumer_cancel_callbacks.add(lambda _: self._link.suspect())
-        if not self._paused:
-            await self._consume(channel)
+        await self._fit()
         return channel
 
     def lost(self) -> None:
         """Abandon the channel and every delivery tag of it."""
         self.generation += 1
         self._channel = None
-        self._consumer_tag = None
+        self._in_force = None
         self._unsettled.clear()
         self._settled.clear()
+        self._rejected.clear()
 
     async def resize(self, prefetch: int) -> None:
         """Change how many unacknowledged messages the broker lets this consumer have."""
         self.prefetch = prefetch
-        channel = self._channel
-        if channel is None or self._consumer_tag is None:
-            return
-        try:
-            await self._cancel(channel)
-            if not self._paused:
-                await self._consume(channel)
-        except LOST:
-            self._link.suspect()
+        await self._refit()
 
     async def pause(self) -> None:
         """Take nothing more; what was delivered stays to be settled."""
         self._paused = True
-        channel = self._channel
-        if channel is not None and self._consumer_tag is not None:
-            with contextlib.suppress(*LOST):
-                await self._cancel(channel)
+        await self._refit()
 
     async def resume(self) -> None:
         """Take again after `pause`."""
         self._paused = False
-        channel = self._channel
-        if channel is not None and self._consumer_tag is None:
-            with contextlib.suppress(*LOST):
-                await self._consume(channel)
+        await self._refit()
 
-    async def _cancel(self, channel: AbstractChannel) -> None:
-        tag, self._consumer_tag = self._consumer_tag, None
-        await channel.basic_cancel(str(tag))
+    async def _refit(self) -> None:
+        channel = self._channel
+        try:
+            await self._fit()
+        except (*LOST, asyncio.CancelledError):
+            if is_cancelled():
+                raise
+            if channel is not None and channel is self._channel:
+                self._link.suspect()
+
+    async def _fit(self) -> None:
+        """Bring what the broker does to what is wanted, also when that changes meanwhile."""
+        async with self._fitting:
+            while (channel := self._channel) is not None and self._in_force != self._wanted:
+                if self._in_force is None:
+                    await self._consume(channel)
+                else:
+                    self._in_force = None
+                    await channel.basic_cancel(self._consumer_tag)
+
+    @property
+    def _wanted(self) -> int | None:
+        return None if self._paused else self.prefetch
 
     async def _consume(self, channel: AbstractChannel) -> None:
-        await channel.basic_qos(prefetch_count=self.prefetch)
-        generation = self.generation
+        prefetch, generation = self.prefetch, self.generation
+        await channel.basic_qos(prefetch_count=prefetch)
 
         async def deliver(message: DeliveredMessage) -> None:
             if generation == self.generation:
-                delivery = Delivery(self, message, generation)
-                self._unsettled[delivery.tag] = None
-                self._handle(delivery)
+                self._take(Delivery(self, message, generation))
 
         result = await channel.basic_consume(
             self.queue, deliver, no_ack=False, arguments=self._arguments
         )
-        self._consumer_tag = str(result.consumer_tag)
+        if channel is self._channel:
+            self._consumer_tag = str(result.consumer_tag)
+            self._in_force = prefetch
+
+    def _take(self, delivery: Delivery) -> None:
+        self._unsettled[delivery.tag] = None
+        try:
+            self._handle(delivery)
+        except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
+            _log.exception("a delivery from %s cannot be handled", self.queue)
+            self.reject(delivery)
 
     def ack(self, delivery: Delivery) -> None:
         """Settle a delivery; see `Delivery.ack`."""
-        if delivery.generation != self.generation or delivery.tag not in self._unsettled:
-            return
-        self._settled.add(delivery.tag)
+        if self._may_settle(delivery):
+            self._settled.add(delivery.tag)
+            self._schedule_flush()
+
+    def reject(self, delivery: Delivery) -> None:
+        """Refuse a delivery; see `Delivery.reject`."""
+        if self._may_settle(delivery):
+            del self._unsettled[delivery.tag]
+            self._rejected.append(delivery.tag)
+            self._schedule_flush()
+
+    def _may_settle(self, delivery: Delivery) -> bool:
+        return (
+            delivery.generation == self.generation
+            and delivery.tag in self._unsettled
+            and delivery.tag not in self._settled
+        )
+
+    def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._start_flush)
 
-    def reject(self, delivery: Delivery) -> None:
-        """Refuse a delivery; see `Delivery.reject`."""
-        channel = self._channel
-        if delivery.generation == self.generation and channel is not None:
-            self._unsettled.pop(delivery.tag, None)
-            task = asyncio.ensure_future(channel.basic_reject(delivery.tag, requeue=False))
-            task.add_done_callback(_ended)
-
     def _start_flush(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._flush())
+        task = asyncio.get_running_loop().create_task(self.flush())
         task.add_done_callback(_ended)
 
     async def flush(self) -> None:
         """Send the acknowledgements that wait; used before closing."""
-        await self._flush()
+        # One at a time: an ack up to some tag must not overtake the single acks below it.
+        async with self._flushing:
+            self._flush_scheduled = False
+            channel = self._channel
+            if channel is None:
+                return
+            try:
+                await self._send_settled(channel)
+            except (*LOST, asyncio.CancelledError):
+                if is_cancelled():
+                    raise
 
-    async def _flush(self) -> None:
-        self._flush_scheduled = False
-        channel, settled = self._channel, self._settled
-        if channel is None or not settled:
-            return
-        self._settled = set()
+    async def _send_settled(self, channel: AbstractChannel) -> None:
+        settled, self._settled = self._settled, set()
+        rejected, self._rejected = self._rejected, []
         head = 0
         for tag in list(self._unsettled):
             if tag not in settled:
@@ -191,12 +227,13 @@ class Consumer:
             settled.discard(tag)
             del self._unsettled[tag]
         for tag in settled:
-            self._unsettled.pop(tag, None)
-        with contextlib.suppress(*LOST):
-            if head:
-                await channel.basic_ack(head, multiple=True)
-            for tag in sorted(settled):
-                await channel.basic_ack(tag)
+            del self._unsettled[tag]
+        for tag in rejected:
+            await channel.basic_reject(tag, requeue=False)
+        if head:
+            await channel.basic_ack(head, multiple=True)
+        for tag in sorted(settled):
+            await channel.basic_ack(tag)
 
 
 def _ended(task: asyncio.Task[None]) -> None:

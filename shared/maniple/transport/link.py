@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -18,17 +19,28 @@ HEARTBEAT = 10
 FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 3.0
 OPEN_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 2.0
 
 _log = logging.getLogger(__name__)
 _aiormq_log = logging.getLogger("aiormq")
 
-# What aiormq raises when a connection or channel is gone.
+# What aiormq raises when a connection or channel is gone; "closed" and ChannelInvalidStateError are
+# RuntimeErrors. It also cancels what waits: see `is_cancelled`.
 LOST = (
     aiormq.exceptions.AMQPError,
-    ConnectionError,
     OSError,
     asyncio.InvalidStateError,
+    RuntimeError,
 )
+
+
+def is_cancelled() -> bool:
+    """Tell, on a CancelledError, whether the current task is meant.
+
+    Otherwise aiormq has cancelled what waited on a connection or channel that is gone.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class Endpoint(Protocol):
@@ -66,7 +78,7 @@ class Link:
         self._on_state = on_state
         self._endpoints: list[Endpoint] = []
         self._connection: aiormq.Connection | None = None
-        self._channels: list[AbstractChannel] = []
+        self._closing: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -77,7 +89,7 @@ class Link:
     @property
     def is_up(self) -> bool:
         """Whether everything on the link works."""
-        return self._up.is_set()
+        return self._up.is_set() and not self._closed
 
     def add(self, endpoint: Endpoint) -> None:
         """Put an endpoint on the link before it is started."""
@@ -89,10 +101,15 @@ class Link:
         If the link is down, the endpoint is opened when it comes back.
         """
         self._endpoints.append(endpoint)
-        if self._connection is not None and self.is_up:
-            try:
-                self._watch(await endpoint.open(self._connection))
-            except LOST:
+        connection = self._connection
+        if connection is None or not self.is_up:
+            return
+        try:
+            self._watch(connection, await endpoint.open(connection))
+        except (*LOST, asyncio.CancelledError):
+            if is_cancelled():
+                raise
+            if connection is self._connection:
                 self._lost.set()
 
     async def start(self, timeout: float | None = None) -> None:
@@ -107,6 +124,9 @@ class Link:
         self._supervisor = asyncio.create_task(self._supervise(), name=f"link {self.name}")
         try:
             await asyncio.wait_for(self._up.wait(), timeout)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
         except TimeoutError:
             await self.close()
             parts = urlsplit(self._url)
@@ -143,14 +163,17 @@ class Link:
         while True:
             try:
                 await asyncio.wait_for(self._open(), OPEN_TIMEOUT)
-            except (*LOST, TimeoutError) as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
+                # Whatever it was: nobody else would try again.
+                _log.info("connection %s does not open: %r", self.name, error)
                 self.last_error = error
                 await self._tear_down()
                 failures += 1
                 await asyncio.sleep(backoff(failures))
                 continue
             failures = 0
-            self._set_up(up=True)
             await self._lost.wait()
             self.reconnects += 1
             self._set_up(up=False)
@@ -161,20 +184,21 @@ class Link:
         self._lost.clear()
         self._connection = connection = aiormq.Connection(self._url)
         await connection.connect()
-        connection.closing.add_done_callback(self._on_lost)
+        connection.closing.add_done_callback(partial(self._on_lost, connection))
         if self._prepare is not None:
             await self._prepare(connection)
         for endpoint in self._endpoints:
-            self._watch(await endpoint.open(connection))
+            self._watch(connection, await endpoint.open(connection))
+        self._set_up(up=True)
 
-    def _watch(self, channel: AbstractChannel) -> None:
-        self._channels.append(channel)
-        channel.closing.add_done_callback(self._on_lost)
+    def _watch(self, connection: aiormq.Connection, channel: AbstractChannel) -> None:
+        channel.closing.add_done_callback(partial(self._on_lost, connection))
 
-    def _on_lost(self, future: asyncio.Future[Any]) -> None:
-        if not future.cancelled() and (error := future.exception()):
-            self.last_error = error
-        self._lost.set()
+    def _on_lost(self, connection: aiormq.Connection, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if connection is self._connection:  # the end of an earlier one says nothing
+            self.last_error = error or self.last_error
+            self._lost.set()
 
     def _set_up(self, *, up: bool) -> None:
         if up:
@@ -186,16 +210,18 @@ class Link:
             self._on_state(up)
 
     async def _tear_down(self) -> None:
-        for channel in self._channels:
-            channel.closing.remove_done_callback(self._on_lost)
-        self._channels.clear()
         for endpoint in self._endpoints:
             endpoint.lost()
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.closing.remove_done_callback(self._on_lost)
-            with contextlib.suppress(*LOST, TimeoutError):
-                await asyncio.wait_for(connection.close(), 2.0)
+            self._closing = asyncio.create_task(_close(connection), name=f"close {self.name}")
+        if self._closing is not None:
+            await asyncio.shield(self._closing)  # `close` waits for it too
+
+
+async def _close(connection: aiormq.Connection) -> None:
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT)
 
 
 def backoff(failures: int) -> float:

@@ -9,7 +9,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.transport.link import FIRST_BACKOFF, LOST, Link
+from maniple.transport.link import FIRST_BACKOFF, LOST, Link, is_cancelled
 
 CONFIRM_TIMEOUT = 30.0
 
@@ -90,17 +90,14 @@ class Publisher:
                 await self._publish_once(channel, message)
             except TimeoutError:
                 # A confirm that never comes: only a new connection tells what became of it.
-                self._link.suspect()
-                await asyncio.sleep(FIRST_BACKOFF)
+                await self._after_loss(channel)
             except aiormq.exceptions.PublishError as error:
                 raise _refused(message, unroutable=True) from error
             except aiormq.exceptions.DeliveryError as error:
                 raise _refused(message, unroutable=False) from error
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
-                # Not we were cancelled: aiormq cancels what waits on a channel that closes.
                 await self._after_loss(channel)
             except LOST:
                 await self._after_loss(channel)

@@ -66,11 +66,18 @@ def conclude(
         return expired(envelope, ran)
     plan = envelope.retry or definition.retry or NO_PLAN
     if _may_retry(envelope, definition, outcome, plan):
-        seconds = min(plan.cap, plan.base * plan.factor ** (envelope.attempt - 1)) * jitter()
+        seconds = _backoff(plan, envelope.attempt) * jitter()
         seconds = max(seconds, outcome.failure.retry_after or 0.0)
         if seconds < (envelope.deadline - ran.finished_at).total_seconds():
             return Again(delay_tier(seconds), replace(envelope, attempt=envelope.attempt + 1))
     return last(envelope, outcome, ran)
+
+
+def _backoff(plan: RetryPlan, attempt: int) -> float:
+    try:
+        return min(plan.cap, plan.base * plan.factor ** (attempt - 1))
+    except OverflowError:
+        return plan.cap
 
 
 def last(envelope: Envelope, outcome: Outcome, ran: Ran) -> Result:

@@ -6,9 +6,10 @@ jobs get a new loop.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
@@ -101,6 +102,7 @@ class LoopExecutor:
                 )
                 self._old.append(loop)
                 self._loop = self._new_loop()
+                self.run(loop.not_begun())
             for old in [old for old in self._old if old.silent_for(now) < BLOCKED_AFTER]:
                 if old.idle:
                     self._old.remove(old)
@@ -122,6 +124,7 @@ class _HandlerLoop:
         self._agent = agent
         self._collected = collected
         self._progress = progress
+        self._arrived: deque[Job] = deque()
         self._finished: deque[Finished] = deque()
         self._crossing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,7 +137,17 @@ class _HandlerLoop:
         return not self._tasks
 
     def run(self, jobs: list[Job]) -> None:
-        self._loop.call_soon_threadsafe(self._begin, jobs)
+        self._arrived.extend(jobs)
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def not_begun(self) -> list[Job]:
+        """Take back the jobs that the loop has not begun, so that another one can run them."""
+        return list(self._taken())
+
+    def _taken(self) -> Iterator[Job]:
+        with contextlib.suppress(IndexError):  # both threads take from it
+            while True:
+                yield self._arrived.popleft()
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -157,8 +170,8 @@ class _HandlerLoop:
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
         self._loop.close()
 
-    def _begin(self, jobs: list[Job]) -> None:
-        for job in jobs:
+    def _begin(self) -> None:
+        for job in self._taken():
             task = self._loop.create_task(self._run(job))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -166,7 +179,10 @@ class _HandlerLoop:
     async def _run(self, job: Job) -> None:
         started = monotonic()
         context = job.context(self._agent, lambda value: self._told(job, value))
-        outcome = await run_async(job.definition, context, job.envelope.payload)
+        if job.settled:  # it waited here beyond its timeout
+            outcome = timed_out(job.timeout)
+        else:
+            outcome = await run_async(job.definition, context, job.envelope.payload)
         self._finished.append((job, outcome, monotonic() - started))
         if not self._crossing:
             self._crossing = True

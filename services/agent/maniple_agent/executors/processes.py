@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -74,8 +75,12 @@ class ProcessExecutor:
                 await asyncio.sleep(RESTART_PAUSE)
                 continue
             try:
-                while worker.alive:
-                    await self._serve(worker, await self._jobs.get())
+                while worker.is_alive():
+                    job = await self._jobs.get()
+                    if worker.is_alive():
+                        await self._serve(worker, job)
+                    else:  # it died while it had nothing to do
+                        self._jobs.put_nowait(job)
             finally:
                 await worker.kill()
 
@@ -138,8 +143,7 @@ class _Worker:
         self._writer = writer
         self._lifeline: int | None = lifeline
 
-    @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._lifeline is not None and self._process.returncode is None
 
     @classmethod
@@ -154,6 +158,7 @@ class _Worker:
             str(lifeline_read),
             *handlers,
             stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # so that what a handler starts ends with it
             pass_fds=(theirs.fileno(), lifeline_read),
         )
         theirs.close()
@@ -184,7 +189,7 @@ class _Worker:
         self._lifeline = None
         with contextlib.suppress(ProcessLookupError):
             # One that died by itself keeps its own exit code.
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._writer.close()
         return await self._process.wait()
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from maniple.codec import encode
-from maniple.errors import ConfigurationError
+from maniple.errors import ConfigurationError, InvalidMessage
 from maniple.execution import encode_output, run_sync
 from maniple.tasks import TaskContext, TaskRegistry, load_registry
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
@@ -49,8 +49,15 @@ def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply
     if definition is None:
         raise SystemExit(f"worker: no handler for {call.capability!r}")
 
+    sending = threading.Lock()
+    over = False
+
     def report(value: Any) -> None:
-        _send(connection, Reply(progress=True, value=Raw(encode_output(value))))
+        with contextlib.suppress(InvalidMessage):  # progress is a courtesy
+            progress = Reply(progress=True, value=Raw(encode_output(value)))
+            with sending:
+                if not over:
+                    _send(connection, progress)
 
     context = TaskContext(
         task_id=call.task_id,
@@ -67,6 +74,8 @@ def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply
     _limit_memory(call.memory)
     started = monotonic()
     outcome = run_sync(definition, context, call.payload)
+    with sending:  # threads of the handler may go on
+        over = True
     return Reply(
         value=Raw(outcome.output),
         failure=outcome.failure,
@@ -78,6 +87,8 @@ def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply
 def _die_with_agent(lifeline: int) -> None:
     with contextlib.suppress(OSError):
         os.read(lifeline, 1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # and what the handler has started
     os._exit(1)
 
 

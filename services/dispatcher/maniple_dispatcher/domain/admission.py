@@ -30,7 +30,10 @@ from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 
 _CAPABILITY = re.compile(CAPABILITY_PATTERN)
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_REPLY_TO = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+# What stands for bytes that are not UTF-8 (`maniple.transport.tolerance`); it is longer than they
+# were, so a property that has it might not fit where it is to be sent.
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+_REPLY_TO = re.compile(rf"[^\x00-\x1f\x7f{_UNREADABLE}]{{1,255}}")
 # What the broker and its plugins set themselves, in types of their own.
 _BROKER_HEADERS = (
     "x-death",
@@ -83,6 +86,9 @@ def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
     """
     if raw.reply_to is not None:
         check_reply_to(raw.reply_to)
+    for name in ("message_id", "correlation_id"):
+        if readable(getattr(raw, name)) != getattr(raw, name):
+            raise InvalidMessage(ErrorCode.UNDECODABLE, f"{name} is not UTF-8")
     if raw.content_encoding:
         raise InvalidMessage(
             ErrorCode.UNDECODABLE,
@@ -108,14 +114,17 @@ def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
 
 def check_reply_to(reply_to: str) -> None:
     """Raise `InvalidMessage` for a `reply_to` that must not be written to."""
-    if reply_to.startswith(REPLY_PREFIX):
-        return
-    if reply_to.startswith(RESERVED_PREFIX):
+    if reply_to.startswith(RESERVED_PREFIX) and not reply_to.startswith(REPLY_PREFIX):
         raise InvalidMessage(
             ErrorCode.FORBIDDEN, f"reply_to must not begin with {RESERVED_PREFIX!r}"
         )
     if not _REPLY_TO.fullmatch(reply_to):
         raise InvalidMessage(ErrorCode.FORBIDDEN, "reply_to is not the name of a queue")
+
+
+def readable(text: str | None) -> str | None:
+    """Return a property, or None for one that is not UTF-8."""
+    return None if text is not None and _UNREADABLE in text else text
 
 
 def _check_type(message_type: str) -> None:

@@ -11,6 +11,7 @@ from maniple.messages import Envelope, Failure, Result, Status
 from maniple.topology import DELAY_TIERS, delay_tier
 
 # A task without an agent looks again after these seconds; the last one repeats.
+UNKNOWN = "unknown"
 WAITS = (0.5, 1.0, 2.0, 5.0)
 
 
@@ -65,6 +66,26 @@ def overloaded(envelope: Envelope, now: datetime, retry_after: float) -> Result:
             message=f"the lane {envelope.lane} and the delay queues are full",
             retry_after=retry_after,
         ),
+    )
+
+
+def given_up(envelope: Envelope, now: datetime, why: str) -> Result:
+    """Return the terminal result of an admitted task that the broker dead-lettered."""
+    return _ended(envelope, now, Status.FAILED, Failure(code=ErrorCode.AGENT_LOST, message=why))
+
+
+def never_admitted(
+    *, task_id: str, capability: str | None, tenant: str, now: datetime, why: str
+) -> Result:
+    """Return the terminal result of a submission that the broker dead-lettered."""
+    return Result(
+        id=task_id,
+        capability=capability or UNKNOWN,
+        tenant=tenant,
+        status=Status.REJECTED,
+        error=Failure(code=ErrorCode.UNDECODABLE, message=why),
+        attempt=0,
+        finished_at=now,
     )
 
 

@@ -1,0 +1,41 @@
+"""What the broker gives up by itself still ends in a terminal result."""
+
+import time
+from typing import Any
+
+import pika
+from pika.adapters.blocking_connection import BlockingConnection
+
+from maniple import topology
+from maniple.local.cluster import Cluster
+from outsider import Outsider, read_stream
+
+
+def test_a_task_that_the_broker_gives_up_ends_failed(cluster: Cluster, outsider: Outsider) -> None:
+    servers = cluster.servers
+    lane, _ = topology.lane_queues("test.given_up")
+    connection = BlockingConnection(pika.URLParameters(servers.broker_url("agent")))
+    channel: Any = connection.channel()
+    channel.queue_declare(lane.name, durable=True, arguments=lane.all_arguments)
+    channel.queue_bind(lane.name, *lane.bindings[0])
+    sent = outsider.send("test.given_up", {"id": "given-up"})
+    reject_one(channel, lane.name)
+    result = outsider.wait(sent)[0]
+    connection.close()
+    assert (result["id"], result["status"]) == ("given-up", "failed")
+    assert result["error"]["code"] == "agent_lost"
+    assert lane.name in result["error"]["message"]
+    url = cluster.ready_info()["operator_url"]
+    kept = read_stream(url, "maniple.dead.log", 10**9, seconds=2)
+    assert any(b"given-up" in body for _, body in kept)
+
+
+def reject_one(channel: Any, queue: str) -> None:
+    """Take a message as an agent would, and refuse it for good."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        method, _, _ = channel.basic_get(queue)
+        if method is not None:
+            channel.basic_reject(method.delivery_tag, requeue=False)
+            return
+    raise AssertionError(f"nothing came to {queue}")

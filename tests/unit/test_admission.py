@@ -1,0 +1,256 @@
+"""Admission: which submissions become tasks; pure, total, and the same when decided twice."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from maniple.codec import decode_submission, encode
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.identifiers import member_id
+from maniple.messages import Envelope, RetryPlan, Task
+from maniple.service.policies import Resolved
+from maniple_dispatcher.domain.admission import (
+    Arrival,
+    RawArrival,
+    admit,
+    capability_of,
+    check_arrival,
+    identity,
+    readable,
+    rejection,
+    trace_of,
+)
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+NEW_TRACE = "00-" + "1" * 32 + "-" + "2" * 16 + "-00"
+FOREIGN = "\N{REPLACEMENT CHARACTER}"
+
+
+def raw(**changes: Any) -> RawArrival:
+    fields: dict[str, Any] = dict.fromkeys(RawArrival.__slots__)
+    return RawArrival(**fields | {"routing_key": "text.stats", "headers": {}} | changes)
+
+
+def arrival(**changes: Any) -> Arrival:
+    fields = {"routing_key": "text.stats", "received_at": NOW, "sent_at": NOW}
+    return Arrival(**fields | changes)
+
+
+def decide(task: Task, come: Arrival, position: int | None = None) -> Envelope:
+    return admit(
+        task,
+        come,
+        task_id=identity(task, come, position, lambda: "new"),
+        capability=capability_of(task, come.routing_key),
+        decided=Resolved(timeout=7.0, attempts=3, versions={"retry/x": 2}),
+        traceparent=trace_of(task, come, lambda: NEW_TRACE),
+    )
+
+
+def code_of(task: Task, come: Arrival | None = None) -> ErrorCode:
+    with pytest.raises(InvalidMessage) as refused:
+        decide(task, come or arrival())
+    assert refused.value.message
+    return refused.value.code
+
+
+def test_what_a_task_says_goes_before_the_policies() -> None:
+    said = decide(Task(timeout=1.5, max_attempts=9), arrival())
+    silent = decide(Task(), arrival())
+    assert (said.timeout, said.max_attempts) == (1.5, 9)
+    assert (silent.timeout, silent.max_attempts) == (7.0, 3)
+    assert silent.policies == {"retry/x": 2}
+
+
+def test_the_retry_plan_is_the_policies() -> None:
+    plan = RetryPlan(base=0.5)
+    envelope = admit(
+        Task(),
+        arrival(),
+        task_id="1",
+        capability="text.stats",
+        decided=Resolved(retry=plan),
+        traceparent=TRACE,
+    )
+    assert envelope.retry is plan
+
+
+def test_the_routing_key_names_the_capability() -> None:
+    assert decide(Task(), arrival()).capability == "text.stats"
+    assert decide(Task(), arrival()).lane == "text.stats"
+    batch = arrival(routing_key="batch")
+    assert decide(Task(capability="text.stats"), batch).capability == "text.stats"
+    assert code_of(Task(), batch) is ErrorCode.INVALID_TASK
+    assert code_of(Task(capability="other"), arrival()) is ErrorCode.INVALID_TASK
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Text", "a..b", ".a", "a.", "a b", "a\n", "ü", "a#", "x" * 129, "text.suspect"]
+)
+def test_a_capability_is_a_dotted_lower_case_name(name: str) -> None:
+    assert code_of(Task(), arrival(routing_key=name)) is ErrorCode.INVALID_TASK
+
+
+def test_a_task_has_a_day_unless_it_says_otherwise() -> None:
+    sent = NOW - timedelta(hours=1)
+    assert decide(Task(), arrival(sent_at=sent)).deadline == sent + timedelta(days=1)
+    assert decide(Task(ttl=60), arrival(sent_at=sent)).deadline == sent + timedelta(minutes=1)
+    later = NOW + timedelta(days=6, hours=23)
+    assert decide(Task(deadline=later), arrival()).deadline == later
+
+
+def test_a_deadline_lies_within_a_week_from_now_and_stands_alone() -> None:
+    assert code_of(Task(deadline=NOW)) is ErrorCode.DEADLINE_EXCEEDED
+    assert code_of(Task(deadline=NOW - timedelta(1))) is ErrorCode.DEADLINE_EXCEEDED
+    assert code_of(Task(deadline=NOW + timedelta(days=7, seconds=1))) is ErrorCode.INVALID_TASK
+    assert code_of(Task(deadline=NOW + timedelta(1), ttl=5)) is ErrorCode.INVALID_TASK
+
+
+@pytest.mark.parametrize("name", ["not_before", "idempotency_key", "sealed"])
+def test_reserved_fields_are_not_supported_yet(name: str) -> None:
+    assert code_of(Task(**{name: Raw(b'"x"')})) is ErrorCode.NOT_SUPPORTED
+    assert decide(Task(**{name: Raw(b" null ")}), arrival()).capability == "text.stats"
+
+
+def test_a_task_is_known_by_its_id_else_by_its_message() -> None:
+    message = "0192f0c1-2b3c-7d4e-8f00-112233445566"
+    come = arrival(message_id=message)
+    assert decide(Task(id="mine"), come).id == "mine"
+    assert decide(Task(), come).id == message
+    assert decide(Task(), come, position=3).id == member_id(message, 3)
+    assert decide(Task(), arrival()).id == "new"
+    assert len(decide(Task(), arrival(message_id="x" * 255)).id) == 128
+
+
+def test_the_senders_clock_is_believed_when_it_is_behind_by_at_most_a_week() -> None:
+    hour, days = timedelta(hours=1), timedelta(days=8)
+    naive = (NOW - hour).replace(tzinfo=None)
+    for told, believed in [
+        (NOW - hour, NOW - hour),
+        (NOW + hour, NOW),
+        (NOW - days, NOW),
+        (naive, NOW),
+        (None, NOW),
+    ]:
+        assert check_arrival(raw(timestamp=told), NOW).sent_at == believed
+
+
+def test_a_malformed_trace_begins_a_new_one() -> None:
+    in_header = arrival(traceparent=TRACE)
+    assert trace_of(Task(), in_header, lambda: NEW_TRACE) == TRACE
+    for bad in ("nonsense", TRACE.upper(), TRACE + "-x", "00-" + "0" * 32 + TRACE[35:]):
+        assert trace_of(Task(traceparent=bad), in_header, lambda: NEW_TRACE) == NEW_TRACE
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "allowed"),
+    [
+        ("my.queue", True),
+        ("amq.rabbitmq.reply-to", True),
+        ("amq.rabbitmq.reply-to.g1h2.abc==", True),
+        ("maniple.replies.client-7", True),
+        ("maniple.submit", False),
+        ("maniple.", False),
+        ("two\nlines", False),
+        ("maniple.replies.two\nlines", False),
+        (FOREIGN * 200, False),
+        ("maniple.replies." + FOREIGN * 200, False),
+    ],
+)
+def test_replies_go_to_queues_that_are_the_senders_own(reply_to: str, allowed: bool) -> None:
+    if allowed:
+        assert check_arrival(raw(reply_to=reply_to), NOW).reply_to == reply_to
+        return
+    with pytest.raises(InvalidMessage) as refused:
+        check_arrival(raw(reply_to=reply_to), NOW)
+    assert refused.value.code is ErrorCode.FORBIDDEN
+
+
+@pytest.mark.parametrize("name", ["message_id", "correlation_id"])
+def test_ids_that_are_not_utf8_are_refused(name: str) -> None:
+    # They are read with a character for each bad byte, and may not fit into a property again.
+    with pytest.raises(InvalidMessage, match=name) as refused:
+        check_arrival(raw(**{name: FOREIGN * 255}), NOW)
+    assert refused.value.code is ErrorCode.UNDECODABLE
+    assert readable(FOREIGN) is None
+    assert readable("fine") == "fine"
+
+
+def test_other_properties_that_refuse_the_whole_message() -> None:
+    for bad, code in [
+        ({"content_encoding": "gzip"}, ErrorCode.UNDECODABLE),
+        ({"message_type": "maniple.result.v1"}, ErrorCode.INVALID_TASK),
+        ({"headers": {"x": 5}}, ErrorCode.INVALID_TASK),
+    ]:
+        with pytest.raises(InvalidMessage) as refused:
+            check_arrival(raw(**bad), NOW)
+        assert refused.value.code is code
+    fine = {"headers": {"x-death": [{}], "mine": "yes"}, "message_type": "order.placed"}
+    assert check_arrival(raw(**fine), NOW).routing_key == "text.stats"
+
+
+SHORT = st.none() | st.text(max_size=300)
+TIMES = st.datetimes(
+    timezones=st.sampled_from(
+        [UTC, timezone(timedelta(hours=-23, minutes=-59)), timezone(timedelta(hours=23))]
+    )
+)
+TASKS = st.builds(
+    Task,
+    capability=SHORT,
+    id=SHORT,
+    deadline=st.none() | TIMES,
+    ttl=st.none() | st.floats(0.001, 7 * 86400),
+    timeout=st.none() | st.floats(0.001, 1000),
+    traceparent=SHORT,
+    sealed=st.sampled_from([Raw(b"null"), Raw(b"1"), Raw(b"")]),
+)
+RAW_ARRIVALS = st.builds(
+    RawArrival,
+    routing_key=st.text(max_size=300) | st.just("text.stats"),
+    message_id=SHORT,
+    message_type=SHORT,
+    reply_to=SHORT,
+    correlation_id=SHORT,
+    content_encoding=st.none() | st.just("gzip"),
+    timestamp=st.none() | st.datetimes() | TIMES,
+    headers=st.dictionaries(st.text(max_size=20), st.none() | st.text() | st.integers()),
+)
+
+
+def outcome(task: Task, come: RawArrival) -> Envelope | tuple[ErrorCode, str]:
+    try:
+        return decide(task, check_arrival(come, NOW))
+    except InvalidMessage as error:
+        refused = rejection(
+            error, task_id="1", capability="x", arrival=arrival(), tenant=task.tenant
+        )
+        assert encode(refused)
+        return error.code, error.message
+
+
+@given(task=TASKS, come=RAW_ARRIVALS)
+def test_anything_is_admitted_or_refused_with_a_code_and_twice_the_same(
+    task: Task, come: RawArrival
+) -> None:
+    first = outcome(task, come)
+    assert outcome(task, come) == first
+    if isinstance(first, Envelope):
+        assert first.submitted_at <= NOW
+        assert first.deadline > first.submitted_at
+        assert first.capability == (task.capability or come.routing_key)
+
+
+@given(st.integers(1, 20), st.text(min_size=1, max_size=60))
+def test_an_array_sent_again_gets_the_same_ids_and_no_two_alike(size: int, message: str) -> None:
+    members = decode_submission(b"[" + b",".join([b"{}"] * size) + b"]")
+    come = arrival(message_id=message)
+    tasks = [member for member in members if isinstance(member, Task)]
+    ids = [decide(task, come, position).id for position, task in enumerate(tasks)]
+    assert ids == [decide(task, come, position).id for position, task in enumerate(tasks)]
+    assert len(set(ids)) == size

@@ -1,0 +1,61 @@
+"""Where an admitted task waits, and what it is told when it waits no longer."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from maniple.errors import ErrorCode
+from maniple.messages import Envelope, Status
+from maniple.topology import DELAY_TIERS
+from maniple_dispatcher.domain.routing import WAITS, expired, overloaded, wait
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+ENVELOPE = Envelope(
+    id="1",
+    capability="text.stats",
+    lane="text.stats@eu",
+    tenant="acme",
+    attempt=2,
+    lost=1,
+    submitted_at=NOW - timedelta(minutes=1),
+    deadline=NOW + timedelta(hours=1),
+)
+
+
+def test_waits_grow_and_then_stay() -> None:
+    envelope, tiers = ENVELOPE, []
+    for _ in range(6):
+        waiting = wait(envelope, NOW)
+        tiers.append(waiting.tier)
+        envelope = waiting.envelope
+    assert tiers == [*WAITS, WAITS[-1], WAITS[-1]]
+    assert envelope == replace(ENVELOPE, waits=6)
+
+
+@given(waits=st.integers(0, 1000), remaining=st.floats(-10, 20))
+def test_a_wait_is_a_tier_and_ends_about_when_the_task_expires(
+    waits: int, remaining: float
+) -> None:
+    envelope = replace(ENVELOPE, waits=waits, deadline=NOW + timedelta(seconds=remaining))
+    tier = wait(envelope, NOW).tier
+    assert tier in DELAY_TIERS
+    assert tier <= max(0.0, remaining) + DELAY_TIERS[0] + 1e-6
+    assert wait(envelope, NOW).tier == tier
+
+
+def test_what_expires_says_what_it_waited_for() -> None:
+    result = expired(ENVELOPE, NOW, waiting="no_agent")
+    assert result.error is not None
+    assert (result.status, result.error.code) == (Status.EXPIRED, ErrorCode.DEADLINE_EXCEEDED)
+    assert "no_agent" in result.error.message
+    assert (result.id, result.tenant, result.lane) == ("1", "acme", "text.stats@eu")
+    assert (result.attempt, result.lost, result.finished_at) == (2, 1, NOW)
+
+
+def test_what_is_overloaded_says_when_to_come_again() -> None:
+    result = overloaded(ENVELOPE, NOW, 5.0)
+    assert result.error is not None
+    assert (result.status, result.error.code) == (Status.REJECTED, ErrorCode.OVERLOADED)
+    assert result.error.retry_after == 5.0

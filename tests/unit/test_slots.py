@@ -1,0 +1,57 @@
+"""How much of a lane an agent holds."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maniple_agent.domain.slots import (
+    MAX_PREFETCH,
+    START_WITHIN,
+    LaneMeasure,
+    prefetch_for,
+    worth_changing,
+)
+
+
+def measured(seconds: float, bundle: float = 1.0) -> LaneMeasure:
+    return LaneMeasure(mean=seconds, bundle=bundle)
+
+
+def test_a_lane_of_unknown_run_times_holds_what_the_slots_can_start() -> None:
+    assert prefetch_for(16, LaneMeasure()) == 16
+    assert prefetch_for(1, LaneMeasure()) == 1
+
+
+def test_a_fast_lane_holds_what_starts_within_50_ms() -> None:
+    assert prefetch_for(4, measured(0.005)) == 40
+    assert prefetch_for(4, measured(0.005, bundle=10)) == 4
+    assert prefetch_for(4, measured(10.0)) == 4
+
+
+@given(st.integers(1, 100_000), st.floats(1e-9, 1e6), st.floats(1, 128))
+def test_at_least_one_bundle_and_never_too_many(
+    capacity: int, seconds: float, bundle: float
+) -> None:
+    prefetch = prefetch_for(capacity, measured(seconds, bundle))
+    assert 1 <= prefetch <= MAX_PREFETCH
+    rounds = max(1.0, START_WITHIN / seconds)
+    assert (prefetch - 1) * bundle < capacity * rounds
+
+
+def test_a_report_tells_what_ran_since_the_last_one() -> None:
+    measure = LaneMeasure()
+    for number in range(100):
+        measure.ran(number / 1000, "succeeded")
+    measure.ran(1.0, "failed")
+    runs, mean, p99, finished = measure.report()
+    assert (runs, finished) == (101, {"succeeded": 100, "failed": 1})
+    assert 0.05 < mean < 0.07
+    assert p99 == 0.099
+    assert measure.report() == (0, 0.0, 0.0, {})
+    assert measure.mean == mean
+
+
+def test_only_a_change_by_half_or_double_is_worth_its_round_trips() -> None:
+    assert worth_changing(10, 20)
+    assert worth_changing(10, 5)
+    assert not worth_changing(10, 19)
+    assert not worth_changing(10, 6)
