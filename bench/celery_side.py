@@ -28,9 +28,9 @@ RESULT_TIMEOUT = 120.0
 class Workers:
     """How many worker processes, with how many threads and how much prefetched for each thread."""
 
-    processes: int = 2
+    processes: int = 1
     threads: int = 8
-    prefetch: int = 64
+    prefetch: int = 16
 
 
 def make_app(url: str, *, prefetch: int) -> Any:

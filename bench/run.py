@@ -8,6 +8,7 @@ last line is JSON. Compare ratios, not rates of different machines.
 import argparse
 import asyncio
 import json
+import os
 import sys
 from dataclasses import dataclass
 from statistics import median
@@ -131,9 +132,9 @@ def _plan(arguments: list[str]) -> Plan:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--agents", type=int, default=2)
     parser.add_argument("--dispatchers", type=int, default=1)
-    parser.add_argument("--celery-processes", type=int, default=2)
+    parser.add_argument("--celery-processes", type=int, default=1)
     parser.add_argument("--celery-threads", type=int, default=8)
-    parser.add_argument("--celery-prefetch", type=int, default=64, help="for each thread")
+    parser.add_argument("--celery-prefetch", type=int, default=16, help="for each thread")
     given = parser.parse_args(arguments)
     return Plan(
         map_tasks=given.map_tasks,
@@ -149,10 +150,12 @@ def _plan(arguments: list[str]) -> Plan:
 def main() -> None:
     """Run the comparison and print it."""
     plan = _plan(sys.argv[1:])
+    if os.environ.get("MANIPLE_BROKER_URL"):
+        sys.exit("bench starts a broker of its own: unset MANIPLE_BROKER_URL")
     print(
         f"maniple: {plan.dispatchers} dispatcher, {plan.agents} agents; {plan.map_tasks:,} tasks "
         f"by client.map, {plan.single_tasks:,} by single messages (pika)\n"
-        f"celery: {plan.workers.processes} workers of {plan.workers.threads} threads, "
+        f"celery: {plan.workers.processes} worker of {plan.workers.threads} threads, "
         f"{plan.workers.prefetch} prefetched for each, acks_late, rpc://; "
         f"{plan.celery_tasks:,} tasks by apply_async\n"
         f"{plan.runs} runs each, in turns, on one RabbitMQ",

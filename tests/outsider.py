@@ -16,7 +16,7 @@ class Outsider:
 
     def __init__(self, url: str, *, direct: bool = False) -> None:
         """Use a queue of its own, or RabbitMQ's direct reply-to."""
-        self._connection = BlockingConnection(pika.URLParameters(url))
+        self._connection: Any = BlockingConnection(pika.URLParameters(url))
         self.channel: Any = self._connection.channel()
         self.channel.confirm_delivery()
         self.reply_to = (
@@ -67,7 +67,7 @@ def read_stream(
     url: str, queue: str, wanted: int, seconds: float = 10.0
 ) -> list[tuple[Any, bytes]]:
     """Return (properties, body) of up to `wanted` messages of a stream, oldest first."""
-    connection = BlockingConnection(pika.URLParameters(url))
+    connection: Any = BlockingConnection(pika.URLParameters(url))
     channel: Any = connection.channel()
     channel.basic_qos(prefetch_count=100)
     seen: list[tuple[Any, bytes]] = []

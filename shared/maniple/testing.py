@@ -20,24 +20,16 @@ from types import ModuleType
 from typing import Any
 
 from msgspec import Raw
-from msgspec.structs import replace
 
 from maniple import codec
+from maniple.attempts import Ran, conclude, context_of, expired, result_of, seconds_for
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, encode_output, run_async, run_sync, timed_out
-from maniple.messages import DEFAULT_TTL, NULL, Failure, Progress, Result, Status, Task
-from maniple.tasks import (
-    DEFAULT_ATTEMPTS,
-    DEFAULT_TIMEOUT,
-    Executor,
-    TaskContext,
-    TaskDefinition,
-    TaskRegistry,
-    load_registry,
-)
+from maniple.messages import DEFAULT_TTL, Envelope, Failure, Progress, Result, Status, Task
+from maniple.tasks import Executor, TaskDefinition, TaskRegistry, load_registry
 
 AGENT = "testing"
 SLOTS = 16
@@ -129,47 +121,51 @@ class _Run:
 
     def __init__(self, carrier: MemoryCarrier, task: Task) -> None:
         self._carrier = carrier
-        self._task = task
         self._loop = asyncio.get_running_loop()
-        self._submitted = datetime.now(UTC)
-        self._deadline = task.deadline or self._submitted + timedelta(
-            seconds=task.ttl or DEFAULT_TTL
+        now = datetime.now(UTC)
+        self._envelope = Envelope(
+            id=task.id or "",
+            capability=task.capability or "",
+            lane=task.capability or "",
+            payload=task.payload,
+            tenant=task.tenant,
+            labels=task.labels,
+            max_attempts=task.max_attempts,
+            timeout=task.timeout,
+            traceparent=task.traceparent,
+            submitted_at=now,
+            dispatched_at=now,
+            deadline=task.deadline or now + timedelta(seconds=task.ttl or DEFAULT_TTL),
         )
 
     async def to_its_end(self) -> Result:
-        definition = self._carrier.find(self._task.capability or "")
+        envelope = self._envelope
+        definition = self._carrier.find(envelope.capability)
         if definition is None:
-            return self._expired(ErrorCode.NO_AGENT, "no handler here offers the capability")
-        attempts = self._task.max_attempts or definition.max_attempts or DEFAULT_ATTEMPTS
-        result = self._result(Status.FAILED)
-        for attempt in range(1, attempts + 1):
-            if datetime.now(UTC) >= self._deadline:
-                return self._expired(ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
+            failure = Failure(
+                code=ErrorCode.NO_AGENT, message="no handler here offers the capability"
+            )
+            return result_of(envelope, Status.EXPIRED, _ran(None), failure=failure)
+        while True:
             started = datetime.now(UTC)
-            outcome = await self._attempt(definition, attempt)
-            result = replace(self._of(outcome), attempt=attempt, started_at=started)
-            if not _may_retry(definition, outcome):
-                break
-        return result
+            timeout = seconds_for(envelope, definition, started)
+            if timeout <= 0:
+                return expired(envelope, _ran(None))
+            outcome = await self._attempt(definition, envelope, timeout)
+            decision = conclude(envelope, definition, outcome, _ran(started), jitter=lambda: 0.0)
+            if isinstance(decision, Result):
+                return decision
+            envelope = decision.envelope
 
-    async def _attempt(self, definition: TaskDefinition, attempt: int) -> Outcome:
-        timeout = self._task.timeout or definition.timeout or DEFAULT_TIMEOUT
-        timeout = min(timeout, (self._deadline - datetime.now(UTC)).total_seconds())
-        context = TaskContext(
-            task_id=self._task.id or "",
-            capability=definition.capability,
-            attempt=attempt,
-            deadline=self._deadline,
-            timeout=timeout,
-            tenant=self._task.tenant,
-            labels=self._task.labels,
-            agent=AGENT,
-            traceparent=self._task.traceparent,
-            report=lambda value: self._report(attempt, value),
+    async def _attempt(
+        self, definition: TaskDefinition, envelope: Envelope, timeout: float
+    ) -> Outcome:
+        context = context_of(
+            envelope, timeout, AGENT, lambda value: self._report(envelope.attempt, value)
         )
         if definition.executor is Executor.ASYNC:
-            return await run_async(definition, context, self._task.payload)
-        work = self._carrier.in_thread(lambda: run_sync(definition, context, self._task.payload))
+            return await run_async(definition, context, envelope.payload)
+        work = self._carrier.in_thread(lambda: run_sync(definition, context, envelope.payload))
         try:
             return await asyncio.wait_for(work, timeout)
         except TimeoutError:
@@ -177,47 +173,16 @@ class _Run:
 
     def _report(self, attempt: int, value: Any) -> None:
         progress = Progress(
-            id=self._task.id or "",
-            capability=self._task.capability or "",
+            id=self._envelope.id,
+            capability=self._envelope.capability,
             attempt=attempt,
             value=Raw(encode_output(value)),
             at=datetime.now(UTC),
-            tenant=self._task.tenant,
+            tenant=self._envelope.tenant,
         )
         with contextlib.suppress(RuntimeError):  # a thread that outlives the test
             self._loop.call_soon_threadsafe(self._carrier.report, progress)
 
-    def _of(self, outcome: Outcome) -> Result:
-        if outcome.failure is None:
-            return self._result(Status.SUCCEEDED, output=Raw(outcome.output))
-        if outcome.failure.code is ErrorCode.TIMEOUT and datetime.now(UTC) >= self._deadline:
-            return self._expired(ErrorCode.DEADLINE_EXCEEDED, "the deadline passed")
-        return self._result(Status.FAILED, error=outcome.failure)
 
-    def _expired(self, code: ErrorCode, message: str) -> Result:
-        return self._result(Status.EXPIRED, error=Failure(code=code, message=message))
-
-    def _result(
-        self, status: Status, *, output: Raw = NULL, error: Failure | None = None
-    ) -> Result:
-        return Result(
-            id=self._task.id or "",
-            capability=self._task.capability or "",
-            status=status,
-            tenant=self._task.tenant,
-            output=output,
-            error=error,
-            agent=AGENT,
-            lane=self._task.capability,
-            submitted_at=self._submitted,
-            dispatched_at=self._submitted,
-            finished_at=datetime.now(UTC),
-            traceparent=self._task.traceparent,
-        )
-
-
-def _may_retry(definition: TaskDefinition, outcome: Outcome) -> bool:
-    if outcome.failure is None or not outcome.retryable:
-        return False
-    codes = definition.retry.codes if definition.retry else ()
-    return not codes or outcome.failure.code in codes
+def _ran(started_at: datetime | None) -> Ran:
+    return Ran(AGENT, started_at, datetime.now(UTC))

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from maniple.attempts import Again, Ran, conclude
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result, Status
 from maniple.states import TERMINAL, TRANSITIONS, TaskState, is_terminal, may_follow
 from maniple.tasks import define
-from maniple_agent.domain.attempts import Again, Ran, after_loss, conclude
+from maniple_agent.domain.losses import after_loss
 
 PAGE = Path(__file__).parents[2] / "docs" / "states" / "task.md"
 ARROW = re.compile(r"^ +(\S+) --> (\S+): (.+)$", re.MULTILINE)

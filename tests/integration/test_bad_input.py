@@ -142,7 +142,8 @@ def raw_property(outsider: Outsider, name: str) -> None:
         pieces += [b"\x03", b"\xff\xfe\xfd"]
         return 4
 
-    properties = pika.BasicProperties(**{name: "raw"})
+    properties = pika.BasicProperties()
+    setattr(properties, name, "raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pika.data, "encode_short_string", short_string)
         outsider.channel.basic_publish("maniple.tasks", "maniple.echo", b"{}", properties)

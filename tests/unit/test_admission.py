@@ -37,7 +37,7 @@ def raw(**changes: Any) -> RawArrival:
 
 
 def arrival(**changes: Any) -> Arrival:
-    fields = {"routing_key": "text.stats", "received_at": NOW, "sent_at": NOW}
+    fields: dict[str, Any] = {"routing_key": "text.stats", "received_at": NOW, "sent_at": NOW}
     return Arrival(**fields | changes)
 
 
@@ -113,8 +113,10 @@ def test_a_deadline_lies_within_a_week_from_now_and_stands_alone() -> None:
 
 @pytest.mark.parametrize("name", ["not_before", "idempotency_key", "sealed"])
 def test_reserved_fields_are_not_supported_yet(name: str) -> None:
-    assert code_of(Task(**{name: Raw(b'"x"')})) is ErrorCode.NOT_SUPPORTED
-    assert decide(Task(**{name: Raw(b" null ")}), arrival()).capability == "text.stats"
+    given: dict[str, Any] = {name: Raw(b'"x"')}
+    silent: dict[str, Any] = {name: Raw(b" null ")}
+    assert code_of(Task(**given)) is ErrorCode.NOT_SUPPORTED
+    assert decide(Task(**silent), arrival()).capability == "text.stats"
 
 
 def test_a_task_is_known_by_its_id_else_by_its_message() -> None:
@@ -182,15 +184,19 @@ def test_ids_that_are_not_utf8_are_refused(name: str) -> None:
 
 
 def test_other_properties_that_refuse_the_whole_message() -> None:
-    for bad, code in [
+    refusals: list[tuple[dict[str, Any], ErrorCode]] = [
         ({"content_encoding": "gzip"}, ErrorCode.UNDECODABLE),
         ({"message_type": "maniple.result.v1"}, ErrorCode.INVALID_TASK),
         ({"headers": {"x": 5}}, ErrorCode.INVALID_TASK),
-    ]:
+    ]
+    for bad, code in refusals:
         with pytest.raises(InvalidMessage) as refused:
             check_arrival(raw(**bad), NOW)
         assert refused.value.code is code
-    fine = {"headers": {"x-death": [{}], "mine": "yes"}, "message_type": "order.placed"}
+    fine: dict[str, Any] = {
+        "headers": {"x-death": [{}], "mine": "yes"},
+        "message_type": "order.placed",
+    }
     assert check_arrival(raw(**fine), NOW).routing_key == "text.stats"
 
 

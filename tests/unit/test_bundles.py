@@ -108,3 +108,23 @@ def test_every_item_is_sent_once_within_the_limits(
     for bundle in bundles:
         assert len(bundle) <= max_items
         assert len(bundle) == 1 or sum(sizes[item] for item in bundle) <= max_bytes
+
+
+async def test_after_a_send_that_raised_what_waits_is_sent() -> None:
+    sent: list[list[int]] = []
+
+    async def send(bundle: list[int]) -> None:
+        sent.append(bundle)
+        await asyncio.sleep(0)
+        if bundle == [0]:
+            raise RuntimeError("it must not, and it did")
+
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    bundler = Bundler(send, max_items=1, window=1)
+    for item in range(3):
+        bundler.add(item, 1)
+    await wait_until(lambda: bundler.idle)
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert sent == [[0], [1], [2]]
+    assert len(complaints) == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from maniple.attempts import Again
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import ENVELOPES_TYPE, RUNNING_TYPE, Envelope, Result, TaskRunning
@@ -10,7 +11,6 @@ from maniple.service.outlets import Done, Outlet, ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, EVENTS, LANES, RUNNING_KEY, tier_name
 from maniple.transport import Publisher
-from maniple_agent.domain.attempts import Again
 
 REFUSED_PAUSE = 1.0
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
+from maniple.attempts import Again, Ran, conclude, expired, last, seconds_for
 from maniple.codec import decode_envelopes
 from maniple.errors import InvalidMessage, ManipleError
 from maniple.execution import Outcome
@@ -22,16 +23,7 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.transport import Delivery
 from maniple_agent.departures import Departures
-from maniple_agent.domain.attempts import (
-    Again,
-    Ran,
-    after_loss,
-    conclude,
-    expired,
-    last,
-    seconds_for,
-    unknown_capability,
-)
+from maniple_agent.domain.losses import after_loss, unknown_capability
 from maniple_agent.domain.slots import LaneMeasure
 from maniple_agent.executors import Executor, Job
 from maniple_agent.progress import ProgressReports

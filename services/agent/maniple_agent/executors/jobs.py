@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from maniple.attempts import context_of
 from maniple.execution import Outcome
 from maniple.messages import Envelope
 from maniple.tasks import TaskContext, TaskDefinition
@@ -48,19 +49,7 @@ class Job:
 
     def context(self, agent: str, report: Callable[[Any], None] | None) -> TaskContext:
         """Return what the handler may know of it."""
-        envelope = self.envelope
-        return TaskContext(
-            task_id=envelope.id,
-            capability=envelope.capability,
-            attempt=envelope.attempt,
-            deadline=envelope.deadline,
-            timeout=self.timeout,
-            tenant=envelope.tenant,
-            labels=envelope.labels,
-            agent=agent,
-            traceparent=envelope.traceparent,
-            report=report,
-        )
+        return context_of(self.envelope, self.timeout, agent, report)
 
 
 class Report(Protocol):

@@ -1,8 +1,12 @@
-"""What becomes of an attempt: a result, another attempt, or another place. Pure."""
+"""What becomes of an attempt: a result or another attempt. Pure.
+
+Used by agents and by `maniple.testing`, so that a test sees what a cluster would do.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from msgspec import Raw
 from msgspec.structs import replace
@@ -10,11 +14,9 @@ from msgspec.structs import replace
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Failure, Result, RetryPlan, Status
-from maniple.tasks import DEFAULT_ATTEMPTS, DEFAULT_TIMEOUT, TaskDefinition
-from maniple.topology import delay_tier, suspect_lane
+from maniple.tasks import DEFAULT_ATTEMPTS, DEFAULT_TIMEOUT, TaskContext, TaskDefinition
+from maniple.topology import delay_tier
 
-SUSPECT_AFTER = 2
-LOST_AFTER = 5
 NO_PLAN = RetryPlan()
 
 
@@ -35,18 +37,28 @@ class Again:
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Publish the envelope alone under this key of `maniple.lanes`."""
-
-    key: str
-    envelope: Envelope
-
-
 def seconds_for(envelope: Envelope, definition: TaskDefinition, now: datetime) -> float:
     """Return the seconds that an attempt has: its timeout, at most until the deadline."""
     timeout = envelope.timeout or definition.timeout or DEFAULT_TIMEOUT
     return min(timeout, (envelope.deadline - now).total_seconds())
+
+
+def context_of(
+    envelope: Envelope, timeout: float, agent: str, report: Callable[[Any], None] | None
+) -> TaskContext:
+    """Return what the handler of an attempt may know of it."""
+    return TaskContext(
+        task_id=envelope.id,
+        capability=envelope.capability,
+        attempt=envelope.attempt,
+        deadline=envelope.deadline,
+        timeout=timeout,
+        tenant=envelope.tenant,
+        labels=envelope.labels,
+        agent=agent,
+        traceparent=envelope.traceparent,
+        report=report,
+    )
 
 
 def conclude(
@@ -61,7 +73,7 @@ def conclude(
     `jitter` gives a number from 0 to 1 (full jitter over the exponential backoff).
     """
     if outcome.failure is None:
-        return _result(envelope, Status.SUCCEEDED, ran, output=Raw(outcome.output))
+        return result_of(envelope, Status.SUCCEEDED, ran, output=Raw(outcome.output))
     if outcome.failure.code is ErrorCode.TIMEOUT and ran.finished_at >= envelope.deadline:
         return expired(envelope, ran)
     plan = envelope.retry or definition.retry or NO_PLAN
@@ -82,7 +94,7 @@ def _backoff(plan: RetryPlan, attempt: int) -> float:
 
 def last(envelope: Envelope, outcome: Outcome, ran: Ran) -> Result:
     """Return the result of a failed attempt after which there is no other."""
-    return _result(envelope, Status.FAILED, ran, failure=outcome.failure)
+    return result_of(envelope, Status.FAILED, ran, failure=outcome.failure)
 
 
 def _may_retry(
@@ -94,48 +106,16 @@ def _may_retry(
     return not plan.codes or outcome.failure.code in plan.codes
 
 
-def after_loss(
-    envelope: Envelope, definition: TaskDefinition | None, ran: Ran, *, suspect: bool
-) -> Move | Result:
-    """Return what becomes of a task whose agent vanished while it held it.
-
-    It goes alone to its lane, from the second loss to the lane's suspects, where only losses count
-    towards the last one. `on_lost="fail"` ends it at once: it runs at most once.
-    """
-    lost = envelope.lost + 1
-    suspected = envelope.suspected + suspect
-    at_most_once = definition is not None and definition.on_lost == "fail"
-    moved = replace(envelope, lost=lost, suspected=suspected)
-    if suspected >= LOST_AFTER or at_most_once:
-        message = (
-            "its agent was lost, and it may run at most once"
-            if at_most_once
-            else f"{lost} agents were lost while they held it"
-        )
-        failure = Failure(code=ErrorCode.AGENT_LOST, message=message)
-        return _result(moved, Status.FAILED, ran, failure=failure)
-    key = suspect_lane(envelope.lane) if lost >= SUSPECT_AFTER else envelope.lane
-    return Move(key, moved)
-
-
 def expired(envelope: Envelope, ran: Ran) -> Result:
     """Return the result of a task whose deadline has passed."""
     failure = Failure(
         code=ErrorCode.DEADLINE_EXCEEDED,
         message=f"the deadline {envelope.deadline.isoformat()} passed",
     )
-    return _result(envelope, Status.EXPIRED, ran, failure=failure)
+    return result_of(envelope, Status.EXPIRED, ran, failure=failure)
 
 
-def unknown_capability(envelope: Envelope, ran: Ran) -> Result:
-    """Return the result of a task that this agent has no handler for."""
-    failure = Failure(
-        code=ErrorCode.NO_AGENT, message=f"agent has no handler for {envelope.capability!r}"
-    )
-    return _result(envelope, Status.FAILED, ran, failure=failure)
-
-
-def _result(
+def result_of(
     envelope: Envelope,
     status: Status,
     ran: Ran,
@@ -143,6 +123,7 @@ def _result(
     output: Raw | None = None,
     failure: Failure | None = None,
 ) -> Result:
+    """Return a result of `envelope`, with all that the envelope knows."""
     return Result(
         id=envelope.id,
         capability=envelope.capability,
