@@ -3,9 +3,12 @@
 from typing import Any
 
 from maniple.messages import (
+    ACCEPTED_TYPE,
     MAX_TASKS,
     PROGRESS_TYPE,
     RESULT_TYPE,
+    RESULTS_TYPE,
+    RUNNING_TYPE,
     TASK_TYPE,
 )
 from maniple.topology import (
@@ -19,10 +22,11 @@ from maniple.topology import (
     TASKS,
     Exchange,
     Queue,
+    progress_key,
 )
 from maniple.wording import FIELDS, RESULT_EXAMPLES, SUMMARIES, TASK_EXAMPLES
 
-DOCUMENTED = ("Task", "Result", "Progress", "TaskAccepted", "Request", "Response")
+DOCUMENTED = ("Task", "Result", "Progress", "TaskAccepted", "TaskRunning", "Request", "Response")
 
 
 def _reference(kind: str, name: str) -> dict[str, str]:
@@ -78,13 +82,19 @@ def messages() -> dict[str, Any]:
         ),
         "accepted": _message(
             "accepted",
-            "maniple.accepted.v1",
+            ACCEPTED_TYPE,
             {"type": "array", "items": _reference("schemas", "TaskAccepted")},
             summary=SUMMARIES["TaskAccepted"],
         ),
+        "running": _message(
+            "running",
+            RUNNING_TYPE,
+            {"type": "array", "items": _reference("schemas", "TaskRunning")},
+            summary=SUMMARIES["TaskRunning"],
+        ),
         "results": _message(
             "results",
-            "maniple.results.v1",
+            RESULTS_TYPE,
             {"type": "array", "items": _reference("schemas", "Result")},
             summary="Results as they are recorded: in arrays.",
         ),
@@ -162,9 +172,9 @@ def channels() -> dict[str, Any]:
             "address": None,
             "messages": {"response": _reference("messages", "response")},
         },
-        "progress": _of_exchange(EVENTS, "task.progress.{capability}", ("progress",))
+        "progress": _of_exchange(EVENTS, progress_key("{capability}"), ("progress",))
         | {"parameters": {"capability": {"description": "The task's capability."}}},
-        "records": _of_stream(RECORDS, ("accepted", "results")),
+        "records": _of_stream(RECORDS, ("accepted", "running", "results")),
         "dead": _of_stream(DEAD_LOG, ("bytes",)),
         "refused": _of_stream(REFUSED_LOG, ("bytes",)),
     }

@@ -13,11 +13,18 @@ import msgspec
 from maniple import contract, wording
 from maniple.control import COMMANDS, ControlMessage, Heartbeat, Outcomes, Request, Response
 from maniple.events import AGENT_EVENTS, PolicyChanged
-from maniple.messages import Envelope, Progress, Result, Task, TaskAccepted
+from maniple.messages import Envelope, Progress, Result, Task, TaskAccepted, TaskRunning
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFS = "#/$defs/{name}"
-HOT: tuple[type[msgspec.Struct], ...] = (Task, Result, Progress, TaskAccepted, Envelope)
+HOT: tuple[type[msgspec.Struct], ...] = (
+    Task,
+    Result,
+    Progress,
+    TaskAccepted,
+    TaskRunning,
+    Envelope,
+)
 CONTROL: tuple[type[ControlMessage], ...] = (
     Request,
     Response,

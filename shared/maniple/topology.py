@@ -157,6 +157,11 @@ def refused_key(code: str) -> str:
     return f"service.refused.{code}"
 
 
+def progress_key(capability: str) -> str:
+    """Routing key on `maniple.events` of what handlers of a capability report."""
+    return f"task.progress.{capability}"
+
+
 def tier_name(seconds: float) -> str:
     """Name of a delay tier, which is its routing key on `maniple.delay`: `0.5`, `30`."""
     return f"{seconds:g}"

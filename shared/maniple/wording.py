@@ -26,6 +26,7 @@ SUMMARIES = {
     "Result": "How a task ended. The first terminal result of a task wins.",
     "Progress": "What a handler reported while it ran.",
     "TaskAccepted": "A task was admitted and its lane has confirmed it.",
+    "TaskRunning": "An attempt has been running for a second.",
     "Envelope": "Internal: an admitted task on its way to an agent.",
 }
 

@@ -27,8 +27,10 @@ class Departures:
         """Publish through `publisher` and `results`."""
         self._results = results
         self._metrics = metrics
-        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1)
-        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE)
+        self._lanes = (
+            Outlet(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
+        )
+        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
         self._refused = Outlet(publisher, DELAY, ENVELOPES_TYPE, insist=True)
         self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
 

@@ -18,7 +18,7 @@ PERIOD = 0.1
 
 
 class ProgressReports:
-    """Sends progress to the submitters that are SDK clients."""
+    """Sends progress to watchers and to the submitters that are SDK clients."""
 
     def __init__(self, results: ResultOutlet, clock: Callable[[], datetime]) -> None:
         """Send through `results`."""
@@ -29,7 +29,7 @@ class ProgressReports:
 
     def report(self, job: Job, value: Any) -> None:
         """Take what the handler of `job` reported: any value, or encoded JSON (`Raw`)."""
-        if job.settled or job.envelope.reply_to is None:
+        if job.settled:
             return
         wait = self._sent_at.get(job, 0.0) + PERIOD - monotonic()
         if wait <= 0:
@@ -63,4 +63,4 @@ class ProgressReports:
             at=self._clock(),
             tenant=envelope.tenant,
         )
-        self._results.progress(progress, envelope.reply_to or "")
+        self._results.progress(progress, envelope.reply_to)

@@ -146,6 +146,7 @@ async def _look(work: Work) -> None:
         await asyncio.sleep(LOOK_PERIOD)
         work.dissolve()
         work.announce_running()
+        work.measure_load()
 
 
 def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDescription:

@@ -6,7 +6,7 @@ All of it happens on the connection loop; handlers run elsewhere (`maniple_agent
 import asyncio
 import contextlib
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from time import monotonic
@@ -17,7 +17,7 @@ from maniple.codec import decode_envelopes
 from maniple.errors import InvalidMessage, ManipleError
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Result, TaskRunning
-from maniple.service.names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
+from maniple.service.names import HANDED_BACK, HELD, IN_FLIGHT, QUEUE_SECONDS, RUN_SECONDS
 from maniple.service.telemetry import Metrics
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
@@ -228,6 +228,13 @@ class Work:
         """Hand back what has not started within a second of its bundle's arrival."""
         limit = monotonic() - DISSOLVE_AFTER
         self._hand_back("overload", lambda job: job.bundle.opened_at <= limit)
+
+    def measure_load(self) -> None:
+        """Set the gauges of what runs and what waits."""
+        running = Counter(job.definition.executor for job in self.running)
+        for kind in self._executors:
+            self._metrics.gauge(IN_FLIGHT, kind.value).set(running[kind])
+        self._metrics.gauge(HELD).set(sum(1 for _ in self.waiting()))
 
     def announce_running(self) -> None:
         """Record the attempts that have been running for a second, each once."""

@@ -54,9 +54,9 @@ class Lanes:
         size_of: Callable[[str], int],
     ) -> None:
         """Publish through `publisher`; a bundle of a lane carries at most `size_of(lane)` tasks."""
-        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(size_of)
-        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE)
-        self._events = Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
+        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(size_of).measured(metrics)
+        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
+        self._events = Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True).measured(metrics)
         self._results = results
         self._metrics = metrics
         self._clock = clock

@@ -51,9 +51,6 @@ BUNDLES_SENT = CounterName("maniple_bundles_sent", "Bundles confirmed by the bro
 BUNDLE_TASKS = HistogramName(
     "maniple_bundle_tasks", "Tasks in a bundle that was sent", ("exchange",), _COUNTS
 )
-DISPATCH_SECONDS = HistogramName(
-    "maniple_dispatch_seconds", "From reading a submission to its lane's confirm"
-)
 
 # agent
 RESULTS = CounterName(
@@ -100,7 +97,6 @@ ALL: tuple[MetricName, ...] = (
     TASKS_DELAYED,
     BUNDLES_SENT,
     BUNDLE_TASKS,
-    DISPATCH_SECONDS,
     RESULTS,
     RUN_SECONDS,
     QUEUE_SECONDS,

@@ -22,11 +22,23 @@ from maniple.messages import (
     Result,
 )
 from maniple.service.names import (
+    BUNDLE_TASKS,
+    BUNDLES_SENT,
     PUBLISHES_REFUSED,
+    PUBLISHES_RETURNED,
     REPLIES_DROPPED,
 )
 from maniple.service.telemetry import Metrics
-from maniple.topology import DEAD, REPLIES, REPLY_PREFIX, RESULTS, Exchange, refused_key
+from maniple.topology import (
+    DEAD,
+    EVENTS,
+    REPLIES,
+    REPLY_PREFIX,
+    RESULTS,
+    Exchange,
+    progress_key,
+    refused_key,
+)
 from maniple.transport import Outgoing, Publisher
 
 Done = Callable[[ManipleError | None], None]
@@ -41,6 +53,8 @@ _log = logging.getLogger(__name__)
 class Outlet:
     """Bundles to one exchange, collected per routing key.
 
+    A `courtesy` is not kept over a restart of the broker, and nobody need listen.
+
     With `insist`, a refused bundle is published again until it is taken; without, its items are
     told. Keys that rest are forgotten, so that outside names cannot fill the memory.
     """
@@ -52,7 +66,7 @@ class Outlet:
         message_type: str,
         *,
         insist: bool = False,
-        persistent: bool = True,
+        courtesy: bool = False,
     ) -> None:
         """Publish bundles of `message_type` to `exchange`."""
         self._size_of: Callable[[str], int] = lambda _: MAX_ITEMS
@@ -60,13 +74,19 @@ class Outlet:
         self._exchange = exchange.name
         self._type = message_type
         self._insist = insist
-        self._persistent = persistent
+        self._courtesy = courtesy
         self._bundlers: dict[str, Bundler[tuple[bytes, Done]]] = {}
         self._forget_at = MAX_KEYS
+        self._metrics: Metrics | None = None
 
     def limited(self, size_of: Callable[[str], int]) -> Self:
         """Let bundles of a key carry at most `size_of(key)`, and return the outlet."""
         self._size_of = size_of
+        return self
+
+    def measured(self, metrics: Metrics) -> Self:
+        """Count bundles and refusals, and return the outlet."""
+        self._metrics = metrics
         return self
 
     def add(self, key: str, encoded: bytes, done: Done) -> None:
@@ -106,13 +126,25 @@ class Outlet:
             join([encoded for encoded, _ in items]),
             message_id=new_id(),
             type=self._type,
-            persistent=self._persistent,
+            persistent=not self._courtesy,
+            mandatory=not self._courtesy,
         )
         try:
             await self._publish(message)
         except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
             error = _as_ours(failure)
+        self._count(len(items), error)
         _tell((done for _, done in items), error)
+
+    def _count(self, items: int, error: ManipleError | None) -> None:
+        if self._metrics is None:
+            return
+        if error is None:
+            self._metrics.counter(BUNDLES_SENT, self._exchange).inc()
+            self._metrics.histogram(BUNDLE_TASKS, self._exchange).observe(items)
+        elif isinstance(error, PublishRefused):
+            name = PUBLISHES_RETURNED if error.unroutable else PUBLISHES_REFUSED
+            self._metrics.counter(name, self._exchange).inc()
 
     async def _publish(self, message: Outgoing) -> None:
         while True:
@@ -142,6 +174,10 @@ def _tell(dones: Iterable[Done], error: ManipleError | None) -> None:
             _log.exception("what follows a publish failed")
 
 
+def _ignored(_error: ManipleError | None) -> None:
+    """Take the end of what nobody waits for."""
+
+
 class _All:
     """Calls `done` when `count` parts have ended; the first error is the one it is told."""
 
@@ -169,9 +205,10 @@ class ResultOutlet:
         """Publish through `publisher`."""
         self._publisher = publisher
         self._metrics = metrics
-        self._records = Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
-        self._replies = Outlet(publisher, REPLIES, RESULTS_TYPE)
-        self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, persistent=False)
+        self._records = Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True).measured(metrics)
+        self._replies = Outlet(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
+        self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, courtesy=True)
+        self._watched = Outlet(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)
         self._single: set[asyncio.Task[None]] = set()
 
     def report(
@@ -208,18 +245,22 @@ class ResultOutlet:
         self._single.add(task)
         task.add_done_callback(self._single.discard)
 
-    def progress(self, progress: Progress, reply_to: str) -> None:
-        """Tell an SDK client how far its task is; lost if it cannot be told now."""
-        if reply_to.startswith(REPLY_PREFIX):
-            self._progress.add(
-                reply_to.removeprefix(REPLY_PREFIX), encode(progress), lambda _: None
-            )
+    def progress(self, progress: Progress, reply_to: str | None) -> None:
+        """Tell watchers, and a submitter that is an SDK client, how far a task is.
+
+        Plain reply queues get results only: their readers expect one object.
+        """
+        encoded = encode(progress)
+        self._watched.add(progress_key(progress.capability), encoded, _ignored)
+        if reply_to is not None and reply_to.startswith(REPLY_PREFIX):
+            self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, _ignored)
 
     async def drain(self) -> None:
         """Return when everything reported has been sent."""
         await self._records.drain()
         await self._replies.drain()
         await self._progress.drain()
+        await self._watched.drain()
         if self._single:
             await asyncio.wait(self._single)
 

@@ -27,7 +27,9 @@ class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Progress, or the outcome of the call. The first reply of a worker says that it is ready."""
+    """Progress, or the outcome of the call. A worker says `ready` when it has
+    started, and when it has received a call.
+    """
 
     ready: bool = False
     progress: bool = False

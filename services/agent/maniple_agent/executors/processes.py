@@ -77,12 +77,36 @@ class ProcessExecutor:
             try:
                 while worker.is_alive():
                     job = await self._jobs.get()
-                    if worker.is_alive():
-                        await self._serve(worker, job)
-                    else:  # it died while it had nothing to do
+                    if not await self._begins(worker, job):
                         self._jobs.put_nowait(job)
+                        break
+                    await self._serve(worker, job)
             finally:
                 await worker.kill()
+
+    async def _begins(self, worker: "_Worker", job: Job) -> bool:
+        """Hand a job to a worker; False if that died while it had nothing to do."""
+        envelope = job.envelope
+        call = Call(
+            capability=envelope.capability,
+            task_id=envelope.id,
+            attempt=envelope.attempt,
+            deadline=envelope.deadline,
+            timeout=job.timeout,
+            memory=job.definition.memory or self._memory,
+            payload=envelope.payload,
+            tenant=envelope.tenant,
+            labels=envelope.labels,
+            agent=self._agent,
+            traceparent=envelope.traceparent,
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await worker.send(call)
+                await worker.receive()
+        except (TimeoutError, asyncio.IncompleteReadError, OSError):
+            return False
+        return True
 
     async def _serve(self, worker: "_Worker", job: Job) -> None:
         started = monotonic()
@@ -104,22 +128,6 @@ class ProcessExecutor:
         self._report.slots_free()
 
     async def _call(self, worker: "_Worker", job: Job) -> tuple[Outcome, float]:
-        envelope = job.envelope
-        await worker.send(
-            Call(
-                capability=envelope.capability,
-                task_id=envelope.id,
-                attempt=envelope.attempt,
-                deadline=envelope.deadline,
-                timeout=job.timeout,
-                memory=job.definition.memory or self._memory,
-                payload=envelope.payload,
-                tenant=envelope.tenant,
-                labels=envelope.labels,
-                agent=self._agent,
-                traceparent=envelope.traceparent,
-            )
-        )
         while True:
             reply = await worker.receive()
             if not reply.progress:

@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(2) from error
     _send(connection, Reply(ready=True))
     while (body := _receive(connection)) is not None:
+        _send(connection, Reply(ready=True))
         _send(connection, _run(registry, _decode_call(body), connection))
 
 

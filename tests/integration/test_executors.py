@@ -1,0 +1,294 @@
+"""Executors for real: loops, threads and processes that are slow, stuck or dead."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+import executor_handlers
+from maniple.codec import decode_value, encode
+from maniple.errors import ErrorCode
+from maniple.execution import Outcome
+from maniple.messages import Envelope
+from maniple.service.runner import loop_factory
+from maniple.tasks import TaskRegistry
+from maniple_agent.executors import (
+    Executor,
+    Job,
+    LoopExecutor,
+    ProcessExecutor,
+    ThreadExecutor,
+    on_loop,
+)
+from waiting import wait_until
+
+REGISTRY = TaskRegistry()
+REGISTRY.collect(executor_handlers)
+MEGABYTE = 1024**2
+
+
+class Told:
+    """What an executor reported."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.seconds: dict[str, float] = {}
+        self.values: list[Any] = []
+        self.freed = 0
+
+    def outcome(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        assert job.envelope.id not in self.outcomes, "told twice"
+        self.outcomes[job.envelope.id] = outcome
+        self.seconds[job.envelope.id] = seconds
+
+    def slots_free(self) -> None:
+        self.freed += 1
+
+    def progress(self, _job: Job, value: Any) -> None:
+        self.values.append(decode_value(value) if isinstance(value, Raw) else value)
+
+    async def of(self, name: str, seconds: float = 10.0) -> Outcome:
+        await wait_until(lambda: name in self.outcomes, seconds)
+        return self.outcomes[name]
+
+    async def code(self, name: str, seconds: float = 10.0) -> ErrorCode:
+        failure = (await self.of(name, seconds)).failure
+        assert failure is not None
+        return failure.code
+
+
+def job(name: str, capability: str, payload: Any = None, timeout: float = 30.0) -> Job:
+    now = datetime.now(UTC)
+    envelope = Envelope(
+        id=name,
+        capability=capability,
+        lane=capability,
+        payload=Raw(encode(payload)),
+        submitted_at=now,
+        deadline=now + timedelta(minutes=5),
+    )
+    definition = REGISTRY.get(capability)
+    assert definition is not None
+    made = Job(envelope, definition, None, suspect=False)
+    made.timeout = timeout
+    return made
+
+
+@asynccontextmanager
+async def started(executor: Executor) -> AsyncIterator[Executor]:
+    await executor.start()
+    try:
+        yield executor
+    finally:
+        await executor.stop()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+async def loop(told: Told) -> AsyncIterator[Executor]:
+    async with started(LoopExecutor(20, "agent-1", told, loop_factory())) as executor:
+        yield executor
+
+
+@pytest.fixture
+async def threads(told: Told) -> AsyncIterator[Executor]:
+    async with started(ThreadExecutor(2, "agent-1", told)) as executor:
+        yield executor
+
+
+@pytest.fixture
+async def process(told: Told) -> AsyncIterator[Executor]:
+    made = ProcessExecutor(
+        1, "agent-1", told, handlers=[executor_handlers.__file__], memory=4096 * MEGABYTE
+    )
+    async with started(made) as executor:
+        yield executor
+
+
+async def test_a_loop_runs_many_handlers_at_once(told: Told, loop: Executor) -> None:
+    loop.run([job(str(n), "x.async", n) for n in range(20)])
+    assert loop.free == 0
+    await wait_until(lambda: loop.free == 20)
+    assert {name: out.output for name, out in told.outcomes.items()} == {
+        str(n): str(2 * n).encode() for n in range(20)
+    }
+    assert told.freed >= 1
+
+
+async def test_a_handler_on_the_loop_is_ended_at_its_timeout(told: Told, loop: Executor) -> None:
+    loop.run([job("slow", "x.hang", timeout=0.1), job("fast", "x.async", 1)])
+    assert await told.code("slow") is ErrorCode.TIMEOUT
+    assert told.seconds["slow"] < 1
+    assert (await told.of("fast")).failure is None
+    assert loop.free == 20
+
+
+async def test_a_handler_that_does_not_end_keeps_its_slot(told: Told, loop: Executor) -> None:
+    loop.run([job("it", "x.stubborn", 1.2, timeout=0.1)])
+    assert await told.code("it") is ErrorCode.TIMEOUT
+    assert loop.free == 19
+    await wait_until(lambda: loop.free == 20)
+
+
+async def test_a_handler_that_is_cancelled_from_within_gives_its_slot_back(
+    told: Told, loop: Executor
+) -> None:
+    loop.run([job("it", "x.cancelled")])
+    assert await told.code("it") is ErrorCode.HANDLER_ERROR
+    await wait_until(lambda: loop.free == 20)
+
+
+async def test_progress_comes_back_from_the_loop(told: Told, loop: Executor) -> None:
+    loop.run([job("it", "x.progress", 3)])
+    assert (await told.of("it")).output == b"3"
+    assert told.values == [0, 1, 2]
+
+
+async def test_a_blocked_loop_is_replaced_and_its_neighbours_run(
+    told: Told, loop: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_loop, "BLOCKED_AFTER", 0.5)
+    loop.run([job("blocker", "x.block", 2.5, timeout=0.2)])
+    await wait_until(lambda: "blocker" in told.outcomes)
+    loop.run([job(str(n), "x.async", n) for n in range(10)])
+    await wait_until(lambda: len(told.outcomes) == 11, 2.0)
+    assert await told.code("blocker") is ErrorCode.TIMEOUT
+    assert told.outcomes["7"].output == b"14"
+    assert loop.free == 19  # the blocked one
+    await wait_until(lambda: loop.free == 20)
+    loop.run([job("later", "x.async", 4)])
+    assert (await told.of("later")).output == b"8"
+
+
+async def test_a_thread_that_outlives_its_timeout_keeps_its_slot(
+    told: Told, threads: Executor
+) -> None:
+    threads.run([job("slow", "x.thread", 1.0, timeout=0.1), job("fast", "x.thread", 0.0)])
+    assert threads.free == 0
+    assert await told.code("slow") is ErrorCode.TIMEOUT
+    assert (await told.of("fast")).output == b"0.0"
+    assert told.values == ["begun", "begun"]
+    await wait_until(lambda: threads.free == 1, 0.5)
+    await wait_until(lambda: threads.free == 2)
+    threads.run([job("next", "x.thread", 0.0)])
+    assert (await told.of("next")).failure is None
+
+
+async def test_a_process_runs_a_handler_and_tells_its_progress(
+    told: Told, process: Executor
+) -> None:
+    process.run([job("it", "x.process", [1])])
+    output = decode_value((await told.of("it")).output)
+    assert output["payload"] == [1]
+    assert output["pid"] != os.getpid()
+    assert told.values == [{"payload": [1]}]
+    assert process.free == 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "payload", "said"),
+    [
+        ("x.exit", 3, "exit code 3"),
+        ("x.killed", int(signal.SIGKILL), "killed by signal 9"),
+        ("x.killed", int(signal.SIGSEGV), "killed by signal 11"),
+    ],
+)
+async def test_a_process_that_ends_fails_its_task_only(
+    told: Told, process: Executor, capability: str, payload: int, said: str
+) -> None:
+    process.run([job("it", capability, payload)])
+    outcome = await told.of("it")
+    assert outcome.failure is not None
+    assert outcome.failure.code is ErrorCode.HANDLER_CRASHED
+    assert said in outcome.failure.message
+    process.run([job("next", "x.process", 1)])
+    assert (await told.of("next")).failure is None
+
+
+async def test_a_process_is_ended_at_its_timeout_with_what_it_started(
+    told: Told, process: Executor, tmp_path: Path
+) -> None:
+    process.run([job("it", "x.child", str(tmp_path / "pid"), timeout=1.0)])
+    assert await told.code("it") is ErrorCode.TIMEOUT
+    child = int((tmp_path / "pid").read_text())
+    await wait_until(lambda: not runs(child))
+
+
+async def test_memory_beyond_the_limit_fails_the_task_and_not_the_next(
+    told: Told, process: Executor
+) -> None:
+    process.run([job("big", "x.allocate", 1024 * MEGABYTE)])
+    assert await told.code("big") is ErrorCode.HANDLER_ERROR
+    process.run([job("small", "x.allocate", MEGABYTE)])
+    assert (await told.of("small")).output == str(MEGABYTE).encode()
+
+
+async def test_a_process_that_died_idle_costs_no_task(told: Told, process: Executor) -> None:
+    process.run([job("first", "x.sleep", 0)])
+    pid = int((await told.of("first")).output)
+    os.kill(pid, signal.SIGKILL)
+    await wait_until(lambda: not runs(pid))
+    process.run([job("second", "x.sleep", 0)])
+    outcome = await told.of("second")
+    assert outcome.failure is None
+    assert int(outcome.output) != pid
+
+
+async def test_a_process_handler_that_raises_tells_what(told: Told, process: Executor) -> None:
+    process.run([job("it", "x.raise", "\ud7ff")])
+    outcome = await told.of("it")
+    assert outcome.failure is not None
+    assert outcome.failure.message == "ValueError: \ud7ff"
+
+
+OWNER = """
+import asyncio, sys
+sys.path[:0] = {path!r}
+from test_executors import Told, job, started, ProcessExecutor, executor_handlers
+async def main():
+    told = Told()
+    handlers = [executor_handlers.__file__]
+    async with started(ProcessExecutor(2, "a", told, handlers=handlers, memory=1 << 32)) as it:
+        it.run([job("1", "x.sleep", 0), job("2", "x.sleep", 0)])
+        print(int((await told.of("1")).output), int((await told.of("2")).output), flush=True)
+        it.run([job("3", "x.child", {told!r})])
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+async def test_workers_end_with_an_agent_that_was_killed(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    told = tmp_path / "pid"
+    program = OWNER.format(path=[str(here), str(here.parent)], told=str(told))
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    line = await asyncio.wait_for(owner.stdout.readline(), 30)
+    await wait_until(lambda: told.exists() and told.read_text().endswith("\n"))
+    pids = [*map(int, line.split()), int(told.read_text())]
+    assert all(map(runs, pids))
+    owner.kill()
+    await owner.wait()
+    await wait_until(lambda: not any(map(runs, pids)))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
