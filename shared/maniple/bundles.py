@@ -32,8 +32,14 @@ class Bundler(Generic[T]):
         max_items: int = MAX_ITEMS,
         max_bytes: int = MAX_BYTES,
         window: int = 8,
+        patience: float = 0.0,
     ) -> None:
-        """Send through `send`; see the class for the limits."""
+        """Send through `send`; see the class for the limits.
+
+        With `patience` (seconds), even an idle bundler waits so long for company: for what nobody
+        waits for.
+        """
+        self._patience = patience
         self._send = send
         self.max_items = max_items
         self._max_bytes = max_bytes
@@ -68,11 +74,15 @@ class Bundler(Generic[T]):
 
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
-        # The next turn of the loop when idle: what this turn delivers travels together.
-        if not self._sends:
-            self._timer = loop.call_soon(self._flush)
-        elif len(self._sends) < self._window:
+        if len(self._sends) >= self._window:
+            return  # the end of a send flushes
+        if self._patience:
+            self._timer = loop.call_later(self._patience, self._flush)
+        elif self._sends:
             self._timer = loop.call_later(LINGER, self._flush)
+        else:
+            # The next turn of the loop: what this turn delivers travels together.
+            self._timer = loop.call_soon(self._flush)
 
     def _flush_full(self) -> None:
         while len(self._items) >= self.max_items and len(self._sends) < self._window:
@@ -103,6 +113,6 @@ class Bundler(Generic[T]):
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._sends.discard(task)
         if self._items and self._timer is None:
-            self._flush()
+            self._schedule() if self._patience else self._flush()
         if not task.cancelled() and (error := task.exception()):
             raise error

@@ -164,9 +164,11 @@ class Work:
         """Take the jobs that an executor can run now; one suspect at a time in this agent."""
         jobs: list[Job] = []
         now = self._clock()
-        if free > 0 and self._suspect is None and self._suspects:
+        while free > 0 and self._suspect is None and self._suspects:
             first = self._suspects[0]
-            if first.definition.executor is kind and self._begins(self._suspects.popleft(), now):
+            if first.definition.executor is not kind:
+                break
+            if self._begins(self._suspects.popleft(), now):
                 self._suspect = first
                 jobs.append(first)
         waiting = self._waiting[kind]

@@ -9,7 +9,7 @@ from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, TaskAccepted
 from maniple.service.names import TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
-from maniple.service.outlets import Outlet, ResultOutlet
+from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.topology import ACCEPTED_KEY, DELAY, EVENTS, LANES, suspect_lane, tier_name
 from maniple.transport import Delivery, Publisher
@@ -56,7 +56,11 @@ class Lanes:
         """Publish through `publisher`; a bundle of a lane carries at most `size_of(lane)` tasks."""
         self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(size_of).measured(metrics)
         self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
-        self._events = Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True).measured(metrics)
+        self._events = (
+            Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
+            .patient(RECORD_PATIENCE)
+            .measured(metrics)
+        )
         self._results = results
         self._metrics = metrics
         self._clock = clock

@@ -45,6 +45,8 @@ Done = Callable[[ManipleError | None], None]
 
 MAX_KEYS = 512
 REFUSED_PAUSE = 1.0
+# Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
+RECORD_PATIENCE = 0.01
 KEPT_BYTES = 64 * 1024
 
 _log = logging.getLogger(__name__)
@@ -77,11 +79,17 @@ class Outlet:
         self._courtesy = courtesy
         self._bundlers: dict[str, Bundler[tuple[bytes, Done]]] = {}
         self._forget_at = MAX_KEYS
+        self._patience = 0.0
         self._metrics: Metrics | None = None
 
     def limited(self, size_of: Callable[[str], int]) -> Self:
         """Let bundles of a key carry at most `size_of(key)`, and return the outlet."""
         self._size_of = size_of
+        return self
+
+    def patient(self, seconds: float) -> Self:
+        """Let bundles wait so long for company, and return the outlet."""
+        self._patience = seconds
         return self
 
     def measured(self, metrics: Metrics) -> Self:
@@ -115,7 +123,9 @@ class Outlet:
         async def send(items: list[tuple[bytes, Done]]) -> None:
             await self._send(key, items)
 
-        bundler = self._bundlers[key] = Bundler(send, max_items=self._size_of(key))
+        bundler = self._bundlers[key] = Bundler(
+            send, max_items=self._size_of(key), patience=self._patience
+        )
         return bundler
 
     async def _send(self, key: str, items: list[tuple[bytes, Done]]) -> None:
@@ -205,7 +215,11 @@ class ResultOutlet:
         """Publish through `publisher`."""
         self._publisher = publisher
         self._metrics = metrics
-        self._records = Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True).measured(metrics)
+        self._records = (
+            Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
+            .patient(RECORD_PATIENCE)
+            .measured(metrics)
+        )
         self._replies = Outlet(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
         self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, courtesy=True)
         self._watched = Outlet(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)

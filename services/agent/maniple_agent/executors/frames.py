@@ -27,9 +27,7 @@ class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Progress, or the outcome of the call. A worker says `ready` when it has
-    started, and when it has received a call.
-    """
+    """Progress, or the outcome of a call; `ready` when a worker has started or received a call."""
 
     ready: bool = False
     progress: bool = False

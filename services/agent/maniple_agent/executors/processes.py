@@ -20,6 +20,8 @@ from maniple_agent.executors.jobs import Job, Report
 
 START_TIMEOUT = 60.0
 RESTART_PAUSE = 1.0
+# What reading from a worker raises that has ended, or that somebody else wrote for.
+ENDED = (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError)
 
 _decode_reply = msgspec.json.Decoder(Reply).decode
 
@@ -70,7 +72,7 @@ class ProcessExecutor:
         while True:
             try:
                 worker = await _Worker.start(self._handlers)
-            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            except (TimeoutError, *ENDED) as error:
                 self._log.error("a worker process does not start", reason=repr(error))
                 await asyncio.sleep(RESTART_PAUSE)
                 continue
@@ -104,7 +106,7 @@ class ProcessExecutor:
             async with asyncio.timeout(START_TIMEOUT):
                 await worker.send(call)
                 await worker.receive()
-        except (TimeoutError, asyncio.IncompleteReadError, OSError):
+        except (TimeoutError, *ENDED):
             return False
         return True
 
@@ -116,7 +118,7 @@ class ProcessExecutor:
         except TimeoutError:
             await worker.kill()
             outcome, seconds = timed_out(job.timeout), monotonic() - started
-        except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError):
+        except ENDED:
             code = await worker.kill()
             seconds = monotonic() - started
             outcome = failed(
