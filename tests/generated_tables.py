@@ -47,7 +47,7 @@ QUEUES = {
     "maniple.records": "the record of every task, agent and policy",
     "maniple.dead.log": "tasks that the broker gave up, with their bytes",
     "maniple.refused.log": "bad input, with its bytes and the reason",
-    "maniple.dead.broker": "the same as `maniple.dead.log`, to be ended; nobody reads it yet",
+    "maniple.dead.broker": "the same as `maniple.dead.log`; dispatchers end it with a result",
     "maniple.delay.<seconds>": "one tier of waiting; the tiers are below",
     "maniple.requests.<service>": "questions to a service; replicas compete",
     "maniple.lane.<lane>": "admitted tasks of a lane; agents compete",

@@ -5,7 +5,7 @@ Used by agents and by `maniple.testing`, so that a test sees what a cluster woul
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import Raw
@@ -79,10 +79,19 @@ def conclude(
     plan = envelope.retry or definition.retry or NO_PLAN
     if _may_retry(envelope, definition, outcome, plan):
         seconds = _backoff(plan, envelope.attempt) * jitter()
-        seconds = max(seconds, outcome.failure.retry_after or 0.0)
-        if seconds < (envelope.deadline - ran.finished_at).total_seconds():
-            return Again(delay_tier(seconds), replace(envelope, attempt=envelope.attempt + 1))
+        asked = outcome.failure.retry_after or 0.0
+        if max(seconds, asked) < (envelope.deadline - ran.finished_at).total_seconds():
+            return _again(envelope, seconds, asked, ran)
     return last(envelope, outcome, ran)
+
+
+def _again(envelope: Envelope, seconds: float, asked: float, ran: Ran) -> Again:
+    """Jitter may pick a shorter tier; what the handler asked for is kept to."""
+    not_before = ran.finished_at + timedelta(seconds=asked) if asked > seconds else None
+    return Again(
+        delay_tier(max(seconds, asked)),
+        replace(envelope, attempt=envelope.attempt + 1, not_before=not_before),
+    )
 
 
 def _backoff(plan: RetryPlan, attempt: int) -> float:

@@ -173,7 +173,9 @@ def refusal(error: Exception) -> InvalidMessage:
         return InvalidMessage(ErrorCode.UNDECODABLE, f"nested deeper than {MAX_DEPTH}")
     text = str(error)
     if unknown := _UNKNOWN_FIELD.search(text):
-        return InvalidMessage(ErrorCode.UNKNOWN_FIELD, text, detail={"field": unknown.group(1)})
+        return InvalidMessage(
+            ErrorCode.UNKNOWN_FIELD, text, detail={"field": unknown.group(1)[:MAX_NAME]}
+        )
     if isinstance(error, msgspec.ValidationError):
         return InvalidMessage(ErrorCode.INVALID_TASK, text)
     return InvalidMessage(ErrorCode.UNDECODABLE, text)

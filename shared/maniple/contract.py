@@ -17,6 +17,7 @@ from maniple.topology import (
     EVENTS,
     RECORDS,
     REFUSED_LOG,
+    REQUEST_SERVICES,
     REQUESTS,
     RESERVED_PREFIX,
     TASKS,
@@ -43,30 +44,37 @@ def _message(name: str, wire_type: str, payload: Any, **more: Any) -> dict[str, 
     }
 
 
+def _array(name: str, wire_type: str, schema: str, summary: str) -> dict[str, Any]:
+    payload = {"type": "array", "items": _reference("schemas", schema)}
+    return _message(name, wire_type, payload, summary=summary)
+
+
+def _task() -> dict[str, Any]:
+    one = _reference("schemas", "Task")
+    array = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_TASKS}
+    traceparent = {"type": "string", "description": FIELDS["Task"]["traceparent"]}
+    return _message(
+        "task",
+        TASK_TYPE,
+        {"oneOf": [one, array]},
+        summary=SUMMARIES["Task"],
+        headers={
+            "type": "object",
+            "properties": {"traceparent": traceparent},
+            "additionalProperties": {"type": "string"},
+        },
+        correlationId={
+            "location": "$message.header#/correlation_id",
+            "description": "The AMQP property; it comes back with the result.",
+        },
+        examples=TASK_EXAMPLES,
+    )
+
+
 def messages() -> dict[str, Any]:
     """Return the messages of the AsyncAPI document."""
-    task = _reference("schemas", "Task")
-    array = {"type": "array", "items": task, "minItems": 1, "maxItems": MAX_TASKS}
-    headers = {
-        "type": "object",
-        "properties": {
-            "traceparent": {"type": "string", "description": FIELDS["Task"]["traceparent"]}
-        },
-        "additionalProperties": {"type": "string"},
-    }
     return {
-        "task": _message(
-            "task",
-            TASK_TYPE,
-            {"oneOf": [task, array]},
-            summary=SUMMARIES["Task"],
-            headers=headers,
-            correlationId={
-                "location": "$message.header#/correlation_id",
-                "description": "The AMQP property; it comes back with the result.",
-            },
-            examples=TASK_EXAMPLES,
-        ),
+        "task": _task(),
         "result": _message(
             "result",
             RESULT_TYPE,
@@ -74,29 +82,11 @@ def messages() -> dict[str, Any]:
             summary=SUMMARIES["Result"],
             examples=RESULT_EXAMPLES,
         ),
-        "progress": _message(
-            "progress",
-            PROGRESS_TYPE,
-            {"type": "array", "items": _reference("schemas", "Progress")},
-            summary=SUMMARIES["Progress"],
-        ),
-        "accepted": _message(
-            "accepted",
-            ACCEPTED_TYPE,
-            {"type": "array", "items": _reference("schemas", "TaskAccepted")},
-            summary=SUMMARIES["TaskAccepted"],
-        ),
-        "running": _message(
-            "running",
-            RUNNING_TYPE,
-            {"type": "array", "items": _reference("schemas", "TaskRunning")},
-            summary=SUMMARIES["TaskRunning"],
-        ),
-        "results": _message(
-            "results",
-            RESULTS_TYPE,
-            {"type": "array", "items": _reference("schemas", "Result")},
-            summary="Results as they are recorded: in arrays.",
+        "progress": _array("progress", PROGRESS_TYPE, "Progress", SUMMARIES["Progress"]),
+        "accepted": _array("accepted", ACCEPTED_TYPE, "TaskAccepted", SUMMARIES["TaskAccepted"]),
+        "running": _array("running", RUNNING_TYPE, "TaskRunning", SUMMARIES["TaskRunning"]),
+        "results": _array(
+            "results", RESULTS_TYPE, "Result", "Results as they are recorded: in arrays."
         ),
         "request": _message("request", "maniple.request.v1", _reference("schemas", "Request")),
         "response": _message("response", "maniple.response.v1", _reference("schemas", "Response")),
@@ -156,7 +146,7 @@ def channels() -> dict[str, Any]:
     }
     requests = _of_exchange(REQUESTS, "{service}", ("request",))
     requests["parameters"] = {
-        "service": {"enum": ["registry", "policy", "dispatcher", "ledger"]},
+        "service": {"enum": list(REQUEST_SERVICES)},
     }
     return {
         "tasks": tasks,

@@ -116,7 +116,6 @@ class Heartbeat(ControlMessage):
     """The `connection_name` of each of its connections, by which the broker shows them."""
     digest: str
     description: AgentDescription | None = None
-    policy_digest: str = ""
 
 
 class Command(ControlMessage):
@@ -137,21 +136,6 @@ class Drain(Command):
     timeout: NonNegativeFloat | None = None
 
 
-class Cancel(Command):
-    """Drop these tasks, or stop them where they run."""
-
-    TYPE: ClassVar[str] = "maniple.cancel.v1"
-
-    ids: tuple[str, ...]
-    tenant: str = "default"
-
-
-class Reload(Command):
-    """Load the handlers again."""
-
-    TYPE: ClassVar[str] = "maniple.reload.v1"
-
-
 class Reconnect(Command):
     """Build your connections to the broker anew: you look like a zombie from outside."""
 
@@ -166,7 +150,7 @@ class Retire(Command):
     incarnation: Incarnation
 
 
-COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Cancel, Reload, Reconnect, Retire)
+COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Reconnect, Retire)
 
 
 def agent_key(agent: str) -> str:
@@ -230,18 +214,6 @@ class Outcomes(ControlMessage):
     sent_at: AwareDatetime
     lanes: tuple[LaneOutcomes, ...] = ()
     loads: tuple[Load, ...] = ()
-
-
-class DispatcherPresence(ControlMessage):
-    """A dispatcher is there (heard within 2 s) and wants tokens of these limits."""
-
-    TYPE: ClassVar[str] = "maniple.dispatcher_presence.v1"
-
-    dispatcher: str
-    sent_at: AwareDatetime
-    draining: bool = False
-    demand: Mapping[str, NonNegativeFloat] = Field(default_factory=dict)
-    """Tokens wanted per second, by limit."""
 
 
 class Request(ControlMessage):

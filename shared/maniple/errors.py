@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Any
 
+MAX_MESSAGE = 1000
+
 
 class ErrorCode(StrEnum):
     """Why a task did not succeed. The set is closed: clients may branch on it."""
@@ -69,9 +71,10 @@ class InvalidMessage(ManipleError):
 
         `body` is set for a bad member of an array: its own bytes.
         """
-        super().__init__(message)
+        # What a sender wrote may be quoted in it: a megabyte of it must not travel in a header.
+        self.message = message[:MAX_MESSAGE]
+        super().__init__(self.message)
         self.code = code
-        self.message = message
         self.detail = detail
         self.body = body
 

@@ -87,6 +87,10 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     sealed: Raw = NULL
 
 
+RESERVED_FIELDS = ("not_before", "idempotency_key", "sealed")
+"""Fields of a task that nothing acts on yet: refused with `not_supported` unless null or absent."""
+
+
 class RetryPlan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a failed attempt is repeated: full jitter over `base * factor ** n`, at most `cap` (s).
 
@@ -103,7 +107,8 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An admitted task on its way: the task and what has been decided about it.
 
     `attempt` counts from 1, `lost` how often an agent that held it vanished, `suspected` how often
-    in the suspect queue. `waits` counts rounds in `maniple.delay`. Unknown fields are ignored.
+    in the suspect queue. `waits` counts rounds in `maniple.delay` for want of an agent or of room;
+    what comes back from there before `not_before` goes round again. Unknown fields are ignored.
     """
 
     id: str
@@ -126,6 +131,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lost: int = 0
     suspected: int = 0
     waits: int = 0
+    not_before: datetime | None = None
     accepted: bool = False
     policies: dict[str, int] = {}
 

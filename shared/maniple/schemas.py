@@ -13,7 +13,15 @@ import msgspec
 from maniple import contract, wording
 from maniple.control import COMMANDS, ControlMessage, Heartbeat, Outcomes, Request, Response
 from maniple.events import AGENT_EVENTS, PolicyChanged
-from maniple.messages import Envelope, Progress, Result, Task, TaskAccepted, TaskRunning
+from maniple.messages import (
+    RESERVED_FIELDS,
+    Envelope,
+    Progress,
+    Result,
+    Task,
+    TaskAccepted,
+    TaskRunning,
+)
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFS = "#/$defs/{name}"
@@ -85,7 +93,7 @@ def _annotated(name: str, schema: Schema) -> Schema:
     for field, value in properties.items():
         if field in fields:
             value["description"] = fields[field]
-        if name == "Task" and field in wording.RESERVED:
+        if name == "Task" and field in RESERVED_FIELDS:
             value["type"] = "null"
     return schema
 

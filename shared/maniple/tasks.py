@@ -19,7 +19,8 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 import structlog
 
 from maniple.errors import ConfigurationError
-from maniple.messages import CAPABILITY_PATTERN, RetryPlan
+from maniple.messages import CAPABILITY_PATTERN, MAX_NAME, RetryPlan
+from maniple.topology import BATCH_KEY
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,12 +132,23 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
     return mark
 
 
+def is_capability(name: str) -> bool:
+    """Tell whether `name` may be a capability: see `check_capability`."""
+    return (
+        len(name) <= MAX_NAME
+        and re.match(CAPABILITY_PATTERN, name) is not None
+        and not name.endswith(SUSPECT_SUFFIX)
+        and name != BATCH_KEY
+    )
+
+
 def check_capability(capability: str) -> None:
     """Raise `ConfigurationError` unless `capability` is a dotted lower-case name."""
-    if not re.match(CAPABILITY_PATTERN, capability) or capability.endswith(SUSPECT_SUFFIX):
+    if not is_capability(capability):
         raise ConfigurationError(
             f"capability {capability!r} must be a dotted lower-case name such as 'text.stats' "
-            f"and not end with {SUSPECT_SUFFIX!r}"
+            f"of at most {MAX_NAME} characters, without {SUSPECT_SUFFIX!r} at its end, "
+            f"and other than {BATCH_KEY!r}"
         )
 
 

@@ -69,6 +69,7 @@ RUNNING_KEY: Final = "task.running"
 RESERVED_PREFIX: Final = "maniple."
 REPLY_PREFIX: Final = "maniple.replies."
 
+SUSPECT_AFTER: Final = 2  # agents lost, after which a task is run apart from others
 SUBMIT_DELIVERIES: Final = 50
 LANE_DELIVERIES: Final = 100
 SUBMIT_LENGTH: Final = 1_000_000
@@ -199,7 +200,7 @@ def request_queue(service: str) -> Queue:
     )
 
 
-REQUEST_SERVICES: Final = ("registry", "policy", "dispatcher", "ledger")
+REQUEST_SERVICES: Final = ("registry", "policy")
 
 QUEUES: Final = (
     SUBMIT,
@@ -222,6 +223,11 @@ def lane_name(capability: str, variant: str | None = None) -> str:
 def suspect_lane(lane: str) -> str:
     """Return the routing key of a lane's suspect queue."""
     return f"{lane}.suspect"
+
+
+def lane_key(lane: str, lost: int) -> str:
+    """Return the key of `maniple.lanes` for a task that has lost so many agents."""
+    return suspect_lane(lane) if lost >= SUSPECT_AFTER else lane
 
 
 def lane_queues(lane: str) -> tuple[Queue, Queue]:

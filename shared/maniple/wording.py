@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from maniple.messages import MAX_BODY, MAX_TASKS
+from maniple.messages import MAX_BODY, MAX_TASKS, RESERVED_FIELDS
 from maniple.topology import BATCH_KEY, TASKS
 
-RESERVED = ("not_before", "idempotency_key", "sealed")
 _LATER = "Reserved: refused with not_supported unless it is null or absent."
 
 INTRODUCTION = f"""\
@@ -38,13 +37,13 @@ _TASK = {
     "member n (from 0) of an array uuid5(message_id, str(n)); else a new UUIDv7.",
     "tenant": "For limits and isolation.",
     "labels": "Strings that policies select by, such as region.",
-    "affinity": "Tasks with the same key go to the same agent while the set of agents stays.",
+    "affinity": "No effect yet. Tasks with the same key will go to the same agent.",
     "max_attempts": "Attempts in all; default from policy, else from the handler.",
     "timeout": "Seconds for one attempt; default from policy, else from the handler.",
     "deadline": "RFC 3339 with an offset: after it the task expires wherever it is. Not with ttl.",
     "ttl": "The same as seconds from submission; default 86,400. Not with deadline.",
     "traceparent": "W3C trace context; default the AMQP header of that name.",
-    **dict.fromkeys(RESERVED, _LATER),
+    **dict.fromkeys(RESERVED_FIELDS, _LATER),
 }
 _RESULT = {
     "id": "The task's id.",

@@ -10,8 +10,13 @@ import pika
 import pika.data
 import pytest
 
+from maniple.identifiers import new_id
 from maniple.local.cluster import Cluster
+from maniple.messages import RESULTS_TYPE
+from maniple.service import names
 from outsider import Outsider, read_stream
+from scraping import sample_name, scrape
+from waiting import wait_until
 
 GOOD = {"capability": "maniple.echo", "payload": 1}
 PAST = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
@@ -103,9 +108,18 @@ def test_a_reply_to_into_maniple_is_refused_and_kept(cluster: Cluster, outsider:
     assert json.loads(body) == {"payload": 1}
 
 
-def test_a_reply_to_that_does_not_exist_costs_only_the_reply(outsider: Outsider) -> None:
-    outsider.send("maniple.echo", {"payload": 1}, reply_to="no-such-queue")
+async def test_a_reply_to_that_does_not_exist_costs_only_the_reply(
+    cluster: Cluster, outsider: Outsider
+) -> None:
+    dropped = sample_name(names.REPLIES_DROPPED)
+    agents = cluster.of_service("agent")
+    before = scrape(agents)[dropped]
+    marker = new_id()
+    outsider.send("maniple.echo", {"payload": 1}, reply_to="no-such-queue", message_id=marker)
     assert outsider.ask("maniple.echo", {"payload": 2})["output"] == 2
+    await wait_until(lambda: scrape(agents)[dropped] > before)
+    (record,) = recorded(cluster, marker)
+    assert (record["status"], record["output"]) == ("succeeded", 1)
 
 
 def test_refused_bytes_are_kept_with_the_reason(cluster: Cluster, outsider: Outsider) -> None:
@@ -126,10 +140,16 @@ def test_of_a_body_over_the_limit_the_head_and_hash_are_kept(
     assert properties.headers["truncated"] == "true"
 
 
-def test_properties_that_are_not_utf8_do_not_stop_a_dispatcher(outsider: Outsider) -> None:
+def test_properties_that_are_not_utf8_do_not_stop_a_dispatcher(
+    cluster: Cluster, outsider: Outsider
+) -> None:
+    reconnects = sample_name(names.RECONNECTS)
+    dispatchers = cluster.of_service("dispatcher")
+    before = scrape(dispatchers).get(reconnects, 0.0)
     for name in ("correlation_id", "message_id", "app_id"):
         raw_property(outsider, name)
     assert outsider.ask("maniple.echo", {"payload": "still here"})["output"] == "still here"
+    assert scrape(dispatchers).get(reconnects, 0.0) == before
 
 
 def raw_property(outsider: Outsider, name: str) -> None:
@@ -157,3 +177,13 @@ def kept(cluster: Cluster, message_id: str) -> tuple[Any, bytes]:
             if properties.headers.get("message_id") == message_id:
                 return properties, body
     pytest.fail(f"{message_id} is not in maniple.refused.log")
+
+
+def recorded(cluster: Cluster, task_id: str) -> list[dict[str, Any]]:
+    """Return the results of a task in `maniple.records`."""
+    url = cluster.ready_info()["operator_url"]
+    found: list[dict[str, Any]] = []
+    for properties, body in read_stream(url, "maniple.records", 10**9, seconds=3.0):
+        if properties.type == RESULTS_TYPE and task_id.encode() in body:
+            found += [result for result in json.loads(body) if result["id"] == task_id]
+    return found

@@ -14,7 +14,7 @@ import structlog
 from conftest import LocalServers
 from maniple.control import (
     Announce,
-    Cancel,
+    Drain,
     Heartbeat,
     Request,
     Retire,
@@ -26,6 +26,8 @@ from maniple.events import AgentFailed
 from maniple.identifiers import new_id
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.health import Health
+from maniple.service.names import CONTROL_DROPPED, RECONNECTS, CounterName
+from maniple.service.telemetry import Metrics
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS
 from maniple_registry.management import Management
 from waiting import wait_until
@@ -53,6 +55,10 @@ def beat(sequence: int = 1, agent: str = "a1") -> Heartbeat:
     return Heartbeat.model_validate(fields | {"sent_at": datetime.now(UTC)})
 
 
+def sample(metrics: Metrics, name: CounterName, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"{name.name}_total", labels)
+
+
 async def echo(request: Request) -> dict[str, Any]:
     return request.body
 
@@ -74,7 +80,7 @@ async def test_messages_reach_who_is_bound_and_only_the_types_asked_for(url: str
             CONTROL, control_keys("a1", ["x.y"]), (Announce, Retire), heard.append
         )
         assert await service.command("all", Announce())
-        assert await service.command("capability.x.y", Cancel(ids=("1",)))
+        assert await service.command("capability.x.y", Drain())
         assert await service.command(agent_key("a1"), Retire(incarnation=beat().incarnation))
         assert not await service.command(agent_key("nobody"), Announce())
         await wait_until(lambda: len(heard) == 2)
@@ -88,6 +94,8 @@ async def test_what_cannot_be_decoded_and_handlers_that_fail_stop_nobody(url: st
 
     async with planes(url) as (service, agent):
         heard: list[int] = []
+        metrics = Metrics()
+        service.measured(metrics)
 
         async def fragile(heartbeat: Heartbeat) -> None:
             if heartbeat.sequence == 1:
@@ -99,7 +107,8 @@ async def test_what_cannot_be_decoded_and_handlers_that_fail_stop_nobody(url: st
         await agent.heartbeat(beat(1))
         await agent.heartbeat(beat(2))
         await wait_until(lambda: heard == [2])
-        assert (service.undecodable, service.handler_errors) == (1, 1)
+        for reason in ("undecodable", "handler"):
+            assert sample(metrics, CONTROL_DROPPED, reason=reason) == 1
 
 
 async def test_many_requests_are_under_way_at_once(url: str) -> None:
@@ -110,8 +119,8 @@ async def test_many_requests_are_under_way_at_once(url: str) -> None:
             await everybody.wait()
             return request.body
 
-        await service.respond("ledger", {"meet": meet})
-        asked = [agent.request("ledger", "meet", {"n": n}) for n in range(20)]
+        await service.respond("registry", {"meet": meet})
+        asked = [agent.request("registry", "meet", {"n": n}) for n in range(20)]
         assert await asyncio.gather(*asked) == [{"n": n} for n in range(20)]
 
 
@@ -153,22 +162,25 @@ async def test_a_closed_connection_is_built_again_with_one_consumer_per_queue(
     servers: LocalServers, url: str
 ) -> None:
     health = Health("agent", "a1")
+    metrics = Metrics()
     async with planes(url, health=health) as (service, agent):
+        agent.measured(metrics)
         heard: list[Any] = []
         await agent.subscribe(CONTROL, control_keys("a1", []), Announce, heard.append)
-        await agent.respond("ledger", {"echo": echo})
-        await service.respond("dispatcher", {"echo": echo})
-        assert await agent.request("dispatcher", "echo", {"n": 0}) == {"n": 0}
+        await agent.respond("registry", {"echo": echo})
+        await service.respond("policy", {"echo": echo})
+        assert await agent.request("policy", "echo", {"n": 0}) == {"n": 0}
         for turn in range(1, 3):
             await close(servers, agent)
             assert health.sound
+            assert sample(metrics, RECONNECTS, link="control") == turn
             assert await service.command(agent_key("a1"), Announce())
-            assert await agent.request("dispatcher", "echo", {"n": turn}) == {"n": turn}
-            assert await service.request("ledger", "echo", {"n": turn}) == {"n": turn}
+            assert await agent.request("policy", "echo", {"n": turn}) == {"n": turn}
+            assert await service.request("registry", "echo", {"n": turn}) == {"n": turn}
             await agent.heartbeat(beat(turn))
             await wait_until(lambda expected=turn: len(heard) == expected)  # type: ignore[misc]  # bound now
         # The broker's statistics of quorum queues lag behind by some seconds.
-        served = "maniple.requests.ledger"
+        served = "maniple.requests.registry"
         await wait_until(lambda: consumers(servers, served) == {served: 1}, 20)
         await wait_until(lambda: list(consumers(servers, agent.name).values()) == [1, 1], 20)
 

@@ -13,8 +13,8 @@ from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
 from maniple.messages import Envelope, Failure, Result, RetryPlan, Status
 from maniple.tasks import TaskDefinition, define
-from maniple.topology import DELAY_TIERS
-from maniple_agent.domain.losses import LOST_AFTER, SUSPECT_AFTER, Move, after_loss
+from maniple.topology import DELAY_TIERS, SUSPECT_AFTER
+from maniple_agent.domain.losses import LOST_AFTER, Move, after_loss
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 RAN = Ran("agent-1", NOW - timedelta(seconds=1), NOW)

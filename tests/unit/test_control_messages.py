@@ -13,7 +13,6 @@ from maniple.control import (
     COMMANDS,
     AgentDescription,
     ControlMessage,
-    DispatcherPresence,
     Heartbeat,
     Outcomes,
     Request,
@@ -79,7 +78,7 @@ def test_a_digest_does_not_see_the_order_of_keys(value: dict[str, Any]) -> None:
 def test_every_type_and_key_is_used_once() -> None:
     events: tuple[type[Event], ...] = (*AGENT_EVENTS, PolicyChanged)
     others: tuple[type[ControlMessage], ...] = (
-        *COMMANDS, Heartbeat, Outcomes, DispatcherPresence, Request, Response,
+        *COMMANDS, Heartbeat, Outcomes, Request, Response,
     )  # fmt: skip
     types = [message.TYPE for message in (*events, *others)]
     keys = [event.KEY for event in events]

@@ -6,11 +6,18 @@ from collections import Counter
 import pytest
 
 from maniple.codec import encode
-from maniple.errors import BrokerUnavailable, ErrorCode, ManipleError, PublishRefused
-from maniple.messages import MAX_BODY, RefusedInput, Result, Status
-from maniple.service import outlets
+from maniple.errors import (
+    BrokerUnavailable,
+    ErrorCode,
+    InvalidMessage,
+    ManipleError,
+    PublishRefused,
+)
+from maniple.messages import MAX_BODY, Result, Status
+from maniple.service import outlets, refusals
 from maniple.service.names import REPLIES_DROPPED
-from maniple.service.outlets import MAX_KEYS, Outlet, RefusedLog, ResultOutlet
+from maniple.service.outlets import MAX_KEYS, Outlet, ResultOutlet
+from maniple.service.refusals import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.topology import LANES, RESULTS
 from maniple.transport import Outgoing, Publisher
@@ -228,17 +235,18 @@ async def test_a_reply_that_could_not_be_tried_is_an_error(publisher: FakePublis
     assert [(name, type(error)) for name, error in ends.told] == [("it", BrokerUnavailable)]
 
 
-async def test_of_truncated_input_the_head_is_kept(
+async def test_of_input_over_the_limit_the_head_is_kept_until_it_is_taken(
     publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlets, "REFUSED_PAUSE", 0.001)
-    key = "service.refused.payload_too_large"
+    monkeypatch.setattr(refusals, "REFUSED_PAUSE", 0.001)
+    key, ends = "service.refused.payload_too_large", Ends()
     publisher.errors[key] = [refused(key)]
     body = b"x" * (MAX_BODY + 1)
-    code = ErrorCode.PAYLOAD_TOO_LARGE
-    about = RefusedInput(code=code, reason="big", size=len(body), sha256="h", truncated=True)
-    await RefusedLog(publisher, Metrics()).keep(body, about, origin={"routing_key": "x"})
+    log = RefusedLog(publisher, Metrics())
+    log.keep(body, InvalidMessage(ErrorCode.PAYLOAD_TOO_LARGE, "big"), {}, ends.of("it"))
+    await log.drain()
     (kept,) = publisher.sent
     assert (len(kept.body), kept.routing_key) == (64 * 1024, key)
     assert kept.headers is not None
     assert kept.headers["size"] == str(len(body))
+    assert ends.ended_well(1)

@@ -8,12 +8,26 @@ from maniple.control import Announce, Command, Drain, Incarnation, Reconnect, Re
 from maniple_agent.heartbeat import Heartbeats
 
 
+@dataclass
+class Ending:
+    """How the agent is told to leave, and how long what runs may take then, in seconds."""
+
+    stop: Callable[[], None]
+    seconds: float
+
+    def begin(self, seconds: float | None) -> None:
+        """Leave now; `seconds` can only shorten what the settings allow."""
+        if seconds is not None:
+            self.seconds = min(self.seconds, seconds)
+        self.stop()
+
+
 @dataclass(frozen=True)
 class Handlers:
     """The commands' handlers, with what they act on."""
 
     heartbeats: Heartbeats
-    stop: Callable[[], None]
+    ending: Ending
     reconnect: Callable[[], None]
     new_id: Callable[[], str]
 
@@ -21,9 +35,9 @@ class Handlers:
         """Send the description in full."""
         self.heartbeats.announce()
 
-    def drain(self, _command: Drain) -> None:
+    def drain(self, command: Drain) -> None:
         """Leave as on SIGTERM."""
-        self.stop()
+        self.ending.begin(command.timeout)
 
     def retire(self, command: Retire) -> None:
         """Come back as a new incarnation, if it is this one that was declared failed."""

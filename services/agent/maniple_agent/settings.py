@@ -1,11 +1,13 @@
 """Settings of an agent, from `MANIPLE_…` variables."""
 
 import os
+import re
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from maniple.messages import VARIANT_PATTERN
 from maniple.service.settings import ServiceSettings
 
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -36,6 +38,14 @@ class AgentSettings(ServiceSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("variants")
+    @classmethod
+    def _variants(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for variant in value:
+            if not re.match(VARIANT_PATTERN, variant):
+                raise ValueError(f"{variant!r} must be lower-case letters, digits, '_' and '-'")
         return value
 
     @field_validator("labels", mode="before")

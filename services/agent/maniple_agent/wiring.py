@@ -30,7 +30,7 @@ from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.departures import Departures
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
-from maniple_agent.handlers import Handlers, routes
+from maniple_agent.handlers import Ending, Handlers, routes
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
 from maniple_agent.lanes import Lanes
 from maniple_agent.progress import ProgressReports
@@ -54,6 +54,7 @@ class Parts:
     work: Work
     lanes: Lanes
     executors: dict[Kind, Executor]
+    ending: Ending
 
 
 def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
@@ -75,7 +76,8 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     executors = _executors(settings, registry, work)
     work.equip(executors)
     lanes.consume(hot, work)
-    return Parts(registry, hot, work, lanes, executors)
+    ending = Ending(runtime.stopping.set, settings.drain_timeout)
+    return Parts(registry, hot, work, lanes, executors, ending)
 
 
 @asynccontextmanager
@@ -91,7 +93,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         health=runtime.health,
     )
     for executor in parts.executors.values():
-        await executor.start()
+        await executor.start(runtime.spawn)
     try:
         async with parts.hot.publishing(), plane, parts.hot.consuming():
             heartbeats = await _report(runtime, parts, plane, description)
@@ -99,7 +101,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             await parts.hot.pause()
             heartbeats.phase = AgentPhase.DRAINING
             heartbeats.announce()
-            await parts.work.drain(settings.drain_timeout)
+            await parts.work.drain(parts.ending.seconds)
             heartbeats.phase = AgentPhase.LEAVING
             await heartbeats.send()
     finally:
@@ -124,7 +126,7 @@ async def _report(
         metrics=runtime.metrics,
         clock=now,
     )
-    table = routes(Handlers(heartbeats, runtime.stopping.set, parts.hot.reconnect, new_id))
+    table = routes(Handlers(heartbeats, parts.ending, parts.hot.reconnect, new_id))
 
     def obey(command: Command) -> None:
         table[type(command)](command)

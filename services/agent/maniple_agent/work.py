@@ -14,10 +14,11 @@ from typing import Any
 
 from maniple.attempts import Again, Ran, conclude, expired, last, seconds_for
 from maniple.codec import decode_envelopes
-from maniple.errors import InvalidMessage, ManipleError
+from maniple.errors import InvalidMessage
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Result, TaskRunning
 from maniple.service.names import HANDED_BACK, HELD, IN_FLIGHT, QUEUE_SECONDS, RUN_SECONDS
+from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
@@ -29,27 +30,19 @@ from maniple_agent.executors import Executor, Job
 from maniple_agent.progress import ProgressReports
 
 DISSOLVE_AFTER = 1.0
+MAX_HOLD = 16.0
 RUNNING_AFTER = timedelta(seconds=1)
 
 
-class Bundle:
-    """A delivery being worked on: acknowledged when all that came of its tasks is confirmed."""
+class Bundle(Settlement):
+    """A bundle from a lane, and when it came."""
 
-    __slots__ = ("_delivery", "_failed", "_remaining", "opened_at")
+    __slots__ = ("opened_at",)
 
     def __init__(self, delivery: Delivery, tasks: int) -> None:
         """Wait for `tasks` calls of `settle`."""
-        self._delivery = delivery
-        self._failed = False
-        self._remaining = tasks
+        super().__init__(delivery, tasks)
         self.opened_at = monotonic()
-
-    def settle(self, error: ManipleError | None = None) -> None:
-        """Take the end of one task; with an error the bundle is left to be delivered again."""
-        self._failed = self._failed or error is not None
-        self._remaining -= 1
-        if self._remaining == 0 and not self._failed:
-            self._delivery.ack()
 
 
 class Work:
@@ -75,6 +68,7 @@ class Work:
         self._executors: Mapping[Kind, Executor] = {}
         self._waiting: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
         self._suspects: deque[Job] = deque()
+        self._hold = dict.fromkeys(Kind, DISSOLVE_AFTER)
         self._suspect: Job | None = None
         self._pumping = False
         self._draining = False
@@ -153,7 +147,7 @@ class Work:
     def _pump(self) -> None:
         self._pumping = False
         if self._draining:
-            self._hand_back("drain", lambda _: True)
+            self._hand_back_all()
             return
         for kind, executor in self._executors.items():
             jobs = self._due(kind, executor.free)
@@ -172,6 +166,8 @@ class Work:
                 self._suspect = first
                 jobs.append(first)
         waiting = self._waiting[kind]
+        if not waiting:
+            self._hold[kind] = DISSOLVE_AFTER
         while waiting and len(jobs) < free:
             job = waiting.popleft()
             if self._begins(job, now):
@@ -227,9 +223,16 @@ class Work:
     # --- handing back --------------------------------------------------------------------
 
     def dissolve(self) -> None:
-        """Hand back what has not started within a second of its bundle's arrival."""
-        limit = monotonic() - DISSOLVE_AFTER
-        self._hand_back("overload", lambda job: job.bundle.opened_at <= limit)
+        """Hand back what has not started within a second of its bundle's arrival.
+
+        An executor that stays full hands back what comes again after 2, 4, 8 and 16 s.
+        """
+        now = monotonic()
+        for kind, jobs in self._waiting.items():
+            if self._hand_back(jobs, "overload", opened_by=now - self._hold[kind]):
+                # The lane may well send it back to us: while we are full, ever more slowly.
+                self._hold[kind] = min(MAX_HOLD, 2 * self._hold[kind])
+        self._hand_back(self._suspects, "overload", opened_by=now - DISSOLVE_AFTER)
 
     def measure_load(self) -> None:
         """Set the gauges of what runs and what waits."""
@@ -259,21 +262,25 @@ class Work:
     async def drain(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds."""
         self._draining = True
-        self._hand_back("drain", lambda _: True)
+        self._hand_back_all()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
         await self._departures.drain()
 
-    def _hand_back(self, reason: str, leaves: Callable[[Job], bool]) -> None:
+    def _hand_back_all(self) -> None:
         for jobs in (*self._waiting.values(), self._suspects):
-            going = [job for job in jobs if leaves(job)]
-            if not going:
-                continue
-            staying = [job for job in jobs if not leaves(job)]
+            self._hand_back(jobs, "drain", opened_by=monotonic())
+
+    def _hand_back(self, jobs: deque[Job], reason: str, *, opened_by: float) -> int:
+        """Send the jobs back whose bundle came at that time or before; return how many."""
+        going = [job for job in jobs if job.bundle.opened_at <= opened_by]
+        if going:
+            staying = [job for job in jobs if job.bundle.opened_at > opened_by]
             jobs.clear()
             jobs.extend(staying)
-            for job in going:
-                self._departures.alone(job.lane_key, job.envelope, reason, job.bundle.settle)
+        for job in going:
+            self._departures.alone(job.lane_key, job.envelope, reason, job.bundle.settle)
+        return len(going)
 
     def _measure(self, lane: str) -> LaneMeasure:
         measure = self.measures.get(lane)

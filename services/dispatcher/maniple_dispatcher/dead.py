@@ -1,21 +1,34 @@
 """What the broker dead-letters by itself gets its terminal result: nothing just vanishes."""
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from maniple.codec import decode_envelopes, peek_identity
-from maniple.errors import InvalidMessage
+from msgspec.structs import replace
+
+from maniple.codec import decode_envelopes, decode_submission, peek_identity
+from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import MAX_NAME, Envelope, Result
+from maniple.messages import Envelope, Result, Status, Task
 from maniple.service.outlets import ResultOutlet
+from maniple.service.settlement import Settlement
 from maniple.topology import SUBMIT, UNROUTED_QUEUE
 from maniple.transport import Delivery
-from maniple_dispatcher.domain.routing import given_up, never_admitted
-from maniple_dispatcher.intake import allowed_reply_to
-from maniple_dispatcher.lanes import Source
+from maniple_dispatcher.domain.admission import (
+    Arrival,
+    bare_arrival,
+    identity,
+    recordable,
+    rejection,
+)
+from maniple_dispatcher.domain.routing import given_up
+from maniple_dispatcher.submissions import raw_arrival
 
 BROKER_KEY = "broker."
+EXPIRED = "expired"
+Member = Task | InvalidMessage
 
 
 class Undeliverable:
@@ -29,45 +42,68 @@ class Undeliverable:
     def take(self, delivery: Delivery) -> None:
         """Publish the terminal result of each task in a message that no consumer settled."""
         queue = delivery.routing_key.removeprefix(BROKER_KEY)
-        reason = _reason(delivery.headers)
         if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
-            self._end_submission(delivery, reason)
+            self._end_submission(delivery)
             return
         try:
             envelopes = decode_envelopes(delivery.body)
         except InvalidMessage:
             delivery.ack()  # no task of ours can be read from it; the log has its bytes
             return
-        self._end_all(delivery, envelopes, f"the broker gave it up in {queue} ({reason})")
+        reason = _death(delivery, "reason")
+        self._end_envelopes(delivery, envelopes, f"the broker gave it up in {queue} ({reason})")
 
-    def _end_all(self, delivery: Delivery, envelopes: list[Envelope], why: str) -> None:
+    def _end_envelopes(self, delivery: Delivery, envelopes: list[Envelope], why: str) -> None:
         if not envelopes:
             delivery.ack()
             return
-        source = Source(delivery, len(envelopes))
+        source = Settlement(delivery, len(envelopes))
         for envelope in envelopes:
             result = given_up(envelope, self._clock(), why)
             self._results.report(result, envelope.reply_to, envelope.correlation_id, source.settle)
 
-    def _end_submission(self, delivery: Delivery, reason: str) -> None:
-        """Tell a submitter whose message no dispatcher could settle."""
-        known = peek_identity(delivery.body)
-        properties = delivery.properties
-        result: Result = never_admitted(
-            task_id=known.id or (properties.message_id or new_id())[:MAX_NAME],
-            capability=known.capability,
-            tenant=known.tenant,
-            now=self._clock(),
-            why=f"no dispatcher could take it ({reason})",
+    def _end_submission(self, delivery: Delivery) -> None:
+        """End each member of a submission that no dispatcher settled."""
+        raw = dataclasses.replace(
+            raw_arrival(delivery), routing_key=_death(delivery, "routing-keys")
         )
-        source = Source(delivery, 1)
-        reply_to = allowed_reply_to(properties.reply_to or None)
-        self._results.report(result, reply_to, properties.correlation_id or None, source.settle)
+        arrival = bare_arrival(raw, self._clock())
+        members: list[Member] = [InvalidMessage(ErrorCode.UNDECODABLE, "", body=delivery.body)]
+        with contextlib.suppress(InvalidMessage):
+            members = decode_submission(delivery.body)
+        is_array = delivery.body.lstrip()[:1] == b"["
+        source = Settlement(delivery, len(members))
+        for position, member in enumerate(members):
+            result = _never_admitted(
+                member, arrival, position if is_array else None, _death(delivery, "reason")
+            )
+            self._results.report(result, arrival.reply_to, arrival.correlation_id, source.settle)
 
 
-def _reason(headers: dict[str, Any]) -> str:
-    """Return why the broker gave a message up: such as `delivery_limit` or `rejected`."""
-    deaths = headers.get("x-death")
-    if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
-        return str(deaths[0].get("reason") or "unknown")
-    return "unknown"
+def _never_admitted(member: Member, arrival: Arrival, position: int | None, reason: str) -> Result:
+    if isinstance(member, InvalidMessage):
+        known = peek_identity(member.body or b"")
+        own, tenant, capability = known.id, known.tenant, known.capability
+    else:
+        own, tenant, capability = member.id, member.tenant, member.capability
+    expired = reason == EXPIRED
+    code = ErrorCode.DEADLINE_EXCEEDED if expired else ErrorCode.UNDECODABLE
+    result = rejection(
+        InvalidMessage(code, f"no dispatcher took it: the broker gave it up ({reason})"),
+        task_id=identity(own, arrival, position, new_id),
+        capability=recordable(capability or arrival.routing_key),
+        arrival=arrival,
+        tenant=tenant,
+    )
+    return replace(result, status=Status.EXPIRED) if expired else result
+
+
+def _death(delivery: Delivery, name: str) -> str:
+    """Return what the broker says of the first death: its `reason`, or its first routing key."""
+    deaths: Any = delivery.headers.get("x-death")
+    if not isinstance(deaths, list) or not deaths or not isinstance(deaths[0], dict):
+        return ""
+    value = deaths[0].get(name)
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    return value if isinstance(value, str) else ""

@@ -10,35 +10,20 @@ from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, TaskAccepted
 from maniple.service.names import TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
 from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
+from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
-from maniple.topology import ACCEPTED_KEY, DELAY, EVENTS, LANES, suspect_lane, tier_name
-from maniple.transport import Delivery, Publisher
-from maniple_dispatcher.domain.routing import Waiting, expired, overloaded, wait
+from maniple.topology import ACCEPTED_KEY, DELAY, EVENTS, LANES, lane_key, tier_name
+from maniple.transport import Publisher
+from maniple_dispatcher.domain.routing import (
+    Wait,
+    Waiting,
+    expired,
+    overloaded,
+    rest_of,
+    wait,
+)
 
-SUSPECT_LOSSES = 2
 RETRY_AFTER = 5.0
-
-
-class Source:
-    """A message being worked on: acknowledged when every part that came of it is confirmed.
-
-    A part that ends with an error leaves the message to be delivered again.
-    """
-
-    __slots__ = ("_delivery", "_failed", "_remaining")
-
-    def __init__(self, delivery: Delivery, parts: int) -> None:
-        """Wait for `parts` calls of `settle`."""
-        self._delivery = delivery
-        self._remaining = parts
-        self._failed = False
-
-    def settle(self, error: ManipleError | None = None) -> None:
-        """Take the end of one part."""
-        self._failed = self._failed or error is not None
-        self._remaining -= 1
-        if self._remaining == 0 and not self._failed:
-            self._delivery.ack()
 
 
 class Lanes:
@@ -69,9 +54,9 @@ class Lanes:
         """Let bundles of `lane` carry at most `size` tasks."""
         self._lanes.limit(lane, size)
 
-    def send(self, envelope: Envelope, source: Source) -> None:
+    def send(self, envelope: Envelope, source: Settlement) -> None:
         """Bring one task on its way; `source` is settled when its lane or its wait is confirmed."""
-        key = suspect_lane(envelope.lane) if envelope.lost >= SUSPECT_LOSSES else envelope.lane
+        key = lane_key(envelope.lane, envelope.lost)
 
         def sent(error: ManipleError | None) -> None:
             if error is None:
@@ -84,7 +69,7 @@ class Lanes:
         # What comes back from the lane has been accepted, and is not announced again.
         self._lanes.add(key, encode(replace(envelope, accepted=True)), sent)
 
-    def end(self, result: Result, envelope: Envelope, source: Source) -> None:
+    def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further."""
         if result.error is not None:
             self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
@@ -96,7 +81,7 @@ class Lanes:
         await self._delay.drain()
         await self._events.drain()
 
-    def _accepted(self, envelope: Envelope, source: Source) -> None:
+    def _accepted(self, envelope: Envelope, source: Settlement) -> None:
         if envelope.accepted:
             source.settle()
             return
@@ -115,14 +100,21 @@ class Lanes:
         )
         self._events.add(ACCEPTED_KEY, encode(accepted), source.settle)
 
-    def _wait(self, envelope: Envelope, source: Source, refusal: PublishRefused) -> None:
+    def _wait(self, envelope: Envelope, source: Settlement, refusal: PublishRefused) -> None:
         now = self._clock()
         reason = Waiting.NO_AGENT if refusal.unroutable else Waiting.OVERLOADED
         if envelope.deadline <= now:
             self.end(expired(envelope, now, waiting=reason), envelope, source)
             return
         self._metrics.counter(TASKS_DELAYED, reason.value).inc()
-        waiting = wait(envelope, now)
+        self._delayed(wait(envelope, now), envelope, source)
+
+    def wait_on(self, envelope: Envelope, source: Settlement) -> None:
+        """Let a task that is not due yet wait for another round."""
+        self._metrics.counter(TASKS_DELAYED, Waiting.NOT_DUE.value).inc()
+        self._delayed(rest_of(envelope, self._clock()), envelope, source)
+
+    def _delayed(self, waiting: Wait, envelope: Envelope, source: Settlement) -> None:
 
         def delayed(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):

@@ -1,6 +1,5 @@
 """Composition root of the dispatcher; tests build it by the same function."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -9,16 +8,18 @@ from typing import cast
 from maniple import topology
 from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
-from maniple.service.outlets import RefusedLog, ResultOutlet
+from maniple.service.outlets import ResultOutlet
 from maniple.service.policy_view import PolicyView
+from maniple.service.refusals import RefusedLog
 from maniple.service.runner import Runtime
 from maniple.transport import Consumer
 from maniple_dispatcher.dead import Undeliverable
 from maniple_dispatcher.domain.sizing import Sizes
 from maniple_dispatcher.handlers import Handlers, routes
-from maniple_dispatcher.intake import Refusals, Returns, Submissions, spawner
 from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.returns import Returns
 from maniple_dispatcher.settings import DispatcherSettings
+from maniple_dispatcher.submissions import Refusals, Submissions
 
 PREFETCH_DEAD = 16
 
@@ -32,8 +33,6 @@ def now() -> datetime:
 async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start a dispatcher, and drain it on the way out."""
     settings = cast("DispatcherSettings", runtime.settings)
-    background: set[asyncio.Task[None]] = set()
-    spawn = spawner(background)
     plane = ControlPlane(
         settings.broker_url,
         name=runtime.connection_name("control"),
@@ -46,9 +45,9 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     refused = RefusedLog(hot.publisher, runtime.metrics)
     sizes = Sizes()
     lanes = Lanes(hot.publisher, results, runtime.metrics, now, size_of=sizes.size)
-    refusals = Refusals(results, refused, runtime.metrics, spawn)
+    refusals = Refusals(results, refused, runtime.metrics)
     submissions = Submissions(lanes, refusals, policies, runtime.metrics, now)
-    returns = Returns(lanes, refused, now, spawn)
+    returns = Returns(lanes, refused, now)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
     back = topology.RETRY_QUEUE.name
@@ -64,5 +63,4 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             await hot.pause()
             await lanes.drain()
             await results.drain()
-            if background:
-                await asyncio.wait(background)
+            await refused.drain()

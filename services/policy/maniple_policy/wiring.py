@@ -25,7 +25,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     await prepare_broker(settings.broker_url)
     async with ControlPlane(
         settings.broker_url, name=name, log=runtime.log, health=runtime.health
-    ) as plane:
+    ).measured(runtime.metrics) as plane:
 
         async def announce(event: PolicyChanged) -> None:
             # Processes that miss it find the digest changed within 30 s.

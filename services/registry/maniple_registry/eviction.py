@@ -47,6 +47,8 @@ class Evictor:
             closed = await self._management.close_connections(names)
         except ManagementUnavailable as error:
             self._log.warning("connections not closed", agent=record.agent, reason=str(error))
+        except Exception:  # noqa: BLE001 - one eviction must not end the registry
+            self._log.exception("connections not closed", agent=record.agent)
         else:
             self._log.info("connections closed", agent=record.agent, count=closed)
 
@@ -55,3 +57,5 @@ class Evictor:
             await self._consul.deregister_service(record.agent)
         except ManipleError as error:
             self._log.warning("not taken out of Consul", agent=record.agent, reason=str(error))
+        except Exception:  # noqa: BLE001 - the same
+            self._log.exception("not taken out of Consul", agent=record.agent)

@@ -93,7 +93,6 @@ def _shown(record: AgentRecord, now: float) -> dict[str, Any]:
         if heartbeat.last_delivery_at
         else None,
         "connections": list(heartbeat.connections),
-        "policy_digest": heartbeat.policy_digest,
     }
 
 

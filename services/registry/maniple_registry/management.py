@@ -41,10 +41,12 @@ class Management:
             f"{self._url}/api/connections?columns=name,user_provided_name", timeout=TIMEOUT
         )
         answer.raise_for_status()
+        # One that is being opened has no name yet.
         return [
             found["name"]
             for found in answer.json()
-            if found["name"] in names or found.get("user_provided_name") in names
+            if found.get("name")
+            and (found["name"] in names or found.get("user_provided_name") in names)
         ]
 
     def _delete(self, shown: str) -> bool:

@@ -37,7 +37,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         log=log,
         health=runtime.health,
         patience=0,
-    ) as plane:
+    ).measured(runtime.metrics) as plane:
         management = Management(settings.management_url) if settings.management_url else None
         outbox = Outbox(plane, log)
         handlers = Handlers(

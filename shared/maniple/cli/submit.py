@@ -48,7 +48,6 @@ def submit(  # noqa: PLR0913 - a command's options
     task_id: Annotated[str | None, typer.Option("--id", help="The task's id.")] = None,
     tenant: Annotated[str | None, typer.Option(help="For limits and isolation.")] = None,
     label: Annotated[list[str] | None, typer.Option(help=LABEL_HELP)] = None,
-    affinity: Annotated[str | None, typer.Option(help="Same key, same agent.")] = None,
     ttl: Annotated[float | None, typer.Option(help="Seconds until the task expires.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one attempt.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Attempts in all.")] = None,
@@ -63,7 +62,6 @@ def submit(  # noqa: PLR0913 - a command's options
     options: dict[str, Any] = {
         "tenant": tenant,
         "labels": _labels(label or []),
-        "affinity": affinity,
         "ttl": ttl,
         "timeout": timeout,
         "max_attempts": max_attempts,

@@ -105,6 +105,8 @@ class AmqpCarrier:
             await self._publisher.publish(self._message(bundle), timeout=self._confirm_timeout)
         except ManipleError as caught:
             error = caught
+        except Exception as caught:  # noqa: BLE001 - whatever it was, the tasks must hear of it
+            error = ManipleError(f"the tasks cannot be sent: {caught!r}")
         for ticket in bundle:
             ticket.confirmed(error)
 

@@ -1,7 +1,6 @@
 """From arguments to the bytes of a task, checked with the rules that the dispatcher applies."""
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict
@@ -12,10 +11,9 @@ from msgspec import Raw
 
 from maniple import codec
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.messages import CAPABILITY_PATTERN, MAX_BODY, MAX_DEPTH, MAX_NAME, NULL, Task
-from maniple.tasks import SUSPECT_SUFFIX
+from maniple.messages import MAX_BODY, MAX_DEPTH, NULL, RESERVED_FIELDS, Task
+from maniple.tasks import is_capability
 
-RESERVED = ("not_before", "idempotency_key", "sealed")
 # A payload stands in a task, which stands in an array.
 _PAYLOAD_DEPTH = MAX_DEPTH - 2
 
@@ -84,15 +82,6 @@ def encode_task(task: Task) -> bytes:
     return body
 
 
-def is_capability(name: str) -> bool:
-    """Return whether a capability may be called so."""
-    return (
-        0 < len(name) <= MAX_NAME
-        and re.match(CAPABILITY_PATTERN, name) is not None
-        and not name.endswith(SUSPECT_SUFFIX)
-    )
-
-
 def check_task(task: Task) -> None:
     """Raise `InvalidMessage` unless the dispatcher would take the task."""
     if not is_capability(task.capability or ""):
@@ -102,7 +91,7 @@ def check_task(task: Task) -> None:
         )
     if task.deadline is not None and task.ttl is not None:
         raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
-    for name in RESERVED:
+    for name in RESERVED_FIELDS:
         if getattr(task, name) != NULL:
             raise InvalidMessage(ErrorCode.NOT_SUPPORTED, f"{name} is reserved for later")
     try:

@@ -4,9 +4,9 @@ Messages of the hot path do not come this way; they have `maniple.transport`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from structlog.typing import FilteringBoundLogger
 
@@ -16,7 +16,10 @@ from maniple.events import Event
 from maniple.identifiers import new_id
 from maniple.service.amqp import Arrival, Connection, Letter, prepare_broker
 from maniple.service.health import Health
+from maniple.service.inbox import Handler, Inbox, M
+from maniple.service.names import RECONNECTS
 from maniple.service.requests import Correlation, Responder, answer, may_answer, timed_out
+from maniple.service.telemetry import Metrics
 from maniple.topology import (
     CONTROL,
     EVENTS,
@@ -35,9 +38,6 @@ COMPONENT = "control plane"
 _DEFAULT_EXCHANGE = Exchange("", "direct")
 
 __all__ = ["ControlPlane", "prepare_broker"]
-
-M = TypeVar("M", bound=ControlMessage)
-Handler = Callable[[M], Awaitable[None] | None]
 
 
 class ControlPlane:
@@ -59,18 +59,21 @@ class ControlPlane:
         patience: float = 10.0,
     ) -> None:
         self.name = name
-        self.undecodable = 0
-        self.handler_errors = 0
         self.reconnects = 0
         self._log = log
         self._health = health
         self._patience = patience
-        self._running: set[asyncio.Task[None]] = set()
+        self._inbox = Inbox(log)
         self._replies: Callable[[], str] | None = None
         self._reply_lock = asyncio.Lock()
         self._waiting = Correlation()
         self._connection = Connection(url, name=name, on_state=self._on_state)
         self._opened = False
+
+    def measured(self, metrics: Metrics) -> Self:
+        """Count reconnections and dropped messages there, and return the control plane."""
+        self._inbox.metrics = metrics
+        return self
 
     async def __aenter__(self) -> Self:
         """Connect; raises `BrokerUnavailable`."""
@@ -85,11 +88,7 @@ class ControlPlane:
     ) -> None:
         """Stop consuming, let handlers finish for `DRAIN_TIMEOUT` seconds, close."""
         await self._connection.stop_consuming()
-        if self._running:
-            await asyncio.wait(self._running, timeout=DRAIN_TIMEOUT)
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._inbox.close(DRAIN_TIMEOUT)
         self._waiting.fail_all("the connection was closed")
         await self._connection.close()
 
@@ -110,6 +109,7 @@ class ControlPlane:
     def _on_state(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
         if up and self._opened:
             self.reconnects += 1
+            self._inbox.metrics.counter(RECONNECTS, "control").inc()
             self._log.info("control plane reconnected", connection=self.name)
         if not up:
             self._log.warning("control plane lost its connection", connection=self.name)
@@ -133,48 +133,10 @@ class ControlPlane:
         logged and counted. Handlers start in order of arrival; asynchronous ones overlap (up to
         200) and are not cut off when the connection is lost. Raises `BrokerUnavailable`.
         """
-        models = {m.TYPE: m for m in (model if isinstance(model, tuple) else (model,))}
-
-        async def receive(arrival: Arrival) -> None:
-            kind = models.get(arrival.type or "")
-            if kind is None:
-                return
-            try:
-                message = kind.from_json(arrival.body)
-            except ValueError as error:
-                self.undecodable += 1
-                self._log.warning("undecodable message", type=kind.TYPE, reason=str(error))
-                return
-            await self._guarded(handler, message)
-
+        models = model if isinstance(model, tuple) else (model,)
         purpose = f"{PRIVATE_PREFIX}{self.name}.{exchange.name.removeprefix('maniple.')}"
+        receive = self._inbox.receiver(models, handler)
         await self._connection.listen(purpose, receive, exchange, keys)
-
-    async def _guarded(self, handler: Handler[M], message: M) -> None:
-        try:
-            outcome = handler(message)
-        except Exception:  # noqa: BLE001 - a handler's error never stops the consumer
-            self._report(message.TYPE)
-            return
-        if outcome is not None:
-            await self._owned(self._finish(outcome, message.TYPE))
-
-    async def _finish(self, outcome: Awaitable[None], kind: str) -> None:
-        try:
-            await outcome
-        except Exception:  # noqa: BLE001 - the same
-            self._report(kind)
-
-    def _report(self, kind: str) -> None:
-        self.handler_errors += 1
-        self._log.exception("handler failed", type=kind)
-
-    async def _owned(self, work: Coroutine[Any, Any, None]) -> None:
-        # aiormq cancels what runs on a channel that it loses: a change half applied.
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        await asyncio.shield(task)
 
     async def respond(self, service: str, operations: Mapping[str, Responder]) -> None:
         """Answer requests to `service`, competing with its other replicas.
@@ -184,7 +146,7 @@ class ControlPlane:
         """
 
         async def receive(arrival: Arrival) -> None:
-            await self._owned(self._answer(arrival, operations))
+            await self._inbox.owned(self._answer(arrival, operations))
 
         await self._connection.serve(request_queue(service).name, receive)
 

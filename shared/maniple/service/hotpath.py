@@ -3,6 +3,7 @@
 Two, because a publisher that the broker holds back (an alarm) must not hold back acknowledgements.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -47,11 +48,6 @@ class HotPath:
         """Names of the connections, as the broker shows them."""
         return (self.outlet.name, self.intake.name)
 
-    @property
-    def is_up(self) -> bool:
-        """Whether both links work."""
-        return self.outlet.is_up and self.intake.is_up
-
     def consume(self, consumer: Consumer) -> None:
         """Have a consumer started with the links."""
         self._consumers.append(consumer)
@@ -64,8 +60,7 @@ class HotPath:
 
     async def pause(self) -> None:
         """Take nothing more."""
-        for consumer in self._consumers:
-            await consumer.pause()
+        await asyncio.gather(*(consumer.pause() for consumer in self._consumers))
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[None]:

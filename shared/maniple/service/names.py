@@ -82,6 +82,11 @@ PUBLISHES_RETURNED = CounterName(
     "maniple_publishes_returned", "Publishes that nothing was bound for", ("exchange",)
 )
 RECONNECTS = CounterName("maniple_reconnects", "Connections to the broker built anew", ("link",))
+CONTROL_DROPPED = CounterName(
+    "maniple_control_messages_dropped",
+    "Messages of the control plane not acted on: undecodable, or the handler failed",
+    ("reason",),
+)
 
 # every process
 LOOP_LAG = GaugeName("maniple_loop_lag_seconds", "How late the connection loop was, at worst")
@@ -112,6 +117,7 @@ ALL: tuple[MetricName, ...] = (
     PUBLISHES_REFUSED,
     PUBLISHES_RETURNED,
     RECONNECTS,
+    CONTROL_DROPPED,
     LOOP_LAG,
     POLICY_VERSION,
     POLICIES_INVALID,

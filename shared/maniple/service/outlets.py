@@ -18,7 +18,6 @@ from maniple.messages import (
     RESULT_TYPE,
     RESULTS_TYPE,
     Progress,
-    RefusedInput,
     Result,
 )
 from maniple.service.names import (
@@ -30,14 +29,12 @@ from maniple.service.names import (
 )
 from maniple.service.telemetry import Metrics
 from maniple.topology import (
-    DEAD,
     EVENTS,
     REPLIES,
     REPLY_PREFIX,
     RESULTS,
     Exchange,
     progress_key,
-    refused_key,
 )
 from maniple.transport import Outgoing, Publisher
 
@@ -47,7 +44,6 @@ MAX_KEYS = 512
 REFUSED_PAUSE = 1.0
 # Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
 RECORD_PATIENCE = 0.01
-KEPT_BYTES = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +138,7 @@ class Outlet:
         try:
             await self._publish(message)
         except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
-            error = _as_ours(failure)
+            error = as_ours(failure)
         self._count(len(items), error)
         _tell((done for _, done in items), error)
 
@@ -168,7 +164,8 @@ class Outlet:
                 return
 
 
-def _as_ours(error: Exception) -> ManipleError:
+def as_ours(error: Exception) -> ManipleError:
+    """Return an error that `done` callbacks take; what is none of ours is logged."""
     if isinstance(error, ManipleError):
         return error
     _log.error("a message cannot be published", exc_info=error)
@@ -283,7 +280,7 @@ class ResultOutlet:
         try:
             await self._publisher.publish(message)
         except Exception as failure:  # noqa: BLE001 - the same
-            error = _as_ours(failure)
+            error = as_ours(failure)
         _tell([done], self._dropped(error))
 
     def _dropped(self, error: ManipleError | None) -> ManipleError | None:
@@ -291,41 +288,3 @@ class ResultOutlet:
             self._metrics.counter(REPLIES_DROPPED).inc()
             return None
         return error
-
-
-class RefusedLog:
-    """Keeps input that was refused, with the reason, in `maniple.refused.log`."""
-
-    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
-        """Publish through `publisher`."""
-        self._publisher = publisher
-        self._metrics = metrics
-
-    async def keep(self, body: bytes, about: RefusedInput, *, origin: dict[str, str]) -> None:
-        """Publish the bytes (at most 64 KiB of a truncated one) and return when confirmed.
-
-        `origin` says where they came from: `routing_key`, `message_id`, `reply_to`.
-        """
-        message = Outgoing(
-            DEAD.name,
-            refused_key(about.code),
-            body[:KEPT_BYTES] if about.truncated else body,
-            message_id=new_id(),
-            type="maniple.refused.v1",
-            headers={
-                "code": about.code.value,
-                "reason": about.reason,
-                "size": str(about.size),
-                "sha256": about.sha256,
-                "truncated": str(about.truncated).lower(),
-                **origin,
-            },
-        )
-        while True:
-            try:
-                await self._publisher.publish(message)
-            except PublishRefused:
-                self._metrics.counter(PUBLISHES_REFUSED, DEAD.name).inc()
-                await asyncio.sleep(REFUSED_PAUSE)
-            else:
-                return

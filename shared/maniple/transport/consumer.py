@@ -9,7 +9,9 @@ import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands
 
-from maniple.transport.link import LOST, Link, is_cancelled
+from maniple.transport.link import Link, is_loss
+
+QUIET = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -130,8 +132,8 @@ class Consumer:
         channel = self._channel
         try:
             await self._fit()
-        except (*LOST, asyncio.CancelledError):
-            if is_cancelled():
+        except (Exception, asyncio.CancelledError) as error:
+            if not is_loss(error):
                 raise
             if channel is not None and channel is self._channel:
                 self._link.suspect()
@@ -143,8 +145,16 @@ class Consumer:
                 if self._in_force is None:
                     await self._consume(channel)
                 else:
-                    self._in_force = None
-                    await channel.basic_cancel(self._consumer_tag)
+                    await self._cancel(channel)
+
+    async def _cancel(self, channel: AbstractChannel) -> None:
+        # What is under way to a consumer that is cancelled comes back as redelivered, as if we had
+        # died with it (rabbitmq-server 3746); while nothing is acknowledged, nothing new sets out.
+        async with self._flushing:
+            await asyncio.sleep(QUIET)
+            if channel is self._channel:
+                self._in_force = None
+                await channel.basic_cancel(self._consumer_tag)
 
     @property
     def _wanted(self) -> int | None:
@@ -212,8 +222,8 @@ class Consumer:
                 return
             try:
                 await self._send_settled(channel)
-            except (*LOST, asyncio.CancelledError):
-                if is_cancelled():
+            except (Exception, asyncio.CancelledError) as error:
+                if not is_loss(error):
                     raise
 
     async def _send_settled(self, channel: AbstractChannel) -> None:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _aiormq_log = logging.getLogger("aiormq")
 
 # What aiormq raises when a connection or channel is gone; "closed" and ChannelInvalidStateError are
-# RuntimeErrors. It also cancels what waits: see `is_cancelled`.
+# RuntimeErrors. See `is_loss` for what it does besides.
 LOST = (
     aiormq.exceptions.AMQPError,
     OSError,
@@ -34,13 +34,15 @@ LOST = (
 )
 
 
-def is_cancelled() -> bool:
-    """Tell, on a CancelledError, whether the current task is meant.
+def is_loss(error: BaseException) -> bool:
+    """Tell whether an error means that a connection or channel is gone.
 
-    Otherwise aiormq has cancelled what waited on a connection or channel that is gone.
+    aiormq also cancels what waits on it, or raises a bare `Exception` there.
     """
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return isinstance(error, LOST) or type(error) is Exception
 
 
 class Endpoint(Protocol):
@@ -106,8 +108,8 @@ class Link:
             return
         try:
             self._watch(connection, await endpoint.open(connection))
-        except (*LOST, asyncio.CancelledError):
-            if is_cancelled():
+        except (Exception, asyncio.CancelledError) as error:
+            if not is_loss(error):
                 raise
             if connection is self._connection:
                 self._lost.set()
@@ -164,7 +166,7 @@ class Link:
             try:
                 await asyncio.wait_for(self._open(), OPEN_TIMEOUT)
             except (Exception, asyncio.CancelledError) as error:
-                if is_cancelled():
+                if isinstance(error, asyncio.CancelledError) and not is_loss(error):
                     raise
                 # Whatever it was: nobody else would try again.
                 _log.info("connection %s does not open: %r", self.name, error)

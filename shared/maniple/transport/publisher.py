@@ -9,7 +9,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.transport.link import FIRST_BACKOFF, LOST, Link, is_cancelled
+from maniple.transport.link import FIRST_BACKOFF, Link, is_loss
 
 CONFIRM_TIMEOUT = 30.0
 
@@ -88,18 +88,15 @@ class Publisher:
                 continue
             try:
                 await self._publish_once(channel, message)
-            except TimeoutError:
-                # A confirm that never comes: only a new connection tells what became of it.
-                await self._after_loss(channel)
             except aiormq.exceptions.PublishError as error:
                 raise _refused(message, unroutable=True) from error
             except aiormq.exceptions.DeliveryError as error:
                 raise _refused(message, unroutable=False) from error
-            except asyncio.CancelledError:
-                if is_cancelled():
+            except (Exception, asyncio.CancelledError) as error:
+                # Also a TimeoutError, for a confirm that never comes: only a new connection tells
+                # what became of it.
+                if not is_loss(error):
                     raise
-                await self._after_loss(channel)
-            except LOST:
                 await self._after_loss(channel)
             else:
                 return

@@ -8,9 +8,8 @@ from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Failure, Result, Status
 from maniple.tasks import TaskDefinition
-from maniple.topology import suspect_lane
+from maniple.topology import lane_key
 
-SUSPECT_AFTER = 2
 LOST_AFTER = 5
 
 
@@ -42,8 +41,7 @@ def after_loss(
         )
         failure = Failure(code=ErrorCode.AGENT_LOST, message=message)
         return result_of(moved, Status.FAILED, ran, failure=failure)
-    key = suspect_lane(envelope.lane) if lost >= SUSPECT_AFTER else envelope.lane
-    return Move(key, moved)
+    return Move(lane_key(envelope.lane, lost), moved)
 
 
 def unknown_capability(envelope: Envelope, ran: Ran) -> Result:

@@ -1,6 +1,7 @@
 """What an executor is given, and what it must do with it."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -9,6 +10,8 @@ from maniple.execution import Outcome
 from maniple.messages import Envelope
 from maniple.tasks import TaskContext, TaskDefinition
 from maniple.topology import suspect_lane
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
 class Job:
@@ -78,8 +81,8 @@ class Executor(Protocol):
         """Jobs that can be run now."""
         ...
 
-    async def start(self) -> None:
-        """Make ready."""
+    async def start(self, spawn: Spawn) -> None:
+        """Make ready; what runs in the background is run by `spawn`, so that a crash is heard."""
         ...
 
     async def stop(self) -> None:

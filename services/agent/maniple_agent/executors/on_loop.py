@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from maniple.execution import Outcome, run_async, timed_out
-from maniple_agent.executors.jobs import Job, Report
+from maniple_agent.executors.jobs import Job, Report, Spawn
 
 GRACE = 0.5
 WATCH_PERIOD = 0.25
@@ -50,10 +50,10 @@ class LoopExecutor:
         """Jobs that can be run now."""
         return self.capacity - len(self._running)
 
-    async def start(self) -> None:
+    async def start(self, spawn: Spawn) -> None:
         """Start the loop and who watches it."""
         self._loop = self._new_loop()
-        self._watcher = asyncio.create_task(self._watch(), name="handler-loop-watch")
+        self._watcher = spawn(self._watch(), "handler-loop-watch")
 
     async def stop(self) -> None:
         """Cancel what runs and end the loops; a blocked one is left to the end of the process."""

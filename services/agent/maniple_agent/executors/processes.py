@@ -16,7 +16,7 @@ from maniple.codec import encode
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
-from maniple_agent.executors.jobs import Job, Report
+from maniple_agent.executors.jobs import Job, Report, Spawn
 
 START_TIMEOUT = 60.0
 RESTART_PAUSE = 1.0
@@ -48,11 +48,10 @@ class ProcessExecutor:
         """Jobs that can be run now."""
         return self.capacity - self._busy
 
-    async def start(self) -> None:
+    async def start(self, spawn: Spawn) -> None:
         """Start a keeper for each worker process."""
         self._keepers = [
-            asyncio.create_task(self._keep(), name=f"worker-{number}")
-            for number in range(1, self.capacity + 1)
+            spawn(self._keep(), f"worker-{number}") for number in range(1, self.capacity + 1)
         ]
 
     async def stop(self) -> None:
@@ -74,6 +73,7 @@ class ProcessExecutor:
                 worker = await _Worker.start(self._handlers)
             except (TimeoutError, *ENDED) as error:
                 self._log.error("a worker process does not start", reason=repr(error))
+                self._fail_one(f"no worker process starts: {error!r}")
                 await asyncio.sleep(RESTART_PAUSE)
                 continue
             try:
@@ -110,6 +110,17 @@ class ProcessExecutor:
             return False
         return True
 
+    def _fail_one(self, why: str) -> None:
+        """End a job that waits for a worker, so that it does not wait for ever."""
+        with contextlib.suppress(asyncio.QueueEmpty):
+            self._end(self._jobs.get_nowait(), failed(ErrorCode.HANDLER_CRASHED, why), 0.0)
+
+    def _end(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        self._busy -= 1
+        job.settled = True
+        self._report.outcome(job, outcome, seconds)
+        self._report.slots_free()
+
     async def _serve(self, worker: "_Worker", job: Job) -> None:
         started = monotonic()
         try:
@@ -124,10 +135,7 @@ class ProcessExecutor:
             outcome = failed(
                 ErrorCode.HANDLER_CRASHED, f"the worker process ended: {_how_it_ended(code)}"
             )
-        self._busy -= 1
-        job.settled = True
-        self._report.outcome(job, outcome, seconds)
-        self._report.slots_free()
+        self._end(job, outcome, seconds)
 
     async def _call(self, worker: "_Worker", job: Job) -> tuple[Outcome, float]:
         while True:

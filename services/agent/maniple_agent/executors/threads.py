@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from maniple.execution import Outcome, run_sync, timed_out
-from maniple_agent.executors.jobs import Job, Report
+from maniple_agent.executors.jobs import Job, Report, Spawn
 
 
 class ThreadExecutor:
@@ -34,7 +34,7 @@ class ThreadExecutor:
         """Jobs that can be run now."""
         return self.capacity - self._busy
 
-    async def start(self) -> None:
+    async def start(self, _spawn: Spawn) -> None:
         """Remember the loop that outcomes are told on."""
         self._home = asyncio.get_running_loop()
 

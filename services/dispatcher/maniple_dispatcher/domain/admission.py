@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import member_id
 from maniple.messages import (
-    CAPABILITY_PATTERN,
     DEFAULT_TTL,
     MAX_NAME,
     MAX_TTL,
     NULL,
+    RESERVED_FIELDS,
     TASK_TYPE,
     Envelope,
     Failure,
@@ -25,14 +26,14 @@ from maniple.messages import (
     Task,
 )
 from maniple.service.policies import Resolved
-from maniple.tasks import SUSPECT_SUFFIX
+from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 
-_CAPABILITY = re.compile(CAPABILITY_PATTERN)
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # What stands for bytes that are not UTF-8 (`maniple.transport.tolerance`); it is longer than they
 # were, so a property that has it might not fit where it is to be sent.
 _UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+_NAME = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_NAME}}}")
 _REPLY_TO = re.compile(rf"[^\x00-\x1f\x7f{_UNREADABLE}]{{1,255}}")
 # What the broker and its plugins set themselves, in types of their own.
 _BROKER_HEADERS = (
@@ -48,7 +49,7 @@ _BROKER_HEADERS = (
     "CC",
     "BCC",
 )
-_RESERVED = ("not_before", "idempotency_key", "sealed")
+UNKNOWN = "unknown"
 MAX_CLOCK_LAG = timedelta(seconds=MAX_TTL)
 
 
@@ -145,14 +146,51 @@ def _header(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def identity(task: Task, arrival: Arrival, position: int | None, new_id: Callable[[], str]) -> str:
-    """Return a task's id: its own, else the message's (for member `position`, derived from it)."""
-    if task.id is not None:
-        return task.id
-    if not arrival.message_id:
+def bare_arrival(raw: RawArrival, now: datetime) -> Arrival:
+    """Return what can be used of the properties of a message that is refused as a whole."""
+    return Arrival(
+        routing_key=raw.routing_key,
+        received_at=now,
+        sent_at=now,
+        message_id=raw.message_id,
+        reply_to=allowed_reply_to(raw.reply_to),
+        correlation_id=readable(raw.correlation_id),
+    )
+
+
+def allowed_reply_to(reply_to: str | None) -> str | None:
+    """Return where a result may be sent, or None."""
+    if reply_to is None:
+        return None
+    try:
+        check_reply_to(reply_to)
+    except InvalidMessage:
+        return None
+    return reply_to
+
+
+def recordable(capability: str) -> str:
+    """Return a name fit for the routing key of a record."""
+    return capability if 0 < len(capability.encode()) <= MAX_NAME else UNKNOWN
+
+
+def message_identity(message_id: str | None, new_id: Callable[[], str]) -> str:
+    """Return a message's id as a task's: itself, or a UUID made of one that is no name."""
+    if not message_id:
         return new_id()
-    if position is None:
-        return arrival.message_id[:MAX_NAME]
+    if _NAME.fullmatch(message_id):
+        return message_id
+    return str(uuid5(NAMESPACE_OID, message_id))
+
+
+def identity(
+    own: str | None, arrival: Arrival, position: int | None, new_id: Callable[[], str]
+) -> str:
+    """Return a task's id: its own, else the message's (for member `position`, derived from it)."""
+    if own is not None:
+        return own
+    if position is None or not arrival.message_id:
+        return message_identity(arrival.message_id, new_id)
     return member_id(arrival.message_id, position)
 
 
@@ -171,11 +209,7 @@ def capability_of(task: Task, routing_key: str) -> str:
                 ErrorCode.INVALID_TASK,
                 f"capability {capability!r} and routing key {routing_key!r} disagree",
             )
-    if (
-        len(capability) > MAX_NAME
-        or not _CAPABILITY.fullmatch(capability)
-        or capability.endswith(SUSPECT_SUFFIX)
-    ):
+    if not is_capability(capability):
         raise InvalidMessage(
             ErrorCode.INVALID_TASK, f"capability {capability[:200]!r} is no dotted lower-case name"
         )
@@ -201,7 +235,7 @@ def deadline_of(task: Task, arrival: Arrival) -> datetime:
 
 def check_supported(task: Task) -> None:
     """Raise `InvalidMessage` (`not_supported`) for fields that are reserved for later."""
-    for name in _RESERVED:
+    for name in RESERVED_FIELDS:
         if bytes(getattr(task, name)).strip() != b"null":
             raise InvalidMessage(
                 ErrorCode.NOT_SUPPORTED, f"{name} is not supported yet", detail={"field": name}

@@ -11,7 +11,6 @@ from maniple.messages import Envelope, Failure, Result, Status
 from maniple.topology import DELAY_TIERS, delay_tier
 
 # A task without an agent looks again after these seconds; the last one repeats.
-UNKNOWN = "unknown"
 WAITS = (0.5, 1.0, 2.0, 5.0)
 
 
@@ -20,6 +19,7 @@ class Waiting(StrEnum):
 
     NO_AGENT = "no_agent"
     OVERLOADED = "overloaded"
+    NOT_DUE = "not_due"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,19 @@ def wait(envelope: Envelope, now: datetime) -> Wait:
     remaining = (envelope.deadline - now).total_seconds()
     tier = delay_tier(min(seconds, max(remaining + DELAY_TIERS[0], DELAY_TIERS[0])))
     return Wait(tier, msgspec.structs.replace(envelope, waits=envelope.waits + 1))
+
+
+def is_due(envelope: Envelope, now: datetime) -> bool:
+    """Tell whether a task that waited has waited long enough, give or take the smallest tier."""
+    if envelope.not_before is None:
+        return True
+    return (envelope.not_before - now).total_seconds() < DELAY_TIERS[0]
+
+
+def rest_of(envelope: Envelope, now: datetime) -> Wait:
+    """Return the next round of a task that is not due yet."""
+    until = envelope.not_before or now
+    return Wait(delay_tier((until - now).total_seconds()), envelope)
 
 
 def expired(envelope: Envelope, now: datetime, *, waiting: str = "") -> Result:
@@ -72,21 +85,6 @@ def overloaded(envelope: Envelope, now: datetime, retry_after: float) -> Result:
 def given_up(envelope: Envelope, now: datetime, why: str) -> Result:
     """Return the terminal result of an admitted task that the broker dead-lettered."""
     return _ended(envelope, now, Status.FAILED, Failure(code=ErrorCode.AGENT_LOST, message=why))
-
-
-def never_admitted(
-    *, task_id: str, capability: str | None, tenant: str, now: datetime, why: str
-) -> Result:
-    """Return the terminal result of a submission that the broker dead-lettered."""
-    return Result(
-        id=task_id,
-        capability=capability or UNKNOWN,
-        tenant=tenant,
-        status=Status.REJECTED,
-        error=Failure(code=ErrorCode.UNDECODABLE, message=why),
-        attempt=0,
-        finished_at=now,
-    )
 
 
 def _ended(envelope: Envelope, now: datetime, status: Status, failure: Failure) -> Result:

@@ -1,0 +1,50 @@
+"""Admitted tasks that come back from a wait in the broker."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from maniple.codec import decode_envelopes
+from maniple.errors import InvalidMessage
+from maniple.service.refusals import RefusedLog
+from maniple.service.settlement import Settlement
+from maniple.topology import RETRY_QUEUE
+from maniple.transport import Delivery
+from maniple_dispatcher.domain.routing import expired, is_due
+from maniple_dispatcher.lanes import Lanes
+
+
+class Returns:
+    """Takes what comes back from `maniple.delay`: admitted already, only the door is tried again.
+
+    Deadline and lane are looked at again; nothing is decided twice. What is not due yet goes round
+    once more.
+    """
+
+    def __init__(self, lanes: Lanes, log: RefusedLog, clock: Callable[[], datetime]) -> None:
+        """Send what is due to `lanes`; keep what cannot be read in `log`."""
+        self._lanes = lanes
+        self._log = log
+        self._clock = clock
+
+    def take(self, delivery: Delivery) -> None:
+        """Take one message from `maniple.retry`."""
+        now = self._clock()
+        try:
+            envelopes = decode_envelopes(delivery.body)
+        except InvalidMessage as error:
+            origin = {"routing_key": RETRY_QUEUE.name}
+            self._log.keep(delivery.body, error, origin, Settlement(delivery, 1).settle)
+            return
+        if not envelopes:
+            delivery.ack()
+        source = Settlement(delivery, len(envelopes))
+        for envelope in envelopes:
+            if envelope.deadline <= now:
+                waiting = "no agent or a full lane" if envelope.waits else "another attempt"
+                self._lanes.end(expired(envelope, now, waiting=waiting), envelope, source)
+            elif is_due(envelope, now):
+                self._lanes.send(replace(envelope, dispatched_at=now, not_before=None), source)
+            else:
+                self._lanes.wait_on(envelope, source)

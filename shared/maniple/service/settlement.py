@@ -1,0 +1,36 @@
+"""When a delivery may be acknowledged: once all that came of it is safe."""
+
+from maniple.errors import BrokerUnavailable, ManipleError
+from maniple.transport import Delivery
+
+
+class Settlement:
+    """A delivery being worked on: acknowledged when every part that came of it is confirmed.
+
+    When a part cannot be published whatever one tries, the delivery is refused: the broker
+    dead-letters it with its bytes, and a dispatcher publishes its terminal result. When the
+    connection is closed under it, it is left to be delivered again.
+    """
+
+    __slots__ = ("_delivery", "_lost", "_refused", "_remaining")
+
+    def __init__(self, delivery: Delivery, parts: int) -> None:
+        """Wait for `parts` calls of `settle`."""
+        self._delivery = delivery
+        self._remaining = parts
+        self._lost = False
+        self._refused = False
+
+    def settle(self, error: ManipleError | None = None) -> None:
+        """Take the end of one part."""
+        if isinstance(error, BrokerUnavailable):
+            self._lost = True
+        elif error is not None:
+            self._refused = True
+        self._remaining -= 1
+        if self._remaining or self._lost:
+            return
+        if self._refused:
+            self._delivery.reject()
+        else:
+            self._delivery.ack()

@@ -1,0 +1,99 @@
+"""Every metric that is declared is fed by the process that it is about."""
+
+from typing import Any
+
+from maniple.local.cluster import Cluster
+from maniple.service import names
+from maniple.service.names import GaugeName, MetricName
+from outsider import Outsider
+from scraping import sample_name, scrape
+from waiting import wait_until
+
+FED: dict[str, tuple[MetricName, ...]] = {
+    "dispatcher": (
+        names.TASKS_SUBMITTED,
+        names.TASKS_ACCEPTED,
+        names.TASKS_REJECTED,
+        names.TASKS_DELAYED,
+        names.BUNDLES_SENT,
+        names.BUNDLE_TASKS,
+        names.PUBLISHES_RETURNED,
+    ),
+    "agent": (
+        names.RESULTS,
+        names.RUN_SECONDS,
+        names.QUEUE_SECONDS,
+        names.IN_FLIGHT,
+        names.HELD,
+        names.TASKS_RETRIED,
+        names.HEARTBEATS_SENT,
+    ),
+    "registry": (names.HEARTBEATS_SEEN, names.AGENTS),
+    "policy": (),
+}
+SELDOM = {
+    names.HANDED_BACK,
+    names.EVICTIONS,
+    names.REPLIES_DROPPED,
+    names.PUBLISHES_REFUSED,
+    names.RECONNECTS,
+    names.CONTROL_DROPPED,
+    names.POLICY_VERSION,
+    names.POLICIES_INVALID,
+}
+"""Only when something goes wrong, or once there is a policy."""
+
+
+def test_every_declared_metric_is_expected_of_somebody() -> None:
+    fed = {spec for specs in FED.values() for spec in specs} | {names.LOOP_LAG}
+    assert not fed & SELDOM
+    assert fed | SELDOM == set(names.ALL)
+
+
+class Watched:
+    """Which metrics each service has fed since this was made."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._before = {service: self._scrape(service) for service in FED}
+        self._missing = {service: set(specs) for service, specs in FED.items()}
+
+    def _scrape(self, service: str) -> dict[str, float]:
+        return scrape(self._cluster.of_service(service))
+
+    def is_fed(self, service: str, spec: MetricName) -> bool:
+        """Look once: a counter must have risen, a gauge must not be 0."""
+        name = sample_name(spec)
+        now = self._scrape(service).get(name, 0.0)
+        return now > (0 if isinstance(spec, GaugeName) else self._before[service].get(name, 0.0))
+
+    def all_fed(self) -> bool:
+        """Look at what is still missing; once seen is enough."""
+        for service, missing in self._missing.items():
+            missing -= {spec for spec in missing if self.is_fed(service, spec)}
+        return not any(self._missing.values())
+
+
+async def test_each_service_feeds_its_metrics(cluster: Cluster, outsider: Outsider) -> None:
+    watched = Watched(cluster)
+    # More than there are worker processes, so that some wait.
+    crowd = [{"capability": "test.hang_process", "payload": n} for n in range(9)]
+    crowded = outsider.send("batch", crowd)
+    await wait_until(lambda: watched.is_fed("agent", names.HELD))
+    await wait_until(lambda: watched.is_fed("agent", names.IN_FLIGHT))
+    endings: dict[str, Any] = {
+        "test.double": ("succeeded", {"payload": 1}),
+        "test.raise": ("failed", {}),
+        "test.flaky": ("succeeded", {"payload": 2}),
+        "nobody.is.home": ("expired", {"ttl": 1}),
+        "maniple.echo": ("rejected", {"colour": "red"}),
+    }
+    for capability, (status, body) in endings.items():
+        assert outsider.ask(capability, body)["status"] == status
+    outsider.wait(crowded, len(crowd))
+    await wait_until(watched.all_fed)
+
+
+async def test_every_process_measures_its_loop(cluster: Cluster) -> None:
+    for process in cluster.processes:
+        assert scrape([process])[names.LOOP_LAG.name] > 0, process.instance

@@ -1,0 +1,28 @@
+"""What processes show at /metrics."""
+
+from collections.abc import Iterable
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from maniple.local.cluster import ServiceProcess
+from maniple.service.names import CounterName, HistogramName, MetricName
+
+
+def sample_name(spec: MetricName) -> str:
+    """Return the name of the sample that tells how much there was of a metric."""
+    if isinstance(spec, CounterName):
+        return f"{spec.name}_total"
+    return f"{spec.name}_count" if isinstance(spec, HistogramName) else spec.name
+
+
+def scrape(processes: Iterable[ServiceProcess]) -> dict[str, float]:
+    """Return samples by name, added up over their labels and over the processes."""
+    sums: dict[str, float] = {}
+    for process in processes:
+        answer = requests.get(f"{process.http}/metrics", timeout=5)
+        answer.raise_for_status()
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
