@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any
 
-from maniple import TaskContext, task
+from maniple import ErrorCode, TaskContext, TaskError, task
 
 
 @task("test.double")
@@ -89,3 +89,10 @@ async def flaky(payload: int, context: TaskContext) -> int:
     if context.attempt < payload:
         raise RuntimeError("not yet")
     return context.attempt
+
+
+@task("test.later", max_attempts=2)
+async def later(_payload: Any, context: TaskContext) -> str:
+    if context.attempt == 1:
+        raise TaskError(ErrorCode.HANDLER_ERROR, "not before then", retry_after=2.6)
+    return "then"

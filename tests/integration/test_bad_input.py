@@ -187,3 +187,23 @@ def recorded(cluster: Cluster, task_id: str) -> list[dict[str, Any]]:
         if properties.type == RESULTS_TYPE and task_id.encode() in body:
             found += [result for result in json.loads(body) if result["id"] == task_id]
     return found
+
+
+def test_a_field_name_longer_than_a_frame_costs_no_connection(
+    cluster: Cluster, outsider: Outsider
+) -> None:
+    dispatchers, reconnects = cluster.of_service("dispatcher"), sample_name(names.RECONNECTS)
+    before = scrape(dispatchers).get(reconnects, 0.0)
+    result = outsider.ask("maniple.echo", {"x" * 200_000: 1})
+    assert (result["status"], result["error"]["code"]) == ("rejected", "unknown_field")
+    assert len(result["error"]["message"]) <= 1000
+    assert outsider.ask("maniple.echo", {"payload": 1})["output"] == 1
+    assert scrape(dispatchers).get(reconnects, 0.0) == before
+
+
+def test_two_long_message_ids_with_one_beginning_are_two_tasks(outsider: Outsider) -> None:
+    beginning = "m" * 199
+    one = outsider.ask("maniple.echo", {"payload": 1}, message_id=beginning + "1")
+    two = outsider.ask("maniple.echo", {"payload": 2}, message_id=beginning + "2")
+    assert one["id"] != two["id"]
+    assert max(len(one["id"]), len(two["id"])) <= 128

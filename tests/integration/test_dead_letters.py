@@ -1,5 +1,6 @@
 """What the broker gives up by itself still ends in a terminal result."""
 
+import json
 import time
 from typing import Any
 
@@ -39,3 +40,24 @@ def reject_one(channel: Any, queue: str) -> None:
             channel.basic_reject(method.delivery_tag, requeue=False)
             return
     raise AssertionError(f"nothing came to {queue}")
+
+
+def test_members_of_a_submission_that_nobody_took_end_each(
+    cluster: Cluster, outsider: Outsider
+) -> None:
+    """The broker's own words for it are `rejected`: a dispatcher that cannot go on refuses."""
+    connection: Any = BlockingConnection(
+        pika.URLParameters(cluster.servers.broker_url("dispatcher"))
+    )
+    channel = connection.channel()
+    members = [{"id": "dead-1", "capability": "maniple.echo"}, {"id": "dead-2"}]
+    properties = pika.BasicProperties(reply_to=outsider.reply_to, correlation_id="dead")
+    channel.basic_publish(
+        topology.DEAD.name, "broker.maniple.submit", json.dumps(members).encode(), properties
+    )
+    results = outsider.wait("dead", count=2)
+    connection.close()
+    assert {(r["id"], r["status"]) for r in results} == {
+        ("dead-1", "rejected"),
+        ("dead-2", "rejected"),
+    }

@@ -84,7 +84,7 @@ def job(name: str, capability: str, payload: Any = None, timeout: float = 30.0) 
 
 @asynccontextmanager
 async def started(executor: Executor) -> AsyncIterator[Executor]:
-    await executor.start()
+    await executor.start(lambda work, name: asyncio.create_task(work, name=name))
     try:
         yield executor
     finally:

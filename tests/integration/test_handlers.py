@@ -64,3 +64,12 @@ async def test_a_failure_carries_code_message_and_detail(cluster: Cluster) -> No
     assert caught.value.code == "handler_error"
     assert "as asked" in caught.value.message
     assert caught.value.detail == {"type": "RuntimeError"}
+
+
+async def test_a_handler_is_not_asked_again_before_it_said(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        result = await (await client.submit("test.later")).outcome(timeout=20)
+    assert (str(result.status), result.attempt) == ("succeeded", 2)
+    assert result.started_at is not None
+    assert result.submitted_at is not None
+    assert (result.started_at - result.submitted_at).total_seconds() >= 2.5

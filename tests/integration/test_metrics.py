@@ -76,8 +76,9 @@ class Watched:
 
 async def test_each_service_feeds_its_metrics(cluster: Cluster, outsider: Outsider) -> None:
     watched = Watched(cluster)
-    # More than there are worker processes, so that some wait.
-    crowd = [{"capability": "test.hang_process", "payload": n} for n in range(9)]
+    # Two lanes that share each agent's one worker process, so that some tasks wait for it.
+    lanes = ("test.hang_process", "test.process")
+    crowd = [{"capability": lane, "payload": n} for n in range(9) for lane in lanes]
     crowded = outsider.send("batch", crowd)
     await wait_until(lambda: watched.is_fed("agent", names.HELD))
     await wait_until(lambda: watched.is_fed("agent", names.IN_FLIGHT))

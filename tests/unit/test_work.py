@@ -19,7 +19,7 @@ from maniple.tasks import TaskRegistry, task
 from maniple.transport import Outgoing, Publisher
 from maniple_agent import departures, work
 from maniple_agent.departures import Departures
-from maniple_agent.executors import Job
+from maniple_agent.executors import Job, Spawn
 from maniple_agent.progress import ProgressReports
 from maniple_agent.work import Work
 from waiting import wait_until
@@ -66,7 +66,7 @@ class FakeExecutor:
     def free(self) -> int:
         return self.capacity - len(self.jobs)
 
-    async def start(self) -> None: ...
+    async def start(self, _spawn: Spawn) -> None: ...
 
     async def stop(self) -> None: ...
 
