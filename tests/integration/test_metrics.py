@@ -51,27 +51,28 @@ def test_every_declared_metric_is_expected_of_somebody() -> None:
 
 
 class Watched:
-    """Which metrics each service has fed since this was made."""
+    """Which metrics each service has fed since this was made; once seen is enough."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._before = {service: self._scrape(service) for service in FED}
         self._missing = {service: set(specs) for service, specs in FED.items()}
 
+    def missing(self) -> set[MetricName]:
+        """Look again: a counter must have risen, a gauge must not be 0."""
+        for service, specs in self._missing.items():
+            before, now = self._before[service], self._scrape(service)
+            specs -= {spec for spec in specs if _is_fed(spec, before, now)}
+        return set().union(*self._missing.values())
+
     def _scrape(self, service: str) -> dict[str, float]:
         return scrape(self._cluster.of_service(service))
 
-    def is_fed(self, service: str, spec: MetricName) -> bool:
-        """Look once: a counter must have risen, a gauge must not be 0."""
-        name = sample_name(spec)
-        now = self._scrape(service).get(name, 0.0)
-        return now > (0 if isinstance(spec, GaugeName) else self._before[service].get(name, 0.0))
 
-    def all_fed(self) -> bool:
-        """Look at what is still missing; once seen is enough."""
-        for service, missing in self._missing.items():
-            missing -= {spec for spec in missing if self.is_fed(service, spec)}
-        return not any(self._missing.values())
+def _is_fed(spec: MetricName, before: dict[str, float], now: dict[str, float]) -> bool:
+    name = sample_name(spec)
+    level = 0.0 if isinstance(spec, GaugeName) else before.get(name, 0.0)
+    return now.get(name, 0.0) > level
 
 
 async def test_each_service_feeds_its_metrics(cluster: Cluster, outsider: Outsider) -> None:
@@ -80,8 +81,7 @@ async def test_each_service_feeds_its_metrics(cluster: Cluster, outsider: Outsid
     lanes = ("test.hang_process", "test.process")
     crowd = [{"capability": lane, "payload": n} for n in range(9) for lane in lanes]
     crowded = outsider.send("batch", crowd)
-    await wait_until(lambda: watched.is_fed("agent", names.HELD))
-    await wait_until(lambda: watched.is_fed("agent", names.IN_FLIGHT))
+    await wait_until(lambda: not watched.missing() & {names.HELD, names.IN_FLIGHT})
     endings: dict[str, Any] = {
         "test.double": ("succeeded", {"payload": 1}),
         "test.raise": ("failed", {}),
@@ -92,7 +92,7 @@ async def test_each_service_feeds_its_metrics(cluster: Cluster, outsider: Outsid
     for capability, (status, body) in endings.items():
         assert outsider.ask(capability, body)["status"] == status
     outsider.wait(crowded, len(crowd))
-    await wait_until(watched.all_fed)
+    await wait_until(lambda: not watched.missing())
 
 
 async def test_every_process_measures_its_loop(cluster: Cluster) -> None:

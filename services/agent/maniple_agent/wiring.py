@@ -91,7 +91,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
-    )
+    ).measured(runtime.metrics)
     for executor in parts.executors.values():
         await executor.start(runtime.spawn)
     try:

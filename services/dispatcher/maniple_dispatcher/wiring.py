@@ -38,7 +38,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
-    )
+    ).measured(runtime.metrics)
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime)
     results = ResultOutlet(hot.publisher, runtime.metrics)

@@ -22,7 +22,7 @@ class SubmitOptions(TypedDict, total=False):
     """Options of a submission; those that are absent are left to the policies.
 
     `timeout` is seconds for one attempt, `ttl` seconds from submission, `deadline` a moment with a
-    time zone. `labels` select policies; tasks with equal `affinity` go to the same agent.
+    time zone. `labels` select policies; `affinity` has no effect yet.
     """
 
     tenant: str
