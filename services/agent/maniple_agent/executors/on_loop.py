@@ -154,10 +154,11 @@ class _HandlerLoop:
 
     def silent_for(self, now: float) -> float:
         """Return for how many seconds the loop has not answered; asks it again if it has."""
-        if self._pinged_at is None:
-            self._pinged_at = now
+        asked = self._pinged_at  # once: the other loop's thread sets it to None at any time
+        if asked is None:
+            self._pinged_at = asked = now
             self._loop.call_soon_threadsafe(self._answer)
-        return now - self._pinged_at
+        return now - asked
 
     def _answer(self) -> None:
         self._pinged_at = None
