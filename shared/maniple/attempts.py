@@ -22,9 +22,9 @@ NO_PLAN = RetryPlan()
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """When and where an attempt ran."""
+    """When and where an attempt ran; no agent and no start for a task that never began."""
 
-    agent: str
+    agent: str | None
     started_at: datetime | None
     finished_at: datetime
 

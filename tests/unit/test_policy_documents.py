@@ -194,4 +194,6 @@ def test_a_broken_file_is_no_policy_and_no_crash(tmp_path: Path, content: bytes)
 
 def test_a_folder_that_cannot_be_written_is_no_crash(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    PolicyCache(tmp_path / "file" / "policies.json").store(PolicySet([timeout("a")]))
+    cache = PolicyCache(tmp_path / "file" / "policies.json")
+    cache.store(PolicySet([timeout("a")]))
+    assert cache.load() is None

@@ -136,4 +136,5 @@ def test_a_new_trace_is_well_formed(sampled: bool) -> None:
 
 @given(st.text())
 def test_any_text_is_parsed_or_refused_without_an_error(text: str) -> None:
-    parse_traceparent(text)
+    parsed = parse_traceparent(text)
+    assert parsed is None or text.startswith(text[:2] + f"-{parsed[0]}-{parsed[1]}-")

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Failure, Result, Status
 from maniple.topology import DELAY_TIERS, delay_tier
@@ -88,18 +89,4 @@ def given_up(envelope: Envelope, now: datetime, why: str) -> Result:
 
 
 def _ended(envelope: Envelope, now: datetime, status: Status, failure: Failure) -> Result:
-    return Result(
-        id=envelope.id,
-        capability=envelope.capability,
-        tenant=envelope.tenant,
-        status=status,
-        error=failure,
-        attempt=envelope.attempt,
-        lost=envelope.lost,
-        lane=envelope.lane,
-        policies=envelope.policies,
-        submitted_at=envelope.submitted_at,
-        dispatched_at=envelope.dispatched_at,
-        finished_at=now,
-        traceparent=envelope.traceparent,
-    )
+    return result_of(envelope, status, Ran(None, None, now), failure=failure)
