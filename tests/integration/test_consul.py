@@ -54,7 +54,10 @@ async def present(
 
 async def status_of(consul: Consul, instance: str) -> str:
     found = [i for i in await consul.instances("maniple-service") if i.id == instance]
-    return found[0].status if found else "absent"
+    if not found:
+        return "absent"
+    # The service and its TTL check are registered one after the other.
+    return found[0].status if ttl_check(instance) in found[0].checks else "half registered"
 
 
 async def until_status(consul: Consul, instance: str, status: str, timeout: float = 20) -> None:
