@@ -113,6 +113,9 @@ class Bundler(Generic[T]):
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._sends.discard(task)
         if self._items and self._timer is None:
-            self._schedule() if self._patience else self._flush()
+            if self._patience:
+                self._schedule()
+            else:
+                self._flush()
         if not task.cancelled() and (error := task.exception()):
             raise error

@@ -236,21 +236,15 @@ def lane_queues(lane: str) -> tuple[Queue, Queue]:
 
 
 def _lane_queue(key: str) -> Queue:
-    name = f"maniple.lane.{key}"
-    return Queue(
-        name,
-        arguments={
-            **_dead_letters(name),
-            "x-max-length": LANE_LENGTH,
-            "x-delivery-limit": LANE_DELIVERIES,
-        },
-        bindings=((LANES.name, key),),
-    )
+    return _work_queue(f"maniple.lane.{key}", LANES, key)
 
 
 def agent_queue(agent: str) -> Queue:
     """Return the queue of one agent, for capabilities with affinity."""
-    name = f"maniple.agent.{agent}"
+    return _work_queue(f"maniple.agent.{agent}", AGENTS, agent)
+
+
+def _work_queue(name: str, exchange: Exchange, key: str) -> Queue:
     return Queue(
         name,
         arguments={
@@ -258,7 +252,7 @@ def agent_queue(agent: str) -> Queue:
             "x-max-length": LANE_LENGTH,
             "x-delivery-limit": LANE_DELIVERIES,
         },
-        bindings=((AGENTS.name, agent),),
+        bindings=((exchange.name, key),),
     )
 
 

@@ -17,8 +17,8 @@ import executor_handlers
 from maniple.codec import decode_value, encode
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome
+from maniple.loops import new_event_loop
 from maniple.messages import Envelope
-from maniple.service.runner import loop_factory
 from maniple.tasks import TaskRegistry
 from maniple_agent.executors import (
     Executor,
@@ -98,7 +98,7 @@ def told() -> Told:
 
 @pytest.fixture
 async def loop(told: Told) -> AsyncIterator[Executor]:
-    async with started(LoopExecutor(20, "agent-1", told, loop_factory())) as executor:
+    async with started(LoopExecutor(20, "agent-1", told, new_event_loop)) as executor:
         yield executor
 
 

@@ -20,10 +20,11 @@ from maniple.control import (
     control_keys,
 )
 from maniple.identifiers import new_id
+from maniple.loops import new_event_loop
 from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import ResultOutlet
-from maniple.service.runner import Runtime, loop_factory
+from maniple.service.runner import Runtime
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, load_registry
 from maniple.topology import CONTROL
@@ -183,7 +184,7 @@ def _executors(settings: AgentSettings, registry: TaskRegistry, work: Work) -> d
     executors: dict[Kind, Executor] = {}
     if Kind.ASYNC in kinds:
         executors[Kind.ASYNC] = LoopExecutor(
-            settings.slots, settings.instance, work, loop_factory()
+            settings.slots, settings.instance, work, new_event_loop
         )
     if Kind.THREAD in kinds:
         executors[Kind.THREAD] = ThreadExecutor(settings.threads, settings.instance, work)

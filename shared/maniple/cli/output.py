@@ -14,6 +14,7 @@ from rich.console import Console
 
 from maniple.clusters import Cluster, find_cluster
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
+from maniple.loops import new_event_loop
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ def operator_url(broker_url: str | None) -> str:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command to its end. Known errors end the program with one line and their exit code."""
     try:
-        with asyncio.Runner(loop_factory=_loop_factory) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -139,11 +140,3 @@ def console() -> Console:
 def error_console() -> Console:
     """Return where progress bars go: standard error."""
     return Console(stderr=True, highlight=False)
-
-
-def _loop_factory() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415 - absent on Windows
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()

@@ -22,6 +22,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.loops import new_event_loop
 from maniple.service import names
 from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.health import Health, HealthServer
@@ -270,19 +271,10 @@ def run(settings: ServiceSettings, build: Build) -> None:
     """
     configure_logging(settings)
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             code = runner.run(_main(settings, build))
     except ConfigurationError as error:
         sys.stderr.write(f"maniple-{settings.service}: {error}\n")
         code = WRONG_USAGE
     if code:
         raise SystemExit(code)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes event loops: uvloop where there is one."""
-    try:
-        import uvloop  # noqa: PLC0415 - absent on Windows
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
