@@ -1,7 +1,8 @@
-# What a developer does here. Every target but `help` begins with `setup`, which is quick when done.
+# What a developer does here. `up` and `down` need Docker only; every other target but `help` begins
+# with `setup`, which is quick when done.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test check bench campaign up down
 
 # uv and the tools' caches need a home, also where none is given.
 ifeq ($(strip $(HOME)),)
@@ -25,17 +26,26 @@ setup: ## install uv, the dependencies and the servers; nothing when all is ther
 	@uv sync --quiet --locked --all-packages
 	@infra/local/install
 
+up: ## build and start docker-compose.yml, wait until all is ready, print the addresses
+	@infra/docker/up
+
+down: ## remove it: containers, network and volumes, with all that is in them
+	@infra/docker/down
+
 demo: setup ## a cluster of three agents analyses the standard library, and one of them is killed
 	@uv run --no-sync maniple demo
 
-test: setup ## unit, contract and integration tests, against real servers
-	@uv run --no-sync pytest
+test: setup ## unit, system (a short fault campaign), contract and integration tests, against real servers
+	@uv run --no-sync pytest --durations=20
 
 check: setup ## lint, format, types, import contracts
 	uv run --no-sync ruff check .
 	uv run --no-sync ruff format --check .
-	uv run --no-sync mypy shared services tests bench examples
+	uv run --no-sync mypy shared services tests bench examples infra
 	uv run --no-sync lint-imports
 
 bench: setup ## Maniple and Celery on the same broker; the last line is JSON
 	@uv run --locked --all-packages --group bench python -m bench.run
+
+campaign: setup ## inject every fault, print the matrix and write docs/failure-matrix.md; ARGS=--help tells more
+	@PYTHONPATH=tests uv run --no-sync python -m system.campaign $(ARGS)

@@ -1,7 +1,7 @@
 """A program that knows nothing of Maniple: it publishes JSON and gets its result, with pika alone.
 
-To run beside `uv run maniple dev --handlers examples.text_stats`, with the URL that it prints as
-"submit to".
+To run beside `uv run maniple dev --handlers examples.text_stats` or `make up`, with the URL that it
+prints as "submit to".
 
 uv run python examples/plain_publisher.py amqp://outside:…@127.0.0.1:…/dev
 """

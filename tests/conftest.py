@@ -9,17 +9,23 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
-from local_servers import skip_or_fail
+from consul_server import ConsulServer as OwnConsul
+from local_servers import servers_needed
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.consul import ConsulServer
-from maniple.local.errors import ServerMissing
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
 from outsider import Outsider
+from waiting import wait_until
 
 TESTS = Path(__file__).parent
 THROWAWAY_SECONDS = 0.5
+
+# How long one example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("maniple", deadline=None)
+settings.load_profile("maniple")
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,9 @@ async def servers() -> AsyncIterator[LocalServers]:
         rabbitmq = RabbitMQServer(Path(folder) / "rabbitmq", reaper=reaper)
         consul = ConsulServer(Path(folder) / "consul", reaper=reaper)
         try:
-            await asyncio.gather(rabbitmq.start(), consul.start())
+            with servers_needed():
+                await asyncio.gather(rabbitmq.start(), consul.start())
             yield LocalServers(rabbitmq, consul)
-        except ServerMissing as missing:
-            skip_or_fail(str(missing))
         finally:
             await asyncio.gather(rabbitmq.stop(THROWAWAY_SECONDS), consul.stop(THROWAWAY_SECONDS))
 
@@ -58,11 +63,18 @@ async def cluster() -> AsyncIterator[Cluster]:
     )
     for name in ("MANIPLE_BROKER_URL", "MANIPLE_CONSUL_URL"):
         os.environ.pop(name, None)
-    try:
+    with servers_needed():
         async with Cluster(options) as running:
             yield running
-    except ServerMissing as missing:
-        skip_or_fail(str(missing))
+
+
+@pytest.fixture
+async def consul(tmp_path: Path) -> AsyncIterator[OwnConsul]:
+    """A Consul of the test's own, to be killed and emptied."""
+    own = OwnConsul(tmp_path).start()
+    await wait_until(own.answers)
+    yield own
+    own.kill()
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """A private Consul for tests: started, stopped, frozen and restarted at will."""
 
-import asyncio
+import os
 import signal
-import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +10,7 @@ import requests
 
 from maniple.local import programs
 from maniple.local.errors import ServerMissing
+from maniple.local.ports import free_ports
 
 
 def consul_binary() -> str | None:
@@ -22,27 +21,13 @@ def consul_binary() -> str | None:
         return None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Return once `condition` holds; fails after `timeout` seconds."""
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.02)
-
-
 class ConsulServer:
     """`consul agent -dev` on free ports; its memory is empty after each start."""
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "consul.log"
-        self._ports = {
-            name: free_port() for name in ("http", "grpc", "server", "serf-lan", "serf-wan")
-        }
+        names = ("http", "grpc", "server", "serf-lan", "serf-wan")
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{self._ports['http']}"
 
@@ -76,8 +61,10 @@ class ConsulServer:
             self._process = None
 
     def freeze(self) -> None:
+        """Return when it stands still: on a busy machine its threads stop a while after."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         assert self._process is not None

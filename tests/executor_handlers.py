@@ -3,7 +3,9 @@
 import asyncio
 import os
 import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from maniple import TaskContext, task
@@ -39,6 +41,77 @@ async def cancelled(_payload: Any) -> Any:
     other = asyncio.ensure_future(asyncio.sleep(60))
     other.cancel()
     await other
+
+
+@task("x.suicide")
+async def cancels_itself(_payload: Any) -> Any:
+    current = asyncio.current_task()
+    assert current is not None
+    current.cancel()
+    await asyncio.sleep(60)
+
+
+@task("x.subtask_exits")
+async def subtask_exits(payload: int) -> Any:
+    async def leave() -> None:
+        sys.exit(payload)
+
+    asyncio.create_task(leave())  # noqa: RUF006 - as users may
+    await asyncio.sleep(0.05)
+    return payload
+
+
+@task("x.stops_loop")
+async def stops_loop(payload: int) -> int:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.05)
+    return payload
+
+
+@task("x.flood")
+async def floods(payload: float, context: TaskContext) -> int:
+    return _flood(payload, context)
+
+
+@task("x.thread_flood")
+def floods_in_thread(payload: float, context: TaskContext) -> int:
+    return _flood(payload, context)
+
+
+@task("x.process_flood", executor="process")
+def floods_in_process(payload: float, context: TaskContext) -> int:
+    return _flood(payload, context)
+
+
+def _flood(seconds: float, context: TaskContext) -> int:
+    """Report ever larger numbers; return the last one."""
+    number, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        number += 1
+        context.progress(number)
+    return number
+
+
+@task("x.two_steps")
+def two_steps(payload: float, context: TaskContext) -> None:
+    _two_steps(payload, context)
+
+
+@task("x.process_two_steps", executor="process")
+def two_steps_in_process(payload: float, context: TaskContext) -> None:
+    _two_steps(payload, context)
+
+
+def _two_steps(seconds: float, context: TaskContext) -> None:
+    context.progress(1)
+    time.sleep(0.01)
+    context.progress(2)
+    time.sleep(seconds)
+
+
+@task("x.touch", executor="process")
+def touches(payload: str) -> None:
+    Path(payload).touch()
 
 
 @task("x.progress")

@@ -28,16 +28,17 @@ EXCHANGES = {
     "maniple.tasks": "anyone: submissions, by capability or `batch`",
     "maniple.unrouted": "the broker: what came before `maniple.submit` was bound",
     "maniple.lanes": "dispatchers, agents: bundles of admitted tasks, by lane",
-    "maniple.agents": "nobody yet: tasks with affinity, by agent",
+    "maniple.agents": "dispatchers: tasks with affinity, by agent",
     "maniple.delay": "dispatchers, agents: tasks that wait, by tier",
     "maniple.retry": "the delay tiers: tasks whose wait is over",
     "maniple.results": "dispatchers, agents: results, by capability",
     "maniple.replies": "dispatchers, agents: results and progress for SDK clients, by client",
     "maniple.events": "all: `task.accepted`, `agent.…`, `policy.…`",
     "maniple.heartbeats": "agents",
-    "maniple.outcomes": "agents: finished tasks, run times and load by lane",
+    "maniple.outcomes": "agents: finished tasks, run times and load by lane and bulkhead; "
+    "dispatchers: their presence, what they ask of each other's limits, and the answers",
     "maniple.control": "registry, operators: commands to agents",
-    "maniple.requests": "command line, dispatchers: questions, by service",
+    "maniple.requests": "command line, dispatchers, registries: questions, by service",
     "maniple.dead": "broker, dispatchers: dead tasks (`broker.…`), bad input (`service.refused.…`)",
 }
 QUEUES = {
@@ -52,21 +53,11 @@ QUEUES = {
     "maniple.requests.<service>": "questions to a service; replicas compete",
     "maniple.lane.<lane>": "admitted tasks of a lane; agents compete",
     "maniple.lane.<lane>.suspect": "tasks of a lane that lost two agents; prefetch 1",
-    "maniple.agent.<agent>": "declared by nobody yet: tasks with affinity for one agent",
+    "maniple.agent.<agent>": "that agent, if it serves a capability with affinity",
     "maniple.replies.<client>": "results for one SDK client",
 }
+# The words of the others stand under the fields themselves, where `--help` has them too.
 SETTINGS = {
-    "broker_url": "RabbitMQ; the vhost's name is the environment's",
-    "consul_url": "Consul's HTTP API",
-    "consul_token": "ACL token for Consul",
-    "instance": "unique name: letters, digits, `_`, `-`",
-    "http_host": "address to serve `/health`, `/ready` and `/metrics` on",
-    "http_port": "port for them; 0 is any free one",
-    "advertise_host": "host under which others reach that port, if it is another",
-    "data_dir": "where the last good policies are kept",
-    "log_level": "`debug`, `info`, `warning`, `error` or `critical`",
-    "log_format": "`json` or `console`",
-    "drain_timeout": "seconds to finish after SIGTERM",
     "management_url": "management API, with the login of the `agent` user; without it the registry "
     "closes no connections",
     "unreachable_after": "seconds of silence until an agent is `unreachable`",
@@ -74,16 +65,14 @@ SETTINGS = {
     "forgotten_after": "seconds for which a failed or left agent is shown",
     "prefetch": "submissions held at once",
     "retry_prefetch": "messages from `maniple.retry` held at once",
-    "handlers": "modules, or paths ending in `.py`, by comma",
-    "variants": "variants of its capabilities that it serves besides, by comma",
-    "labels": "`region=eu,disk=ssd`: shown by `maniple agents --json`",
-    "slots": "async handlers at once",
-    "threads": "plain handlers at once",
-    "processes": 'worker processes for `executor="process"`',
-    "process_memory": "bytes of address space of one; `@task(memory=…)` overrides it",
 }
 FAMILIES = (("maniple.delay.", "<seconds>"), ("maniple.requests.", "<service>"))
-COMPUTED = {"instance": "service, host, random", "processes": "number of processors", "labels": ""}
+COMPUTED = {
+    "instance": "service, host, random",
+    "processes": "number of processors",
+    "labels": "",
+    "otlp_endpoint": "`OTEL_EXPORTER_OTLP_ENDPOINT`",
+}
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -92,7 +81,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _match(names: Iterable[str], words: Mapping[str, str], what: str) -> None:
+def _match(names: Iterable[str], words: Iterable[str], what: str) -> None:
     if difference := set(names) ^ set(words):
         raise SystemExit(f"tests/generated_tables.py, {what}: {sorted(difference)}")
 
@@ -169,14 +158,20 @@ SERVICES: tuple[type[ServiceSettings], ...] = (
 
 def settings() -> str:
     """Return the table of variables: those of all processes first."""
-    _match({name for kind in SERVICES for name in kind.model_fields}, SETTINGS, "SETTINGS")
+    fields = {name: field for kind in SERVICES for name, field in kind.model_fields.items()}
+    words = {name: _first_line(field.description) for name, field in fields.items()} | SETTINGS
+    _match(fields, {name for name, text in words.items() if text}, "SETTINGS")
     return _table(
         ("variable", "of", "default", "what"),
         (
-            (f"`{PREFIX}{name.upper()}`", _readers(name), _default(name), words)
-            for name, words in SETTINGS.items()
+            (f"`{PREFIX}{name.upper()}`", _readers(name), _default(name), words[name])
+            for name in fields
         ),
     )
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0]
 
 
 def _readers(name: str) -> str:

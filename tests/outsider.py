@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, Self
 
 import pika
@@ -63,22 +64,24 @@ class Outsider:
         self.replies.setdefault(properties.correlation_id, []).append(result)
 
 
-def read_stream(
-    url: str, queue: str, wanted: int, seconds: float = 10.0
-) -> list[tuple[Any, bytes]]:
-    """Return (properties, body) of up to `wanted` messages of a stream, oldest first."""
+def find_in_stream(
+    url: str, queue: str, matches: Callable[[Any, bytes], bool], seconds: float = 10.0
+) -> tuple[Any, bytes]:
+    """Return (properties, body) of the first message of a stream that matches, once it is there."""
     connection: Any = BlockingConnection(pika.URLParameters(url))
     channel: Any = connection.channel()
     channel.basic_qos(prefetch_count=100)
-    seen: list[tuple[Any, bytes]] = []
+    found: list[tuple[Any, bytes]] = []
 
     def heard(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        seen.append((properties, body))
+        if matches(properties, body):
+            found.append((properties, body))
         channel.basic_ack(method.delivery_tag)
 
     channel.basic_consume(queue, heard, arguments={"x-stream-offset": "first"})
     deadline = time.monotonic() + seconds
-    while len(seen) < wanted and time.monotonic() < deadline:
+    while not found and time.monotonic() < deadline:
         connection.process_data_events(time_limit=0.05)
     connection.close()
-    return seen
+    assert found, f"no such message came to {queue} within {seconds:g} s"
+    return found[0]

@@ -57,6 +57,29 @@ async def block(_payload: Any) -> Any:
     time.sleep(2.0)  # noqa: ASYNC251 - it blocks the loop on purpose
 
 
+@task("test.block_for")
+async def block_for(payload: float) -> float:
+    time.sleep(payload)  # noqa: ASYNC251 - the same
+    return payload
+
+
+@task("test.burn_threaded")
+def burn_threaded(payload: float) -> int:
+    return _burn(payload)
+
+
+@task("test.burn_process", executor="process")
+def burn_process(payload: float) -> int:
+    return _burn(payload)
+
+
+def _burn(seconds: float) -> int:
+    end, turns = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        turns += sum(range(1000)) > 0
+    return turns
+
+
 @task("test.block_thread", timeout=0.5)
 def block_thread(_payload: Any) -> Any:
     time.sleep(2.0)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 import requests
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from maniple.local.cluster import ServiceProcess
@@ -14,6 +16,13 @@ def sample_name(spec: MetricName) -> str:
     if isinstance(spec, CounterName):
         return f"{spec.name}_total"
     return f"{spec.name}_count" if isinstance(spec, HistogramName) else spec.name
+
+
+def openmetrics(process: ServiceProcess) -> list[Metric]:
+    """Return the metrics of a process in the format that has exemplars."""
+    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+    answer = requests.get(f"{process.http}/metrics", headers=accept, timeout=5)
+    return list(read_openmetrics(answer.text))  # type: ignore[no-untyped-call]  # has no types
 
 
 def scrape(processes: Iterable[ServiceProcess]) -> dict[str, float]:

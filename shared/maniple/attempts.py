@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from maniple.errors import ErrorCode
@@ -31,10 +31,11 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Another attempt, after the delay of this tier in seconds."""
+    """Another attempt, after the delay of this tier in seconds; `code` is why."""
 
     tier: float
     envelope: Envelope
+    code: ErrorCode
 
 
 def seconds_for(envelope: Envelope, definition: TaskDefinition, now: datetime) -> float:
@@ -81,16 +82,24 @@ def conclude(
         seconds = _backoff(plan, envelope.attempt) * jitter()
         asked = outcome.failure.retry_after or 0.0
         if max(seconds, asked) < (envelope.deadline - ran.finished_at).total_seconds():
-            return _again(envelope, seconds, asked, ran)
+            return _again(envelope, seconds, outcome.failure, ran)
     return last(envelope, outcome, ran)
 
 
-def _again(envelope: Envelope, seconds: float, asked: float, ran: Ran) -> Again:
+def _again(envelope: Envelope, seconds: float, failure: Failure, ran: Ran) -> Again:
     """Jitter may pick a shorter tier; what the handler asked for is kept to."""
+    asked = failure.retry_after or 0.0
     not_before = ran.finished_at + timedelta(seconds=asked) if asked > seconds else None
     return Again(
         delay_tier(max(seconds, asked)),
-        replace(envelope, attempt=envelope.attempt + 1, not_before=not_before),
+        # From now on it waits; it is dispatched again when that is over.
+        replace(
+            envelope,
+            attempt=envelope.attempt + 1,
+            not_before=not_before,
+            dispatched_at=ran.finished_at,
+        ),
+        failure.code,
     )
 
 
@@ -150,4 +159,5 @@ def result_of(
         started_at=ran.started_at,
         finished_at=ran.finished_at,
         traceparent=envelope.traceparent,
+        payload_digest=envelope.payload_digest or UNSET,
     )

@@ -2,7 +2,7 @@
 
 A publish costs the same whatever it carries, so a sender collects items and sends them at
 `max_items`, `max_bytes`, or when nothing is in flight: at low load a bundle is one item and nothing
-waits, under load the sends in flight are the clock.
+waits. The more sends are in flight, the longer the next one waits for company (decision 0009).
 """
 
 import asyncio
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 MAX_ITEMS = 128
 MAX_BYTES = 256 * 1024
-LINGER = 0.001
+LINGER = 0.001  # seconds, for each send that is in flight
 
 
 class Bundler(Generic[T]):
@@ -45,7 +45,7 @@ class Bundler(Generic[T]):
         self._max_bytes = max_bytes
         self._window = window
         self._items: deque[tuple[T, int]] = deque()
-        self._sends: set[asyncio.Task[None]] = set()
+        self._sends: dict[asyncio.Task[None], list[T]] = {}
         self._timer: asyncio.Handle | None = None
 
     def __len__(self) -> int:
@@ -65,6 +65,18 @@ class Bundler(Generic[T]):
         elif self._timer is None:
             self._schedule()
 
+    def withdraw(self) -> list[T]:
+        """Take back what waits for a send."""
+        items = [item for item, _ in self._items]
+        self._items.clear()
+        return items
+
+    def cancel(self, given_up: Callable[[T], bool]) -> None:
+        """Cancel the sends all of whose items are given up."""
+        for task, bundle in self._sends.items():
+            if all(given_up(item) for item in bundle):
+                task.cancel()
+
     async def drain(self) -> None:
         """Send what waits and return when every send has ended."""
         while self._items or self._sends:
@@ -79,7 +91,7 @@ class Bundler(Generic[T]):
         if self._patience:
             self._timer = loop.call_later(self._patience, self._flush)
         elif self._sends:
-            self._timer = loop.call_later(LINGER, self._flush)
+            self._timer = loop.call_later(LINGER * len(self._sends), self._flush)
         else:
             # The next turn of the loop: what this turn delivers travels together.
             self._timer = loop.call_soon(self._flush)
@@ -104,14 +116,17 @@ class Bundler(Generic[T]):
             bundle.append(item)
             size += item_size
         task = asyncio.get_running_loop().create_task(self._run(bundle))
-        self._sends.add(task)
+        self._sends[task] = bundle
         task.add_done_callback(self._ended)
 
     async def _run(self, bundle: list[T]) -> None:
         await self._send(bundle)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._sends.discard(task)
+        del self._sends[task]
+        if self._timer is not None and not self._sends and not self._patience:
+            self._timer.cancel()
+            self._timer = None
         if self._items and self._timer is None:
             if self._patience:
                 self._schedule()

@@ -125,7 +125,7 @@ def peek_identity(body: bytes) -> Identity:
     """Return what a bad task says of its identity, so that its sender can tell which one it was."""
     try:
         value = _decode_any(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return Identity()
     if not isinstance(value, dict):
         return Identity()

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, NewType, Self
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +20,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    StringConstraints,
 )
 
 AgentId = NewType("AgentId", str)
@@ -26,12 +28,25 @@ Incarnation = NewType("Incarnation", str)
 """One life of an agent: a UUIDv7 as text, so that a later life sorts after an earlier one."""
 
 
+MOST_NAMES = 2000  # in one list; an agent that serves more lanes than that is several
+MOST_CONNECTIONS = 64
+
+
 def _sorted_unique(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-Names = Annotated[tuple[str, ...], AfterValidator(_sorted_unique)]
+# What stands in routing keys and names of queues has to fit there: 255 bytes in all.
+AgentName = Annotated[AgentId, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+"""As `MANIPLE_INSTANCE`: one word of a routing key."""
+Life = Annotated[Incarnation, StringConstraints(min_length=1, max_length=64)]
+Name = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
+"""Of a capability, variant or lane: printable ASCII without spaces."""
+Text = Annotated[str, StringConstraints(max_length=1000)]
+ConnectionName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES), AfterValidator(_sorted_unique)]
 """A set of names, kept sorted so that equal sets have equal bytes and equal digests."""
+Texts = Annotated[Mapping[Text, Text], Field(max_length=MOST_NAMES)]
 
 
 class ControlMessage(BaseModel):
@@ -69,21 +84,21 @@ class AgentDescription(ControlMessage):
 
     TYPE: ClassVar[str] = "maniple.agent_description.v1"
 
-    agent: AgentId
-    incarnation: Incarnation
-    host: str
+    agent: AgentName
+    incarnation: Life
+    host: Text
     pid: NonNegativeInt
     capabilities: Names = ()
     affinity: Names = ()
     """Capabilities marked `affinity=True`: the dispatcher may address this agent's own queue."""
     lanes: Names = ()
     variants: Names = ()
-    labels: Mapping[str, str] = Field(default_factory=dict)
-    versions: Mapping[str, str] = Field(default_factory=dict)
+    labels: Texts = Field(default_factory=dict)
+    versions: Texts = Field(default_factory=dict)
     """At least `maniple` and `python`."""
-    slots: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
+    slots: Mapping[Name, NonNegativeInt] = Field(default_factory=dict, max_length=MOST_NAMES)
     """Slots by executor: `async`, `thread`, `process`."""
-    http: str = ""
+    http: Text = ""
     """URL of /health, /ready and /metrics."""
     started_at: AwareDatetime
 
@@ -98,24 +113,34 @@ class Heartbeat(ControlMessage):
 
     TYPE: ClassVar[str] = "maniple.heartbeat.v1"
 
-    agent: AgentId
-    incarnation: Incarnation
+    agent: AgentName
+    incarnation: Life
     sequence: NonNegativeInt
     """Rises by one with each heartbeat of an incarnation: tells a late or doubled one."""
     sent_at: AwareDatetime
     state: AgentPhase = AgentPhase.ACTIVE
     slots: NonNegativeInt = 0
     in_flight: NonNegativeInt = 0
-    """Tasks running."""
+    """Slots taken: by tasks that run, and by threads that outlived a timeout."""
     held: NonNegativeInt = 0
     """Tasks received and neither started nor handed back."""
     last_delivery_at: AwareDatetime | None = None
+    hungry: Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES)] | None = None
+    """Lanes of which it would take more now; None when it does not say."""
     loop_lag: NonNegativeFloat = 0.0
     """The longest delay of the agent's connection loop since the last heartbeat, in seconds."""
-    connections: tuple[str, ...] = ()
+    connections: tuple[ConnectionName, ...] = Field(default=(), max_length=MOST_CONNECTIONS)
     """The `connection_name` of each of its connections, by which the broker shows them."""
-    digest: str
+    overdue: bool = False
+    """In this life it once sent none for so long that a registry must have taken it for failed."""
+    digest: Annotated[str, StringConstraints(max_length=64)]
     description: AgentDescription | None = None
+
+
+class Echo(ControlMessage):
+    """What a registry says among the heartbeats to learn whether it still hears them."""
+
+    TYPE: ClassVar[str] = "maniple.echo.v1"
 
 
 class Command(ControlMessage):
@@ -143,11 +168,42 @@ class Reconnect(Command):
 
 
 class Retire(Command):
-    """This incarnation was declared FAILED: come back as a new one. Others ignore it."""
+    """This incarnation was declared FAILED: come back as a new one. Others ignore it.
+
+    `replaced`: another process has taken the agent's id; leave instead.
+    """
 
     TYPE: ClassVar[str] = "maniple.retire.v1"
 
-    incarnation: Incarnation
+    incarnation: Life
+    replaced: bool = False
+    after: Annotated[str, StringConstraints(max_length=64)] = ""
+    """The last life that ended under this id, if it is another: the new one must sort after it."""
+
+
+def later_life(fresh: str, *ended: str) -> Incarnation:
+    """Return `fresh`, or one made from it where it does not sort after all lives that have ended.
+
+    A host's clock may have been set back since. What is no UUID is not sorted after.
+    """
+    latest = max(ended)
+    if fresh > latest:
+        return Incarnation(fresh)
+    try:
+        next_millisecond = (UUID(latest).int >> 80) + 1
+        rest = UUID(fresh).int & ((1 << 80) - 1)
+        return Incarnation(str(UUID(int=next_millisecond << 80 | rest)))
+    except ValueError:
+        return Incarnation(fresh)
+
+
+class Cancel(Command):
+    """End this task; sent to `all`. Only dispatchers obey it yet, when the task passes them."""
+
+    TYPE: ClassVar[str] = "maniple.cancel.v1"
+
+    tenant: str = "default"
+    id: str
 
 
 COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Reconnect, Retire)
@@ -181,6 +237,17 @@ class RunTimes(BaseModel):
     p99: NonNegativeFloat = 0.0
 
 
+class LaneEnds(BaseModel):
+    """How attempts ended, as breakers count them: losses and timeouts are failures."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    succeeded: NonNegativeInt = 0
+    failed: NonNegativeInt = 0
+    failing: NonNegativeInt = 0
+    """Failures after the last success."""
+
+
 class LaneOutcomes(BaseModel):
     """What finished in one lane since the last report."""
 
@@ -190,6 +257,17 @@ class LaneOutcomes(BaseModel):
     finished: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
     """Counts of finished attempts by status."""
     runs: RunTimes = RunTimes()
+    ends: LaneEnds = LaneEnds()
+
+
+class BulkheadLoad(BaseModel):
+    """What an agent has of one bulkhead now, and how many left it since the last report."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    here: NonNegativeInt = 0
+    ended: NonNegativeInt = 0
 
 
 class Load(BaseModel):
@@ -208,12 +286,13 @@ class Outcomes(ControlMessage):
 
     TYPE: ClassVar[str] = "maniple.outcomes.v1"
 
-    agent: AgentId
-    incarnation: Incarnation
+    agent: AgentName
+    incarnation: Life
     sequence: NonNegativeInt
     sent_at: AwareDatetime
     lanes: tuple[LaneOutcomes, ...] = ()
     loads: tuple[Load, ...] = ()
+    bulkheads: tuple[BulkheadLoad, ...] = ()
 
 
 class Request(ControlMessage):

@@ -1,8 +1,10 @@
 """Events of the control plane, as published on `maniple.events` and kept in `maniple.records`."""
 
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pydantic import AwareDatetime, NonNegativeInt
+from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from maniple.control import AgentDescription, AgentId, ControlMessage, Incarnation
 
@@ -16,9 +18,9 @@ class Event(ControlMessage):
     at: AwareDatetime
 
     @property
+    @abstractmethod
     def id(self) -> str:
         """Return the AMQP `message_id`: equal when several replicas report the same thing."""
-        raise NotImplementedError
 
 
 class AgentEvent(Event):
@@ -108,11 +110,48 @@ class PolicyChanged(Event):
     digest: str = ""
     """Of the whole set after the change."""
     author: str = ""
+    in_force: Mapping[str, Any] | None = None
+    """What is in force from now on, `policy` and `before`, unless it is large: nobody need ask."""
 
     @property
     def id(self) -> str:
         """One per stored version."""
         return f"{self.KEY}:{self.kind}/{self.name}:{self.version}"
+
+
+class BreakerChanged(Event):
+    """The circuit breaker of a lane has become `closed`, `open` or `half_open`."""
+
+    TYPE: ClassVar[str] = "maniple.breaker_changed.v1"
+    KEY: ClassVar[str] = "policy.breaker"
+
+    lane: str
+    state: str
+    epoch: NonNegativeInt
+    """Rises with each change of this breaker."""
+
+    @property
+    def id(self) -> str:
+        """One per change."""
+        return f"{self.KEY}:{self.lane}:{self.epoch}"
+
+
+class PolicyApplied(Event):
+    """A process tells which set of policies it runs: after each change, and every 30 s."""
+
+    TYPE: ClassVar[str] = "maniple.policy_applied.v1"
+    KEY: ClassVar[str] = "policy.applied"
+
+    service: str
+    instance: str
+    digest: str
+    versions: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
+    """By `kind/name`, of what has changed since its last report; 0 for what is no longer there."""
+
+    @property
+    def id(self) -> str:
+        """One per report."""
+        return f"{self.KEY}:{self.instance}:{self.digest}:{self.at.isoformat()}"
 
 
 AGENT_EVENTS: tuple[type[AgentEvent], ...] = (

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from maniple.codec import decode_value, encode, exceeds_depth
 from maniple.errors import ErrorCode, InvalidMessage, TaskError
 from maniple.messages import MAX_DEPTH, MAX_OUTPUT, Failure
-from maniple.tasks import TaskContext, TaskDefinition
+from maniple.tasks import TaskContext, TaskDefinition, current_task
 
 MAX_MESSAGE = 2000
 _PLAIN = (str, int, bool, type(None))
@@ -50,6 +50,7 @@ async def run_async(
 ) -> Outcome:
     """Run an `async def` handler; it is cancelled at `context.timeout` seconds."""
     limit = asyncio.timeout(context.timeout)
+    token = current_task.set(context)
     try:
         value = decode_payload(definition, payload)
         async with limit:
@@ -68,10 +69,13 @@ async def run_async(
         return of_exception(error)
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
         return of_exception(error)
+    finally:
+        current_task.reset(token)
 
 
 def run_sync(definition: TaskDefinition, context: TaskContext, payload: bytes | Raw) -> Outcome:
     """Run a plain handler in the calling thread; who calls it watches the time."""
+    token = current_task.set(context)
     try:
         value = decode_payload(definition, payload)
         if definition.takes_context:
@@ -81,12 +85,24 @@ def run_sync(definition: TaskDefinition, context: TaskContext, payload: bytes | 
         return Outcome(encode_output(output))
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
         return of_exception(error)
+    finally:
+        current_task.reset(token)
 
 
 def of_exception(error: BaseException) -> Outcome:
-    """Return the outcome for what a handler raised."""
+    """Return the outcome for what a handler raised: always one that can be encoded."""
+    try:
+        return _told(error)
+    except BaseException:  # noqa: BLE001 - an error of the handler's own may raise when it is read
+        name = type(error).__name__[:MAX_MESSAGE]
+        message = f"{name}, which cannot be told: it raises when it is read"
+        return failed(ErrorCode.HANDLER_ERROR, message, detail={"type": name})
+
+
+def _told(error: BaseException) -> Outcome:
     if isinstance(error, InvalidMessage):
-        return failed(error.code, error.message, retryable=False, detail=error.detail)
+        detail = _json_or_text(error.detail)
+        return failed(ErrorCode(error.code), _text(error.message), retryable=False, detail=detail)
     if isinstance(error, TaskError):
         failure = Failure(
             code=ErrorCode.HANDLER_ERROR,
@@ -96,9 +112,10 @@ def of_exception(error: BaseException) -> Outcome:
         )
         return Outcome(failure=failure)
     if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
-        return failed(ErrorCode.HANDLER_CRASHED, f"the handler tried to end its process: {error!r}")
-    text = _text(f"{type(error).__name__}: {error}")
-    return failed(ErrorCode.HANDLER_ERROR, text, detail={"type": type(error).__name__})
+        message = _text(f"the handler tried to end its process: {error!r}")
+        return failed(ErrorCode.HANDLER_CRASHED, message)
+    name = type(error).__name__[:MAX_MESSAGE]
+    return failed(ErrorCode.HANDLER_ERROR, _text(f"{name}: {error}"), detail={"type": name})
 
 
 def _text(message: str) -> str:
@@ -107,14 +124,17 @@ def _text(message: str) -> str:
 
 
 def _seconds(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+    try:
+        usable = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+    except OverflowError:  # an integer beyond every float
+        return None
     return float(value) if usable else None
 
 
 def _json_or_text(value: Any) -> Any:
     try:
         return decode_value(encode_output(value))
-    except InvalidMessage:
+    except Exception:  # noqa: BLE001 - a model's own serializer may raise whatever it likes
         return _text(repr(value))
 
 
@@ -161,6 +181,17 @@ def encode_output(value: Any) -> bytes:
     if exceeds_depth(raw, MAX_DEPTH - 2):
         raise InvalidMessage(ErrorCode.INVALID_OUTPUT, f"nested deeper than {MAX_DEPTH}")
     return raw
+
+
+def encode_progress(value: Any) -> bytes | None:
+    """Return what a handler reported as JSON, or None for what cannot be sent.
+
+    Progress is a courtesy, not worth failing the task.
+    """
+    try:
+        return encode_output(value)
+    except Exception:  # noqa: BLE001 - a model's own serializer may raise whatever it likes
+        return None
 
 
 def _dumps(value: Any) -> bytes:

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from maniple.errors import ErrorCode
 
@@ -94,13 +94,15 @@ RESERVED_FIELDS = ("not_before", "idempotency_key", "sealed")
 class RetryPlan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a failed attempt is repeated: full jitter over `base * factor ** n`, at most `cap` (s).
 
-    `codes` limits it to these error codes; empty means all that may be retried.
+    `codes` limits it to these error codes; empty means all that may be retried. `budget` is the
+    share of a lane's recent attempts that may be repetitions.
     """
 
     base: float = 1.0
     factor: float = 2.0
     cap: float = 300.0
     codes: tuple[ErrorCode, ...] = ()
+    budget: float | None = None
 
 
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -108,7 +110,11 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `attempt` counts from 1, `lost` how often an agent that held it vanished, `suspected` how often
     in the suspect queue. `waits` counts rounds in `maniple.delay` for want of an agent or of room;
-    what comes back from there before `not_before` goes round again. Unknown fields are ignored.
+    what comes back from there before `not_before` goes round again. `bulkhead` is the limit whose
+    room it takes, `mirror_of` the id of the task that it is a copy of; while it is `owing` it has
+    not passed its rate limit. `span` is the id of the span of its dispatch, if its trace is
+    sampled. With a `payload_digest` its result may stand in for that of another task. Unknown
+    fields are ignored.
     """
 
     id: str
@@ -126,6 +132,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reply_to: str | None = None
     correlation_id: str | None = None
     traceparent: str | None = None
+    span: str | None = None
     dispatched_at: datetime | None = None
     attempt: int = 1
     lost: int = 0
@@ -133,6 +140,10 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     waits: int = 0
     not_before: datetime | None = None
     accepted: bool = False
+    bulkhead: str | None = None
+    mirror_of: str | None = None
+    payload_digest: str | None = None
+    owing: bool = False
     policies: dict[str, int] = {}
 
 
@@ -146,7 +157,10 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """How a task ended: sent to `reply_to` and recorded. The first terminal result wins."""
+    """How a task ended: sent to `reply_to` and recorded. The first terminal result wins.
+
+    `payload_digest` is there only if a fallback may give the output to a later task.
+    """
 
     id: str
     capability: str
@@ -164,6 +178,7 @@ class Result(Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     traceparent: str | None = None
+    payload_digest: str | UnsetType = UNSET
 
 
 class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from maniple import contract, wording
 from maniple.control import COMMANDS, ControlMessage, Heartbeat, Outcomes, Request, Response
-from maniple.events import AGENT_EVENTS, PolicyChanged
+from maniple.events import AGENT_EVENTS, BreakerChanged, PolicyApplied, PolicyChanged
 from maniple.messages import (
     RESERVED_FIELDS,
     Envelope,
@@ -22,6 +22,7 @@ from maniple.messages import (
     TaskAccepted,
     TaskRunning,
 )
+from maniple.service.policies.documents import DOCUMENT
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFS = "#/$defs/{name}"
@@ -40,19 +41,32 @@ CONTROL: tuple[type[ControlMessage], ...] = (
     Outcomes,
     *COMMANDS,
     *AGENT_EVENTS,
+    PolicyApplied,
     PolicyChanged,
+    BreakerChanged,
 )
 
 Schema = dict[str, Any]
 
 
 def message_schemas() -> dict[str, Schema]:
-    """Return the JSON Schema of every message by its name, each complete in itself."""
+    """Return the JSON Schemas of all messages and of policies by name, each complete in itself."""
     schemas = {model.__name__: _hot_schema(model) for model in HOT}
     for control in CONTROL:
         schema = control.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
         schemas[control.__name__] = {"$schema": DIALECT, **schema}
+    schemas["Policy"] = _policy_schema()
     return schemas
+
+
+def _policy_schema() -> Schema:
+    """Return the schema of a policy's document as somebody writes it."""
+    schema = DOCUMENT.json_schema(mode="validation", ref_template=REFS.replace("name", "model"))
+    for definition in schema["$defs"].values():
+        if "kind" in definition.get("properties", ()):
+            definition["required"].insert(0, "kind")  # it tells the others apart
+    about = "A document for `maniple policy apply`; the policy service gives it its version."
+    return {"$schema": DIALECT, "title": "Policy", "description": about, **schema}
 
 
 def _hot_schema(model: type[msgspec.Struct]) -> Schema:

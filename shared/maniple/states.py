@@ -37,7 +37,7 @@ class Trigger(StrEnum):
     RETURNED = "the handler returned"
     FAILED_AGAIN = "the last attempt failed"
     TO_BE_RETRIED = "the attempt failed, there is another"
-    LOST = "its agent was lost"
+    LOST = "its agent was lost or stopped it"
     LOST_FOR_GOOD = "agents were lost too often"
     DEADLINE = "its deadline passed"
     CANCELLED = "it was cancelled"
@@ -61,7 +61,6 @@ TRANSITIONS: Final[Mapping[tuple[TaskState | None, Trigger], TaskState]] = {
     (TaskState.SUBMITTED, Trigger.NOT_ADMITTED): TaskState.REJECTED,
     (TaskState.SUBMITTED, Trigger.NO_ROOM_ANYWHERE): TaskState.REJECTED,
     (TaskState.WAITING, Trigger.ADMITTED): TaskState.ACCEPTED,
-    (TaskState.WAITING, Trigger.NO_ROOM_ANYWHERE): TaskState.REJECTED,
     (TaskState.ACCEPTED, Trigger.STARTED): TaskState.RUNNING,
     (TaskState.ACCEPTED, Trigger.NO_ROOM): TaskState.WAITING,
     (TaskState.ACCEPTED, Trigger.UNSERVED): TaskState.FAILED,
@@ -70,10 +69,10 @@ TRANSITIONS: Final[Mapping[tuple[TaskState | None, Trigger], TaskState]] = {
     (TaskState.RUNNING, Trigger.FAILED_AGAIN): TaskState.FAILED,
     (TaskState.RUNNING, Trigger.TO_BE_RETRIED): TaskState.RETRYING,
     (TaskState.RUNNING, Trigger.LOST): TaskState.ACCEPTED,
+    (TaskState.RUNNING, Trigger.NO_ROOM): TaskState.WAITING,
     (TaskState.RUNNING, Trigger.LOST_FOR_GOOD): TaskState.FAILED,
     (TaskState.RETRYING, Trigger.ADMITTED): TaskState.ACCEPTED,
     (TaskState.RETRYING, Trigger.NO_ROOM): TaskState.WAITING,
-    (TaskState.RETRYING, Trigger.NO_ROOM_ANYWHERE): TaskState.REJECTED,
     (TaskState.SUBMITTED, Trigger.DEADLINE): TaskState.EXPIRED,
     (TaskState.WAITING, Trigger.DEADLINE): TaskState.EXPIRED,
     (TaskState.ACCEPTED, Trigger.DEADLINE): TaskState.EXPIRED,

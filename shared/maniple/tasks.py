@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -20,7 +21,9 @@ import structlog
 
 from maniple.errors import ConfigurationError
 from maniple.messages import CAPABILITY_PATTERN, MAX_NAME, RetryPlan
+from maniple.task_options import check_options
 from maniple.topology import BATCH_KEY
+from maniple.traceparent import trace_id_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +46,11 @@ class Executor(StrEnum):
 
 
 class TaskOptions(TypedDict, total=False):
-    """Options of `@task`. `timeout` is seconds for one attempt, `memory` bytes of a process."""
+    """Options of `@task`. `timeout` is seconds for one attempt, `memory` bytes of a process.
+
+    `exclusive`: an attempt is stopped before it can run elsewhere too, when its agent has lost the
+    broker. `affinity`: tasks with the same affinity key go to the same agent.
+    """
 
     timeout: float
     max_attempts: int
@@ -51,6 +58,8 @@ class TaskOptions(TypedDict, total=False):
     executor: Literal["async", "thread", "process"]
     on_lost: Literal["retry", "fail"]
     memory: int
+    exclusive: bool
+    affinity: bool
 
 
 class _Done:
@@ -59,6 +68,10 @@ class _Done:
     def __await__(self) -> Generator[None, None, None]:
         return
         yield
+
+
+current_task: ContextVar["TaskContext | None"] = ContextVar("maniple_current_task", default=None)
+"""The task whose handler runs here: what is logged meanwhile is about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,7 @@ class TaskContext:
             capability=self.capability,
             attempt=self.attempt,
             agent=self.agent,
+            **({} if self.traceparent is None else {"trace_id": trace_id_of(self.traceparent)}),
         )
 
     def progress(self, value: Any) -> Awaitable[None]:
@@ -113,6 +127,8 @@ class TaskDefinition:
     retry: RetryPlan | None = None
     on_lost: Literal["retry", "fail"] = "retry"
     memory: int | None = None
+    exclusive: bool = False
+    affinity: bool = False
 
 
 def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
@@ -154,9 +170,7 @@ def check_capability(capability: str) -> None:
 
 def define(capability: str, function: Callable[..., Any], options: TaskOptions) -> TaskDefinition:
     """Return the definition of a handler. Raises `ConfigurationError` for options that clash."""
-    if unknown := sorted(options.keys() - TaskOptions.__annotations__.keys()):
-        known = ", ".join(sorted(TaskOptions.__annotations__))
-        raise ConfigurationError(f"{capability}: no option {unknown[0]!r}; there are {known}")
+    check_options(capability, options)
     is_async = inspect.iscoroutinefunction(function)
     executor = Executor(options.get("executor") or ("async" if is_async else "thread"))
     if is_async != (executor is Executor.ASYNC):
@@ -164,11 +178,13 @@ def define(capability: str, function: Callable[..., Any], options: TaskOptions) 
             f"{capability}: executor {executor.value!r} wants "
             f"{'an async def' if executor is Executor.ASYNC else 'a plain function'}"
         )
-    for name in ("timeout", "max_attempts", "memory"):
-        if (value := options.get(name)) is not None and not float(str(value)) > 0:
-            raise ConfigurationError(f"{capability}: {name} must be above 0, not {value!r}")
+    if executor is Executor.THREAD and options.get("exclusive"):
+        raise ConfigurationError(
+            f"{capability}: a thread cannot be stopped, so it cannot be exclusive; "
+            "make it an async def, or give it executor='process'"
+        )
     parameters = _positional(capability, function)
-    rest = {k: v for k, v in options.items() if k != "executor"}
+    rest = {k: v for k, v in options.items() if k != "executor" and v is not None}
     return TaskDefinition(
         capability=capability,
         function=function,
@@ -240,8 +256,11 @@ def load_registry(modules: Iterable[str]) -> TaskRegistry:
     for name in modules:
         try:
             registry.collect(_import(name))
-        except ImportError as error:
-            raise ConfigurationError(f"handlers {name!r} cannot be imported: {error}") from error
+        except ConfigurationError as error:
+            raise ConfigurationError(f"handlers {name!r}: {error}") from error
+        except Exception as error:
+            text = error if isinstance(error, ImportError) else repr(error)
+            raise ConfigurationError(f"handlers {name!r} cannot be imported: {text}") from error
     return registry
 
 

@@ -27,7 +27,7 @@ from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.execution import Outcome, encode_output, run_async, run_sync, timed_out
+from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
 from maniple.messages import DEFAULT_TTL, Envelope, Failure, Progress, Result, Status, Task
 from maniple.tasks import Executor, TaskDefinition, TaskRegistry, load_registry
 
@@ -96,9 +96,9 @@ class MemoryCarrier:
         except InvalidMessage as error:
             task = error
         if isinstance(task, InvalidMessage):
-            ticket.confirmed(task)
+            ticket.sent(task)
             return
-        ticket.confirmed(None)
+        ticket.sent(None)
         async with self._slots:
             result = await _Run(self, task).to_its_end()
         self._outstanding.settle(codec.decode_results(codec.encode([result])))
@@ -172,11 +172,14 @@ class _Run:
             return timed_out(timeout)
 
     def _report(self, attempt: int, value: Any) -> None:
+        raw = encode_progress(value)
+        if raw is None:
+            return
         progress = Progress(
             id=self._envelope.id,
             capability=self._envelope.capability,
             attempt=attempt,
-            value=Raw(encode_output(value)),
+            value=Raw(raw),
             at=datetime.now(UTC),
             tenant=self._envelope.tenant,
         )

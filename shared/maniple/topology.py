@@ -57,6 +57,8 @@ OUTCOMES: Final = Exchange("maniple.outcomes", "fanout")
 CONTROL: Final = Exchange("maniple.control", "topic")
 REQUESTS: Final = Exchange("maniple.requests", "direct")
 DEAD: Final = Exchange("maniple.dead", "topic")
+DEFAULT: Final = Exchange("", "direct")
+"""The broker's own, which needs no declaration: a key is the name of a queue."""
 
 EXCHANGES: Final = (
     UNROUTED, TASKS, LANES, AGENTS, DELAY, RETRY, RESULTS, REPLIES, EVENTS, HEARTBEATS, OUTCOMES,
@@ -72,6 +74,9 @@ REPLY_PREFIX: Final = "maniple.replies."
 SUSPECT_AFTER: Final = 2  # agents lost, after which a task is run apart from others
 SUBMIT_DELIVERIES: Final = 50
 LANE_DELIVERIES: Final = 100
+# From 4.0 a queue without a limit has one of 20, after which the broker drops; 3.10 drops at once
+# where 4.0 takes -1 for none.
+UNLIMITED_DELIVERIES: Final = 1_000_000_000
 SUBMIT_LENGTH: Final = 1_000_000
 LANE_LENGTH: Final = 1_000_000
 DELAY_LENGTH: Final = 5_000_000
@@ -150,7 +155,11 @@ REFUSED_LOG: Final = Queue(
     _stream(DEAD_AGE, 2_000_000_000),
     ((DEAD.name, "service.refused.#"),),
 )
-DEAD_BROKER: Final = Queue("maniple.dead.broker", bindings=((DEAD.name, "broker.#"),))
+DEAD_BROKER: Final = Queue(
+    "maniple.dead.broker",
+    arguments={"x-delivery-limit": UNLIMITED_DELIVERIES},
+    bindings=((DEAD.name, "broker.#"),),
+)
 
 
 def refused_key(code: str) -> str:

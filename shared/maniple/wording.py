@@ -37,7 +37,7 @@ _TASK = {
     "member n (from 0) of an array uuid5(message_id, str(n)); else a new UUIDv7.",
     "tenant": "For limits and isolation.",
     "labels": "Strings that policies select by, such as region.",
-    "affinity": "No effect yet. Tasks with the same key will go to the same agent.",
+    "affinity": "Same key, same agent while the set of agents stays, for capabilities marked so.",
     "max_attempts": "Attempts in all; default from policy, else from the handler.",
     "timeout": "Seconds for one attempt; default from policy, else from the handler.",
     "deadline": "RFC 3339 with an offset: after it the task expires wherever it is. Not with ttl.",
@@ -57,6 +57,7 @@ _RESULT = {
     "policies": "Versions of the policies that decided about it, by name.",
     "submitted_at": "When the dispatcher read it, or the sender's timestamp.",
     "traceparent": "The trace that it belongs to.",
+    "payload_digest": "There only if a fallback may give the output to a later task.",
 }
 FIELDS: dict[str, dict[str, str]] = {
     "Task": _TASK,

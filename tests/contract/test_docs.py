@@ -4,7 +4,9 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.core import TyperGroup
@@ -20,7 +22,8 @@ from maniple.messages import Result, Task
 DOCS = ROOT / "docs"
 MESSAGES = DOCS / "messages.md"
 # Programs of others that our pages tell to run.
-FOREIGN = {"cd", "curl", "git", "pre-commit", "rabbitmqctl", "rabbitmqadmin"}
+FOREIGN = {"cd", "curl", "docker", "git", "pre-commit", "promtool"}
+FOREIGN |= {"rabbitmq-diagnostics", "rabbitmqctl", "rabbitmqadmin"}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PATH = re.compile(r"`((?:shared|services|tests|infra|docs|bench|examples)/[\w./-]+?)(?:::\w+)?`")
@@ -70,9 +73,10 @@ def check_command(words: list[str]) -> None:
     """Fail unless the program, its subcommand and its options exist."""
     name, *rest = words
     if name == "make":
-        assert set(rest) <= targets()
+        assert {word for word in rest if "=" not in word} <= targets()  # the others are variables
     elif name in {"python", "python3"}:
-        assert (ROOT / rest[0]).exists() if rest[0] != "-m" else importlib.util.find_spec(rest[1])
+        ours = ROOT / (f"{rest[1].replace('.', '/')}.py" if rest[0] == "-m" else rest[0])
+        assert ours.exists() or (rest[0] == "-m" and importlib.util.find_spec(rest[1]))
     elif name == "maniple":
         check_maniple(rest)
     else:
@@ -80,7 +84,10 @@ def check_command(words: list[str]) -> None:
 
 
 def check_maniple(words: list[str]) -> None:
-    command = maniple().commands[words[0]]
+    command: Any = maniple()
+    while inner := getattr(command, "commands", None):  # a group: its next word is a command
+        name, *words = words
+        command = inner[name]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known
 
@@ -94,9 +101,17 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
             assert program(page, words[1])
 
 
+def names_of(commands: Mapping[str, Any]) -> Iterator[str]:
+    for name, command in commands.items():
+        if inner := getattr(command, "commands", None):
+            yield from (f"{name} {one}" for one in names_of(inner))
+        else:
+            yield name
+
+
 def test_every_command_of_maniple_is_in_the_readme() -> None:
     listed = first_column(ROOT / "README.md", "Command line")
-    assert sorted(listed) == sorted(f"maniple {name}" for name in maniple().commands)
+    assert sorted(listed) == sorted(f"maniple {name}" for name in names_of(maniple().commands))
 
 
 def anchors(page: Path) -> set[str]:

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +14,7 @@ from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result, Status
 from maniple.states import TERMINAL, TRANSITIONS, TaskState, is_terminal, may_follow
 from maniple.tasks import define
-from maniple_agent.domain.losses import after_loss
+from maniple_agent.domain.losses import Move, after_loss, after_stop
 
 PAGE = Path(__file__).parents[2] / "docs" / "states" / "task.md"
 ARROW = re.compile(r"^ +(\S+) --> (\S+): (.+)$", re.MULTILINE)
@@ -40,12 +41,15 @@ def test_nothing_leaves_a_terminal_state_and_every_other_state_has_a_way_out() -
 
 
 @pytest.mark.parametrize("start", [state for state in TaskState if state not in TERMINAL])
-def test_every_terminal_state_can_be_reached_from_any_other(start: TaskState) -> None:
+def test_every_end_can_be_reached_from_anywhere_but_only_what_is_new_is_rejected(
+    start: TaskState,
+) -> None:
     reached, seen = {start}, set[TaskState]()
     while reached:
         seen |= reached
         reached = {s for s in TaskState if any(may_follow(r, s) for r in reached)} - seen
-    assert seen >= TERMINAL
+    rejected = {TaskState.REJECTED}
+    assert seen & TERMINAL == (TERMINAL if start is TaskState.SUBMITTED else TERMINAL - rejected)
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -69,5 +73,19 @@ def test_what_an_agent_concludes_may_follow_running(
 def test_what_a_loss_leads_to_may_follow_running(suspected: int) -> None:
     task = replace(TASK, suspected=suspected)
     fate = after_loss(task, HANDLER, Ran("agent-1", None, NOW), suspect=True)
-    after = TaskState(fate.status) if isinstance(fate, Result) else TaskState.ACCEPTED
-    assert may_follow(TaskState.RUNNING, after)
+    assert all(may_follow(TaskState.RUNNING, after) for after in states_after(fate))
+
+
+@pytest.mark.parametrize("on_lost", ["retry", "fail"])
+def test_what_stopping_leads_to_may_follow_running(on_lost: Any) -> None:
+    handler = define("a", lambda payload: payload, {"on_lost": on_lost})
+    fate = after_stop(TASK, handler, Ran("agent-1", NOW, NOW), "a")
+    assert isinstance(fate, Result) == (on_lost == "fail")
+    assert all(may_follow(TaskState.RUNNING, after) for after in states_after(fate))
+
+
+def states_after(fate: Result | Move) -> list[TaskState]:
+    """Return what a task can be in that moves: its lane takes it, or is full."""
+    if isinstance(fate, Result):
+        return [TaskState(fate.status)]
+    return [TaskState.ACCEPTED, TaskState.WAITING]

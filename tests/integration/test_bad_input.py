@@ -10,11 +10,12 @@ import pika
 import pika.data
 import pytest
 
+from maniple.codec import decode_value
 from maniple.identifiers import new_id
 from maniple.local.cluster import Cluster
-from maniple.messages import RESULTS_TYPE
 from maniple.service import names
-from outsider import Outsider, read_stream
+from outsider import Outsider, find_in_stream
+from recording import recording
 from scraping import sample_name, scrape
 from waiting import wait_until
 
@@ -118,8 +119,10 @@ async def test_a_reply_to_that_does_not_exist_costs_only_the_reply(
     outsider.send("maniple.echo", {"payload": 1}, reply_to="no-such-queue", message_id=marker)
     assert outsider.ask("maniple.echo", {"payload": 2})["output"] == 2
     await wait_until(lambda: scrape(agents)[dropped] > before)
-    (record,) = recorded(cluster, marker)
-    assert (record["status"], record["output"]) == ("succeeded", 1)
+    async with recording(cluster.ready_info()["operator_url"]) as records:
+        await wait_until(lambda: records.whole(marker))
+        (record,) = records.results(marker)
+    assert (record.status, decode_value(record.output)) == ("succeeded", 1)
 
 
 def test_refused_bytes_are_kept_with_the_reason(cluster: Cluster, outsider: Outsider) -> None:
@@ -170,23 +173,12 @@ def raw_property(outsider: Outsider, name: str) -> None:
 
 
 def kept(cluster: Cluster, message_id: str) -> tuple[Any, bytes]:
-    """Return what `maniple.refused.log` has of a message."""
-    url = cluster.ready_info()["operator_url"]
-    for _ in range(5):
-        for properties, body in read_stream(url, "maniple.refused.log", 10**9, seconds=1.0):
-            if properties.headers.get("message_id") == message_id:
-                return properties, body
-    pytest.fail(f"{message_id} is not in maniple.refused.log")
-
-
-def recorded(cluster: Cluster, task_id: str) -> list[dict[str, Any]]:
-    """Return the results of a task in `maniple.records`."""
-    url = cluster.ready_info()["operator_url"]
-    found: list[dict[str, Any]] = []
-    for properties, body in read_stream(url, "maniple.records", 10**9, seconds=3.0):
-        if properties.type == RESULTS_TYPE and task_id.encode() in body:
-            found += [result for result in json.loads(body) if result["id"] == task_id]
-    return found
+    """Return what `maniple.refused.log` has of a message, once it is there."""
+    return find_in_stream(
+        cluster.ready_info()["operator_url"],
+        "maniple.refused.log",
+        lambda properties, _: properties.headers.get("message_id") == message_id,
+    )
 
 
 def test_a_field_name_longer_than_a_frame_costs_no_connection(

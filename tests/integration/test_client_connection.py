@@ -2,8 +2,10 @@
 
 import asyncio
 
+import aiormq
 import pytest
 
+from flaky_network import FlakyNetwork
 from maniple import BrokerUnavailable, ManipleError, connect
 from maniple.client.amqp import AmqpCarrier
 from maniple.client.core import Client
@@ -70,6 +72,41 @@ async def test_an_outside_user_is_told_when_results_are_lost_with_the_connection
         await lose_the_connection(client)
         with pytest.raises(BrokerUnavailable, match="lost"):
             await handle.result(5)
+        assert await (await client.submit("maniple.echo", 1)).result(10) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_what_an_outside_user_submits_in_an_outage_brings_its_result(
+    cluster: Cluster, when: str
+) -> None:
+    """Submitted before the connection is known to be lost, or after that."""
+    async with (
+        FlakyNetwork(cluster.ready_info()["broker_url"]) as network,
+        connect(network.url) as client,
+    ):
+        carrier = carrier_of(client)
+        assert await (await client.submit("maniple.echo", 1)).result(10) == 1
+        network.freeze()
+        if when == "after":
+            network.cut()
+            await wait_until(lambda: not carrier._link.is_up)
+        submitting = asyncio.create_task(client.submit("maniple.echo", 2))
+        await wait_until(lambda: bool(carrier._bundler._sends))
+        network.cut()
+        network.thaw()
+        handle = await asyncio.wait_for(submitting, 20)
+        assert await handle.result(10) == 2
+
+
+async def test_who_waits_is_told_when_the_reply_queue_is_gone(cluster: Cluster) -> None:
+    url = cluster.ready_info()["client_url"]
+    async with connect(url) as client:
+        handle = await client.submit("maniple.sleep", {"seconds": 30})
+        connection = await aiormq.connect(url)
+        await (await connection.channel()).queue_delete(carrier_of(client)._replies.queue)
+        await connection.close()
+        with pytest.raises(BrokerUnavailable, match="reply queue"):
+            await handle.result(10)
         assert await (await client.submit("maniple.echo", 1)).result(10) == 1
 
 

@@ -4,16 +4,24 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
-from consul_server import ConsulServer, consul_binary, free_port, wait_until
-from maniple.service.catalog import Put
-from maniple.service.consul import CREATE_ONLY, Consul, ConsulUnavailable, ttl_check
+from consul_server import ConsulServer, consul_binary
+from maniple.local.ports import free_ports
+from maniple.service.catalog import HTTP_INTERVAL, SELECTED, Ailing, Put
+from maniple.service.consul import (
+    CREATE_ONLY,
+    Consul,
+    ConsulUnavailable,
+    ttl_check,
+)
 from maniple.service.health import Health, HealthServer
 from maniple.service.presence import Presence
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
+from waiting import wait_until
 
 pytestmark = pytest.mark.skipif(consul_binary() is None, reason="Consul is not installed")
 
@@ -66,11 +74,11 @@ async def until_status(consul: Consul, instance: str, status: str, timeout: floa
             await asyncio.sleep(0.05)
 
 
-async def test_a_process_is_healthy_in_consul_within_two_seconds_and_gone_after(
+async def test_a_process_is_healthy_in_consul_before_it_is_looked_at_again_and_gone_after(
     server: ConsulServer, consul: Consul
 ) -> None:
     async with present(server, "one"):
-        await until_status(consul, "one", "passing", timeout=2)
+        await until_status(consul, "one", "passing", timeout=HTTP_INTERVAL - 1)
         (found,) = await consul.instances("maniple-service")
         assert set(found.checks) == {"serfHealth", "http:one", ttl_check("one")}
         assert found.tags == ("maniple", "dev")
@@ -90,7 +98,7 @@ async def test_a_process_leaves_consul_before_it_lets_go_of_anything_else(
 
     settings = ServiceSettings(instance="leaving", consul_url=server.url)
     async with running(settings, build):
-        await until_status(consul, "leaving", "passing", timeout=2)
+        await until_status(consul, "leaving", "passing", timeout=HTTP_INTERVAL - 1)
     assert seen == ["absent"]
 
 
@@ -147,7 +155,7 @@ async def test_a_frozen_consul_costs_a_bounded_time(tmp_path: Path) -> None:
 
 
 async def test_consul_that_is_not_there_is_said_by_its_own_error() -> None:
-    consul = Consul(f"http://127.0.0.1:{free_port()}")
+    consul = Consul(f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(ConsulUnavailable, match="Consul"):
         await consul.services()
     consul.close()
@@ -156,8 +164,8 @@ async def test_consul_that_is_not_there_is_said_by_its_own_error() -> None:
 async def test_the_url_wins_over_the_environment_of_the_consul_tools(
     server: ConsulServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{free_port()}")
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_ports(1)[0]}")
     consul = Consul(server.url)
     assert "consul" in await consul.services()
     consul.close()
@@ -202,7 +210,6 @@ async def test_a_lock_has_one_holder_and_passes_on_when_its_session_ends(consul:
     assert held is not None
     assert held.session == first
     await consul.destroy_session(first)
-    assert not await consul.renew_session(first)
     assert await consul.acquire("test/lock", b"second", second)
     assert await consul.release("test/lock", second)
     await consul.destroy_session(second)
@@ -217,10 +224,37 @@ async def test_a_session_may_hang_on_a_processes_own_check(
         assert await consul.acquire("test/leader", b"five", session)
         health.set("broker", ok=False, required=True)
         await until_status(consul, "five", "critical")
-        assert not await consul.renew_session(session)
+        held = await consul.kv_get("test/leader")
+        assert held is not None
+        assert held.session is None
+
+
+async def test_the_critical_checks_of_a_service_are_told_apart_by_tag(
+    server: ConsulServer, consul: Consul
+) -> None:
+    async with present(server, "six") as (_, health):
+        await until_status(consul, "six", "passing")
+        assert await consul.ailing("maniple-", "default") == []
+        health.set("broker", ok=False, required=True)
+        await until_status(consul, "six", "critical")
+        assert await consul.ailing("maniple-", "dev") == [
+            Ailing("six", "maniple-service", ANY, frozenset({ttl_check("six")}))
+        ]
+        assert await consul.ailing("maniple-", "other") == []
+        assert await consul.ailing("maniple-agent", "dev") == []
 
 
 async def test_removing_what_is_not_there_is_no_error(consul: Consul) -> None:
     await consul.deregister_service("nobody")
     assert not await consul.pass_ttl("nobody")
     assert not await consul.registered("nobody")
+
+
+async def test_some_instances_can_be_asked_for_by_id_however_many(consul: Consul) -> None:
+    wanted = [f"some-{number}" for number in range(SELECTED + 2)]
+    for instance in (*wanted, "another"):
+        await consul.register_service("maniple-some", instance, address="127.0.0.1", port=1)
+    found = await consul.some_instances("maniple-some", [*wanted, "nobody", 'with "quotes"'])
+    assert {one.id for one in found} == set(wanted)
+    assert all(set(one.checks) >= {ttl_check(one.id)} for one in found)
+    assert await consul.some_instances("maniple-some", []) == []

@@ -68,7 +68,7 @@ async def close(servers: LocalServers, plane: ControlPlane) -> None:
     management = Management(servers.rabbitmq.management_url("agent"))
     reconnects = plane.reconnects
     async with asyncio.timeout(20):
-        while not await management.close_connections(plane.connections):  # noqa: ASYNC110 - a server's state
+        while not (await management.close_connections(plane.connections)).count:  # noqa: ASYNC110 - a server's state
             await asyncio.sleep(0.2)
     await wait_until(lambda: plane.reconnects > reconnects and plane.connected)
 

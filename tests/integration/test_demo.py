@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from local_servers import skip_or_fail
+from local_servers import servers_needed
 from maniple.local import programs
-from maniple.local.errors import ServerMissing
 from waiting import wait_until
 
 COMMAND = (sys.executable, "-c", "from maniple.cli.main import main; main()", "demo")
@@ -25,10 +24,8 @@ def _own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demonstration starts servers of its own, whatever the environment names."""
     for name in ("MANIPLE_BROKER_URL", "MANIPLE_CONSUL_URL", "MANIPLE_MANAGEMENT_URL"):
         monkeypatch.delenv(name, raising=False)
-    try:
+    with servers_needed():
         programs.rabbitmq_server()
-    except ServerMissing as missing:
-        skip_or_fail(str(missing))
 
 
 @pytest.fixture
@@ -50,7 +47,9 @@ def test_every_result_is_verified_although_an_agent_was_killed(folder: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == f"{FILES} of {FILES} verified, 0 lost"
-    assert re.search(r"killed agent-\d \(pid \d+\) with SIGKILL after 2\d files", done.stdout)
+    killed = re.search(r"killed agent-\d \(pid \d+\) with SIGKILL after (\d+) files", done.stdout)
+    assert killed, done.stdout
+    assert FILES // 3 <= int(killed[1]) < FILES
     assert re.search(r"agent-\d died: SIGKILL", done.stdout)
     assert re.search(r"^package0 +20 ", done.stdout, re.MULTILINE)
 
@@ -85,7 +84,7 @@ async def test_an_interrupt_ends_the_cluster_too(
         await wait_until(lambda: len(pids_below(scratch)) > 0, 30)
         started = pids_below(scratch)
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 15) == 130
+        assert await asyncio.wait_for(process.wait(), 30) == 130
     finally:
         if process.returncode is None:
             process.kill()

@@ -39,10 +39,10 @@ async def test_every_process_is_ready_and_listed(tmp_path: Path) -> None:
         processes = cluster.ready_info()["processes"]
         answers = [await fetch(f"{process['http']}/ready") for process in processes]
     assert Counter(process["service"] for process in processes) == {
-        "registry": 1, "policy": 1, "dispatcher": 2, "agent": 3,
+        "registry": 2, "policy": 1, "dispatcher": 2, "agent": 3,
     }  # fmt: skip
-    assert len({process["instance"] for process in processes}) == 7
-    assert answers == [(200, "ready")] * 7
+    assert len({process["instance"] for process in processes}) == 8
+    assert answers == [(200, "ready")] * 8
 
 
 @pytest.mark.usefixtures("fakes")

@@ -15,12 +15,12 @@ import pytest
 import requests
 
 from conftest import LocalServers
-from local_servers import skip_or_fail
+from local_servers import servers_needed
 from maniple.local import programs
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.consul import ConsulServer
-from maniple.local.errors import LocalError, ServerMissing, StartFailed
+from maniple.local.errors import LocalError, StartFailed
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
@@ -65,11 +65,9 @@ def processes_that_mention(text: str) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    try:
+    with servers_needed():
         programs.rabbitmq_server()
         programs.consul()
-    except ServerMissing as missing:
-        skip_or_fail(str(missing))
 
 
 def test_rabbitmq_takes_and_gives_messages(servers: LocalServers) -> None:

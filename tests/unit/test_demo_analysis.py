@@ -49,12 +49,12 @@ def test_a_file_is_described_by_its_bytes_and_its_functions(tmp_path: Path) -> N
         (b"print 'python 2'\n", "SyntaxError"),
         (b"# -*- coding: uft-8 -*-\n", "SyntaxError"),
         (b"x = '\xf6'\n", "SyntaxError"),
-        (b"x = 1\0\n", "SyntaxError"),
+        (b"x = 1\0\n", ("SyntaxError", "ValueError")),  # the latter before Python 3.11.4
         (b"(" * 5000 + b")" * 5000, "SyntaxError"),
     ],
 )
 def test_a_file_that_is_no_python_has_an_error_and_still_its_lines(
-    tmp_path: Path, source: bytes, error: str
+    tmp_path: Path, source: bytes, error: str | tuple[str, ...]
 ) -> None:
     file = tmp_path / "bad.py"
     file.write_bytes(source)

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_serializer
 
 from maniple.codec import encode
-from maniple.errors import ErrorCode, TaskError
-from maniple.execution import of_exception, run_async
+from maniple.errors import ErrorCode, InvalidMessage, TaskError
+from maniple.execution import encode_progress, of_exception, run_async, run_sync
 from maniple.tasks import TaskContext, define
 
 
@@ -40,7 +41,15 @@ async def test_only_the_attempts_own_timeout_is_its_timeout(
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [(2, 2.0), (0.5, 0.5), (None, None), ("5", None), (float("nan"), None), (-1, None)],
+    [
+        (2, 2.0),
+        (0.5, 0.5),
+        (None, None),
+        ("5", None),
+        (float("nan"), None),
+        (-1, None),
+        (10**400, None),
+    ],
 )
 def test_a_retry_after_is_seconds_or_nothing(given: Any, kept: float | None) -> None:
     error = TaskError(ErrorCode.HANDLER_ERROR, "busy", retry_after=given)
@@ -53,3 +62,50 @@ def test_a_retry_after_is_seconds_or_nothing(given: Any, kept: float | None) -> 
 def test_whatever_a_handler_says_of_its_failure_can_be_sent(detail: Any) -> None:
     failure = of_exception(TaskError(ErrorCode.HANDLER_ERROR, "\ud800", detail=detail)).failure
     assert encode(failure)
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+    __repr__ = __str__
+
+
+class Unreadables(BaseModel):
+    field: int = 0
+
+    @field_serializer("field")
+    def serialized(self, _value: int) -> int:
+        raise LookupError("no JSON")
+
+    def __repr__(self) -> str:
+        raise LookupError("no text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unreadable(),
+        SystemExit(Unreadable()),
+        TaskError(ErrorCode.HANDLER_ERROR, "busy", detail=Unreadables()),
+        TaskError(ErrorCode.HANDLER_ERROR, "busy", detail=10**5000),
+        InvalidMessage(ErrorCode.INVALID_TASK, "no", detail={"it": object()}),
+        InvalidMessage("typo", "no"),  # type: ignore[arg-type]  # the same
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_exception_of_a_handler_escapes_its_outcome(error: BaseException) -> None:
+    def fail(_payload: Any) -> None:
+        raise error
+
+    deadline = datetime.now(UTC) + timedelta(minutes=1)
+    context = TaskContext("1", "text.stats", 1, deadline, 1.0)
+    outcome = run_sync(define("text.stats", fail, {}), context, b"null")
+    assert outcome.failure is not None
+    assert encode(outcome.failure)
+
+
+@pytest.mark.parametrize("value", [object(), Unreadables(), float("nan")])
+def test_progress_that_cannot_be_sent_is_none(value: object) -> None:
+    assert encode_progress(value) is None
+    assert encode_progress([1]) == b"[1]"

@@ -14,7 +14,7 @@ from maniple.errors import (
     PublishRefused,
 )
 from maniple.messages import MAX_BODY, Result, Status
-from maniple.service import outlets, refusals
+from maniple.service import done, outlets, refusals
 from maniple.service.names import REPLIES_DROPPED
 from maniple.service.outlets import MAX_KEYS, Outlet, ResultOutlet
 from maniple.service.refusals import RefusedLog
@@ -48,7 +48,7 @@ class Ends:
     def __init__(self) -> None:
         self.told: list[tuple[str, ManipleError | None]] = []
 
-    def of(self, name: str) -> outlets.Done:
+    def of(self, name: str) -> done.Done:
         return lambda error: self.told.append((name, error))
 
     def ended_well(self, count: int) -> bool:
@@ -186,7 +186,7 @@ def test_a_limit_for_a_key_that_nobody_uses_is_not_kept(publisher: FakePublisher
 async def test_a_result_is_recorded_and_replied_before_it_is_done(
     publisher: FakePublisher, reply_to: str | None
 ) -> None:
-    outlet, ends = ResultOutlet(publisher, Metrics()), Ends()
+    outlet, ends = ResultOutlet(publisher, Metrics(), replier=publisher), Ends()
     publisher.gate.clear()
     outlet.report(RESULT, reply_to, "corr", ends.of("it"))
     assert not ends.told
@@ -203,7 +203,7 @@ async def test_a_result_is_recorded_and_replied_before_it_is_done(
 
 
 async def test_a_reply_stands_alone_under_an_id_that_fits(publisher: FakePublisher) -> None:
-    outlet = ResultOutlet(publisher, Metrics())
+    outlet = ResultOutlet(publisher, Metrics(), replier=publisher)
     task_id = "\N{GRINNING FACE}" * 128  # 512 bytes; AMQP takes 255
     result = Result(id=task_id, capability="x", status=Status.SUCCEEDED)
     outlet.report(result, "theirs", "corr", lambda _: None)
@@ -219,7 +219,7 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
     publisher: FakePublisher, reply_to: str
 ) -> None:
     metrics, ends = Metrics(), Ends()
-    outlet = ResultOutlet(publisher, metrics)
+    outlet = ResultOutlet(publisher, metrics, replier=publisher)
     publisher.errors["gone"] = [refused("gone")]
     outlet.report(RESULT, reply_to, None, ends.of("it"))
     await outlet.drain()
@@ -228,11 +228,22 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
 
 
 async def test_a_reply_that_could_not_be_tried_is_an_error(publisher: FakePublisher) -> None:
-    outlet, ends = ResultOutlet(publisher, Metrics()), Ends()
+    outlet, ends = ResultOutlet(publisher, Metrics(), replier=publisher), Ends()
     publisher.errors["theirs"] = [BrokerUnavailable("closed")]
     outlet.report(RESULT, "theirs", None, ends.of("it"))
     await outlet.drain()
     assert [(name, type(error)) for name, error in ends.told] == [("it", BrokerUnavailable)]
+
+
+async def test_what_is_not_confirmed_is_counted_in_bytes(publisher: FakePublisher) -> None:
+    outlet, ends = ResultOutlet(publisher, Metrics(), replier=publisher), Ends()
+    publisher.gate.clear()
+    for number in range(3):
+        outlet.report(RESULT, None, None, ends.of(str(number)))
+    assert outlet.kept == 3 * len(encode(RESULT))
+    publisher.gate.set()
+    await outlet.drain()
+    assert outlet.kept == 0
 
 
 async def test_of_input_over_the_limit_the_head_is_kept_until_it_is_taken(

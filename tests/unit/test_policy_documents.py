@@ -197,3 +197,22 @@ def test_a_folder_that_cannot_be_written_is_no_crash(tmp_path: Path) -> None:
     cache = PolicyCache(tmp_path / "file" / "policies.json")
     cache.store(PolicySet([timeout("a")]))
     assert cache.load() is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"match": {"tenant": "acme"}},
+        {"match": {"labels": {"tier": "free"}}},
+        {"match": {"region": "eu"}},
+        {"rollout": {"percent": 10}},
+    ],
+    ids=["tenant", "labels", "region", "a share of the tasks"],
+)
+def test_a_breaker_is_of_lanes_and_of_nothing_that_a_lane_does_not_know(
+    more: dict[str, Any],
+) -> None:
+    document = {"kind": "circuit_breaker", "name": "it", "spec": {"consecutive": 5}}
+    parse_policy(document | {"match": {"capability": "text.*", "instance": "d*"}})
+    with pytest.raises(ValidationError, match="is of lanes"):
+        parse_policy(document | more)

@@ -1,55 +1,32 @@
 """The registry's state machine: pure, so every case is a value."""
 
-import itertools
 import re
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from maniple.control import AgentDescription, AgentPhase, Announce, Heartbeat, Retire
+from maniple.control import (
+    AgentPhase,
+    Announce,
+    Incarnation,
+    Retire,
+)
+from maniple.events import AgentFailed
 from maniple_registry.domain.membership import (
-    FINAL,
-    TRANSITIONS,
-    AgentRecord,
-    AgentState,
-    Bounds,
-    Decision,
-    Instant,
+    check,
     decide,
+    learn,
+    seed,
     tick,
 )
+from maniple_registry.domain.records import (
+    UNKNOWN_LIFE,
+    AgentRecord,
+    AgentState,
+    Decision,
+)
+from maniple_registry.domain.transitions import TRANSITIONS
+from registry_values import BOUNDS, DESCRIPTION, NOW, active, at, beat, keys, known
 
 PAGE = Path(__file__).parents[2] / "docs" / "states" / "agent.md"
-NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
-BOUNDS = Bounds()
-DESCRIPTION = AgentDescription.model_validate(
-    {"agent": "a1", "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
-)
-
-
-def beat(sequence: int = 1, **changes: Any) -> Heartbeat:
-    fields = {"agent": "a1", "incarnation": "1", "sent_at": NOW, "digest": "d"}
-    return Heartbeat.model_validate(fields | {"sequence": sequence} | changes)
-
-
-def at(seconds: float) -> Instant:
-    return Instant(seconds, NOW)
-
-
-def known(record: AgentRecord | None) -> AgentRecord:
-    assert record is not None
-    return record
-
-
-def active(heard: float = 0.0) -> AgentRecord:
-    return known(decide(None, beat(description=DESCRIPTION), at(heard)).record)
-
-
-def keys(decision: Decision) -> list[str]:
-    return [event.KEY for event in decision.events]
 
 
 def test_an_agent_that_describes_itself_is_registered() -> None:
@@ -112,11 +89,24 @@ def test_a_new_incarnation_fails_the_one_that_it_replaces() -> None:
     assert [gone.incarnation for gone in decision.failed] == ["1"]
 
 
-def test_heartbeats_of_old_incarnations_change_nothing() -> None:
+def test_old_incarnations_change_nothing_and_are_told_whether_they_are_replaced() -> None:
     newer = decide(active(), beat(1, incarnation="2", description=DESCRIPTION), at(1)).record
     left = decide(newer, beat(2, incarnation="2", state=AgentPhase.LEAVING), at(2)).record
-    for record in (newer, left):
-        assert decide(record, beat(99), at(3)) == Decision(record)
+    for record, replaced in ((newer, True), (left, False)):
+        after = "" if replaced else "2"
+        retire = Retire(incarnation=Incarnation("1"), replaced=replaced, after=after)
+        assert decide(record, beat(99), at(3)) == Decision(record, commands=(retire,))
+        assert decide(record, beat(99, state=AgentPhase.LEAVING), at(3)) == Decision(record)
+        assert decide(newer, beat(99, incarnation="0"), at(3)) == Decision(newer)
+
+
+def test_behind_a_life_that_has_ended_no_older_one_begins_however_long_ago_it_was() -> None:
+    failed = tick(active(), at(9), BOUNDS).record
+    older = decide(failed, beat(5, incarnation="0", description=DESCRIPTION), at(10))
+    retire = Retire(incarnation=Incarnation("0"), after="1")
+    assert older == Decision(failed, commands=(retire,))
+    leaving = beat(6, incarnation="0", state=AgentPhase.LEAVING)
+    assert decide(failed, leaving, at(11)) == Decision(failed)
 
 
 def test_an_agent_drains_and_leaves() -> None:
@@ -133,59 +123,94 @@ def test_an_agent_that_is_frozen_while_draining_fails() -> None:
     assert keys(tick(known(draining), at(9), BOUNDS)) == ["agent.failed"]
 
 
-STEPS = st.lists(
-    st.one_of(
-        st.floats(0, 12),
-        st.builds(
-            beat,
-            st.integers(0, 6),
-            incarnation=st.sampled_from(["1", "2", "3"]),
-            state=st.sampled_from(AgentPhase),
-            digest=st.sampled_from(["d", "e"]),
-            description=st.sampled_from([None, DESCRIPTION]),
-        ),
-    ),
-    max_size=30,
-)
+def test_a_critical_health_check_suspects_and_never_fails() -> None:
+    suspected = check(active(), at(11), critical=True)
+    assert keys(suspected) == ["agent.unreachable"]
+    record = known(suspected.record)
+    for second in range(12, 60, 3):
+        heard = decide(record, beat(second), at(second))
+        assert keys(heard) == []
+        record = known(tick(known(heard.record), at(second + 2), BOUNDS).record)
+    assert record.state is AgentState.UNREACHABLE
 
 
-def walk(steps: list[float | Heartbeat]) -> list[tuple[AgentRecord | None, AgentRecord | None]]:
-    """Each step's record before and after, and both decisions made twice."""
-    record: AgentRecord | None = None
-    seconds = 0.0
-    seen: list[tuple[AgentRecord | None, AgentRecord | None]] = []
-    for step in steps:
-        before = record
-        if isinstance(step, Heartbeat):
-            record = decide(before, step, at(seconds)).record
-            again = decide(record, step, at(seconds + 1))
-        else:
-            seconds += step
-            if before is None:
-                continue
-            record = tick(before, at(seconds), BOUNDS).record
-            again = Decision(None) if record is None else tick(record, at(seconds), BOUNDS)
-        assert (again.record, again.events, again.failed) == (record, (), ())
-        seen.append((before, record))
-    return seen
+def test_a_check_that_passes_again_lets_the_next_heartbeat_recover_the_agent() -> None:
+    suspected = known(check(active(), at(11), critical=True).record)
+    passing = check(suspected, at(12), critical=False)
+    assert keys(passing) == []
+    assert keys(decide(passing.record, beat(2), at(13))) == ["agent.recovered"]
 
 
-@given(steps=STEPS)
-def test_deciding_twice_changes_nothing_and_final_is_final(steps: list[float | Heartbeat]) -> None:
-    for before, after in walk(steps):
-        if before is None or after is None or before.state not in FINAL:
-            continue
-        assert after.state is before.state or after.incarnation != before.incarnation
+def test_a_check_that_failed_for_the_life_before_says_nothing_about_this_one() -> None:
+    assert check(active(), at(9.9), critical=True) == Decision(active())
+    assert keys(check(active(), at(10), critical=True)) == ["agent.unreachable"]
 
 
-@given(steps=STEPS)
-def test_every_change_of_state_is_in_the_table(steps: list[float | Heartbeat]) -> None:
-    allowed = {(source, target) for (source, _), target in TRANSITIONS.items()}
-    allowed |= {(a, c) for (a, b), (d, c) in itertools.product(allowed, allowed) if b is d}
-    for before, after in walk(steps):
-        if before and after and before.incarnation == after.incarnation:
-            moved = (before.state, after.state)
-            assert before.state is after.state or moved in allowed
+def told_failed(incarnation: str = "1") -> AgentFailed:
+    return AgentFailed.model_validate({"at": NOW, "agent": "a1", "incarnation": incarnation})
+
+
+def test_what_another_registry_declared_failed_is_failed() -> None:
+    decision = learn(active(), told_failed(), at(1))
+    assert known(decision.record).state is AgentState.FAILED
+    assert (keys(decision), decision.failed) == ([], (decision.record,))
+    assert learn(active(), told_failed("0"), at(1)) == Decision(active())
+
+
+def test_a_life_that_failed_before_it_was_heard_here_is_told_to_retire() -> None:
+    inherited = learn(None, told_failed(), at(1)).record
+    assert decide(inherited, beat(9), at(2)).commands == (Retire(incarnation=Incarnation("1")),)
+    successor = decide(inherited, beat(1, incarnation="2", description=DESCRIPTION), at(3))
+    assert keys(successor) == ["agent.registered"]
+
+
+def seeded() -> AgentRecord:
+    return known(seed(DESCRIPTION.agent, "abc", 0.0, at(2)).record)
+
+
+def test_an_agent_that_is_only_seen_in_consul_fails_within_its_bound() -> None:
+    assert keys(tick(seeded(), at(4.5), BOUNDS)) == ["agent.unreachable"]
+    failed = tick(seeded(), at(9), BOUNDS)
+    assert keys(failed) == ["agent.unreachable", "agent.failed"]
+    assert [gone.prefix for gone in failed.failed] == ["a1.abc."]
+
+
+def test_an_agent_that_was_only_seen_is_met_with_its_first_heartbeat() -> None:
+    suspected = tick(seeded(), at(5), BOUNDS).record
+    met = decide(suspected, beat(7, description=DESCRIPTION), at(6))
+    assert keys(met) == ["agent.registered", "agent.recovered"]
+    assert known(met.record).incarnation == "1"
+
+
+def test_the_same_process_is_told_to_retire_after_it_failed_unheard() -> None:
+    failed = tick(seeded(), at(9), BOUNDS).record
+    same = decide(failed, beat(7, connections=["a1.abc.control"]), at(10))
+    assert same.commands == (Retire(incarnation=Incarnation("1")),)
+    assert known(same.record).state is AgentState.FAILED
+    other = decide(failed, beat(1, connections=["a1.def.control"]), at(10))
+    assert known(other.record).state is AgentState.ACTIVE
+
+
+def test_an_unknown_life_is_named_by_who_knows_it() -> None:
+    decision = learn(seeded(), told_failed("1"), at(3))
+    assert seeded().incarnation == UNKNOWN_LIFE
+    assert known(decision.record).incarnation == "1"
+
+
+def test_an_unknown_life_that_stood_still_has_failed_and_is_told_to_retire() -> None:
+    for record in (None, seeded()):
+        decision = decide(record, beat(7, overdue=True, description=DESCRIPTION), at(3))
+        assert known(decision.record).state is AgentState.FAILED
+        assert (keys(decision), decision.failed) == ([], ())
+        assert decision.commands == (Retire(incarnation=Incarnation("1")),)
+        successor = decide(decision.record, beat(1, incarnation="2"), at(4))
+        assert known(successor.record).state is AgentState.ACTIVE
+
+
+def test_a_known_life_that_stood_still_goes_on() -> None:
+    assert known(decide(active(), beat(2, overdue=True), at(3)).record).state is AgentState.ACTIVE
+    suspected = tick(active(), at(5), BOUNDS).record
+    assert keys(decide(suspected, beat(2, overdue=True), at(6))) == ["agent.recovered"]
 
 
 def test_the_page_draws_the_table() -> None:

@@ -9,7 +9,14 @@ from msgspec.structs import replace
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Status
 from maniple.topology import DELAY_TIERS
-from maniple_dispatcher.domain.routing import WAITS, expired, overloaded, wait
+from maniple_dispatcher.domain.routing import (
+    WAITS,
+    expired,
+    is_committed,
+    overloaded,
+    shorter,
+    wait,
+)
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 ENVELOPE = Envelope(
@@ -24,25 +31,35 @@ ENVELOPE = Envelope(
 )
 
 
-def test_waits_grow_and_then_stay() -> None:
+def test_waits_grow_between_two_times_and_then_stay() -> None:
     envelope, tiers = ENVELOPE, []
-    for _ in range(6):
-        waiting = wait(envelope, NOW)
-        tiers.append(waiting.tier)
-        envelope = waiting.envelope
+    for _ in range(len(WAITS) + 2):
+        tiers.append(tuple(wait(envelope, NOW, longer=longer).tier for longer in (False, True)))
+        envelope = wait(envelope, NOW, longer=True).envelope
     assert tiers == [*WAITS, WAITS[-1], WAITS[-1]]
-    assert envelope == replace(ENVELOPE, waits=6)
+    assert envelope == replace(ENVELOPE, waits=len(WAITS) + 2)
+    assert {tier for pair in WAITS for tier in pair} <= set(DELAY_TIERS)
 
 
-@given(waits=st.integers(0, 1000), remaining=st.floats(-10, 20))
+@given(waits=st.integers(0, 1000), remaining=st.floats(-10, 100), longer=st.booleans())
 def test_a_wait_is_a_tier_and_ends_about_when_the_task_expires(
-    waits: int, remaining: float
+    waits: int, remaining: float, longer: bool
 ) -> None:
     envelope = replace(ENVELOPE, waits=waits, deadline=NOW + timedelta(seconds=remaining))
-    tier = wait(envelope, NOW).tier
+    tier = wait(envelope, NOW, longer=longer).tier
     assert tier in DELAY_TIERS
     assert tier <= max(0.0, remaining) + DELAY_TIERS[0] + 1e-6
-    assert wait(envelope, NOW).tier == tier
+    assert wait(envelope, NOW, longer=longer).tier == tier
+
+
+def test_every_tier_but_the_shortest_has_a_shorter_one() -> None:
+    assert [shorter(tier) for tier in DELAY_TIERS] == [None, *DELAY_TIERS[:-1]]
+
+
+def test_only_a_new_submission_may_be_ended_for_want_of_room() -> None:
+    assert not is_committed(replace(ENVELOPE, accepted=False))
+    assert is_committed(replace(ENVELOPE, accepted=True))
+    assert is_committed(wait(ENVELOPE, NOW, longer=False).envelope)
 
 
 def test_what_expires_says_what_it_waited_for() -> None:

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from consul_server import free_port, wait_until
 from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.local.ports import free_ports
 from maniple.service.runner import Runtime, running, serve
 from maniple.service.settings import ServiceSettings
+from waiting import wait_until
 
 
 def settings(**changes: object) -> ServiceSettings:
-    values = {"consul_url": f"http://127.0.0.1:{free_port()}", "instance": "x", **changes}
+    values = {"consul_url": f"http://127.0.0.1:{free_ports(1)[0]}", "instance": "x", **changes}
     return ServiceSettings.model_validate(values)
 
 
@@ -112,7 +113,7 @@ async def test_a_blocked_loop_is_measured() -> None:
     async with running(settings(), nothing) as runtime:
         await wait_until(lambda: runtime.health.loop_lag > 0)
         time.sleep(0.6)  # noqa: ASYNC251 - blocking the loop is what is tested
-        await wait_until(lambda: runtime.health.loop_lag > 0.3, timeout=1)
+        await wait_until(lambda: runtime.health.loop_lag > 0.3, 1)
 
 
 async def test_a_wrong_setting_found_while_building_ends_with_2() -> None:
@@ -128,20 +129,22 @@ async def test_a_wrong_setting_found_while_building_ends_with_2() -> None:
 
 
 PROGRAM = """
-import contextlib, sys, time
+import contextlib, sys
 from maniple.service.runner import run
 from maniple.service.settings import ServiceSettings, load_settings
 
 @contextlib.asynccontextmanager
 async def build(runtime):
     print(f"pages {runtime.http_url}", flush=True)
+    if runtime.settings.instance == "leaves":
+        runtime.stopping.set()
     yield
-    if "stuck" in sys.argv:
+    if runtime.settings.instance in ("stuck", "leaves"):
         print("stuck", flush=True)
         await __import__("asyncio").sleep(60)
     print("drained", flush=True)
 
-run(load_settings(ServiceSettings), build)
+run(load_settings(ServiceSettings, sys.argv[1:]), build)
 """
 
 
@@ -155,7 +158,7 @@ def program(tmp_path: Path) -> Path:
 def start(program: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(program), *arguments],
-        env={"MANIPLE_CONSUL_URL": f"http://127.0.0.1:{free_port()}", **environment},
+        env={"MANIPLE_CONSUL_URL": f"http://127.0.0.1:{free_ports(1)[0]}", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -173,11 +176,24 @@ def test_a_signal_drains_and_ends_with_0(program: Path, number: signal.Signals) 
 
 
 def test_a_second_signal_ends_at_once(program: Path) -> None:
-    process = start(program, "stuck")
+    process = start(program, "--instance", "stuck")
     assert process.stdout is not None
     process.stdout.readline()
     process.terminate()
     assert process.stdout.readline() == "stuck\n"
+    process.terminate()
+    process.communicate(timeout=3)
+    assert process.returncode == 1
+
+
+def test_the_first_signal_does_not_cut_short_who_leaves_already(program: Path) -> None:
+    process = start(program, "--instance=leaves", "--drain-timeout=0")
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert process.stdout.readline() == "stuck\n"
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
     process.terminate()
     process.communicate(timeout=3)
     assert process.returncode == 1

@@ -73,6 +73,44 @@ def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(
     assert line.startswith(f"maniple-example: MANIPLE_{name}: ")
 
 
+def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANIPLE_DRAIN_TIMEOUT", "7")
+    monkeypatch.setenv("MANIPLE_LOG_LEVEL", "warning")
+    settings = load_settings(ExampleSettings, ["--drain-timeout", "5", "--http-port=8080"])
+    assert (settings.drain_timeout, settings.http_port, settings.log_level) == (5, 8080, "warning")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--drain-timeout", "soon"], "maniple-example: --drain-timeout: "),
+        (["--instance=with.dots"], "maniple-example: --instance: "),
+        (["--drain-timeot", "5"], "unrecognized arguments: --drain-timeot"),
+        (["--drain", "5"], "unrecognized arguments: --drain"),
+        (["--drain-timeout"], "--drain-timeout: expected one argument"),
+        (["stray"], "unrecognized arguments: stray"),
+    ],
+)
+def test_a_wrong_flag_stops_the_start_and_is_named(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load_settings(ExampleSettings, arguments)
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load_settings(ExampleSettings, ["--help"])
+    assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, field in ExampleSettings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in shown
+        assert field.description
+        assert field.description in shown
+
+
 def test_no_complaint_and_no_repr_shows_a_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,8 +17,17 @@ def measured(seconds: float, bundle: float = 1.0) -> LaneMeasure:
 
 
 def test_a_lane_of_unknown_run_times_holds_what_the_slots_can_start() -> None:
-    assert prefetch_for(16, LaneMeasure()) == 16
-    assert prefetch_for(1, LaneMeasure()) == 1
+    alone = LaneMeasure(bundle=1.0)
+    assert [prefetch_for(slots, alone) for slots in (1, 16)] == [1, 16]
+
+
+def test_a_lane_of_unknown_bundles_begins_as_if_they_were_large_and_grows() -> None:
+    measure = LaneMeasure()
+    assert [prefetch_for(slots, measure) for slots in (1, 16, 128, 129, 256)] == [1, 1, 1, 2, 2]
+    measure.bundled(1)
+    assert prefetch_for(256, measure) == 256
+    measure.bundled(101)
+    assert measure.bundle == 31.0
 
 
 def test_a_fast_lane_holds_what_starts_within_50_ms() -> None:

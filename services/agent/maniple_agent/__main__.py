@@ -1,5 +1,7 @@
 """Run an agent: `python -m maniple_agent`."""
 
+import sys
+
 from maniple.service.runner import run
 from maniple.service.settings import load_settings
 from maniple_agent.settings import AgentSettings
@@ -8,7 +10,7 @@ from maniple_agent.wiring import build
 
 def main() -> None:
     """Run until SIGTERM."""
-    run(load_settings(AgentSettings), build)
+    run(load_settings(AgentSettings, sys.argv[1:]), build)
 
 
 if __name__ == "__main__":

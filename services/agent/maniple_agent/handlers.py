@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maniple.control import Announce, Command, Drain, Incarnation, Reconnect, Retire
+import structlog
+
+from maniple.control import Announce, Command, Drain, Reconnect, Retire, later_life
 from maniple_agent.heartbeat import Heartbeats
 
 
@@ -40,9 +42,16 @@ class Handlers:
         self.ending.begin(command.timeout)
 
     def retire(self, command: Retire) -> None:
-        """Come back as a new incarnation, if it is this one that was declared failed."""
-        if command.incarnation == self.heartbeats.incarnation:
-            self.heartbeats.begin_new_life(Incarnation(self.new_id()))
+        """Come back as a new incarnation, or leave, if it is this one that was declared failed."""
+        if command.incarnation != self.heartbeats.incarnation:
+            return
+        if command.replaced:
+            log = structlog.get_logger("maniple.agent.handlers")
+            log.error("another process has taken this agent's id; leaving")
+            self.ending.begin(None)
+        else:
+            life = later_life(self.new_id(), command.incarnation, command.after)
+            self.heartbeats.begin_new_life(life)
 
     def rebuild(self, _command: Reconnect) -> None:
         """Build the connections of the hot path anew."""

@@ -1,6 +1,8 @@
 """What an agent tells of itself: heartbeats to registries, outcomes to dispatchers."""
 
 import asyncio
+import contextlib
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +15,10 @@ import structlog
 from maniple.control import (
     AgentDescription,
     AgentPhase,
+    BulkheadLoad,
     Heartbeat,
     Incarnation,
+    LaneEnds,
     LaneOutcomes,
     Load,
     Outcomes,
@@ -26,14 +30,18 @@ from maniple.service.health import Health
 from maniple.service.names import HEARTBEATS_SENT
 from maniple.service.telemetry import Metrics
 from maniple.topology import OUTCOMES
+from maniple_agent.departures import Departures
+from maniple_agent.domain.fencing import FAILED_AFTER, FENCED_AFTER
 from maniple_agent.lanes import Lanes
 from maniple_agent.work import Work
 
 PERIOD = 3.0
 JITTER = 0.1
-CONFIRMED_WITHIN = 6.0
 OUTCOMES_PERIOD = 0.5
+FREED_PERIOD = 0.02  # at most so often for a bulkhead's sake
 TIMEOUT = 2.5
+# A confirm that comes later than this can prove nothing any more.
+LATEST = FENCED_AFTER
 
 
 @dataclass
@@ -46,10 +54,11 @@ class Self:
     description: AgentDescription
     slots: int
     connections: Callable[[], tuple[str, ...]]
+    hungry: Callable[[], tuple[str, ...]]
 
 
 class Heartbeats:
-    """Sends a heartbeat every 3 s ± 10 %, and knows when the broker confirmed the last one."""
+    """Sends a heartbeat every 3 s ± 10 %, and tells when the broker has confirmed one."""
 
     def __init__(  # noqa: PLR0913 - what a heartbeat tells comes from all over the agent
         self,
@@ -57,28 +66,28 @@ class Heartbeats:
         self_: Self,
         work: Work,
         *,
+        confirmed: Callable[[float], None],
         health: Health,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
-        """Send over `plane`."""
+        """Send over `plane`; `confirmed` hears when a heartbeat was sent that is confirmed."""
         self._plane = plane
         self._self = self_
         self._work = work
+        self._confirmed = confirmed
         self._health = health
         self._sent = metrics.counter(HEARTBEATS_SENT)
         self._clock = clock
         self._log = structlog.get_logger("maniple.agent.heartbeat")
         self._sequence = 0
-        self._announce = True
+        self._sent_at = math.inf
+        self._overdue = False
+        self._announce = 1
+        self._announced = 0
+        self._sending: set[asyncio.Task[None]] = set()
         self._due = asyncio.Event()
-        self._confirmed_at = float("-inf")
         self.phase = AgentPhase.ACTIVE
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether the broker confirmed a heartbeat that was sent within the last 6 s."""
-        return monotonic() - self._confirmed_at <= CONFIRMED_WITHIN
 
     def begin_new_life(self, incarnation: Incarnation) -> None:
         """Come back as a new incarnation, because this one was declared failed."""
@@ -88,6 +97,7 @@ class Heartbeats:
             update={"incarnation": incarnation, "started_at": self._clock()}
         )
         self._sequence = 0
+        self._overdue = False
         self.announce()
 
     @property
@@ -97,33 +107,57 @@ class Heartbeats:
 
     def announce(self) -> None:
         """Send the description in full with a heartbeat that is due now."""
-        self._announce = True
+        self._announce += 1
         self._due.set()
 
     async def run(self) -> None:
         """Send until cancelled."""
-        while True:
-            await self.send()
-            seconds = PERIOD * random.uniform(1 - JITTER, 1 + JITTER)
-            try:
-                await asyncio.wait_for(self._due.wait(), seconds)
-            except TimeoutError:
-                continue
+        try:
+            while True:
+                due_at = monotonic() + PERIOD * random.uniform(1 - JITTER, 1 + JITTER)
+                await self.send()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._due.wait(), max(0.0, due_at - monotonic()))
+        finally:
+            for sending in self._sending:
+                sending.cancel()
 
-    async def send(self) -> None:
-        """Send one heartbeat; a failure is logged, and the next one is the repair."""
+    async def send(self, wait: float = TIMEOUT) -> None:
+        """Send one heartbeat and wait for its confirm, which is taken also if it comes later.
+
+        A failure is logged, and the next one is the repair.
+        """
         self._due.clear()
         started = monotonic()
-        full = self._announce
+        # Whether it is confirmed does not matter: without a broker we send all the same.
+        if started - self._sent_at > FAILED_AFTER:
+            self._log.warning("stood still", seconds=round(started - self._sent_at, 1))
+            self._overdue = True
+        self._sent_at = started
+        sending = asyncio.create_task(self._send(started))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent_or_not)
+        _, late = await asyncio.wait({sending}, timeout=wait)
+        if late:
+            self._log.warning("heartbeat not confirmed yet", seconds=wait)
+
+    def _sent_or_not(self, sending: asyncio.Task[None]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()):
+            self._log.error("heartbeat not sent", exc_info=error)
+
+    async def _send(self, started: float) -> None:
+        announce = self._announce
+        heartbeat = self._heartbeat(full=announce > self._announced)
         try:
-            await self._plane.heartbeat(self._heartbeat(full=full), timeout=TIMEOUT)
+            await self._plane.heartbeat(heartbeat, timeout=LATEST)
         except ManipleError as error:
             self._log.warning("heartbeat not confirmed", reason=str(error))
             return
-        self._confirmed_at = started
         self._sent.inc()
-        if full:
-            self._announce = False
+        if heartbeat.description is not None:
+            self._announced = max(self._announced, announce)
+        self._confirmed(started)
 
     def _heartbeat(self, *, full: bool) -> Heartbeat:
         self._sequence += 1
@@ -135,11 +169,13 @@ class Heartbeats:
             sent_at=self._clock(),
             state=self.phase,
             slots=self._self.slots,
-            in_flight=len(self._work.running),
-            held=sum(1 for _ in self._work.waiting()),
+            in_flight=self._work.slots.taken,
+            held=sum(1 for _ in self._work.waiting),
             last_delivery_at=self._work.last_delivery_at,
+            hungry=self._self.hungry(),
             loop_lag=self._health.loop_lag,
             connections=self._self.connections(),
+            overdue=self._overdue,
             digest=description.digest,
             description=description if full else None,
         )
@@ -148,11 +184,13 @@ class Heartbeats:
 class OutcomeReports:
     """Tells dispatchers what ran and how long, and fits the agent's own prefetch to it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as above
         self,
         plane: ControlPlane,
         self_: Self,
         work: Work,
+        departures: Departures,
+        *,
         lanes: Lanes,
         clock: Callable[[], datetime],
     ) -> None:
@@ -160,6 +198,7 @@ class OutcomeReports:
         self._plane = plane
         self._self = self_
         self._work = work
+        self._departures = departures
         self._lanes = lanes
         self._clock = clock
         self._sequence = 0
@@ -168,18 +207,31 @@ class OutcomeReports:
 
     async def run(self) -> None:
         """Report until cancelled; an idle agent is silent."""
+        adapted = monotonic()
         while True:
-            await asyncio.sleep(OUTCOMES_PERIOD)
+            await self._pause()
             await self.send()
-            await self._lanes.adapt(self._work.measures)
+            if monotonic() - adapted >= OUTCOMES_PERIOD:
+                adapted = monotonic()
+                await self._lanes.adapt(self._work)
+
+    async def _pause(self) -> None:
+        """Wait for the next report: others may wait for the room that a bulkhead has again."""
+        freed = self._departures.left_bulkhead
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OUTCOMES_PERIOD):
+                await freed.wait()
+        if freed.is_set():
+            await asyncio.sleep(FREED_PERIOD)
+            freed.clear()
 
     async def send(self) -> None:
         """Send one report if there is anything to tell."""
         lanes = tuple(self._finished())
-        loads = self._loads()
-        if not lanes and not loads and not self._had_load:
+        loads, bulkheads = self._loads(), self._bulkheads()
+        if not (lanes or loads or bulkheads or self._had_load):
             return
-        self._had_load = bool(loads)
+        self._had_load = bool(loads or bulkheads)
         self._sequence += 1
         report = Outcomes(
             agent=self._self.description.agent,
@@ -188,6 +240,7 @@ class OutcomeReports:
             sent_at=self._clock(),
             lanes=lanes,
             loads=loads,
+            bulkheads=bulkheads,
         )
         try:
             await self._plane.publish(OUTCOMES, "", report, timeout=TIMEOUT)
@@ -198,15 +251,25 @@ class OutcomeReports:
         reports = []
         for lane, measure in self._work.measures.items():
             runs, mean, p99, finished = measure.report()
-            if runs:
+            succeeded, failed, failing = measure.ends()
+            if runs or failed:
                 times = RunTimes(count=runs, mean=mean, p99=p99)
-                reports.append(LaneOutcomes(lane=lane, finished=finished, runs=times))
+                ends = LaneEnds(succeeded=succeeded, failed=failed, failing=failing)
+                reports.append(LaneOutcomes(lane=lane, finished=finished, runs=times, ends=ends))
         return reports
 
     def _loads(self) -> tuple[Load, ...]:
         running = Counter((job.envelope.lane, job.envelope.tenant) for job in self._work.running)
-        held = Counter((job.envelope.lane, job.envelope.tenant) for job in self._work.waiting())
+        held = Counter((job.envelope.lane, job.envelope.tenant) for job in self._work.waiting)
         return tuple(
             Load(lane=lane, tenant=tenant, held=held[lane, tenant], running=running[lane, tenant])
             for lane, tenant in sorted({*running, *held})
+        )
+
+    def _bulkheads(self) -> tuple[BulkheadLoad, ...]:
+        """Tell of every bulkhead that has tasks here, or had since the last report."""
+        here, ended = self._work.attempts.in_bulkheads(), self._departures.take_ended()
+        return tuple(
+            BulkheadLoad(key=key, here=here[key], ended=ended[key])
+            for key in sorted({*here, *ended})
         )

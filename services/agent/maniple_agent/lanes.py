@@ -1,6 +1,6 @@
 """The lanes that an agent serves: which queues it reads, and how much of each it holds."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import structlog
@@ -8,58 +8,135 @@ import structlog
 from maniple.service.hotpath import HotPath
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskDefinition
-from maniple.topology import Queue, lane_name, lane_queues
-from maniple.transport import Consumer
+from maniple.topology import Queue, agent_queue, lane_name, lane_queues
+from maniple.transport import Consumer, Delivery, Link
 from maniple_agent.domain.slots import LaneMeasure, prefetch_for, worth_changing
 from maniple_agent.work import Work
 
 
-class Lanes:
-    """One consumer for each lane and one for its suspects."""
+class LaneConsumer(Consumer):
+    """Says at once that its connection is gone, and with it what it delivered."""
 
     def __init__(
         self,
+        link: Link,
+        queue: Queue,
+        handle: Callable[[Delivery], None],
+        *,
+        prefetch: int,
+        on_lost: Callable[[], None],
+    ) -> None:
+        """Consume `queue`; `on_lost` is called for each connection that is lost or fails."""
+        super().__init__(link, queue.name, handle, prefetch=prefetch)
+        self._on_lost = on_lost
+
+    def lost(self) -> None:
+        """Abandon the channel, and say so."""
+        super().lost()
+        self._on_lost()
+
+
+class Lanes:
+    """One consumer for each lane, one for its suspects, and one for the agent's own queue.
+
+    The own queue is there if a capability has affinity; it holds as much as the hungriest of them.
+    """
+
+    def __init__(
+        self,
+        agent: str,
         definitions: Iterable[TaskDefinition],
         variants: Iterable[str],
         capacities: Mapping[Kind, int],
     ) -> None:
         """Serve the plain lanes of all capabilities, and of each the `variants`."""
-        self._capacity = {
-            lane_name(definition.capability, variant): capacities[definition.executor]
+        definitions, variants = tuple(definitions), tuple(variants)
+        self._own_queue = agent_queue(agent)
+        self._affine = {
+            lane_name(definition.capability, variant)
+            for definition in definitions
+            if definition.affinity
+            for variant in (None, *variants)
+        }
+        self._own: Consumer | None = None
+        self._capacities = capacities
+        self._kinds = {
+            lane_name(definition.capability, variant): definition.executor
             for definition in definitions
             for variant in (None, *variants)
         }
         self._consumers: dict[str, Consumer] = {}
+        self._suspects: dict[str, Consumer] = {}
+        self._paused: set[Consumer] = set()
         self._log = structlog.get_logger("maniple.agent.lanes")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The lanes served."""
-        return tuple(self._capacity)
+        return tuple(self._kinds)
 
     def queues(self) -> Iterator[Queue]:
         """Iterate over the queues to declare."""
-        for lane in self._capacity:
+        for lane in self._kinds:
             yield from lane_queues(lane)
+        if self._affine:
+            yield self._own_queue
+
+    @property
+    def hungry(self) -> tuple[str, ...]:
+        """The lanes of which more would be taken now."""
+        return tuple(lane for lane, consumer in self._consumers.items() if consumer.hungry)
 
     def consume(self, hot: HotPath, work: Work) -> None:
         """Put the consumers on the hot path; bundles go to `work`."""
-        for lane, capacity in self._capacity.items():
-            plain, suspects = lane_queues(lane)
-            prefetch = prefetch_for(capacity, LaneMeasure())
-            consumer = Consumer(hot.intake, plain.name, work.take, prefetch=prefetch)
-            self._consumers[lane] = consumer
-            hot.consume(consumer)
-            suspicious = partial(work.take, suspect=True)
-            hot.consume(Consumer(hot.intake, suspects.name, suspicious, prefetch=1))
 
-    async def adapt(self, measures: Mapping[str, LaneMeasure]) -> None:
-        """Let each lane hold what can start within 50 ms by its measured run time."""
-        for lane, measure in measures.items():
-            consumer = self._consumers.get(lane)
-            if consumer is None:
-                continue
-            wanted = prefetch_for(self._capacity[lane], measure)
-            if worth_changing(consumer.prefetch, wanted):
-                self._log.debug("prefetch", lane=lane, old=consumer.prefetch, new=wanted)
-                await consumer.resize(wanted)
+        def consumer(queue: Queue, handle: Callable[[Delivery], None], prefetch: int) -> Consumer:
+            made = LaneConsumer(
+                hot.intake, queue, handle, prefetch=prefetch, on_lost=work.connection_lost
+            )
+            hot.consume(made)
+            return made
+
+        for lane in self._kinds:
+            plain, suspects = lane_queues(lane)
+            slots = self._capacities[self._kinds[lane]]
+            wanted = prefetch_for(slots, LaneMeasure())
+            self._consumers[lane] = consumer(plain, work.take, wanted)
+            self._suspects[lane] = consumer(suspects, partial(work.take, suspect=True), 1)
+        if self._affine:
+            wanted = max(self._consumers[lane].prefetch for lane in self._affine)
+            self._own = consumer(self._own_queue, work.take, wanted)
+
+    async def adapt(self, work: Work) -> None:
+        """Let each lane hold what can start within 50 ms by its measured run time.
+
+        From lanes without a slot that could come free nothing is taken at all.
+        """
+        wanted = {lane: self._wanted(lane, work) for lane in self._consumers}
+        for lane, prefetch in wanted.items():
+            await self._fit(self._consumers[lane], prefetch, work)
+            await self._fit(self._suspects[lane], min(1, prefetch), work)
+        if self._own is not None:
+            await self._fit(self._own, max(wanted[lane] for lane in self._affine), work)
+
+    async def _fit(self, consumer: Consumer, wanted: int, work: Work) -> None:
+        if wanted == 0:
+            # Each time: a fence that opens lets all take again.
+            self._paused.add(consumer)
+            await consumer.pause()
+            return
+        # What is under way while the prefetch changes comes again as if we had died with it. While
+        # it is used up nothing is; and before that, there is no need for more.
+        needed = wanted < consumer.prefetch or not consumer.hungry
+        if needed and worth_changing(consumer.prefetch, wanted):
+            self._log.debug("prefetch", queue=consumer.queue, old=consumer.prefetch, new=wanted)
+            await consumer.resize(wanted)
+        if consumer in self._paused and work.takes:
+            self._paused.discard(consumer)
+            await consumer.resume()
+
+    def _wanted(self, lane: str, work: Work) -> int:
+        """Return the prefetch of a lane; 0 if none of its slots can be used."""
+        kind = self._kinds[lane]
+        slots = self._capacities[kind] - len(work.slots.stuck(kind))
+        return prefetch_for(slots, work.measures.get(lane) or LaneMeasure()) if slots > 0 else 0

@@ -1,4 +1,4 @@
-"""Settings of an agent, from `MANIPLE_…` variables."""
+"""Settings of an agent."""
 
 import os
 import re
@@ -14,24 +14,26 @@ Words = Annotated[tuple[str, ...], NoDecode]
 
 
 class AgentSettings(ServiceSettings):
-    """What an agent is told at its start.
-
-    `slots` bounds async handlers, `threads` plain ones, `processes` those with
-    `executor="process"`. `labels` is `key=value,key=value`.
-    """
+    """What an agent is told at its start."""
 
     service: ClassVar[str] = "agent"
 
     handlers: Words = ()
-    """Modules (or paths ending in `.py`) whose `@task` functions this agent runs."""
+    """modules, or paths ending in `.py`, by comma"""
     variants: Words = ()
+    """variants of its capabilities that it serves besides, by comma"""
     labels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
+    """`region=eu,disk=ssd`: shown by `maniple agents --json`"""
     slots: int = Field(default=256, ge=1, le=100_000)
+    """async handlers at once"""
     threads: int = Field(default=16, ge=1, le=1000)
+    """plain handlers at once"""
     processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1000)
+    """worker processes for `executor="process"`"""
     process_memory: int = Field(default=2 * 1024**3, ge=64 * 1024**2)
-    """Bytes of address space that a worker process may have; `@task(memory=…)` overrides it."""
+    """bytes of address space of one; `@task(memory=…)` overrides it"""
     drain_timeout: float = Field(default=20.0, ge=0)
+    """seconds to finish after SIGTERM"""
 
     @field_validator("handlers", "variants", mode="before")
     @classmethod

@@ -1,14 +1,15 @@
 """Composition root of the agent; tests build it by the same function."""
 
 import asyncio
+import contextlib
 import os
 import platform
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from time import monotonic
 from typing import cast
 
 from maniple.control import (
@@ -25,20 +26,28 @@ from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import ResultOutlet
 from maniple.service.runner import Runtime
+from maniple.service.telemetry.tracing import Tracer
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, load_registry
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.departures import Departures
+from maniple_agent.domain.fencing import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
+from maniple_agent.fence import Fence
 from maniple_agent.handlers import Ending, Handlers, routes
-from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
+from maniple_agent.heartbeat import TIMEOUT, Heartbeats, OutcomeReports, Self
 from maniple_agent.lanes import Lanes
 from maniple_agent.progress import ProgressReports
 from maniple_agent.settings import AgentSettings
+from maniple_agent.traces import Traces
+from maniple_agent.watch import Watch
 from maniple_agent.work import Work
 
-LOOK_PERIOD = 0.25
+PAUSE_TIMEOUT = 2.0
+LEAST_PAUSE = 1.0
+# Beyond what runs may take; what is left of the runner's margin is for closing.
+GOODBYE_MARGIN = 3.0
 
 
 def now() -> datetime:
@@ -53,35 +62,42 @@ class Parts:
     registry: TaskRegistry
     hot: HotPath
     work: Work
+    departures: Departures
     lanes: Lanes
     executors: dict[Kind, Executor]
+    confirmation: Confirmation
     ending: Ending
 
 
 def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     """Put an agent together; nothing is started. Raises `ConfigurationError` for its handlers."""
+    runtime.tracer.serve_handlers()  # before their modules are there, which may ask for tracers
     registry = load_registry(settings.handlers)
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
-    lanes = Lanes(registry, settings.variants, _capacities(settings))
+    lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, queues=tuple(lanes.queues()))
-    results = ResultOutlet(hot.publisher, runtime.metrics)
+    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
+    traces = Traces(runtime.tracer, now)
+    departures = Departures(hot.publisher, results, runtime.metrics, traces=traces)
+    confirmation = Confirmation(monotonic())
     work = Work(
         settings.instance,
         registry,
-        Departures(hot.publisher, results, runtime.metrics),
+        departures,
         ProgressReports(results, now),
         metrics=runtime.metrics,
         clock=now,
+        traces=traces,
     )
-    executors = _executors(settings, registry, work)
-    work.equip(executors)
+    executors = _executors(settings, registry, work, runtime.tracer)
+    work.equip(executors, lambda: confirmation.fenced(monotonic()))
     lanes.consume(hot, work)
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
-    return Parts(registry, hot, work, lanes, executors, ending)
+    return Parts(registry, hot, work, departures, lanes, executors, confirmation, ending)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start an agent, and drain it on the way out."""
     settings = cast("AgentSettings", runtime.settings)
@@ -96,18 +112,30 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     for executor in parts.executors.values():
         await executor.start(runtime.spawn)
     try:
-        async with parts.hot.publishing(), plane, parts.hot.consuming():
-            heartbeats = await _report(runtime, parts, plane, description)
-            yield
-            await parts.hot.pause()
-            heartbeats.phase = AgentPhase.DRAINING
-            heartbeats.announce()
-            await parts.work.drain(parts.ending.seconds)
-            heartbeats.phase = AgentPhase.LEAVING
-            await heartbeats.send()
+        async with parts.hot.publishing(), plane:
+            parts.confirmation.take(monotonic())  # what counts from now on is silence
+            async with parts.hot.consuming():
+                heartbeats = await _report(runtime, parts, plane, description)
+                yield
+                await _leave(parts, heartbeats)
     finally:
         for executor in parts.executors.values():
             await executor.stop()
+
+
+async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
+    """Take nothing new, finish or hand back, and say goodbye."""
+    began, seconds = monotonic(), parts.ending.seconds
+    with contextlib.suppress(TimeoutError):  # a broker that does not answer
+        limit = min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds))
+        await asyncio.wait_for(parts.hot.pause(), limit)
+    heartbeats.phase = AgentPhase.DRAINING
+    heartbeats.announce()
+    await parts.work.drain(max(0.0, seconds - (monotonic() - began)))
+    heartbeats.phase = AgentPhase.LEAVING
+    left = seconds + GOODBYE_MARGIN - (monotonic() - began)
+    if left > 0 and not parts.confirmation.fenced(monotonic()):
+        await heartbeats.send(min(TIMEOUT, left))
 
 
 async def _report(
@@ -118,11 +146,22 @@ async def _report(
         description=description,
         slots=sum(executor.capacity for executor in parts.executors.values()),
         connections=lambda: (*parts.hot.connections, plane.name),
+        hungry=lambda: parts.lanes.hungry,
     )
+    fence = Fence(
+        runtime,
+        parts.confirmation,
+        parts.work,
+        departures=parts.departures,
+        hot=parts.hot,
+        plane=plane,
+    )
+    runtime.pulse.expect()
     heartbeats = Heartbeats(
         plane,
         self_,
         parts.work,
+        confirmed=fence.confirm,
         health=runtime.health,
         metrics=runtime.metrics,
         clock=now,
@@ -134,22 +173,15 @@ async def _report(
 
     keys = control_keys(description.agent, description.capabilities)
     await plane.subscribe(CONTROL, keys, tuple(table), obey)
-    runtime.proofs.append(lambda: heartbeats.confirmed)
     await heartbeats.send()
-    reports = OutcomeReports(plane, self_, parts.work, parts.lanes, now)
+    reports = OutcomeReports(
+        plane, self_, parts.work, parts.departures, lanes=parts.lanes, clock=now
+    )
+    watch = Watch(parts.work, parts.departures, description.agent)
     runtime.spawn(heartbeats.run(), "heartbeats")
     runtime.spawn(reports.run(), "outcomes")
-    runtime.spawn(_look(parts.work), "look")
+    runtime.spawn(watch.run(fence, runtime.metrics, runtime.health, now), "watch")
     return heartbeats
-
-
-async def _look(work: Work) -> None:
-    """Look after tasks that wait or run for long."""
-    while True:
-        await asyncio.sleep(LOOK_PERIOD)
-        work.dissolve()
-        work.announce_running()
-        work.measure_load()
 
 
 def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDescription:
@@ -160,6 +192,7 @@ def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDe
         host=socket.gethostname(),
         pid=os.getpid(),
         capabilities=tuple(definition.capability for definition in parts.registry),
+        affinity=tuple(d.capability for d in parts.registry if d.affinity),
         lanes=parts.lanes.names,
         variants=settings.variants,
         labels=settings.labels,
@@ -178,7 +211,9 @@ def _capacities(settings: AgentSettings) -> dict[Kind, int]:
     }
 
 
-def _executors(settings: AgentSettings, registry: TaskRegistry, work: Work) -> dict[Kind, Executor]:
+def _executors(
+    settings: AgentSettings, registry: TaskRegistry, work: Work, tracer: Tracer
+) -> dict[Kind, Executor]:
     """Return an executor for each kind of handler that there is."""
     kinds = {definition.executor for definition in registry}
     executors: dict[Kind, Executor] = {}
@@ -195,5 +230,12 @@ def _executors(settings: AgentSettings, registry: TaskRegistry, work: Work) -> d
             work,
             handlers=settings.handlers,
             memory=settings.process_memory,
+            clock=now,
+            tracer=tracer,
+            environment={
+                "MANIPLE_INSTANCE": settings.instance,
+                "MANIPLE_LOG_LEVEL": settings.log_level,
+                "MANIPLE_LOG_FORMAT": settings.log_format,
+            },
         )
     return executors

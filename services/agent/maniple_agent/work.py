@@ -5,44 +5,40 @@ All of it happens on the connection loop; handlers run elsewhere (`maniple_agent
 
 import asyncio
 import contextlib
-import random
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from time import monotonic
-from typing import Any
 
-from maniple.attempts import Again, Ran, conclude, expired, last, seconds_for
+import structlog
+from msgspec import Raw
+
+from maniple.attempts import Again, expired, seconds_for
 from maniple.codec import decode_envelopes
 from maniple.errors import InvalidMessage
 from maniple.execution import Outcome
-from maniple.messages import Envelope, Result, TaskRunning
-from maniple.service.names import HANDED_BACK, HELD, IN_FLIGHT, QUEUE_SECONDS, RUN_SECONDS
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
+from maniple.messages import Envelope
+from maniple.service.done import Done
+from maniple.service.names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
+from maniple.service.task_traces import exemplar_of
+from maniple.service.telemetry import Metrics, about
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.transport import Delivery
+from maniple_agent.bundle import Bundle
+from maniple_agent.conclusions import Conclusions
 from maniple_agent.departures import Departures
-from maniple_agent.domain.losses import after_loss, unknown_capability
+from maniple_agent.domain.losses import is_over, lost_at_most_once, unknown_capability
 from maniple_agent.domain.slots import LaneMeasure
 from maniple_agent.executors import Executor, Job
+from maniple_agent.held import Attempts, Waiting
 from maniple_agent.progress import ProgressReports
+from maniple_agent.slots import Slots
+from maniple_agent.splitting import Splits
+from maniple_agent.traces import Traces
 
-DISSOLVE_AFTER = 1.0
-MAX_HOLD = 16.0
-RUNNING_AFTER = timedelta(seconds=1)
-
-
-class Bundle(Settlement):
-    """A bundle from a lane, and when it came."""
-
-    __slots__ = ("opened_at",)
-
-    def __init__(self, delivery: Delivery, tasks: int) -> None:
-        """Wait for `tasks` calls of `settle`."""
-        super().__init__(delivery, tasks)
-        self.opened_at = monotonic()
+DEPARTURE_SECONDS = 2.0
+LOST = "redelivered"
 
 
 class Work:
@@ -57,35 +53,36 @@ class Work:
         *,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        traces: Traces,
     ) -> None:
         """Publish through `departures`; `equip` gives executors before anything is taken."""
-        self._agent = agent
+        self._traces = traces
         self._registry = registry
         self._departures = departures
         self._progress = progress
         self._metrics = metrics
         self._clock = clock
-        self._executors: Mapping[Kind, Executor] = {}
-        self._waiting: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
-        self._suspects: deque[Job] = deque()
-        self._hold = dict.fromkeys(Kind, DISSOLVE_AFTER)
+        self._fenced: Callable[[], bool] = lambda: False
+        self.attempts = Attempts()
+        self._conclusions = Conclusions(agent, departures, self.attempts, clock, traces=traces)
         self._suspect: Job | None = None
+        self._stopped: list[Job] = []
         self._pumping = False
-        self._draining = False
+        self._log = structlog.get_logger("maniple.agent.work")
         self._idle = asyncio.Event()
         self._idle.set()
+        self.draining = False
+        self._splits = Splits(registry, departures, self._schedule_pump)
+        self.slots = Slots({})
+        self.waiting = Waiting()
         self.running: set[Job] = set()
-        self.measures: dict[str, LaneMeasure] = {}
+        self.measures: defaultdict[str, LaneMeasure] = defaultdict(LaneMeasure)
         self.last_delivery_at: datetime | None = None
 
-    def equip(self, executors: Mapping[Kind, Executor]) -> None:
-        """Give the executors that run jobs."""
-        self._executors = executors
-
-    def waiting(self) -> Iterator[Job]:
-        """Iterate over the jobs that have not started."""
-        for jobs in (*self._waiting.values(), self._suspects):
-            yield from jobs
+    def equip(self, executors: Mapping[Kind, Executor], fenced: Callable[[], bool]) -> None:
+        """Give the executors that run jobs, and what tells whether none may be started."""
+        self.slots = Slots(executors)
+        self._fenced = fenced
 
     # --- in ------------------------------------------------------------------------------
 
@@ -103,39 +100,58 @@ class Work:
             delivery.ack()
             return
         bundle = Bundle(delivery, len(envelopes))
-        if delivery.redelivered:
-            self._split(envelopes, bundle, now, suspect=suspect)
-            return
+        self._traces.received(bundle, envelopes)
         for envelope in envelopes:
-            self._take_task(envelope, bundle, now, suspect=suspect)
-        self._measure(envelopes[0].lane).bundled(len(envelopes))
+            try:
+                self._take_member(envelope, bundle, now, suspect=suspect)
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                self._conclusions.fail(envelope, error, bundle.settle)
+        if not delivery.redelivered:
+            self.measures[envelopes[0].lane].bundled(len(envelopes))
         self._schedule_pump()
+
+    def _take_member(
+        self, envelope: Envelope, bundle: Bundle, now: datetime, *, suspect: bool
+    ) -> None:
+        again = bundle.redelivered or envelope.lost > 0
+        if again and self._adopt(envelope, bundle, suspect=suspect):
+            return
+        if bundle.redelivered:
+            self.measures[envelope.lane].ended(well=False)
+            self._move(envelope, LOST, bundle.settle, suspect=suspect)
+        else:
+            self._take_task(envelope, bundle, now, suspect=suspect)
 
     def _take_task(
         self, envelope: Envelope, bundle: Bundle, now: datetime, *, suspect: bool
     ) -> None:
         definition = self._registry.get(envelope.capability)
         if envelope.deadline <= now:
-            self._departures.publish(expired(envelope, self._ran()), envelope, bundle.settle)
+            result = expired(envelope, self._conclusions.ran())
         elif definition is None:
-            result = unknown_capability(envelope, self._ran())
-            self._departures.publish(result, envelope, bundle.settle)
+            result = unknown_capability(envelope, self._conclusions.ran())
+        elif is_over(envelope, definition):
+            result = lost_at_most_once(envelope, self._conclusions.ran())
         else:
             job = Job(envelope, definition, bundle, suspect=suspect)
-            (self._suspects if suspect else self._waiting[definition.executor]).append(job)
+            self.attempts.add(job)
+            self.waiting.add(job)
+            return
+        self._departures.publish(result, envelope, bundle.settle)
 
-    def _split(
-        self, envelopes: list[Envelope], bundle: Bundle, now: datetime, *, suspect: bool
-    ) -> None:
-        """Send each task of a bundle whose agent was lost on its way alone."""
-        ran = Ran(self._agent, None, now)
-        for envelope in envelopes:
-            definition = self._registry.get(envelope.capability)
-            fate = after_loss(envelope, definition, ran, suspect=suspect)
-            if isinstance(fate, Result):
-                self._departures.publish(fate, envelope, bundle.settle)
-            else:
-                self._departures.alone(fate.key, fate.envelope, "redelivered", bundle.settle)
+    def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
+        """Let an attempt that is still here settle its part of a bundle that brings it again."""
+        job = self.attempts.same(envelope)
+        if job is None:
+            return False
+        if not self.waiting.bring_back(job, envelope, bundle, suspect=suspect):
+            job.adopted_by(bundle)
+        self._log.info("adopted", **about(envelope))
+        return True
+
+    def _move(self, envelope: Envelope, reason: str, done: Done, *, suspect: bool) -> None:
+        moved = self._traces.migrated(envelope, reason, lost=reason == LOST)
+        self._splits.move(moved, self._conclusions.ran(), reason, done, suspect=suspect)
 
     # --- running -------------------------------------------------------------------------
 
@@ -146,10 +162,13 @@ class Work:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._draining:
-            self._hand_back_all()
+        if self.draining:
+            self._conclusions.hand_back(self.waiting.take_all(), "drain")
             return
-        for kind, executor in self._executors.items():
+        # By the clock, not by what was last looked at: this process may have been frozen since.
+        if self._splits.under_way or self._fenced():
+            return
+        for kind, executor in self.slots:
             jobs = self._due(kind, executor.free)
             if jobs:
                 executor.run(jobs)
@@ -158,135 +177,132 @@ class Work:
         """Take the jobs that an executor can run now; one suspect at a time in this agent."""
         jobs: list[Job] = []
         now = self._clock()
-        while free > 0 and self._suspect is None and self._suspects:
-            first = self._suspects[0]
-            if first.definition.executor is not kind:
-                break
-            if self._begins(self._suspects.popleft(), now):
-                self._suspect = first
-                jobs.append(first)
-        waiting = self._waiting[kind]
-        if not waiting:
-            self._hold[kind] = DISSOLVE_AFTER
-        while waiting and len(jobs) < free:
-            job = waiting.popleft()
-            if self._begins(job, now):
-                jobs.append(job)
+        while len(jobs) < free and (job := self.waiting.next(kind, suspects=self._suspect is None)):
+            try:
+                if self._begins(job, now):
+                    jobs.append(job)
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                self._ended(job)
+                self._conclusions.fail_job(job, error)
         return jobs
 
     def _begins(self, job: Job, now: datetime) -> bool:
         envelope = job.envelope
+        if not job.bundle.alive:
+            self.waiting.put_away(job, monotonic())
+            return False
         job.timeout = seconds_for(envelope, job.definition, now)
         if job.timeout <= 0:
-            self._departures.publish(expired(envelope, self._ran()), envelope, job.bundle.settle)
+            self._conclusions.expire(job)
             return False
         job.started_at = now
+        self._traces.begins(job)
         self.running.add(job)
         self._idle.clear()
+        if job.suspect:
+            self._suspect = job
         if envelope.dispatched_at is not None:
             waited = max(0.0, (now - envelope.dispatched_at).total_seconds())
-            self._metrics.histogram(QUEUE_SECONDS, envelope.capability).observe(waited)
+            exemplar = exemplar_of(envelope) if job.span else None
+            self._metrics.histogram(QUEUE_SECONDS, envelope.capability).observe(waited, exemplar)
         return True
 
     # --- told by executors (Report) ------------------------------------------------------
 
     def outcome(self, job: Job, outcome: Outcome, seconds: float) -> None:
         """Publish the result of a job, or send it to another attempt."""
-        self.running.discard(job)
-        if not self.running:
-            self._idle.set()
-        if job is self._suspect:
-            self._suspect = None
-        self._progress.forget(job)
-        envelope = job.envelope
-        ran = self._ran(job.started_at)
-        decision = conclude(envelope, job.definition, outcome, ran, random.random)
-        status = "retried" if isinstance(decision, Again) else decision.status.value
-        self._measure(envelope.lane).ran(seconds, status)
-        self._metrics.histogram(RUN_SECONDS, envelope.capability).observe(seconds)
-        if isinstance(decision, Again):
-            self._departures.retry(
-                decision, lambda: last(envelope, outcome, ran), job.bundle.settle
-            )
-        else:
-            self._departures.publish(decision, envelope, job.bundle.settle)
+        self._ended(job)
+        try:
+            decision = self._conclusions.decide(job, outcome)
+            status = "retried" if isinstance(decision, Again) else decision.status.value
+            self.measures[job.envelope.lane].ran(seconds, status, outcome.failure)
+            exemplar = exemplar_of(job.envelope) if job.span else None
+            runs = self._metrics.histogram(RUN_SECONDS, job.envelope.capability)
+            runs.observe(seconds, exemplar)
+            self._conclusions.publish(job, decision, outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others
+            self._conclusions.fail_job(job, error)
         self._schedule_pump()
 
     def slots_free(self) -> None:
         """Start what waits."""
         self._schedule_pump()
 
-    def progress(self, job: Job, value: Any) -> None:
-        """Send what a handler reported."""
-        self._progress.report(job, value)
+    def progress(self, job: Job, value: Raw) -> None:
+        """Send what a handler reported; a courtesy that is not kept."""
+        if not self._fenced():
+            self._progress.report(job, value)
+
+    def _ended(self, job: Job) -> None:
+        self.running.discard(job)
+        if not self.running:
+            self._idle.set()
+        if job is self._suspect:
+            self._suspect = None
+
+    @property
+    def takes(self) -> bool:
+        """Whether anything new may be taken."""
+        return not self.draining and not self._fenced()
+
+    # --- without the broker --------------------------------------------------------------
+
+    def connection_lost(self) -> None:
+        """Take that the broker gives what was delivered to others, from now on."""
+        self.waiting.put_away_lost(monotonic())
+        self.stop([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
+
+    def stop_exclusive(self) -> None:
+        """Stop what must not run twice."""
+        self.stop([job for job in self.running if job.definition.exclusive])
+
+    def stop(self, jobs: Iterable[Job]) -> None:
+        """Stop running jobs without a result: the broker has them, and gives them to others."""
+        for job in tuple(jobs):
+            self._log.warning("stopped without a result", **about(job.envelope))
+            self._ended(job)
+            self.attempts.forget(job)
+            if job.bundle.alive:
+                self._stopped.append(job)
+            self.slots.cancel(job)
+
+    def resume(self) -> None:
+        """Go on: start what waits, and send on what was stopped and is still ours."""
+        stopped, self._stopped = self._stopped, []
+        for job in stopped:
+            if job.bundle.alive:
+                self._move(job.envelope, "stopped", job.settle, suspect=job.suspect)
+        self._schedule_pump()
 
     # --- handing back --------------------------------------------------------------------
 
     def dissolve(self) -> None:
-        """Hand back what has not started within a second of its bundle's arrival.
-
-        An executor that stays full hands back what comes again after 2, 4, 8 and 16 s.
-        """
+        """Hand back what has waited for too long, and forget what has not come again."""
         now = monotonic()
-        for kind, jobs in self._waiting.items():
-            if self._hand_back(jobs, "overload", opened_by=now - self._hold[kind]):
-                # The lane may well send it back to us: while we are full, ever more slowly.
-                self._hold[kind] = min(MAX_HOLD, 2 * self._hold[kind])
-        self._hand_back(self._suspects, "overload", opened_by=now - DISSOLVE_AFTER)
-
-    def measure_load(self) -> None:
-        """Set the gauges of what runs and what waits."""
-        running = Counter(job.definition.executor for job in self.running)
-        for kind in self._executors:
-            self._metrics.gauge(IN_FLIGHT, kind.value).set(running[kind])
-        self._metrics.gauge(HELD).set(sum(1 for _ in self.waiting()))
-
-    def announce_running(self) -> None:
-        """Record the attempts that have been running for a second, each once."""
-        since = self._clock() - RUNNING_AFTER
-        for job in self.running:
-            if job.announced or job.started_at is None or job.started_at > since:
-                continue
-            job.announced = True
-            event = TaskRunning(
-                id=job.envelope.id,
-                capability=job.envelope.capability,
-                attempt=job.envelope.attempt,
-                agent=self._agent,
-                started_at=job.started_at,
-                tenant=job.envelope.tenant,
-                traceparent=job.envelope.traceparent,
-            )
-            self._departures.running(event)
+        for job in self.waiting.forget_orphans(now):
+            self.attempts.forget(job)
+        if not self._fenced():
+            self._conclusions.hand_back(self.waiting.take_overdue(now), "overload")
 
     async def drain(self, timeout: float) -> None:
-        """Start nothing more, hand back what waits, let what runs end within `timeout` seconds."""
-        self._draining = True
-        self._hand_back_all()
+        """Start nothing more, hand back what waits, let what runs end within `timeout` seconds.
+
+        What still runs then is stopped, and runs again elsewhere unless it may not.
+        """
+        self.draining = True
+        deadline = monotonic() + timeout
+        self._conclusions.hand_back(self.waiting.take_all(), "drain")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
-        await self._departures.drain()
+        await self._stop_rest()
+        rest = max(DEPARTURE_SECONDS, deadline - monotonic())
+        with contextlib.suppress(TimeoutError):
+            # Without the broker it would take for ever; what is not confirmed comes again.
+            await asyncio.wait_for(self._departures.drain(), rest)
 
-    def _hand_back_all(self) -> None:
-        for jobs in (*self._waiting.values(), self._suspects):
-            self._hand_back(jobs, "drain", opened_by=monotonic())
-
-    def _hand_back(self, jobs: deque[Job], reason: str, *, opened_by: float) -> int:
-        """Send the jobs back whose bundle came at that time or before; return how many."""
-        going = [job for job in jobs if job.bundle.opened_at <= opened_by]
-        if going:
-            staying = [job for job in jobs if job.bundle.opened_at > opened_by]
-            jobs.clear()
-            jobs.extend(staying)
-        for job in going:
-            self._departures.alone(job.lane_key, job.envelope, reason, job.bundle.settle)
-        return len(going)
-
-    def _measure(self, lane: str) -> LaneMeasure:
-        measure = self.measures.get(lane)
-        if measure is None:
-            measure = self.measures[lane] = LaneMeasure()
-        return measure
-
-    def _ran(self, started_at: datetime | None = None) -> Ran:
-        return Ran(self._agent, started_at, self._clock())
+    async def _stop_rest(self) -> None:
+        """Stop what runs, and hand it on: each member of a bundle alone, so that it can end."""
+        self.stop(self.running)
+        stopped, self._stopped = self._stopped, []
+        await self.slots.ended(job for job in stopped if job.definition.exclusive)
+        self._conclusions.hand_on(stopped, "drain")

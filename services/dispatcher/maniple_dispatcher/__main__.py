@@ -1,5 +1,7 @@
 """Run a dispatcher: `python -m maniple_dispatcher`."""
 
+import sys
+
 from maniple.service.runner import run
 from maniple.service.settings import load_settings
 from maniple_dispatcher.settings import DispatcherSettings
@@ -8,7 +10,7 @@ from maniple_dispatcher.wiring import build
 
 def main() -> None:
     """Run until SIGTERM."""
-    run(load_settings(DispatcherSettings), build)
+    run(load_settings(DispatcherSettings, sys.argv[1:]), build)
 
 
 if __name__ == "__main__":

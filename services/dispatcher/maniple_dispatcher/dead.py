@@ -1,7 +1,7 @@
 """What the broker dead-letters by itself gets its terminal result: nothing just vanishes."""
 
-import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -11,15 +11,19 @@ from msgspec.structs import replace
 from maniple.codec import decode_envelopes, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import Envelope, Result, Status, Task
+from maniple.messages import Result, Status, Task
+from maniple.service.names import DEAD_LETTERS
 from maniple.service.outlets import ResultOutlet
 from maniple.service.settlement import Settlement
+from maniple.service.telemetry import OTHER, Metrics
 from maniple.topology import SUBMIT, UNROUTED_QUEUE
 from maniple.transport import Delivery
 from maniple_dispatcher.domain.admission import (
+    UNKNOWN,
     Arrival,
     bare_arrival,
     identity,
+    message_identity,
     recordable,
     rejection,
 )
@@ -28,56 +32,92 @@ from maniple_dispatcher.submissions import raw_arrival
 
 BROKER_KEY = "broker."
 EXPIRED = "expired"
+REASONS = (EXPIRED, "rejected", "maxlen", "delivery_limit")
 Member = Task | InvalidMessage
+
+_log = logging.getLogger(__name__)
 
 
 class Undeliverable:
     """Takes `maniple.dead.broker`; the bytes themselves are kept in `maniple.dead.log`."""
 
-    def __init__(self, results: ResultOutlet, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, results: ResultOutlet, metrics: Metrics, clock: Callable[[], datetime]
+    ) -> None:
         """Send results through `results`."""
         self._results = results
         self._clock = clock
+        # An alert sees a counter rise only from a value that was there before.
+        self._seen = {reason: metrics.counter(DEAD_LETTERS, reason) for reason in REASONS}
+        self._other = metrics.counter(DEAD_LETTERS, OTHER)
 
     def take(self, delivery: Delivery) -> None:
         """Publish the terminal result of each task in a message that no consumer settled."""
-        queue = delivery.routing_key.removeprefix(BROKER_KEY)
-        if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
-            self._end_submission(delivery)
+        self._seen.get(_death(delivery, "reason"), self._other).inc()
+        arrival = bare_arrival(raw_arrival(delivery), self._clock())
+        try:
+            ends = self._ends(delivery, arrival)
+        except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
+            _log.exception("a message that the broker gave up cannot be looked into")
+            ends = [_End(_unreadable(arrival), arrival.reply_to, arrival.correlation_id)]
+        if not ends:
+            delivery.ack()
             return
+        source = Settlement(delivery, len(ends))
+        for end in ends:
+            self._results.report(end.result, end.reply_to, end.correlation_id, source.settle)
+
+    def _ends(self, delivery: Delivery, arrival: Arrival) -> list["_End"]:
+        queue = delivery.routing_key.removeprefix(BROKER_KEY)
+        reason = _death(delivery, "reason")
+        if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
+            arrival = dataclasses.replace(arrival, routing_key=_death(delivery, "routing-keys"))
+            return [
+                _End(result, arrival.reply_to, arrival.correlation_id)
+                for result in _of_submission(delivery.body, arrival, reason)
+            ]
         try:
             envelopes = decode_envelopes(delivery.body)
         except InvalidMessage:
-            delivery.ack()  # no task of ours can be read from it; the log has its bytes
-            return
-        reason = _death(delivery, "reason")
-        self._end_envelopes(delivery, envelopes, f"the broker gave it up in {queue} ({reason})")
+            return []  # no task of ours can be read from it; the log has its bytes
+        why = f"the broker gave it up in {queue} ({reason})"
+        return [
+            _End(given_up(envelope, self._clock(), why), envelope.reply_to, envelope.correlation_id)
+            for envelope in envelopes
+        ]
 
-    def _end_envelopes(self, delivery: Delivery, envelopes: list[Envelope], why: str) -> None:
-        if not envelopes:
-            delivery.ack()
-            return
-        source = Settlement(delivery, len(envelopes))
-        for envelope in envelopes:
-            result = given_up(envelope, self._clock(), why)
-            self._results.report(result, envelope.reply_to, envelope.correlation_id, source.settle)
 
-    def _end_submission(self, delivery: Delivery) -> None:
-        """End each member of a submission that no dispatcher settled."""
-        raw = dataclasses.replace(
-            raw_arrival(delivery), routing_key=_death(delivery, "routing-keys")
-        )
-        arrival = bare_arrival(raw, self._clock())
-        members: list[Member] = [InvalidMessage(ErrorCode.UNDECODABLE, "", body=delivery.body)]
-        with contextlib.suppress(InvalidMessage):
-            members = decode_submission(delivery.body)
-        is_array = delivery.body.lstrip()[:1] == b"["
-        source = Settlement(delivery, len(members))
-        for position, member in enumerate(members):
-            result = _never_admitted(
-                member, arrival, position if is_array else None, _death(delivery, "reason")
-            )
-            self._results.report(result, arrival.reply_to, arrival.correlation_id, source.settle)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _End:
+    """A result, and where it is awaited."""
+
+    result: Result
+    reply_to: str | None
+    correlation_id: str | None
+
+
+def _unreadable(arrival: Arrival) -> Result:
+    return rejection(
+        InvalidMessage(ErrorCode.UNDECODABLE, "the broker gave it up, and it cannot be read"),
+        task_id=message_identity(arrival.message_id, new_id),
+        capability=UNKNOWN,
+        arrival=arrival,
+        tenant="default",
+    )
+
+
+def _of_submission(body: bytes, arrival: Arrival, reason: str) -> list[Result]:
+    """Return the end of each member of a submission that no dispatcher settled."""
+    try:
+        members = decode_submission(body)
+    except InvalidMessage:
+        whole = InvalidMessage(ErrorCode.UNDECODABLE, "", body=body)
+        return [_never_admitted(whole, arrival, None, reason)]
+    is_array = body.lstrip()[:1] == b"["
+    return [
+        _never_admitted(member, arrival, position if is_array else None, reason)
+        for position, member in enumerate(members)
+    ]
 
 
 def _never_admitted(member: Member, arrival: Arrival, position: int | None, reason: str) -> Result:

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
-from maniple.control import Outcomes
-from maniple.topology import OUTCOMES, Exchange
-from maniple_dispatcher.domain.sizing import Sizes
+from maniple.control import ALL_AGENTS, Cancel, Outcomes
+from maniple.topology import CONTROL, OUTCOMES, Exchange
+from maniple_dispatcher.domain.breaker import Ends
+from maniple_dispatcher.domain.bulkheads import Held
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import BREAKER
 from maniple_dispatcher.lanes import Lanes
 
 
@@ -15,15 +19,30 @@ class Handlers:
     """The control plane's handlers, with what they act on."""
 
     lanes: Lanes
-    sizes: Sizes
+    fleet: Fleet
 
-    def learn_run_times(self, report: Outcomes) -> None:
-        """Let bundles of the reported lanes carry what fits their run times."""
+    def learn(self, report: Outcomes) -> None:
+        """Take how attempts ended: it decides about bundles, breakers and bulkheads."""
+        now = monotonic()
         for lane in report.lanes:
-            size = self.sizes.learn(lane.lane, lane.runs.count, lane.runs.p99)
-            self.lanes.resize(lane.lane, size)
+            self.lanes.learn(lane.lane, lane.runs.count, lane.runs.p99)
+            if self.fleet.peers.owns(BREAKER + lane.lane):
+                ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
+                self.fleet.due |= self.fleet.owned.hear(lane.lane, ends, now)
+        held = [Held(one.key, one.here, one.ended) for one in report.bulkheads]
+        self.fleet.owned.bulkheads.hear(report.agent, held, now)
+
+    def cancel(self, command: Cancel) -> None:
+        """End a task when it passes."""
+        self.lanes.cancel(command.tenant, command.id)
 
 
-def routes(handlers: Handlers) -> Mapping[Exchange, tuple[type[Any], Callable[[Any], None]]]:
-    """Return which message of which exchange goes to which handler."""
-    return {OUTCOMES: (Outcomes, handlers.learn_run_times)}
+Route = tuple[str, type[Any], Callable[[Any], None]]
+
+
+def routes(handlers: Handlers) -> Mapping[Exchange, Route]:
+    """Return which message of which exchange, by which key, goes to which handler."""
+    return {
+        OUTCOMES: ("", Outcomes, handlers.learn),
+        CONTROL: (ALL_AGENTS, Cancel, handlers.cancel),
+    }

@@ -1,46 +1,112 @@
-"""The way out of a dispatcher: lanes, waits, results; and the source that all of it settles."""
+"""The way out of a dispatcher: lanes, agents' own queues, waits, results.
 
+Every task settles its source message when what became of it is confirmed. A lane that refuses or is
+missing sends it to wait at once; from one that does not confirm for five seconds while others do, a
+copy is sent to wait (`domain/under_way.py`): the task may run twice, but it holds up no other and
+is not lost.
+"""
+
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
 
 from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
-from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, TaskAccepted
-from maniple.service.names import TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
+from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result
+from maniple.service.done import Done
+from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
 from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
-from maniple.topology import ACCEPTED_KEY, DELAY, EVENTS, LANES, lane_key, tier_name
+from maniple.topology import ACCEPTED_KEY, AGENTS, EVENTS, LANES, Exchange, lane_key
 from maniple.transport import Publisher
+from maniple_dispatcher.delays import Delays
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.cancellations import Cancellations
+from maniple_dispatcher.domain.doors import Doors, Key
 from maniple_dispatcher.domain.routing import (
     Wait,
     Waiting,
+    acceptance,
+    cancelled,
     expired,
+    is_committed,
     overloaded,
     rest_of,
     wait,
 )
+from maniple_dispatcher.domain.sizing import Sizes
+from maniple_dispatcher.domain.under_way import Ticket, UnderWay
+from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
+MIRROR_SECONDS = 5.0
+MIRRORED_BYTES = 8 * 1024**2  # of copies that the broker has not confirmed
+# Seconds after giving up: a confirm that is merely late opens the door. With the patience before,
+# well under what a publisher bears without a confirm (30 s).
+CANCEL_AFTER = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """A task on its way."""
+
+    envelope: Envelope
+    source: Settlement
+    alone: bool
+
+
+class _Withdrawn(ManipleError):
+    """It was not sent, because what was sent before it was refused or is not confirmed."""
+
+    def __init__(self, why: Waiting) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Try:
+    """A `done` of a task that is tried at a door."""
+
+    ticket: Ticket[_Going]
+    refused: Callable[[Waiting], None]
+    told: Callable[["_Try", ManipleError | None], None]
+
+    def __call__(self, error: ManipleError | None) -> None:
+        self.told(self, error)
 
 
 class Lanes:
-    """Sends admitted tasks to their lanes, in bundles; what a lane refuses waits in the broker."""
+    """Sends admitted tasks to their lanes, in bundles; what finds no way waits in the broker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - whom it tells, and what decides
         self,
         publisher: Publisher,
         results: ResultOutlet,
         metrics: Metrics,
         clock: Callable[[], datetime],
         *,
-        size_of: Callable[[str], int],
+        roster: Roster,
+        traces: Traces,
     ) -> None:
-        """Publish through `publisher`; a bundle of a lane carries at most `size_of(lane)` tasks."""
-        self._lanes = Outlet(publisher, LANES, ENVELOPES_TYPE).limited(size_of).measured(metrics)
-        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
+        """Publish through `publisher`; `roster` knows the agents that have queues of their own."""
+        self._traces = traces
+        self._sizes = Sizes()
+        self._roster = roster
+        self._ways = {
+            # In the order of draining: what an agent's own queue refuses goes to a lane.
+            (AGENTS.name, False): self._way(publisher, AGENTS, metrics, self._size_of_agent),
+            (AGENTS.name, True): self._way(publisher, AGENTS, metrics, lambda _: 1),
+            (LANES.name, False): self._way(publisher, LANES, metrics, self._sizes.size),
+            (LANES.name, True): self._way(publisher, LANES, metrics, lambda _: 1),
+        }
+        mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
+        self._mirrors = mirrors.within(MIRROR_SECONDS)
+        self._delays = Delays(publisher, metrics)
         self._events = (
             Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
@@ -49,78 +115,191 @@ class Lanes:
         self._results = results
         self._metrics = metrics
         self._clock = clock
+        self._cancellations = Cancellations()
+        self._doors = Doors()
+        self._under_way: UnderWay[_Going] = UnderWay()
+        self._cancel_at: dict[Key, float] = {}
 
-    def resize(self, lane: str, size: int) -> None:
-        """Let bundles of `lane` carry at most `size` tasks."""
-        self._lanes.limit(lane, size)
+    @staticmethod
+    def _way(
+        publisher: Publisher, exchange: Exchange, metrics: Metrics, size_of: Callable[[str], int]
+    ) -> Outlet:
+        return Outlet(publisher, exchange, ENVELOPES_TYPE).limited(size_of).measured(metrics)
 
-    def send(self, envelope: Envelope, source: Settlement) -> None:
-        """Bring one task on its way; `source` is settled when its lane or its wait is confirmed."""
-        key = lane_key(envelope.lane, envelope.lost)
+    def learn(self, lane: str, runs: int, p99: float) -> None:
+        """Take the run times of a lane: they decide how many tasks a bundle carries."""
+        self._ways[LANES.name, False].limit(lane, self._sizes.learn(lane, runs, p99))
+        for agent in self._roster.serving(lane):
+            self._ways[AGENTS.name, False].limit(agent, self._size_of_agent(agent))
 
-        def sent(error: ManipleError | None) -> None:
-            if error is None:
-                self._accepted(envelope, source)
-            elif isinstance(error, PublishRefused):
-                self._wait(envelope, source, error)
-            else:
-                source.settle(error)
+    def _size_of_agent(self, agent: str) -> int:
+        return min((self._sizes.size(lane) for lane in self._roster.lanes(agent)), default=1)
 
-        # What comes back from the lane has been accepted, and is not announced again.
-        self._lanes.add(key, encode(replace(envelope, accepted=True)), sent)
+    def cancel(self, tenant: str, task: str) -> None:
+        """End a task when it passes here."""
+        self._cancellations.add(tenant, task, self._clock())
+
+    def ends(
+        self, envelope: Envelope, source: Settlement, now: datetime, *, waiting: str = ""
+    ) -> bool:
+        """End a task that is cancelled or whose time is over; tell whether that was so.
+
+        `waiting` says what it has waited for.
+        """
+        if self._cancellations.has(envelope.tenant, envelope.id):
+            self.end(cancelled(envelope, now), envelope, source)
+        elif envelope.deadline <= now:
+            self.end(expired(envelope, now, waiting=waiting), envelope, source)
+        else:
+            return False
+        return True
+
+    def send(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
+        """Bring one task on its way; `alone` keeps it out of bundles."""
+        going = _Going(envelope, source, alone)
+        agent = self._roster.choose(envelope)
+        if agent is None:
+            self._to_lane(going)
+        else:
+            # What the agent's own queue does not take goes to the lane that all agents read.
+            self._try(AGENTS, agent, going, lambda _: self._to_lane(going))
+
+    def _to_lane(self, going: _Going) -> None:
+        key = lane_key(going.envelope.lane, going.envelope.lost)
+        self._try(LANES, key, going, lambda why: self._wait(going, why))
 
     def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further."""
         if result.error is not None:
             self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
-        self._results.report(result, envelope.reply_to, envelope.correlation_id, source.settle)
-
-    async def drain(self) -> None:
-        """Return when everything on its way has been confirmed."""
-        await self._lanes.drain()
-        await self._delay.drain()
-        await self._events.drain()
-
-    def _accepted(self, envelope: Envelope, source: Settlement) -> None:
-        if envelope.accepted:
-            source.settle()
-            return
-        self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
-        accepted = TaskAccepted(
-            id=envelope.id,
-            capability=envelope.capability,
-            lane=envelope.lane,
-            tenant=envelope.tenant,
-            labels=envelope.labels,
-            policies=envelope.policies,
-            submitted_at=envelope.submitted_at,
-            dispatched_at=envelope.dispatched_at or envelope.submitted_at,
-            deadline=envelope.deadline,
-            traceparent=envelope.traceparent,
-        )
-        self._events.add(ACCEPTED_KEY, encode(accepted), source.settle)
-
-    def _wait(self, envelope: Envelope, source: Settlement, refusal: PublishRefused) -> None:
-        now = self._clock()
-        reason = Waiting.NO_AGENT if refusal.unroutable else Waiting.OVERLOADED
-        if envelope.deadline <= now:
-            self.end(expired(envelope, now, waiting=reason), envelope, source)
-            return
-        self._metrics.counter(TASKS_DELAYED, reason.value).inc()
-        self._delayed(wait(envelope, now), envelope, source)
+        result, done = self._traces.ended(result, envelope, source.settle)
+        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
 
     def wait_on(self, envelope: Envelope, source: Settlement) -> None:
         """Let a task that is not due yet wait for another round."""
         self._metrics.counter(TASKS_DELAYED, Waiting.NOT_DUE.value).inc()
-        self._delayed(rest_of(envelope, self._clock()), envelope, source)
+        rest = rest_of(envelope, self._clock())
+        self._delay(rest, envelope, source, Waiting.NOT_DUE)
 
-    def _delayed(self, waiting: Wait, envelope: Envelope, source: Settlement) -> None:
+    def hold(self, envelope: Envelope, source: Settlement, why: Waiting) -> None:
+        """Let a task wait that is not to try its lane now."""
+        self._wait(_Going(envelope, source, alone=False), why)
+
+    def mirror(self, copy: Envelope) -> None:
+        """Send a copy that nobody waits for, and that is dropped where there is no room."""
+        if self._mirrors.kept > MIRRORED_BYTES:
+            self._metrics.counter(MIRRORS_DROPPED).inc()
+            return
+        copy, sent = self._traces.mirroring(copy, self._mirror_sent)
+        self._mirrors.add(copy.lane, encode(copy), sent)
+
+    def _mirror_sent(self, error: ManipleError | None) -> None:
+        if error is not None:
+            self._metrics.counter(MIRRORS_DROPPED).inc()
+
+    def look(self, *, taking: bool) -> None:
+        """Let wait what has not been confirmed for too long; to be called now and then.
+
+        While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
+        """
+        if not taking:
+            self._under_way.renew(monotonic())
+            return
+        now = monotonic()
+        overdue = self._under_way.overdue(now)
+        for ticket in overdue:
+            self._wait(ticket.item, Waiting.UNCONFIRMED)
+        for door in {ticket.key for ticket in overdue}:
+            self._doors.shut(door, Waiting.UNCONFIRMED, now)
+            self._withdraw(door, Waiting.UNCONFIRMED)
+            self._cancel_at.setdefault(door, now + CANCEL_AFTER)
+        for door in [door for door, at in self._cancel_at.items() if at <= now]:
+            del self._cancel_at[door]
+            for alone in (False, True):
+                self._ways[door[0], alone].cancel(door[1], self._is_given_up)
+
+    async def drain(self) -> None:
+        """Return when everything on its way has been confirmed."""
+        for way in self._ways.values():
+            await way.drain()
+        await self._mirrors.drain()
+        await self._delays.drain()
+        await self._events.drain()
+
+    def _try(
+        self, exchange: Exchange, key: str, going: _Going, refused: Callable[[Waiting], None]
+    ) -> None:
+        """Publish a task, unless that was refused just now."""
+        door = (exchange.name, key)
+        why = self._doors.refusal(door, monotonic())
+        if why is not None:
+            refused(why)
+            return
+        ticket = self._under_way.begin(door, going, monotonic())
+        # What comes back from the lane has been accepted, and is not announced again; it begins
+        # anew to wait.
+        accepted = replace(going.envelope, accepted=True, waits=0)
+        told = _Try(ticket, refused, self._told)
+        self._ways[exchange.name, going.alone].add(key, encode(accepted), told)
+
+    def _told(self, tried: _Try, error: ManipleError | None) -> None:
+        """Take what became of a publish."""
+        ticket, going = tried.ticket, tried.ticket.item
+        is_answer = error is None or isinstance(error, PublishRefused)
+        if error is None:
+            self._doors.open(ticket.key)
+        ended = self._under_way.end if is_answer else self._under_way.withdraw
+        if not ended(ticket):
+            return
+        if error is None:
+            self._accepted(going.envelope, going.source)
+        elif isinstance(error, _Withdrawn):
+            tried.refused(error.why)
+        elif isinstance(error, PublishRefused):
+            why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
+            self._doors.shut(ticket.key, why, monotonic())
+            tried.refused(why)
+            self._withdraw(ticket.key, why)
+        else:
+            going.source.settle(error)
+
+    def _is_given_up(self, done: Done) -> bool:
+        return isinstance(done, _Try) and self._under_way.is_given_up(done.ticket)
+
+    def _withdraw(self, door: Key, why: Waiting) -> None:
+        """Let what waits behind a bundle that found no way share its fate: none need be tried."""
+        exchange, key = door
+        for alone in (False, True):
+            for told in self._ways[exchange, alone].withdraw(key):
+                told(_Withdrawn(why))
+
+    def _accepted(self, envelope: Envelope, source: Settlement) -> None:
+        self._traces.accepted(envelope)
+        if envelope.accepted:
+            source.settle()
+            return
+        self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
+        self._events.add(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
+
+    def _wait(self, going: _Going, why: Waiting) -> None:
+        now = self._clock()
+        envelope = going.envelope
+        if self.ends(envelope, going.source, now, waiting=why):
+            return
+        self._metrics.counter(TASKS_DELAYED, why.value).inc()
+        longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
+        self._delay(wait(envelope, now, longer=longer), envelope, going.source, why)
+
+    def _delay(self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting) -> None:
+        since = monotonic()
 
         def delayed(error: ManipleError | None) -> None:
+            self._under_way.answered(since)
             if isinstance(error, PublishRefused):
                 result = overloaded(envelope, self._clock(), RETRY_AFTER)
                 self.end(result, envelope, source)
             else:
+                self._traces.delayed(envelope, why)
                 source.settle(error)
 
-        self._delay.add(tier_name(waiting.tier), encode(waiting.envelope), delayed)
+        self._delays.add(waiting, delayed, insist=is_committed(envelope))

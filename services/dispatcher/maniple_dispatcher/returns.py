@@ -11,20 +11,32 @@ from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.topology import RETRY_QUEUE
 from maniple.transport import Delivery
-from maniple_dispatcher.domain.routing import expired, is_due
+from maniple_dispatcher.domain.routing import is_due
+from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.traces import Traces
 
 
 class Returns:
     """Takes what comes back from `maniple.delay`: admitted already, only the door is tried again.
 
-    Deadline and lane are looked at again; nothing is decided twice. What is not due yet goes round
-    once more.
+    Cancellation, deadline, breaker, bulkhead and lane are looked at again; nothing is decided
+    twice. What is not due yet goes round once more.
     """
 
-    def __init__(self, lanes: Lanes, log: RefusedLog, clock: Callable[[], datetime]) -> None:
-        """Send what is due to `lanes`; keep what cannot be read in `log`."""
+    def __init__(
+        self,
+        lanes: Lanes,
+        gate: Gate,
+        log: RefusedLog,
+        clock: Callable[[], datetime],
+        *,
+        traces: Traces,
+    ) -> None:
+        """Send what is due to `gate`; keep what cannot be read in `log`."""
+        self._traces = traces
         self._lanes = lanes
+        self._gate = gate
         self._log = log
         self._clock = clock
 
@@ -41,10 +53,11 @@ class Returns:
             delivery.ack()
         source = Settlement(delivery, len(envelopes))
         for envelope in envelopes:
-            if envelope.deadline <= now:
-                waiting = "no agent or a full lane" if envelope.waits else "another attempt"
-                self._lanes.end(expired(envelope, now, waiting=waiting), envelope, source)
-            elif is_due(envelope, now):
-                self._lanes.send(replace(envelope, dispatched_at=now, not_before=None), source)
+            waiting = "no agent or a full lane" if envelope.waits else "another attempt"
+            if self._lanes.ends(envelope, source, now, waiting=waiting):
+                continue
+            if is_due(envelope, now):
+                due = self._traces.returned(envelope, now)
+                self._gate.again(replace(due, dispatched_at=now, not_before=None), source)
             else:
                 self._lanes.wait_on(envelope, source)

@@ -9,12 +9,13 @@ from maniple.codec import decode_submission, encode, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import Envelope, Result, Task
-from maniple.service.names import TASKS_REJECTED, TASKS_SUBMITTED
+from maniple.service.names import SUBMISSIONS_READ, TASKS_REJECTED, TASKS_SUBMITTED
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
 from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics, new_traceparent
+from maniple.service.task_traces import dispatching
+from maniple.service.telemetry import Metrics
 from maniple.transport import Delivery
 from maniple_dispatcher.domain.admission import (
     Arrival,
@@ -29,16 +30,20 @@ from maniple_dispatcher.domain.admission import (
     rejection,
     trace_of,
 )
-from maniple_dispatcher.domain.routing import expired
-from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.traces import Traces
 
 
 class Policies(Protocol):
     """The policies in force."""
 
-    def resolve(self, capability: str, tenant: str, labels: Mapping[str, str]) -> Resolved:
+    def resolve(
+        self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
+    ) -> Resolved:
         """Say what holds for a task now, with the versions that say so."""
         ...
+
+
+Onward = Callable[[Envelope, Resolved, Settlement], None]
 
 
 class Refusals:
@@ -73,23 +78,28 @@ class Refusals:
 class Submissions:
     """Admits what outsiders publish. Nothing in a message can stop it or get lost in it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what decides about a task, and where it goes
         self,
-        lanes: Lanes,
+        onward: Onward,
         refusals: Refusals,
         policies: Policies,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        *,
+        traces: Traces,
     ) -> None:
-        """Send what is admitted to `lanes`, what is not to `refusals`."""
-        self._lanes = lanes
+        """Send what is admitted `onward`, what is not to `refusals`."""
+        self._traces = traces
+        self._onward = onward
         self._refusals = refusals
         self._policies = policies
+        self._read = metrics.counter(SUBMISSIONS_READ)
         self._submitted = metrics.counter(TASKS_SUBMITTED)
         self._clock = clock
 
     def take(self, delivery: Delivery) -> None:
         """Take one message from `maniple.submit`."""
+        self._read.inc()
         now = self._clock()
         raw = raw_arrival(delivery)
         try:
@@ -105,16 +115,14 @@ class Submissions:
         for item in decided:
             if isinstance(item, _Refused):
                 self._refuse_member(item, arrival, delivery, source)
-            elif item.deadline <= now:
-                self._lanes.end(expired(item, now), item, source)
             else:
-                self._lanes.send(item, source)
+                self._onward(item.envelope, item.resolved, source)
 
     def _identified(
         self, members: list[Task | InvalidMessage], arrival: Arrival, *, is_array: bool
-    ) -> list["Envelope | _Refused"]:
+    ) -> list["_Admitted | _Refused"]:
         seen: set[tuple[str, str]] = set()
-        decided: list[Envelope | _Refused] = []
+        decided: list[_Admitted | _Refused] = []
         for position, member in enumerate(members):
             place = position if is_array else None
             decided.append(self._decided(member, arrival, place, seen))
@@ -126,7 +134,7 @@ class Submissions:
         arrival: Arrival,
         position: int | None,
         seen: set[tuple[str, str]],
-    ) -> "Envelope | _Refused":
+    ) -> "_Admitted | _Refused":
         if isinstance(member, InvalidMessage):
             known = peek_identity(member.body or b"")
             task_id = known.id or identity(None, arrival, position, new_id)
@@ -140,14 +148,18 @@ class Submissions:
         seen.add((member.tenant, task_id))
         try:
             capability = capability_of(member, arrival.routing_key)
-            return admit(
+            resolved = self._policies.resolve(capability, member.tenant, member.labels, task_id)
+            envelope = admit(
                 member,
                 arrival,
                 task_id=task_id,
                 capability=capability,
-                decided=self._policies.resolve(capability, member.tenant, member.labels),
-                traceparent=trace_of(member, arrival, _new_trace),
+                decided=resolved,
+                traceparent=trace_of(member, arrival, self._traces.begun, self._traces.honoured),
             )
+            if self._traces.has(envelope):
+                envelope = dispatching(envelope)
+            return _Admitted(envelope, resolved)
         except InvalidMessage as error:
             return _refused(error, task_id, member)
 
@@ -178,6 +190,14 @@ class Submissions:
 
 
 @dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A member that is admitted, with what the policies say about it."""
+
+    envelope: Envelope
+    resolved: Resolved
+
+
+@dataclass(frozen=True, slots=True)
 class _Refused:
     """A member that is not admitted, with what is known of it."""
 
@@ -205,7 +225,3 @@ def raw_arrival(delivery: Delivery) -> RawArrival:
         timestamp=properties.timestamp,
         headers=delivery.headers,
     )
-
-
-def _new_trace() -> str:
-    return new_traceparent(sampled=False)

@@ -1,32 +1,66 @@
 """Composition root of the dispatcher; tests build it by the same function."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from time import monotonic
 from typing import cast
 
 from maniple import topology
 from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.policy_view import PolicyView
 from maniple.service.refusals import RefusedLog
 from maniple.service.runner import Runtime
 from maniple.transport import Consumer
+from maniple_dispatcher.agents import Agents
 from maniple_dispatcher.dead import Undeliverable
-from maniple_dispatcher.domain.sizing import Sizes
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.good_results import GoodResults
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.handlers import Handlers, routes
 from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.learning import Learning
+from maniple_dispatcher.marks import Marks
+from maniple_dispatcher.memory import Memory
+from maniple_dispatcher.moving import Moves
 from maniple_dispatcher.returns import Returns
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.submissions import Refusals, Submissions
+from maniple_dispatcher.talk import Talk
+from maniple_dispatcher.traces import Traces
 
 PREFETCH_DEAD = 16
+DEFAULT_TENANT = "default"
+LOOK_PERIOD = 0.25
 
 
 def now() -> datetime:
     """Read the clock: the only place of the dispatcher that does."""
     return datetime.now(UTC)
+
+
+async def _look(lanes: Lanes, hot: HotPath) -> None:
+    """Look after publishes that are not confirmed."""
+    while True:
+        await asyncio.sleep(LOOK_PERIOD)
+        lanes.look(taking=hot.up and not hot.blocked)
+
+
+def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | None]:
+    """Return what tells the policy of a lane's breaker."""
+
+    def spec_of(lane: str) -> CircuitBreakerSpec | None:
+        capability = lane.partition("@")[0]
+        policy = policies.resolve(capability, DEFAULT_TENANT, {}).circuit_breaker
+        return policy.spec if policy else None
+
+    return spec_of
 
 
 @asynccontextmanager
@@ -41,26 +75,52 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     ).measured(runtime.metrics)
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime)
-    results = ResultOutlet(hot.publisher, runtime.metrics)
+    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
     refused = RefusedLog(hot.publisher, runtime.metrics)
-    sizes = Sizes()
-    lanes = Lanes(hot.publisher, results, runtime.metrics, now, size_of=sizes.size)
+    roster = Roster()
+    traces = Traces(runtime.tracer, now, ratio=settings.trace_ratio)
+    lanes = Lanes(hot.publisher, results, runtime.metrics, now, roster=roster, traces=traces)
+    marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
+    quiet = settings.leftover_quiet
+    moves = Moves(runtime, hot.intake, lanes, roster, marks, quiet=quiet, clock=now, traces=traces)
+    agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)
-    submissions = Submissions(lanes, refusals, policies, runtime.metrics, now)
-    returns = Returns(lanes, refused, now)
+    fleet = Fleet(runtime.connection_name("dispatcher"), Owned(_breaker_of(policies)), monotonic())
+    good = GoodResults()
+    gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=now)
+    talk = Talk(hot, fleet, plane, runtime)
+    memory = Memory(
+        runtime.consul,
+        settings.consul_prefix,
+        settings.instance,
+        fleet=fleet,
+        log=runtime.log,
+    )
+    submissions = Submissions(gate.admit, refusals, policies, runtime.metrics, now, traces=traces)
+    returns = Returns(lanes, gate, refused, now, traces=traces)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
     back = topology.RETRY_QUEUE.name
     hot.consume(Consumer(hot.intake, back, returns.take, prefetch=settings.retry_prefetch))
-    dead = Undeliverable(results, now)
+    dead = Undeliverable(results, runtime.metrics, now)
     hot.consume(Consumer(hot.intake, topology.DEAD_BROKER.name, dead.take, prefetch=PREFETCH_DEAD))
     async with plane, hot.publishing():
         await policies.start()
-        for exchange, (model, handler) in routes(Handlers(lanes, sizes)).items():
-            await plane.subscribe(exchange, ("",), model, handler)
+        for exchange, (key, model, handler) in routes(Handlers(lanes, fleet)).items():
+            await plane.subscribe(exchange, (key,), model, handler)
+        await agents.start()
         async with hot.consuming():
+            runtime.spawn(_look(lanes, hot), "look")
+            runtime.spawn(talk.run(), "talk")
+            runtime.spawn(talk.count_rooms(), "count rooms")
+            runtime.spawn(talk.announce_breakers(), "announce breakers")
+            runtime.spawn(talk.show_breakers(), "show breakers")
+            runtime.spawn(memory.keep(), "memory")
+            runtime.spawn(Learning(runtime, policies, good).run(), "learn good results")
             yield
             await hot.pause()
+            await talk.leave()
+            await moves.stop()
             await lanes.drain()
             await results.drain()
             await refused.drain()

@@ -1,5 +1,7 @@
 """Run a policy service: `python -m maniple_policy`."""
 
+import sys
+
 from maniple.service.runner import run
 from maniple.service.settings import load_settings
 from maniple_policy.settings import PolicySettings
@@ -8,7 +10,7 @@ from maniple_policy.wiring import build
 
 def main() -> None:
     """Run until SIGTERM."""
-    run(load_settings(PolicySettings), build)
+    run(load_settings(PolicySettings, sys.argv[1:]), build)
 
 
 if __name__ == "__main__":

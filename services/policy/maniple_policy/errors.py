@@ -33,3 +33,23 @@ class StoreUnavailable(RequestFailed):
     def __init__(self, reason: str) -> None:
         """Say how it is away."""
         super().__init__("store_unavailable", reason)
+
+
+class UnknownVersion(RequestFailed):
+    """The policy has no such version, or no longer remembers it."""
+
+    def __init__(self, key: str, version: int) -> None:
+        """Name both."""
+        super().__init__("unknown_version", f"{key} has no version {version} that could be used")
+
+
+class PolicyTie(RequestFailed):
+    """Nothing would decide between two documents; nothing was stored."""
+
+    def __init__(self, one: str, two: str) -> None:
+        """Name both as `kind/name`."""
+        super().__init__(
+            "policy_tie",
+            f"{one} and {two} are equally specific and can match the same task: "
+            "give one of them another selector",
+        )

@@ -1,140 +1,137 @@
 """What the policy service is asked for, on `maniple.requests` under the key `policy`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from maniple.control import Request
-from maniple.service.policies import parse_policy
+from maniple.errors import RequestFailed
+from maniple.service.policies import KINDS, Policy, parse_policy
 from maniple.service.requests import Responder
-from maniple_policy.domain.records import Revision, Stored
-from maniple_policy.errors import InvalidPolicy, StoreUnavailable, UnknownPolicy
-from maniple_policy.store import Store
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Apply(_Body):
-    """`document` as in a policy file; `expect` is the version it replaces, 0 for none."""
-
-    document: dict[str, Any]
-    author: str = Field(default="unknown", max_length=256)
-    reason: str = Field(default="", max_length=2000)
-    expect: int | None = Field(default=None, ge=0)
-
-
-class Which(_Body):
-    """Names one policy."""
-
-    kind: str
-    name: str
-
-    @property
-    def key(self) -> str:
-        """`kind/name`."""
-        return f"{self.kind}/{self.name}"
-
-
-class Delete(Which):
-    """A tombstone for one policy."""
-
-    author: str = Field(default="unknown", max_length=256)
-    reason: str = Field(default="", max_length=2000)
-    expect: int | None = Field(default=None, ge=0)
-
-
-class Snapshot(_Body):
-    """`digest` is of the set that the caller has; an equal one is not sent again."""
-
-    digest: str = ""
+from maniple_policy.answers import Answers, changed
+from maniple_policy.bodies import Apply, ApplyAll, Delete, Rollback
+from maniple_policy.domain.changes import Step, Wanted
+from maniple_policy.domain.reach import doubts
+from maniple_policy.domain.records import Revision
+from maniple_policy.errors import InvalidPolicy, UnknownVersion
 
 
 class Handlers:
-    """The operations. Each takes a request and returns a JSON object."""
+    """The operations that change. Each takes a request and returns a JSON object."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
-        self._store = store
+    def __init__(self, answers: Answers, now: Callable[[], datetime]) -> None:
+        self._answers = answers
+        self._store = answers.store
         self._now = now
 
     async def apply(self, request: Request) -> dict[str, Any]:
         """Store a document under its next version."""
         body = Apply.model_validate(request.body)
-        document = {name: value for name, value in body.document.items() if name != "version"}
-        try:
-            policy = parse_policy(document)
-        except ValidationError as error:
-            raise InvalidPolicy(_reasons(error)) from error
-        change = Revision(policy=policy, author=body.author, at=self._now(), reason=body.reason)
-        record, changed = await self._store.change(change, body.expect)
-        return {**_shown(record), "changed": changed, "digest": self._store.policies.digest}
+        change = self._revision(_parsed(body.document), body.author, body.reason)
+        (done,) = await self._change([Wanted(change, body.expect)], dry_run=body.dry_run)
+        return {**done, "digest": self._store.policies.digest}
+
+    async def apply_all(self, request: Request) -> dict[str, Any]:
+        """Store several documents, if all of them can be; nothing if one is wrong."""
+        body = ApplyAll.model_validate(request.body)
+        policies = [_parsed(document, n) for n, document in enumerate(body.documents)]
+        keys = [policy.key for policy in policies]
+        if len(set(keys)) < len(keys):
+            raise InvalidPolicy("two documents of the same kind and name")
+        if body.expect is not None and len(policies) > 1:
+            raise RequestFailed("invalid_request", "expect is for a single document")
+        wanted = [
+            Wanted(self._revision(policy, body.author, body.reason), body.expect)
+            for policy in policies
+        ]
+        done = await self._change(wanted, dry_run=body.dry_run)
+        return {"applied": done, "digest": self._store.policies.digest}
 
     async def delete(self, request: Request) -> dict[str, Any]:
         """Store a tombstone; the policy no longer decides anything."""
         body = Delete.model_validate(request.body)
-        record = self._found(body.key)
-        change = record.revision.model_copy(
-            update={
-                "author": body.author,
-                "at": self._now(),
-                "reason": body.reason,
-                "deleted": True,
-            }
+        policy = self._answers.found(body.key).policy
+        change = self._revision(policy, body.author, body.reason, deleted=True)
+        (done,) = await self._change([Wanted(change, body.expect)], dry_run=body.dry_run)
+        return {**done, "digest": self._store.policies.digest}
+
+    async def rollback(self, request: Request) -> dict[str, Any]:
+        """Store what an older version said as a new one; of a deleted policy too."""
+        body = Rollback.model_validate(request.body)
+        record = self._answers.found(body.key, deleted=True)
+        revision = self._answers.revision(record, body.to)
+        if revision.deleted:
+            raise UnknownVersion(body.key, body.to)
+        reason = body.reason or f"rollback to version {body.to}"
+        change = self._revision(revision.policy, body.author, reason)
+        (done,) = await self._change([Wanted(change, body.expect)], dry_run=body.dry_run)
+        return {**done, "digest": self._store.policies.digest}
+
+    def _revision(
+        self, policy: Policy, author: str, reason: str, *, deleted: bool = False
+    ) -> Revision:
+        return Revision(
+            policy=policy, author=author, at=self._now(), reason=reason, deleted=deleted
         )
-        record, changed = await self._store.change(change, body.expect)
-        return {**_shown(record), "changed": changed, "digest": self._store.policies.digest}
 
-    async def get(self, request: Request) -> dict[str, Any]:
-        """Return one policy with its history."""
-        record = self._found(Which.model_validate(request.body).key)
-        return record.model_dump(mode="json")
+    async def _change(self, wanted: Sequence[Wanted], *, dry_run: bool) -> list[dict[str, Any]]:
+        if dry_run:
+            self._answers.check_known()
+            steps = self._store.plan(wanted)
+        else:
+            steps = await self._store.change(wanted)
+        return [await self._told(step, dry_run=dry_run) for step in steps]
 
-    async def list(self, _request: Request) -> dict[str, Any]:
-        """Return all policies in force, without their history."""
-        self._check_known()
-        records = sorted(self._store.records.values(), key=lambda r: r.key)
-        shown = [_shown(record) for record in records if not record.deleted]
-        return {"policies": shown, "digest": self._store.policies.digest}
-
-    async def snapshot(self, request: Request) -> dict[str, Any]:
-        """Return the documents in force and their digest; no documents if the caller has them."""
-        body = Snapshot.model_validate(request.body)
-        self._check_known()
-        policies = self._store.policies
-        if body.digest == policies.digest:
-            return {"digest": policies.digest}
-        return {"digest": policies.digest, "policies": policies.to_json()}
-
-    def _check_known(self) -> None:
-        if not self._store.known:
-            raise StoreUnavailable("Consul was not read yet and nothing is kept on disk")
-
-    def _found(self, key: str) -> Stored:
-        self._check_known()
-        record = self._store.records.get(key)
-        if record is None or record.deleted:
-            raise UnknownPolicy(key)
-        return record
+    async def _told(self, step: Step, *, dry_run: bool) -> dict[str, Any]:
+        record, policy = step.record, step.record.policy
+        known = await self._answers.fleet.known()
+        processes = self._answers.reports.instances
+        return {
+            **record.revision.model_dump(mode="json"),
+            "changed": step.changed,
+            "replaces": step.before.version if step.before else 0,
+            "dry_run": dry_run,
+            "diff": changed(step.before, record),
+            "warnings": [] if record.deleted else doubts(policy, known, processes),
+            "touches": None if known is None else known.touched(policy),
+        }
 
 
-def _shown(record: Stored) -> dict[str, Any]:
-    return record.revision.model_dump(mode="json")
+def _parsed(document: Mapping[str, Any], number: int | None = None) -> Policy:
+    try:
+        return parse_policy({name: v for name, v in document.items() if name != "version"})
+    except ValidationError as error:
+        which = "" if number is None else f"document {number + 1}: "
+        raise InvalidPolicy(which + _reasons(error)) from error
 
 
 def _reasons(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in found)
+    return "; ".join(
+        f"{_field(item['loc'])}: {item['msg']}"
+        for item in error.errors(include_url=False, include_input=False)
+    )
 
 
-def routes(handlers: Handlers) -> Mapping[str, Responder]:
+def _field(loc: tuple[int | str, ...]) -> str:
+    """Name a field as a document does; pydantic puts the kind in front."""
+    path = loc[1:] if loc and loc[0] in KINDS else loc
+    return ".".join(map(str, path)) or "document"
+
+
+def routes(handlers: Handlers, answers: Answers) -> Mapping[str, Responder]:
     """Which operation answers which request."""
     return {
         "policy.apply": handlers.apply,
+        "policy.apply_all": handlers.apply_all,
         "policy.delete": handlers.delete,
-        "policy.get": handlers.get,
-        "policy.list": handlers.list,
-        "policy.snapshot": handlers.snapshot,
+        "policy.rollback": handlers.rollback,
+        "policy.get": answers.get,
+        "policy.list": answers.list,
+        "policy.history": answers.history,
+        "policy.diff": answers.diff,
+        "policy.explain": answers.explain,
+        "policy.status": answers.status,
+        "policy.snapshot": answers.snapshot,
     }

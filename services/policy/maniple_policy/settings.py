@@ -13,3 +13,4 @@ class PolicySettings(ServiceSettings):
     service: ClassVar[str] = "policy"
 
     drain_timeout: float = Field(default=5.0, ge=0)
+    """seconds to finish after SIGTERM"""

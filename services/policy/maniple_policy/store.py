@@ -1,26 +1,34 @@
 """The store of policies: Consul KV by compare-and-set, with the last good copy on disk."""
 
 import asyncio
+import json
 import random
-from collections.abc import Awaitable, Callable, Iterable
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from maniple.events import PolicyChanged
 from maniple.service import names
-from maniple.service.catalog import Entry
+from maniple.service.catalog import Entry, Put
 from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.health import Health
 from maniple.service.policies import PolicySet
 from maniple.service.policy_cache import read_json, write_atomically
 from maniple.service.telemetry import Metrics, get_logger
+from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
-from maniple_policy.domain.records import Revision, Stored, read, succeed
-from maniple_policy.errors import StoreUnavailable, UnknownPolicy, VersionConflict
+from maniple_policy.domain.records import Stored
+from maniple_policy.errors import StoreUnavailable
 
 WAIT = 30.0  # seconds of a blocking query
 BACKOFF_CAP = 5.0
-TRIES = 8
+TRIES = 40
+GUARD = ".guard"  # written with every new version, so that two cannot be decided side by side
+AT_ONCE = 60  # operations of a transaction; Consul takes 64, and 512 KiB
+PUSHED_BYTES = 16 * 1024  # of a document that its event carries
+AT_ONCE_BYTES = 400 * 1024
 COMPONENT = "policies"
 
 log = get_logger("maniple.policy")
@@ -29,6 +37,8 @@ Announce = Callable[[PolicyChanged], Awaitable[None]]
 
 class Store:
     """The records in force in this process, kept equal to Consul's.
+
+    `invalid` says what Consul holds that is not in force, by `kind/name`, and why.
 
     `known` is False until there was something on disk or Consul was read, so that an empty set is
     not taken for the truth. `announce` is told of every revision that comes into force here, and
@@ -55,6 +65,8 @@ class Store:
         self._now = now
         self._lock = asyncio.Lock()
         self._records: dict[str, Stored] = {}
+        self._refused: dict[str, Stored] = {}
+        self.invalid: dict[str, str] = {}
         self.policies = PolicySet()
         self.known = False
 
@@ -99,60 +111,97 @@ class Store:
         return await self._consul.watch(self._prefix, index, WAIT)
 
     async def sync(self, entries: Iterable[Entry]) -> int:
-        """Bring our copy and Consul together; return how many keys were written.
+        """Bring our copy and Consul together; return how many keys were to be written.
 
         A write that another replica won is left: the next look sees what it wrote.
         """
-        theirs = {e.key.removeprefix(self._prefix): Found(e.value, e.index) for e in entries}
         async with self._lock:
-            plan = reconcile(self._records, theirs, self._now())
-            written = [w for w in plan.write if await self._write(w)]
-            if written:
-                log.info("wrote policies to Consul", keys=[w.record.key for w in written])
-            new = plan.take | {w.record.key: w.record for w in written}
-            changed = [r for key, r in new.items() if r != self._records.get(key)]
-            self._take(changed)
-            self._report(plan)
-            self.known = True
+            look = self._read(entries)
+            changed = await self._settle(look)
         await self._tell(changed)
-        return len(plan.write)
+        return len(look.plan.write)
+
+    def _read(self, entries: Iterable[Entry]) -> "_Look":
+        found = {e.key.removeprefix(self._prefix): Found(e.value, e.index) for e in entries}
+        guard = found.pop(GUARD, None)
+        plan = reconcile(self._records, found, self._now())
+        indices = {key: one.index for key, one in found.items()}
+        return _Look(plan, indices, guard.index if guard else NEW)
+
+    async def _settle(self, look: "_Look") -> list[Stored]:
+        """Write and take what the plan says; return what is new here."""
+        plan = look.plan
+        edits = [write.record for write in plan.write if write.edit][:AT_ONCE]
+        written = [w.record for w in plan.write if not w.edit and await self._write(w)]
+        if edits and await self._commit(look, edits):
+            written += edits
+        if written:
+            log.info("wrote policies to Consul", keys=[record.key for record in written])
+        new = plan.take | {record.key: record for record in written}
+        changed = [r for key, r in new.items() if r != self._records.get(key)]
+        self._take(changed)
+        self._refused = dict(plan.tied)
+        self._report(plan)
+        self.known = True
+        return changed
 
     async def _write(self, write: Write) -> bool:
         key = self._prefix + write.record.key
         return await self._consul.kv_put(key, write.record.to_json(), cas=write.index)
 
-    async def change(self, change: Revision, expect: int | None = None) -> tuple[Stored, bool]:
-        """Store a revision under the next version; False beside the record if nothing changed.
+    async def _commit(self, look: "_Look", records: Sequence[Stored]) -> bool:
+        """Store new versions, all or none; False if anybody has stored any since the look.
 
-        Raises `VersionConflict` if the policy is not at version `expect` (0: absent),
-        `StoreUnavailable`, and `UnknownPolicy` for the tombstone of what is not there.
+        That these tie with nothing was decided with all others in view, so none may have changed.
         """
-        key = change.policy.key
-        async with self._lock:
-            try:
-                record, changed = await self._change(key, change, expect)
-            except (ConsulUnavailable, ConsulRefused) as error:
-                raise StoreUnavailable(str(error)) from error
-            self._take([record])
-        if changed:
-            await self._tell([record])
-        return record, changed
+        # Always another value: Consul keeps the index of a key that is written as it was.
+        puts = [Put(self._prefix + GUARD, secrets.token_hex(8).encode(), look.guard)]
+        for record in records:
+            index = look.indices.get(record.key, NEW)
+            puts.append(Put(self._prefix + record.key, record.to_json(), index))
+        return await self._consul.transaction(puts)
 
-    async def _change(self, key: str, change: Revision, expect: int | None) -> tuple[Stored, bool]:
-        for _ in range(TRIES):
-            entry = await self._consul.kv_get(self._prefix + key)
-            before = _newest(self._records.get(key), entry, key)
-            present = 0 if before is None or before.deleted else before.version
-            if expect is not None and expect != present:
-                raise VersionConflict(key, expect, present)
-            if change.deleted and not present:
-                raise UnknownPolicy(key)
-            if before is not None and before.says_the_same(change):
-                return before, False
-            record = succeed(before, change)
-            if await self._write(Write(record, entry.index if entry else NEW)):
-                return record, True
-        raise StoreUnavailable(f"{key}: others change it all the time")
+    def plan(self, wanted: Sequence[Wanted]) -> list[Step]:
+        """Say what these changes would do; raises as `change` does, but needs no Consul."""
+        return steps(self._records, wanted, self._refused)
+
+    async def change(self, wanted: Sequence[Wanted]) -> list[Step]:
+        """Store these revisions under their next versions, each of another policy.
+
+        All are checked before any is stored; up to 60 are stored in one transaction, more in
+        several. Raises `VersionConflict`, `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`.
+        """
+        news: list[Stored] = []
+        done: dict[str, Step] = {}
+        try:
+            async with self._lock:
+                for attempt in range(TRIES):
+                    if await self._advance(wanted, done, news):
+                        return [done[one.key] for one in wanted]
+                    await asyncio.sleep(random.uniform(0, 0.005 * (attempt + 1)))
+        except (ConsulUnavailable, ConsulRefused) as error:
+            raise StoreUnavailable(str(error)) from error
+        finally:
+            await self._tell(news)
+        raise StoreUnavailable("others change policies all the time")
+
+    async def _advance(
+        self, wanted: Sequence[Wanted], done: dict[str, Step], news: list[Stored]
+    ) -> bool:
+        """Store some of what is not `done` yet; True when nothing is left."""
+        look = self._read((await self._consul.kv_list(self._prefix))[1])
+        news += await self._settle(look)
+        if look.plan.write:
+            return False  # the look is out of date
+        found = steps(self._records, [w for w in wanted if w.key not in done], self._refused)
+        done |= {step.record.key: step for step in found if not step.changed}
+        now = _fitting([step for step in found if step.changed])
+        records = [step.record for step in now]
+        if records and await self._commit(look, records):
+            self._take(records)
+            news += records
+            done |= {step.record.key: step for step in now}
+        return len(done) == len(wanted)
 
     def _take(self, records: Iterable[Stored]) -> None:
         changed = {r.key: r for r in records if r != self._records.get(r.key)}
@@ -167,43 +216,59 @@ class Store:
             log.warning("policies not kept on disk", path=str(self._path), reason=str(error))
 
     def _show(self) -> None:
-        in_force = [r.policy for r in self._records.values() if not r.deleted]
+        in_force = [r.in_force for r in self._records.values() if not r.deleted]
         self.policies = PolicySet(in_force)
         for key in self._records:
             self._health.versions.pop(key, None)
         self._health.versions.update(self.policies.versions)
         self._metrics.forget(names.POLICY_VERSION)
-        for policy in in_force:
+        for policy in self.policies.policies:
             self._metrics.gauge(names.POLICY_VERSION, policy.kind, policy.name).set(policy.version)
 
     def _report(self, plan: Plan) -> None:
-        self._metrics.gauge(names.POLICIES_INVALID).set(len(plan.invalid))
-        detail = "; ".join(f"{key}: {reason}" for key, reason in sorted(plan.invalid.items()))
-        if detail:
+        before, self.invalid = self.invalid, dict(sorted(plan.invalid.items()))
+        self._metrics.gauge(names.POLICIES_INVALID).set(len(self.invalid))
+        detail = "; ".join(f"{key}: {reason}" for key, reason in self.invalid.items())
+        if detail and self.invalid != before:
             log.error("Consul holds policies that cannot be used", reason=detail)
         self._health.set(COMPONENT, ok=not detail, detail=detail[:500])
 
-    async def _tell(self, records: Iterable[Stored]) -> None:
-        for record in records:
-            log.info("policy in force", policy=record.key, version=record.version)
-            await self._announce(
-                PolicyChanged(
-                    at=self._now(),
-                    kind=record.policy.kind,
-                    name=record.policy.name,
-                    version=record.version,
-                    deleted=record.deleted,
-                    digest=self.policies.digest,
-                    author=record.author,
-                )
-            )
+    async def _tell(self, records: Sequence[Stored]) -> None:
+        # The digest is that of all changes together: none of several could be taken alone.
+        events = [self._event(record, alone=len(records) == 1) for record in records]
+        await asyncio.gather(*map(self._announce, events))
+
+    def _event(self, record: Stored, *, alone: bool) -> PolicyChanged:
+        log.info("policy in force", policy=record.key, version=record.version)
+        in_force = None if record.deleted else record.in_force.model_dump(mode="json")
+        pushed = alone and len(json.dumps(in_force)) <= PUSHED_BYTES
+        return PolicyChanged(
+            at=self._now(),
+            kind=record.policy.kind,
+            name=record.policy.name,
+            version=record.version,
+            deleted=record.deleted,
+            digest=self.policies.digest,
+            author=record.author,
+            in_force=in_force if pushed else None,
+        )
 
 
-def _newest(ours: Stored | None, entry: Entry | None, key: str) -> Stored | None:
-    try:
-        theirs = read(key, entry.value) if entry else None
-    except ValueError:
-        return ours
-    if not isinstance(theirs, Stored):
-        return ours
-    return theirs if ours is None or theirs.version >= ours.version else ours
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What Consul held: what to do about it, the index of each key, and the guard's."""
+
+    plan: Plan
+    indices: Mapping[str, int]
+    guard: int
+
+
+def _fitting(found: Sequence[Step]) -> list[Step]:
+    """Return the first steps, as many as Consul takes in one transaction."""
+    size, fitting = 0, list[Step]()
+    for step in found[:AT_ONCE]:
+        size += len(step.record.to_json()) * 4 // 3  # it goes there as base64
+        if fitting and size > AT_ONCE_BYTES:
+            break
+        fitting.append(step)
+    return fitting

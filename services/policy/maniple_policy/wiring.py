@@ -1,19 +1,23 @@
 """Composition root of the policy service; tests build it by the same function."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.events import PolicyChanged
+from maniple.events import PolicyApplied, PolicyChanged
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.runner import Runtime
+from maniple.topology import EVENTS
+from maniple_policy.answers import Answers, count
+from maniple_policy.fleet import Fleet
 from maniple_policy.handlers import Handlers, routes
 from maniple_policy.store import Store
 
 
 def now() -> datetime:
-    """Read the clock: the only place of the policy service that does."""
+    """Read the clock: this module is the only place of the policy service that does."""
     return datetime.now(UTC)
 
 
@@ -45,5 +49,9 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         )
         store.load()
         runtime.spawn(store.keep(), "follow Consul")
-        await plane.respond("policy", routes(Handlers(store, now)))
+        fleet = Fleet(plane, runtime.consul, settings.environment, time.monotonic)
+        answers = Answers(store, fleet, time.monotonic)
+        await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
+        await plane.respond("policy", routes(Handlers(answers, now), answers))
+        runtime.spawn(count(answers, runtime.metrics), "count")
         yield

@@ -1,5 +1,7 @@
 """Run a registry: `python -m maniple_registry`."""
 
+import sys
+
 from maniple.service.runner import run
 from maniple.service.settings import load_settings
 from maniple_registry.settings import RegistrySettings
@@ -8,7 +10,7 @@ from maniple_registry.wiring import build
 
 def main() -> None:
     """Run until SIGTERM."""
-    run(load_settings(RegistrySettings), build)
+    run(load_settings(RegistrySettings, sys.argv[1:]), build)
 
 
 if __name__ == "__main__":

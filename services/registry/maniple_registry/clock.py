@@ -1,30 +1,47 @@
 """The registry's sense of time: what passes while it cannot hear is not held against agents."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from maniple_registry.domain.membership import Instant
+from maniple_registry.domain.records import Instant
 
 LONGEST_STEP = 1.0  # seconds; a longer one means that this process itself stood still
 
 
 class Clock:
-    """Counts only seconds in which the registry could hear: connected and not frozen itself."""
+    """Counts only seconds in which the registry could hear: connected and not frozen itself.
 
-    def __init__(self) -> None:
+    It must be read some times a second. `take_off` sets it back; otherwise it never goes back.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._lost = 0.0
-        self._seen = time.monotonic()
+        self._seen = monotonic()
+        self._hearing = True
 
     def now(self) -> Instant:
         """Return the time, without what was lost."""
-        return Instant(time.monotonic() - self._lost, datetime.now(UTC))
+        return Instant(self.seconds(), datetime.now(UTC))
 
-    def step(self, *, hearing: bool) -> None:
-        """Say, some times a second, whether heartbeats could be heard since the last call."""
-        now = time.monotonic()
+    def seconds(self) -> float:
+        """Return the seconds of `now`."""
+        # In every reading: after a standstill messages that waited are read before anything else.
+        now = self._monotonic()
         passed = now - self._seen
         self._seen = now
-        if not hearing:
+        if not self._hearing:
             self._lost += passed
         elif passed > LONGEST_STEP:
             self._lost += passed - LONGEST_STEP
+        return now - self._lost
+
+    def hear(self, *, hearing: bool) -> None:
+        """Say whether heartbeats can be heard from now on."""
+        self.seconds()
+        self._hearing = hearing
+
+    def take_off(self, seconds: float) -> None:
+        """Take time off in which, as it turned out, nothing could be heard."""
+        self._lost += max(0.0, seconds)

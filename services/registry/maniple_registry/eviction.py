@@ -1,61 +1,156 @@
-"""Acting on a failed agent: its connections are closed, its entry in the catalog is taken out.
+"""Acting on failed agents: their connections are closed, their entries taken out of the catalog.
 
-Both may be done twice, and by any replica.
+Both may be done twice, and by any replica: whoever does it finds what is left of them. The names
+of connections show some seconds after they were made, so those not found are looked for once more.
 """
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
+from maniple.control import AgentId
 from maniple.errors import ManipleError
+from maniple.service.catalog import service_name
 from maniple.service.consul import Consul
-from maniple_registry.domain.membership import AgentRecord
-from maniple_registry.errors import ManagementUnavailable
+from maniple_registry.domain.fleet import Target
+from maniple_registry.domain.records import AgentRecord
 from maniple_registry.management import Management
 
-Spawn = Callable[[Coroutine[Any, Any, None], str], object]
+PATIENCE = 10.0  # seconds for which a failed eviction is tried again
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 2.0
+NAMES_SHOW = 5.0  # seconds after which the broker shows the name of a connection at the latest
+AGENT_SERVICE = service_name("agent")
+
+Work = Callable[[Sequence[AgentRecord]], Awaitable[object]]
 
 
 class Evictor:
-    """Evicts in the background; without `management` connections end by AMQP heartbeats only."""
+    """Evicts in the background; without `management` connections end by AMQP heartbeats only.
+
+    `target` tells what is left to be taken from a failed agent: it may have come back meanwhile.
+    """
 
     def __init__(
         self,
         consul: Consul,
         management: Management | None,
         *,
-        spawn: Spawn,
+        environment: str,
+        target: Callable[[AgentRecord], Target],
         log: FilteringBoundLogger,
     ) -> None:
         self._consul = consul
         self._management = management
-        self._spawn = spawn
+        self._environment = environment
+        self._target = target
         self._log = log
+        self._closing = Batches(self._close_first, "connections not closed", log)
+        self._closing_again = Batches(self._close, "connections not closed", log, NAMES_SHOW)
+        self._delisting = Batches(self._delist, "not taken out of Consul", log)
 
-    def evict(self, record: AgentRecord, *, replaced: bool) -> None:
-        """Evict one incarnation; the catalog's entry of a `replaced` one is its successor's."""
-        self._spawn(self._close(record), f"evict {record.agent}")
-        if not replaced:
-            self._spawn(self._deregister(record), f"deregister {record.agent}")
+    def evict(self, failed: AgentRecord) -> None:
+        """Evict one incarnation."""
+        if self._management is not None:
+            self._closing.add(failed)
+        self._delisting.add(failed)
 
-    async def _close(self, record: AgentRecord) -> None:
-        names = record.heartbeat.connections
-        if self._management is None or not names:
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._closing.run())
+            group.create_task(self._closing_again.run())
+            group.create_task(self._delisting.run())
+
+    async def _close_first(self, records: Sequence[AgentRecord]) -> None:
+        seen = await self._close(records)
+        for record in records:
+            target = self._target(record)
+            # A successor that was heard uses what it names; nobody's would be left.
+            if target.listed and not target.is_found_in(seen):
+                self._closing_again.add(record)
+
+    async def _close(self, records: Sequence[AgentRecord]) -> frozenset[str]:
+        """Close what is theirs, and return the names that were found."""
+        assert self._management is not None  # noqa: S101 - nothing is added otherwise
+        targets = [t for t in map(self._target, records) if t.names or t.prefix]
+        if not targets:
+            return frozenset()
+        closed = await self._management.close_connections(
+            frozenset().union(*(target.names for target in targets)),
+            [target.prefix for target in targets if target.prefix],
+        )
+        self._log.info("connections closed", agents=[t.agent for t in targets], count=closed.count)
+        return closed.names
+
+    async def _delist(self, records: Sequence[AgentRecord]) -> None:
+        targets = {t.agent: t for t in map(self._target, records) if t.listed}
+        if not targets:
             return
-        try:
-            closed = await self._management.close_connections(names)
-        except ManagementUnavailable as error:
-            self._log.warning("connections not closed", agent=record.agent, reason=str(error))
-        except Exception:  # noqa: BLE001 - one eviction must not end the registry
-            self._log.exception("connections not closed", agent=record.agent)
-        else:
-            self._log.info("connections closed", agent=record.agent, count=closed)
+        for instance in await self._consul.some_instances(AGENT_SERVICE, targets):
+            target = targets.get(AgentId(instance.id))
+            ours = instance.meta.get("environment") == self._environment
+            if target is not None and ours and target.owns(instance.meta.get("life", "")):
+                await self._consul.remove(instance)
+                self._log.info("taken out of Consul", agent=instance.id)
 
-    async def _deregister(self, record: AgentRecord) -> None:
+
+class Batches:
+    """Does for many what is waiting for it, in one go; what fails is tried again with backoff.
+
+    Nothing is begun before `delay` seconds.
+    """
+
+    def __init__(
+        self, work: Work, failure: str, log: FilteringBoundLogger, delay: float = 0.0
+    ) -> None:
+        self._work = work
+        self._failure = failure
+        self._log = log
+        self._delay = delay
+        self._waiting: deque[tuple[float, AgentRecord]] = deque()  # with the time of its beginning
+        self._added = asyncio.Event()
+
+    def add(self, record: AgentRecord) -> None:
+        """Have it done soon, or after the delay."""
+        self._waiting.append((time.monotonic() + self._delay, record))
+        self._added.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            pause = FIRST_PAUSE
+            while self._waiting:
+                await asyncio.sleep(max(0.0, self._waiting[0][0] - time.monotonic()))
+                if await self._attempt():
+                    pause = FIRST_PAUSE
+                    continue
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+
+    async def _attempt(self) -> bool:
+        now = time.monotonic()
+        batch: list[tuple[float, AgentRecord]] = []
+        while self._waiting and self._waiting[0][0] <= now:
+            batch.append(self._waiting.popleft())
         try:
-            await self._consul.deregister_service(record.agent)
+            await self._work([record for _, record in batch])
         except ManipleError as error:
-            self._log.warning("not taken out of Consul", agent=record.agent, reason=str(error))
-        except Exception:  # noqa: BLE001 - the same
-            self._log.exception("not taken out of Consul", agent=record.agent)
+            self._again(batch, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - one eviction must not end the registry
+            self._again(batch, repr(error))
+            return False
+        return True
+
+    def _again(self, batch: list[tuple[float, AgentRecord]], reason: str) -> None:
+        oldest = time.monotonic() - PATIENCE
+        late = [record.agent for begun, record in batch if begun <= oldest]
+        if late:
+            self._log.warning(self._failure, agents=late, reason=reason)
+        self._waiting.extendleft((b, record) for b, record in reversed(batch) if b > oldest)

@@ -1,76 +1,111 @@
-"""What the registry does with heartbeats, with silence, and with questions."""
+"""What the registry does with heartbeats, silence, checks, lanes, events, and questions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import Heartbeat, Request
+from maniple.control import ALL_AGENTS, AgentId, Announce, Heartbeat, Incarnation, Request
 from maniple.errors import RequestFailed
-from maniple.service.names import AGENTS, EVICTIONS, HEARTBEATS_SEEN
+from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
+from maniple.service.names import HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple.service.requests import Responder
 from maniple.service.telemetry import Metrics
-from maniple.topology import HEARTBEATS, Exchange
+from maniple.topology import EVENTS, Exchange
+from maniple_registry.actor import Actor
 from maniple_registry.clock import Clock
 from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.membership import AgentRecord, Decision
-from maniple_registry.eviction import Evictor
-from maniple_registry.outbox import Outbox
+from maniple_registry.domain.records import AgentRecord, AgentState, LaneView
+
+Route = tuple[tuple[str, ...], tuple[type[AgentEvent], ...], Callable[[AgentEvent], None]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Handlers:
-    """The registry's handlers, with what they act on."""
+    """The registry's handlers, with what they act on; `last_heard` in seconds of `clock`."""
 
     fleet: Fleet
     clock: Clock
-    outbox: Outbox
-    evictor: Evictor
+    actor: Actor
     metrics: Metrics
     log: FilteringBoundLogger
+    hears: Callable[[], bool] = lambda: True
+    """Whether heartbeats can be heard now; what is answered while they cannot may be old."""
+
+    def __post_init__(self) -> None:
+        """Begin as if we had heard somebody: silence is counted from now."""
+        self.last_heard = self.clock.seconds()
+        self._seen = self.metrics.counter(HEARTBEATS_SEEN)
 
     def hear(self, heartbeat: Heartbeat) -> None:
         """Take a heartbeat."""
-        self.metrics.counter(HEARTBEATS_SEEN).inc()
-        decision = self.fleet.hear(heartbeat, self.clock.now())
+        self._seen.inc()
+        now = self.clock.now()
+        self.last_heard = now.seconds
+        decision = self.fleet.hear(heartbeat, now)
         if decision.events or decision.commands or decision.failed:
-            self._act(heartbeat.agent, decision)
+            self.actor.take([(heartbeat.agent, decision)], now.seconds)
 
-    def scan(self, *, hearing: bool) -> None:
-        """Look who has been silent for too long; `hearing` as in `Clock.step`."""
-        self.clock.step(hearing=hearing)
-        if hearing:
-            for decision in self.fleet.pass_time(self.clock.now()):
-                self._act("", decision)
-        for state, count in self.fleet.counts().items():
-            self.metrics.gauge(AGENTS, state).set(count)
+    def judge(self, overdue: Iterable[AgentId]) -> None:
+        """Take that these have been silent for too long, if they still are."""
+        now = self.clock.now()
+        self.actor.take(self.fleet.judge(overdue, now), now.seconds)
 
-    def _act(self, agent: str, decision: Decision) -> None:
-        for event in decision.events:
-            self.log.info(
-                event.KEY, agent=event.agent, incarnation=event.incarnation, reason=event.reason
-            )
-            self.outbox.post(event)
-        for command in decision.commands:
-            self.outbox.tell(agent, command)
-        for failed in decision.failed:
-            self.metrics.counter(
-                EVICTIONS, "silent" if failed is decision.record else "replaced"
-            ).inc()
-            self.evictor.evict(failed, replaced=failed is not decision.record)
+    def check(self, critical: Collection[str]) -> None:
+        """Take the ids of the agents whose HTTP check is critical."""
+        now = self.clock.now()
+        self.actor.take(self.fleet.check(critical, now), now.seconds)
+
+    def look(self, views: Mapping[str, LaneView]) -> None:
+        """Take how the places of hungry agents look."""
+        now, before = self.clock.now(), self.fleet.suspected
+        self.actor.take(self.fleet.look(views, now), now.seconds)
+        for place in sorted(self.fleet.suspected - before):
+            self.metrics.counter(QUEUES_SUSPECTED).inc()
+            self.log.warning("agents starve together; none is evicted for it", place=place)
+        for place in sorted(before - self.fleet.suspected):
+            self.log.info("agents do not starve together any more", place=place)
+
+    def call_all(self) -> None:
+        """Have all agents send a heartbeat at once."""
+        self.actor.outbox.tell(ALL_AGENTS, Announce())
+
+    def witness(self, event: AgentEvent) -> None:
+        """Take what a registry, perhaps this one, has told."""
+        now = self.clock.now()
+        self.actor.see(event, now.seconds)
+        if isinstance(event, AgentFailed):
+            decision = self.fleet.learn(event, now)
+            self.actor.take([(event.agent, decision)], now.seconds)
+
+    def inherit(self, failed: Mapping[str, str]) -> None:
+        """Take which incarnations, by agent, another registry knows as failed."""
+        now = self.clock.now()
+        events = [
+            AgentFailed(at=now.at, agent=AgentId(agent), incarnation=Incarnation(incarnation))
+            for agent, incarnation in failed.items()
+        ]
+        learned = [(event.agent, self.fleet.learn(event, now)) for event in events]
+        self.actor.take(learned, now.seconds)
+
+    async def failed(self, _request: Request) -> dict[str, Any]:
+        """Answer `failed`: the incarnation of each failed agent."""
+        failed = (record for record in self.fleet if record.state is AgentState.FAILED)
+        return {"failed": {record.agent: record.incarnation for record in failed}}
 
     async def agents(self, _request: Request) -> dict[str, Any]:
         """Answer `agents`: all that are known, by id; failed and left ones for ten minutes."""
-        now = self.clock.now().seconds
-        return {"agents": [_shown(record, now) for record in self.fleet]}
+        now = self.clock.seconds()
+        shown = [_shown(record, now) for record in self.fleet]
+        return {"agents": shown, "hearing": self.hears()}
 
     async def agent(self, request: Request) -> dict[str, Any]:
         """Answer `agent` with the one called `id`, or `unknown_agent`."""
         record = self.fleet.get(str(request.body.get("id", "")))
         if record is None:
             raise RequestFailed("unknown_agent", f"no agent {request.body.get('id')!r} is known")
-        return _shown(record, self.clock.now().seconds)
+        return {**_shown(record, self.clock.seconds()), "hearing": self.hears()}
 
 
 def _shown(record: AgentRecord, now: float) -> dict[str, Any]:
@@ -78,10 +113,12 @@ def _shown(record: AgentRecord, now: float) -> dict[str, Any]:
     shown = description.model_dump(mode="json") if description else {}
     slots_by_executor = shown.pop("slots", {})
     return {
+        "agent": record.agent,
         **shown,
         "id": record.agent,
         "incarnation": record.incarnation,
         "state": record.state,
+        "doubts": _doubts(record),
         "since_seconds": round(max(0.0, now - record.since), 3),
         "heartbeat_age": round(max(0.0, now - record.heard), 3),
         "slots": heartbeat.slots,
@@ -96,11 +133,22 @@ def _shown(record: AgentRecord, now: float) -> dict[str, Any]:
     }
 
 
-def routes(handlers: Handlers) -> Mapping[Exchange, tuple[type[Heartbeat], Callable[..., None]]]:
-    """Return which message of which exchange goes to which handler."""
-    return {HEARTBEATS: (Heartbeat, handlers.hear)}
+def _doubts(record: AgentRecord) -> list[str]:
+    starving = record.starving
+    doubts = ["health check critical"] if record.unwell else []
+    if starving is not None and starving.doubted:
+        doubts.append(f"takes nothing from {starving.where}")
+    return doubts
+
+
+def routes(handlers: Handlers) -> Mapping[Exchange, Route]:
+    """Return which messages of which exchange, by key, go to which handler.
+
+    Heartbeats come another way: see `Hearing`.
+    """
+    return {EVENTS: (("agent.*",), AGENT_EVENTS, handlers.witness)}
 
 
 def operations(handlers: Handlers) -> Mapping[str, Responder]:
     """Return which request goes to which handler."""
-    return {"agents": handlers.agents, "agent": handlers.agent}
+    return {"agents": handlers.agents, "agent": handlers.agent, "failed": handlers.failed}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import requests
@@ -10,7 +11,16 @@ from maniple_registry.errors import ManagementUnavailable
 
 TIMEOUT = 3.0
 NOT_FOUND = 404
+AT_ONCE = 4
 REASON = "Maniple: this agent was declared failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How many connections were closed, and the names by which those looked for were found."""
+
+    count: int
+    names: frozenset[str]
 
 
 class Management:
@@ -18,39 +28,59 @@ class Management:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy between a registry and its broker
 
-    async def close_connections(self, names: Collection[str]) -> int:
-        """Close the connections that bear one of these names; return how many.
+    async def close_connections(
+        self, names: Collection[str], prefixes: Collection[str] = ()
+    ) -> Closed:
+        """Close the connections that bear one of these names.
 
         A name is the `connection_name` that a client gave or the broker's own
         (`10.0.0.7:5021 -> 10.0.0.1:5672`). One that is gone already is no error.
-        The given ones show two or three seconds after connecting (3.10).
+        The given ones show two to five seconds after connecting (3.10), so that one that is not
+        found may be there all the same.
         Raises `ManagementUnavailable`.
         """
-        return await asyncio.to_thread(self._close, frozenset(names))
-
-    def _close(self, names: frozenset[str]) -> int:
+        named, begun = frozenset(names), tuple(prefixes)
         try:
-            return sum(map(self._delete, self._shown(names)))
+            found = [
+                (shown, given)
+                for shown, given in await asyncio.to_thread(self._list)
+                if shown in named or given in named or given.startswith(begun)
+            ]
+            gate = asyncio.Semaphore(AT_ONCE)
+
+            async def close(shown: str) -> bool:
+                async with gate:
+                    return await asyncio.to_thread(self._delete, shown)
+
+            closing = [close(shown) for shown, _ in found]
+            outcomes = await asyncio.gather(*closing, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
         except (requests.RequestException, ValueError) as error:
             raise ManagementUnavailable(f"RabbitMQ's management API: {error}") from error
+        seen = frozenset(name for pair in found for name in pair if name)
+        return Closed(sum(outcome is True for outcome in outcomes), seen)
 
-    def _shown(self, names: frozenset[str]) -> list[str]:
+    def _list(self) -> list[tuple[str, str]]:
+        """Return the broker's name and the given one of each connection."""
         # `disable_stats=true` would be cheaper but leaves out the names that clients gave (3.10).
-        answer = requests.get(
+        answer = self._session.get(
             f"{self._url}/api/connections?columns=name,user_provided_name", timeout=TIMEOUT
         )
         answer.raise_for_status()
         # One that is being opened has no name yet.
         return [
-            found["name"]
+            (found["name"], found.get("user_provided_name") or "")
             for found in answer.json()
             if found.get("name")
-            and (found["name"] in names or found.get("user_provided_name") in names)
         ]
 
     def _delete(self, shown: str) -> bool:
-        answer = requests.delete(
+        answer = self._session.delete(
             f"{self._url}/api/connections/{quote(shown, safe='')}",
             headers={"X-Reason": REASON},
             timeout=TIMEOUT,

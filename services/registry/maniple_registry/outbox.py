@@ -1,17 +1,19 @@
 """What the registry has to say: events until they are confirmed, commands once."""
 
 import asyncio
-from collections import deque
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Generic, Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import Command, agent_key
+from maniple.control import Command
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.events import AgentEvent
 
-WINDOW = 64  # publishes under way at once
+WINDOW = 64  # publishes of each kind under way at once
 REFUSED_PAUSE = 1.0
+
+L = TypeVar("L")
 
 
 class Plane(Protocol):
@@ -30,6 +32,8 @@ class Plane(Protocol):
 class Outbox:
     """Publishes in the background, in order of posting; events are sent until they are taken.
 
+    Events and commands do not wait for each other, nor for one that the broker keeps refusing.
+
     Known weakness: what is not yet published is lost with the process. Another replica, or the
     next life, decides the same from the same silence and publishes it under the same ids.
     """
@@ -37,35 +41,22 @@ class Outbox:
     def __init__(self, plane: Plane, log: FilteringBoundLogger) -> None:
         self._plane = plane
         self._log = log
-        self._letters: deque[AgentEvent | tuple[str, Command]] = deque()
-        self._posted = asyncio.Event()
+        self._events = _Letters(self._emit, log)
+        self._commands = _Letters(self._command, log)
 
     def post(self, event: AgentEvent) -> None:
         """Have an event published."""
-        self._letters.append(event)
-        self._posted.set()
+        self._events.add(event)
 
-    def tell(self, agent: str, command: Command) -> None:
-        """Have a command sent to one agent."""
-        self._letters.append((agent_key(agent), command))
-        self._posted.set()
+    def tell(self, key: str, command: Command) -> None:
+        """Have a command sent by `key` on `maniple.control`."""
+        self._commands.add((key, command))
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        while True:
-            await self._posted.wait()
-            self._posted.clear()
-            while self._letters:
-                window = [self._letters.popleft() for _ in range(min(WINDOW, len(self._letters)))]
-                async with asyncio.TaskGroup() as group:
-                    for letter in window:
-                        group.create_task(self._deliver(letter))
-
-    async def _deliver(self, letter: AgentEvent | tuple[str, Command]) -> None:
-        if isinstance(letter, tuple):
-            await self._command(*letter)
-        else:
-            await self._emit(letter)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._events.run())
+            group.create_task(self._commands.run())
 
     async def _emit(self, event: AgentEvent) -> None:
         while True:
@@ -79,7 +70,8 @@ class Outbox:
                 )
                 await asyncio.sleep(REFUSED_PAUSE)
 
-    async def _command(self, key: str, command: Command) -> None:
+    async def _command(self, letter: tuple[str, Command]) -> None:
+        key, command = letter
         try:
             heard = await self._plane.command(key, command)
         except (BrokerUnavailable, PublishRefused) as error:
@@ -87,3 +79,29 @@ class Outbox:
             return
         if not heard:
             self._log.debug("nobody hears the command", key=key, type=command.TYPE)
+
+
+class _Letters(Generic[L]):
+    """Letters of one kind, `WINDOW` of them under way at once; one that fails is dropped."""
+
+    def __init__(self, deliver: Callable[[L], Awaitable[None]], log: FilteringBoundLogger) -> None:
+        self._deliver = deliver
+        self._log = log
+        self._waiting: asyncio.Queue[L] = asyncio.Queue()
+
+    def add(self, letter: L) -> None:
+        self._waiting.put_nowait(letter)
+
+    async def run(self) -> None:
+        gate = asyncio.Semaphore(WINDOW)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await gate.acquire()
+                letter = await self._waiting.get()
+                group.create_task(self._guarded(letter)).add_done_callback(lambda _: gate.release())
+
+    async def _guarded(self, letter: L) -> None:
+        try:
+            await self._deliver(letter)
+        except Exception:  # noqa: BLE001 - one letter that cannot be written must not end the registry
+            self._log.exception("not published", letter=repr(letter)[:200])

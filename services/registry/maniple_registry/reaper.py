@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from collections import defaultdict
 
 from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import ManipleError
-from maniple.service.catalog import Instance
+from maniple.service.catalog import Ailing
 from maniple.service.consul import Consul
 from maniple_registry.domain.reaping import Reaping, all_critical
 
@@ -15,13 +16,16 @@ SERVICES = "maniple-"
 
 
 class Reaper:
-    """Looks through the services of one environment every `PERIOD` seconds."""
+    """Looks through the services of one environment every `PERIOD` seconds.
+
+    Only what is critical is asked for: all instances of a large fleet are many megabytes.
+    """
 
     def __init__(self, consul: Consul, environment: str, log: FilteringBoundLogger) -> None:
         self._consul = consul
         self._environment = environment
         self._log = log
-        self._reaping = Reaping()
+        self._reaping: Reaping[Ailing] = Reaping()
 
     async def run(self) -> None:
         """Look until cancelled; goes on when Consul is away."""
@@ -34,12 +38,14 @@ class Reaper:
 
     async def look(self, now: float) -> None:
         """Take out whatever has been critical in all its checks for too long."""
-        critical = {i.id: i for i in await self._instances() if all_critical(i.checks)}
-        for gone in self._reaping.observe(critical, now):
-            await self._consul.remove(critical[gone])
-            self._log.info("taken out of Consul", gone=gone, kind=critical[gone].service)
-
-    async def _instances(self) -> list[Instance]:
-        names = [name for name in await self._consul.services() if name.startswith(SERVICES)]
-        found = [instance for name in names for instance in await self._consul.instances(name)]
-        return [i for i in found if i.meta.get("environment") == self._environment]
+        ailing = await self._consul.ailing(SERVICES, self._environment)
+        suspects: defaultdict[str, dict[tuple[str, str], frozenset[str]]] = defaultdict(dict)
+        for one in self._reaping.observe(ailing, now):
+            suspects[one.service][one.node, one.id] = one.critical
+        for service, critical in suspects.items():
+            for gone in await self._consul.some_instances(service, {name for _, name in critical}):
+                ours = gone.meta.get("environment") == self._environment
+                long = critical.get((gone.node, gone.id), frozenset())
+                if ours and all_critical(gone.checks, long):
+                    await self._consul.remove(gone)
+                    self._log.info("taken out of Consul", gone=gone.id, kind=gone.service)

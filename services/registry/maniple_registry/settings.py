@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from maniple.service.settings import HttpUrl, ServiceSettings
-from maniple_registry.domain.membership import Bounds
+from maniple_registry.domain.records import Bounds
 
 
 class RegistrySettings(ServiceSettings):
@@ -19,6 +19,7 @@ class RegistrySettings(ServiceSettings):
     failed_after: float = Field(default=9.0, gt=0)
     forgotten_after: float = Field(default=600.0, gt=0)
     drain_timeout: float = Field(default=5.0, ge=0)
+    """seconds to finish after SIGTERM"""
 
     @property
     def bounds(self) -> Bounds:

@@ -1,58 +1,89 @@
 """Composition root of the registry; tests build it by the same function."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
 from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.leadership import Leadership
+from maniple.service.names import EVICTIONS
 from maniple.service.runner import Runtime
+from maniple_registry.actor import CAUSES, Actor
 from maniple_registry.clock import Clock
+from maniple_registry.domain.agenda import Agenda
 from maniple_registry.domain.fleet import Fleet
 from maniple_registry.eviction import Evictor
 from maniple_registry.handlers import Handlers, operations, routes
+from maniple_registry.hearing import Hearing
 from maniple_registry.management import Management
 from maniple_registry.outbox import Outbox
 from maniple_registry.reaper import Reaper
 from maniple_registry.settings import RegistrySettings
-
-SCAN_PERIOD = 0.25
-
-
-async def _scan(handlers: Handlers, plane: ControlPlane) -> None:
-    while True:
-        handlers.scan(hearing=plane.connected)
-        await asyncio.sleep(SCAN_PERIOD)
+from maniple_registry.watch import ConsulWatch, LaneWatch, SilenceWatch, act, count, inherit
 
 
 @asynccontextmanager
 async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start a registry, and end it on the way out."""
     settings = cast("RegistrySettings", runtime.settings)
-    log = runtime.log
     await prepare_broker(settings.broker_url)
-    async with ControlPlane(
+    plane = ControlPlane(
         settings.broker_url,
         name=runtime.connection_name("control"),
-        log=log,
+        log=runtime.log,
         health=runtime.health,
         patience=0,
-    ).measured(runtime.metrics) as plane:
-        management = Management(settings.management_url) if settings.management_url else None
-        outbox = Outbox(plane, log)
-        handlers = Handlers(
-            fleet=Fleet(settings.bounds),
-            clock=Clock(),
-            outbox=outbox,
-            evictor=Evictor(runtime.consul, management, spawn=runtime.spawn, log=log),
-            metrics=runtime.metrics,
-            log=log,
-        )
-        for exchange, (model, handler) in routes(handlers).items():
-            await plane.subscribe(exchange, (), model, handler)
-        await plane.respond("registry", operations(handlers))
-        runtime.spawn(outbox.run(), "outbox")
-        runtime.spawn(_scan(handlers, plane), "scan")
-        runtime.spawn(Reaper(runtime.consul, settings.environment, log).run(), "reaper")
-        yield
-        await runtime.cancel_spawned()
+    ).measured(runtime.metrics)
+    leadership = Leadership(runtime)
+    handlers = assemble(runtime, settings, plane, leadership)
+    hearing = Hearing(runtime, handlers.hear)
+    handlers.hears = lambda: hearing.hears
+    checks = ConsulWatch(handlers, runtime.consul, settings.environment)
+    async with plane, hearing.open():
+        try:
+            for exchange, (keys, models, handler) in routes(handlers).items():
+                await plane.subscribe(exchange, keys, models, handler)
+            runtime.spawn(leadership.run(), "leadership")
+            runtime.spawn(handlers.actor.outbox.run(), "outbox")
+            runtime.spawn(handlers.actor.evictor.run(), "evictor")
+            runtime.spawn(act(handlers), "actor")
+            runtime.spawn(count(handlers), "count")
+            runtime.spawn(SilenceWatch(handlers, hearing).run(), "silence")
+            runtime.spawn(inherit(handlers, plane), "inherit")
+            # Before any question is answered: half a fleet is a wrong answer.
+            await checks.seed()
+            runtime.spawn(checks.run(), "checks")
+            runtime.spawn(LaneWatch(handlers, hearing).run(), "lanes")
+            runtime.spawn(Reaper(runtime.consul, settings.environment, runtime.log).run(), "reaper")
+            await plane.respond("registry", operations(handlers))
+            yield
+        finally:
+            await runtime.cancel_spawned()
+
+
+def assemble(
+    runtime: Runtime, settings: RegistrySettings, plane: ControlPlane, leadership: Leadership
+) -> Handlers:
+    """Put together what decides and acts; nothing is started."""
+    fleet = Fleet(settings.bounds)
+    management = Management(settings.management_url) if settings.management_url else None
+    evictor = Evictor(
+        runtime.consul,
+        management,
+        environment=settings.environment,
+        target=fleet.target,
+        log=runtime.log,
+    )
+    for cause in CAUSES:  # an alert sees a counter rise only from a value that was there before
+        runtime.metrics.counter(EVICTIONS, cause)
+    actor = Actor(
+        fleet=fleet,
+        agenda=Agenda(),
+        outbox=Outbox(plane, runtime.log),
+        evictor=evictor,
+        leads=lambda: leadership.leads,
+        led=lambda: leadership.led,
+        metrics=runtime.metrics,
+        log=runtime.log,
+    )
+    return Handlers(fleet, Clock(), actor, runtime.metrics, runtime.log)

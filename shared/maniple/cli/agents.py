@@ -18,7 +18,9 @@ from maniple.cli.output import (
     run,
 )
 
-COLUMNS = ("agent", "state", "host", "running", "slots", "heard", "capabilities")
+COLUMNS = ("agent", "state", "host", "running", "slots", "heard", "doubts", "capabilities")
+
+DEAF = "the registry hears no heartbeats now: what it shows is what it heard last"
 
 
 def agents(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> None:
@@ -27,7 +29,10 @@ def agents(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
 
 
 async def _agents(broker_url: str | None, *, as_json: bool) -> ExitCode:
-    found = (await ask(operator_url(broker_url), "registry", "agents")).get("agents", [])
+    answer = await ask(operator_url(broker_url), "registry", "agents")
+    found = answer.get("agents", [])
+    if not answer.get("hearing", True):
+        complain(DEAF)
     if as_json:
         print_line(json.dumps(found, indent=2, ensure_ascii=False))
     elif not found:
@@ -49,5 +54,6 @@ def _row(agent: Mapping[str, Any]) -> tuple[str, ...]:
         str(agent.get("in_flight", "")),
         str(agent.get("slots", "")),
         "" if age is None else f"{age:.1f} s ago",
+        ", ".join(agent.get("doubts") or ()),
         " ".join(agent.get("capabilities") or ()),
     )

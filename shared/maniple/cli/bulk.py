@@ -127,7 +127,7 @@ class Bulk:
     def _ended(self, number: int, result: Result) -> None:
         self._count(result.status)
         if self._options.as_json or self._sink is not None:
-            line = codec.encode({"line": number, **asdict(result)})
+            line = b'{"line":%d,' % number + codec.encode(result)[1:]
             if self._sink is not None:
                 self._sink.write(line + b"\n")
             if self._options.as_json:

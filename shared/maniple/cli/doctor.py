@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 import typer
 
-from maniple.cli.checks import Finding, Places, Verdict, examine
+from maniple.cli.checks import examine
+from maniple.cli.checks.findings import Finding, Places, Verdict
 from maniple.cli.output import (
     BrokerOption,
     ConsulOption,
@@ -34,7 +35,7 @@ def doctor(
     consul_url: ConsulOption = None,
     management_url: ManagementOption = None,
 ) -> None:
-    """Check the broker, Consul, the services and one task from end to end."""
+    """Check the broker, Consul, the processes, clocks, policies and one task from end to end."""
     raise typer.Exit(run(_doctor(broker_url, consul_url, management_url, as_json=as_json)))
 
 

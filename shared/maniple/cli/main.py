@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
+from maniple.cli import policy
 from maniple.cli.agents import agents
 from maniple.cli.asyncapi import asyncapi
 from maniple.cli.demo import demo
 from maniple.cli.dev import dev
 from maniple.cli.doctor import doctor
+from maniple.cli.drain import drain
+from maniple.cli.log_level import log_level
 from maniple.cli.output import ExitCode, print_line
 from maniple.cli.submit import submit
 
-COMMANDS = (dev, demo, submit, agents, doctor, asyncapi)
+COMMANDS = (dev, demo, submit, agents, doctor, log_level, asyncapi)
+AGENT_COMMANDS = (drain,)
 
 
 def build() -> typer.Typer:
@@ -31,6 +35,11 @@ def build() -> typer.Typer:
     app.callback()(_program)
     for command in COMMANDS:
         app.command()(command)
+    agent = typer.Typer(no_args_is_help=True, help="Do something with one agent.")
+    for agent_command in AGENT_COMMANDS:
+        agent.command()(agent_command)
+    app.add_typer(agent, name="agent")
+    app.add_typer(policy.build(), name="policy")
     return app
 
 

@@ -5,13 +5,15 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from maniple import codec
 from maniple.bundles import Bundler
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
+from maniple.client.tracing import Submitting
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
@@ -19,6 +21,9 @@ from maniple.messages import PROGRESS_TYPE, TASK_TYPE, Progress
 from maniple.topology import BATCH_KEY, TASKS
 from maniple.transport import Delivery, Link, Outgoing, Publisher
 from maniple.transport.replies import ReplyConsumer
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 CONNECT_TIMEOUT = 10.0
 CONFIRM_TIMEOUT = 60.0
@@ -36,6 +41,7 @@ async def connect(
     tenant: str = "default",
     timeout: float = CONNECT_TIMEOUT,
     confirm_timeout: float | None = CONFIRM_TIMEOUT,
+    tracer: "Tracer | None" = None,
 ) -> AsyncIterator[Client]:
     """Connect to RabbitMQ and give a client; at the end, send what waits and disconnect.
 
@@ -43,15 +49,18 @@ async def connect(
     `ConfigurationError` without any of these, `BrokerUnavailable` after `timeout` seconds. A lost
     connection is built anew; submissions then wait up to `confirm_timeout` seconds.
 
+    A submission made within an OpenTelemetry span has a span of its own there and continues its
+    trace; with a `tracer` each has one, made by that.
+
     Results come to a durable queue of the client's own, which outlives a lost connection for five
-    minutes. A user who may not declare that one (an outside user) gets an exclusive queue: known
-    weakness, when the connection is lost, so are the results of what was submitted before, and the
-    handles raise `BrokerUnavailable`.
+    minutes. A user who may not declare that one (an outside user) gets an exclusive queue, which
+    ends with the connection. Known weakness: when the queue is gone, so are the results of what had
+    been submitted, and the handles raise `BrokerUnavailable`; the tasks themselves go on.
     """
     outstanding = Outstanding()
     carrier = AmqpCarrier(url or default_broker_url(), outstanding, confirm_timeout)
     await carrier.start(timeout)
-    client = Client(carrier, outstanding, tenant=tenant)
+    client = Client(carrier, outstanding, tenant=tenant, submitting=Submitting(tracer))
     try:
         yield client
     finally:
@@ -101,16 +110,27 @@ class AmqpCarrier:
 
     async def _send(self, bundle: list[Ticket]) -> None:
         error: ManipleError | None = None
+        life = 0
+
+        def address() -> str:
+            nonlocal life
+            life = self._replies.life
+            return self._replies.queue
+
         try:
-            await self._publisher.publish(self._message(bundle), timeout=self._confirm_timeout)
+            message = self._message(bundle, address)
+            await self._publisher.publish(message, timeout=self._confirm_timeout)
         except ManipleError as caught:
             error = caught
         except Exception as caught:  # noqa: BLE001 - whatever it was, the tasks must hear of it
             error = ManipleError(f"the tasks cannot be sent: {caught!r}")
         for ticket in bundle:
-            ticket.confirmed(error)
+            ticket.life = life
+            ticket.sent(error)
+        if life != self._replies.life:
+            self._abandon(self._replies.life)
 
-    def _message(self, bundle: list[Ticket]) -> Outgoing:
+    def _message(self, bundle: list[Ticket], address: Callable[[], str]) -> Outgoing:
         message_id = new_id()
         for ticket in bundle:
             ticket.message_id = message_id
@@ -122,7 +142,7 @@ class AmqpCarrier:
             body=first.body if len(bundle) == 1 else codec.join([t.body for t in bundle]),
             message_id=message_id,
             type=TASK_TYPE,
-            reply_to=self._replies.queue,
+            reply_to=address,
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
@@ -136,9 +156,17 @@ class AmqpCarrier:
         delivery.ack()
 
     def _on_state(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
-        if not up and self._replies.exclusive:
-            self._outstanding.abandon(
-                BrokerUnavailable(
-                    "the connection was lost, and with it the results of tasks submitted before"
-                )
-            )
+        # What is not confirmed yet is sent again, and its result comes to the next queue.
+        if up:
+            self._abandon(self._replies.life)
+        elif self._replies.exclusive:
+            self._abandon(self._replies.life + 1)
+
+    def _abandon(self, life: int) -> None:
+        """Give up tasks whose results go to a queue before this one."""
+        self._outstanding.abandon(
+            BrokerUnavailable(
+                "the reply queue was lost, and with it the results of tasks submitted before"
+            ),
+            lambda ticket: 0 < ticket.life < life,
+        )

@@ -16,6 +16,7 @@ from maniple.client.submission import (
     encode_task,
     make_task,
 )
+from maniple.client.tracing import Submitting
 from maniple.codec import decode_value
 from maniple.errors import (
     ConfigurationError,
@@ -38,8 +39,16 @@ class Client:
     Belongs to one event loop. Submissions made close together share a message.
     """
 
-    def __init__(self, carrier: Carrier, outstanding: Outstanding, *, tenant: str) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        outstanding: Outstanding,
+        *,
+        tenant: str,
+        submitting: Submitting | None = None,
+    ) -> None:
         """Send through `carrier`, which tells `outstanding` what becomes of the tasks."""
+        self._submitting = submitting or Submitting()
         self._carrier = carrier
         self._outstanding = outstanding
         self._closed = False
@@ -74,8 +83,10 @@ class Client:
         """Submit a task that is already one; as `submit`, which says what is raised."""
         task = replace(task, id=task.id or new_id())
         check_task(task)
-        handle = TaskHandle(task.id or "", task.tenant, task.capability or "", encode_task(task))
         self._open()
+        task, span = self._submitting.begin(task)
+        handle = TaskHandle(task.id or "", task.tenant, task.capability or "", encode_task(task))
+        handle.span = span
         self._outstanding.add(handle)
         try:
             self._carrier.send(handle)
@@ -115,10 +126,10 @@ class Client:
         def make(payload: Any) -> Slot:
             task_id = new_id()
             try:
-                body = encode_task(replace(template, id=task_id, payload=encode_payload(payload)))
+                task = replace(template, id=task_id, payload=encode_payload(payload))
+                return self._sealed(task)
             except InvalidMessage as error:
                 return Slot(task_id, tenant, capability, b"", error)
-            return Slot(task_id, tenant, capability, body)
 
         async with self._run(payloads, make, window=window, ordered=ordered) as slots:
             async for slot in slots:
@@ -185,7 +196,14 @@ class Client:
             check_task(task)
         except InvalidMessage as error:
             return Slot(*names, b"", error)
-        return Slot(*names, encode_task(task))
+        return self._sealed(task)
+
+    def _sealed(self, task: Task) -> Slot:
+        """Return a checked task as it can be sent. Raises `InvalidMessage` if it is too large."""
+        task, span = self._submitting.begin(task)
+        slot = Slot(task.id or "", task.tenant, task.capability or "", encode_task(task))
+        slot.span = span
+        return slot
 
 
 def _refused(slot: Slot, error: ManipleError | None) -> Result:

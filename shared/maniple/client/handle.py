@@ -1,10 +1,12 @@
 """What a client holds for a task that has not ended yet."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+from maniple.client.tracing import end
 from maniple.codec import decode_value
 from maniple.errors import (
     ErrorCode,
@@ -44,13 +46,13 @@ def error_of(result: Result) -> TaskError | None:
     )
 
 
-class Ticket:
+class Ticket(ABC):
     """One outstanding task: its bytes, and what is to happen as it goes on.
 
     All methods are called on the client's loop, must not block and must not raise.
     """
 
-    __slots__ = ("body", "capability", "id", "message_id", "tenant")
+    __slots__ = ("body", "capability", "id", "life", "message_id", "span", "tenant")
 
     def __init__(self, task_id: str, tenant: str, capability: str, body: bytes) -> None:
         """Describe a task whose bytes are `body`."""
@@ -59,20 +61,30 @@ class Ticket:
         self.capability = capability
         self.body = body
         self.message_id = ""
+        self.life = 0
+        """Of the reply queue to which the result goes, once the broker has confirmed the task."""
+        self.span: Any = None
+        """Of its submission, if that is traced."""
 
+    def sent(self, error: ManipleError | None) -> None:
+        """End the span of its submission, and say that it is `confirmed`."""
+        if self.span is not None:
+            end(self.span, error)
+        self.confirmed(error)
+
+    @abstractmethod
     def confirmed(self, error: ManipleError | None) -> None:
         """The broker has taken the task, or `error` says why not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settle(self, result: Result) -> None:
         """The task has ended."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abandon(self, error: ManipleError) -> None:
         """No result will ever be heard here."""
-        raise NotImplementedError
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:  # noqa: B027 - most do not listen to it
         """The task's handler reported progress."""
 
 

@@ -57,10 +57,12 @@ class Outstanding:
             if ticket is not None:
                 ticket.report(progress)
 
-    def abandon(self, error: ManipleError) -> None:
-        """Give up all tasks."""
-        tickets, self._tickets = self._tickets, {}
-        for ticket in tickets.values():
+    def abandon(
+        self, error: ManipleError, where: Callable[[Ticket], bool] = lambda _: True
+    ) -> None:
+        """Give up all tasks for which `where` holds."""
+        for ticket in [t for t in self._tickets.values() if where(t)]:
+            self.discard(ticket)
             ticket.abandon(error)
 
     def _settle_message(self, result: Result) -> None:

@@ -22,7 +22,7 @@ class SubmitOptions(TypedDict, total=False):
     """Options of a submission; those that are absent are left to the policies.
 
     `timeout` is seconds for one attempt, `ttl` seconds from submission, `deadline` a moment with a
-    time zone. `labels` select policies; `affinity` has no effect yet.
+    time zone. `labels` select policies; tasks with one `affinity` go to one agent.
     """
 
     tenant: str

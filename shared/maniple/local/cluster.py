@@ -19,7 +19,7 @@ from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.readiness import until_ready
 from maniple.local.reaper import Reaper
-from maniple.local.servers import Existing, Servers
+from maniple.local.servers import BrokerServer, Existing, Servers
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 9.0  # of the ten that `maniple dev` has
@@ -34,12 +34,13 @@ class ClusterOptions:
     """What to run.
 
     `handlers` are modules of tasks, importable from the current directory. Without `data_dir` a
-    temporary folder is used. `env` adds variables to every process of a service
-    (`{"agent": {"MANIPLE_SLOTS": "4"}}`). `services=False` starts the servers only.
+    temporary folder is used. `env` adds variables to every process of a service, or to one
+    (`{"agent": {"MANIPLE_SLOTS": "4"}, "agent-2": {…}}`). `services=False` starts the servers only.
     """
 
     agents: int = 3
     dispatchers: int = 1
+    registries: int = 2
     handlers: tuple[str, ...] = ()
     data_dir: Path | None = None
     restart: bool = True
@@ -83,13 +84,19 @@ class Cluster:
     Existing servers are used where `MANIPLE_BROKER_URL`, `MANIPLE_CONSUL_URL` (and
     `MANIPLE_MANAGEMENT_URL`) name them. `on_death` hears of every child that dies by itself once
     the cluster is ready; a death before that fails the start with `StartFailed`. A temporary data
-    folder is removed at the end, unless something failed: then `kept` names it.
+    folder is removed at the end, unless something failed: then `kept` names it. A `broker` that is
+    given is started and stopped as ours would be.
     """
 
     def __init__(
-        self, options: ClusterOptions, *, on_death: Callable[[Death], None] | None = None
+        self,
+        options: ClusterOptions,
+        *,
+        on_death: Callable[[Death], None] | None = None,
+        broker: BrokerServer | None = None,
     ) -> None:
         self.options = options
+        self._broker = broker
         self.processes: list[ServiceProcess] = []
         self.kept: Path | None = None
         self.deaths: list[Death] = []
@@ -107,6 +114,7 @@ class Cluster:
             environment=self.options.environment,
             keep=not self._temporary,
             existing=Existing.of(os.environ),
+            broker=self._broker,
         )
         try:
             await self._start()
@@ -168,8 +176,12 @@ class Cluster:
             process.child.on_death = self._hear
 
     def _plan(self) -> list[ServiceProcess]:
-        names = [("registry", 1), ("policy", 1), ("dispatcher", self.options.dispatchers)]
-        names.append(("agent", self.options.agents))
+        names = [
+            ("registry", self.options.registries),
+            ("policy", 1),
+            ("dispatcher", self.options.dispatchers),
+            ("agent", self.options.agents),
+        ]
         # In a Consul and a vhost of our own plain names are unique.
         suffix = "" if self.servers.own_consul else f"-{secrets.token_hex(3)}"
         wanted = [
@@ -213,7 +225,8 @@ class Cluster:
             environ["MANIPLE_HANDLERS"] = ",".join(self.options.handlers)
             paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
             environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        return {**environ, **self.options.env.get(service, {})}
+        own = self.options.env
+        return {**environ, **own.get(service, {}), **own.get(instance, {})}
 
     def _hear(self, death: Death) -> None:
         self.deaths.append(death)

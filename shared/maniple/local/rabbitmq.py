@@ -19,6 +19,7 @@ START_SECONDS = 60.0
 EPMD_SECONDS = 5.0
 # 3.10 has closed its stores after 0.1 s, but its virtual machine takes six more to end.
 STOP_SECONDS = 8.0
+ABORT_SECONDS = 0.5  # one that has never answered has nothing to close
 CONSUMER_TIMEOUT_MS = (
     24 * 3_600_000
 )  # bounds the longest attempt of a task (DESIGN: a task's timeout)
@@ -71,7 +72,7 @@ class RabbitMQServer:
         try:
             await self._start_with_second_try()
         except BaseException:
-            await self.stop()
+            await self.stop(ABORT_SECONDS)
             raise
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
@@ -90,7 +91,7 @@ class RabbitMQServer:
         except StartFailed as error:
             if not any(sign in str(error).lower() for sign in PORT_TAKEN):
                 raise
-            await self._stop_children(STOP_SECONDS)
+            await self._stop_children(ABORT_SECONDS)
             await self._start_on_new_ports()
 
     async def _start_on_new_ports(self) -> None:

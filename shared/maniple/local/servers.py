@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from maniple.local.child import Child, Death
@@ -38,18 +39,51 @@ class Existing:
         )
 
 
-class Servers:
-    """Both servers of a cluster. One existing broker URL serves all roles."""
+class BrokerServer(Protocol):
+    """A broker that a cluster starts and stops: `RabbitMQServer`, or one that runs otherwise."""
 
-    def __init__(
-        self, data_dir: Path, reaper: Reaper, *, environment: str, keep: bool, existing: Existing
+    @property
+    def environment(self) -> str:
+        """Name of the environment, which is the vhost's."""
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """The processes that make it up, on this machine."""
+
+    def url(self, role: str) -> str:
+        """AMQP URL for a role."""
+
+    def management_url(self, role: str) -> str:
+        """Management API with a role's login."""
+
+    async def start(self) -> None:
+        """Start it and wait until it answers. Raises `LocalError`, with nothing left running."""
+
+    async def stop(self, seconds: float) -> None:
+        """Stop it, by force after `seconds`. Idempotent."""
+
+
+class Servers:
+    """Both servers of a cluster. One existing broker URL serves all roles.
+
+    A `broker` that is given is started in place of our own, whatever exists.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a cluster is told about its servers
+        self,
+        data_dir: Path,
+        reaper: Reaper,
+        *,
+        environment: str,
+        keep: bool,
+        existing: Existing,
+        broker: BrokerServer | None = None,
     ) -> None:
         self._existing = existing
-        self._environment = environment
         self._keep = keep
-        self._rabbitmq: RabbitMQServer | None = None
+        self._rabbitmq: BrokerServer | None = broker
         self._consul: ConsulServer | None = None
-        if not existing.broker_url:
+        if broker is None and not existing.broker_url:
             self._rabbitmq = RabbitMQServer(data_dir / "rabbitmq", environment, reaper=reaper)
         if not existing.consul_url:
             self._consul = ConsulServer(data_dir / "consul", keep=keep, reaper=reaper)
@@ -69,7 +103,7 @@ class Servers:
     def environment(self) -> str:
         """Name of the environment, which is the vhost's."""
         if self._rabbitmq:
-            return self._environment
+            return self._rabbitmq.environment
         return unquote(urlsplit(self._existing.broker_url).path[1:]) or "default"
 
     @property

@@ -5,19 +5,21 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import aiormq
-from aio_pika import RobustQueue
+from aio_pika import Connection as OnceConnected
+from aio_pika import RobustConnection, RobustQueue
+from aio_pika.abc import UnderlayConnection
 from aio_pika.exceptions import (
-    AMQPError,
-    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
     DeliveryError,
-    ProbableAuthenticationError,
     PublishError,
 )
+from aio_pika.tools import OneShotCallback
 from faststream import AckPolicy
 from faststream.rabbit import (
     Channel,
@@ -29,51 +31,23 @@ from faststream.rabbit import (
 )
 from yarl import URL
 
-from maniple.errors import BrokerUnavailable, PublishRefused
+from maniple.errors import BrokerUnavailable
+from maniple.service.letters import Arrival, Letter, Receiver
 from maniple.topology import Exchange
 from maniple.transport import declare_topology
+from maniple.transport.loss import LOST, is_loss, translated
+from maniple.transport.supervision import CONNECT_TIMEOUT, Supervised
+from maniple.transport.wire import Wire
 
-HEARTBEAT = 10  # seconds; a dead peer is noticed after at most three of them
-ATTEMPT_TIMEOUT = 5.0
-CLOSE_TIMEOUT = 2.0
+DECLARE_TIMEOUT = 5.0
 PREFETCH = 200
 SERVE_PREFETCH = 32
-
-# What aio-pika raises when a connection or channel is gone.
-_LOST = (AMQPError, ChannelInvalidStateError, ConnectionError, OSError, RuntimeError)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A message as it came."""
-
-    body: bytes
-    type: str | None
-    reply_to: str | None
-    correlation_id: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
-    """A message to publish, persistently."""
-
-    exchange: Exchange
-    key: str
-    body: bytes
-    type: str
-    message_id: str
-    reply_to: str | None = None
-    correlation_id: str | None = None
-    mandatory: bool = True
-
-
-Receiver = Callable[[Arrival], Awaitable[None]]
 
 
 async def prepare_broker(url: str) -> None:
     """Declare the shared topology over a connection of its own; raises `BrokerUnavailable`."""
-    with _translated():
-        async with asyncio.timeout(ATTEMPT_TIMEOUT):
+    with translated():
+        async with asyncio.timeout(DECLARE_TIMEOUT):
             async with await aiormq.connect(url) as connection:
                 await declare_topology(cast("aiormq.Connection", connection))
 
@@ -82,28 +56,33 @@ async def _undecoded(message: RabbitMessage) -> RabbitMessage:
     return message
 
 
-class Connection:
-    """Queues consumed and letters sent over one connection that repairs itself.
+class _Unrepaired(RobustConnection):
+    """What FastStream asks for, over a wire of ours, and connected once: `Connection` repairs.
 
-    `name` is what the broker shows as the connection's name; `on_state(up)` is told of each change.
-    After a loss everything is declared, bound and consumed again, exclusive queues under new names.
+    aio-pika's own repair would hold exclusive queues by names that the broker still refuses (405),
+    retry all processes in step, and swallow cancellation.
     """
 
-    def __init__(self, url: str, *, name: str, on_state: Callable[[bool], None]) -> None:
-        self._on_state = on_state
-        self._up = asyncio.Event()
-        self._closing = False
-        self._private: list[tuple[str, RobustQueue]] = []
-        self._subscribers: list[Any] = []  # FastStream itself keeps them by weak reference only
-        self._exchanges: dict[str, RabbitExchange] = {}
-        self._listening = Channel(prefetch_count=PREFETCH)
-        self._serving = Channel(prefetch_count=SERVE_PREFETCH)
-        self._broker = RabbitBroker(
-            str(URL(url).update_query(name=name, heartbeat=HEARTBEAT)),
-            # Without jitter all processes come back in the same instant.
-            reconnect_interval=random.uniform(1.0, 2.0),
-            on_close=[self._on_close],
-            on_reconnected=[self._on_reconnected],
+    wire: Wire
+
+    async def connect(self, timeout: float | None = None) -> None:
+        self.wire = Wire(str(self.url))
+        await self.wire.open(timeout or CONNECT_TIMEOUT)
+        callback = OneShotCallback(partial(OnceConnected._on_connection_close, self))  # noqa: SLF001 - as its own `connect` does
+        self.wire.closing.add_done_callback(callback)
+        self.transport = UnderlayConnection(connection=self.wire, close_callback=callback)
+        self.connected.set()
+
+    def __del__(self) -> None:
+        """Do nothing: the wire's owner closes it, and there may be no loop any more."""
+
+
+class _Broker(RabbitBroker):
+    """FastStream's broker for one life of the connection."""
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(
+            str(url),
             default_channel=Channel(on_return_raises=True),
             decoder=_undecoded,
             apply_types=False,
@@ -111,65 +90,87 @@ class Connection:
             logger=logging.getLogger("faststream"),
             log_level=logging.DEBUG,  # of a line for each message; failures are errors anyway
         )
+        self.link = _Unrepaired(url)
+        # Replies have a channel of their own: listeners may wait for them.
+        self.replies = Channel(prefetch_count=PREFETCH)
+        self.listening = Channel(prefetch_count=PREFETCH)
+        self.serving = Channel(prefetch_count=SERVE_PREFETCH)
+        self.consumers: list[Any] = []  # FastStream itself keeps them by weak reference only
 
-    @property
-    def up(self) -> bool:
-        """Whether the connection stands and everything is consumed on it."""
-        return self._up.is_set()
+    async def _connect(self) -> RobustConnection:
+        self.config.connect(self.link)
+        self._channel = await self.config.channel_manager.get_channel()
+        return self.link
 
-    async def wait_up(self) -> None:
-        """Return as soon as the connection stands."""
-        await self._up.wait()
 
-    async def open(self, patience: float) -> None:
-        """Connect, trying again for `patience` seconds; raises `BrokerUnavailable`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
-        while True:
-            try:
-                async with asyncio.timeout(ATTEMPT_TIMEOUT):
-                    await self._broker.start()
-            except ProbableAuthenticationError as error:
-                raise BrokerUnavailable(f"RabbitMQ refused the credentials: {error}") from error
-            except (*_LOST, TimeoutError) as error:
-                if loop.time() >= deadline:
-                    raise BrokerUnavailable(f"RabbitMQ cannot be reached: {error}") from error
-                await asyncio.sleep(random.uniform(0.2, 0.6))
-            else:
-                self._up.set()
-                self._on_state(True)
-                return
+@dataclass(slots=True)
+class _Subscription:
+    """What is consumed in each life: a shared queue, or a private one bound by `keys`."""
+
+    queue: str  # of a private one, the name in the present life
+    receive: Receiver
+    purpose: str = ""  # of a private one
+    exchange: Exchange | None = None
+    keys: Sequence[str] = ()
+
+
+class Connection(Supervised):
+    """Queues consumed and letters sent over one connection that is built anew when it is lost.
+
+    Then everything is declared, bound and consumed again, exclusive queues under new names: after a
+    network cut the broker holds the old ones until it misses our heartbeats.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        on_state: Callable[[bool], None] | None = None,
+        on_blocked: Callable[[bool], None] | None = None,
+    ) -> None:
+        super().__init__(url, name, on_state, on_blocked)
+        self._plain_url = url
+        self._subscriptions: list[_Subscription] = []
+        self._exchanges: dict[str, RabbitExchange] = {}
+        self._broker: _Broker | None = None
+
+    async def _build(self) -> None:
+        broker = _Broker(self._url)
+        await broker.link.connect()
+        self._broker = broker
+        self._keep(broker.link.wire, broker.link.close)
+        await broker.start()
+        await self._hear_of_channel(broker, None)
+        try:
+            for subscription in self._subscriptions:
+                await self._begin(broker, subscription)
+        except ChannelNotFoundEntity:
+            # Somebody has deleted what all share.
+            with contextlib.suppress(BrokerUnavailable):
+                await prepare_broker(self._plain_url)
+            raise
+
+    def _forget(self) -> None:
+        self._broker = None
+
+    async def _hear_of_channel(self, broker: _Broker, channel: Channel | None) -> None:
+        opened = await broker.config.channel_manager.get_channel(channel)
+        underlay = await opened.get_underlay_channel()
+        self._hear_of(broker.link.wire, underlay)
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._on_cancelled(broker))
+
+    def _on_cancelled(self, broker: _Broker) -> None:
+        if broker is self._broker:
+            self.suspect(BrokerUnavailable("the broker cancelled a consumer"))
 
     async def stop_consuming(self) -> None:
         """Take nothing more; letters can still be sent."""
-        self._closing = True
-        for subscriber in self._subscribers:
-            with contextlib.suppress(*_LOST, TimeoutError):
+        self._subscriptions.clear()
+        for subscriber in self._broker.consumers if self._broker else ():
+            with contextlib.suppress(*LOST, TimeoutError):
                 async with asyncio.timeout(1.0):
                     await subscriber.stop()
-
-    async def close(self) -> None:
-        """Close within `CLOSE_TIMEOUT` seconds."""
-        self._closing = True
-        self._up.clear()
-        with contextlib.suppress(*_LOST, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._broker.stop()
-
-    def _on_close(self, _connection: Any, _error: BaseException | None) -> None:
-        if self._closing:
-            return
-        # After a network cut the broker holds the old exclusive queues until it misses our
-        # heartbeats, and would refuse them by their old names (405).
-        for purpose, queue in self._private:
-            queue.name = _private_name(purpose)
-        if self._up.is_set():
-            self._up.clear()
-            self._on_state(False)
-
-    def _on_reconnected(self, _connection: Any) -> None:
-        self._up.set()
-        self._on_state(True)
 
     async def listen(
         self, purpose: str, receive: Receiver, exchange: Exchange | None, keys: Sequence[str]
@@ -178,56 +179,100 @@ class Connection:
 
         Returns a function that tells the queue's present name.
         """
-        # Replies have a channel of their own: listeners may wait for them.
-        channel = Channel(prefetch_count=PREFETCH) if exchange is None else self._listening
-        declared = RabbitQueue(_private_name(purpose), durable=False, exclusive=True)
-        with _translated():
-            declarer = self._broker.config.declarer
-            queue = cast("RobustQueue", await declarer.declare_queue(declared, channel=channel))
-            self._private.append((purpose, queue))
-            if exchange is not None:
-                for key in keys or ("",):
-                    await queue.bind(exchange.name, key)
-            await self._consume(declared, receive, channel)
-        return lambda: queue.name
+        subscription = _Subscription("", receive, purpose, exchange, keys)
+        await self._add(subscription)
+        return lambda: subscription.queue
 
     async def serve(self, queue: str, receive: Receiver) -> None:
         """Consume a queue that is there, in competition with others."""
-        with _translated():
-            await self._consume(RabbitQueue(queue, declare=False), receive, self._serving)
+        await self._add(_Subscription(queue, receive))
 
-    async def _consume(self, queue: RabbitQueue, receive: Receiver, channel: Channel) -> None:
+    async def _add(self, subscription: _Subscription) -> None:
+        broker = self._broker
+        if broker is None or not self.is_up:
+            raise BrokerUnavailable("the connection to RabbitMQ was lost")
+        with translated():
+            await self._begin(broker, subscription)
+        self._subscriptions.append(subscription)
+
+    async def _begin(self, broker: _Broker, subscription: _Subscription) -> None:
+        if not subscription.purpose:
+            queue = RabbitQueue(subscription.queue, declare=False)
+            channel = broker.serving
+        else:
+            subscription.queue = f"{subscription.purpose}.{secrets.token_hex(6)}"
+            queue = RabbitQueue(subscription.queue, durable=False, exclusive=True)
+            channel = broker.listening if subscription.exchange else broker.replies
+            await _declare(broker, queue, channel, subscription)
+        await self._consume(broker, queue, channel, subscription.receive)
+        await self._hear_of_channel(broker, channel)
+
+    async def _consume(
+        self, broker: _Broker, queue: RabbitQueue, channel: Channel, receive: Receiver
+    ) -> None:
         async def take(message: RabbitMessage) -> None:
             raw = message.raw_message
             await receive(Arrival(raw.body, raw.type, raw.reply_to, raw.correlation_id))
 
-        subscriber = self._broker.subscriber(
+        subscriber = broker.subscriber(
             queue, channel=channel, ack_policy=AckPolicy.ACK, no_reply=True, persistent=False
         )
         subscriber(take)
-        self._subscribers.append(subscriber)
+        broker.consumers.append(subscriber)
         await subscriber.start()
 
     async def send(self, letter: Letter, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
-        Raises `PublishRefused`, or `BrokerUnavailable`, after which it may or may not have arrived.
+        A letter that may be `repeated` is sent again, under the same id, when the connection is
+        lost before the confirm. Raises `PublishRefused`, or `BrokerUnavailable`, after which it may
+        or may not have arrived.
         """
-        with _translated(letter.exchange.name, letter.key):
+        with translated(letter.exchange.name, letter.key):
             async with asyncio.timeout(timeout):
-                await self._up.wait()
-                await self._broker.publish(
-                    letter.body,
-                    exchange=self._exchange(letter.exchange),
-                    routing_key=letter.key,
-                    mandatory=letter.mandatory,
-                    persist=True,
-                    content_type="application/json",
-                    message_type=letter.type,
-                    message_id=letter.message_id,  # aiormq would stamp one for each attempt
-                    reply_to=letter.reply_to,
-                    correlation_id=letter.correlation_id,
-                )
+                while not await self._sent(letter):
+                    pass
+
+    async def _sent(self, letter: Letter) -> bool:
+        await self.wait_up()
+        broker = self._broker
+        if broker is None:
+            await asyncio.sleep(0)
+            return False
+        publishing = asyncio.create_task(self._publish(broker, letter))
+        lost = asyncio.create_task(self._lost.wait())
+        try:
+            await asyncio.wait({publishing, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not publishing.done():
+                raise ConnectionError("lost before the confirm")  # noqa: TRY301 - as aio-pika would
+            await publishing
+        except (DeliveryError, PublishError):
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            if not letter.repeated or not is_loss(error):
+                raise
+            if broker is self._broker:
+                self.suspect(error)
+            await asyncio.sleep(random.uniform(0.05, 0.1))
+            return False
+        finally:
+            publishing.cancel()
+            lost.cancel()
+        return True
+
+    async def _publish(self, broker: _Broker, letter: Letter) -> None:
+        await broker.publish(
+            letter.body,
+            exchange=self._exchange(letter.exchange),
+            routing_key=letter.key,
+            mandatory=letter.mandatory,
+            persist=True,
+            content_type="application/json",
+            message_type=letter.type,
+            message_id=letter.message_id,  # aiormq would stamp one for each attempt
+            reply_to=letter.reply_to,
+            correlation_id=letter.correlation_id,
+        )
 
     def _exchange(self, exchange: Exchange) -> RabbitExchange:
         known = self._exchanges.get(exchange.name)
@@ -238,25 +283,10 @@ class Connection:
         return known
 
 
-def _private_name(purpose: str) -> str:
-    return f"{purpose}.{secrets.token_hex(6)}"
-
-
-@contextlib.contextmanager
-def _translated(exchange: str = "", key: str = "") -> Iterator[None]:
-    try:
-        yield
-    except PublishError as error:
-        raise PublishRefused(exchange, key, unroutable=True) from error
-    except DeliveryError as error:
-        raise PublishRefused(exchange, key, unroutable=False) from error
-    except TimeoutError as error:
-        raise BrokerUnavailable(f"RabbitMQ did not confirm {exchange}/{key} in time") from error
-    except _LOST as error:
-        raise BrokerUnavailable(f"the connection to RabbitMQ was lost: {error!r}") from error
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # aiormq cancels what waits for a confirm when it loses the channel.
-        raise BrokerUnavailable("the connection to RabbitMQ was lost") from error
+async def _declare(
+    broker: _Broker, queue: RabbitQueue, channel: Channel, subscription: _Subscription
+) -> None:
+    declared = await broker.config.declarer.declare_queue(queue, channel=channel)
+    if subscription.exchange is not None:
+        for key in subscription.keys or ("",):
+            await cast("RobustQueue", declared).bind(subscription.exchange.name, key)

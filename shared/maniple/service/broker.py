@@ -10,14 +10,15 @@ from typing import Any, Self
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import Command, ControlMessage, Heartbeat, Request
+from maniple.control import Command, ControlMessage, Heartbeat, Request, Response
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.events import Event
 from maniple.identifiers import new_id
-from maniple.service.amqp import Arrival, Connection, Letter, prepare_broker
+from maniple.service.amqp import Connection, prepare_broker
 from maniple.service.health import Health
 from maniple.service.inbox import Handler, Inbox, M
-from maniple.service.names import RECONNECTS
+from maniple.service.letters import Arrival, Letter
+from maniple.service.names import PUBLISHING_BLOCKED, RECONNECTS
 from maniple.service.requests import Correlation, Responder, answer, may_answer, timed_out
 from maniple.service.telemetry import Metrics
 from maniple.topology import (
@@ -31,10 +32,12 @@ from maniple.topology import (
 )
 
 PUBLISH_TIMEOUT = 5.0
+LEAST_PATIENCE = 5.0
 REQUEST_TIMEOUT = 5.0
 DRAIN_TIMEOUT = 2.0
 PRIVATE_PREFIX = "maniple.private."
 COMPONENT = "control plane"
+BLOCKED = "held back by RabbitMQ: memory or disk alarm"
 _DEFAULT_EXCHANGE = Exchange("", "direct")
 
 __all__ = ["ControlPlane", "prepare_broker"]
@@ -67,17 +70,21 @@ class ControlPlane:
         self._replies: Callable[[], str] | None = None
         self._reply_lock = asyncio.Lock()
         self._waiting = Correlation()
-        self._connection = Connection(url, name=name, on_state=self._on_state)
+        self._connection = Connection(
+            url, name=name, on_state=self._on_state, on_blocked=self._on_blocked
+        )
         self._opened = False
 
     def measured(self, metrics: Metrics) -> Self:
         """Count reconnections and dropped messages there, and return the control plane."""
         self._inbox.metrics = metrics
+        metrics.counter(RECONNECTS, "control")
+        metrics.gauge(PUBLISHING_BLOCKED, "control")
         return self
 
     async def __aenter__(self) -> Self:
         """Connect; raises `BrokerUnavailable`."""
-        await self._connection.open(self._patience)
+        await self._connection.start(max(self._patience, LEAST_PATIENCE))
         return self
 
     async def __aexit__(
@@ -95,7 +102,7 @@ class ControlPlane:
     @property
     def connected(self) -> bool:
         """Whether the connection stands and everything is consumed on it."""
-        return self._connection.up
+        return self._connection.is_up
 
     @property
     def connections(self) -> tuple[str, ...]:
@@ -105,6 +112,15 @@ class ControlPlane:
     async def wait_connected(self) -> None:
         """Return as soon as the connection stands."""
         await self._connection.wait_up()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether an alarm of the broker (memory, disk) holds back what is published."""
+        return self._connection.blocked
+
+    def reconnect(self) -> None:
+        """Build the connection anew."""
+        self._connection.suspect()
 
     def _on_state(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
         if up and self._opened:
@@ -118,6 +134,12 @@ class ControlPlane:
         if self._health is not None:
             detail = "" if up else "no connection to RabbitMQ"
             self._health.set(COMPONENT, ok=up, detail=detail, required=True)
+
+    def _on_blocked(self, blocked: bool) -> None:  # noqa: FBT001 - as above
+        self._inbox.metrics.gauge(PUBLISHING_BLOCKED, "control").set(blocked)
+        if self._health is not None:
+            detail = BLOCKED if blocked else ""
+            self._health.set(f"{COMPONENT} publishing", ok=not blocked, detail=detail)
 
     async def subscribe(
         self,
@@ -155,12 +177,11 @@ class ControlPlane:
         if not reply_to or not may_answer(reply_to):
             self._log.warning("request without a place for its answer", reply_to=reply_to)
             return
-        response = await answer(operations, arrival.body, self._log)
         letter = Letter(
             exchange=_DEFAULT_EXCHANGE,
             key=reply_to,
-            body=response.to_json(),
-            type=response.TYPE,
+            body=await answer(operations, arrival.body, self._log),
+            type=Response.TYPE,
             message_id=new_id(),
             correlation_id=arrival.correlation_id,
         )
@@ -191,6 +212,7 @@ class ControlPlane:
             message_id=new_id(),
             correlation_id=new_id(),
             reply_to=reply_to,
+            repeated=False,  # the service might do it twice
         )
         future = self._waiting.open(letter.correlation_id or "")
         try:

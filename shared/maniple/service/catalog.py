@@ -1,9 +1,19 @@
-"""What Consul's answers say, as values."""
+"""What Consul's answers say, as values, and what it is asked and told."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+HTTP_INTERVAL = 5.0  # seconds
+HTTP_TIMEOUT = 3.0
+DEREGISTER_AFTER = "1m"  # Consul's own minimum
+SELECTED = 20  # instances asked for in one call
+
+
+def service_name(kind: str) -> str:
+    """Return the name under which processes of a kind (`agent`, `registry`, …) register."""
+    return f"maniple-{kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,16 @@ class Instance:
         """URL of the instance's HTTP port."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ailing:
+    """An instance, and which of its checks are critical; whether it has others is not known."""
+
+    id: str
+    service: str
+    node: str
+    critical: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +97,39 @@ def instance_of(found: Mapping[str, Any]) -> Instance:
         tags=tuple(service.get("Tags") or ()),
         meta=service.get("Meta") or {},
     )
+
+
+def ailing_of(found: Iterable[Mapping[str, Any]], prefix: str, tag: str) -> list[Ailing]:
+    """Read `/v1/health/state/critical`: instances with a tag of services that begin so."""
+    checks: dict[tuple[str, str, str], set[str]] = {}
+    for item in found:
+        name = item.get("ServiceName") or ""
+        if name.startswith(prefix) and tag in (item.get("ServiceTags") or ()):
+            checks.setdefault((item["ServiceID"], name, item["Node"]), set()).add(item["CheckID"])
+    return [Ailing(*who, critical=frozenset(which)) for who, which in checks.items()]
+
+
+def checks_of(http_id: str, url: str, ttl: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write both checks of a process: of its page, and of its word."""
+    page = {
+        "http": url,
+        "interval": f"{HTTP_INTERVAL}s",
+        "timeout": f"{HTTP_TIMEOUT}s",
+        "DeregisterCriticalServiceAfter": DEREGISTER_AFTER,
+        "FailuresBeforeCritical": 3,
+        "CheckID": http_id,
+        "Name": "HTTP /health",
+        "Status": "passing",
+    }
+    return page, {"ttl": f"{ttl}s", "DeregisterCriticalServiceAfter": DEREGISTER_AFTER}
+
+
+def selecting(ids: Iterable[str]) -> Iterator[str]:
+    """Write filters that select instances by their ids, so many in each.
+
+    An id that a filter cannot say (its strings know no escapes) is none of ours, and left out.
+    """
+    wanted = sorted(one for one in set(ids) if one.isprintable() and not {*one} & {'"', "\\"})
+    for start in range(0, len(wanted), SELECTED):
+        some = wanted[start : start + SELECTED]
+        yield " or ".join(f'Service.ID == "{one}"' for one in some)

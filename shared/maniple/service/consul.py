@@ -7,8 +7,9 @@ it neither starves the others nor keeps the process from exiting.
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,13 +18,21 @@ import requests
 from consul import std
 
 from maniple.errors import ManipleError
-from maniple.service.catalog import Entry, Instance, Put, entry_of, instance_of, operation_of
+from maniple.service.catalog import (
+    Ailing,
+    Entry,
+    Instance,
+    Put,
+    ailing_of,
+    checks_of,
+    entry_of,
+    instance_of,
+    operation_of,
+    selecting,
+)
 
 CALL_TIMEOUT = 3.0  # seconds
 TTL = 6.0
-HTTP_INTERVAL = 5.0
-HTTP_TIMEOUT = 3.0
-DEREGISTER_AFTER = "1m"  # Consul's own minimum
 THREADS = 4
 CREATE_ONLY = 0  # compare-and-set index of a key that must not exist yet
 
@@ -68,22 +77,7 @@ class Consul:
         The HTTP check begins as passing: a process registers only once its pages are served.
         """
         host = f"[{address}]" if ":" in address else address
-        http = {
-            **consul2.Check.http(
-                f"http://{host}:{port}/health",
-                f"{HTTP_INTERVAL}s",
-                timeout=f"{HTTP_TIMEOUT}s",
-                deregister=DEREGISTER_AFTER,
-            ),
-            "FailuresBeforeCritical": 3,
-            "CheckID": f"http:{instance}",
-            "Name": "HTTP /health",
-            "Status": "passing",
-        }
-        ttl = {
-            **consul2.Check.ttl(f"{TTL}s"),
-            "DeregisterCriticalServiceAfter": DEREGISTER_AFTER,
-        }
+        http, ttl = checks_of(http_check(instance), f"http://{host}:{port}/health", TTL)
 
         def register(client: Any) -> None:
             client.agent.service.register(
@@ -121,7 +115,8 @@ class Consul:
                 await self._call(lambda c: c.agent.check.ttl_pass(ttl_check(instance), note))
             )
         except ConsulUnavailable as error:
-            if "does not have associated TTL" in str(error):  # 1.8 says so with a 500
+            # With a 500, in words that differ by version and with ACLs.
+            if str(error).startswith("Consul: 500") and not await self.registered(instance):
                 return False
             raise
 
@@ -139,6 +134,19 @@ class Consul:
         """Every instance of a service, healthy or not, by id."""
         _, found = await self._call(lambda c: c.health.service(service))
         return sorted(map(instance_of, found or ()), key=lambda i: i.id)
+
+    async def some_instances(self, service: str, ids: Iterable[str]) -> list[Instance]:
+        """Those instances of a service that have one of these ids, by id."""
+        found: list[Instance] = []
+        for query in selecting(ids):
+            answer = await self._call(partial(_filtered, service=service, query=query))
+            found += map(instance_of, answer)
+        return found
+
+    async def ailing(self, prefix: str, tag: str) -> list[Ailing]:
+        """Instances with critical checks, of the services that begin so, that bear a tag."""
+        _, found = await self._call(lambda c: c.health.state("critical"))
+        return ailing_of(found or (), prefix, tag)
 
     # --- key-value store -----------------------------------------------------------------
 
@@ -187,28 +195,13 @@ class Consul:
     # --- sessions and locks --------------------------------------------------------------
 
     async def create_session(
-        self, name: str, *, ttl: float = 10, lock_delay: float = 1, checks: Sequence[str] = ()
+        self, name: str, *, lock_delay: float = 1, checks: Sequence[str] = ()
     ) -> str:
-        """Create a session, ended when `ttl` (10 s at least) passes without `renew_session`.
-
-        `checks` are ids of checks whose failure ends it as well, besides the node's.
-        """
+        """Create a session that ends when one of these checks, or the node's, is critical."""
         wanted = ["serfHealth", *checks]
         return str(
-            await self._call(
-                lambda c: c.session.create(
-                    name, checks=wanted, lock_delay=lock_delay, ttl=max(10, int(ttl))
-                )
-            )
+            await self._call(lambda c: c.session.create(name, checks=wanted, lock_delay=lock_delay))
         )
-
-    async def renew_session(self, session: str) -> bool:
-        """Extend a session; False if it has ended."""
-        try:
-            await self._call(lambda c: c.session.renew(session))
-        except ConsulRefused:
-            return False
-        return True
 
     async def destroy_session(self, session: str) -> None:
         """End a session and release its locks."""
@@ -271,9 +264,21 @@ class Consul:
         return await answer
 
 
+def http_check(instance: str) -> str:
+    """Id of an instance's HTTP check."""
+    return f"http:{instance}"
+
+
 def ttl_check(instance: str) -> str:
     """Id of an instance's TTL check, for sessions that shall end with it."""
     return f"ttl:{instance}"
+
+
+def _filtered(client: Any, *, service: str, query: str) -> Any:
+    # The library's own `health.service` has no filter.
+    headers = {"X-Consul-Token": client.token} if client.token else {}
+    path, params = f"/v1/health/service/{service}", [("filter", query)]
+    return client.http.get(consul2.base.CB.json(), path=path, params=params, headers=headers)
 
 
 def _translated(work: Callable[[Any], T], client: Any) -> T:

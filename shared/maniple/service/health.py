@@ -72,6 +72,11 @@ class Health:
         self._draining = True
 
     @property
+    def components(self) -> dict[str, bool]:
+        """Whether each component is ok."""
+        return {name: component.ok for name, component in self._components.items()}
+
+    @property
     def sound(self) -> bool:
         """Whether every required component is ok."""
         return all(c.ok for c in self._components.values() if c.required)

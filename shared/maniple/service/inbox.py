@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from maniple.control import ControlMessage
-from maniple.service.amqp import Arrival, Receiver
+from maniple.service.letters import Arrival, Receiver
 from maniple.service.names import CONTROL_DROPPED
 from maniple.service.telemetry import Metrics
 

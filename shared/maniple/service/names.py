@@ -42,19 +42,41 @@ MetricName = CounterName | GaugeName | HistogramName
 
 # dispatcher
 TASKS_SUBMITTED = CounterName("maniple_tasks_submitted", "Tasks read from maniple.submit")
+SUBMISSIONS_READ = CounterName(
+    "maniple_submissions_read", "Messages read from maniple.submit, each of one task or many"
+)
 TASKS_ACCEPTED = CounterName(
     "maniple_tasks_accepted", "Tasks that a lane has confirmed", ("capability",)
 )
 TASKS_REJECTED = CounterName("maniple_tasks_rejected", "Tasks not admitted, by code", ("code",))
 TASKS_DELAYED = CounterName("maniple_tasks_delayed", "Tasks sent to a delay tier", ("reason",))
+POLICY_DECISIONS = CounterName(
+    "maniple_policy_decisions",
+    "Tasks that a policy refused, held back or sent another way",
+    ("kind", "name", "decision"),
+)
+MIRRORS_DROPPED = CounterName(
+    "maniple_mirrors_dropped", "Copies for mirrors that no lane took in time"
+)
+BREAKER_OPEN = GaugeName(
+    "maniple_breaker_open", "1 while the circuit breaker of a lane is not closed", ("lane",)
+)
+DEAD_LETTERS = CounterName(
+    "maniple_dead_letters", "Messages that the broker gave up, by its reason", ("reason",)
+)
 BUNDLES_SENT = CounterName("maniple_bundles_sent", "Bundles confirmed by the broker", ("exchange",))
+BYTES_SENT = CounterName(
+    "maniple_bytes_sent", "Bytes of the bundles that the broker confirmed", ("exchange",)
+)
 BUNDLE_TASKS = HistogramName(
     "maniple_bundle_tasks", "Tasks in a bundle that was sent", ("exchange",), _COUNTS
 )
 
 # agent
 RESULTS = CounterName(
-    "maniple_results", "Results published, by capability and status", ("capability", "status")
+    "maniple_results",
+    "Results published; the plain lane has an empty variant",
+    ("capability", "variant", "status"),
 )
 RUN_SECONDS = HistogramName(
     "maniple_run_seconds", "Run time of one attempt", ("capability",), _LONG
@@ -72,6 +94,20 @@ HEARTBEATS_SENT = CounterName("maniple_heartbeats_sent", "Heartbeats that the br
 HEARTBEATS_SEEN = CounterName("maniple_heartbeats_seen", "Heartbeats read")
 AGENTS = GaugeName("maniple_agents", "Agents known, by state", ("state",))
 EVICTIONS = CounterName("maniple_evictions", "Agents declared failed, by reason", ("reason",))
+LEADS = GaugeName("maniple_leads", "1 in the process that leads its service")
+ECHOES = CounterName(
+    "maniple_echoes", "Own echoes asked for because much of the fleet was silent", ("outcome",)
+)
+QUEUES_SUSPECTED = CounterName(
+    "maniple_queues_suspected", "Queues on which agents starved together, so that none was evicted"
+)
+
+# policy service
+POLICY_PROCESSES = GaugeName(
+    "maniple_policy_processes",
+    "Processes that evaluate policies, by whether they have those in force",
+    ("state",),
+)
 
 # broker links, wherever they are
 REPLIES_DROPPED = CounterName("maniple_replies_dropped", "Replies that nobody could take")
@@ -82,6 +118,9 @@ PUBLISHES_RETURNED = CounterName(
     "maniple_publishes_returned", "Publishes that nothing was bound for", ("exchange",)
 )
 RECONNECTS = CounterName("maniple_reconnects", "Connections to the broker built anew", ("link",))
+PUBLISHING_BLOCKED = GaugeName(
+    "maniple_publishing_blocked", "1 while an alarm of the broker holds back publishes", ("link",)
+)
 CONTROL_DROPPED = CounterName(
     "maniple_control_messages_dropped",
     "Messages of the control plane not acted on: undecodable, or the handler failed",
@@ -89,7 +128,19 @@ CONTROL_DROPPED = CounterName(
 )
 
 # every process
+SPANS_DROPPED = CounterName(
+    "maniple_spans_dropped", "Spans not exported: the queue was full, or that failed", ("reason",)
+)
+TRACES_LIMITED = CounterName(
+    "maniple_traces_limited",
+    "Traces not kept because there are too many: wanted by a submitter, or late (failed, retried)",
+    ("why",),
+)
 LOOP_LAG = GaugeName("maniple_loop_lag_seconds", "How late the connection loop was, at worst")
+READY = GaugeName("maniple_ready", "1 while work may be sent to this process")
+COMPONENT_OK = GaugeName(
+    "maniple_component_ok", "1 while a component of /health is well", ("component",)
+)
 POLICY_VERSION = GaugeName(
     "maniple_policy_version", "Version of a policy in force in this process", ("kind", "name")
 )
@@ -97,10 +148,16 @@ POLICIES_INVALID = GaugeName("maniple_policies_invalid", "Stored policies that c
 
 ALL: tuple[MetricName, ...] = (
     TASKS_SUBMITTED,
+    SUBMISSIONS_READ,
     TASKS_ACCEPTED,
     TASKS_REJECTED,
     TASKS_DELAYED,
+    POLICY_DECISIONS,
+    MIRRORS_DROPPED,
+    BREAKER_OPEN,
+    DEAD_LETTERS,
     BUNDLES_SENT,
+    BYTES_SENT,
     BUNDLE_TASKS,
     RESULTS,
     RUN_SECONDS,
@@ -113,12 +170,21 @@ ALL: tuple[MetricName, ...] = (
     HEARTBEATS_SEEN,
     AGENTS,
     EVICTIONS,
+    LEADS,
+    ECHOES,
+    QUEUES_SUSPECTED,
+    POLICY_PROCESSES,
     REPLIES_DROPPED,
     PUBLISHES_REFUSED,
     PUBLISHES_RETURNED,
     RECONNECTS,
+    PUBLISHING_BLOCKED,
     CONTROL_DROPPED,
+    SPANS_DROPPED,
+    TRACES_LIMITED,
     LOOP_LAG,
+    READY,
+    COMPONENT_OK,
     POLICY_VERSION,
     POLICIES_INVALID,
 )

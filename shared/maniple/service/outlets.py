@@ -1,28 +1,22 @@
 """How dispatchers and agents publish on the hot path: bundles per key, results, replies.
 
-Every `add` takes a `done` callback, which is called once, with None when the broker has confirmed
-or with the error: so that a source message is acknowledged only after all that came of it is safe.
+Every `add` takes a `done` callback; see `maniple.service.done`.
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Self
 
 from maniple.bundles import MAX_ITEMS, Bundler
 from maniple.codec import encode, join
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
-from maniple.messages import (
-    PROGRESS_TYPE,
-    RESULT_TYPE,
-    RESULTS_TYPE,
-    Progress,
-    Result,
-)
+from maniple.messages import PROGRESS_TYPE, RESULT_TYPE, RESULTS_TYPE, Progress, Result
+from maniple.service.done import All, Done, as_ours, ignored, tell
 from maniple.service.names import (
     BUNDLE_TASKS,
     BUNDLES_SENT,
+    BYTES_SENT,
     PUBLISHES_REFUSED,
     PUBLISHES_RETURNED,
     REPLIES_DROPPED,
@@ -38,14 +32,10 @@ from maniple.topology import (
 )
 from maniple.transport import Outgoing, Publisher
 
-Done = Callable[[ManipleError | None], None]
-
 MAX_KEYS = 512
 REFUSED_PAUSE = 1.0
 # Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
 RECORD_PATIENCE = 0.01
-
-_log = logging.getLogger(__name__)
 
 
 class Outlet:
@@ -76,7 +66,10 @@ class Outlet:
         self._bundlers: dict[str, Bundler[tuple[bytes, Done]]] = {}
         self._forget_at = MAX_KEYS
         self._patience = 0.0
+        self._timeout: float | None = None
         self._metrics: Metrics | None = None
+        self.kept = 0
+        """Bytes that were added and whose end has not been told."""
 
     def limited(self, size_of: Callable[[str], int]) -> Self:
         """Let bundles of a key carry at most `size_of(key)`, and return the outlet."""
@@ -88,13 +81,22 @@ class Outlet:
         self._patience = seconds
         return self
 
+    def within(self, seconds: float) -> Self:
+        """Give up bundles that are not confirmed in time, and return the outlet."""
+        self._timeout = seconds
+        return self
+
     def measured(self, metrics: Metrics) -> Self:
         """Count bundles and refusals, and return the outlet."""
         self._metrics = metrics
+        # Prometheus sees a counter rise only from a value that was there before.
+        for name in (BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED, PUBLISHES_RETURNED):
+            metrics.counter(name, self._exchange)
         return self
 
     def add(self, key: str, encoded: bytes, done: Done) -> None:
         """Send one encoded item under `key`."""
+        self.kept += len(encoded)
         self._bundler(key).add((encoded, done), len(encoded))
 
     def limit(self, key: str, max_items: int) -> None:
@@ -102,6 +104,22 @@ class Outlet:
         known = self._bundlers.get(key)
         if known is not None:
             known.max_items = max_items
+
+    def withdraw(self, key: str) -> list[Done]:
+        """Take back what waits under `key` and has not been sent; return whom to tell."""
+        known = self._bundlers.get(key)
+        items = [] if known is None else known.withdraw()
+        self.kept -= sum([len(encoded) for encoded, _ in items])
+        return [done for _, done in items]
+
+    def cancel(self, key: str, given_up: Callable[[Done], bool]) -> None:
+        """Give up bundles under `key` none of which anybody waits for; none is told of their end.
+
+        They may arrive nevertheless, but are not sent again over a new connection.
+        """
+        known = self._bundlers.get(key)
+        if known is not None:
+            known.cancel(lambda item: given_up(item[1]))
 
     async def drain(self) -> None:
         """Return when everything added has been sent."""
@@ -139,24 +157,29 @@ class Outlet:
             await self._publish(message)
         except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
             error = as_ours(failure)
-        self._count(len(items), error)
-        _tell((done for _, done in items), error)
+        else:
+            self._count(len(items), len(message.body))
+        finally:  # also when it is cancelled
+            self.kept -= sum([len(encoded) for encoded, _ in items])
+        tell((done for _, done in items), error)
 
-    def _count(self, items: int, error: ManipleError | None) -> None:
-        if self._metrics is None:
-            return
-        if error is None:
+    def _count(self, items: int, size: int) -> None:
+        if self._metrics is not None:
             self._metrics.counter(BUNDLES_SENT, self._exchange).inc()
+            self._metrics.counter(BYTES_SENT, self._exchange).inc(size)
             self._metrics.histogram(BUNDLE_TASKS, self._exchange).observe(items)
-        elif isinstance(error, PublishRefused):
+
+    def _count_refusal(self, error: PublishRefused) -> None:
+        if self._metrics is not None:
             name = PUBLISHES_RETURNED if error.unroutable else PUBLISHES_REFUSED
             self._metrics.counter(name, self._exchange).inc()
 
     async def _publish(self, message: Outgoing) -> None:
         while True:
             try:
-                await self._publisher.publish(message)
-            except PublishRefused:
+                await self._publisher.publish(message, timeout=self._timeout)
+            except PublishRefused as error:
+                self._count_refusal(error)
                 if not self._insist:
                     raise
                 await asyncio.sleep(REFUSED_PAUSE)
@@ -164,53 +187,16 @@ class Outlet:
                 return
 
 
-def as_ours(error: Exception) -> ManipleError:
-    """Return an error that `done` callbacks take; what is none of ours is logged."""
-    if isinstance(error, ManipleError):
-        return error
-    _log.error("a message cannot be published", exc_info=error)
-    return ManipleError(f"cannot be published: {error!r}")
-
-
-def _tell(dones: Iterable[Done], error: ManipleError | None) -> None:
-    """Call each; one that raises does not keep the others from hearing."""
-    for done in dones:
-        try:
-            done(error)
-        except Exception:  # noqa: BLE001 - the same
-            _log.exception("what follows a publish failed")
-
-
-def _ignored(_error: ManipleError | None) -> None:
-    """Take the end of what nobody waits for."""
-
-
-class _All:
-    """Calls `done` when `count` parts have ended; the first error is the one it is told."""
-
-    __slots__ = ("_count", "_done", "_error")
-
-    def __init__(self, count: int, done: Done) -> None:
-        self._count = count
-        self._done = done
-        self._error: ManipleError | None = None
-
-    def part(self, error: ManipleError | None) -> None:
-        self._error = self._error or error
-        self._count -= 1
-        if self._count == 0:
-            self._done(self._error)
-
-
 class ResultOutlet:
     """Sends results: to the record stream always, to whoever asked for a reply as well.
 
-    A reply that nobody can take is counted and dropped: the record has it.
+    A reply that nobody can take, or that seems to break connections, is counted and dropped: the
+    record has it.
     """
 
-    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
-        """Publish through `publisher`."""
-        self._publisher = publisher
+    def __init__(self, publisher: Publisher, metrics: Metrics, *, replier: Publisher) -> None:
+        """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
+        self._replier = replier
         self._metrics = metrics
         self._records = (
             Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
@@ -221,6 +207,11 @@ class ResultOutlet:
         self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, courtesy=True)
         self._watched = Outlet(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)
         self._single: set[asyncio.Task[None]] = set()
+
+    @property
+    def kept(self) -> int:
+        """Bytes of results that were reported and are not recorded yet."""
+        return self._records.kept
 
     def report(
         self,
@@ -234,7 +225,7 @@ class ResultOutlet:
         if reply_to is None:
             self._records.add(result.capability, encoded, done)
             return
-        both = _All(2, done).part
+        both = All(2, done).part
         self._records.add(result.capability, encoded, both)
         self.reply(encoded, reply_to, correlation_id, both)
 
@@ -244,17 +235,34 @@ class ResultOutlet:
             client = reply_to.removeprefix(REPLY_PREFIX)
             self._replies.add(client, encoded, lambda error: done(self._dropped(error)))
             return
+        self._reply_alone(encoded, RESULT_TYPE, reply_to, correlation_id, done)
+
+    def _reply_alone(
+        self,
+        encoded: bytes,
+        message_type: str,
+        reply_to: str,
+        correlation_id: str | None,
+        done: Done,
+    ) -> None:
         message = Outgoing(
             "",
             reply_to,
             encoded,
             message_id=new_id(),  # the task's id may be longer than AMQP takes here
-            type=RESULT_TYPE,
+            type=message_type,
             correlation_id=correlation_id,
         )
         task = asyncio.get_running_loop().create_task(self._reply_single(message, done))
         self._single.add(task)
         task.add_done_callback(self._single.discard)
+
+    def announce(
+        self, encoded: bytes, message_type: str, reply_to: str, correlation_id: str | None
+    ) -> None:
+        """Tell a plain submitter something that is not the end; an SDK client waits for that."""
+        if not reply_to.startswith(REPLY_PREFIX):
+            self._reply_alone(encoded, message_type, reply_to, correlation_id, ignored)
 
     def progress(self, progress: Progress, reply_to: str | None) -> None:
         """Tell watchers, and a submitter that is an SDK client, how far a task is.
@@ -262,9 +270,9 @@ class ResultOutlet:
         Plain reply queues get results only: their readers expect one object.
         """
         encoded = encode(progress)
-        self._watched.add(progress_key(progress.capability), encoded, _ignored)
+        self._watched.add(progress_key(progress.capability), encoded, ignored)
         if reply_to is not None and reply_to.startswith(REPLY_PREFIX):
-            self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, _ignored)
+            self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, ignored)
 
     async def drain(self) -> None:
         """Return when everything reported has been sent."""
@@ -278,10 +286,10 @@ class ResultOutlet:
     async def _reply_single(self, message: Outgoing, done: Done) -> None:
         error: ManipleError | None = None
         try:
-            await self._publisher.publish(message)
+            await self._replier.publish(message)
         except Exception as failure:  # noqa: BLE001 - the same
             error = as_ours(failure)
-        _tell([done], self._dropped(error))
+        tell([done], self._dropped(error))
 
     def _dropped(self, error: ManipleError | None) -> ManipleError | None:
         if isinstance(error, PublishRefused):

@@ -2,10 +2,11 @@
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
-from maniple.service.policies import PolicySet
+from maniple.service.policies import NOWHERE, PolicySet, Where
 from maniple.service.telemetry import get_logger
 
 log = get_logger("maniple.policies")
@@ -14,7 +15,8 @@ log = get_logger("maniple.policies")
 def write_atomically(path: Path, value: Any) -> None:
     """Replace a JSON file so that a reader, or a crash, finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    # Not the process id: containers that share a folder may have the same.
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     with new.open("w", encoding="utf-8") as file:
         json.dump(value, file, separators=(",", ":"))
         file.flush()
@@ -36,8 +38,9 @@ def read_json(path: Path) -> Any:
 class PolicyCache:
     """One process's copy: `<data_dir>/<environment>/<file>`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, where: Where = NOWHERE) -> None:
         self.path = path
+        self.where = where
 
     def load(self) -> PolicySet | None:
         """Return the set that was stored last; None if there is none that can be read."""
@@ -45,7 +48,7 @@ class PolicyCache:
         if value is None:
             return None
         try:
-            return PolicySet.from_json(value)
+            return PolicySet.from_json(value, self.where)
         except ValueError as error:
             log.warning("policies on disk are wrong", path=str(self.path), reason=str(error))
             return None

@@ -3,18 +3,20 @@
 import asyncio
 import random
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
-from maniple.events import PolicyChanged
+from maniple.events import PolicyApplied, PolicyChanged
 from maniple.service import names
 from maniple.service.broker import ControlPlane
-from maniple.service.policies import PolicySet, Resolved
+from maniple.service.policies import InForce, PolicySet, Resolved, Where
 from maniple.service.policy_cache import PolicyCache
 from maniple.service.runner import Runtime
 from maniple.topology import EVENTS
 
 CHECK = 30.0  # seconds between comparisons of the digest
+NEWS = 50  # versions that a report names at most
 AGAIN = 0.2
 TRIES = 10
 COMPONENT = "policy service"
@@ -23,36 +25,53 @@ COMPONENT = "policy service"
 class PolicyView:
     """The last good set: from disk at the start, then as the policy service has it.
 
-    A change is fetched when its event arrives; the digest is compared every 30 s besides. While the
-    policy service is away, the set stays as it is and the component `policy service` says so.
+    A change is taken from its event, or fetched when that alone does not make the announced set;
+    the digest is compared every 30 s besides. While the policy service is away, the set stays as it
+    is and the component `policy service` says so. What is in force here is reported by the event
+    `policy.applied`, after each change and every 30 s.
     """
 
     def __init__(self, runtime: Runtime, plane: ControlPlane) -> None:
         settings = runtime.settings
         self._runtime = runtime
         self._plane = plane
-        self._cache = PolicyCache(settings.data_dir / settings.environment / "policies.json")
+        self._where = Where(settings.instance, settings.region)
+        path = settings.data_dir / settings.environment / "policies.json"
+        self._cache = PolicyCache(path, self._where)
         self._wanted = ""
+        self._told = False
         self._wake = asyncio.Event()
+        self._kept: PolicySet | None = None
+        self._reported: PolicySet | None = None
+        self._report_at = 0.0
         self.current = PolicySet()
 
     async def start(self) -> None:
         """Load from disk and begin to follow; raises `BrokerUnavailable`."""
         kept = self._cache.load()
         if kept is not None:
+            self._kept = kept
             self._show(kept)
         await self._plane.subscribe(EVENTS, (PolicyChanged.KEY,), PolicyChanged, self.changed)
         self._runtime.spawn(self._keep(), "follow policies")
 
-    def resolve(self, capability: str, tenant: str, labels: Mapping[str, str]) -> Resolved:
+    def resolve(
+        self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
+    ) -> Resolved:
         """Say what holds for a task now."""
-        return self.current.resolve(capability, tenant, labels)
+        return self.current.resolve(capability, tenant, labels, task)
 
     def changed(self, event: PolicyChanged) -> None:
-        """Fetch, unless the change is already in force here."""
-        if event.digest != self.current.digest:
+        """Take what is told, if that makes the announced set; else have it fetched."""
+        if event.digest in {self.current.digest, self._wanted}:
+            return
+        told = _told(self.current, event)
+        if told is None:
             self._wanted = event.digest
-            self._wake.set()
+        else:
+            self._show(told)
+            self._told = True
+        self._wake.set()
 
     async def refresh(self) -> None:
         """Compare with the policy service and take its set if it is another.
@@ -60,20 +79,23 @@ class PolicyView:
         Raises `RequestFailed`, `PublishRefused`, `BrokerUnavailable`, or `ValueError` for a set
         that cannot be read (one with kinds that are newer than this process).
         """
-        answer = await self._plane.request(
-            "policy", "policy.snapshot", {"digest": self.current.digest}
-        )
+        asked = self.current
+        answer = await self._plane.request("policy", "policy.snapshot", {"digest": asked.digest})
         documents: Any = answer.get("policies")
-        if documents is None:
+        if documents is None or self.current is not asked:  # what came meanwhile is newer
             return
-        policies = PolicySet.from_json(documents)
+        policies = PolicySet.from_json(documents, self._where)
         self._show(policies)
-        self._cache.store(policies)
 
     async def _keep(self) -> None:
         tries = 0
         while True:
             self._wake.clear()
+            if self._told and not self._wanted:
+                self._told = False
+                await self._settle()
+                await self._pause(CHECK)
+                continue
             try:
                 await self.refresh()
             except (RequestFailed, PublishRefused, BrokerUnavailable, ValueError) as error:
@@ -86,7 +108,37 @@ class PolicyView:
                 tries = tries + 1 if behind else 0
             if not 0 < tries <= TRIES:
                 tries, self._wanted = 0, ""
+            await self._settle()
             await self._pause(AGAIN * 1.5**tries if tries else CHECK)
+
+    async def _settle(self) -> None:
+        """Keep on disk what is new, and tell of it."""
+        policies = self.current
+        if self._kept is not policies:
+            await asyncio.to_thread(self._cache.store, policies)  # it waits for the disk
+            self._kept = policies
+        await self._report(policies)
+
+    async def _report(self, policies: PolicySet) -> None:
+        """Tell what is in force here, if it is new or the last report is old."""
+        before = self._reported
+        now = asyncio.get_running_loop().time()
+        if before is not None and before.digest == policies.digest and now < self._report_at:
+            return
+        settings = self._runtime.settings
+        event = PolicyApplied(
+            at=datetime.now(UTC),
+            service=settings.service,
+            instance=settings.instance,
+            digest=policies.digest,
+            versions=_news(before.versions if before else {}, policies.versions),
+        )
+        try:
+            await self._plane.emit(event)
+        except (PublishRefused, BrokerUnavailable) as error:
+            self._runtime.log.info("policies in force not reported", reason=str(error))
+        else:
+            self._reported, self._report_at = policies, now + CHECK / 2
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -107,3 +159,21 @@ class PolicyView:
         self._runtime.log.info(
             "policies in force", digest=policies.digest, count=len(policies.policies)
         )
+
+
+def _told(policies: PolicySet, event: PolicyChanged) -> PolicySet | None:
+    """Return the set after an event, if what it carries makes the one that it announces."""
+    if event.in_force is None and not event.deleted:
+        return None
+    try:
+        one = None if event.deleted else InForce.model_validate(event.in_force)
+        after = policies.replacing(f"{event.kind}/{event.name}", one)
+    except ValueError:  # of a kind that is newer than this process
+        return None
+    return after if after.digest == event.digest else None
+
+
+def _news(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """Return what has changed, unless that is so much that the digest has to do."""
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return {key: after.get(key, 0) for key in changed} if len(changed) <= NEWS else {}

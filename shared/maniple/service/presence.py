@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
 
 import structlog
 
 from maniple.errors import ManipleError
+from maniple.service.catalog import service_name
 from maniple.service.consul import Consul
 from maniple.service.health import Health
 from maniple.service.settings import ServiceSettings
@@ -20,28 +20,66 @@ LAST_WORD = 4.0  # seconds that the deregistration may take
 log = structlog.get_logger("maniple.presence")
 
 
-class Presence:
-    """Keeps a process registered while it runs.
+class Pulse:
+    """Signs of life that come from outside: of an agent, heartbeats that the broker confirmed."""
 
-    The TTL check is refreshed every 2 s as long as `proof()` holds; by default that is that every
-    required component is ok (that the loop is alive shows in that this runs at all). An entry that
-    Consul lost is made again. `port` is the one that is really bound.
+    def __init__(self) -> None:
+        """Expect none."""
+        self.expected = False
+        self._beaten = False
+        self._wake = asyncio.Event()
+
+    def expect(self) -> None:
+        """Say that this process lives by what `beat` tells, and by nothing else."""
+        self.expected = True
+
+    def beat(self) -> None:
+        """Tell a sign of life: it refreshes the TTL check once, now."""
+        self._beaten = True
+        self._wake.set()
+
+    def take(self) -> bool:
+        """Return whether there was a beat since the last call."""
+        beaten, self._beaten = self._beaten, False
+        return beaten
+
+    def wake(self) -> None:
+        """End a `rest`."""
+        self._wake.set()
+
+    async def rest(self, seconds: float) -> None:
+        """Wait so long, or until there is a beat."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+
+class Presence:
+    """Keeps a process registered while it runs, as this one `life` of its instance.
+
+    The TTL check is refreshed at each beat of `pulse`, so that it lapses when the TTL has passed
+    since the last one; without a pulse every 2 s as long as every required component is ok (that
+    the loop is alive shows in that this runs at all). An entry that Consul lost is made again.
+    `port` is the one that is really bound.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an entry says comes from all over the process
         self,
         consul: Consul,
         settings: ServiceSettings,
         health: Health,
         *,
         port: int,
-        proof: Callable[[], bool] | None = None,
+        life: str = "",
+        pulse: Pulse | None = None,
     ) -> None:
         self._consul = consul
         self._settings = settings
         self._health = health
         self._port = port
-        self._proof = proof or (lambda: health.sound)
+        self._life = life
+        self._pulse = pulse or Pulse()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._registered = False
@@ -55,6 +93,7 @@ class Presence:
     async def stop(self) -> None:
         """Deregister. The step under way is let finish, or it might register again afterwards."""
         self._stopping.set()
+        self._pulse.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD):
                 if self._task is not None:
@@ -71,9 +110,8 @@ class Presence:
     async def _keep(self) -> None:
         while not self._stopping.is_set():
             await self._tick()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
-                    await self._stopping.wait()
+            if not self._stopping.is_set():
+                await self._pulse.rest(self._pause())
 
     def _pause(self) -> float:
         if self._failures == 0:
@@ -96,9 +134,11 @@ class Presence:
 
     async def _refresh(self) -> None:
         instance = self._settings.instance
+        # A beat that Consul does not take now is not used again: by then it is too old.
+        proven = self._pulse.take() if self._pulse.expected else self._health.sound
         if not self._registered:
             await self._register()
-        if self._proof():
+        if proven:
             self._unproven = 0
             if not await self._consul.pass_ttl(instance):
                 log.warning("Consul has lost this process; registering again")
@@ -112,13 +152,14 @@ class Presence:
     async def _register(self) -> None:
         settings = self._settings
         self._registered = False
+        name = service_name(settings.service)
         await self._consul.register_service(
-            f"maniple-{settings.service}",
+            name,
             settings.instance,
             address=settings.address,
             port=self._port,
             tags=["maniple", settings.environment],
-            meta={"environment": settings.environment},
+            meta={"environment": settings.environment, "life": self._life},
         )
         self._registered = True
-        log.info("registered at Consul", name=f"maniple-{settings.service}")
+        log.info("registered at Consul", name=name)

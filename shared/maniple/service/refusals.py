@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from maniple.errors import InvalidMessage, PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import MAX_BODY, RefusedInput
+from maniple.service.done import Done, as_ours, tell
 from maniple.service.names import PUBLISHES_REFUSED
-from maniple.service.outlets import REFUSED_PAUSE, Done, as_ours
+from maniple.service.outlets import REFUSED_PAUSE
 from maniple.service.telemetry import Metrics
 from maniple.topology import DEAD, refused_key
 from maniple.transport import Outgoing, Publisher
@@ -24,7 +25,7 @@ class RefusedLog:
     def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
         """Publish through `publisher`."""
         self._publisher = publisher
-        self._metrics = metrics
+        self._refusals = metrics.counter(PUBLISHES_REFUSED, DEAD.name)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(
@@ -57,13 +58,13 @@ class RefusedLog:
             try:
                 await self._publisher.publish(message)
             except PublishRefused:
-                self._metrics.counter(PUBLISHES_REFUSED, DEAD.name).inc()
+                self._refusals.inc()
                 await asyncio.sleep(REFUSED_PAUSE)
             except Exception as error:  # noqa: BLE001 - whatever it was, its message must hear of it
-                done(as_ours(error))
+                tell([done], as_ours(error))
                 return
             else:
-                done(None)
+                tell([done], None)
                 return
 
 

@@ -32,31 +32,38 @@ def may_answer(reply_to: str | None) -> bool:
 
 async def answer(
     operations: Mapping[str, Responder], body: bytes, log: FilteringBoundLogger
-) -> Response:
-    """Run the operation that a request's body asks for; every failure becomes a response.
+) -> bytes:
+    """Run the operation that a request's body asks for; return the body of the response.
+
+    Every failure becomes one.
 
     Codes: `invalid_request`, `unknown_op`, `internal`, or what a `RequestFailed` carries.
     """
     try:
         request = Request.from_json(body)
     except ValueError as error:
-        return failed("invalid_request", str(error))
+        return _failure("invalid_request", str(error))
     operation = operations.get(request.op)
     if operation is None:
-        return failed("unknown_op", f"no operation {request.op!r}; there is: {sorted(operations)}")
+        return _failure(
+            "unknown_op", f"no operation {request.op!r}; there is: {sorted(operations)}"
+        )
     try:
         result = await operation(request)
         plain = result.model_dump(mode="json") if isinstance(result, BaseModel) else dict(result)
-        response = Response(body=plain)
-        response.to_json()  # what cannot be written is the operation's fault, not the sender's
+        # Here: what cannot be written is the operation's fault, not the sender's.
+        return Response(body=plain).to_json()
     except RequestFailed as error:
-        return failed(error.code, error.message)
+        return _failure(error.code, error.message)
     except ValidationError as error:
-        return failed("invalid_request", str(error))
+        return _failure("invalid_request", str(error))
     except Exception as error:
         log.exception("request failed", op=request.op)
-        return failed("internal", f"{type(error).__name__}: {error}")
-    return response
+        return _failure("internal", f"{type(error).__name__}: {error}")
+
+
+def _failure(code: str, message: str) -> bytes:
+    return failed(code, message).to_json()
 
 
 class Correlation:

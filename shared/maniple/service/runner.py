@@ -26,10 +26,14 @@ from maniple.loops import new_event_loop
 from maniple.service import names
 from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.health import Health, HealthServer
-from maniple.service.presence import Presence
+from maniple.service.log_levels import LogLevels
+from maniple.service.presence import Presence, Pulse
 from maniple.service.settings import WRONG_USAGE, ServiceSettings
 from maniple.service.telemetry import Metrics, configure_logging, get_logger, process_metrics
+from maniple.service.telemetry.tracing import NO_TRACER, Tracer, make_tracer
 
+FAREWELL = 0.5  # seconds that Consul has before the draining begins
+SPANS_TIMEOUT = 2.0  # seconds for the last spans to be exported
 DRAIN_MARGIN = 5.0  # seconds beyond `drain_timeout` before the way out is cut short
 LAG_PERIOD = 0.25
 LAG_WINDOW = 20  # periods over which the worst lag is kept
@@ -44,8 +48,8 @@ class Runtime:
     """What a process's `build` gets.
 
     `stopping` is set when the process shall end. `life` tells this run of the instance from others,
-    in the names of its connections. All of `proofs` must hold for the TTL check in
-    Consul to be refreshed; without any, the required components of `health` decide.
+    in the names of its connections and in Consul. `pulse` refreshes the TTL check in Consul, if it
+    is expected; otherwise the required components of `health` decide.
     """
 
     settings: ServiceSettings
@@ -54,10 +58,13 @@ class Runtime:
     consul: Consul
     log: FilteringBoundLogger
     stopping: asyncio.Event
+    tracer: Tracer = NO_TRACER
     http_url: str = ""
     life: str = field(default_factory=lambda: secrets.token_hex(3))
-    proofs: list[Callable[[], bool]] = field(default_factory=list)
+    pulse: Pulse = field(default_factory=Pulse)
     crashed: list[BaseException] = field(default_factory=list)
+    before_leaving: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
+    """Done once the process stops, before it leaves Consul."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def connection_name(self, purpose: str) -> str:
@@ -104,13 +111,18 @@ class _Process:
         self.health = Health(settings.service, settings.instance)
         self.health.versions["maniple"] = version("maniple")
         self.metrics = process_metrics()
+        self.tracer = make_tracer(settings, self.metrics)
         self.log = get_logger("maniple.runner")
         self.runtime: Runtime | None = None
 
     async def run(self) -> int:
         """Return the exit code."""
         consul = Consul(self.settings.consul_url, self.settings.consul_token)
-        lag = asyncio.create_task(self._measure_lag(), name="loop-lag")
+        levels = LogLevels(consul, self.settings, self.log)
+        besides = (
+            asyncio.create_task(self._measure_lag(), name="loop-lag"),
+            asyncio.create_task(levels.run(), name="log-levels"),
+        )
         try:
             async with HealthServer(self.settings, self.health, self.metrics.registry) as server:
                 runtime = self.runtime = Runtime(
@@ -120,14 +132,17 @@ class _Process:
                     consul=consul,
                     log=get_logger(f"maniple.{self.settings.service}"),
                     stopping=self.stopping,
+                    tracer=self.tracer,
                     http_url=server.url,
                 )
                 self.log.info("starting", http=server.url, environment=self.settings.environment)
                 return await self._run(runtime, server.port)
         finally:
-            lag.cancel()
-            await asyncio.gather(lag, return_exceptions=True)
+            for task in besides:
+                task.cancel()
+            await asyncio.gather(*besides, return_exceptions=True)
             consul.close()
+            await asyncio.to_thread(self.tracer.close, SPANS_TIMEOUT)
             self.log.info("stopped")
 
     async def _run(self, runtime: Runtime, port: int) -> int:
@@ -135,7 +150,12 @@ class _Process:
         stop = asyncio.create_task(self.stopping.wait(), name="stopping")
         start = asyncio.create_task(self.started.wait(), name="started")
         presence = Presence(
-            runtime.consul, self.settings, self.health, port=port, proof=_proof(runtime)
+            runtime.consul,
+            self.settings,
+            self.health,
+            port=port,
+            life=runtime.life,
+            pulse=runtime.pulse,
         )
         await asyncio.wait({body, stop, start}, return_when=asyncio.FIRST_COMPLETED)
         present = self.started.is_set() and not body.done()
@@ -145,12 +165,13 @@ class _Process:
             await asyncio.wait({body, stop}, return_when=asyncio.FIRST_COMPLETED)
         self.health.mark_draining()
         self.log.info("draining")
-        if present:
-            await presence.stop()
+        farewell = asyncio.create_task(_leave(runtime, presence) if present else asyncio.sleep(0))
+        # The catalog is left first; a Consul that does not answer must not let new work come in.
+        await asyncio.wait({farewell}, timeout=FAREWELL)
         code = await self._end(runtime, body)
         for task in (stop, start):
             task.cancel()
-        await asyncio.gather(stop, start, return_exceptions=True)
+        await asyncio.gather(stop, start, farewell, return_exceptions=True)
         return code
 
     async def _body(self, runtime: Runtime) -> None:
@@ -203,21 +224,24 @@ class _Process:
             gauge.set(worst)
             late = worst >= LAG_LIMIT
             self.health.set("loop", ok=not late, detail=f"{worst:.2f} s late" if late else "")
+            self._show_health()
+
+    def _show_health(self) -> None:
+        self.metrics.gauge(names.READY).set(self.health.ready)
+        for component, ok in self.health.components.items():
+            self.metrics.gauge(names.COMPONENT_OK, component).set(ok)
+
+
+async def _leave(runtime: Runtime, presence: Presence) -> None:
+    for last in runtime.before_leaving:
+        await last()
+    await presence.stop()
 
 
 def _is_away(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_away, error.exceptions))
     return isinstance(error, _AWAY)
-
-
-def _proof(runtime: Runtime) -> Callable[[], bool]:
-    def holds() -> bool:
-        if runtime.proofs:
-            return all(proof() for proof in runtime.proofs)
-        return runtime.health.sound
-
-    return holds
 
 
 async def serve(
@@ -250,11 +274,12 @@ async def running(settings: ServiceSettings, build: Build) -> AsyncIterator[Runt
 
 
 async def _main(settings: ServiceSettings, build: Build) -> int:
-    stopping = asyncio.Event()
+    stopping, told = asyncio.Event(), asyncio.Event()
 
     def signalled(number: int) -> None:
-        if stopping.is_set():
+        if told.is_set():
             os._exit(CRASHED)
+        told.set()  # a process that leaves by itself or on command is not cut short by the first
         get_logger("maniple.runner").info("signal", name=signal.Signals(number).name)
         stopping.set()
 

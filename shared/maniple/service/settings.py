@@ -1,9 +1,12 @@
-"""What every process is told by its environment."""
+"""What every process is told by its environment and its command line."""
 
+import argparse
+import os
 import re
 import secrets
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -16,7 +19,12 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 PREFIX = "MANIPLE_"
 WRONG_USAGE = 2
@@ -51,43 +59,71 @@ def _is_http_url(url: str) -> str:
     return url
 
 
+def _is_endpoint(url: str) -> str:
+    return url and _is_http_url(url)
+
+
 def _lowered(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
 BrokerUrl = Annotated[str, AfterValidator(_is_broker_url)]
 HttpUrl = Annotated[str, AfterValidator(_is_http_url)]
+Endpoint = Annotated[str, AfterValidator(_is_endpoint)]
 InstanceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
-LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lowered)
-]
+LevelName = Literal["debug", "info", "warning", "error", "critical"]
+LogLevel = Annotated[LevelName, BeforeValidator(_lowered)]
 LogFormat = Annotated[Literal["json", "console"], BeforeValidator(_lowered)]
 
 
 class ServiceSettings(BaseSettings):
     """Settings that all processes share; each has a subclass in its own `settings.py`.
 
-    Every field is the environment variable `MANIPLE_<FIELD>`; empty variables count as unset.
-    Seconds are floats. `instance` has no dots, because it is one word of a routing key.
+    Every field is the flag `--<field>` and the environment variable `MANIPLE_<FIELD>`; a flag wins,
+    empty variables count as unset. Seconds are floats. `instance` has no dots, because it is one
+    word of a routing key. The text under a field is shown by `--help` and in the documents.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
     )
 
     service: ClassVar[str] = "service"
 
     broker_url: BrokerUrl = Field(default="amqp://guest:guest@127.0.0.1:5672/dev", repr=False)
+    """RabbitMQ; the vhost's name is the environment's"""
     consul_url: HttpUrl = "http://127.0.0.1:8500"
+    """Consul's HTTP API"""
     consul_token: str | None = Field(default=None, repr=False)
+    """ACL token for Consul"""
     instance: InstanceName = ""
+    """unique name: letters, digits, `_`, `-`"""
+    region: str = Field(default="", max_length=256)
+    """region of tasks that have no label `region`; policies select by it"""
     http_host: str = "127.0.0.1"
+    """address to serve `/health`, `/ready` and `/metrics` on"""
     http_port: int = Field(default=0, ge=0, le=65535)
+    """port for them; 0 is any free one"""
     advertise_host: str = ""
+    """host under which others reach that port, if it is another"""
     data_dir: Path = Path(".maniple")
+    """where the last good policies are kept"""
     log_level: LogLevel = "info"
+    """`debug`, `info`, `warning`, `error` or `critical`"""
     log_format: LogFormat = "json"
+    """`json` or `console`"""
+    otlp_endpoint: Endpoint = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    )
+    """where spans go by OTLP/HTTP, as `http://jaeger:4318`; without it there is no tracing"""
+    trace_rate: float = Field(default=100.0, ge=0)
+    """traces a second kept besides the sampled ones: a submitter's, and what fails or moves"""
     drain_timeout: float = Field(default=20.0, ge=0)
+    """seconds to finish after SIGTERM"""
 
     @model_validator(mode="before")
     @classmethod
@@ -118,22 +154,50 @@ class ServiceSettings(BaseSettings):
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def complaint(error: ValidationError) -> str:
-    """Say in one line which variables are wrong and why; values are not repeated (secrets)."""
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def complaint(error: ValidationError, arguments: Sequence[str] = ()) -> str:
+    """Say in one line which flags or variables are wrong and why.
+
+    Values are not repeated (secrets).
+    """
+    given = {argument.partition("=")[0] for argument in arguments}
     parts = []
     for item in error.errors(include_url=False, include_input=False):
-        name = "".join(f"_{part}" for part in item["loc"] if isinstance(part, str)).upper()
-        parts.append(f"{PREFIX}{name[1:]}: {item['msg'].removeprefix('Value error, ')}")
+        field = "_".join(part for part in item["loc"] if isinstance(part, str))
+        name = _flag(field) if _flag(field) in given else f"{PREFIX}{field.upper()}"
+        parts.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(parts)
 
 
-def load_settings(kind: type[S]) -> S:
-    """Read the settings from the environment, or say which variable is wrong and exit with 2."""
+def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
+    """Read the settings from the command line's arguments and the environment.
+
+    What is wrong is said on standard error, by the name of its flag or variable, and ends the
+    process with 2; `--help` is shown and ends it with 0.
+    """
+    program = f"maniple-{kind.service}"
+    parser = argparse.ArgumentParser(
+        program,
+        description=f"Every flag is also an environment variable: --drain-timeout is "
+        f"{PREFIX}DRAIN_TIMEOUT. A flag wins.",
+        allow_abbrev=False,
+    )
     try:
-        return kind()
+        source = CliSettingsSource[Any](
+            kind,
+            cli_parse_args=list(arguments),
+            cli_kebab_case=True,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            root_parser=parser,
+        )
+        return kind(_cli_settings_source=source)
     except ValidationError as error:
-        reason = complaint(error)
+        reason = complaint(error, arguments)
     except SettingsError as error:
         reason = f"{PREFIX}*: {error}"
-    sys.stderr.write(f"maniple-{kind.service}: {reason}\n")
+    sys.stderr.write(f"{program}: {reason}\n")
     raise SystemExit(WRONG_USAGE)

@@ -10,18 +10,26 @@ from aiormq import Connection
 
 from maniple.transport.consumer import Consumer, Delivery
 from maniple.transport.declare import declare, declare_queue, declare_topology
-from maniple.transport.link import Link, backoff
+from maniple.transport.leftover import Leftover, leftover
+from maniple.transport.link import Link
+from maniple.transport.listener import Inspector, Listener, QueueView
 from maniple.transport.publisher import Outgoing, Publisher
+from maniple.transport.supervision import backoff
 
 __all__ = [
     "Connection",
     "Consumer",
     "Delivery",
+    "Inspector",
+    "Leftover",
     "Link",
+    "Listener",
     "Outgoing",
     "Publisher",
+    "QueueView",
     "backoff",
     "declare",
     "declare_queue",
     "declare_topology",
+    "leftover",
 ]

@@ -20,6 +20,10 @@ async def declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None
 async def declare_queue(channel: AbstractChannel, queue: Queue) -> None:
     """Declare one queue with its bindings."""
     await channel.queue_declare(queue.name, durable=True, arguments={**queue.all_arguments})
+    await _bind(channel, queue)
+
+
+async def _bind(channel: AbstractChannel, queue: Queue) -> None:
     for exchange, key in queue.bindings:
         await channel.queue_bind(queue.name, exchange, key)
 
@@ -28,16 +32,27 @@ async def declare(
     connection: aiormq.Connection,
     exchanges: tuple[Exchange, ...] = (),
     queues: tuple[Queue, ...] = (),
-) -> None:
-    """Declare exchanges, then queues, on a channel of their own."""
+) -> tuple[str, ...]:
+    """Declare exchanges, then queues, on a channel of their own.
+
+    A queue that is there with other arguments is used as it is, and returned by name: one queue
+    that somebody else has made must not keep a process from all others.
+    """
     channel = await connection.channel()
     for exchange in exchanges:
         await declare_exchange(channel, exchange)
+    differing = []
     for queue in queues:
-        await declare_queue(channel, queue)
+        try:
+            await declare_queue(channel, queue)
+        except aiormq.exceptions.ChannelPreconditionFailed:
+            differing.append(queue.name)
+            channel = await connection.channel()  # the broker has closed the other one
+            await _bind(channel, queue)
     await channel.close()
+    return tuple(differing)
 
 
-async def declare_topology(connection: aiormq.Connection) -> None:
-    """Declare every exchange and queue that all processes share."""
-    await declare(connection, EXCHANGES, QUEUES)
+async def declare_topology(connection: aiormq.Connection) -> tuple[str, ...]:
+    """Declare every exchange and queue that all processes share; returns as `declare` does."""
+    return await declare(connection, EXCHANGES, QUEUES)

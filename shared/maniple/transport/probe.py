@@ -2,25 +2,34 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiormq
 from aiormq.abc import AbstractChannel
+from pamqp import commands
 
 from maniple.errors import BrokerUnavailable
-from maniple.transport.link import LOST
+from maniple.transport.loss import LOST
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class BrokerView:
-    """What a broker says of itself, and which names it does not have."""
+    """What a broker says of itself, which names it does not have, and what is in the queues.
+
+    `messages` are those that wait, and `consumers` how many there are, by the queue's name.
+    """
 
     product: str
     version: str
     missing_exchanges: tuple[str, ...]
     missing_queues: tuple[str, ...]
+    messages: Mapping[str, int] = field(default_factory=dict)
+    consumers: Mapping[str, int] = field(default_factory=dict)
 
 
 async def probe(
@@ -48,33 +57,43 @@ async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -
     try:
         await connection.connect()
         properties = connection.server_properties
+        known = await _found(connection, exchanges, _exchange)
+        there = await _found(connection, queues, _queue)
         return BrokerView(
             product=_text(properties.get("product")),
             version=_text(properties.get("version")),
-            missing_exchanges=await _missing(connection, exchanges, queues=False),
-            missing_queues=await _missing(connection, queues, queues=True),
+            missing_exchanges=tuple(name for name in exchanges if name not in known),
+            missing_queues=tuple(name for name in queues if name not in there),
+            messages={name: answer.message_count or 0 for name, answer in there.items()},
+            consumers={name: answer.consumer_count or 0 for name, answer in there.items()},
         )
     finally:
         with contextlib.suppress(*LOST):
             await connection.close()
 
 
-async def _missing(
-    connection: aiormq.Connection, names: tuple[str, ...], *, queues: bool
-) -> tuple[str, ...]:
-    missing = []
+async def _exchange(channel: AbstractChannel, name: str) -> None:
+    await channel.exchange_declare(name, passive=True)
+
+
+async def _queue(channel: AbstractChannel, name: str) -> commands.Queue.DeclareOk:
+    return await channel.queue_declare(name, passive=True)
+
+
+async def _found(
+    connection: aiormq.Connection,
+    names: tuple[str, ...],
+    declare: Callable[[AbstractChannel, str], Awaitable[T]],
+) -> dict[str, T]:
+    found = {}
     channel: AbstractChannel | None = None
     for name in names:
         channel = channel or await connection.channel()
         try:
-            if queues:
-                await channel.queue_declare(name, passive=True)
-            else:
-                await channel.exchange_declare(name, passive=True)
+            found[name] = await declare(channel, name)
         except aiormq.exceptions.ChannelNotFoundEntity:
-            missing.append(name)
             channel = None  # the broker has closed it
-    return tuple(missing)
+    return found
 
 
 def _text(value: object) -> str:

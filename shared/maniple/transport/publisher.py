@@ -1,6 +1,8 @@
 """Publishing with confirms."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +11,19 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.transport.link import FIRST_BACKOFF, Link, is_loss
+from maniple.transport.link import Link
+from maniple.transport.loss import is_loss
+from maniple.transport.supervision import FIRST_BACKOFF
 
 CONFIRM_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message to publish. `exchange` may be "" for the default exchange."""
+    """One message to publish. `exchange` may be "" for the default exchange.
+
+    A `reply_to` that changes with the connection is a function, called each time that it is sent.
+    """
 
     exchange: str
     routing_key: str
@@ -24,7 +31,7 @@ class Outgoing:
     message_id: str
     type: str
     correlation_id: str | None = None
-    reply_to: str | None = None
+    reply_to: str | Callable[[], str] | None = None
     headers: dict[str, Any] | None = None
     persistent: bool = True
     mandatory: bool = True
@@ -37,7 +44,7 @@ class Outgoing:
             message_id=self.message_id,
             message_type=self.type,
             correlation_id=self.correlation_id,
-            reply_to=self.reply_to,
+            reply_to=self.reply_to() if callable(self.reply_to) else self.reply_to,
             headers=self.headers,
         )
 
@@ -45,11 +52,21 @@ class Outgoing:
 class Publisher:
     """Publishes with confirms on a channel of its own, over reconnections if need be."""
 
-    def __init__(self, link: Link) -> None:
-        """Publish on `link`, which must not have been started yet."""
+    def __init__(self, link: Link, *, max_losses: int | None = None) -> None:
+        """Publish on `link`, which must not have been started yet.
+
+        A message that is under way at `max_losses` losses of the connection (None: any number) is
+        given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
+        of its like beside it, so that they do not pay for it.
+        """
         self._link = link
+        self._max_losses = max_losses
+        self._suspects = asyncio.Lock()
         self._channel: AbstractChannel | None = None
-        link.add(self)
+        self._seconds = 0
+        self._sent = 0
+        self._unconfirmed: dict[int, int] = {}  # in order of sending: the second in which each was
+        link.add(self, self.overdue)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open the channel with confirms on."""
@@ -60,6 +77,15 @@ class Publisher:
     def lost(self) -> None:
         """Forget the channel; waiting publishes are sent again on the next one."""
         self._channel = None
+
+    def overdue(self) -> bool:
+        """Whether a confirm is missing for `CONFIRM_TIMEOUT` seconds; called once a second.
+
+        Seconds for which an alarm of the broker holds back publishes are so not counted.
+        """
+        self._seconds += 1
+        oldest = next(iter(self._unconfirmed.values()), self._seconds)
+        return self._seconds - oldest > CONFIRM_TIMEOUT
 
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         """Publish and return when the broker has confirmed.
@@ -76,30 +102,53 @@ class Publisher:
         except TimeoutError as error:
             raise BrokerUnavailable(
                 f"RabbitMQ did not confirm a message to {message.exchange}/{message.routing_key} "
-                f"within {timeout:g} s: {self._link.last_error or 'no answer'}"
+                f"within {timeout:g} s: {self._reason}"
             ) from error
 
+    @property
+    def _reason(self) -> BaseException | str:
+        if self._link.blocked:
+            return "it holds back publishers (memory or disk alarm)"
+        return self._link.last_error or "no answer"
+
     async def _publish(self, message: Outgoing) -> None:
+        lost_on = None
+        losses = 0
+        while losses != self._max_losses:
+            async with self._turn(losses):
+                channel = await self._open_channel()
+                if await self._is_published(channel, message):
+                    return
+            if channel is not lost_on:
+                lost_on = channel
+                losses += 1
+        raise _refused(message, unroutable=False)
+
+    def _turn(self, losses: int) -> AbstractAsyncContextManager[None]:
+        return self._suspects if losses and self._max_losses else nullcontext()
+
+    async def _open_channel(self) -> AbstractChannel:
         while True:
             await self._link.wait_up()
-            channel = self._channel
-            if channel is None:
-                await asyncio.sleep(0)
-                continue
-            try:
-                await self._publish_once(channel, message)
-            except aiormq.exceptions.PublishError as error:
-                raise _refused(message, unroutable=True) from error
-            except aiormq.exceptions.DeliveryError as error:
-                raise _refused(message, unroutable=False) from error
-            except (Exception, asyncio.CancelledError) as error:
-                # Also a TimeoutError, for a confirm that never comes: only a new connection tells
-                # what became of it.
-                if not is_loss(error):
-                    raise
-                await self._after_loss(channel)
-            else:
-                return
+            if self._channel is not None:
+                return self._channel
+            await asyncio.sleep(0)
+
+    async def _is_published(self, channel: AbstractChannel, message: Outgoing) -> bool:
+        """Publish once; False when the connection was lost before the broker has confirmed."""
+        try:
+            await self._publish_once(channel, message)
+        except aiormq.exceptions.PublishError as error:
+            raise _refused(message, unroutable=True) from error
+        except aiormq.exceptions.DeliveryError as error:
+            raise _refused(message, unroutable=False) from error
+        except (Exception, asyncio.CancelledError) as error:
+            # Only a new connection tells what became of it.
+            if not is_loss(error):
+                raise
+            await self._after_loss(channel)
+            return False
+        return True
 
     async def _after_loss(self, channel: AbstractChannel) -> None:
         if self._channel is channel:
@@ -107,7 +156,9 @@ class Publisher:
             await asyncio.sleep(FIRST_BACKOFF)
 
     async def _publish_once(self, channel: AbstractChannel, message: Outgoing) -> None:
-        async with asyncio.timeout(CONFIRM_TIMEOUT):
+        self._sent = number = self._sent + 1
+        self._unconfirmed[number] = self._seconds
+        try:
             await channel.basic_publish(
                 message.body,
                 exchange=message.exchange,
@@ -115,6 +166,8 @@ class Publisher:
                 properties=message.properties(),
                 mandatory=message.mandatory,
             )
+        finally:
+            del self._unconfirmed[number]
 
 
 def _refused(message: Outgoing, *, unroutable: bool) -> PublishRefused:

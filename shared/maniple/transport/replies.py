@@ -9,7 +9,8 @@ from aiormq.abc import AbstractChannel
 from maniple.topology import reply_queue
 from maniple.transport.consumer import Consumer, Delivery
 from maniple.transport.declare import declare_queue
-from maniple.transport.link import LOST, Link
+from maniple.transport.link import Link
+from maniple.transport.loss import LOST
 
 
 class ReplyConsumer(Consumer):
@@ -18,6 +19,7 @@ class ReplyConsumer(Consumer):
     Agents send bundles of results to the durable queue `maniple.replies.<client>`. A user who may
     not declare it (403) gets a server-named queue instead, which ends with the connection and to
     which each result comes alone: `exclusive` then is true and `queue` changes on reconnecting.
+    `life` counts queues: also one of the same name, if the one before it was gone.
     """
 
     def __init__(
@@ -26,23 +28,37 @@ class ReplyConsumer(Consumer):
         """Describe the consumer; `link.add` puts it to work."""
         self._durable = reply_queue(client)
         self.exclusive = False
+        self.life = 0
         super().__init__(link, self._durable.name, handle, prefetch=prefetch)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Declare, then consume."""
         if not self.exclusive:
+            is_new = self.life == 0 or not await self._is_there(connection)
             channel = await connection.channel()
             try:
                 await declare_queue(channel, self._durable)
                 await channel.close()
             except aiormq.exceptions.ChannelAccessRefused:
                 self.exclusive = True
+            else:
+                self.life += is_new
         if self.exclusive:
             channel = await connection.channel()
             declared = await channel.queue_declare("", exclusive=True)
             self.queue = str(declared.queue)
+            self.life += 1
             await channel.close()
         return await super().open(connection)
+
+    async def _is_there(self, connection: aiormq.Connection) -> bool:
+        channel = await connection.channel()
+        try:
+            await channel.queue_declare(self._durable.name, passive=True)
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return False
+        await channel.close()
+        return True
 
     async def delete(self) -> None:
         """Delete the queue, as far as the connection still stands."""

@@ -31,17 +31,39 @@ def after_loss(
     """
     lost = envelope.lost + 1
     suspected = envelope.suspected + suspect
-    at_most_once = definition is not None and definition.on_lost == "fail"
     moved = replace(envelope, lost=lost, suspected=suspected)
-    if suspected >= LOST_AFTER or at_most_once:
-        message = (
-            "its agent was lost, and it may run at most once"
-            if at_most_once
-            else f"{lost} agents were lost while they held it"
-        )
-        failure = Failure(code=ErrorCode.AGENT_LOST, message=message)
-        return result_of(moved, Status.FAILED, ran, failure=failure)
+    if definition is not None and is_over(moved, definition):
+        return lost_at_most_once(moved, ran)
+    if suspected >= LOST_AFTER:
+        return _lost(moved, ran, f"{lost} agents were lost while they held it")
     return Move(lane_key(envelope.lane, lost), moved)
+
+
+def after_stop(envelope: Envelope, definition: TaskDefinition, ran: Ran, key: str) -> Move | Result:
+    """Return what becomes of a task that its agent stopped while it ran, because it leaves.
+
+    It had started, so `on_lost="fail"` ends it. Otherwise it goes back to the lane that it came by
+    (`key`) as it is: no agent was lost, so nothing brings it nearer to the suspects.
+    """
+    lost = replace(envelope, lost=envelope.lost + 1)
+    if is_over(lost, definition):
+        return lost_at_most_once(lost, ran)
+    return Move(key, envelope)
+
+
+def is_over(envelope: Envelope, definition: TaskDefinition) -> bool:
+    """Tell whether a task must not run because an agent was lost while it held it."""
+    return envelope.lost > 0 and definition.on_lost == "fail"
+
+
+def lost_at_most_once(envelope: Envelope, ran: Ran) -> Result:
+    """Return the result of a task that may run once and may have run already."""
+    return _lost(envelope, ran, "its agent was lost, and it may run at most once")
+
+
+def _lost(envelope: Envelope, ran: Ran, message: str) -> Result:
+    failure = Failure(code=ErrorCode.AGENT_LOST, message=message)
+    return result_of(envelope, Status.FAILED, ran, failure=failure)
 
 
 def unknown_capability(envelope: Envelope, ran: Ran) -> Result:

@@ -6,12 +6,16 @@ from datetime import datetime
 from msgspec import Raw, Struct
 
 from maniple.messages import NULL, Failure
+from maniple.service.spans import Span
 
 LENGTH = struct.Struct(">I")
 
 
 class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One attempt to run. `memory` is bytes of address space."""
+    """One attempt to run. `memory` is bytes of address space.
+
+    If it is `traced`, `traceparent` is its span, and the spans that its handler makes are wanted.
+    """
 
     capability: str
     task_id: str
@@ -24,6 +28,7 @@ class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: dict[str, str] = {}
     agent: str = ""
     traceparent: str | None = None
+    traced: bool = False
 
 
 class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -35,6 +40,7 @@ class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failure: Failure | None = None
     retryable: bool = True
     seconds: float = 0.0
+    spans: list[Span] = []
 
 
 def framed(body: bytes) -> bytes:

@@ -2,51 +2,66 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from time import monotonic
 
-import msgspec
 import structlog
 
-from maniple.codec import encode
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
-from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
-from maniple_agent.executors.jobs import Job, Report, Spawn
+from maniple.service.telemetry.tracing import NO_TRACER, Tracer
+from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
+from maniple_agent.executors.frames import Call
+from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 
-START_TIMEOUT = 60.0
 RESTART_PAUSE = 1.0
-# What reading from a worker raises that has ended, or that somebody else wrote for.
-ENDED = (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError)
-
-_decode_reply = msgspec.json.Decoder(Reply).decode
+NOT_STARTED = "a worker process does not start"
 
 
 class ProcessExecutor:
     """Runs up to `capacity` handlers at once, each in a worker process of its own."""
 
-    def __init__(
-        self, capacity: int, agent: str, report: Report, *, handlers: Sequence[str], memory: int
+    def __init__(  # noqa: PLR0913 - what its workers need as well
+        self,
+        capacity: int,
+        agent: str,
+        report: Report,
+        *,
+        handlers: Sequence[str],
+        memory: int,
+        clock: Callable[[], datetime],
+        tracer: Tracer = NO_TRACER,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Import `handlers` in each worker; `memory` is bytes of its address space."""
+        """Import `handlers` in each worker; `memory` is bytes of its address space.
+
+        Workers have the variables of `environment` besides the agent's own.
+        """
+        self._environment = environment or {}
+        self._tracer = tracer
         self.capacity = capacity
         self._agent = agent
         self._report = report
         self._handlers = list(handlers)
         self._memory = memory
+        self._clock = clock
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
-        self._busy = 0
+        self._serving: dict[Job, Worker] = {}
+        self._idle: set[Worker] = set()
+        self._failing = 0
         self._keepers: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("maniple.agent.executor")
 
     @property
     def free(self) -> int:
-        """Jobs that can be run now."""
-        return self.capacity - self._busy
+        """Jobs that can be run now: there are workers, and they have nothing to do."""
+        return max(0, len(self._idle) - self._jobs.qsize())
+
+    @property
+    def stuck(self) -> Sequence[str]:
+        """One reason for each worker that does not start; those that run can be ended."""
+        return [NOT_STARTED] * self._failing
 
     async def start(self, spawn: Spawn) -> None:
         """Start a keeper for each worker process."""
@@ -63,31 +78,78 @@ class ProcessExecutor:
     def run(self, jobs: Sequence[Job]) -> None:
         """Give jobs to workers."""
         for job in jobs:
-            self._busy += 1
             self._jobs.put_nowait(job)
+
+    def cancel(self, job: Job) -> None:
+        """Kill the worker that runs a job; it is replaced."""
+        job.settled = True
+        if (worker := self._serving.get(job)) is not None:
+            worker.strike()
+
+    def holds(self, job: Job) -> bool:
+        """Tell whether a worker has not been ended yet."""
+        return job in self._serving
 
     async def _keep(self) -> None:
         """Keep one worker alive and feed it."""
         while True:
+            worker = await self._started()
             try:
-                worker = await _Worker.start(self._handlers)
-            except (TimeoutError, *ENDED) as error:
-                self._log.error("a worker process does not start", reason=repr(error))
-                self._fail_one(f"no worker process starts: {error!r}")
-                await asyncio.sleep(RESTART_PAUSE)
-                continue
-            try:
-                while worker.is_alive():
-                    job = await self._jobs.get()
-                    if not await self._begins(worker, job):
-                        self._jobs.put_nowait(job)
+                while (job := await self._next_job(worker)) is not None:
+                    if not await self._feed(worker, job):
                         break
-                    await self._serve(worker, job)
             finally:
                 await worker.kill()
 
-    async def _begins(self, worker: "_Worker", job: Job) -> bool:
-        """Hand a job to a worker; False if that died while it had nothing to do."""
+    async def _started(self) -> Worker:
+        """Start a worker; one that fails is tried again for as long as it takes."""
+        failing = 0
+        try:
+            while True:
+                try:
+                    return await Worker.start(self._handlers, self._environment)
+                except (TimeoutError, *ENDED) as error:
+                    self._log.error(NOT_STARTED, reason=repr(error))
+                    self._failing += 1 - failing
+                    failing = 1
+                    self._fail_one(f"no worker process starts: {error!r}")
+                    await asyncio.sleep(RESTART_PAUSE)
+        finally:
+            self._failing -= failing
+
+    async def _next_job(self, worker: Worker) -> Job | None:
+        """Wait for a job; None if the worker ends before."""
+        self._idle.add(worker)
+        self._report.slots_free()
+        job = asyncio.create_task(self._jobs.get())
+        try:
+            await asyncio.wait({job, worker.ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._idle.discard(worker)
+            if not job.done():
+                job.cancel()
+        return job.result() if job.done() else None
+
+    async def _feed(self, worker: Worker, job: Job) -> bool:
+        """Run a job on a worker; False if that ended while it had nothing to do."""
+        # It may have waited for this worker, and must not run beyond its deadline.
+        left = (job.envelope.deadline - self._clock()).total_seconds()
+        job.timeout = min(job.timeout, left)
+        if job.settled or job.timeout <= 0:
+            tell(self._report, job, timed_out(0.0), 0.0)
+            return True
+        self._serving[job] = worker
+        try:
+            if not await self._begins(worker, job):
+                self._jobs.put_nowait(job)
+                return False
+            await self._serve(worker, job)
+        finally:
+            del self._serving[job]
+        return worker.is_alive()
+
+    async def _begins(self, worker: Worker, job: Job) -> bool:
+        """Hand a job to a worker; False if that has died."""
         envelope = job.envelope
         call = Call(
             capability=envelope.capability,
@@ -100,7 +162,8 @@ class ProcessExecutor:
             tenant=envelope.tenant,
             labels=envelope.labels,
             agent=self._agent,
-            traceparent=envelope.traceparent,
+            traceparent=job.traceparent or envelope.traceparent,
+            traced=job.span is not None,
         )
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -113,15 +176,10 @@ class ProcessExecutor:
     def _fail_one(self, why: str) -> None:
         """End a job that waits for a worker, so that it does not wait for ever."""
         with contextlib.suppress(asyncio.QueueEmpty):
-            self._end(self._jobs.get_nowait(), failed(ErrorCode.HANDLER_CRASHED, why), 0.0)
+            outcome = failed(ErrorCode.HANDLER_CRASHED, why)
+            tell(self._report, self._jobs.get_nowait(), outcome, 0.0)
 
-    def _end(self, job: Job, outcome: Outcome, seconds: float) -> None:
-        self._busy -= 1
-        job.settled = True
-        self._report.outcome(job, outcome, seconds)
-        self._report.slots_free()
-
-    async def _serve(self, worker: "_Worker", job: Job) -> None:
+    async def _serve(self, worker: Worker, job: Job) -> None:
         started = monotonic()
         try:
             async with asyncio.timeout(job.timeout):
@@ -135,81 +193,17 @@ class ProcessExecutor:
             outcome = failed(
                 ErrorCode.HANDLER_CRASHED, f"the worker process ended: {_how_it_ended(code)}"
             )
-        self._end(job, outcome, seconds)
+        tell(self._report, job, outcome, seconds)
 
-    async def _call(self, worker: "_Worker", job: Job) -> tuple[Outcome, float]:
+    async def _call(self, worker: Worker, job: Job) -> tuple[Outcome, float]:
         while True:
             reply = await worker.receive()
             if not reply.progress:
+                for span in reply.spans:
+                    self._tracer.write(span)
                 outcome = Outcome(bytes(reply.value), reply.failure, reply.retryable)
                 return outcome, reply.seconds
             self._report.progress(job, reply.value)
-
-
-class _Worker:
-    """One worker process and the socket to it."""
-
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        lifeline: int,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-        self._lifeline: int | None = lifeline
-
-    def is_alive(self) -> bool:
-        return self._lifeline is not None and self._process.returncode is None
-
-    @classmethod
-    async def start(cls, handlers: Sequence[str]) -> "_Worker":
-        ours, theirs = socket.socketpair()
-        lifeline_read, lifeline_write = os.pipe()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "maniple_agent.executors.worker",
-            str(theirs.fileno()),
-            str(lifeline_read),
-            *handlers,
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # so that what a handler starts ends with it
-            pass_fds=(theirs.fileno(), lifeline_read),
-        )
-        theirs.close()
-        os.close(lifeline_read)
-        reader, writer = await asyncio.open_connection(sock=ours)
-        worker = cls(process, reader, writer, lifeline_write)
-        try:
-            async with asyncio.timeout(START_TIMEOUT):
-                await worker.receive()
-        except BaseException:
-            await worker.kill()
-            raise
-        return worker
-
-    async def send(self, call: Call) -> None:
-        self._writer.write(framed(encode(call)))
-        await self._writer.drain()
-
-    async def receive(self) -> Reply:
-        header = await self._reader.readexactly(LENGTH.size)
-        return _decode_reply(await self._reader.readexactly(LENGTH.unpack(header)[0]))
-
-    async def kill(self) -> int | None:
-        """End the process and return its exit code."""
-        if self._lifeline is None:
-            return self._process.returncode
-        os.close(self._lifeline)
-        self._lifeline = None
-        with contextlib.suppress(ProcessLookupError):
-            # One that died by itself keeps its own exit code.
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._writer.close()
-        return await self._process.wait()
 
 
 def _how_it_ended(code: int | None) -> str:

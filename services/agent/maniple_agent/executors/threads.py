@@ -5,14 +5,21 @@ the process for a handler that never returns.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Sequence
 from queue import SimpleQueue
 from time import monotonic
-from typing import Any
 
-from maniple.execution import Outcome, run_sync, timed_out
-from maniple_agent.executors.jobs import Job, Report, Spawn
+import structlog
+
+from maniple.errors import ErrorCode
+from maniple.execution import Outcome, failed, of_exception, run_sync, timed_out
+from maniple.service.telemetry.context import in_span
+from maniple_agent.executors.jobs import Job, Report, Spawn, tell
+from maniple_agent.executors.latest import Latest
+
+START_PAUSE = 1.0
 
 
 class ThreadExecutor:
@@ -27,12 +34,23 @@ class ThreadExecutor:
         self._threads: list[threading.Thread] = []
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._home: asyncio.AbstractEventLoop | None = None
-        self._busy = 0
+        self._none_until = 0.0
+        self._log = structlog.get_logger("maniple.agent.executor")
 
     @property
     def free(self) -> int:
         """Jobs that can be run now."""
-        return self.capacity - self._busy
+        return max(0, self._available - len(self._timers))
+
+    @property
+    def stuck(self) -> Sequence[str]:
+        """Capabilities of the handlers that were given up and do not return."""
+        missing = ["no thread can be started"] * (self.capacity - self._available)
+        return [*(job.definition.capability for job in self._timers if job.settled), *missing]
+
+    @property
+    def _available(self) -> int:
+        return self.capacity if monotonic() >= self._none_until else len(self._threads)
 
     async def start(self, _spawn: Spawn) -> None:
         """Remember the loop that outcomes are told on."""
@@ -44,50 +62,68 @@ class ThreadExecutor:
             self._jobs.put(None)
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Give jobs to threads."""
+        """Give jobs to threads; one for which none can be started ends `handler_crashed`."""
         loop = asyncio.get_running_loop()
         for job in jobs:
-            self._busy += 1
             self._timers[job] = loop.call_later(job.timeout, self._overdue, job)
-            if self._busy > len(self._threads):
-                self._new_thread()
-            self._jobs.put(job)
+            if len(self._timers) <= len(self._threads) or self._new_thread(loop):
+                self._jobs.put(job)
+            else:
+                outcome = failed(ErrorCode.HANDLER_CRASHED, "its agent can start no thread")
+                loop.call_soon(self._returned, job, outcome, 0.0)
 
-    def _new_thread(self) -> None:
+    def cancel(self, job: Job) -> None:
+        """Drop the outcome of a job: a thread cannot be stopped."""
+        job.settled = True
+
+    def holds(self, job: Job) -> bool:
+        """Tell whether a handler has not returned yet."""
+        return job in self._timers
+
+    def _new_thread(self, loop: asyncio.AbstractEventLoop) -> bool:
         name = f"handler-{len(self._threads) + 1}"
         thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            self._log.error("a thread cannot be started", threads=name, reason=str(error))
+            # The threads that there are go on; more are tried for later, not for every task.
+            self._none_until = monotonic() + START_PAUSE
+            loop.call_later(START_PAUSE, self._report.slots_free)
+            return False
         self._threads.append(thread)
-        thread.start()
+        return True
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             started = monotonic()
-            context = job.context(self._agent, self._progress_of(job))
-            outcome = run_sync(job.definition, context, job.envelope.payload)
-            self._tell(self._returned, job, outcome, monotonic() - started)
+            outcome = self._outcome(job)
+            with contextlib.suppress(RuntimeError):  # its loop has closed: the process is ending
+                self._loop.call_soon_threadsafe(self._returned, job, outcome, monotonic() - started)
 
-    def _progress_of(self, job: Job) -> Any:
-        def told(value: Any) -> None:
-            self._tell(self._report.progress, job, value)
-
-        return told
-
-    def _tell(self, function: Any, *arguments: Any) -> None:
+    def _outcome(self, job: Job) -> Outcome:
+        if job.settled:  # cancelled before it began
+            return Outcome()
+        latest = Latest(job, self._loop, self._report.progress)
         try:
-            if self._home is not None:
-                self._home.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            return  # the connection loop has closed: the process is ending
+            context = job.context(self._agent, latest.report)
+            with in_span(job.traceparent):
+                return run_sync(job.definition, context, job.envelope.payload)
+        except BaseException as error:  # noqa: BLE001 - or the thread and its slot would be gone
+            return of_exception(error)
+        finally:
+            latest.close()
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if self._home is None:
+            raise RuntimeError("the executor has not been started")
+        return self._home
 
     def _overdue(self, job: Job) -> None:
-        if not job.settled:
-            job.settled = True
-            self._report.outcome(job, timed_out(job.timeout), job.timeout)
+        tell(self._report, job, timed_out(job.timeout), job.timeout)
 
     def _returned(self, job: Job, outcome: Outcome, seconds: float) -> None:
-        self._busy -= 1
         self._timers.pop(job).cancel()
-        if not job.settled:
-            job.settled = True
-            self._report.outcome(job, outcome, seconds)
+        tell(self._report, job, outcome, seconds)
         self._report.slots_free()

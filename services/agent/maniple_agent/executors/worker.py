@@ -11,18 +11,28 @@ import signal
 import socket
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Raw
 
 from maniple.codec import encode
-from maniple.errors import ConfigurationError, InvalidMessage
-from maniple.execution import encode_output, run_sync
+from maniple.errors import ConfigurationError
+from maniple.execution import encode_progress, run_sync
+from maniple.service.telemetry import configure_logging
+from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext, TaskRegistry, load_registry
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
+from maniple_agent.executors.latest import PERIOD
+from maniple_agent.settings import AgentSettings
+
+if TYPE_CHECKING:
+    from maniple.service.telemetry.export import Collector
+
+NICENESS = 5
 
 _decode_call = msgspec.json.Decoder(Call).decode
 
@@ -34,6 +44,8 @@ def main(arguments: list[str]) -> None:
     connection = socket.socket(fileno=int(arguments[0]))
     threading.Thread(target=_die_with_agent, args=(int(arguments[1]),), daemon=True).start()
     _be_the_first_to_go()
+    os.nice(NICENESS)  # room for the agent's heartbeats when all processors are busy
+    configure_logging(AgentSettings())
     try:
         registry = load_registry(arguments[2:])
     except ConfigurationError as error:
@@ -50,16 +62,7 @@ def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply
     if definition is None:
         raise SystemExit(f"worker: no handler for {call.capability!r}")
 
-    sending = threading.Lock()
-    over = False
-
-    def report(value: Any) -> None:
-        with contextlib.suppress(InvalidMessage):  # progress is a courtesy
-            progress = Reply(progress=True, value=Raw(encode_output(value)))
-            with sending:
-                if not over:
-                    _send(connection, progress)
-
+    progress = _Progress(connection)
     context = TaskContext(
         task_id=call.task_id,
         capability=call.capability,
@@ -70,19 +73,85 @@ def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply
         labels=call.labels,
         agent=call.agent,
         traceparent=call.traceparent,
-        report=report,
+        report=progress.report,
     )
     _limit_memory(call.memory)
     started = monotonic()
-    outcome = run_sync(definition, context, call.payload)
-    with sending:  # threads of the handler may go on
-        over = True
+    collector = _collector() if call.traced else None
+    with in_span(call.traceparent if call.traced else None):
+        outcome = run_sync(definition, context, call.payload)
+    progress.close()
     return Reply(
+        spans=[] if collector is None else collector.take(),
         value=Raw(outcome.output),
         failure=outcome.failure,
         retryable=outcome.retryable,
         seconds=monotonic() - started,
     )
+
+
+@cache
+def _collector() -> "Collector":
+    """Return what keeps the spans that handlers make here, from the first traced call on."""
+    from maniple.service.telemetry.export import Collector, set_provider  # noqa: PLC0415
+
+    collector = Collector()
+    set_provider(collector)
+    return collector
+
+
+class _Progress:
+    """What the handler of one call reports: the latest value, at most once in `PERIOD` seconds."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._latest: bytes | None = None
+        self._sent_at = float("-inf")
+        self._timed = False
+        self._over = False
+
+    def report(self, value: Any) -> None:
+        encoded = encode_progress(value)
+        if encoded is None:
+            return
+        with self._lock:
+            if self._over:
+                return  # a thread of the handler that goes on
+            self._latest = encoded
+            self._send_when_due()
+
+    def close(self) -> None:
+        """Send what waits, and nothing after it."""
+        with self._lock:
+            self._over = True
+            self._send()
+
+    def _send_when_due(self) -> None:
+        wait = self._sent_at + PERIOD - monotonic()
+        if wait <= 0:
+            self._send()
+        elif not self._timed:
+            self._time(wait)
+
+    def _time(self, wait: float) -> None:
+        timer = threading.Timer(wait, self._due)
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError, MemoryError):  # then it goes with the next one
+            timer.start()
+            self._timed = True
+
+    def _due(self) -> None:
+        with self._lock:
+            self._timed = False
+            if not self._over:
+                self._send_when_due()  # a report may have sent it while this thread was late
+
+    def _send(self) -> None:
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            self._sent_at = monotonic()
+            _send(self._connection, Reply(progress=True, value=Raw(latest)))
 
 
 def _die_with_agent(lifeline: int) -> None:

@@ -28,8 +28,10 @@ from maniple.messages import (
 from maniple.service.policies import Resolved
 from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
+from maniple.traceparent import parse_traceparent, written
+from maniple_dispatcher.domain.direct_replies import is_sound
+from maniple_dispatcher.domain.good_results import digest_of
 
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # What stands for bytes that are not UTF-8 (`maniple.transport.tolerance`); it is longer than they
 # were, so a property that has it might not fit where it is to be sent.
 _UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -119,7 +121,7 @@ def check_reply_to(reply_to: str) -> None:
         raise InvalidMessage(
             ErrorCode.FORBIDDEN, f"reply_to must not begin with {RESERVED_PREFIX!r}"
         )
-    if not _REPLY_TO.fullmatch(reply_to):
+    if not _REPLY_TO.fullmatch(reply_to) or not is_sound(reply_to):
         raise InvalidMessage(ErrorCode.FORBIDDEN, "reply_to is not the name of a queue")
 
 
@@ -271,16 +273,24 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
         submitted_at=arrival.sent_at,
         dispatched_at=arrival.received_at,
         deadline=deadline_of(task, arrival),
+        payload_digest=digest_of(task.payload) if decided.keeps_good else None,
         policies=dict(decided.versions) if decided.versions else {},
     )
 
 
-def trace_of(task: Task, arrival: Arrival, new_trace: Callable[[], str]) -> str:
-    """Return the trace that a task continues; a missing or malformed one starts a new trace."""
+def trace_of(
+    task: Task,
+    arrival: Arrival,
+    new_trace: Callable[[], str],
+    honoured: Callable[[str], str] = lambda given: given,
+) -> str:
+    """Return the trace that a task continues, as far as it is `honoured`, or else a new one."""
     given = task.traceparent or arrival.traceparent
-    if given is not None and _TRACEPARENT.fullmatch(given):
-        return given
-    return new_trace()
+    context = None if given is None else parse_traceparent(given)
+    if given is None or context is None:
+        return new_trace()
+    # A later version is continued as the one that we know.
+    return honoured(given if given.startswith("00-") else written(context))
 
 
 def rejection(

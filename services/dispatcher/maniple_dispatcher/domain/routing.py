@@ -8,11 +8,19 @@ import msgspec
 
 from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
-from maniple.messages import Envelope, Failure, Result, Status
+from maniple.messages import Envelope, Failure, Result, Status, TaskAccepted
 from maniple.topology import DELAY_TIERS, delay_tier
 
-# A task without an agent looks again after these seconds; the last one repeats.
-WAITS = (0.5, 1.0, 2.0, 5.0)
+# A task that finds no way to an agent looks again after one of two times (seconds), so that what
+# came together does not come back together; the last two repeat. They are short for a minute
+# or three, for a lane that is about to get its agent, and end long, because each look costs: a
+# million tasks that have waited for long come back as 22,000 in a second.
+WAITS = (
+    *((0.5, 1.0), (1.0, 2.0), (2.0, 5.0)),
+    *[(5.0, 10.0)] * 8,  # a minute
+    *[(10.0, 30.0)] * 6,  # and two more
+    (30.0, 60.0),
+)
 
 
 class Waiting(StrEnum):
@@ -20,7 +28,11 @@ class Waiting(StrEnum):
 
     NO_AGENT = "no_agent"
     OVERLOADED = "overloaded"
+    UNCONFIRMED = "unconfirmed"
     NOT_DUE = "not_due"
+    LIMITED = "rate_limited"
+    FULL_BULKHEAD = "bulkhead"
+    CIRCUIT_OPEN = "circuit_open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +43,27 @@ class Wait:
     envelope: Envelope
 
 
-def wait(envelope: Envelope, now: datetime) -> Wait:
+def wait(envelope: Envelope, now: datetime, *, longer: bool) -> Wait:
     """Return how a task waits whose lane refused it or does not exist.
 
-    The wait grows with the rounds and ends at the latest about when the task expires.
+    The wait grows with the rounds and ends at the latest about when the task expires; `longer`
+    chooses one of the two times that a round may take.
     """
-    seconds = WAITS[min(envelope.waits, len(WAITS) - 1)]
+    seconds = WAITS[min(envelope.waits, len(WAITS) - 1)][longer]
     remaining = (envelope.deadline - now).total_seconds()
     tier = delay_tier(min(seconds, max(remaining + DELAY_TIERS[0], DELAY_TIERS[0])))
     return Wait(tier, msgspec.structs.replace(envelope, waits=envelope.waits + 1))
+
+
+def shorter(tier: float) -> float | None:
+    """Return the next shorter tier, or None for the shortest."""
+    place = DELAY_TIERS.index(tier)
+    return DELAY_TIERS[place - 1] if place else None
+
+
+def is_committed(envelope: Envelope) -> bool:
+    """Tell whether a task has been accepted or has waited, so that want of room cannot end it."""
+    return envelope.accepted or envelope.owing or envelope.waits > 0
 
 
 def is_due(envelope: Envelope, now: datetime) -> bool:
@@ -69,6 +93,12 @@ def expired(envelope: Envelope, now: datetime, *, waiting: str = "") -> Result:
     )
 
 
+def cancelled(envelope: Envelope, now: datetime) -> Result:
+    """Return the terminal result of a task that somebody cancelled."""
+    failure = Failure(code=ErrorCode.CANCELLED, message="it was cancelled")
+    return _ended(envelope, now, Status.CANCELLED, failure)
+
+
 def overloaded(envelope: Envelope, now: datetime, retry_after: float) -> Result:
     """Return the terminal result of a task that neither its lane nor a delay would take."""
     return _ended(
@@ -81,6 +111,32 @@ def overloaded(envelope: Envelope, now: datetime, retry_after: float) -> Result:
             retry_after=retry_after,
         ),
     )
+
+
+def acceptance(envelope: Envelope) -> TaskAccepted:
+    """Return the record that a task is accepted."""
+    return TaskAccepted(
+        id=envelope.id,
+        capability=envelope.capability,
+        lane=envelope.lane,
+        tenant=envelope.tenant,
+        labels=envelope.labels,
+        policies=envelope.policies,
+        submitted_at=envelope.submitted_at,
+        dispatched_at=envelope.dispatched_at or envelope.submitted_at,
+        deadline=envelope.deadline,
+        traceparent=envelope.traceparent,
+    )
+
+
+def refused(envelope: Envelope, now: datetime, failure: Failure) -> Result:
+    """Return the terminal result of a task that a policy does not let through."""
+    return _ended(envelope, now, Status.REJECTED, failure)
+
+
+def substituted(envelope: Envelope, now: datetime, output: msgspec.Raw | None) -> Result:
+    """Return the terminal result of a task that gets an output in place of being run."""
+    return result_of(envelope, Status.SUCCEEDED, Ran(None, None, now), output=output)
 
 
 def given_up(envelope: Envelope, now: datetime, why: str) -> Result:

@@ -2,13 +2,15 @@
 
 Versions only rise, and only a tombstone deletes. So a key that Consul lost, or has in an older
 version, is written again from our copy; a newer one is taken; one that was edited in place is taken
-as a new version; one that cannot be read is reported, and our copy stays in force.
+as a new version; one that cannot be read, or that ties with another, is reported, and our copy
+stays in force.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from maniple_policy.domain.conflicts import conflicts
 from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored, read, succeed
 
 NEW = 0  # compare-and-set index of a key that must not exist yet
@@ -28,15 +30,33 @@ class Write:
 
     record: Stored
     index: int
+    edit: bool = False
+    """It makes a version of what somebody has put into Consul, and does not only repair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`take` comes into force here, `write` must first get into Consul, `invalid` says why."""
+    """`take` comes into force here, `write` must first get into Consul, `invalid` says why not.
+
+    `tied` are those of the invalid ones that are wrong only beside another.
+    """
 
     take: dict[str, Stored] = field(default_factory=dict)
     write: list[Write] = field(default_factory=list)
     invalid: dict[str, str] = field(default_factory=dict)
+    tied: dict[str, Stored] = field(default_factory=dict)
+
+    def refuse(self, key: str, other: str) -> None:
+        """Leave a record out, because it ties with another."""
+        self.tied[key] = self.news[key]
+        self.invalid[key] = f"{key} and {other} are equally specific and can match the same task"
+        self.take.pop(key, None)
+        self.write[:] = [write for write in self.write if write.record.key != key]
+
+    @property
+    def news(self) -> dict[str, Stored]:
+        """What Consul says that is not in force here yet."""
+        return self.take | {write.record.key: write.record for write in self.write if write.edit}
 
 
 def reconcile(ours: Mapping[str, Stored], theirs: Mapping[str, Found], now: datetime) -> Plan:
@@ -52,7 +72,21 @@ def reconcile(ours: Mapping[str, Stored], theirs: Mapping[str, Found], now: date
             plan.invalid[key] = str(error)
             continue
         _compare(plan, ours.get(key), record_or_bare, index=found.index, now=now)
+    _refuse_ties(plan, ours, theirs)
     return plan
+
+
+def _refuse_ties(plan: Plan, ours: Mapping[str, Stored], theirs: Mapping[str, Found]) -> None:
+    """Leave out news that ties with something; of two news the one that was written later."""
+    while news := plan.news:
+        # Of what Consul holds as something unusable, processes may have different last good ones.
+        usable = {key: record for key, record in ours.items() if key not in plan.invalid} | news
+        in_force = {key: r.in_force for key, r in usable.items() if not r.deleted}
+        pairs = conflicts(in_force, (key for key in news if key in in_force))
+        latest = max(pairs, key=lambda pair: (theirs[pair[0]].index, pair), default=None)
+        if latest is None:
+            return
+        plan.refuse(*latest)
 
 
 def _compare(
@@ -60,11 +94,12 @@ def _compare(
 ) -> None:
     if isinstance(theirs, Bare):
         edit = Revision(policy=theirs.policy, author=CONSUL, at=now, reason=EDITED)
-        plan.write.append(Write(succeed(ours, edit, floor=theirs.policy.version - 1), index))
+        record = succeed(ours, edit, floor=theirs.policy.version - 1)
+        plan.write.append(Write(record, index, edit=True))
     elif ours is None or theirs.version > ours.version:
         plan.take[theirs.key] = theirs
     elif theirs.version < ours.version:
         plan.write.append(Write(ours, index))
     elif not theirs.says_the_same(ours):
         edit = theirs.revision.model_copy(update={"author": CONSUL, "at": now, "reason": EDITED})
-        plan.write.append(Write(succeed(ours, edit), index))
+        plan.write.append(Write(succeed(ours, edit), index, edit=True))

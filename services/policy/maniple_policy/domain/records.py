@@ -4,11 +4,12 @@ import json
 from typing import Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic_core import from_json
 
-from maniple.service.policies import Document, parse_policy
+from maniple.service.policies import Document, InForce, Policy, parse_policy
 
 HISTORY_KEPT = 200
-HISTORY_BYTES = 256 * 1024  # of JSON; Consul takes 512 KiB for a key
+HISTORY_BYTES = 192 * 1024  # of JSON; Consul takes 512 KiB of base64 in a transaction
 CONSUL = "consul"
 EDITED = "edited in Consul"
 
@@ -53,9 +54,36 @@ class Stored(Revision):
         """The present revision without those before it."""
         return Revision.model_validate(self.model_dump(exclude={"history"}))
 
+    @property
+    def in_force(self) -> InForce:
+        """The present document, and while it is rolled out the last one that held for all."""
+        if _is_whole(self.policy):
+            return InForce(policy=self.policy)
+        whole = (r for r in self.history if r.deleted or _is_whole(r.policy))
+        last = next(whole, None)
+        before = None if last is None or last.deleted else last.policy
+        return InForce(policy=self.policy, before=before)
+
+    def version_before(self, version: int) -> Revision | None:
+        """Return the latest revision that is older than a version."""
+        return next((r for r in self.revisions if r.policy.version < version), None)
+
+    def find(self, version: int) -> Revision | None:
+        """Return one revision; None if there is none, or it is no longer remembered."""
+        return next((r for r in self.revisions if r.policy.version == version), None)
+
+    @property
+    def revisions(self) -> tuple[Revision, ...]:
+        """All that are remembered, the present one first."""
+        return (self.revision, *self.history)
+
     def to_json(self) -> bytes:
         """Write the value of the key, readable for people."""
         return json.dumps(self.model_dump(mode="json"), indent=1).encode()
+
+
+def _is_whole(policy: Policy) -> bool:
+    return policy.rollout is None or policy.rollout.whole
 
 
 class Bare(BaseModel):
@@ -71,7 +99,7 @@ class Bare(BaseModel):
 
 def read(key: str, value: bytes) -> Stored | Bare:
     """Read a key's value; raises `ValueError` for one that cannot be used."""
-    content = json.loads(value)
+    content = from_json(value, allow_inf_nan=False)  # unlike `json`, refuses what is no Unicode
     if not isinstance(content, dict):
         raise ValueError("must be a JSON object")  # noqa: TRY004 - all that is unusable is one error
     found = Stored.model_validate(content) if "policy" in content else Bare.from_value(content)
@@ -81,12 +109,18 @@ def read(key: str, value: bytes) -> Stored | Bare:
 
 
 def _remembered(before: Stored) -> tuple[Revision, ...]:
-    kept, size = [], 0
-    for revision in (before.revision, *before.history)[:HISTORY_KEPT]:
+    kept: list[Revision] = []
+    size = 0
+    past = (before.revision, *before.history)
+    for revision in past[:HISTORY_KEPT]:
         size += len(revision.model_dump_json(indent=1))
         if size > HISTORY_BYTES:
             break
         kept.append(revision)
+    # However long a rollout goes on, the others need the version that they have.
+    whole = next((r for r in past if r.deleted or _is_whole(r.policy)), None)
+    if whole is not None and whole not in kept:
+        kept[-1:] = [whole]
     return tuple(kept)
 
 

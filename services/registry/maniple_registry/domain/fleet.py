@@ -2,20 +2,50 @@
 
 import heapq
 import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from maniple.control import AgentId, Heartbeat
-from maniple_registry.domain.membership import (
+from maniple.control import AgentId, Announce, Command, Heartbeat, Reconnect, Retire
+from maniple.events import AgentEvent, AgentFailed
+from maniple_registry.domain.membership import check, deadline, decide, learn, seed, tick
+from maniple_registry.domain.records import (
+    FINAL,
+    UNKNOWN_LIFE,
     AgentRecord,
     AgentState,
     Bounds,
     Decision,
     Instant,
-    deadline,
-    decide,
-    tick,
+    LaneView,
 )
+from maniple_registry.domain.zombies import Crowd, look
+
+Decided = list[tuple[AgentId, Decision]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be taken from a failed agent: connections by name or prefix, its entry."""
+
+    agent: AgentId
+    names: frozenset[str]
+    prefix: str
+    listed: bool
+    """Whether the entry in Consul is its own, and not its successor's."""
+
+    def is_found_in(self, names: Collection[str]) -> bool:
+        """Whether nothing of it is missing among these names of connections."""
+        begun = not self.prefix or any(name.startswith(self.prefix) for name in names)
+        return begun and self.names <= frozenset(names)
+
+    def owns(self, life: str) -> bool:
+        """Whether the entry of this life in Consul is its own; one that does not say is."""
+        prefix = f"{self.agent}.{life}."
+        if not life or not (self.names or self.prefix):
+            return True
+        return prefix == self.prefix or any(name.startswith(prefix) for name in self.names)
 
 
 class Fleet:
@@ -29,6 +59,8 @@ class Fleet:
         self._records: dict[AgentId, AgentRecord] = {}
         self._planned: dict[AgentId, float] = {}
         self._due: list[tuple[float, AgentId]] = []
+        self._looked_at = AgentId("")
+        self.suspected: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[AgentRecord]:
         return iter(sorted(self._records.values(), key=lambda record: record.agent))
@@ -37,38 +69,181 @@ class Fleet:
         """Return the record of an agent."""
         return self._records.get(AgentId(agent))
 
-    def hear(self, heartbeat: Heartbeat, now: Instant) -> Decision:
-        """Take a heartbeat and keep what was decided."""
-        decision = decide(self._records.get(heartbeat.agent), heartbeat, now)
-        if decision.record is not None:
-            self._keep(decision.record)
-        return decision
-
-    def pass_time(self, now: Instant) -> list[Decision]:
-        """Return what silence until now has changed."""
-        decisions = []
-        while self._due and self._due[0][0] <= now.seconds:
-            planned, agent = heapq.heappop(self._due)
-            if self._planned.get(agent) != planned:
-                continue  # an earlier look was planned since, and taken
-            del self._planned[agent]
-            decision = tick(self._records[agent], now, self._bounds)
-            if decision.record is None:
-                del self._records[agent]
-            else:
-                self._keep(decision.record)
-            if decision.events:
-                decisions.append(decision)
-        return decisions
+    def hears(self, agent: str) -> bool:
+        """Whether an agent has been heard, not only seen."""
+        record = self.get(agent)
+        return record is not None and record.incarnation != UNKNOWN_LIFE
 
     def counts(self) -> dict[AgentState, int]:
         """Return the number of agents in each state."""
         found = Counter(record.state for record in self._records.values())
         return {state: found[state] for state in AgentState}
 
-    def _keep(self, record: AgentRecord) -> None:
-        self._records[record.agent] = record
-        due = deadline(record, self._bounds)
-        if due < self._planned.get(record.agent, math.inf):
-            self._planned[record.agent] = due
-            heapq.heappush(self._due, (due, record.agent))
+    # --- heartbeats and silence ----------------------------------------------------------
+
+    def hear(self, heartbeat: Heartbeat, now: Instant) -> Decision:
+        """Take a heartbeat and keep what was decided."""
+        return self._keep(decide(self._records.get(heartbeat.agent), heartbeat, now))
+
+    def seed(self, agent: str, life: str, heard: float, now: Instant) -> None:
+        """Take an agent that stands in Consul as heard at `heard`, unless it is known."""
+        if self.get(agent) is None:
+            self._keep(seed(AgentId(agent), life, heard, now))
+
+    def overdue(self, now: Instant) -> list[AgentId]:
+        """Return, once, whose silence (or final state) has lasted for a bound of theirs."""
+        found = []
+        while self._due and self._due[0][0] <= now.seconds:
+            planned, agent = heapq.heappop(self._due)
+            if self._planned.get(agent) != planned:
+                continue  # an earlier look was planned since, and taken
+            del self._planned[agent]
+            record = self._records.get(agent)
+            if record is None:
+                continue
+            due = deadline(record, self._bounds)
+            if due <= now.seconds:
+                found.append(agent)
+            else:
+                self._plan(agent, due)
+        return found
+
+    def postpone(self, agents: Iterable[AgentId]) -> None:
+        """Have the overdue ones returned again."""
+        for agent in agents:
+            record = self._records.get(agent)
+            if record is not None:
+                self._plan(agent, deadline(record, self._bounds))
+
+    def judge(self, agents: Iterable[AgentId], now: Instant) -> Decided:
+        """Return what silence until now has changed about the overdue ones."""
+        decisions = []
+        for agent in agents:
+            record = self._records.get(agent)
+            if record is None:
+                continue  # forgotten since it was overdue
+            decision = tick(record, now, self._bounds)
+            if decision.record is None:
+                del self._records[agent]
+                self._planned.pop(agent, None)  # it may have been heard since it was overdue
+            decisions.append((agent, self._keep(decision)))
+        return decisions
+
+    def silent(self, now: Instant) -> tuple[int, int]:
+        """Return how many agents have missed a heartbeat, and how many there are."""
+        heard = [r.heard for r in self._records.values() if r.state not in FINAL]
+        limit = now.seconds - self._bounds.unreachable
+        return sum(at <= limit for at in heard), len(heard)
+
+    # --- what else is known of them ------------------------------------------------------
+
+    def check(self, critical: Collection[str], now: Instant) -> Decided:
+        """Take the ids of all whose HTTP check is critical; return what that has changed."""
+        return [
+            (record.agent, self._keep(check(record, now, critical=record.agent in critical)))
+            for record in list(self._records.values())
+            if record.unwell != (record.agent in critical)
+        ]
+
+    def open_lanes(self) -> set[str]:
+        """Return the lanes of which some agent says that it would take more now."""
+        return {lane for record in self._records.values() for lane in record.open_lanes()}
+
+    def addressed(self, most: int) -> list[AgentId]:
+        """Return agents whose own queue is to be looked at now: those in doubt, and the next ones.
+
+        At most so many of each, for there may be as many queues as agents.
+        """
+        own = sorted(r.agent for r in self._records.values() if r.is_addressed and r.open_lanes())
+        doubted = [agent for agent in own if self._starves_alone(self._records[agent])][:most]
+        start = bisect_right(own, self._looked_at)
+        rest = (own[start:] + own[:start])[:most]
+        self._looked_at = rest[-1] if rest else self._looked_at
+        return sorted({*doubted, *rest})
+
+    @staticmethod
+    def _starves_alone(record: AgentRecord) -> bool:
+        return record.starving is not None and record.starving.place == record.own_place
+
+    def look(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
+        """Take a look at places; return what that has changed, by agent.
+
+        `suspected` are then the places that are rather to blame than those who starve there.
+        """
+        untaken = any(view.untaken for view in views.values())
+        concerned = [
+            record
+            for record in self._records.values()
+            if record.starving is not None or (untaken and record.open_lanes())
+        ]
+        suspected, decided = set(), []
+        crowd = Crowd(self._records.values() if concerned else (), views, now, self._bounds)
+        for record in concerned:
+            spared = crowd.spares(record)
+            if spared and record.starving is not None:
+                suspected.add(record.starving.place)
+            decision = look(record, crowd.views_for(record), now, self._bounds, spared=spared)
+            decided.append((record.agent, self._keep(decision)))
+        self.suspected = frozenset(suspected)
+        return decided
+
+    def learn(self, event: AgentFailed, now: Instant) -> Decision:
+        """Take what another registry has declared."""
+        return self._keep(learn(self._records.get(event.agent), event, now))
+
+    # --- whether something is still to be done -------------------------------------------
+
+    def wants(self, agent: AgentId, command: Command) -> bool:
+        """Whether an agent still is in the state for which the command was decided."""
+        record = self._records.get(agent)
+        match record, command:
+            case None, _:
+                return False
+            case AgentRecord(), Announce():
+                return record.state not in FINAL and record.digest != record.heartbeat.digest
+            case AgentRecord(), Retire():
+                return _wants_retired(record, command)
+            case AgentRecord(), Reconnect():
+                return record.starving is not None and record.state not in FINAL
+            case _:
+                return True
+
+    def stands(self, event: AgentEvent) -> bool:
+        """Whether an event of a life that was unknown is not that of a life known since."""
+        record = self._records.get(event.agent)
+        return (
+            event.incarnation != UNKNOWN_LIFE
+            or record is None
+            or record.incarnation == UNKNOWN_LIFE
+        )
+
+    def target(self, failed: AgentRecord) -> Target:
+        """Return what is to be taken from a failed one that its successor does not use."""
+        now = self._records.get(failed.agent)
+        successor = now if now is not None and now.incarnation != failed.incarnation else None
+        names = frozenset(failed.heartbeat.connections)
+        if successor is not None:
+            names -= frozenset(successor.heartbeat.connections)
+        known = bool(failed.heartbeat.connections) or successor is not None
+        return Target(failed.agent, names, "" if known else failed.prefix, successor is None)
+
+    def _keep(self, decision: Decision) -> Decision:
+        record = decision.record
+        if record is not None:
+            self._records[record.agent] = record
+            self._plan(record.agent, deadline(record, self._bounds))
+        return decision
+
+    def _plan(self, agent: AgentId, due: float) -> None:
+        if due < self._planned.get(agent, math.inf):
+            self._planned[agent] = due
+            heapq.heappush(self._due, (due, agent))
+
+
+def _wants_retired(record: AgentRecord, command: Retire) -> bool:
+    if command.incarnation == record.incarnation:
+        return record.state is AgentState.FAILED
+    replaced = record.state not in FINAL
+    ended = command.incarnation in record.past
+    older = not replaced and command.incarnation < record.incarnation
+    return (ended or older) and command.replaced == replaced

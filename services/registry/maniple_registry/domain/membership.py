@@ -1,148 +1,60 @@
-"""What the registry thinks of an agent, decided from its heartbeats and its silence.
+"""The registry's view of an agent, decided from heartbeats, silence and Consul's checks.
 
-Pure: time is an argument. `docs/states/agent.md` draws `TRANSITIONS`.
+Pure: time is an argument. What may follow what is in `transitions`; what its lanes say of it, in
+`zombies`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
-from enum import StrEnum
+from dataclasses import replace
 from typing import Final
 
-from maniple.control import (
-    AgentDescription,
-    AgentId,
-    AgentPhase,
-    Announce,
-    Command,
-    Heartbeat,
-    Incarnation,
-    Retire,
-)
+from maniple.control import AgentId, AgentPhase, Announce, Heartbeat, Incarnation, Retire
 from maniple.events import (
     AgentDraining,
     AgentEvent,
     AgentFailed,
-    AgentLeft,
     AgentRecovered,
     AgentRegistered,
-    AgentUnreachable,
 )
+from maniple_registry.domain.moves import event_of, move
+from maniple_registry.domain.records import (
+    FINAL,
+    UNKNOWN_LIFE,
+    AgentRecord,
+    AgentState,
+    Bounds,
+    Decision,
+    Instant,
+    places_of,
+)
+from maniple_registry.domain.transitions import TRANSITIONS, Trigger
+from maniple_registry.domain.zombies import starves_still
 
 PAST_KEPT = 8
+CRITICAL_AFTER = 10.0  # seconds in which no check can have failed three times, one each 5 s
 REPLACED = "replaced by a new incarnation"
 
-
-class AgentState(StrEnum):
-    """The registry's view of one incarnation of an agent."""
-
-    ACTIVE = "active"
-    UNREACHABLE = "unreachable"
-    FAILED = "failed"
-    DRAINING = "draining"
-    LEFT = "left"
-
-
-class Trigger(StrEnum):
-    """What moves an agent from state to state."""
-
-    HEARD = "heartbeat"
-    DRAINS = "heartbeat: draining"
-    LEAVES = "heartbeat: leaving"
-    SUSPECTED = "one heartbeat missed"
-    LOST = "three heartbeats missed"
-
-
-FINAL: Final = frozenset({AgentState.FAILED, AgentState.LEFT})
-
-# None is an incarnation that is not known yet. What is not here changes nothing.
-TRANSITIONS: Final[Mapping[tuple[AgentState | None, Trigger], AgentState]] = {
-    (None, Trigger.HEARD): AgentState.ACTIVE,
-    (None, Trigger.DRAINS): AgentState.DRAINING,
-    (AgentState.ACTIVE, Trigger.SUSPECTED): AgentState.UNREACHABLE,
-    (AgentState.ACTIVE, Trigger.DRAINS): AgentState.DRAINING,
-    (AgentState.ACTIVE, Trigger.LEAVES): AgentState.LEFT,
-    (AgentState.UNREACHABLE, Trigger.HEARD): AgentState.ACTIVE,
-    (AgentState.UNREACHABLE, Trigger.LOST): AgentState.FAILED,
-    (AgentState.UNREACHABLE, Trigger.DRAINS): AgentState.DRAINING,
-    (AgentState.UNREACHABLE, Trigger.LEAVES): AgentState.LEFT,
-    (AgentState.DRAINING, Trigger.LOST): AgentState.FAILED,
-    (AgentState.DRAINING, Trigger.LEAVES): AgentState.LEFT,
-}
 
 _SAID: Final = {
     AgentPhase.ACTIVE: Trigger.HEARD,
     AgentPhase.DRAINING: Trigger.DRAINS,
     AgentPhase.LEAVING: Trigger.LEAVES,
 }
-_TOLD: Final[Mapping[AgentState, type[AgentEvent]]] = {
-    AgentState.ACTIVE: AgentRecovered,
-    AgentState.UNREACHABLE: AgentUnreachable,
-    AgentState.FAILED: AgentFailed,
-    AgentState.DRAINING: AgentDraining,
-    AgentState.LEFT: AgentLeft,
-}
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Seconds of silence after which an agent is suspected, failed, and forgotten."""
-
-    unreachable: float = 4.5
-    failed: float = 9.0
-    forgotten: float = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Instant:
-    """Now: seconds of a clock that never goes back, and the time of day for people."""
-
-    seconds: float
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class AgentRecord:
-    """One incarnation as last heard; `heard` and `since` (of the state) in seconds of `Instant`."""
-
-    state: AgentState
-    heartbeat: Heartbeat
-    heard: float
-    since: float
-    description: AgentDescription | None = None
-    digest: str = ""
-    """Of the description that we have; empty while we have none."""
-    past: tuple[Incarnation, ...] = ()
-
-    @property
-    def agent(self) -> AgentId:
-        """Id of the agent."""
-        return self.heartbeat.agent
-
-    @property
-    def incarnation(self) -> Incarnation:
-        """The life that this record is about."""
-        return self.heartbeat.incarnation
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The record from now on (None: forgotten), events to publish, commands to the agent.
-
-    `failed` are records whose broker connections shall be closed.
-    """
-
-    record: AgentRecord | None
-    events: tuple[AgentEvent, ...] = ()
-    commands: tuple[Command, ...] = ()
-    failed: tuple[AgentRecord, ...] = ()
+def seed(agent: AgentId, life: str, heard: float, now: Instant) -> Decision:
+    """Begin with an agent that stands in Consul and is not heard, as if heard at `heard`."""
+    heartbeat = _unheard(agent, UNKNOWN_LIFE, now)
+    state = TRANSITIONS[None, Trigger.SEEN]
+    return Decision(AgentRecord(state, heartbeat, heard, heard, begun=heard, life=life))
 
 
 def decide(record: AgentRecord | None, heartbeat: Heartbeat, now: Instant) -> Decision:
-    """Take a heartbeat. One that is late, doubled or of an old incarnation changes nothing."""
+    """Take a heartbeat; one that is late, doubled or of an old incarnation changes no state."""
     if record is None:
-        return _begin(heartbeat, now, ())
+        return _first(heartbeat, now)
     if heartbeat.incarnation != record.incarnation:
+        if record.incarnation == UNKNOWN_LIFE:
+            return _meet(record, heartbeat, now)
         return _other_incarnation(record, heartbeat, now)
     if record.state is AgentState.FAILED:
         return Decision(record, commands=(Retire(incarnation=record.incarnation),))
@@ -162,11 +74,39 @@ def tick(record: AgentRecord, now: Instant, bounds: Bounds) -> Decision:
     ):
         if now.seconds < record.heard + bound:
             break
-        reason = f"{trigger} ({bound:g} s)"
-        record, told = _move(record, trigger, now, reason)
+        record, told = move(record, trigger, now, f"{trigger} ({bound:g} s)")
         events += told
     failed = (record,) if record.state is AgentState.FAILED else ()
     return Decision(record, events, failed=failed)
+
+
+def check(record: AgentRecord, now: Instant, *, critical: bool) -> Decision:
+    """Take what Consul says of the agent's HTTP check; it suspects, and never fails."""
+    if record.state in FINAL or record.unwell == critical:
+        return Decision(record)
+    if critical and now.seconds - record.begun < CRITICAL_AFTER:
+        return Decision(record)  # it failed for a life before this one
+    record = replace(record, unwell=critical)
+    if not critical:
+        return Decision(record)
+    return Decision(*move(record, Trigger.UNWELL, now, Trigger.UNWELL))
+
+
+def learn(record: AgentRecord | None, event: AgentFailed, now: Instant) -> Decision:
+    """Take that another registry has declared an incarnation failed: that is final for us too."""
+    if record is None:
+        if event.incarnation == UNKNOWN_LIFE:
+            return Decision(None)
+        heartbeat = _unheard(event.agent, event.incarnation, now)
+        state = TRANSITIONS[None, Trigger.TOLD]
+        return Decision(AgentRecord(state, heartbeat, now.seconds, now.seconds))
+    if record.state in FINAL:
+        return Decision(record)
+    if record.incarnation not in {event.incarnation, UNKNOWN_LIFE}:
+        return Decision(record)
+    heartbeat = record.heartbeat.model_copy(update={"incarnation": event.incarnation})
+    failed, _ = move(replace(record, heartbeat=heartbeat), Trigger.TOLD, now)
+    return Decision(failed, failed=(failed,))
 
 
 def deadline(record: AgentRecord, bounds: Bounds) -> float:
@@ -180,21 +120,51 @@ def deadline(record: AgentRecord, bounds: Bounds) -> float:
             return record.since + bounds.forgotten
 
 
+def _unheard(agent: AgentId, incarnation: Incarnation, now: Instant) -> Heartbeat:
+    # Not validated: a life that is not known has no name.
+    return Heartbeat.model_construct(
+        agent=agent, incarnation=incarnation, sequence=0, sent_at=now.at, digest=""
+    )
+
+
+def _first(heartbeat: Heartbeat, now: Instant, life: str = "") -> Decision:
+    """Hear a life of which nothing is known: one that stood still failed while nobody looked."""
+    if not heartbeat.overdue or heartbeat.state is AgentPhase.LEAVING:
+        return _begin(heartbeat, now, ())
+    state = TRANSITIONS[None, Trigger.OVERDUE]
+    record = AgentRecord(state, heartbeat, now.seconds, now.seconds, life=life)
+    return Decision(record, commands=(Retire(incarnation=heartbeat.incarnation),))
+
+
 def _begin(heartbeat: Heartbeat, now: Instant, past: tuple[Incarnation, ...]) -> Decision:
     state = TRANSITIONS.get((None, _SAID[heartbeat.state]))
     if state is None:
         return Decision(None)
-    record = AgentRecord(state, heartbeat, now.seconds, now.seconds, past=past)
-    events = (_event(AgentDraining, record, now),) if state is AgentState.DRAINING else ()
+    record = AgentRecord(state, heartbeat, now.seconds, now.seconds, past=past, begun=now.seconds)
+    events = (event_of(AgentDraining, record, now),) if state is AgentState.DRAINING else ()
     return _described(record, heartbeat, now, events)
 
 
-def _other_incarnation(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
-    known = heartbeat.incarnation in record.past
-    # Incarnations sort by time, but a host's clock may have been set back between two of them.
-    older = record.state not in FINAL and heartbeat.incarnation < record.incarnation
-    if known or older:
+def _meet(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
+    """Hear for the first time an agent that was only seen in Consul."""
+    if record.state is AgentState.FAILED and record.has_connection_in(heartbeat.connections):
+        known = replace(record, heartbeat=heartbeat)
+        return Decision(known, commands=(Retire(incarnation=heartbeat.incarnation),))
+    begun = _first(heartbeat, now, record.life)
+    if begun.record is None:
         return Decision(record)
+    if record.state is not AgentState.UNREACHABLE or begun.record.state is not AgentState.ACTIVE:
+        return begun
+    return replace(begun, events=(*begun.events, event_of(AgentRecovered, begun.record, now)))
+
+
+def _other_incarnation(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
+    if heartbeat.incarnation in record.past:
+        return _answer_past(record, heartbeat)
+    if heartbeat.incarnation < record.incarnation:
+        # Incarnations sort by time, but a host's clock may have been set back between two of them,
+        # and of a long past nothing is kept. Behind one that has ended none of these begins.
+        return _answer_past(record, heartbeat) if record.state in FINAL else Decision(record)
     past = (*record.past, record.incarnation)[-PAST_KEPT:]
     begun = _begin(heartbeat, now, past)
     if begun.record is None:
@@ -202,11 +172,27 @@ def _other_incarnation(record: AgentRecord, heartbeat: Heartbeat, now: Instant) 
     if record.state in FINAL:
         return begun
     gone = replace(record, state=AgentState.FAILED, since=now.seconds)
-    events = (_event(AgentFailed, gone, now, REPLACED), *begun.events)
+    events = (event_of(AgentFailed, gone, now, REPLACED), *begun.events)
     return replace(begun, events=events, failed=(gone,))
 
 
+def _answer_past(record: AgentRecord, heartbeat: Heartbeat) -> Decision:
+    """Tell a process that was taken for dead: it shall leave its id to who has taken it.
+
+    Where nobody has it, it comes back as a life that sorts after the one that ended last.
+    """
+    if heartbeat.state is AgentPhase.LEAVING:
+        return Decision(record)
+    replaced = record.state not in FINAL
+    after = "" if replaced else record.incarnation
+    retire = Retire(incarnation=heartbeat.incarnation, replaced=replaced, after=after)
+    return Decision(record, commands=(retire,))
+
+
 def _hear(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
+    delivered = heartbeat.last_delivery_at
+    fed = delivered is not None and delivered != record.heartbeat.last_delivery_at
+    # Written out for each heartbeat: `replace` costs several times as much.
     heard = AgentRecord(
         record.state,
         heartbeat,
@@ -215,8 +201,19 @@ def _hear(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
         record.description,
         record.digest,
         record.past,
+        record.begun,
+        record.unwell,
+        record.starving,
+        record.life,
+        record.places,
+        now.seconds if fed else record.fed,
     )
-    moved, events = _move(heard, _SAID[heartbeat.state], now)
+    if record.starving is not None and not starves_still(heard, record.starving):
+        heard = replace(heard, starving=None)
+    trigger = _SAID[heartbeat.state]
+    if trigger is Trigger.HEARD and heard.doubted:
+        return _described(heard, heartbeat, now, ())
+    moved, events = move(heard, trigger, now)
     return _described(moved, heartbeat, now, events)
 
 
@@ -228,7 +225,8 @@ def _described(
     description = heartbeat.description
     if description is None:
         return Decision(record, events, (Announce(),))
-    record = replace(record, description=description, digest=heartbeat.digest)
+    places = places_of(description)
+    record = replace(record, description=description, digest=heartbeat.digest, places=places)
     registered = AgentRegistered(
         at=now.at,
         agent=record.agent,
@@ -237,25 +235,3 @@ def _described(
         description=description,
     )
     return Decision(record, (registered, *events))
-
-
-def _move(
-    record: AgentRecord, trigger: Trigger, now: Instant, reason: str = ""
-) -> tuple[AgentRecord, tuple[AgentEvent, ...]]:
-    state = TRANSITIONS.get((record.state, trigger))
-    if state is None:
-        return record, ()
-    moved = replace(record, state=state, since=now.seconds)
-    return moved, (_event(_TOLD[state], moved, now, reason),)
-
-
-def _event(
-    kind: type[AgentEvent], record: AgentRecord, now: Instant, reason: str = ""
-) -> AgentEvent:
-    return kind(
-        at=now.at,
-        agent=record.agent,
-        incarnation=record.incarnation,
-        sequence=record.heartbeat.sequence,
-        reason=reason,
-    )

@@ -1,0 +1,53 @@
+"""What an agent may do while the broker does not confirm its heartbeats. Pure."""
+
+from dataclasses import dataclass
+
+FENCED_AFTER = 6.0
+EXCLUSIVE_AFTER = 8.0
+# When the registry has declared the agent failed, its tasks are given to others in any case.
+FAILED_AFTER = 9.0
+REBUILD_PERIOD = 5.0
+# A process that stood still looks fenced to itself: a heartbeat goes first.
+FIRST_REBUILD = 1.0
+
+
+@dataclass(slots=True)
+class Confirmation:
+    """When the last heartbeat that the broker confirmed was sent, in seconds of a steady clock."""
+
+    sent_at: float
+
+    def take(self, sent_at: float) -> None:
+        """Take a confirmed heartbeat; late news of an older one changes nothing."""
+        self.sent_at = max(self.sent_at, sent_at)
+
+    def fenced(self, now: float) -> bool:
+        """Tell whether nothing new may be taken or started."""
+        return now - self.sent_at > FENCED_AFTER
+
+    def exclusive_over(self, now: float) -> bool:
+        """Tell whether what must not run twice has to stop: it may soon run elsewhere."""
+        return now - self.sent_at > EXCLUSIVE_AFTER
+
+    def given_up(self, now: float) -> bool:
+        """Tell whether others take the agent for failed, so that it has no delivery to lose."""
+        return now - self.sent_at > FAILED_AFTER
+
+
+@dataclass(slots=True)
+class Pace:
+    """Lets something happen at most once in so many seconds."""
+
+    seconds: float
+    last: float = float("-inf")
+
+    def allows(self, now: float) -> bool:
+        """Tell whether it may happen now; if so, it counts as done."""
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+    def wait(self, seconds: float, now: float) -> None:
+        """Let it happen after that time at the earliest."""
+        self.last = max(self.last, now + seconds - self.seconds)

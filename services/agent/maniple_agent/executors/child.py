@@ -1,0 +1,115 @@
+"""A worker process as its agent sees it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from maniple.codec import encode
+from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
+
+START_TIMEOUT = 60.0
+# What reading from a worker raises that has ended, or that somebody else wrote for.
+ENDED = (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError)
+
+_NOTHING: Mapping[str, str] = {}
+_decode_reply = msgspec.json.Decoder(Reply).decode
+
+
+class Worker:
+    """One worker process and the socket to it; reading from one that has ended raises `ENDED`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        lifeline: int,
+    ) -> None:
+        """Take over what `start` has made."""
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._lifeline: int | None = lifeline
+        self.ended = asyncio.create_task(process.wait(), name="worker-ended")
+
+    def is_alive(self) -> bool:
+        """Tell whether it can be given something."""
+        return self._lifeline is not None and self._process.returncode is None
+
+    @classmethod
+    async def start(
+        cls, handlers: Sequence[str], environment: Mapping[str, str] = _NOTHING
+    ) -> "Worker":
+        """Start a process that has imported `handlers`, with variables besides our own.
+
+        Raises `TimeoutError` or `ENDED`.
+        """
+        with contextlib.ExitStack() as opened:
+            ours, theirs = socket.socketpair()
+            opened.callback(ours.close)
+            with theirs:
+                lifeline_read, lifeline_write = os.pipe()
+                opened.callback(os.close, lifeline_write)
+                try:
+                    process = await _spawned(theirs.fileno(), lifeline_read, handlers, environment)
+                finally:
+                    os.close(lifeline_read)
+            reader, writer = await asyncio.open_connection(sock=ours)
+            opened.pop_all()
+        worker = cls(process, reader, writer, lifeline_write)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await worker.receive()
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker
+
+    async def send(self, call: Call) -> None:
+        """Hand a call over."""
+        self._writer.write(framed(encode(call)))
+        await self._writer.drain()
+
+    async def receive(self) -> Reply:
+        """Return what it says next."""
+        header = await self._reader.readexactly(LENGTH.size)
+        return _decode_reply(await self._reader.readexactly(LENGTH.unpack(header)[0]))
+
+    async def kill(self) -> int | None:
+        """End the process and return its exit code."""
+        if self._lifeline is None:
+            return self._process.returncode
+        self.strike()
+        os.close(self._lifeline)
+        self._lifeline = None
+        self._writer.close()
+        return await self._process.wait()
+
+    def strike(self) -> None:
+        """Kill the process and what it has started; who reads from it learns that it ended."""
+        with contextlib.suppress(ProcessLookupError):
+            # One that died by itself keeps its own exit code.
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+async def _spawned(
+    connection: int, lifeline: int, handlers: Sequence[str], environment: Mapping[str, str]
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "maniple_agent.executors.worker",
+        str(connection),
+        str(lifeline),
+        *handlers,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # so that what a handler starts ends with it
+        pass_fds=(connection, lifeline),
+    )

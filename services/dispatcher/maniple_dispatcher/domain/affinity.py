@@ -1,0 +1,159 @@
+"""Which agent the tasks of one affinity key go to. Pure.
+
+Rendezvous hashing: of the agents that serve a lane with affinity, the one whose hash with the key
+is the highest. So every dispatcher that knows the same agents chooses the same, and an agent that
+leaves moves only its own keys.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from maniple.messages import Envelope
+from maniple.topology import SUSPECT_AFTER
+
+MAX_KNOWN = 20_000
+_MASK = 2**64 - 1
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def _mix(number: int) -> int:
+    """Spread 64 bits over 64 bits (the finaliser of splitmix64)."""
+    number = ((number ^ number >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    number = ((number ^ number >> 27) * 0x94D049BB133111EB) & _MASK
+    return number ^ number >> 31
+
+
+def affinity_lanes(lanes: Iterable[str], affinity: Iterable[str]) -> frozenset[str]:
+    """Return those of an agent's lanes that are of the capabilities it serves with affinity."""
+    served = set(affinity)
+    return frozenset(lane for lane in lanes if lane.partition("@")[0] in served)
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """The latest incarnation of an agent that was heard of."""
+
+    incarnation: str
+    lanes: frozenset[str] = frozenset()
+    has_queue: bool = True
+    """It, or one before it, has or may have a queue of its own."""
+    takes: bool = True
+    here: bool = True
+    """Neither failed nor left."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads a queue of its own, or finishes what it read."""
+        return self.here and (bool(self.lanes) or not self.takes)
+
+
+class Roster:
+    """Who serves what with affinity, as the agents' events tell it.
+
+    Events may come twice, late and out of order: an incarnation (they sort by age) that is gone
+    stays gone, and what is said of one before the latest changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lives: dict[str, _Life] = {}
+        self._serving: dict[str, dict[str, int]] = {}  # by lane: each agent with its hash
+
+    @property
+    def here(self) -> list[str]:
+        """Agents that are neither failed nor left."""
+        return [agent for agent, life in self._lives.items() if life.here]
+
+    @property
+    def readers(self) -> list[str]:
+        """Agents that read a queue of their own."""
+        return [agent for agent, life in self._lives.items() if life.reads]
+
+    def reads(self, agent: str) -> bool:
+        """Tell whether an agent reads a queue of its own, or is about to finish what it read."""
+        life = self._lives.get(agent)
+        return life is not None and life.reads
+
+    def registered(self, agent: str, incarnation: str, lanes: frozenset[str]) -> bool:
+        """Take which lanes an incarnation serves with affinity.
+
+        Tells whether an earlier one, which served more, may have left a queue behind.
+        """
+        known = self._lives.get(agent)
+        if known is not None:
+            stale = incarnation < known.incarnation
+            ended = incarnation == known.incarnation and not (known.here and known.takes)
+            if stale or ended:
+                return False
+        has_queue = bool(lanes) or (known is not None and known.has_queue)
+        self._keep(agent, _Life(incarnation, lanes, has_queue))
+        return has_queue and not lanes
+
+    def draining(self, agent: str, incarnation: str) -> None:
+        """Take that an incarnation takes nothing new."""
+        known = self._lives.get(agent)
+        if known is not None and known.here and known.incarnation == incarnation:
+            self._keep(agent, replace(known, lanes=frozenset(), takes=False))
+
+    def gone(self, agent: str, incarnation: str) -> bool:
+        """Take that an incarnation failed or left; tell whether that may leave a queue behind."""
+        known = self._lives.get(agent)
+        if known is not None and incarnation < known.incarnation:
+            return False
+        has_queue = known is None or known.has_queue
+        self._keep(agent, _Life(incarnation, has_queue=has_queue, takes=False, here=False))
+        return has_queue
+
+    def missing(self, agent: str, *, marked: bool) -> bool:
+        """Take that nobody knows the agent; tell whether that may leave a queue behind.
+
+        Unlike one that is gone it comes back as soon as it is heard of. `marked` says that it had
+        a queue once.
+        """
+        known = self._lives.get(agent)
+        has_queue = marked or (known is not None and known.has_queue)
+        if known is not None and known.here:
+            self._keep(agent, _Life("", has_queue=has_queue, takes=False, here=False))
+        return has_queue
+
+    def choose(self, envelope: Envelope) -> str | None:
+        """Return the agent whose own queue a task goes to, or None: the lane of all.
+
+        A suspect (it lost agents) goes to its lane's suspects, whatever its affinity.
+        """
+        if envelope.affinity is None or envelope.lost >= SUSPECT_AFTER:
+            return None
+        agents = self._serving.get(envelope.lane)
+        if not agents:
+            return None
+        number = _hash(f"{envelope.tenant}\0{envelope.capability}\0{envelope.affinity}")
+        return max(agents.items(), key=lambda agent: (_mix(agent[1] ^ number), agent[0]))[0]
+
+    def lanes(self, agent: str) -> frozenset[str]:
+        """Return the lanes that an agent serves with affinity now."""
+        life = self._lives.get(agent)
+        return life.lanes if life else frozenset()
+
+    def serving(self, lane: str) -> list[str]:
+        """Return the agents that serve a lane with affinity now."""
+        return list(self._serving.get(lane, ()))
+
+    def _keep(self, agent: str, life: _Life) -> None:
+        before = self._lives.pop(agent, None)  # in the dict, the latest change comes last
+        self._lives[agent] = life
+        for lane in before.lanes - life.lanes if before else ():
+            del self._serving[lane][agent]
+            if not self._serving[lane]:
+                del self._serving[lane]
+        for lane in life.lanes:
+            self._serving.setdefault(lane, {})[agent] = _hash(agent)
+        if len(self._lives) > MAX_KNOWN:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget agents that are long gone: nobody speaks of them any more."""
+        for agent in [a for a, life in self._lives.items() if not life.here][: MAX_KNOWN // 10]:
+            del self._lives[agent]

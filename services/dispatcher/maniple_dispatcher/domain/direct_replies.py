@@ -1,0 +1,41 @@
+"""Addresses of RabbitMQ's direct reply-to, as brokers from 3.10 on hand them out. Pure.
+
+    amq.rabbitmq.reply-to.<base64 of a process id>.<base64 of a 16-byte key>
+
+The process id stands in Erlang's external term format: version 131, tag 88, an atom `reply@<hash of
+the node's name>`, and its numbers. RabbitMQ decodes the address within the publishing channel, and
+3.10 closes the whole connection over one that it cannot decode. One that is sound may still be of a
+node that is gone, over which 3.10 does the same: a connection of its own bounds that harm.
+"""
+
+import re
+from base64 import b64decode
+from binascii import Error
+
+PREFIX = "amq.rabbitmq.reply-to."
+
+_TOKEN = re.compile(r"([A-Za-z0-9+/]+={0,2})\.[A-Za-z0-9+/]{22}==")
+_PROCESS = re.compile(
+    rb"\x83\x58"
+    rb"(?:\x76\x00(?P<long>.)|\x77(?P<short>.))"  # a UTF-8 atom, its length in two bytes or one
+    rb"(?P<node>reply@[0-9]{1,9})"
+    rb".{12}",  # id, serial and creation
+    re.DOTALL,
+)
+
+
+def is_sound(reply_to: str) -> bool:
+    """Tell whether an address is none of direct reply-to, or one that a broker can decode."""
+    if not reply_to.startswith(PREFIX):
+        return True
+    token = _TOKEN.fullmatch(reply_to, len(PREFIX))
+    if token is None:
+        return False
+    try:
+        process = _PROCESS.fullmatch(b64decode(token[1], validate=True))
+    except Error:
+        return False
+    if process is None:
+        return False
+    length: bytes = process["long"] or process["short"]
+    return length[0] == len(process["node"])

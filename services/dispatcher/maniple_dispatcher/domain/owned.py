@@ -1,0 +1,149 @@
+"""What this dispatcher owns of limits and breakers, and what it knows of those of others. Pure."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from maniple.peers import Ask, BreakerNews
+from maniple.service.policies import CircuitBreakerSpec
+from maniple_dispatcher.domain.breaker import Breaker, Ends, State
+from maniple_dispatcher.domain.buckets import Buckets, Taken, Terms
+from maniple_dispatcher.domain.bulkheads import Bulkheads
+from maniple_dispatcher.domain.permits import Limit
+
+BREAKER = "breaker\0"
+FULL_AGAIN_AFTER = 1.0  # seconds after which a task may ask a full bulkhead again
+MAX_BREAKERS = 10_000
+
+
+def probes_of(lane: str) -> Limit:
+    """Return the limit of the probes of a lane's breaker."""
+    return Limit(BREAKER + lane, lane=lane)
+
+
+def limit_asked(ask: Ask) -> Limit:
+    """Return the limit that another dispatcher asks for."""
+    terms = Terms(ask.rate, ask.capacity, ask.reserve) if ask.rate > 0 else None
+    return Limit(ask.key, terms, ask.most, ask.lane)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A lane's breaker has become something else."""
+
+    lane: str
+    state: State
+    epoch: int
+
+
+class Owned:
+    """Buckets, bulkheads and breakers; `spec_of` says which policy a lane's breaker has, if any."""
+
+    def __init__(self, spec_of: Callable[[str], CircuitBreakerSpec | None]) -> None:
+        self._spec_of = spec_of
+        self._breakers: dict[str, Breaker] = {}
+        self._news: set[str] = set()
+        self._changes: list[Change] = []
+        self._version = 0
+        self.buckets = Buckets()
+        self.bulkheads = Bulkheads()
+
+    @property
+    def version(self) -> int:
+        """Rises whenever something changes that is worth being written down."""
+        return self.buckets.version + self._version
+
+    def take(self, limit: Limit, want: int, now: float) -> Taken:
+        """Give permits of a limit that is ours."""
+        if limit.terms is not None:
+            return self.buckets.take(limit.key, limit.terms, want, now)
+        if limit.most:
+            granted = self.bulkheads.take(limit.key, limit.lane, limit.most, want, now)
+            return Taken(granted, 0.0 if granted == want else FULL_AGAIN_AFTER)
+        lane = limit.key.removeprefix(BREAKER)
+        spec = self._spec_of(lane)
+        if spec is None:
+            return Taken(want)
+        return Taken(*self._breaker(lane).probe(want, spec, now))
+
+    def used(self, limit: Limit, number: int, now: float) -> None:
+        """Take what another let through while the limit had no owner."""
+        if limit.terms is not None and number:
+            self.buckets.spend(limit.key, limit.terms, number, now)
+
+    def free(self, limit: Limit, number: int, now: float) -> None:
+        """Take back permits that were not needed."""
+        if limit.terms is not None and number:
+            self.buckets.spend(limit.key, limit.terms, -number, now)
+        elif limit.most and number:
+            self.bulkheads.free(limit.key, number)
+
+    # --- breakers ------------------------------------------------------------------------
+
+    def breaker(self, lane: str) -> tuple[State, float]:
+        """Return the state of a lane's breaker, without changing it, and when it was entered."""
+        known = self._breakers.get(lane)
+        return (State.CLOSED, 0.0) if known is None else (known.state, known.since)
+
+    def hear(self, lane: str, ends: Ends, now: float) -> bool:
+        """Take how attempts of a lane ended whose breaker is ours; tells whether it changed."""
+        spec = self._spec_of(lane)
+        if spec is None or not (ends.succeeded or ends.failed):
+            return False
+        return self._noted(lane, self._breaker(lane).hear(ends, spec, now))
+
+    def look(self, owns: Callable[[str], bool], now: float) -> bool:
+        """Let time pass for the breakers that are ours; tells whether one has changed."""
+        changed = False
+        for lane, breaker in list(self._breakers.items()):
+            spec = self._spec_of(lane)
+            if spec is None:
+                del self._breakers[lane]  # its policy is gone, and with it what it held back
+            elif owns(BREAKER + lane):
+                changed |= self._noted(lane, breaker.look(spec, now))
+        return changed
+
+    def follow(self, news: Iterable[BreakerNews], now: float) -> None:
+        """Take what owners say of their breakers."""
+        for one in news:
+            spec = self._spec_of(one.lane)
+            if spec is not None:
+                self._breaker(one.lane).follow(one, spec, now)
+
+    def news(self, now: float, *, full: bool) -> Iterator[BreakerNews]:
+        """Yield how the breakers are that changed since this was last asked for, or all."""
+        lanes = list(self._breakers) if full else sorted(self._news)
+        self._news.clear()
+        for lane in lanes:
+            spec = self._spec_of(lane)
+            if spec is not None and lane in self._breakers:
+                yield self._breakers[lane].news(lane, spec, now)
+
+    def _breaker(self, lane: str) -> Breaker:
+        if lane not in self._breakers and len(self._breakers) >= MAX_BREAKERS:
+            self._breakers = {
+                k: b for k, b in self._breakers.items() if b.state is not State.CLOSED
+            }
+        return self._breakers.setdefault(lane, Breaker())
+
+    def changes(self) -> list[Change]:
+        """Return the changes of our breakers since this was last asked for."""
+        found, self._changes = self._changes, []
+        return found
+
+    def breakers(self) -> Iterator[tuple[str, Breaker]]:
+        """Iterate over the breakers that have ever changed."""
+        return ((lane, breaker) for lane, breaker in self._breakers.items() if breaker.epoch)
+
+    def restore(self, lane: str, state: State, epoch: int, since: float) -> None:
+        """Take a breaker that was written down, unless something later is known."""
+        breaker = self._breaker(lane)
+        if epoch > breaker.epoch:
+            breaker.state, breaker.epoch, breaker.since = state, epoch, since
+
+    def _noted(self, lane: str, changed: bool) -> bool:  # noqa: FBT001 - passed through
+        if changed:
+            breaker = self._breakers[lane]
+            self._version += 1
+            self._news.add(lane)
+            self._changes.append(Change(lane, breaker.state, breaker.epoch))
+        return changed

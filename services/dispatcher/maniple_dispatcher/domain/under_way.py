@@ -1,0 +1,92 @@
+"""Publishes that are under way, and what is to be done when one is not confirmed. Pure.
+
+A lane that does not confirm (its queue has lost its leader) may still get what was published, so a
+copy elsewhere may run twice; but whoever waits for it holds up the source messages of all lanes. So
+after `PATIENCE` a copy waits in `maniple.delay` and the source is released, only if the broker
+confirms other things meanwhile: a broker that stands still as a whole is waited for. What was given
+up is not sent again, or the connection would be taken for dead as long as the lane is stuck.
+`PATIENCE` is longer than a busy broker is behind with one queue while it is not with another:
+copies would only add to its work.
+
+Known weaknesses: RabbitMQ registers a channel with the leader of a queue at the channel's first
+publish to it, and that stops the whole channel while there is none; and it stops a channel that has
+32 messages unconfirmed by one queue, which a lane that is stuck for a quarter of an hour may reach.
+The connection then is built anew, half a minute later.
+"""
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from maniple_dispatcher.domain.doors import Key
+
+PATIENCE = 5.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(Generic[T]):
+    """One publish: what, whither, and when (seconds)."""
+
+    key: Key
+    item: T
+    since: float
+
+
+@dataclass(slots=True)
+class UnderWay(Generic[T]):
+    """Tickets in order of time. Each is ended once; what was given up before has no more effect."""
+
+    _tickets: dict[Ticket[T], None] = field(default_factory=dict)
+    _answered: float = 0.0
+    _probed: float | None = None
+
+    def begin(self, key: Key, item: T, now: float) -> Ticket[T]:
+        """Take that a publish begins."""
+        ticket = Ticket(key, item, now)
+        self._tickets[ticket] = None
+        return ticket
+
+    def end(self, ticket: Ticket[T]) -> bool:
+        """Take that a publish was confirmed or refused; False if a copy of its item waits."""
+        self.answered(ticket.since)
+        return self.withdraw(ticket)
+
+    def withdraw(self, ticket: Ticket[T]) -> bool:
+        """End a ticket of which the broker has told nothing; returns as `end` does."""
+        return self._tickets.pop(ticket, self) is None
+
+    def answered(self, since: float) -> None:
+        """Take that the broker has answered something that was sent at `since`."""
+        self._answered = max(self._answered, since)
+        if self._probed is not None and since >= self._probed:
+            self._probed = None
+
+    def renew(self, now: float) -> None:
+        """Count from now on: until now the broker took nothing from anybody."""
+        for ticket in self._tickets:
+            ticket.since = now
+
+    def is_given_up(self, ticket: Ticket[T]) -> bool:
+        """Tell whether a copy of a ticket's item waits, or it has ended."""
+        return ticket not in self._tickets
+
+    def overdue(self, now: float) -> list[Ticket[T]]:
+        """Give up what takes too long, and return it.
+
+        While nothing sent later has been answered, that is the oldest only: the answer to its copy,
+        or none, tells a lane that is stuck from a broker that stands still.
+        """
+        late = []
+        for ticket in self._tickets:
+            if now - ticket.since < PATIENCE:
+                break
+            if self._answered - ticket.since >= PATIENCE:
+                late.append(ticket)
+            elif not late and self._probed is None:
+                self._probed = now
+                late.append(ticket)
+                break
+        for ticket in late:
+            del self._tickets[ticket]
+        return late

@@ -1,0 +1,76 @@
+"""Learning good results from the records, while a fallback is in force that gives them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from maniple.errors import BrokerUnavailable
+from maniple.messages import RESULTS_TYPE, Result
+from maniple.records import Batch, Entry, RecordReader, decode_records
+from maniple.service.policy_view import PolicyView
+from maniple.service.runner import Runtime
+from maniple.transport import Link
+from maniple_dispatcher.domain.good_results import GoodResults
+
+LOOK = 0.5
+LOOKS_BACK = timedelta(minutes=5)
+START_TIMEOUT = 30.0
+PAUSE = 0.02  # seconds between batches, for the tasks' sake
+_MARK = b'"payload_digest"'
+
+
+class Learning:
+    """Keeps `good` up to date over a connection of its own, and empty when nobody needs it."""
+
+    def __init__(self, runtime: Runtime, policies: PolicyView, good: GoodResults) -> None:
+        self._runtime = runtime
+        self._policies = policies
+        self._good = good
+
+    async def run(self) -> None:
+        """Read along whenever it is needed, until cancelled."""
+        while True:
+            await self._until(wanted=True)
+            try:
+                async with self._reading() as reading:
+                    await self._until(wanted=False, reading=reading)
+            except BrokerUnavailable as error:
+                self._runtime.log.info("good results are not learned", reason=str(error))
+                await asyncio.sleep(LOOK)
+            self._good.clear()
+
+    async def _until(self, *, wanted: bool, reading: asyncio.Task[None] | None = None) -> None:
+        """Return when it is as wanted, or what reads has ended by itself."""
+        while self._policies.current.gives_last_good is not wanted:
+            if reading is not None and reading.done():
+                return
+            await asyncio.sleep(LOOK)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[asyncio.Task[None]]:
+        runtime = self._runtime
+        link = Link(runtime.settings.broker_url, name=runtime.connection_name("records"))
+        start = datetime.now(UTC) - LOOKS_BACK
+        reader = RecordReader(link, self._take, start=start, decode=decode_good)
+        await link.start(START_TIMEOUT)
+        work = asyncio.create_task(reader.run())
+        try:
+            yield work
+        finally:
+            work.cancel()
+            (end,) = await asyncio.gather(work, return_exceptions=True)
+            if isinstance(end, Exception):  # tasks go on without it
+                runtime.log.error("good results are not learned", exc_info=end)
+            await link.close()
+
+    async def _take(self, batch: Batch) -> None:
+        for entry in batch.entries:
+            if isinstance(entry.record, Result):
+                self._good.learn(entry.record)
+        await asyncio.sleep(PAUSE)
+
+
+def decode_good(kind: str | None, body: bytes, offset: int) -> list[Entry]:
+    """Decode a message of the records only if one in it may be a good result."""
+    return decode_records(kind, body, offset) if kind == RESULTS_TYPE and _MARK in body else []

@@ -1,0 +1,173 @@
+"""What waits in the own queue of an agent that is gone is dispatched again, and the queue removed.
+
+Every dispatcher does so, as competing consumers. Why nothing that was confirmed is lost:
+
+- A message is acknowledged after its tasks are confirmed elsewhere; dying in between makes copies.
+- A dispatcher that does not know yet may go on publishing to the queue: it is taken, too, until the
+  queue is removed; then such a publish comes back as unroutable and goes to the lane.
+- What the agent still holds (frozen, or its connection half dead) comes back to the queue when the
+  broker ends that connection, after at most three of its heartbeats of 5 s. So the queue must have
+  been quiet for longer, and no other consumer may be left: neither the agent nor a dispatcher.
+- Quorum queues know no "delete if empty". So the binding is removed first and the queue last,
+  while we consume it: what slips in between is delivered to us before the queue ends, and we hold
+  its bytes. Removing the binding any sooner could take it from an agent that has just come back.
+- An agent comes back by declaring, binding, consuming, and only then registering. It has its
+  consumer before anyone publishes to it, so its queue is not removed; and whoever had taken the
+  binding puts it back on hearing of it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from maniple.codec import decode_envelopes
+from maniple.errors import BrokerUnavailable, InvalidMessage
+from maniple.service.runner import Runtime
+from maniple.service.settlement import Settlement
+from maniple.topology import agent_queue
+from maniple.transport import Delivery, Leftover, Link, leftover
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.marks import Marks
+from maniple_dispatcher.traces import Traces
+
+POLL = 0.25
+AGAIN = 1.0
+STOP_TIMEOUT = 3.0
+
+
+class Moves:
+    """Moves the tasks of agents that are gone; `quiet` is in seconds, see above."""
+
+    def __init__(  # noqa: PLR0913 - what it reads, where it sends, and whose it is
+        self,
+        runtime: Runtime,
+        link: Link,
+        lanes: Lanes,
+        roster: Roster,
+        marks: Marks,
+        *,
+        quiet: float,
+        clock: Callable[[], datetime],
+        traces: Traces,
+    ) -> None:
+        """Consume over `link`, dispatch to `lanes`."""
+        self._traces = traces
+        self._runtime = runtime
+        self._link = link
+        self._lanes = lanes
+        self._roster = roster
+        self._marks = marks
+        self._quiet = quiet
+        self._clock = clock
+        self._moving: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+        self._stopping = False
+
+    def begin(self, agent: str) -> None:
+        """Move what waits for an agent that is gone; while that is being done, once more after."""
+        if self._stopping:
+            return
+        if agent in self._moving:
+            self._again.add(agent)
+            return
+        task = self._runtime.spawn(self._move(agent), f"move {agent}")
+        self._moving[agent] = task
+        task.add_done_callback(lambda _: self._ended(agent))
+
+    def _ended(self, agent: str) -> None:
+        del self._moving[agent]
+        if agent in self._again:
+            self._again.discard(agent)
+            self.begin(agent)
+
+    async def stop(self) -> None:
+        """Take nothing more; what was taken is settled, or stays where it is."""
+        self._stopping = True
+        if self._moving:
+            await asyncio.wait(list(self._moving.values()), timeout=STOP_TIMEOUT)
+
+    def _is_over(self, agent: str) -> bool:
+        return self._stopping or self._roster.reads(agent)
+
+    async def _move(self, agent: str) -> None:
+        while not self._is_over(agent):
+            try:
+                async with leftover(self._link, agent_queue(agent), self._take) as queue:
+                    removed = await self._empty(agent, queue)
+                if removed and not self._is_over(agent):
+                    await self._marks.remove(agent)
+                    return
+            except BrokerUnavailable as error:
+                self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
+            await asyncio.sleep(AGAIN * random.uniform(0.5, 1.0))
+
+    async def _empty(self, agent: str, queue: Leftover) -> bool:
+        """Take what comes until the queue is removed: True; False, if our part was over first.
+
+        That may have changed again meanwhile.
+        """
+        if await queue.look() is None:
+            return True
+        self._runtime.log.info("moving tasks of an agent that is gone", agent=agent)
+        unbound = False
+        while await self._await_quiet(agent, queue):
+            await queue.unbind()
+            unbound = True
+            if await self._remove(agent, queue):
+                self._runtime.log.info("queue removed", agent=agent)
+                return True
+            await queue.pause()
+            await self._idle(agent, self._quiet * random.uniform(0.2, 1.0))
+        await queue.pause()
+        if unbound:
+            await queue.bind()
+        return False
+
+    async def _await_quiet(self, agent: str, queue: Leftover) -> bool:
+        """Consume until nothing has come for long enough; False when our part is over."""
+        patience = self._quiet * random.uniform(1.0, 1.3)
+        await queue.consume()
+        while not self._is_over(agent) and not queue.lost:
+            if queue.quiet >= patience:
+                return True
+            await asyncio.sleep(POLL)
+        return False
+
+    async def _remove(self, agent: str, queue: Leftover) -> bool:
+        """Remove the queue if it is empty and we are its only consumer; True if it is gone."""
+        seen = await queue.look()
+        if seen is None:
+            return True
+        if seen.ready or seen.consumers > 1 or not queue.quiet or self._is_over(agent):
+            return False
+        await queue.remove()
+        return True
+
+    async def _idle(self, agent: str, seconds: float) -> None:
+        for _ in range(int(seconds / POLL) + 1):
+            if self._is_over(agent):
+                return
+            await asyncio.sleep(POLL)
+
+    def _take(self, delivery: Delivery) -> None:
+        """Dispatch a message again: alone and as lost once more, if its agent had it."""
+        now = self._clock()
+        try:
+            envelopes = decode_envelopes(delivery.body)
+        except InvalidMessage:
+            delivery.reject()  # none of ours; the broker keeps it in the dead-letter log
+            return
+        if not envelopes:
+            delivery.ack()
+        source = Settlement(delivery, len(envelopes))
+        lost = delivery.redelivered
+        for envelope in envelopes:
+            if self._lanes.ends(envelope, source, now):
+                continue
+            moved = self._traces.lost(envelope) if lost else envelope
+            again = replace(moved, dispatched_at=now, lost=envelope.lost + lost)
+            self._lanes.send(again, source, alone=lost)

@@ -1,0 +1,148 @@
+"""How dispatchers talk to each other on `maniple.outcomes`, and hear what agents report there."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from time import monotonic
+
+import msgspec
+import structlog
+
+from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
+from maniple.events import BreakerChanged
+from maniple.identifiers import new_id
+from maniple.peers import REPORT_TYPE, DispatcherReport
+from maniple.service.broker import ControlPlane
+from maniple.service.hotpath import HotPath
+from maniple.service.names import BREAKER_OPEN
+from maniple.service.runner import Runtime
+from maniple.topology import OUTCOMES, lane_queues
+from maniple.transport import Inspector, Listener, Outgoing
+from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.domain.fleet import Fleet
+
+COLLECT = 0.002  # seconds in which requests and answers gather
+PRESENCE = 0.5
+LOOK = 0.05
+RECOUNT = 0.5
+SHOW = 0.5
+STOOD_STILL = 1.0  # seconds after which others may have taken over what is ours
+TIMEOUT = 2.0
+
+
+class Talk:
+    """Tells the other dispatchers what is due, and hands `fleet` what they say."""
+
+    def __init__(self, hot: HotPath, fleet: Fleet, plane: ControlPlane, runtime: Runtime) -> None:
+        """Listen on the consuming link, which must not have been started yet."""
+        self._hot = hot
+        self._plane = plane
+        self._runtime = runtime
+        self._inspector = Inspector(hot.intake)
+        self._fleet = fleet
+        self._due = asyncio.Event()
+        fleet.wake = self._due.set
+        self._decoder = msgspec.json.Decoder(DispatcherReport)
+        self._log = structlog.get_logger("maniple.dispatcher.talk")
+        self._listener = Listener(hot.intake, [(OUTCOMES.name, "")], self._take)
+
+    def _take(self, body: bytes, message_type: str, _message_id: str) -> None:
+        if message_type != REPORT_TYPE:
+            return
+        try:
+            report = self._decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            self._log.warning("a dispatcher's report cannot be read", reason=str(error))
+            return
+        self._fleet.hear(report, monotonic())
+
+    async def run(self) -> None:
+        """Look and tell until cancelled."""
+        told = looked = monotonic()
+        was_up = True
+        while True:
+            await self._pause()
+            now = monotonic()
+            if now - looked > STOOD_STILL or (self._hot.up and not was_up):
+                self._log.info("begins anew among the dispatchers", stood_still=now - looked)
+                self._fleet.rejoin(now)
+            was_up = self._hot.up
+            if now - looked >= LOOK:
+                looked = now
+                self._fleet.look(now)
+            if was_up and (self._fleet.due or now - told >= PRESENCE):
+                told = now
+                await self._tell()
+
+    async def _pause(self) -> None:
+        """Wait until something is due, or until it is time to look."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK):
+                await self._due.wait()
+        self._due.clear()
+        await asyncio.sleep(COLLECT)
+
+    async def count_rooms(self) -> None:
+        """Look into the queues of bulkheads of which more is counted than measured."""
+        bulkheads = self._fleet.owned.bulkheads
+        while True:
+            await asyncio.sleep(RECOUNT)
+            for key, lanes in tuple(bulkheads.doubtful(monotonic())):
+                if not self._fleet.peers.owns(key):
+                    continue
+                with contextlib.suppress(BrokerUnavailable):
+                    if await self._all_empty(lanes):
+                        bulkheads.queues_empty(key, monotonic())
+
+    async def _all_empty(self, lanes: Iterable[str]) -> bool:
+        queues = [queue.name for lane in lanes for queue in lane_queues(lane)]
+        views = [await self._inspector.look(queue) for queue in queues]
+        return not any(view.ready for view in views)
+
+    async def announce_breakers(self) -> None:
+        """Tell everybody of breakers of ours that open and close."""
+        while True:
+            await asyncio.sleep(LOOK)
+            for change in self._fleet.owned.changes():
+                self._log.warning("breaker", lane=change.lane, state=change.state.value)
+                event = BreakerChanged(
+                    at=datetime.now(UTC),
+                    lane=change.lane,
+                    state=change.state.value,
+                    epoch=change.epoch,
+                )
+                try:
+                    await self._plane.emit(event)
+                except (BrokerUnavailable, PublishRefused) as error:
+                    self._log.warning("not announced", event_id=event.id, reason=str(error))
+
+    async def show_breakers(self) -> None:
+        """Show the breakers that are known here, ours and others', and no more those that went."""
+        metrics = self._runtime.metrics
+        while True:
+            metrics.forget(BREAKER_OPEN)
+            for lane, breaker in self._fleet.owned.breakers():
+                metrics.gauge(BREAKER_OPEN, lane).set(breaker.state is not State.CLOSED)
+            await asyncio.sleep(SHOW)
+
+    async def leave(self) -> None:
+        """Say goodbye: what is ours has another owner at once."""
+        self._fleet.leave()
+        await self._tell()
+
+    async def _tell(self) -> None:
+        report = self._fleet.report(monotonic())
+        message = Outgoing(
+            OUTCOMES.name,
+            "",
+            msgspec.json.encode(report),
+            new_id(),
+            REPORT_TYPE,
+            persistent=False,
+            mandatory=False,
+        )
+        try:
+            await self._hot.publisher.publish(message, timeout=TIMEOUT)
+        except ManipleError as error:
+            self._log.debug("report not confirmed", reason=str(error))

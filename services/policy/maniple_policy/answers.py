@@ -1,0 +1,176 @@
+"""What the policy service tells without changing anything."""
+
+import asyncio
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from maniple.control import Request
+from maniple.events import PolicyApplied
+from maniple.service import names
+from maniple.service.policies import Question, difference, explain
+from maniple.service.telemetry import Metrics
+from maniple_policy.bodies import Diff, Explain, Snapshot, Which
+from maniple_policy.domain.records import Revision, Stored
+from maniple_policy.domain.reports import Reports, State
+from maniple_policy.errors import StoreUnavailable, UnknownPolicy, UnknownVersion
+from maniple_policy.fleet import Fleet
+from maniple_policy.store import Store
+
+EVALUATING = frozenset({"dispatcher"})
+"""Services whose processes evaluate policies, whether they have reported yet or not."""
+COUNT_PERIOD = 2.0
+
+
+class Answers:
+    """The operations that look. Each takes a request and returns a JSON object."""
+
+    def __init__(self, store: Store, fleet: Fleet, clock: Callable[[], float]) -> None:
+        self.store = store
+        self.fleet = fleet
+        self.reports = Reports(clock())
+        self._clock = clock
+
+    def hear(self, event: PolicyApplied) -> None:
+        """Take what a process says that it runs."""
+        self._learn()
+        self.reports.hear(event, self._clock())
+
+    def found(self, key: str, *, deleted: bool = False) -> Stored:
+        """Return a policy; raises `UnknownPolicy`, for a deleted one too if not told otherwise."""
+        self.check_known()
+        record = self.store.records.get(key)
+        if record is None or (record.deleted and not deleted):
+            raise UnknownPolicy(key)
+        return record
+
+    def revision(self, record: Stored, version: int) -> Revision:
+        """Return one version of a policy; raises `UnknownVersion`."""
+        found = record.find(version)
+        if found is None:
+            raise UnknownVersion(record.key, version)
+        return found
+
+    def check_known(self) -> None:
+        """Raise `StoreUnavailable` as long as nothing is known of what is in force."""
+        if not self.store.known:
+            raise StoreUnavailable("Consul was not read yet and nothing is kept on disk")
+
+    async def get(self, request: Request) -> dict[str, Any]:
+        """Return one policy with its history."""
+        record = self.found(Which.model_validate(request.body).key)
+        return record.model_dump(mode="json")
+
+    async def list(self, _request: Request) -> dict[str, Any]:
+        """Return all policies in force, without their history."""
+        self.check_known()
+        records = sorted(self.store.records.values(), key=lambda r: r.key)
+        live = [r.revision.model_dump(mode="json") for r in records if not r.deleted]
+        return {"policies": live, "digest": self.store.policies.digest}
+
+    async def history(self, request: Request) -> dict[str, Any]:
+        """Return every version that is remembered, the latest first, with what it changed."""
+        record = self.found(Which.model_validate(request.body).key, deleted=True)
+        revisions = [
+            {
+                **revision.model_dump(mode="json"),
+                "diff": changed(record.version_before(revision.policy.version), revision),
+            }
+            for revision in record.revisions
+        ]
+        return {"policy": record.key, "revisions": revisions}
+
+    async def diff(self, request: Request) -> dict[str, Any]:
+        """Return what differs between two versions."""
+        body = Diff.model_validate(request.body)
+        record = self.found(body.key, deleted=True)
+        after = self.revision(record, body.after or record.version)
+        before = (
+            record.version_before(after.policy.version)
+            if body.before is None
+            else self.revision(record, body.before)
+        )
+        return {
+            "policy": record.key,
+            "before": before.policy.version if before else None,
+            "after": after.policy.version,
+            "diff": changed(before, after),
+        }
+
+    async def snapshot(self, request: Request) -> dict[str, Any]:
+        """Return the documents in force and their digest; no documents if the caller has them."""
+        body = Snapshot.model_validate(request.body)
+        self.check_known()
+        policies = self.store.policies
+        if body.digest == policies.digest:
+            return {"digest": policies.digest}
+        return {"digest": policies.digest, "policies": policies.to_json()}
+
+    async def explain(self, request: Request) -> dict[str, Any]:
+        """Say of every document what becomes of it for a task."""
+        body = Explain.model_validate(request.body)
+        self.check_known()
+        told = explain(self.store.policies.in_force, Question(**body.model_dump()))
+        return {"documents": [dataclasses.asdict(one) for one in told]}
+
+    async def status(self, _request: Request) -> dict[str, Any]:
+        """Say which processes have which versions."""
+        self.check_known()
+        present, processes = await self._processes()
+        now, reports, policies = self._clock(), self.reports, self.store.policies
+        unknown = sum(one["heard"] is None for one in processes)
+        records = self.store.records
+        return {
+            "digest": policies.digest,
+            "listening": reports.listening(now),
+            "consul": present,
+            "policies": [
+                {
+                    "policy": key,
+                    "version": version,
+                    "at": records[key].model_dump(mode="json")["at"],
+                    "author": records[key].author,
+                    "rollout": records[key].policy.model_dump(mode="json")["rollout"],
+                    **reports.counts(key, version, policies.digest, now),
+                    "unknown": unknown,
+                }
+                for key, version in policies.versions.items()
+            ],
+            "processes": processes,
+            "invalid": self.store.invalid,
+        }
+
+    async def standing(self) -> Counter[str]:
+        """Count the processes that evaluate policies by how they stand to what is in force."""
+        _, processes = await self._processes()
+        return Counter(process["state"] for process in processes)
+
+    async def _processes(self) -> tuple[bool, Sequence[dict[str, Any]]]:
+        """Return whether Consul said who is present, and what is known of each process."""
+        present = await self.fleet.present(sorted(EVALUATING | self.reports.services))
+        self._learn()
+        now = self._clock()
+        self.reports.prune(present, now)
+        digest = self.store.policies.digest
+        return present is not None, self.reports.processes(digest, present or {}, now)
+
+    def _learn(self) -> None:
+        policies = self.store.policies
+        self.reports.learn(policies.digest, policies.versions)
+
+
+async def count(answers: Answers, metrics: Metrics) -> None:
+    """Show how many processes have what is in force, until cancelled."""
+    while True:
+        if answers.store.known:
+            standing = await answers.standing()
+            for state in State:
+                metrics.gauge(names.POLICY_PROCESSES, state.value).set(standing[state])
+        await asyncio.sleep(COUNT_PERIOD)
+
+
+def changed(before: Revision | None, after: Revision) -> str:
+    """Return what an operator sees of a change; a tombstone is no document."""
+    older = None if before is None or before.deleted else before.policy
+    return difference(older, None if after.deleted else after.policy)

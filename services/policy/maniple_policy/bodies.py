@@ -1,0 +1,76 @@
+"""What requests to the policy service say: their bodies. Unknown fields are refused."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Change(_Body):
+    """`expect` is the version that is replaced, 0 for none; a dry run stores nothing."""
+
+    author: str = Field(default="unknown", max_length=256)
+    reason: str = Field(default="", max_length=2000)
+    expect: int | None = Field(default=None, ge=0)
+    dry_run: bool = False
+
+
+class Which(_Body):
+    """Names one policy."""
+
+    kind: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """`kind/name`."""
+        return f"{self.kind}/{self.name}"
+
+
+class Apply(_Change):
+    """`document` as in a policy file."""
+
+    document: dict[str, Any]
+
+
+class ApplyAll(_Change):
+    """Several documents, each of another policy; `expect` only beside a single one."""
+
+    documents: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
+
+
+class Delete(_Change, Which):
+    """A tombstone for one policy."""
+
+
+class Rollback(_Change, Which):
+    """A new version with what version `to` said."""
+
+    to: int = Field(ge=1)
+
+
+class Diff(Which):
+    """Two versions: by default the present one, and the one before it."""
+
+    before: int | None = Field(default=None, ge=1)
+    after: int | None = Field(default=None, ge=1)
+
+
+class Snapshot(_Body):
+    """`digest` is of the set that the caller has; an equal one is not sent again."""
+
+    digest: str = ""
+
+
+class Explain(_Body):
+    """A task, and the process that would decide; null where that is not known."""
+
+    capability: str
+    tenant: str = "default"
+    labels: dict[str, str] = Field(default_factory=dict)
+    task: str | None = None
+    instance: str | None = None
+    region: str = ""

@@ -1,0 +1,63 @@
+"""What a change would make of the policies, or why it may not be made."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from maniple_policy.domain.conflicts import conflicts
+from maniple_policy.domain.records import Revision, Stored, succeed
+from maniple_policy.errors import PolicyTie, UnknownPolicy, VersionConflict
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A revision to be stored; `expect` is the version that it replaces, 0 for none."""
+
+    change: Revision
+    expect: int | None = None
+
+    @property
+    def key(self) -> str:
+        """`kind/name`."""
+        return self.change.policy.key
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one change does; `record` is `before` if that says the same already."""
+
+    before: Stored | None
+    record: Stored
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is to be stored."""
+        return self.record is not self.before
+
+
+def steps(
+    records: Mapping[str, Stored], wanted: Iterable[Wanted], refused: Mapping[str, Stored]
+) -> list[Step]:
+    """Say what changes come to, all of them together.
+
+    `refused` stands in Consul and is not in force because of a tie: it still must not tie with
+    something else, or processes that start anew would disagree with the others. Raises
+    `VersionConflict`, `UnknownPolicy` for the tombstone of what is not there, `PolicyTie`.
+    """
+    found = [_step(records.get(one.key), one) for one in wanted]
+    after = {**records, **refused, **{step.record.key: step.record for step in found}}
+    in_force = {key: record.in_force for key, record in after.items() if not record.deleted}
+    changed = [s.record.key for s in found if s.changed and not s.record.deleted]
+    for one, other in conflicts(in_force, changed):
+        raise PolicyTie(one, other)
+    return found
+
+
+def _step(before: Stored | None, wanted: Wanted) -> Step:
+    present = 0 if before is None or before.deleted else before.version
+    if wanted.expect is not None and wanted.expect != present:
+        raise VersionConflict(wanted.key, wanted.expect, present)
+    if wanted.change.deleted and not present:
+        raise UnknownPolicy(wanted.key)
+    if before is not None and before.says_the_same(wanted.change):
+        return Step(before, before)
+    return Step(before, succeed(before, wanted.change))

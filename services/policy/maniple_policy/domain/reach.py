@@ -1,0 +1,80 @@
+"""What a policy reaches among the agents and processes that live now."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from maniple.service.policies import FallbackPolicy, MirrorPolicy, Policy, RateLimitPolicy
+from maniple.service.policies import RoutePolicy as Route
+from maniple.service.policies.matching import ANY, matcher
+from maniple.topology import lane_name
+
+GONE = frozenset({"failed", "left"})
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Agents by capability, and the lanes that somebody reads."""
+
+    capabilities: Mapping[str, int] = field(default_factory=dict)
+    lanes: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, agents: Iterable[Mapping[str, Any]]) -> "Known":
+        """Read the registry's answer to `agents`."""
+        capabilities: dict[str, int] = {}
+        lanes: set[str] = set()
+        for agent in agents:
+            if agent.get("state") not in GONE:
+                lanes.update(agent.get("lanes") or ())
+                for capability in agent.get("capabilities") or ():
+                    capabilities[capability] = capabilities.get(capability, 0) + 1
+        return cls(capabilities, frozenset(lanes))
+
+    def touched(self, policy: Policy) -> dict[str, int]:
+        """Return the capabilities that a policy selects, with how many agents have them."""
+        fits = matcher(policy.match.capability)
+        return {
+            name: count
+            for name, count in sorted(self.capabilities.items())
+            if fits is None or fits(name)
+        }
+
+
+def doubts(policy: Policy, known: Known | None, processes: Collection[str]) -> list[str]:
+    """Say what in a policy refers to nothing that lives; what is not known is not doubted."""
+    found = []
+    instance = matcher(policy.match.instance)
+    if instance is not None and processes and not any(map(instance, processes)):
+        found.append(f"no process is called {policy.match.instance!r}")
+    if known is None:
+        return found
+    touched = known.touched(policy)
+    if policy.match.capability != ANY and not touched:
+        found.append(f"no agent has a capability that matches {policy.match.capability!r}")
+    missing = sorted(
+        lane
+        for capability in touched
+        for variant in _variants(policy)
+        if (lane := lane_name(capability, variant)) not in known.lanes
+    )
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        found.append(f"no agent reads the lane {', '.join(missing[:SHOWN])}{more}")
+    if isinstance(policy, FallbackPolicy):
+        other = policy.spec.capability
+        if other is not None and other not in known.capabilities:
+            found.append(f"no agent has the capability {other!r}")
+    return found
+
+
+def _variants(policy: Policy) -> list[str]:
+    if isinstance(policy, Route):
+        shares = policy.spec.variants
+        return [share.variant for share in shares if share.variant and share.weight]
+    if isinstance(policy, MirrorPolicy):
+        return [policy.spec.variant]
+    if isinstance(policy, RateLimitPolicy) and policy.spec.variant:
+        return [policy.spec.variant]
+    return []

@@ -1,0 +1,138 @@
+"""Which process runs which versions, by what each tells of itself. Times are seconds of a clock."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from maniple.events import PolicyApplied
+
+STALE_AFTER = 90.0  # three reports missed
+GONE_AFTER = 10.0  # of silence, for a process that is no longer in Consul
+FORGOTTEN_AFTER = 600.0  # of silence, when Consul cannot be asked
+DIGESTS_KEPT = 200
+
+
+class State(StrEnum):
+    """How a process stands to what is in force."""
+
+    CURRENT = "current"
+    LAGGING = "lagging"
+    STALE = "stale"
+    """It has said nothing for 90 s."""
+    UNKNOWN = "unknown"
+    """It is in Consul and has said nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The last that was heard of a process; `versions` as far as they are known."""
+
+    service: str
+    digest: str
+    heard: float
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+
+class Reports:
+    """What processes have told since this one listens."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._sets: dict[str, Mapping[str, int]] = {}
+        self._heard: dict[str, Report] = {}
+
+    def learn(self, digest: str, versions: Mapping[str, int]) -> None:
+        """Remember which versions a set has that was in force here."""
+        self._sets.pop(digest, None)
+        self._sets[digest] = dict(versions)
+        if len(self._sets) > DIGESTS_KEPT:
+            del self._sets[next(iter(self._sets))]
+
+    def hear(self, event: PolicyApplied, now: float) -> None:
+        """Take a report."""
+        before = self._heard.get(event.instance)
+        versions = self._sets.get(event.digest)
+        if versions is None:  # a set that was never in force here, or before we started
+            versions = {**(before.versions if before else {}), **event.versions}
+            versions = {key: version for key, version in versions.items() if version}
+        self._heard[event.instance] = Report(event.service, event.digest, now, versions)
+
+    def prune(self, present: Collection[str] | None, now: float) -> None:
+        """Drop processes that have gone; `present` are those in Consul, None if not known."""
+        for instance, report in list(self._heard.items()):
+            silent = now - report.heard
+            gone = present is not None and instance not in present and silent > GONE_AFTER
+            if gone or silent > FORGOTTEN_AFTER:
+                del self._heard[instance]
+
+    @property
+    def services(self) -> set[str]:
+        """The services whose processes report."""
+        return {report.service for report in self._heard.values()}
+
+    @property
+    def instances(self) -> set[str]:
+        """The processes that were heard."""
+        return set(self._heard)
+
+    def processes(
+        self, digest: str, present: Mapping[str, str], now: float
+    ) -> list[dict[str, Any]]:
+        """Describe every process, also those `present` (service by instance) and never heard.
+
+        `versions` is null where they cannot be known.
+        """
+        in_force = self._sets.get(digest, {})
+        told = []
+        for instance, report in self._heard.items():
+            current = report.digest == digest
+            known = current or report.digest in self._sets
+            told.append(
+                {
+                    "instance": instance,
+                    "service": report.service,
+                    "state": _state(report, now, current=current),
+                    "heard": round(now - report.heard, 1),
+                    "digest": report.digest,
+                    "behind": {} if current else _behind(report.versions, in_force, known=known),
+                }
+            )
+        for instance, service in present.items():
+            if instance not in self._heard:
+                told.append({"instance": instance, "service": service, "state": State.UNKNOWN,
+                             "heard": None, "digest": None, "behind": None})  # fmt: skip
+        return sorted(told, key=lambda one: (one["service"], one["instance"]))
+
+    def counts(self, key: str, version: int, digest: str, now: float) -> dict[str, int]:
+        """Count the processes by whether they have a version of a policy."""
+        found = dict.fromkeys(("have", "lag", "stale"), 0)
+        for report in self._heard.values():
+            if now - report.heard > STALE_AFTER:
+                found["stale"] += 1
+            elif report.digest == digest or report.versions.get(key) == version:
+                found["have"] += 1
+            else:
+                found["lag"] += 1
+        return found
+
+    def listening(self, now: float) -> float:
+        """Seconds since reports are listened to: who is silent reports within 30 s."""
+        return round(now - self._since, 1)
+
+
+def _state(report: Report, now: float, *, current: bool) -> State:
+    if now - report.heard > STALE_AFTER:
+        return State.STALE
+    return State.CURRENT if current else State.LAGGING
+
+
+def _behind(
+    has: Mapping[str, int], in_force: Mapping[str, int], *, known: bool
+) -> dict[str, int | None]:
+    """Return the version that a process has of each policy of which it has not the one in force.
+
+    0 stands for none, None for not known.
+    """
+    different = {key for key in {*has, *in_force} if has.get(key) != in_force.get(key)}
+    return {key: has.get(key, 0 if known else None) for key in sorted(different)}

@@ -1,0 +1,202 @@
+"""Watching over the fleet: silence, Consul's checks, lanes. Each `run` is a loop of its own."""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from time import monotonic
+
+from maniple.errors import ManipleError
+from maniple.service.broker import ControlPlane
+from maniple.service.catalog import Instance, service_name
+from maniple.service.consul import TTL, Consul, http_check, ttl_check
+from maniple.service.names import AGENTS, ECHOES
+from maniple_registry.domain.storm import proven, threatens
+from maniple_registry.handlers import Handlers
+from maniple_registry.hearing import Hearing
+
+SCAN_PERIOD = 0.1
+COUNT_PERIOD = 1.0
+CHECK_PERIOD = 1.0
+LOOK_PERIOD = 1.0
+SETTLING = 5.0  # seconds after our link was lost in which agents may still be coming back
+OWN_LOOKS = 20  # agents whose own queues are looked at in one turn
+SEED_WAIT = 2.0
+SEED_ANSWERS = 0.2
+AGENT_SERVICE = service_name("agent")
+CRITICAL = "critical"
+
+
+class SilenceWatch:
+    """Judges who is silent, after asking for our own echo when much of the fleet is."""
+
+    def __init__(self, handlers: Handlers, hearing: Hearing) -> None:
+        self._handlers = handlers
+        self._hearing = hearing
+        self._echoed = -math.inf
+        self._heard_before = True
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self._scan()
+            await asyncio.sleep(SCAN_PERIOD)
+
+    async def _scan(self) -> None:
+        handlers, hears = self._handlers, self._hearing.hears
+        handlers.clock.hear(hearing=hears)
+        if hears and not self._heard_before:
+            # Who is alive need not be suspected until its next heartbeat is due.
+            handlers.call_all()
+        self._heard_before = hears
+        if self._hearing.deaf:
+            await self._prove()
+        if not self._hearing.hears:
+            return
+        now = handlers.clock.now()
+        overdue = handlers.fleet.overdue(now)
+        doubtful = bool(overdue) and threatens(*handlers.fleet.silent(now))
+        if doubtful and not proven(now.seconds, self._echoed) and not await self._prove():
+            handlers.fleet.postpone(overdue)
+        else:
+            handlers.judge(overdue)
+
+    async def _prove(self) -> bool:
+        """Whether our echo comes in time; if not, what we did not hear is held against nobody."""
+        handlers, clock = self._handlers, self._handlers.clock
+        asked = clock.seconds()
+        if await self._hearing.echo():
+            self._echoed = clock.seconds()
+            handlers.metrics.counter(ECHOES, "heard").inc()
+            return True
+        heard = max(handlers.last_heard, self._echoed)
+        clock.take_off(clock.seconds() - min(asked, heard))
+        clock.hear(hearing=False)
+        if not self._hearing.deaf:
+            handlers.log.warning("much of the fleet is silent, and so is our own echo")
+        self._hearing.deaf = True
+        handlers.metrics.counter(ECHOES, "late").inc()
+        return False
+
+
+async def act(handlers: Handlers) -> None:
+    """Do what this registry has to do, until cancelled."""
+    while True:
+        handlers.actor.act(handlers.clock.seconds())
+        await asyncio.sleep(SCAN_PERIOD)
+
+
+async def count(handlers: Handlers) -> None:
+    """Show the number of agents by state, until cancelled."""
+    while True:
+        for state, number in handlers.fleet.counts().items():
+            handlers.metrics.gauge(AGENTS, state).set(number)
+        await asyncio.sleep(COUNT_PERIOD)
+
+
+async def inherit(handlers: Handlers, plane: ControlPlane) -> None:
+    """Ask another registry, if there is one, which incarnations have failed."""
+    try:
+        answer = await plane.request("registry", "failed")
+    except ManipleError as error:
+        handlers.log.info("no other registry to learn from", reason=str(error))
+    else:
+        handlers.inherit(answer.get("failed", {}))
+
+
+class LaneWatch:
+    """Looks, about every second, at the lanes of agents that say they would take more.
+
+    Not soon after our own link was lost: the agents' may have been lost too, and what they did not
+    take says nothing about them.
+    """
+
+    def __init__(self, handlers: Handlers, hearing: Hearing) -> None:
+        self._handlers = handlers
+        self._hearing = hearing
+        self._reconnects = hearing.link.reconnects
+        self._settled_at = float("-inf")
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_PERIOD)
+            try:
+                await self._look()
+            except Exception:
+                self._handlers.log.exception("lanes not looked at")
+
+    async def _look(self) -> None:
+        fleet, now = self._handlers.fleet, monotonic()
+        if self._reconnects != self._hearing.link.reconnects:
+            self._reconnects = self._hearing.link.reconnects
+            self._settled_at = now + SETTLING
+        if not self._hearing.link.is_up:
+            self._settled_at = now + SETTLING
+        elif now < self._settled_at:
+            self._handlers.look({})  # all doubts begin anew
+        else:
+            lanes, addressed = sorted(fleet.open_lanes()), fleet.addressed(OWN_LOOKS)
+            self._handlers.look(await self._hearing.look(lanes, addressed))
+
+
+class ConsulWatch:
+    """The second detector: HTTP checks, and who should be there when a registry starts."""
+
+    def __init__(self, handlers: Handlers, consul: Consul, environment: str) -> None:
+        self._handlers = handlers
+        self._consul = consul
+        self._environment = environment
+        self._seeded = False
+        self._away = False
+
+    async def run(self) -> None:
+        """Look until cancelled; while Consul is away it says nothing."""
+        while True:
+            await asyncio.sleep(CHECK_PERIOD)
+            try:
+                if not self._seeded:
+                    self._seed(await self._listed(), self._handlers.clock.seconds())
+                ailing = await self._consul.ailing(AGENT_SERVICE, self._environment)
+            except ManipleError as error:
+                if not self._away:
+                    self._handlers.log.warning("checks not watched", reason=str(error))
+                self._away = True
+                ailing = []
+            else:
+                self._away = False
+            self._handlers.check({one.id for one in ailing if http_check(one.id) in one.critical})
+
+    async def seed(self) -> None:
+        """Call all agents and wait, at most 2 s, until all that stand in Consul are heard.
+
+        Those that are not are taken as heard at the start.
+        """
+        started = self._handlers.clock.seconds()
+        self._handlers.call_all()
+        listed: list[Instance] = []
+        try:
+            async with asyncio.timeout(SEED_WAIT):
+                listed = await self._listed()
+                self._seeded = True
+                await asyncio.sleep(SEED_ANSWERS)  # of those that Consul has lost
+                while not self._all_heard(listed):  # noqa: ASYNC110 - heartbeats have no event of their own
+                    await asyncio.sleep(SCAN_PERIOD)
+        except (ManipleError, TimeoutError) as error:
+            self._handlers.log.info("not all agents are heard yet", reason=str(error))
+        if self._seeded:
+            self._seed(listed, started)
+
+    async def _listed(self) -> list[Instance]:
+        found = await self._consul.instances(AGENT_SERVICE)
+        return [one for one in found if one.meta.get("environment") == self._environment]
+
+    def _all_heard(self, listed: Iterable[Instance]) -> bool:
+        return all(self._handlers.fleet.hears(one.id) for one in listed)
+
+    def _seed(self, listed: Iterable[Instance], heard: float) -> None:
+        self._seeded = True
+        now = self._handlers.clock.now()
+        for one in listed:
+            # Its checks say that no heartbeat of its was confirmed for that long.
+            lapsed = TTL if one.checks.get(ttl_check(one.id)) == CRITICAL else 0.0
+            self._handlers.fleet.seed(one.id, one.meta.get("life", ""), heard - lapsed, now)

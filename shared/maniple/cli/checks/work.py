@@ -1,0 +1,57 @@
+"""Whether work is done: the agents as a registry sees them, and one task from end to end."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from maniple.cli.checks.findings import Finding, Places, Verdict
+from maniple.cli.control import ask
+from maniple.client import connect
+from maniple.errors import BrokerUnavailable, ManipleError
+
+ECHO_TIMEOUT = 10.0
+ACTIVE, AILING = "active", ("unreachable", "failed")
+
+
+async def membership(places: Places) -> Finding:
+    """Ask a registry for the agents."""
+    try:
+        return members(await ask(places.broker, "registry", "agents"))
+    except ManipleError as error:
+        return Finding("membership", Verdict.FAILED, str(error), "start a registry")
+
+
+def members(told: Mapping[str, Any]) -> Finding:
+    """Judge what a registry tells of the agents."""
+    agents = told.get("agents", [])
+    states = {str(one.get("agent")): str(one.get("state", "")).lower() for one in agents}
+    active = [agent for agent, state in states.items() if state == ACTIVE]
+    found = f"{len(active)} of {len(agents)} agents are active"
+    if not told.get("hearing", True):
+        advice = "look at the health of the broker and at the registry's log"
+        return Finding("membership", Verdict.FAILED, "a registry hears no heartbeats", advice)
+    if not active:
+        return Finding("membership", Verdict.FAILED, found, "start an agent")
+    ailing = [f"{agent} is {state}" for agent, state in states.items() if state in AILING]
+    if ailing:
+        advice = "look at their logs; one that has failed is forgotten after ten minutes"
+        return Finding("membership", Verdict.WARNING, "; ".join([found, *ailing]), advice)
+    return Finding("membership", Verdict.OK, found)
+
+
+async def echo(places: Places) -> Finding:
+    """Send a task through everything. Raises `BrokerUnavailable`."""
+    clock = asyncio.get_running_loop().time
+    try:
+        async with connect(places.broker) as client:
+            started = clock()
+            handle = await client.submit("maniple.echo", {"doctor": True}, ttl=ECHO_TIMEOUT)
+            output = await handle.result(ECHO_TIMEOUT)
+    except BrokerUnavailable:
+        raise
+    except ManipleError as error:
+        advice = "start a dispatcher and an agent, or look at their logs"
+        return Finding("echo task", Verdict.FAILED, str(error), advice)
+    if output != {"doctor": True}:
+        return Finding("echo task", Verdict.FAILED, f"came back as {output!r}", "check the agents")
+    return Finding("echo task", Verdict.OK, f"there and back in {(clock() - started) * 1e3:.0f} ms")

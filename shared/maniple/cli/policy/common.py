@@ -1,0 +1,71 @@
+"""What the policy commands share: naming a policy, who changes it, asking the service."""
+
+import getpass
+import json
+import socket
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from maniple.cli.control import ask
+from maniple.cli.output import operator_url, print_line, run
+from maniple.service.policies import KINDS
+
+PATIENCE = 30.0  # seconds: a large folder is several transactions, and many events
+
+NamesArgument = Annotated[
+    list[str], typer.Argument(metavar="KIND/NAME", help="Also as two words: KIND NAME.")
+]
+ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Kept in the history.")]
+AuthorOption = Annotated[
+    str, typer.Option("--author", help="Kept in the history; else USER@HOST.", show_default=False)
+]
+ExpectOption = Annotated[
+    int | None,
+    typer.Option("--expect", min=0, help="Change it only if it is at this version; 0: is absent."),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would change, and what that touches.")
+]
+
+
+def which(names: list[str]) -> dict[str, str]:
+    """Read `kind/name` or two words. Raises `typer.BadParameter`."""
+    words = names[0].split("/", 1) if len(names) == 1 else names
+    if len(words) != 2:  # noqa: PLR2004 - a kind and a name
+        raise typer.BadParameter("name a policy as KIND/NAME")
+    kind, name = words
+    if kind not in KINDS:
+        raise typer.BadParameter(f"there is no kind {kind!r}; there is {', '.join(KINDS)}")
+    return {"kind": kind, "name": name}
+
+
+def author(given: str) -> str:
+    """Return who makes a change: the given one, else USER@HOST."""
+    if given:
+        return given
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def ask_policy(broker_url: str | None, op: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask the policy service; what goes wrong ends the program with its exit code."""
+
+    async def asked() -> dict[str, Any]:
+        return await ask(operator_url(broker_url), "policy", f"policy.{op}", body, PATIENCE)
+
+    return run(asked())
+
+
+def print_json(value: Any) -> None:
+    """Print for programs."""
+    print_line(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def seconds_of(time: str) -> str:
+    """Return a time without its fractions."""
+    return time.replace("T", " ").partition(".")[0].removesuffix("Z")

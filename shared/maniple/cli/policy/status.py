@@ -1,0 +1,52 @@
+"""`maniple policy status`: who has what, and who lags."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from maniple.cli.output import BrokerOption, JsonOption, complain, console, print_line
+from maniple.cli.policy.common import ask_policy, print_json
+
+PERIOD = 30.0
+COUNTS = ("have", "lag", "stale", "unknown")
+
+
+def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> None:
+    """Show how many processes have each version in force, and which do not."""
+    found = ask_policy(broker_url, "status", {})
+    if as_json:
+        print_json(found)
+        return
+    for key, reason in found["invalid"].items():
+        complain(f"warning: in Consul, {key} is not usable: {reason}")
+    if not found["consul"]:
+        complain("warning: the policy service has no Consul: nothing can be changed")
+    if found["listening"] < PERIOD:
+        complain(
+            f"warning: this policy service listens for {found['listening']:g} s only; "
+            f"every process reports within {PERIOD:g} s"
+        )
+    policies = Table("policy", "version", *COUNTS, box=None, pad_edge=False)
+    for one in found["policies"]:
+        policies.add_row(one["policy"], str(one["version"]), *(str(one[name]) for name in COUNTS))
+    if found["policies"]:
+        console().print(policies)
+    else:
+        complain("no policies are in force")
+    if found["processes"]:
+        print_line("")
+        processes = Table("process", "service", "state", "heard", "behind", box=None,
+                          pad_edge=False)  # fmt: skip
+        for one in found["processes"]:
+            processes.add_row(*_row(one))
+        console().print(processes)
+
+
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    heard = "never" if one["heard"] is None else f"{one['heard']:.0f} s ago"
+    behind = (
+        f"{key} {'not known' if version is None else f'at {version}' if version else 'missing'}"
+        for key, version in (one["behind"] or {}).items()
+    )
+    return one["instance"], one["service"], one["state"], heard, ", ".join(behind)

@@ -1,0 +1,83 @@
+"""What dispatchers tell each other on `maniple.outcomes`, so that limits hold for all of them.
+
+Internal: unknown fields are ignored, and a report that is lost is made good by the next.
+"""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+REPORT_TYPE = "maniple.dispatcher.v1"
+
+
+class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request for `want` permits of the limit `key`, to the dispatcher that owns it.
+
+    `rate` (tokens per second) and `capacity` are those of a bucket, of which `reserve` seconds may
+    be taken in advance; `most` is the size of a bulkhead, and `lane` where its task goes; neither
+    means the probes of a breaker. `number` tells the asker which request an answer is to; `used`
+    is what it let through without being answered, `freed` what it was granted and did not need.
+    """
+
+    key: str
+    to: str
+    number: int
+    want: int
+    rate: float = 0.0
+    capacity: float = 0.0
+    reserve: float = 0.0
+    most: int = 0
+    lane: str = ""
+    used: int = 0
+    freed: int = 0
+
+
+class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer: the first `granted` may pass, the others may ask `again` (seconds).
+
+    With tokens taken in advance the n-th of them (from 0) waits for `first + n * step` seconds.
+    """
+
+    key: str
+    to: str
+    number: int
+    granted: int
+    again: float = 0.0
+    first: float = 0.0
+    step: float = 0.0
+
+
+class BreakerNews(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The breaker of a lane, as its owner has it; a higher epoch is newer.
+
+    `remaining` is the seconds until an open one lets probes through.
+    """
+
+    lane: str
+    state: str
+    epoch: int
+    remaining: float = 0.0
+
+
+Level = tuple[float, float, float]
+Room = tuple[int, tuple[str, ...]]
+
+
+class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Presence, requests, answers, and the state of what the sender owns.
+
+    Only one that is `ready` owns anything: it has heard what the others know. `levels` are the
+    tokens in buckets now, each with its rate and its capacity; `rooms` the tasks that bulkheads of
+    the sender's have granted and that have not left, each with the lanes that they went to.
+    """
+
+    TYPE: ClassVar[str] = REPORT_TYPE
+
+    dispatcher: str
+    ready: bool = False
+    leaving: bool = False
+    asks: tuple[Ask, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    levels: dict[str, Level] = {}
+    rooms: dict[str, Room] = {}
+    breakers: tuple[BreakerNews, ...] = ()

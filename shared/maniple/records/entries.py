@@ -1,0 +1,80 @@
+"""What stands in the stream: records, each at a position of its own. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import pydantic
+
+from maniple.codec import decode_list, decode_results
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.events import AGENT_EVENTS, BreakerChanged, Event, PolicyChanged
+from maniple.messages import (
+    ACCEPTED_TYPE,
+    RESULTS_TYPE,
+    RUNNING_TYPE,
+    Result,
+    TaskAccepted,
+    TaskRunning,
+)
+
+Record = TaskAccepted | TaskRunning | Result | Event
+_EVENTS: Final[tuple[type[Event], ...]] = (*AGENT_EVENTS, PolicyChanged, BreakerChanged)
+
+
+class Position(NamedTuple):
+    """Where a record stands: the stream's offset of its message, and its place in that bundle."""
+
+    offset: int
+    member: int = 0
+
+
+class TaskKey(NamedTuple):
+    """A task's identity."""
+
+    tenant: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record of the stream."""
+
+    position: Position
+    record: Record
+
+
+def decode_records(kind: str | None, body: bytes, offset: int) -> list[Entry]:
+    """Return the records in a message of AMQP `type` `kind`; none of a type that is not known.
+
+    It may be newer than we are. Raises `InvalidMessage` for a body that is not what its type says.
+    """
+    decode = _DECODERS.get(kind or "")
+    records = decode(body) if decode is not None else ()
+    return [Entry(Position(offset, member), record) for member, record in enumerate(records)]
+
+
+def _accepted(body: bytes) -> Sequence[Record]:
+    return decode_list(body, TaskAccepted)
+
+
+def _running(body: bytes) -> Sequence[Record]:
+    return decode_list(body, TaskRunning)
+
+
+def _event(model: type[Event]) -> Callable[[bytes], Sequence[Record]]:
+    def decode(body: bytes) -> Sequence[Record]:
+        try:
+            return (model.from_json(body),)
+        except pydantic.ValidationError as error:
+            raise InvalidMessage(ErrorCode.UNDECODABLE, f"not a {model.TYPE}: {error}") from error
+
+    return decode
+
+
+_DECODERS: Final[Mapping[str, Callable[[bytes], Sequence[Record]]]] = {
+    ACCEPTED_TYPE: _accepted,
+    RUNNING_TYPE: _running,
+    RESULTS_TYPE: decode_results,
+    **{model.TYPE: _event(model) for model in _EVENTS},
+}

@@ -1,0 +1,57 @@
+"""Policies: the documents, which of them holds for a task, and what that says. Pure."""
+
+from maniple.service.policies.differences import as_yaml, difference, readable
+from maniple.service.policies.documents import (
+    KINDS,
+    BulkheadPolicy,
+    CircuitBreakerPolicy,
+    Document,
+    FallbackPolicy,
+    InForce,
+    Kind,
+    MirrorPolicy,
+    Policy,
+    RateLimitPolicy,
+    RetryPolicy,
+    RoutePolicy,
+    TimeoutPolicy,
+    parse_policy,
+)
+from maniple.service.policies.explain import Explained, Question, Verdict, explain
+from maniple.service.policies.matching import Match, ties
+from maniple.service.policies.policy_set import NOTHING, NOWHERE, PolicySet, Resolved
+from maniple.service.policies.rules import Where
+from maniple.service.policies.specs import CircuitBreakerSpec, FallbackSpec
+
+__all__ = [
+    "KINDS",
+    "NOTHING",
+    "NOWHERE",
+    "BulkheadPolicy",
+    "CircuitBreakerPolicy",
+    "CircuitBreakerSpec",
+    "Document",
+    "Explained",
+    "FallbackPolicy",
+    "FallbackSpec",
+    "InForce",
+    "Kind",
+    "Match",
+    "MirrorPolicy",
+    "Policy",
+    "PolicySet",
+    "Question",
+    "RateLimitPolicy",
+    "Resolved",
+    "RetryPolicy",
+    "RoutePolicy",
+    "TimeoutPolicy",
+    "Verdict",
+    "Where",
+    "as_yaml",
+    "difference",
+    "explain",
+    "parse_policy",
+    "readable",
+    "ties",
+]

@@ -1,0 +1,148 @@
+"""Which tasks a policy is for, and which of two policies is the more specific one.
+
+**Which document wins.** Among the documents of a kind that match a task, the most specific: the
+one with more selectors; of equals, the one with more selectors without wildcards; then the one
+with more literal characters; then the one that selects by capability, by tenant, by labels, by
+region, by instance, in this order. Two that are still equal and that one task can match are a tie,
+which is refused when the second is applied (`ties`); should one get into a set all the same, the
+first name in the alphabet wins.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+ANY = "*"
+REGION = "region"
+
+Glob = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Matcher = Callable[[str], object]
+
+
+class StrictModel(BaseModel):
+    """Frozen, and strict about names and numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Match(StrictModel):
+    """Which tasks a policy is for: globs (`*`, `?`), all of which must match.
+
+    A label that a task does not have matches nothing, not even `*`. A task's region is its label
+    `region`; one without is of the region of the process that decides. `instance` is the name of
+    that process.
+    """
+
+    capability: Glob = ANY
+    tenant: Glob = ANY
+    labels: Mapping[str, Glob] = Field(default_factory=dict, max_length=32)
+    region: Glob = ANY
+    instance: Glob = ANY
+
+    @cached_property
+    def specificity(self) -> tuple[int, ...]:
+        """Sorts above that of every less specific match."""
+        globs = [self.capability, self.tenant, *self.labels.values(), self.region, self.instance]
+        used = [glob for glob in globs if glob != ANY]
+        literal = [len(glob) - glob.count("*") - glob.count("?") for glob in used]
+        return (
+            len(used) + sum(glob == ANY for glob in self.labels.values()),
+            sum(not is_glob(glob) for glob in used),
+            sum(literal),
+            int(self.capability != ANY),
+            int(self.tenant != ANY),
+            len(self.labels),
+            int(self.region != ANY),
+        )
+
+    def overlaps(self, other: "Match") -> bool:
+        """Tell whether there can be a task, and a process, that both match."""
+        both = [
+            (self.capability, other.capability),
+            (self.tenant, other.tenant),
+            (self.instance, other.instance),
+            *(
+                (self.labels[name], other.labels[name])
+                for name in self.labels.keys() & other.labels
+                if name != REGION
+            ),
+            (self.region, other.region, *self.region_labels, *other.region_labels),
+        ]
+        return all(globs_overlap(*globs) for globs in both)
+
+    @property
+    def region_labels(self) -> tuple[str, ...]:
+        """Return what the label `region` must match, if it is then the region of the task."""
+        glob = self.labels.get(REGION, ANY)
+        # An empty label matches only stars, and such a task is of the region of the process.
+        return (glob,) if glob.strip(ANY) else ()
+
+
+class Selecting(Protocol):
+    """A document of a kind, with a name and a match."""
+
+    @property
+    def kind(self) -> Any:
+        """Its kind."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def match(self) -> Match:
+        """What it selects."""
+        ...
+
+
+def ties(document: Selecting, others: Iterable[Selecting]) -> Iterator[Selecting]:
+    """Yield the other documents between which and this one nothing decides."""
+    for other in others:
+        if other.kind != document.kind or other.name == document.name:
+            continue
+        same = other.match.specificity == document.match.specificity
+        if same and other.match.overlaps(document.match):
+            yield other
+
+
+def is_glob(text: str) -> bool:
+    """Tell whether a selector has wildcards."""
+    return "*" in text or "?" in text
+
+
+def matcher(glob: str) -> Matcher | None:
+    """Return what tells whether a text matches; None for a glob that everything matches."""
+    if glob == ANY:
+        return None
+    if not is_glob(glob):
+        return glob.__eq__
+    return re.compile(fnmatch.translate(glob.replace("[", "[[]"))).match
+
+
+def globs_overlap(*globs: str) -> bool:
+    """Tell whether some text matches all globs. Takes at most the product of their lengths."""
+    # Walk through all globs side by side, as if they were automata that read the same text.
+    reached = {(0,) * len(globs)}
+    waiting = list(reached)
+    while waiting:
+        places = waiting.pop()
+        rests = [glob[place:] for glob, place in zip(globs, places, strict=True)]
+        if not any(rest.strip(ANY) for rest in rests):
+            return True
+        steps = {
+            (*places[:n], place + 1, *places[n + 1 :])  # this star stands for nothing more
+            for n, place in enumerate(places)
+            if rests[n].startswith(ANY)
+        }
+        letters = {rest[:1] for rest in rests} - {ANY, "?"}
+        if "" not in letters and len(letters) <= 1:  # all can read the same letter
+            steps.add(tuple(p + (rest[0] != ANY) for p, rest in zip(places, rests, strict=True)))
+        waiting += steps - reached
+        reached |= steps
+    return False

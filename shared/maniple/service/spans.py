@@ -1,0 +1,128 @@
+"""Spans: what they are called and what they carry; every name is declared here once.
+
+Names have a capability in them at most, never a task's or an agent's id. The attributes of
+messages are those of OpenTelemetry's semantic conventions 1.45 (`messaging.…`, in development);
+ours begin with `maniple.`. No attribute has a payload, an output or the text of an error in it.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from msgspec import Struct
+
+Value = str | int | float | bool | list[str]
+Attributes = Mapping[str, Value]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+SEND_TASK = "send maniple.tasks"
+SEND_RESULT = "send result"
+RECEIVE_BUNDLE = "receive maniple.lanes"
+"""Several tasks arrive at an agent together: a trace of its own, linked with the sampled ones."""
+
+
+class Step(StrEnum):
+    """The first word of a span's name; the capability is the second."""
+
+    DISPATCH = "dispatch"
+    """From a dispatcher's taking it until its lane, a delay or its result is confirmed."""
+    WAIT = "wait"
+    """In a delay tier: before another attempt, or for want of an agent or of room."""
+    QUEUE = "queue"
+    """From dispatch until an agent starts it."""
+    EXECUTE = "execute"
+    """One attempt."""
+    MIGRATE = "migrate"
+    """From dispatch until another process sends it on, because its agent was lost or leaves."""
+
+    def of(self, capability: str) -> str:
+        """Return the name of a span."""
+        return f"{self.value} {capability}"
+
+
+class Kind(StrEnum):
+    """Who is on the other side."""
+
+    INTERNAL = "internal"
+    PRODUCER = "producer"
+    CONSUMER = "consumer"
+    CLIENT = "client"
+    SERVER = "server"
+
+
+# Semantic conventions
+SYSTEM = "messaging.system"
+OPERATION_TYPE = "messaging.operation.type"
+OPERATION_NAME = "messaging.operation.name"
+DESTINATION = "messaging.destination.name"
+ROUTING_KEY = "messaging.rabbitmq.destination.routing_key"
+CONVERSATION_ID = "messaging.message.conversation_id"
+BATCH_COUNT = "messaging.batch.message_count"
+ERROR_TYPE = "error.type"
+RABBITMQ = "rabbitmq"
+
+# Ours
+TASK_ID = "maniple.task.id"
+CAPABILITY = "maniple.task.capability"
+TENANT = "maniple.task.tenant"
+ATTEMPT = "maniple.task.attempt"
+LOST = "maniple.task.lost"
+STATUS = "maniple.task.status"
+LANE = "maniple.lane"
+POLICIES = "maniple.policies"
+"""`kind/name@version` of those that decided."""
+FALLBACK = "maniple.fallback"
+"""The fallback policy that a task got."""
+WAITING_FOR = "maniple.waiting_for"
+MIRROR_OF = "maniple.mirror_of"
+REASON = "maniple.migration.reason"
+LATE = "maniple.kept_late"
+"""True on spans that were written after the fact, when an unsampled task turned out worth it."""
+RETRY_DELAY = "maniple.retry.delay"
+"""Seconds of the delay tier before the next attempt."""
+
+# Events
+FELL_BACK = "fallback"
+RETRIED = "retry"
+
+
+class Event(Struct, frozen=True):
+    """Something that happened within a span; `at` is nanoseconds since 1970."""
+
+    name: str
+    at: int
+    attributes: dict[str, Value] = {}
+
+
+class Link(Struct, frozen=True):
+    """A span of another trace that belongs to this one."""
+
+    trace_id: str
+    span_id: str
+
+
+class Span(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A span that has ended; ids are hexadecimal, times nanoseconds since 1970.
+
+    `error` is what kind of failure it ended with. `scope` is the library that made it.
+    """
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str | None = None
+    kind: Kind = Kind.INTERNAL
+    start: int
+    end: int
+    attributes: dict[str, Value] = {}
+    events: list[Event] = []
+    links: list[Link] = []
+    error: str | None = None
+    scope: str = "maniple"
+
+
+def nanoseconds(moment: datetime) -> int:
+    """Return a moment as spans have it."""
+    return (moment - _EPOCH) // _MICROSECOND * 1000

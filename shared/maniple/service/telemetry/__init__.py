@@ -1,0 +1,15 @@
+"""What a process tells about itself: logs, metrics, spans."""
+
+from maniple.service.telemetry.logs import about, configure_logging, get_logger, set_level
+from maniple.service.telemetry.metrics import MAX_CHILDREN, OTHER, Metrics, process_metrics
+
+__all__ = [
+    "MAX_CHILDREN",
+    "OTHER",
+    "Metrics",
+    "about",
+    "configure_logging",
+    "get_logger",
+    "process_metrics",
+    "set_level",
+]

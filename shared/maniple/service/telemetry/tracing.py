@@ -1,0 +1,111 @@
+"""Writing spans: which traces are kept, and where their spans go.
+
+Spans are written after the fact, by whoever knows their times, and exported by a thread of its own.
+A process without an endpoint loads nothing of OpenTelemetry and writes nothing.
+"""
+
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from maniple.service.names import SPANS_DROPPED, TRACES_LIMITED
+from maniple.service.settings import ServiceSettings
+from maniple.service.spans import Span
+from maniple.service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from maniple.service.telemetry.export import Exporter
+
+
+SUBMITTED = "submitted"
+
+
+class Allowance:
+    """So many in a second on average, and as many at once."""
+
+    def __init__(self, rate: float, clock: Callable[[], float] = monotonic) -> None:
+        """Begin full; `rate` is a number per second."""
+        self._rate = rate
+        self._left = max(1.0, rate) if rate else 0.0
+        self._most = self._left
+        self._clock = clock
+        self._filled_at = clock()
+
+    def take(self) -> bool:
+        """Take one, if there is one."""
+        now = self._clock()
+        self._left = min(self._most, self._left + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+class Tracer:
+    """The spans of a process; without `exporter` it is not `on` and keeps nothing.
+
+    Belongs to the connection loop. What others decide is kept up to a rate: traces that outsiders
+    want sampled, and tasks that turn out worth it (failed, tried again, moved).
+    """
+
+    def __init__(
+        self,
+        exporter: "Exporter | None" = None,
+        *,
+        rate: float = 0.0,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """Send spans to `exporter`; `rate` is traces per second, of either sort."""
+        self.on = exporter is not None
+        self._exporter = exporter
+        # Who asks for everything to be sampled takes nothing from what goes wrong.
+        self._submitted, self._late = Allowance(rate), Allowance(rate)
+        self._metrics = metrics
+
+    def write(self, span: Span) -> None:
+        """Export a span soon; one too many is dropped and counted."""
+        if self._exporter is not None:
+            self._exporter.put(span)
+
+    def may_keep(self, why: str) -> bool:
+        """Tell whether one more trace may be kept, and count it if not."""
+        if not self.on:
+            return False
+        allowance = self._submitted if why == SUBMITTED else self._late
+        if allowance.take():
+            return True
+        if self._metrics is not None:
+            self._metrics.counter(TRACES_LIMITED, why).inc()
+        return False
+
+    def serve_handlers(self) -> None:
+        """Let the spans that handlers make in this process be exported as well."""
+        if self._exporter is not None:
+            self._exporter.become_provider()
+
+    def close(self, timeout: float) -> None:
+        """Export what waits, within `timeout` seconds; blocks."""
+        if self._exporter is not None:
+            self._exporter.close(timeout)
+
+
+NO_TRACER = Tracer()
+
+
+def new_span_id() -> str:
+    """Return a new span id."""
+    return f"{random.getrandbits(64) or 1:016x}"
+
+
+def make_tracer(settings: ServiceSettings, metrics: Metrics) -> Tracer:
+    """Return the tracer of a process; it exports if the settings say where to."""
+    if not settings.otlp_endpoint:
+        return NO_TRACER
+    # It loads OpenTelemetry's SDK, protobuf and requests.
+    from maniple.service.telemetry.export import Exporter  # noqa: PLC0415
+
+    dropped = metrics.counter(SPANS_DROPPED, "queue_full"), metrics.counter(SPANS_DROPPED, "failed")
+    exporter = Exporter(settings, *dropped)
+    return Tracer(exporter, rate=settings.trace_rate, metrics=metrics)

@@ -1,0 +1,90 @@
+"""The trace that a task belongs to: W3C trace context, as it travels in messages. Pure."""
+
+import re
+from typing import NamedTuple
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_SAMPLED = 0x01
+_ODD = frozenset("13579bdf")
+_TRACE = slice(3, 35)
+_SPAN = slice(36, 52)
+_HALF = 64  # bits
+
+
+class TraceContext(NamedTuple):
+    """What a traceparent says; ids are lower-case hexadecimal."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+def parse_traceparent(text: str) -> TraceContext | None:
+    """Read a traceparent; None if it is malformed."""
+    match = _TRACEPARENT.fullmatch(text)
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, rest = match.groups()
+    if version == "ff" or (version == "00" and rest):
+        return None
+    if not trace_id.strip("0") or not span_id.strip("0"):
+        return None
+    return TraceContext(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
+
+
+def written(context: TraceContext) -> str:
+    """Return a traceparent that says this."""
+    return f"00-{context.trace_id}-{context.span_id}-{int(context.sampled):02x}"
+
+
+# What follows is for traceparents of version 00 that have been read once.
+
+
+def is_sampled(traceparent: str | None) -> bool:
+    """Tell whether the spans of a trace are written as they come."""
+    return traceparent is not None and traceparent[-1] in _ODD
+
+
+def trace_id_of(traceparent: str) -> str:
+    """Return the id of the trace."""
+    return traceparent[_TRACE]
+
+
+def span_id_of(traceparent: str) -> str:
+    """Return the id of the span that the task continues."""
+    return traceparent[_SPAN]
+
+
+def with_sampling(traceparent: str, *, sampled: bool) -> str:
+    """Return the same place in the same trace, sampled or not."""
+    flags = int(traceparent[-2:], 16)
+    return f"{traceparent[:-2]}{flags | _SAMPLED if sampled else flags & ~_SAMPLED:02x}"
+
+
+def with_span(traceparent: str, span_id: str) -> str:
+    """Return another place in the same trace."""
+    return f"{traceparent[: _SPAN.start]}{span_id}{traceparent[_SPAN.stop :]}"
+
+
+def begun_trace(random_bits: int, *, sampled: bool) -> str:
+    """Begin a trace by 128 random bits, for a task whose submitter has none.
+
+    Its span id is the first half of its trace id: whoever reads it knows by that that no submitter
+    writes that span, so that it is the first `dispatch` of the task (`is_begun_here`).
+    """
+    trace_id = random_bits | 1 | 1 << _HALF
+    return f"00-{trace_id:032x}-{trace_id >> _HALF:016x}-{int(sampled):02x}"
+
+
+def is_begun_here(traceparent: str) -> bool:
+    """Tell whether a dispatcher began the trace, not a submitter."""
+    return traceparent[_SPAN] == traceparent[_TRACE.start : _TRACE.start + 16]
+
+
+def of_copy(traceparent: str) -> str:
+    """Return the trace of a task's copy: one of its own, which differs in one bit of its id.
+
+    So either can be found from the other.
+    """
+    trace_id = int(trace_id_of(traceparent), 16) ^ 2
+    return f"00-{trace_id:032x}-{trace_id >> _HALF or 1:016x}-{traceparent[-2:]}"

@@ -1,0 +1,247 @@
+"""Keeping a connection up: it is built, watched, and when any part is lost built again, whole."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import ProbableAuthenticationError
+from yarl import URL
+
+from maniple.errors import BrokerUnavailable
+from maniple.transport.loss import is_loss
+from maniple.transport.pulse import HEARTBEAT, SILENT_AFTER, TICK, Pulse
+from maniple.transport.tolerance import tolerate_foreign_bytes
+from maniple.transport.wire import Wire
+
+FIRST_BACKOFF = 0.1
+MAX_BACKOFF = 2.0
+STEADY_AFTER = 3.0  # seconds; what falls sooner counts as another failure in a row
+# Into a black hole a SYN goes at 0, 1 and 3 s; a new attempt finds a healed network sooner.
+CONNECT_TIMEOUT = 4.0
+OPEN_TIMEOUT = 10.0  # the first time, and longer from then on: a busy machine needs it
+LONGEST_OPEN = 30.0
+CLOSE_TIMEOUT = 2.0
+
+_log = logging.getLogger(__name__)
+_LIBRARIES = (logging.getLogger("aiormq"), logging.getLogger("aio_pika"))
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, capped, with jitter."""
+    return random.uniform(0.5, 1.0) * min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures, 10))
+
+
+class Supervised(ABC):
+    """A connection that is built whole, and built again whenever any part of it is lost.
+
+    `name` is what the broker shows as the connection's name. `on_state(up)` is told of each change,
+    `on_blocked(blocked)` when an alarm of the broker (memory, disk) begins or ceases to hold back
+    what is published; such a connection is left as it is, however long that takes. Until it has
+    stood once, a refused password ends it; afterwards everything is tried again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        on_state: Callable[[bool], None] | None = None,
+        on_blocked: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Describe the connection; `start` opens it."""
+        self.name = name
+        self.blocked = False
+        self.reconnects = 0
+        self.last_error: BaseException | None = None
+        self._url = URL(url).update_query(name=name, heartbeat=HEARTBEAT)
+        self._on_state = on_state
+        self._on_blocked = on_blocked
+        self._up = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._wire: Wire | None = None
+        self._close_wire: Callable[[], Awaitable[Any]] | None = None
+        self._closed = False
+        self._supervisor: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def _build(self) -> None:
+        """Connect, have the wire kept with `_keep`, and open everything on it."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Forget what was built: it is gone; also called when nothing was."""
+
+    def _is_overdue(self) -> bool:
+        """Whether the broker owes us an answer for too long; asked each second, if not blocked."""
+        return False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether everything on it works."""
+        return self._up.is_set() and not self._closed
+
+    async def start(self, timeout: float | None = None) -> None:
+        """Open it and wait until it is up; on failure it is closed.
+
+        Raises `BrokerUnavailable`: not up within `timeout` seconds (None waits for ever), or at
+        once if the broker refuses the credentials.
+        """
+        tolerate_foreign_bytes()
+        for logger in _LIBRARIES:
+            if logger.level == logging.NOTSET:
+                # They log each loss with a traceback; we say it in one line.
+                logger.setLevel(logging.CRITICAL)
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"link {self.name}")
+        up = asyncio.create_task(self._up.wait())
+        try:
+            either = {up, self._supervisor}
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+        finally:
+            up.cancel()
+        if not self._up.is_set():
+            await self.close()
+            raise BrokerUnavailable(self._why_not(timeout)) from self.last_error
+
+    def _why_not(self, timeout: float | None) -> str:
+        parts = urlsplit(str(self._url))
+        where = f"{parts.hostname}:{parts.port or 5672}{parts.path}"
+        if isinstance(self.last_error, ProbableAuthenticationError):
+            return f"RabbitMQ at {where} refused the credentials: {self.last_error}"
+        return f"RabbitMQ at {where} cannot be reached within {timeout:g} s: {self.last_error!r}"
+
+    async def wait_up(self) -> None:
+        """Return when it is up. Raises `BrokerUnavailable` once it is closed."""
+        if self._closed:
+            raise BrokerUnavailable(f"the connection {self.name} is closed")
+        if not self._up.is_set():
+            await self._up.wait()
+            if self._closed:
+                raise BrokerUnavailable(f"the connection {self.name} is closed")
+
+    def suspect(self, error: BaseException | None = None) -> None:
+        """Have it rebuilt: something on it does not answer as it should."""
+        self.last_error = error or self.last_error
+        self._lost.set()
+
+    async def close(self) -> None:
+        """Close it; whoever waits for it gets `BrokerUnavailable`."""
+        self._closed = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        await self._tear_down()
+        self._up.set()
+
+    async def _supervise(self) -> None:
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            if await self._built(min(LONGEST_OPEN, OPEN_TIMEOUT * (1 + failures))):
+                since = loop.time()
+                self._set_up(up=True)
+                await self._lost.wait()
+                self.reconnects += 1
+                self._set_up(up=False)
+                if loop.time() - since >= STEADY_AFTER:
+                    failures = 0
+            elif isinstance(self.last_error, ProbableAuthenticationError) and not self.reconnects:
+                return
+            await self._tear_down()
+            failures += 1
+            await asyncio.sleep(backoff(failures))
+
+    async def _built(self, timeout: float) -> bool:
+        self._lost.clear()
+        try:
+            await asyncio.wait_for(self._build(), timeout)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not is_loss(error):
+                raise
+            # Whatever it was: nobody else would try again.
+            _log.info("connection %s does not open: %r", self.name, error)
+            self.last_error = error
+            return False
+        return True
+
+    def _keep(self, wire: Wire, close: Callable[[], Awaitable[Any]] | None = None) -> None:
+        """Watch over the present wire, and close it in the end: by `close`, if it is given."""
+        self._wire = wire
+        self._close_wire = close or wire.close
+        wire.closing.add_done_callback(partial(self._on_closed, wire))
+        self._watch = asyncio.create_task(self._watch_over(wire), name=f"watch {self.name}")
+
+    def _hear_of(self, wire: Wire, channel: AbstractChannel) -> None:
+        """Have the loss of a channel heard."""
+        channel.closing.add_done_callback(partial(self._on_closed, wire))
+
+    def _on_closed(self, wire: Wire, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if wire is self._wire:  # the end of an earlier one says nothing
+            self.suspect(error)
+
+    async def _watch_over(self, wire: Wire) -> None:
+        pulse = Pulse(wire)
+        reason = ""
+        while not reason:
+            await asyncio.sleep(TICK)
+            if not await pulse.tick():
+                reason = f"the broker was silent for {SILENT_AFTER * TICK:g} s"
+            self._set_blocked(pulse.blocked)
+            if not pulse.blocked and self._is_overdue():
+                reason = "what was published was never confirmed"
+        self.suspect(BrokerUnavailable(reason))
+        wire.abort()
+
+    async def _tear_down(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        wire, self._wire = self._wire, None
+        self._forget()
+        if wire is not None and self._close_wire is not None:
+            ending = _end(wire, self._close_wire)
+            self._ending = asyncio.create_task(ending, name=f"close {self.name}")
+        if self._ending is not None:
+            await asyncio.shield(self._ending)  # `close` waits for it too
+
+    def _set_blocked(self, blocked: bool) -> None:  # noqa: FBT001 - as the callback's argument
+        if blocked == self.blocked:
+            return
+        self.blocked = blocked
+        _log.warning("connection %s %s", self.name, "blocked" if blocked else "no longer blocked")
+        _tell(self._on_blocked, blocked)
+
+    def _set_up(self, *, up: bool) -> None:
+        if up:
+            self._up.set()
+        else:
+            self._up.clear()
+            self._set_blocked(False)
+            _log.warning("connection %s lost: %s", self.name, self.last_error)
+        _tell(self._on_state, up)
+
+
+def _tell(callback: Callable[[bool], None] | None, news: bool) -> None:  # noqa: FBT001 - the callback's
+    try:
+        if callback is not None:
+            callback(news)
+    except Exception:  # noqa: BLE001 - whatever it was: the connection must be built again
+        _log.exception("the callback of a connection failed")
+
+
+async def _end(wire: Wire, close: Callable[[], Awaitable[Any]]) -> None:
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await close()
+    wire.abort()

@@ -1,0 +1,87 @@
+"""An AMQP connection of aiormq whose life we judge ourselves."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
+
+import aiormq
+from aiormq.connection import TransportFactory
+from aiormq.exceptions import AMQPConnectionError
+from yarl import URL
+
+
+class Wire(aiormq.Connection):
+    """A connection that tells whether it hears anything, and that can be dropped at once.
+
+    aiormq itself would drop one that is blocked by an alarm once its buffers are full (it cannot
+    send heartbeats then), and one that is really dead only after half a minute: `Pulse` judges.
+    """
+
+    HEARTBEAT_GRACE_MULTIPLIER = 1_000_000
+
+    def __init__(self, url: str) -> None:
+        """Describe the connection; `open` opens it."""
+        self._socket = _Socket()
+        super().__init__(url, transport_factory=self._socket)
+
+    async def open(self, timeout: float) -> None:
+        """Connect within `timeout` seconds; nothing is left open when that fails."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.connect()
+        except BaseException:
+            self.abort()
+            raise
+
+    @property
+    def heard(self) -> int:
+        """How often something has come in."""
+        return self._socket.heard
+
+    async def is_blocked(self) -> bool:
+        """Whether an alarm of the broker holds back what is published here."""
+        try:
+            async with asyncio.timeout(0):
+                await self.ready()
+        except TimeoutError:
+            return True
+        return False
+
+    def abort(self) -> None:
+        """Drop the connection without a word to the broker; idempotent."""
+        if self._socket.transport is not None:
+            self._socket.transport.abort()
+
+
+class _Socket(TransportFactory):
+    """Opens the socket as aiormq's own factories do, and keeps it."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self.transport: asyncio.WriteTransport | None = None
+
+    async def create(
+        self, url: URL, **options: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        provider = options.pop("ssl_context_provider")
+        secure = await provider.get_context() if url.scheme == "amqps" else None
+        loop = asyncio.get_running_loop()
+        reader = _Reader(self)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            self.transport, _ = await loop.create_connection(
+                lambda: protocol, url.host or "", url.port or 0, ssl=secure, **options
+            )
+        except OSError as error:
+            raise AMQPConnectionError(*error.args) from error
+        return reader, asyncio.StreamWriter(self.transport, protocol, reader, loop)
+
+
+class _Reader(asyncio.StreamReader):
+    def __init__(self, socket: _Socket) -> None:
+        super().__init__()
+        self._socket = socket
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self._socket.heard += 1
+        super().feed_data(data)

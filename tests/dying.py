@@ -1,0 +1,40 @@
+"""Processes of a shared cluster that die for good, and come back when a test is done with them."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from maniple.local.cluster import ServiceProcess
+from waiting import wait_until
+
+SLOTS = 4  # of each agent of the shared cluster
+QUIET = 3.0  # seconds after which its dispatchers remove a queue that nobody needs
+READY_SECONDS = 30.0
+
+
+async def kill(process: ServiceProcess) -> None:
+    """Kill a process for good, until `revive`."""
+    process.child.restart = False
+    os.kill(process.pid, signal.SIGKILL)
+    await wait_until(lambda: not process.child.running)
+
+
+async def revive(*processes: ServiceProcess) -> None:
+    """Start processes that have ended, and have them started again whenever they die."""
+    for process in processes:
+        if not process.child.running:
+            await process.child.start()
+        process.child.restart = True
+    for process in processes:
+        await wait_until(process.ready, READY_SECONDS)
+
+
+@asynccontextmanager
+async def mortal(process: ServiceProcess) -> AsyncIterator[None]:
+    """Let a process stay dead within the block; after it, it lives."""
+    process.child.restart = False
+    try:
+        yield
+    finally:
+        await revive(process)

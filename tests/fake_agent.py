@@ -1,0 +1,176 @@
+"""An agent's work with fakes around it: executors and a broker that the tests decide for."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from maniple.codec import decode_envelopes, decode_results, encode, join
+from maniple.errors import PublishRefused
+from maniple.execution import Outcome
+from maniple.messages import Envelope, Result
+from maniple.service.outlets import ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.tasks import Executor as Kind
+from maniple.tasks import TaskRegistry, task
+from maniple.transport import Outgoing, Publisher
+from maniple_agent.departures import Departures
+from maniple_agent.executors import Job, Spawn
+from maniple_agent.progress import ProgressReports
+from maniple_agent.traces import Traces
+from maniple_agent.work import Work
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+OK = Outcome(b"1")
+
+
+@task("a.task")
+async def a_task(payload: Any) -> Any:
+    return payload
+
+
+@task("a.once", on_lost="fail")
+async def a_task_once(payload: Any) -> Any:
+    return payload
+
+
+@task("an.exclusive", exclusive=True)
+async def an_exclusive_task(payload: Any) -> Any:
+    return payload
+
+
+class FakePublisher(Publisher):
+    """Keeps what is published; refuses the routing keys in `full`, confirms while `up`."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+        self.full: set[str] = set()
+        self.up = asyncio.Event()
+        self.up.set()
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        del timeout
+        await self.up.wait()
+        if message.routing_key in self.full:
+            raise PublishRefused(message.exchange, message.routing_key, unroutable=False)
+        self.sent.append(message)
+
+    def to(self, exchange: str) -> list[Outgoing]:
+        return [message for message in self.sent if message.exchange == exchange]
+
+
+class FakeExecutor:
+    """Takes jobs up to its capacity and keeps them."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.jobs: list[Job] = []
+        self.cancelled: list[str] = []
+        self.stuck: list[str] = []
+        self.slow: list[Job] = []
+
+    @property
+    def free(self) -> int:
+        return self.capacity - len(self.jobs) - len(self.stuck)
+
+    async def start(self, _spawn: Spawn) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        assert len(jobs) <= self.free
+        self.jobs += jobs
+
+    def cancel(self, job: Job) -> None:
+        job.settled = True
+        self.jobs.remove(job)
+        self.cancelled.append(job.envelope.id)
+
+    def holds(self, job: Job) -> bool:
+        return job in self.jobs or job in self.slow
+
+    @property
+    def ids(self) -> list[str]:
+        return [job.envelope.id for job in self.jobs]
+
+
+class Delivery(SimpleNamespace):
+    """A delivery that counts how it was settled."""
+
+    def __init__(self, *envelopes: Envelope, redelivered: bool = False, body: bytes = b"") -> None:
+        body = body or join([encode(envelope) for envelope in envelopes])
+        super().__init__(body=body, redelivered=redelivered, acked=0, rejected=0, alive=True)
+
+    def ack(self) -> None:
+        self.acked += 1
+
+    def reject(self) -> None:
+        self.rejected += 1
+
+
+class Agent:
+    """Work with fakes around it."""
+
+    def __init__(self, capacity: int = 100) -> None:
+        self.publisher = FakePublisher()
+        self.executor = FakeExecutor(capacity)
+        self.now = NOW
+        self.fenced = False
+        metrics = Metrics()
+        results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
+        traces = Traces(NO_TRACER, lambda: self.now)
+        self.departures = Departures(self.publisher, results, metrics, traces=traces)
+        self.work = Work(
+            "agent-1",
+            TaskRegistry([a_task, a_task_once, an_exclusive_task]),
+            self.departures,
+            ProgressReports(results, lambda: self.now),
+            metrics=metrics,
+            clock=lambda: self.now,
+            traces=traces,
+        )
+        self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
+
+    async def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
+        self.work.take(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
+        await self.settle()
+
+    async def finish(self, name: str, outcome: Outcome = OK) -> None:
+        job = next(job for job in self.executor.jobs if job.envelope.id == name)
+        self.executor.jobs.remove(job)
+        self.work.outcome(job, outcome, 0.01)
+        await self.settle()
+
+    async def lose(self, *deliveries: Delivery) -> None:
+        """Lose the connection that these came by."""
+        for delivery in deliveries:
+            delivery.alive = False
+        self.work.connection_lost()
+        await self.settle()
+
+    async def settle(self) -> None:
+        await asyncio.sleep(0)
+        if self.publisher.up.is_set():
+            await self.departures.drain()
+        await asyncio.sleep(0)
+
+    def results(self) -> list[Result]:
+        sent = self.publisher.to("maniple.results")
+        return [result for message in sent for result in decode_results(message.body)]
+
+    def moved(self, exchange: str = "maniple.lanes") -> list[tuple[str, list[Envelope]]]:
+        sent = self.publisher.to(exchange)
+        return [(message.routing_key, decode_envelopes(message.body)) for message in sent]
+
+
+def envelope(name: str, **changes: Any) -> Envelope:
+    fields: dict[str, Any] = {
+        "id": name,
+        "capability": "a.task",
+        "lane": "a.task",
+        "submitted_at": NOW,
+        "deadline": NOW + timedelta(hours=1),
+    }
+    return Envelope(**fields | changes)

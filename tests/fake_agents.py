@@ -1,0 +1,196 @@
+"""Agents that do nothing but say that they are there, and registries to hear them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from conftest import LocalServers
+from maniple.control import (
+    COMMANDS,
+    AgentDescription,
+    Announce,
+    Command,
+    Heartbeat,
+    control_keys,
+)
+from maniple.events import AGENT_EVENTS, AgentEvent
+from maniple.identifiers import new_id
+from maniple.local.http import fetch
+from maniple.local.ports import free_ports
+from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.runner import Runtime, running
+from maniple.topology import CONTROL, EVENTS
+from maniple_registry.settings import RegistrySettings
+from maniple_registry.wiring import build
+from waiting import wait_until
+
+LOG = structlog.get_logger()
+
+
+class Agent:
+    """An agent that does nothing but say that it is there."""
+
+    def __init__(self, plane: ControlPlane, name: str) -> None:
+        self.plane, self.name = plane, name
+        self.incarnation, self.sequence = new_id(), 0
+        self.told: list[Command] = []
+
+    async def beat(self, *, describe: bool = True, **changes: Any) -> None:
+        self.sequence += 1
+        who = {"agent": self.name, "incarnation": self.incarnation}
+        now = datetime.now(UTC)
+        static = {"host": "h", "pid": 1, "capabilities": ["x.y"], "lanes": ["x.y"]}
+        description = AgentDescription.model_validate(who | static | {"started_at": now})
+        fields = {"sequence": self.sequence, "sent_at": now, "digest": "d", "slots": 4}
+        fields |= {"connections": self.plane.connections, "hungry": []}
+        shown = {"description": description} if describe else {}
+        await self.plane.heartbeat(Heartbeat.model_validate(who | fields | shown | changes))
+
+
+@asynccontextmanager
+async def agent_of(
+    servers: LocalServers, life: str = "0"
+) -> AsyncIterator[tuple[Agent, list[AgentEvent]]]:
+    """An agent on the wire, its connection named as a real one's, and all events about it."""
+    url = servers.rabbitmq.url("agent")
+    await prepare_broker(url)
+    events: list[AgentEvent] = []
+    name = f"agent-{new_id()}"
+    async with (
+        ControlPlane(url, name=f"{name}.{life}.control", log=LOG) as plane,
+        ControlPlane(url, name=f"watcher-{new_id()}", log=LOG) as watcher,
+    ):
+        agent = Agent(plane, name)
+        await plane.subscribe(CONTROL, control_keys(name, []), COMMANDS, agent.told.append)
+
+        def note(event: AgentEvent) -> None:
+            if event.agent == name:
+                events.append(event)
+
+        await watcher.subscribe(EVENTS, ("agent.*",), AGENT_EVENTS, note)
+        yield agent, events
+
+
+@asynccontextmanager
+async def beating(agents: list[Agent], period: float = 0.2, **fields: Any) -> AsyncIterator[None]:
+    """Have them send heartbeats."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.gather(*(agent.beat(**fields) for agent in agents))
+            await asyncio.sleep(period)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def registry(servers: LocalServers, folder: Path, **settings: Any) -> AsyncIterator[Runtime]:
+    """A registry in this process."""
+    configured = RegistrySettings.model_validate(
+        {
+            "broker_url": servers.rabbitmq.url("registry"),
+            "consul_url": servers.consul.url,
+            "management_url": servers.rabbitmq.management_url("agent"),
+            "data_dir": folder,
+        }
+        | settings
+    )
+    async with running(configured, build) as runtime:
+        yield runtime
+
+
+class RegistryProcess:
+    """A registry in a process of its own, to be killed or frozen."""
+
+    def __init__(self, servers: LocalServers, folder: Path, **settings: float) -> None:
+        self.instance = f"registry-{new_id()}"
+        (port,) = free_ports(1)
+        self.http = f"http://127.0.0.1:{port}"
+        environ = {
+            "MANIPLE_BROKER_URL": servers.rabbitmq.url("registry"),
+            "MANIPLE_CONSUL_URL": servers.consul.url,
+            "MANIPLE_MANAGEMENT_URL": servers.rabbitmq.management_url("agent"),
+            "MANIPLE_INSTANCE": self.instance,
+            "MANIPLE_HTTP_PORT": str(port),
+        } | {f"MANIPLE_{name.upper()}": str(value) for name, value in settings.items()}
+        with (folder / f"{self.instance}.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "maniple_registry"],
+                env={**os.environ, **environ},
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ready(self) -> bool:
+        """Whether it says so."""
+        status, _ = await fetch(f"{self.http}/ready")
+        return status == 200
+
+    async def leader(self) -> str:
+        """Return what it says of who leads."""
+        status, body = await fetch(f"{self.http}/health")
+        if status != 200:
+            return ""
+        return str(msgspec.json.decode(body)["components"].get("leader", {}).get("detail", ""))
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def end(self) -> None:
+        """Kill it."""
+        self.send(signal.SIGCONT)
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def processes(
+    servers: LocalServers, folder: Path, number: int, **settings: float
+) -> Iterator[list[RegistryProcess]]:
+    """Registries in processes of their own."""
+    started = [RegistryProcess(servers, folder, **settings) for _ in range(number)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.end()
+
+
+async def shown(agent: Agent) -> dict[str, Any]:
+    """Return what a registry answers about an agent."""
+    return await agent.plane.request("registry", "agent", {"id": agent.name})
+
+
+async def settled(agent: Agent, state: str) -> None:
+    """Wait until a registry shows this state: heartbeats and questions travel apart."""
+
+    async def as_told() -> bool:
+        return bool((await shown(agent))["state"] == state)
+
+    await wait_until(as_told)
+
+
+def keys(events: list[AgentEvent]) -> list[str]:
+    """Return the routing keys of events."""
+    return [event.KEY for event in events]
+
+
+def told(agent: Agent) -> list[type[Command]]:
+    """Return which commands an agent got, but for calls to all."""
+    return [type(command) for command in agent.told if not isinstance(command, Announce)]

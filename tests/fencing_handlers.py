@@ -1,0 +1,45 @@
+"""Handlers that an agent in the test's own process runs, and what became of each task there."""
+
+import asyncio
+from collections import Counter
+
+from maniple import TaskContext, task
+
+started: Counter[str] = Counter()
+stopped: Counter[str] = Counter()
+together: Counter[str] = Counter()
+most_together: Counter[str] = Counter()
+held: set[str] = set()
+"""Tasks that go on until the test takes them out of here."""
+POLL = 0.02
+
+
+async def _run(seconds: float, task_id: str) -> float:
+    started[task_id] += 1
+    together[task_id] += 1
+    most_together[task_id] = max(most_together[task_id], together[task_id])
+    try:
+        await asyncio.sleep(seconds)
+        while task_id in held:  # noqa: ASYNC110 - set by the test, on another loop
+            await asyncio.sleep(POLL)
+    except asyncio.CancelledError:
+        stopped[task_id] += 1
+        raise
+    finally:
+        together[task_id] -= 1
+    return seconds
+
+
+@task("fencing.plain")
+async def plain(payload: float, context: TaskContext) -> float:
+    return await _run(payload, context.task_id)
+
+
+@task("fencing.exclusive", exclusive=True)
+async def exclusive(payload: float, context: TaskContext) -> float:
+    return await _run(payload, context.task_id)
+
+
+@task("fencing.affine", affinity=True)
+async def affine(payload: float, context: TaskContext) -> float:
+    return await _run(payload, context.task_id)

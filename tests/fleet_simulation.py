@@ -1,0 +1,105 @@
+"""Dispatchers that share limits, in simulated time: messages take milliseconds, and may be lost."""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+
+from maniple.peers import DispatcherReport
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.permits import Limit
+
+TRAVEL = 0.004
+COLLECT = 0.004
+PRESENCE = 0.5
+LOOK = 0.05
+
+
+class Simulation:
+    """Some dispatchers and a clock; `passed` counts by whole seconds what got a permit."""
+
+    def __init__(self, dispatchers: int) -> None:
+        self.now = 0.0
+        self._order = count()
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self.alive: dict[str, Fleet] = {}
+        self._told: dict[str, float] = {}
+        self.passed: Counter[int] = Counter()
+        self.refused: list[float] = []
+        for number in range(dispatchers):
+            self.start(f"dispatcher-{number}")
+        self.run(3.0)
+
+    def start(self, name: str) -> None:
+        self.alive[name] = fleet = Fleet(name, Owned(lambda _: None), self.now)
+        self._told[name] = -1.0
+        self._every(COLLECT, name, lambda: self._speak(name, fleet))
+        self._every(LOOK, name, lambda: fleet.look(self.now))
+
+    def kill(self, name: str) -> None:
+        del self.alive[name]
+
+    def owner(self, key: str) -> str:
+        (owner,) = {fleet.peers.owner(key) for fleet in self.alive.values()}
+        assert owner is not None
+        return owner
+
+    def submit(self, name: str, limit: Limit, tasks: int = 1) -> None:
+        """Ask for permits as a dispatcher does that gets so many tasks at once."""
+
+        def then(passes: bool, seconds: float) -> None:
+            if passes:
+                self.passed[int(self.now)] += 1
+            else:
+                self.refused.append(seconds)
+
+        for _ in range(tasks):
+            self.alive[name].ask(limit, then, self.now)
+
+    def load(
+        self, names: list[str], limit: Limit, *, rate: float, seconds: float, tasks: int = 1
+    ) -> None:
+        """Submit `rate` tasks per second to each, `tasks` at once, for so many seconds."""
+        for offset, name in enumerate(names):
+            for number in range(round(rate * seconds / tasks)):
+                at = offset * 0.0007 + number * tasks / rate
+                self.after(at, partial(self._submit_if_alive, name, limit, tasks))
+        self.run(seconds)
+
+    def _submit_if_alive(self, name: str, limit: Limit, tasks: int) -> None:
+        if name in self.alive:
+            self.submit(name, limit, tasks)
+
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        event = (self.now + seconds, next(self._order), do)
+        heapq.heappush(self._events, event)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._events and self._events[0][0] <= end:
+            self.now, _, do = heapq.heappop(self._events)
+            do()
+        self.now = end
+
+    def _every(self, seconds: float, name: str, do: Callable[[], None]) -> None:
+        fleet = self.alive[name]
+
+        def again() -> None:
+            if self.alive.get(name) is fleet:
+                do()
+                self.after(seconds, again)
+
+        self.after(seconds, again)
+
+    def _speak(self, name: str, fleet: Fleet) -> None:
+        if fleet.due or self.now - self._told[name] >= PRESENCE:
+            self._told[name] = self.now
+            report = fleet.report(self.now)
+            for listener in list(self.alive.values()):
+                self.after(TRAVEL, partial(self._hand, listener, report))
+
+    def _hand(self, listener: Fleet, report: DispatcherReport) -> None:
+        if listener in self.alive.values():
+            listener.hear(report, self.now)

@@ -1,0 +1,65 @@
+"""Agents that leave, and agents that freeze and come back."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+from maniple import connect
+from maniple.cli.control import ask
+from maniple.local.cluster import Cluster
+from waiting import wait_until
+
+STAYS_FROZEN = 12.0
+
+
+async def known(cluster: Cluster, agent: str) -> dict[str, Any]:
+    """Return what the registry says of an agent."""
+    return await ask(cluster.ready_info()["operator_url"], "registry", "agent", {"id": agent})
+
+
+async def test_an_agent_that_drains_hands_back_what_waits_and_finishes_what_runs(
+    trio: Cluster,
+) -> None:
+    leaving = trio.process("agent-1")
+    restarts = leaving.child.restarts
+    async with connect(trio.ready_info()["client_url"]) as client:
+        handles = [await client.submit("maniple.sleep", {"seconds": 1.0}) for _ in range(48)]
+        # By then all have begun their second round, and more waits in each.
+        await wait_until(lambda: any(handle.done for handle in handles))
+        os.kill(leaving.pid, signal.SIGTERM)
+        results = [await handle.outcome(timeout=40) for handle in handles]
+    assert {result.status.value for result in results} == {"succeeded"}
+    assert {(result.attempt, result.lost) for result in results} == {(1, 0)}
+    assert {result.agent for result in results} == {"agent-1", "agent-2", "agent-3"}
+    await wait_until(lambda: leaving.child.restarts > restarts, 20)
+    await wait_until(leaving.ready, 20)
+
+
+async def test_a_frozen_agent_is_evicted_and_comes_back_as_a_new_incarnation(
+    trio: Cluster,
+) -> None:
+    frozen = trio.process("agent-2")
+    before = (await known(trio, "agent-2"))["incarnation"]
+    async with connect(trio.ready_info()["client_url"]) as client:
+        handles = [await client.submit("maniple.sleep", {"seconds": 0.5}) for _ in range(24)]
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(STAYS_FROZEN):
+                results = [await handle.outcome() for handle in handles]
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+        assert {result.status.value for result in results} == {"succeeded"}
+        assert any(result.lost == 1 for result in results)
+
+        async def is_back() -> bool:
+            record = await known(trio, "agent-2")
+            return bool(record["state"] == "active" and record["incarnation"] != before)
+
+        await wait_until(is_back, 15)
+
+        async def works() -> bool:
+            handles = [await client.submit("maniple.sleep", {"seconds": 0.1}) for _ in range(12)]
+            return "agent-2" in {(await handle.outcome(20)).agent for handle in handles}
+
+        await wait_until(works, 15)

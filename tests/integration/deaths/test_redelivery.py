@@ -1,0 +1,113 @@
+"""A task that kills its agent ends, and its neighbours do not pay; nobody there costs nothing."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from conftest import TESTS
+from local_servers import servers_needed
+from maniple import connect
+from maniple.client import Client
+from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
+from maniple.local.http import fetch
+from maniple.local.ports import free_ports
+from maniple.messages import Result
+from maniple.service.names import TASKS_DELAYED
+from process_memory import resident
+from scraping import sample_name, scrape
+from waiting import wait_until
+
+GOOD = 1000
+WAITING = 5000
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def empty() -> AsyncIterator[Cluster]:
+    """A cluster without an agent."""
+    env = {"agent": {"PYTHONPATH": str(TESTS)}}
+    options = ClusterOptions(agents=0, handlers=("killer_handlers",), env=env)
+    with servers_needed():
+        async with Cluster(options) as running:
+            yield running
+
+
+async def run_good(client: Client, count: int) -> list[Result]:
+    handles = await asyncio.gather(
+        *(client.submit("test.perhaps", {"good": n}) for n in range(count))
+    )
+    return [await handle.outcome(timeout=120) for handle in handles]
+
+
+def runs(note: Path) -> int:
+    """Return how often a killer has begun to run."""
+    return len(note.read_text().splitlines()) if note.exists() else 0
+
+
+async def test_a_killer_among_good_tasks_ends_alone(trio: Cluster, tmp_path: Path) -> None:
+    note = tmp_path / "killer"
+    async with connect(trio.ready_info()["client_url"]) as client:
+        await run_good(client, GOOD)  # from now on tasks travel in bundles
+        good = asyncio.create_task(run_good(client, GOOD))
+        await asyncio.sleep(0)
+        killer = await client.submit("test.perhaps", {"kill": str(note)})
+        results = await good
+        end = await killer.outcome(timeout=200)
+    assert Counter(result.status.value for result in results) == {"succeeded": GOOD}
+    assert end.error is not None
+    assert (end.status.value, end.error.code.value) == ("failed", "agent_lost")
+    assert (end.lost, runs(note)) == (7, 7)  # twice among others, five times among suspects
+    await wait_until(lambda: is_quiet(trio), 60)
+
+
+@pytest.mark.parametrize("capability", ["test.once", "test.once_at_home"])
+async def test_a_task_that_may_run_once_runs_once(
+    trio: Cluster, tmp_path: Path, capability: str
+) -> None:
+    note = tmp_path / "killer"
+    async with connect(trio.ready_info()["client_url"]) as client:
+        handle = await client.submit(capability, {"kill": str(note)}, affinity="somebody")
+        end = await handle.outcome(timeout=60)
+    assert end.error is not None
+    assert (end.status.value, end.error.code.value) == ("failed", "agent_lost")
+    assert (end.lost, runs(note)) == (1, 1)
+    await wait_until(lambda: is_quiet(trio), 60)
+
+
+async def is_quiet(cluster: Cluster) -> bool:
+    """Whether all agents are there and no task is anywhere."""
+    info = cluster.ready_info()
+    _, body = await fetch(f"{info['management_url']}/api/queues/{info['environment']}")
+    queues: list[dict[str, Any]] = msgspec.json.decode(body)
+    held = sum(queue.get("messages", 1) for queue in queues if queue.get("type") == "quorum")
+    return not held and all([await process.ready() for process in cluster.of_service("agent")])
+
+
+async def test_tasks_without_an_agent_wait_in_the_broker_and_run_when_one_comes(
+    empty: Cluster,
+) -> None:
+    [dispatcher] = empty.of_service("dispatcher")
+    async with connect(empty.ready_info()["client_url"]) as client:
+        tasks = [client.submit("test.perhaps", {"good": n}) for n in range(WAITING)]
+        handles = await asyncio.gather(*tasks)
+        await wait_until(lambda: delayed(dispatcher) >= 2 * WAITING, 60)
+        before = resident(dispatcher.pid)
+        await wait_until(lambda: delayed(dispatcher) >= 5 * WAITING, 60)
+        assert resident(dispatcher.pid) < before + 10
+        agent = empty._process("agent", "agent-late", port=free_ports(1)[0])
+        empty.processes.append(agent)
+        await agent.child.start()
+        results = [await handle.outcome(timeout=100) for handle in handles]
+    assert Counter(result.status.value for result in results) == {"succeeded": WAITING}
+
+
+def delayed(process: ServiceProcess) -> float:
+    """Return how many times a dispatcher has sent a task to wait."""
+    return scrape([process]).get(sample_name(TASKS_DELAYED), 0.0)

@@ -1,0 +1,101 @@
+"""An agent on its way out: the catalog first, then what runs, then nobody waits for it."""
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from agent_inside import agent_inside
+from conftest import TESTS
+from fencing_handlers import started, stopped
+from maniple import connect
+from maniple.cli.control import ask
+from maniple.errors import RequestFailed
+from maniple.local.cluster import Cluster
+from maniple.service.consul import Consul
+from waiting import wait_until
+
+
+async def in_catalog(cluster: Cluster, agent: str) -> bool:
+    consul = Consul(cluster.servers.consul_url)
+    found = [instance.id for instance in await consul.instances("maniple-agent")]
+    consul.close()
+    return agent in found
+
+
+async def test_an_agent_leaves_the_catalog_first_and_finishes_what_runs(cluster: Cluster) -> None:
+    async with agent_inside(cluster, drain_timeout=10) as agent:
+        await wait_until(lambda: in_catalog(cluster, agent.name))
+        handle = await agent.start("fencing.plain", 3.0)
+        agent.runtime.stopping.set()
+
+        async def gone() -> bool:
+            return not await in_catalog(cluster, agent.name)
+
+        await wait_until(gone, 2.5)
+        assert not handle.done
+        result = await handle.outcome(timeout=10)
+    assert (str(result.status), result.lost, started[handle.id]) == ("succeeded", 0, 1)
+
+
+async def test_what_runs_for_too_long_is_stopped_and_handed_on(cluster: Cluster) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        async with agent_inside(cluster, drain_timeout=0.5) as leaving:
+            handle = await client.submit("fencing.plain", 2.0)
+            await wait_until(lambda: started[handle.id] == 1)
+            leaving.runtime.stopping.set()
+            await wait_until(lambda: stopped[handle.id] == 1, 5)
+        async with agent_inside(cluster):
+            result = await handle.outcome(timeout=20)
+    assert (str(result.status), result.lost, started[handle.id]) == ("succeeded", 0, 2)
+
+
+@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 1)])
+async def test_a_second_sigterm_ends_an_agent_at_once(
+    cluster: Cluster, signals: int, code: int
+) -> None:
+    info, name = cluster.ready_info(), f"told-{signals}"
+
+    async def is_seen(**wanted: Any) -> bool:
+        try:
+            agent = await ask(info["operator_url"], "registry", "agent", {"id": name})
+        except RequestFailed:
+            return False
+        return all(agent[key] == value for key, value in wanted.items())
+
+    flags = {"handlers": "fencing_handlers", "drain-timeout": "4", "instance": name}
+    process = await start(cluster, flags)
+    try:
+        async with connect(info["client_url"]) as client:
+            await wait_until(lambda: is_seen(state="active"), 20)
+            await client.submit("fencing.plain", 60.0, ttl=12.0)
+            await wait_until(lambda: is_seen(in_flight=1), 10)
+            for _ in range(signals):
+                process.send_signal(signal.SIGTERM)
+                await wait_until(
+                    lambda: process.returncode is not None or is_seen(state="draining")
+                )
+            # It drains for 4 s at the least, as the task goes on.
+            seconds = 8.0 if signals == 1 else 3.0
+            assert await asyncio.wait_for(process.wait(), seconds) == code
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def start(cluster: Cluster, flags: dict[str, str]) -> asyncio.subprocess.Process:
+    """Start an agent of its own process, with these flags."""
+    urls = {
+        "broker-url": cluster.servers.broker_url("agent"),
+        "consul-url": cluster.servers.consul_url,
+    }
+    arguments = [f"--{name}={value}" for name, value in {**flags, **urls}.items()]
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "maniple_agent", *arguments),
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stderr=asyncio.subprocess.DEVNULL,
+    )

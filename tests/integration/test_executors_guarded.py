@@ -1,0 +1,243 @@
+"""What one task does to its executor costs no other: neither its slot nor its turn."""
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from executor_bench import Told, job, started, workers
+from maniple.errors import ErrorCode
+from maniple.loops import new_event_loop
+from maniple_agent.executors import (
+    Executor,
+    LoopExecutor,
+    ThreadExecutor,
+    child,
+    on_loop,
+    processes,
+    threads,
+)
+from waiting import wait_until
+
+LOOPS = pytest.mark.parametrize(
+    "loop_factory", [new_event_loop, asyncio.new_event_loop], ids=["ours", "asyncio"]
+)
+
+
+async def test_a_report_that_raises_costs_its_own_task_only() -> None:
+    told = Told()
+    told.raises = {"bad"}
+    async with (
+        started(LoopExecutor(3, "agent-1", told, new_event_loop)) as loop,
+        started(ThreadExecutor(3, "agent-1", told)) as plain,
+    ):
+        loop.run([job("bad", "x.async", 1), job("1", "x.async", 1), job("2", "x.async", 1)])
+        plain.run([job("bad", "x.thread", 0), job("3", "x.thread", 0), job("4", "x.thread", 0)])
+        await wait_until(lambda: told.outcomes.keys() == {"1", "2", "3", "4"})
+        await wait_until(lambda: (loop.free, plain.free) == (3, 3))
+
+
+@pytest.mark.parametrize("kind", ["loop", "threads"])
+async def test_whatever_fails_around_a_handler_its_slot_comes_back(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise LookupError("around the handler")
+
+    monkeypatch.setattr(on_loop, "run_async", fails)
+    monkeypatch.setattr(threads, "run_sync", fails)
+    told = Told()
+    on_a_loop = kind == "loop"
+    made = (
+        LoopExecutor(1, "agent-1", told, new_event_loop)
+        if on_a_loop
+        else ThreadExecutor(1, "agent-1", told)
+    )
+    async with started(made) as executor:
+        for name in ("1", "2"):
+            executor.run([job(name, "x.async" if on_a_loop else "x.thread", 0)])
+            assert await told.code(name) is ErrorCode.HANDLER_ERROR
+            await wait_until(lambda: executor.free == 1)
+
+
+async def test_a_handler_that_cancels_its_own_task_gives_its_slot_back() -> None:
+    told = Told()
+    async with started(LoopExecutor(1, "agent-1", told, new_event_loop)) as loop:
+        loop.run([job("it", "x.suicide")])
+        assert await told.code("it", 3) is ErrorCode.HANDLER_ERROR
+        await wait_until(lambda: loop.free == 1, 3)
+
+
+@LOOPS
+@pytest.mark.parametrize("capability", ["x.subtask_exits", "x.stops_loop"])
+async def test_a_handler_that_ends_the_loop_does_not_end_its_neighbours(
+    capability: str, loop_factory: Any
+) -> None:
+    told = Told()
+    with structlog.testing.capture_logs() as lines:
+        async with started(LoopExecutor(3, "agent-1", told, loop_factory)) as loop:
+            loop.run([job("neighbour", "x.progress", 2), job("it", capability, 3)])
+            assert (await told.of("neighbour", 3)).output == b"2"
+            assert (await told.of("it", 3)).output == b"3"
+            loop.run([job("later", "x.async", 2)])
+            assert (await told.of("later", 3)).output == b"4"
+            await wait_until(lambda: loop.free == 3, 3)
+    logged = [line["reason"] for line in lines if line["log_level"] == "error"]
+    assert len(logged) == (capability == "x.subtask_exits")
+
+
+async def lag_until(done: asyncio.Event) -> float:
+    """Return the longest delay of this loop until something is done."""
+    loop, worst = asyncio.get_running_loop(), 0.0
+    while not done.is_set():
+        due = loop.time() + 0.01
+        await asyncio.sleep(0.01)
+        worst = max(worst, loop.time() - due)
+    return worst
+
+
+@pytest.mark.parametrize("kind", ["loop", "threads", "process"])
+async def test_a_flood_of_progress_stays_where_it_is_made(kind: str) -> None:
+    told, done = Told(), asyncio.Event()
+    made: dict[str, tuple[str, Executor]] = {
+        "loop": ("x.flood", LoopExecutor(1, "agent-1", told, new_event_loop)),
+        "threads": ("x.thread_flood", ThreadExecutor(8, "agent-1", told)),
+        "process": ("x.process_flood", workers(told)),
+    }
+    capability, flooded = made[kind]
+    async with started(flooded) as executor:
+        await wait_until(lambda: executor.free == executor.capacity)
+        names = [str(number) for number in range(executor.capacity)]
+        lag = asyncio.create_task(lag_until(done))
+        executor.run([job(name, capability, 1.0) for name in names])
+        last = [int((await told.of(name, 30)).output) for name in names]
+        done.set()
+    assert await lag < 1.5
+    # One at once, one in each tenth of a second, and the last one when the handler has ended.
+    assert len(told.values) <= len(names) * 16
+    assert set(last) <= set(told.values)
+
+
+@pytest.mark.parametrize("capability", ["x.two_steps", "x.process_two_steps"])
+async def test_the_latest_value_arrives_while_the_handler_goes_on(capability: str) -> None:
+    told = Told()
+    made = ThreadExecutor(1, "agent-1", told) if capability == "x.two_steps" else workers(told)
+    async with started(made) as executor:
+        executor.run([job("it", capability, 1.0)])
+        await wait_until(lambda: told.values == [1, 2])
+        assert told.outcomes == {}
+        await told.of("it")
+        assert told.values == [1, 2]
+
+
+async def test_a_worker_that_is_not_there_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_start = asyncio.Event()
+    start = child.Worker.start
+
+    async def later(*arguments: Any) -> child.Worker:
+        await may_start.wait()
+        return await start(*arguments)
+
+    monkeypatch.setattr(child.Worker, "start", later)
+    told = Told()
+    async with started(workers(told)) as executor:
+        assert executor.free == 0
+        may_start.set()
+        await wait_until(lambda: executor.free == 1)
+        assert told.freed == 1
+        executor.run([job("it", "x.sleep", 0.2)])
+        assert executor.free == 0
+        may_start.clear()
+        os.kill(int((await told.of("it")).output), 9)
+        await wait_until(lambda: executor.free == 0)  # noticed before a job is lost to it
+        may_start.set()
+        await wait_until(lambda: executor.free == 1)
+
+
+async def test_a_job_that_waited_for_a_worker_does_not_run_beyond_its_deadline(
+    tmp_path: Path,
+) -> None:
+    told, touched = Told(), tmp_path / "touched"
+    async with started(workers(told)) as executor:
+        await wait_until(lambda: executor.free == 1)
+        executor.run(
+            [
+                job("first", "x.sleep", 1.0),
+                job("late", "x.touch", str(touched), expires_in=0.5),
+                job("cut", "x.sleep", 30.0, expires_in=1.6),
+            ]
+        )
+        assert await told.code("late") is ErrorCode.TIMEOUT
+        assert await told.code("cut") is ErrorCode.TIMEOUT
+    assert told.seconds["cut"] < 1.0
+    assert not touched.exists()
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_a_worker_that_cannot_be_started_leaves_no_file_open_and_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = 0
+
+    async def refused(*_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise OSError("no process")
+
+    told = Told()
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "_spawned", refused)
+        patch.setattr(processes, "RESTART_PAUSE", 0.01)
+        async with started(workers(told)) as executor:
+            await wait_until(lambda: tries > 0)
+            before = open_files()
+            await wait_until(lambda: tries > 20)
+            assert open_files() <= before + 4
+            assert (executor.free, list(executor.stuck)) == (0, ["a worker process does not start"])
+            patch.undo()
+            await wait_until(lambda: executor.free == 1)
+            assert executor.stuck == []
+
+
+async def test_a_job_whose_thread_cannot_be_started_ends_and_those_after_it_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "START_PAUSE", 0.3)
+    told = Told()
+    async with started(ThreadExecutor(2, "agent-1", told)) as executor:
+        executor.run([job("first", "x.thread", 0)])
+        await told.of("first")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuses)
+            executor.run([job("second", "x.thread", 0.1), job("third", "x.thread", 0)])
+            assert await told.code("third") is ErrorCode.HANDLER_CRASHED
+        assert (await told.of("second")).failure is None
+        assert executor.free == 1  # the one thread that there is
+        freed = told.freed
+        await wait_until(lambda: executor.free == 2 and told.freed > freed)
+        executor.run([job("4", "x.thread", 0.1), job("5", "x.thread", 0.1)])
+        assert [(await told.of(name)).failure for name in ("4", "5")] == [None, None]
+
+
+def refuses(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_handler_that_does_not_return_is_named_while_it_keeps_its_slot() -> None:
+    told = Told()
+    async with (
+        started(LoopExecutor(2, "agent-1", told, new_event_loop)) as loop,
+        started(ThreadExecutor(2, "agent-1", told)) as plain,
+    ):
+        loop.run([job("1", "x.stubborn", 1.0, timeout=0.1), job("2", "x.hang")])
+        plain.run([job("3", "x.thread", 1.0, timeout=0.1), job("4", "x.thread", 0.3)])
+        assert (loop.stuck, plain.stuck) == ([], [])
+        await wait_until(lambda: (loop.stuck, plain.stuck) == (["x.stubborn"], ["x.thread"]))
+        await wait_until(lambda: (loop.stuck, plain.stuck) == ([], []))

@@ -1,0 +1,234 @@
+"""Policies that decide, on a cluster of two dispatchers: limits, ways, fallbacks, mirrors."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from local_servers import servers_needed
+from maniple.events import BreakerChanged
+from outsider import Outsider
+from policy_world import World, codes, most_at_once, policy_world
+from recording import recording
+from waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    with servers_needed():
+        async with policy_world(tmp_path_factory.mktemp("policies")) as made:
+            yield made
+
+
+async def test_of_a_burst_over_its_limit_the_rest_is_told_when_to_come_again(world: World) -> None:
+    spec = {"limit": 1, "period": 60, "burst": 10}
+    async with world.policy("rate_limit", "burst", spec) as version:
+        results = await world.ends("work.echo", range(40))
+    assert codes(results) == {"succeeded": 10, "rate_limited": 30}
+    assert all(r.policies == {"rate_limit/burst": version} for r in results)
+    assert all(0 < (r.error.retry_after or 0) <= 60 for r in results if r.error)
+
+
+async def test_a_limit_holds_for_all_dispatchers_together(world: World) -> None:
+    async with world.policy("rate_limit", "fleet", {"limit": 200}):
+        handles, begun = [], time.monotonic()
+        while time.monotonic() - begun < 6:  # far more than passes, all the time
+            sent = [world.client.submit("work.echo", n) for n in range(40)]
+            handles += await asyncio.gather(*sent)
+        results = [await handle.outcome(timeout=60) for handle in handles]
+    at = sorted(r.started_at for r in results if r.started_at)
+    took = (at[-1] - at[0]).total_seconds()
+    assert 0.7 < (len(at) - 200) / (200 * took) < 1.1
+
+
+async def test_each_tenant_has_a_limit_of_its_own(world: World) -> None:
+    spec = {"limit": 1, "period": 60, "burst": 5, "per": ["tenant"]}
+    async with world.policy("rate_limit", "tenants", spec):
+        results = [await world.ends("work.echo", range(10), tenant=t) for t in ("one", "two")]
+    assert [codes(r)["succeeded"] for r in results] == [5, 5]
+
+
+async def test_an_array_over_the_limit_passes_in_part(world: World) -> None:
+    url = world.cluster.ready_info()["broker_url"]
+    async with world.policy("rate_limit", "array", {"limit": 1, "period": 60, "burst": 100}):
+        with Outsider(url) as outsider:
+            sent = outsider.send("work.echo", [{"payload": n} for n in range(150)])
+            ended = await asyncio.to_thread(outsider.wait, sent, 150)
+    found = Counter(r["error"]["code"] if r["error"] else r["status"] for r in ended)
+    assert found == {"succeeded": 100, "rate_limited": 50}
+
+
+async def test_a_leaky_bucket_that_shapes_lets_tasks_wait_for_their_turn(world: World) -> None:
+    spec = {"limit": 10, "algorithm": "leaky_bucket", "over": "shape"}
+    async with world.policy("rate_limit", "shaped", spec):
+        results = await world.ends("work.echo", range(30))
+    assert codes(results) == {"succeeded": 30}
+    at = sorted(r.started_at for r in results if r.started_at)
+    assert (at[-1] - at[0]).total_seconds() > 2.5
+
+
+async def test_what_is_over_a_limit_that_degrades_takes_another_variant(world: World) -> None:
+    spec = {"limit": 1, "period": 60, "burst": 5, "over": "degrade", "variant": "lite"}
+    async with world.policy("rate_limit", "degrading", spec):
+        results = await world.ends("work.echo", range(20))
+    assert codes(results) == {"succeeded": 20}
+    assert Counter(r.lane for r in results) == {"work.echo": 5, "work.echo@lite": 15}
+
+
+async def test_a_bulkhead_lets_no_more_run_at_once(world: World) -> None:
+    async with world.policy("bulkhead", "ten", {"max_in_flight": 10, "over": "wait"}):
+        results = await world.ends("work.wait", [0.1] * 40)
+    assert codes(results) == {"succeeded": 40}
+    assert most_at_once(results) <= 10
+
+
+async def test_a_full_bulkhead_refuses_and_has_room_again(world: World) -> None:
+    async with world.policy("bulkhead", "few", {"max_in_flight": 5}):
+        results = await world.ends("work.wait", [1.0] * 20)
+        assert codes(results) == {"succeeded": 5, "overloaded": 15}
+
+        async def has_room() -> bool:
+            return codes(await world.ends("work.wait", [0.1] * 5)) == {"succeeded": 5}
+
+        await wait_until(has_room)
+
+
+async def test_a_breaker_opens_for_all_and_closes_after_a_probe(world: World) -> None:
+    spec = {"consecutive": 5, "open_for": 2.0}
+    world.broken.touch()
+    async with world.policy("circuit_breaker", "fragile", spec, match={"capability": "work.fra*"}):
+        assert codes(await world.ends("work.fragile", range(10)))["handler_error"] >= 5
+
+        async def refuses_all() -> bool:
+            return codes(await world.ends("work.fragile", range(10))) == {"circuit_open": 10}
+
+        await wait_until(refuses_all)
+        refused = (await world.ends("work.fragile", [1]))[0]
+        assert refused.error
+        assert 0 < (refused.error.retry_after or 0) <= 2.0
+        world.broken.unlink()
+
+        async def works() -> bool:
+            return codes(await world.ends("work.fragile", range(10))) == {"succeeded": 10}
+
+        await wait_until(works)
+    async with recording(world.cluster.servers.broker_url("operator")) as found:
+
+        def states() -> list[str]:
+            events = [e for e in found.events if isinstance(e, BreakerChanged)]
+            return [event.state for event in events if event.lane == "work.fragile"]
+
+        await wait_until(lambda: states()[-1:] == ["closed"])
+        assert states()[:2] == ["open", "half_open"]
+
+
+async def test_only_probes_run_while_a_breaker_is_half_open(world: World) -> None:
+    spec = {"consecutive": 3, "open_for": 1.0}
+    world.broken.touch()
+    try:
+        async with world.policy(
+            "circuit_breaker", "probes", spec, match={"capability": "work.fragile"}
+        ):
+            ran, begun = 0, time.monotonic()
+            while time.monotonic() - begun < 6:
+                ended = codes(await world.ends("work.fragile", range(20)))
+                ran += ended["handler_error"]
+    finally:
+        world.broken.unlink()
+    # Until it opened, a report's worth; then one probe for each second.
+    assert 3 <= ran <= 20 * 12 + 7
+    assert ended["circuit_open"] >= 15  # a slow round may see more than one probe
+
+
+async def test_a_refused_task_gets_a_fixed_value_in_its_place(world: World) -> None:
+    async with (
+        world.policy("rate_limit", "valued", {"limit": 1, "period": 60}) as limit,
+        world.policy("fallback", "valued", {"value": {"cached": True}}) as fallback,
+    ):
+        results = await world.ends("work.echo", range(5))
+    assert codes(results) == {"succeeded": 5}
+    instead = [r for r in results if r.agent is None]
+    assert {bytes(r.output) for r in instead} == {b'{"cached":true}'}
+    assert len(instead) == 4
+    versions = {"rate_limit/valued": limit, "fallback/valued": fallback}
+    assert all(r.policies == versions for r in instead)
+
+
+async def test_a_refused_task_gets_the_last_good_result_for_its_payload(world: World) -> None:
+    limit = {"limit": 1, "period": 3600, "per": ["capability"]}
+
+    async def all_are_known() -> bool:
+        results = await world.ends("work.echo", [*range(5)] * 8)  # of both dispatchers
+        instead = [r for r in results if r.agent is None and not r.error]
+        assert all(r.policies["fallback/good"] == version for r in instead)
+        assert {bytes(r.output) for r in instead} <= {b"0", b"1", b"2", b"3", b"4"}
+        return len(instead) >= 39
+
+    async with world.policy("fallback", "good", {"last_good": True}) as version:
+        assert codes(await world.ends("work.echo", range(5))) == {"succeeded": 5}
+        async with world.policy("rate_limit", "good", limit):
+            await wait_until(all_are_known)
+            others = [
+                *await world.ends("work.echo", [99]),
+                *await world.ends("work.echo", [1], tenant="acme"),
+            ]
+    assert codes(others) == {"rate_limited": 2}
+    async with (  # what a dispatcher that starts finds in the records
+        world.policy("rate_limit", "good", limit),
+        world.policy("fallback", "good", {"last_good": True}) as version,
+    ):
+        await wait_until(all_are_known)
+
+
+async def test_a_refused_task_runs_as_another_capability(world: World) -> None:
+    limit = {"limit": 1, "period": 60}
+    async with (
+        world.policy("rate_limit", "other", limit, match={"capability": "work.echo"}),
+        world.policy("fallback", "other", {"capability": "work.plain"}),
+    ):
+        results = await world.ends("work.echo", range(5))
+    assert Counter(r.capability for r in results) == {"work.echo": 1, "work.plain": 4}
+    assert codes(results) == {"succeeded": 5}
+
+
+async def test_a_task_accepted_for_later_gets_its_result_later(world: World) -> None:
+    url = world.cluster.ready_info()["broker_url"]
+    async with (
+        world.policy("rate_limit", "later", {"limit": 1, "period": 2}),
+        world.policy("fallback", "later", {"accept": True}),
+    ):
+        with Outsider(url) as outsider:
+            sent = [outsider.send("work.echo", {"payload": n}) for n in range(4)]
+            told = [(await asyncio.to_thread(outsider.wait, one))[0] for one in sent]
+            late = [one for one, reply in zip(sent, told, strict=True) if "status" not in reply]
+            ends = [(await asyncio.to_thread(outsider.wait, one, 2))[1] for one in late]
+    assert 2 <= len(late) <= 3  # whichever came first passed
+    assert {reply["status"] for reply in ends} == {"succeeded"}
+
+
+async def test_a_route_divides_tasks_and_keeps_a_tenant_on_its_way(world: World) -> None:
+    variants = [{"variant": "canary", "weight": 30}, {"weight": 70}]
+    async with world.policy("route", "canary", {"variants": variants}):
+        results = await world.ends("work.echo", range(400))
+    lanes = Counter(r.lane for r in results)
+    assert codes(results) == {"succeeded": 400}
+    assert lanes["work.echo@canary"] == pytest.approx(120, abs=45)
+    sticky = {"variants": variants, "sticky": "tenant"}
+    async with world.policy("route", "canary", sticky):
+        ways = [await world.ends("work.echo", range(10), tenant=t) for t in "abcdefgh"]
+    assert all(len({r.lane for r in way}) == 1 for way in ways)
+    assert len({way[0].lane for way in ways}) == 2
+
+
+async def test_a_mirror_that_fails_does_not_show(world: World) -> None:
+    match = {"capability": "work.echo"}
+    async with world.policy("mirror", "all", {"variant": "shadow", "percent": 100}, match=match):
+        results = await world.ends("work.echo", range(20))
+    assert codes(results) == {"succeeded": 20}
+    names = {f"{r.id}~mirror" for r in results}
+    async with recording(world.cluster.servers.broker_url("operator")) as found:
+        await wait_until(lambda: all(found.results(name) for name in names))
+        ends = [found.results(name)[0] for name in names]
+    assert {str(end.status) for end in ends} == {"failed"}

@@ -1,0 +1,136 @@
+"""`ControlPlane` over a network that fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import requests
+import structlog
+
+from conftest import LocalServers
+from flaky_network import FlakyNetwork
+from maniple.control import Announce, Heartbeat, Request
+from maniple.errors import BrokerUnavailable
+from maniple.events import AgentFailed
+from maniple.identifiers import new_id
+from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.health import Health
+from maniple.topology import CONTROL, EVENTS
+from waiting import wait_until
+
+LOG = structlog.get_logger()
+NOTICED_WITHIN = 12.0
+BACK_WITHIN = 10.0
+DROPPED_WITHIN = 20.0
+BEAT = Heartbeat.model_validate(
+    {"agent": "a1", "incarnation": "1", "sequence": 1, "digest": "d", "sent_at": datetime.now(UTC)}
+)
+
+
+class Heard:
+    """A control plane over a flaky network, and another that talks to it past that."""
+
+    def __init__(self, network: FlakyNetwork, plane: ControlPlane, other: ControlPlane) -> None:
+        self.network = network
+        self.plane = plane
+        self.other = other
+        self.commands: list[Announce] = []
+
+    async def works(self, count: int) -> None:
+        """Fail unless it is commanded once, and asks and answers."""
+        await wait_until(lambda: self.plane.connected, BACK_WITHIN)
+        assert await self.other.command("all", Announce())
+        await wait_until(lambda: len(self.commands) == count)
+        assert await self.plane.request("policy", "echo", {"n": count}) == {"n": count}
+        assert await self.other.request("registry", "echo", {"n": count}) == {"n": count}
+
+
+def private_queues(servers: LocalServers, name: str) -> list[str]:
+    url = f"{servers.rabbitmq.management_url('operator')}/api/queues/dev?columns=name"
+    answer = requests.get(url, timeout=5)
+    answer.raise_for_status()
+    return [queue["name"] for queue in answer.json() if name in queue["name"]]
+
+
+async def echo(request: Request) -> dict[str, Any]:
+    return request.body
+
+
+@asynccontextmanager
+async def heard(servers: LocalServers) -> AsyncIterator[Heard]:
+    url = servers.rabbitmq.url("agent")
+    await prepare_broker(url)
+    async with (
+        FlakyNetwork(url) as network,
+        ControlPlane(network.url, name=f"flaky-{new_id()}", log=LOG) as plane,
+        ControlPlane(url, name=f"other-{new_id()}", log=LOG) as other,
+    ):
+        found = Heard(network, plane, other)
+        await plane.subscribe(CONTROL, ("all",), Announce, found.commands.append)
+        await plane.respond("registry", {"echo": echo})
+        await other.respond("policy", {"echo": echo})
+        await found.works(1)
+        yield found
+
+
+async def test_a_cut_that_nobody_is_told_of_is_noticed_by_a_control_plane(
+    servers: LocalServers,
+) -> None:
+    async with heard(servers) as on:
+        on.network.freeze()
+        await wait_until(lambda: not on.plane.connected, NOTICED_WITHIN)
+        on.network.thaw()
+        await on.works(2)
+
+
+async def test_private_queues_that_the_broker_still_holds_do_not_stand_in_the_way(
+    servers: LocalServers,
+) -> None:
+    async with heard(servers) as on:
+        on.network.sever()
+        await wait_until(lambda: on.plane.reconnects == 1 and on.plane.connected, BACK_WITHIN)
+        assert await on.other.command("all", Announce())
+        assert await on.plane.request("policy", "echo", {"still": "held"}) == {"still": "held"}
+        await wait_until(lambda: len(on.commands) == 2)
+
+        async def is_free() -> bool:  # of the consumer that is not there any more
+            listed = await asyncio.to_thread(private_queues, servers, on.plane.name)
+            return len(listed) == 2
+
+        await wait_until(is_free, DROPPED_WITHIN)
+        await on.works(3)
+
+
+async def test_events_are_sent_again_under_their_ids_over_a_lost_connection(
+    servers: LocalServers,
+) -> None:
+    async with heard(servers) as on:
+        seen: list[str] = []
+        keys = (AgentFailed.KEY,)
+        await on.other.subscribe(EVENTS, keys, AgentFailed, lambda event: seen.append(event.id))
+        events = [
+            AgentFailed(agent=BEAT.agent, incarnation=BEAT.incarnation, at=datetime.now(UTC))
+            for _ in range(200)
+        ]
+        emitting = [asyncio.create_task(on.plane.emit(event, BACK_WITHIN)) for event in events]
+        await wait_until(lambda: len(seen) > 5)
+        on.network.cut()
+        await asyncio.gather(*emitting)
+        await wait_until(lambda: set(seen) == {event.id for event in events})
+        assert on.plane.reconnects == 1
+
+
+async def test_a_control_plane_that_never_connects_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    health = Health("agent", "a1")
+    plane = ControlPlane("amqp://127.0.0.1:1/dev", name="x", log=LOG, health=health, patience=60)
+    connecting = asyncio.create_task(plane.__aenter__())
+    await asyncio.sleep(1.0)  # in the midst of it
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+    with pytest.raises(BrokerUnavailable, match="closed"):
+        await plane.heartbeat(BEAT)
+    await wait_until(lambda: asyncio.all_tasks() <= before)

@@ -1,0 +1,41 @@
+"""A registry whose own echo does not come back, on a real broker behind a network that freezes."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from conftest import LocalServers
+from fake_agents import Agent, agent_of, beating, keys, registry
+from flaky_network import FlakyNetwork
+from maniple.identifiers import new_id
+from maniple.service.runner import Runtime
+from maniple_registry.hearing import COMPONENT
+from waiting import wait_until
+
+FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
+
+
+def said(runtime: Runtime) -> dict[str, Any]:
+    component: dict[str, Any] = runtime.health.snapshot()["components"][COMPONENT]
+    return component
+
+
+async def test_after_a_late_echo_its_health_says_that_it_hears_nothing_until_it_does(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with (
+        FlakyNetwork(servers.rabbitmq.url("registry")) as network,
+        registry(servers, tmp_path, broker_url=network.url, **FAST) as runtime,
+        agent_of(servers) as (first, events),
+    ):
+        fleet = [first, *(Agent(first.plane, f"agent-{new_id()}") for _ in range(5))]
+        await asyncio.gather(*(agent.beat(connections=()) for agent in fleet))
+        await wait_until(lambda: "agent.registered" in keys(events))
+        assert said(runtime)["ok"]
+        network.freeze()
+        await wait_until(lambda: "does not arrive" in said(runtime)["detail"])
+        assert not said(runtime)["ok"]
+        assert not runtime.health.ready
+        network.thaw()
+        async with beating(fleet, connections=()):
+            await wait_until(lambda: said(runtime)["ok"])

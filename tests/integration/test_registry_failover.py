@@ -1,0 +1,230 @@
+"""Registries that die, freeze, start late or go deaf, on a real broker and a real Consul."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from conftest import LocalServers
+from fake_agents import (
+    Agent,
+    RegistryProcess,
+    agent_of,
+    beating,
+    keys,
+    processes,
+    registry,
+    settled,
+    shown,
+    told,
+)
+from maniple.control import Retire
+from maniple.identifiers import new_id
+from maniple.service.consul import Consul, http_check
+from maniple_registry.domain.membership import CRITICAL_AFTER
+from waiting import wait_until
+
+FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
+# The broker shows a connection's given name only some seconds after it was made.
+SLOW = {"unreachable_after": 3.0, "failed_after": 6.0}
+MARGIN = 1.0  # seconds after the bound of 9 within which a frozen agent's tasks run elsewhere
+
+
+async def leader_of(registries: list[RegistryProcess]) -> RegistryProcess:
+    """Wait until all are ready and agree who leads."""
+
+    by_claim = {f"{one.instance} leads": one for one in registries}
+    agreed: list[RegistryProcess] = []
+
+    async def agree() -> bool:
+        said = {await one.leader() for one in registries}
+        ready = [await one.ready() for one in registries]
+        agreed[:] = [by_claim[claim] for claim in said if claim in by_claim]
+        return all(ready) and len(said) == len(agreed) == 1
+
+    await wait_until(agree, 30)
+    return agreed[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+async def test_a_leader_that_is_gone_right_before_the_bound_delays_no_eviction(
+    servers: LocalServers, tmp_path: Path, number: int
+) -> None:
+    async with agent_of(servers) as (agent, events):
+        with processes(servers, tmp_path, 2, **SLOW) as registries:
+            leader = await leader_of(registries)
+            await agent.beat()
+            silent = time.monotonic()
+            await wait_until(lambda: keys(events) == ["agent.registered", "agent.unreachable"])
+            bound = silent + SLOW["failed_after"]
+            await wait_until(lambda: time.monotonic() >= bound - 0.1)
+            leader.send(number)
+            await wait_until(lambda: not agent.plane.connected)
+            # Now what it held is on its way to others; when it has reconnected is its own affair.
+            assert bound - 0.1 < time.monotonic() < bound + MARGIN
+            await wait_until(lambda: "agent.failed" in keys(events))
+            await wait_until(lambda: agent.plane.reconnects == 1)
+            assert len({event.id for event in events}) == 3
+
+
+async def test_another_registry_leads_when_the_leader_is_gone_and_when_it_comes_back(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    with processes(servers, tmp_path, 2) as registries:
+        leader = await leader_of(registries)
+        (standby,) = [one for one in registries if one is not leader]
+        leader.send(signal.SIGSTOP)
+
+        async def taken_over() -> bool:
+            return (await standby.leader()) == f"{standby.instance} leads"
+
+        await wait_until(taken_over, 20)
+        leader.send(signal.SIGCONT)
+        assert await leader_of(registries) is standby
+
+
+async def test_a_registry_that_was_frozen_itself_fails_nobody(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with agent_of(servers) as (agent, events), beating([agent]):
+        with processes(servers, tmp_path, 1, **FAST) as (lone,):
+            await leader_of([lone])
+            lone.send(signal.SIGSTOP)
+            thawed = time.monotonic() + 3
+            await wait_until(lambda: time.monotonic() >= thawed)
+            lone.send(signal.SIGCONT)
+            sequence = agent.sequence
+            await wait_until(lambda: agent.sequence > sequence + 10)
+            await settled(agent, "active")
+            assert "agent.failed" not in keys(events)
+
+
+async def set_http_check(servers: LocalServers, agent: Agent, status: str) -> None:
+    """Have Consul say this of the agent's HTTP check, and not look itself."""
+    check = {"ID": http_check(agent.name), "Name": "HTTP", "ServiceID": agent.name, "TTL": "60s"}
+
+    def put(path: str, **body: str) -> None:
+        url = f"{servers.consul.url}/v1/agent/check/{path}"
+        requests.put(url, json=body, timeout=3).raise_for_status()
+
+    await asyncio.to_thread(put, f"deregister/{check['ID']}")
+    await asyncio.to_thread(put, "register", **check, Status=status)
+
+
+@asynccontextmanager
+async def in_consul(servers: LocalServers, agent: Agent, life: str) -> AsyncIterator[Consul]:
+    """Have an agent in the catalog, its TTL check critical as at its start."""
+    consul = Consul(servers.consul.url)
+    meta = {"environment": "dev", "life": life}
+    await consul.register_service(
+        "maniple-agent", agent.name, address="127.0.0.1", port=1, meta=meta, tags=["maniple", "dev"]
+    )
+    await set_http_check(servers, agent, "passing")  # there is no page to be checked
+    yield consul
+    await consul.deregister_service(agent.name)
+    consul.close()
+
+
+async def test_a_fresh_registry_evicts_an_agent_that_froze_before_it_was_there(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    life = new_id()[-6:]
+    async with agent_of(servers, life) as (agent, events), in_consul(servers, agent, life) as c:
+        await c.pass_ttl(agent.name)
+        async with registry(servers, tmp_path, unreachable_after=2.5, failed_after=5.0):
+            started = time.monotonic()
+            await wait_until(lambda: agent.plane.reconnects == 1)
+            assert time.monotonic() < started + 5.0 + MARGIN
+            await wait_until(lambda: "agent.failed" in keys(events))
+            await wait_until(lambda: _gone(c, agent))
+            await agent.beat()
+            await wait_until(lambda: len(told(agent)) == 1)
+
+
+async def _gone(consul: Consul, agent: Agent) -> bool:
+    return agent.name not in [found.id for found in await consul.instances("maniple-agent")]
+
+
+async def test_an_agent_whose_ttl_check_has_lapsed_fails_the_earlier(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with (
+        agent_of(servers) as (agent, events),
+        in_consul(servers, agent, "1"),
+        registry(servers, tmp_path, unreachable_after=4.5, failed_after=9.0),
+    ):
+        started = time.monotonic()
+        await wait_until(lambda: "agent.failed" in keys(events))
+        assert time.monotonic() < started + 3.0 + MARGIN
+
+
+async def test_an_agent_that_answers_a_fresh_registry_is_not_suspected(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with (
+        agent_of(servers) as (agent, events),
+        in_consul(servers, agent, "1"),
+        beating([agent]),
+        registry(servers, tmp_path),
+    ):
+        sequence = agent.sequence
+        await wait_until(lambda: agent.sequence > sequence + 10)
+        assert {(event.KEY, event.reason) for event in events} == {("agent.registered", "")}
+
+
+async def test_a_critical_health_check_suspects_until_it_passes_and_fails_nobody(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with (
+        agent_of(servers) as (agent, events),
+        in_consul(servers, agent, "1"),
+        beating([agent]),
+        registry(servers, tmp_path, **SLOW),
+    ):
+        begun = time.monotonic()  # a check cannot have failed three times before
+        await wait_until(lambda: time.monotonic() > begun + CRITICAL_AFTER, CRITICAL_AFTER + 5)
+        await set_http_check(servers, agent, "critical")
+        await wait_until(lambda: "agent.unreachable" in keys(events))
+        assert (await shown(agent))["doubts"] == ["health check critical"]
+        sequence = agent.sequence
+        await wait_until(lambda: agent.sequence > sequence + 35)
+        assert keys(events)[-1] == "agent.unreachable"
+        await set_http_check(servers, agent, "passing")
+        await wait_until(lambda: keys(events)[-1] == "agent.recovered")
+
+
+async def test_an_agent_that_failed_before_the_only_registry_restarted_stays_failed(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with agent_of(servers) as (agent, events):
+        async with registry(servers, tmp_path, **FAST):
+            await agent.beat(connections=())
+            await wait_until(lambda: "agent.failed" in keys(events))
+        async with registry(servers, tmp_path):
+            await agent.beat(overdue=True)
+            await wait_until(lambda: told(agent) == [Retire])
+            assert (await shown(agent))["state"] == "failed"
+            agent.incarnation = new_id()
+            await agent.beat()
+            await settled(agent, "active")
+
+
+async def test_a_process_whose_id_was_taken_while_it_was_frozen_is_told_to_leave(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with agent_of(servers) as (agent, events), registry(servers, tmp_path):
+        frozen = agent.incarnation
+        await agent.beat(connections=())
+        await wait_until(lambda: keys(events) == ["agent.registered"])
+        agent.incarnation = successor = new_id()
+        await agent.beat(connections=())
+        await wait_until(lambda: "agent.failed" in keys(events))
+        await agent.beat(incarnation=frozen, connections=())
+        await wait_until(lambda: told(agent) == [Retire])
+        assert agent.told[-1] == Retire.model_validate({"incarnation": frozen, "replaced": True})
+        assert (await shown(agent))["incarnation"] == successor

@@ -1,0 +1,106 @@
+"""Agents that beat and do not work, and fleets that fall silent together, or seem to."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from conftest import LocalServers
+from fake_agents import Agent, agent_of, beating, keys, registry, settled, shown, told
+from flaky_network import FlakyNetwork
+from maniple.control import Reconnect
+from maniple.identifiers import new_id
+from maniple.service.names import ECHOES, EVICTIONS
+from maniple.service.runner import Runtime
+from maniple.topology import LANES, lane_queues
+from maniple.transport import (
+    Connection,
+    Link,
+    Outgoing,
+    Publisher,
+    declare,
+    declare_topology,
+)
+from waiting import wait_until
+
+FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
+
+
+async def waiting_work(servers: LocalServers, link_name: str) -> Link:
+    """Put a message into the lane of the fake agents, which none of them consumes."""
+
+    async def prepare(connection: Connection) -> None:
+        await declare_topology(connection)
+        await declare(connection, queues=lane_queues("x.y"))
+
+    link = Link(servers.rabbitmq.url("agent"), name=link_name, prepare=prepare)
+    publisher = Publisher(link)
+    await link.start(10)
+    await publisher.publish(Outgoing(LANES.name, "x.y", b"[]", new_id(), "maniple.tasks.v1"))
+    return link
+
+
+async def test_a_zombie_is_told_to_reconnect_and_evicted_and_who_takes_its_work_is_left_alone(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    link = await waiting_work(servers, f"link-{new_id()}")
+    async with (
+        registry(servers, tmp_path),
+        agent_of(servers) as (agent, events),
+        agent_of(servers) as (busy, of_busy),
+        beating([agent], 1.0, hungry=None),
+        beating([busy], 1.0, hungry=[]),
+    ):
+        await wait_until(lambda: "agent.unreachable" in keys(events), 20)
+        suspected = time.monotonic()  # 2 s after the first look
+        assert "x.y" in events[-1].reason
+        await wait_until(lambda: told(agent) == [Reconnect])
+        assert 2.0 < time.monotonic() - suspected < 5.0
+        assert (await shown(agent))["doubts"] == ["takes nothing from lane x.y"]
+        await wait_until(lambda: agent.plane.reconnects == 1)
+        assert 6.0 < time.monotonic() - suspected < 10.0
+        assert keys(events)[-1] == "agent.failed"
+        assert busy.sequence > 10
+        assert keys(of_busy) == ["agent.registered"]
+    await link.close()
+
+
+def counted(runtime: Runtime, outcome: str) -> float:
+    name = f"{ECHOES.name}_total"
+    return runtime.metrics.registry.get_sample_value(name, {"outcome": outcome}) or 0.0
+
+
+async def test_agents_that_really_fall_silent_together_fail(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with registry(servers, tmp_path, **FAST) as runtime, agent_of(servers) as (first, events):
+        fleet = [first, *(Agent(first.plane, f"agent-{new_id()}") for _ in range(5))]
+        await asyncio.gather(*(agent.beat(connections=()) for agent in fleet))
+        await wait_until(lambda: "agent.failed" in keys(events))
+
+        async def all_failed() -> bool:
+            return {(await shown(agent))["state"] for agent in fleet} == {"failed"}
+
+        await wait_until(all_failed)
+        assert counted(runtime, "heard") > counted(runtime, "late") == 0
+
+
+async def test_a_registry_that_is_deaf_itself_fails_nobody(
+    servers: LocalServers, tmp_path: Path
+) -> None:
+    async with (
+        FlakyNetwork(servers.rabbitmq.url("registry")) as network,
+        registry(servers, tmp_path, broker_url=network.url, **FAST) as runtime,
+        agent_of(servers) as (first, events),
+    ):
+        fleet = [first, *(Agent(first.plane, f"agent-{new_id()}") for _ in range(5))]
+        async with beating(fleet):
+            await wait_until(lambda: "agent.registered" in keys(events))
+            network.freeze()
+            await wait_until(lambda: counted(runtime, "late") >= 2)
+            network.thaw()
+            sequence = first.sequence
+            await wait_until(lambda: first.sequence > sequence + 10)
+            for agent in fleet:
+                await settled(agent, "active")
+        silent = {"reason": "silent"}
+        assert not runtime.metrics.registry.get_sample_value(f"{EVICTIONS.name}_total", silent)

@@ -1,0 +1,109 @@
+"""A lane that confirms nothing for longer than a connection may be without confirms."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingConnection
+
+from broker_control import suspended
+from conftest import LocalServers
+from maniple import topology
+from maniple.codec import decode_envelopes
+from maniple.identifiers import new_id
+from maniple.service.names import RECONNECTS
+from maniple.service.runner import running
+from maniple.transport import publisher
+from maniple_dispatcher import lanes as lanes_module
+from maniple_dispatcher.domain import doors, under_way
+from maniple_dispatcher.settings import DispatcherSettings
+from maniple_dispatcher.wiring import build
+from waiting import wait_until
+
+CONFIRM_TIMEOUT = 3.0
+TASKS = 40
+
+
+class Lanes:
+    """What a dispatcher brings to the lanes of two capabilities that no agent serves."""
+
+    def __init__(self, servers: LocalServers) -> None:
+        urls = [servers.rabbitmq.url(role) for role in ("agent", "outside")]
+        self._connections: list[Any] = [BlockingConnection(pika.URLParameters(url)) for url in urls]
+        self.channel, self._submit = (connection.channel() for connection in self._connections)
+        self._submit.confirm_delivery()
+        self.stuck, self.well = f"stuck.{new_id()}", f"well.{new_id()}"
+        self.seen: dict[str, Counter[str]] = {self.stuck: Counter(), self.well: Counter()}
+        for name in self.seen:
+            queue, _ = topology.lane_queues(name)
+            self.channel.queue_declare(queue.name, durable=True, arguments={**queue.all_arguments})
+            self.channel.queue_bind(queue.name, *queue.bindings[0])
+
+    def submit(self, capability: str, count: int) -> None:
+        """Submit tasks that are named by their numbers, one a message."""
+        for number in range(count):
+            body = json.dumps({"id": str(number)})
+            self._submit.basic_publish("maniple.tasks", capability, body)
+
+    def read(self) -> None:
+        """Take what has come, by the tasks' names."""
+        for name, seen in self.seen.items():
+            queue, _ = topology.lane_queues(name)
+            while (message := self.channel.basic_get(queue.name, auto_ack=True))[0]:
+                seen.update(envelope.id for envelope in decode_envelopes(message[2]))
+
+    def has(self, capability: str, count: int) -> bool:
+        self.read()
+        return self.seen[capability].keys() == {str(number) for number in range(count)}
+
+    def close(self) -> None:
+        for name in self.seen:
+            self.channel.queue_delete(topology.lane_queues(name)[0].name)
+        for connection in self._connections:
+            connection.close()
+
+
+async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
+    servers: LocalServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "CONFIRM_TIMEOUT", CONFIRM_TIMEOUT)
+    monkeypatch.setattr(under_way, "PATIENCE", 1.0)
+    monkeypatch.setattr(lanes_module, "CANCEL_AFTER", 0.5)
+    monkeypatch.setattr(doors, "STUCK_FOR", 1.0)
+    settings = DispatcherSettings.model_validate(
+        {
+            "broker_url": servers.rabbitmq.url("dispatcher"),
+            "consul_url": servers.consul.url,
+            "data_dir": tmp_path,
+        }
+    )
+    broker = servers.rabbitmq
+    async with running(settings, build) as runtime:
+        lanes = Lanes(servers)
+        for name in lanes.seen:
+            lanes.submit(name, 1)
+            await wait_until(lambda name=name: lanes.has(name, 1), 10)  # type: ignore[misc]
+        stuck, _ = topology.lane_queues(lanes.stuck)
+        async with suspended(broker.children[1], broker.environment, stuck.name):
+            lanes.submit(lanes.stuck, TASKS)
+            await asyncio.sleep(3 * CONFIRM_TIMEOUT)  # how long it is stuck is what is tested
+            lanes.seen[lanes.well].clear()
+            lanes.submit(lanes.well, TASKS)
+            well, _ = topology.lane_queues(lanes.well)
+            await wait_until(lambda: depth(lanes, well.name) == TASKS, 3)
+        await wait_until(lambda: lanes.has(lanes.stuck, TASKS), 60)
+        for link in ("publish", "consume", "reply"):
+            lost = runtime.metrics.registry.get_sample_value(
+                f"{RECONNECTS.name}_total", {"link": link}
+            )
+            assert not lost, link
+        lanes.close()
+
+
+def depth(lanes: Lanes, queue: str) -> int:
+    """Return how many messages wait in a queue."""
+    return int(lanes.channel.queue_declare(queue, passive=True).method.message_count)

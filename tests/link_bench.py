@@ -1,0 +1,96 @@
+"""A link on a queue of its own, with what it publishes and receives."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import aiormq
+from aiormq.abc import AbstractChannel
+
+from conftest import LocalServers
+from maniple.topology import Queue
+from maniple.transport import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
+from waiting import wait_until
+
+
+def new_queue() -> Queue:
+    """Describe a quorum queue of the test's own."""
+    return Queue(f"maniple.agent.test-{uuid4()}", arguments={"x-delivery-limit": 100})
+
+
+class Bench:
+    """A link with a publisher, and what its consumers have received."""
+
+    def __init__(self, url: str, queue: Queue) -> None:
+        self.queue = queue
+        self.link = Link(url, name=f"test.{queue.name}", prepare=self._declare)
+        self.publisher = Publisher(self.link)
+        self.consumers: list[Consumer] = []
+        self.received: list[Delivery] = []
+        self.sent: set[str] = set()
+        self.handle: Callable[[Delivery], None] = Delivery.ack
+
+    async def _declare(self, connection: Connection) -> None:
+        await declare(connection, queues=(self.queue,))
+
+    def consumer(self, prefetch: int = 100) -> Consumer:
+        made = Consumer(self.link, self.queue.name, self._take, prefetch=prefetch)
+        self.consumers.append(made)
+        return made
+
+    def _take(self, delivery: Delivery) -> None:
+        self.received.append(delivery)
+        self.handle(delivery)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [delivery.body for delivery in self.received]
+
+    def message(self, number: int, exchange: str = "", key: str = "") -> Outgoing:
+        body = str(number).encode()
+        message_id = str(uuid4())
+        self.sent.add(message_id)
+        return Outgoing(exchange, key or self.queue.name, body, message_id=message_id, type="t")
+
+    async def publish(self, numbers: range) -> None:
+        await asyncio.gather(*(self.publisher.publish(self.message(n)) for n in numbers))
+
+    async def lose(self, how: Callable[[], object]) -> None:
+        """Lose the connection, with its acknowledgements sent, and wait until it stands again."""
+        for consumer in self.consumers:
+            await consumer.flush()
+        before = self.link.reconnects
+        how()
+        await wait_until(lambda: self.link.reconnects > before and self.link.is_up)
+
+
+@asynccontextmanager
+async def bench(url: str, queue: Queue) -> AsyncIterator[Bench]:
+    made = Bench(url, queue)
+    try:
+        yield made
+    finally:
+        await made.link.close()
+        connection = await aiormq.connect(url)
+        channel = await connection.channel()
+        await channel.queue_delete(queue.name)
+        await connection.close()
+
+
+def channel_of(publisher: Publisher) -> AbstractChannel:
+    assert publisher._channel is not None
+    return publisher._channel
+
+
+def numbers(count: int) -> set[bytes]:
+    return {str(n).encode() for n in range(count)}
+
+
+async def depth(servers: LocalServers, queue: Queue) -> tuple[int, int]:
+    """Return (messages, consumers) as a passive declaration tells them: ready ones only."""
+    connection = await aiormq.connect(servers.rabbitmq.url("operator"))
+    channel = await connection.channel()
+    declared = await channel.queue_declare(queue.name, passive=True)
+    await connection.close()
+    return int(declared.message_count or 0), int(declared.consumer_count or 0)

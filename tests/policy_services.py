@@ -1,0 +1,121 @@
+"""Policy services inside a test, who asks them, and many processes that follow them."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from consul_server import ConsulServer
+from maniple.errors import RequestFailed
+from maniple.events import PolicyChanged
+from maniple.local.rabbitmq import RabbitMQServer
+from maniple.service.broker import ControlPlane
+from maniple.service.consul import Consul
+from maniple.service.health import Health
+from maniple.service.policy_view import PolicyView
+from maniple.service.runner import Runtime, running
+from maniple.service.settings import ServiceSettings
+from maniple.service.telemetry import Metrics, get_logger
+from maniple.topology import EVENTS
+from maniple_policy.settings import PolicySettings
+from maniple_policy.wiring import build
+
+
+def document(name: str, seconds: float = 3.0, **match: str) -> dict[str, Any]:
+    """A timeout; without a selector, one of its own, so that no two are a tie."""
+    match = match or {"capability": f"{name}.*"}
+    return {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
+
+
+class Operator:
+    """Somebody who asks the policy service and hears its events."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+        self.events: list[PolicyChanged] = []
+
+    async def ask(self, op: str, **body: Any) -> dict[str, Any]:
+        return await self.plane.request("policy", f"policy.{op}", body, timeout=10)
+
+    async def apply(self, name: str, seconds: float = 3.0, **more: Any) -> dict[str, Any]:
+        return await self.ask("apply", document=document(name, seconds), **more)
+
+    async def refused(self, op: str, **body: Any) -> RequestFailed:
+        """Return why something is refused; fails if it is not."""
+        try:
+            answer = await self.ask(op, **body)
+        except RequestFailed as error:
+            return error
+        raise AssertionError(f"not refused: {answer}")
+
+    async def versions(self) -> dict[str, int]:
+        """Versions in force by name."""
+        listed = (await self.ask("list"))["policies"]
+        return {one["policy"]["name"]: one["policy"]["version"] for one in listed}
+
+
+@contextlib.asynccontextmanager
+async def policy_service(
+    broker: RabbitMQServer, consul: ConsulServer, folder: Path
+) -> AsyncIterator[Runtime]:
+    settings = PolicySettings(
+        broker_url=broker.url("policy"), consul_url=consul.url, data_dir=folder
+    )
+    async with running(settings, build) as runtime:
+        yield runtime
+
+
+@contextlib.asynccontextmanager
+async def asking(broker: RabbitMQServer) -> AsyncIterator[Operator]:
+    name = f"test-{uuid.uuid4().hex[:6]}"
+    async with ControlPlane(broker.url("registry"), name=name, log=get_logger()) as plane:
+        operator = Operator(plane)
+        await plane.subscribe(EVENTS, ("policy.#",), PolicyChanged, operator.events.append)
+        yield operator
+
+
+class Follower:
+    """A process that evaluates policies."""
+
+    view: PolicyView
+
+    @contextlib.asynccontextmanager
+    async def build(self, runtime: Runtime) -> AsyncIterator[None]:
+        async with ControlPlane(
+            runtime.settings.broker_url, name=runtime.settings.instance, log=runtime.log
+        ) as plane:
+            self.view = PolicyView(runtime, plane)
+            await self.view.start()
+            yield
+
+
+@contextlib.asynccontextmanager
+async def views(url: str, count: int, folder: Path) -> AsyncIterator[list[PolicyView]]:
+    """So many processes' views, each with a connection of its own, and without the rest."""
+    consul = Consul("http://127.0.0.1:1")  # a view never asks it
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(consul.close)
+
+        async def view(number: int) -> PolicyView:
+            instance = f"view-{number}"
+            settings = ServiceSettings(
+                broker_url=url, instance=instance, data_dir=folder / instance
+            )
+            runtime = Runtime(
+                settings=settings,
+                health=Health("service", instance),
+                metrics=Metrics(),
+                consul=consul,
+                log=get_logger("maniple.view"),
+                stopping=asyncio.Event(),
+            )
+            plane = ControlPlane(url, name=runtime.connection_name("control"), log=runtime.log)
+            await stack.enter_async_context(plane)
+            stack.push_async_callback(runtime.cancel_spawned)
+            made = PolicyView(runtime, plane)
+            await made.start()
+            return made
+
+        yield [await view(number) for number in range(count)]

@@ -1,0 +1,107 @@
+"""A cluster of two dispatchers for tests of policies, and how to change them."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maniple import Client, connect
+from maniple.cli.control import ask_over, operator_plane
+from maniple.local.cluster import Cluster, ClusterOptions
+from maniple.local.http import fetch
+from maniple.messages import Result
+from maniple.service.broker import ControlPlane
+from policy_handlers import BROKEN_VARIABLE
+from waiting import wait_until
+
+TESTS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class World:
+    """A cluster with a client and an operator; `broken` is the file that breaks `work.fragile`."""
+
+    cluster: Cluster
+    client: Client
+    plane: ControlPlane
+    broken: Path
+
+    async def apply(self, kind: str, name: str, spec: dict[str, Any], **more: Any) -> int:
+        """Put a policy into force in all dispatchers, and return its version."""
+        document = {"kind": kind, "name": name, "spec": spec, **more}
+        answer = await ask_over(self.plane, "policy", "policy.apply", {"document": document})
+        version = int(answer["policy"]["version"])
+        await self._until(f"{kind}/{name}", version)
+        return version
+
+    async def delete(self, kind: str, name: str) -> None:
+        """Take a policy out of force in all dispatchers."""
+        await ask_over(self.plane, "policy", "policy.delete", {"kind": kind, "name": name})
+        await self._until(f"{kind}/{name}", None)
+
+    @asynccontextmanager
+    async def policy(
+        self, kind: str, name: str, spec: dict[str, Any], **more: Any
+    ) -> AsyncIterator[int]:
+        """Have a policy in force for a while; yields its version."""
+        version = await self.apply(kind, name, spec, **more)
+        try:
+            yield version
+        finally:
+            await self.delete(kind, name)
+
+    async def _until(self, key: str, version: int | None) -> None:
+        async def everywhere() -> bool:
+            urls = [process.http for process in self.cluster.of_service("dispatcher")]
+            bodies = [(await fetch(f"{url}/health"))[1] for url in urls]
+            return all(json.loads(body)["versions"].get(key) == version for body in bodies)
+
+        await wait_until(everywhere)
+
+    async def ends(self, capability: str, payloads: Iterable[Any], **options: Any) -> list[Result]:
+        """Submit tasks and return how they ended."""
+        submitted = [self.client.submit(capability, payload, **options) for payload in payloads]
+        handles = await asyncio.gather(*submitted)
+        return [await handle.outcome(timeout=60) for handle in handles]
+
+
+@asynccontextmanager
+async def policy_world(folder: Path) -> AsyncIterator[World]:
+    """Start one; raises `ServerMissing`."""
+    broken = folder / "broken"
+    agents = {
+        "PYTHONPATH": str(TESTS),
+        "MANIPLE_VARIANTS": "canary,lite,shadow",
+        BROKEN_VARIABLE: str(broken),
+    }
+    options = ClusterOptions(
+        agents=2, dispatchers=2, handlers=("policy_handlers",), env={"agent": agents}
+    )
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(Cluster(options))
+        info = cluster.ready_info()
+        client = await stack.enter_async_context(connect(info["client_url"]))
+        plane = await stack.enter_async_context(operator_plane(info["operator_url"]))
+        yield World(cluster, client, plane, broken)
+
+
+def codes(results: Iterable[Result]) -> Counter[str]:
+    """Count results by their error code, or by their status if there is none."""
+    return Counter(str(r.error.code) if r.error else str(r.status) for r in results)
+
+
+def most_at_once(results: Iterable[Result]) -> int:
+    """Return how many of them ran at the same time, at most."""
+    moments: list[tuple[Any, int]] = []
+    for result in results:
+        if result.started_at and result.finished_at:
+            moments += [(result.started_at, 1), (result.finished_at, -1)]
+    running = most = 0
+    for _, change in sorted(moments, key=lambda moment: (moment[0], moment[1])):
+        running += change
+        most = max(most, running)
+    return most

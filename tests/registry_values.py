@@ -1,0 +1,49 @@
+"""Agents as the registry's state machine knows them, made up for its tests."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from maniple.control import (
+    AgentDescription,
+    Heartbeat,
+)
+from maniple_registry.domain.membership import (
+    decide,
+)
+from maniple_registry.domain.records import (
+    AgentRecord,
+    Bounds,
+    Decision,
+    Instant,
+    LaneView,
+)
+
+NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
+BOUNDS = Bounds()
+DESCRIPTION = AgentDescription.model_validate(
+    {"agent": "a1", "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW, "lanes": ["x"]}
+)
+WORK = {"x": LaneView(ready=3, consumers=1)}
+NOTHING = {"x": LaneView(ready=0, consumers=1)}
+
+
+def beat(sequence: int = 1, **changes: Any) -> Heartbeat:
+    fields = {"agent": "a1", "incarnation": "1", "sent_at": NOW, "digest": "d"}
+    return Heartbeat.model_validate(fields | {"sequence": sequence} | changes)
+
+
+def at(seconds: float) -> Instant:
+    return Instant(seconds, NOW)
+
+
+def known(record: AgentRecord | None) -> AgentRecord:
+    assert record is not None
+    return record
+
+
+def active(heard: float = 0.0) -> AgentRecord:
+    return known(decide(None, beat(description=DESCRIPTION), at(heard)).record)
+
+
+def keys(decision: Decision) -> list[str]:
+    return [event.KEY for event in decision.events]

@@ -1,0 +1,247 @@
+"""A campaign: one cluster, one stream of tasks, one fault after the other."""
+
+import asyncio
+import contextlib
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from faults import Reached
+from maniple.client import Client, connect
+from maniple.local.cluster import Cluster, ClusterOptions
+from maniple.transport.probe import probe
+from system.brokers import BrokerKind, broker_of
+from system.campaign import checks
+from system.campaign.journal import Journal
+from system.campaign.matrix import Row
+from system.campaign.measure import Evidence, measure
+from system.campaign.memory import Memory
+from system.campaign.plan import BRIEF, FULL, Form, PlannedTask, Submitter, chance, planned
+from system.campaign.scene import Fault, Incident, Scene, Stage
+from system.campaign.submitters import PlainPublisher, submit
+from system.campaign.table import FAULTS
+from system.campaign.tally import Tally
+from system.campaign.truth import unexplained
+from system.campaign.watching import watching
+from system.campaign_handlers import JOURNAL_VARIABLE
+from waiting import wait_until
+
+TESTS = Path(__file__).parents[2]
+AGENTS = 5  # the fewest that the registry's storm guard looks after
+PATIENCE = 60.0
+
+Report = Callable[[str, int, list[Row]], None]
+"""Hears what is under way, how many tasks have ended, and the rows so far."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    seed: int = 1
+    broker: BrokerKind = BrokerKind.NATIVE
+    short: bool = False
+    only: str = ""
+    """Run the faults whose name contains this."""
+    logs: Path | None = None
+    """Where to put the logs of all processes."""
+
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults to inject, in order."""
+        wanted = [fault for fault in FAULTS if fault.short or not self.short]
+        return [fault for fault in wanted if self.only in fault.name]
+
+    @property
+    def form(self) -> Form:
+        """How much work there is around each fault."""
+        return BRIEF if self.short else FULL
+
+    @property
+    def counts(self) -> list[int]:
+        """How many tasks to submit, fault by fault."""
+        return [self.form.tasks(fault.lasts) for fault in self.faults]
+
+    @property
+    def total(self) -> int:
+        """How many tasks to submit in all."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a campaign found. `problems` are those of no single row."""
+
+    rows: list[Row]
+    problems: list[str]
+    seconds: float
+    memory: dict[str, tuple[float, float]]
+    """Of each process in MiB, when it had been started and at the end."""
+    broker: str
+    """Its name and version."""
+    again: int
+    """How many results came to submitters that had one of the same task already."""
+
+    @property
+    def complaints(self) -> list[str]:
+        """All that was not as it has to be."""
+        of_rows = [f"{row.fault}: {problem}" for row in self.rows for problem in row.problems]
+        return of_rows + self.problems
+
+
+class Campaign:
+    """Submits tasks and injects faults; `running` gives one that is ready."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        tally: Tally,
+        submitters: tuple[Client, Client, PlainPublisher],
+    ) -> None:
+        self.cluster = stage.cluster
+        self.broker = stage.reached.broker
+        self.evidence = Evidence(tally, stage.witness, stage.journal)
+        self.memory = Memory(self.cluster, self.broker)
+        self.incidents: list[tuple[Fault, Incident]] = []
+        self._stage = stage
+        self._clients = submitters[:2]
+        self._plain = submitters[2]
+
+    async def row(
+        self, fault: Fault, tasks: list[PlannedTask], rng: random.Random, lead: tuple[float, float]
+    ) -> Row:
+        """Inject one fault among its tasks, wait until all is well again, and measure."""
+        scene = Scene(self._stage, rng, tasks)
+        async with asyncio.TaskGroup() as group:
+            scene.incident.begun = time.time()
+            submitting = group.create_task(self._submit(tasks))
+            await asyncio.sleep(rng.uniform(*lead))
+            await fault.inject(scene)
+            await _until(lambda: self.is_whole(scene.incident.over))
+            missing = await checks.missing_in_consul(self.cluster) if fault.shakes_consul else []
+            await self._while_results_come(submitting)
+            submitting.cancel()
+        await _until(lambda: all(self.evidence.ends(task.id) for task in tasks))
+        await asyncio.to_thread(self.evidence.journal.read)
+        self.incidents.append((fault, scene.incident))
+        await self.memory.look()
+        found = measure(fault, scene.incident, tasks, self.evidence)
+        return replace(found, problems=(*found.problems, *missing))
+
+    async def _submit(self, tasks: list[PlannedTask]) -> None:
+        """Submit each when it is due, and return when all their submitters have been told."""
+        tally, begun = self.evidence.tally, time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                await asyncio.sleep(max(0.0, begun + task.due - time.monotonic()))
+                if task.submitter is Submitter.PLAIN:
+                    self._plain.submit(task)
+                else:
+                    group.create_task(submit(self._clients[task.submitter], task, tally))
+            await wait_until(lambda: all(task.id in tally.told for task in tasks), math.inf)
+
+    async def _while_results_come(self, submitting: asyncio.Task[None]) -> None:
+        """Wait for all results: slow is not lost, but a minute without any news is."""
+        heard = -1
+        while not submitting.done() and heard < len(self.evidence.tally.told):
+            heard = len(self.evidence.tally.told)
+            await asyncio.wait({submitting}, timeout=PATIENCE)
+
+    def is_whole(self, after: float) -> bool:
+        """Whether everything has worked again after a time."""
+        return self.evidence.witness.whole_since(after) is not None
+
+
+async def _until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Wait for a condition, but not for ever: what is missing then is found by measuring."""
+    with contextlib.suppress(AssertionError):
+        await wait_until(condition, seconds)
+
+
+@asynccontextmanager
+async def running(kind: BrokerKind, folder: Path) -> AsyncIterator[Campaign]:
+    """Start a cluster whose every connection to its broker can be cut, and its submitters."""
+    journal = Journal(folder / "executions.jsonl")
+    agents = {
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        "MANIPLE_PROCESSES": "1",
+        JOURNAL_VARIABLE: str(journal.path),
+    }
+    options = ClusterOptions(
+        agents=AGENTS,
+        dispatchers=2,
+        handlers=("system.campaign_handlers",),
+        env={"agent": agents},
+    )
+    tally = Tally()
+    async with AsyncExitStack() as stack:
+        reached = await stack.enter_async_context(Reached(broker_of(kind, folder / "rabbitmq")))
+        cluster = await stack.enter_async_context(Cluster(options, broker=reached))
+        witness = await stack.enter_async_context(watching(cluster))
+        info = cluster.ready_info()
+        one = await stack.enter_async_context(connect(info["client_url"]))
+        two = await stack.enter_async_context(connect(info["client_url"]))
+        plain = stack.enter_context(PlainPublisher(info["broker_url"], "campaign.plain", tally))
+        yield Campaign(Stage(cluster, reached, witness, journal), tally, (one, two, plain))
+
+
+async def run(options: Options, folder: Path, report: Report) -> Outcome:
+    """Run a campaign with its files in `folder`."""
+    begun = time.monotonic()
+    rows: list[Row] = []
+    async with running(options.broker, folder) as campaign:
+        await _until(lambda: campaign.is_whole(0.0))
+        view = await probe(campaign.cluster.ready_info()["operator_url"], (), ())
+        await campaign.memory.look()
+        pairs = zip(options.faults, options.counts, strict=True)
+        for number, (fault, count) in enumerate(pairs):
+            report(fault.name, len(campaign.evidence.tally.told), rows)
+            tasks = planned(options.seed, number, count, busy=fault.busy)
+            rng = chance(options.seed, number, "fault")
+            rows.append(await campaign.row(fault, tasks, rng, options.form.lead))
+        report("the end", len(campaign.evidence.tally.told), rows)
+        problems = await _problems(campaign, options.total)
+        if options.logs:
+            await asyncio.to_thread(_keep, campaign, options.logs)
+    return Outcome(
+        rows,
+        problems,
+        time.monotonic() - begun,
+        campaign.memory.sizes,
+        f"{view.product} {view.version}",
+        campaign.evidence.tally.again,
+    )
+
+
+async def _problems(campaign: Campaign, submitted: int) -> list[str]:
+    cluster, witness = campaign.cluster, campaign.evidence.witness
+    incidents = campaign.incidents
+    failures = {life for fault, incident in incidents for life in fault.failures(incident)}
+    killed = {pid for _, incident in incidents for pid in incident.killed}
+    left = await checks.left_in_queues(campaign.broker, cluster.servers.environment)
+    await campaign.memory.look()
+    return [
+        *checks.accounts(campaign.evidence, submitted),
+        *checks.false_failures(witness, failures),
+        *unexplained(witness, incidents),
+        *checks.unexpected(cluster.deaths, killed),
+        *campaign.memory.grown(),
+        *left,
+        *await checks.missing_in_consul(cluster),
+    ]
+
+
+def _keep(campaign: Campaign, folder: Path) -> None:
+    """Keep what explains a campaign: all logs, all executions, and the ends that were refused."""
+    shutil.copytree(campaign.cluster.data_dir / "logs", folder, dirs_exist_ok=True)
+    shutil.copy(campaign.evidence.journal.path, folder)
+    for child in campaign.broker.children:
+        shutil.copy(child.spec.log, folder)
+    late = [f"{key.id} {end.ending}" for key, end in campaign.evidence.witness.ledger.late()]
+    (folder / "late.txt").write_text("\n".join(late))

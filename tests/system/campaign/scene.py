@@ -1,0 +1,224 @@
+"""Where faults happen: the cluster and what it stands on, and what was done to it when."""
+
+import base64
+import contextlib
+import json
+import math
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from faults import Reached
+from flaky_network import FlakyNetwork
+from maniple.events import AgentUnreachable
+from maniple.local.child import Child
+from maniple.local.cluster import Cluster, ServiceProcess
+from maniple.local.http import fetch
+from maniple.service.names import PUBLISHING_BLOCKED
+from system.brokers import Broker
+from system.campaign.journal import Journal
+from system.campaign.plan import PlannedTask
+from system.campaign.witness import Witness
+from waiting import wait_until
+
+OK = 200
+CHOICE_SECONDS = 10.0
+STILL_RUNS = 0.3  # seconds that a task has to go on for, if it is to be lost with its agent
+BLOCKED = re.compile(rf"^{PUBLISHING_BLOCKED.name}\{{[^}}]*\}} 1", re.MULTILINE)
+
+
+class Truth(StrEnum):
+    """What has to be told of the agents that a fault hits; of all others, that they live."""
+
+    ALIVE = "alive"
+    SUSPECTED = "suspected, and back"
+    FAILED = "failed, and back as a new incarnation"
+
+
+@dataclass
+class Incident:
+    """What happened. Times are Unix times; `over` is when its cause had gone."""
+
+    begun: float = 0.0
+    """When the first tasks were due."""
+    struck: float = 0.0
+    over: float = 0.0
+    lives: dict[str, str] = field(default_factory=dict)
+    """The agents that it hit, with their incarnation then."""
+    killed: dict[int, str] = field(default_factory=dict)
+    """What was killed on purpose: names by process id."""
+    undecided_until: float = 0.0
+    """Before this nobody may have been declared failed: the row is about who does it then."""
+    problems: list[str] = field(default_factory=list)
+    """What the fault should have done to the cluster, and did not."""
+
+    def gone_until(self, agent: str) -> float:
+        """When an agent that it hit lived again; one that was killed never does."""
+        return math.inf if agent in self.killed.values() else self.over
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all faults of a campaign may reach, and what is known of it."""
+
+    cluster: Cluster
+    reached: Reached
+    witness: Witness
+    journal: Journal
+
+
+class Scene:
+    """What a fault may reach. `chance` decides all that the fault leaves open."""
+
+    def __init__(
+        self, stage: Stage, chance: random.Random, tasks: Collection[PlannedTask] = ()
+    ) -> None:
+        self.cluster = stage.cluster
+        self.broker: Broker = stage.reached.broker
+        self.network: FlakyNetwork = stage.reached.network
+        self.chance = chance
+        self.incident = Incident()
+        self._witness = stage.witness
+        self._journal = stage.journal
+        # Those with an affinity key are left out: they move later.
+        self._lengths = {task.id: task.seconds for task in tasks if task.affinity is None}
+
+    def agents(self, count: int = 1) -> list[ServiceProcess]:
+        """Choose agents."""
+        return self.chance.sample(self.cluster.of_service("agent"), count)
+
+    async def working_agents(self, count: int = 1) -> list[ServiceProcess]:
+        """Choose agents, and return once each runs a task that it would not finish at once."""
+        chosen = self.agents(count)
+        names = {agent.instance for agent in chosen}
+        await self.confirm(
+            lambda: names <= self._working(), CHOICE_SECONDS, "the agents had nothing to do"
+        )
+        return chosen
+
+    def service(self, name: str) -> ServiceProcess:
+        """Choose a process of a service."""
+        return self.chance.choice(self.cluster.of_service(name))
+
+    def strike(self, *agents: ServiceProcess) -> None:
+        """Say that the fault begins now, and which agents it hits."""
+        self.incident.struck = time.time()
+        self.incident.lives = {
+            agent.instance: self._witness.incarnation(agent.instance) for agent in agents
+        }
+
+    def over(self) -> None:
+        """Say that its cause has gone: from now on everything has to work again."""
+        self.incident.over = time.time()
+
+    def kill(self, child: Child) -> None:
+        """Kill a process; the cluster starts it again."""
+        self.incident.killed[child.pid] = child.spec.name
+        os.kill(child.pid, signal.SIGKILL)
+
+    async def confirm(
+        self, condition: Callable[[], bool | Awaitable[bool]], seconds: float, otherwise: str
+    ) -> None:
+        """Wait for what the fault must have done; it is a problem if it has not in time."""
+        try:
+            await wait_until(condition, seconds)
+        except AssertionError:
+            self.incident.problems.append(otherwise)
+
+    async def suspected(self, agent: ServiceProcess, seconds: float) -> float:
+        """Return when the registry began to suspect an agent that was hit."""
+        found: list[float] = []
+
+        def told() -> bool:
+            said = self._witness.said(AgentUnreachable, self.incident.struck)
+            found.extend(e.at.timestamp() for e in said if e.agent == agent.instance)
+            return bool(found)
+
+        await self.confirm(told, seconds, f"{agent.instance} was not suspected in time")
+        return found[0] if found else time.time()
+
+    async def holds_back(self) -> bool:
+        """Whether some process says that the broker does not take what it publishes."""
+        for process in self.cluster.processes:
+            _, page = await fetch(f"{process.http}/metrics")
+            if BLOCKED.search(page):
+                return True
+        return False
+
+    @property
+    def consul(self) -> Child:
+        """Consul's process."""
+        return next(child for child in self.cluster.servers.children if child.spec.name == "consul")
+
+    async def consul_answers(self) -> bool:
+        """Whether Consul is there."""
+        status, _ = await fetch(f"{self.cluster.servers.consul_url}/v1/status/leader")
+        return status == OK
+
+    async def leader(self) -> ServiceProcess:
+        """Return the registry that leads, once one does. Raises `AssertionError` if none does."""
+        environment = self.cluster.servers.environment
+        url = f"{self.cluster.servers.consul_url}/v1/kv/maniple/{environment}/registry/leader"
+        found: list[str] = []
+
+        async def known() -> bool:
+            status, body = await fetch(url)
+            found[:] = [holder] if status == OK and (holder := holder_of(body)) else []
+            return bool(found)
+
+        await wait_until(known, CHOICE_SECONDS)
+        return self.cluster.process(found[0])
+
+    def _working(self) -> set[str]:
+        self._journal.read()
+        now, lengths = time.time(), self._lengths
+        return {
+            run.agent
+            for run in self._journal.held_by(None, now)
+            if run.started + lengths.get(run.task, -math.inf) > now + STILL_RUNS
+        }
+
+
+def holder_of(body: str) -> str:
+    """Return who holds a lock of Consul's; "" if nobody does, whoever did before."""
+    with contextlib.suppress(ValueError):
+        (entry,) = json.loads(body)
+        if entry.get("Session"):
+            return base64.b64decode(entry["Value"]).decode()
+    return ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the matrix: what is done, and what has to be true then.
+
+    All in seconds: `lasts` is about how long it takes, `moves_within` when the tasks of the agents
+    it hits have to run elsewhere (None: they stay), `whole_within` when, after its end, everything
+    has to work again.
+    """
+
+    name: str
+    inject: Callable[[Scene], Awaitable[None]]
+    lasts: float = 0.0
+    truth: Truth = Truth.ALIVE
+    moves_within: float | None = None
+    whole_within: float = 10.0
+    short: bool = False
+    """Whether the short form has it."""
+    busy: bool = False
+    """Whether its tasks compute, on all cores."""
+    shakes_all: bool = False
+    """Whether agents that it does not hit may be suspected all the same."""
+    shakes_consul: bool = False
+    """Whether all processes have to be passing in Consul again afterwards."""
+    works_meanwhile: bool = False
+    """Whether tasks have to go on ending while it lasts."""
+
+    def failures(self, incident: Incident) -> set[tuple[str, str]]:
+        """Return the agents, each with its life, that have to be declared failed."""
+        return set(incident.lives.items()) if self.truth is Truth.FAILED else set()

@@ -1,0 +1,98 @@
+"""The faults of the campaign; it injects them in this order."""
+
+from faults import disk_alarm, memory_alarm
+from system.campaign.injections import (
+    alarm,
+    close_all_of,
+    cut_off_agent,
+    end_broker,
+    end_consul,
+    freeze_agent,
+    freeze_agent_and_kill_leader,
+    freeze_consul,
+    freeze_service,
+    kill_agents,
+    kill_leader,
+    kill_one_of,
+    last,
+    nothing,
+    reset_agent,
+)
+from system.campaign.scene import Fault, Truth
+
+KILLED_WITHIN, SILENT_WITHIN = 1.0, 10.0  # in which tasks have to run elsewhere
+FAILED, SUSPECTED = Truth.FAILED, Truth.SUSPECTED
+RESTART = 30.0  # a process that died is started after a pause, and Python and its imports take time
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("nothing, for comparison", nothing),
+    Fault("all cores are busy with computing", last(30), 30, busy=True),
+    Fault("an agent is killed", kill_agents(1), 3, FAILED, KILLED_WITHIN, RESTART, short=True),
+    Fault("two agents are killed at once", kill_agents(2), 3, FAILED, KILLED_WITHIN, RESTART),
+    Fault("a dispatcher is killed", kill_one_of("dispatcher"), 3, whole_within=RESTART, short=True),
+    # The broker takes back what it had after 10 to 15 s.
+    Fault("a dispatcher is frozen for 20 s", freeze_service("dispatcher", 20, one=True), 20),
+    Fault("the leading registry is killed", kill_leader, 3, whole_within=RESTART, short=True),
+    Fault(
+        "all registries are frozen for 20 s",
+        freeze_service("registry", 20),
+        20,
+        works_meanwhile=True,
+    ),
+    Fault(
+        "the policy service is killed", kill_one_of("policy"), 3, whole_within=RESTART, short=True
+    ),
+    Fault(
+        "the policy service is frozen for 20 s",
+        freeze_service("policy", 20),
+        20,
+        works_meanwhile=True,
+    ),
+    Fault("an agent is frozen for 5 s", freeze_agent(5), 5, SUSPECTED, short=True),
+    Fault("an agent is frozen for 12 s", freeze_agent(12), 12, FAILED, SILENT_WITHIN, short=True),
+    Fault("an agent is frozen for 30 s", freeze_agent(30), 30, FAILED, SILENT_WITHIN),
+    Fault(
+        "an agent is frozen for 12 s, the leading registry killed before it acts",
+        *(freeze_agent_and_kill_leader(12), 12, FAILED, SILENT_WITHIN, RESTART),
+    ),
+    Fault(
+        "an agent is cut off for 12 s, silently",
+        *(cut_off_agent(12), 12, FAILED, SILENT_WITHIN),
+        short=True,
+    ),
+    Fault("an agent's connections are reset", reset_agent),
+    Fault("an agent's connections are closed by an operator", close_all_of("agent"), 2),
+    Fault(
+        "all connections are closed by an operator",
+        close_all_of(""),
+        2,
+        short=True,
+        shakes_all=True,
+    ),
+    Fault("the broker is restarted", end_broker(kill=False), 12, shakes_all=True),
+    Fault("the broker is killed", end_broker(kill=True), 8, short=True, shakes_all=True),
+    Fault("the broker's memory alarm for 12 s", alarm(memory_alarm, 12), 14, shakes_all=True),
+    Fault("the broker's disk alarm for 12 s", alarm(disk_alarm, 12), 14, shakes_all=True),
+    Fault(
+        "Consul is frozen for 20 s",
+        freeze_consul(20),
+        20,
+        shakes_consul=True,
+        works_meanwhile=True,
+    ),
+    Fault(
+        "Consul is restarted empty",
+        end_consul(),
+        5,
+        short=True,
+        shakes_consul=True,
+        works_meanwhile=True,
+    ),
+    Fault(
+        "Consul is away for 30 s, and back empty",
+        end_consul(30),
+        35,
+        shakes_consul=True,
+        works_meanwhile=True,
+    ),
+)

@@ -1,0 +1,115 @@
+"""`maniple_dispatcher.domain.breaker`: when a breaker opens, and when it closes again."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maniple.service.policies import CircuitBreakerSpec
+from maniple_dispatcher.domain.breaker import Breaker, Ends, State
+
+THREE = CircuitBreakerSpec(consecutive=3, open_for=10.0, probes=2)
+HALF = CircuitBreakerSpec(ratio=0.5, window=10.0, minimum=10, open_for=10.0)
+
+
+def failed(number: int) -> Ends:
+    return Ends(failed=number, failing=number)
+
+
+def opened(spec: CircuitBreakerSpec = THREE) -> Breaker:
+    breaker = Breaker()
+    assert breaker.hear(failed(20), spec, 0.0)
+    return breaker
+
+
+def half_open() -> Breaker:
+    breaker = opened()
+    assert breaker.look(THREE, 10.0)
+    return breaker
+
+
+def test_it_opens_after_so_many_failures_since_the_last_success() -> None:
+    breaker = Breaker()
+    assert not breaker.hear(failed(2), THREE, 0.0)
+    assert not breaker.hear(Ends(succeeded=1, failed=5, failing=1), THREE, 1.0)
+    assert not breaker.hear(failed(1), THREE, 2.0)
+    assert breaker.hear(failed(1), THREE, 3.0)
+    assert (breaker.state, breaker.epoch) == (State.OPEN, 1)
+
+
+def test_it_opens_at_a_ratio_of_enough_attempts_within_its_window() -> None:
+    breaker = Breaker()
+    assert not breaker.hear(failed(9), HALF, 0.0)
+    assert not breaker.hear(Ends(succeeded=5), HALF, 11.0)  # the nine are too old
+    assert not breaker.hear(failed(4), HALF, 12.0)
+    assert breaker.hear(failed(1), HALF, 13.0)
+
+
+def test_an_open_one_lets_nothing_through_until_it_is_time() -> None:
+    breaker = opened()
+    assert breaker.probe(5, THREE, 4.0) == (0, 6.0)
+    assert not breaker.look(THREE, 9.9)
+    assert breaker.look(THREE, 10.0)
+    assert breaker.state is State.HALF_OPEN
+
+
+def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
+    breaker = opened()
+    assert not breaker.hear(Ends(succeeded=50), THREE, 1.0)
+    assert breaker.look(THREE, 10.0)
+    assert not breaker.hear(failed(3), THREE, 10.1)  # no probe has been given out yet
+    assert breaker.state is State.HALF_OPEN
+
+
+def test_probes_are_given_out_once() -> None:
+    breaker = half_open()
+    assert [breaker.probe(want, THREE, 10.0)[0] for want in (1, 5, 5)] == [1, 1, 0]
+
+
+def test_probes_whose_end_nobody_hears_of_are_given_out_again() -> None:
+    breaker = half_open()
+    breaker.probe(2, THREE, 10.0)
+    assert breaker.probe(2, THREE, 19.0)[0] == 0
+    assert breaker.probe(2, THREE, 20.1)[0] == 2
+
+
+def test_it_closes_when_all_probes_succeed_and_opens_when_one_fails() -> None:
+    for ends, state in ((Ends(succeeded=1), State.CLOSED), (failed(1), State.OPEN)):
+        breaker = half_open()
+        breaker.probe(2, THREE, 10.0)
+        assert not breaker.hear(Ends(succeeded=1), THREE, 10.5)
+        assert breaker.hear(ends, THREE, 11.0)
+        assert breaker.state is state
+
+
+def test_a_follower_takes_what_is_later_and_knows_when_it_may_ask() -> None:
+    owner, follower = opened(), Breaker()
+    news = owner.news("lane", THREE, 4.0)
+    assert follower.follow(news, THREE, 100.0)
+    assert (follower.state, follower.remaining(THREE, 101.0)) == (State.OPEN, 5.0)
+    owner.look(THREE, 10.0)
+    assert follower.follow(owner.news("lane", THREE, 10.0), THREE, 106.0)
+    assert not follower.follow(news, THREE, 107.0)
+    assert follower.state is State.HALF_OPEN
+
+
+ends = st.builds(Ends, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
+
+
+@given(st.lists(st.tuples(ends, st.integers(0, 3), st.floats(0, 6)), max_size=60))
+def test_an_open_breaker_never_lets_more_through_than_its_probes(
+    history: list[tuple[Ends, int, float]],
+) -> None:
+    breaker, now, passed, epoch = Breaker(), 0.0, 0, 0
+    for heard, want, pause in history:
+        now += pause
+        breaker.hear(heard, THREE, now)
+        breaker.look(THREE, now)
+        assert breaker.epoch >= epoch
+        if breaker.epoch != epoch:
+            epoch, passed = breaker.epoch, 0
+        granted, _ = breaker.probe(want, THREE, now)
+        if breaker.state is State.OPEN:
+            assert granted == 0
+        if breaker.state is State.HALF_OPEN:
+            if now - breaker.given_at == 0.0:
+                passed = min(passed, THREE.probes - granted) + granted
+            assert passed <= THREE.probes

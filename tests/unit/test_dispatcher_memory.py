@@ -1,0 +1,84 @@
+"""`maniple_dispatcher.memory`: limits and breakers outlive every dispatcher."""
+
+import asyncio
+from typing import Any, cast
+
+import structlog
+
+from maniple.service.catalog import Entry
+from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.policies import CircuitBreakerSpec
+from maniple_dispatcher.domain.breaker import Ends, State
+from maniple_dispatcher.domain.buckets import Terms
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.memory import Memory
+from waiting import wait_until
+
+ONE_AN_HOUR = Limit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
+SPEC = CircuitBreakerSpec(consecutive=3, open_for=600.0)
+
+
+class Shelf:
+    """Consul's key-value store, or one that is away."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.away = False
+
+    async def kv_put(self, key: str, value: bytes) -> bool:
+        self.kept[key] = value
+        return True
+
+    async def kv_delete(self, key: str) -> bool:
+        return self.kept.pop(key, None) is not None
+
+    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+        if self.away:
+            raise ConsulUnavailable("away")
+        found = [Entry(k, v, 1) for k, v in self.kept.items() if k.startswith(prefix)]
+        return 1, found
+
+
+def fleet(name: str) -> Fleet:
+    made = Fleet(name, Owned(lambda _: SPEC), 0.0)
+    made.peers.heard(name, 0.0, ready=True)
+    return made
+
+
+def memory(shelf: Shelf, instance: str, of: Fleet) -> Memory:
+    consul = cast("Consul", shelf)
+    return Memory(consul, "maniple/dev", instance, fleet=of, log=structlog.get_logger())
+
+
+async def remember(shelf: Shelf, of: Fleet) -> None:
+    keeping = asyncio.create_task(memory(shelf, "one", of).keep())
+    await wait_until(lambda: b"lane" in b"".join(shelf.kept.values()))
+    keeping.cancel()
+
+
+def passes(of: Fleet, now: float) -> bool:
+    said: list[Any] = []
+    of.ask(ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
+    return bool(said[0])
+
+
+async def test_what_one_owned_another_knows_that_never_met_it() -> None:
+    shelf, first, second = Shelf(), fleet("one"), fleet("two")
+    now = asyncio.get_running_loop().time()
+    assert passes(first, now)
+    first.owned.hear("lane", Ends(failed=3, failing=3), now)
+    await remember(shelf, first)
+    await memory(shelf, "two", second).load()
+    assert not passes(second, now + 1.0)
+    assert second.owned.breaker("lane")[0] is State.OPEN
+
+
+async def test_without_consul_or_with_rubbish_in_it_a_dispatcher_begins_with_full_buckets() -> None:
+    shelf, of = Shelf(), fleet("one")
+    shelf.kept["maniple/dev/dispatchers/odd"] = b"no json"
+    await memory(shelf, "one", of).load()
+    shelf.away = True
+    await memory(shelf, "one", of).load()
+    assert passes(of, asyncio.get_running_loop().time())

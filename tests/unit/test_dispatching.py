@@ -1,0 +1,175 @@
+"""The way out of a dispatcher, with a broker that the tests decide for."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from fake_agent import NOW, FakePublisher, envelope
+from maniple.codec import decode_envelopes
+from maniple.messages import Envelope
+from maniple.service.outlets import ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.transport import Outgoing
+from maniple_dispatcher import lanes as module
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.under_way import PATIENCE
+from maniple_dispatcher.lanes import CANCEL_AFTER, Lanes
+from maniple_dispatcher.traces import Traces
+
+AGENT = "agent-1"
+
+
+class Broker(FakePublisher):
+    """Does not confirm the routing keys in `stuck`, and counts what waits for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck: set[str] = set()
+        self.well = asyncio.Event()
+        self.waiting = 0
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        self.waiting += 1
+        try:
+            if message.routing_key in self.stuck:
+                await self.well.wait()
+            await super().publish(message, timeout=timeout)
+        finally:
+            self.waiting -= 1
+
+
+class Clock:
+    """Seconds that the tests let pass."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Source:
+    """A source message that knows whether it is settled."""
+
+    def __init__(self) -> None:
+        self.settled = 0
+
+    def settle(self, error: object = None) -> None:
+        assert error is None
+        self.settled += 1
+
+
+class Scene:
+    """Lanes with a broker around them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.broker = Broker()
+        self.roster = Roster()
+        results = ResultOutlet(self.broker, Metrics(), replier=self.broker)
+        self.lanes = Lanes(
+            self.broker,
+            results,
+            Metrics(),
+            lambda: NOW,
+            roster=self.roster,
+            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+        )
+
+    def send(self, name: str, **fields: Any) -> Source:
+        source = Source()
+        fields.setdefault("deadline", NOW + timedelta(hours=1))
+        self.lanes.send(envelope(name, **fields), source)  # type: ignore[arg-type]  # a fake
+        return source
+
+    async def turn(self) -> None:
+        """Let what can happen now happen."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def to(self, exchange: str) -> list[Envelope]:
+        return [one for m in self.broker.to(exchange) for one in decode_envelopes(m.body)]
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return Scene(clock)
+
+
+async def test_what_was_given_up_is_not_with_the_broker_any_more(scene: Scene) -> None:
+    scene.broker.stuck = {"stuck.lane"}
+    sources = [scene.send(str(n), lane="stuck.lane") for n in range(3)]
+    await scene.turn()
+    for _ in range(2):  # one copy finds out, then the others follow
+        scene.clock.seconds += PATIENCE
+        scene.lanes.look(taking=True)
+        await scene.turn()
+    assert [source.settled for source in sources] == [1, 1, 1]
+    assert scene.broker.waiting > 0  # it may be merely late
+    scene.clock.seconds += CANCEL_AFTER
+    scene.lanes.look(taking=True)
+    await scene.turn()
+    assert scene.broker.waiting == 0
+
+
+async def test_a_confirm_that_is_merely_late_opens_the_lane_again(scene: Scene) -> None:
+    scene.broker.stuck = {"slow.lane"}
+    scene.send("first", lane="slow.lane")
+    await scene.turn()
+    scene.clock.seconds += PATIENCE
+    scene.lanes.look(taking=True)
+    scene.broker.stuck.clear()
+    scene.broker.well.set()
+    await scene.turn()
+    scene.send("then", lane="slow.lane")
+    await scene.lanes.drain()
+    assert [one.id for one in scene.to("maniple.lanes")] == ["first", "then"]
+
+
+async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(scene: Scene) -> None:
+    scene.broker.stuck = {"stuck.lane"}
+    scene.send("first", lane="stuck.lane")
+    await scene.turn()
+    scene.clock.seconds += PATIENCE
+    scene.lanes.look(taking=True)
+    scene.clock.seconds += CANCEL_AFTER  # longer than the door is shut
+    scene.lanes.look(taking=True)
+    for name in ("probe", "behind it"):
+        scene.send(name, lane="stuck.lane")
+    await scene.turn()
+    assert scene.broker.waiting == 1
+    scene.broker.stuck.clear()
+    scene.broker.well.set()
+    await scene.turn()
+    scene.send("then", lane="stuck.lane")
+    await scene.lanes.drain()
+    assert [one.id for one in scene.to("maniple.lanes")] == ["probe", "then"]
+    assert [one.id for one in scene.to("maniple.delay")] == ["first", "behind it"]
+
+
+async def test_a_task_that_its_lane_takes_has_waited_for_nothing(scene: Scene) -> None:
+    scene.send("a", waits=9)
+    await scene.lanes.drain()
+    (taken,) = scene.to("maniple.lanes")
+    assert (taken.accepted, taken.waits) == (True, 0)
+
+
+async def test_draining_waits_for_what_an_agents_own_queue_refuses(scene: Scene) -> None:
+    scene.roster.registered(AGENT, "1", frozenset({"a.task"}))
+    scene.broker.full, scene.broker.stuck = {AGENT}, {"a.task"}
+    scene.broker.up.clear()
+    source = scene.send("a", affinity="key")
+    draining = asyncio.create_task(scene.lanes.drain())
+    await scene.turn()
+    scene.broker.up.set()
+    await scene.turn()
+    assert not draining.done()
+    scene.broker.well.set()
+    await draining
+    assert [one.id for one in scene.to("maniple.lanes")] == ["a"]
+    assert source.settled == 1

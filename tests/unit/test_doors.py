@@ -1,0 +1,50 @@
+"""A lane that has just refused is not asked by every task."""
+
+from maniple_dispatcher.domain.doors import MAX_DOORS, MAX_STUCK_FOR, SHUT_FOR, STUCK_FOR, Doors
+from maniple_dispatcher.domain.routing import Waiting
+
+NOW = 1000.0
+LANE = ("maniple.lanes", "text.stats")
+
+
+def test_a_door_is_open_until_it_refuses_and_again_once_it_takes() -> None:
+    doors = Doors()
+    assert doors.refusal(LANE, NOW) is None
+    doors.shut(LANE, Waiting.OVERLOADED, NOW)
+    assert doors.refusal(LANE, NOW) is Waiting.OVERLOADED
+    assert doors.refusal(("maniple.lanes", "other"), NOW) is None
+    doors.open(LANE)
+    assert doors.refusal(LANE, NOW) is None
+
+
+def test_one_task_at_a_time_tries_a_door_that_has_been_shut_for_long_enough() -> None:
+    doors = Doors()
+    doors.shut(LANE, Waiting.NO_AGENT, NOW)
+    later = NOW + SHUT_FOR
+    assert [doors.refusal(LANE, later) for _ in range(3)] == [None, *[Waiting.NO_AGENT] * 2]
+    assert doors.refusal(LANE, later + SHUT_FOR) is None
+
+
+def test_a_lane_that_does_not_confirm_is_tried_ever_more_seldom_by_one_task() -> None:
+    doors, now, tries = Doors(), NOW, list[float]()
+    doors.shut(LANE, Waiting.UNCONFIRMED, now)
+    while now < NOW + 5 * MAX_STUCK_FOR:
+        now += 1.0
+        if doors.refusal(LANE, now) is None:
+            tries.append(now - NOW)
+            doors.shut(LANE, Waiting.UNCONFIRMED, now)
+            doors.shut(LANE, Waiting.UNCONFIRMED, now)  # what was on its way besides
+    assert tries == [STUCK_FOR, 15.0, 35.0, 75.0, 135.0, 195.0, 255.0]
+    doors.open(LANE)
+    doors.shut(LANE, Waiting.UNCONFIRMED, now)
+    assert doors.refusal(LANE, now + STUCK_FOR) is None
+
+
+def test_names_from_outside_cannot_fill_the_memory() -> None:
+    doors = Doors()
+    for number in range(MAX_DOORS + 10):
+        doors.shut(("maniple.lanes", str(number)), Waiting.NO_AGENT, NOW)
+    assert doors.refusal(("maniple.lanes", str(MAX_DOORS + 1)), NOW) is None
+    later = NOW + 2 * SHUT_FOR + 0.000001
+    doors.shut(LANE, Waiting.NO_AGENT, later)
+    assert doors.refusal(LANE, later) is Waiting.NO_AGENT

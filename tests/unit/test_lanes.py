@@ -1,0 +1,174 @@
+"""Which queues an agent reads, and how much of each it takes."""
+
+from typing import Any
+
+from fake_agent import Agent, Delivery, FakeExecutor, envelope
+from maniple.service.health import Health
+from maniple.tasks import Executor, TaskRegistry, task
+from maniple.transport import Consumer
+from maniple_agent.lanes import LaneConsumer, Lanes
+from maniple_agent.slots import Slots
+
+CAPACITIES = dict.fromkeys(Executor, 4)
+
+
+@task("a.plain")
+async def plain(payload: Any) -> Any:
+    return payload
+
+
+@task("an.affine", affinity=True)
+async def affine(payload: Any) -> Any:
+    return payload
+
+
+def queues(*functions: Any, variants: tuple[str, ...] = ()) -> list[str]:
+    lanes = Lanes("agent-1", TaskRegistry(functions), variants, CAPACITIES)
+    return [queue.name for queue in lanes.queues()]
+
+
+def test_an_agent_reads_the_lanes_of_its_capabilities_and_variants_with_their_suspects() -> None:
+    assert queues(plain, variants=("eu",)) == [
+        "maniple.lane.a.plain",
+        "maniple.lane.a.plain.suspect",
+        "maniple.lane.a.plain@eu",
+        "maniple.lane.a.plain@eu.suspect",
+    ]
+
+
+def test_only_a_capability_with_affinity_gives_an_agent_a_queue_of_its_own() -> None:
+    assert "maniple.agent.agent-1" not in queues(plain)
+    assert queues(plain, affine).count("maniple.agent.agent-1") == 1
+
+
+def test_the_own_queue_is_no_lane() -> None:
+    lanes = Lanes("agent-1", TaskRegistry([affine]), (), CAPACITIES)
+    assert lanes.names == ("an.affine",)
+
+
+@task("a.thread")
+def in_thread(payload: Any) -> Any:
+    return payload
+
+
+class Hot:
+    """A hot path without a broker."""
+
+    def __init__(self) -> None:
+        self.intake: Any = None
+        self.consumers: dict[str, Consumer] = {}
+
+    def consume(self, consumer: Consumer) -> None:
+        self.consumers[consumer.queue.removeprefix("maniple.")] = consumer
+
+
+class Taking:
+    """An agent that consumes the lanes of some handlers, with so many slots of each kind."""
+
+    def __init__(self, *functions: Any, slots: int = 4) -> None:
+        self.agent, self.hot = Agent(), Hot()
+        self.executors = {kind: FakeExecutor(slots) for kind in Executor}
+        self.agent.work.equip(dict(self.executors), lambda: self.agent.fenced)
+        registry = TaskRegistry(functions)
+        self.lanes = Lanes("agent-1", registry, (), dict.fromkeys(Executor, slots))
+        hot: Any = self.hot
+        self.lanes.consume(hot, self.agent.work)
+
+    def fill(self) -> None:
+        """Let every consumer have all that its prefetch allows."""
+        for consumer in self.hot.consumers.values():
+            consumer._unsettled = dict.fromkeys(range(consumer.prefetch))
+
+    async def adapted(self) -> dict[str, int]:
+        """Adapt; return the prefetch of each queue, 0 if it is paused."""
+        await self.lanes.adapt(self.agent.work)
+        return {
+            queue: 0 if consumer._paused else consumer.prefetch
+            for queue, consumer in self.hot.consumers.items()
+        }
+
+
+def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
+    taking = Taking(plain, slots=200)
+    assert {queue: consumer.prefetch for queue, consumer in taking.hot.consumers.items()} == {
+        "lane.a.plain": 2,
+        "lane.a.plain.suspect": 1,
+    }
+    taken: list[bool] = []
+    for queue in ("lane.a.plain", "lane.a.plain.suspect"):
+        taking = Taking(plain)
+        delivery: Any = Delivery(envelope("1", capability="a.task"))
+        taking.agent.work._schedule_pump = lambda: None  # type: ignore[method-assign]
+        taking.hot.consumers[queue]._handle(delivery)
+        taken += [job.suspect for job in taking.agent.work.waiting]
+    assert taken == [False, True]
+
+
+async def test_a_lost_consumer_says_so_at_once() -> None:
+    taking = Taking(plain)
+    delivery = Delivery(envelope("1"))
+    taking.executors[Executor.ASYNC].capacity = 0
+    await taking.agent.take(delivery)
+    assert len(list(taking.agent.work.waiting)) == 1
+    delivery.alive = False
+    consumer = taking.hot.consumers["lane.a.plain"]
+    assert isinstance(consumer, LaneConsumer)
+    consumer.lost()
+    assert list(taking.agent.work.waiting) == []
+
+
+async def test_from_lanes_whose_slots_are_all_stuck_nothing_is_taken() -> None:
+    taking = Taking(plain, in_thread, affine, slots=8)
+    for lane in ("a.plain", "a.thread", "an.affine"):
+        taking.agent.work.measures[lane].bundled(1)
+    taking.fill()
+    before = await taking.adapted()
+    assert set(before.values()) == {8, 1}
+    taking.executors[Executor.THREAD].stuck = ["a.thread"] * 4
+    assert await taking.adapted() == before | {"lane.a.thread": 4}
+    taking.executors[Executor.THREAD].stuck *= 2
+    assert await taking.adapted() == before | {"lane.a.thread": 0, "lane.a.thread.suspect": 0}
+    assert taking.lanes.hungry == ("a.plain", "an.affine")  # since what they may hold has grown
+    taking.executors[Executor.THREAD].stuck = []
+    assert await taking.adapted() == before
+    taking.executors[Executor.ASYNC].stuck = ["a.plain"] * 8
+    assert await taking.adapted() == dict.fromkeys(before, 0) | {
+        "lane.a.thread": 8,
+        "lane.a.thread.suspect": 1,
+    }
+
+
+async def test_a_lane_holds_more_once_it_has_used_up_what_it_may_hold() -> None:
+    taking = Taking(plain, slots=100)
+    taking.agent.work.measures["a.plain"].bundled(1)
+    assert (await taking.adapted())["lane.a.plain"] == 1
+    taking.fill()
+    assert (await taking.adapted())["lane.a.plain"] == 100
+    taking.agent.work.measures["a.plain"].bundle = 10.0
+    assert (await taking.adapted())["lane.a.plain"] == 10
+
+
+async def test_a_lane_is_not_taken_from_again_while_the_agent_takes_nothing() -> None:
+    taking = Taking(in_thread)
+    taking.executors[Executor.THREAD].stuck = ["a.thread"] * 4
+    await taking.adapted()
+    taking.executors[Executor.THREAD].stuck = []
+    taking.agent.fenced = True
+    assert set((await taking.adapted()).values()) == {0}
+    taking.agent.fenced = False
+    assert set((await taking.adapted()).values()) == {1}
+
+
+def test_the_health_names_what_keeps_slots() -> None:
+    executor, health = FakeExecutor(4), Health("agent", "a1")
+    slots = Slots({Executor.THREAD: executor})
+    executor.stuck = ["b.task", "a.task", "b.task"]
+    slots.tell(health)
+    assert health.snapshot()["components"]["slots.thread"] == {
+        "ok": False,
+        "detail": "3 of 4 slots are kept: a.task, b.task",
+        "required": False,
+    }
+    executor.stuck = []
+    slots.tell(health)
+    assert health.status == "ok"

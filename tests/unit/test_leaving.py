@@ -1,0 +1,64 @@
+"""How an agent leaves when the broker does not answer: never later than it may."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from maniple_agent import wiring
+
+
+class Leaving:
+    """The parts of an agent whose way out takes so long, in seconds of a clock of its own."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, seconds: float, pause: float, over: float
+    ) -> None:
+        self.now = 0.0
+        self.goodbyes: list[float] = []
+        self._pause, self._over = pause, over
+        monkeypatch.setattr(wiring, "monotonic", lambda: self.now)
+        monkeypatch.setattr(asyncio, "wait_for", self._wait_for)
+        self.parts: Any = SimpleNamespace(
+            ending=SimpleNamespace(seconds=seconds),
+            hot=SimpleNamespace(pause=lambda: pause),
+            work=SimpleNamespace(drain=self._drain),
+            confirmation=SimpleNamespace(fenced=lambda _: False),
+        )
+        self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send)
+
+    async def _wait_for(self, seconds: float, limit: float) -> None:
+        self.now += min(seconds, limit)
+        if seconds > limit:
+            raise TimeoutError
+
+    async def _drain(self, seconds: float) -> None:
+        self.now += seconds + self._over
+
+    async def _send(self, wait: float) -> None:
+        self.goodbyes.append(round(wait, 3))
+        self.now += wait
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pause", "over", "goodbyes"),
+    [
+        (20.0, 0.0, 0.0, [2.5]),
+        (20.0, 60.0, 0.0, [2.5]),
+        (20.0, 60.0, 2.5, [0.5]),
+        (0.0, 60.0, 0.0, [2.0]),
+        (0.0, 60.0, 2.5, []),
+    ],
+)
+async def test_a_goodbye_has_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    pause: float,
+    over: float,
+    goodbyes: list[float],
+) -> None:
+    leaving = Leaving(monkeypatch, seconds=seconds, pause=pause, over=over)
+    await wiring._leave(leaving.parts, leaving.heartbeats)
+    assert leaving.goodbyes == goodbyes
+    assert leaving.now <= seconds + 3.5

@@ -1,0 +1,139 @@
+"""Agents that come back and fail again while their queues are being emptied."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from fake_agent import NOW
+from maniple.transport import QueueView
+from maniple_dispatcher import moving
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.moving import Moves
+from waiting import wait_until
+
+AGENT, LANES = "agent-1", frozenset({"cart.add"})
+
+
+class Queue:
+    """The queue of an agent; `rebound` is called when its binding is put back."""
+
+    def __init__(self) -> None:
+        self.there, self.consumers = True, 2
+        self.quiet, self.lost = 1.0, False
+        self.rebound: Callable[[], object] = bool
+
+    async def look(self) -> QueueView | None:
+        return QueueView(0, self.consumers) if self.there else None
+
+    async def remove(self) -> None:
+        self.there = False
+
+    async def bind(self) -> None:
+        self.rebound()
+
+    async def consume(self) -> None: ...
+
+    async def pause(self) -> None: ...
+
+    async def unbind(self) -> None: ...
+
+
+class Marks:
+    """Notes for which agents the mark was removed, and `removing` each."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.removing: Callable[[], object] = bool
+
+    async def remove(self, agent: str) -> None:
+        self.removing()
+        self.removed.append(agent)
+
+
+class Scene:
+    """What moves the tasks of an agent, with fakes around it."""
+
+    def __init__(self) -> None:
+        self.roster, self.queue, self.marks = Roster(), Queue(), Marks()
+        runtime: Any = SimpleNamespace(spawn=self._spawn, log=structlog.get_logger())
+        nothing: Any = None
+        marks: Any = self.marks
+        self.moves = Moves(
+            runtime,
+            nothing,
+            nothing,
+            self.roster,
+            marks,
+            quiet=0.01,
+            clock=lambda: NOW,
+            traces=nothing,
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None], _: str) -> asyncio.Task[None]:
+        return asyncio.create_task(work)
+
+    def comes(self, incarnation: str) -> None:
+        self.roster.registered(AGENT, incarnation, LANES)
+
+    def goes(self, incarnation: str) -> None:
+        self.roster.gone(AGENT, incarnation)
+        self.moves.begin(AGENT)
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    made = Scene()
+
+    @asynccontextmanager
+    async def leftover(*_: object) -> AsyncIterator[Queue]:
+        yield made.queue
+
+    monkeypatch.setattr(moving, "leftover", leftover)
+    monkeypatch.setattr(moving, "POLL", 0.001)
+    monkeypatch.setattr(moving, "AGAIN", 0.001)
+    return made
+
+
+async def test_an_agent_that_fails_again_while_its_queue_is_bound_is_not_forgotten(
+    scene: Scene,
+) -> None:
+    def fails_again() -> None:
+        scene.queue.consumers = 1
+        scene.goes("2")
+
+    scene.queue.rebound = fails_again
+    scene.comes("1")
+    scene.goes("1")
+    await asyncio.sleep(0.02)
+    assert not scene.marks.removed
+    scene.comes("2")
+    await wait_until(lambda: bool(scene.marks.removed))
+    assert not scene.queue.there
+
+
+async def test_an_agent_that_came_back_keeps_its_mark(scene: Scene) -> None:
+    scene.comes("1")
+    scene.goes("1")
+    scene.comes("2")
+    await wait_until(lambda: not scene.moves._moving)
+    assert not scene.marks.removed
+
+
+async def test_a_queue_that_is_made_while_the_mark_is_removed_is_removed_too(scene: Scene) -> None:
+    def comes_and_fails() -> None:
+        scene.marks.removing = bool
+        scene.queue.there = True
+        scene.comes("2")
+        scene.goes("2")
+
+    scene.queue.consumers = 1
+    scene.marks.removing = comes_and_fails
+    scene.comes("1")
+    scene.goes("1")
+    await wait_until(lambda: len(scene.marks.removed) == 2)
+    assert not scene.queue.there

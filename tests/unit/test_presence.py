@@ -1,0 +1,93 @@
+"""What a process tells Consul of itself, with a Consul that only writes down what it hears."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from maniple.service import presence
+from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.health import Health
+from maniple.service.presence import Presence, Pulse
+from maniple.service.settings import ServiceSettings
+from waiting import wait_until
+
+
+class WritesDown(Consul):
+    """Takes everything, unless it is `away`."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.passes = 0
+        self.missed = 0
+        self.meta: Mapping[str, str] = {}
+        self.away = False
+
+    async def register_service(self, *_: Any, **described: Any) -> None:
+        self.meta = described["meta"]
+
+    async def pass_ttl(self, instance: str, note: str = "") -> bool:
+        del instance, note
+        if self.away:
+            self.missed += 1
+            raise ConsulUnavailable("away")
+        self.passes += 1
+        return True
+
+    async def registered(self, instance: str) -> bool:
+        del instance
+        return True
+
+    async def deregister_service(self, instance: str) -> None: ...
+
+
+@asynccontextmanager
+async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
+    consul, health = WritesDown(), Health("service", "one")
+    settings = ServiceSettings(instance="one")
+    made = Presence(consul, settings, health, port=1, life="abc", pulse=pulse)
+    made.start()
+    try:
+        await wait_until(lambda: bool(consul.meta))
+        yield consul
+    finally:
+        await made.stop()
+        consul.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "REFRESH", 0.02)
+    monkeypatch.setattr(presence, "BACKOFF_CAP", 0.02)
+
+
+async def test_each_beat_refreshes_once_and_nothing_else_does() -> None:
+    pulse = Pulse()
+    pulse.expect()
+    async with present(pulse) as consul:
+        for turn in range(1, 4):
+            pulse.beat()
+            await wait_until(lambda turn=turn: consul.passes == turn)  # type: ignore[misc]  # bound now
+        with pytest.raises(AssertionError):
+            await wait_until(lambda: consul.passes > 3, 0.2)
+
+
+async def test_a_beat_that_consul_did_not_take_is_not_used_later() -> None:
+    pulse = Pulse()
+    pulse.expect()
+    async with present(pulse) as consul:
+        consul.away = True
+        pulse.beat()
+        await wait_until(lambda: consul.missed == 1)
+        consul.away = False
+        with pytest.raises(AssertionError):
+            await wait_until(lambda: consul.passes > 0, 0.2)
+        pulse.beat()
+        await wait_until(lambda: consul.passes == 1)
+
+
+async def test_without_a_pulse_health_decides_and_the_entry_names_the_life() -> None:
+    async with present(Pulse()) as consul:
+        await wait_until(lambda: consul.passes > 2)
+        assert consul.meta["life"] == "abc"

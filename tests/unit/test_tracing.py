@@ -1,0 +1,212 @@
+"""Which traces are kept, what their spans are, and that none of it can be waited for."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import generate_latest
+
+from maniple.messages import Envelope
+from maniple.service.names import SPANS_DROPPED
+from maniple.service.settings import ServiceSettings
+from maniple.service.spans import Span
+from maniple.service.task_traces import TaskTraces, dispatching
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry import export as module
+from maniple.service.telemetry.export import MAX_SPANS, Collector, Exporter
+from maniple.service.telemetry.tracing import NO_TRACER, Allowance, Tracer, make_tracer
+from maniple.traceparent import begun_trace, is_sampled, span_id_of
+from maniple_dispatcher.traces import Traces
+from span_collector import SpanCollector
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+SPAN = Span(name="a span", trace_id="1" * 32, span_id="2" * 16, start=1, end=2)
+GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def envelope(traceparent: str, **fields: Any) -> Envelope:
+    deadline = NOW + timedelta(hours=1)
+    return Envelope(
+        id="t",
+        capability="text.stats",
+        submitted_at=NOW,
+        dispatched_at=NOW,
+        deadline=deadline,
+        traceparent=traceparent,
+        **fields,
+    )
+
+
+class Kept:
+    """In place of an exporter: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def put(self, span: Span) -> None:
+        self.spans.append(span)
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+def tracer(kept: Kept, rate: float = 100.0) -> Tracer:
+    return Tracer(kept, rate=rate, metrics=Metrics())  # type: ignore[arg-type]  # a fake
+
+
+def test_an_allowance_gives_its_rate_and_no_more() -> None:
+    now = [0.0]
+    allowance = Allowance(2.0, lambda: now[0])
+    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    now[0] = 0.5
+    assert [allowance.take() for _ in range(2)] == [True, False]
+    assert not Allowance(0.0).take()
+
+
+def test_the_first_dispatch_of_a_trace_begun_here_is_its_root() -> None:
+    ours = begun_trace(2**127 + 5, sampled=True)
+    first = dispatching(envelope(ours))
+    assert first.span == span_id_of(ours)
+    assert dispatching(first).span not in {None, first.span}
+    assert dispatching(envelope(GIVEN)).span not in {None, span_id_of(GIVEN)}
+
+
+def test_what_is_kept_late_writes_its_dispatch_once(kept: Kept) -> None:
+    traces = TaskTraces(tracer(kept), lambda: NOW)
+    late = traces.kept(envelope(begun_trace(7 << 64, sampled=False)), "retried")
+    again = traces.kept(late, "retried")
+    assert is_sampled(late.traceparent)
+    assert again is late
+    (dispatch,) = kept.spans
+    assert (dispatch.span_id, dispatch.parent_id) == (late.span, None)
+
+
+def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
+    metrics = Metrics()
+    few = Tracer(kept, rate=1.0, metrics=metrics)  # type: ignore[arg-type]  # a fake
+    traces = Traces(few, lambda: NOW, ratio=0.0)
+    assert is_sampled(traces.honoured(GIVEN))
+    assert not is_sampled(traces.honoured(GIVEN))
+    unsampled = envelope(begun_trace(7 << 64, sampled=False))
+    # Who wants everything sampled takes nothing from what goes wrong.
+    assert is_sampled(traces.kept(unsampled, "ended").traceparent)
+    assert traces.kept(unsampled, "ended") is unsampled
+    text = generate_latest(metrics.registry).decode()
+    assert 'maniple_traces_limited_total{why="submitted"} 1.0' in text
+    assert 'maniple_traces_limited_total{why="ended"} 1.0' in text
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_the_ratio_decides_about_new_traces(kept: Kept, ratio: float) -> None:
+    traces = Traces(tracer(kept), lambda: NOW, ratio=ratio)
+    assert {is_sampled(traces.begun()) for _ in range(50)} == {ratio == 1.0}
+
+
+def test_without_an_endpoint_nothing_is_sampled_and_what_comes_is_passed_on() -> None:
+    assert make_tracer(ServiceSettings(otlp_endpoint=""), Metrics()) is NO_TRACER
+    traces = Traces(NO_TRACER, lambda: NOW, ratio=1.0)
+    assert not is_sampled(traces.begun())
+    assert traces.honoured(GIVEN) == GIVEN
+    sampled = replace(envelope(GIVEN), attempt=2)
+    assert traces.kept(sampled, "retried") is sampled
+
+
+def test_a_process_without_an_endpoint_does_not_load_the_sdk() -> None:
+    code = (
+        "import sys, maniple_agent.wiring, maniple_dispatcher.wiring, maniple.client;"
+        "sys.exit(any(n.startswith(('opentelemetry.sdk', 'google.protobuf')) for n in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Stuck:
+    """In place of OpenTelemetry's exporter: one that does not come back."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def export(self, _spans: object) -> None:
+        self.let_go.wait(30)
+
+    def shutdown(self) -> None:
+        self.let_go.set()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def exporter(metrics: Metrics) -> Iterator[Exporter]:
+    settings = ServiceSettings(otlp_endpoint="http://127.0.0.1:9", instance="p1")
+    counters = [metrics.counter(SPANS_DROPPED, why) for why in ("queue_full", "failed")]
+    made = Exporter(settings, *counters)
+    yield made
+    made.close(5.0)
+
+
+def test_an_exporter_that_hangs_is_not_waited_for(
+    exporter: Exporter, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Stuck()
+    monkeypatch.setattr(exporter, "_target", stuck)
+    for _ in range(module.MAX_QUEUE + module.MAX_BATCH + 100):
+        exporter.put(SPAN)
+    text = generate_latest(metrics.registry).decode()
+    (line,) = [row for row in text.splitlines() if 'reason="queue_full"' in row and "total" in row]
+    assert float(line.rsplit(" ", 1)[1]) >= 100
+    exporter._queue.clear()
+    stuck.let_go.set()
+
+
+def test_what_cannot_be_exported_is_counted(exporter: Exporter, metrics: Metrics) -> None:
+    exporter.put(SPAN)
+    exporter.close(30.0)
+    text = generate_latest(metrics.registry).decode()
+    assert 'maniple_spans_dropped_total{reason="failed"} 1.0' in text
+
+
+def test_spans_come_as_they_were_written(metrics: Metrics) -> None:
+    with SpanCollector().serving() as collector:
+        settings = ServiceSettings(otlp_endpoint=collector.url, instance="p1")
+        tracer = make_tracer(settings, metrics)
+        tracer.write(replace(SPAN, parent_id="3" * 16, attributes={"n": [1, 2]}, error="timeout"))
+        tracer.close(10.0)
+    (seen,) = collector.spans
+    assert (seen.trace_id, seen.span_id, seen.parent_id) == ("1" * 32, "2" * 16, "3" * 16)
+    assert (seen.start, seen.end, seen.attributes, seen.failed) == (1, 2, {"n": [1, 2]}, True)
+    assert seen.resource["service.instance.id"] == "p1"
+
+
+def test_whatever_a_handler_says_of_its_span_its_agent_can_read() -> None:
+    collector = Collector()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(collector)
+    with provider.get_tracer("\udce9").start_as_current_span("sp\udcffn") as span:
+        span.set_attribute("nan", float("nan"))
+        span.set_attribute("many", [float("inf"), 1.5])
+        span.add_event("ev\udcffnt", {"k\udcffy": "v\udcff"})
+    (taken,) = msgspec.json.decode(msgspec.json.encode(collector.take()), type=list[Span])
+    assert (taken.name, taken.scope) == ("sp?n", "?")
+    assert taken.attributes == {"nan": "nan", "many": ["inf", "1.5"]}
+    assert taken.events[0].attributes == {"k?y": "v?"}
+
+
+def test_an_attempt_in_a_worker_has_no_end_of_spans() -> None:
+    collector = Collector()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(collector)
+    for _ in range(MAX_SPANS + 1):
+        provider.get_tracer("x").start_span("one").end()
+    assert len(collector.take()) == MAX_SPANS
+    assert collector.take() == []

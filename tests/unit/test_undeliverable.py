@@ -1,0 +1,84 @@
+"""What the broker dead-letters ends with a result, whatever it is."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pamqp import commands
+
+from fake_agent import NOW, FakePublisher
+from maniple.codec import decode_results, peek_identity
+from maniple.identifiers import member_id
+from maniple.messages import Result
+from maniple.service.outlets import ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple_dispatcher import dead
+from maniple_dispatcher.dead import Undeliverable
+
+MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
+SUBMIT = "broker.maniple.submit"
+
+
+class Delivery(SimpleNamespace):
+    """A message from `maniple.dead.broker`, and how it was settled."""
+
+    def __init__(self, body: bytes, routing_key: str = SUBMIT) -> None:
+        properties = commands.Basic.Properties(message_id=MESSAGE, reply_to="theirs")
+        headers = {"x-death": [{"reason": "delivery_limit", "routing-keys": ["text.stats"]}]}
+        super().__init__(body=body, routing_key=routing_key, properties=properties, headers=headers)
+        self.acked = 0
+
+    def ack(self) -> None:
+        self.acked += 1
+
+
+async def ends(body: bytes, routing_key: str = SUBMIT) -> list[Result]:
+    """Return the recorded results of one message; fails unless each was replied to as well."""
+    publisher, delivery = FakePublisher(), Delivery(body, routing_key)
+    metrics = Metrics()
+    results = ResultOutlet(publisher, metrics, replier=publisher)
+    taker: Any = Undeliverable(results, metrics, lambda: NOW)
+    taker.take(delivery)
+    await results.drain()
+    assert delivery.acked == 1
+    recorded = [r for m in publisher.to("maniple.results") for r in decode_results(m.body)]
+    replied = [m for m in publisher.to("") if m.routing_key == "theirs"]
+    assert len(replied) == len(recorded)
+    return recorded
+
+
+@pytest.mark.parametrize("body", [b"\xff", b'{"payload": "\xff"}', b'["\xff"]', b"[", b"[1,]", b""])
+async def test_what_cannot_be_read_ends_under_the_messages_own_id(body: bytes) -> None:
+    (result,) = await ends(body)
+    assert (result.id, result.capability, result.status) == (MESSAGE, "text.stats", "rejected")
+
+
+async def test_members_of_an_array_end_under_ids_of_their_own() -> None:
+    results = await ends(json.dumps([{"id": "mine"}, {}, 5]).encode())
+    assert [r.id for r in results] == ["mine", member_id(MESSAGE, 1), member_id(MESSAGE, 2)]
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.sampled_from([b'{"id":"\\ud800"}', b'{"capability":"\\udfff"}']))
+def test_of_any_bytes_an_identity_can_be_asked(body: bytes) -> None:
+    assert msgspec.json.encode(peek_identity(body))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda b: b'[{"id":"' + b + b'"}]'))
+async def test_any_bytes_end_with_a_result(body: bytes) -> None:
+    assert await ends(body)
+
+
+async def test_whatever_goes_wrong_the_sender_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    for name, key in (("decode_submission", SUBMIT), ("decode_envelopes", "broker.maniple.retry")):
+        monkeypatch.setattr(dead, name, broken)
+        (result,) = await ends(b"{}", key)
+        assert (result.id, result.status) == (MESSAGE, "rejected")

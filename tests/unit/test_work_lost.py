@@ -1,0 +1,86 @@
+"""Tasks whose agent was lost, and those of which it only seemed so."""
+
+from datetime import timedelta
+
+import pytest
+
+from fake_agent import NOW, Agent, Delivery, envelope
+from maniple.errors import ErrorCode
+from maniple_agent import departures
+from waiting import wait_until
+
+
+async def test_a_redelivered_bundle_is_split_into_tasks_that_travel_alone() -> None:
+    agent = Agent()
+    delivery = Delivery(envelope("1"), envelope("2", lost=1), redelivered=True)
+    await agent.take(delivery)
+    assert agent.executor.jobs == []
+    assert [(key, [e.id for e in bundle]) for key, bundle in agent.moved()] == [
+        ("a.task", ["1"]),
+        ("a.task.suspect", ["2"]),
+    ]
+    assert [bundle[0].lost for _, bundle in agent.moved()] == [1, 2]
+    assert delivery.acked == 1
+
+
+async def test_nothing_starts_before_what_was_redelivered_is_safe_elsewhere() -> None:
+    agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
+    agent.publisher.up.clear()
+    await agent.take(lost)
+    await agent.take(Delivery(envelope("2")))
+    assert (agent.executor.ids, lost.acked) == ([], 0)
+    agent.publisher.up.set()
+    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    assert lost.acked == 1
+
+
+async def test_a_redelivered_task_that_may_run_once_ends() -> None:
+    agent = Agent()
+    delivery = Delivery(envelope("1", capability="a.once", lane="a.once"), redelivered=True)
+    await agent.take(delivery)
+    (result,) = agent.results()
+    assert result.error is not None
+    assert (result.error.code, result.lost, delivery.acked) == (ErrorCode.AGENT_LOST, 1, 1)
+
+
+async def test_a_moved_task_that_may_run_once_ends() -> None:
+    agent = Agent()
+    delivery = Delivery(envelope("1", capability="a.once", lane="a.once", lost=1))
+    await agent.take(delivery)
+    (result,) = agent.results()
+    assert result.error is not None
+    assert (result.error.code, result.lost, delivery.acked) == (ErrorCode.AGENT_LOST, 1, 1)
+
+
+async def test_one_suspect_runs_at_a_time() -> None:
+    agent = Agent()
+    first, second = Delivery(envelope("s1", lost=2)), Delivery(envelope("s2", lost=2))
+    await agent.take(first, suspect=True)
+    await agent.take(second, suspect=True)
+    await agent.take(Delivery(envelope("3")))
+    assert agent.executor.ids == ["s1", "3"]
+    await agent.finish("s1")
+    assert agent.executor.ids == ["3", "s2"]
+    assert (first.acked, second.acked) == (1, 0)
+
+
+async def test_an_expired_suspect_does_not_hold_up_the_next() -> None:
+    agent = Agent(capacity=1)
+    await agent.take(Delivery(envelope("busy")))
+    soon = NOW + timedelta(seconds=1)
+    await agent.take(Delivery(envelope("s1", lost=2, deadline=soon)), suspect=True)
+    await agent.take(Delivery(envelope("s2", lost=2)), suspect=True)
+    agent.now = soon
+    await agent.finish("busy")
+    await wait_until(lambda: agent.executor.ids == ["s2"], 1)
+
+
+async def test_what_goes_back_to_a_full_lane_waits_in_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(departures, "REFUSED_PAUSE", 1.0)
+    agent, delivery = Agent(), Delivery(envelope("1"), redelivered=True)
+    agent.publisher.full = {"a.task"}
+    await agent.take(delivery)
+    assert [(key, bundle[0].lost) for key, bundle in agent.moved("maniple.delay")] == [("1", 1)]
+    assert delivery.acked == 1
