@@ -44,7 +44,7 @@ check: setup ## lint, format, types, import contracts
 	uv run --no-sync mypy shared services tests bench examples infra
 	uv run --no-sync lint-imports
 
-bench: setup ## Maniple and Celery on the same broker; the last line is JSON
+bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker; the last line is JSON
 	@uv run --locked --all-packages --group bench python -m bench.run
 
 campaign: setup ## inject every fault, print the matrix and write docs/failure-matrix.md; ARGS=--help tells more
