@@ -1,4 +1,7 @@
-"""The expressions that dashboards are made of, in PromQL."""
+"""The expressions that dashboards are made of, in PromQL.
+
+Metrics that others' processes and brokers in the same Prometheus have as well are asked by job.
+"""
 
 from infra.grafana.model import Variable
 
@@ -8,6 +11,8 @@ CAPABILITY = Variable(
 )
 HERE = 'environment="$environment"'
 AN_AGENT = f'{HERE}, service="agent"'
+A_BROKER = 'job="rabbitmq"'
+A_QUEUE = f'{HERE}, job="rabbitmq-queues"'
 OF_ONE = f'{HERE}, capability="$capability"'
 QUANTILES = {"half": 0.5, "95 %": 0.95, "99 %": 0.99}
 
@@ -47,18 +52,33 @@ def failing(by: str = "", where: str = HERE) -> str:
 
 def of_queues(metric: str, names: str, by: str = "") -> str:
     """Return a metric of the queues whose names match a regular expression."""
-    return level(f"rabbitmq_detailed_queue_{metric}", by, f'{HERE}, queue=~"{names}"')
+    return level(f"rabbitmq_detailed_queue_{metric}", by, f'{A_QUEUE}, queue=~"{names}"')
 
 
 def fullest(metric: str) -> str:
     """Return a metric of the ten queues that have most of it, without the streams."""
-    queues = f'{HERE}, queue!~"maniple[.](records|.+[.]log)"'
+    queues = f'{A_QUEUE}, queue!~"maniple[.](records|.+[.]log)"'
     return f"topk(10, {level(f'rabbitmq_detailed_queue_{metric}', 'queue', queues)})"
 
 
 def highest(metric: str, by: str = "", where: str = HERE) -> str:
     """Return a gauge that several processes show, as the one that shows most."""
     return f"max by ({by}) ({metric}{{{where}}})"
+
+
+def processor_time(by: str, where: str = HERE) -> str:
+    """Return how many cores processes of ours use."""
+    return rate("process_cpu_seconds_total", by, f'{where}, job="maniple"')
+
+
+def resident_memory(by: str, where: str = HERE) -> str:
+    """Return the resident memory of processes of ours."""
+    return level("process_resident_memory_bytes", by, f'{where}, job="maniple"')
+
+
+def of_broker(metric: str) -> str:
+    """Return a metric of our RabbitMQ nodes."""
+    return f"rabbitmq_{metric}{{{A_BROKER}}}"
 
 
 LANES = "maniple[.]lane[.].+"

@@ -24,6 +24,7 @@ ALERTS: dict[str, dict[str, Any]] = {
 }
 RUNBOOK = ROOT / "docs" / "runbook.md"
 ASKED = re.compile(r"\bmaniple_\w+")
+OTHERS_TOO = re.compile(r"\b(up|process_\w+|rabbitmq_(?!detailed)\w+)\b(\{[^}]*\})?")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 # Labels that grow with agents or tasks are of no alert about many of them.
 BOUNDED = {"environment", "service", "instance", "component", "queue", "exchange", "reason"}
@@ -218,6 +219,13 @@ CASES = {
         "3m",
     ),
 }
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_brokers_and_processes_of_others_raise_no_alert(name: str) -> None:
+    """One Prometheus may watch more than Maniple; queues are told by their names."""
+    for _, asked in OTHERS_TOO.findall(ALERTS[name]["expr"]):
+        assert 'job="' in asked
 
 
 def rendered(text: str, labels: dict[str, str]) -> str:

@@ -103,3 +103,8 @@ def test_the_images_hold_no_secret_and_need_no_compiler_nor_buildkit() -> None:
     assert not re.search(r"PASSWORD|SECRET|TOKEN", dockerfile)
     assert not re.search(r"# syntax|--mount|<<|gcc|build-essential|apt", dockerfile)
     assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"python:3.13-slim"}
+
+
+def test_down_removes_the_project_that_the_file_names() -> None:
+    script = (ROOT / "infra/docker/down").read_text()
+    assert f"${{project:-{COMPOSE['name']}}}" in script

@@ -17,6 +17,7 @@ GRAFANA = ROOT / "infra" / "grafana"
 FILES = sorted(GRAFANA.glob("dashboards/*.json"))
 BUILT_IN = {"__rate_interval"}
 SUFFIX = re.compile(r"_(total|bucket|sum|count)$")
+FOREIGN = re.compile(r"\b(up|ALERTS|process_\w+|rabbitmq_\w+)\b(\{[^}]*\})?")
 each_board = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 
 
@@ -70,6 +71,16 @@ def test_queries_use_metrics_and_variables_that_there_are(file: Path) -> None:
             assert asked <= declared, panel["title"]
             used = set(re.findall(r"\$(\w+)", target["expr"]))
             assert used <= variables | BUILT_IN, panel["title"]
+
+
+@each_board
+def test_what_others_have_too_is_asked_of_ours_alone(file: Path) -> None:
+    """One Prometheus may watch more than Maniple."""
+    for panel in panels(file):
+        for target in panel["targets"]:
+            for metric, asked in FOREIGN.findall(target["expr"]):
+                ours = 'alertname=~"Maniple' if metric == "ALERTS" else 'job="'
+                assert ours in asked, panel["title"]
 
 
 def test_sources_are_there_under_the_names_by_which_they_are_asked() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LocalServers
-from fake_agents import agent_of, keys, registry, settled, shown, told
+from heartbeating_agents import agent_of, keys, registry, settled, shown, told
 from maniple.control import AgentPhase, Announce, Retire
 from maniple.errors import RequestFailed
 from maniple.identifiers import new_id

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import LocalServers
-from fake_agents import Agent, agent_of, beating, keys, registry
 from flaky_network import FlakyNetwork
+from heartbeating_agents import Agent, agent_of, beating, keys, registry
 from maniple.identifiers import new_id
 from maniple.service.runner import Runtime
 from maniple_registry.hearing import COMPONENT

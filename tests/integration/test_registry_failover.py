@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from conftest import LocalServers
-from fake_agents import (
+from heartbeating_agents import (
     Agent,
     RegistryProcess,
     agent_of,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import LocalServers
-from fake_agents import Agent, agent_of, keys, registry, told
+from heartbeating_agents import Agent, agent_of, keys, registry, told
 from maniple.control import AgentDescription
 from maniple.identifiers import new_id
 from maniple.topology import LANES, lane_queues

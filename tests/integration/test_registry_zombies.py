@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from conftest import LocalServers
-from fake_agents import Agent, agent_of, beating, keys, registry, settled, shown, told
 from flaky_network import FlakyNetwork
+from heartbeating_agents import Agent, agent_of, beating, keys, registry, settled, shown, told
 from maniple.control import Reconnect
 from maniple.identifiers import new_id
 from maniple.service.names import ECHOES, EVICTIONS

@@ -3,8 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maniple.service.names import BREAKER_OPEN
 from maniple.service.policies import CircuitBreakerSpec
+from maniple.service.telemetry import MAX_CHILDREN, Metrics
 from maniple_dispatcher.domain.breaker import Breaker, Ends, State
+from maniple_dispatcher.talk import show
 
 THREE = CircuitBreakerSpec(consecutive=3, open_for=10.0, probes=2)
 HALF = CircuitBreakerSpec(ratio=0.5, window=10.0, minimum=10, open_for=10.0)
@@ -113,3 +116,20 @@ def test_an_open_breaker_never_lets_more_through_than_its_probes(
             if now - breaker.given_at == 0.0:
                 passed = min(passed, THREE.probes - granted) + granted
             assert passed <= THREE.probes
+
+
+def test_breakers_beyond_the_labels_are_counted_and_open_ones_come_first() -> None:
+    metrics, lanes = Metrics(), [f"lane-{number}" for number in range(MAX_CHILDREN + 10)]
+    breakers = {lane: Breaker(State.OPEN) for lane in lanes}
+
+    def shown() -> dict[str, float]:
+        show(metrics, breakers.items())
+        (family,) = [one for one in metrics.registry.collect() if one.name == BREAKER_OPEN.name]
+        return {sample.labels["lane"]: sample.value for sample in family.samples}
+
+    assert shown()["other"] == 10
+    breakers[lanes[-1]] = Breaker(State.CLOSED)
+    assert shown()["other"] == 9
+    breakers = {lane: Breaker(State.CLOSED) for lane in lanes} | {lanes[-1]: Breaker(State.OPEN)}
+    assert shown()[lanes[-1]] == 1
+    assert sum(shown().values()) == 1

@@ -1,11 +1,11 @@
 """Tasks that wait in the broker, each of which hears of its own end."""
 
-from fake_agent import FakePublisher, envelope
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.service.refusals import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.routing import Wait
+from work_with_fakes import FakePublisher, envelope
 
 
 def broken(_error: ManipleError | None) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from fake_agent import NOW, FakePublisher, envelope
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.service.outlets import ResultOutlet
@@ -18,6 +17,7 @@ from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.under_way import PATIENCE
 from maniple_dispatcher.lanes import CANCEL_AFTER, Lanes
 from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, FakePublisher, envelope
 
 AGENT = "agent-1"
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fake_agent import Agent as FakeAgent
-from fake_agent import Delivery, envelope
 from maniple.service.health import Health
 from maniple.service.presence import Pulse
 from maniple_agent import fence as module
 from maniple_agent.domain.fencing import Confirmation
 from maniple_agent.fence import Fence
+from work_with_fakes import Agent as FakeAgent
+from work_with_fakes import Delivery, envelope
 
 
 class Hot:

@@ -2,14 +2,20 @@
 
 from functools import partial
 
+import msgspec
 import pytest
 
 from fleet_simulation import Simulation
+from maniple.bundles import MAX_BYTES
+from maniple.peers import DispatcherReport
 from maniple_dispatcher.domain.buckets import Terms
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
 
 THOUSAND = Limit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))
 ONE_A_MINUTE = Limit("rate_limit/minute", Terms(rate=1 / 60, capacity=1.0))
+LARGEST = MAX_BYTES + 1_000
 
 
 def names(simulation: Simulation) -> list[str]:
@@ -78,3 +84,61 @@ def test_a_new_dispatcher_learns_what_is_left_before_it_decides() -> None:
     simulation.run(2)
     simulation.load(names(simulation), hundred_an_hour, rate=10, seconds=10)
     assert sum(simulation.passed.values()) == 100
+
+
+def told(fleet: Fleet, now: float) -> tuple[list[DispatcherReport], int]:
+    """What it tells until nothing is due, and how large the largest message is."""
+    reports = []
+    while fleet.due:
+        reports.append(fleet.report(now))
+    return reports, max(len(msgspec.json.encode(report)) for report in reports)
+
+
+def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -> None:
+    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    keys = {f"bulkhead/each/default/{number:06}" for number in range(100_000)}
+    for key in keys:
+        fleet.owned.bulkheads.take(key, "text.stats", 1, 1, 0.0)
+        fleet.owned.buckets.take(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
+    _, largest = told(fleet, 0.0)
+    assert largest < LARGEST
+    fleet.hear(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
+    reports, largest = told(fleet, 1.0)
+    assert largest < LARGEST
+    assert {key for report in reports for key in report.rooms} == keys
+    assert {key for report in reports for key in report.levels} == keys
+
+
+def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
+    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    keys = {f"bulkhead/each/default/{number:06}" for number in range(5_000)}
+    for key in keys:
+        fleet.owned.bulkheads.take(key, "text.stats", 1, 1, 0.0)
+    told(fleet, 0.0)
+    fleet.hear(DispatcherReport(dispatcher="two"), 1.0)
+    first = fleet.report(1.0)
+    assert first.rooms.keys() < keys
+    fleet.hear(DispatcherReport(dispatcher="two", ready=True), 1.0)
+    reports, _ = told(fleet, 1.0)
+    assert {key for report in (first, *reports) for key in report.rooms} == keys
+
+
+def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
+    asking, owner = (Fleet(name, Owned(lambda _: None), 0.0) for name in ("one", "two"))
+    for fleet in (asking, owner):
+        fleet.hear(DispatcherReport(dispatcher="two", ready=True), 0.0)
+    granted = []
+    for number in range(20_000):
+        limit = Limit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
+        asking.ask(limit, lambda passes, _: granted.append(passes), 0.0)
+    requests, largest = told(asking, 0.0)
+    assert largest < LARGEST
+    for request in requests:
+        owner.hear(request, 0.0)
+    answers, largest = told(owner, 0.0)
+    assert largest < LARGEST
+    for answer in answers:
+        asking.hear(answer, 0.0)
+    assert granted == [True] * 20_000

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import structlog
 
-from fake_agent import NOW, Delivery, envelope
-from fake_agent import Agent as FakeAgent
 from maniple.control import AgentDescription, Heartbeat, Incarnation, Retire
 from maniple.errors import BrokerUnavailable
 from maniple.service.health import Health
@@ -17,6 +15,8 @@ from maniple_agent import heartbeat as module
 from maniple_agent.handlers import Ending, Handlers
 from maniple_agent.heartbeat import LATEST, Heartbeats, Self
 from waiting import wait_until
+from work_with_fakes import NOW, Delivery, envelope
+from work_with_fakes import Agent as FakeAgent
 
 
 class Plane:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from fake_agent import Agent, Delivery, FakeExecutor, envelope
 from maniple.service.health import Health
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.transport import Consumer
 from maniple_agent.lanes import LaneConsumer, Lanes
 from maniple_agent.slots import Slots
+from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 
 CAPACITIES = dict.fromkeys(Executor, 4)
 

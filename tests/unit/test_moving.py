@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import structlog
 
-from fake_agent import NOW
 from maniple.transport import QueueView
 from maniple_dispatcher import moving
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.moving import Moves
 from waiting import wait_until
+from work_with_fakes import NOW
 
 AGENT, LANES = "agent-1", frozenset({"cart.add"})
 

@@ -54,15 +54,23 @@ def test_of_a_set_that_nobody_knows_the_reported_changes_tell(reports: Reports) 
 def test_who_is_silent_is_stale_and_who_has_gone_is_dropped(reports: Reports) -> None:
     reports.hear(applied("d1", "two"), 0)
     reports.hear(applied("d2", "two"), 0)
-    reports.prune({"d1"}, 5)
+    reports.prune({"d1"}, 5, 5)
     assert set(shown(reports)) == {"d1", "d2"}  # it may not be in Consul yet
-    reports.prune({"d1"}, 11)
+    reports.prune({"d1"}, 11, 11)
     assert set(shown(reports)) == {"d1"}
     assert shown(reports, 91) == {"d1": ("stale", {})}
     assert reports.counts("timeout/a", 2, "two", 91) == {"have": 0, "lag": 0, "stale": 1}
-    reports.prune(None, 500)
+    reports.prune(None, 500, 500)
     assert set(shown(reports)) == {"d1"}  # Consul is away: nobody knows
-    reports.prune(None, 601)
+    reports.prune(None, 601, 601)
+    assert shown(reports) == {}
+
+
+def test_an_old_look_into_consul_drops_nobody_who_may_have_come_since(reports: Reports) -> None:
+    reports.hear(applied("d1", "two"), 8)
+    reports.prune(set(), 10, 20)
+    assert set(shown(reports)) == {"d1"}
+    reports.prune(set(), 19, 20)
     assert shown(reports) == {}
 
 

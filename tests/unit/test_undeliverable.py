@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands
 
-from fake_agent import NOW, FakePublisher
 from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import member_id
 from maniple.messages import Result
@@ -18,6 +17,7 @@ from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple_dispatcher import dead
 from maniple_dispatcher.dead import Undeliverable
+from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
 SUBMIT = "broker.maniple.submit"

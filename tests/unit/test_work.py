@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from fake_agent import NOW, Agent, Delivery, envelope
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Status
 from maniple_agent.watch import Watch
+from work_with_fakes import NOW, Agent, Delivery, envelope
 
 
 async def test_a_bundle_is_acknowledged_when_all_its_results_are_confirmed() -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from fake_agent import Agent, Delivery, envelope
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple_agent import held
+from work_with_fakes import Agent, Delivery, envelope
 
 
 async def test_a_task_that_still_runs_is_not_started_twice() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 from msgspec import Raw
 
-from fake_agent import Agent, Delivery, envelope
 from waiting import wait_until
+from work_with_fakes import Agent, Delivery, envelope
 
 
 def exclusive(name: str, **changes: Any) -> Any:

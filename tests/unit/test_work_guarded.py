@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from fake_agent import NOW, OK, Agent, Delivery, envelope
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Result, Status
 from maniple_agent import conclusions
+from work_with_fakes import NOW, OK, Agent, Delivery, envelope
 
 NAIVE = NOW.replace(tzinfo=None)
 UNENCODABLE = failed(ErrorCode.HANDLER_ERROR, "no", detail=object())

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from fake_agent import Agent, Delivery, envelope
 from maniple.errors import ErrorCode
 from maniple_agent import bundle, work
 from waiting import wait_until
+from work_with_fakes import Agent, Delivery, envelope
 
 
 @pytest.fixture

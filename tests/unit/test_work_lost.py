@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from fake_agent import NOW, Agent, Delivery, envelope
 from maniple.errors import ErrorCode
 from maniple_agent import departures
 from waiting import wait_until
+from work_with_fakes import NOW, Agent, Delivery, envelope
 
 
 async def test_a_redelivered_bundle_is_split_into_tasks_that_travel_alone() -> None:

@@ -1,7 +1,17 @@
 """The fleet and each agent."""
 
 from infra.grafana.model import Board, Panel, Row
-from infra.grafana.queries import AN_AGENT, ENVIRONMENT, HERE, highest, level, rate, total
+from infra.grafana.queries import (
+    AN_AGENT,
+    ENVIRONMENT,
+    HERE,
+    highest,
+    level,
+    processor_time,
+    rate,
+    resident_memory,
+    total,
+)
 
 AGENTS = Board(
     "maniple-agents",
@@ -111,13 +121,13 @@ AGENTS = Board(
                     "Processor time",
                     "none",
                     "Cores that each agent uses, without its worker processes.",
-                    {"{{instance}}": rate("process_cpu_seconds_total", "instance", AN_AGENT)},
+                    {"{{instance}}": processor_time("instance", AN_AGENT)},
                 ),
                 Panel(
                     "Memory",
                     "bytes",
                     "Resident memory of each agent, without its worker processes.",
-                    {"{{instance}}": level("process_resident_memory_bytes", "instance", AN_AGENT)},
+                    {"{{instance}}": resident_memory("instance", AN_AGENT)},
                 ),
             ),
         ),

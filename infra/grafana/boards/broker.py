@@ -1,7 +1,18 @@
 """RabbitMQ as Maniple uses it."""
 
 from infra.grafana.model import Board, Panel, Row
-from infra.grafana.queries import ENVIRONMENT, HERE, LANES, fullest, level, of_queues, rate
+from infra.grafana.queries import (
+    A_BROKER,
+    ENVIRONMENT,
+    HERE,
+    LANES,
+    fullest,
+    level,
+    of_broker,
+    of_queues,
+    rate,
+    total,
+)
 
 READ = "maniple[.](submit|unrouted|retry|dead[.]broker|requests[.].+|lane[.].+)"
 
@@ -124,8 +135,8 @@ BROKER = Board(
                     "none",
                     "Of the whole broker, everybody's.",
                     {
-                        "connections": "sum(rabbitmq_connections)",
-                        "channels": "sum(rabbitmq_channels)",
+                        "connections": total(of_broker("connections")),
+                        "channels": total(of_broker("channels")),
                     },
                 ),
                 Panel(
@@ -133,8 +144,8 @@ BROKER = Board(
                     "bytes",
                     "Of the broker, and where it stops taking publishes.",
                     {
-                        "{{instance}}": "rabbitmq_process_resident_memory_bytes",
-                        "alarm {{instance}}": "rabbitmq_resident_memory_limit_bytes",
+                        "{{instance}}": of_broker("process_resident_memory_bytes"),
+                        "alarm {{instance}}": of_broker("resident_memory_limit_bytes"),
                     },
                 ),
                 Panel(
@@ -142,8 +153,8 @@ BROKER = Board(
                     "bytes",
                     "Of the broker, and where it stops taking publishes.",
                     {
-                        "{{instance}}": "rabbitmq_disk_space_available_bytes",
-                        "alarm {{instance}}": "rabbitmq_disk_space_available_limit_bytes",
+                        "{{instance}}": of_broker("disk_space_available_bytes"),
+                        "alarm {{instance}}": of_broker("disk_space_available_limit_bytes"),
                     },
                 ),
                 Panel(
@@ -151,8 +162,10 @@ BROKER = Board(
                     "cps",
                     "Received from and delivered to all clients, ours and others'.",
                     {
-                        "received": rate("rabbitmq_global_messages_received_total", where=""),
-                        "delivered": rate("rabbitmq_global_messages_delivered_total", where=""),
+                        "received": rate("rabbitmq_global_messages_received_total", where=A_BROKER),
+                        "delivered": rate(
+                            "rabbitmq_global_messages_delivered_total", where=A_BROKER
+                        ),
                     },
                 ),
             ),

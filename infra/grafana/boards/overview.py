@@ -8,8 +8,16 @@ from infra.grafana.queries import (
     failing,
     level,
     of_queues,
+    processor_time,
     quantile,
     rate,
+    resident_memory,
+)
+
+# Those of the broker are of no environment.
+FIRING = (
+    'count(ALERTS{alertstate="firing", alertname=~"Maniple.+", environment=~"$environment|"})'
+    " or vector(0)"
 )
 
 OVERVIEW = Board(
@@ -60,8 +68,8 @@ OVERVIEW = Board(
                 Panel(
                     "Alerts",
                     "none",
-                    "Alerts that fire now; docs/runbook.md has a section for each.",
-                    {"now": 'count(ALERTS{alertstate="firing"}) or vector(0)'},
+                    "Alerts of ours that fire now; docs/runbook.md has a section for each.",
+                    {"now": FIRING},
                     kind="stat",
                     warn=1,
                 ),
@@ -167,13 +175,13 @@ OVERVIEW = Board(
                     "Processor time",
                     "none",
                     "Cores that each process uses.",
-                    {"{{instance}}": rate("process_cpu_seconds_total", "service, instance")},
+                    {"{{instance}}": processor_time("service, instance")},
                 ),
                 Panel(
                     "Memory",
                     "bytes",
                     "Resident memory of each process.",
-                    {"{{instance}}": level("process_resident_memory_bytes", "service, instance")},
+                    {"{{instance}}": resident_memory("service, instance")},
                 ),
                 Panel(
                     "Loop lag",

@@ -56,9 +56,8 @@ POLICIES = Board(
                 Panel(
                     "Open",
                     "none",
-                    "1 while a lane's breaker is open or tries whether it may close.",
+                    "1 while a lane's breaker is open or lets a few try; `other` counts them.",
                     {"{{lane}}": highest("maniple_breaker_open", "lane")},
-                    top=1,
                     warn=1,
                 ),
                 Panel(

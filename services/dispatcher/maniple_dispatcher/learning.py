@@ -1,8 +1,9 @@
 """Learning good results from the records, while a fallback is in force that gives them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from maniple.errors import BrokerUnavailable
@@ -16,6 +17,7 @@ from maniple_dispatcher.domain.good_results import GoodResults
 LOOK = 0.5
 LOOKS_BACK = timedelta(minutes=5)
 START_TIMEOUT = 30.0
+ASTRAY_AFTER = 10.0  # seconds; what was read last comes at once, unless the broker is unwell
 PAUSE = 0.02  # seconds between batches, for the tasks' sake
 _MARK = b'"payload_digest"'
 
@@ -31,24 +33,29 @@ class Learning:
     async def run(self) -> None:
         """Read along whenever it is needed, until cancelled."""
         while True:
-            await self._until(wanted=True)
+            if not self._wanted:
+                await asyncio.sleep(LOOK)
+                continue
             try:
                 async with self._reading() as reading:
-                    await self._until(wanted=False, reading=reading)
+                    await reading.until(lambda: not self._wanted)
+                if reading.astray:  # what was learned is as good as it was
+                    self._runtime.log.warning(
+                        "good results are learned from a few minutes ago on",
+                        reason="maniple.records was declared anew, or its end has been lost",
+                    )
+                    continue
             except BrokerUnavailable as error:
                 self._runtime.log.info("good results are not learned", reason=str(error))
                 await asyncio.sleep(LOOK)
             self._good.clear()
 
-    async def _until(self, *, wanted: bool, reading: asyncio.Task[None] | None = None) -> None:
-        """Return when it is as wanted, or what reads has ended by itself."""
-        while self._policies.current.gives_last_good is not wanted:
-            if reading is not None and reading.done():
-                return
-            await asyncio.sleep(LOOK)
+    @property
+    def _wanted(self) -> bool:
+        return self._policies.current.gives_last_good
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[asyncio.Task[None]]:
+    async def _reading(self) -> AsyncIterator["_Reading"]:
         runtime = self._runtime
         link = Link(runtime.settings.broker_url, name=runtime.connection_name("records"))
         start = datetime.now(UTC) - LOOKS_BACK
@@ -56,7 +63,7 @@ class Learning:
         await link.start(START_TIMEOUT)
         work = asyncio.create_task(reader.run())
         try:
-            yield work
+            yield _Reading(link, reader, work)
         finally:
             work.cancel()
             (end,) = await asyncio.gather(work, return_exceptions=True)
@@ -69,6 +76,24 @@ class Learning:
             if isinstance(entry.record, Result):
                 self._good.learn(entry.record)
         await asyncio.sleep(PAUSE)
+
+
+@dataclass
+class _Reading:
+    """One time of reading along; `astray` once what was read last is not in the stream any more."""
+
+    link: Link
+    reader: RecordReader
+    work: asyncio.Task[None]
+    astray: bool = False
+
+    async def until(self, ended: Callable[[], bool]) -> None:
+        """Return when it is `ended`, has ended by itself, or is astray."""
+        missing = 0.0
+        while not (ended() or self.work.done() or self.astray):
+            await asyncio.sleep(LOOK)
+            missing = missing + LOOK if self.link.is_up and not self.reader.in_place else 0.0
+            self.astray = missing >= ASTRAY_AFTER
 
 
 def decode_good(kind: str | None, body: bytes, offset: int) -> list[Entry]:

@@ -17,7 +17,7 @@ class DispatcherSettings(ServiceSettings):
     retry_prefetch: int = Field(default=16, ge=1, le=10_000)
     """Bundles that come back together hold up the loop: 16 of 128 tasks for about 20 ms."""
     leftover_quiet: float = Field(default=30.0, gt=0)
-    """Seconds without a message after which the queue of an agent that is gone is removed.
+    """seconds without a message after which the queue of an agent that is gone is removed
 
     Longer than the broker takes to notice that a connection is dead (three heartbeats of 5 s).
     """

@@ -17,9 +17,10 @@ from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.names import BREAKER_OPEN
 from maniple.service.runner import Runtime
+from maniple.service.telemetry import Metrics
 from maniple.topology import OUTCOMES, lane_queues
 from maniple.transport import Inspector, Listener, Outgoing
-from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.domain.breaker import Breaker, State
 from maniple_dispatcher.domain.fleet import Fleet
 
 COLLECT = 0.002  # seconds in which requests and answers gather
@@ -119,17 +120,17 @@ class Talk:
 
     async def show_breakers(self) -> None:
         """Show the breakers that are known here, ours and others', and no more those that went."""
-        metrics = self._runtime.metrics
         while True:
-            metrics.forget(BREAKER_OPEN)
-            for lane, breaker in self._fleet.owned.breakers():
-                metrics.gauge(BREAKER_OPEN, lane).set(breaker.state is not State.CLOSED)
+            show(self._runtime.metrics, self._fleet.owned.breakers())
             await asyncio.sleep(SHOW)
 
     async def leave(self) -> None:
         """Say goodbye: what is ours has another owner at once."""
         self._fleet.leave()
-        await self._tell()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TIMEOUT):
+                while self._fleet.due:
+                    await self._tell()
 
     async def _tell(self) -> None:
         report = self._fleet.report(monotonic())
@@ -146,3 +147,12 @@ class Talk:
             await self._hot.publisher.publish(message, timeout=TIMEOUT)
         except ManipleError as error:
             self._log.debug("report not confirmed", reason=str(error))
+
+
+def show(metrics: Metrics, breakers: Iterable[tuple[str, Breaker]]) -> None:
+    """Show these breakers and no others; the open ones first, while lanes have labels."""
+    metrics.forget(BREAKER_OPEN)
+    states = [(lane, breaker.state is not State.CLOSED) for lane, breaker in breakers]
+    for lane, is_open in sorted(states, key=lambda one: not one[1]):
+        # Many may share one label: that counts them.
+        metrics.gauge(BREAKER_OPEN, lane).inc(is_open)

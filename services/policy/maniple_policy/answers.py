@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from maniple.control import Request
 from maniple.events import PolicyApplied
 from maniple.service import names
 from maniple.service.policies import Question, difference, explain
-from maniple.service.telemetry import Metrics
+from maniple.service.telemetry import Metrics, get_logger
 from maniple_policy.bodies import Diff, Explain, Snapshot, Which
 from maniple_policy.domain.records import Revision, Stored
 from maniple_policy.domain.reports import Reports, State
@@ -20,7 +21,11 @@ from maniple_policy.store import Store
 
 EVALUATING = frozenset({"dispatcher"})
 """Services whose processes evaluate policies, whether they have reported yet or not."""
-COUNT_PERIOD = 2.0
+COUNT_PERIOD = 2.0  # seconds
+PRESENT_FOR = 10.0  # seconds for which a count goes by the same look into Consul
+ASKED_WITHIN = 2.0  # seconds by which an answer's look may be older
+
+log = get_logger("maniple.policy")
 
 
 class Answers:
@@ -117,7 +122,7 @@ class Answers:
     async def status(self, _request: Request) -> dict[str, Any]:
         """Say which processes have which versions."""
         self.check_known()
-        present, processes = await self._processes()
+        present, processes = await self._processes(ASKED_WITHIN)
         now, reports, policies = self._clock(), self.reports, self.store.policies
         unknown = sum(one["heard"] is None for one in processes)
         records = self.store.records
@@ -143,17 +148,21 @@ class Answers:
 
     async def standing(self) -> Counter[str]:
         """Count the processes that evaluate policies by how they stand to what is in force."""
-        _, processes = await self._processes()
+        # Each replica at another time, so that they do not ask Consul together.
+        _, processes = await self._processes(PRESENT_FOR * random.uniform(0.8, 1.2))
         return Counter(process["state"] for process in processes)
 
-    async def _processes(self) -> tuple[bool, Sequence[dict[str, Any]]]:
-        """Return whether Consul said who is present, and what is known of each process."""
-        present = await self.fleet.present(sorted(EVALUATING | self.reports.services))
+    async def _processes(self, at_most: float) -> tuple[bool, Sequence[dict[str, Any]]]:
+        """Return whether Consul said who is present, and what is known of each process.
+
+        It said so `at_most` seconds ago.
+        """
+        present = await self.fleet.present(EVALUATING | self.reports.services, at_most)
         self._learn()
         now = self._clock()
-        self.reports.prune(present, now)
-        digest = self.store.policies.digest
-        return present is not None, self.reports.processes(digest, present or {}, now)
+        self.reports.prune(present.processes, present.at, now)
+        processes = self.reports.processes(self.store.policies.digest, present.processes or {}, now)
+        return present.processes is not None, processes
 
     def _learn(self) -> None:
         policies = self.store.policies
@@ -163,11 +172,17 @@ class Answers:
 async def count(answers: Answers, metrics: Metrics) -> None:
     """Show how many processes have what is in force, until cancelled."""
     while True:
+        pause = COUNT_PERIOD
         if answers.store.known:
-            standing = await answers.standing()
-            for state in State:
-                metrics.gauge(names.POLICY_PROCESSES, state.value).set(standing[state])
-        await asyncio.sleep(COUNT_PERIOD)
+            try:
+                standing = await answers.standing()
+            except Exception:  # policies are more than their count
+                log.exception("processes not counted")
+                pause = PRESENT_FOR
+            else:
+                for state in State:
+                    metrics.gauge(names.POLICY_PROCESSES, state.value).set(standing[state])
+        await asyncio.sleep(pause)
 
 
 def changed(before: Revision | None, after: Revision) -> str:

@@ -1,16 +1,33 @@
 """Who lives now: the agents by the registry, our own processes by Consul. Best effort."""
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
 from maniple.service.catalog import service_name
 from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.telemetry import get_logger
 from maniple_policy.domain.reach import Known
 
 PATIENCE = 1.0  # seconds
 FRESH = 5.0
 SILENT = 15.0  # seconds for which a registry that did not answer is not asked again
+
+log = get_logger("maniple.policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Who stood in Consul at a time: the service of each process, of those `services` alone.
+
+    `processes` is None where Consul did not say.
+    """
+
+    at: float
+    services: frozenset[str] = frozenset()
+    processes: Mapping[str, str] | None = field(default_factory=dict)
 
 
 class Fleet:
@@ -25,6 +42,8 @@ class Fleet:
         self._clock = clock
         self._known: Known | None = None
         self._until = float("-inf")
+        self._present = Present(float("-inf"))
+        self._looking = asyncio.Lock()
 
     async def known(self) -> Known | None:
         """Return what live agents offer; None if no registry says so within a second."""
@@ -38,14 +57,28 @@ class Fleet:
         self._until = self._clock() + (SILENT if self._known is None else FRESH)
         return self._known
 
-    async def present(self, services: Iterable[str]) -> dict[str, str] | None:
-        """Return the service of each process of these that is in Consul; None without Consul."""
+    async def present(self, services: Collection[str], at_most: float) -> Present:
+        """Return who of these services is in Consul, as of `at_most` seconds ago.
+
+        Consul lists whole services, so that one look serves all who ask about the same time.
+        """
+        async with self._looking:
+            seen = self._present
+            if self._clock() - seen.at > at_most or not seen.services.issuperset(services):
+                seen = await self._look(frozenset(services))
+                self._present = seen
+            return seen
+
+    async def _look(self, services: frozenset[str]) -> Present:
+        begun = self._clock()
         found = {}
         try:
-            for service in services:
+            for service in sorted(services):
                 for instance in await self._consul.instances(service_name(service)):
                     if self._environment in instance.tags:
                         found[instance.id] = service
-        except (ConsulUnavailable, ConsulRefused):
-            return None
-        return found
+        except (ConsulUnavailable, ConsulRefused) as error:
+            if self._present.processes is not None:
+                log.warning("Consul does not say who is present", reason=str(error))
+            return Present(begun, services, None)
+        return Present(begun, services, found)

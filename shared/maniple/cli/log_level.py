@@ -1,10 +1,10 @@
 """`maniple log-level`: how much processes log, changed while they run."""
 
-import os
 from typing import Annotated
 
 import typer
 
+from maniple.cli.consul import SERVICES, consul_at, listed
 from maniple.cli.output import (
     BrokerOption,
     ConsulOption,
@@ -15,12 +15,14 @@ from maniple.cli.output import (
     print_line,
     run,
 )
+from maniple.errors import ConfigurationError
 from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
-from maniple.service.log_levels import ALL, LEVELS, PERIOD, key_of
+from maniple.service.log_levels import ALL, LEVELS, PAUSE, key_of
 from maniple.service.settings import environment_of
 
 DEFAULT = "default"
 CHOICES = (*LEVELS, DEFAULT)
+SHOWN = 10  # instances that a complaint names
 
 LevelArgument = Annotated[str, typer.Argument(metavar="LEVEL", help=", ".join(CHOICES))]
 TargetArgument = Annotated[
@@ -42,18 +44,33 @@ def log_level(
 
 
 async def _set(broker_url: str | None, consul_url: str | None, level: str, target: str) -> ExitCode:
-    key = key_of(f"maniple/{environment_of(operator_url(broker_url))}", target)
-    where = consul_url or local_cluster().consul_url
-    consul = Consul(where, os.environ.get("MANIPLE_CONSUL_TOKEN"))
+    environment = environment_of(operator_url(broker_url))
+    key = key_of(f"maniple/{environment}", target)
+    consul = consul_at(consul_url or local_cluster().consul_url)
     try:
-        if level == DEFAULT:
+        if level == DEFAULT:  # also of who has gone
             await consul.kv_delete(key)
         else:
+            await _check(consul, target, environment)
             await consul.kv_put(key, level.encode())
     except (ConsulUnavailable, ConsulRefused) as error:
         complain(str(error))
         return ExitCode.UNREACHABLE
     finally:
         consul.close()
-    print_line(f"{target}: {level}, within {PERIOD:g} s")
+    print_line(f"{target}: {level}, within {PAUSE:g} s")
     return ExitCode.DONE
+
+
+async def _check(consul: Consul, target: str, environment: str) -> None:
+    """Raise `ConfigurationError` for a target that nobody goes by."""
+    if target in {ALL, *SERVICES}:
+        return
+    found = [one.id for name in SERVICES for one in await listed(consul, name, environment)]
+    if target not in found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise ConfigurationError(
+            f"nobody is called {target!r} in {environment}: it takes {ALL}, a service "
+            f"({', '.join(SERVICES)}) or an instance that is in Consul "
+            f"({', '.join(found[:SHOWN]) or 'there is none'}{more})"
+        )

@@ -16,6 +16,8 @@ from maniple.transport import Consumer, Delivery, Link
 OFFSET = "x-stream-offset"
 PREFETCH = 100
 MAX_MESSAGES = 50
+MAX_BYTES = 1024**2  # of a batch's messages, or one message
+TURN_BYTES = 64 * 1024  # of messages that are decoded without letting others run
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +47,11 @@ class RecordReader:
     that was handed on. The broker sends at most `prefetch` messages (bundles) ahead of `take`, and
     the rest of the chunk in which it stored the last of them; what an earlier connection brought is
     forgotten. So a slow one costs no memory. What retention has removed before `start` is passed
-    over. Known weakness: a stream that was deleted and declared anew counts from 0 again, which a
-    reader that has been further takes for old.
+    over.
+
+    A stream that was deleted and declared anew counts from 0 again, and brings a reader that has
+    been further nothing, or what is another message than the one it had: then it is not `in_place`,
+    and whoever uses it has to begin again.
     """
 
     def __init__(
@@ -64,15 +69,21 @@ class RecordReader:
         self.next_offset = start if isinstance(start, int) else 0
         self._handed = self._expected = self.next_offset
         self._generation = 0
+        self._last: tuple[int, str | None] | None = None  # offset and id of what was handed on
+        self._placed = 0
         # Read again whenever the queue is consumed anew.
         self._arguments: dict[str, Any] = {OFFSET: start}
         self._arrived: deque[Delivery] = deque()
         self._news = asyncio.Event()
-        link.add(
-            Consumer(
-                link, RECORDS.name, self._receive, prefetch=prefetch, arguments=self._arguments
-            )
+        self._consumer = Consumer(
+            link, RECORDS.name, self._receive, prefetch=prefetch, arguments=self._arguments
         )
+        link.add(self._consumer)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether this connection has brought again, as it should at once, what was read last."""
+        return self._last is None or self._placed == self._consumer.generation
 
     async def run(self) -> None:
         """Hand on batches until cancelled; raises what `take` raises, whose batch then is not lost.
@@ -86,21 +97,39 @@ class RecordReader:
                 await self._hand_on()
 
     async def _hand_on(self) -> None:
-        count = min(MAX_MESSAGES, len(self._arrived))
-        deliveries = [self._arrived.popleft() for _ in range(count)]
-        batch = _batch(deliveries, self._decode)
-        self._handed = self._arguments[OFFSET] = batch.next_offset
+        deliveries = self._some()
+        last = deliveries[-1]
+        # Before anything is awaited: a connection that is lost meanwhile goes on behind them.
+        self._handed = _offset(last) + 1
+        if self._last is None:
+            self._placed = last.generation
+        self._last = _offset(last), last.properties.message_id
+        self._arguments[OFFSET] = _offset(last)
+        batch = await _batch(deliveries, self._decode)
         await self._take(batch)
         self.next_offset = batch.next_offset
         for delivery in deliveries:
             delivery.ack()
 
+    def _some(self) -> list[Delivery]:
+        size, some = 0, list[Delivery]()
+        while self._arrived and len(some) < MAX_MESSAGES:
+            size += len(self._arrived[0].body)
+            if some and size > MAX_BYTES:
+                break
+            some.append(self._arrived.popleft())
+        return some
+
     def _receive(self, delivery: Delivery) -> None:
+        offset = _offset(delivery)
         if delivery.generation != self._generation:
             self._generation = delivery.generation
             self._arrived.clear()  # it comes again
             self._expected = self._handed
-        offset = _offset(delivery)
+            if self._last is not None and offset > self._last[0]:
+                self._placed = delivery.generation  # retention has removed what was read last
+        if (offset, delivery.properties.message_id) == self._last:
+            self._placed = delivery.generation
         if offset < self._expected:
             delivery.ack()
             return
@@ -109,9 +138,9 @@ class RecordReader:
         self._news.set()
 
 
-def _batch(deliveries: list[Delivery], decode: Decode) -> Batch:
+async def _batch(deliveries: list[Delivery], decode: Decode) -> Batch:
     entries: list[Entry] = []
-    unreadable = 0
+    unreadable = size = 0
     for delivery in deliveries:
         offset = _offset(delivery)
         try:
@@ -119,6 +148,10 @@ def _batch(deliveries: list[Delivery], decode: Decode) -> Batch:
         except InvalidMessage as error:
             unreadable += 1
             _log.warning("record %d cannot be read: %s", offset, error)
+        size += len(delivery.body)
+        if size >= TURN_BYTES:
+            size = 0
+            await asyncio.sleep(0)
     return Batch(tuple(entries), _offset(deliveries[-1]) + 1, unreadable)
 
 

@@ -6,6 +6,7 @@ it neither starves the others nor keeps the process from exiting.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -257,7 +258,7 @@ class Consul:
                 result = _translated(work, self._client(timeout))
             except BaseException as error:  # noqa: BLE001 - handed to the waiting coroutine
                 problem = error
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, result, problem)
 
         threading.Thread(target=in_thread, name="consul-watch", daemon=True).start()

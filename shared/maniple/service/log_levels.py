@@ -5,6 +5,8 @@ or `all`; the first of these that there is counts, and without one the process's
 """
 
 import asyncio
+import logging
+import random
 from collections.abc import Mapping
 from typing import get_args
 
@@ -16,7 +18,9 @@ from maniple.service.telemetry import set_level
 
 FOLDER = "log-levels"
 ALL = "all"
-PERIOD = 3.0
+WAIT = 60.0  # seconds of a blocking query
+PAUSE = 3.0  # at most, between two looks
+BACKOFF_CAP = 30.0
 LEVELS: tuple[str, ...] = get_args(LevelName)
 
 
@@ -34,7 +38,11 @@ def level_for(settings: ServiceSettings, levels: Mapping[str, str]) -> str:
 
 
 class LogLevels:
-    """Follows the level of this process; without Consul it stays as it is."""
+    """Follows the level of this process; without Consul it stays as it is.
+
+    A blocking query waits for changes. Known weakness: as long as no level is set for anybody, each
+    write to Consul's store ends it, so that between two of them there is a pause.
+    """
 
     def __init__(
         self, consul: Consul, settings: ServiceSettings, log: FilteringBoundLogger
@@ -44,22 +52,54 @@ class LogLevels:
         self._settings = settings
         self._log = log
         self._level: str = settings.log_level
+        self._prefix = key_of(settings.consul_prefix, "")
+        self._index = 0
 
     async def run(self) -> None:
-        """Look every few seconds, until cancelled."""
+        """Follow the level until cancelled."""
+        failures = 0
         while True:
-            await asyncio.sleep(PERIOD)
             try:
                 await self._look()
+                failures = 0
             except (ConsulUnavailable, ConsulRefused) as error:
+                failures += 1
                 self._log.debug("log level not looked up", reason=str(error))
+            except Exception:  # noqa: BLE001 - whatever it is, the next change is to be seen
+                failures += 1
+                self._log.error("log level not looked up", exc_info=True)
+            if failures:
+                self._index = 0
+            pause = min(BACKOFF_CAP, PAUSE * 2.0 ** min(failures, 8))
+            # Who waits in a query is answered at the same time as all others.
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
 
     async def _look(self) -> None:
-        prefix = key_of(self._settings.consul_prefix, "")
-        _, entries = await self._consul.kv_list(prefix)
-        levels = {e.key.removeprefix(prefix): e.value.decode("ascii", "replace") for e in entries}
-        level = level_for(self._settings, levels)
-        if level != self._level:
-            before, self._level = self._level, level
+        """Take what is set, as soon as it is something else than at the last look."""
+        if self._index == 0:
+            index, entries = await self._consul.kv_list(self._prefix)
+        else:
+            index, entries = await self._consul.watch(self._prefix, self._index, WAIT)
+        self._index = index if index >= self._index else 0
+        levels = {
+            e.key.removeprefix(self._prefix): e.value.decode("ascii", "replace") for e in entries
+        }
+        self._take(level_for(self._settings, levels))
+
+    def _take(self, level: str) -> None:
+        before = self._level
+        if level == before:
+            return
+        self._level = level
+        lower = min(_number(before), _number(level))
+        if lower == _number(level):
             set_level(level)
-            self._log.warning("log level changed", level=level, before=before)
+        # Told while the lower one holds, so that it is seen whichever way it goes.
+        louder = {logging.ERROR: self._log.error, logging.CRITICAL: self._log.critical}
+        say = louder.get(lower, self._log.warning)
+        say("log level changed", before=before, after=level)
+        set_level(level)
+
+
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]

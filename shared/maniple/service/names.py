@@ -59,7 +59,9 @@ MIRRORS_DROPPED = CounterName(
     "maniple_mirrors_dropped", "Copies for mirrors that no lane took in time"
 )
 BREAKER_OPEN = GaugeName(
-    "maniple_breaker_open", "1 while the circuit breaker of a lane is not closed", ("lane",)
+    "maniple_breaker_open",
+    "1 while the circuit breaker of a lane is not closed; under `other` how many are not",
+    ("lane",),
 )
 DEAD_LETTERS = CounterName(
     "maniple_dead_letters", "Messages that the broker gave up, by its reason", ("reason",)

@@ -92,18 +92,24 @@ class Buckets:
         if rate > 0:
             self._buckets[key] = _Bucket(level, now, Terms(rate, capacity))
 
-    def changes(self) -> dict[str, Level]:
-        """Return what has changed since this was last asked for."""
-        found = {key: self._buckets[key] for key in self._changed if key in self._buckets}
-        self._changed.clear()
-        return {key: (b.level, b.terms.rate, b.terms.capacity) for key, b in found.items()}
-
-    def levels(self, now: float) -> Iterator[tuple[str, Level]]:
-        """Iterate over all that are not full, with what is in them now."""
-        for key, bucket in self._buckets.items():
-            level = _level(bucket, bucket.terms, now)
-            if level < bucket.terms.capacity:
+    def changes(self, now: float) -> Iterator[tuple[str, Level]]:
+        """Yield what has changed, with what is in it now, each once: who stops goes on there."""
+        while self._changed:
+            key = self._changed.pop()
+            bucket = self._buckets.get(key)
+            if bucket is not None:
+                level = _level(bucket, bucket.terms, now)
                 yield key, (level, bucket.terms.rate, bucket.terms.capacity)
+
+    def tell_all(self, now: float) -> None:
+        """Let all that are not full count as changed."""
+        for key, bucket in self._buckets.items():
+            if _level(bucket, bucket.terms, now) < bucket.terms.capacity:
+                self._changed.add(key)
+
+    def tell_nothing(self) -> None:
+        """Let nothing count as changed."""
+        self._changed.clear()
 
     def slow(
         self, longer: float, owns: Callable[[str], bool]

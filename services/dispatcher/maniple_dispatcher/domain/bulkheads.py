@@ -68,6 +68,7 @@ class Bulkheads:
         self._bulkheads: dict[str, _Bulkhead] = {}
         self._agents: dict[str, _Agent] = {}
         self._changed: set[str] = set()
+        self._untold: set[str] = set()
 
     def hear(self, agent: str, held: Iterable[Held], now: float) -> None:
         """Take an agent's report."""
@@ -97,21 +98,29 @@ class Bulkheads:
         elif not ours:
             bulkhead.counted = counted
 
-    def changes(self) -> dict[str, Room]:
-        """Return what was granted or given back since this was last asked for, but not by agents.
+    def changes(self, owns: Callable[[str], bool]) -> Iterator[tuple[str, Room]]:
+        """Yield what was granted or given back, but not by agents, each once: who stops goes on.
 
-        Their reports all dispatchers hear. What is at rest has granted nothing.
+        Their reports all dispatchers hear. What is at rest has granted nothing. Then come, after
+        `tell_all`, all others that are ours.
         """
-        found = {
-            key: self._bulkheads[key].room if key in self._bulkheads else AT_REST
-            for key in self._changed
-        }
-        self._changed.clear()
-        return found
+        while self._changed:
+            key = self._changed.pop()
+            self._untold.discard(key)
+            yield key, self._bulkheads[key].room if key in self._bulkheads else AT_REST
+        while self._untold:
+            key = self._untold.pop()
+            if key in self._bulkheads and owns(key):
+                yield key, self._bulkheads[key].room
 
-    def rooms(self, owns: Callable[[str], bool]) -> Iterator[tuple[str, Room]]:
-        """Iterate over all that are ours."""
-        return ((key, one.room) for key, one in self._bulkheads.items() if owns(key))
+    def tell_all(self) -> None:
+        """Let all that are ours be told."""
+        self._untold.update(self._bulkheads)
+
+    def still_tell(self, owns: Callable[[str], bool]) -> None:
+        """Tell also later what `tell_all` has left, as far as it is ours now."""
+        self._changed.update(k for k in self._untold if k in self._bulkheads and owns(k))
+        self._untold.clear()
 
     def free(self, key: str, number: int) -> None:
         """Take back what was granted and not needed."""
@@ -144,6 +153,7 @@ class Bulkheads:
         """Forget what was granted: others, who may know more, are about to tell it."""
         self._bulkheads.clear()
         self._changed.clear()
+        self._untold.clear()
 
     def look(self, owns: Callable[[str], bool], now: float) -> None:
         """Forget agents that have not been heard for long, and bulkheads at rest.

@@ -5,17 +5,36 @@ lost), says so and owns nothing for a second. The others tell it all they know; 
 is ready, and counts from when that is heard, by all at about the same time.
 """
 
-from collections.abc import Callable
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from maniple.peers import Ask, DispatcherReport, Grant, Level, Room
+import msgspec
+
+from maniple.bundles import MAX_BYTES
+from maniple.peers import Ask, DispatcherReport, Grant
 from maniple_dispatcher.domain.buckets import Taken
 from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
 
 LISTENS_FOR = 1.0
-MAX_LEVELS = 5_000
+TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
+
+T = TypeVar("T")
+
+
+class _Space:
+    """What a report has room for; an item may go beyond it by its own size."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def fill(self, items: Iterator[T]) -> Iterator[T]:
+        """Yield items as long as there is space, and take none from `items` that finds none."""
+        while self.left > 0 and (item := next(items, None)) is not None:
+            self.left -= len(msgspec.json.encode(item)) + 1  # and a comma
+            yield item
 
 
 class Fleet:
@@ -32,8 +51,9 @@ class Fleet:
         self._due = True
         self._began = now
         self._full = False
+        self._telling_all = False
         self._leaving = False
-        self._grants: list[Grant] = []
+        self._grants: deque[Grant] = deque()
 
     @property
     def due(self) -> bool:
@@ -70,21 +90,27 @@ class Fleet:
             if report.dispatcher == self.peers.me:
                 return
         else:
+            if report.ready and not self.peers.counts(report.dispatcher):
+                # From now on it owns some of what it has not been told yet.
+                self.owned.bulkheads.still_tell(self.peers.owns)
             new = self.peers.heard(report.dispatcher, now, ready=report.ready)
             if report.dispatcher == self.peers.me:
                 return
             if new or not report.ready:
                 self._full = self.due = True
-        for key, level in report.levels.items():
-            self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
-        for key, room in report.rooms.items():
-            self.owned.bulkheads.follow(key, room, now, ours=self.peers.owns(key))
-        self.owned.follow(report.breakers, now)
+        self._follow(report, now)
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:
             if grant.to == self.peers.me:
                 self.permits.answered(grant, now)
+
+    def _follow(self, report: DispatcherReport, now: float) -> None:
+        for key, level in report.levels.items():
+            self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
+        for key, room in report.rooms.items():
+            self.owned.bulkheads.follow(key, room, now, ours=self.peers.owns(key))
+        self.owned.follow(report.breakers, now)
 
     def _answer(self, ask: Ask, asker: str, now: float) -> None:
         if ask.to != self.peers.me or not self.peers.owns(ask.key):
@@ -128,31 +154,35 @@ class Fleet:
         self._leaving = self.due = True
 
     def report(self, now: float) -> DispatcherReport:
-        """Return what is to be told now."""
-        full, self._full = self._full, False
-        grants, self._grants = self._grants, []
-        levels, rooms = self._changes(now, full=full)
-        self.due = False
-        return DispatcherReport(
+        """Return what is to be told now, as much as one message shall carry.
+
+        What is left stays `due`.
+        """
+        if self._full:
+            self.owned.tell_all(now)
+            self._full, self._telling_all = False, True
+        elif self.peers.alone and not self._telling_all:
+            # Rooms are for one who has just come, and owns some of them from now on.
+            self.owned.buckets.tell_nothing()
+        talk, state = _Space(TALK_BYTES), _Space(TALK_BYTES)
+        report = DispatcherReport(
             dispatcher=self.peers.me,
             ready=not self._leaving and now - self._began >= LISTENS_FOR,
             leaving=self._leaving,
-            asks=tuple(self.permits.asks(now)),
-            grants=tuple(grants),
-            levels=levels,
-            rooms=rooms,
-            breakers=tuple(self.owned.news(now, full=full)),
+            grants=tuple(talk.fill(_taken(self._grants))),
+            asks=tuple(talk.fill(self.permits.asks(now))),
+            breakers=tuple(talk.fill(self.owned.news(now))),
+            rooms=dict(state.fill(self.owned.bulkheads.changes(self.peers.owns))),
+            levels=dict(state.fill(self.owned.buckets.changes(now))),
         )
+        self._telling_all = self._telling_all and state.left <= 0
+        self.due = talk.left <= 0 or state.left <= 0
+        return report
 
-    def _changes(self, now: float, *, full: bool) -> tuple[dict[str, Level], dict[str, Room]]:
-        """Return what is to be told of buckets and bulkheads: what has changed, or all."""
-        levels, rooms = self.owned.buckets.changes(), self.owned.bulkheads.changes()
-        if full:
-            levels.update(islice(self.owned.buckets.levels(now), MAX_LEVELS))
-            rooms.update(islice(self.owned.bulkheads.rooms(self.peers.owns), MAX_LEVELS))
-        elif self.peers.alone:
-            return {}, rooms  # for one who has just come, and owns some of them from now on
-        return levels, rooms
+
+def _taken(queue: deque[T]) -> Iterator[T]:
+    while queue:
+        yield queue.popleft()
 
 
 def _tell(then: Then, taken: Taken) -> None:

@@ -109,11 +109,16 @@ class Owned:
             if spec is not None:
                 self._breaker(one.lane).follow(one, spec, now)
 
-    def news(self, now: float, *, full: bool) -> Iterator[BreakerNews]:
-        """Yield how the breakers are that changed since this was last asked for, or all."""
-        lanes = list(self._breakers) if full else sorted(self._news)
-        self._news.clear()
-        for lane in lanes:
+    def tell_all(self, now: float) -> None:
+        """Let everything be told that is known here, as if all of it had changed."""
+        self.buckets.tell_all(now)
+        self.bulkheads.tell_all()
+        self._news.update(self._breakers)
+
+    def news(self, now: float) -> Iterator[BreakerNews]:
+        """Yield how the breakers are that have changed, each once: who stops goes on there."""
+        while self._news:
+            lane = self._news.pop()
             spec = self._spec_of(lane)
             if spec is not None and lane in self._breakers:
                 yield self._breakers[lane].news(lane, spec, now)

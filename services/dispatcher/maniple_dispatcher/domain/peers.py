@@ -29,6 +29,10 @@ class Peers:
         """Whether this one counts: it has heard its own word that it is ready, as others have."""
         return self.me in self._ready
 
+    def counts(self, peer: str) -> bool:
+        """Whether one may own something."""
+        return peer in self._ready
+
     def heard(self, peer: str, now: float, *, ready: bool) -> bool:
         """Take a sign of life; tells whether that one counts only from now on."""
         known = peer in self._ready

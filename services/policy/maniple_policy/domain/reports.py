@@ -58,12 +58,13 @@ class Reports:
             versions = {key: version for key, version in versions.items() if version}
         self._heard[event.instance] = Report(event.service, event.digest, now, versions)
 
-    def prune(self, present: Collection[str] | None, now: float) -> None:
-        """Drop processes that have gone; `present` are those in Consul, None if not known."""
+    def prune(self, present: Collection[str] | None, seen: float, now: float) -> None:
+        """Drop processes that have gone; `present` were in Consul at `seen`, None if not known."""
         for instance, report in list(self._heard.items()):
-            silent = now - report.heard
-            gone = present is not None and instance not in present and silent > GONE_AFTER
-            if gone or silent > FORGOTTEN_AFTER:
+            absent = present is not None and instance not in present
+            # Who was heard since may have come since.
+            gone = absent and seen - report.heard > GONE_AFTER
+            if gone or now - report.heard > FORGOTTEN_AFTER:
                 del self._heard[instance]
 
     @property

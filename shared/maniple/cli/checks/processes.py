@@ -1,18 +1,17 @@
 """The processes as Consul lists them and as they tell of themselves, and everybody's clock."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from maniple.cli.checks.findings import Finding, Places, Verdict, judged
 from maniple.cli.checks.pages import PageUnread, read
-from maniple.service.catalog import Instance, service_name
-from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.cli.consul import SERVICES, consul_at, listed
+from maniple.service.catalog import Instance
+from maniple.service.consul import ConsulRefused, ConsulUnavailable
 from maniple.service.settings import environment_of, without_password
 
-SERVICES = ("registry", "dispatcher", "policy", "agent")
 ASKED = 200  # processes at most; more would take minutes where none can be reached
 AT_ONCE = 20
 PAGE_TIMEOUT = 2.0
@@ -33,28 +32,23 @@ async def examine(places: Places) -> Heard:
     if places.consul is None:
         return Heard([Finding("consul", Verdict.SKIPPED, "MANIPLE_CONSUL_URL is not set")])
     heard = Heard()
-    consul = Consul(places.consul, os.environ.get("MANIPLE_CONSUL_TOKEN") or None)
+    consul = consul_at(places.consul)
     environment = environment_of(places.broker)
     try:
         await _look_at_leader(places.consul, heard)
-        listed = {one: await _listed(consul, one, environment) for one in SERVICES}
+        found = {one: await listed(consul, one, environment) for one in SERVICES}
     except (PageUnread, ConsulUnavailable, ConsulRefused) as error:
-        found = f"Consul {error}" if isinstance(error, PageUnread) else str(error)
+        reason = f"Consul {error}" if isinstance(error, PageUnread) else str(error)
         advice = f"start Consul, or correct MANIPLE_CONSUL_URL ({without_password(places.consul)})"
-        return Heard([Finding("consul", Verdict.FAILED, found, advice)])
+        return Heard([Finding("consul", Verdict.FAILED, reason, advice)])
     finally:
         consul.close()
     heard.findings.append(
         Finding("consul", Verdict.OK, f"answers at {without_password(places.consul)}")
     )
-    heard.findings += [service(one, instances) for one, instances in listed.items()]
-    await _ask_each([one for instances in listed.values() for one in instances], heard)
+    heard.findings += [service(one, instances) for one, instances in found.items()]
+    await _ask_each([one for instances in found.values() for one in instances], heard)
     return heard
-
-
-async def _listed(consul: Consul, kind: str, environment: str) -> list[Instance]:
-    instances = await consul.instances(service_name(kind))
-    return [one for one in instances if one.meta.get("environment", environment) == environment]
 
 
 def service(kind: str, instances: list[Instance]) -> Finding:

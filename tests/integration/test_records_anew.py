@@ -1,0 +1,92 @@
+"""Readers of a stream that an operator deletes and declares anew."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
+from uuid import uuid4
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker_control import control
+from conftest import LocalServers
+from maniple.codec import encode
+from maniple.local.child import Child
+from maniple.messages import RESULTS_TYPE, Result, Status
+from maniple.service.policy_view import PolicyView
+from maniple.service.runner import Runtime
+from maniple.service.telemetry import get_logger
+from maniple.topology import RECORDS, RESULTS
+from maniple.transport import Link, Outgoing, Publisher, declare_topology
+from maniple_dispatcher import learning
+from maniple_dispatcher.domain.good_results import GoodResults
+from maniple_dispatcher.learning import Learning
+from waiting import wait_until
+
+USER = "ledger"
+
+
+@pytest.fixture
+async def url(servers: LocalServers) -> AsyncIterator[str]:
+    """An environment of the test's own, whose stream it may delete."""
+    environment, broker = f"anew-{uuid4().hex[:8]}", broker_of(servers)
+    await control(broker, "add_vhost", environment)
+    await control(broker, "set_permissions", "--vhost", environment, USER, ".*", ".*", ".*")
+    before, _, _ = servers.rabbitmq.url(USER).rpartition("/")
+    yield f"{before}/{environment}"
+    await control(broker, "delete_vhost", environment)
+
+
+def broker_of(servers: LocalServers) -> Child:
+    (broker,) = [one for one in servers.rabbitmq.children if one.spec.name == "rabbitmq"]
+    return broker
+
+
+async def record(url: str, count: int) -> set[str]:
+    """Record so many good results, each in a message of its own, and return their payloads."""
+    payloads = [uuid4().hex for _ in range(count)]
+    link = Link(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
+    publisher = Publisher(link)
+    await link.start(10)
+    for payload in payloads:
+        result = Result(
+            id=uuid4().hex, capability="c", status=Status.SUCCEEDED, agent="agent-1",
+            payload_digest=payload, finished_at=datetime.now(UTC),
+        )  # fmt: skip
+        message = Outgoing(RESULTS.name, "c", encode([result]), str(uuid4()), RESULTS_TYPE)
+        await publisher.publish(message)
+    await link.close()
+    return set(payloads)
+
+
+def learned(good: GoodResults) -> set[str]:
+    return {key.payload_digest for key in good._kept}
+
+
+@pytest.mark.parametrize("more", [1, 20], ids=["and is shorter", "and is longer"])
+async def test_good_results_are_learned_when_the_stream_begins_anew(
+    servers: LocalServers, url: str, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    monkeypatch.setattr(learning, "ASTRAY_AFTER", 2.0)
+    good = GoodResults()
+    runtime = SimpleNamespace(
+        settings=SimpleNamespace(broker_url=url),
+        connection_name=lambda purpose: f"test.{purpose}.{uuid4()}",
+        log=get_logger(),
+    )
+    policies = SimpleNamespace(current=SimpleNamespace(gives_last_good=True))
+    old = await record(url, 10)
+    with capture_logs() as lines:
+        work = asyncio.create_task(
+            Learning(cast("Runtime", runtime), cast("PolicyView", policies), good).run()
+        )
+        await wait_until(lambda: learned(good) >= old, 30)
+        environment = url.rpartition("/")[2]
+        await control(broker_of(servers), "delete_queue", "--vhost", environment, RECORDS.name)
+        new = await record(url, more)
+        await wait_until(lambda: learned(good) >= new, 60)
+        work.cancel()
+    assert learned(good) == old | new
+    assert [line["reason"] for line in lines if "a few minutes ago" in line["event"]]

@@ -1,0 +1,175 @@
+"""How a process follows its log level in Consul, and whom `maniple log-level` can mean."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from maniple.cli import log_level
+from maniple.cli.consul import TOKEN, consul_at
+from maniple.cli.main import build
+from maniple.cli.output import ExitCode
+from maniple.service import log_levels
+from maniple.service.catalog import Entry, Instance
+from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.log_levels import LogLevels
+from maniple.service.settings import ServiceSettings
+from maniple.service.telemetry import configure_logging, get_logger
+from waiting import wait_until
+
+FOLDER = "maniple/dev/log-levels/"
+WHERE = ("--broker-url", "amqp://test@memory/dev", "--consul-url", "http://127.0.0.1:1")
+WRONG = (ConsulUnavailable("Consul: away"), KeyError("X-Consul-Index"))
+
+
+class Store(Consul):
+    """A key-value store whose blocking queries end at a change, or with the next of `errors`."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.keys: dict[str, bytes] = {}
+        self.index = 1
+        self.looks = 0
+        self.errors: list[Exception] = []
+        self._changed = asyncio.Event()
+
+    def change(self, target: str, level: str) -> None:
+        self.keys[FOLDER + target] = level.encode()
+        self.index += 1
+        self._changed.set()
+
+    def fail(self, error: Exception) -> None:
+        self.errors.append(error)
+        self._changed.set()
+
+    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+        self.looks += 1
+        found = [(key, value) for key, value in self.keys.items() if key.startswith(prefix)]
+        return self.index, [Entry(key, value, self.index) for key, value in found]
+
+    async def watch(self, prefix: str, index: int, wait: float = 30) -> tuple[int, list[Entry]]:
+        del wait
+        while index == self.index and not self.errors:
+            self._changed.clear()
+            await self._changed.wait()
+        if self.errors:
+            raise self.errors.pop()
+        return await self.kv_list(prefix)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What is logged."""
+    monkeypatch.setattr(log_levels, "PAUSE", 0.001)
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logging(ServiceSettings(instance="a1"), stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root.handlers[:] = before
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def following(store: Store) -> asyncio.Task[None]:
+    levels = LogLevels(store, ServiceSettings(instance="a1"), get_logger())
+    return asyncio.create_task(levels.run())
+
+
+@pytest.mark.parametrize("steps", [("error", "critical"), ("debug", "error", "info", "critical")])
+async def test_every_change_of_the_level_is_logged_whichever_way_it_goes(
+    lines: Callable[[], list[dict[str, Any]]], steps: tuple[str, ...]
+) -> None:
+    store = Store()
+    work = following(store)
+    for number, level in enumerate(steps, 1):
+        store.change("a1", level)
+        await wait_until(lambda n=number: len(lines()) == n)  # type: ignore[misc]
+        assert (lines()[-1]["event"], lines()[-1]["after"]) == ("log level changed", level)
+    assert logging.getLogger().level == logging.CRITICAL
+    work.cancel()
+
+
+@pytest.mark.parametrize("error", WRONG)
+async def test_no_error_ends_the_watch(
+    lines: Callable[[], list[dict[str, Any]]], error: Exception
+) -> None:
+    store = Store()
+    work = following(store)
+    await wait_until(lambda: store.looks > 0)
+    store.fail(error)
+    await wait_until(lambda: store.looks > 1)
+    store.change("all", "error")
+    await wait_until(lambda: logging.getLogger().level == logging.ERROR)
+    unexpected = [line for line in lines() if "exception" in line]
+    assert len(unexpected) == (not isinstance(error, ConsulUnavailable))
+    work.cancel()
+
+
+async def test_who_sees_no_change_does_not_ask_again(
+    lines: Callable[[], list[dict[str, Any]]],
+) -> None:
+    store = Store()
+    work = following(store)
+    store.change("a1", "error")
+    await wait_until(lambda: bool(lines()))
+    asked = store.looks
+    await asyncio.sleep(50 * log_levels.PAUSE)
+    assert store.looks == asked
+    work.cancel()
+
+
+class Catalog(Store):
+    """A store with twelve agents in the catalog."""
+
+    async def instances(self, service: str) -> list[Instance]:
+        ids = [f"agent-{n}" for n in range(12)] if service == "maniple-agent" else []
+        return [Instance(one, service, "node", "127.0.0.1", 1, "passing", {}) for one in ids]
+
+    async def kv_put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
+        del cas
+        self.keys[key] = value
+        return True
+
+    async def kv_delete(self, key: str, *, recurse: bool = False) -> bool:
+        del recurse
+        self.keys.pop(key, None)
+        return True
+
+
+@pytest.fixture
+def catalog(monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    made = Catalog()
+    monkeypatch.setattr(log_level, "consul_at", lambda _url: made)
+    return made
+
+
+@pytest.mark.parametrize("target", ["all", "dispatcher", "agent-11"])
+def test_a_level_is_set_for_whom_there_is(catalog: Catalog, target: str) -> None:
+    result = CliRunner().invoke(build(), ["log-level", "debug", target, *WHERE])
+    assert (result.exit_code, catalog.keys) == (ExitCode.DONE, {FOLDER + target: b"debug"})
+
+
+def test_a_target_that_nobody_goes_by_is_refused_with_what_there_is(catalog: Catalog) -> None:
+    result = CliRunner().invoke(build(), ["log-level", "debug", "agnet", *WHERE])
+    assert (result.exit_code, catalog.keys) == (ExitCode.USAGE, {})
+    assert "nobody is called 'agnet' in dev" in result.stderr
+    assert "agent-9 and 2 more" in result.stderr
+
+
+def test_a_level_of_who_has_gone_can_be_taken_back(catalog: Catalog) -> None:
+    catalog.keys[f"{FOLDER}agent-99"] = b"debug"
+    result = CliRunner().invoke(build(), ["log-level", "default", "agent-99", *WHERE])
+    assert (result.exit_code, catalog.keys) == (ExitCode.DONE, {})
+
+
+def test_an_empty_token_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for token, sent in (("", None), ("secret", "secret")):
+        monkeypatch.setenv(TOKEN, token)
+        assert consul_at("http://127.0.0.1:1")._token == sent
