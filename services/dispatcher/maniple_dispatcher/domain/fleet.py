@@ -15,6 +15,7 @@ from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
 
 LISTENS_FOR = 1.0
+TELLS_ALL_EVERY = 0.25  # seconds, to those who listen; they may report a hundred times as often
 MAX_LEVELS = 5_000
 
 
@@ -32,6 +33,7 @@ class Fleet:
         self._due = True
         self._began = now
         self._full = False
+        self._full_at = float("-inf")
         self._leaving = False
         self._grants: list[Grant] = []
 
@@ -70,11 +72,15 @@ class Fleet:
             if report.dispatcher == self.peers.me:
                 return
         else:
-            new = self.peers.heard(report.dispatcher, now, ready=report.ready)
+            ready = report.ready
+            if report.dispatcher == self.peers.me:  # not what was said before we began anew
+                ready = ready and now - self._began >= LISTENS_FOR
+            new = self.peers.heard(report.dispatcher, now, ready=ready)
             if report.dispatcher == self.peers.me:
                 return
-            if new or not report.ready:
+            if new or (not report.ready and now - self._full_at >= TELLS_ALL_EVERY):
                 self._full = self.due = True
+                self._full_at = now
         for key, level in report.levels.items():
             self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
         for key, room in report.rooms.items():
@@ -83,8 +89,7 @@ class Fleet:
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:
-            if grant.to == self.peers.me:
-                self.permits.answered(grant, now)
+            self.permits.answered(grant, now)
 
     def _answer(self, ask: Ask, asker: str, now: float) -> None:
         if ask.to != self.peers.me or not self.peers.owns(ask.key):
@@ -110,9 +115,12 @@ class Fleet:
         """Let time pass; to be called some times a second."""
         self.peers.look(now)
         for limit, waiting in self.permits.look(now):
-            self.owned.used(limit, self.permits.used(limit.key), now)
+            used, freed = self.permits.settled(limit.key)
+            self.owned.used(limit, used, now)
+            self.owned.free(limit, freed, now)
             for then in waiting:
                 _tell(then, self.owned.take(limit, 1, now))
+        self.due |= self.permits.due
         self.owned.bulkheads.look(self.peers.owns, now)
         self.due |= self.owned.look(self.peers.owns, now)
 
@@ -146,9 +154,9 @@ class Fleet:
 
     def _changes(self, now: float, *, full: bool) -> tuple[dict[str, Level], dict[str, Room]]:
         """Return what is to be told of buckets and bulkheads: what has changed, or all."""
-        levels, rooms = self.owned.buckets.changes(), self.owned.bulkheads.changes()
+        levels, rooms = self.owned.buckets.changes(now), self.owned.bulkheads.changes()
         if full:
-            levels.update(islice(self.owned.buckets.levels(now), MAX_LEVELS))
+            levels.update(islice(self.owned.buckets.levels(now, self.peers.owns), MAX_LEVELS))
             rooms.update(islice(self.owned.bulkheads.rooms(self.peers.owns), MAX_LEVELS))
         elif self.peers.alone:
             return {}, rooms  # for one who has just come, and owns some of them from now on
