@@ -15,19 +15,29 @@ TRAVEL = 0.004
 COLLECT = 0.004
 PRESENCE = 0.5
 LOOK = 0.05
+STOOD_STILL = 1.0
 
 
 class Simulation:
-    """Some dispatchers and a clock; `passed` counts by whole seconds what got a permit."""
+    """Some dispatchers and a clock; `passed` counts by whole seconds what got a permit.
 
-    def __init__(self, dispatchers: int) -> None:
+    `travel` gives the seconds that a report takes to one listener; those of one dispatcher arrive
+    in the order in which they were sent.
+    """
+
+    def __init__(self, dispatchers: int, travel: Callable[[], float] = lambda: TRAVEL) -> None:
         self.now = 0.0
+        self._travel = travel
+        self._arrivals: dict[tuple[str, str], float] = {}
+        self._frozen_until: dict[str, float] = {}
         self._order = count()
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self.alive: dict[str, Fleet] = {}
         self._told: dict[str, float] = {}
         self.passed: Counter[int] = Counter()
         self.refused: list[float] = []
+        self.ends: list[tuple[float, bool]] = []
+        """When each task came, and whether it passed."""
         for number in range(dispatchers):
             self.start(f"dispatcher-{number}")
         self.run(3.0)
@@ -41,6 +51,12 @@ class Simulation:
     def kill(self, name: str) -> None:
         del self.alive[name]
 
+    def freeze(self, name: str, seconds: float) -> None:
+        """Let one stand still; what it should have heard meanwhile it hears afterwards."""
+        self._frozen_until[name] = self.now + seconds
+        if seconds > STOOD_STILL:
+            self.after(seconds, lambda: self.alive[name].rejoin(self.now))
+
     def owner(self, key: str) -> str:
         (owner,) = {fleet.peers.owner(key) for fleet in self.alive.values()}
         assert owner is not None
@@ -49,14 +65,38 @@ class Simulation:
     def submit(self, name: str, limit: Limit, tasks: int = 1) -> None:
         """Ask for permits as a dispatcher does that gets so many tasks at once."""
 
-        def then(passes: bool, seconds: float) -> None:
+        self._submit(name, limit, tasks, lambda: None)
+
+    def _submit(self, name: str, limit: Limit, tasks: int, done: Callable[[], object]) -> None:
+        came, open_ = self.now, set(range(tasks))
+
+        def then(place: int, passes: bool, seconds: float) -> None:
             if passes:
                 self.passed[int(self.now)] += 1
             else:
                 self.refused.append(seconds)
+            self.ends.append((came, passes))
+            open_.discard(place)
+            if not open_:
+                done()
 
-        for _ in range(tasks):
-            self.alive[name].ask(limit, then, self.now)
+        for place in range(tasks):
+            self.alive[name].ask(limit, partial(then, place), self.now)
+
+    def take_turns(self, name: str, limit: Limit, *, tasks: int) -> None:
+        """Let one have as many tasks at a time, the next when these are decided, while it lives."""
+
+        def again() -> None:
+            if self._frozen(name):
+                self.after(self._frozen_until[name] - self.now, again)
+            elif name in self.alive:
+                self._submit(name, limit, tasks, lambda: self.after(COLLECT, again))
+
+        again()
+
+    def rate(self, begin: float, end: float) -> float:
+        """Return how many passed in a second, of what came between two times."""
+        return sum(passes for came, passes in self.ends if begin <= came < end) / (end - begin)
 
     def load(
         self, names: list[str], limit: Limit, *, rate: float, seconds: float, tasks: int = 1
@@ -69,7 +109,7 @@ class Simulation:
         self.run(seconds)
 
     def _submit_if_alive(self, name: str, limit: Limit, tasks: int) -> None:
-        if name in self.alive:
+        if name in self.alive and not self._frozen(name):
             self.submit(name, limit, tasks)
 
     def after(self, seconds: float, do: Callable[[], object]) -> None:
@@ -88,18 +128,27 @@ class Simulation:
 
         def again() -> None:
             if self.alive.get(name) is fleet:
-                do()
+                if not self._frozen(name):
+                    do()
                 self.after(seconds, again)
 
         self.after(seconds, again)
+
+    def _frozen(self, name: str) -> bool:
+        return self._frozen_until.get(name, 0.0) > self.now
 
     def _speak(self, name: str, fleet: Fleet) -> None:
         if fleet.due or self.now - self._told[name] >= PRESENCE:
             self._told[name] = self.now
             report = fleet.report(self.now)
-            for listener in list(self.alive.values()):
-                self.after(TRAVEL, partial(self._hand, listener, report))
+            for listener in self.alive:
+                way = name, listener
+                self._arrivals[way] = max(self._arrivals.get(way, 0.0), self.now + self._travel())
+                self.after(self._arrivals[way] - self.now, partial(self._hand, listener, report))
 
-    def _hand(self, listener: Fleet, report: DispatcherReport) -> None:
-        if listener in self.alive.values():
-            listener.hear(report, self.now)
+    def _hand(self, listener: str, report: DispatcherReport) -> None:
+        if self._frozen(listener):
+            late = self._frozen_until[listener] - self.now
+            self.after(late, partial(self._hand, listener, report))
+        elif listener in self.alive:
+            self.alive[listener].hear(report, self.now)

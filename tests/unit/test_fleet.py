@@ -9,7 +9,7 @@ from fleet_simulation import Simulation
 from maniple.bundles import MAX_BYTES
 from maniple.peers import DispatcherReport
 from maniple_dispatcher.domain.buckets import Terms
-from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.fleet import LISTENS_FOR, Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
 
@@ -86,6 +86,11 @@ def test_a_new_dispatcher_learns_what_is_left_before_it_decides() -> None:
     assert sum(simulation.passed.values()) == 100
 
 
+def listening(name: str) -> Fleet:
+    """One that has listened for long enough to count at 0."""
+    return Fleet(name, Owned(lambda _: None), -LISTENS_FOR)
+
+
 def told(fleet: Fleet, now: float) -> tuple[list[DispatcherReport], int]:
     """What it tells until nothing is due, and how large the largest message is."""
     reports = []
@@ -95,7 +100,7 @@ def told(fleet: Fleet, now: float) -> tuple[list[DispatcherReport], int]:
 
 
 def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -> None:
-    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    fleet = listening("one")
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(100_000)}
     for key in keys:
@@ -111,7 +116,7 @@ def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -
 
 
 def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
-    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    fleet = listening("one")
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(5_000)}
     for key in keys:
@@ -126,7 +131,7 @@ def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
 
 
 def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
-    asking, owner = (Fleet(name, Owned(lambda _: None), 0.0) for name in ("one", "two"))
+    asking, owner = (listening(name) for name in ("one", "two"))
     for fleet in (asking, owner):
         fleet.hear(DispatcherReport(dispatcher="two", ready=True), 0.0)
     granted = []

@@ -13,6 +13,7 @@ from maniple.peers import Level
 
 MAX_BUCKETS = 100_000
 MAX_KEPT = 1_000
+SPILLED_FOR = 2.5  # seconds of which it is remembered what a full bucket had no room for
 
 
 class Terms(Struct, frozen=True):
@@ -50,6 +51,22 @@ class _Bucket:
     level: float
     at: float
     terms: Terms
+    first_hand: bool = False
+    """Its level is what was decided here, and not only what another said."""
+    spilled: float = 0.0
+    spilled_at: float = float("-inf")
+
+    def fill(self, terms: Terms, now: float) -> None:
+        """Let it fill until now by the terms of now: those of before may be none."""
+        level = _level(self, terms, now)
+        over = self.level + max(0.0, now - self.at) * terms.rate - level
+        if over > 0:
+            self.spilled = min(over + self.spilled_lately(now), SPILLED_FOR * terms.rate)
+            self.spilled_at = now
+        self.level, self.at, self.terms = level, max(self.at, now), terms
+
+    def spilled_lately(self, now: float) -> float:
+        return self.spilled if now - self.spilled_at <= SPILLED_FOR else 0.0
 
 
 class Buckets:
@@ -78,18 +95,28 @@ class Buckets:
         return Taken(granted, again, (1.0 - before) / terms.rate, 1.0 / terms.rate)
 
     def spend(self, key: str, terms: Terms, tokens: float, now: float) -> None:
-        """Take what was let through unasked, so that tokens may be owed; below 0 gives back."""
+        """Take what was let through unasked, so that tokens may be owed; below 0 gives back.
+
+        It was let through before this was told. Meanwhile the bucket has filled without it, and
+        what it had no room for is what was used.
+        """
         bucket = self._filled(key, terms, now)
-        bucket.level = min(terms.capacity, max(-terms.capacity, bucket.level - tokens))
+        of_spilled = min(bucket.spilled_lately(now), max(0.0, tokens))
+        bucket.spilled -= of_spilled
+        level = bucket.level - (tokens - of_spilled)
+        bucket.level = min(terms.capacity, max(-terms.capacity, level))
         self._note(key)
 
     def follow(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
         """Take what another owner says is in a bucket now; of `ours` it is the latest it knew."""
         level, rate, capacity = told
         known = self._buckets.get(key)
+        if rate <= 0:
+            return
         if known is not None and ours:
-            level = min(level, _level(known, known.terms, now))
-        if rate > 0:
+            known.fill(known.terms, now)
+            known.level = min(level, known.level)
+        else:
             self._buckets[key] = _Bucket(level, now, Terms(rate, capacity))
 
     def changes(self, now: float) -> Iterator[tuple[str, Level]]:
@@ -98,13 +125,17 @@ class Buckets:
             key = self._changed.pop()
             bucket = self._buckets.get(key)
             if bucket is not None:
-                level = _level(bucket, bucket.terms, now)
-                yield key, (level, bucket.terms.rate, bucket.terms.capacity)
+                yield key, _told(bucket, now)
 
-    def tell_all(self, now: float) -> None:
-        """Let all that are not full count as changed."""
+    def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
+        """Let those count as changed that are not full and that were decided here.
+
+        Of what others decided we know a little less than they: who owns such a bucket would lose
+        tokens each time that it took our word.
+        """
         for key, bucket in self._buckets.items():
-            if _level(bucket, bucket.terms, now) < bucket.terms.capacity:
+            level = _level(bucket, bucket.terms, now)
+            if level < bucket.terms.capacity and (bucket.first_hand or owns(key)):
                 self._changed.add(key)
 
     def tell_nothing(self) -> None:
@@ -136,11 +167,8 @@ class Buckets:
         if bucket is None:
             self._make_room(now)
             bucket = self._buckets[key] = _Bucket(terms.capacity, now, terms)
-            return bucket
-        # By the terms of now: those that it was learned with may be none.
-        bucket.level = _level(bucket, terms, now)
-        bucket.at = max(bucket.at, now)
-        bucket.terms = terms
+        bucket.fill(terms, now)
+        bucket.first_hand = True
         return bucket
 
     def _note(self, key: str) -> None:
@@ -159,3 +187,7 @@ class Buckets:
 
 def _level(bucket: _Bucket, terms: Terms, now: float) -> float:
     return min(terms.capacity, bucket.level + max(0.0, now - bucket.at) * terms.rate)
+
+
+def _told(bucket: _Bucket, now: float) -> Level:
+    return (_level(bucket, bucket.terms, now), bucket.terms.rate, bucket.terms.capacity)

@@ -19,6 +19,7 @@ from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
 
 LISTENS_FOR = 1.0
+TELLS_ALL_EVERY = 0.25  # seconds, to those who listen; they may report a hundred times as often
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Fleet:
         self._due = True
         self._began = now
         self._full = False
+        self._full_at = float("-inf")
         self._telling_all = False
         self._leaving = False
         self._grants: deque[Grant] = deque()
@@ -87,23 +89,29 @@ class Fleet:
         """Take what a dispatcher says; our own word counts too, when it comes back."""
         if report.leaving:
             self.peers.left(report.dispatcher)
-            if report.dispatcher == self.peers.me:
-                return
         else:
-            if report.ready and not self.peers.counts(report.dispatcher):
-                # From now on it owns some of what it has not been told yet.
-                self.owned.bulkheads.still_tell(self.peers.owns)
-            new = self.peers.heard(report.dispatcher, now, ready=report.ready)
-            if report.dispatcher == self.peers.me:
-                return
-            if new or not report.ready:
-                self._full = self.due = True
+            self._count(report, now)
+        if report.dispatcher == self.peers.me:
+            return
         self._follow(report, now)
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:
-            if grant.to == self.peers.me:
-                self.permits.answered(grant, now)
+            self.permits.answered(grant, now)
+
+    def _count(self, report: DispatcherReport, now: float) -> None:
+        """Take that a dispatcher is there, and whether it owns its part by now."""
+        ready, is_me = report.ready, report.dispatcher == self.peers.me
+        if is_me:  # not what was said before we began anew
+            ready = ready and now - self._began >= LISTENS_FOR
+        if ready and not self.peers.counts(report.dispatcher):
+            # From now on it owns some of what it has not been told yet.
+            self.owned.bulkheads.still_tell(self.peers.owns)
+        new = self.peers.heard(report.dispatcher, now, ready=ready)
+        listens = not is_me and not report.ready
+        if (new and not is_me) or (listens and now - self._full_at >= TELLS_ALL_EVERY):
+            self._full = self.due = True
+            self._full_at = now
 
     def _follow(self, report: DispatcherReport, now: float) -> None:
         for key, level in report.levels.items():
@@ -136,9 +144,12 @@ class Fleet:
         """Let time pass; to be called some times a second."""
         self.peers.look(now)
         for limit, waiting in self.permits.look(now):
-            self.owned.used(limit, self.permits.used(limit.key), now)
+            used, freed = self.permits.settled(limit.key)
+            self.owned.used(limit, used, now)
+            self.owned.free(limit, freed, now)
             for then in waiting:
                 _tell(then, self.owned.take(limit, 1, now))
+        self.due |= self.permits.due
         self.owned.bulkheads.look(self.peers.owns, now)
         self.due |= self.owned.look(self.peers.owns, now)
 
@@ -159,7 +170,7 @@ class Fleet:
         What is left stays `due`.
         """
         if self._full:
-            self.owned.tell_all(now)
+            self.owned.tell_all(now, self.peers.owns)
             self._full, self._telling_all = False, True
         elif self.peers.alone and not self._telling_all:
             # Rooms are for one who has just come, and owns some of them from now on.

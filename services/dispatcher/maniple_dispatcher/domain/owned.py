@@ -109,9 +109,9 @@ class Owned:
             if spec is not None:
                 self._breaker(one.lane).follow(one, spec, now)
 
-    def tell_all(self, now: float) -> None:
+    def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
         """Let everything be told that is known here, as if all of it had changed."""
-        self.buckets.tell_all(now)
+        self.buckets.tell_all(now, owns)
         self.bulkheads.tell_all()
         self._news.update(self._breakers)
 

@@ -3,11 +3,13 @@
 A task needs a permit; the owner of the limit gives it (`Owned`). One request per limit is under
 way at a time, for all that wait for it; what comes meanwhile goes with the next one. When the owner
 does not answer (it has died, and in two seconds another one owns the limit), each dispatcher goes
-on with its share of a rate, whole tokens only, and tells the next owner what it let through.
+on with what it was granted of a rate lately, and with its share of what no other was granted; whole
+tokens only, and it tells the next owner what it let through.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import exp
 
 from msgspec import Struct
 
@@ -16,11 +18,14 @@ from maniple_dispatcher.domain.buckets import Taken, Terms
 from maniple_dispatcher.domain.peers import Peers
 
 ANSWER_WITHIN = 0.3
+ASKED_ANEW_AFTER = 0.1  # seconds, when another owns it: the answer may have been under way
 GOES_ON_FOR = 2.0
 RETRY_AFTER = 1.0
 HELD_FOR = 1.5  # seconds that a task waits when nobody owns its limit: all have just started
 MAX_LINES = 20_000
 MAX_LATE = 16
+FLOWED_IN = 1.0  # seconds of which "lately" is the mean
+NO_FLOW = 1e-6  # permits a second
 
 Then = Callable[[bool, float], None]
 """Told whether a task passes, and after how many seconds; or, if not, when it may ask again."""
@@ -35,6 +40,23 @@ class Limit(Struct, frozen=True):
     lane: str = ""
 
 
+class _Flow:
+    """How many permits a second somebody was granted lately."""
+
+    def __init__(self) -> None:
+        self._mean = 0.0
+        self._at = 0.0
+
+    def granted(self, number: int, now: float) -> None:
+        """Take a grant."""
+        self._mean = self.rate(now) + number / FLOWED_IN
+        self._at = now
+
+    def rate(self, now: float) -> float:
+        """Return it as of now: less the longer nothing was granted."""
+        return self._mean * exp(-max(0.0, now - self._at) / FLOWED_IN)
+
+
 @dataclass(slots=True)
 class _Line:
     """Those who wait for permits of one limit."""
@@ -46,6 +68,9 @@ class _Line:
     asked_at: float = 0.0
     number: int = 0
     """Of the request that is under way; 0 if none is."""
+    asked_of: str | None = None
+    silent: bool = False
+    """Whoever was asked last did not answer in time; it goes on being asked, for nothing."""
     answered_at: float = float("-inf")
     credit: float = 0.0
     credited_at: float = 0.0
@@ -53,23 +78,55 @@ class _Line:
     freed: int = 0
     told: tuple[int, int] = (0, 0)
     """Of `used` and `freed`, what the request that is under way tells."""
-    late: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """The same of requests that were not answered in time, by number."""
+    late: dict[int, tuple[str | None, tuple[int, int]]] = field(default_factory=dict)
+    """Who was asked by requests that were not answered in time and what they tell, by number."""
+    flow: _Flow = field(default_factory=_Flow)
+    others: dict[str, _Flow] = field(default_factory=dict)
 
     @property
     def idle(self) -> bool:
-        return not (self.waiting or self.number or self.used or self.freed)
+        return not (self.waiting or self.number or self.used or self.freed or self.silent)
+
+    def flow_to(self, other: str, now: float) -> _Flow:
+        """Return what another is granted; forget those who were granted nothing for long."""
+        if other not in self.others:
+            known = self.others.items()
+            self.others = {peer: flow for peer, flow in known if flow.rate(now) > NO_FLOW}
+        return self.others.setdefault(other, _Flow())
 
     def heard_of(self, told: tuple[int, int]) -> None:
         """Take that the owner knows of what was used and freed."""
         self.used -= told[0]
         self.freed -= told[1]
 
+    def answered_late(self, grant: Grant, owner: str | None) -> None:
+        """Give back what came too late, unless whoever granted it owns the limit no more.
+
+        The next owner did not give it, and has to be told all that was used.
+        """
+        asked_of, told = self.late.pop(grant.number, (None, (0, 0)))
+        if asked_of is not None and asked_of == owner:
+            self.heard_of(told)
+            self.freed += grant.granted
+
+    def unanswered(self) -> list[Then]:
+        """Take the request that is under way for one that is not answered; return who asked."""
+        asked, self.asked = self.asked, []
+        while len(self.late) >= MAX_LATE:
+            del self.late[next(iter(self.late))]
+        self.late[self.number] = self.asked_of, self.told
+        self.number = 0
+        return asked
+
 
 class Permits:
-    """What this dispatcher asks of others."""
+    """What this dispatcher asks of others.
+
+    `due` says that there is a request to be sent that was not there before the last look.
+    """
 
     def __init__(self, peers: Peers) -> None:
+        self.due = False
         self._peers = peers
         self._lines: dict[str, _Line] = {}
         self._busy: dict[str, _Line] = {}
@@ -78,6 +135,10 @@ class Permits:
     def wait(self, limit: Limit, then: Then, now: float) -> None:
         """Let a task wait for a permit that another dispatcher gives."""
         line = self._line(limit)
+        if line.silent and line.asked_of == self._peers.owner(limit.key):
+            self._accrue(line, now)
+            _pass_by_credit(line, then)
+            return
         if not line.waiting:
             line.since = now
         line.waiting.append(then)
@@ -90,29 +151,38 @@ class Permits:
         """Yield the requests that are due; those of limits without an owner wait."""
         for line in self._busy.values():
             to = self._peers.owner(line.limit.key)
-            if line.number or not (line.waiting or line.freed) or to in (None, self._peers.me):
+            wants = line.waiting or line.freed or line.silent
+            if line.number or not wants or to in (None, self._peers.me):
                 continue
             line.asked, line.waiting = line.waiting, []
-            line.asked_at = now
+            line.asked_at, line.asked_of = now, to
             self._number += 1
             line.number = self._number
             line.told = line.used, line.freed
             yield _ask(line, to or "")
 
     def answered(self, grant: Grant, now: float) -> None:
-        """Take an answer; the permits of one that comes too late are given back."""
+        """Take an answer; the permits of one that comes too late are given back.
+
+        Those to others tell what share of the limit they have.
+        """
         line = self._lines.get(grant.key)
-        if line is None or grant.to != self._peers.me:
+        if line is None:
+            return
+        if grant.to != self._peers.me:
+            line.flow_to(grant.to, now).granted(grant.granted, now)
             return
         if grant.number != line.number:
-            line.heard_of(line.late.pop(grant.number, (0, 0)))
-            line.freed += grant.granted
+            line.answered_late(grant, self._peers.owner(grant.key))
+            self._busy[grant.key] = line
             return
         asked, line.asked = line.asked, []
         line.number = 0
+        line.silent = False
         line.heard_of(line.told)
         line.answered_at = line.credited_at = now
         line.credit = 0.0
+        line.flow.granted(grant.granted, now)
         taken = Taken(grant.granted, grant.again, grant.first, grant.step)
         for place, then in enumerate(asked):
             if place < taken.granted:
@@ -123,15 +193,21 @@ class Permits:
     def look(self, now: float) -> list[tuple[Limit, list[Then]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
         ours = []
+        self.due = False
         for line in tuple(self._busy.values()):
-            if self._peers.owns(line.limit.key):
+            owner = self._peers.owner(line.limit.key)
+            if owner == self._peers.me:
                 waiting = [*line.asked, *line.waiting]
                 line.asked, line.waiting = [], []
-                line.number = 0
-                if waiting or line.used:
+                line.number, line.silent = 0, False
+                if waiting or line.used or line.freed:
                     ours.append((line.limit, waiting))
             elif line.number and now - line.asked_at > ANSWER_WITHIN:
                 self._go_on(line, now)
+            elif line.number and owner != line.asked_of and now - line.asked_at > ASKED_ANEW_AFTER:
+                line.waiting[:0] = line.unanswered()
+                line.since = now
+                self.due = True
             elif line.waiting and not line.number and now - line.since > HELD_FOR:
                 waiting, line.waiting = line.waiting, []
                 for then in waiting:
@@ -139,32 +215,38 @@ class Permits:
         self._busy = {key: line for key, line in self._busy.items() if not line.idle}
         return ours
 
-    def used(self, key: str) -> int:
-        """Return, and forget, what was let through unasked: for one who owns it now."""
+    def settled(self, key: str) -> tuple[int, int]:
+        """Return, and forget, what was used unasked and freed: for one who owns it now."""
         line = self._lines.get(key)
         if line is None:
-            return 0
-        used, line.used = line.used, 0
-        return used
+            return 0, 0
+        told = line.used, line.freed
+        line.heard_of(told)
+        return told
 
     def _go_on(self, line: _Line, now: float) -> None:
         """Let go on at the last rate what the owner does not answer."""
+        self._accrue(line, now)
+        line.silent = line.limit.terms is not None
+        for then in line.unanswered():
+            _pass_by_credit(line, then)
+
+    def _accrue(self, line: _Line, now: float) -> None:
         terms = line.limit.terms
         if terms is not None and now - line.answered_at <= GOES_ON_FOR:
-            share = terms.rate / max(1, len(self._peers))
-            line.credit += share * (now - line.credited_at)
+            line.credit += self._share(line, terms) * (now - line.credited_at)
         line.credited_at = now
-        for then in line.asked:
-            passes = line.credit >= 1.0
-            if passes:
-                line.credit -= 1.0
-                line.used += 1
-            then(passes, 0.0 if passes else RETRY_AFTER)
-        line.asked = []
-        while len(line.late) >= MAX_LATE:
-            del line.late[next(iter(line.late))]
-        line.late[line.number] = line.told
-        line.number = 0
+
+    def _share(self, line: _Line, terms: Terms) -> float:
+        """Return what is ours of a rate; all shares of those who go on make no more than it.
+
+        What the owner let through itself nobody hears of: it is what the others were not granted.
+        """
+        at = line.answered_at
+        ours = line.flow.rate(at)
+        others = sum(flow.rate(at) for peer, flow in line.others.items() if peer != line.asked_of)
+        shared = max(0.0, terms.rate - ours - others) / max(1, len(self._peers) - 1)
+        return min(terms.rate, ours + shared) * min(1.0, terms.rate / max(ours + others, 1e-9))
 
     def _line(self, limit: Limit) -> _Line:
         line = self._lines.get(limit.key)
@@ -175,6 +257,14 @@ class Permits:
         line.limit = limit  # a new version of its policy may say otherwise
         self._busy[limit.key] = line
         return line
+
+
+def _pass_by_credit(line: _Line, then: Then) -> None:
+    passes = line.credit >= 1.0
+    if passes:
+        line.credit -= 1.0
+        line.used += 1
+    then(passes, 0.0 if passes else RETRY_AFTER)
 
 
 def _ask(line: _Line, to: str) -> Ask:
