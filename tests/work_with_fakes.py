@@ -12,7 +12,7 @@ from maniple.execution import Outcome
 from maniple.messages import Envelope, Result
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.transport import Outgoing, Publisher
@@ -113,14 +113,14 @@ class Delivery(SimpleNamespace):
 class Agent:
     """Work with fakes around it."""
 
-    def __init__(self, capacity: int = 100) -> None:
+    def __init__(self, capacity: int = 100, *, tracer: Tracer = NO_TRACER) -> None:
         self.publisher = FakePublisher()
         self.executor = FakeExecutor(capacity)
         self.now = NOW
         self.fenced = False
         metrics = Metrics()
         results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
-        traces = Traces(NO_TRACER, lambda: self.now)
+        traces = Traces(tracer, lambda: self.now)
         self.departures = Departures(self.publisher, results, metrics, traces=traces)
         self.work = Work(
             "agent-1",

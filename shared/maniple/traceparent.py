@@ -69,15 +69,15 @@ def with_span(traceparent: str, span_id: str) -> str:
 def begun_trace(random_bits: int, *, sampled: bool) -> str:
     """Begin a trace by 128 random bits, for a task whose submitter has none.
 
-    Its span id is the first half of its trace id: whoever reads it knows by that that no submitter
-    writes that span, so that it is the first `dispatch` of the task (`is_begun_here`).
+    Its span id is the first half of its trace id: whoever reads it knows by that that there is no
+    such span, and that the task's first `dispatch` is a root (`is_begun_here`).
     """
     trace_id = random_bits | 1 | 1 << _HALF
     return f"00-{trace_id:032x}-{trace_id >> _HALF:016x}-{int(sampled):02x}"
 
 
 def is_begun_here(traceparent: str) -> bool:
-    """Tell whether a dispatcher began the trace, not a submitter."""
+    """Tell whether a dispatcher began the trace, not a submitter, and it has no root yet."""
     return traceparent[_SPAN] == traceparent[_TRACE.start : _TRACE.start + 16]
 
 

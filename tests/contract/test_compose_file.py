@@ -98,6 +98,10 @@ def test_a_prometheus_without_consul_differs_in_how_it_finds_processes_only() ->
     assert by_name == through_consul
 
 
+def test_prometheus_keeps_the_exemplars_that_lead_to_traces() -> None:
+    assert "--enable-feature=exemplar-storage" in SERVICES["prometheus"]["command"][0].split()
+
+
 def test_the_images_hold_no_secret_and_need_no_compiler_nor_buildkit() -> None:
     dockerfile = (ROOT / "infra" / "docker" / "Dockerfile").read_text()
     assert not re.search(r"PASSWORD|SECRET|TOKEN", dockerfile)

@@ -177,6 +177,7 @@ async def test_what_ends_at_the_dispatcher_is_kept(
     spans = await ends(collector, result["traceparent"][3:35])
     (dispatch,) = named(spans, "dispatch nobody.traces.this")
     assert dispatch.failed
+    assert dispatch.attributes["error.type"] == "deadline_exceeded"
     assert dispatch.attributes["maniple.task.status"] == "expired"
 
 
@@ -228,6 +229,13 @@ async def test_a_migration_after_a_kill_is_in_the_trace(
     assert execute.parent_id == dispatch.span_id
     assert execute.attributes["maniple.task.lost"] == 1
     assert migrate.end <= execute.start
+    await wait_until(lambda: answers(cluster), seconds=60)
+
+
+async def answers(cluster: Cluster) -> bool:
+    """Tell whether both agents are there (again): the tests that follow ask them."""
+    found = [await fetch(f"{agent.http}/health") for agent in cluster.of_service("agent")]
+    return all(status == 200 for status, _ in found)
 
 
 async def _holder(cluster: Cluster) -> int:

@@ -137,6 +137,15 @@ async def test_map_raises_what_its_input_raises_after_the_outputs_before_it() ->
     assert seen == [0, 1, 2]
 
 
+async def test_outcomes_raises_for_what_is_no_task_after_the_results_before_it() -> None:
+    tasks: list[Any] = [Task(capability="test.odd", payload=Raw(b"1")), "no task"]
+    seen: list[Result] = []
+    async with cluster(odd) as client:
+        with pytest.raises(AttributeError):
+            await asyncio.wait_for(gather_into(seen, client.outcomes(tasks)), 30)
+    assert [result.status for result in seen] == [Status.SUCCEEDED]
+
+
 async def test_leaving_map_early_forgets_its_tasks() -> None:
     client, carrier, outstanding = recorded()
     mapped = client.map("test.echo", range(1000), window=50)

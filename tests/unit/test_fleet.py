@@ -131,7 +131,7 @@ def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
 
 
 def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
-    asking, owner = (listening(name) for name in ("one", "two"))
+    asking, owner = Fleet("one", Owned(lambda _: None), 0.0), listening("two")
     for fleet in (asking, owner):
         fleet.hear(DispatcherReport(dispatcher="two", ready=True), 0.0)
     granted = []

@@ -11,6 +11,11 @@ from maniple.errors import ConfigurationError
 from maniple.service.health import FAILING_AFTER, Health, HealthServer
 from maniple.service.settings import ServiceSettings
 
+PROMETHEUS = (  # what its 2.53 asks for
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;"
+    "q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
 
 class Clock:
     now = 100.0
@@ -100,7 +105,7 @@ async def test_metrics_are_openmetrics_when_asked_for_and_text_otherwise() -> No
     pages = Pages()
     Counter("maniple_things", "Things", registry=pages.registry).inc()
     async with pages.server:
-        _, kind, body = await pages.ask("/metrics", accept="application/openmetrics-text")
+        _, kind, body = await pages.ask("/metrics", accept=PROMETHEUS)
         assert kind.startswith("application/openmetrics-text")
         assert body.endswith("# EOF\n")
         _, kind, body = await pages.ask("/metrics")

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import generate_latest
 
+from kept_spans import Kept
 from maniple.messages import Envelope
 from maniple.service.names import SPANS_DROPPED
 from maniple.service.settings import ServiceSettings
@@ -21,7 +22,7 @@ from maniple.service.task_traces import TaskTraces, dispatching
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry import export as module
 from maniple.service.telemetry.export import MAX_SPANS, Collector, Exporter
-from maniple.service.telemetry.tracing import NO_TRACER, Allowance, Tracer, make_tracer
+from maniple.service.telemetry.tracing import NO_TRACER, Allowance, make_tracer
 from maniple.traceparent import begun_trace, is_sampled, span_id_of
 from maniple_dispatcher.traces import Traces
 from span_collector import SpanCollector
@@ -44,23 +45,9 @@ def envelope(traceparent: str, **fields: Any) -> Envelope:
     )
 
 
-class Kept:
-    """In place of an exporter: keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-
-    def put(self, span: Span) -> None:
-        self.spans.append(span)
-
-
 @pytest.fixture
 def kept() -> Kept:
     return Kept()
-
-
-def tracer(kept: Kept, rate: float = 100.0) -> Tracer:
-    return Tracer(kept, rate=rate, metrics=Metrics())  # type: ignore[arg-type]  # a fake
 
 
 def test_an_allowance_gives_its_rate_and_no_more() -> None:
@@ -72,16 +59,34 @@ def test_an_allowance_gives_its_rate_and_no_more() -> None:
     assert not Allowance(0.0).take()
 
 
-def test_the_first_dispatch_of_a_trace_begun_here_is_its_root() -> None:
-    ours = begun_trace(2**127 + 5, sampled=True)
-    first = dispatching(envelope(ours))
-    assert first.span == span_id_of(ours)
-    assert dispatching(first).span not in {None, first.span}
+def test_the_first_dispatch_of_a_trace_begun_here_is_its_root(kept: Kept) -> None:
+    first = dispatching(envelope(begun_trace(2**127 + 5, sampled=True)))
+    assert first.span == span_id_of(first.traceparent or "")
+    second = dispatching(first)
+    assert second.span not in {None, first.span}
+    assert second.traceparent == first.traceparent
     assert dispatching(envelope(GIVEN)).span not in {None, span_id_of(GIVEN)}
+    traces = TaskTraces(kept.tracer(), lambda: NOW)
+    for each in (first, second, dispatching(envelope(first.traceparent or ""))):
+        traces.write_dispatch(each, NOW, NOW)
+    # The last is another task, whose submitter passed on the traceparent of a result.
+    assert [span.parent_id for span in kept.spans] == [None, first.span, first.span]
+
+
+def test_copies_of_a_task_that_are_kept_late_have_a_root_each(kept: Kept) -> None:
+    unsampled = envelope(begun_trace(7 << 64, sampled=False))
+    copies = [
+        TaskTraces(kept.tracer(), lambda: NOW).kept(unsampled, "ended")
+        for _ in range(2)  # agents that ran it because a message came twice
+    ]
+    assert [span.parent_id for span in kept.spans] == [None, None]
+    assert [span.span_id for span in kept.spans] == [copy.span for copy in copies]
+    assert copies[0].span != copies[1].span
+    assert kept.spans[0].trace_id == kept.spans[1].trace_id
 
 
 def test_what_is_kept_late_writes_its_dispatch_once(kept: Kept) -> None:
-    traces = TaskTraces(tracer(kept), lambda: NOW)
+    traces = TaskTraces(kept.tracer(), lambda: NOW)
     late = traces.kept(envelope(begun_trace(7 << 64, sampled=False)), "retried")
     again = traces.kept(late, "retried")
     assert is_sampled(late.traceparent)
@@ -92,8 +97,7 @@ def test_what_is_kept_late_writes_its_dispatch_once(kept: Kept) -> None:
 
 def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
     metrics = Metrics()
-    few = Tracer(kept, rate=1.0, metrics=metrics)  # type: ignore[arg-type]  # a fake
-    traces = Traces(few, lambda: NOW, ratio=0.0)
+    traces = Traces(kept.tracer(rate=1.0, metrics=metrics), lambda: NOW, ratio=0.0)
     assert is_sampled(traces.honoured(GIVEN))
     assert not is_sampled(traces.honoured(GIVEN))
     unsampled = envelope(begun_trace(7 << 64, sampled=False))
@@ -107,7 +111,7 @@ def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_the_ratio_decides_about_new_traces(kept: Kept, ratio: float) -> None:
-    traces = Traces(tracer(kept), lambda: NOW, ratio=ratio)
+    traces = Traces(kept.tracer(), lambda: NOW, ratio=ratio)
     assert {is_sampled(traces.begun()) for _ in range(50)} == {ratio == 1.0}
 
 

@@ -15,8 +15,10 @@ from maniple.identifiers import member_id
 from maniple.messages import Result
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
 from maniple_dispatcher import dead
 from maniple_dispatcher.dead import Undeliverable
+from maniple_dispatcher.traces import Traces
 from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
@@ -41,7 +43,8 @@ async def ends(body: bytes, routing_key: str = SUBMIT) -> list[Result]:
     publisher, delivery = FakePublisher(), Delivery(body, routing_key)
     metrics = Metrics()
     results = ResultOutlet(publisher, metrics, replier=publisher)
-    taker: Any = Undeliverable(results, metrics, lambda: NOW)
+    traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
+    taker: Any = Undeliverable(results, metrics, lambda: NOW, traces=traces)
     taker.take(delivery)
     await results.drain()
     assert delivery.acked == 1

@@ -21,6 +21,9 @@ from maniple_agent.executors import Job
 from maniple_agent.held import Attempts
 from maniple_agent.traces import Traces, within
 
+DRAIN = "drain"
+OVERLOAD = "overload"
+
 
 class Conclusions:
     """Publishes what comes of jobs, and settles each once the broker has confirmed it."""
@@ -106,11 +109,16 @@ class Conclusions:
             done(ManipleError(f"cannot be published: {second!r}"))
 
     def hand_back(self, jobs: Iterable[Job], reason: str) -> None:
-        """Send jobs that have not started back to their lanes."""
+        """Send jobs that have not started back to their lanes.
+
+        For `OVERLOAD` no trace is kept that would not be anyway: it may happen to any task, often.
+        """
+        keep = reason != OVERLOAD
         for job in jobs:
             self._attempts.forget(job)  # it may come back before this is confirmed
             if job.bundle.alive:
-                self._departures.alone(job.lane_key, job.envelope, reason, job.settle)
+                envelope = self._traces.migrated(job.envelope, reason, keep=keep)
+                self._departures.alone(job.lane_key, envelope, reason, job.settle)
 
     def hand_on(self, jobs: Iterable[Job], reason: str) -> None:
         """Send jobs that were stopped while they ran to where they may run again, or end them.

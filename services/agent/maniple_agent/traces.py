@@ -82,7 +82,7 @@ class Traces(TaskTraces):
 
     def stopped(self, job: Job, reason: str) -> Envelope:
         """Write an attempt that its agent stopped; return its task, which goes on elsewhere."""
-        job.envelope = self.migrated(job.envelope, reason, lost=False)
+        job.envelope = self.migrated(job.envelope, reason)
         if self.has(job.envelope):
             self._write_attempt(job, None)
         return job.envelope
@@ -124,9 +124,6 @@ class Traces(TaskTraces):
             events.append(Event(spans.RETRIED, at, {spans.RETRY_DELAY: decision.tier}))
         elif decision is not None:
             said[spans.STATUS] = decision.status.value
-        error = _error_of(decision)
-        if error is not None:
-            said[spans.ERROR_TYPE] = error
         self.write(
             envelope,
             Step.EXECUTE.of(envelope.capability),
@@ -138,7 +135,7 @@ class Traces(TaskTraces):
             attributes=said,
             events=events,
             links=[job.bundle.link] if job.bundle.link else [],
-            error=error,
+            error=_error_of(decision),
         )
 
 

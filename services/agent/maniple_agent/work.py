@@ -26,7 +26,7 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.transport import Delivery
 from maniple_agent.bundle import Bundle
-from maniple_agent.conclusions import Conclusions
+from maniple_agent.conclusions import DRAIN, OVERLOAD, Conclusions
 from maniple_agent.departures import Departures
 from maniple_agent.domain.losses import is_over, lost_at_most_once, unknown_capability
 from maniple_agent.domain.slots import LaneMeasure
@@ -39,6 +39,7 @@ from maniple_agent.traces import Traces
 
 DEPARTURE_SECONDS = 2.0
 LOST = "redelivered"
+STOPPED = "stopped"
 
 
 class Work:
@@ -118,7 +119,7 @@ class Work:
             return
         if bundle.redelivered:
             self.measures[envelope.lane].ended(well=False)
-            self._move(envelope, LOST, bundle.settle, suspect=suspect)
+            self._move(envelope, bundle.settle, suspect=suspect)
         else:
             self._take_task(envelope, bundle, now, suspect=suspect)
 
@@ -149,9 +150,9 @@ class Work:
         self._log.info("adopted", **about(envelope))
         return True
 
-    def _move(self, envelope: Envelope, reason: str, done: Done, *, suspect: bool) -> None:
-        moved = self._traces.migrated(envelope, reason, lost=reason == LOST)
-        self._splits.move(moved, self._conclusions.ran(), reason, done, suspect=suspect)
+    def _move(self, envelope: Envelope, done: Done, *, suspect: bool) -> None:
+        moved = self._traces.migrated(envelope, LOST, lost=True)
+        self._splits.move(moved, self._conclusions.ran(), LOST, done, suspect=suspect)
 
     # --- running -------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Work:
     def _pump(self) -> None:
         self._pumping = False
         if self.draining:
-            self._conclusions.hand_back(self.waiting.take_all(), "drain")
+            self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
             return
         # By the clock, not by what was last looked at: this process may have been frozen since.
         if self._splits.under_way or self._fenced():
@@ -271,7 +272,9 @@ class Work:
         stopped, self._stopped = self._stopped, []
         for job in stopped:
             if job.bundle.alive:
-                self._move(job.envelope, "stopped", job.settle, suspect=job.suspect)
+                moved = self._traces.stopped(job, STOPPED)
+                ran = self._conclusions.ran(job.started_at)
+                self._splits.move(moved, ran, STOPPED, job.settle, suspect=job.suspect)
         self._schedule_pump()
 
     # --- handing back --------------------------------------------------------------------
@@ -282,7 +285,7 @@ class Work:
         for job in self.waiting.forget_orphans(now):
             self.attempts.forget(job)
         if not self._fenced():
-            self._conclusions.hand_back(self.waiting.take_overdue(now), "overload")
+            self._conclusions.hand_back(self.waiting.take_overdue(now), OVERLOAD)
 
     async def drain(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds.
@@ -291,7 +294,7 @@ class Work:
         """
         self.draining = True
         deadline = monotonic() + timeout
-        self._conclusions.hand_back(self.waiting.take_all(), "drain")
+        self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
         await self._stop_rest()
@@ -305,4 +308,4 @@ class Work:
         self.stop(self.running)
         stopped, self._stopped = self._stopped, []
         await self.slots.ended(job for job in stopped if job.definition.exclusive)
-        self._conclusions.hand_on(stopped, "drain")
+        self._conclusions.hand_on(stopped, DRAIN)

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from maniple.codec import decode_envelopes, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import Result, Status, Task
+from maniple.messages import Envelope, Result, Status, Task
+from maniple.service.done import Done
 from maniple.service.names import DEAD_LETTERS
 from maniple.service.outlets import ResultOutlet
 from maniple.service.settlement import Settlement
@@ -29,6 +30,7 @@ from maniple_dispatcher.domain.admission import (
 )
 from maniple_dispatcher.domain.routing import given_up
 from maniple_dispatcher.submissions import raw_arrival
+from maniple_dispatcher.traces import Traces
 
 BROKER_KEY = "broker."
 EXPIRED = "expired"
@@ -42,9 +44,15 @@ class Undeliverable:
     """Takes `maniple.dead.broker`; the bytes themselves are kept in `maniple.dead.log`."""
 
     def __init__(
-        self, results: ResultOutlet, metrics: Metrics, clock: Callable[[], datetime]
+        self,
+        results: ResultOutlet,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        *,
+        traces: Traces,
     ) -> None:
         """Send results through `results`."""
+        self._traces = traces
         self._results = results
         self._clock = clock
         # An alert sees a counter rise only from a value that was there before.
@@ -65,7 +73,13 @@ class Undeliverable:
             return
         source = Settlement(delivery, len(ends))
         for end in ends:
-            self._results.report(end.result, end.reply_to, end.correlation_id, source.settle)
+            result, done = self._traced(end, source.settle)
+            self._results.report(result, end.reply_to, end.correlation_id, done)
+
+    def _traced(self, end: "_End", done: Done) -> tuple[Result, Done]:
+        if end.envelope is None:
+            return end.result, done
+        return self._traces.given_up(end.result, end.envelope, done)
 
     def _ends(self, delivery: Delivery, arrival: Arrival) -> list["_End"]:
         queue = delivery.routing_key.removeprefix(BROKER_KEY)
@@ -81,19 +95,21 @@ class Undeliverable:
         except InvalidMessage:
             return []  # no task of ours can be read from it; the log has its bytes
         why = f"the broker gave it up in {queue} ({reason})"
+        now = self._clock()
         return [
-            _End(given_up(envelope, self._clock(), why), envelope.reply_to, envelope.correlation_id)
-            for envelope in envelopes
+            _End(given_up(one, now, why), one.reply_to, one.correlation_id, one)
+            for one in envelopes
         ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _End:
-    """A result, and where it is awaited."""
+    """A result, where it is awaited, and the task that it ends, if that was admitted."""
 
     result: Result
     reply_to: str | None
     correlation_id: str | None
+    envelope: Envelope | None = None
 
 
 def _unreadable(arrival: Arrival) -> Result:

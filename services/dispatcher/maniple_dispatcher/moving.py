@@ -166,8 +166,7 @@ class Moves:
         source = Settlement(delivery, len(envelopes))
         lost = delivery.redelivered
         for envelope in envelopes:
-            if self._lanes.ends(envelope, source, now):
-                continue
-            moved = self._traces.lost(envelope) if lost else envelope
+            moved = self._traces.moved(envelope, lost=lost)
             again = replace(moved, dispatched_at=now, lost=envelope.lost + lost)
-            self._lanes.send(again, source, alone=lost)
+            if not self._lanes.ends(again, source, now):
+                self._lanes.send(again, source, alone=lost)

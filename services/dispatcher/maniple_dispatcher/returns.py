@@ -54,10 +54,11 @@ class Returns:
         source = Settlement(delivery, len(envelopes))
         for envelope in envelopes:
             waiting = "no agent or a full lane" if envelope.waits else "another attempt"
-            if self._lanes.ends(envelope, source, now, waiting=waiting):
+            back = replace(self._traces.returned(envelope, now), dispatched_at=now)
+            if self._lanes.ends(back, source, now, waiting=waiting):
                 continue
-            if is_due(envelope, now):
-                due = self._traces.returned(envelope, now)
-                self._gate.again(replace(due, dispatched_at=now, not_before=None), source)
+            if is_due(back, now):
+                due = replace(back, not_before=None) if back.not_before else back
+                self._gate.again(due, source)
             else:
-                self._lanes.wait_on(envelope, source)
+                self._lanes.wait_on(back, source)

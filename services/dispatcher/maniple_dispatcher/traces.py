@@ -4,14 +4,18 @@ import random
 from collections.abc import Callable
 from datetime import datetime
 
-from msgspec.structs import replace
-
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result
 from maniple.service import spans
 from maniple.service.done import Done
 from maniple.service.spans import Step
-from maniple.service.task_traces import ENDED_BADLY, TaskTraces, dispatching, original_of
+from maniple.service.task_traces import (
+    ENDED_BADLY,
+    TaskTraces,
+    dispatching,
+    is_back,
+    original_of,
+)
 from maniple.service.telemetry.tracing import SUBMITTED, Tracer
 from maniple.traceparent import (
     begun_trace,
@@ -54,9 +58,12 @@ class Traces(TaskTraces):
         )
         return dispatching(envelope)
 
-    def lost(self, envelope: Envelope) -> Envelope:
-        """Write that the agent of a task that waited in its own queue is gone."""
-        envelope = self.migrated(envelope, "agent gone", lost=True)
+    def moved(self, envelope: Envelope, *, lost: bool) -> Envelope:
+        """Write that the agent in whose own queue a task was is gone, and begin its next dispatch.
+
+        `lost` if the agent had taken the task.
+        """
+        envelope = self.migrated(envelope, "agent gone", lost=lost)
         return dispatching(envelope) if self.has(envelope) else envelope
 
     def accepted(self, envelope: Envelope) -> None:
@@ -79,7 +86,7 @@ class Traces(TaskTraces):
         if not self.has(copy):
             return copy, done
         original = original_of(copy)
-        copy = dispatching(replace(copy, span=None))
+        copy = dispatching(copy)
 
         def sent(error: ManipleError | None) -> None:
             self.write_dispatch(
@@ -94,18 +101,31 @@ class Traces(TaskTraces):
         return copy, sent
 
     def ended(self, result: Result, envelope: Envelope, done: Done) -> tuple[Result, Done]:
-        """Write the dispatch of a task that goes no further, and the sending of its result."""
+        """Write the dispatch of a task that goes no further, and the sending of its result.
+
+        If it is kept late, nobody wrote for what it has waited: then that is its dispatch, too.
+        """
+        late = False
         if self.on and not is_sampled(envelope.traceparent) and result.status in ENDED_BADLY:
-            envelope = self.marked(envelope, "ended") or envelope
+            marked = self.marked(envelope, "ended")
+            envelope, late = marked or envelope, marked is not None
         if self.has(envelope):
+            waited = late and is_back(envelope)
             self.write_dispatch(
                 envelope,
-                self._start(envelope),
+                envelope.submitted_at if waited else self._start(envelope),
                 self._clock(),
+                late=late,
                 attributes={spans.STATUS: result.status.value},
                 error=None if result.error is None else result.error.code.value,
             )
         return self.sending(result, envelope, done)
+
+    def given_up(self, result: Result, envelope: Envelope, done: Done) -> tuple[Result, Done]:
+        """Write a dispatch that ends a task that the broker dead-lettered, as `ended` does."""
+        if self.has(envelope):
+            envelope = dispatching(envelope)
+        return self.ended(result, envelope, done)
 
     def _start(self, envelope: Envelope) -> datetime:
         return envelope.dispatched_at or envelope.submitted_at

@@ -102,7 +102,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
     back = topology.RETRY_QUEUE.name
     hot.consume(Consumer(hot.intake, back, returns.take, prefetch=settings.retry_prefetch))
-    dead = Undeliverable(results, runtime.metrics, now)
+    dead = Undeliverable(results, runtime.metrics, now, traces=traces)
     hot.consume(Consumer(hot.intake, topology.DEAD_BROKER.name, dead.take, prefetch=PREFETCH_DEAD))
     async with plane, hot.publishing():
         await policies.start()

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, Unpack
 from msgspec.structs import replace
 
 from maniple.client.flow import Carrier, Flow, Slot
-from maniple.client.handle import TaskHandle, error_of
+from maniple.client.handle import TaskHandle, Ticket, error_of
 from maniple.client.outstanding import Outstanding
 from maniple.client.submission import (
     SubmitOptions,
@@ -16,7 +16,7 @@ from maniple.client.submission import (
     encode_task,
     make_task,
 )
-from maniple.client.tracing import Submitting
+from maniple.client.tracing import Submitting, end
 from maniple.codec import decode_value
 from maniple.errors import (
     ConfigurationError,
@@ -29,6 +29,7 @@ from maniple.identifiers import new_id
 from maniple.messages import NULL, Failure, Result, Status, Task
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Ticket)
 
 WINDOW = 2000
 
@@ -84,14 +85,18 @@ class Client:
         task = replace(task, id=task.id or new_id())
         check_task(task)
         self._open()
-        task, span = self._submitting.begin(task)
-        handle = TaskHandle(task.id or "", task.tenant, task.capability or "", encode_task(task))
-        handle.span = span
-        self._outstanding.add(handle)
+        handle = self._sealed(task, TaskHandle)
         try:
+            self._outstanding.add(handle)
             self._carrier.send(handle)
+        except Exception as error:
+            self._outstanding.discard(handle)
+            handle.end_span(error)
+            raise
+        try:
             await handle.wait_sent()
         except BaseException:
+            # Who waits may be cancelled; the task is sent nevertheless, and its span ends by that.
             self._outstanding.discard(handle)
             raise
         return handle
@@ -127,7 +132,7 @@ class Client:
             task_id = new_id()
             try:
                 task = replace(template, id=task_id, payload=encode_payload(payload))
-                return self._sealed(task)
+                return self._sealed(task, Slot)
             except InvalidMessage as error:
                 return Slot(task_id, tenant, capability, b"", error)
 
@@ -194,16 +199,22 @@ class Client:
         names = (task.id or "", task.tenant, task.capability or "")
         try:
             check_task(task)
+            return self._sealed(task, Slot)
         except InvalidMessage as error:
             return Slot(*names, b"", error)
-        return self._sealed(task)
 
-    def _sealed(self, task: Task) -> Slot:
+    def _sealed(self, task: Task, kind: Callable[[str, str, str, bytes], K]) -> K:
         """Return a checked task as it can be sent. Raises `InvalidMessage` if it is too large."""
         task, span = self._submitting.begin(task)
-        slot = Slot(task.id or "", task.tenant, task.capability or "", encode_task(task))
-        slot.span = span
-        return slot
+        try:
+            body = encode_task(task)
+        except Exception as error:
+            if span is not None:
+                end(span, error)
+            raise
+        ticket = kind(task.id or "", task.tenant, task.capability or "", body)
+        ticket.span = span
+        return ticket
 
 
 def _refused(slot: Slot, error: ManipleError | None) -> Result:

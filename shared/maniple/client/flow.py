@@ -125,8 +125,9 @@ class Flow:
             while self._in_play >= self._window:
                 self._room = asyncio.get_running_loop().create_future()
                 await self._room
+            slot = make(item)  # what it raises leaves nothing in play
             self._in_play += 1
-            self._start(make(item))
+            self._start(slot)
 
     def _start(self, slot: Slot) -> None:
         slot.flow = self
@@ -138,6 +139,7 @@ class Flow:
                 self._outstanding.add(slot)
                 self._carrier.send(slot)
             except ManipleError as error:
+                slot.end_span(error)
                 refusal = error
         if refusal is not None:
             self.finish(slot, refusal)

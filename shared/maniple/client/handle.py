@@ -68,9 +68,14 @@ class Ticket(ABC):
 
     def sent(self, error: ManipleError | None) -> None:
         """End the span of its submission, and say that it is `confirmed`."""
+        self.end_span(error)
+        self.confirmed(error)
+
+    def end_span(self, error: Exception | None) -> None:
+        """End the span of its submission, unless it has none or that has ended."""
         if self.span is not None:
             end(self.span, error)
-        self.confirmed(error)
+            self.span = None
 
     @abstractmethod
     def confirmed(self, error: ManipleError | None) -> None:

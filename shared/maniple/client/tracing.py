@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from maniple.errors import ManipleError
 from maniple.messages import Task
 from maniple.service import spans
 from maniple.topology import TASKS
@@ -44,8 +43,8 @@ class Submitting:
         return replace(task, traceparent=_traceparent(made)) if made.is_valid else task, span
 
 
-def end(span: "Span", error: ManipleError | None) -> None:
-    """End the span of a submission that the broker has confirmed, or not."""
+def end(span: "Span", error: Exception | None) -> None:
+    """End the span of a submission that the broker has confirmed, or that failed."""
     if error is not None:
         api: Any = sys.modules[_API]
         span.set_attribute(spans.ERROR_TYPE, type(error).__name__)

@@ -35,7 +35,8 @@ class Step(StrEnum):
     EXECUTE = "execute"
     """One attempt."""
     MIGRATE = "migrate"
-    """From dispatch until another process sends it on, because its agent was lost or leaves."""
+    """From dispatch until it is sent on without having ended: its agent was lost, leaves, or is
+    full."""
 
     def of(self, capability: str) -> str:
         """Return the name of a span."""

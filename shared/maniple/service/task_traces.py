@@ -24,6 +24,7 @@ from maniple.traceparent import (
     span_id_of,
     trace_id_of,
     with_sampling,
+    with_span,
 )
 
 ENDED_BADLY = frozenset({Status.FAILED, Status.REJECTED, Status.EXPIRED})
@@ -33,11 +34,19 @@ _FALLBACK = "fallback/"
 def dispatching(envelope: Envelope) -> Envelope:
     """Give a sampled task the id of the span of its dispatch that begins now.
 
-    The first one of a trace that was begun here is the root that its traceparent names.
+    The first one of a trace that was begun here is a root, which the traceparent names from then
+    on. Its id is a new one as any: of a task that came twice, each copy may write one.
     """
+    span = new_span_id()
     traceparent = envelope.traceparent or ""
-    first = envelope.span is None and is_begun_here(traceparent)
-    return replace(envelope, span=span_id_of(traceparent) if first else new_span_id())
+    if is_begun_here(traceparent):
+        traceparent = with_span(traceparent, span)
+    return replace(envelope, traceparent=traceparent, span=span)
+
+
+def is_back(envelope: Envelope) -> bool:
+    """Tell whether a task that is dispatched has been before."""
+    return envelope.attempt > 1 or envelope.accepted or envelope.waits > 0
 
 
 def parent_of(envelope: Envelope) -> str:
@@ -106,8 +115,9 @@ class TaskTraces:
         error: str | None = None,
     ) -> None:
         """Write the span of a dispatch."""
-        came_back = envelope.attempt > 1 or envelope.accepted or envelope.waits > 0
-        said: dict[str, Value] = {spans.DESTINATION: (RETRY_QUEUE if came_back else SUBMIT).name}
+        said: dict[str, Value] = {
+            spans.DESTINATION: (RETRY_QUEUE if is_back(envelope) else SUBMIT).name
+        }
         fallbacks = [key for key in envelope.policies if key.startswith(_FALLBACK)]
         if envelope.policies:
             said[spans.POLICIES] = [f"{key}@{value}" for key, value in envelope.policies.items()]
@@ -131,9 +141,12 @@ class TaskTraces:
             links=links or [],
         )
 
-    def migrated(self, envelope: Envelope, reason: str, *, lost: bool) -> Envelope:
-        """Write that a task moves on without having ended, and keep its trace."""
-        envelope = self.kept(envelope, "migrated")
+    def migrated(
+        self, envelope: Envelope, reason: str, *, lost: bool = False, keep: bool = True
+    ) -> Envelope:
+        """Write that a task moves on without having ended, and `keep` its trace for that."""
+        if keep:
+            envelope = self.kept(envelope, "migrated")
         if self.has(envelope):
             self.write(
                 envelope,
@@ -186,6 +199,8 @@ class TaskTraces:
         error: str | None = None,
     ) -> None:
         """Write a span of a sampled task; without `parent_id` it stands under its dispatch."""
+        if error is not None:
+            attributes = attributes | {spans.ERROR_TYPE: error}
         self._tracer.write(
             Span(
                 name=name,

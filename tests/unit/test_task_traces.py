@@ -1,0 +1,275 @@
+"""The traces of tasks that wait, are moved or handed back: each span is written once."""
+
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from pamqp import commands
+
+from kept_spans import Kept
+from maniple.codec import decode_envelopes
+from maniple.messages import Envelope
+from maniple.service.outlets import ResultOutlet
+from maniple.service.settlement import Settlement
+from maniple.service.spans import Span
+from maniple.service.task_traces import dispatching
+from maniple.service.telemetry import Metrics
+from maniple.traceparent import begun_trace, is_sampled
+from maniple_agent import bundle, work
+from maniple_dispatcher.dead import Undeliverable
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.moving import Moves
+from maniple_dispatcher.returns import Returns
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
+
+SUBMITTER = "00f067aa0ba902b7"
+GIVEN = f"00-4bf92f3577b34da6a3ce929d0e0e4736-{SUBMITTER}-01"
+DISPATCH = "1" * 16  # of a dispatcher that the test does not have
+UNSAMPLED = begun_trace(7 << 64, sampled=False)
+LANE = "a.lane"  # its results have the key of their capability, and are not refused
+OURS = begun_trace(7 << 64, sampled=True)
+
+
+class Scene:
+    """What of a dispatcher takes tasks that come back, with a broker that the tests decide for."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self.now = NOW
+        self.publisher = FakePublisher()
+        self.traces = Traces(kept.tracer(), self.clock, ratio=0.0)
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.lanes = Lanes(
+            self.publisher,
+            self.results,
+            Metrics(),
+            self.clock,
+            roster=Roster(),
+            traces=self.traces,
+        )
+        self.dead = Undeliverable(self.results, Metrics(), self.clock, traces=self.traces)
+        nothing: Any = None
+        gate: Any = SimpleNamespace(again=self.lanes.send)
+        self.returns = Returns(self.lanes, gate, nothing, self.clock, traces=self.traces)
+        self.moves = Moves(
+            nothing,
+            nothing,
+            self.lanes,
+            nothing,
+            nothing,
+            quiet=1.0,
+            clock=self.clock,
+            traces=self.traces,
+        )
+
+    def clock(self) -> datetime:
+        return self.now
+
+    async def sent(self, task: Envelope) -> Envelope:
+        """Dispatch a new task; return it as it is in its lane, or in a delay."""
+        source: Any = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
+        self.lanes.send(dispatching(task) if is_sampled(task.traceparent) else task, source)
+        return await self.last()
+
+    async def comes_back(self, task: Envelope, seconds: float) -> Envelope:
+        """Let a task come back from a delay after so long; return what becomes of it."""
+        return await self._taken(self.returns.take, Delivery(task), seconds)
+
+    async def is_moved(self, task: Envelope, seconds: float, *, lost: bool) -> Envelope:
+        """Find a task in the queue of an agent that is gone."""
+        return await self._taken(self.moves._take, Delivery(task, redelivered=lost), seconds)
+
+    async def is_given_up(self, task: Envelope) -> None:
+        """Find a task in what the broker has dead-lettered."""
+        delivery: Any = Delivery(task)
+        delivery.routing_key, delivery.headers = f"broker.maniple.lane.{LANE}", {}
+        delivery.properties = commands.Basic.Properties()
+        self.dead.take(delivery)
+        await self.results.drain()
+
+    async def _taken(self, take: Any, delivery: Delivery, seconds: float) -> Envelope:
+        self.now += timedelta(seconds=seconds)
+        take(delivery)
+        return await self.last()
+
+    async def last(self) -> Envelope:
+        await self.lanes.drain()
+        await self.results.drain()
+        exchanges = {"maniple.lanes", "maniple.delay"}
+        messages = [m for m in self.publisher.sent if m.exchange in exchanges]
+        return decode_envelopes(messages[-1].body)[0]
+
+
+@pytest.fixture
+def scene(kept: Kept) -> Scene:
+    return Scene(kept)
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+def tree(kept: Kept) -> list[tuple[str, str]]:
+    """Return the first words of all spans and of their parents; each id is there once."""
+    words = {span.span_id: span.name.split()[0] for span in kept.spans}
+    assert len(words) == len(kept.spans)
+    assert len({span.trace_id for span in kept.spans}) == 1
+    words |= {SUBMITTER: "submitter", DISPATCH: "before", "": ""}
+    return [(words[span.span_id], words[span.parent_id or ""]) for span in kept.spans]
+
+
+def seconds(span: Span) -> tuple[float, float]:
+    """Return when a span began and ended, since NOW."""
+    began = NOW.timestamp()
+    return round(span.start / 1e9 - began, 3), round(span.end / 1e9 - began, 3)
+
+
+def traced(traceparent: str, **changes: Any) -> Envelope:
+    return envelope("t", lane=LANE, traceparent=traceparent, dispatched_at=NOW, **changes)
+
+
+@pytest.mark.parametrize(("traceparent", "above"), [(GIVEN, "submitter"), (OURS, "dispatch")])
+async def test_each_round_of_a_task_that_waits_has_its_own_dispatch(
+    scene: Scene, traceparent: str, above: str
+) -> None:
+    scene.publisher.full = {LANE}
+    task = await scene.sent(traced(traceparent))
+    task = replace(task, not_before=NOW + timedelta(seconds=20))
+    scene.publisher.full = set()
+    for _ in range(2):  # too early
+        task = await scene.comes_back(task, 8.0)
+    task = await scene.comes_back(task, 8.0)
+    root = "" if above == "dispatch" else above
+    assert tree(scene.kept) == [("dispatch", root), *[("wait", above), ("dispatch", above)] * 3]
+    waits = [seconds(span) for span in scene.kept.spans if span.name.startswith("wait")]
+    assert waits == [(0, 8), (8, 16), (16, 24)]
+    assert task.span == scene.kept.spans[-1].span_id
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_what_ends_while_it_waits_ends_in_a_dispatch_of_its_own(
+    scene: Scene, cancel: bool
+) -> None:
+    scene.publisher.full = {LANE}
+    task = await scene.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=5)))
+    if cancel:
+        scene.lanes.cancel("default", "t")
+    await scene.comes_back(task, 1.0 if cancel else 6.0)
+    assert tree(scene.kept) == [
+        ("dispatch", "submitter"),
+        ("wait", "submitter"),
+        ("dispatch", "submitter"),
+        ("send", "dispatch"),
+    ]
+    status = "cancelled" if cancel else "expired"
+    assert scene.kept.spans[2].attributes["maniple.task.status"] == status
+
+
+async def test_what_expires_unsampled_is_kept_with_the_time_that_it_waited(scene: Scene) -> None:
+    scene.publisher.full = {LANE}
+    task = await scene.sent(traced(UNSAMPLED, deadline=NOW + timedelta(seconds=5)))
+    task = await scene.comes_back(task, 2.0)
+    await scene.comes_back(task, 4.0)
+    assert tree(scene.kept) == [("dispatch", ""), ("send", "dispatch")]
+    dispatch = scene.kept.spans[0]
+    assert seconds(dispatch) == (0, 6)
+    assert dispatch.attributes["maniple.kept_late"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_is_moved_has_a_dispatch_on_each_side(scene: Scene, lost: bool) -> None:
+    task = await scene.sent(traced(GIVEN))
+    moved = await scene.is_moved(task, 3.0, lost=lost)
+    assert tree(scene.kept) == [
+        ("dispatch", "submitter"),
+        ("migrate", "dispatch"),
+        ("dispatch", "submitter"),
+    ]
+    first, migrate, second = scene.kept.spans
+    assert (migrate.parent_id, seconds(migrate)) == (first.span_id, (0, 3))
+    assert migrate.error == ("agent_lost" if lost else None)
+    assert (moved.span, moved.lost) == (second.span_id, lost)
+
+
+async def test_what_is_moved_unsampled_is_kept(scene: Scene) -> None:
+    task = await scene.sent(traced(UNSAMPLED))
+    moved = await scene.is_moved(task, 3.0, lost=False)
+    assert is_sampled(moved.traceparent)
+    assert tree(scene.kept) == [("dispatch", ""), ("migrate", "dispatch"), ("dispatch", "dispatch")]
+
+
+async def test_what_expired_in_the_queue_of_an_agent_that_is_gone_is_written_once(
+    scene: Scene,
+) -> None:
+    task = await scene.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=2)))
+    await scene.is_moved(task, 3.0, lost=False)
+    assert tree(scene.kept) == [
+        ("dispatch", "submitter"),
+        ("migrate", "dispatch"),
+        ("dispatch", "submitter"),
+        ("send", "dispatch"),
+    ]
+
+
+@pytest.mark.parametrize("traceparent", [GIVEN, UNSAMPLED])
+async def test_what_the_broker_gives_up_ends_in_its_trace(scene: Scene, traceparent: str) -> None:
+    task = await scene.sent(traced(traceparent))
+    scene.now += timedelta(seconds=9)
+    await scene.is_given_up(task)
+    above = "submitter" if traceparent == GIVEN else ""
+    first = [("dispatch", "submitter")] if traceparent == GIVEN else []
+    assert tree(scene.kept) == [*first, ("dispatch", above), ("send", "dispatch")]
+    dispatch, send = scene.kept.spans[-2:]
+    assert (dispatch.error, seconds(dispatch)) == ("agent_lost", (0, 9))
+    assert send.parent_id == dispatch.span_id
+
+
+async def test_what_a_draining_agent_hands_back_unstarted_is_kept(kept: Kept) -> None:
+    agent = Agent(capacity=1, tracer=kept.tracer())
+    await agent.take(Delivery(envelope("runs"), traced(UNSAMPLED)))
+    agent.now += timedelta(seconds=2)
+    await agent.work.drain(0.01)
+    (handed,) = [task for _, (task,) in agent.moved() if task.id == "t"]
+    mine = Kept([span for span in kept.spans if span.attributes["maniple.task.id"] == "t"])
+    assert tree(mine) == [("dispatch", ""), ("migrate", "dispatch")]
+    dispatch, migrate = mine.spans
+    assert migrate.attributes["maniple.migration.reason"] == "drain"
+    assert (seconds(migrate), migrate.error) == ((0, 2), None)
+    assert (handed.span, is_sampled(handed.traceparent)) == (dispatch.span_id, True)
+
+
+@pytest.mark.parametrize("traceparent", [GIVEN, UNSAMPLED])
+async def test_what_a_full_agent_hands_back_is_written_if_it_is_sampled(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, traceparent: str
+) -> None:
+    now = SimpleNamespace(seconds=0.0)
+    for module in (work, bundle):
+        monkeypatch.setattr(module, "monotonic", lambda: now.seconds)
+    agent = Agent(capacity=1, tracer=kept.tracer())
+    await agent.take(Delivery(envelope("runs")))
+    await agent.take(Delivery(task := traced(traceparent, span=DISPATCH)))
+    now.seconds = 1.1
+    agent.work.dissolve()
+    await agent.settle()
+    assert agent.moved() == [(LANE, [task])]
+    said = [(span.name, span.attributes["maniple.migration.reason"]) for span in kept.spans]
+    assert said == ([("migrate a.task", "overload")] if traceparent == GIVEN else [])
+
+
+async def test_an_attempt_that_is_stopped_without_the_broker_is_written(kept: Kept) -> None:
+    agent = Agent(tracer=kept.tracer())
+    await agent.take(Delivery(traced(GIVEN, capability="an.exclusive", span=DISPATCH)))
+    (job,) = agent.executor.jobs
+    agent.now += timedelta(seconds=2)
+    agent.work.stop_exclusive()
+    agent.work.resume()
+    await agent.settle()
+    assert tree(kept) == [("migrate", "before"), ("queue", "before"), ("execute", "before")]
+    migrate, _, execute = kept.spans
+    assert migrate.attributes["maniple.migration.reason"] == "stopped"
+    assert (execute.span_id, execute.error) == (job.span, "stopped")  # its handler's stand there
