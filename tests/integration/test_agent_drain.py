@@ -37,7 +37,7 @@ async def test_an_agent_leaves_the_catalog_first_and_finishes_what_runs(cluster:
 
         await wait_until(gone, 2.5)
         assert not handle.done
-        result = await handle.outcome(timeout=10)
+        result = await handle.outcome(timeout=60)
     assert (str(result.status), result.lost, started[handle.id]) == ("succeeded", 0, 1)
 
 
@@ -49,7 +49,7 @@ async def test_what_runs_for_too_long_is_stopped_and_handed_on(cluster: Cluster)
             leaving.runtime.stopping.set()
             await wait_until(lambda: stopped[handle.id] == 1, 5)
         async with agent_inside(cluster):
-            result = await handle.outcome(timeout=20)
+            result = await handle.outcome(timeout=60)
     assert (str(result.status), result.lost, started[handle.id]) == ("succeeded", 0, 2)
 
 

@@ -18,7 +18,7 @@ TASKS = 2000
 async def submit_all(client: Client) -> list[str]:
     """Return how each task ended; a handle is there once the broker has confirmed."""
     handles = await asyncio.gather(*(client.submit("test.double", n) for n in range(TASKS)))
-    return [(await handle.outcome(timeout=40)).status.value for handle in handles]
+    return [(await handle.outcome(timeout=60)).status.value for handle in handles]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
@@ -30,7 +30,7 @@ async def test_a_dispatcher_that_ends_under_load_loses_nothing(
     async with connect(cluster.ready_info()["client_url"]) as client:
         outcomes = asyncio.create_task(submit_all(client))
         warm = await client.submit("test.double", 1)
-        await warm.result(timeout=20)
+        await warm.result(timeout=60)
         os.kill(victim.pid, number)
         assert Counter(await outcomes) == {"succeeded": TASKS}
     await wait_until(lambda: victim.child.restarts > before, 20)

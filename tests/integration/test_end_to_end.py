@@ -66,7 +66,7 @@ async def test_every_task_leaves_two_records(cluster: Cluster) -> None:
     info = cluster.ready_info()
     async with connect(info["client_url"]) as client, recording(info["operator_url"]) as records:
         one, two = [await client.submit("test.double", n) for n in (4, 5)]
-        assert [await one.result(timeout=10), await two.result(timeout=10)] == [8, 10]
+        assert [await one.result(timeout=60), await two.result(timeout=10)] == [8, 10]
         await wait_until(lambda: records.whole(one.id) and records.whole(two.id))
     for task in (one.id, two.id):
         assert (len(records.accepted(task)), len(records.results(task))) == (1, 1)
@@ -78,7 +78,7 @@ async def test_tasks_of_a_killed_agent_run_elsewhere(cluster: Cluster) -> None:
         victim = cluster.process("agent-3")
         old = victim.pid
         os.kill(old, signal.SIGKILL)
-        results = [await handle.outcome(timeout=30) for handle in handles]
+        results = [await handle.outcome(timeout=60) for handle in handles]
     assert {str(result.status) for result in results} == {"succeeded"}
     assert sum(result.lost for result in results) > 0
     await wait_until(lambda: victim.pid != old, 15)  # it was restarted

@@ -25,7 +25,7 @@ async def test_a_lane_made_with_other_arguments_is_served_and_told_and_stops_no_
     async with agent_inside(cluster, variants=(variant,)) as agent:
         assert foreign in str(agent.component("broker.queues")["detail"])
         handle = await agent.client.submit(CAPABILITY, 0.01)
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
         assert started[handle.id] == 1
         found = await channel.queue_declare(foreign, passive=True)
         assert found.consumer_count == 1

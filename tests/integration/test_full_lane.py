@@ -122,7 +122,7 @@ async def test_a_lane_that_confirms_nothing_holds_up_nobody_and_loses_nothing(
             async with connect(info["client_url"]) as client:
                 for number in range(20):
                     handle = await client.submit("test.double", number)
-                    assert await handle.result(timeout=15) == 2 * number
+                    assert await handle.result(timeout=60) == 2 * number
             assert len(outsider.replies) == 1  # nothing has run since
         results = [outsider.wait(one_of_them, seconds=90)[0] for one_of_them in stuck]
     assert [result["output"] for result in results] == list(range(STUCK))

@@ -319,7 +319,7 @@ async def test_a_program_that_traces_has_its_submissions_in_its_trace(
     async with connect(cluster.ready_info()["client_url"], tracer=tracer) as client:
         with tracer.start_as_current_span("order"):
             one = await client.submit("test.double", 1)
-            await one.result(timeout=10)
+            await one.result(timeout=60)
         assert [n async for n in client.map("test.double", range(3))] == [0, 2, 4]
     first, order, *mapped = kept.get_finished_spans()
     assert (first.name, first.kind.name) == ("send maniple.tasks", "PRODUCER")

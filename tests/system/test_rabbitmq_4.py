@@ -58,7 +58,7 @@ async def slow_results(on_4: On4, client: Client, victim: str, number: signal.Si
     """Submit a minute of work, send a signal to one agent, and return all results."""
     handles = [await client.submit("test.slow", 1.0) for _ in range(60)]
     os.kill(on_4.cluster.process(victim).pid, number)
-    return [await handle.outcome(timeout=45) for handle in handles]
+    return [await handle.outcome(timeout=60) for handle in handles]
 
 
 def migrated(results: list[Result]) -> int:
@@ -96,7 +96,7 @@ async def test_nothing_is_lost_when_the_broker_is_killed(on_4: On4) -> None:
         handles = [await client.submit("test.slow", 0.5) for _ in range(40)]
         await on_4.broker.kill()
         await on_4.broker.come_back()
-        results = [await handle.outcome(timeout=45) for handle in handles]
+        results = [await handle.outcome(timeout=60) for handle in handles]
     assert {str(result.status) for result in results} == {"succeeded"}
     assert not on_4.cluster.deaths[1:]  # the first is the agent that was killed
 

@@ -28,7 +28,7 @@ async def test_an_agent_that_drains_hands_back_what_waits_and_finishes_what_runs
         # By then all have begun their second round, and more waits in each.
         await wait_until(lambda: any(handle.done for handle in handles))
         os.kill(leaving.pid, signal.SIGTERM)
-        results = [await handle.outcome(timeout=40) for handle in handles]
+        results = [await handle.outcome(timeout=60) for handle in handles]
     assert {result.status.value for result in results} == {"succeeded"}
     assert {(result.attempt, result.lost) for result in results} == {(1, 0)}
     assert {result.agent for result in results} == {"agent-1", "agent-2", "agent-3"}

@@ -31,7 +31,7 @@ async def test_a_drained_agent_leaves_and_no_task_is_lost_with_it(trio: Cluster)
         await wait_until(lambda: not leaving.child.running)
         assert leaving.child.last_death is not None
         assert leaving.child.last_death.code == 0
-        results = [await handle.result(timeout=30) for handle in handles]
+        results = [await handle.result(timeout=60) for handle in handles]
         assert results == [0.3] * 100
         code, _, err = await maniple(operator, "agent", "drain", "agent-1")
         assert (code, "it has left" in err) == (1, True)

@@ -30,7 +30,7 @@ from system.campaign.tally import Tally
 from system.campaign.truth import unexplained
 from system.campaign.watching import watching
 from system.campaign_handlers import JOURNAL_VARIABLE
-from waiting import wait_until
+from waiting import hold_within, wait_until
 
 TESTS = Path(__file__).parents[2]
 AGENTS = 5  # the fewest that the registry's storm guard looks after
@@ -161,7 +161,7 @@ class Campaign:
 async def _until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for a condition, but not for ever: what is missing then is found by measuring."""
     with contextlib.suppress(AssertionError):
-        await wait_until(condition, seconds)
+        await hold_within(condition, seconds)
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from system.brokers import Broker
 from system.campaign.journal import Journal
 from system.campaign.plan import PlannedTask
 from system.campaign.witness import Witness
-from waiting import wait_until
+from waiting import hold_within, wait_until
 
 OK = 200
 CHOICE_SECONDS = 10.0
@@ -126,7 +126,7 @@ class Scene:
     ) -> None:
         """Wait for what the fault must have done; it is a problem if it has not in time."""
         try:
-            await wait_until(condition, seconds)
+            await hold_within(condition, seconds)
         except AssertionError:
             self.incident.problems.append(otherwise)
 
