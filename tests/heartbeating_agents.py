@@ -28,6 +28,7 @@ from maniple.identifiers import new_id
 from maniple.local.http import fetch
 from maniple.local.ports import free_ports
 from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.leadership import COMPONENT as LEADER
 from maniple.service.runner import Runtime, running
 from maniple.topology import CONTROL, EVENTS
 from maniple_registry.settings import RegistrySettings
@@ -114,6 +115,25 @@ async def registry(servers: LocalServers, folder: Path, **settings: Any) -> Asyn
         yield runtime
 
 
+async def agreed(*registries: Runtime) -> None:
+    """Wait until registries in this process agree which of them leads.
+
+    Until then each acts for itself, half a second late, and what they tell comes from all of them.
+    """
+    claims = {f"{one.settings.instance} leads" for one in registries}
+
+    def agree() -> bool:
+        said = {_leader_of(one) for one in registries}
+        return len(said) == 1 and said <= claims
+
+    await wait_until(agree, 30)
+
+
+def _leader_of(runtime: Runtime) -> str:
+    components: dict[str, dict[str, Any]] = runtime.health.snapshot()["components"]
+    return str(components.get(LEADER, {}).get("detail", ""))
+
+
 class RegistryProcess:
     """A registry in a process of its own, to be killed or frozen."""
 
@@ -146,7 +166,7 @@ class RegistryProcess:
         status, body = await fetch(f"{self.http}/health")
         if status != 200:
             return ""
-        return str(msgspec.json.decode(body)["components"].get("leader", {}).get("detail", ""))
+        return str(msgspec.json.decode(body)["components"].get(LEADER, {}).get("detail", ""))
 
     def send(self, number: int) -> None:
         """Send it a signal."""

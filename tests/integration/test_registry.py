@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LocalServers
-from heartbeating_agents import agent_of, keys, registry, settled, shown, told
+from heartbeating_agents import agent_of, agreed, keys, registry, settled, shown, told
 from maniple.control import AgentPhase, Announce, Retire
 from maniple.errors import RequestFailed
 from maniple.identifiers import new_id
@@ -38,6 +38,7 @@ async def test_a_silent_agent_fails_and_is_told_to_retire_when_it_speaks(
     servers: LocalServers, tmp_path: Path
 ) -> None:
     async with registry(servers, tmp_path, **FAST) as runtime, agent_of(servers) as (agent, events):
+        await agreed(runtime)
         await runtime.consul.register_service(
             "maniple-agent",
             agent.name,
@@ -78,7 +79,8 @@ async def test_a_failed_agents_connections_are_closed(
 async def test_an_agent_that_drains_and_leaves_is_not_failed(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with registry(servers, tmp_path, **FAST), agent_of(servers) as (agent, events):
+    async with registry(servers, tmp_path, **FAST) as runtime, agent_of(servers) as (agent, events):
+        await agreed(runtime)
         await agent.beat()
         await agent.beat(state=AgentPhase.DRAINING)
         await agent.beat(state=AgentPhase.LEAVING)
@@ -93,8 +95,12 @@ async def test_an_agent_that_drains_and_leaves_is_not_failed(
 async def test_a_second_registry_knows_the_agents_too_and_tells_nothing_twice(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with agent_of(servers) as (agent, events), registry(servers, tmp_path / "1", **FAST):
-        async with registry(servers, tmp_path / "2", **FAST):
+    async with (
+        agent_of(servers) as (agent, events),
+        registry(servers, tmp_path / "1", **FAST) as first,
+    ):
+        async with registry(servers, tmp_path / "2", **FAST) as second:
+            await agreed(first, second)
             await agent.beat(connections=())
             await wait_until(lambda: "agent.failed" in keys(events))
 
@@ -121,7 +127,11 @@ async def test_a_registry_that_starts_late_calls_the_agents(
 async def test_what_failed_stays_failed_for_a_registry_that_starts_later(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with agent_of(servers) as (agent, events), registry(servers, tmp_path / "1", **FAST):
+    async with (
+        agent_of(servers) as (agent, events),
+        registry(servers, tmp_path / "1", **FAST) as first,
+    ):
+        await agreed(first)
         await agent.beat(connections=())
         await wait_until(lambda: "agent.failed" in keys(events))
         async with registry(servers, tmp_path / "2", **FAST):

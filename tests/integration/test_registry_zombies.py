@@ -6,7 +6,17 @@ from pathlib import Path
 
 from conftest import LocalServers
 from flaky_network import FlakyNetwork
-from heartbeating_agents import Agent, agent_of, beating, keys, registry, settled, shown, told
+from heartbeating_agents import (
+    Agent,
+    agent_of,
+    agreed,
+    beating,
+    keys,
+    registry,
+    settled,
+    shown,
+    told,
+)
 from maniple.control import Reconnect
 from maniple.identifiers import new_id
 from maniple.service.names import ECHOES, EVICTIONS
@@ -43,24 +53,25 @@ async def test_a_zombie_is_told_to_reconnect_and_evicted_and_who_takes_its_work_
     servers: LocalServers, tmp_path: Path
 ) -> None:
     link = await waiting_work(servers, f"link-{new_id()}")
-    async with (
-        registry(servers, tmp_path),
-        agent_of(servers) as (agent, events),
-        agent_of(servers) as (busy, of_busy),
-        beating([agent], 1.0, hungry=None),
-        beating([busy], 1.0, hungry=[]),
-    ):
-        await wait_until(lambda: "agent.unreachable" in keys(events), 20)
-        suspected = time.monotonic()  # 2 s after the first look
-        assert "x.y" in events[-1].reason
-        await wait_until(lambda: told(agent) == [Reconnect])
-        assert 2.0 < time.monotonic() - suspected < 5.0
-        assert (await shown(agent))["doubts"] == ["takes nothing from lane x.y"]
-        await wait_until(lambda: agent.plane.reconnects == 1)
-        assert 6.0 < time.monotonic() - suspected < 10.0
-        assert keys(events)[-1] == "agent.failed"
-        assert busy.sequence > 10
-        assert keys(of_busy) == ["agent.registered"]
+    async with registry(servers, tmp_path) as runtime:
+        await agreed(runtime)  # a standby gives others time before it says the same again
+        async with (
+            agent_of(servers) as (agent, events),
+            agent_of(servers) as (busy, of_busy),
+            beating([agent], 1.0, hungry=None),
+            beating([busy], 1.0, hungry=[]),
+        ):
+            await wait_until(lambda: "agent.unreachable" in keys(events), 20)
+            suspected = time.monotonic()  # 2 s after the first look
+            assert "x.y" in events[-1].reason
+            await wait_until(lambda: told(agent) == [Reconnect])
+            assert 2.0 < time.monotonic() - suspected < 5.0
+            assert (await shown(agent))["doubts"] == ["takes nothing from lane x.y"]
+            await wait_until(lambda: agent.plane.reconnects == 1)
+            assert 6.0 < time.monotonic() - suspected < 10.0
+            assert keys(events)[-1] == "agent.failed"
+            assert busy.sequence > 10
+            assert keys(of_busy) == ["agent.registered"]
     await link.close()
 
 

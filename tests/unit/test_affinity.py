@@ -105,6 +105,20 @@ def test_a_draining_agent_gets_nothing_new_and_is_not_gone() -> None:
     assert roster.choose(task("k")) is None
 
 
+def test_an_agent_that_is_withheld_is_chosen_for_nothing_until_it_is_released() -> None:
+    roster = roster_of(["a", "b"])
+    keys = [str(n) for n in range(20)]
+    before = homes(roster, keys)
+    roster.withhold("a")
+    assert set(homes(roster, keys).values()) == {"b"}
+    roster.withhold("b")
+    roster.registered("b", "2", LANE)
+    assert set(homes(roster, keys).values()) == {None}
+    for agent in ("a", "b"):
+        roster.release(agent)
+    assert homes(roster, keys) == before
+
+
 def test_an_incarnation_that_is_gone_stays_gone_and_a_later_one_is_not_touched() -> None:
     roster = roster_of(["a"])
     assert roster.gone("a", "1")

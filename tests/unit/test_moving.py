@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 
+from maniple.messages import Envelope
 from maniple.transport import QueueView
 from maniple_dispatcher import moving
 from maniple_dispatcher.domain.affinity import Roster
@@ -17,6 +19,14 @@ from waiting import wait_until
 from work_with_fakes import NOW
 
 AGENT, LANES = "agent-1", frozenset({"cart.add"})
+TASK = Envelope(
+    id="1",
+    capability="cart.add",
+    lane="cart.add",
+    affinity="key",
+    submitted_at=NOW,
+    deadline=NOW + timedelta(hours=1),
+)
 
 
 class Queue:
@@ -24,6 +34,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.there, self.consumers = True, 2
+        self.consumed = 0
         self.quiet, self.lost = 1.0, False
         self.rebound: Callable[[], object] = bool
 
@@ -36,7 +47,8 @@ class Queue:
     async def bind(self) -> None:
         self.rebound()
 
-    async def consume(self) -> None: ...
+    async def consume(self) -> None:
+        self.consumed += 1
 
     async def pause(self) -> None: ...
 
@@ -122,6 +134,35 @@ async def test_an_agent_that_came_back_keeps_its_mark(scene: Scene) -> None:
     scene.comes("2")
     await wait_until(lambda: not scene.moves._moving)
     assert not scene.marks.removed
+
+
+async def test_an_agent_that_is_back_is_given_nothing_while_a_dispatcher_consumes_its_queue(
+    scene: Scene,
+) -> None:
+    scene.comes("1")
+    assert scene.roster.choose(TASK) == AGENT
+    scene.goes("1")
+    await wait_until(lambda: scene.queue.consumed > 0)
+    scene.comes("2")
+    await asyncio.sleep(0.02)
+    assert scene.roster.choose(TASK) is None
+    scene.queue.consumers = 1
+    await wait_until(lambda: scene.roster.choose(TASK) == AGENT)
+
+
+async def test_the_queue_of_an_agent_that_was_replaced_is_not_consumed(scene: Scene) -> None:
+    looked = scene.queue.look
+
+    async def look() -> QueueView | None:
+        scene.comes("2")
+        return await looked()
+
+    scene.queue.look = look  # type: ignore[method-assign]  # it comes back before we begin
+    scene.queue.consumers = 1
+    scene.comes("1")
+    scene.goes("1")
+    await wait_until(lambda: not scene.moves._moving)
+    assert scene.queue.consumed == 0
 
 
 async def test_a_queue_that_is_made_while_the_mark_is_removed_is_removed_too(scene: Scene) -> None:

@@ -14,12 +14,19 @@ Every dispatcher does so, as competing consumers. Why nothing that was confirmed
 - An agent comes back by declaring, binding, consuming, and only then registering. It has its
   consumer before anyone publishes to it, so its queue is not removed; and whoever had taken the
   binding puts it back on hearing of it.
+
+Why nothing counts as lost that only a dispatcher had: what is under way to a consumer that is
+cancelled comes back as redelivered (rabbitmq-server 3746), and its agent, which is back, would take
+it for lost with the life before. So nothing is sent to a queue that is being emptied, not even once
+its agent is back, until neither we nor another dispatcher consume it. Known weakness: what a
+dispatcher that dies, or its connection, had taken does count.
 """
 
 import asyncio
 import random
 from collections.abc import Callable
 from datetime import datetime
+from time import monotonic
 
 from msgspec.structs import replace
 
@@ -37,6 +44,9 @@ from maniple_dispatcher.traces import Traces
 POLL = 0.25
 AGAIN = 1.0
 STOP_TIMEOUT = 3.0
+# Seconds for which others are waited for. An agent that changes its prefetch may count as two
+# consumers for as long as it runs what it took before.
+OTHERS_TIMEOUT = 5.0
 
 
 class Moves:
@@ -74,12 +84,14 @@ class Moves:
         if agent in self._moving:
             self._again.add(agent)
             return
+        self._roster.withhold(agent)
         task = self._runtime.spawn(self._move(agent), f"move {agent}")
         self._moving[agent] = task
         task.add_done_callback(lambda _: self._ended(agent))
 
     def _ended(self, agent: str) -> None:
         del self._moving[agent]
+        self._roster.release(agent)
         if agent in self._again:
             self._again.discard(agent)
             self.begin(agent)
@@ -98,6 +110,7 @@ class Moves:
             try:
                 async with leftover(self._link, agent_queue(agent), self._take) as queue:
                     removed = await self._empty(agent, queue)
+                    await self._await_others(agent, queue)
                 if removed and not self._is_over(agent):
                     await self._marks.remove(agent)
                     return
@@ -130,6 +143,8 @@ class Moves:
     async def _await_quiet(self, agent: str, queue: Leftover) -> bool:
         """Consume until nothing has come for long enough; False when our part is over."""
         patience = self._quiet * random.uniform(1.0, 1.3)
+        if self._is_over(agent):
+            return False  # as when it was replaced: then we hear of both lives at once
         await queue.consume()
         while not self._is_over(agent) and not queue.lost:
             if queue.quiet >= patience:
@@ -146,6 +161,15 @@ class Moves:
             return False
         await queue.remove()
         return True
+
+    async def _await_others(self, agent: str, queue: Leftover) -> None:
+        """Return when nobody but an agent that is back consumes its queue, or after 5 s."""
+        deadline = monotonic() + OTHERS_TIMEOUT
+        while self._roster.reads(agent) and not self._stopping and monotonic() < deadline:
+            seen = await queue.look()
+            if seen is None or seen.consumers <= 1:
+                return
+            await asyncio.sleep(POLL)
 
     async def _idle(self, agent: str, seconds: float) -> None:
         for _ in range(int(seconds / POLL) + 1):

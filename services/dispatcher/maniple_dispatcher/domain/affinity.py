@@ -61,6 +61,7 @@ class Roster:
     def __init__(self) -> None:
         self._lives: dict[str, _Life] = {}
         self._serving: dict[str, dict[str, int]] = {}  # by lane: each agent with its hash
+        self._withheld: set[str] = set()
 
     @property
     def here(self) -> list[str]:
@@ -119,6 +120,14 @@ class Roster:
             self._keep(agent, _Life("", has_queue=has_queue, takes=False, here=False))
         return has_queue
 
+    def withhold(self, agent: str) -> None:
+        """Choose an agent for nothing until `release`, though it may serve again."""
+        self._withheld.add(agent)
+
+    def release(self, agent: str) -> None:
+        """Undo `withhold`."""
+        self._withheld.discard(agent)
+
     def choose(self, envelope: Envelope) -> str | None:
         """Return the agent whose own queue a task goes to, or None: the lane of all.
 
@@ -127,6 +136,8 @@ class Roster:
         if envelope.affinity is None or envelope.lost >= SUSPECT_AFTER:
             return None
         agents = self._serving.get(envelope.lane)
+        if agents and self._withheld:
+            agents = {agent: agents[agent] for agent in agents.keys() - self._withheld}
         if not agents:
             return None
         number = _hash(f"{envelope.tenant}\0{envelope.capability}\0{envelope.affinity}")
