@@ -67,8 +67,17 @@ class ControlMessage(BaseModel):
 
 def digest(value: Any) -> str:
     """Return 16 hexadecimal digits, equal for equal JSON values whatever the order of keys."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return digest_of(canonical(value))
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is equal for equal values whatever the order of keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest_of(text: str) -> str:
+    """Return the digest of a value that is canonical JSON already."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class AgentPhase(StrEnum):

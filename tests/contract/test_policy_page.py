@@ -18,7 +18,8 @@ POLICIES = {one.model_fields["kind"].default: one for one in get_args(Policy)}
 def section(heading: str) -> str:
     _, found, rest = PAGE.partition(f"\n{heading}\n")
     assert found, f"no section {heading!r}"
-    return re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    # A comment in an example begins with one sharp, a section here with two or more.
+    return re.split(r"^##", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def fields(heading: str) -> dict[str, str]:
@@ -43,6 +44,14 @@ def test_every_field_of_a_kind_is_told(kind: Kind) -> None:
     spec = POLICIES[kind].model_fields["spec"].annotation
     assert spec is not None
     assert told(f"### {kind}") == required(spec)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_the_examples_that_are_files(kind: Kind) -> None:
+    shown = re.findall(r"^```yaml\n(.+?)^```$", section(f"### {kind}"), re.MULTILINE | re.DOTALL)
+    files = sorted((ROOT / "examples" / "policies").glob(f"{kind}*.yaml"))
+    assert shown == [file.read_text() for file in files]
+    assert shown
 
 
 def test_every_selector_and_the_rollout_are_told() -> None:

@@ -16,6 +16,7 @@ from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.health import Health
 from maniple.service.policies import PolicySet
 from maniple.service.policy_cache import read_json, write_atomically
+from maniple.service.policy_versions import show_versions
 from maniple.service.telemetry import Metrics, get_logger
 from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
@@ -64,6 +65,8 @@ class Store:
         self._announce = announce
         self._now = now
         self._lock = asyncio.Lock()
+        self._disk = asyncio.Lock()
+        self._kept: dict[str, Stored] = {}
         self._records: dict[str, Stored] = {}
         self._refused: dict[str, Stored] = {}
         self.invalid: dict[str, str] = {}
@@ -85,7 +88,7 @@ class Store:
                 log.warning("record on disk is wrong", reason=str(error))
             else:
                 records[record.key] = record
-        self._records = records
+        self._records = self._kept = records
         self.known = bool(records)
         self._show()
 
@@ -118,7 +121,7 @@ class Store:
         async with self._lock:
             look = self._read(entries)
             changed = await self._settle(look)
-        await self._tell(changed)
+        await self._publish(changed)
         return len(look.plan.write)
 
     def _read(self, entries: Iterable[Entry]) -> "_Look":
@@ -182,7 +185,7 @@ class Store:
         except (ConsulUnavailable, ConsulRefused) as error:
             raise StoreUnavailable(str(error)) from error
         finally:
-            await self._tell(news)
+            await self._publish(news)
         raise StoreUnavailable("others change policies all the time")
 
     async def _advance(
@@ -209,21 +212,26 @@ class Store:
             return
         self._records = self._records | changed
         self._show()
+
+    async def _publish(self, news: Sequence[Stored]) -> None:
+        """Tell of what is new, and then keep it on disk: nobody waits for the disk."""
+        await self._tell(news)
+        async with self._disk:
+            records = self._records
+            if records is not self._kept:
+                await asyncio.to_thread(self._keep_on_disk, records)
+                self._kept = records
+
+    def _keep_on_disk(self, records: Mapping[str, Stored]) -> None:
         try:
-            kept = [record.model_dump(mode="json") for record in self._records.values()]
-            write_atomically(self._path, kept)
+            write_atomically(self._path, [r.model_dump(mode="json") for r in records.values()])
         except OSError as error:
             log.warning("policies not kept on disk", path=str(self._path), reason=str(error))
 
     def _show(self) -> None:
         in_force = [r.in_force for r in self._records.values() if not r.deleted]
-        self.policies = PolicySet(in_force)
-        for key in self._records:
-            self._health.versions.pop(key, None)
-        self._health.versions.update(self.policies.versions)
-        self._metrics.forget(names.POLICY_VERSION)
-        for policy in self.policies.policies:
-            self._metrics.gauge(names.POLICY_VERSION, policy.kind, policy.name).set(policy.version)
+        before, self.policies = self.policies, PolicySet(in_force)
+        show_versions(self._health, self._metrics, before.versions, self.policies.versions)
 
     def _report(self, plan: Plan) -> None:
         before, self.invalid = self.invalid, dict(sorted(plan.invalid.items()))
@@ -240,7 +248,7 @@ class Store:
 
     def _event(self, record: Stored, *, alone: bool) -> PolicyChanged:
         log.info("policy in force", policy=record.key, version=record.version)
-        in_force = None if record.deleted else record.in_force.model_dump(mode="json")
+        in_force = None if record.deleted else record.in_force.as_json
         pushed = alone and len(json.dumps(in_force)) <= PUSHED_BYTES
         return PolicyChanged(
             at=self._now(),

@@ -14,11 +14,12 @@ log = get_logger("maniple.policies")
 
 def write_atomically(path: Path, value: Any) -> None:
     """Replace a JSON file so that a reader, or a crash, finds the old one or the new one."""
+    text = json.dumps(value, separators=(",", ":"))  # in one piece, which is much faster
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: containers that share a folder may have the same.
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     with new.open("w", encoding="utf-8") as file:
-        json.dump(value, file, separators=(",", ":"))
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)

@@ -8,10 +8,10 @@ from typing import Any
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
 from maniple.events import PolicyApplied, PolicyChanged
-from maniple.service import names
 from maniple.service.broker import ControlPlane
 from maniple.service.policies import InForce, PolicySet, Resolved, Where
 from maniple.service.policy_cache import PolicyCache
+from maniple.service.policy_versions import show_versions
 from maniple.service.runner import Runtime
 from maniple.topology import EVENTS
 
@@ -19,6 +19,7 @@ CHECK = 30.0  # seconds between comparisons of the digest
 NEWS = 50  # versions that a report names at most
 AGAIN = 0.2
 TRIES = 10
+SPREAD = 0.2  # seconds over which processes report what came into force in all of them at once
 COMPONENT = "policy service"
 
 
@@ -93,7 +94,7 @@ class PolicyView:
             self._wake.clear()
             if self._told and not self._wanted:
                 self._told = False
-                await self._settle()
+                await self._settle(spread=SPREAD)
                 await self._pause(CHECK)
                 continue
             try:
@@ -111,12 +112,14 @@ class PolicyView:
             await self._settle()
             await self._pause(AGAIN * 1.5**tries if tries else CHECK)
 
-    async def _settle(self) -> None:
-        """Keep on disk what is new, and tell of it."""
+    async def _settle(self, spread: float = 0.0) -> None:
+        """Keep on disk what is new, and tell of it after up to `spread` seconds."""
         policies = self.current
         if self._kept is not policies:
             await asyncio.to_thread(self._cache.store, policies)  # it waits for the disk
             self._kept = policies
+        if spread and await self._pause(random.uniform(0, spread)):
+            return  # what is newer by now is kept at once, and told of in place of this
         await self._report(policies)
 
     async def _report(self, policies: PolicySet) -> None:
@@ -140,22 +143,18 @@ class PolicyView:
         else:
             self._reported, self._report_at = policies, now + CHECK / 2
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float) -> bool:
+        """Wait for about so long; True as soon as there is something to do."""
         try:
             async with asyncio.timeout(seconds * random.uniform(0.8, 1.2)):
-                await self._wake.wait()
+                return await self._wake.wait()
         except TimeoutError:
-            pass
+            return False
 
     def _show(self, policies: PolicySet) -> None:
+        before, self.current = self.current, policies
         health, metrics = self._runtime.health, self._runtime.metrics
-        for key in self.current.versions:
-            health.versions.pop(key, None)
-        health.versions.update(policies.versions)
-        metrics.forget(names.POLICY_VERSION)
-        for policy in policies.policies:
-            metrics.gauge(names.POLICY_VERSION, policy.kind, policy.name).set(policy.version)
-        self.current = policies
+        show_versions(health, metrics, before.versions, policies.versions)
         self._runtime.log.info(
             "policies in force", digest=policies.digest, count=len(policies.policies)
         )

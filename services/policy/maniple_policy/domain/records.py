@@ -1,6 +1,7 @@
 """What is stored of a policy: its present revision and those before it."""
 
 import json
+from functools import cached_property
 from typing import Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -54,7 +55,7 @@ class Stored(Revision):
         """The present revision without those before it."""
         return Revision.model_validate(self.model_dump(exclude={"history"}))
 
-    @property
+    @cached_property
     def in_force(self) -> InForce:
         """The present document, and while it is rolled out the last one that held for all."""
         if _is_whole(self.policy):

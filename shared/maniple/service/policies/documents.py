@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
+from maniple.control import canonical
 from maniple.service.policies.matching import ANY, Match, StrictModel
 from maniple.service.policies.specs import (
     BulkheadSpec,
@@ -150,6 +151,16 @@ class InForce(StrictModel):
 
     policy: Document
     before: Document | None = None
+
+    @cached_property
+    def as_json(self) -> dict[str, Any]:
+        """The JSON value, made once, because a document is in many sets: not to be changed."""
+        return self.model_dump(mode="json")
+
+    @cached_property
+    def as_text(self) -> str:
+        """The same as canonical JSON."""
+        return canonical(self.as_json)
 
 
 def parse_policy(value: Any) -> Policy:

@@ -11,13 +11,15 @@ first name in the alphabet wins.
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 ANY = "*"
 REGION = "region"
+
+MATCHERS_KEPT = 8192
 
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Matcher = Callable[[str], object]
@@ -116,6 +118,7 @@ def is_glob(text: str) -> bool:
     return "*" in text or "?" in text
 
 
+@lru_cache(MATCHERS_KEPT)  # every change makes a new set, of which nearly all is as it was
 def matcher(glob: str) -> Matcher | None:
     """Return what tells whether a text matches; None for a glob that everything matches."""
     if glob == ANY:

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
+from types import MappingProxyType
 from typing import Any, Self
 
 from pydantic import TypeAdapter
 
-from maniple.control import digest
+from maniple.control import digest_of
 from maniple.messages import RetryPlan
 from maniple.service.policies.documents import (
     KINDS,
@@ -24,7 +26,7 @@ from maniple.service.policies.documents import (
     TimeoutPolicy,
 )
 from maniple.service.policies.matching import REGION
-from maniple.service.policies.rules import Gate, Rule, Subject, Where, rules_of
+from maniple.service.policies.rules import Gate, Rule, Subject, Where, ordered, rules_of
 from maniple.service.policies.specs import RetrySpec
 
 CACHE_LIMIT = 4096
@@ -69,10 +71,17 @@ NOWHERE = Where()
 class PolicySet:
     """All policies in force: immutable, each kind's documents from the most specific down.
 
-    Raises `ValueError` for two documents of one kind and name.
+    Raises `ValueError` for two documents of one kind and name. Documents that are `made_ready`
+    are not made ready for matching again.
     """
 
-    def __init__(self, policies: Iterable[Policy | InForce] = (), where: Where = NOWHERE) -> None:
+    def __init__(
+        self,
+        policies: Iterable[Policy | InForce] = (),
+        where: Where = NOWHERE,
+        *,
+        made_ready: Mapping[str, tuple[Rule, ...]] = MappingProxyType({}),
+    ) -> None:
         given = [one if isinstance(one, InForce) else InForce(policy=one) for one in policies]
         self.in_force = tuple(sorted(given, key=lambda one: one.policy.key))
         self.policies = tuple(one.policy for one in self.in_force)
@@ -80,7 +89,11 @@ class PolicySet:
         if len(set(keys)) != len(keys):
             raise ValueError("two policies of the same kind and name")
         self.where = where
-        self._rules = rules_of(self.in_force, where)
+        self._ready = {
+            key: made_ready.get(key) or tuple(rules_of(one, where))
+            for key, one in zip(keys, self.in_force, strict=True)
+        }
+        self._rules = ordered(chain.from_iterable(self._ready.values()))
         # What the policies can tell tasks apart by, and so what an answer is remembered by.
         named = {name for rule in self._rules for name, _ in rule.labels}
         regional = any(rule.region is not None for rule in self._rules)
@@ -92,7 +105,8 @@ class PolicySet:
     @cached_property
     def digest(self) -> str:
         """Equal for equal sets, versions included."""
-        return digest(self.to_json())
+        # That of `to_json`, put together of what each document keeps.
+        return digest_of(f"[{','.join(one.as_text for one in self.in_force)}]")
 
     @cached_property
     def versions(self) -> dict[str, int]:
@@ -124,15 +138,13 @@ class PolicySet:
     def replacing(self, key: str, one: InForce | None) -> "PolicySet":
         """Return the set with another document under a key, or with none."""
         others = [other for other in self.in_force if other.policy.key != key]
-        return PolicySet([*others, one] if one else others, self.where)
+        ready = {other: rules for other, rules in self._ready.items() if other != key}
+        documents = [*others, one] if one else others
+        return PolicySet(documents, self.where, made_ready=ready)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the documents as JSON values, made once: not to be changed."""
-        return self._json
-
-    @cached_property
-    def _json(self) -> list[dict[str, Any]]:
-        return [one.model_dump(mode="json") for one in self.in_force]
+        return [one.as_json for one in self.in_force]
 
     @classmethod
     def from_json(cls, value: Any, where: Where = NOWHERE) -> Self:

@@ -75,15 +75,8 @@ class Rule:
         return all(name in labels and match(labels[name]) for name, match in self.labels)
 
 
-def rules_of(in_force: Iterable[InForce], where: Where) -> list[Rule]:
-    """Return the rules of a process, the most specific first, of equals by their keys."""
-    given = sorted(in_force, key=lambda one: one.policy.key)
-    rules = [rule for one in given for rule in _rules(one, where)]
-    rules.sort(key=lambda rule: rule.policy.match.specificity, reverse=True)  # it is stable
-    return rules
-
-
-def _rules(one: InForce, where: Where) -> Iterator[Rule]:
+def rules_of(one: InForce, where: Where) -> Iterator[Rule]:
+    """Yield the rules that a document is for a process."""
     rollout = one.policy.rollout
     if rollout is None or rollout.whole:
         yield from _rule(one.policy, where)
@@ -116,3 +109,8 @@ def _rule(
         gate,
         outside,
     )
+
+
+def ordered(rules: Iterable[Rule]) -> list[Rule]:
+    """Return the most specific first, of equals in the order in which they come."""
+    return sorted(rules, key=lambda rule: rule.policy.match.specificity, reverse=True)  # stable

@@ -1,0 +1,100 @@
+"""A set of policies after a change: made of what was ready before, and shown, told and kept."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+
+from maniple.control import digest
+from maniple.events import PolicyChanged
+from maniple.service import names
+from maniple.service.catalog import Entry, Put
+from maniple.service.consul import Consul
+from maniple.service.health import Health
+from maniple.service.policies import InForce, Policy, PolicySet, Where, parse_policy
+from maniple.service.policy_cache import read_json
+from maniple.service.policy_versions import show_versions
+from maniple.service.telemetry import Metrics
+from maniple_policy.domain.changes import Wanted
+from maniple_policy.domain.records import Revision
+from maniple_policy.store import Store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def timeout(name: str, seconds: float, **more: Any) -> Policy:
+    match = {"capability": f"{name}.*"}
+    document = {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
+    return parse_policy({**document, "version": 1, **more})
+
+
+def test_the_digest_of_a_set_is_that_of_its_documents() -> None:
+    policies = PolicySet([timeout("a", 1.5), timeout("b", 2, match={"tenant": "größe*"})])
+    assert policies.digest == digest(policies.to_json())
+    assert PolicySet().digest == digest([])
+
+
+def test_a_set_with_one_document_replaced_is_the_same_as_one_made_anew() -> None:
+    where = Where("one", "north")
+    others = [timeout("a", 1), timeout("b", 2, rollout={"percent": 50, "by": "instance"})]
+    before = PolicySet([*others, timeout("c", 3)], where)
+    changed = InForce(policy=timeout("c", 4, version=2), before=timeout("c", 3))
+    for replaced, documents in (
+        (before.replacing("timeout/c", changed), [*others, changed]),
+        (before.replacing("timeout/c", None), others),
+        (before.replacing("timeout/d", InForce(policy=timeout("d", 5))),
+         [*others, timeout("c", 3), timeout("d", 5)]),
+    ):  # fmt: skip
+        anew = PolicySet(documents, where)
+        assert (replaced.digest, replaced.versions) == (anew.digest, anew.versions)
+        for name in "abcd":
+            assert replaced.resolve(f"{name}.x", "t", {}) == anew.resolve(f"{name}.x", "t", {})
+
+
+def test_versions_that_changed_are_shown_and_those_that_went_are_not() -> None:
+    health, registry = Health("dispatcher", "one"), CollectorRegistry()
+    metrics = Metrics(registry)
+
+    def shown() -> dict[str, float]:
+        families = [f for f in registry.collect() if f.name == names.POLICY_VERSION.name]
+        return {s.labels["name"]: s.value for family in families for s in family.samples}
+
+    show_versions(health, metrics, {}, {"timeout/a": 1, "retry/b": 2})
+    show_versions(health, metrics, {"timeout/a": 1, "retry/b": 2}, {"timeout/a": 3, "retry/b": 2})
+    assert health.versions == {"timeout/a": 3, "retry/b": 2}
+    assert shown() == {"a": 3, "b": 2}
+    show_versions(health, metrics, {"timeout/a": 3, "retry/b": 2}, {"retry/b": 2})
+    assert health.versions == {"retry/b": 2}
+    assert shown() == {"b": 2}
+
+
+class EmptyConsul:
+    async def kv_list(self, _prefix: str) -> tuple[int, list[Entry]]:
+        return 1, []
+
+    async def transaction(self, _puts: Sequence[Put]) -> bool:
+        return True
+
+
+async def test_a_change_is_told_before_it_is_written_to_disk(tmp_path: Path) -> None:
+    path = tmp_path / "policy-store.json"
+    kept_when_told: list[bool] = []
+
+    async def announce(_event: PolicyChanged) -> None:
+        kept_when_told.append(path.exists())
+
+    store = Store(
+        cast("Consul", EmptyConsul()),
+        "maniple/dev",
+        path,
+        health=Health("policy", "one"),
+        metrics=Metrics(),
+        announce=announce,
+        now=lambda: NOW,
+    )
+    change = Revision(policy=timeout("a", 1), author="somebody", at=NOW)
+    await store.change([Wanted(change)])
+    assert kept_when_told == [False]
+    assert [one["policy"]["name"] for one in read_json(path)] == ["a"]
