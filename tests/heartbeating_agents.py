@@ -126,7 +126,7 @@ async def agreed(*registries: Runtime) -> None:
         said = {_leader_of(one) for one in registries}
         return len(said) == 1 and said <= claims
 
-    await wait_until(agree, 30)
+    await wait_until(agree, 60)
 
 
 def _leader_of(runtime: Runtime) -> str:
