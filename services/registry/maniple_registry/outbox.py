@@ -30,9 +30,11 @@ class Plane(Protocol):
 
 
 class Outbox:
-    """Publishes in the background, in order of posting; events are sent until they are taken.
+    """Publishes in the background what was posted first, first; events are sent until taken.
 
-    Events and commands do not wait for each other, nor for one that the broker keeps refusing.
+    Events and commands do not wait for each other, nor for one that the broker keeps refusing, so
+    that two events of one agent may arrive the wrong way round: whoever follows them goes by their
+    incarnations, of which each state is final for those before it.
 
     Known weakness: what is not yet published is lost with the process. Another replica, or the
     next life, decides the same from the same silence and publishes it under the same ids.
