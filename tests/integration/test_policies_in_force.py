@@ -9,6 +9,7 @@ import pytest
 
 from local_servers import servers_needed
 from maniple.events import BreakerChanged
+from one_bucket import came, of_one_bucket
 from outsider import Outsider
 from policy_world import World, codes, most_at_once, policy_world
 from recording import recording
@@ -38,9 +39,12 @@ async def test_a_limit_holds_for_all_dispatchers_together(world: World) -> None:
             sent = [world.client.submit("work.echo", n) for n in range(40)]
             handles += await asyncio.gather(*sent)
         results = [await handle.outcome(timeout=60) for handle in handles]
-    at = sorted(r.started_at for r in results if r.started_at)
-    took = (at[-1] - at[0]).total_seconds()
-    assert 0.7 < (len(at) - 200) / (200 * took) < 1.1
+    passed = codes(results)["succeeded"]
+    one_bucket = of_one_bucket(came(results), rate=200, capacity=200, level=200)
+    # Each with a limit of its own would pass twice as many, and one that never hears from the owner
+    # half of them. While a busy machine keeps the owner from answering, the other goes on by itself
+    # and is charged for it later, which makes it a little more or less.
+    assert 0.7 < passed / one_bucket < 1.2, (passed, one_bucket)
 
 
 async def test_each_tenant_has_a_limit_of_its_own(world: World) -> None:
@@ -131,15 +135,19 @@ async def test_only_probes_run_while_a_breaker_is_half_open(world: World) -> Non
         async with world.policy(
             "circuit_breaker", "probes", spec, match={"capability": "work.fragile"}
         ):
-            ran, begun = 0, time.monotonic()
-            while time.monotonic() - begun < 6:
-                ended = codes(await world.ends("work.fragile", range(20)))
-                ran += ended["handler_error"]
+
+            async def refuses_all() -> bool:
+                return codes(await world.ends("work.fragile", range(20))) == {"circuit_open": 20}
+
+            await wait_until(refuses_all)
+            probes, begun = 0, time.monotonic()
+            while (took := time.monotonic() - begun) < 5:
+                probes += codes(await world.ends("work.fragile", range(20)))["handler_error"]
+            took = time.monotonic() - begun
     finally:
         world.broken.unlink()
-    # Until it opened, a report's worth; then one probe for each second.
-    assert 3 <= ran <= 20 * 12 + 7
-    assert ended["circuit_open"] >= 15  # a slow round may see more than one probe
+    # One for each second that it was open, however long a round takes; it may be due at the start.
+    assert 2 <= probes <= took / spec["open_for"] + 1
 
 
 async def test_a_refused_task_gets_a_fixed_value_in_its_place(world: World) -> None:

@@ -71,7 +71,8 @@ def test_a_thousand_go_on_when_their_owner_dies() -> None:
     simulation.load(names(simulation), THOUSAND, rate=1000, seconds=8)
     seconds = [simulation.passed[second] for second in range(begun, begun + 7)]
     assert min(seconds) > 500
-    assert max(seconds) < 1200
+    assert sum(seconds) / 7 == pytest.approx(1000, rel=0.03)  # what was missing comes afterwards
+    assert max(seconds) < 1500
     assert sum(seconds[3:]) / 4 == pytest.approx(1000, rel=0.03)
 
 

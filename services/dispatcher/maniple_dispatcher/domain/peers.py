@@ -43,6 +43,10 @@ class Peers:
         self._settle()
         return ready and not known
 
+    def unheard_for(self, peer: str | None, now: float) -> float:
+        """Return for how many seconds one that counts was not heard."""
+        return now - self._heard.get(peer or "", float("-inf"))
+
     def left(self, peer: str) -> None:
         """Take that one owns nothing any more."""
         self._heard.pop(peer, None)

@@ -2,9 +2,10 @@
 
 A task needs a permit; the owner of the limit gives it (`Owned`). One request per limit is under
 way at a time, for all that wait for it; what comes meanwhile goes with the next one. When the owner
-does not answer (it has died, and in two seconds another one owns the limit), each dispatcher goes
-on with what it was granted of a rate lately, and with its share of what no other was granted; whole
-tokens only, and it tells the next owner what it let through.
+does not answer (it is slow, or it has died, and in two seconds another one owns the limit), each
+dispatcher goes on with what it was granted of a rate lately and, if the owner is not heard at all,
+with its share of what no other was granted; whole tokens only, and it tells the owner, or the next
+one, what it let through.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ HELD_FOR = 1.5  # seconds that a task waits when nobody owns its limit: all have
 MAX_LINES = 20_000
 MAX_LATE = 16
 FLOWED_IN = 1.0  # seconds of which "lately" is the mean
+UNHEARD_FOR = 1.0  # seconds after which an owner is taken to let nothing through itself
 NO_FLOW = 1e-6  # permits a second
 
 Then = Callable[[bool, float], None]
@@ -70,8 +72,10 @@ class _Line:
     """Of the request that is under way; 0 if none is."""
     asked_of: str | None = None
     silent: bool = False
-    """Whoever was asked last did not answer in time; it goes on being asked, for nothing."""
+    """Who was asked last did not answer in time; it goes on being asked, for nothing."""
     answered_at: float = float("-inf")
+    alive_at: float = float("-inf")
+    """When whoever was asked answered, in time or not."""
     credit: float = 0.0
     credited_at: float = 0.0
     used: int = 0
@@ -99,15 +103,31 @@ class _Line:
         self.used -= told[0]
         self.freed -= told[1]
 
-    def answered_late(self, grant: Grant, owner: str | None) -> None:
+    def untold(self, owner: str | None) -> tuple[int, int]:
+        """Return what of `used` and `freed` no request tells that this owner may still answer."""
+        under_way = [told for asked_of, told in self.late.values() if asked_of == owner]
+        return self.used - sum(u for u, _ in under_way), self.freed - sum(f for _, f in under_way)
+
+    def lost_before(self, number: int) -> None:
+        """Take that earlier requests, which come in their order, will not be answered any more."""
+        self.late = {n: told for n, told in self.late.items() if n > number}
+
+    def answered_late(self, grant: Grant, owner: str | None, now: float) -> None:
         """Give back what came too late, unless whoever granted it owns the limit no more.
 
         The next owner did not give it, and has to be told all that was used.
         """
         asked_of, told = self.late.pop(grant.number, (None, (0, 0)))
+        self.lost_before(grant.number)
         if asked_of is not None and asked_of == owner:
             self.heard_of(told)
             self.freed += grant.granted
+            self.alive_at = now
+
+    def is_for_another(self, owner: str | None, now: float) -> bool:
+        """Tell whether the request under way went to one that owns the limit no more."""
+        stale = now - self.asked_at > ASKED_ANEW_AFTER
+        return bool(self.number) and owner != self.asked_of and stale
 
     def unanswered(self) -> list[Then]:
         """Take the request that is under way for one that is not answered; return who asked."""
@@ -120,10 +140,7 @@ class _Line:
 
 
 class Permits:
-    """What this dispatcher asks of others.
-
-    `due` says that there is a request to be sent that was not there before the last look.
-    """
+    """What this dispatcher asks of others; `due` if the last look found something to ask anew."""
 
     def __init__(self, peers: Peers) -> None:
         self.due = False
@@ -158,7 +175,7 @@ class Permits:
             line.asked_at, line.asked_of = now, to
             self._number += 1
             line.number = self._number
-            line.told = line.used, line.freed
+            line.told = line.untold(to)
             yield _ask(line, to or "")
 
     def answered(self, grant: Grant, now: float) -> None:
@@ -173,14 +190,14 @@ class Permits:
             line.flow_to(grant.to, now).granted(grant.granted, now)
             return
         if grant.number != line.number:
-            line.answered_late(grant, self._peers.owner(grant.key))
+            line.answered_late(grant, self._peers.owner(grant.key), now)
             self._busy[grant.key] = line
             return
         asked, line.asked = line.asked, []
-        line.number = 0
-        line.silent = False
+        line.number, line.silent = 0, False
         line.heard_of(line.told)
-        line.answered_at = line.credited_at = now
+        line.lost_before(grant.number)
+        line.answered_at = line.alive_at = line.credited_at = now
         line.credit = 0.0
         line.flow.granted(grant.granted, now)
         taken = Taken(grant.granted, grant.again, grant.first, grant.step)
@@ -192,14 +209,12 @@ class Permits:
 
     def look(self, now: float) -> list[tuple[Limit, list[Then]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
-        ours = []
-        self.due = False
+        ours, self.due = list[tuple[Limit, list[Then]]](), False
         for line in tuple(self._busy.values()):
             owner = self._peers.owner(line.limit.key)
             if owner == self._peers.me:
                 waiting = [*line.asked, *line.waiting]
-                line.asked, line.waiting = [], []
-                line.number, line.silent = 0, False
+                line.asked, line.waiting, line.number, line.silent = [], [], 0, False
                 if waiting or line.used or line.freed:
                     ours.append((line.limit, waiting))
             elif line.number and now - line.asked_at > ANSWER_WITHIN:
@@ -217,9 +232,7 @@ class Permits:
 
     def settled(self, key: str) -> tuple[int, int]:
         """Return, and forget, what was used unasked and freed: for one who owns it now."""
-        line = self._lines.get(key)
-        if line is None:
-            return 0, 0
+        line = self._lines.get(key, _Line(Limit(key)))
         told = line.used, line.freed
         line.heard_of(told)
         return told
@@ -233,20 +246,23 @@ class Permits:
 
     def _accrue(self, line: _Line, now: float) -> None:
         terms = line.limit.terms
-        if terms is not None and now - line.answered_at <= GOES_ON_FOR:
-            line.credit += self._share(line, terms) * (now - line.credited_at)
+        if terms is not None and now - line.alive_at <= GOES_ON_FOR:
+            line.credit += self._share(line, terms, now) * (now - line.credited_at)
         line.credited_at = now
 
-    def _share(self, line: _Line, terms: Terms) -> float:
-        """Return what is ours of a rate; all shares of those who go on make no more than it.
+    def _share(self, line: _Line, terms: Terms, now: float) -> float:
+        """Return what is ours of a rate.
 
-        What the owner let through itself nobody hears of: it is what the others were not granted.
+        What an owner lets through itself nobody hears of. While it is only slow it goes on with
+        that, and is told what we use; when it is not heard, it is what the others were not granted.
         """
+        equal = terms.rate / max(1, len(self._peers))
         at = line.answered_at
         ours = line.flow.rate(at)
         others = sum(flow.rate(at) for peer, flow in line.others.items() if peer != line.asked_of)
-        shared = max(0.0, terms.rate - ours - others) / max(1, len(self._peers) - 1)
-        return min(terms.rate, ours + shared) * min(1.0, terms.rate / max(ours + others, 1e-9))
+        if self._peers.unheard_for(line.asked_of, now) > UNHEARD_FOR:
+            ours += max(0.0, terms.rate - ours - others) / max(1, len(self._peers) - 1)
+        return max(equal, ours * min(1.0, terms.rate / max(ours + others, 1e-9)))
 
     def _line(self, limit: Limit) -> _Line:
         line = self._lines.get(limit.key)
@@ -279,6 +295,6 @@ def _ask(line: _Line, to: str) -> Ask:
         reserve=terms.reserve if terms else 0.0,
         most=line.limit.most,
         lane=line.limit.lane,
-        used=line.used,
-        freed=line.freed,
+        used=line.told[0],
+        freed=line.told[1],
     )
