@@ -88,8 +88,13 @@ class _Line:
     others: dict[str, _Flow] = field(default_factory=dict)
 
     @property
+    def wants(self) -> bool:
+        """Whether there is something to ask or to tell, apart from what is under way."""
+        return bool(self.waiting or self.used or self.freed or self.silent)
+
+    @property
     def idle(self) -> bool:
-        return not (self.waiting or self.number or self.used or self.freed or self.silent)
+        return not (self.number or self.wants)
 
     def flow_to(self, other: str, now: float) -> _Flow:
         """Return what another is granted; forget those who were granted nothing for long."""
@@ -140,7 +145,10 @@ class _Line:
 
 
 class Permits:
-    """What this dispatcher asks of others; `due` if the last look found something to ask anew."""
+    """What this dispatcher asks of others; `due` if the last look found something to ask.
+
+    `wait`, `free` and `answered` tell whether there is something to ask now of that limit.
+    """
 
     def __init__(self, peers: Peers) -> None:
         self.due = False
@@ -149,50 +157,62 @@ class Permits:
         self._busy: dict[str, _Line] = {}
         self._number = 0
 
-    def wait(self, limit: Limit, then: Then, now: float) -> None:
+    def wait(self, limit: Limit, then: Then, now: float) -> bool:
         """Let a task wait for a permit that another dispatcher gives."""
         line = self._line(limit)
         if line.silent and line.asked_of == self._peers.owner(limit.key):
             self._accrue(line, now)
             _pass_by_credit(line, then)
-            return
-        if not line.waiting:
-            line.since = now
-        line.waiting.append(then)
+        else:
+            if not line.waiting:
+                line.since = now
+            line.waiting.append(then)
+        return self._could_ask(line)
 
-    def free(self, limit: Limit) -> None:
+    def free(self, limit: Limit) -> bool:
         """Give back a permit that was not needed."""
-        self._line(limit).freed += 1
+        line = self._line(limit)
+        line.freed += 1
+        return self._could_ask(line)
+
+    def _could_ask(self, line: _Line) -> bool:
+        """Tell whether a request is due; those of limits without an owner wait."""
+        if line.number or not line.wants:
+            return False
+        return self._peers.owner(line.limit.key) not in (None, self._peers.me)
 
     def asks(self, now: float) -> Iterator[Ask]:
-        """Yield the requests that are due; those of limits without an owner wait."""
+        """Yield the requests that are due."""
         for line in self._busy.values():
-            to = self._peers.owner(line.limit.key)
-            wants = line.waiting or line.freed or line.silent
-            if line.number or not wants or to in (None, self._peers.me):
+            if not self._could_ask(line):
                 continue
+            to = self._peers.owner(line.limit.key)
             line.asked, line.waiting = line.waiting, []
+            line.silent = line.silent and line.asked_of == to
             line.asked_at, line.asked_of = now, to
             self._number += 1
             line.number = self._number
             line.told = line.untold(to)
             yield _ask(line, to or "")
 
-    def answered(self, grant: Grant, now: float) -> None:
+    def answered(self, grant: Grant, now: float) -> bool:
         """Take an answer; the permits of one that comes too late are given back.
 
         Those to others tell what share of the limit they have.
         """
         line = self._lines.get(grant.key)
         if line is None:
-            return
+            return False
         if grant.to != self._peers.me:
             line.flow_to(grant.to, now).granted(grant.granted, now)
-            return
-        if grant.number != line.number:
+        elif grant.number == line.number:
+            self._in_time(line, grant, now)
+        else:
             line.answered_late(grant, self._peers.owner(grant.key), now)
             self._busy[grant.key] = line
-            return
+        return self._could_ask(line)
+
+    def _in_time(self, line: _Line, grant: Grant, now: float) -> None:
         asked, line.asked = line.asked, []
         line.number, line.silent = 0, False
         line.heard_of(line.told)
@@ -209,7 +229,7 @@ class Permits:
 
     def look(self, now: float) -> list[tuple[Limit, list[Then]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
-        ours, self.due = list[tuple[Limit, list[Then]]](), False
+        ours = list[tuple[Limit, list[Then]]]()
         for line in tuple(self._busy.values()):
             owner = self._peers.owner(line.limit.key)
             if owner == self._peers.me:
@@ -219,15 +239,15 @@ class Permits:
                     ours.append((line.limit, waiting))
             elif line.number and now - line.asked_at > ANSWER_WITHIN:
                 self._go_on(line, now)
-            elif line.number and owner != line.asked_of and now - line.asked_at > ASKED_ANEW_AFTER:
+            elif line.is_for_another(owner, now):
                 line.waiting[:0] = line.unanswered()
                 line.since = now
-                self.due = True
             elif line.waiting and not line.number and now - line.since > HELD_FOR:
                 waiting, line.waiting = line.waiting, []
                 for then in waiting:
                     then(False, RETRY_AFTER)
         self._busy = {key: line for key, line in self._busy.items() if not line.idle}
+        self.due = any(self._could_ask(line) for line in self._busy.values())
         return ours
 
     def settled(self, key: str) -> tuple[int, int]:

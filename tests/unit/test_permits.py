@@ -1,0 +1,113 @@
+"""When permits are asked for, and what becomes of tasks whose limit nobody answers for."""
+
+from collections.abc import Iterator
+
+from fleet_simulation import Simulation
+from maniple.peers import Ask, DispatcherReport, Grant
+from maniple_dispatcher.domain.buckets import Terms
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.permits import Limit
+
+TERMS = Terms(rate=100.0, capacity=100.0)
+HUNDRED = Limit("rate_limit/hundred", TERMS)
+SOON = 0.1  # seconds: some ways there and back, and no look or presence that happens to help
+
+
+def with_one_other(key: str) -> tuple[Simulation, str]:
+    """Two dispatchers, and the name of the one that does not own the key."""
+    simulation = Simulation(2)
+    (other,) = simulation.alive.keys() - {simulation.owner(key)}
+    return simulation, other
+
+
+def test_a_task_that_asks_while_a_request_is_under_way_is_answered_soon() -> None:
+    simulation, other = with_one_other(HUNDRED.key)
+    for round_ in range(1, 11):
+        simulation.submit(other, HUNDRED)
+        simulation.run(0.006)
+        simulation.submit(other, HUNDRED)
+        simulation.run(SOON)
+        assert simulation.passed.total() == 2 * round_
+
+
+def test_what_is_given_back_while_a_request_is_under_way_is_told_soon() -> None:
+    simulation, other = with_one_other(HUNDRED.key)
+    owner = simulation.alive[simulation.owner(HUNDRED.key)]
+    simulation.submit(other, HUNDRED, 100)
+    simulation.run(SOON)
+    simulation.submit(other, HUNDRED)
+    simulation.run(0.006)
+    for _ in range(50):
+        simulation.alive[other].free(HUNDRED, simulation.now)
+    simulation.run(SOON)
+    assert owner.owned.take(HUNDRED, 100, simulation.now).granted > 50
+
+
+class TwoFleets:
+    """One that asks, and the name of another that owns what is asked for."""
+
+    def __init__(self) -> None:
+        self.asking = Fleet("one", Owned(lambda _: None), 0.0)
+        for name in ("one", "two"):
+            self.asking.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
+        self.limit = next(self._theirs())
+        self.asking.report(10.0)
+        self.passed: list[bool] = []
+
+    def _theirs(self) -> Iterator[Limit]:
+        for number in range(100):
+            if self.asking.peers.owner(f"rate_limit/{number}") == "two":
+                yield Limit(f"rate_limit/{number}", TERMS)
+
+    def ask(self, now: float) -> None:
+        self.asking.ask(self.limit, lambda passes, _: self.passed.append(passes), now)
+
+    def due(self) -> bool:
+        return self.asking.due
+
+    def answer(self, ask: Ask, now: float) -> None:
+        grant = Grant(key=ask.key, to="one", number=ask.number, granted=ask.want)
+        self.asking.hear(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), now)
+
+
+def test_nothing_is_due_while_a_request_is_under_way() -> None:
+    two = TwoFleets()
+    two.ask(10.0)
+    (first,) = two.asking.report(10.0).asks
+    two.ask(10.003)
+    two.asking.free(two.limit, 10.004)
+    two.asking.look(10.005)
+    assert not two.due()
+    two.answer(first, 10.01)
+    assert two.due()
+    (second,) = two.asking.report(10.01).asks
+    assert (second.want, second.freed) == (1, 1)
+
+
+def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> None:
+    two = TwoFleets()
+    two.ask(10.0)
+    two.asking.report(10.0)
+    two.ask(10.003)
+    assert not two.due()
+    for moment in range(1, 21):
+        two.asking.look(10.0 + moment * 0.05)
+    assert two.due()
+    assert two.asking.report(11.0).asks
+
+
+def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> None:
+    two = TwoFleets()
+    two.ask(10.0)
+    two.asking.report(10.0)
+    two.asking.look(11.0)  # from now on it is silent
+    two.asking.hear(DispatcherReport(dispatcher="two", leaving=True), 11.0)
+    number = 0
+    while two.asking.peers.owner(two.limit.key) in ("one", None):
+        number += 1
+        two.asking.hear(DispatcherReport(dispatcher=f"next-{number}", ready=True), 11.0)
+    two.asking.report(11.0)
+    two.passed.clear()
+    two.ask(11.01)
+    assert two.passed == []  # it waits for an answer
