@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+import pytest
+
 from fleet_simulation import Simulation
 from maniple.peers import Ask, DispatcherReport, Grant
-from maniple_dispatcher.domain.buckets import Terms
+from maniple_dispatcher.domain.buckets import Buckets, Terms
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
@@ -111,3 +113,13 @@ def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> No
     two.passed.clear()
     two.ask(11.01)
     assert two.passed == []  # it waits for an answer
+
+
+def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
+    buckets, shape = Buckets(), Terms(rate=100.0, capacity=100.0, reserve=60.0)
+    last = buckets.take("x", shape, 3100, now=0.0)
+    assert last.wait(3099) == pytest.approx(30.0)
+    buckets.spend("x", shape, -1, now=0.0)
+    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.0)
+    buckets.spend("x", shape, 1, now=0.0)
+    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)

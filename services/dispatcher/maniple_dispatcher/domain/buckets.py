@@ -28,6 +28,11 @@ class Terms(Struct, frozen=True):
         """Seconds from empty to full."""
         return self.capacity / self.rate
 
+    @property
+    def most_owed(self) -> float:
+        """Tokens that may be owed: those taken in advance, and those let through unasked."""
+        return self.capacity + self.reserve * self.rate
+
 
 class Taken(Struct, frozen=True):
     """What a limit gives: the first `granted` may pass, the others may ask `again` (seconds).
@@ -104,7 +109,7 @@ class Buckets:
         of_spilled = min(bucket.spilled_lately(now), max(0.0, tokens))
         bucket.spilled -= of_spilled
         level = bucket.level - (tokens - of_spilled)
-        bucket.level = min(terms.capacity, max(-terms.capacity, level))
+        bucket.level = min(terms.capacity, max(-terms.most_owed, level))
         self._note(key)
 
     def follow(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
