@@ -123,3 +123,40 @@ def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
     assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.0)
     buckets.spend("x", shape, 1, now=0.0)
     assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)
+
+
+QUIET = Limit("rate_limit/quiet", Terms(rate=0.1, capacity=12.0))
+UNTIL_ANOTHER_OWNS_IT = 1.5
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_quiet_limit_whose_owner_dies_goes_on_with_what_was_left(asked_before: bool) -> None:
+    simulation = Simulation(3)
+    owner = simulation.owner(QUIET.key)
+    others = sorted(simulation.alive.keys() - {owner})
+    if asked_before:
+        for name in others:
+            simulation.submit(name, QUIET)
+        simulation.run(10.0)
+        simulation.passed.clear()
+    simulation.kill(owner)
+    for name in others:
+        simulation.submit(name, QUIET, 3)
+    simulation.run(UNTIL_ANOTHER_OWNS_IT)
+    assert (simulation.passed.total(), simulation.refused) == (6, [])
+
+
+def test_no_more_than_was_left_passes_while_an_owner_is_dead() -> None:
+    simulation = Simulation(3)
+    simulation.kill(simulation.owner(QUIET.key))
+    simulation.load(sorted(simulation.alive), QUIET, rate=20.0, seconds=10.0)
+    assert simulation.passed.total() in (12, 13)
+
+
+def test_what_passed_while_an_owner_stood_still_is_owed_when_it_comes_back() -> None:
+    simulation, other = with_one_other(QUIET.key)
+    owner = simulation.owner(QUIET.key)
+    simulation.freeze(owner, 1.9)
+    simulation.load([owner, other], QUIET, rate=20.0, seconds=100.0)
+    # What was there, and what came in a hundred seconds.
+    assert simulation.passed.total() in (21, 22, 23)

@@ -99,6 +99,11 @@ class Buckets:
             return Taken(granted, again)
         return Taken(granted, again, (1.0 - before) / terms.rate, 1.0 / terms.rate)
 
+    def level(self, key: str, terms: Terms, now: float) -> float:
+        """Return what is in a bucket, as far as it is known here."""
+        bucket = self._buckets.get(key)
+        return terms.capacity if bucket is None else _level(bucket, terms, now)
+
     def spend(self, key: str, terms: Terms, tokens: float, now: float) -> None:
         """Take what was let through unasked, so that tokens may be owed; below 0 gives back.
 

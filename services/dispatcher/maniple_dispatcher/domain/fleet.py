@@ -47,7 +47,7 @@ class Fleet:
     def __init__(self, me: str, owned: Owned, now: float) -> None:
         self.owned = owned
         self.peers = Peers(me)
-        self.permits = Permits(self.peers)
+        self.permits = Permits(self.peers, owned.buckets.level)
         self.wake: Callable[[], object] = lambda: None
         self._due = True
         self._began = now

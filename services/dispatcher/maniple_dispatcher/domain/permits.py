@@ -3,9 +3,9 @@
 A task needs a permit; the owner of the limit gives it (`Owned`). One request per limit is under
 way at a time, for all that wait for it; what comes meanwhile goes with the next one. When the owner
 does not answer (it is slow, or it has died, and in two seconds another one owns the limit), each
-dispatcher goes on with what it was granted of a rate lately and, if the owner is not heard at all,
-with its share of what no other was granted; whole tokens only, and it tells the owner, or the next
-one, what it let through.
+dispatcher goes on with an equal part of what was left in a bucket, or with what it was granted of
+its rate lately if that is more and, if the owner is not heard at all, with its share of what no
+other was granted; whole tokens only, and it tells the owner, or the next one, what it let through.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,8 @@ from maniple.peers import Ask, Grant
 from maniple_dispatcher.domain.buckets import Taken, Terms
 from maniple_dispatcher.domain.peers import Peers
 
-ANSWER_WITHIN = 0.3
+ANSWER_WITHIN = 0.6
+"""Seconds; an owner whose machine is busy takes as long, and who goes on without it passes less."""
 ASKED_ANEW_AFTER = 0.1  # seconds, when another owns it: the answer may have been under way
 GOES_ON_FOR = 2.0
 RETRY_AFTER = 1.0
@@ -150,9 +151,11 @@ class Permits:
     `wait`, `free` and `answered` tell whether there is something to ask now of that limit.
     """
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, level: Callable[[str, Terms, float], float]) -> None:
+        """Begin; `level` gives what owners of a bucket, by its key, left in it."""
         self.due = False
         self._peers = peers
+        self._level = level
         self._lines: dict[str, _Line] = {}
         self._busy: dict[str, _Line] = {}
         self._number = 0
@@ -260,9 +263,23 @@ class Permits:
     def _go_on(self, line: _Line, now: float) -> None:
         """Let go on at the last rate what the owner does not answer."""
         self._accrue(line, now)
-        line.silent = line.limit.terms is not None
+        terms = line.limit.terms
+        if terms is not None and not line.silent:
+            line.credit = max(line.credit, self._part(line, terms, now))
+            line.alive_at = max(line.alive_at, line.asked_at)
+            line.silent = True
         for then in line.unanswered():
             _pass_by_credit(line, then)
+
+    def _part(self, line: _Line, terms: Terms, now: float) -> int:
+        """Return what is ours of the tokens that were left, the owner's own part being left to it.
+
+        It may be alive, and not know what we use.
+        """
+        if not self._peers.counts(self._peers.me):
+            return 0  # we have not been told everything yet
+        left = self._level(line.limit.key, terms, now) - line.used
+        return int(max(0.0, left) / len(self._peers) + 1e-9)
 
     def _accrue(self, line: _Line, now: float) -> None:
         terms = line.limit.terms
