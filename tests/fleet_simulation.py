@@ -9,13 +9,13 @@ from itertools import count
 from maniple.peers import DispatcherReport
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.peers import STOOD_STILL
 from maniple_dispatcher.domain.permits import Limit
 
 TRAVEL = 0.004
 COLLECT = 0.004
 PRESENCE = 0.5
 LOOK = 0.05
-STOOD_STILL = 1.0
 
 
 class Simulation:

@@ -125,6 +125,25 @@ def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
     assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)
 
 
+@pytest.mark.parametrize("way", ["follow", "restore", "take"])
+def test_buckets_have_a_bound_whoever_tells_of_them(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maniple_dispatcher.domain.buckets.MAX_BUCKETS", 20)
+    known = Buckets()
+    known.follow("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
+    for number in range(100):
+        key, level = str(number), (99.0, TERMS.rate, TERMS.capacity)
+        if way == "follow":
+            known.follow(key, level, 0.0)
+        elif way == "restore":
+            known.restore(key, level, 0.0, 0.0)
+        else:
+            known.take(key, TERMS, 1, 0.0)
+    assert len(known) <= 20
+    assert known.level("empty", TERMS, 0.0) == -50.0
+
+
 QUIET = Limit("rate_limit/quiet", Terms(rate=0.1, capacity=12.0))
 UNTIL_ANOTHER_OWNS_IT = 1.5
 

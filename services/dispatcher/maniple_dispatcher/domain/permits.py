@@ -16,12 +16,11 @@ from msgspec import Struct
 
 from maniple.peers import Ask, Grant
 from maniple_dispatcher.domain.buckets import Taken, Terms
-from maniple_dispatcher.domain.peers import Peers
+from maniple_dispatcher.domain.peers import ALIVE_FOR, Peers
 
 ANSWER_WITHIN = 0.6
 """Seconds; an owner whose machine is busy takes as long, and who goes on without it passes less."""
 ASKED_ANEW_AFTER = 0.1  # seconds, when another owns it: the answer may have been under way
-GOES_ON_FOR = 2.0
 RETRY_AFTER = 1.0
 HELD_FOR = 1.5  # seconds that a task waits when nobody owns its limit: all have just started
 MAX_LINES = 20_000
@@ -283,7 +282,7 @@ class Permits:
 
     def _accrue(self, line: _Line, now: float) -> None:
         terms = line.limit.terms
-        if terms is not None and now - line.alive_at <= GOES_ON_FOR:
+        if terms is not None and now - line.alive_at <= ALIVE_FOR:
             line.credit += self._share(line, terms, now) * (now - line.credited_at)
         line.credited_at = now
 
