@@ -70,12 +70,12 @@ class Simulation:
     def _submit(self, name: str, limit: Limit, tasks: int, done: Callable[[], object]) -> None:
         came, open_ = self.now, set(range(tasks))
 
-        def then(place: int, passes: bool, seconds: float) -> None:
+        def then(place: int, passes: bool | None, seconds: float) -> None:
             if passes:
                 self.passed[int(self.now)] += 1
             else:
                 self.refused.append(seconds)
-            self.ends.append((came, passes))
+            self.ends.append((came, bool(passes)))
             open_.discard(place)
             if not open_:
                 done()

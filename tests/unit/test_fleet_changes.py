@@ -211,7 +211,7 @@ def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
         fleet.free(limit, 10.0)
     fleet.hear(DispatcherReport(dispatcher="two", leaving=True), 10.0)
     fleet.look(10.0)
-    passed: list[bool] = []
+    passed: list[bool | None] = []
     for _ in range(6):
         fleet.ask(limit, lambda passes, _: passed.append(passes), 10.0)
     assert passed == [True] * 5 + [False]

@@ -55,7 +55,7 @@ class TwoFleets:
             self.asking.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
         self.limit = next(self._theirs())
         self.asking.report(10.0)
-        self.passed: list[bool] = []
+        self.passed: list[bool | None] = []
 
     def _theirs(self) -> Iterator[Limit]:
         for number in range(100):
@@ -179,3 +179,12 @@ def test_what_passed_while_an_owner_stood_still_is_owed_when_it_comes_back() -> 
     simulation.load([owner, other], QUIET, rate=20.0, seconds=100.0)
     # What was there, and what came in a hundred seconds.
     assert simulation.passed.total() in (21, 22, 23)
+
+
+def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
+    two = TwoFleets()
+    two.limit = Limit(two.limit.key, most=1000, lane="text.stats")
+    two.ask(10.0)
+    two.asking.report(10.0)
+    two.asking.look(11.0)
+    assert two.passed == [None]

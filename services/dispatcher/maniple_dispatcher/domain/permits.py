@@ -29,8 +29,11 @@ FLOWED_IN = 1.0  # seconds of which "lately" is the mean
 UNHEARD_FOR = 1.0  # seconds after which an owner is taken to let nothing through itself
 NO_FLOW = 1e-6  # permits a second
 
-Then = Callable[[bool, float], None]
-"""Told whether a task passes, and after how many seconds; or, if not, when it may ask again."""
+Then = Callable[[bool | None, float], None]
+"""Told whether a task passes, and after how many seconds; or, if not, when it may ask again.
+
+None instead of False says that nobody decided, and that there is no rate to go on with.
+"""
 
 
 class Limit(Struct, frozen=True):
@@ -247,7 +250,7 @@ class Permits:
             elif line.waiting and not line.number and now - line.since > HELD_FOR:
                 waiting, line.waiting = line.waiting, []
                 for then in waiting:
-                    then(False, RETRY_AFTER)
+                    then(None, RETRY_AFTER)
         self._busy = {key: line for key, line in self._busy.items() if not line.idle}
         self.due = any(self._could_ask(line) for line in self._busy.values())
         return ours
@@ -312,11 +315,12 @@ class Permits:
 
 
 def _pass_by_credit(line: _Line, then: Then) -> None:
-    passes = line.credit >= 1.0
-    if passes:
+    if line.credit >= 1.0:
         line.credit -= 1.0
         line.used += 1
-    then(passes, 0.0 if passes else RETRY_AFTER)
+        then(True, 0.0)
+    else:
+        then(None if line.limit.terms is None else False, RETRY_AFTER)
 
 
 def _ask(line: _Line, to: str) -> Ask:
