@@ -9,13 +9,13 @@ from itertools import count
 from maniple.peers import DispatcherReport
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.peers import STOOD_STILL
 from maniple_dispatcher.domain.permits import Limit
 
 TRAVEL = 0.004
 COLLECT = 0.004
 PRESENCE = 0.5
 LOOK = 0.05
-STOOD_STILL = 1.0
 
 
 class Simulation:
@@ -70,12 +70,12 @@ class Simulation:
     def _submit(self, name: str, limit: Limit, tasks: int, done: Callable[[], object]) -> None:
         came, open_ = self.now, set(range(tasks))
 
-        def then(place: int, passes: bool, seconds: float) -> None:
+        def then(place: int, passes: bool | None, seconds: float) -> None:
             if passes:
                 self.passed[int(self.now)] += 1
             else:
                 self.refused.append(seconds)
-            self.ends.append((came, passes))
+            self.ends.append((came, bool(passes)))
             open_.discard(place)
             if not open_:
                 done()

@@ -63,6 +63,18 @@ def test_one_a_minute_passes_one_a_minute_also_when_its_owner_dies() -> None:
     assert sum(simulation.passed.values()) in (4, 5)
 
 
+@pytest.mark.parametrize("dispatchers", [2, 3])
+def test_one_a_minute_passes_one_a_minute_also_while_its_owner_stands_still(
+    dispatchers: int,
+) -> None:
+    simulation = Simulation(dispatchers)
+    for _ in range(30):
+        simulation.freeze(simulation.owner(ONE_A_MINUTE.key), 1.9)
+        simulation.load(names(simulation), ONE_A_MINUTE, rate=2, seconds=8)
+    # Four minutes: the token that was there, and one each minute.
+    assert sum(simulation.passed.values()) in (4, 5)
+
+
 def test_a_thousand_go_on_when_their_owner_dies() -> None:
     simulation = Simulation(4)
     simulation.load(names(simulation), THOUSAND, rate=1000, seconds=6)

@@ -3,7 +3,8 @@
 In this order: its variant, its rate limit, room in its bulkhead, the breaker of its lane, its
 mirror. Each limit is asked of whoever owns it (`domain/fleet.py`), which takes no time if that is
 this process. What is refused gets its fallback, or ends with a code and `retry_after`; what comes
-back from a wait has been admitted, and never ends for that: it waits again.
+back from a wait has been admitted, and never ends for that: it waits again. So does a task that
+nobody refused: whoever owns its bulkhead or its breaker did not answer.
 """
 
 from collections.abc import Callable
@@ -123,7 +124,7 @@ class Gate:
         limit = rate_limit_of(policy, going.envelope)
         self._fleet.ask(limit, partial(self._limited, going), monotonic())
 
-    def _limited(self, going: _Going, passes: bool, seconds: float) -> None:  # noqa: FBT001 - `Then`
+    def _limited(self, going: _Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         policy = going.resolved.rate_limit
         if policy is None or (passes and seconds < DELAY_TIERS[0]):
             self._take_room(going)
@@ -150,7 +151,7 @@ class Gate:
         self,
         going: _Going,
         limit: Limit,
-        passes: bool,  # noqa: FBT001 - `Then`
+        passes: bool | None,  # noqa: FBT001 - `Then`
         seconds: float,
     ) -> None:
         policy = going.resolved.bulkhead
@@ -160,7 +161,7 @@ class Gate:
             return
         message = f"{policy.spec.max_in_flight} tasks are in flight"
         refusal = _Refusal(ErrorCode.OVERLOADED, policy, message, seconds)
-        if policy.spec.over == "wait":
+        if passes is None or policy.spec.over == "wait":
             self._hold(going, refusal)
         else:
             self._refuse(going, refusal)
@@ -177,19 +178,24 @@ class Gate:
             rest = since + policy.spec.open_for - monotonic()
             self._find_open(going, max(DELAY_TIERS[0], rest))
 
-    def _probes(self, going: _Going, passes: bool, seconds: float) -> None:  # noqa: FBT001 - `Then`
+    def _probes(self, going: _Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         if passes:
             self._let_through(going)
         else:
-            self._find_open(going, seconds)
+            self._find_open(going, seconds, undecided=passes is None)
 
-    def _find_open(self, going: _Going, seconds: float) -> None:
+    def _find_open(self, going: _Going, seconds: float, *, undecided: bool = False) -> None:
         policy = going.resolved.circuit_breaker
         if policy is None:
             self._let_through(going)
             return
         message = f"the circuit breaker of {going.envelope.lane} is open"
-        self._refuse(going, _Refusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds))
+        refusal = _Refusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds)
+        if undecided:
+            self._give_back(going)
+            self._hold(going, refusal)
+        else:
+            self._refuse(going, refusal)
 
     def _let_through(self, going: _Going) -> None:
         envelope = replace(going.envelope, owing=False) if going.envelope.owing else going.envelope

@@ -22,13 +22,13 @@ from maniple.topology import OUTCOMES, lane_queues
 from maniple.transport import Inspector, Listener, Outgoing
 from maniple_dispatcher.domain.breaker import Breaker, State
 from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.peers import STOOD_STILL
 
 COLLECT = 0.002  # seconds in which requests and answers gather
 PRESENCE = 0.5
 LOOK = 0.05
 RECOUNT = 0.5
 SHOW = 0.5
-STOOD_STILL = 1.0  # seconds after which others may have taken over what is ours
 TIMEOUT = 2.0
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from maniple.peers import Level
+from maniple_dispatcher.domain.peers import ALIVE_FOR
 
 MAX_BUCKETS = 100_000
 MAX_KEPT = 1_000
-SPILLED_FOR = 2.5  # seconds of which it is remembered what a full bucket had no room for
+SPILLED_FOR = ALIVE_FOR + 0.5
+"""Seconds of which it is remembered what a full bucket had no room for: as long as it may have no
+owner, and until the next one is told what was used meanwhile."""
 
 
 class Terms(Struct, frozen=True):
@@ -27,6 +30,11 @@ class Terms(Struct, frozen=True):
     def refill(self) -> float:
         """Seconds from empty to full."""
         return self.capacity / self.rate
+
+    @property
+    def most_owed(self) -> float:
+        """Tokens that may be owed: those taken in advance, and those let through unasked."""
+        return self.capacity + self.reserve * self.rate
 
 
 class Taken(Struct, frozen=True):
@@ -94,6 +102,11 @@ class Buckets:
             return Taken(granted, again)
         return Taken(granted, again, (1.0 - before) / terms.rate, 1.0 / terms.rate)
 
+    def level(self, key: str, terms: Terms, now: float) -> float:
+        """Return what is in a bucket, as far as it is known here."""
+        bucket = self._buckets.get(key)
+        return terms.capacity if bucket is None else _level(bucket, terms, now)
+
     def spend(self, key: str, terms: Terms, tokens: float, now: float) -> None:
         """Take what was let through unasked, so that tokens may be owed; below 0 gives back.
 
@@ -104,7 +117,7 @@ class Buckets:
         of_spilled = min(bucket.spilled_lately(now), max(0.0, tokens))
         bucket.spilled -= of_spilled
         level = bucket.level - (tokens - of_spilled)
-        bucket.level = min(terms.capacity, max(-terms.capacity, level))
+        bucket.level = min(terms.capacity, max(-terms.most_owed, level))
         self._note(key)
 
     def follow(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
@@ -117,7 +130,7 @@ class Buckets:
             known.fill(known.terms, now)
             known.level = min(level, known.level)
         else:
-            self._buckets[key] = _Bucket(level, now, Terms(rate, capacity))
+            self._add(key, _Bucket(level, now, Terms(rate, capacity)), now)
 
     def changes(self, now: float) -> Iterator[tuple[str, Level]]:
         """Yield what has changed, with what is in it now, each once: who stops goes on there."""
@@ -160,13 +173,13 @@ class Buckets:
         """Take a level that was written down `age` seconds ago, unless something newer is known."""
         level, rate, capacity = kept
         if key not in self._buckets and rate > 0:
-            self._buckets[key] = _Bucket(level, now - age, Terms(rate, capacity))
+            self._add(key, _Bucket(level, now - age, Terms(rate, capacity)), now)
 
     def _filled(self, key: str, terms: Terms, now: float) -> _Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:
-            self._make_room(now)
-            bucket = self._buckets[key] = _Bucket(terms.capacity, now, terms)
+            bucket = _Bucket(terms.capacity, now, terms)
+            self._add(key, bucket, now)
         bucket.fill(terms, now)
         bucket.first_hand = True
         return bucket
@@ -175,13 +188,17 @@ class Buckets:
         self._changed.add(key)
         self.version += 1
 
+    def _add(self, key: str, bucket: _Bucket, now: float) -> None:
+        if key not in self._buckets and len(self._buckets) >= MAX_BUCKETS:
+            self._make_room(now)
+        self._buckets[key] = bucket
+
     def _make_room(self, now: float) -> None:
-        if len(self._buckets) < MAX_BUCKETS:
-            return
         missing = {
             key: b.terms.capacity - _level(b, b.terms, now) for key, b in self._buckets.items()
         }
-        for key in sorted(missing, key=missing.__getitem__)[: MAX_BUCKETS // 10]:
+        surplus = len(missing) - MAX_BUCKETS + max(1, MAX_BUCKETS // 10)
+        for key in sorted(missing, key=missing.__getitem__)[:surplus]:
             del self._buckets[key]
 
 

@@ -47,7 +47,7 @@ class Fleet:
     def __init__(self, me: str, owned: Owned, now: float) -> None:
         self.owned = owned
         self.peers = Peers(me)
-        self.permits = Permits(self.peers)
+        self.permits = Permits(self.peers, owned.buckets.level)
         self.wake: Callable[[], object] = lambda: None
         self._due = True
         self._began = now
@@ -74,16 +74,14 @@ class Fleet:
             _tell(then, self.owned.take(limit, 1, now))
             self.due = self.due or not self.peers.alone
         else:
-            self.permits.wait(limit, then, now)
-            self.due = True
+            self.due |= self.permits.wait(limit, then, now)
 
     def free(self, limit: Limit, now: float) -> None:
         """Give back a permit that was not needed."""
         if self.peers.owns(limit.key):
             self.owned.free(limit, 1, now)
         else:
-            self.permits.free(limit)
-            self.due = True
+            self.due |= self.permits.free(limit)
 
     def hear(self, report: DispatcherReport, now: float) -> None:
         """Take what a dispatcher says; our own word counts too, when it comes back."""
@@ -97,7 +95,7 @@ class Fleet:
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:
-            self.permits.answered(grant, now)
+            self.due |= self.permits.answered(grant, now)
 
     def _count(self, report: DispatcherReport, now: float) -> None:
         """Take that a dispatcher is there, and whether it owns its part by now."""

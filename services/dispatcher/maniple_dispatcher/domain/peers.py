@@ -7,6 +7,7 @@ and one that leaves moves only what it owned.
 from hashlib import blake2b
 
 ALIVE_FOR = 2.0
+STOOD_STILL = ALIVE_FOR / 2  # seconds after which others may soon take over what one owned
 MAX_OWNERS = 50_000
 
 
@@ -23,11 +24,6 @@ class Peers:
 
     def __len__(self) -> int:
         return len(self._ready)
-
-    @property
-    def am_ready(self) -> bool:
-        """Whether this one counts: it has heard its own word that it is ready, as others have."""
-        return self.me in self._ready
 
     def counts(self, peer: str) -> bool:
         """Whether one may own something."""

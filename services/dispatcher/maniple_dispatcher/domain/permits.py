@@ -3,9 +3,9 @@
 A task needs a permit; the owner of the limit gives it (`Owned`). One request per limit is under
 way at a time, for all that wait for it; what comes meanwhile goes with the next one. When the owner
 does not answer (it is slow, or it has died, and in two seconds another one owns the limit), each
-dispatcher goes on with what it was granted of a rate lately and, if the owner is not heard at all,
-with its share of what no other was granted; whole tokens only, and it tells the owner, or the next
-one, what it let through.
+dispatcher goes on with an equal part of what was left in a bucket, or with what it was granted of
+its rate lately if that is more and, if the owner is not heard at all, with its share of what no
+other was granted; whole tokens only, and it tells the owner, or the next one, what it let through.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from maniple.peers import Ask, Grant
 from maniple_dispatcher.domain.buckets import Taken, Terms
-from maniple_dispatcher.domain.peers import Peers
+from maniple_dispatcher.domain.peers import ALIVE_FOR, Peers
 
-ANSWER_WITHIN = 0.3
+ANSWER_WITHIN = 0.6
+"""Seconds; an owner whose machine is busy takes as long, and who goes on without it passes less."""
 ASKED_ANEW_AFTER = 0.1  # seconds, when another owns it: the answer may have been under way
-GOES_ON_FOR = 2.0
 RETRY_AFTER = 1.0
 HELD_FOR = 1.5  # seconds that a task waits when nobody owns its limit: all have just started
 MAX_LINES = 20_000
@@ -29,8 +29,11 @@ FLOWED_IN = 1.0  # seconds of which "lately" is the mean
 UNHEARD_FOR = 1.0  # seconds after which an owner is taken to let nothing through itself
 NO_FLOW = 1e-6  # permits a second
 
-Then = Callable[[bool, float], None]
-"""Told whether a task passes, and after how many seconds; or, if not, when it may ask again."""
+Then = Callable[[bool | None, float], None]
+"""Told whether a task passes, and after how many seconds; or, if not, when it may ask again.
+
+None instead of False says that nobody decided, and that there is no rate to go on with.
+"""
 
 
 class Limit(Struct, frozen=True):
@@ -88,8 +91,13 @@ class _Line:
     others: dict[str, _Flow] = field(default_factory=dict)
 
     @property
+    def wants(self) -> bool:
+        """Whether there is something to ask or to tell, apart from what is under way."""
+        return bool(self.waiting or self.used or self.freed or self.silent)
+
+    @property
     def idle(self) -> bool:
-        return not (self.waiting or self.number or self.used or self.freed or self.silent)
+        return not (self.number or self.wants)
 
     def flow_to(self, other: str, now: float) -> _Flow:
         """Return what another is granted; forget those who were granted nothing for long."""
@@ -140,59 +148,76 @@ class _Line:
 
 
 class Permits:
-    """What this dispatcher asks of others; `due` if the last look found something to ask anew."""
+    """What this dispatcher asks of others; `due` if the last look found something to ask.
 
-    def __init__(self, peers: Peers) -> None:
+    `wait`, `free` and `answered` tell whether there is something to ask now of that limit.
+    """
+
+    def __init__(self, peers: Peers, level: Callable[[str, Terms, float], float]) -> None:
+        """Begin; `level` gives what owners of a bucket, by its key, left in it."""
         self.due = False
         self._peers = peers
+        self._level = level
         self._lines: dict[str, _Line] = {}
         self._busy: dict[str, _Line] = {}
         self._number = 0
 
-    def wait(self, limit: Limit, then: Then, now: float) -> None:
+    def wait(self, limit: Limit, then: Then, now: float) -> bool:
         """Let a task wait for a permit that another dispatcher gives."""
         line = self._line(limit)
         if line.silent and line.asked_of == self._peers.owner(limit.key):
             self._accrue(line, now)
             _pass_by_credit(line, then)
-            return
-        if not line.waiting:
-            line.since = now
-        line.waiting.append(then)
+        else:
+            if not line.waiting:
+                line.since = now
+            line.waiting.append(then)
+        return self._could_ask(line)
 
-    def free(self, limit: Limit) -> None:
+    def free(self, limit: Limit) -> bool:
         """Give back a permit that was not needed."""
-        self._line(limit).freed += 1
+        line = self._line(limit)
+        line.freed += 1
+        return self._could_ask(line)
+
+    def _could_ask(self, line: _Line) -> bool:
+        """Tell whether a request is due; those of limits without an owner wait."""
+        if line.number or not line.wants:
+            return False
+        return self._peers.owner(line.limit.key) not in (None, self._peers.me)
 
     def asks(self, now: float) -> Iterator[Ask]:
-        """Yield the requests that are due; those of limits without an owner wait."""
+        """Yield the requests that are due."""
         for line in self._busy.values():
-            to = self._peers.owner(line.limit.key)
-            wants = line.waiting or line.freed or line.silent
-            if line.number or not wants or to in (None, self._peers.me):
+            if not self._could_ask(line):
                 continue
+            to = self._peers.owner(line.limit.key)
             line.asked, line.waiting = line.waiting, []
+            line.silent = line.silent and line.asked_of == to
             line.asked_at, line.asked_of = now, to
             self._number += 1
             line.number = self._number
             line.told = line.untold(to)
             yield _ask(line, to or "")
 
-    def answered(self, grant: Grant, now: float) -> None:
+    def answered(self, grant: Grant, now: float) -> bool:
         """Take an answer; the permits of one that comes too late are given back.
 
         Those to others tell what share of the limit they have.
         """
         line = self._lines.get(grant.key)
         if line is None:
-            return
+            return False
         if grant.to != self._peers.me:
             line.flow_to(grant.to, now).granted(grant.granted, now)
-            return
-        if grant.number != line.number:
+        elif grant.number == line.number:
+            self._in_time(line, grant, now)
+        else:
             line.answered_late(grant, self._peers.owner(grant.key), now)
             self._busy[grant.key] = line
-            return
+        return self._could_ask(line)
+
+    def _in_time(self, line: _Line, grant: Grant, now: float) -> None:
         asked, line.asked = line.asked, []
         line.number, line.silent = 0, False
         line.heard_of(line.told)
@@ -209,7 +234,7 @@ class Permits:
 
     def look(self, now: float) -> list[tuple[Limit, list[Then]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
-        ours, self.due = list[tuple[Limit, list[Then]]](), False
+        ours = list[tuple[Limit, list[Then]]]()
         for line in tuple(self._busy.values()):
             owner = self._peers.owner(line.limit.key)
             if owner == self._peers.me:
@@ -219,15 +244,15 @@ class Permits:
                     ours.append((line.limit, waiting))
             elif line.number and now - line.asked_at > ANSWER_WITHIN:
                 self._go_on(line, now)
-            elif line.number and owner != line.asked_of and now - line.asked_at > ASKED_ANEW_AFTER:
+            elif line.is_for_another(owner, now):
                 line.waiting[:0] = line.unanswered()
                 line.since = now
-                self.due = True
             elif line.waiting and not line.number and now - line.since > HELD_FOR:
                 waiting, line.waiting = line.waiting, []
                 for then in waiting:
-                    then(False, RETRY_AFTER)
+                    then(None, RETRY_AFTER)
         self._busy = {key: line for key, line in self._busy.items() if not line.idle}
+        self.due = any(self._could_ask(line) for line in self._busy.values())
         return ours
 
     def settled(self, key: str) -> tuple[int, int]:
@@ -240,13 +265,27 @@ class Permits:
     def _go_on(self, line: _Line, now: float) -> None:
         """Let go on at the last rate what the owner does not answer."""
         self._accrue(line, now)
-        line.silent = line.limit.terms is not None
+        terms = line.limit.terms
+        if terms is not None and not line.silent:
+            line.credit = max(line.credit, self._part(line, terms, now))
+            line.alive_at = max(line.alive_at, line.asked_at)
+            line.silent = True
         for then in line.unanswered():
             _pass_by_credit(line, then)
 
+    def _part(self, line: _Line, terms: Terms, now: float) -> int:
+        """Return what is ours of the tokens that were left, the owner's own part being left to it.
+
+        It may be alive, and not know what we use.
+        """
+        if not self._peers.counts(self._peers.me):
+            return 0  # we have not been told everything yet
+        left = self._level(line.limit.key, terms, now) - line.used
+        return int(max(0.0, left) / len(self._peers) + 1e-9)
+
     def _accrue(self, line: _Line, now: float) -> None:
         terms = line.limit.terms
-        if terms is not None and now - line.alive_at <= GOES_ON_FOR:
+        if terms is not None and now - line.alive_at <= ALIVE_FOR:
             line.credit += self._share(line, terms, now) * (now - line.credited_at)
         line.credited_at = now
 
@@ -276,11 +315,12 @@ class Permits:
 
 
 def _pass_by_credit(line: _Line, then: Then) -> None:
-    passes = line.credit >= 1.0
-    if passes:
+    if line.credit >= 1.0:
         line.credit -= 1.0
         line.used += 1
-    then(passes, 0.0 if passes else RETRY_AFTER)
+        then(True, 0.0)
+    else:
+        then(None if line.limit.terms is None else False, RETRY_AFTER)
 
 
 def _ask(line: _Line, to: str) -> Ask:

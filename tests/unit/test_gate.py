@@ -1,0 +1,92 @@
+"""What the gate makes of a task for which nobody decided, with limits that the tests decide."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from maniple.messages import Envelope
+from maniple.service.policies import Resolved, parse_policy
+from maniple.service.telemetry import Metrics
+from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.domain.permits import Limit, Then
+from maniple_dispatcher.gate import Gate
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LANE = "text.stats"
+
+
+def policy(kind: str, spec: dict[str, Any]) -> Any:
+    return parse_policy({"kind": kind, "name": "it", "spec": spec})
+
+
+BULKHEAD = policy("bulkhead", {"max_in_flight": 1000})
+BREAKER = policy("circuit_breaker", {"consecutive": 3})
+
+
+class Lanes:
+    """Remembers what became of a task."""
+
+    def __init__(self) -> None:
+        self.became: list[str] = []
+
+    def ends(self, *_: object) -> bool:
+        return False
+
+    def send(self, *_: object) -> None:
+        self.became.append("sent")
+
+    def hold(self, *_: object) -> None:
+        self.became.append("held")
+
+    def end(self, *_: object) -> None:
+        self.became.append("ended")
+
+
+class Limits:
+    """Answers as it is told to: by limit whether a task passes. Every breaker is half open."""
+
+    def __init__(self, *answers: bool | None) -> None:
+        self.owned = self
+        self._answers = list(answers)
+        self.freed: list[str] = []
+
+    def ask(self, _limit: Limit, then: Then, _now: float) -> None:
+        then(self._answers.pop(0), 1.0)
+
+    def free(self, limit: Limit, _now: float) -> None:
+        self.freed.append(limit.key)
+
+    def breaker(self, _lane: str) -> tuple[State, float]:
+        return State.HALF_OPEN, 0.0
+
+
+def admitted(resolved: Resolved, limits: Limits) -> list[str]:
+    """Bring a task to the gate; return what became of it."""
+    lanes, nothing = Lanes(), object()
+    given: Any = (lanes, limits, nothing, nothing)
+    good: Any = nothing
+    gate = Gate(*given, good=good, metrics=Metrics(), clock=lambda: NOW)
+    task = Envelope(
+        id="1", capability=LANE, lane=LANE, submitted_at=NOW, deadline=NOW + timedelta(hours=1)
+    )
+    source: Any = nothing
+    gate.admit(task, resolved, source)
+    return lanes.became
+
+
+@pytest.mark.parametrize(("answer", "became"), [(True, "sent"), (False, "ended"), (None, "held")])
+def test_a_task_waits_when_nobody_says_whether_its_bulkhead_has_room(
+    answer: bool | None, became: str
+) -> None:
+    assert admitted(Resolved(bulkhead=BULKHEAD), Limits(answer)) == [became]
+
+
+@pytest.mark.parametrize(("answer", "became"), [(True, "sent"), (False, "ended"), (None, "held")])
+def test_a_task_waits_without_keeping_room_when_nobody_says_whether_it_is_a_probe(
+    answer: bool | None, became: str
+) -> None:
+    limits = Limits(True, answer)
+    resolved = Resolved(bulkhead=BULKHEAD, circuit_breaker=BREAKER)
+    assert admitted(resolved, limits) == [became]
+    assert limits.freed == ([] if answer else ["bulkhead/it"])

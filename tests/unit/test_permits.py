@@ -1,0 +1,190 @@
+"""When permits are asked for, and what becomes of tasks whose limit nobody answers for."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from fleet_simulation import Simulation
+from maniple.peers import Ask, DispatcherReport, Grant
+from maniple_dispatcher.domain.buckets import Buckets, Terms
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.permits import Limit
+
+TERMS = Terms(rate=100.0, capacity=100.0)
+HUNDRED = Limit("rate_limit/hundred", TERMS)
+SOON = 0.1  # seconds: some ways there and back, and no look or presence that happens to help
+
+
+def with_one_other(key: str) -> tuple[Simulation, str]:
+    """Two dispatchers, and the name of the one that does not own the key."""
+    simulation = Simulation(2)
+    (other,) = simulation.alive.keys() - {simulation.owner(key)}
+    return simulation, other
+
+
+def test_a_task_that_asks_while_a_request_is_under_way_is_answered_soon() -> None:
+    simulation, other = with_one_other(HUNDRED.key)
+    for round_ in range(1, 11):
+        simulation.submit(other, HUNDRED)
+        simulation.run(0.006)
+        simulation.submit(other, HUNDRED)
+        simulation.run(SOON)
+        assert simulation.passed.total() == 2 * round_
+
+
+def test_what_is_given_back_while_a_request_is_under_way_is_told_soon() -> None:
+    simulation, other = with_one_other(HUNDRED.key)
+    owner = simulation.alive[simulation.owner(HUNDRED.key)]
+    simulation.submit(other, HUNDRED, 100)
+    simulation.run(SOON)
+    simulation.submit(other, HUNDRED)
+    simulation.run(0.006)
+    for _ in range(50):
+        simulation.alive[other].free(HUNDRED, simulation.now)
+    simulation.run(SOON)
+    assert owner.owned.take(HUNDRED, 100, simulation.now).granted > 50
+
+
+class TwoFleets:
+    """One that asks, and the name of another that owns what is asked for."""
+
+    def __init__(self) -> None:
+        self.asking = Fleet("one", Owned(lambda _: None), 0.0)
+        for name in ("one", "two"):
+            self.asking.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
+        self.limit = next(self._theirs())
+        self.asking.report(10.0)
+        self.passed: list[bool | None] = []
+
+    def _theirs(self) -> Iterator[Limit]:
+        for number in range(100):
+            if self.asking.peers.owner(f"rate_limit/{number}") == "two":
+                yield Limit(f"rate_limit/{number}", TERMS)
+
+    def ask(self, now: float) -> None:
+        self.asking.ask(self.limit, lambda passes, _: self.passed.append(passes), now)
+
+    def due(self) -> bool:
+        return self.asking.due
+
+    def answer(self, ask: Ask, now: float) -> None:
+        grant = Grant(key=ask.key, to="one", number=ask.number, granted=ask.want)
+        self.asking.hear(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), now)
+
+
+def test_nothing_is_due_while_a_request_is_under_way() -> None:
+    two = TwoFleets()
+    two.ask(10.0)
+    (first,) = two.asking.report(10.0).asks
+    two.ask(10.003)
+    two.asking.free(two.limit, 10.004)
+    two.asking.look(10.005)
+    assert not two.due()
+    two.answer(first, 10.01)
+    assert two.due()
+    (second,) = two.asking.report(10.01).asks
+    assert (second.want, second.freed) == (1, 1)
+
+
+def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> None:
+    two = TwoFleets()
+    two.ask(10.0)
+    two.asking.report(10.0)
+    two.ask(10.003)
+    assert not two.due()
+    for moment in range(1, 21):
+        two.asking.look(10.0 + moment * 0.05)
+    assert two.due()
+    assert two.asking.report(11.0).asks
+
+
+def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> None:
+    two = TwoFleets()
+    two.ask(10.0)
+    two.asking.report(10.0)
+    two.asking.look(11.0)  # from now on it is silent
+    two.asking.hear(DispatcherReport(dispatcher="two", leaving=True), 11.0)
+    number = 0
+    while two.asking.peers.owner(two.limit.key) in ("one", None):
+        number += 1
+        two.asking.hear(DispatcherReport(dispatcher=f"next-{number}", ready=True), 11.0)
+    two.asking.report(11.0)
+    two.passed.clear()
+    two.ask(11.01)
+    assert two.passed == []  # it waits for an answer
+
+
+def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
+    buckets, shape = Buckets(), Terms(rate=100.0, capacity=100.0, reserve=60.0)
+    last = buckets.take("x", shape, 3100, now=0.0)
+    assert last.wait(3099) == pytest.approx(30.0)
+    buckets.spend("x", shape, -1, now=0.0)
+    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.0)
+    buckets.spend("x", shape, 1, now=0.0)
+    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)
+
+
+@pytest.mark.parametrize("way", ["follow", "restore", "take"])
+def test_buckets_have_a_bound_whoever_tells_of_them(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maniple_dispatcher.domain.buckets.MAX_BUCKETS", 20)
+    known = Buckets()
+    known.follow("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
+    for number in range(100):
+        key, level = str(number), (99.0, TERMS.rate, TERMS.capacity)
+        if way == "follow":
+            known.follow(key, level, 0.0)
+        elif way == "restore":
+            known.restore(key, level, 0.0, 0.0)
+        else:
+            known.take(key, TERMS, 1, 0.0)
+    assert len(known) <= 20
+    assert known.level("empty", TERMS, 0.0) == -50.0
+
+
+QUIET = Limit("rate_limit/quiet", Terms(rate=0.1, capacity=12.0))
+UNTIL_ANOTHER_OWNS_IT = 1.5
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_quiet_limit_whose_owner_dies_goes_on_with_what_was_left(asked_before: bool) -> None:
+    simulation = Simulation(3)
+    owner = simulation.owner(QUIET.key)
+    others = sorted(simulation.alive.keys() - {owner})
+    if asked_before:
+        for name in others:
+            simulation.submit(name, QUIET)
+        simulation.run(10.0)
+        simulation.passed.clear()
+    simulation.kill(owner)
+    for name in others:
+        simulation.submit(name, QUIET, 3)
+    simulation.run(UNTIL_ANOTHER_OWNS_IT)
+    assert (simulation.passed.total(), simulation.refused) == (6, [])
+
+
+def test_no_more_than_was_left_passes_while_an_owner_is_dead() -> None:
+    simulation = Simulation(3)
+    simulation.kill(simulation.owner(QUIET.key))
+    simulation.load(sorted(simulation.alive), QUIET, rate=20.0, seconds=10.0)
+    assert simulation.passed.total() in (12, 13)
+
+
+def test_what_passed_while_an_owner_stood_still_is_owed_when_it_comes_back() -> None:
+    simulation, other = with_one_other(QUIET.key)
+    owner = simulation.owner(QUIET.key)
+    simulation.freeze(owner, 1.9)
+    simulation.load([owner, other], QUIET, rate=20.0, seconds=100.0)
+    # What was there, and what came in a hundred seconds.
+    assert simulation.passed.total() in (21, 22, 23)
+
+
+def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
+    two = TwoFleets()
+    two.limit = Limit(two.limit.key, most=1000, lane="text.stats")
+    two.ask(10.0)
+    two.asking.report(10.0)
+    two.asking.look(11.0)
+    assert two.passed == [None]
