@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import structlog
 
 from conftest import LocalServers
@@ -36,7 +37,7 @@ class Dispatcher:
         self.roster = Roster()
         nothing: Any = None
         around: Any = SimpleNamespace(spawn=self._spawn, log=structlog.get_logger())
-        traces: Any = SimpleNamespace(lost=lambda envelope: envelope)
+        traces: Any = SimpleNamespace(moved=lambda envelope, lost: envelope)  # noqa: ARG005 - as `Traces`
         lanes: Any = self
         self.moves = Moves(
             around,
@@ -119,8 +120,22 @@ async def is_left(servers: LocalServers, queue: Queue, *, consumers: int) -> boo
     return await depth(servers, queue) == (0, consumers)
 
 
+@pytest.fixture
+def rejected(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
+    """What a consumer refused, so that the broker dead-lettered it."""
+    noted: list[Delivery] = []
+    reject = Consumer.reject
+
+    def note(consumer: Consumer, delivery: Delivery) -> None:
+        noted.append(delivery)
+        reject(consumer, delivery)
+
+    monkeypatch.setattr(Consumer, "reject", note)
+    return noted
+
+
 async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
-    servers: LocalServers,
+    servers: LocalServers, rejected: list[Delivery]
 ) -> None:
     name = f"agent-{new_id()}"
     queue = agent_queue(name)
@@ -158,3 +173,4 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
             await consumer.settle()
             await agent.close()
         assert not [delivery for delivery in taken if delivery.redelivered]
+        assert not rejected
