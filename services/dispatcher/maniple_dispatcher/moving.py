@@ -112,7 +112,9 @@ class Moves:
 
     async def _move(self, agent: str) -> None:
         # Once also for an agent that is back by now: others may not have heard of that.
-        while not await self._move_once(agent) and not self._is_over(agent):
+        while True:
+            if await self._move_once(agent) or self._is_over(agent):
+                return
             await asyncio.sleep(AGAIN * random.uniform(0.5, 1.0))
 
     async def _move_once(self, agent: str) -> bool:
