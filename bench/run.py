@@ -1,4 +1,6 @@
-"""Maniple and its peers on the same broker, doing nothing as fast as they can: `make bench`.
+"""Maniple and its peers on the same broker, doing nothing as fast as they can.
+
+    python -m bench.run, or the first half of make bench
 
 The peers share a vhost, and all run in turns, so that what else the machine does hits all. Rates
 are tasks per second from the first submission to the last checked result; with Dramatiq and Taskiq,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import structlog
 
 from conftest import LocalServers
@@ -36,8 +37,8 @@ class Dispatcher:
         self.roster = Roster()
         nothing: Any = None
         around: Any = SimpleNamespace(spawn=self._spawn, log=structlog.get_logger())
-        traces: Any = SimpleNamespace(lost=lambda envelope: envelope)
         lanes: Any = self
+        traces: Any = self
         self.moves = Moves(
             around,
             link,
@@ -49,6 +50,7 @@ class Dispatcher:
             traces=traces,
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self.has_moved: set[str] = set()
 
     def _spawn(self, work: Coroutine[Any, Any, None], _: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -58,6 +60,10 @@ class Dispatcher:
 
     def ends(self, *_: object) -> bool:
         return False
+
+    def moved(self, envelope: Envelope, *, lost: bool) -> Envelope:  # noqa: ARG002 - as `Traces`
+        self.has_moved.add(envelope.id)
+        return envelope
 
     def send(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:  # noqa: ARG002 - as `Lanes`
         self._spawn(self._send(envelope, source), "")
@@ -70,11 +76,12 @@ class Dispatcher:
         """Send a task to the agent that is chosen, or else to nobody: the lane of all."""
         agent = self.roster.choose(envelope)
         if agent is not None:
-            body = encode([envelope])
-            await self._publisher.publish(
-                Outgoing(AGENTS.name, agent, body, new_id(), ENVELOPES_TYPE)
-            )
+            await self.give(agent, envelope)
         return agent
+
+    async def give(self, agent: str, envelope: Envelope) -> None:
+        body = encode([envelope])
+        await self._publisher.publish(Outgoing(AGENTS.name, agent, body, new_id(), ENVELOPES_TYPE))
 
     async def submit(self) -> None:
         """Publish tasks until cancelled."""
@@ -119,8 +126,22 @@ async def is_left(servers: LocalServers, queue: Queue, *, consumers: int) -> boo
     return await depth(servers, queue) == (0, consumers)
 
 
+@pytest.fixture
+def rejected(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
+    """What a consumer refused, so that the broker dead-lettered it."""
+    noted: list[Delivery] = []
+    reject = Consumer.reject
+
+    def note(consumer: Consumer, delivery: Delivery) -> None:
+        noted.append(delivery)
+        reject(consumer, delivery)
+
+    monkeypatch.setattr(Consumer, "reject", note)
+    return noted
+
+
 async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
-    servers: LocalServers,
+    servers: LocalServers, rejected: list[Delivery]
 ) -> None:
     name = f"agent-{new_id()}"
     queue = agent_queue(name)
@@ -142,6 +163,9 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
             for one in both:
                 one.roster.gone(name, incarnation(life - 1))
                 one.moves.begin(name)
+            late = task()
+            await both[0].give(name, late)  # as one that has not heard yet
+            await wait_until(lambda late=late: any(late.id in one.has_moved for one in both), 20)  # type: ignore[misc]
             await wait_until(lambda: is_left(servers, queue, consumers=2), 20)
             agent = Link(servers.rabbitmq.url("agent"), name=f"{name}.{life}")
             consumer = Consumer(agent, queue.name, take, prefetch=20)
@@ -158,3 +182,4 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
             await consumer.settle()
             await agent.close()
         assert not [delivery for delivery in taken if delivery.redelivered]
+        assert not rejected

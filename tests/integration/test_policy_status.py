@@ -1,8 +1,6 @@
 """How a change reaches every process, and how the policy service knows that it has."""
 
 import contextlib
-import sys
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +17,6 @@ from policy_services import Follower, Operator, asking, document, policy_service
 from waiting import wait_until
 
 PROCESSES = 50
-GENEROUS = 5.0  # seconds; the aim is 1, and the bench prints what it takes
 
 
 class DispatcherLike(ServiceSettings):
@@ -51,23 +48,16 @@ async def counts(operator: Operator, key: str = "timeout/t") -> dict[str, int]:
     return {name: policies[key][name] for name in ("version", "have", "lag", "stale", "unknown")}
 
 
-async def test_a_change_is_in_force_in_50_processes_within_seconds_and_each_says_so(
+async def test_a_change_comes_into_force_in_50_processes_and_each_says_so(
     servers: LocalServers, operator: Operator, tmp_path: Path
 ) -> None:
     async with views(servers.rabbitmq.url("agent"), PROCESSES, tmp_path / "views") as processes:
-
-        async def takes(seconds: float) -> float:
-            begun = time.monotonic()
+        for seconds in (1.0, 2.0, 3.0):
             await operator.apply("t", seconds)
             await wait_until(
-                lambda: all(v.resolve("t.x", "t", {}).timeout == seconds for v in processes),
+                lambda s=seconds: all(v.resolve("t.x", "t", {}).timeout == s for v in processes),  # type: ignore[misc]
                 20,
-            )
-            return time.monotonic() - begun
-
-        taken = [await takes(float(n)) for n in range(1, 4)]
-        assert min(taken) < GENEROUS  # what else the machine does is not what is tested
-        sys.stdout.write(f"apply until in force in {PROCESSES} processes: {taken} s\n")
+            )  # how long it takes is for bench/policies.py to say
 
         async def all_have() -> bool:
             found = [await counts(operator) for _ in range(4)]  # whichever replica answers

@@ -17,7 +17,7 @@ from maniple.cli.main import build
 from maniple.cli.output import ExitCode
 from maniple.service import log_levels
 from maniple.service.catalog import Entry, Instance
-from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.log_levels import LogLevels
 from maniple.service.settings import ServiceSettings
 from maniple.service.telemetry import configure_logging, get_logger
@@ -29,7 +29,11 @@ WRONG = (ConsulUnavailable("Consul: away"), KeyError("X-Consul-Index"))
 
 
 class Store(Consul):
-    """A key-value store whose blocking queries end at a change, or with the next of `errors`."""
+    """A key-value store whose blocking queries end at a change, or with the next of `errors`.
+
+    As with Consul, any write is a change to who asks for keys that are not there. With `refuses`
+    nothing may be written over it.
+    """
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1")
@@ -37,11 +41,17 @@ class Store(Consul):
         self.index = 1
         self.looks = 0
         self.errors: list[Exception] = []
+        self.refuses = False
+        self.refused = 0
         self._changed = asyncio.Event()
 
     def change(self, target: str, level: str) -> None:
-        self.keys[FOLDER + target] = level.encode()
-        self.index += 1
+        self.write(FOLDER + target, level.encode())
+
+    def write(self, key: str, value: bytes) -> None:
+        if key.startswith(FOLDER) or not self.keys:
+            self.index += 1
+        self.keys |= {key: value} if key.startswith(FOLDER) else {}
         self._changed.set()
 
     def fail(self, error: Exception) -> None:
@@ -61,6 +71,15 @@ class Store(Consul):
         if self.errors:
             raise self.errors.pop()
         return await self.kv_list(prefix)
+
+    async def kv_put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
+        if self.refuses:
+            self.refused += 1
+            raise ConsulRefused("Consul: permission denied")
+        if cas == 0 and key in self.keys:
+            return False
+        self.write(key, value)
+        return True
 
 
 @pytest.fixture
@@ -125,17 +144,43 @@ async def test_who_sees_no_change_does_not_ask_again(
     work.cancel()
 
 
+async def test_what_others_write_wakes_nobody_though_no_level_is_set(
+    lines: Callable[[], list[dict[str, Any]]],
+) -> None:
+    store = Store()
+    work = following(store)
+    await wait_until(lambda: store.looks == 2)  # the second sees what the first wrote
+    for _ in range(20):
+        store.write("maniple/dev/breakers/a", b"open")
+        await asyncio.sleep(2 * log_levels.PAUSE)
+    assert store.looks == 2
+    assert not lines()
+    work.cancel()
+
+
+async def test_who_may_not_write_follows_the_level_all_the_same(
+    lines: Callable[[], list[dict[str, Any]]],
+) -> None:
+    store = Store()
+    store.refuses = True
+    work = following(store)
+    await wait_until(lambda: store.refused == 1)
+    for looks in (2, 3):
+        store.write("maniple/dev/breakers/a", b"open")
+        await wait_until(lambda n=looks: store.looks >= n)  # type: ignore[misc]
+    store.change("a1", "error")
+    await wait_until(lambda: logging.getLogger().level == logging.ERROR)
+    assert store.refused == 1
+    assert len(lines()) == 1
+    work.cancel()
+
+
 class Catalog(Store):
     """A store with twelve agents in the catalog."""
 
     async def instances(self, service: str) -> list[Instance]:
         ids = [f"agent-{n}" for n in range(12)] if service == "maniple-agent" else []
         return [Instance(one, service, "node", "127.0.0.1", 1, "passing", {}) for one in ids]
-
-    async def kv_put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
-        del cas
-        self.keys[key] = value
-        return True
 
     async def kv_delete(self, key: str, *, recurse: bool = False) -> bool:
         del recurse

@@ -129,6 +129,7 @@ async def test_an_agent_that_fails_again_while_its_queue_is_bound_is_not_forgott
 
 
 async def test_an_agent_that_came_back_keeps_its_mark(scene: Scene) -> None:
+    scene.queue.consumers = 1
     scene.comes("1")
     scene.goes("1")
     scene.comes("2")
@@ -148,6 +149,19 @@ async def test_an_agent_that_is_back_is_given_nothing_while_a_dispatcher_consume
     assert scene.roster.choose(TASK) is None
     scene.queue.consumers = 1
     await wait_until(lambda: scene.roster.choose(TASK) == AGENT)
+
+
+async def test_who_hears_at_once_that_it_failed_and_is_back_waits_for_other_dispatchers_too(
+    scene: Scene,
+) -> None:
+    scene.comes("1")
+    scene.goes("1")
+    scene.comes("2")  # before the move has begun
+    await asyncio.sleep(0.02)
+    assert scene.roster.choose(TASK) is None
+    scene.queue.consumers = 1
+    await wait_until(lambda: scene.roster.choose(TASK) == AGENT)
+    assert scene.queue.consumed == 0
 
 
 async def test_the_queue_of_an_agent_that_was_replaced_is_not_consumed(scene: Scene) -> None:

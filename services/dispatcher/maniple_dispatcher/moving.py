@@ -18,8 +18,13 @@ Every dispatcher does so, as competing consumers. Why nothing that was confirmed
 Why nothing counts as lost that only a dispatcher had: what is under way to a consumer that is
 cancelled comes back as redelivered (rabbitmq-server 3746), and its agent, which is back, would take
 it for lost with the life before. So nothing is sent to a queue that is being emptied, not even once
-its agent is back, until neither we nor another dispatcher consume it. Known weakness: what a
-dispatcher that dies, or its connection, had taken does count.
+its agent is back, until neither we nor another dispatcher consume it: also by a dispatcher that
+hears of the failure and of the return at once. Known weaknesses:
+
+- What a dispatcher that dies, or its connection, had taken does count.
+- A dispatcher that starts while others empty the queue of an agent that is back has not heard of
+  the failure, and sends to it at once.
+- The others are waited for 5 s at most, then their queue is sent to.
 """
 
 import asyncio
@@ -106,17 +111,25 @@ class Moves:
         return self._stopping or self._roster.reads(agent)
 
     async def _move(self, agent: str) -> None:
-        while not self._is_over(agent):
-            try:
-                async with leftover(self._link, agent_queue(agent), self._take) as queue:
-                    removed = await self._empty(agent, queue)
-                    await self._await_others(agent, queue)
-                if removed and not self._is_over(agent):
-                    await self._marks.remove(agent)
-                    return
-            except BrokerUnavailable as error:
-                self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
+        # Once also for an agent that is back by now: others may not have heard of that.
+        while True:
+            if await self._move_once(agent) or self._is_over(agent):
+                return
             await asyncio.sleep(AGAIN * random.uniform(0.5, 1.0))
+
+    async def _move_once(self, agent: str) -> bool:
+        """Empty the queue, and wait for others who do; tell whether it is gone for good."""
+        try:
+            async with leftover(self._link, agent_queue(agent), self._take) as queue:
+                removed = await self._empty(agent, queue)
+                await self._await_others(agent, queue)
+            if not removed or self._is_over(agent):
+                return False
+            await self._marks.remove(agent)
+        except BrokerUnavailable as error:
+            self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
+            return False
+        return True
 
     async def _empty(self, agent: str, queue: Leftover) -> bool:
         """Take what comes until the queue is removed: True; False, if our part was over first.

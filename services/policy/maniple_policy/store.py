@@ -214,8 +214,14 @@ class Store:
         self._show()
 
     async def _publish(self, news: Sequence[Stored]) -> None:
-        """Tell of what is new, and then keep it on disk: nobody waits for the disk."""
-        await self._tell(news)
+        """Tell of what is new and keep it on disk; neither waits for the other or ends with it."""
+        keeping = asyncio.create_task(self._keep_new())
+        try:
+            await self._tell(news)
+        finally:
+            await keeping
+
+    async def _keep_new(self) -> None:
         async with self._disk:
             records = self._records
             if records is not self._kept:

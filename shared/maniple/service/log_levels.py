@@ -2,6 +2,9 @@
 
 They are kept in Consul at `<prefix>/log-levels/<target>`, where a target is an instance, a service
 or `all`; the first of these that there is counts, and without one the process's own setting.
+
+A blocking query on keys that are not there ends with every write to Consul's store. So one key,
+which is no target, is always there.
 """
 
 import asyncio
@@ -12,12 +15,13 @@ from typing import get_args
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.consul import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.settings import LevelName, ServiceSettings
 from maniple.service.telemetry import set_level
 
 FOLDER = "log-levels"
 ALL = "all"
+KEEP = ".keep"  # as no instance is called
 WAIT = 60.0  # seconds of a blocking query
 PAUSE = 3.0  # at most, between two looks
 BACKOFF_CAP = 30.0
@@ -40,8 +44,8 @@ def level_for(settings: ServiceSettings, levels: Mapping[str, str]) -> str:
 class LogLevels:
     """Follows the level of this process; without Consul it stays as it is.
 
-    A blocking query waits for changes. Known weakness: as long as no level is set for anybody, each
-    write to Consul's store ends it, so that between two of them there is a pause.
+    A blocking query waits for changes. Known weakness: where Consul lets no process write the key
+    that is always there, and no level is set for anybody, each write to its store ends the query.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class LogLevels:
         self._level: str = settings.log_level
         self._prefix = key_of(settings.consul_prefix, "")
         self._index = 0
+        self._may_write = True
 
     async def run(self) -> None:
         """Follow the level until cancelled."""
@@ -85,18 +90,27 @@ class LogLevels:
             e.key.removeprefix(self._prefix): e.value.decode("ascii", "replace") for e in entries
         }
         self._take(level_for(self._settings, levels))
+        if not entries and self._may_write:
+            await self._write_keep()
+
+    async def _write_keep(self) -> None:
+        why = b"gives this folder an index of its own"
+        try:
+            await self._consul.kv_put(self._prefix + KEEP, why, cas=CREATE_ONLY)
+        except ConsulRefused as error:
+            self._may_write = False
+            self._log.debug("may not write to Consul", key=KEEP, reason=str(error))
 
     def _take(self, level: str) -> None:
         before = self._level
         if level == before:
             return
         self._level = level
-        lower = min(_number(before), _number(level))
-        if lower == _number(level):
-            set_level(level)
+        lower = min(before, level, key=_number)
         # Told while the lower one holds, so that it is seen whichever way it goes.
+        set_level(lower)
         louder = {logging.ERROR: self._log.error, logging.CRITICAL: self._log.critical}
-        say = louder.get(lower, self._log.warning)
+        say = louder.get(_number(lower), self._log.warning)
         say("log level changed", before=before, after=level)
         set_level(level)
 
