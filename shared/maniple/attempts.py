@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome
-from maniple.messages import Envelope, Failure, Result, RetryPlan, Status
+from maniple.messages import Envelope, Failure, Result, RetryPlan, Status, Waiting
 from maniple.tasks import DEFAULT_ATTEMPTS, DEFAULT_TIMEOUT, TaskContext, TaskDefinition
 from maniple.topology import delay_tier
 
@@ -97,6 +97,7 @@ def _again(envelope: Envelope, seconds: float, failure: Failure, ran: Ran) -> Ag
             envelope,
             attempt=envelope.attempt + 1,
             not_before=not_before,
+            waited_for=Waiting.NEXT_ATTEMPT.value,
             dispatched_at=ran.finished_at,
         ),
         failure.code,

@@ -64,6 +64,19 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Waiting(StrEnum):
+    """Why a task waits in `maniple.delay`."""
+
+    NO_AGENT = "no_agent"
+    OVERLOADED = "overloaded"
+    UNCONFIRMED = "unconfirmed"
+    NOT_DUE = "not_due"
+    LIMITED = "rate_limited"
+    FULL_BULKHEAD = "bulkhead"
+    NEXT_ATTEMPT = "next_attempt"
+    CIRCUIT_OPEN = "circuit_open"
+
+
 class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What anyone publishes to `maniple.tasks`: one object, or an array of up to 1,000.
 
@@ -110,7 +123,8 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `attempt` counts from 1, `lost` how often an agent that held it vanished, `suspected` how often
     in the suspect queue. `waits` counts rounds in `maniple.delay` for want of an agent or of room;
-    what comes back from there before `not_before` goes round again. `bulkhead` is the limit whose
+    what comes back from there before `not_before` goes round again, and `waited_for` tells why it
+    was there last (a `Waiting`; a text, so that new ones do no harm). `bulkhead` is the limit whose
     room it takes, `mirror_of` the id of the task that it is a copy of; while it is `owing` it has
     not passed its rate limit. `span` is the id of the span of its dispatch, if its trace is
     sampled. With a `payload_digest` its result may stand in for that of another task. Unknown
@@ -138,6 +152,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lost: int = 0
     suspected: int = 0
     waits: int = 0
+    waited_for: str | None = None
     not_before: datetime | None = None
     accepted: bool = False
     bulkhead: str | None = None

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from maniple.attempts import Again, Ran, conclude, last, seconds_for
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
-from maniple.messages import Envelope, Failure, Result, RetryPlan, Status
+from maniple.messages import Envelope, Failure, Result, RetryPlan, Status, Waiting
 from maniple.tasks import TaskDefinition, define
 from maniple.topology import DELAY_TIERS, SUSPECT_AFTER
 from maniple_agent.domain.losses import LOST_AFTER, Move, after_loss
@@ -92,7 +92,12 @@ def test_the_backoff_is_a_tier_below_its_cap_however_late_the_attempt(
     assert isinstance(again, Again)
     assert again.tier in DELAY_TIERS
     assert again.tier <= max(30.0 * jitter, DELAY_TIERS[0])
-    assert again.envelope == replace(envelope, attempt=attempt + 1, dispatched_at=RAN.finished_at)
+    assert again.envelope == replace(
+        envelope,
+        attempt=attempt + 1,
+        dispatched_at=RAN.finished_at,
+        waited_for=Waiting.NEXT_ATTEMPT.value,
+    )
 
 
 def test_a_handlers_retry_after_is_a_lower_bound() -> None:

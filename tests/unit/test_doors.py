@@ -1,7 +1,7 @@
 """A lane that has just refused is not asked by every task."""
 
+from maniple.messages import Waiting
 from maniple_dispatcher.domain.doors import MAX_DOORS, MAX_STUCK_FOR, SHUT_FOR, STUCK_FOR, Doors
-from maniple_dispatcher.domain.routing import Waiting
 
 NOW = 1000.0
 LANE = ("maniple.lanes", "text.stats")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from maniple.errors import ErrorCode
-from maniple.messages import Envelope, Status
+from maniple.messages import Envelope, Status, Waiting
 from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.domain.routing import (
     WAITS,
@@ -19,6 +19,7 @@ from maniple_dispatcher.domain.routing import (
 )
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+WHY = Waiting.NO_AGENT
 ENVELOPE = Envelope(
     id="1",
     capability="text.stats",
@@ -34,10 +35,12 @@ ENVELOPE = Envelope(
 def test_waits_grow_between_two_times_and_then_stay() -> None:
     envelope, tiers = ENVELOPE, []
     for _ in range(len(WAITS) + 2):
-        tiers.append(tuple(wait(envelope, NOW, longer=longer).tier for longer in (False, True)))
-        envelope = wait(envelope, NOW, longer=True).envelope
+        tiers.append(
+            tuple(wait(envelope, NOW, WHY, longer=longer).tier for longer in (False, True))
+        )
+        envelope = wait(envelope, NOW, WHY, longer=True).envelope
     assert tiers == [*WAITS, WAITS[-1], WAITS[-1]]
-    assert envelope == replace(ENVELOPE, waits=len(WAITS) + 2)
+    assert envelope == replace(ENVELOPE, waits=len(WAITS) + 2, waited_for=WHY.value)
     assert {tier for pair in WAITS for tier in pair} <= set(DELAY_TIERS)
 
 
@@ -46,10 +49,10 @@ def test_a_wait_is_a_tier_and_ends_about_when_the_task_expires(
     waits: int, remaining: float, longer: bool
 ) -> None:
     envelope = replace(ENVELOPE, waits=waits, deadline=NOW + timedelta(seconds=remaining))
-    tier = wait(envelope, NOW, longer=longer).tier
+    tier = wait(envelope, NOW, WHY, longer=longer).tier
     assert tier in DELAY_TIERS
     assert tier <= max(0.0, remaining) + DELAY_TIERS[0] + 1e-6
-    assert wait(envelope, NOW, longer=longer).tier == tier
+    assert wait(envelope, NOW, WHY, longer=longer).tier == tier
 
 
 def test_every_tier_but_the_shortest_has_a_shorter_one() -> None:
@@ -59,7 +62,7 @@ def test_every_tier_but_the_shortest_has_a_shorter_one() -> None:
 def test_only_a_new_submission_may_be_ended_for_want_of_room() -> None:
     assert not is_committed(replace(ENVELOPE, accepted=False))
     assert is_committed(replace(ENVELOPE, accepted=True))
-    assert is_committed(wait(ENVELOPE, NOW, longer=False).envelope)
+    assert is_committed(wait(ENVELOPE, NOW, WHY, longer=False).envelope)
 
 
 def test_what_expires_says_what_it_waited_for() -> None:

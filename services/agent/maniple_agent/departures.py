@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from maniple.attempts import Again
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
-from maniple.messages import ENVELOPES_TYPE, RUNNING_TYPE, Envelope, Result, TaskRunning
+from maniple.messages import ENVELOPES_TYPE, RUNNING_TYPE, Envelope, Result, TaskRunning, Waiting
 from maniple.service.done import Done
 from maniple.service.names import HANDED_BACK, RESULTS, TASKS_RETRIED
 from maniple.service.outlets import Outlet, ResultOutlet
@@ -83,7 +83,9 @@ class Departures:
 
         def sent(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):
-                self._refused.add(tier_name(REFUSED_PAUSE), encode(envelope), done)
+                why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
+                waits = replace(envelope, waited_for=why.value)
+                self._refused.add(tier_name(REFUSED_PAUSE), encode(waits), done)
             else:
                 done(error)
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ErrorCode
-from maniple.messages import ACCEPTED_TYPE, Envelope, Failure
+from maniple.messages import ACCEPTED_TYPE, Envelope, Failure, Waiting
 from maniple.service.names import POLICY_DECISIONS
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import FallbackPolicy, FallbackSpec, Policy, Resolved
@@ -30,7 +30,7 @@ from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.good_results import GoodResults
 from maniple_dispatcher.domain.owned import probes_of
 from maniple_dispatcher.domain.permits import Limit
-from maniple_dispatcher.domain.routing import Waiting, acceptance, refused, substituted
+from maniple_dispatcher.domain.routing import acceptance, refused, substituted
 from maniple_dispatcher.domain.ways import bulkhead_of, mirrored, rate_limit_of, routed
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.submissions import Policies
@@ -130,7 +130,7 @@ class Gate:
             self._take_room(going)
         elif passes:
             self._count(policy, "shaped")
-            self._wait_for(going, seconds)
+            self._wait_for(going, seconds, Waiting.LIMITED)
         elif policy.spec.over == "degrade":
             self._count(policy, "degraded")
             lane = lane_name(going.envelope.capability, policy.spec.variant)
@@ -236,13 +236,13 @@ class Gate:
         """Let a task wait that is not to end for being refused."""
         self._count(refusal.policy, "held")
         if going.envelope.owing:
-            self._wait_for(going, refusal.seconds)
+            self._wait_for(going, refusal.seconds, _WAITING[refusal.code])
         else:
             self._lanes.hold(going.envelope, going.source, _WAITING[refusal.code])
 
-    def _wait_for(self, going: _Going, seconds: float) -> None:
+    def _wait_for(self, going: _Going, seconds: float, why: Waiting) -> None:
         due = self._clock() + timedelta(seconds=max(seconds, DELAY_TIERS[0]))
-        self._lanes.wait_on(replace(going.envelope, not_before=due), going.source)
+        self._lanes.wait_on(replace(going.envelope, not_before=due), going.source, why)
 
     def _give_back(self, going: _Going) -> None:
         if going.room is not None:
@@ -260,7 +260,7 @@ class Gate:
         if fallback.spec.capability is not None:
             self._substitute(going, fallback.spec.capability)
         elif fallback.spec.accept:
-            self._accept(going, refusal.seconds)
+            self._accept(going, refusal)
         else:
             result = substituted(envelope, self._clock(), output)
             self._lanes.end(result, envelope, going.source)
@@ -286,13 +286,14 @@ class Gate:
         )
         self._begin(_Going(envelope, resolved, going.source, fell=True))
 
-    def _accept(self, going: _Going, seconds: float) -> None:
+    def _accept(self, going: _Going, refusal: _Refusal) -> None:
         """Answer that the task is accepted, and let it ask again when there may be room."""
         envelope = replace(going.envelope, owing=True)
         if envelope.reply_to is not None:
             said = encode(acceptance(envelope))
             self._results.announce(said, ACCEPTED_TYPE, envelope.reply_to, envelope.correlation_id)
-        self._wait_for(replace(going, envelope=envelope), seconds)
+        going = replace(going, envelope=envelope)
+        self._wait_for(going, refusal.seconds, _WAITING[refusal.code])
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()

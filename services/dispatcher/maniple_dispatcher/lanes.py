@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
-from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result
+from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, Waiting
 from maniple.service.done import Done
 from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
 from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
@@ -30,7 +30,6 @@ from maniple_dispatcher.domain.cancellations import Cancellations
 from maniple_dispatcher.domain.doors import Doors, Key
 from maniple_dispatcher.domain.routing import (
     Wait,
-    Waiting,
     acceptance,
     cancelled,
     expired,
@@ -175,10 +174,10 @@ class Lanes:
         result, done = self._traces.ended(result, envelope, source.settle)
         self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
 
-    def wait_on(self, envelope: Envelope, source: Settlement) -> None:
-        """Let a task that is not due yet wait for another round."""
+    def wait_on(self, envelope: Envelope, source: Settlement, why: Waiting | None = None) -> None:
+        """Let a task that is not due yet wait for another round, or `why` it is to begin to."""
         self._metrics.counter(TASKS_DELAYED, Waiting.NOT_DUE.value).inc()
-        rest = rest_of(envelope, self._clock())
+        rest = rest_of(envelope, self._clock(), why)
         self._delay(rest, envelope, source, Waiting.NOT_DUE)
 
     def hold(self, envelope: Envelope, source: Settlement, why: Waiting) -> None:
@@ -288,7 +287,7 @@ class Lanes:
             return
         self._metrics.counter(TASKS_DELAYED, why.value).inc()
         longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
-        self._delay(wait(envelope, now, longer=longer), envelope, going.source, why)
+        self._delay(wait(envelope, now, why, longer=longer), envelope, going.source, why)
 
     def _delay(self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting) -> None:
         since = monotonic()

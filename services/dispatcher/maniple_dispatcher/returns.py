@@ -11,7 +11,7 @@ from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.topology import RETRY_QUEUE
 from maniple.transport import Delivery
-from maniple_dispatcher.domain.routing import is_due
+from maniple_dispatcher.domain.routing import is_due, waited_for
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.traces import Traces
@@ -53,9 +53,8 @@ class Returns:
             delivery.ack()
         source = Settlement(delivery, len(envelopes))
         for envelope in envelopes:
-            waiting = "no agent or a full lane" if envelope.waits else "another attempt"
             back = replace(self._traces.returned(envelope, now), dispatched_at=now)
-            if self._lanes.ends(back, source, now, waiting=waiting):
+            if self._lanes.ends(back, source, now, waiting=waited_for(envelope)):
                 continue
             if is_due(back, now):
                 due = replace(back, not_before=None) if back.not_before else back

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from maniple.errors import ManipleError
-from maniple.messages import Envelope, Result
+from maniple.messages import Envelope, Result, Waiting
 from maniple.service import spans
 from maniple.service.done import Done
 from maniple.service.spans import Step
@@ -23,7 +23,6 @@ from maniple.traceparent import (
     span_id_of,
     with_sampling,
 )
-from maniple_dispatcher.domain.routing import Waiting
 
 
 class Traces(TaskTraces):
@@ -110,7 +109,7 @@ class Traces(TaskTraces):
             marked = self.marked(envelope, "ended")
             envelope, late = marked or envelope, marked is not None
         if self.has(envelope):
-            waited = late and is_back(envelope)
+            waited = late and (is_back(envelope) or envelope.accepted)
             self.write_dispatch(
                 envelope,
                 envelope.submitted_at if waited else self._start(envelope),

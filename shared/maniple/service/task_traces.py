@@ -45,8 +45,9 @@ def dispatching(envelope: Envelope) -> Envelope:
 
 
 def is_back(envelope: Envelope) -> bool:
-    """Tell whether a task that is dispatched has been before."""
-    return envelope.attempt > 1 or envelope.accepted or envelope.waits > 0
+    """Tell whether a task that is dispatched has come back from a wait."""
+    # Those of before there was a reason have none.
+    return envelope.waited_for is not None or envelope.attempt > 1 or envelope.waits > 0
 
 
 def parent_of(envelope: Envelope) -> str:

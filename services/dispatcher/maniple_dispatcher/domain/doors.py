@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from maniple_dispatcher.domain.routing import Waiting
+from maniple.messages import Waiting
 
 SHUT_FOR = 0.25  # seconds
 STUCK_FOR = 5.0

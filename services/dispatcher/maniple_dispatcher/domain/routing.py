@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 import msgspec
 
 from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
-from maniple.messages import Envelope, Failure, Result, Status, TaskAccepted
+from maniple.messages import Envelope, Failure, Result, Status, TaskAccepted, Waiting
 from maniple.topology import DELAY_TIERS, delay_tier
 
 # A task that finds no way to an agent looks again after one of two times (seconds), so that what
@@ -23,18 +22,6 @@ WAITS = (
 )
 
 
-class Waiting(StrEnum):
-    """Why a task waits in `maniple.delay`."""
-
-    NO_AGENT = "no_agent"
-    OVERLOADED = "overloaded"
-    UNCONFIRMED = "unconfirmed"
-    NOT_DUE = "not_due"
-    LIMITED = "rate_limited"
-    FULL_BULKHEAD = "bulkhead"
-    CIRCUIT_OPEN = "circuit_open"
-
-
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Wait in this tier (seconds) as this envelope."""
@@ -43,8 +30,8 @@ class Wait:
     envelope: Envelope
 
 
-def wait(envelope: Envelope, now: datetime, *, longer: bool) -> Wait:
-    """Return how a task waits whose lane refused it or does not exist.
+def wait(envelope: Envelope, now: datetime, why: Waiting, *, longer: bool) -> Wait:
+    """Return how a task waits that is not let through: its lane refused it, or a policy.
 
     The wait grows with the rounds and ends at the latest about when the task expires; `longer`
     chooses one of the two times that a round may take.
@@ -52,7 +39,8 @@ def wait(envelope: Envelope, now: datetime, *, longer: bool) -> Wait:
     seconds = WAITS[min(envelope.waits, len(WAITS) - 1)][longer]
     remaining = (envelope.deadline - now).total_seconds()
     tier = delay_tier(min(seconds, max(remaining + DELAY_TIERS[0], DELAY_TIERS[0])))
-    return Wait(tier, msgspec.structs.replace(envelope, waits=envelope.waits + 1))
+    waited = msgspec.structs.replace(envelope, waits=envelope.waits + 1, waited_for=why.value)
+    return Wait(tier, waited)
 
 
 def shorter(tier: float) -> float | None:
@@ -73,10 +61,18 @@ def is_due(envelope: Envelope, now: datetime) -> bool:
     return (envelope.not_before - now).total_seconds() < DELAY_TIERS[0]
 
 
-def rest_of(envelope: Envelope, now: datetime) -> Wait:
-    """Return the next round of a task that is not due yet."""
+def rest_of(envelope: Envelope, now: datetime, why: Waiting | None = None) -> Wait:
+    """Return the next round of a task that is not due yet; without `why`, for what it waited."""
     until = envelope.not_before or now
+    if why is not None:
+        envelope = msgspec.structs.replace(envelope, waited_for=why.value)
     return Wait(delay_tier((until - now).total_seconds()), envelope)
+
+
+def waited_for(envelope: Envelope) -> str:
+    """Return why a task that comes back has waited."""
+    # Without a reason it is from an agent of before there was one: each of those waits was this.
+    return envelope.waited_for or Waiting.NEXT_ATTEMPT.value
 
 
 def expired(envelope: Envelope, now: datetime, *, waiting: str = "") -> Result:

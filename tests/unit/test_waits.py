@@ -1,0 +1,129 @@
+"""A task that has waited knows why: its result says so, and its dispatch where it came from."""
+
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kept_spans import Kept
+from maniple.codec import decode_envelopes
+from maniple.messages import Envelope, Waiting
+from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple.traceparent import begun_trace
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.returns import Returns
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+
+LIMIT = {"limit": 1, "period": 60}
+SHAPE = [("rate_limit", LIMIT | {"over": "shape", "max_wait": 60})]
+ACCEPT = [
+    ("rate_limit", LIMIT),
+    ("fallback", {"on": ["rate_limited"], "accept": True}),
+]
+BULKHEAD = [("bulkhead", {"max_in_flight": 1, "over": "wait"})]
+ACCEPT_ROOM = [
+    ("bulkhead", {"max_in_flight": 1}),
+    ("fallback", {"on": ["overloaded"], "accept": True}),
+]
+
+
+class Fleet:
+    """In place of all dispatchers' limits: all are used up, for 30 s, until it `passes`."""
+
+    def __init__(self) -> None:
+        self.shaped = False
+        self.passes = False
+        self.owned = SimpleNamespace(breaker=lambda _: (State.CLOSED, 0.0))
+
+    def ask(self, _: object, then: Any, now: float) -> None:
+        del now
+        then(self.passes or self.shaped, 0.0 if self.passes else 30.0)
+
+
+class Scene:
+    """A dispatcher's way from its gate to its lanes, and back from a wait."""
+
+    def __init__(self, policies: list[tuple[str, dict[str, Any]]]) -> None:
+        self.kept, self.publisher, self.fleet = Kept(), FakePublisher(), Fleet()
+        self.fleet.shaped = policies is SHAPE
+        self.now = NOW
+        self.policies = PolicySet(
+            parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
+        )
+        traces = Traces(self.kept.tracer(), self.clock, ratio=0.0)
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.lanes = Lanes(
+            self.publisher, self.results, Metrics(), self.clock, roster=Roster(), traces=traces
+        )
+        nothing: Any = None
+        fleet: Any = self.fleet
+        self.gate = Gate(
+            self.lanes,
+            fleet,
+            self.policies,
+            self.results,
+            good=nothing,
+            metrics=Metrics(),
+            clock=self.clock,
+        )
+        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=traces)
+
+    def clock(self) -> datetime:
+        return self.now
+
+    async def waits(self, task: Envelope) -> Envelope:
+        """Admit a task that has to wait; return it as it is in the delay."""
+        resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
+        self.gate.admit(task, resolved, Settlement(Delivery(), 1))  # type: ignore[arg-type]  # a fake
+        await self.lanes.drain()
+        return decode_envelopes(self.publisher.to("maniple.delay")[-1].body)[0]
+
+    async def comes_back(self, task: Envelope, seconds: float) -> None:
+        self.now = NOW + timedelta(seconds=seconds)
+        self.returns.take(Delivery(task))  # type: ignore[arg-type]  # a fake
+        await self.lanes.drain()
+        await self.results.drain()
+
+
+@pytest.mark.parametrize(
+    ("policies", "why"),
+    [
+        (SHAPE, Waiting.LIMITED),
+        (ACCEPT, Waiting.LIMITED),
+        (BULKHEAD, Waiting.FULL_BULKHEAD),
+        (ACCEPT_ROOM, Waiting.FULL_BULKHEAD),
+    ],
+)
+async def test_a_task_that_a_policy_held_says_so_when_it_expires_and_in_its_trace(
+    policies: list[tuple[str, dict[str, Any]]], why: Waiting
+) -> None:
+    task = envelope("t", traceparent=begun_trace(7 << 64, sampled=True), dispatched_at=NOW)
+    scene = Scene(policies)
+    waiting = await scene.waits(task)
+    await scene.comes_back(waiting, 7200)
+    (result,) = scene.publisher.to("maniple.results")
+    assert f"passed while it waited ({why.value})" in result.body.decode()
+
+    scene.fleet.passes = True
+    await scene.comes_back(waiting, 60)
+    spans = [one for one in scene.kept.spans if one.name.startswith("dispatch")]
+    queues = [one.attributes["messaging.destination.name"] for one in spans]
+    assert queues == ["maniple.submit", "maniple.retry", "maniple.retry"]
+
+
+async def test_a_task_says_so_when_it_expires_before_another_attempt_or_without_an_agent() -> None:
+    scene = Scene([])
+    scene.publisher.full = {"a.lane"}  # not "a.task": results have that key
+    waiting = await scene.waits(envelope("t", lane="a.lane"))
+    await scene.comes_back(waiting, 7200)
+    await scene.comes_back(envelope("u", attempt=2, accepted=True), 7200)  # an older agent's
+    bodies = "".join(one.body.decode() for one in scene.publisher.to("maniple.results"))
+    assert bodies.count("(overloaded)") == bodies.count("(next_attempt)") == 1
