@@ -44,9 +44,8 @@ check: setup ## lint, format, types, import contracts
 	uv run --no-sync mypy shared services tests bench examples infra
 	uv run --no-sync lint-imports
 
-bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker, then what tracing costs; each ends with JSON
+bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker, and what tracing costs; the last line is JSON
 	@uv run --locked --all-packages --group bench python -m bench.run
-	@uv run --locked --all-packages --group bench python -m bench.tracing
 
 campaign: setup ## inject every fault, print the matrix and write docs/failure-matrix.md; ARGS=--help tells more
 	@PYTHONPATH=tests uv run --no-sync python -m system.campaign $(ARGS)

@@ -4,8 +4,8 @@
 
 The peers share a vhost, and all run in turns, so that what else the machine does hits all. Rates
 are tasks per second from the first submission to the last checked result; with Dramatiq and Taskiq,
-which keep no results in RabbitMQ, to the last task that ran. The last line is JSON. Compare ratios,
-not rates of different machines.
+which keep no results in RabbitMQ, to the last task that ran. Then comes what tracing costs
+(`bench.tracing`). The last line is JSON. Compare ratios, not rates of different machines.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
 
-from bench import celery_side, dramatiq_side, handlers, maniple_side, taskiq_side
+from bench import celery_side, dramatiq_side, handlers, maniple_side, taskiq_side, tracing
 from bench.peers import Submit, Workers, add_vhost
 
 from maniple.client import connect
@@ -48,6 +48,7 @@ class Plan:
     agents: int
     dispatchers: int
     workers: Workers
+    tracing_rounds: int
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _plan(arguments: list[str]) -> Plan:
     parser.add_argument("--peer-processes", type=int, default=1, help="of workers, of each peer")
     parser.add_argument("--peer-threads", type=int, default=8, help="of each process")
     parser.add_argument("--peer-prefetch", type=int, default=16, help="for each thread")
+    parser.add_argument("--tracing-rounds", type=int, default=5, help="0 leaves tracing out")
     given = parser.parse_args(arguments)
     return Plan(
         map_tasks=given.map_tasks,
@@ -134,6 +136,7 @@ def _plan(arguments: list[str]) -> Plan:
         agents=given.agents,
         dispatchers=given.dispatchers,
         workers=Workers(given.peer_processes, given.peer_threads, given.peer_prefetch),
+        tracing_rounds=given.tracing_rounds,
     )
 
 
@@ -152,8 +155,11 @@ def main() -> None:
         f"{plan.runs} runs each, in turns, on one RabbitMQ",
         flush=True,
     )
-    rates = asyncio.run(compare(plan))
-    print(json.dumps(report(rates)))
+    found = report(asyncio.run(compare(plan)))
+    if plan.tracing_rounds:
+        runs = asyncio.run(tracing.measure(plan.map_tasks, plan.tracing_rounds))
+        found["tracing"] = tracing.report(runs)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

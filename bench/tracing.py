@@ -1,6 +1,6 @@
 """What tracing costs: the same tasks without it, with it and none sampled, and with 1 % sampled.
 
-    python -m bench.tracing, or the second half of make bench
+    python -m bench.tracing, or the second half of make bench with fewer rounds
 
 Three clusters on one broker would share it unevenly, so each has its own, one is loaded at a time,
 and they take turns: a round's ratio is of runs that follow each other. The spans go to an endpoint
