@@ -73,7 +73,7 @@ def job(
     name: str,
     capability: str,
     payload: Any = None,
-    timeout: float = 30.0,
+    timeout: float = 120.0,
     *,
     expires_in: float = 300.0,
 ) -> Job:

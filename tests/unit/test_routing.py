@@ -69,7 +69,7 @@ def test_what_expires_says_what_it_waited_for() -> None:
     result = expired(ENVELOPE, NOW, waiting="no_agent")
     assert result.error is not None
     assert (result.status, result.error.code) == (Status.EXPIRED, ErrorCode.DEADLINE_EXCEEDED)
-    assert "no_agent" in result.error.message
+    assert "(no agent)" in result.error.message
     assert (result.id, result.tenant, result.lane) == ("1", "acme", "text.stats@eu")
     assert (result.attempt, result.lost, result.finished_at) == (2, 1, NOW)
 

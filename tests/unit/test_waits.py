@@ -110,7 +110,7 @@ async def test_a_task_that_a_policy_held_says_so_when_it_expires_and_in_its_trac
     waiting = await scene.waits(task)
     await scene.comes_back(waiting, 7200)
     (result,) = scene.publisher.to("maniple.results")
-    assert f"passed while it waited ({why.value})" in result.body.decode()
+    assert f"passed while it waited ({why.value.replace('_', ' ')})" in result.body.decode()
 
     scene.fleet.passes = True
     await scene.comes_back(waiting, 60)
@@ -126,4 +126,4 @@ async def test_a_task_says_so_when_it_expires_before_another_attempt_or_without_
     await scene.comes_back(waiting, 7200)
     await scene.comes_back(envelope("u", attempt=2, accepted=True), 7200)  # an older agent's
     bodies = "".join(one.body.decode() for one in scene.publisher.to("maniple.results"))
-    assert bodies.count("(overloaded)") == bodies.count("(next_attempt)") == 1
+    assert bodies.count("(overloaded)") == bodies.count("(next attempt)") == 1

@@ -76,8 +76,8 @@ def waited_for(envelope: Envelope) -> str:
 
 
 def expired(envelope: Envelope, now: datetime, *, waiting: str = "") -> Result:
-    """Return the terminal result of a task whose deadline has passed."""
-    where = f" while it waited ({waiting})" if waiting else ""
+    """Return the terminal result of a task whose deadline has passed; it waited for `waiting`."""
+    where = f" while it waited ({waiting.replace('_', ' ')})" if waiting else ""
     return _ended(
         envelope,
         now,
