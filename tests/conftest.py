@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ THROWAWAY_SECONDS = 0.5
 # How long one example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("maniple", deadline=None)
 settings.load_profile("maniple")
+
+# A shell's background job ignores Ctrl-C, and so would the programs whose interruption is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
