@@ -16,6 +16,7 @@ import pytest_asyncio
 from pika.adapters.blocking_connection import BlockingConnection
 
 from broker_control import control, suspended
+from flat_out import carried
 from local_servers import servers_needed
 from maniple import connect, topology
 from maniple.client import Client
@@ -68,16 +69,6 @@ def flood(url: str, capability: str) -> None:
     connection.close()
 
 
-async def carried(client: Client) -> float:
-    """Return how many tasks a second run flat out, once the lane's run times are known."""
-    tasks = range(int(RATE * SECONDS))
-    for _ in range(3):
-        started = time.perf_counter()
-        async for _ in client.map("test.double", tasks, ordered=False):
-            pass
-    return len(tasks) / (time.perf_counter() - started)
-
-
 async def pace(client: Client, rate: float) -> tuple[float, float]:
     """Submit at a fixed rate; return the median latency and the time of the last result, in s."""
     started = time.perf_counter()
@@ -101,7 +92,7 @@ async def test_a_full_lane_does_not_delay_others(one: Cluster) -> None:
     info = one.ready_info()
     declare_full(one.servers.broker_url("agent"), "test.full")
     async with connect(info["client_url"]) as client:
-        rate = min(RATE, SHARE * await carried(client))
+        rate = min(RATE, SHARE * await carried(client, "test.double", int(RATE * SECONDS)))
         alone, alone_last = min([await pace(client, rate) for _ in range(2)])
         await asyncio.to_thread(flood, info["broker_url"], "test.full")
         await wait_until(lambda: delayed(one) >= FLOOD - 2 * ROOM, 60)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
+from flat_out import carried
 from local_servers import servers_needed
 from maniple.errors import ErrorCode
 from maniple.messages import Result, Task
@@ -68,15 +69,6 @@ class Load:
             yield Task(capability=next(capabilities), payload=Raw(b"1"))
 
 
-async def carried(world: World) -> float:
-    """Return how many tasks a second the cluster carries flat out, once it has warmed up."""
-    for _ in range(3):
-        begun = time.monotonic()
-        async for _ in world.client.map("work.plain", range(MEASURED), ordered=False):
-            pass
-    return MEASURED / (time.monotonic() - begun)
-
-
 async def change(world: World, number: int, scale: float) -> tuple[str, int, float]:
     """Change one thing; return which policy, its new version and what it says now."""
     limit, weight = LIMITS[number % len(LIMITS)] * scale, WEIGHTS[number % len(WEIGHTS)]
@@ -124,7 +116,7 @@ def of_one_bucket(came: list[datetime], limit: float) -> int:
 async def test_changing_policies_under_load_loses_nothing_and_each_version_does_what_it_says(
     world: World,
 ) -> None:
-    rate = min(RATE, SHARE * await carried(world))
+    rate = min(RATE, SHARE * await carried(world.client, "work.plain", MEASURED))
     sys.stdout.write(f"{rate:.0f} tasks a second\n")
     load, said = Load(world, rate), {}
     running = asyncio.create_task(load.run())
