@@ -56,7 +56,8 @@ def test_what_is_deleted_ties_with_nothing() -> None:
     before = records(a=X)
     decide(before, change("a", X, deleted=True), change("b", X))
     gone = {"timeout/a": succeed(before["timeout/a"], change("a", X, deleted=True))}
-    decide(gone, change("b", X))
+    (step,) = decide(gone, change("b", X))
+    assert (step.changed, step.before) == (True, None)
 
 
 def test_what_a_rollout_leaves_to_the_others_counts_for_ties() -> None:
