@@ -41,11 +41,11 @@ test: setup ## unit, system (a short fault campaign), contract and integration t
 check: setup ## lint, format, types, import contracts
 	uv run --no-sync ruff check .
 	uv run --no-sync ruff format --check .
-	uv run --no-sync mypy shared services tests bench examples infra
+	uv run --no-sync mypy shared services tests bench examples infra tools
 	uv run --no-sync lint-imports
 
 bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker, and what tracing costs; the last line is JSON
 	@uv run --locked --all-packages --group bench python -m bench.run
 
 campaign: setup ## inject every fault, print the matrix and write docs/failure-matrix.md; ARGS=--help tells more
-	@PYTHONPATH=tests uv run --no-sync python -m system.campaign $(ARGS)
+	@PYTHONPATH=tests/support:tests uv run --no-sync python -m system.campaign $(ARGS)

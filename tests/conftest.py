@@ -5,7 +5,6 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,15 @@ import pytest_asyncio
 from hypothesis import settings
 
 from consul_server import ConsulServer as OwnConsul
-from local_servers import servers_needed
+from local_servers import LocalServers, servers_needed
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.consul import ConsulServer
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
 from outsider import Outsider
+from paths import PYTHONPATH
 from waiting import wait_until
 
-TESTS = Path(__file__).parent
 THROWAWAY_SECONDS = 0.5
 
 # How long one example takes says how busy the machine is, and nothing of what is tested.
@@ -31,14 +30,6 @@ settings.load_profile("maniple")
 # A shell's background job ignores Ctrl-C, and so would the programs whose interruption is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@dataclass(frozen=True)
-class LocalServers:
-    """A RabbitMQ and a Consul of this test session's own."""
-
-    rabbitmq: RabbitMQServer
-    consul: ConsulServer
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -62,7 +53,7 @@ async def servers() -> AsyncIterator[LocalServers]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cluster() -> AsyncIterator[Cluster]:
     """Three agents, two dispatchers, a registry and a policy service on servers of their own."""
-    agents = {"PYTHONPATH": str(TESTS), "MANIPLE_PROCESSES": "1"}
+    agents = {"PYTHONPATH": PYTHONPATH, "MANIPLE_PROCESSES": "1"}
     options = ClusterOptions(
         agents=3, dispatchers=2, handlers=("sample_handlers",), env={"agent": agents}
     )

@@ -1,14 +1,14 @@
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from documents import ROOT
 from maniple import topology
 from maniple.schemas import asyncapi_document, message_schemas, rendered, schema_files
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 REGENERATE = "uv run maniple asyncapi --output docs/asyncapi.json --schemas docs/schemas"
 
 

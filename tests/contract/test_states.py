@@ -2,12 +2,12 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from documents import ROOT
 from maniple.attempts import Again, Ran, conclude
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed
@@ -16,7 +16,7 @@ from maniple.states import TERMINAL, TRANSITIONS, TaskState, is_terminal, may_fo
 from maniple.tasks import define
 from maniple_agent.domain.losses import Move, after_loss, after_stop
 
-PAGE = Path(__file__).parents[2] / "docs" / "states" / "task.md"
+PAGE = ROOT / "docs" / "states" / "task.md"
 ARROW = re.compile(r"^ +(\S+) --> (\S+): (.+)$", re.MULTILINE)
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 TASK = Envelope(

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from agent_inside import agent_inside
-from conftest import TESTS
 from fencing_handlers import started, stopped
 from maniple import connect
 from maniple.cli.control import ask
 from maniple.errors import RequestFailed
 from maniple.local.cluster import Cluster
 from maniple.service.consul import Consul
+from paths import PYTHONPATH
 from waiting import wait_until
 
 
@@ -96,6 +96,6 @@ async def start(cluster: Cluster, flags: dict[str, str]) -> asyncio.subprocess.P
     arguments = [f"--{name}={value}" for name, value in {**flags, **urls}.items()]
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "maniple_agent", *arguments),
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stderr=asyncio.subprocess.DEVNULL,
     )

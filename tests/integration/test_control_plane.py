@@ -11,7 +11,7 @@ import pytest
 import requests
 import structlog
 
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple.control import (
     Announce,
     Drain,

@@ -6,7 +6,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,10 +22,10 @@ from maniple.client import Client
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.service.names import TASKS_DELAYED
 from outsider import Outsider
+from paths import PYTHONPATH
 from scraping import sample_name, scrape
 from waiting import wait_until
 
-TESTS = str(Path(__file__).parents[1])
 ROOM = 100
 FLOOD = 20_000
 RATE = 2000.0
@@ -40,7 +39,7 @@ pytestmark = pytest.mark.timeout(240)
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def one() -> AsyncIterator[Cluster]:
     """One dispatcher, which must not be held up, and two agents."""
-    env = {"agent": {"PYTHONPATH": TESTS, "MANIPLE_PROCESSES": "1"}}
+    env = {"agent": {"PYTHONPATH": PYTHONPATH, "MANIPLE_PROCESSES": "1"}}
     options = ClusterOptions(agents=2, handlers=("sample_handlers",), env=env)
     with servers_needed():
         async with Cluster(options) as running:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fake_service
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.errors import StartFailed

@@ -14,8 +14,7 @@ import pika.exceptions
 import pytest
 import requests
 
-from conftest import LocalServers
-from local_servers import servers_needed
+from local_servers import LocalServers, servers_needed
 from maniple.local import programs
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions

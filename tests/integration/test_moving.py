@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from conftest import LocalServers
 from link_bench import depth
+from local_servers import LocalServers
 from maniple.codec import encode
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Envelope

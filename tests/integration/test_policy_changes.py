@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from conftest import LocalServers
 from consul_server import ConsulServer as OwnConsul
+from local_servers import LocalServers
 from maniple.control import Request
 from maniple.errors import RequestFailed
 from maniple.local.rabbitmq import RabbitMQServer

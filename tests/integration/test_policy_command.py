@@ -11,9 +11,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from conftest import LocalServers
 from consul_server import ConsulServer as OwnConsul
 from documents import ROOT
+from local_servers import LocalServers
 from maniple.schemas import message_schemas
 from maniple.service.policies import KINDS
 from policy_services import policy_service

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from conftest import LocalServers
 from consul_server import ConsulServer as OwnConsul
+from local_servers import LocalServers
 from maniple.errors import RequestFailed
 from maniple.service.consul import CREATE_ONLY, Consul
 from maniple.service.runner import running

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from conftest import LocalServers
 from consul_server import ConsulServer as OwnConsul
+from local_servers import LocalServers
 from maniple.events import PolicyApplied
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings

@@ -10,8 +10,8 @@ import pytest
 import requests
 import structlog
 
-from conftest import LocalServers
 from flaky_network import FlakyNetwork
+from local_servers import LocalServers
 from maniple.control import Announce, Heartbeat, Request
 from maniple.errors import BrokerUnavailable
 from maniple.events import AgentFailed

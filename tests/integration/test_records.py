@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.records import Batch, FirstWins, RecordReader, TaskKey

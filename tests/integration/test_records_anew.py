@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker_control import control
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple.codec import encode
 from maniple.local.child import Child
 from maniple.messages import RESULTS_TYPE, Result, Status

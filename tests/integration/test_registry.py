@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LocalServers
 from heartbeating_agents import agent_of, agreed, keys, registry, settled, shown, told
+from local_servers import LocalServers
 from maniple.control import AgentPhase, Announce, Retire
 from maniple.errors import RequestFailed
 from maniple.identifiers import new_id

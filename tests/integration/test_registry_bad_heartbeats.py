@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from conftest import LocalServers
 from heartbeating_agents import agent_of, keys, registry, shown
+from local_servers import LocalServers
 from maniple.control import Heartbeat
 from maniple.identifiers import new_id
 from maniple.service.names import CONTROL_DROPPED

@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from conftest import LocalServers
 from flaky_network import FlakyNetwork
 from heartbeating_agents import Agent, agent_of, beating, keys, registry
+from local_servers import LocalServers
 from maniple.identifiers import new_id
 from maniple.service.runner import Runtime
 from maniple_registry.hearing import COMPONENT

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from conftest import LocalServers
 from heartbeating_agents import (
     Agent,
     RegistryProcess,
@@ -23,6 +22,7 @@ from heartbeating_agents import (
     shown,
     told,
 )
+from local_servers import LocalServers
 from maniple.control import Retire
 from maniple.identifiers import new_id
 from maniple.service.consul import Consul, http_check

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from conftest import LocalServers
 from heartbeating_agents import Agent, agent_of, keys, registry, told
+from local_servers import LocalServers
 from maniple.control import AgentDescription
 from maniple.identifiers import new_id
 from maniple.topology import LANES, lane_queues

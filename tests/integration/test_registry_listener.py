@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple.errors import BrokerUnavailable
 from maniple.identifiers import new_id
 from maniple.topology import EVENTS, HEARTBEATS, Queue

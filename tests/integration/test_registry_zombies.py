@@ -4,7 +4,6 @@ import asyncio
 import time
 from pathlib import Path
 
-from conftest import LocalServers
 from flaky_network import FlakyNetwork
 from heartbeating_agents import (
     Agent,
@@ -17,6 +16,7 @@ from heartbeating_agents import (
     shown,
     told,
 )
+from local_servers import LocalServers
 from maniple.control import Reconnect
 from maniple.identifiers import new_id
 from maniple.service.names import ECHOES, EVICTIONS

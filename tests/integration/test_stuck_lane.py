@@ -11,7 +11,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
 from broker_control import suspended
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple import topology
 from maniple.codec import decode_envelopes
 from maniple.identifiers import new_id

@@ -25,12 +25,12 @@ from maniple.local.http import fetch
 from maniple.service.names import QUEUE_SECONDS, RUN_SECONDS
 from maniple.topology import LANES, RESULTS
 from outsider import Outsider
+from paths import PYTHONPATH
 from policy_world import World
 from scraping import openmetrics, scrape
 from span_collector import Seen, SpanCollector
 from waiting import wait_until
 
-TESTS = Path(__file__).parent.parent
 SPAN = "00f067aa0ba902b7"
 
 
@@ -49,7 +49,7 @@ async def cluster(collector: SpanCollector) -> AsyncIterator[Cluster]:
         "dispatcher": {**endpoint, "MANIPLE_TRACE_RATIO": "0"},
         "agent": {
             **endpoint,
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": PYTHONPATH,
             "MANIPLE_PROCESSES": "1",
             "MANIPLE_VARIANTS": "shadow",
         },

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from conftest import LocalServers
 from link_bench import bench, depth, new_queue, numbers
+from local_servers import LocalServers
 from maniple.topology import Queue
 from maniple.transport import Delivery
 from waiting import wait_until

@@ -2,8 +2,8 @@
 
 import pytest
 
-from conftest import LocalServers
 from link_bench import bench, depth, new_queue
+from local_servers import LocalServers
 from maniple.transport import Delivery, leftover
 from waiting import wait_until
 

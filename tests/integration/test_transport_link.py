@@ -9,9 +9,9 @@ import aiormq
 import msgspec
 import pytest
 
-from conftest import LocalServers
 from flaky_network import FlakyNetwork
 from link_bench import Bench, bench, channel_of, depth, new_queue, numbers
+from local_servers import LocalServers
 from maniple.errors import BrokerUnavailable
 from maniple.local.http import fetch
 from maniple.topology import Queue

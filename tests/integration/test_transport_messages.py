@@ -8,9 +8,9 @@ import pika
 import pika.data
 import pytest
 
-from conftest import LocalServers
 from flaky_network import FlakyNetwork
 from link_bench import bench, new_queue
+from local_servers import LocalServers
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.topology import Queue
 from waiting import wait_until

@@ -9,10 +9,9 @@ import pytest
 import pytest_asyncio
 
 import faults
-from conftest import LocalServers
 from flaky_network import FlakyNetwork
 from link_bench import bench, depth, new_queue, numbers
-from local_servers import servers_needed
+from local_servers import LocalServers, servers_needed
 from maniple.topology import Queue
 from maniple.transport import publisher, pulse
 from system.brokers import NativeBroker

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pika
@@ -20,10 +19,10 @@ from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.messages import Result
 from maniple_registry.management import REASON
 from outsider import Outsider
+from paths import PYTHONPATH
 from system.brokers import ContainerBroker
 from system.docker import why_no_container
 
-TESTS = Path(__file__).parents[1]
 TASKS = 200
 DEFAULT_LIMIT = 20  # of deliveries, from 4.0, where a queue has none of its own
 
@@ -45,7 +44,7 @@ async def on_4() -> AsyncIterator[On4]:
     reason = await asyncio.to_thread(why_no_container)
     if reason:
         pytest.skip(reason)  # not `skip_or_fail`: the engine and the image are no part of `setup`
-    agents = {"PYTHONPATH": str(TESTS), "MANIPLE_PROCESSES": "1"}
+    agents = {"PYTHONPATH": PYTHONPATH, "MANIPLE_PROCESSES": "1"}
     options = ClusterOptions(
         agents=3, dispatchers=2, handlers=("sample_handlers",), env={"agent": agents}
     )

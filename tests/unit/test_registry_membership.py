@@ -1,8 +1,8 @@
 """The registry's state machine: pure, so every case is a value."""
 
 import re
-from pathlib import Path
 
+from documents import ROOT
 from maniple.control import (
     AgentPhase,
     Announce,
@@ -26,7 +26,7 @@ from maniple_registry.domain.records import (
 from maniple_registry.domain.transitions import TRANSITIONS
 from registry_values import BOUNDS, DESCRIPTION, NOW, active, at, beat, keys, known
 
-PAGE = Path(__file__).parents[2] / "docs" / "states" / "agent.md"
+PAGE = ROOT / "docs" / "states" / "agent.md"
 
 
 def test_an_agent_that_describes_itself_is_registered() -> None:

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from conftest import TESTS
 from dying import QUIET, SLOTS
 from local_servers import servers_needed
 from maniple.local.cluster import Cluster, ClusterOptions
+from paths import PYTHONPATH
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -15,7 +15,7 @@ async def trio() -> AsyncIterator[Cluster]:
     """Three agents of four slots and two dispatchers, which remove queues after three seconds."""
     env = {
         "agent": {
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": PYTHONPATH,
             "MANIPLE_SLOTS": str(SLOTS),
             "MANIPLE_DRAIN_TIMEOUT": "10",
         },

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from conftest import TESTS
 from local_servers import servers_needed
 from maniple import connect
 from maniple.client import Client
@@ -19,6 +18,7 @@ from maniple.local.http import fetch
 from maniple.local.ports import free_ports
 from maniple.messages import Result
 from maniple.service.names import TASKS_DELAYED
+from paths import PYTHONPATH
 from process_memory import resident
 from scraping import sample_name, scrape
 from waiting import wait_until
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest_asyncio.fixture(loop_scope="session")
 async def empty() -> AsyncIterator[Cluster]:
     """A cluster without an agent."""
-    env = {"agent": {"PYTHONPATH": str(TESTS)}}
+    env = {"agent": {"PYTHONPATH": PYTHONPATH}}
     options = ClusterOptions(agents=0, handlers=("killer_handlers",), env=env)
     with servers_needed():
         async with Cluster(options) as running:

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
+from documents import ROOT
 from system.brokers import BrokerKind
 from system.campaign.matrix import markdown_of
 from system.campaign.plan import RATE
 from system.campaign.run import Options, Outcome
 
-PAGE = Path(__file__).parents[3] / "docs" / "failure-matrix.md"
+PAGE = ROOT / "docs" / "failure-matrix.md"
 
 HEAD = """# What fails, and what it costs
 

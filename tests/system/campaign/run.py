@@ -16,6 +16,7 @@ from faults import Reached
 from maniple.client import Client, connect
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.transport.probe import probe
+from paths import PYTHONPATH
 from system.brokers import BrokerKind, broker_of
 from system.campaign import checks
 from system.campaign.journal import Journal
@@ -32,7 +33,6 @@ from system.campaign.watching import watching
 from system.campaign_handlers import JOURNAL_VARIABLE
 from waiting import hold_within, wait_until
 
-TESTS = Path(__file__).parents[2]
 AGENTS = 5  # the fewest that the registry's storm guard looks after
 PATIENCE = 60.0
 
@@ -169,7 +169,7 @@ async def running(kind: BrokerKind, folder: Path) -> AsyncIterator[Campaign]:
     """Start a cluster whose every connection to its broker can be cut, and its submitters."""
     journal = Journal(folder / "executions.jsonl")
     agents = {
-        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([PYTHONPATH, os.environ.get("PYTHONPATH", "")]),
         "MANIPLE_PROCESSES": "1",
         JOURNAL_VARIABLE: str(journal.path),
     }

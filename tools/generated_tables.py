@@ -1,4 +1,4 @@
-"""The tables in docs/ that come from the code: `uv run python tests/generated_tables.py`.
+"""The tables in docs/ that come from the code: `uv run python tools/generated_tables.py`.
 
 A page has a table between `<!-- table: NAME -->` and `<!-- end -->`. The words beside the names are
 here; a name without words, and words without a name, are errors.
@@ -21,7 +21,7 @@ from maniple_dispatcher.settings import DispatcherSettings
 from maniple_policy.settings import PolicySettings
 from maniple_registry.settings import RegistrySettings
 
-COMMAND = "uv run python tests/generated_tables.py"
+COMMAND = "uv run python tools/generated_tables.py"
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 EXCHANGES = {
@@ -83,7 +83,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _match(names: Iterable[str], words: Iterable[str], what: str) -> None:
     if difference := set(names) ^ set(words):
-        raise SystemExit(f"tests/generated_tables.py, {what}: {sorted(difference)}")
+        raise SystemExit(f"tools/generated_tables.py, {what}: {sorted(difference)}")
 
 
 def exchanges() -> str:

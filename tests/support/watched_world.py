@@ -13,6 +13,7 @@ from maniple.cli.control import operator_plane
 from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
+from paths import PYTHONPATH
 from policy_handlers import BROKEN_VARIABLE
 from policy_world import World
 from prometheus_server import Labels, Prometheus
@@ -20,7 +21,6 @@ from span_collector import SpanCollector
 from system.brokers import NativeBroker
 from waiting import wait_until
 
-TESTS = Path(__file__).parent
 PREFETCH = 8  # submissions that a dispatcher holds
 SLOTS = 16
 FAILED_AFTER = 12.0  # so that an agent is unreachable for long enough to be seen
@@ -114,7 +114,7 @@ async def watched_world(folder: Path) -> AsyncIterator[Watched]:
     collector = SpanCollector()
     env = {
         "agent": {
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": PYTHONPATH,
             "MANIPLE_VARIANTS": "canary,lite,shadow",
             "MANIPLE_SLOTS": str(SLOTS),
             "MANIPLE_PROCESSES": "1",

@@ -15,10 +15,9 @@ from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
 from maniple.messages import Result
 from maniple.service.broker import ControlPlane
+from paths import PYTHONPATH
 from policy_handlers import BROKEN_VARIABLE
 from waiting import wait_until
-
-TESTS = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ async def policy_world(folder: Path) -> AsyncIterator[World]:
     """Start one; raises `ServerMissing`."""
     broken = folder / "broken"
     agents = {
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": PYTHONPATH,
         "MANIPLE_VARIANTS": "canary,lite,shadow",
         BROKEN_VARIABLE: str(broken),
     }

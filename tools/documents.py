@@ -55,6 +55,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 def first_column(page: Path, heading: str) -> list[str]:
     """Return the names in backquotes that begin the rows of the table under a heading."""
     _, found, rest = page.read_text().partition(f"\n## {heading}\n")
-    assert found, f"{page.name} has no section {heading!r}"
+    if not found:
+        raise LookupError(f"{page.name} has no section {heading!r}")
     section = re.split(r"^## ", rest, maxsplit=1, flags=re.MULTILINE)[0]
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)

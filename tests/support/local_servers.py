@@ -3,11 +3,22 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
 import pytest
 
+from maniple.local.consul import ConsulServer
 from maniple.local.errors import ServerMissing
+from maniple.local.rabbitmq import RabbitMQServer
+
+
+@dataclass(frozen=True)
+class LocalServers:
+    """A RabbitMQ and a Consul of this test session's own."""
+
+    rabbitmq: RabbitMQServer
+    consul: ConsulServer
 
 
 def skip_or_fail(reason: str) -> NoReturn:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import aiormq
 from aiormq.abc import AbstractChannel
 
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple.topology import Queue
 from maniple.transport import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
 from waiting import wait_until

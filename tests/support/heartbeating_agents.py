@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from conftest import LocalServers
+from local_servers import LocalServers
 from maniple.control import (
     COMMANDS,
     AgentDescription,
