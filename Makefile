@@ -2,7 +2,10 @@
 # with `setup`, which is quick when done.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup demo test check bench campaign up down
+.PHONY: help setup demo test test-system check bench campaign up down
+
+# Test modules at once; each process starts a RabbitMQ and a Consul of its own.
+WORKERS ?= 2
 
 # uv and the tools' caches need a home, also where none is given.
 ifeq ($(strip $(HOME)),)
@@ -15,7 +18,7 @@ endif
 export PATH := $(PATH):$(HOME)/.local/bin:$(CURDIR)/.maniple/tools/bin
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup: ## install uv, the dependencies and the servers; nothing when all is there
 	@mkdir -p "$$HOME"
@@ -35,8 +38,11 @@ down: ## remove it: containers, network and volumes, with all that is in them
 demo: setup ## a cluster of three agents analyses the standard library, and one of them is killed
 	@uv run --no-sync maniple demo
 
-test: setup ## unit, system (a short fault campaign), contract and integration tests, against real servers
-	@uv run --no-sync pytest --durations=20
+test: setup ## integration tests against real servers, contract and unit tests, two modules at a time
+	@uv run --no-sync pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+
+test-system: setup ## whole clusters, one test after the other: faults, alerts, rates, the demo, Docker if it is there
+	@uv run --no-sync pytest --durations=20 tests/system
 
 check: setup ## lint, format, types, import contracts
 	uv run --no-sync ruff check .

@@ -1,9 +1,7 @@
 """Fixtures that start the real servers; without them tests skip, but fail in CI."""
 
-import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,20 +10,20 @@ import pytest_asyncio
 from hypothesis import settings
 
 from consul_server import ConsulServer as OwnConsul
-from local_servers import LocalServers, servers_needed
+from environments import OnSharedBroker
+from local_servers import LocalServers, SharedServers, servers_needed, shared_servers
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.consul import ConsulServer
-from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import Reaper
 from outsider import Outsider
 from paths import PYTHONPATH
 from waiting import wait_until
 
-THROWAWAY_SECONDS = 0.5
-
 # How long one example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("maniple", deadline=None)
 settings.load_profile("maniple")
+
+# Clusters here run on servers that the tests start, whatever the developer has set.
+for name in ("MANIPLE_BROKER_URL", "MANIPLE_CONSUL_URL", "MANIPLE_MANAGEMENT_URL"):
+    os.environ.pop(name, None)
 
 # A shell's background job ignores Ctrl-C, and so would the programs whose interruption is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -33,35 +31,32 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def servers() -> AsyncIterator[LocalServers]:
-    """Both servers, started once for the session on free ports."""
-    with (
-        Reaper() as reaper,
-        tempfile.TemporaryDirectory(prefix="maniple-tests-", ignore_cleanup_errors=True) as folder,
-    ):
-        reaper.watch_folder(Path(folder))
-        rabbitmq = RabbitMQServer(Path(folder) / "rabbitmq", reaper=reaper)
-        consul = ConsulServer(Path(folder) / "consul", reaper=reaper)
-        try:
-            with servers_needed():
-                await asyncio.gather(rabbitmq.start(), consul.start())
-            yield LocalServers(rabbitmq, consul)
-        finally:
-            await asyncio.gather(rabbitmq.stop(THROWAWAY_SECONDS), consul.stop(THROWAWAY_SECONDS))
+async def shared() -> AsyncIterator[SharedServers]:
+    """One RabbitMQ and one Consul for all tests of this process."""
+    with servers_needed():
+        async with shared_servers() as started:
+            yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def servers(
+    shared: SharedServers, request: pytest.FixtureRequest
+) -> AsyncIterator[LocalServers]:
+    """The shared servers, in an environment of the module's own."""
+    async with shared.environment(request.module.__name__.rpartition(".")[2]) as servers:
+        yield servers
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def cluster() -> AsyncIterator[Cluster]:
-    """Three agents, two dispatchers, a registry and a policy service on servers of their own."""
+async def cluster(shared: SharedServers) -> AsyncIterator[Cluster]:
+    """Three agents, two dispatchers, a registry and a policy service that nobody may hurt."""
     agents = {"PYTHONPATH": PYTHONPATH, "MANIPLE_PROCESSES": "1"}
     options = ClusterOptions(
         agents=3, dispatchers=2, handlers=("sample_handlers",), env={"agent": agents}
     )
-    for name in ("MANIPLE_BROKER_URL", "MANIPLE_CONSUL_URL"):
-        os.environ.pop(name, None)
-    with servers_needed():
-        async with Cluster(options) as running:
-            yield running
+    broker = OnSharedBroker(shared.environments, "shared")
+    async with Cluster(options, broker=broker) as running:
+        yield running
 
 
 @pytest.fixture

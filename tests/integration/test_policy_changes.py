@@ -10,15 +10,12 @@ from typing import Any
 import pytest
 
 from consul_server import ConsulServer as OwnConsul
-from local_servers import LocalServers
+from local_servers import LocalServers, SharedServers
 from maniple.control import Request
 from maniple.errors import RequestFailed
-from maniple.local.rabbitmq import RabbitMQServer
 from maniple.service.consul import Consul
-from policy_services import Operator, asking, document, policy_service
+from policy_services import Operator, asking, document, policy_key, policy_service
 from waiting import wait_until
-
-KEY = "maniple/dev/policies/timeout/"
 
 
 @pytest.fixture
@@ -100,7 +97,7 @@ async def test_no_update_is_lost_among_many_writers_who_say_what_they_replace(
 
 
 async def test_a_tie_made_in_consul_is_reported_and_the_last_good_one_stays(
-    operator: Operator, consul: OwnConsul
+    servers: LocalServers, operator: Operator, consul: OwnConsul
 ) -> None:
     await operator.ask("apply", document=document("a", capability="x.*"))
     await operator.ask("apply", document=document("b", capability="y.*"))
@@ -109,7 +106,9 @@ async def test_a_tie_made_in_consul_is_reported_and_the_last_good_one_stays(
         return dict((await operator.ask("status"))["invalid"])
 
     with contextlib.closing(Consul(consul.url)) as client:
-        await client.kv_put(KEY + "b", json.dumps(document("b", capability="x.*")).encode())
+        await client.kv_put(
+            policy_key(servers, "b"), json.dumps(document("b", capability="x.*")).encode()
+        )
 
         async def reported() -> bool:
             return "timeout/b and timeout/a" in (await invalid()).get("timeout/b", "")
@@ -192,23 +191,19 @@ async def test_explain_is_answered_from_what_is_in_force(operator: Operator) -> 
 
 
 async def test_environments_do_not_see_each_other(
-    operator: Operator, consul: OwnConsul, tmp_path: Path
+    shared: SharedServers, operator: Operator, consul: OwnConsul, tmp_path: Path
 ) -> None:
-    broker = RabbitMQServer(tmp_path / "rabbitmq", "staging")
-    await broker.start()
-    try:
-        async with (
-            policy_service(broker, consul, tmp_path / "staging"),
-            asking(broker) as staging,
-        ):
-            await operator.apply("t", 3)
-            await staging.apply("t", 4)
-            await staging.apply("u", 5)
-            assert await operator.versions() == {"t": 1}
-            assert await staging.versions() == {"t": 1, "u": 1}
-            await operator.ask("delete", kind="timeout", name="t")
-            assert await staging.versions() == {"t": 1, "u": 1}
-            await wait_until(lambda: len(staging.events) == 2)
-            assert len(operator.events) == 2
-    finally:
-        await broker.stop(0.5)
+    async with (
+        shared.environment("staging") as other,
+        policy_service(other.rabbitmq, consul, tmp_path / "staging"),
+        asking(other.rabbitmq) as staging,
+    ):
+        await operator.apply("t", 3)
+        await staging.apply("t", 4)
+        await staging.apply("u", 5)
+        assert await operator.versions() == {"t": 1}
+        assert await staging.versions() == {"t": 1, "u": 1}
+        await operator.ask("delete", kind="timeout", name="t")
+        assert await staging.versions() == {"t": 1, "u": 1}
+        await wait_until(lambda: len(staging.events) == 2)
+        assert len(operator.events) == 2

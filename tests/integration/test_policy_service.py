@@ -16,7 +16,7 @@ from maniple.errors import RequestFailed
 from maniple.service.consul import CREATE_ONLY, Consul
 from maniple.service.runner import running
 from maniple.service.settings import ServiceSettings
-from policy_services import Follower, Operator, asking, document, policy_service
+from policy_services import Follower, Operator, asking, document, policy_key, policy_service
 from waiting import wait_until
 
 
@@ -95,17 +95,17 @@ async def test_writers_at_once_on_two_replicas_lose_nothing(
 
 
 async def test_an_edit_in_consul_is_taken_and_a_wrong_one_is_refused(
-    operator: Operator, consul: OwnConsul
+    servers: LocalServers, operator: Operator, consul: OwnConsul
 ) -> None:
     await operator.apply("t", 3)
     client = Consul(consul.url)
-    key = "maniple/dev/policies/timeout/t"
+    key = policy_key(servers, "t")
     await client.kv_put(key, json.dumps(document("t", 9)).encode())
     await wait_until(lambda: any(e.version == 2 for e in operator.events))
     got = await operator.ask("get", kind="timeout", name="t")
     assert (got["policy"]["spec"]["seconds"], got["author"]) == (9.0, "consul")
     await client.kv_put(key, b"{nonsense")
-    await client.kv_put("maniple/dev/policies/timeout/u", json.dumps(document("u")).encode())
+    await client.kv_put(policy_key(servers, "u"), json.dumps(document("u")).encode())
     await wait_until(lambda: any(e.name == "u" for e in operator.events))
     listed = await operator.ask("list")
     assert [p["policy"]["version"] for p in listed["policies"]] == [2, 1]
@@ -124,7 +124,7 @@ async def test_without_consul_it_serves_what_it_has_and_stores_nothing(
 
 
 async def test_a_consul_that_comes_back_empty_is_restored_from_disk(
-    operator: Operator, consul: OwnConsul
+    servers: LocalServers, operator: Operator, consul: OwnConsul
 ) -> None:
     await operator.apply("t", 3)
     await operator.apply("t", 4)
@@ -135,7 +135,7 @@ async def test_a_consul_that_comes_back_empty_is_restored_from_disk(
     async def restored() -> dict[str, Any]:
         while True:
             with contextlib.suppress(Exception):
-                entry = await client.kv_get("maniple/dev/policies/timeout/t")
+                entry = await client.kv_get(policy_key(servers, "t"))
                 if entry is not None:
                     return dict(json.loads(entry.value))
             await asyncio.sleep(0.05)
@@ -143,7 +143,7 @@ async def test_a_consul_that_comes_back_empty_is_restored_from_disk(
     async with asyncio.timeout(20):
         record = await restored()
     assert (record["policy"]["version"], len(record["history"])) == (2, 1)
-    assert not await client.kv_put("maniple/dev/policies/timeout/t", b"", cas=CREATE_ONLY)
+    assert not await client.kv_put(policy_key(servers, "t"), b"", cas=CREATE_ONLY)
     assert (await operator.apply("t", 5))["policy"]["version"] == 3
     client.close()
 

@@ -49,7 +49,9 @@ class Heard:
 
 
 def private_queues(servers: LocalServers, name: str) -> list[str]:
-    url = f"{servers.rabbitmq.management_url('operator')}/api/queues/dev?columns=name"
+    rabbitmq = servers.rabbitmq
+    api = f"{rabbitmq.management_url('operator')}/api"
+    url = f"{api}/queues/{rabbitmq.environment}?columns=name"
     answer = requests.get(url, timeout=5)
     answer.raise_for_status()
     return [queue["name"] for queue in answer.json() if name in queue["name"]]

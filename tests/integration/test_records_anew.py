@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import cast
 from uuid import uuid4
 
+import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingConnection
 from structlog.testing import capture_logs
 
-from broker_control import control
-from local_servers import LocalServers
+from local_servers import SharedServers
 from maniple.codec import encode
-from maniple.local.child import Child
 from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.service.policy_view import PolicyView
 from maniple.service.runner import Runtime
@@ -29,19 +29,10 @@ USER = "ledger"
 
 
 @pytest.fixture
-async def url(servers: LocalServers) -> AsyncIterator[str]:
+async def url(shared: SharedServers) -> AsyncIterator[str]:
     """An environment of the test's own, whose stream it may delete."""
-    environment, broker = f"anew-{uuid4().hex[:8]}", broker_of(servers)
-    await control(broker, "add_vhost", environment)
-    await control(broker, "set_permissions", "--vhost", environment, USER, ".*", ".*", ".*")
-    before, _, _ = servers.rabbitmq.url(USER).rpartition("/")
-    yield f"{before}/{environment}"
-    await control(broker, "delete_vhost", environment)
-
-
-def broker_of(servers: LocalServers) -> Child:
-    (broker,) = [one for one in servers.rabbitmq.children if one.spec.name == "rabbitmq"]
-    return broker
+    async with shared.environment(f"anew-{uuid4().hex[:8]}") as own:
+        yield own.rabbitmq.url(USER)
 
 
 async def record(url: str, count: int) -> set[str]:
@@ -67,7 +58,7 @@ def learned(good: GoodResults) -> set[str]:
 
 @pytest.mark.parametrize("more", [1, 20], ids=["and is shorter", "and is longer"])
 async def test_good_results_are_learned_when_the_stream_begins_anew(
-    servers: LocalServers, url: str, monkeypatch: pytest.MonkeyPatch, more: int
+    url: str, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
     monkeypatch.setattr(learning, "ASTRAY_AFTER", 2.0)
     good = GoodResults()
@@ -83,8 +74,8 @@ async def test_good_results_are_learned_when_the_stream_begins_anew(
             Learning(cast("Runtime", runtime), cast("PolicyView", policies), good).run()
         )
         await wait_until(lambda: learned(good) >= old, 30)
-        environment = url.rpartition("/")[2]
-        await control(broker_of(servers), "delete_queue", "--vhost", environment, RECORDS.name)
+        with BlockingConnection(pika.URLParameters(url)) as connection:
+            connection.channel().queue_delete(RECORDS.name)
         new = await record(url, more)
         await wait_until(lambda: learned(good) >= new, 60)
         work.cancel()

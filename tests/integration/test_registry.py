@@ -44,7 +44,7 @@ async def test_a_silent_agent_fails_and_is_told_to_retire_when_it_speaks(
             agent.name,
             address="127.0.0.1",
             port=1,
-            meta={"environment": "dev"},
+            meta={"environment": servers.rabbitmq.environment},
         )
         await agent.beat(connections=())
         await wait_until(lambda: "agent.failed" in keys(events))

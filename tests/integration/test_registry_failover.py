@@ -121,9 +121,15 @@ async def set_http_check(servers: LocalServers, agent: Agent, status: str) -> No
 async def in_consul(servers: LocalServers, agent: Agent, life: str) -> AsyncIterator[Consul]:
     """Have an agent in the catalog, its TTL check critical as at its start."""
     consul = Consul(servers.consul.url)
-    meta = {"environment": "dev", "life": life}
+    environment = servers.rabbitmq.environment
+    meta = {"environment": environment, "life": life}
     await consul.register_service(
-        "maniple-agent", agent.name, address="127.0.0.1", port=1, meta=meta, tags=["maniple", "dev"]
+        "maniple-agent",
+        agent.name,
+        address="127.0.0.1",
+        port=1,
+        meta=meta,
+        tags=["maniple", environment],
     )
     await set_http_check(servers, agent, "passing")  # there is no page to be checked
     yield consul

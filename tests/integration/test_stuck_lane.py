@@ -10,7 +10,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
-from broker_control import suspended
+from broker_control import broker_of, suspended
 from local_servers import LocalServers
 from maniple import topology
 from maniple.codec import decode_envelopes
@@ -88,7 +88,7 @@ async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
             lanes.submit(name, 1)
             await wait_until(lambda name=name: lanes.has(name, 1), 10)  # type: ignore[misc]
         stuck, _ = topology.lane_queues(lanes.stuck)
-        async with suspended(broker.children[1], broker.environment, stuck.name):
+        async with suspended(broker_of(broker), broker.environment, stuck.name):
             lanes.submit(lanes.stuck, TASKS)
             await asyncio.sleep(3 * CONFIRM_TIMEOUT)  # how long it is stuck is what is tested
             lanes.seen[lanes.well].clear()

@@ -6,6 +6,13 @@ from contextlib import asynccontextmanager
 
 from maniple.local import programs
 from maniple.local.child import Child
+from maniple.local.rabbitmq import RabbitMQServer
+
+
+def broker_of(rabbitmq: RabbitMQServer) -> Child:
+    """Return the broker's own process."""
+    (broker,) = [child for child in rabbitmq.children if child.spec.name == "rabbitmq"]
+    return broker
 
 
 async def control(broker: Child, *arguments: str) -> None:

@@ -1,24 +1,76 @@
-"""What tests do where the real servers are not installed."""
+"""The real servers of a test process, and what tests do where they are not installed."""
 
+import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, Self
 
 import pytest
 
+from environments import Environments
 from maniple.local.consul import ConsulServer
 from maniple.local.errors import ServerMissing
 from maniple.local.rabbitmq import RabbitMQServer
+from maniple.local.reaper import Reaper
+
+THROWAWAY_SECONDS = 0.5  # nobody needs the clean end of a broker whose folder goes
 
 
 @dataclass(frozen=True)
 class LocalServers:
-    """A RabbitMQ and a Consul of this test session's own."""
+    """A RabbitMQ, seen in an environment that nobody else is in, and a Consul."""
 
     rabbitmq: RabbitMQServer
     consul: ConsulServer
+
+
+class SharedServers:
+    """One RabbitMQ and one Consul for all tests of a process.
+
+    Each module has an environment of its own: a vhost, and a prefix in Consul.
+    """
+
+    def __init__(self, folder: Path, reaper: Reaper) -> None:
+        self._rabbitmq = RabbitMQServer(folder / "rabbitmq", reaper=reaper)
+        self._consul = ConsulServer(folder / "consul", reaper=reaper)
+        self.environments = Environments(self._rabbitmq)
+
+    async def __aenter__(self) -> Self:
+        """Start both. Raises `LocalError`, with nothing left running."""
+        try:
+            await asyncio.gather(self._rabbitmq.start(), self._consul.start())
+            await self.environments.prepare()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(
+            *(one.stop(THROWAWAY_SECONDS) for one in (self._rabbitmq, self._consul))
+        )
+
+    @asynccontextmanager
+    async def environment(self, name: str) -> AsyncIterator[LocalServers]:
+        """Have an environment of that name for the time of the block."""
+        async with self.environments.made(name) as rabbitmq:
+            yield LocalServers(rabbitmq, self._consul)
+
+
+@asynccontextmanager
+async def shared_servers() -> AsyncIterator[SharedServers]:
+    """Start them in a temporary folder; nothing is left of them, however this process ends."""
+    with (
+        Reaper() as reaper,
+        tempfile.TemporaryDirectory(prefix="maniple-tests-", ignore_cleanup_errors=True) as folder,
+    ):
+        reaper.watch_folder(Path(folder))
+        async with SharedServers(Path(folder), reaper) as started:
+            yield started
 
 
 def skip_or_fail(reason: str) -> NoReturn:

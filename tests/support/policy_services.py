@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from consul_server import ConsulServer
+from local_servers import LocalServers
 from maniple.errors import RequestFailed
 from maniple.events import PolicyChanged
 from maniple.local.rabbitmq import RabbitMQServer
@@ -27,6 +28,11 @@ def document(name: str, seconds: float = 3.0, **match: str) -> dict[str, Any]:
     """A timeout; without a selector, one of its own, so that no two are a tie."""
     match = match or {"capability": f"{name}.*"}
     return {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
+
+
+def policy_key(servers: LocalServers, name: str) -> str:
+    """Where Consul keeps a timeout of that name."""
+    return f"maniple/{servers.rabbitmq.environment}/policies/timeout/{name}"
 
 
 class Operator:

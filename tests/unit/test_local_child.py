@@ -1,6 +1,5 @@
 """Supervision of one child process."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import pytest
 
 from maniple.local.child import Child, ChildSpec, Death, tail_of
 from maniple.local.errors import ServerMissing
-from maniple.local.ports import free_ports
 from maniple.local.reaper import Reaper
 from waiting import wait_until
 
@@ -92,15 +90,3 @@ def test_the_tail_of_a_long_log_is_its_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("".join(f"line {number}\n" for number in range(10_000)))
     assert tail_of(log, 2) == "line 9998\nline 9999"
-
-
-def test_free_ports_differ_and_can_be_listened_on() -> None:
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-
-    async def listen() -> None:
-        for port in ports:
-            server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
-            server.close()
-
-    asyncio.run(listen())
