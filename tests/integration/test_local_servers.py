@@ -22,7 +22,7 @@ from maniple.local.errors import LocalError, StartFailed
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
-from needs import CONSUL, RABBITMQ, need
+from needs import CONSUL, PS, RABBITMQ, need
 from waiting import wait_until
 
 THROWAWAY_SECONDS = 0.5
@@ -54,6 +54,7 @@ def get(consul_url: str, key: str) -> str | None:
 
 def processes_that_mention(text: str) -> list[str]:
     """Command lines and environments of other processes that contain `text`."""
+    need(PS)
     found = subprocess.run(
         ["ps", "axeww", "-o", "pid=,args="], check=True, capture_output=True, text=True
     )

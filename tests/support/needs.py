@@ -1,14 +1,15 @@
 """What a test needs of this machine: what of it is missing, and how to get that.
 
-What `make setup` installs skips where it is missing, and fails in CI, which would else test
-nothing. Docker is no part of it: without an engine, the Compose plugin or an image a test skips in
-CI too. A test names all that it uses, and nothing else.
+A test skips where a server is missing that `make setup` installs, and fails in CI, which would
+else test nothing. Docker is no part of it: without an engine, the Compose plugin or an image a
+test skips in CI too. A test names all that it uses, and nothing else.
 """
 
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -23,10 +24,10 @@ PYTHON_IMAGE = "python:3.13-slim"  # which ours are built from
 
 @dataclass(frozen=True)
 class Need:
-    """`missing` says what is not here and how to get it; `from_setup`: `make setup` does."""
+    """`missing` says what is not here and how to get it; `expected`: in CI it has to be here."""
 
     missing: Callable[[], str | None]
-    from_setup: bool
+    expected: bool
 
 
 def _server(*find: Callable[[], object]) -> Need:
@@ -38,7 +39,7 @@ def _server(*find: Callable[[], object]) -> Need:
             return str(error)
         return None
 
-    return Need(missing, from_setup=True)
+    return Need(missing, expected=True)
 
 
 def _docker(reason: str, *question: str) -> Need:
@@ -55,7 +56,11 @@ def _docker(reason: str, *question: str) -> Need:
             return reason
         return None
 
-    return Need(missing, from_setup=False)
+    return Need(missing, expected=False)
+
+
+def _seen(found: Callable[[], object], reason: str, *, expected: bool) -> Need:
+    return Need(lambda: None if found() else reason, expected)
 
 
 def image(name: str) -> Need:
@@ -67,6 +72,8 @@ RABBITMQ = _server(programs.rabbitmq_server, programs.epmd)
 CONSUL = _server(programs.consul)
 PROMETHEUS = _server(lambda: program("prometheus"))
 PROMTOOL = _server(lambda: program("promtool"))
+PS = _seen(lambda: shutil.which("ps"), "ps is not installed: apt-get install procps", expected=True)
+PROC = _seen(Path("/proc/self").exists, "there is no /proc, as Linux has it", expected=False)
 ENGINE = _docker("no Docker engine answers: start one, or set DOCKER_HOST", "version")
 COMPOSE = _docker(
     "Docker has no Compose plugin: https://docs.docker.com/compose/install", "compose", "version"
@@ -83,10 +90,10 @@ def first_missing(*needs: Need) -> str | None:
 
 
 def need(*needs: Need) -> None:
-    """Skip, or fail in CI what `make setup` should have made possible, where one is missing."""
+    """Skip where one is missing, or fail in CI if it is expected there."""
     __tracebackhide__ = True  # a report names the test that needs it
-    from_setup = [one for one in needs if one.from_setup]
-    if reason := first_missing(*from_setup):
+    expected = [one for one in needs if one.expected]
+    if reason := first_missing(*expected):
         skip_or_fail(reason)
     if reason := first_missing(*needs):
         pytest.skip(reason)

@@ -15,8 +15,10 @@ import pytest
 
 import flakiness
 from documents import ROOT
+from executor_bench import runs
 from flakiness import load
 from flaky_report import RUN, Ended, Run, Side, as_text, read_journal, tally
+from needs import PROC, need
 from waiting import wait_until
 
 TESTS = """
@@ -52,9 +54,6 @@ TESTS = """
 """
 FLAKY = str(ROOT / "tools" / "flaky")
 Flaky = Callable[..., dict[str, Any]]
-
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 
 
 @pytest.fixture
@@ -132,14 +131,6 @@ def test_a_run_that_dies_is_the_failure_of_the_test_that_was_under_way(
     assert f"{name} " in Path(kind["outputs"][0]).read_text()
 
 
-def is_there(pid: int) -> bool:
-    """Whether a process is, and is no zombie that nobody waits for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 async def test_a_run_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -> None:
     output = tmp_path / "output"
     program = "import time\ndef hang():\n  print('begun', flush=True)\n  time.sleep(600)\nhang()"
@@ -152,7 +143,7 @@ async def test_a_run_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -
         )
     await wait_until(lambda: "begun" in output.read_text())
     assert flakiness._wait(process, 0.1) == "the run took longer than 0.1 s"
-    assert not is_there(process.pid)
+    assert not runs(process.pid)
     assert "in hang" in output.read_text()
 
 
@@ -180,13 +171,14 @@ def test_where_everything_is_skipped_nothing_has_passed(flaky: Flaky) -> None:
 
 async def test_the_load_is_gone_when_its_block_ends() -> None:
     with contextlib.suppress(ZeroDivisionError), load(4) as loops:
-        assert (len(set(loops)), all(map(is_there, loops))) == (4, True)
+        assert (len(set(loops)), all(map(runs, loops))) == (4, True)
         raise ZeroDivisionError
-    assert not any(map(is_there, loops))
+    assert not any(map(runs, loops))
 
 
 def children(pid: int) -> set[int]:
     """The processes that one has started and that it still has."""
+    need(PROC)
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return {int(child) for task in tasks for child in (task / "children").read_text().split()}
 
@@ -205,7 +197,7 @@ def hanging(module: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[]
             yield process, under_way
         finally:
             process.kill()
-            if is_there(under_way()):
+            if runs(under_way()):
                 os.kill(under_way(), signal.SIGKILL)
 
 
@@ -223,7 +215,7 @@ async def test_the_load_is_gone_however_the_program_ends(
         started.remove(under_way())  # nobody was left to end it
     else:
         assert (process.returncode, b"full output" in said) == (128 + number, True)
-    await wait_until(lambda: not any(map(is_there, started)))
+    await wait_until(lambda: not any(map(runs, started)))
 
 
 def journal(*said: dict[str, Any]) -> list[str]:
@@ -257,11 +249,11 @@ def test_a_module_that_cannot_be_read_has_failed() -> None:
 
 def test_people_see_counts_times_messages_and_where_the_rest_is() -> None:
     bad = Ended("t", "failed", 3.0, "t.py:7", "AssertionError: no\nassert 1 == 2\nmore\nand more")
-    runs = [
+    done = [
         Run(Side.ALONE, (Ended("t", "passed", 1.0), Ended("u", "passed", 1.0)), Path("1")),
         Run(Side.LOADED, (bad, Ended("u", "skipped")), Path("run-002.txt")),
     ]
-    assert list(as_text(tally(runs))) == [
+    assert list(as_text(tally(done))) == [
         "t",
         "  alone   0 of 1 failed, median 1.00 s, max 1.00 s",
         "  loaded  1 of 1 failed, median 3.00 s, max 3.00 s",

@@ -107,7 +107,7 @@ def lost() -> str | None:
 
 
 def test_a_server_that_is_missing_skips_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Need(lost, from_setup=True)
+    server = Need(lost, expected=True)
     monkeypatch.delenv("CI", raising=False)
     assert skipped(server) == lost()
     monkeypatch.setenv("CI", "true")
