@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from documents import ROOT
-from local_servers import servers_needed
 from maniple import topology
 from maniple.service import names
+from needs import PROMTOOL, need
 from prometheus_server import SOURCE, program
 from scraping import sample_name
 
@@ -255,8 +255,8 @@ def unit_test(alert: str, case: Case) -> dict[str, Any]:
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    with servers_needed():
-        command = [str(program("promtool")), *map(str, arguments)]
+    need(PROMTOOL)
+    command = [str(program("promtool")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

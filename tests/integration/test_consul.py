@@ -8,7 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from consul_server import ConsulServer, consul_binary
+from consul_server import ConsulServer
 from maniple.local.ports import free_ports
 from maniple.service.catalog import HTTP_INTERVAL, SELECTED, Ailing, Put
 from maniple.service.consul import (
@@ -22,8 +22,6 @@ from maniple.service.presence import Presence
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
 from waiting import wait_until
-
-pytestmark = pytest.mark.skipif(consul_binary() is None, reason="Consul is not installed")
 
 
 @pytest.fixture(scope="module")

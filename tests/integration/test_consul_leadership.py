@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from consul_server import ConsulServer, consul_binary
+from consul_server import ConsulServer
 from maniple.service.consul import Consul
 from maniple.service.leadership import COMPONENT, Leadership
 from maniple.service.names import LEADS
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
 from waiting import wait_until
-
-pytestmark = pytest.mark.skipif(consul_binary() is None, reason="Consul is not installed")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from executor_bench import runs
 from local_servers import servers_needed
 from maniple.local import programs
 from waiting import wait_until
@@ -88,7 +89,7 @@ async def test_an_interrupt_ends_the_cluster_too(
     finally:
         if process.returncode is None:
             process.kill()
-    await wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    await wait_until(lambda: not any(map(runs, started)))
     await wait_until(lambda: not list(scratch.iterdir()))
 
 

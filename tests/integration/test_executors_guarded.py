@@ -21,6 +21,7 @@ from maniple_agent.executors import (
     processes,
     threads,
 )
+from needs import PROC, need
 from waiting import wait_until
 
 LOOPS = pytest.mark.parametrize(
@@ -178,6 +179,7 @@ async def test_a_job_that_waited_for_a_worker_does_not_run_beyond_its_deadline(
 
 
 def open_files() -> int:
+    need(PROC)
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 

@@ -14,8 +14,7 @@ import pika.exceptions
 import pytest
 import requests
 
-from local_servers import LocalServers, servers_needed
-from maniple.local import programs
+from local_servers import LocalServers
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.consul import ConsulServer
@@ -23,6 +22,7 @@ from maniple.local.errors import LocalError, StartFailed
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
+from needs import CONSUL, PS, RABBITMQ, need
 from waiting import wait_until
 
 THROWAWAY_SECONDS = 0.5
@@ -54,6 +54,7 @@ def get(consul_url: str, key: str) -> str | None:
 
 def processes_that_mention(text: str) -> list[str]:
     """Command lines and environments of other processes that contain `text`."""
+    need(PS)
     found = subprocess.run(
         ["ps", "axeww", "-o", "pid=,args="], check=True, capture_output=True, text=True
     )
@@ -64,9 +65,7 @@ def processes_that_mention(text: str) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    with servers_needed():
-        programs.rabbitmq_server()
-        programs.consul()
+    need(RABBITMQ, CONSUL)
 
 
 def test_rabbitmq_takes_and_gives_messages(servers: LocalServers) -> None:

@@ -16,6 +16,7 @@ from heartbeating_agents import (
     agent_of,
     beating,
     keys,
+    passing,
     processes,
     registry,
     settled,
@@ -32,7 +33,6 @@ from waiting import wait_until
 FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
 # The broker shows a connection's given name only some seconds after it was made.
 SLOW = {"unreachable_after": 3.0, "failed_after": 6.0}
-MARGIN = 1.0  # seconds after the bound of 9 within which a frozen agent's tasks run elsewhere
 START_SECONDS = 60.0  # two processes start, and the lock of a leader that was killed before lapses
 
 
@@ -59,15 +59,18 @@ async def test_a_leader_that_is_gone_right_before_the_bound_delays_no_eviction(
     async with agent_of(servers) as (agent, events):
         with processes(servers, tmp_path, 2, **SLOW) as registries:
             leader = await leader_of(registries)
+            (standby,) = [one for one in registries if one is not leader]
+            before = time.monotonic()
             await agent.beat()
-            silent = time.monotonic()
             await wait_until(lambda: keys(events) == ["agent.registered", "agent.unreachable"])
-            bound = silent + SLOW["failed_after"]
+            bound = before + SLOW["failed_after"]
             await wait_until(lambda: time.monotonic() >= bound - 0.1)
             leader.send(number)
             await wait_until(lambda: not agent.plane.connected)
             # Now what it held is on its way to others; when it has reconnected is its own affair.
-            assert bound - 0.1 < time.monotonic() < bound + MARGIN
+            assert time.monotonic() >= bound
+            # It was not waited until somebody leads again, which takes as long as a lock lapses.
+            assert await standby.leader() != f"{standby.instance} leads"
             await wait_until(lambda: "agent.failed" in keys(events))
             await wait_until(lambda: agent.plane.reconnects == 1)
             assert len({event.id for event in events}) == 3
@@ -107,7 +110,7 @@ async def test_a_registry_that_was_frozen_itself_fails_nobody(
 
 async def set_http_check(servers: LocalServers, agent: Agent, status: str) -> None:
     """Have Consul say this of the agent's HTTP check, and not look itself."""
-    check = {"ID": http_check(agent.name), "Name": "HTTP", "ServiceID": agent.name, "TTL": "60s"}
+    check = {"ID": http_check(agent.name), "Name": "HTTP", "ServiceID": agent.name, "TTL": "1h"}
 
     def put(path: str, **body: str) -> None:
         url = f"{servers.consul.url}/v1/agent/check/{path}"
@@ -119,7 +122,10 @@ async def set_http_check(servers: LocalServers, agent: Agent, status: str) -> No
 
 @asynccontextmanager
 async def in_consul(servers: LocalServers, agent: Agent, life: str) -> AsyncIterator[Consul]:
-    """Have an agent in the catalog, its TTL check critical as at its start."""
+    """Have an agent in the catalog, its TTL check critical as at its start.
+
+    Its HTTP check passes, so that no reaper takes it out.
+    """
     consul = Consul(servers.consul.url)
     environment = servers.rabbitmq.environment
     meta = {"environment": environment, "life": life}
@@ -144,9 +150,7 @@ async def test_a_fresh_registry_evicts_an_agent_that_froze_before_it_was_there(
     async with agent_of(servers, life) as (agent, events), in_consul(servers, agent, life) as c:
         await c.pass_ttl(agent.name)
         async with registry(servers, tmp_path, unreachable_after=2.5, failed_after=5.0):
-            started = time.monotonic()
             await wait_until(lambda: agent.plane.reconnects == 1)
-            assert time.monotonic() < started + 5.0 + MARGIN
             await wait_until(lambda: "agent.failed" in keys(events))
             await wait_until(lambda: _gone(c, agent))
             await agent.beat()
@@ -162,12 +166,15 @@ async def test_an_agent_whose_ttl_check_has_lapsed_fails_the_earlier(
 ) -> None:
     async with (
         agent_of(servers) as (agent, events),
+        agent_of(servers) as (other, of_other),
         in_consul(servers, agent, "1"),
+        in_consul(servers, other, "1") as consul,
+        passing(consul, other),
         registry(servers, tmp_path, unreachable_after=4.5, failed_after=9.0),
     ):
-        started = time.monotonic()
         await wait_until(lambda: "agent.failed" in keys(events))
-        assert time.monotonic() < started + 3.0 + MARGIN
+        assert "agent.failed" not in keys(of_other)
+        await wait_until(lambda: "agent.failed" in keys(of_other))
 
 
 async def test_an_agent_that_answers_a_fresh_registry_is_not_suspected(
@@ -189,7 +196,8 @@ async def test_a_critical_health_check_suspects_until_it_passes_and_fails_nobody
 ) -> None:
     async with (
         agent_of(servers) as (agent, events),
-        in_consul(servers, agent, "1"),
+        in_consul(servers, agent, "1") as consul,
+        passing(consul, agent),
         beating([agent]),
         registry(servers, tmp_path, **SLOW),
     ):

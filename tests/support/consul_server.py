@@ -9,16 +9,8 @@ from typing import Self
 import requests
 
 from maniple.local import programs
-from maniple.local.errors import ServerMissing
 from maniple.local.ports import free_ports
-
-
-def consul_binary() -> str | None:
-    """Where Consul is, if it is installed."""
-    try:
-        return str(programs.consul())
-    except ServerMissing:
-        return None
+from needs import CONSUL, need
 
 
 class ConsulServer:
@@ -32,8 +24,8 @@ class ConsulServer:
         self.url = f"http://127.0.0.1:{self._ports['http']}"
 
     def start(self) -> Self:
-        binary = consul_binary()
-        assert binary is not None
+        need(CONSUL)
+        binary = programs.consul()
         ports = [f"-{name}-port={port}" for name, port in self._ports.items()]
         options = subprocess.run([binary, "agent", "-help"], capture_output=True, check=False)
         if b"-grpc-tls-port" in options.stdout + options.stderr:  # since 1.14, at a fixed port

@@ -17,6 +17,7 @@ from maniple.messages import Envelope
 from maniple.tasks import TaskRegistry
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Executor, Job, ProcessExecutor
+from needs import PROC, need
 from waiting import wait_until
 
 REGISTRY = TaskRegistry()
@@ -104,6 +105,7 @@ async def started(executor: Executor) -> AsyncIterator[Executor]:
 
 def runs(pid: int) -> bool:
     """Whether a process runs; one that only waits to be reaped does not."""
+    need(PROC)
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # the latter while it is being reaped

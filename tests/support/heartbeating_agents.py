@@ -1,6 +1,7 @@
 """Agents that do nothing but say that they are there, and registries to hear them."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from holding import meanwhile
 from local_servers import LocalServers
 from maniple.control import (
     COMMANDS,
@@ -23,12 +25,15 @@ from maniple.control import (
     Heartbeat,
     control_keys,
 )
+from maniple.errors import ManipleError
 from maniple.events import AGENT_EVENTS, AgentEvent
 from maniple.identifiers import new_id
 from maniple.local.http import fetch
 from maniple.local.ports import free_ports
 from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.consul import Consul
 from maniple.service.leadership import COMPONENT as LEADER
+from maniple.service.presence import REFRESH
 from maniple.service.runner import Runtime, running
 from maniple.topology import CONTROL, EVENTS
 from maniple_registry.settings import RegistrySettings
@@ -97,6 +102,25 @@ async def beating(agents: list[Agent], period: float = 0.2, **fields: Any) -> As
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def passing(consul: Consul, *agents: Agent) -> AsyncIterator[None]:
+    """Have the TTL checks of agents in the catalog refreshed, as heartbeats would have them.
+
+    What nobody refreshes is taken out of Consul by any registry's reaper.
+    """
+
+    async def refresh() -> None:
+        while True:
+            for agent in agents:
+                with contextlib.suppress(ManipleError):  # the next time
+                    await consul.pass_ttl(agent.name)
+            await asyncio.sleep(REFRESH)
+
+    await asyncio.gather(*(consul.pass_ttl(agent.name) for agent in agents))
+    async with meanwhile(refresh()):
+        yield
 
 
 @asynccontextmanager

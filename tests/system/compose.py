@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import yaml
 from documents import ROOT
 from maniple.local.errors import LocalError
 from maniple.local.ports import free_ports
-from system.docker import ENGINE_SECONDS, is_running, run
+from needs import COMPOSE, ENGINE, PYTHON_IMAGE, image
+from system.docker import is_running, run
 from waiting import wait_until
 
 PREFIX = "maniple-test-"  # before the id of the process that a project belongs to
@@ -26,29 +25,15 @@ POLL = 0.5  # seconds: each look is a program
 KINDS = ("container", "network", "volume")
 
 
-def why_no_stack() -> str | None:
-    """Say why the cluster cannot come up here; None if it can."""
-    if shutil.which("docker") is None:
-        return "docker is not installed"
+def _images() -> set[str]:
+    """Return the images that are needed of others."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    images = {one["image"] for name, one in services.items() if name not in WITHOUT}
-    ours = {image for image in images if image.startswith("maniple/")}
-    needed = sorted(images - ours | {"python:3.13-slim"})
-    for question, reason in (
-        (("version",), "no Docker engine answers"),
-        (("compose", "version"), "Docker Compose is not installed"),
-        *(
-            (("image", "inspect", one), f"an image is not here: docker pull {one}")
-            for one in needed
-        ),
-    ):
-        try:
-            subprocess.run(
-                ("docker", *question), check=True, capture_output=True, timeout=ENGINE_SECONDS
-            )
-        except (subprocess.SubprocessError, OSError):
-            return reason
-    return None
+    named = {one["image"] for name, one in services.items() if name not in WITHOUT}
+    return {PYTHON_IMAGE, *(image for image in named if not image.startswith("maniple/"))}
+
+
+FOR_FILE = (COMPOSE,)
+FOR_STACK = (ENGINE, COMPOSE, *map(image, sorted(_images())))
 
 
 class Stack:

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import secrets
-import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -21,31 +19,15 @@ from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.rabbitmq import BUSY_WAIT, CONSUMER_TIMEOUT_MS, START_SECONDS
 from maniple.local.readiness import amqp_answers, until_ready
 from maniple.local.reaper import Reaper
+from needs import ENGINE, first_missing, image
 
 IMAGE = "rabbitmq:4.0-management"
 OWNER = "maniple.tests"  # label: the process that a container belongs to
-ENGINE_SECONDS = 10.0
 CLIENT_SECONDS = 5.0
 OK = 200
+FOR_CONTAINER = (ENGINE, image(IMAGE))
 # What later versions refuse is refused (and logged) here already.
 DENIED = ("transient_nonexcl_queues", "global_qos")
-
-
-def why_no_container() -> str | None:
-    """Say why no container of the image can be started here; None if one can."""
-    if shutil.which("docker") is None:
-        return "docker is not installed"
-    for question, reason in (
-        (("version",), "no Docker engine answers"),
-        (("image", "inspect", IMAGE), f"the image is not here: docker pull {IMAGE}"),
-    ):
-        try:
-            subprocess.run(
-                ("docker", *question), check=True, capture_output=True, timeout=ENGINE_SECONDS
-            )
-        except (subprocess.SubprocessError, OSError):
-            return reason
-    return None
 
 
 async def run(
@@ -97,7 +79,7 @@ class ContainerRabbitMQ:
 
     async def start(self) -> None:
         """Create the container and start it. Raises `LocalError`, with nothing left behind."""
-        reason = await asyncio.to_thread(why_no_container)
+        reason = await asyncio.to_thread(first_missing, *FOR_CONTAINER)
         if reason:
             raise LocalError(reason)
         await _remove_orphans()

@@ -5,17 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from local_servers import servers_needed
-from maniple.local import programs
+from needs import CONSUL, RABBITMQ, need
 from system.campaign.matrix import markdown_of
 from system.campaign.run import Options, run
 
 
 @pytest.mark.timeout(600)
 async def test_the_short_campaign_loses_nothing_and_tells_the_truth(tmp_path: Path) -> None:
-    with servers_needed():
-        programs.rabbitmq_server()
-        programs.consul()
+    need(RABBITMQ, CONSUL)
     options = Options(short=True, seed=int(time.time()), logs=tmp_path / "logs")
     outcome = await run(options, tmp_path, lambda *_: None)
     matrix = markdown_of(outcome.rows)

@@ -25,11 +25,13 @@ from maniple.local.errors import LocalError
 from maniple.local.http import fetch
 from maniple.records import Batch, FirstWins, RecordReader, TaskKey
 from maniple.transport import Link
+from needs import need
 from outsider import Outsider
+from paths import SUPPORT
 from system.campaign.plan import PlannedTask, Submitter
 from system.campaign.submitters import PlainPublisher
 from system.campaign.tally import Tally
-from system.compose import POLL, Stack, why_no_stack
+from system.compose import FOR_FILE, FOR_STACK, POLL, Stack
 from system.docker import run
 from waiting import wait_until
 
@@ -95,11 +97,9 @@ class Load:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    reason = await asyncio.to_thread(why_no_stack)
-    if reason:
-        pytest.skip(reason)  # not `skip_or_fail`: the engine and the images are no part of `setup`
+    await asyncio.to_thread(need, *FOR_STACK)
     handlers = tmp_path_factory.mktemp("handlers")
-    for path in (ROOT / "examples" / "text_stats.py", ROOT / "tests" / "sample_handlers.py"):
+    for path in (ROOT / "examples" / "text_stats.py", SUPPORT / "sample_handlers.py"):
         shutil.copy(path, handlers)
     handlers.chmod(0o755)  # the containers' user is none of this machine
     running = Stack(tmp_path_factory.mktemp("stack"), handlers)
@@ -311,7 +311,7 @@ def test_the_passwords_are_random_and_private(stack: Stack) -> None:
     assert len({value for value in passwords if len(value) == 36}) == len(passwords) == 9
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
 async def test_without_passwords_nothing_starts() -> None:
+    await asyncio.to_thread(need, *FOR_FILE)
     with pytest.raises(LocalError, match=r"MANIPLE_\w+_PASSWORD .*; make up makes a \.env"):
         await run("docker", "compose", "--env-file", os.devnull, "config", "--quiet", cwd=ROOT)

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from documents import ROOT
-from system.compose import Stack, why_no_stack
+from needs import COMPOSE, ENGINE, PYTHON_IMAGE, image, need
+from system.compose import Stack
 from system.docker import run
 
 # As little as has all that Compose makes; like ours, it cannot be read without its variable.
-SMALL = """
+SMALL = f"""
 services:
   one: &one
-    image: python:3.13-slim
+    image: {PYTHON_IMAGE}
     command: [sleep, infinity]
     init: true
-    environment: {SECRET: "${MANIPLE_OUTSIDE_PASSWORD:?is not set}"}
+    environment: {{SECRET: "${{MANIPLE_OUTSIDE_PASSWORD:?is not set}}"}}
     volumes: ["kept:/kept"]
   two:
     <<: *one
@@ -24,13 +25,13 @@ services:
 volumes:
   kept:
 """
+FOR_SMALL = (ENGINE, COMPOSE, image(PYTHON_IMAGE))
 
 
 @pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     """Containers of a project that ran with a `.env`."""
-    if reason := why_no_stack():
-        pytest.skip(reason)
+    need(*FOR_SMALL)
     made = Stack(tmp_path, tmp_path)
     made.env_file.write_text(f"COMPOSE_PROJECT_NAME={made.project}\nMANIPLE_OUTSIDE_PASSWORD=x\n")
     await compose(made, "--profile", "views", "up", "--detach")

@@ -18,10 +18,11 @@ from maniple import Client, connect, topology
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.messages import Result
 from maniple_registry.management import REASON
+from needs import need
 from outsider import Outsider
 from paths import PYTHONPATH
 from system.brokers import ContainerBroker
-from system.docker import why_no_container
+from system.docker import FOR_CONTAINER
 
 TASKS = 200
 DEFAULT_LIMIT = 20  # of deliveries, from 4.0, where a queue has none of its own
@@ -41,9 +42,7 @@ class On4:
 @pytest.fixture(scope="module")
 async def on_4() -> AsyncIterator[On4]:
     """Three agents and two dispatchers on a container of this module's own."""
-    reason = await asyncio.to_thread(why_no_container)
-    if reason:
-        pytest.skip(reason)  # not `skip_or_fail`: the engine and the image are no part of `setup`
+    await asyncio.to_thread(need, *FOR_CONTAINER)
     agents = {"PYTHONPATH": PYTHONPATH, "MANIPLE_PROCESSES": "1"}
     options = ClusterOptions(
         agents=3, dispatchers=2, handlers=("sample_handlers",), env={"agent": agents}

@@ -12,6 +12,7 @@ import pytest
 from maniple.local.child import Child, ChildSpec, Death, tail_of
 from maniple.local.errors import ServerMissing
 from maniple.local.reaper import Reaper
+from needs import PS, need
 from waiting import wait_until
 
 
@@ -62,6 +63,7 @@ async def test_stopping_is_no_death(tmp_path: Path, reaper: Reaper) -> None:
 
 def living(group: int) -> list[str]:
     """States of the group's processes; a zombie is dead, whenever its new parent notices."""
+    need(PS)
     states = subprocess.run(
         ["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True
     )
