@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import requests
 
 from heartbeating_agents import (
@@ -23,7 +24,7 @@ from heartbeating_agents import (
     shown,
     told,
 )
-from local_servers import LocalServers
+from local_servers import LocalServers, SharedServers
 from maniple.control import Retire
 from maniple.identifiers import new_id
 from maniple.service.consul import Consul, http_check
@@ -33,7 +34,14 @@ from waiting import wait_until
 FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
 # The broker shows a connection's given name only some seconds after it was made.
 SLOW = {"unreachable_after": 3.0, "failed_after": 6.0}
-START_SECONDS = 60.0  # two processes start, and the lock of a leader that was killed before lapses
+START_SECONDS = 60.0  # two processes start
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def servers(shared: SharedServers) -> AsyncIterator[LocalServers]:
+    """An environment for each test: the lock of a leader that was killed lapses late."""
+    async with shared.environment(f"failover-{new_id()}") as servers:
+        yield servers
 
 
 async def leader_of(registries: list[RegistryProcess]) -> RegistryProcess:
