@@ -41,11 +41,13 @@ def confirmed(agent: ServiceProcess) -> float:
 
 async def heard_twice(agents: list[ServiceProcess]) -> None:
     """Wait until each has been heard twice: the second time with what it sent since now."""
-    before = {}
-    for agent in agents:
-        while not (heard := confirmed(agent)):
-            pass
-        before[agent.instance] = heard
+    before: dict[str, float] = {}
+
+    def told_by_all() -> bool:
+        before.update((agent.instance, confirmed(agent)) for agent in agents)
+        return all(before.values())
+
+    await wait_until(told_by_all)
 
     def heard_of_all() -> bool:
         return all(confirmed(agent) >= before[agent.instance] + 2 for agent in agents)
