@@ -1,61 +1,91 @@
 """Handlers that block or burn: they are named, and silence no agent."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from maniple import connect
-from maniple.cli.control import ask
-from maniple.local.cluster import Cluster
+import requests
+
+from maniple import TaskHandle, connect
+from maniple.local.cluster import Cluster, ServiceProcess
+from maniple.service.names import HEARTBEATS_SENT
+from scraping import sample_name, scrape
 from waiting import wait_until
 
-BLOCKED = 8.0  # seconds; an agent that were silent for so long would be `unreachable`
+
+class Burning:
+    """Tasks whose handlers go on until the test says that it is over."""
+
+    def __init__(self, folder: Path, handles: Iterable[TaskHandle]) -> None:
+        self._folder = folder
+        self._handles = list(handles)
+
+    def has_begun(self) -> bool:
+        return all((self._folder / handle.id).exists() for handle in self._handles)
+
+    async def ends(self) -> set[tuple[str, int]]:
+        """End it, and return the statuses, and how often a task was lost."""
+        (self._folder / "over").touch()
+        results = [await handle.outcome(timeout=60) for handle in self._handles]
+        return {(str(result.status), result.lost) for result in results}
 
 
-async def states(cluster: Cluster) -> dict[str, str]:
-    """Return what the registry says of the cluster's own agents."""
-    operator = cluster.ready_info()["operator_url"]
-    names = [process.instance for process in cluster.of_service("agent")]
-    answers = {name: await ask(operator, "registry", "agent", {"id": name}) for name in names}
-    return {name: str(answer["state"]) for name, answer in answers.items()}
+def confirmed(agent: ServiceProcess) -> float:
+    """Return how many heartbeats of an agent the broker has confirmed; 0 if it is slow to tell."""
+    try:
+        return scrape([agent]).get(sample_name(HEARTBEATS_SENT), 0.0)
+    except requests.Timeout:
+        return 0.0
 
 
-async def seen_until_done(cluster: Cluster, handles: list[Any]) -> set[str]:
-    """Return the states that agents had until all of these were done."""
-    seen: set[str] = set()
+async def heard_twice(agents: list[ServiceProcess]) -> None:
+    """Wait until each has been heard twice: the second time with what it sent since now."""
+    before: dict[str, float] = {}
 
-    async def done() -> bool:
-        seen.update((await states(cluster)).values())
-        return all(handle.done for handle in handles)
+    def told_by_all() -> bool:
+        before.update((agent.instance, confirmed(agent)) for agent in agents)
+        return all(before.values())
 
-    await wait_until(done, 60)
-    return seen
+    await wait_until(told_by_all)
+
+    def heard_of_all() -> bool:
+        return all(confirmed(agent) >= before[agent.instance] + 2 for agent in agents)
+
+    await wait_until(heard_of_all, every=0.2)
 
 
-def lines(cluster: Cluster, agent: str) -> list[dict[str, Any]]:
-    log = Path(cluster.ready_info()["data_dir"]) / "logs" / f"{agent}.log"
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+def lines(cluster: Cluster) -> list[dict[str, Any]]:
+    logs = Path(cluster.ready_info()["data_dir"]) / "logs"
+    texts = [(logs / f"{agent.instance}.log").read_text() for agent in cluster.of_service("agent")]
+    return [json.loads(line) for text in texts for line in text.splitlines() if line[:1] == "{"]
 
 
-async def test_a_handler_that_blocks_the_loop_is_named_and_its_agent_stays_active(
-    cluster: Cluster,
+async def test_a_handler_that_blocks_the_loop_is_named_and_its_agent_is_heard(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def named() -> bool:
+        told = [line for line in lines(cluster) if "blocks the event loop" in line["event"]]
+        return ["test.block_until"] in [line["handlers"] for line in told]
+
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        burning = Burning(tmp_path, [await client.submit("test.block_until", str(tmp_path))])
+        await wait_until(burning.has_begun)
+        await heard_twice(cluster.of_service("agent"))
+        await wait_until(named)
+        assert await burning.ends() == {("succeeded", 0)}
+
+
+async def test_handlers_that_burn_every_processor_silence_no_agent(
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     async with connect(cluster.ready_info()["client_url"]) as client:
-        handle = await client.submit("test.block_for", BLOCKED)
-        assert await seen_until_done(cluster, [handle]) == {"active"}
-        agent = str((await handle.outcome()).agent)
-    named = [line for line in lines(cluster, agent) if "blocks the event loop" in line["event"]]
-    assert named
-    assert named[-1]["handlers"] == ["test.block_for"]
-
-
-async def test_handlers_that_burn_every_processor_silence_no_agent(cluster: Cluster) -> None:
-    async with connect(cluster.ready_info()["client_url"]) as client:
         handles = [
-            await client.submit(capability, BLOCKED)
+            await client.submit(capability, str(tmp_path))
             for capability in ("test.burn_threaded", "test.burn_process")
             for _ in range(3)
         ]
-        assert await seen_until_done(cluster, handles) == {"active"}
-        results = [await handle.outcome() for handle in handles]
-    assert {(str(result.status), result.lost) for result in results} == {("succeeded", 0)}
+        burning = Burning(tmp_path, handles)
+        await wait_until(burning.has_begun)
+        await heard_twice(cluster.of_service("agent"))
+        assert await burning.ends() == {("succeeded", 0)}

@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from executor_bench import Told, job, runs, started, workers
+from executor_bench import Gate, Grace, Told, job, runs, started, timers_held, workers
 from maniple.codec import decode_value
 from maniple.errors import ErrorCode
 from maniple.loops import new_event_loop
 from maniple_agent.executors import (
     Executor,
     LoopExecutor,
+    ProcessExecutor,
     ThreadExecutor,
     on_loop,
 )
+from paths import SUPPORT
 from waiting import wait_until
 
 MEGABYTE = 1024**2
@@ -27,6 +30,11 @@ MEGABYTE = 1024**2
 @pytest.fixture
 def told() -> Told:
     return Told()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture
@@ -41,10 +49,18 @@ async def threads(told: Told) -> AsyncIterator[Executor]:
         yield executor
 
 
-@pytest.fixture
-async def process(told: Told) -> AsyncIterator[Executor]:
-    async with started(workers(told)) as executor:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def pool() -> AsyncIterator[ProcessExecutor]:
+    """One worker process for all tests, and another whenever it has ended."""
+    executor = workers(Told())
+    async with started(executor):
         yield executor
+
+
+@pytest.fixture
+def process(told: Told, pool: ProcessExecutor) -> Executor:
+    pool._report = told
+    return pool
 
 
 async def test_a_loop_runs_many_handlers_at_once(told: Told, loop: Executor) -> None:
@@ -57,18 +73,28 @@ async def test_a_loop_runs_many_handlers_at_once(told: Told, loop: Executor) -> 
     assert told.freed >= 1
 
 
-async def test_a_handler_on_the_loop_is_ended_at_its_timeout(told: Told, loop: Executor) -> None:
-    loop.run([job("slow", "x.hang", timeout=0.1), job("fast", "x.async", 1)])
+async def test_a_handler_on_the_loop_is_ended_at_its_own_timeout(
+    told: Told, loop: Executor
+) -> None:
+    patient = job("patient", "x.hang")
+    loop.run([job("slow", "x.hang", timeout=0.1), patient, job("fast", "x.async", 1)])
     assert await told.code("slow") is ErrorCode.TIMEOUT
-    assert told.seconds["slow"] < 1
+    assert told.seconds["slow"] >= 0.1
     assert (await told.of("fast")).failure is None
-    assert loop.free == 20
+    await wait_until(lambda: loop.free == 19)
+    assert loop.holds(patient)
 
 
-async def test_a_handler_that_does_not_end_keeps_its_slot(told: Told, loop: Executor) -> None:
-    loop.run([job("it", "x.stubborn", 1.2, timeout=0.1)])
+async def test_a_handler_that_does_not_end_keeps_its_slot(
+    told: Told, loop: Executor, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grace = Grace(monkeypatch)
+    loop.run([job("it", "x.stubborn", str(gate), timeout=0.1)])
+    await wait_until(lambda: told.values == ["begun"])
+    grace.is_over()
     assert await told.code("it") is ErrorCode.TIMEOUT
     assert loop.free == 19
+    gate.open()
     await wait_until(lambda: loop.free == 20)
 
 
@@ -87,32 +113,39 @@ async def test_progress_comes_back_from_the_loop(told: Told, loop: Executor) -> 
 
 
 async def test_a_blocked_loop_is_replaced_and_its_neighbours_run(
-    told: Told, loop: Executor, monkeypatch: pytest.MonkeyPatch
+    told: Told, loop: Executor, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_loop, "BLOCKED_AFTER", 0.5)
-    loop.run([job("blocker", "x.block", 2.5, timeout=0.2)])
-    await wait_until(lambda: "blocker" in told.outcomes)
-    loop.run([job(str(n), "x.async", n) for n in range(10)])
-    await wait_until(lambda: len(told.outcomes) == 11, 2.0)
+    grace = Grace(monkeypatch)
+    monkeypatch.setattr(on_loop, "BLOCKED_AFTER", 0.3)
+    loop.run([job("blocker", "x.block", str(gate), timeout=0.1)])
+    await wait_until(lambda: told.values == ["begun"])
+    grace.is_over()
     assert await told.code("blocker") is ErrorCode.TIMEOUT
+    loop.run([job(str(n), "x.async", n) for n in range(10)])
+    await wait_until(lambda: len(told.outcomes) == 11)
     assert told.outcomes["7"].output == b"14"
     assert loop.free == 19  # the blocked one
+    gate.open()
     await wait_until(lambda: loop.free == 20)
     loop.run([job("later", "x.async", 4)])
     assert (await told.of("later")).output == b"8"
 
 
 async def test_a_thread_that_outlives_its_timeout_keeps_its_slot(
-    told: Told, threads: Executor
+    told: Told, threads: Executor, gate: Gate
 ) -> None:
-    threads.run([job("slow", "x.thread", 1.0, timeout=0.1), job("fast", "x.thread", 0.0)])
+    with timers_held() as timers:
+        threads.run([job("slow", "x.thread", str(gate), timeout=7.0), job("fast", "x.thread")])
     assert threads.free == 0
-    assert await told.code("slow") is ErrorCode.TIMEOUT
-    assert (await told.of("fast")).output == b"0.0"
-    assert told.values == ["begun", "begun"]
-    await wait_until(lambda: threads.free == 1, 0.5)
+    assert (await told.of("fast")).failure is None
+    await wait_until(lambda: told.values == ["begun", "begun"])
+    seconds, overdue = timers[0]
+    overdue()
+    assert (seconds, await told.code("slow")) == (7.0, ErrorCode.TIMEOUT)
+    await wait_until(lambda: threads.free == 1)
+    gate.open()
     await wait_until(lambda: threads.free == 2)
-    threads.run([job("next", "x.thread", 0.0)])
+    threads.run([job("next", "x.thread")])
     assert (await told.of("next")).failure is None
 
 
@@ -148,11 +181,11 @@ async def test_a_process_that_ends_fails_its_task_only(
 
 
 async def test_a_process_is_ended_at_its_timeout_with_what_it_started(
-    told: Told, process: Executor, tmp_path: Path
+    told: Told, process: Executor, gate: Gate
 ) -> None:
-    process.run([job("it", "x.child", str(tmp_path / "pid"), timeout=1.0)])
+    process.run([job("first", "x.leave_child"), job("it", "x.pid", str(gate), timeout=0.1)])
+    child = int((await told.of("first")).output)
     assert await told.code("it") is ErrorCode.TIMEOUT
-    child = int((tmp_path / "pid").read_text())
     await wait_until(lambda: not runs(child))
 
 
@@ -166,11 +199,11 @@ async def test_memory_beyond_the_limit_fails_the_task_and_not_the_next(
 
 
 async def test_a_process_that_died_idle_costs_no_task(told: Told, process: Executor) -> None:
-    process.run([job("first", "x.sleep", 0)])
+    process.run([job("first", "x.pid")])
     pid = int((await told.of("first")).output)
     os.kill(pid, signal.SIGKILL)
     await wait_until(lambda: not runs(pid))
-    process.run([job("second", "x.sleep", 0)])
+    process.run([job("second", "x.pid")])
     outcome = await told.of("second")
     assert outcome.failure is None
     assert int(outcome.output) != pid
@@ -186,30 +219,31 @@ async def test_a_process_handler_that_raises_tells_what(told: Told, process: Exe
 OWNER = """
 import asyncio, sys
 sys.path[:0] = {path!r}
-from executor_bench import Told, job, started, workers
+from executor_bench import TOLD_WITHIN, Told, job, started, workers
+from waiting import wait_until
 async def main():
     told = Told()
     async with started(workers(told, 2)) as it:
-        it.run([job("1", "x.sleep", 0), job("2", "x.sleep", 0)])
-        print(int((await told.of("1")).output), int((await told.of("2")).output), flush=True)
-        it.run([job("3", "x.child", {told!r})])
-        await asyncio.sleep(60)
+        await wait_until(lambda: it.free == 2, TOLD_WITHIN)
+        it.run([job("1", "x.pid"), job("2", "x.pid")])
+        print(*[int((await told.of(name)).output) for name in "12"], flush=True)
+        it.run([job("3", "x.child")])
+        await wait_until(lambda: told.values)
+        print(*told.values, flush=True)
+        await asyncio.Event().wait()
 asyncio.run(main())
 """
 
 
-async def test_workers_end_with_an_agent_that_was_killed(tmp_path: Path) -> None:
-    here = Path(__file__).parent
-    told = tmp_path / "pid"
-    program = OWNER.format(path=[str(here.parent)], told=str(told))
+async def test_workers_end_with_an_agent_that_was_killed() -> None:
     owner = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", OWNER.format(path=[str(SUPPORT)]), stdout=asyncio.subprocess.PIPE
     )
     assert owner.stdout is not None
-    line = await asyncio.wait_for(owner.stdout.readline(), 30)
-    await wait_until(lambda: told.exists() and told.read_text().endswith("\n"))
-    pids = [*map(int, line.split()), int(told.read_text())]
+    told = await owner.stdout.readline() + await owner.stdout.readline()
+    pids = {*map(int, told.split())}
+    assert len(pids) == 3
     assert all(map(runs, pids))
     owner.kill()
-    await owner.wait()
     await wait_until(lambda: not any(map(runs, pids)))
+    await owner.wait()

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from executor_bench import Told, job, started, workers
+from executor_bench import Gate, Grace, Told, job, now, started, timers_held, workers
 from maniple.errors import ErrorCode
 from maniple.loops import new_event_loop
 from maniple_agent.executors import (
@@ -17,6 +18,7 @@ from maniple_agent.executors import (
     LoopExecutor,
     ThreadExecutor,
     child,
+    latest,
     on_loop,
     processes,
     threads,
@@ -29,6 +31,11 @@ LOOPS = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
 async def test_a_report_that_raises_costs_its_own_task_only() -> None:
     told = Told()
     told.raises = {"bad"}
@@ -37,7 +44,7 @@ async def test_a_report_that_raises_costs_its_own_task_only() -> None:
         started(ThreadExecutor(3, "agent-1", told)) as plain,
     ):
         loop.run([job("bad", "x.async", 1), job("1", "x.async", 1), job("2", "x.async", 1)])
-        plain.run([job("bad", "x.thread", 0), job("3", "x.thread", 0), job("4", "x.thread", 0)])
+        plain.run([job(name, "x.thread") for name in ("bad", "3", "4")])
         await wait_until(lambda: told.outcomes.keys() == {"1", "2", "3", "4"})
         await wait_until(lambda: (loop.free, plain.free) == (3, 3))
 
@@ -60,7 +67,7 @@ async def test_whatever_fails_around_a_handler_its_slot_comes_back(
     )
     async with started(made) as executor:
         for name in ("1", "2"):
-            executor.run([job(name, "x.async" if on_a_loop else "x.thread", 0)])
+            executor.run([job(name, "x.async" if on_a_loop else "x.thread")])
             assert await told.code(name) is ErrorCode.HANDLER_ERROR
             await wait_until(lambda: executor.free == 1)
 
@@ -69,8 +76,8 @@ async def test_a_handler_that_cancels_its_own_task_gives_its_slot_back() -> None
     told = Told()
     async with started(LoopExecutor(1, "agent-1", told, new_event_loop)) as loop:
         loop.run([job("it", "x.suicide")])
-        assert await told.code("it", 3) is ErrorCode.HANDLER_ERROR
-        await wait_until(lambda: loop.free == 1, 3)
+        assert await told.code("it") is ErrorCode.HANDLER_ERROR
+        await wait_until(lambda: loop.free == 1)
 
 
 @LOOPS
@@ -82,28 +89,18 @@ async def test_a_handler_that_ends_the_loop_does_not_end_its_neighbours(
     with structlog.testing.capture_logs() as lines:
         async with started(LoopExecutor(3, "agent-1", told, loop_factory)) as loop:
             loop.run([job("neighbour", "x.progress", 2), job("it", capability, 3)])
-            assert (await told.of("neighbour", 3)).output == b"2"
-            assert (await told.of("it", 3)).output == b"3"
+            assert (await told.of("neighbour")).output == b"2"
+            assert (await told.of("it")).output == b"3"
             loop.run([job("later", "x.async", 2)])
-            assert (await told.of("later", 3)).output == b"4"
-            await wait_until(lambda: loop.free == 3, 3)
-    logged = [line["reason"] for line in lines if line["log_level"] == "error"]
-    assert len(logged) == (capability == "x.subtask_exits")
-
-
-async def lag_until(done: asyncio.Event) -> float:
-    """Return the longest delay of this loop until something is done."""
-    loop, worst = asyncio.get_running_loop(), 0.0
-    while not done.is_set():
-        due = loop.time() + 0.01
-        await asyncio.sleep(0.01)
-        worst = max(worst, loop.time() - due)
-    return worst
+            assert (await told.of("later")).output == b"4"
+            await wait_until(lambda: loop.free == 3)
+    left = [line for line in lines if "loop was left" in line["event"]]
+    assert len(left) == (capability == "x.subtask_exits")
 
 
 @pytest.mark.parametrize("kind", ["loop", "threads", "process"])
 async def test_a_flood_of_progress_stays_where_it_is_made(kind: str) -> None:
-    told, done = Told(), asyncio.Event()
+    told = Told()
     made: dict[str, tuple[str, Executor]] = {
         "loop": ("x.flood", LoopExecutor(1, "agent-1", told, new_event_loop)),
         "threads": ("x.thread_flood", ThreadExecutor(8, "agent-1", told)),
@@ -111,26 +108,28 @@ async def test_a_flood_of_progress_stays_where_it_is_made(kind: str) -> None:
     }
     capability, flooded = made[kind]
     async with started(flooded) as executor:
-        await wait_until(lambda: executor.free == executor.capacity)
         names = [str(number) for number in range(executor.capacity)]
-        lag = asyncio.create_task(lag_until(done))
-        executor.run([job(name, capability, 1.0) for name in names])
-        last = [int((await told.of(name, 30)).output) for name in names]
-        done.set()
-    assert await lag < 1.5
-    # One at once, one in each tenth of a second, and the last one when the handler has ended.
-    assert len(told.values) <= len(names) * 16
+        executor.run([job(name, capability, 0.35) for name in names])
+        last = [int((await told.of(name)).output) for name in names]
+    # One at once, one in each period that the handler ran for, and the last one at its end.
+    for name in names:
+        assert told.reports[name] <= told.seconds[name] / latest.PERIOD + 2
     assert set(last) <= set(told.values)
 
 
 @pytest.mark.parametrize("capability", ["x.two_steps", "x.process_two_steps"])
-async def test_the_latest_value_arrives_while_the_handler_goes_on(capability: str) -> None:
-    told = Told()
+async def test_the_latest_value_arrives_while_the_handler_goes_on(
+    capability: str, tmp_path: Path
+) -> None:
+    told, gates = Told(), [Gate(tmp_path / name) for name in ("first", "second")]
     made = ThreadExecutor(1, "agent-1", told) if capability == "x.two_steps" else workers(told)
     async with started(made) as executor:
-        executor.run([job("it", capability, 1.0)])
+        executor.run([job("it", capability, [str(gate) for gate in gates])])
+        await wait_until(lambda: told.values == [1])
+        gates[0].open()
         await wait_until(lambda: told.values == [1, 2])
         assert told.outcomes == {}
+        gates[1].open()
         await told.of("it")
         assert told.values == [1, 2]
 
@@ -150,7 +149,7 @@ async def test_a_worker_that_is_not_there_is_not_free(monkeypatch: pytest.Monkey
         may_start.set()
         await wait_until(lambda: executor.free == 1)
         assert told.freed == 1
-        executor.run([job("it", "x.sleep", 0.2)])
+        executor.run([job("it", "x.pid")])
         assert executor.free == 0
         may_start.clear()
         os.kill(int((await told.of("it")).output), 9)
@@ -160,21 +159,19 @@ async def test_a_worker_that_is_not_there_is_not_free(monkeypatch: pytest.Monkey
 
 
 async def test_a_job_that_waited_for_a_worker_does_not_run_beyond_its_deadline(
-    tmp_path: Path,
+    gate: Gate, tmp_path: Path
 ) -> None:
-    told, touched = Told(), tmp_path / "touched"
-    async with started(workers(told)) as executor:
-        await wait_until(lambda: executor.free == 1)
-        executor.run(
-            [
-                job("first", "x.sleep", 1.0),
-                job("late", "x.touch", str(touched), expires_in=0.5),
-                job("cut", "x.sleep", 30.0, expires_in=1.6),
-            ]
-        )
-        assert await told.code("late") is ErrorCode.TIMEOUT
-        assert await told.code("cut") is ErrorCode.TIMEOUT
-    assert told.seconds["cut"] < 1.0
+    told, touched, times = Told(), tmp_path / "touched", [now()]
+    async with started(workers(told, clock=lambda: times[-1])) as executor:
+        first, late = job("first", "x.pid", str(gate)), job("late", "x.touch", str(touched))
+        cut = job("cut", "x.pid", str(tmp_path / "never"), expires_in=400.0)
+        executor.run([first, late, cut])
+        await wait_until(lambda: executor.holds(first))
+        assert late.envelope.deadline < cut.envelope.deadline
+        times.append(cut.envelope.deadline - timedelta(seconds=0.1))
+        gate.open()
+        assert (await told.failure("late")).code is ErrorCode.TIMEOUT
+        assert "its 0.1 s" in (await told.failure("cut")).message
     assert not touched.exists()
 
 
@@ -211,20 +208,24 @@ async def test_a_worker_that_cannot_be_started_leaves_no_file_open_and_is_told(
 async def test_a_job_whose_thread_cannot_be_started_ends_and_those_after_it_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threads, "START_PAUSE", 0.3)
-    told = Told()
+    told, clock = Told(), [0.0]
+    monkeypatch.setattr(threads, "monotonic", lambda: clock[0])
     async with started(ThreadExecutor(2, "agent-1", told)) as executor:
-        executor.run([job("first", "x.thread", 0)])
+        executor.run([job("first", "x.thread")])
         await told.of("first")
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, timers_held() as timers:
             patch.setattr(threading.Thread, "start", refuses)
-            executor.run([job("second", "x.thread", 0.1), job("third", "x.thread", 0)])
-            assert await told.code("third") is ErrorCode.HANDLER_CRASHED
+            executor.run([job("second", "x.thread"), job("third", "x.thread")])
+        assert await told.code("third") is ErrorCode.HANDLER_CRASHED
         assert (await told.of("second")).failure is None
         assert executor.free == 1  # the one thread that there is
+        again = [call for seconds, call in timers if seconds == threads.START_PAUSE]
+        clock[0] += threads.START_PAUSE
+        assert executor.free == 2
         freed = told.freed
-        await wait_until(lambda: executor.free == 2 and told.freed > freed)
-        executor.run([job("4", "x.thread", 0.1), job("5", "x.thread", 0.1)])
+        again[0]()
+        assert (len(again), told.freed) == (1, freed + 1)
+        executor.run([job("4", "x.thread"), job("5", "x.thread")])
         assert [(await told.of(name)).failure for name in ("4", "5")] == [None, None]
 
 
@@ -232,14 +233,22 @@ def refuses(_thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-async def test_a_handler_that_does_not_return_is_named_while_it_keeps_its_slot() -> None:
-    told = Told()
+async def test_a_handler_that_does_not_return_is_named_while_it_keeps_its_slot(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, grace = Told(), Grace(monkeypatch)
     async with (
         started(LoopExecutor(2, "agent-1", told, new_event_loop)) as loop,
         started(ThreadExecutor(2, "agent-1", told)) as plain,
     ):
-        loop.run([job("1", "x.stubborn", 1.0, timeout=0.1), job("2", "x.hang")])
-        plain.run([job("3", "x.thread", 1.0, timeout=0.1), job("4", "x.thread", 0.3)])
+        loop.run([job("1", "x.stubborn", str(gate), timeout=0.1), job("2", "x.hang")])
+        with timers_held() as timers:
+            plain.run([job(name, "x.thread", str(gate)) for name in ("3", "4")])
+        await wait_until(lambda: told.values == ["begun"] * 3)
         assert (loop.stuck, plain.stuck) == ([], [])
-        await wait_until(lambda: (loop.stuck, plain.stuck) == (["x.stubborn"], ["x.thread"]))
+        grace.is_over()
+        timers[0][1]()
+        await wait_until(lambda: loop.stuck == ["x.stubborn"])
+        assert plain.stuck == ["x.thread"]
+        gate.open()
         await wait_until(lambda: (loop.stuck, plain.stuck) == ([], []))

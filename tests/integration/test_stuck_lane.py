@@ -1,8 +1,8 @@
 """A lane that confirms nothing for longer than a connection may be without confirms."""
 
-import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from maniple.codec import decode_envelopes
 from maniple.identifiers import new_id
 from maniple.service.names import RECONNECTS
 from maniple.service.runner import running
-from maniple.transport import publisher
+from maniple.transport import Publisher, publisher
 from maniple_dispatcher import lanes as lanes_module
 from maniple_dispatcher.domain import doors, under_way
 from maniple_dispatcher.settings import DispatcherSettings
@@ -49,15 +49,11 @@ class Lanes:
             body = json.dumps({"id": str(number)})
             self._submit.basic_publish("maniple.tasks", capability, body)
 
-    def read(self) -> None:
-        """Take what has come, by the tasks' names."""
-        for name, seen in self.seen.items():
-            queue, _ = topology.lane_queues(name)
-            while (message := self.channel.basic_get(queue.name, auto_ack=True))[0]:
-                seen.update(envelope.id for envelope in decode_envelopes(message[2]))
-
     def has(self, capability: str, count: int) -> bool:
-        self.read()
+        """Take what has come, and tell whether that is so many tasks, each once or more."""
+        queue, _ = topology.lane_queues(capability)
+        while (message := self.channel.basic_get(queue.name, auto_ack=True))[0]:
+            self.seen[capability].update(one.id for one in decode_envelopes(message[2]))
         return self.seen[capability].keys() == {str(number) for number in range(count)}
 
     def close(self) -> None:
@@ -67,6 +63,25 @@ class Lanes:
             connection.close()
 
 
+class Seconds:
+    """Counts those for which publishers wait for confirms, as they do it themselves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._counts: Counter[int] = Counter()
+        overdue = Publisher.overdue
+
+        def counted(one: Publisher) -> bool:
+            self._counts[id(one)] += 1
+            return overdue(one)
+
+        monkeypatch.setattr(Publisher, "overdue", counted)
+
+    def have_been(self, count: float) -> Callable[[], bool]:
+        """Return a condition: so many more than now, for each publisher."""
+        wanted = {one: seconds + count for one, seconds in self._counts.items()}
+        return lambda: all(self._counts[one] >= seconds for one, seconds in wanted.items())
+
+
 async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
     servers: LocalServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +89,7 @@ async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
     monkeypatch.setattr(under_way, "PATIENCE", 1.0)
     monkeypatch.setattr(lanes_module, "CANCEL_AFTER", 0.5)
     monkeypatch.setattr(doors, "STUCK_FOR", 1.0)
+    seconds = Seconds(monkeypatch)
     settings = DispatcherSettings.model_validate(
         {
             "broker_url": servers.rabbitmq.url("dispatcher"),
@@ -86,15 +102,14 @@ async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
         lanes = Lanes(servers)
         for name in lanes.seen:
             lanes.submit(name, 1)
-            await wait_until(lambda name=name: lanes.has(name, 1), 10)  # type: ignore[misc]
+            await wait_until(lambda name=name: lanes.has(name, 1))  # type: ignore[misc]
         stuck, _ = topology.lane_queues(lanes.stuck)
         async with suspended(broker_of(broker), broker.environment, stuck.name):
             lanes.submit(lanes.stuck, TASKS)
-            await asyncio.sleep(3 * CONFIRM_TIMEOUT)  # how long it is stuck is what is tested
-            lanes.seen[lanes.well].clear()
+            # For twice as long as a publisher bears it to be without a confirm.
+            await wait_until(seconds.have_been(2 * CONFIRM_TIMEOUT), 3 * CONFIRM_TIMEOUT)
             lanes.submit(lanes.well, TASKS)
-            well, _ = topology.lane_queues(lanes.well)
-            await wait_until(lambda: depth(lanes, well.name) == TASKS, 3)
+            await wait_until(lambda: lanes.has(lanes.well, TASKS))
         await wait_until(lambda: lanes.has(lanes.stuck, TASKS), 60)
         for link in ("publish", "consume", "reply"):
             lost = runtime.metrics.registry.get_sample_value(
@@ -102,8 +117,3 @@ async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
             )
             assert not lost, link
         lanes.close()
-
-
-def depth(lanes: Lanes, queue: str) -> int:
-    """Return how many messages wait in a queue."""
-    return int(lanes.channel.queue_declare(queue, passive=True).method.message_count)

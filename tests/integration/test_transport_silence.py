@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -10,15 +10,36 @@ import pytest_asyncio
 
 import faults
 from flaky_network import FlakyNetwork
-from link_bench import bench, depth, new_queue, numbers
+from link_bench import bench, depth, done, new_queue, numbers
 from local_servers import LocalServers, servers_needed
 from maniple.topology import Queue
-from maniple.transport import publisher, pulse
+from maniple.transport import publisher, pulse, supervision
 from system.brokers import NativeBroker
 from waiting import wait_until
 
-NOTICED_WITHIN = 12.0
-BACK_WITHIN = 10.0
+
+def silence() -> float:
+    """Return the seconds for which a broker may say nothing."""
+    return pulse.SILENT_AFTER * pulse.TICK
+
+
+class Ticks:
+    """Counts how often a link has looked at its broker: the seconds that count for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        tick = pulse.Pulse.tick
+
+        async def counted(self_: pulse.Pulse) -> bool:
+            self._count += 1
+            return await tick(self_)
+
+        monkeypatch.setattr(pulse.Pulse, "tick", counted)
+
+    def have_been(self, count: int) -> Callable[[], bool]:
+        """Return a condition: so many more than now."""
+        wanted = self._count + count
+        return lambda: self._count >= wanted
 
 
 @pytest.fixture
@@ -47,10 +68,11 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_and_a_quiet_link_is_left_
         on.link.add(on.consumer())
         await asyncio.gather(on.link.start(10), quiet.link.start(10))
         network.freeze()
-        publishing = asyncio.create_task(on.publish(range(50)))
-        await wait_until(lambda: not on.link.is_up, NOTICED_WITHIN)
+        publishing = on.publishing(range(50))
+        await wait_until(lambda: not on.link.is_up, 1.5 * silence())
+        assert "silent" in str(on.link.last_error)
         network.thaw()
-        await asyncio.wait_for(publishing, BACK_WITHIN)
+        await done(publishing)
         await wait_until(lambda: set(on.bodies) == numbers(50))
         assert await depth(servers, queue) == (0, 1)
         assert quiet.link.reconnects == 0
@@ -65,20 +87,24 @@ async def test_a_connection_that_only_the_client_has_lost_is_replaced(
     ):
         await on.link.start(10)
         network.sever()
-        await asyncio.wait_for(on.publish(range(5)), BACK_WITHIN)
+        await done(on.publishing(range(5)))
         assert on.link.reconnects == 1
 
 
 async def test_a_process_that_was_stopped_does_not_take_that_for_the_brokers_silence(
     servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pulse, "SILENT_AFTER", 6)
+    # Ten times as often; the broker's own heartbeats come within 2.5 s.
+    monkeypatch.setattr(supervision, "TICK", 0.1)
+    monkeypatch.setattr(pulse, "TICK", 0.1)
+    monkeypatch.setattr(pulse, "SILENT_AFTER", 30)
+    ticks = Ticks(monkeypatch)
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
         on.link.add(on.consumer())
         await on.link.start(10)
-        time.sleep(7 * pulse.TICK)  # noqa: ASYNC251 - the loop is to stand still
+        time.sleep(silence() + pulse.TICK)  # noqa: ASYNC251 - the loop is to stand still
         await on.publish(range(5))
-        await asyncio.sleep(2 * pulse.TICK)  # what is to be seen is that nothing happens
+        await wait_until(ticks.have_been(2))
         assert on.link.reconnects == 0
 
 
@@ -86,15 +112,17 @@ async def test_a_connection_that_an_alarm_blocks_is_left_alone_and_nothing_is_se
     broker: NativeBroker, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "CONFIRM_TIMEOUT", 2.0)
+    ticks = Ticks(monkeypatch)
     async with bench(broker.url("agent"), queue) as on:
         on.link.add(on.consumer())
         await on.link.start(10)
         async with faults.memory_alarm(broker):
-            publishing = asyncio.create_task(on.publish(range(500)))
+            publishing = on.publishing(range(500))
             await wait_until(lambda: on.link.blocked)
-            await asyncio.sleep(10.0)  # longer than a confirm or a silence may last otherwise
+            # Longer than a silence or a confirm may last otherwise.
+            await wait_until(ticks.have_been(pulse.SILENT_AFTER + 2), 2 * silence())
             assert (on.link.is_up, publishing.done()) == (True, False)
-        await asyncio.wait_for(publishing, BACK_WITHIN)
+        await done(publishing)
         await wait_until(lambda: not on.link.blocked)
         await wait_until(lambda: set(on.bodies) == numbers(500))
         assert (on.link.reconnects, len(on.received)) == (0, 500)
@@ -110,7 +138,8 @@ async def test_a_confirm_that_never_comes_has_the_publish_sent_again(
     ):
         await on.link.start(10)
         network.freeze()
-        publishing = asyncio.create_task(on.publish(range(3)))
-        await wait_until(lambda: not on.link.is_up, 5.0)
+        publishing = on.publishing(range(3))
+        await wait_until(lambda: not on.link.is_up)
+        assert "never confirmed" in str(on.link.last_error)
         network.thaw()
-        await asyncio.wait_for(publishing, BACK_WITHIN)
+        await done(publishing)

@@ -1,17 +1,22 @@
 """An agent inside the test's own process, behind a network that fails, in a real cluster."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from fencing_handlers import started
+import pytest
+
+from fencing_handlers import held, started
 from flaky_network import FlakyNetwork
 from maniple import Client, TaskHandle, connect
+from maniple.identifiers import new_id
 from maniple.local.cluster import Cluster
 from maniple.service.names import HEARTBEATS_SENT, CounterName
 from maniple.service.runner import Runtime, running
+from maniple_agent import wiring
+from maniple_agent.fence import Fence
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
 from waiting import wait_until
@@ -25,10 +30,21 @@ class AgentInside:
     runtime: Runtime
     network: FlakyNetwork
     client: Client
+    fence: Fence
 
     @property
     def fenced(self) -> bool:
         return "fenced" in str(self.component("fence").get("detail"))
+
+    @property
+    def confirmed_at(self) -> float:
+        """When the last heartbeat that the broker has confirmed was sent, by the steady clock."""
+        return self.fence._confirmation.sent_at
+
+    @property
+    def waiting(self) -> set[str]:
+        """Tasks that the agent has taken and not started."""
+        return {job.envelope.id for job in self.fence._work.waiting}
 
     def component(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.runtime.health.snapshot()["components"].get(name, {})
@@ -53,6 +69,14 @@ class AgentInside:
         await wait_until(lambda: started[handle.id] > 0)
         return handle
 
+    async def start_held(self, capability: str) -> TaskHandle:
+        """The same; the handler goes on until its task is taken out of `held`."""
+        task_id = new_id()
+        held.add(task_id)
+        handle = await self.client.submit(capability, 0.0, id=task_id)
+        await wait_until(lambda: started[handle.id] > 0)
+        return handle
+
 
 @asynccontextmanager
 async def agent_inside(cluster: Cluster, **changes: Any) -> AsyncIterator[AgentInside]:
@@ -70,8 +94,24 @@ async def agent_inside(cluster: Cluster, **changes: Any) -> AsyncIterator[AgentI
             handlers=("fencing_handlers",),
             **{"drain_timeout": 2.0, **changes},
         )
-        async with running(settings, build) as runtime:
+        async with AsyncExitStack() as stack:
+            with _made() as fences:
+                runtime = await stack.enter_async_context(running(settings, build))
             try:
-                yield AgentInside(name, runtime, network, client)
+                yield AgentInside(name, runtime, network, client, fences[-1])
             finally:
                 network.thaw()
+
+
+@contextmanager
+def _made() -> Iterator[list[Fence]]:
+    """Yield the fences of the agents that are built in the block."""
+    made: list[Fence] = []
+
+    def make(*parts: Any, **named: Any) -> Fence:
+        made.append(Fence(*parts, **named))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wiring, "Fence", make)
+        yield made

@@ -1,28 +1,34 @@
 """Jobs for executors, and what these report of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from msgspec import Raw
 
 import executor_handlers
 from maniple.codec import decode_value, encode
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome
-from maniple.messages import Envelope
+from maniple.messages import Envelope, Failure
 from maniple.tasks import TaskRegistry
 from maniple_agent.bundle import Bundle
-from maniple_agent.executors import Executor, Job, ProcessExecutor
+from maniple_agent.executors import Executor, Job, ProcessExecutor, on_loop
 from needs import PROC, need
 from waiting import wait_until
 
 REGISTRY = TaskRegistry()
 REGISTRY.collect(executor_handlers)
 GIGABYTE = 1024**3
+LONG = 3600.0
+TOLD_WITHIN = 20.0  # a worker process imports the agent before it runs anything
 NO_BUNDLE = cast("Bundle", None)  # executors settle nothing
 
 
@@ -33,6 +39,7 @@ class Told:
         self.outcomes: dict[str, Outcome] = {}
         self.seconds: dict[str, float] = {}
         self.values: list[Any] = []
+        self.reports: Counter[str] = Counter()
         self.freed = 0
         self.raises: set[str] = set()
 
@@ -46,27 +53,48 @@ class Told:
     def slots_free(self) -> None:
         self.freed += 1
 
-    def progress(self, _job: Job, value: Raw) -> None:
+    def progress(self, job: Job, value: Raw) -> None:
         self.values.append(decode_value(value))
+        self.reports[job.envelope.id] += 1
 
-    async def of(self, name: str, seconds: float = 10.0) -> Outcome:
-        await wait_until(lambda: name in self.outcomes, seconds)
+    async def of(self, name: str) -> Outcome:
+        await wait_until(lambda: name in self.outcomes, TOLD_WITHIN)
         return self.outcomes[name]
 
-    async def code(self, name: str, seconds: float = 10.0) -> ErrorCode:
-        failure = (await self.of(name, seconds)).failure
+    async def failure(self, name: str) -> Failure:
+        failure = (await self.of(name)).failure
         assert failure is not None
-        return failure.code
+        return failure
+
+    async def code(self, name: str) -> ErrorCode:
+        return (await self.failure(name)).code
 
 
-def workers(told: Told, count: int = 1) -> ProcessExecutor:
+class Gate:
+    """What a handler waits at until the test opens it; other processes see it too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def open(self) -> None:
+        self._path.touch()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def workers(told: Told, count: int = 1, *, clock: Callable[[], datetime] = now) -> ProcessExecutor:
     return ProcessExecutor(
         count,
         "agent-1",
         told,
         handlers=[executor_handlers.__file__],
         memory=4 * GIGABYTE,
-        clock=lambda: datetime.now(UTC),
+        clock=clock,
     )
 
 
@@ -78,20 +106,50 @@ def job(
     *,
     expires_in: float = 300.0,
 ) -> Job:
-    now = datetime.now(UTC)
+    submitted_at = now()
     envelope = Envelope(
         id=name,
         capability=capability,
         lane=capability,
         payload=Raw(encode(payload)),
-        submitted_at=now,
-        deadline=now + timedelta(seconds=expires_in),
+        submitted_at=submitted_at,
+        deadline=submitted_at + timedelta(seconds=expires_in),
     )
     definition = REGISTRY.get(capability)
     assert definition is not None
     made = Job(envelope, definition, NO_BUNDLE, suspect=False)
     made.timeout = timeout
     return made
+
+
+class Grace:
+    """How long a loop's executor bears a handler beyond its timeout: for ever, until it is over.
+
+    A handler that is ended before it has begun would not be one that does not end.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self._patch.setattr(on_loop, "GRACE", math.inf)
+        self._patch.setattr(on_loop, "WATCH_PERIOD", 0.02)
+
+    def is_over(self) -> None:
+        self._patch.setattr(on_loop, "GRACE", 0.0)
+
+
+@contextmanager
+def timers_held() -> Iterator[Sequence[tuple[float, Callable[[], object]]]]:
+    """Yield what is timed in the block, with its seconds: the test decides when those are over."""
+    loop, held = asyncio.get_running_loop(), []
+    real = loop.call_later
+
+    def hold(seconds: float, call: Callable[..., object], *arguments: object) -> Any:
+        held.append((seconds, partial(call, *arguments)))
+        return real(LONG, lambda: None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "call_later", hold)
+        yield held
 
 
 @asynccontextmanager

@@ -1,6 +1,10 @@
-"""Handlers for the executors' tests: well-behaved, slow, stuck, crashing."""
+"""Handlers for the executors' tests: well-behaved, slow, stuck, crashing.
+
+A `gate` is the path of a file: the handler goes on until the test has made it.
+"""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from maniple import TaskContext, task
+
+POLL = 0.005
+GIVEN_UP_AFTER = 60.0  # of a test that failed and opened nothing
 
 
 @task("x.async")
@@ -23,17 +30,23 @@ async def hang(_payload: Any) -> Any:
 
 
 @task("x.stubborn")
-async def stubborn(payload: float) -> None:
-    for _ in range(2):
-        try:
-            await asyncio.sleep(payload)
-        except asyncio.CancelledError:
-            continue
+async def stubborn(gate: str, context: TaskContext) -> None:
+    context.progress("begun")
+    while not Path(gate).exists():  # noqa: ASYNC240 - as users may
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(POLL)
 
 
 @task("x.block")
-async def block(payload: float) -> None:
-    time.sleep(payload)  # noqa: ASYNC251 - it blocks the loop on purpose
+async def block(gate: str, context: TaskContext) -> None:
+    context.progress("begun")
+    _wait_for(gate)
+
+
+def _wait_for(gate: str) -> None:
+    until = time.monotonic() + GIVEN_UP_AFTER
+    while not Path(gate).exists() and time.monotonic() < until:
+        time.sleep(POLL)
 
 
 @task("x.cancelled")
@@ -93,20 +106,20 @@ def _flood(seconds: float, context: TaskContext) -> int:
 
 
 @task("x.two_steps")
-def two_steps(payload: float, context: TaskContext) -> None:
-    _two_steps(payload, context)
+def two_steps(gates: list[str], context: TaskContext) -> None:
+    _two_steps(gates, context)
 
 
 @task("x.process_two_steps", executor="process")
-def two_steps_in_process(payload: float, context: TaskContext) -> None:
-    _two_steps(payload, context)
+def two_steps_in_process(gates: list[str], context: TaskContext) -> None:
+    _two_steps(gates, context)
 
 
-def _two_steps(seconds: float, context: TaskContext) -> None:
-    context.progress(1)
-    time.sleep(0.01)
-    context.progress(2)
-    time.sleep(seconds)
+def _two_steps(gates: list[str], context: TaskContext) -> None:
+    """Report a number before each gate."""
+    for number, gate in enumerate(gates, 1):
+        context.progress(number)
+        _wait_for(gate)
 
 
 @task("x.touch", executor="process")
@@ -122,10 +135,11 @@ async def progress(payload: int, context: TaskContext) -> int:
 
 
 @task("x.thread")
-def in_thread(payload: float, context: TaskContext) -> float:
+def in_thread(gate: str | None, context: TaskContext) -> str | None:
     context.progress("begun")
-    time.sleep(payload)
-    return payload
+    if gate is not None:
+        _wait_for(gate)
+    return gate
 
 
 @task("x.process", executor="process")
@@ -135,17 +149,22 @@ def in_process(payload: Any, context: TaskContext) -> dict[str, Any]:
     return {"pid": os.getpid(), "payload": payload}
 
 
-@task("x.sleep", executor="process")
-def sleeps(payload: float) -> int:
-    time.sleep(payload)
+@task("x.pid", executor="process")
+def tells_pid(gate: str | None) -> int:
+    if gate is not None:
+        _wait_for(gate)
     return os.getpid()
 
 
+@task("x.leave_child", executor="process")
+def leaves_child(_payload: Any) -> int:
+    return subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid
+
+
 @task("x.child", executor="process")
-def with_child(payload: str) -> None:
-    child = subprocess.Popen(["sleep", "60"])
-    with open(payload, "w", encoding="ascii") as told:  # noqa: PTH123 - a handler as users write it
-        told.write(f"{child.pid}\n")
+def with_child(_payload: Any, context: TaskContext) -> None:
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    context.progress(child.pid)
     child.wait()
 
 

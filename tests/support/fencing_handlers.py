@@ -1,12 +1,15 @@
 """Handlers that an agent in the test's own process runs, and what became of each task there."""
 
 import asyncio
+import time
 from collections import Counter
 
 from maniple import TaskContext, task
 
 started: Counter[str] = Counter()
 stopped: Counter[str] = Counter()
+stopped_at: dict[str, float] = {}
+"""In seconds of the steady clock."""
 together: Counter[str] = Counter()
 most_together: Counter[str] = Counter()
 held: set[str] = set()
@@ -23,6 +26,7 @@ async def _run(seconds: float, task_id: str) -> float:
         while task_id in held:  # noqa: ASYNC110 - set by the test, on another loop
             await asyncio.sleep(POLL)
     except asyncio.CancelledError:
+        stopped_at[task_id] = time.monotonic()
         stopped[task_id] += 1
         raise
     finally:

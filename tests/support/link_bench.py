@@ -13,6 +13,8 @@ from maniple.topology import Queue
 from maniple.transport import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
 from waiting import wait_until
 
+CONFIRMED_WITHIN = 20.0
+
 
 def new_queue() -> Queue:
     """Describe a quorum queue of the test's own."""
@@ -56,6 +58,10 @@ class Bench:
     async def publish(self, numbers: range) -> None:
         await asyncio.gather(*(self.publisher.publish(self.message(n)) for n in numbers))
 
+    def publishing(self, numbers: range) -> asyncio.Task[None]:
+        """Publish besides what the test does."""
+        return asyncio.create_task(self.publish(numbers))
+
     async def lose(self, how: Callable[[], object]) -> None:
         """Lose the connection, with its acknowledgements sent, and wait until it stands again."""
         for consumer in self.consumers:
@@ -63,6 +69,12 @@ class Bench:
         before = self.link.reconnects
         how()
         await wait_until(lambda: self.link.reconnects > before and self.link.is_up)
+
+
+async def done(publishing: asyncio.Task[None]) -> None:
+    """Return when everything has been confirmed, over whatever connections that took."""
+    await wait_until(publishing.done, CONFIRMED_WITHIN)
+    await publishing
 
 
 @asynccontextmanager

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from maniple import ErrorCode, TaskContext, TaskError, task
+
+GIVEN_UP_AFTER = 90.0  # of a test that failed
 
 
 @task("test.double")
@@ -57,26 +60,27 @@ async def block(_payload: Any) -> Any:
     time.sleep(2.0)  # noqa: ASYNC251 - it blocks the loop on purpose
 
 
-@task("test.block_for")
-async def block_for(payload: float) -> float:
-    time.sleep(payload)  # noqa: ASYNC251 - the same
-    return payload
+@task("test.block_until")
+async def block_until(folder: str, context: TaskContext) -> int:
+    return _burn(folder, context)
 
 
 @task("test.burn_threaded")
-def burn_threaded(payload: float) -> int:
-    return _burn(payload)
+def burn_threaded(folder: str, context: TaskContext) -> int:
+    return _burn(folder, context)
 
 
 @task("test.burn_process", executor="process")
-def burn_process(payload: float) -> int:
-    return _burn(payload)
+def burn_process(folder: str, context: TaskContext) -> int:
+    return _burn(folder, context)
 
 
-def _burn(seconds: float) -> int:
-    end, turns = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        turns += sum(range(1000)) > 0
+def _burn(folder: str, context: TaskContext) -> int:
+    """Say in `folder` that this has begun, and go on until there is a file `over`."""
+    Path(folder, context.task_id).touch()
+    over, until, turns = Path(folder, "over"), time.monotonic() + GIVEN_UP_AFTER, 0
+    while not over.exists() and time.monotonic() < until:
+        turns += sum(range(10_000)) > 0
     return turns
 
 

@@ -1,0 +1,98 @@
+"""In what order a consumer speaks to the broker, over a channel that remembers it."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pamqp import commands
+
+from maniple.transport import Consumer, consumer
+
+
+class Channel:
+    """Remembers what it was told; an end of the subscription is confirmed at once."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.on_consumer_cancel_callbacks: set[Any] = set()
+        self.deliver: Any = None
+
+    async def basic_qos(self, *, prefetch_count: int) -> None:
+        self.told.append(f"qos {prefetch_count}")
+
+    async def basic_consume(self, _queue: str, deliver: Any, **_: Any) -> Any:
+        self.told.append("consume")
+        self.deliver = deliver
+        return SimpleNamespace(consumer_tag="tag")
+
+    async def basic_cancel(self, _tag: str) -> None:
+        self.told.append("cancel")
+
+    async def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
+        self.told.append(f"ack {tag}{' and before' if multiple else ''}")
+
+
+class Broker:
+    """One connection with one channel."""
+
+    def __init__(self) -> None:
+        self.opened = Channel()
+
+    async def channel(self, **_: Any) -> Channel:
+        return self.opened
+
+
+async def consuming() -> tuple[Consumer, Channel]:
+    owner, broker = SimpleNamespace(suspect=lambda: None), Broker()
+    made = Consumer(owner, "a.queue", lambda delivery: delivery.ack(), prefetch=5)
+    connection: Any = broker
+    await made.open(connection)
+    broker.opened.told.clear()
+    return made, broker.opened
+
+
+async def deliver(channel: Channel, tag: int) -> None:
+    """Deliver a message, which is acknowledged at once."""
+    frame = commands.Basic.Deliver("tag", tag, False, "", "a.queue")
+    header = SimpleNamespace(properties=commands.Basic.Properties())
+    await channel.deliver(SimpleNamespace(delivery=frame, header=header, body=b"1"))
+
+
+async def until_idle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_subscription_is_not_ended_while_something_may_be_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer, "QUIET", 3600.0)
+    on, channel = await consuming()
+    pausing = asyncio.create_task(on.pause())
+    await until_idle()
+    await deliver(channel, 1)
+    await until_idle()
+    assert (on.unsettled, channel.told) == (1, [])  # an acknowledgement would let more set out
+    pausing.cancel()
+    await asyncio.wait({pausing})
+    await until_idle()
+    assert channel.told == ["ack 1 and before"]
+
+
+async def test_what_arrives_before_the_end_of_a_subscription_is_acknowledged_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer, "QUIET", 0.0)
+    on, channel = await consuming()
+    await deliver(channel, 1)
+    await until_idle()
+    resizing = asyncio.create_task(on.resize(9))
+    await asyncio.sleep(0)
+    await deliver(channel, 2)
+    await resizing
+    await until_idle()
+    one, *rest = channel.told
+    assert one == "ack 1 and before"
+    assert sorted(rest) == sorted(["cancel", "ack 2 and before", "qos 9", "consume"])
+    assert rest.index("cancel") < rest.index("ack 2 and before")
