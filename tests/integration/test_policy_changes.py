@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from broker_control import control
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
 from maniple.control import Request
 from maniple.errors import RequestFailed
-from maniple.local.rabbitmq import RabbitMQServer
 from maniple.service.consul import Consul
-from policy_services import Operator, asking, document, policy_service
+from policy_services import Environment, Operator, asking, document, policy_service
 from waiting import wait_until
 
 KEY = "maniple/dev/policies/timeout/"
@@ -191,24 +191,30 @@ async def test_explain_is_answered_from_what_is_in_force(operator: Operator) -> 
     ]
 
 
+@pytest.fixture
+async def elsewhere(servers: LocalServers) -> AsyncIterator[Environment]:
+    """Another environment on the same broker."""
+    made = Environment(servers.rabbitmq, "staging")
+    broker = servers.rabbitmq.children[-1]
+    await control(broker, "add_vhost", made.name)
+    for user in ("policy", "registry"):
+        await control(broker, "set_permissions", "--vhost", made.name, user, ".*", ".*", ".*")
+    yield made
+    await control(broker, "delete_vhost", made.name)
+
+
 async def test_environments_do_not_see_each_other(
-    operator: Operator, consul: OwnConsul, tmp_path: Path
+    operator: Operator, elsewhere: Environment, consul: OwnConsul, tmp_path: Path
 ) -> None:
-    broker = RabbitMQServer(tmp_path / "rabbitmq", "staging")
-    await broker.start()
-    try:
-        async with (
-            policy_service(broker, consul, tmp_path / "staging"),
-            asking(broker) as staging,
-        ):
-            await operator.apply("t", 3)
-            await staging.apply("t", 4)
-            await staging.apply("u", 5)
-            assert await operator.versions() == {"t": 1}
-            assert await staging.versions() == {"t": 1, "u": 1}
-            await operator.ask("delete", kind="timeout", name="t")
-            assert await staging.versions() == {"t": 1, "u": 1}
-            await wait_until(lambda: len(staging.events) == 2)
-            assert len(operator.events) == 2
-    finally:
-        await broker.stop(0.5)
+    async with (
+        policy_service(elsewhere, consul, tmp_path / "staging"),
+        asking(elsewhere) as staging,
+    ):
+        await operator.apply("t", 3)
+        await staging.apply("t", 4)
+        await staging.apply("u", 5)
+        assert await operator.versions() == {"t": 1}
+        assert await staging.versions() == {"t": 1, "u": 1}
+        await operator.ask("delete", kind="timeout", name="t")
+        assert await staging.versions() == {"t": 1, "u": 1}
+        await wait_until(lambda: (len(staging.events), len(operator.events)) == (2, 2))

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from consul_server import ConsulServer
 from maniple.errors import RequestFailed
@@ -27,6 +28,25 @@ def document(name: str, seconds: float = 3.0, **match: str) -> dict[str, Any]:
     """A timeout; without a selector, one of its own, so that no two are a tie."""
     match = match or {"capability": f"{name}.*"}
     return {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
+
+
+class Reachable(Protocol):
+    """A broker, or one of its environments."""
+
+    def url(self, role: str) -> str:
+        """AMQP URL for a role."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Another environment than the one that a broker was started with."""
+
+    broker: RabbitMQServer
+    name: str
+
+    def url(self, role: str) -> str:
+        """AMQP URL for a role."""
+        return f"{self.broker.url(role).rpartition('/')[0]}/{self.name}"
 
 
 class Operator:
@@ -58,7 +78,7 @@ class Operator:
 
 @contextlib.asynccontextmanager
 async def policy_service(
-    broker: RabbitMQServer, consul: ConsulServer, folder: Path
+    broker: Reachable, consul: ConsulServer, folder: Path
 ) -> AsyncIterator[Runtime]:
     settings = PolicySettings(
         broker_url=broker.url("policy"), consul_url=consul.url, data_dir=folder
@@ -68,7 +88,7 @@ async def policy_service(
 
 
 @contextlib.asynccontextmanager
-async def asking(broker: RabbitMQServer) -> AsyncIterator[Operator]:
+async def asking(broker: Reachable) -> AsyncIterator[Operator]:
     name = f"test-{uuid.uuid4().hex[:6]}"
     async with ControlPlane(broker.url("registry"), name=name, log=get_logger()) as plane:
         operator = Operator(plane)
