@@ -1,5 +1,6 @@
 """One task from an outside publisher to an agent and back, and many of them."""
 
+import asyncio
 import os
 import signal
 import uuid
@@ -11,9 +12,11 @@ import pytest
 from maniple import connect
 from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
+from maniple.service.names import IN_FLIGHT
 from maniple.topology import DEAD_BROKER, SUBMIT, UNROUTED_QUEUE, lane_queues
 from outsider import Outsider
 from recording import recording
+from scraping import scrape
 from waiting import wait_until
 
 TASKS = 5000
@@ -74,9 +77,11 @@ async def test_every_task_leaves_two_records(cluster: Cluster) -> None:
 
 async def test_tasks_of_a_killed_agent_run_elsewhere(cluster: Cluster) -> None:
     async with connect(cluster.ready_info()["client_url"]) as client:
-        handles = [await client.submit("test.slow", 1.0) for _ in range(60)]
+        submitted = [client.submit("test.slow", 0.5) for _ in range(200)]
+        handles = await asyncio.gather(*submitted)
         victim = cluster.process("agent-3")
         old = victim.pid
+        await wait_until(lambda: scrape([victim]).get(IN_FLIGHT.name, 0) > 0)
         os.kill(old, signal.SIGKILL)
         results = [await handle.outcome(timeout=60) for handle in handles]
     assert {str(result.status) for result in results} == {"succeeded"}

@@ -108,6 +108,8 @@ async def test_each_service_feeds_its_metrics(cluster: Cluster, outsider: Outsid
 
 
 async def test_every_process_tells_how_it_is(cluster: Cluster) -> None:
-    for process in cluster.processes:
-        shown = scrape([process])
-        assert all(shown[spec.name] > 0 for spec in EVERYWHERE), process.instance
+    def tell() -> bool:
+        shown = [scrape([process]) for process in cluster.processes]
+        return all(one[spec.name] > 0 for one in shown for spec in EVERYWHERE)
+
+    await wait_until(tell)

@@ -3,17 +3,23 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from local_servers import servers_needed
+from maniple.errors import ErrorCode
 from maniple.events import BreakerChanged
-from one_bucket import came, of_one_bucket
+from maniple.service.names import TASKS_SUBMITTED
 from outsider import Outsider
 from policy_world import World, codes, most_at_once, policy_world
-from recording import recording
+from recording import Recording, recording
+from scraping import sample_name, scrape
 from waiting import wait_until
+
+OPEN_FOR = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +39,16 @@ async def test_of_a_burst_over_its_limit_the_rest_is_told_when_to_come_again(wor
 
 
 async def test_a_limit_holds_for_all_dispatchers_together(world: World) -> None:
-    async with world.policy("rate_limit", "fleet", {"limit": 200}):
-        handles, begun = [], time.monotonic()
-        while time.monotonic() - begun < 6:  # far more than passes, all the time
-            sent = [world.client.submit("work.echo", n) for n in range(40)]
-            handles += await asyncio.gather(*sent)
-        results = [await handle.outcome(timeout=60) for handle in handles]
-    passed = codes(results)["succeeded"]
-    one_bucket = of_one_bucket(came(results), rate=200, capacity=200, level=200)
-    # Each with a limit of its own would pass twice as many, and one that never hears from the owner
-    # half of them. While a busy machine keeps the owner from answering, the other goes on by itself
-    # and is charged for it later, which makes it a little more or less.
-    assert 0.7 < passed / one_bucket < 1.2, (passed, one_bucket)
+    def taken() -> list[float]:
+        dispatchers = world.cluster.of_service("dispatcher")
+        return [scrape([one]).get(sample_name(TASKS_SUBMITTED), 0.0) for one in dispatchers]
+
+    before = taken()
+    async with world.policy("rate_limit", "fleet", {"limit": 1, "period": 3600, "burst": 100}):
+        rounds = [await world.ends("work.echo", range(40)) for _ in range(10)]
+    # Each with a limit of its own would pass twice as many.
+    assert sum((codes(one) for one in rounds), Counter()) == {"succeeded": 100, "rate_limited": 300}
+    assert all(now > then + 50 for then, now in zip(before, taken(), strict=True))
 
 
 async def test_each_tenant_has_a_limit_of_its_own(world: World) -> None:
@@ -65,12 +69,15 @@ async def test_an_array_over_the_limit_passes_in_part(world: World) -> None:
 
 
 async def test_a_leaky_bucket_that_shapes_lets_tasks_wait_for_their_turn(world: World) -> None:
-    spec = {"limit": 10, "algorithm": "leaky_bucket", "over": "shape"}
+    spec: dict[str, Any] = {"limit": 10, "algorithm": "leaky_bucket", "over": "shape"}
     async with world.policy("rate_limit", "shaped", spec):
-        results = await world.ends("work.echo", range(30))
-    assert codes(results) == {"succeeded": 30}
-    at = sorted(r.started_at for r in results if r.started_at)
-    assert (at[-1] - at[0]).total_seconds() > 2.5
+        results = await world.ends("work.echo", range(16))
+    assert codes(results) == {"succeeded": 16}
+    came = min(r.submitted_at for r in results if r.submitted_at)
+    after = sorted((r.started_at - came).total_seconds() for r in results if r.started_at)
+    # The first may pass at once, with one more. A busy machine lets them wait longer, never less.
+    turns = [(place - 1) / spec["limit"] for place in range(16)]
+    assert all(waited > 0.95 * turn for turn, waited in zip(turns, after, strict=True)), after
 
 
 async def test_what_is_over_a_limit_that_degrades_takes_another_variant(world: World) -> None:
@@ -88,66 +95,84 @@ async def test_a_bulkhead_lets_no_more_run_at_once(world: World) -> None:
     assert most_at_once(results) <= 10
 
 
+@contextmanager
+def broken(world: World) -> Iterator[None]:
+    """Have `work.fragile` fail and `work.held` run for as long as the block lasts."""
+    world.broken.touch()
+    try:
+        yield
+    finally:
+        world.broken.unlink(missing_ok=True)
+
+
 async def test_a_full_bulkhead_refuses_and_has_room_again(world: World) -> None:
     async with world.policy("bulkhead", "few", {"max_in_flight": 5}):
-        results = await world.ends("work.wait", [1.0] * 20)
+        with broken(world):
+            sent = [world.client.submit("work.held", n) for n in range(20)]
+            handles = await asyncio.gather(*sent)
+            await wait_until(lambda: sum(handle.done for handle in handles) == 15)
+            refused = [handle for handle in handles if handle.done]
+        results = [await handle.outcome(timeout=60) for handle in handles]
+        assert codes([await handle.outcome() for handle in refused]) == {"overloaded": 15}
         assert codes(results) == {"succeeded": 5, "overloaded": 15}
 
         async def has_room() -> bool:
-            return codes(await world.ends("work.wait", [0.1] * 5)) == {"succeeded": 5}
+            return codes(await world.ends("work.held", range(5))) == {"succeeded": 5}
 
         await wait_until(has_room)
 
 
+def states(found: Recording) -> list[str]:
+    """Return what the breaker of `work.fragile` has become, one after the other."""
+    events = [event for event in found.events if isinstance(event, BreakerChanged)]
+    return [event.state for event in events if event.lane == "work.fragile"]
+
+
+async def refuses_all(world: World) -> bool:
+    """Try ten tasks, and return whether the breaker lets none of them pass."""
+    errors = [result.error for result in await world.ends("work.fragile", range(10))]
+    refusals = [error for error in errors if error and error.code is ErrorCode.CIRCUIT_OPEN]
+    assert all(0 < (refusal.retry_after or 0) <= OPEN_FOR for refusal in refusals)
+    return len(refusals) == len(errors)
+
+
 async def test_a_breaker_opens_for_all_and_closes_after_a_probe(world: World) -> None:
-    spec = {"consecutive": 5, "open_for": 2.0}
-    world.broken.touch()
-    async with world.policy("circuit_breaker", "fragile", spec, match={"capability": "work.fra*"}):
-        assert codes(await world.ends("work.fragile", range(10)))["handler_error"] >= 5
-
-        async def refuses_all() -> bool:
-            return codes(await world.ends("work.fragile", range(10))) == {"circuit_open": 10}
-
-        await wait_until(refuses_all)
-        refused = (await world.ends("work.fragile", [1]))[0]
-        assert refused.error
-        assert 0 < (refused.error.retry_after or 0) <= 2.0
-        world.broken.unlink()
+    spec = {"consecutive": 5, "open_for": OPEN_FOR}
+    async with (
+        world.policy("circuit_breaker", "fragile", spec, match={"capability": "work.fra*"}),
+        recording(world.cluster.servers.broker_url("operator")) as found,
+    ):
+        with broken(world):
+            assert codes(await world.ends("work.fragile", range(10)))["handler_error"] >= 5
+            await wait_until(lambda: refuses_all(world))
 
         async def works() -> bool:
             return codes(await world.ends("work.fragile", range(10))) == {"succeeded": 10}
 
         await wait_until(works)
-    async with recording(world.cluster.servers.broker_url("operator")) as found:
-
-        def states() -> list[str]:
-            events = [e for e in found.events if isinstance(e, BreakerChanged)]
-            return [event.state for event in events if event.lane == "work.fragile"]
-
-        await wait_until(lambda: states()[-1:] == ["closed"])
-        assert states()[:2] == ["open", "half_open"]
+        await wait_until(lambda: states(found)[-1:] == ["closed"])
+        assert states(found)[:2] == ["open", "half_open"]
 
 
 async def test_only_probes_run_while_a_breaker_is_half_open(world: World) -> None:
-    spec = {"consecutive": 3, "open_for": 1.0}
-    world.broken.touch()
-    try:
-        async with world.policy(
-            "circuit_breaker", "probes", spec, match={"capability": "work.fragile"}
-        ):
-
-            async def refuses_all() -> bool:
-                return codes(await world.ends("work.fragile", range(20))) == {"circuit_open": 20}
-
-            await wait_until(refuses_all)
+    spec = {"consecutive": 3, "open_for": OPEN_FOR}
+    match = {"capability": "work.fragile"}
+    with broken(world):
+        async with world.policy("circuit_breaker", "probes", spec, match=match):
+            await wait_until(lambda: refuses_all(world))
             probes, begun = 0, time.monotonic()
-            while (took := time.monotonic() - begun) < 5:
-                probes += codes(await world.ends("work.fragile", range(20)))["handler_error"]
+
+            async def has_probed_twice() -> bool:
+                nonlocal probes
+                results = await world.ends("work.fragile", range(20))
+                probes += codes(results)["handler_error"]
+                return probes >= 2
+
+            await wait_until(has_probed_twice)
             took = time.monotonic() - begun
-    finally:
-        world.broken.unlink()
-    # One for each second that it was open, however long a round takes; it may be due at the start.
-    assert 2 <= probes <= took / spec["open_for"] + 1
+    # One for each time that it was open for so long, however long a round takes; one may be due at
+    # the start. One whose end is not heard for as long is given out again.
+    assert probes <= took / OPEN_FOR + 1
 
 
 async def test_a_refused_task_gets_a_fixed_value_in_its_place(world: World) -> None:
@@ -204,7 +229,7 @@ async def test_a_refused_task_runs_as_another_capability(world: World) -> None:
 async def test_a_task_accepted_for_later_gets_its_result_later(world: World) -> None:
     url = world.cluster.ready_info()["broker_url"]
     async with (
-        world.policy("rate_limit", "later", {"limit": 1, "period": 2}),
+        world.policy("rate_limit", "later", {"limit": 1, "period": 0.5}),
         world.policy("fallback", "later", {"accept": True}),
     ):
         with Outsider(url) as outsider:
@@ -212,7 +237,7 @@ async def test_a_task_accepted_for_later_gets_its_result_later(world: World) -> 
             told = [(await asyncio.to_thread(outsider.wait, one))[0] for one in sent]
             late = [one for one, reply in zip(sent, told, strict=True) if "status" not in reply]
             ends = [(await asyncio.to_thread(outsider.wait, one, 2))[1] for one in late]
-    assert 2 <= len(late) <= 3  # whichever came first passed
+    assert late  # how many depends on when they came
     assert {reply["status"] for reply in ends} == {"succeeded"}
 
 

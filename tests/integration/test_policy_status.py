@@ -13,6 +13,7 @@ from local_servers import LocalServers
 from maniple.events import PolicyApplied
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
+from maniple_policy.domain import reports
 from policy_services import Follower, Operator, asking, document, policy_service, views
 from waiting import wait_until
 
@@ -81,7 +82,11 @@ async def test_what_is_too_large_for_an_event_is_fetched(
 
 
 async def test_who_lags_and_who_has_never_been_heard_is_shown(
-    servers: LocalServers, operator: Operator, consul: OwnConsul, tmp_path: Path
+    servers: LocalServers,
+    operator: Operator,
+    consul: OwnConsul,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await operator.apply("t", 3)
     old = (await operator.ask("list"))["digest"]
@@ -114,6 +119,8 @@ async def test_who_lags_and_who_has_never_been_heard_is_shown(
         assert (await counts(operator)) == {
             "version": 2, "have": 1, "lag": 1, "stale": 0, "unknown": 0,
         }  # fmt: skip
+
+    monkeypatch.setattr(reports, "GONE_AFTER", 0.5)
 
     async def dropped() -> bool:
         return not await shown()

@@ -26,6 +26,8 @@ class FlakyNetwork:
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self.accepted = 0
+        self.held = 0
+        """How many pieces of what is sent wait because they are frozen."""
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -111,8 +113,12 @@ class FlakyNetwork:
             writer.close()
 
     async def _passable(self, wire: "_Wire") -> None:
-        while any(wire.of(owner) for owner in self._frozen):
-            await self._changed.wait()
+        self.held += 1
+        try:
+            while any(wire.of(owner) for owner in self._frozen):
+                await self._changed.wait()
+        finally:
+            self.held -= 1
 
 
 class _Wire:

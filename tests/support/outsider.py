@@ -9,6 +9,8 @@ from typing import Any, Self
 import pika
 from pika.adapters.blocking_connection import BlockingConnection
 
+from waiting import PATIENCE
+
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
 
@@ -46,11 +48,15 @@ class Outsider:
     def wait(
         self, correlation_id: str, count: int = 1, seconds: float = 20.0
     ) -> list[dict[str, Any]]:
-        """Return the first `count` results of one submission; fails after `seconds`."""
-        deadline = time.monotonic() + seconds
+        """Return the first `count` results of one submission.
+
+        Fails if they have not come in three times the `seconds` that an idle machine needs.
+        """
+        patience = PATIENCE * seconds
+        deadline = time.monotonic() + patience
         while len(self.replies.get(correlation_id, [])) < count:
             assert time.monotonic() < deadline, (
-                f"{len(self.replies.get(correlation_id, []))} of {count} results in {seconds:g} s"
+                f"{len(self.replies.get(correlation_id, []))} of {count} results in {patience:g} s"
             )
             self._connection.process_data_events(time_limit=0.05)
         return self.replies[correlation_id]
@@ -79,9 +85,9 @@ def find_in_stream(
         channel.basic_ack(method.delivery_tag)
 
     channel.basic_consume(queue, heard, arguments={"x-stream-offset": "first"})
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE * seconds
     while not found and time.monotonic() < deadline:
         connection.process_data_events(time_limit=0.05)
     connection.close()
-    assert found, f"no such message came to {queue} within {seconds:g} s"
+    assert found, f"no such message came to {queue} within {PATIENCE * seconds:g} s"
     return found[0]

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from maniple import TaskContext, task
 
 BROKEN_VARIABLE = "MANIPLE_TEST_BROKEN"
-"""Names a file: while it is there, `work.fragile` fails."""
+"""Names a file: while it is there, `work.fragile` fails and `work.held` runs."""
+POLL = 0.02
 
 
 @task("work.echo")
@@ -21,6 +23,13 @@ async def echo(payload: Any, context: TaskContext) -> Any:
 @task("work.wait")
 async def wait(payload: float) -> float:
     await asyncio.sleep(payload)
+    return payload
+
+
+@task("work.held")
+def held(payload: Any) -> Any:
+    while Path(os.environ[BROKEN_VARIABLE]).exists():
+        time.sleep(POLL)
     return payload
 
 

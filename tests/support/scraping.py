@@ -10,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from maniple.local.cluster import ServiceProcess
 from maniple.service.names import CounterName, HistogramName, MetricName
 
+ANSWER_SECONDS = 20.0  # a guard against hanging
+
 
 def sample_name(spec: MetricName) -> str:
     """Return the name of the sample that tells how much there was of a metric."""
@@ -21,7 +23,7 @@ def sample_name(spec: MetricName) -> str:
 def openmetrics(process: ServiceProcess) -> list[Metric]:
     """Return the metrics of a process in the format that has exemplars."""
     accept = {"accept": "application/openmetrics-text; version=1.0.0"}
-    answer = requests.get(f"{process.http}/metrics", headers=accept, timeout=5)
+    answer = requests.get(f"{process.http}/metrics", headers=accept, timeout=ANSWER_SECONDS)
     return list(read_openmetrics(answer.text))  # type: ignore[no-untyped-call]  # has no types
 
 
@@ -29,7 +31,7 @@ def scrape(processes: Iterable[ServiceProcess]) -> dict[str, float]:
     """Return samples by name, added up over their labels and over the processes."""
     sums: dict[str, float] = {}
     for process in processes:
-        answer = requests.get(f"{process.http}/metrics", timeout=5)
+        answer = requests.get(f"{process.http}/metrics", timeout=ANSWER_SECONDS)
         answer.raise_for_status()
         for family in text_string_to_metric_families(answer.text):
             for sample in family.samples:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
@@ -62,7 +63,9 @@ async def fails(_payload: Any) -> Any:
     raise ValueError("no")
 
 
-@task("trace.hold", timeout=60)
-def hold(payload: float) -> float:
-    time.sleep(payload)
+@task("trace.hold", timeout=300)
+def hold(payload: str) -> str:
+    """Run for as long as there is a file of that name."""
+    while Path(payload).exists():
+        time.sleep(0.02)
     return payload

@@ -11,6 +11,7 @@ from maniple.control import AgentId, Incarnation
 from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple.messages import Result, Status
 from maniple.records import Entry, Position
+from system.campaign.courier import Courier
 from system.campaign.injections import nothing
 from system.campaign.journal import Journal
 from system.campaign.matrix import Row
@@ -32,6 +33,7 @@ class Case:
         self._path = journal
         self.tally = Tally()
         self.witness = Witness()
+        self.courier = Courier()
         self.fault = Fault("an agent is killed", nothing, truth=Truth.FAILED, moves_within=1.0)
         self.incident = Incident(STRUCK - 1, STRUCK, STRUCK, {"a1": "1"}, {7: "a1"})
 
@@ -121,7 +123,7 @@ class Case:
     def evidence(self) -> Evidence:
         journal = Journal(self._path)
         journal.read()
-        return Evidence(self.tally, self.witness, journal)
+        return Evidence(self.tally, self.witness, journal, self.courier)
 
     def row(self) -> Row:
         return measure(self.fault, self.incident, [TASK, AT_HOME], self.evidence)

@@ -136,6 +136,16 @@ def test_what_goes_wrong_is_said(case: Case, spoil: Callable[[Case], None], said
     assert said in case.said
 
 
+def test_what_the_machine_held_up_is_no_fault_of_who_moves_tasks(case: Case) -> None:
+    run_elsewhere_too_late(case)
+    case.courier.trips = [(STRUCK - 1.0, 0.01), (STRUCK - 0.5, 0.01), (STRUCK + 0.2, 0.3)]
+    assert "ran elsewhere only after" not in case.said
+    case.courier.trips[-1] = (STRUCK + 0.2, 0.2)
+    assert "a task ran elsewhere only after 1.5 s (0.4 s held up)" in case.said
+    case.courier.trips[-1] = (STRUCK + 2.0, 5.0)  # when all had moved
+    assert "a task ran elsewhere only after 1.5 s (0.0 s held up)" in case.said
+
+
 def test_a_pause_in_the_work_is_told_where_work_has_to_go_on(case: Case) -> None:
     case.alive()
     case.incident.over = STRUCK + 8.0

@@ -6,6 +6,7 @@ limits.
 
 import asyncio
 import itertools
+import math
 import sys
 import time
 from collections import Counter, defaultdict
@@ -33,6 +34,7 @@ EVERY = 1.5  # seconds between changes
 LIMITS = (400, 1200, 800, 2000)
 WEIGHTS = (0, 10, 50)
 BURST = 0.5  # seconds of a limit: what a busy machine may stand still
+SURPRISING = 5.0  # standard deviations
 MIXTURE = ("work.echo", "work.echo", "work.plain", "work.fragile")
 
 
@@ -112,7 +114,16 @@ def of_one_bucket(came: list[datetime], limit: float) -> int:
     return passed
 
 
-@pytest.mark.timeout(300)
+def within_chance(taken: int, count: int, percent: float) -> bool:
+    """Whether so many of `count` that were drawn with this chance are no surprise.
+
+    Five standard deviations, whatever the number is: how many came is for the machine to say.
+    """
+    share = percent / 100
+    return abs(taken - count * share) <= SURPRISING * math.sqrt(count * share * (1 - share))
+
+
+@pytest.mark.timeout(600)
 async def test_changing_policies_under_load_loses_nothing_and_each_version_does_what_it_says(
     world: World,
 ) -> None:
@@ -149,5 +160,5 @@ async def test_changing_policies_under_load_loses_nothing_and_each_version_does_
     assert median(shares) > 0.85, shares
     plain = [end for end in load.ends if end.capability == "work.plain"]
     for version, ends in by_version(plain, "route/load").items():
-        share = sum(end.lane == "work.plain@canary" for end in ends) / len(ends) * 100
-        assert share == pytest.approx(said["route/load", version], abs=4), (version, len(ends))
+        taken = sum(end.lane == "work.plain@canary" for end in ends)
+        assert within_chance(taken, len(ends), said["route/load", version]), (version, taken)

@@ -1,16 +1,16 @@
 """Agents that leave, and agents that freeze and come back."""
 
-import asyncio
 import os
 import signal
 from typing import Any
 
+from holding import held
 from maniple import connect
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster
 from waiting import wait_until
 
-STAYS_FROZEN = 12.0
+FAILED_SECONDS = 9.0  # of silence; the campaign says whether it keeps to them
 
 
 async def known(cluster: Cluster, agent: str) -> dict[str, Any]:
@@ -43,12 +43,11 @@ async def test_a_frozen_agent_is_evicted_and_comes_back_as_a_new_incarnation(
     before = (await known(trio, "agent-2"))["incarnation"]
     async with connect(trio.ready_info()["client_url"]) as client:
         handles = [await client.submit("maniple.sleep", {"seconds": 0.5}) for _ in range(24)]
-        os.kill(frozen.pid, signal.SIGSTOP)
-        try:
-            async with asyncio.timeout(STAYS_FROZEN):
-                results = [await handle.outcome() for handle in handles]
-        finally:
-            os.kill(frozen.pid, signal.SIGCONT)
+        with held(frozen.pid):
+            # The broker gives it some of these too.
+            handles += [await client.submit("maniple.sleep", {"seconds": 0.1}) for _ in range(24)]
+            await wait_until(lambda: all(handle.done for handle in handles), FAILED_SECONDS + 3)
+        results = [await handle.outcome() for handle in handles]
         assert {result.status.value for result in results} == {"succeeded"}
         assert any(result.lost == 1 for result in results)
 
@@ -60,6 +59,6 @@ async def test_a_frozen_agent_is_evicted_and_comes_back_as_a_new_incarnation(
 
         async def works() -> bool:
             handles = [await client.submit("maniple.sleep", {"seconds": 0.1}) for _ in range(12)]
-            return "agent-2" in {(await handle.outcome(20)).agent for handle in handles}
+            return "agent-2" in {(await handle.outcome(60)).agent for handle in handles}
 
         await wait_until(works, 15)

@@ -11,6 +11,7 @@ from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
 from maniple.topology import QUEUES
 from system.brokers import Broker
+from system.campaign import courier
 from system.campaign.measure import Evidence
 from system.campaign.witness import Witness
 
@@ -41,7 +42,7 @@ async def left_in_queues(broker: Broker, vhost: str) -> list[str]:
 
 
 def _holds(queue: Mapping[str, Any]) -> bool:
-    return queue["name"] not in STREAMS and bool(queue["messages"])
+    return queue["name"] not in {*STREAMS, courier.QUEUE} and bool(queue["messages"])
 
 
 def _told(queue: Mapping[str, Any]) -> str:

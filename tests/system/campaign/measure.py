@@ -1,11 +1,12 @@
 """What one fault did, from what the submitters, the stream, the handlers and the registry say."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple.records import End, TaskKey
+from system.campaign.courier import Courier
 from system.campaign.journal import Journal
 from system.campaign.matrix import Row
 from system.campaign.moves import Ends, moves, stuck
@@ -27,6 +28,7 @@ class Evidence:
     tally: Tally
     witness: Witness
     journal: Journal
+    courier: Courier = field(default_factory=Courier)
 
     def ends(self, task: str) -> tuple[End, ...]:
         """Return the terminal results of a task, the first first."""
@@ -69,7 +71,7 @@ def measure(
         *incident.problems,
         *_lost_or_untold(lost, tasks, evidence),
         *_wrong_ends(tasks, ends, evidence),
-        *_too_slow(fault, row),
+        *_too_slow(fault, row, incident, evidence.courier),
         *_moved_wrongly(fault, incident, ends, evidence.journal),
         *_waited(fault, incident, tasks, evidence.journal),
         *_idle(fault, incident, evidence.tally),
@@ -119,7 +121,7 @@ def _wrong_ends(tasks: Collection[PlannedTask], ends: Ends, evidence: Evidence) 
                 yield f"{task.id} returned {output} in place of {task.seconds}, says {where}"
 
 
-def _too_slow(fault: Fault, row: Row) -> Iterator[str]:
+def _too_slow(fault: Fault, row: Row, incident: Incident, courier: Courier) -> Iterator[str]:
     if row.whole is None:
         yield "not everything worked again"
     elif row.whole > fault.whole_within:
@@ -128,8 +130,10 @@ def _too_slow(fault: Fault, row: Row) -> Iterator[str]:
         return
     if not row.moved:
         yield "what was hit had no tasks that had to move"
-    if (row.migrated or 0) > fault.moves_within:
-        yield f"a task ran elsewhere only after {row.migrated:.1f} s"
+    migrated = row.migrated or 0.0
+    held_up = courier.held_up(incident.struck, incident.struck + migrated)
+    if migrated - held_up > fault.moves_within:
+        yield f"a task ran elsewhere only after {migrated:.1f} s ({held_up:.1f} s held up)"
     if (row.migrated_later or 0) > AT_HOME_WITHIN:
         yield f"a task with affinity ran elsewhere only after {row.migrated_later:.1f} s"
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faults import Reached
+from holding import meanwhile
 from maniple.client import Client, connect
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.transport.probe import probe
 from paths import PYTHONPATH
 from system.brokers import BrokerKind, broker_of
 from system.campaign import checks
+from system.campaign.courier import Courier
 from system.campaign.journal import Journal
 from system.campaign.matrix import Row
 from system.campaign.measure import Evidence, measure
@@ -106,7 +108,8 @@ class Campaign:
     ) -> None:
         self.cluster = stage.cluster
         self.broker = stage.reached.broker
-        self.evidence = Evidence(tally, stage.witness, stage.journal)
+        self.courier = Courier()
+        self.evidence = Evidence(tally, stage.witness, stage.journal, self.courier)
         self.memory = Memory(self.cluster, self.broker)
         self.incidents: list[tuple[Fault, Incident]] = []
         self._stage = stage
@@ -188,7 +191,10 @@ async def running(kind: BrokerKind, folder: Path) -> AsyncIterator[Campaign]:
         one = await stack.enter_async_context(connect(info["client_url"]))
         two = await stack.enter_async_context(connect(info["client_url"]))
         plain = stack.enter_context(PlainPublisher(info["broker_url"], "campaign.plain", tally))
-        yield Campaign(Stage(cluster, reached, witness, journal), tally, (one, two, plain))
+        stage = Stage(cluster, reached, witness, journal)
+        campaign = Campaign(stage, tally, (one, two, plain))
+        async with meanwhile(campaign.courier.run(reached.url("agent"))):
+            yield campaign
 
 
 async def run(options: Options, folder: Path, report: Report) -> Outcome:

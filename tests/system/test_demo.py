@@ -85,7 +85,7 @@ async def test_an_interrupt_ends_the_cluster_too(
         await wait_until(lambda: len(pids_below(scratch)) > 0, 30)
         started = pids_below(scratch)
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 90) == 130  # a guard against hanging
+        assert await asyncio.wait_for(process.wait(), 180) == 130  # a guard against hanging
     finally:
         if process.returncode is None:
             process.kill()

@@ -1,0 +1,69 @@
+"""What of a wait is the machine's: how long a message of nobody's takes on the cluster's own way.
+
+It goes through the same network, the same broker and a quorum queue of its own, confirmed, twenty
+times a second. A task that moves makes two such trips: the broker hands its message to another
+agent, which sends it to the lane once more. What these take longer than usual, while it moves, no
+agent is to blame for.
+"""
+
+import asyncio
+import contextlib
+import time
+from statistics import median
+from typing import Any
+
+import aiormq
+from aiormq.exceptions import AMQPError
+
+QUEUE = "maniple.agent.courier"
+PERIOD = 0.05
+TRIPS = 2
+PAUSE = 0.5
+
+
+class Courier:
+    """All trips so far: when each began (Unix time), and how many seconds it took."""
+
+    def __init__(self) -> None:
+        self.trips: list[tuple[float, float]] = []
+
+    def held_up(self, since: float, until: float) -> float:
+        """Return for how long the machine held up a task that moved between these times."""
+        meanwhile = [took for sent, took in self.trips if sent <= until and sent + took >= since]
+        if not meanwhile:
+            return 0.0
+        usual = median(took for _, took in self.trips)
+        return TRIPS * max(0.0, max(meanwhile) - usual)
+
+    async def run(self, url: str) -> None:
+        """Go on until cancelled, over every loss of the connection."""
+        while True:
+            with contextlib.suppress(AMQPError, OSError, asyncio.CancelledError):
+                await self._serve(url)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
+            await asyncio.sleep(PAUSE)
+
+    async def _serve(self, url: str) -> None:
+        async with await aiormq.connect(url) as connection:
+            channel = await connection.channel()
+            await channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+            await channel.queue_purge(QUEUE)
+            arrived = asyncio.Event()
+
+            async def take(message: Any) -> None:
+                await channel.basic_ack(message.delivery_tag)
+                arrived.set()
+
+            await channel.basic_consume(QUEUE, take)
+            try:
+                while True:
+                    arrived.clear()
+                    sent = time.time()
+                    await channel.basic_publish(b"", routing_key=QUEUE)
+                    await arrived.wait()
+                    self.trips.append((sent, time.time() - sent))
+                    await asyncio.sleep(PERIOD)
+            finally:
+                await channel.queue_delete(QUEUE)
