@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from maniple.local.ports import free_ports
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.leadership import COMPONENT as LEADER
 from maniple.service.runner import Runtime, running
+from maniple.timings import Bounds, Fencing, Heartbeats, Timings, Watching
 from maniple.topology import CONTROL, EVENTS
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build
@@ -100,14 +102,17 @@ async def beating(agents: list[Agent], period: float = 0.2, **fields: Any) -> As
 
 
 @asynccontextmanager
-async def registry(servers: LocalServers, folder: Path, **settings: Any) -> AsyncIterator[Runtime]:
-    """A registry in this process."""
-    configured = RegistrySettings.model_validate(
+async def registry(
+    servers: LocalServers, folder: Path, timings: Timings | None = None, **settings: Any
+) -> AsyncIterator[Runtime]:
+    """A registry in this process; with these times, or with those of its settings."""
+    configured = Timed.model_validate(
         {
             "broker_url": servers.rabbitmq.url("registry"),
             "consul_url": servers.consul.url,
             "management_url": servers.rabbitmq.management_url("agent"),
             "data_dir": folder,
+            "given": timings,
         }
         | settings
     )
@@ -132,6 +137,25 @@ async def agreed(*registries: Runtime) -> None:
 def _leader_of(runtime: Runtime) -> str:
     components: dict[str, dict[str, Any]] = runtime.health.snapshot()["components"]
     return str(components.get(LEADER, {}).get("detail", ""))
+
+
+class Timed(RegistrySettings):
+    """Settings with times that no variable sets: short silence beside patience as ever."""
+
+    given: Any = None
+
+    @cached_property
+    def timings(self) -> Timings:
+        return self.given or super().timings
+
+
+QUICK = Timings(
+    heartbeats=Heartbeats(period=0.2, confirm=0.1),
+    bounds=Bounds(unreachable=0.6, failed=1.2),
+    fencing=Fencing(fenced=0.7, exclusive=0.8),
+    watching=Watching(longest_step=0.3),
+)
+"""For agents that beat five times a second."""
 
 
 class RegistryProcess:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -11,7 +12,16 @@ from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.health import Health
 from maniple.service.presence import Presence, Pulse
 from maniple.service.settings import ServiceSettings
+from maniple.timings import Catalog, Timings
 from waiting import hold_within, wait_until
+
+
+class Quick(ServiceSettings):
+    """Settings of a process that refreshes its entry at once."""
+
+    @cached_property
+    def timings(self) -> Timings:
+        return Timings(catalog=Catalog(refresh=0.02))
 
 
 class WritesDown(Consul):
@@ -45,7 +55,7 @@ class WritesDown(Consul):
 @asynccontextmanager
 async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
     consul, health = WritesDown(), Health("service", "one")
-    settings = ServiceSettings(instance="one")
+    settings = Quick(instance="one")
     made = Presence(consul, settings, health, port=1, life="abc", pulse=pulse)
     made.start()
     try:
@@ -58,7 +68,6 @@ async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "REFRESH", 0.02)
     monkeypatch.setattr(presence, "BACKOFF_CAP", 0.02)
 
 
