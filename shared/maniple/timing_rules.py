@@ -82,6 +82,15 @@ RULES: Final = (
         ("amqp.heartbeat", "amqp.heartbeat"),
         "the broker could give an exclusive task to others before its agent has stopped it",
     ),
+    # A connection to the broker.
+    Rule(
+        ("amqp.heartbeat", "amqp.tick"),
+        ("amqp.silent",),
+        "a broker that is only quiet would be taken for dead",
+    ),
+    Rule(("amqp.tick",), ("amqp.confirm",), "every confirm would be late"),
+    Rule(("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True),
+    Rule(("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True),
     # What a registry makes of silence, and of work that nobody takes.
     Rule(
         ("bounds.unreachable",),

@@ -178,6 +178,31 @@ class Amqp(_Group):
     heartbeat: int = _outside(5, 1)
     """whole seconds, as the protocol has it; the broker gives others what a client holds after two
     to three of them without a word"""
+    silence: float = _share(1.6)
+    """of these without a word of the broker until the connection is taken for dead"""
+    tick: float = 1.0
+    """between two looks whether the broker is there"""
+    confirm: float = 30.0
+    """without the confirm of a message until the connection is taken for dead"""
+    connect: float = _outside(4.0, 4.0)
+    """of one attempt to connect; into a black hole a SYN goes at 0, 1 and 3 s, whatever we do"""
+    open: float = _outside(10.0, 10.0)
+    """until a connection is whole the first time, and longer from then on: what is busy needs it"""
+    longest_open: float = _outside(30.0, 30.0)
+    """until it is at most"""
+
+    @property
+    def silent(self) -> float:
+        """Seconds without a word of the broker until the connection is taken for dead."""
+        return self.silence * self.heartbeat
+
+    def ticks(self, seconds: float) -> int:
+        """Return how many looks that is.
+
+        In looks of the loop and not by the clock: a process that was stopped for a minute, or whose
+        loop was held up, must not take its own sleep for the broker's silence.
+        """
+        return max(1, round(seconds / self.tick))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

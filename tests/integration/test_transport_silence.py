@@ -12,8 +12,8 @@ import faults
 from flaky_network import FlakyNetwork
 from link_bench import bench, depth, new_queue, numbers
 from local_servers import LocalServers, servers_needed
+from maniple.timings import Amqp
 from maniple.topology import Queue
-from maniple.transport import publisher, pulse
 from system.brokers import NativeBroker
 from waiting import wait_until
 
@@ -70,23 +70,22 @@ async def test_a_connection_that_only_the_client_has_lost_is_replaced(
 
 
 async def test_a_process_that_was_stopped_does_not_take_that_for_the_brokers_silence(
-    servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    servers: LocalServers, queue: Queue
 ) -> None:
-    monkeypatch.setattr(pulse, "SILENT_AFTER", 6)
-    async with bench(servers.rabbitmq.url("agent"), queue) as on:
+    times = Amqp(silence=1.2)  # of heartbeats of 5 s
+    async with bench(servers.rabbitmq.url("agent"), queue, times) as on:
         on.link.add(on.consumer())
         await on.link.start(10)
-        time.sleep(7 * pulse.TICK)  # noqa: ASYNC251 - the loop is to stand still
+        time.sleep(7 * times.tick)  # noqa: ASYNC251 - the loop is to stand still
         await on.publish(range(5))
-        await asyncio.sleep(2 * pulse.TICK)  # what is to be seen is that nothing happens
+        await asyncio.sleep(2 * times.tick)  # what is to be seen is that nothing happens
         assert on.link.reconnects == 0
 
 
 async def test_a_connection_that_an_alarm_blocks_is_left_alone_and_nothing_is_sent_twice(
-    broker: NativeBroker, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    broker: NativeBroker, queue: Queue
 ) -> None:
-    monkeypatch.setattr(publisher, "CONFIRM_TIMEOUT", 2.0)
-    async with bench(broker.url("agent"), queue) as on:
+    async with bench(broker.url("agent"), queue, Amqp(confirm=2.0)) as on:
         on.link.add(on.consumer())
         await on.link.start(10)
         async with faults.memory_alarm(broker):
@@ -101,12 +100,11 @@ async def test_a_connection_that_an_alarm_blocks_is_left_alone_and_nothing_is_se
 
 
 async def test_a_confirm_that_never_comes_has_the_publish_sent_again(
-    servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    servers: LocalServers, queue: Queue
 ) -> None:
-    monkeypatch.setattr(publisher, "CONFIRM_TIMEOUT", 1.0)
     async with (
         FlakyNetwork(servers.rabbitmq.url("agent")) as network,
-        bench(network.url, queue) as on,
+        bench(network.url, queue, Amqp(confirm=1.0)) as on,
     ):
         await on.link.start(10)
         network.freeze()

@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from maniple.timings import Bounds, Fencing, Heartbeats, Timings, Watching
 from maniple.topology import CONTROL, EVENTS
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build
+from timed import timed
 from waiting import wait_until
 
 LOG = structlog.get_logger()
@@ -106,17 +106,16 @@ async def registry(
     servers: LocalServers, folder: Path, timings: Timings | None = None, **settings: Any
 ) -> AsyncIterator[Runtime]:
     """A registry in this process; with these times, or with those of its settings."""
-    configured = Timed.model_validate(
+    configured = RegistrySettings.model_validate(
         {
             "broker_url": servers.rabbitmq.url("registry"),
             "consul_url": servers.consul.url,
             "management_url": servers.rabbitmq.management_url("agent"),
             "data_dir": folder,
-            "given": timings,
         }
         | settings
     )
-    async with running(configured, build) as runtime:
+    async with running(timed(configured, timings), build) as runtime:
         yield runtime
 
 
@@ -137,16 +136,6 @@ async def agreed(*registries: Runtime) -> None:
 def _leader_of(runtime: Runtime) -> str:
     components: dict[str, dict[str, Any]] = runtime.health.snapshot()["components"]
     return str(components.get(LEADER, {}).get("detail", ""))
-
-
-class Timed(RegistrySettings):
-    """Settings with times that no variable sets: short silence beside patience as ever."""
-
-    given: Any = None
-
-    @cached_property
-    def timings(self) -> Timings:
-        return self.given or super().timings
 
 
 QUICK = Timings(

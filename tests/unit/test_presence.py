@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import cached_property
 from typing import Any
 
 import pytest
@@ -13,15 +12,8 @@ from maniple.service.health import Health
 from maniple.service.presence import Presence, Pulse
 from maniple.service.settings import ServiceSettings
 from maniple.timings import Catalog, Timings
+from timed import timed
 from waiting import hold_within, wait_until
-
-
-class Quick(ServiceSettings):
-    """Settings of a process that refreshes its entry at once."""
-
-    @cached_property
-    def timings(self) -> Timings:
-        return Timings(catalog=Catalog(refresh=0.02))
 
 
 class WritesDown(Consul):
@@ -55,7 +47,7 @@ class WritesDown(Consul):
 @asynccontextmanager
 async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
     consul, health = WritesDown(), Health("service", "one")
-    settings = Quick(instance="one")
+    settings = timed(ServiceSettings(instance="one"), Timings(catalog=Catalog(refresh=0.02)))
     made = Presence(consul, settings, health, port=1, life="abc", pulse=pulse)
     made.start()
     try:

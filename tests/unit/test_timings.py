@@ -1,5 +1,6 @@
 """`maniple.timings`: what cannot be made, what a scale makes of the rest, and what is told."""
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -23,6 +24,20 @@ from maniple.timings import (
 )
 
 SCALES = st.floats(LEAST_SCALE, MOST_SCALE)
+
+
+SHARES = ("heartbeats.jitter", "amqp.silence")
+OUTSIDE = {
+    "amqp.connect": 4.0,
+    "amqp.open": 10.0,
+    "amqp.longest_open": 30.0,
+    "bounds.unwell": 2.0,
+    "catalog.ttl": 1.0,
+    "catalog.http_interval": 1.0,
+    "catalog.http_timeout": 1.0,
+    "catalog.gone": 2.0,
+}
+"""What no scale makes shorter."""
 
 
 def flat(timings: Timings) -> dict[str, float]:
@@ -70,7 +85,7 @@ def test_a_time_is_a_number_above_0(value: float) -> None:
 
 
 def test_every_rule_and_setting_names_times_that_exist() -> None:
-    known = {*flat(Timings()), "heartbeats.longest", "fencing.stopped"}
+    known = {*flat(Timings()), "heartbeats.longest", "fencing.stopped", "amqp.silent"}
     named = {name for rule in RULES for name in (*rule.less, *rule.more)} | {*SETTINGS}
     assert named <= known
 
@@ -80,15 +95,11 @@ def test_every_scale_makes_valid_times_that_are_no_shorter_than_the_outside_allo
     factor: float,
 ) -> None:
     scaled, before = flat(Timings().scaled(factor)), flat(Timings())
-    assert scaled["amqp.heartbeat"] == int(scaled["amqp.heartbeat"]) >= 1
-    assert scaled["catalog.http_interval"] >= 1
-    assert scaled["heartbeats.jitter"] == before["heartbeats.jitter"]
-    outside = {"amqp.heartbeat", "heartbeats.jitter", "bounds.unwell"}
-    outside |= {name for name in scaled if name.startswith("catalog.")} - {"catalog.refresh"}
-    for name in scaled.keys() - outside:
-        assert scaled[name] == pytest.approx(before[name] * factor)
-    for name in outside - {"heartbeats.jitter"}:
-        assert scaled[name] >= before[name] * factor * (1 - 1e-9)
+    assert scaled.pop("amqp.heartbeat") == max(1, math.ceil(5 * factor - 1e-9))
+    for name in SHARES:
+        assert scaled.pop(name) == before[name]
+    for name, seconds in scaled.items():
+        assert seconds == pytest.approx(max(OUTSIDE.get(name, 0.0), before[name] * factor))
 
 
 @given(SCALES, st.floats(0.5, 50), st.floats(0.5, 50))
@@ -132,3 +143,15 @@ def test_what_is_told_of_an_agent_is_when_the_last_of_it_is_over() -> None:
     told = AgentTimings.of(Timings().scaled(0.5))
     assert (told.heartbeat, told.unreachable, told.fenced) == (1.65, 2.25, 3.0)
     assert (told.exclusive, told.failed) == (4.125, 4.5)
+
+
+@given(SCALES)
+def test_a_connection_is_dead_after_so_many_looks_whatever_the_scale(factor: float) -> None:
+    times = Timings().scaled(factor).amqp
+    assert times.ticks(times.silent) * times.tick > times.heartbeat
+    assert times.ticks(times.confirm) == 30
+
+
+def test_the_times_of_a_connection_that_nobody_has_told_any_are_those_of_the_protocol() -> None:
+    times = Amqp()
+    assert (times.heartbeat, times.silent, times.ticks(times.silent)) == (5, 8.0, 8)

@@ -109,6 +109,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
+        times=settings.timings.amqp,
     ).measured(runtime.metrics)
     for executor in parts.executors.values():
         await executor.start(runtime.spawn)

@@ -72,6 +72,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
+        times=settings.timings.amqp,
     ).measured(runtime.metrics)
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime)

@@ -28,7 +28,11 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     name = runtime.connection_name("control")
     await prepare_broker(settings.broker_url)
     async with ControlPlane(
-        settings.broker_url, name=name, log=runtime.log, health=runtime.health
+        settings.broker_url,
+        name=name,
+        log=runtime.log,
+        health=runtime.health,
+        times=settings.timings.amqp,
     ).measured(runtime.metrics) as plane:
 
         async def announce(event: PolicyChanged) -> None:

@@ -49,6 +49,7 @@ class Hearing:
             name=runtime.connection_name(LINK),
             prepare=declare_topology,
             on_state=self._on_state,
+            times=runtime.settings.timings.amqp,
         )
         self._publisher = Publisher(self.link)
         self._inspector = Inspector(self.link)

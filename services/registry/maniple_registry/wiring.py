@@ -35,6 +35,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         log=runtime.log,
         health=runtime.health,
         patience=0,
+        times=timings.amqp,
     ).measured(runtime.metrics)
     leadership = Leadership(runtime)
     handlers = assemble(runtime, settings, plane, leadership)
