@@ -91,6 +91,54 @@ RULES: Final = (
     Rule(("amqp.tick",), ("amqp.confirm",), "every confirm would be late"),
     Rule(("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True),
     Rule(("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True),
+    # Tasks that agents have and dispatchers count.
+    Rule(("holding.dissolve",), ("holding.longest",), "what comes again would be held shorter"),
+    Rule(
+        ("reports.period", "reports.period"),
+        ("reports.lately",),
+        "a bulkhead would take what an agent has for what has ended",
+    ),
+    Rule(
+        ("reports.lately",),
+        ("reports.heard",),
+        "an agent's tasks would be forgotten before they must be told of",
+    ),
+    # Dispatchers among themselves.
+    Rule(
+        ("peers.presence", "peers.presence"),
+        ("peers.unheard", "peers.unheard"),
+        "one sign of life that is late would take a dispatcher for dead",
+    ),
+    Rule(("peers.unheard",), ("peers.alive",), "who owns nothing would still be waited for"),
+    Rule(("peers.look",), ("peers.asked_anew",), "no look would find out in time"),
+    Rule(("peers.asked_anew",), ("peers.answer",), "one that has died would be waited for"),
+    Rule(
+        ("peers.answer",),
+        ("peers.alive",),
+        "an owner that is slow would be taken for dead before others go on without it",
+    ),
+    Rule(
+        ("peers.listens", "peers.tells_all"),
+        ("peers.held",),
+        "tasks would not wait until those that have just started own their limits",
+    ),
+    Rule(
+        ("peers.tells_all", "peers.tells_all"),
+        ("peers.listens",),
+        "one that begins would own what it was not told of",
+    ),
+    # Queues that do not do what they should.
+    Rule(
+        ("queues.patience", "queues.cancel"),
+        ("amqp.confirm",),
+        "one lane that is stuck would cost the connection of all",
+    ),
+    Rule(("queues.stuck",), ("queues.most_stuck",), "a stuck lane would be tried ever more often"),
+    Rule(
+        ("amqp.heartbeat", "amqp.heartbeat", "amqp.heartbeat"),
+        ("queues.leftover",),
+        "the broker may still hold tasks for an agent that is gone",
+    ),
     # What a registry makes of silence, and of work that nobody takes.
     Rule(
         ("bounds.unreachable",),

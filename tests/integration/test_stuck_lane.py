@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pika
-import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
 from broker_control import suspended
@@ -17,9 +16,7 @@ from maniple.codec import decode_envelopes
 from maniple.identifiers import new_id
 from maniple.service.names import RECONNECTS
 from maniple.service.runner import running
-from maniple.timings import Amqp, Timings
-from maniple_dispatcher import lanes as lanes_module
-from maniple_dispatcher.domain import doors, under_way
+from maniple.timings import Amqp, Queues, Timings
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.wiring import build
 from timed import timed
@@ -69,11 +66,8 @@ class Lanes:
 
 
 async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
-    servers: LocalServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    servers: LocalServers, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(under_way, "PATIENCE", 1.0)
-    monkeypatch.setattr(lanes_module, "CANCEL_AFTER", 0.5)
-    monkeypatch.setattr(doors, "STUCK_FOR", 1.0)
     settings = DispatcherSettings.model_validate(
         {
             "broker_url": servers.rabbitmq.url("dispatcher"),
@@ -82,7 +76,9 @@ async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
         }
     )
     broker = servers.rabbitmq
-    timings = Timings(amqp=Amqp(confirm=CONFIRM_TIMEOUT))
+    timings = Timings(
+        amqp=Amqp(confirm=CONFIRM_TIMEOUT), queues=Queues(patience=1.0, cancel=0.5, stuck=1.0)
+    )
     async with running(timed(settings, timings), build) as runtime:
         lanes = Lanes(servers)
         for name in lanes.seen:

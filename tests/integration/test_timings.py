@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,12 +13,24 @@ import pytest
 
 from agent_inside import agent_inside
 from fencing_handlers import most_together, started, stopped
-from local_servers import servers_needed
+from local_servers import LocalServers, servers_needed
 from maniple.cli.checks import processes
 from maniple.cli.checks.findings import Finding, Places, Verdict
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
+from maniple.service.runner import Build, running
+from maniple.service.settings import ServiceSettings
+from maniple.timing_parts import Part
+from maniple.timings import Amqp, Timings
+from maniple_agent.settings import AgentSettings
+from maniple_agent.wiring import build as build_agent
+from maniple_dispatcher.settings import DispatcherSettings
+from maniple_dispatcher.wiring import build as build_dispatcher
+from maniple_policy.settings import PolicySettings
+from maniple_policy.wiring import build as build_policy
+from maniple_registry.settings import RegistrySettings
+from maniple_registry.wiring import build as build_registry
 from waiting import wait_until
 
 
@@ -35,6 +50,50 @@ def test_a_process_whose_agents_would_run_exclusive_tasks_twice_does_not_start(
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"maniple-{service}: MANIPLE_FAILED_AFTER: ")
     assert "fencing.stopped (8.25 s)" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "build"),
+    [
+        (RegistrySettings, build_registry),
+        (DispatcherSettings, build_dispatcher),
+        (PolicySettings, build_policy),
+        (AgentSettings, build_agent),
+    ],
+    ids=["registry", "dispatcher", "policy", "agent"],
+)
+async def test_a_process_makes_no_times_of_its_own(
+    servers: LocalServers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[ServiceSettings],
+    build: Build,
+) -> None:
+    configured = kind.model_validate(
+        {
+            "broker_url": servers.rabbitmq.url(kind.service),
+            "consul_url": servers.consul.url,
+            "data_dir": tmp_path,
+            "time_scale": 0.8,
+        }
+    )
+    made: list[Part] = []
+
+    def watched(make: Callable[..., None]) -> Callable[..., None]:
+        def init(self: Part, *given: Any, **named: Any) -> None:
+            make(self, *given, **named)
+            made.append(self)
+
+        return init
+
+    for one in fields(Timings):
+        part = type(getattr(configured.timings, one.name))
+        monkeypatch.setattr(part, "__init__", watched(part.__init__))
+    async with running(configured, build) as runtime:
+        assert runtime.health.timings["failed"] == 7.2
+    assert made == []
+    Amqp()
+    assert len(made) == 1  # it would have been seen
 
 
 async def doctored(cluster: Cluster) -> Finding:

@@ -18,7 +18,11 @@ from maniple.timings import (
     Catalog,
     Fencing,
     Heartbeats,
+    Holding,
     Leading,
+    Peers,
+    Queues,
+    Reports,
     Timings,
     WrongTimings,
 )
@@ -36,6 +40,7 @@ OUTSIDE = {
     "catalog.http_interval": 1.0,
     "catalog.http_timeout": 1.0,
     "catalog.gone": 2.0,
+    "queues.leftover": 6.0,
 }
 """What no scale makes shorter."""
 
@@ -68,6 +73,17 @@ def flat(timings: Timings) -> dict[str, float]:
         ({"catalog": Catalog(refresh=3.0)}, ("2 times catalog.refresh", "catalog.ttl")),
         ({"catalog": Catalog(http_interval=6.0)}, ("catalog.http_interval", "bounds.unwell")),
         ({"leading": Leading(lease=6.0)}, ("leading.lease", "catalog.ttl")),
+        (
+            {"amqp": Amqp(silence=1.1)},
+            ("amqp.heartbeat and amqp.tick (6 s)", "amqp.silent"),
+        ),
+        ({"amqp": Amqp(confirm=15.0)}, ("queues.patience and queues.cancel", "amqp.confirm")),
+        ({"queues": Queues(leftover=15.0)}, ("3 times amqp.heartbeat", "queues.leftover")),
+        ({"reports": Reports(period=1.0)}, ("2 times reports.period (2 s)", "reports.lately")),
+        ({"peers": Peers(alive=0.8)}, ("peers.unheard (1 s)", "peers.alive (0.8 s)")),
+        ({"peers": Peers(answer=2.5)}, ("peers.answer", "peers.alive")),
+        ({"peers": Peers(held=1.2)}, ("peers.listens and peers.tells_all", "peers.held")),
+        ({"holding": Holding(longest=0.5)}, ("holding.dissolve", "holding.longest")),
     ],
 )
 def test_what_would_break_a_promise_cannot_be_made_and_both_times_are_named(

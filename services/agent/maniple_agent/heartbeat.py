@@ -35,7 +35,6 @@ from maniple_agent.departures import Departures
 from maniple_agent.lanes import Lanes
 from maniple_agent.work import Work
 
-OUTCOMES_PERIOD = 0.5
 FREED_PERIOD = 0.02  # at most so often for a bulkhead's sake
 OUTCOMES_TIMEOUT = 2.5
 
@@ -202,8 +201,10 @@ class OutcomeReports:
         *,
         lanes: Lanes,
         clock: Callable[[], datetime],
+        period: float,
     ) -> None:
         """Send over `plane`."""
+        self._period = period
         self._plane = plane
         self._self = self_
         self._work = work
@@ -220,7 +221,7 @@ class OutcomeReports:
         while True:
             await self._pause()
             await self.send()
-            if monotonic() - adapted >= OUTCOMES_PERIOD:
+            if monotonic() - adapted >= self._period:
                 adapted = monotonic()
                 await self._lanes.adapt(self._work)
 
@@ -228,7 +229,7 @@ class OutcomeReports:
         """Wait for the next report: others may wait for the room that a bulkhead has again."""
         freed = self._departures.left_bulkhead
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(OUTCOMES_PERIOD):
+            async with asyncio.timeout(self._period):
                 await freed.wait()
         if freed.is_set():
             await asyncio.sleep(FREED_PERIOD)

@@ -90,6 +90,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         metrics=runtime.metrics,
         clock=now,
         traces=traces,
+        times=settings.timings.holding,
     )
     executors = _executors(settings, registry, work, runtime.tracer)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))
@@ -178,7 +179,13 @@ async def _report(
     await plane.subscribe(CONTROL, keys, tuple(table), obey)
     await heartbeats.send()
     reports = OutcomeReports(
-        plane, self_, parts.work, parts.departures, lanes=parts.lanes, clock=now
+        plane,
+        self_,
+        parts.work,
+        parts.departures,
+        lanes=parts.lanes,
+        clock=now,
+        period=runtime.settings.timings.reports.period,
     )
     look = runtime.settings.timings.fencing.look
     watch = Watch(parts.work, parts.departures, description.agent, period=look)
