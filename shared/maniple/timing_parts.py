@@ -253,6 +253,20 @@ class Peers(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Policies(Part):
+    """Of the policies in force: how soon a process has them, and who is missing."""
+
+    check: float = 30.0
+    """between two comparisons of a process's set with the policy service's, and its reports"""
+    stale: float = 90.0
+    """without a report until nobody knows what a process runs"""
+    gone: float = 10.0
+    """without one until a process that is no longer in Consul is forgotten"""
+    forgotten: float = 600.0
+    """the same when Consul cannot be asked"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queues(Part):
     """Of a dispatcher's patience with queues that refuse, confirm nothing or belong to nobody."""
 

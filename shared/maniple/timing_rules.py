@@ -127,6 +127,13 @@ RULES: Final = (
         ("peers.listens",),
         "one that begins would own what it was not told of",
     ),
+    # What runs where.
+    Rule(
+        ("policies.check", "policies.check"),
+        ("policies.stale",),
+        "one report that is late would make a process stale",
+    ),
+    Rule(("policies.stale",), ("policies.forgotten",), "who is stale would never be shown as such"),
     # Queues that do not do what they should.
     Rule(
         ("queues.patience", "queues.cancel"),

@@ -22,6 +22,7 @@ from maniple.timing_parts import (
     Holding,
     Leading,
     Peers,
+    Policies,
     Queues,
     Reports,
     Standby,
@@ -40,6 +41,7 @@ __all__ = [
     "Holding",
     "Leading",
     "Peers",
+    "Policies",
     "Queues",
     "Reports",
     "Standby",
@@ -71,6 +73,7 @@ class Timings:
     holding: Holding = field(default_factory=Holding)
     reports: Reports = field(default_factory=Reports)
     peers: Peers = field(default_factory=Peers)
+    policies: Policies = field(default_factory=Policies)
     queues: Queues = field(default_factory=Queues)
 
     def __post_init__(self) -> None:

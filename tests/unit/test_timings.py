@@ -21,6 +21,7 @@ from maniple.timings import (
     Holding,
     Leading,
     Peers,
+    Policies,
     Queues,
     Reports,
     Timings,
@@ -83,6 +84,7 @@ def flat(timings: Timings) -> dict[str, float]:
         ({"peers": Peers(alive=0.8)}, ("peers.unheard (1 s)", "peers.alive (0.8 s)")),
         ({"peers": Peers(answer=2.5)}, ("peers.answer", "peers.alive")),
         ({"peers": Peers(held=1.2)}, ("peers.listens and peers.tells_all", "peers.held")),
+        ({"policies": Policies(check=50.0)}, ("2 times policies.check", "policies.stale")),
         ({"holding": Holding(longest=0.5)}, ("holding.dissolve", "holding.longest")),
     ],
 )
