@@ -60,9 +60,6 @@ QUEUES = {
 SETTINGS = {
     "management_url": "management API, with the login of the `agent` user; without it the registry "
     "closes no connections",
-    "unreachable_after": "seconds of silence until an agent is `unreachable`",
-    "failed_after": "seconds of silence until it is `failed`",
-    "forgotten_after": "seconds for which a failed or left agent is shown",
     "prefetch": "submissions held at once",
     "retry_prefetch": "messages from `maniple.retry` held at once",
 }

@@ -20,8 +20,11 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     StringConstraints,
 )
+
+from maniple.timings import Timings
 
 AgentId = NewType("AgentId", str)
 Incarnation = NewType("Incarnation", str)
@@ -88,6 +91,27 @@ class AgentPhase(StrEnum):
     LEAVING = "leaving"
 
 
+class AgentTimings(BaseModel):
+    """What others rely on an agent keeping, in seconds; see `maniple.timings`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    digest: Annotated[str, StringConstraints(max_length=64)]
+    """Equal for equal timings, of which the others here are the most important."""
+    heartbeat: PositiveFloat
+    """The longest between two heartbeats."""
+    unreachable: PositiveFloat
+    fenced: PositiveFloat
+    exclusive: PositiveFloat
+    """From the sending of the last confirmed heartbeat until nothing exclusive runs any more."""
+    failed: PositiveFloat
+
+    @classmethod
+    def of(cls, timings: Timings) -> Self:
+        """Return what is told of these."""
+        return cls.model_validate(timings.shown())
+
+
 class AgentDescription(ControlMessage):
     """The part of an agent that does not change between heartbeats."""
 
@@ -110,6 +134,8 @@ class AgentDescription(ControlMessage):
     http: Text = ""
     """URL of /health, /ready and /metrics."""
     started_at: AwareDatetime
+    timings: AgentTimings | None = None
+    """None of an agent that is older than this field: it keeps the defaults."""
 
     @property
     def digest(self) -> str:

@@ -15,9 +15,9 @@ from maniple import TaskHandle
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.service.consul import Consul, ttl_check
+from maniple.timings import Fencing
 from maniple_agent import fence
 from maniple_agent.bundle import Bundle
-from maniple_agent.domain.fencing import EXCLUSIVE_AFTER
 from maniple_agent.executors import Job
 from waiting import wait_until
 
@@ -125,7 +125,7 @@ async def test_what_is_exclusive_is_stopped_before_the_agent_counts_as_failed(
     agent.freeze_heartbeats()
     await wait_until(lambda: stopped[exclusive.id] == 1)
     silent = stopped_at[exclusive.id] - agent.confirmed_at
-    assert silent > EXCLUSIVE_AFTER
+    assert silent > Fencing().exclusive
     failed_at = await time_of_failure(alone, agent.name)
     assert stopped_at[exclusive.id] < failed_at, (silent, failed_at - agent.confirmed_at)
     agent.network.thaw()

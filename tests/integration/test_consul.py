@@ -10,7 +10,7 @@ import pytest
 
 from consul_server import ConsulServer
 from maniple.local.ports import free_ports
-from maniple.service.catalog import HTTP_INTERVAL, SELECTED, Ailing, Put
+from maniple.service.catalog import SELECTED, Ailing, Put
 from maniple.service.consul import (
     CREATE_ONLY,
     Consul,
@@ -21,6 +21,7 @@ from maniple.service.health import Health, HealthServer
 from maniple.service.presence import Presence
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
+from maniple.timings import Catalog
 from waiting import wait_until
 
 
@@ -76,7 +77,7 @@ async def test_a_process_is_healthy_in_consul_before_it_is_looked_at_again_and_g
     server: ConsulServer, consul: Consul
 ) -> None:
     async with present(server, "one"):
-        await until_status(consul, "one", "passing", timeout=HTTP_INTERVAL - 1)
+        await until_status(consul, "one", "passing", timeout=Catalog().http_interval - 1)
         (found,) = await consul.instances("maniple-service")
         assert set(found.checks) == {"serfHealth", "http:one", ttl_check("one")}
         assert found.tags == ("maniple", "dev")
@@ -96,7 +97,7 @@ async def test_a_process_leaves_consul_before_it_lets_go_of_anything_else(
 
     settings = ServiceSettings(instance="leaving", consul_url=server.url)
     async with running(settings, build):
-        await until_status(consul, "leaving", "passing", timeout=HTTP_INTERVAL - 1)
+        await until_status(consul, "leaving", "passing", timeout=Catalog().http_interval - 1)
     assert seen == ["absent"]
 
 

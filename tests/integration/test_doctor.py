@@ -21,8 +21,8 @@ from waiting import wait_until
 LANE, _ = lane_queues("test.nobody_serves_this")
 CHECKS = [
     "broker", "topology", "consumers", "plugins", "alarms", "queue arguments", "lanes", "consul",
-    "registry", "dispatcher", "policy", "agent", "health", "clocks", "policies", "membership",
-    "echo task",
+    "registry", "dispatcher", "policy", "agent", "health", "timings", "clocks", "policies",
+    "membership", "echo task",
 ]  # fmt: skip
 
 

@@ -30,7 +30,11 @@ FED: dict[str, tuple[MetricName, ...]] = {
         names.TASKS_RETRIED,
         names.HEARTBEATS_SENT,
     ),
-    "registry": (names.HEARTBEATS_SEEN, names.AGENTS, names.LEADS),
+    "registry": (
+        names.HEARTBEATS_SEEN,
+        names.AGENTS,
+        names.LEADS,
+    ),
     "policy": (names.POLICY_PROCESSES,),
 }
 EVERYWHERE = {names.LOOP_LAG, names.READY, names.COMPONENT_OK}
@@ -38,6 +42,7 @@ SELDOM = {
     names.HANDED_BACK,
     names.DEAD_LETTERS,
     names.EVICTIONS,
+    names.AGENTS_MISTIMED,
     names.ECHOES,
     names.QUEUES_SUSPECTED,
     names.REPLIES_DROPPED,

@@ -17,14 +17,15 @@ from maniple import Client, TaskHandle, connect, topology
 from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
 from maniple.local.http import fetch
 from maniple.service.names import AGENTS, PUBLISHING_BLOCKED
-from maniple.transport.pulse import SILENT_AFTER, TICK
+from maniple.timings import Timings
 from scraping import scrape
 from system.brokers import NativeBroker
 from waiting import wait_until
 
 PERIOD = 0.02
 PATIENCE = 60.0  # a guard against hanging
-NOTICED = SILENT_AFTER * TICK + 4
+TIME_SCALE = 0.5
+NOTICED = Timings().scaled(TIME_SCALE).bounds.failed + 4
 
 
 @dataclass
@@ -66,7 +67,7 @@ class World:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     broker = NativeBroker(Path(tmp_path_factory.mktemp("broker")))
-    options = ClusterOptions(agents=2, dispatchers=2, registries=1)
+    options = ClusterOptions(agents=2, dispatchers=2, registries=1, time_scale=TIME_SCALE)
     with servers_needed():
         async with faults.Reached(broker) as reached, Cluster(options, broker=reached) as cluster:
             made = World(cluster, reached)

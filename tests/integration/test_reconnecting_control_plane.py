@@ -18,21 +18,19 @@ from maniple.events import AgentFailed
 from maniple.identifiers import new_id
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.health import Health
+from maniple.timings import Amqp
 from maniple.topology import CONTROL, EVENTS
-from quick_links import DROPPED_SECONDS, SILENCE_SECONDS, quicken
 from waiting import wait_until
 
 LOG = structlog.get_logger()
 PATIENCE = 60.0
+# As ever, in a fraction of the time: the real one has a test of its own in test_transport_silence.
+TIMES = Amqp(heartbeat=2, tick=0.4)
+DROPPED_SECONDS = 3.0 * TIMES.heartbeat  # the broker holds what was a client's for as long
 STUCK = 20  # events that are emitted while nothing gets through
 BEAT = Heartbeat.model_validate(
     {"agent": "a1", "incarnation": "1", "sequence": 1, "digest": "d", "sent_at": datetime.now(UTC)}
 )
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(monkeypatch)
 
 
 class Heard:
@@ -72,8 +70,8 @@ async def heard(servers: LocalServers) -> AsyncIterator[Heard]:
     await prepare_broker(url)
     async with (
         FlakyNetwork(url) as network,
-        ControlPlane(network.url, name=f"flaky-{new_id()}", log=LOG) as plane,
-        ControlPlane(url, name=f"other-{new_id()}", log=LOG) as other,
+        ControlPlane(network.url, name=f"flaky-{new_id()}", log=LOG, times=TIMES) as plane,
+        ControlPlane(url, name=f"other-{new_id()}", log=LOG, times=TIMES) as other,
     ):
         found = Heard(network, plane, other)
         await plane.subscribe(CONTROL, ("all",), Announce, found.commands.append)
@@ -88,7 +86,7 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_by_a_control_plane(
 ) -> None:
     async with heard(servers) as on:
         on.network.freeze()
-        await wait_until(lambda: not on.plane.connected, SILENCE_SECONDS + 4)
+        await wait_until(lambda: not on.plane.connected, TIMES.silent + 4)
         on.network.thaw()
         await on.works(2)
 

@@ -5,15 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from heartbeating_agents import agent_of, agreed, keys, passing, registry, settled, shown, told
+from heartbeating_agents import (
+    QUICK,
+    agent_of,
+    agreed,
+    keys,
+    passing,
+    registry,
+    settled,
+    shown,
+    told,
+)
 from local_servers import LocalServers
 from maniple.control import AgentPhase, Announce, Retire
 from maniple.errors import RequestFailed
 from maniple.identifiers import new_id
 from maniple.service.consul import Consul
 from waiting import wait_until
-
-FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
 
 
 async def test_an_agent_is_asked_for_its_description_and_shown(
@@ -37,7 +45,10 @@ async def test_an_agent_is_asked_for_its_description_and_shown(
 async def test_a_silent_agent_fails_and_is_told_to_retire_when_it_speaks(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with registry(servers, tmp_path, **FAST) as runtime, agent_of(servers) as (agent, events):
+    async with (
+        registry(servers, tmp_path, timings=QUICK) as runtime,
+        agent_of(servers) as (agent, events),
+    ):
         await agreed(runtime)
         await runtime.consul.register_service(
             "maniple-agent",
@@ -70,8 +81,7 @@ async def test_a_failed_agents_connections_are_closed(
     servers: LocalServers, tmp_path: Path
 ) -> None:
     # The broker shows a connection's given name only some seconds after it was made.
-    slow = {"unreachable_after": 6.0, "failed_after": 7.0}
-    async with registry(servers, tmp_path, **slow), agent_of(servers) as (agent, events):
+    async with registry(servers, tmp_path, time_scale=0.8), agent_of(servers) as (agent, events):
         await agent.beat()
         await wait_until(lambda: "agent.failed" in keys(events), 15)
         await wait_until(lambda: agent.plane.reconnects == 1, 15)
@@ -80,14 +90,17 @@ async def test_a_failed_agents_connections_are_closed(
 async def test_an_agent_that_drains_and_leaves_is_not_failed(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with registry(servers, tmp_path, **FAST) as runtime, agent_of(servers) as (agent, events):
+    async with (
+        registry(servers, tmp_path, timings=QUICK) as runtime,
+        agent_of(servers) as (agent, events),
+    ):
         await agreed(runtime)
         await agent.beat()
         await agent.beat(state=AgentPhase.DRAINING)
         await agent.beat(state=AgentPhase.LEAVING)
         await wait_until(lambda: len(events) >= 3)
         # Silent for long enough to fail, and for the registry to have looked since.
-        failed = time.monotonic() + 2 * FAST["failed_after"]
+        failed = time.monotonic() + 2 * QUICK.bounds.failed
         await wait_until(lambda: time.monotonic() >= failed)
         await settled(agent, "left")
         # Events that are under way together may come in any order.
@@ -99,9 +112,9 @@ async def test_a_second_registry_knows_the_agents_too_and_tells_nothing_twice(
 ) -> None:
     async with (
         agent_of(servers) as (agent, events),
-        registry(servers, tmp_path / "1", **FAST) as first,
+        registry(servers, tmp_path / "1", timings=QUICK) as first,
     ):
-        async with registry(servers, tmp_path / "2", **FAST) as second:
+        async with registry(servers, tmp_path / "2", timings=QUICK) as second:
             await agreed(first, second)
             await agent.beat(connections=())
             await wait_until(lambda: "agent.failed" in keys(events))
@@ -131,12 +144,12 @@ async def test_what_failed_stays_failed_for_a_registry_that_starts_later(
 ) -> None:
     async with (
         agent_of(servers) as (agent, events),
-        registry(servers, tmp_path / "1", **FAST) as first,
+        registry(servers, tmp_path / "1", timings=QUICK) as first,
     ):
         await agreed(first)
         await agent.beat(connections=())
         await wait_until(lambda: "agent.failed" in keys(events))
-        async with registry(servers, tmp_path / "2", **FAST):
+        async with registry(servers, tmp_path / "2", timings=QUICK):
 
             async def known_to_both() -> bool:
                 answers = [await agent.plane.request("registry", "failed") for _ in range(6)]

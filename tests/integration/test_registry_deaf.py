@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from flaky_network import FlakyNetwork
-from heartbeating_agents import Agent, agent_of, beating, keys, registry
+from heartbeating_agents import QUICK, Agent, agent_of, beating, keys, registry
 from local_servers import LocalServers
 from maniple.identifiers import new_id
 from maniple.service.runner import Runtime
 from maniple_registry.hearing import COMPONENT
 from waiting import wait_until
-
-FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
 
 
 def said(runtime: Runtime) -> dict[str, Any]:
@@ -25,7 +23,7 @@ async def test_after_a_late_echo_its_health_says_that_it_hears_nothing_until_it_
 ) -> None:
     async with (
         FlakyNetwork(servers.rabbitmq.url("registry")) as network,
-        registry(servers, tmp_path, broker_url=network.url, **FAST) as runtime,
+        registry(servers, tmp_path, broker_url=network.url, timings=QUICK) as runtime,
         agent_of(servers) as (first, events),
     ):
         fleet = [first, *(Agent(first.plane, f"agent-{new_id()}") for _ in range(5))]

@@ -12,6 +12,7 @@ import pytest_asyncio
 import requests
 
 from heartbeating_agents import (
+    QUICK,
     Agent,
     RegistryProcess,
     agent_of,
@@ -28,12 +29,17 @@ from local_servers import LocalServers, SharedServers
 from maniple.control import Retire
 from maniple.identifiers import new_id
 from maniple.service.consul import Consul, http_check
-from maniple_registry.domain.membership import CRITICAL_AFTER
+from maniple.timings import Bounds, Fencing, Heartbeats, Timings
 from waiting import wait_until
 
-FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
 # The broker shows a connection's given name only some seconds after it was made.
-SLOW = {"unreachable_after": 3.0, "failed_after": 6.0}
+TWO_THIRDS = 2 / 3
+SLOW = Timings(
+    heartbeats=Heartbeats(period=1.0, confirm=0.9),
+    bounds=Bounds(unreachable=3.0, failed=6.0),
+    fencing=Fencing(fenced=4.0, exclusive=5.0),
+)
+"""As silence is judged at two thirds; all else as ever."""
 START_SECONDS = 60.0  # two processes start
 
 
@@ -65,13 +71,13 @@ async def test_a_leader_that_is_gone_right_before_the_bound_delays_no_eviction(
     servers: LocalServers, tmp_path: Path, number: int
 ) -> None:
     async with agent_of(servers) as (agent, events):
-        with processes(servers, tmp_path, 2, **SLOW) as registries:
+        with processes(servers, tmp_path, 2, time_scale=TWO_THIRDS) as registries:
             leader = await leader_of(registries)
             (standby,) = [one for one in registries if one is not leader]
             before = time.monotonic()
             await agent.beat()
             await wait_until(lambda: keys(events) == ["agent.registered", "agent.unreachable"])
-            bound = before + SLOW["failed_after"]
+            bound = before + SLOW.bounds.failed
             await wait_until(lambda: time.monotonic() >= bound - 0.1)
             leader.send(number)
             await wait_until(lambda: not agent.plane.connected)
@@ -104,7 +110,7 @@ async def test_a_registry_that_was_frozen_itself_fails_nobody(
     servers: LocalServers, tmp_path: Path
 ) -> None:
     async with agent_of(servers) as (agent, events), beating([agent]):
-        with processes(servers, tmp_path, 1, **FAST) as (lone,):
+        with processes(servers, tmp_path, 1, time_scale=0.2) as (lone,):
             await leader_of([lone])
             lone.send(signal.SIGSTOP)
             thawed = time.monotonic() + 3
@@ -157,7 +163,7 @@ async def test_a_fresh_registry_evicts_an_agent_that_froze_before_it_was_there(
     life = new_id()[-6:]
     async with agent_of(servers, life) as (agent, events), in_consul(servers, agent, life) as c:
         await c.pass_ttl(agent.name)
-        async with registry(servers, tmp_path, unreachable_after=2.5, failed_after=5.0):
+        async with registry(servers, tmp_path, time_scale=5 / 9):
             await wait_until(lambda: agent.plane.reconnects == 1)
             await wait_until(lambda: "agent.failed" in keys(events))
             await wait_until(lambda: _gone(c, agent))
@@ -178,7 +184,7 @@ async def test_an_agent_whose_ttl_check_has_lapsed_fails_the_earlier(
         in_consul(servers, agent, "1"),
         in_consul(servers, other, "1") as consul,
         passing(consul, other),
-        registry(servers, tmp_path, unreachable_after=4.5, failed_after=9.0),
+        registry(servers, tmp_path),
     ):
         await wait_until(lambda: "agent.failed" in keys(events))
         assert "agent.failed" not in keys(of_other)
@@ -207,10 +213,12 @@ async def test_a_critical_health_check_suspects_until_it_passes_and_fails_nobody
         in_consul(servers, agent, "1") as consul,
         passing(consul, agent),
         beating([agent]),
-        registry(servers, tmp_path, **SLOW),
+        registry(servers, tmp_path, timings=SLOW),
     ):
         begun = time.monotonic()  # a check cannot have failed three times before
-        await wait_until(lambda: time.monotonic() > begun + CRITICAL_AFTER, CRITICAL_AFTER + 5)
+        await wait_until(
+            lambda: time.monotonic() > begun + SLOW.bounds.unwell, SLOW.bounds.unwell + 5
+        )
         await set_http_check(servers, agent, "critical")
         await wait_until(lambda: "agent.unreachable" in keys(events))
         assert (await shown(agent))["doubts"] == ["health check critical"]
@@ -225,7 +233,7 @@ async def test_an_agent_that_failed_before_the_only_registry_restarted_stays_fai
     servers: LocalServers, tmp_path: Path
 ) -> None:
     async with agent_of(servers) as (agent, events):
-        async with registry(servers, tmp_path, **FAST):
+        async with registry(servers, tmp_path, timings=QUICK):
             await agent.beat(connections=())
             await wait_until(lambda: "agent.failed" in keys(events))
         async with registry(servers, tmp_path):

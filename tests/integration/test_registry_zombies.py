@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flaky_network import FlakyNetwork
 from heartbeating_agents import (
+    QUICK,
     Agent,
     agent_of,
     agreed,
@@ -21,6 +22,7 @@ from maniple.control import Reconnect
 from maniple.identifiers import new_id
 from maniple.service.names import ECHOES, EVICTIONS
 from maniple.service.runner import Runtime
+from maniple.timings import Bounds
 from maniple.topology import LANES, lane_queues
 from maniple.transport import (
     Connection,
@@ -30,10 +32,7 @@ from maniple.transport import (
     declare,
     declare_topology,
 )
-from maniple_registry.domain.records import Bounds
 from waiting import wait_until
-
-FAST = {"unreachable_after": 0.6, "failed_after": 1.2}
 
 
 async def waiting_work(servers: LocalServers, link_name: str) -> Link:
@@ -92,7 +91,10 @@ def counted(runtime: Runtime, outcome: str) -> float:
 async def test_agents_that_really_fall_silent_together_fail(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with registry(servers, tmp_path, **FAST) as runtime, agent_of(servers) as (first, events):
+    async with (
+        registry(servers, tmp_path, timings=QUICK) as runtime,
+        agent_of(servers) as (first, events),
+    ):
         fleet = [first, *(Agent(first.plane, f"agent-{new_id()}") for _ in range(5))]
         await asyncio.gather(*(agent.beat(connections=()) for agent in fleet))
         await wait_until(lambda: "agent.failed" in keys(events))
@@ -110,7 +112,7 @@ async def test_a_registry_that_is_deaf_itself_fails_nobody(
 ) -> None:
     async with (
         FlakyNetwork(servers.rabbitmq.url("registry")) as network,
-        registry(servers, tmp_path, broker_url=network.url, **FAST) as runtime,
+        registry(servers, tmp_path, broker_url=network.url, timings=QUICK) as runtime,
         agent_of(servers) as (first, events),
     ):
         fleet = [first, *(Agent(first.plane, f"agent-{new_id()}") for _ in range(5))]

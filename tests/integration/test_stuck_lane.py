@@ -17,11 +17,11 @@ from maniple.codec import decode_envelopes
 from maniple.identifiers import new_id
 from maniple.service.names import RECONNECTS
 from maniple.service.runner import running
-from maniple.transport import Publisher, publisher
-from maniple_dispatcher import lanes as lanes_module
-from maniple_dispatcher.domain import doors, under_way
+from maniple.timings import Amqp, Queues, Timings
+from maniple.transport import Publisher
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.wiring import build
+from timed import timed
 from waiting import wait_until
 
 CONFIRM_TIMEOUT = 3.0
@@ -85,10 +85,6 @@ class Seconds:
 async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
     servers: LocalServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "CONFIRM_TIMEOUT", CONFIRM_TIMEOUT)
-    monkeypatch.setattr(under_way, "PATIENCE", 1.0)
-    monkeypatch.setattr(lanes_module, "CANCEL_AFTER", 0.5)
-    monkeypatch.setattr(doors, "STUCK_FOR", 1.0)
     seconds = Seconds(monkeypatch)
     settings = DispatcherSettings.model_validate(
         {
@@ -98,7 +94,10 @@ async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
         }
     )
     broker = servers.rabbitmq
-    async with running(settings, build) as runtime:
+    timings = Timings(
+        amqp=Amqp(confirm=CONFIRM_TIMEOUT), queues=Queues(patience=1.0, cancel=0.5, stuck=1.0)
+    )
+    async with running(timed(settings, timings), build) as runtime:
         lanes = Lanes(servers)
         for name in lanes.seen:
             lanes.submit(name, 1)

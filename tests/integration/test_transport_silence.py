@@ -12,15 +12,11 @@ import faults
 from flaky_network import FlakyNetwork
 from link_bench import bench, depth, done, new_queue, numbers
 from local_servers import LocalServers, servers_needed
+from maniple.timings import Amqp
 from maniple.topology import Queue
-from maniple.transport import publisher, pulse, supervision
+from maniple.transport import pulse
 from system.brokers import NativeBroker
 from waiting import wait_until
-
-
-def silence() -> float:
-    """Return the seconds for which a broker may say nothing."""
-    return pulse.SILENT_AFTER * pulse.TICK
 
 
 class Ticks:
@@ -69,7 +65,7 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_and_a_quiet_link_is_left_
         await asyncio.gather(on.link.start(10), quiet.link.start(10))
         network.freeze()
         publishing = on.publishing(range(50))
-        await wait_until(lambda: not on.link.is_up, 1.5 * silence())
+        await wait_until(lambda: not on.link.is_up, 1.5 * Amqp().silent)
         assert "silent" in str(on.link.last_error)
         network.thaw()
         await done(publishing)
@@ -94,15 +90,12 @@ async def test_a_connection_that_only_the_client_has_lost_is_replaced(
 async def test_a_process_that_was_stopped_does_not_take_that_for_the_brokers_silence(
     servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Ten times as often; the broker's own heartbeats come within 2.5 s.
-    monkeypatch.setattr(supervision, "TICK", 0.1)
-    monkeypatch.setattr(pulse, "TICK", 0.1)
-    monkeypatch.setattr(pulse, "SILENT_AFTER", 30)
+    times = Amqp(tick=0.1, silence=0.6)  # of 5 s; the broker's own heartbeats come within 2.5 s
     ticks = Ticks(monkeypatch)
-    async with bench(servers.rabbitmq.url("agent"), queue) as on:
+    async with bench(servers.rabbitmq.url("agent"), queue, times) as on:
         on.link.add(on.consumer())
         await on.link.start(10)
-        time.sleep(silence() + pulse.TICK)  # noqa: ASYNC251 - the loop is to stand still
+        time.sleep(times.silent + times.tick)  # noqa: ASYNC251 - the loop is to stand still
         await on.publish(range(5))
         await wait_until(ticks.have_been(2))
         assert on.link.reconnects == 0
@@ -111,16 +104,15 @@ async def test_a_process_that_was_stopped_does_not_take_that_for_the_brokers_sil
 async def test_a_connection_that_an_alarm_blocks_is_left_alone_and_nothing_is_sent_twice(
     broker: NativeBroker, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "CONFIRM_TIMEOUT", 2.0)
-    ticks = Ticks(monkeypatch)
-    async with bench(broker.url("agent"), queue) as on:
+    times, ticks = Amqp(confirm=2.0), Ticks(monkeypatch)
+    async with bench(broker.url("agent"), queue, times) as on:
         on.link.add(on.consumer())
         await on.link.start(10)
         async with faults.memory_alarm(broker):
             publishing = on.publishing(range(500))
             await wait_until(lambda: on.link.blocked)
             # Longer than a silence or a confirm may last otherwise.
-            await wait_until(ticks.have_been(pulse.SILENT_AFTER + 2), 2 * silence())
+            await wait_until(ticks.have_been(times.ticks(times.silent) + 2), 2 * times.silent)
             assert (on.link.is_up, publishing.done()) == (True, False)
         await done(publishing)
         await wait_until(lambda: not on.link.blocked)
@@ -129,12 +121,11 @@ async def test_a_connection_that_an_alarm_blocks_is_left_alone_and_nothing_is_se
 
 
 async def test_a_confirm_that_never_comes_has_the_publish_sent_again(
-    servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    servers: LocalServers, queue: Queue
 ) -> None:
-    monkeypatch.setattr(publisher, "CONFIRM_TIMEOUT", 1.0)
     async with (
         FlakyNetwork(servers.rabbitmq.url("agent")) as network,
-        bench(network.url, queue) as on,
+        bench(network.url, queue, Amqp(confirm=1.0)) as on,
     ):
         await on.link.start(10)
         network.freeze()

@@ -7,9 +7,9 @@ from functools import partial
 from itertools import count
 
 from maniple.peers import DispatcherReport
+from maniple.timings import Peers
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.domain.peers import STOOD_STILL
 from maniple_dispatcher.domain.permits import Limit
 
 TRAVEL = 0.004
@@ -54,7 +54,7 @@ class Simulation:
     def freeze(self, name: str, seconds: float) -> None:
         """Let one stand still; what it should have heard meanwhile it hears afterwards."""
         self._frozen_until[name] = self.now + seconds
-        if seconds > STOOD_STILL:
+        if seconds > Peers().stood_still:
             self.after(seconds, lambda: self.alive[name].rejoin(self.now))
 
     def owner(self, key: str) -> str:

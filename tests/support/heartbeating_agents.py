@@ -33,11 +33,12 @@ from maniple.local.ports import free_ports
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.consul import Consul
 from maniple.service.leadership import COMPONENT as LEADER
-from maniple.service.presence import REFRESH
 from maniple.service.runner import Runtime, running
+from maniple.timings import Bounds, Catalog, Fencing, Heartbeats, Timings, Watching
 from maniple.topology import CONTROL, EVENTS
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build
+from timed import timed
 from waiting import wait_until
 
 LOG = structlog.get_logger()
@@ -116,7 +117,7 @@ async def passing(consul: Consul, *agents: Agent) -> AsyncIterator[None]:
             for agent in agents:
                 with contextlib.suppress(ManipleError):  # the next time
                     await consul.pass_ttl(agent.name)
-            await asyncio.sleep(REFRESH)
+            await asyncio.sleep(Catalog().refresh)
 
     await asyncio.gather(*(consul.pass_ttl(agent.name) for agent in agents))
     async with meanwhile(refresh()):
@@ -124,8 +125,10 @@ async def passing(consul: Consul, *agents: Agent) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def registry(servers: LocalServers, folder: Path, **settings: Any) -> AsyncIterator[Runtime]:
-    """A registry in this process."""
+async def registry(
+    servers: LocalServers, folder: Path, timings: Timings | None = None, **settings: Any
+) -> AsyncIterator[Runtime]:
+    """A registry in this process; with these times, or with those of its settings."""
     configured = RegistrySettings.model_validate(
         {
             "broker_url": servers.rabbitmq.url("registry"),
@@ -135,7 +138,7 @@ async def registry(servers: LocalServers, folder: Path, **settings: Any) -> Asyn
         }
         | settings
     )
-    async with running(configured, build) as runtime:
+    async with running(timed(configured, timings), build) as runtime:
         yield runtime
 
 
@@ -156,6 +159,15 @@ async def agreed(*registries: Runtime) -> None:
 def _leader_of(runtime: Runtime) -> str:
     components: dict[str, dict[str, Any]] = runtime.health.snapshot()["components"]
     return str(components.get(LEADER, {}).get("detail", ""))
+
+
+QUICK = Timings(
+    heartbeats=Heartbeats(period=0.2, confirm=0.1),
+    bounds=Bounds(unreachable=0.6, failed=1.2),
+    fencing=Fencing(fenced=0.7, exclusive=0.8),
+    watching=Watching(longest_step=0.3),
+)
+"""For agents that beat five times a second."""
 
 
 class RegistryProcess:

@@ -9,6 +9,7 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from local_servers import LocalServers
+from maniple.timings import Amqp
 from maniple.topology import Queue
 from maniple.transport import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
 from waiting import wait_until
@@ -24,9 +25,9 @@ def new_queue() -> Queue:
 class Bench:
     """A link with a publisher, and what its consumers have received."""
 
-    def __init__(self, url: str, queue: Queue) -> None:
+    def __init__(self, url: str, queue: Queue, times: Amqp | None = None) -> None:
         self.queue = queue
-        self.link = Link(url, name=f"test.{queue.name}", prepare=self._declare)
+        self.link = Link(url, name=f"test.{queue.name}", prepare=self._declare, times=times)
         self.publisher = Publisher(self.link)
         self.consumers: list[Consumer] = []
         self.received: list[Delivery] = []
@@ -78,8 +79,8 @@ async def done(publishing: asyncio.Task[None]) -> None:
 
 
 @asynccontextmanager
-async def bench(url: str, queue: Queue) -> AsyncIterator[Bench]:
-    made = Bench(url, queue)
+async def bench(url: str, queue: Queue, times: Amqp | None = None) -> AsyncIterator[Bench]:
+    made = Bench(url, queue, times)
     try:
         yield made
     finally:

@@ -7,12 +7,12 @@ from maniple.control import (
     AgentDescription,
     Heartbeat,
 )
+from maniple.timings import Bounds
 from maniple_registry.domain.membership import (
     decide,
 )
 from maniple_registry.domain.records import (
     AgentRecord,
-    Bounds,
     Decision,
     Instant,
     LaneView,

@@ -15,6 +15,7 @@ from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
+from maniple.timings import Holding
 from maniple.transport import Outgoing, Publisher
 from maniple_agent.departures import Departures
 from maniple_agent.executors import Job, Spawn
@@ -113,7 +114,9 @@ class Delivery(SimpleNamespace):
 class Agent:
     """Work with fakes around it."""
 
-    def __init__(self, capacity: int = 100, *, tracer: Tracer = NO_TRACER) -> None:
+    def __init__(
+        self, capacity: int = 100, *, tracer: Tracer = NO_TRACER, times: Holding | None = None
+    ) -> None:
         self.publisher = FakePublisher()
         self.executor = FakeExecutor(capacity)
         self.now = NOW
@@ -130,6 +133,7 @@ class Agent:
             metrics=metrics,
             clock=lambda: self.now,
             traces=traces,
+            times=times,
         )
         self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
 

@@ -3,9 +3,11 @@
 import pytest
 
 from fleet_simulation import Simulation
-from maniple_dispatcher.domain.bulkheads import LATELY, Bulkheads, Held
+from maniple.timings import Reports
+from maniple_dispatcher.domain.bulkheads import Bulkheads, Held
 from maniple_dispatcher.domain.permits import Limit
 
+LATELY = Reports().lately
 KEY, LANE = "bulkhead/x", "text.stats"
 
 

@@ -11,11 +11,11 @@ from maniple.messages import Envelope
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.timings import Queues
 from maniple.transport import Outgoing
 from maniple_dispatcher import lanes as module
 from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.under_way import PATIENCE
-from maniple_dispatcher.lanes import CANCEL_AFTER, Lanes
+from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.traces import Traces
 from work_with_fakes import NOW, FakePublisher, envelope
 
@@ -106,12 +106,12 @@ async def test_what_was_given_up_is_not_with_the_broker_any_more(scene: Scene) -
     sources = [scene.send(str(n), lane="stuck.lane") for n in range(3)]
     await scene.turn()
     for _ in range(2):  # one copy finds out, then the others follow
-        scene.clock.seconds += PATIENCE
+        scene.clock.seconds += Queues().patience
         scene.lanes.look(taking=True)
         await scene.turn()
     assert [source.settled for source in sources] == [1, 1, 1]
     assert scene.broker.waiting > 0  # it may be merely late
-    scene.clock.seconds += CANCEL_AFTER
+    scene.clock.seconds += Queues().cancel
     scene.lanes.look(taking=True)
     await scene.turn()
     assert scene.broker.waiting == 0
@@ -121,7 +121,7 @@ async def test_a_confirm_that_is_merely_late_opens_the_lane_again(scene: Scene) 
     scene.broker.stuck = {"slow.lane"}
     scene.send("first", lane="slow.lane")
     await scene.turn()
-    scene.clock.seconds += PATIENCE
+    scene.clock.seconds += Queues().patience
     scene.lanes.look(taking=True)
     scene.broker.stuck.clear()
     scene.broker.well.set()
@@ -135,9 +135,9 @@ async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(sce
     scene.broker.stuck = {"stuck.lane"}
     scene.send("first", lane="stuck.lane")
     await scene.turn()
-    scene.clock.seconds += PATIENCE
+    scene.clock.seconds += Queues().patience
     scene.lanes.look(taking=True)
-    scene.clock.seconds += CANCEL_AFTER  # longer than the door is shut
+    scene.clock.seconds += Queues().cancel  # longer than the door is shut
     scene.lanes.look(taking=True)
     for name in ("probe", "behind it"):
         scene.send(name, lane="stuck.lane")

@@ -1,9 +1,11 @@
 """A lane that has just refused is not asked by every task."""
 
 from maniple.messages import Waiting
-from maniple_dispatcher.domain.doors import MAX_DOORS, MAX_STUCK_FOR, SHUT_FOR, STUCK_FOR, Doors
+from maniple.timings import Queues
+from maniple_dispatcher.domain.doors import MAX_DOORS, Doors
 
 NOW = 1000.0
+SHUT_FOR, STUCK_FOR, MAX_STUCK_FOR = Queues().shut, Queues().stuck, Queues().most_stuck
 LANE = ("maniple.lanes", "text.stats")
 
 

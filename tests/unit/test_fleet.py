@@ -8,8 +8,9 @@ import pytest
 from fleet_simulation import Simulation
 from maniple.bundles import MAX_BYTES
 from maniple.peers import DispatcherReport
+from maniple.timings import Peers
 from maniple_dispatcher.domain.buckets import Terms
-from maniple_dispatcher.domain.fleet import LISTENS_FOR, Fleet
+from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
 
@@ -101,7 +102,7 @@ def test_a_new_dispatcher_learns_what_is_left_before_it_decides() -> None:
 
 def listening(name: str) -> Fleet:
     """One that has listened for long enough to count at 0."""
-    return Fleet(name, Owned(lambda _: None), -LISTENS_FOR)
+    return Fleet(name, Owned(lambda _: None), -Peers().listens)
 
 
 def told(fleet: Fleet, now: float) -> tuple[list[DispatcherReport], int]:

@@ -7,8 +7,9 @@ import pytest
 
 from fleet_simulation import Simulation
 from maniple.peers import Ask, DispatcherReport, Grant
-from maniple_dispatcher.domain.buckets import SPILLED_FOR, Buckets, Terms
-from maniple_dispatcher.domain.fleet import TELLS_ALL_EVERY, Fleet
+from maniple.timings import Peers
+from maniple_dispatcher.domain.buckets import Buckets, Terms
+from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
 
@@ -139,7 +140,7 @@ def test_what_a_bucket_at_rest_had_no_room_for_is_no_treasure() -> None:
     buckets = Buckets()
     for second in range(100):
         buckets.take("x", TERMS, 1, now=float(second))
-    most = TERMS.capacity + SPILLED_FOR * TERMS.rate
+    most = TERMS.capacity + Peers().spilled * TERMS.rate
     buckets.spend("x", TERMS, most, now=99.5)
     assert buckets.take("x", TERMS, 1000, now=99.5).granted <= 1
 
@@ -177,7 +178,7 @@ def test_who_listens_is_told_everything_some_times_a_second() -> None:
         now = 10.0 + report / 100
         fleet.hear(DispatcherReport(dispatcher="three"), now)
         told += bool(fleet.report(now).levels)
-    assert 3 <= told <= 1 / TELLS_ALL_EVERY
+    assert 3 <= told <= 1 / Peers().tells_all
 
 
 def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None:

@@ -11,9 +11,11 @@ from maniple.control import AgentDescription, Heartbeat, Incarnation, Retire
 from maniple.errors import BrokerUnavailable
 from maniple.service.health import Health
 from maniple.service.telemetry import Metrics
+from maniple.timings import Heartbeats as HeartbeatTimes
+from maniple.timings import Timings
 from maniple_agent import heartbeat as module
 from maniple_agent.handlers import Ending, Handlers
-from maniple_agent.heartbeat import LATEST, Heartbeats, Self
+from maniple_agent.heartbeat import Heartbeats, Self
 from waiting import wait_until
 from work_with_fakes import NOW, Delivery, envelope
 from work_with_fakes import Agent as FakeAgent
@@ -42,7 +44,7 @@ class Plane:
 class Agent:
     """Heartbeats over a fake plane, at times that a test decides."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, timings: Timings | None = None) -> None:
         self.plane, self.seconds, self.left = Plane(), 100.0, 0
         self.confirmed: list[float] = []
         self.fake = FakeAgent(capacity=3)
@@ -58,6 +60,7 @@ class Agent:
             health=Health("agent", "a1"),
             metrics=Metrics(),
             clock=lambda: NOW,
+            timings=timings,
         )
         ending = Ending(self._stop, 30.0)
         self.handlers = Handlers(self.heartbeats, ending, lambda: None, lambda: "2")
@@ -123,15 +126,14 @@ async def test_what_the_broker_did_not_take_confirms_nothing(
 async def test_a_late_confirm_counts_and_the_next_heartbeat_does_not_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Heartbeats.send, "__defaults__", (0.02,))
-    agent = Agent(monkeypatch)
+    agent = Agent(monkeypatch, Timings(heartbeats=HeartbeatTimes(confirm=0.02)))
     agent.plane.answers.clear()
     await agent.after(3)
     await agent.after(3)
     assert ([beat.sequence for beat in agent.plane.sent], agent.confirmed) == ([1, 2], [])
     agent.plane.answers.set()
     await wait_until(lambda: agent.confirmed == [103.0, 106.0], 1)
-    assert agent.plane.patience == {LATEST}
+    assert agent.plane.patience == {Timings().fencing.fenced}
 
 
 async def test_a_description_is_sent_until_it_is_confirmed_and_then_on_demand(

@@ -26,7 +26,7 @@ class Leaving:
             work=SimpleNamespace(drain=self._drain),
             confirmation=SimpleNamespace(fenced=lambda _: False),
         )
-        self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send)
+        self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send, patience=2.5)
 
     async def _wait_for(self, seconds: float, limit: float) -> None:
         self.now += min(seconds, limit)

@@ -11,6 +11,8 @@ from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.health import Health
 from maniple.service.presence import Presence, Pulse
 from maniple.service.settings import ServiceSettings
+from maniple.timings import Catalog, Timings
+from timed import timed
 from waiting import hold_within, wait_until
 
 
@@ -45,7 +47,7 @@ class WritesDown(Consul):
 @asynccontextmanager
 async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
     consul, health = WritesDown(), Health("service", "one")
-    settings = ServiceSettings(instance="one")
+    settings = timed(ServiceSettings(instance="one"), Timings(catalog=Catalog(refresh=0.02)))
     made = Presence(consul, settings, health, port=1, life="abc", pulse=pulse)
     made.start()
     try:
@@ -58,7 +60,6 @@ async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "REFRESH", 0.02)
     monkeypatch.setattr(presence, "BACKOFF_CAP", 0.02)
 
 

@@ -11,9 +11,10 @@ from maniple.control import AgentDescription, AgentId, Heartbeat, Incarnation, R
 from maniple.events import AgentFailed
 from maniple.service.consul import Consul
 from maniple.service.telemetry import Metrics
+from maniple.timings import Standby
 from maniple_registry.actor import Actor
 from maniple_registry.clock import Clock
-from maniple_registry.domain.agenda import GRACE, Agenda
+from maniple_registry.domain.agenda import Agenda
 from maniple_registry.domain.fleet import Fleet
 from maniple_registry.domain.records import Decision
 from maniple_registry.eviction import Evictor
@@ -100,7 +101,7 @@ def test_a_standby_makes_each_key_once_however_often_it_looks() -> None:
     handlers, _ = registry(Lead())
     for number in range(200):
         handlers.actor.take([counting(number)], 0.0)
-        handlers.actor.act(GRACE / 2)
+        handlers.actor.act(Standby().grace / 2)
     assert len(Counting.made) == 200
 
 
@@ -112,7 +113,7 @@ def test_a_leader_acts_at_once_and_once_for_a_batch_and_a_standby_when_told_to()
     lead.leads = False
     handlers.actor.take(map(counting, range(100, 200)), 0.0)
     assert (len(handlers.actor.agenda), len(lead.asked)) == (100, 3)
-    handlers.actor.act(GRACE)
+    handlers.actor.act(Standby().grace)
     assert len(handlers.actor.agenda) == 0
 
 

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from maniple.control import AgentId, Announce, Heartbeat, Incarnation, Reconnect
 from maniple.events import AgentFailed
-from maniple_registry.domain.agenda import GRACE, RECONNECT_GRACE, Agenda, Evict, Tell
-from maniple_registry.domain.records import AgentRecord, AgentState, Bounds
+from maniple.timings import Bounds, Standby
+from maniple_registry.domain.agenda import Agenda, Evict, Tell
+from maniple_registry.domain.records import AgentRecord, AgentState
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 STEP = 0.1
+GRACE, RECONNECT_GRACE = Standby().grace, Standby().reconnect_grace
 A1 = AgentId("a1")
 
 

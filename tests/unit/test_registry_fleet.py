@@ -105,7 +105,7 @@ def test_an_instance_is_gone_when_all_its_own_checks_stay_critical() -> None:
     assert not all_critical({"ttl:x": "critical", "http:x": "passing"}, both)
     assert not all_critical({"ttl:x": "critical", "http:x": "critical"}, {"ttl:x"})
     assert not all_critical({"serfHealth": "critical"}, both)
-    reaping: Reaping[str] = Reaping()
+    reaping: Reaping[str] = Reaping(10.0)
     assert reaping.observe(["x", "y"], 0) == []
     assert reaping.observe(["x"], 9) == []
     assert reaping.observe(["x", "y"], 10) == ["x"]

@@ -4,10 +4,11 @@ from typing import Any, cast
 
 import pytest
 
+from maniple.timings import Watching
 from maniple_registry import watch
 from maniple_registry.handlers import Handlers
 from maniple_registry.hearing import Hearing
-from maniple_registry.watch import SETTLING, LaneWatch
+from maniple_registry.watch import LaneWatch
 
 
 class Link:
@@ -42,18 +43,18 @@ async def test_after_its_own_link_was_lost_all_doubts_begin_anew_and_wait(
     monkeypatch.setattr(watch, "monotonic", lambda: now[0])
     hearing = type("H", (), {"link": places.link, "look": staticmethod(places.look_at)})
     handlers = type("R", (), {"fleet": places, "look": staticmethod(places.take)})
-    looking = LaneWatch(cast("Handlers", handlers), cast("Hearing", hearing))
+    looking = LaneWatch(cast("Handlers", handlers), cast("Hearing", hearing), Watching())
     await looking._look()
     assert places.taken == [{"x": "seen"}]
     places.link.reconnects += 1  # lost and back between two looks
     await looking._look()
     assert places.taken[1:] == [{}]
-    now[0] += SETTLING - 0.1
+    now[0] += Watching().settling - 0.1
     places.link.is_up = False
     await looking._look()
     assert len(places.taken) == 2
     places.link.is_up = True
-    now[0] += SETTLING - 0.1
+    now[0] += Watching().settling - 0.1
     await looking._look()
     assert places.taken[2:] == [{}]
     now[0] += 0.2

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from maniple.control import AgentDescription, AgentId, AgentPhase, Heartbeat
 from maniple.events import AgentFailed
+from maniple.timings import Bounds
 from maniple_registry.domain import membership
 from maniple_registry.domain.membership import check, decide, learn, seed, tick
 from maniple_registry.domain.records import (
@@ -17,7 +18,6 @@ from maniple_registry.domain.records import (
     UNKNOWN_LIFE,
     AgentRecord,
     AgentState,
-    Bounds,
     Decision,
     Instant,
     LaneView,
@@ -113,9 +113,9 @@ class Membership(RuleBasedStateMachine):
     @rule(critical=st.booleans())
     def consul_checks(self, *, critical: bool) -> None:
         if self.record is not None:
-            decision = check(self.record, self.now, critical=critical)
+            decision = check(self.record, self.now, BOUNDS, critical=critical)
             assert AgentFailed not in map(type, decision.events)
-            self.take(decision, check(_is(decision.record), self.now, critical=critical))
+            self.take(decision, check(_is(decision.record), self.now, BOUNDS, critical=critical))
 
     @rule(
         ready=st.integers(0, 1),

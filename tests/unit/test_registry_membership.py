@@ -124,7 +124,7 @@ def test_an_agent_that_is_frozen_while_draining_fails() -> None:
 
 
 def test_a_critical_health_check_suspects_and_never_fails() -> None:
-    suspected = check(active(), at(11), critical=True)
+    suspected = check(active(), at(11), BOUNDS, critical=True)
     assert keys(suspected) == ["agent.unreachable"]
     record = known(suspected.record)
     for second in range(12, 60, 3):
@@ -135,15 +135,15 @@ def test_a_critical_health_check_suspects_and_never_fails() -> None:
 
 
 def test_a_check_that_passes_again_lets_the_next_heartbeat_recover_the_agent() -> None:
-    suspected = known(check(active(), at(11), critical=True).record)
-    passing = check(suspected, at(12), critical=False)
+    suspected = known(check(active(), at(11), BOUNDS, critical=True).record)
+    passing = check(suspected, at(12), BOUNDS, critical=False)
     assert keys(passing) == []
     assert keys(decide(passing.record, beat(2), at(13))) == ["agent.recovered"]
 
 
 def test_a_check_that_failed_for_the_life_before_says_nothing_about_this_one() -> None:
-    assert check(active(), at(9.9), critical=True) == Decision(active())
-    assert keys(check(active(), at(10), critical=True)) == ["agent.unreachable"]
+    assert check(active(), at(9.9), BOUNDS, critical=True) == Decision(active())
+    assert keys(check(active(), at(10), BOUNDS, critical=True)) == ["agent.unreachable"]
 
 
 def told_failed(incarnation: str = "1") -> AgentFailed:

@@ -107,8 +107,8 @@ def test_a_lane_that_is_empty_again_ends_the_doubt() -> None:
 
 
 def test_an_agent_is_active_again_only_when_no_doubt_is_left() -> None:
-    both = known(check(zombie(), at(12), critical=True).record)
+    both = known(check(zombie(), at(12), BOUNDS, critical=True).record)
     fed = decide(both, beat(3, slots=4, last_delivery_at=NOW), at(14))
     assert keys(fed) == []
-    well = known(check(known(fed.record), at(15), critical=False).record)
+    well = known(check(known(fed.record), at(15), BOUNDS, critical=False).record)
     assert keys(decide(well, beat(4, slots=4, last_delivery_at=NOW), at(17))) == ["agent.recovered"]

@@ -133,6 +133,7 @@ def test_a_snapshot_lists_components_and_versions() -> None:
     health = Health("policy", "p1")
     health.set("broker", ok=True, detail="fine", required=True)
     health.versions["retry/default"] = 3
+    health.timings = {"failed": 9.0}
     expected: dict[str, Any] = {
         "service": "policy",
         "instance": "p1",
@@ -140,5 +141,6 @@ def test_a_snapshot_lists_components_and_versions() -> None:
         "ready": False,
         "components": {"broker": {"ok": True, "detail": "fine", "required": True}},
         "versions": {"retry/default": 3},
+        "timings": {"failed": 9.0},
     }
     assert health.snapshot() == expected

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from maniple.service.settings import ServiceSettings, load_settings, without_password
+from maniple.timings import Timings
 
 
 class ExampleSettings(ServiceSettings):
@@ -60,6 +61,16 @@ def test_variables_are_read_and_empty_ones_count_as_unset(monkeypatch: pytest.Mo
         ("CONSUL_URL", "localhost:8500"),
         ("INSTANCE", "with.dots"),
         ("DRAIN_TIMEOUT", "-1"),
+        ("TIME_SCALE", "0.05"),
+        ("TIME_SCALE", "11"),
+        ("TIME_SCALE", "nan"),
+        ("UNREACHABLE_AFTER", "0"),
+        ("FAILED_AFTER", "inf"),
+        ("FAILED_AFTER", "6"),
+        ("FAILED_AFTER", "4"),
+        ("UNREACHABLE_AFTER", "6.5"),
+        ("UNREACHABLE_AFTER", "3.5"),
+        ("FORGOTTEN_AFTER", "8"),
     ],
 )
 def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(
@@ -71,6 +82,27 @@ def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"maniple-example: MANIPLE_{name}: ")
+
+
+def test_an_exclusive_task_that_would_run_twice_stops_the_start_with_both_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MANIPLE_FAILED_AFTER", "6")
+    with pytest.raises(SystemExit) as stop:
+        load_settings(ExampleSettings)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "fencing.stopped (8.25 s) must be less than bounds.failed" in said
+    assert "[MANIPLE_FAILED_AFTER] (6 s)" in said
+
+
+def test_times_follow_the_scale_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANIPLE_TIME_SCALE", "0.5")
+    monkeypatch.setenv("MANIPLE_FAILED_AFTER", "6")
+    timings = load_settings(ExampleSettings).timings
+    assert (timings.bounds.unreachable, timings.bounds.failed) == (2.25, 6.0)
+    assert (timings.bounds.forgotten, timings.fencing.exclusive) == (300.0, 4.0)
+    assert ExampleSettings(time_scale=1.0, failed_after=9.0).timings == Timings()
 
 
 def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

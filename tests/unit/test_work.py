@@ -82,7 +82,7 @@ async def test_no_delivery_is_held_for_ever(body: bytes, settled: tuple[int, int
 
 async def test_an_attempt_that_runs_for_a_second_is_recorded_once() -> None:
     agent = Agent()
-    watch = Watch(agent.work, agent.departures, "agent-1")
+    watch = Watch(agent.work, agent.departures, "agent-1", period=0.25)
     await agent.take(Delivery(envelope("1"), envelope("2")))
     for seconds in (0.5, 1.5, 2.5):
         watch.announce_running(NOW + timedelta(seconds=seconds))

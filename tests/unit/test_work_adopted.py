@@ -6,7 +6,7 @@ import pytest
 
 from maniple.errors import ErrorCode
 from maniple.execution import failed
-from maniple_agent import held
+from maniple.timings import Holding
 from work_with_fakes import Agent, Delivery, envelope
 
 
@@ -80,9 +80,8 @@ async def test_what_waited_and_comes_again_goes_on_waiting() -> None:
     assert (gone.acked, again.acked) == (0, 1)
 
 
-async def test_what_does_not_come_again_soon_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "ORPHANED_FOR", -1.0)
-    agent = Agent(capacity=1)
+async def test_what_does_not_come_again_soon_is_forgotten() -> None:
+    agent = Agent(capacity=1, times=Holding(orphaned=-1.0))
     gone = Delivery(envelope("1"), envelope("2"))
     await agent.take(gone)
     await agent.lose(gone)

@@ -9,13 +9,7 @@ from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.runner import Runtime
 from maniple_agent.departures import Departures
-from maniple_agent.domain.fencing import (
-    FENCED_AFTER,
-    FIRST_REBUILD,
-    REBUILD_PERIOD,
-    Confirmation,
-    Pace,
-)
+from maniple_agent.domain.fencing import Confirmation, Pace
 from maniple_agent.work import Work
 
 KEPT_BYTES = 64 * 1024**2
@@ -41,7 +35,7 @@ class Fence:
         plane: ControlPlane,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Begin unfenced; `clock` is the one of `confirmation`."""
+        """Begin unfenced; `clock` is the one of `confirmation`, and so are the times."""
         self._runtime = runtime
         self._confirmation = confirmation
         self._work = work
@@ -49,8 +43,9 @@ class Fence:
         self._hot = hot
         self._plane = plane
         self._clock = clock
-        self._control_pace = Pace(REBUILD_PERIOD)
-        self._hot_pace = Pace(REBUILD_PERIOD)
+        self._times = confirmation.timings.fencing
+        self._control_pace = Pace(self._times.rebuild)
+        self._hot_pace = Pace(self._times.rebuild)
         self._log = structlog.get_logger("maniple.agent.fence")
         self.fenced = False
 
@@ -73,10 +68,11 @@ class Fence:
             self._rebuild(now)
 
     def _close(self, now: float) -> None:
-        self._control_pace.wait(FIRST_REBUILD, now)
-        self._hot_pace.wait(FIRST_REBUILD, now)
+        # A process that stood still looks fenced to itself: a heartbeat goes first.
+        self._control_pace.wait(self._times.first_rebuild, now)
+        self._hot_pace.wait(self._times.first_rebuild, now)
         self._log.warning("fenced: taking nothing new", running=len(self._work.running))
-        detail = f"fenced: no heartbeat confirmed for {FENCED_AFTER:g} s"
+        detail = f"fenced: no heartbeat confirmed for {self._times.fenced:g} s"
         self._runtime.health.set(COMPONENT, ok=False, detail=detail, required=True)
         self._runtime.spawn(self._hot.pause(), "fence")
 

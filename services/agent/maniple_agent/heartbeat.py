@@ -29,19 +29,14 @@ from maniple.service.broker import ControlPlane
 from maniple.service.health import Health
 from maniple.service.names import HEARTBEATS_SENT
 from maniple.service.telemetry import Metrics
+from maniple.timings import Timings
 from maniple.topology import OUTCOMES
 from maniple_agent.departures import Departures
-from maniple_agent.domain.fencing import FAILED_AFTER, FENCED_AFTER
 from maniple_agent.lanes import Lanes
 from maniple_agent.work import Work
 
-PERIOD = 3.0
-JITTER = 0.1
-OUTCOMES_PERIOD = 0.5
 FREED_PERIOD = 0.02  # at most so often for a bulkhead's sake
-TIMEOUT = 2.5
-# A confirm that comes later than this can prove nothing any more.
-LATEST = FENCED_AFTER
+OUTCOMES_TIMEOUT = 2.5
 
 
 @dataclass
@@ -58,7 +53,7 @@ class Self:
 
 
 class Heartbeats:
-    """Sends a heartbeat every 3 s ± 10 %, and tells when the broker has confirmed one."""
+    """Sends heartbeats, about evenly, and tells when the broker has confirmed one."""
 
     def __init__(  # noqa: PLR0913 - what a heartbeat tells comes from all over the agent
         self,
@@ -70,6 +65,7 @@ class Heartbeats:
         health: Health,
         metrics: Metrics,
         clock: Callable[[], datetime],
+        timings: Timings | None = None,
     ) -> None:
         """Send over `plane`; `confirmed` hears when a heartbeat was sent that is confirmed."""
         self._plane = plane
@@ -78,6 +74,7 @@ class Heartbeats:
         self._confirmed = confirmed
         self._health = health
         self._sent = metrics.counter(HEARTBEATS_SENT)
+        self._timings = timings or Timings()
         self._clock = clock
         self._log = structlog.get_logger("maniple.agent.heartbeat")
         self._sequence = 0
@@ -101,6 +98,11 @@ class Heartbeats:
         self.announce()
 
     @property
+    def patience(self) -> float:
+        """Seconds for which a confirm is waited for."""
+        return self._timings.heartbeats.confirm
+
+    @property
     def incarnation(self) -> Incarnation:
         """The present life."""
         return self._self.description.incarnation
@@ -114,7 +116,9 @@ class Heartbeats:
         """Send until cancelled."""
         try:
             while True:
-                due_at = monotonic() + PERIOD * random.uniform(1 - JITTER, 1 + JITTER)
+                times = self._timings.heartbeats
+                varies = random.uniform(1 - times.jitter, 1 + times.jitter)
+                due_at = monotonic() + times.period * varies
                 await self.send()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._due.wait(), max(0.0, due_at - monotonic()))
@@ -122,15 +126,17 @@ class Heartbeats:
             for sending in self._sending:
                 sending.cancel()
 
-    async def send(self, wait: float = TIMEOUT) -> None:
+    async def send(self, wait: float | None = None) -> None:
         """Send one heartbeat and wait for its confirm, which is taken also if it comes later.
 
-        A failure is logged, and the next one is the repair.
+        It is waited for `wait` seconds (None: as always). A failure is logged, and the next one is
+        the repair.
         """
+        wait = self.patience if wait is None else wait
         self._due.clear()
         started = monotonic()
         # Whether it is confirmed does not matter: without a broker we send all the same.
-        if started - self._sent_at > FAILED_AFTER:
+        if started - self._sent_at > self._timings.bounds.failed:
             self._log.warning("stood still", seconds=round(started - self._sent_at, 1))
             self._overdue = True
         self._sent_at = started
@@ -149,8 +155,10 @@ class Heartbeats:
     async def _send(self, started: float) -> None:
         announce = self._announce
         heartbeat = self._heartbeat(full=announce > self._announced)
+        # A confirm that comes later than this can prove nothing any more.
+        latest = self._timings.fencing.fenced
         try:
-            await self._plane.heartbeat(heartbeat, timeout=LATEST)
+            await self._plane.heartbeat(heartbeat, timeout=latest)
         except ManipleError as error:
             self._log.warning("heartbeat not confirmed", reason=str(error))
             return
@@ -193,8 +201,10 @@ class OutcomeReports:
         *,
         lanes: Lanes,
         clock: Callable[[], datetime],
+        period: float,
     ) -> None:
         """Send over `plane`."""
+        self._period = period
         self._plane = plane
         self._self = self_
         self._work = work
@@ -211,7 +221,7 @@ class OutcomeReports:
         while True:
             await self._pause()
             await self.send()
-            if monotonic() - adapted >= OUTCOMES_PERIOD:
+            if monotonic() - adapted >= self._period:
                 adapted = monotonic()
                 await self._lanes.adapt(self._work)
 
@@ -219,7 +229,7 @@ class OutcomeReports:
         """Wait for the next report: others may wait for the room that a bulkhead has again."""
         freed = self._departures.left_bulkhead
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(OUTCOMES_PERIOD):
+            async with asyncio.timeout(self._period):
                 await freed.wait()
         if freed.is_set():
             await asyncio.sleep(FREED_PERIOD)
@@ -243,7 +253,7 @@ class OutcomeReports:
             bulkheads=bulkheads,
         )
         try:
-            await self._plane.publish(OUTCOMES, "", report, timeout=TIMEOUT)
+            await self._plane.publish(OUTCOMES, "", report, timeout=OUTCOMES_TIMEOUT)
         except ManipleError as error:
             self._log.debug("report not confirmed", reason=str(error))
 

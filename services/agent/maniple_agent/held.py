@@ -5,13 +5,10 @@ from collections.abc import Iterator
 
 from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
+from maniple.timings import Holding
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Job
 from maniple_agent.executors.jobs import key_of
-
-DISSOLVE_AFTER = 1.0
-MAX_HOLD = 16.0
-ORPHANED_FOR = 10.0
 
 
 class Attempts:
@@ -60,11 +57,12 @@ class Waiting:
     been.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, times: Holding | None = None) -> None:
         """Begin with none."""
+        self._times = times or Holding()
         self._plain: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
         self._suspects: deque[Job] = deque()
-        self._hold = dict.fromkeys(Kind, DISSOLVE_AFTER)
+        self._hold = dict.fromkeys(Kind, self._times.dissolve)
         self._waited_at = dict.fromkeys(Kind, 0.0)
         self._orphans: dict[Job, float] = {}
 
@@ -83,25 +81,25 @@ class Waiting:
         jobs = self._plain[kind]
         if jobs:
             return jobs.popleft()
-        self._hold[kind] = DISSOLVE_AFTER
+        self._hold[kind] = self._times.dissolve
         return None
 
     def take_overdue(self, now: float) -> list[Job]:
-        """Take out what has not started within a second of its bundle's arrival.
+        """Take out what has not started in time (a second) after its bundle's arrival.
 
-        An executor that stays full gives up what comes again after 2, 4, 8 and 16 s, and begins
-        anew once it has room, or when nothing has come again for a second.
+        An executor that stays full gives up what comes again after 2, 4, 8 and 16 times as long,
+        and begins anew once it has room, or when nothing has come again for that time.
         """
-        overdue = _take(self._suspects, opened_by=now - DISSOLVE_AFTER)
+        overdue = _take(self._suspects, opened_by=now - self._times.dissolve)
         for kind, jobs in self._plain.items():
             if jobs:
                 self._waited_at[kind] = now
-            elif now - self._waited_at[kind] > DISSOLVE_AFTER:
-                self._hold[kind] = DISSOLVE_AFTER
+            elif now - self._waited_at[kind] > self._times.dissolve:
+                self._hold[kind] = self._times.dissolve
             late = _take(jobs, opened_by=now - self._hold[kind])
             if late:
                 # The lane may well send it back to us: while we are full, ever more slowly.
-                self._hold[kind] = min(MAX_HOLD, 2 * self._hold[kind])
+                self._hold[kind] = min(self._times.longest, 2 * self._hold[kind])
             overdue += late
         return overdue
 
@@ -138,7 +136,7 @@ class Waiting:
 
     def forget_orphans(self, now: float) -> list[Job]:
         """Take out the orphans that nobody has brought again in time."""
-        old = [job for job, since in self._orphans.items() if now - since > ORPHANED_FOR]
+        old = [job for job, since in self._orphans.items() if now - since > self._times.orphaned]
         for job in old:
             del self._orphans[job]
         return old

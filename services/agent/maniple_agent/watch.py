@@ -13,15 +13,15 @@ from maniple_agent.departures import Departures
 from maniple_agent.fence import Fence
 from maniple_agent.work import Work
 
-LOOK_PERIOD = 0.25
 RUNNING_AFTER = timedelta(seconds=1)
 
 
 class Watch:
-    """Looks four times a second at what the agent has."""
+    """Looks every `period` seconds at what the agent has."""
 
-    def __init__(self, work: Work, departures: Departures, agent: str) -> None:
+    def __init__(self, work: Work, departures: Departures, agent: str, *, period: float) -> None:
         """Look after `work`; what has been running for a second is told by `departures`."""
+        self._period = period
         self._work = work
         self._departures = departures
         self._agent = agent
@@ -31,7 +31,7 @@ class Watch:
     ) -> None:
         """Look until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_PERIOD)
+            await asyncio.sleep(self._period)
             fence.look()
             self._work.dissolve()
             if not fence.fenced:

@@ -16,6 +16,7 @@ from maniple.control import (
     AgentDescription,
     AgentId,
     AgentPhase,
+    AgentTimings,
     Command,
     Incarnation,
     control_keys,
@@ -36,7 +37,7 @@ from maniple_agent.domain.fencing import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 from maniple_agent.fence import Fence
 from maniple_agent.handlers import Ending, Handlers, routes
-from maniple_agent.heartbeat import TIMEOUT, Heartbeats, OutcomeReports, Self
+from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
 from maniple_agent.lanes import Lanes
 from maniple_agent.progress import ProgressReports
 from maniple_agent.settings import AgentSettings
@@ -80,7 +81,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
     traces = Traces(runtime.tracer, now)
     departures = Departures(hot.publisher, results, runtime.metrics, traces=traces)
-    confirmation = Confirmation(monotonic())
+    confirmation = Confirmation(monotonic(), settings.timings)
     work = Work(
         settings.instance,
         registry,
@@ -89,6 +90,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         metrics=runtime.metrics,
         clock=now,
         traces=traces,
+        times=settings.timings.holding,
     )
     executors = _executors(settings, registry, work, runtime.tracer)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))
@@ -108,6 +110,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
+        times=settings.timings.amqp,
     ).measured(runtime.metrics)
     for executor in parts.executors.values():
         await executor.start(runtime.spawn)
@@ -135,7 +138,7 @@ async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     heartbeats.phase = AgentPhase.LEAVING
     left = seconds + GOODBYE_MARGIN - (monotonic() - began)
     if left > 0 and not parts.confirmation.fenced(monotonic()):
-        await heartbeats.send(min(TIMEOUT, left))
+        await heartbeats.send(min(heartbeats.patience, left))
 
 
 async def _report(
@@ -165,6 +168,7 @@ async def _report(
         health=runtime.health,
         metrics=runtime.metrics,
         clock=now,
+        timings=runtime.settings.timings,
     )
     table = routes(Handlers(heartbeats, parts.ending, parts.hot.reconnect, new_id))
 
@@ -175,9 +179,16 @@ async def _report(
     await plane.subscribe(CONTROL, keys, tuple(table), obey)
     await heartbeats.send()
     reports = OutcomeReports(
-        plane, self_, parts.work, parts.departures, lanes=parts.lanes, clock=now
+        plane,
+        self_,
+        parts.work,
+        parts.departures,
+        lanes=parts.lanes,
+        clock=now,
+        period=runtime.settings.timings.reports.period,
     )
-    watch = Watch(parts.work, parts.departures, description.agent)
+    look = runtime.settings.timings.fencing.look
+    watch = Watch(parts.work, parts.departures, description.agent, period=look)
     runtime.spawn(heartbeats.run(), "heartbeats")
     runtime.spawn(reports.run(), "outcomes")
     runtime.spawn(watch.run(fence, runtime.metrics, runtime.health, now), "watch")
@@ -200,6 +211,7 @@ def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDe
         slots={kind.value: executor.capacity for kind, executor in parts.executors.items()},
         http=runtime.http_url,
         started_at=now(),
+        timings=AgentTimings.of(settings.timings),
     )
 
 

@@ -24,6 +24,7 @@ from maniple.service.task_traces import exemplar_of
 from maniple.service.telemetry import Metrics, about
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
+from maniple.timings import Holding
 from maniple.transport import Delivery
 from maniple_agent.bundle import Bundle
 from maniple_agent.conclusions import DRAIN, OVERLOAD, Conclusions
@@ -55,6 +56,7 @@ class Work:
         metrics: Metrics,
         clock: Callable[[], datetime],
         traces: Traces,
+        times: Holding | None = None,
     ) -> None:
         """Publish through `departures`; `equip` gives executors before anything is taken."""
         self._traces = traces
@@ -75,7 +77,7 @@ class Work:
         self.draining = False
         self._splits = Splits(registry, departures, self._schedule_pump)
         self.slots = Slots({})
-        self.waiting = Waiting()
+        self.waiting = Waiting(times)
         self.running: set[Job] = set()
         self.measures: defaultdict[str, LaneMeasure] = defaultdict(LaneMeasure)
         self.last_delivery_at: datetime | None = None

@@ -1,7 +1,7 @@
 """The way out of a dispatcher: lanes, agents' own queues, waits, results.
 
 Every task settles its source message when what became of it is confirmed. A lane that refuses or is
-missing sends it to wait at once; from one that does not confirm for five seconds while others do, a
+missing sends it to wait at once; from one that does not confirm for some seconds while others do, a
 copy is sent to wait (`domain/under_way.py`): the task may run twice, but it holds up no other and
 is not lost.
 """
@@ -22,6 +22,7 @@ from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED
 from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
+from maniple.timings import Queues
 from maniple.topology import ACCEPTED_KEY, AGENTS, EVENTS, LANES, Exchange, lane_key
 from maniple.transport import Publisher
 from maniple_dispatcher.delays import Delays
@@ -45,9 +46,6 @@ from maniple_dispatcher.traces import Traces
 RETRY_AFTER = 5.0
 MIRROR_SECONDS = 5.0
 MIRRORED_BYTES = 8 * 1024**2  # of copies that the broker has not confirmed
-# Seconds after giving up: a confirm that is merely late opens the door. With the patience before,
-# well under what a publisher bears without a confirm (30 s).
-CANCEL_AFTER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +89,7 @@ class Lanes:
         *,
         roster: Roster,
         traces: Traces,
+        times: Queues | None = None,
     ) -> None:
         """Publish through `publisher`; `roster` knows the agents that have queues of their own."""
         self._traces = traces
@@ -115,8 +114,9 @@ class Lanes:
         self._metrics = metrics
         self._clock = clock
         self._cancellations = Cancellations()
-        self._doors = Doors()
-        self._under_way: UnderWay[_Going] = UnderWay()
+        self._times = times or Queues()
+        self._doors = Doors(self._times)
+        self._under_way: UnderWay[_Going] = UnderWay(self._times.patience)
         self._cancel_at: dict[Key, float] = {}
 
     @staticmethod
@@ -211,7 +211,7 @@ class Lanes:
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)
             self._withdraw(door, Waiting.UNCONFIRMED)
-            self._cancel_at.setdefault(door, now + CANCEL_AFTER)
+            self._cancel_at.setdefault(door, now + self._times.cancel)
         for door in [door for door, at in self._cancel_at.items() if at <= now]:
             del self._cancel_at[door]
             for alone in (False, True):

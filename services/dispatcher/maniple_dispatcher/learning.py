@@ -57,7 +57,9 @@ class Learning:
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator["_Reading"]:
         runtime = self._runtime
-        link = Link(runtime.settings.broker_url, name=runtime.connection_name("records"))
+        settings = runtime.settings
+        name = runtime.connection_name("records")
+        link = Link(settings.broker_url, name=name, times=settings.timings.amqp)
         start = datetime.now(UTC) - LOOKS_BACK
         reader = RecordReader(link, self._take, start=start, decode=decode_good)
         await link.start(START_TIMEOUT)

@@ -22,11 +22,8 @@ from maniple.topology import OUTCOMES, lane_queues
 from maniple.transport import Inspector, Listener, Outgoing
 from maniple_dispatcher.domain.breaker import Breaker, State
 from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.peers import STOOD_STILL
 
 COLLECT = 0.002  # seconds in which requests and answers gather
-PRESENCE = 0.5
-LOOK = 0.05
 RECOUNT = 0.5
 SHOW = 0.5
 TIMEOUT = 2.0
@@ -40,6 +37,7 @@ class Talk:
         self._hot = hot
         self._plane = plane
         self._runtime = runtime
+        self._times = runtime.settings.timings.peers
         self._inspector = Inspector(hot.intake)
         self._fleet = fleet
         self._due = asyncio.Event()
@@ -65,21 +63,21 @@ class Talk:
         while True:
             await self._pause()
             now = monotonic()
-            if now - looked > STOOD_STILL or (self._hot.up and not was_up):
+            if now - looked > self._times.stood_still or (self._hot.up and not was_up):
                 self._log.info("begins anew among the dispatchers", stood_still=now - looked)
                 self._fleet.rejoin(now)
             was_up = self._hot.up
-            if now - looked >= LOOK:
+            if now - looked >= self._times.look:
                 looked = now
                 self._fleet.look(now)
-            if was_up and (self._fleet.due or now - told >= PRESENCE):
+            if was_up and (self._fleet.due or now - told >= self._times.presence):
                 told = now
                 await self._tell()
 
     async def _pause(self) -> None:
         """Wait until something is due, or until it is time to look."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK):
+            async with asyncio.timeout(self._times.look):
                 await self._due.wait()
         self._due.clear()
         await asyncio.sleep(COLLECT)
@@ -104,7 +102,7 @@ class Talk:
     async def announce_breakers(self) -> None:
         """Tell everybody of breakers of ours that open and close."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(self._times.look)
             for change in self._fleet.owned.changes():
                 self._log.warning("breaker", lane=change.lane, state=change.state.value)
                 event = BreakerChanged(

@@ -72,6 +72,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
+        times=settings.timings.amqp,
     ).measured(runtime.metrics)
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime)
@@ -79,13 +80,23 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Roster()
     traces = Traces(runtime.tracer, now, ratio=settings.trace_ratio)
-    lanes = Lanes(hot.publisher, results, runtime.metrics, now, roster=roster, traces=traces)
+    lanes = Lanes(
+        hot.publisher,
+        results,
+        runtime.metrics,
+        now,
+        roster=roster,
+        traces=traces,
+        times=settings.timings.queues,
+    )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
-    quiet = settings.leftover_quiet
+    quiet = settings.quiet
     moves = Moves(runtime, hot.intake, lanes, roster, marks, quiet=quiet, clock=now, traces=traces)
     agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)
-    fleet = Fleet(runtime.connection_name("dispatcher"), Owned(_breaker_of(policies)), monotonic())
+    owned = Owned(_breaker_of(policies), settings.timings)
+    me = runtime.connection_name("dispatcher")
+    fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=now)
     talk = Talk(hot, fleet, plane, runtime)

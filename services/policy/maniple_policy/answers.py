@@ -12,6 +12,7 @@ from maniple.events import PolicyApplied
 from maniple.service import names
 from maniple.service.policies import Question, difference, explain
 from maniple.service.telemetry import Metrics, get_logger
+from maniple.timings import Policies
 from maniple_policy.bodies import Diff, Explain, Snapshot, Which
 from maniple_policy.domain.records import Revision, Stored
 from maniple_policy.domain.reports import Reports, State
@@ -31,10 +32,16 @@ log = get_logger("maniple.policy")
 class Answers:
     """The operations that look. Each takes a request and returns a JSON object."""
 
-    def __init__(self, store: Store, fleet: Fleet, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        fleet: Fleet,
+        clock: Callable[[], float],
+        times: Policies | None = None,
+    ) -> None:
         self.store = store
         self.fleet = fleet
-        self.reports = Reports(clock())
+        self.reports = Reports(clock(), times)
         self._clock = clock
 
     def hear(self, event: PolicyApplied) -> None:

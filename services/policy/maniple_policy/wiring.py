@@ -28,7 +28,11 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     name = runtime.connection_name("control")
     await prepare_broker(settings.broker_url)
     async with ControlPlane(
-        settings.broker_url, name=name, log=runtime.log, health=runtime.health
+        settings.broker_url,
+        name=name,
+        log=runtime.log,
+        health=runtime.health,
+        times=settings.timings.amqp,
     ).measured(runtime.metrics) as plane:
 
         async def announce(event: PolicyChanged) -> None:
@@ -50,7 +54,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         store.load()
         runtime.spawn(store.keep(), "follow Consul")
         fleet = Fleet(plane, runtime.consul, settings.environment, time.monotonic)
-        answers = Answers(store, fleet, time.monotonic)
+        answers = Answers(store, fleet, time.monotonic, settings.timings.policies)
         await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
         await plane.respond("policy", routes(Handlers(answers, now), answers))
         runtime.spawn(count(answers, runtime.metrics), "count")

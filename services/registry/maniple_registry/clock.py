@@ -4,18 +4,24 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from maniple.timings import Watching
 from maniple_registry.domain.records import Instant
-
-LONGEST_STEP = 1.0  # seconds; a longer one means that this process itself stood still
 
 
 class Clock:
     """Counts only seconds in which the registry could hear: connected and not frozen itself.
 
-    It must be read some times a second. `take_off` sets it back; otherwise it never goes back.
+    It must be read some times in `longest_step` seconds, or it takes itself for frozen. `take_off`
+    sets it back; otherwise it never goes back.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        longest_step: float | None = None,
+    ) -> None:
+        self._longest_step = longest_step or Watching().longest_step
         self._monotonic = monotonic
         self._lost = 0.0
         self._seen = monotonic()
@@ -33,8 +39,8 @@ class Clock:
         self._seen = now
         if not self._hearing:
             self._lost += passed
-        elif passed > LONGEST_STEP:
-            self._lost += passed - LONGEST_STEP
+        elif passed > self._longest_step:
+            self._lost += passed - self._longest_step
         return now - self._lost
 
     def hear(self, *, hearing: bool) -> None:

@@ -23,7 +23,6 @@ from maniple.transport import (
 )
 from maniple_registry.domain.records import LaneView
 
-ECHO_TIMEOUT = 1.0
 START_TIMEOUT = 5.0
 MOST_UNANSWERED = 3  # looks of one turn; each may take seconds
 COMPONENT = "broker.heartbeats"
@@ -38,6 +37,7 @@ class Hearing:
 
     def __init__(self, runtime: Runtime, heard: Callable[[Heartbeat], None]) -> None:
         self._runtime = runtime
+        self._patience = runtime.settings.timings.watching.echo
         self._log: FilteringBoundLogger = runtime.log
         self._heard = heard
         self._expected = ""
@@ -49,6 +49,7 @@ class Hearing:
             name=runtime.connection_name(LINK),
             prepare=declare_topology,
             on_state=self._on_state,
+            times=runtime.settings.timings.amqp,
         )
         self._publisher = Publisher(self.link)
         self._inspector = Inspector(self.link)
@@ -80,7 +81,7 @@ class Hearing:
         return self.link.is_up and not self._deaf
 
     async def echo(self) -> bool:
-        """Whether what is said where heartbeats are said is heard here within a second.
+        """Whether what is said where heartbeats are said is heard here in time.
 
         What was said before it has then been heard too: it comes through the same queue.
         """
@@ -96,7 +97,7 @@ class Hearing:
             mandatory=False,
         )
         try:
-            async with asyncio.timeout(ECHO_TIMEOUT):
+            async with asyncio.timeout(self._patience):
                 await self._publisher.publish(message)
                 await self._echoed.wait()
         except (TimeoutError, BrokerUnavailable, PublishRefused):

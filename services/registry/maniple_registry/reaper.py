@@ -21,11 +21,13 @@ class Reaper:
     Only what is critical is asked for: all instances of a large fleet are many megabytes.
     """
 
-    def __init__(self, consul: Consul, environment: str, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self, consul: Consul, environment: str, log: FilteringBoundLogger, *, gone_after: float
+    ) -> None:
         self._consul = consul
         self._environment = environment
         self._log = log
-        self._reaping: Reaping[Ailing] = Reaping()
+        self._reaping: Reaping[Ailing] = Reaping(gone_after)
 
     async def run(self) -> None:
         """Look until cancelled; goes on when Consul is away."""

@@ -8,20 +8,15 @@ from time import monotonic
 from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
 from maniple.service.catalog import Instance, service_name
-from maniple.service.consul import TTL, Consul, http_check, ttl_check
+from maniple.service.consul import Consul, http_check, ttl_check
 from maniple.service.names import AGENTS, ECHOES
+from maniple.timings import Timings, Watching
 from maniple_registry.domain.storm import proven, threatens
 from maniple_registry.handlers import Handlers
 from maniple_registry.hearing import Hearing
 
-SCAN_PERIOD = 0.1
 COUNT_PERIOD = 1.0
-CHECK_PERIOD = 1.0
-LOOK_PERIOD = 1.0
-SETTLING = 5.0  # seconds after our link was lost in which agents may still be coming back
 OWN_LOOKS = 20  # agents whose own queues are looked at in one turn
-SEED_WAIT = 2.0
-SEED_ANSWERS = 0.2
 AGENT_SERVICE = service_name("agent")
 CRITICAL = "critical"
 
@@ -29,9 +24,10 @@ CRITICAL = "critical"
 class SilenceWatch:
     """Judges who is silent, after asking for our own echo when much of the fleet is."""
 
-    def __init__(self, handlers: Handlers, hearing: Hearing) -> None:
+    def __init__(self, handlers: Handlers, hearing: Hearing, watching: Watching) -> None:
         self._handlers = handlers
         self._hearing = hearing
+        self._times = watching
         self._echoed = -math.inf
         self._heard_before = True
 
@@ -39,7 +35,7 @@ class SilenceWatch:
         """Look until cancelled."""
         while True:
             await self._scan()
-            await asyncio.sleep(SCAN_PERIOD)
+            await asyncio.sleep(self._times.scan)
 
     async def _scan(self) -> None:
         handlers, hears = self._handlers, self._hearing.hears
@@ -55,7 +51,8 @@ class SilenceWatch:
         now = handlers.clock.now()
         overdue = handlers.fleet.overdue(now)
         doubtful = bool(overdue) and threatens(*handlers.fleet.silent(now))
-        if doubtful and not proven(now.seconds, self._echoed) and not await self._prove():
+        heard = proven(now.seconds, self._echoed, self._times.proof)
+        if doubtful and not heard and not await self._prove():
             handlers.fleet.postpone(overdue)
         else:
             handlers.judge(overdue)
@@ -78,11 +75,11 @@ class SilenceWatch:
         return False
 
 
-async def act(handlers: Handlers) -> None:
+async def act(handlers: Handlers, period: float) -> None:
     """Do what this registry has to do, until cancelled."""
     while True:
         handlers.actor.act(handlers.clock.seconds())
-        await asyncio.sleep(SCAN_PERIOD)
+        await asyncio.sleep(period)
 
 
 async def count(handlers: Handlers) -> None:
@@ -104,22 +101,23 @@ async def inherit(handlers: Handlers, plane: ControlPlane) -> None:
 
 
 class LaneWatch:
-    """Looks, about every second, at the lanes of agents that say they would take more.
+    """Looks, again and again, at the lanes of agents that say they would take more.
 
     Not soon after our own link was lost: the agents' may have been lost too, and what they did not
     take says nothing about them.
     """
 
-    def __init__(self, handlers: Handlers, hearing: Hearing) -> None:
+    def __init__(self, handlers: Handlers, hearing: Hearing, watching: Watching) -> None:
         self._handlers = handlers
         self._hearing = hearing
+        self._times = watching
         self._reconnects = hearing.link.reconnects
         self._settled_at = float("-inf")
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_PERIOD)
+            await asyncio.sleep(self._times.look)
             try:
                 await self._look()
             except Exception:
@@ -129,9 +127,9 @@ class LaneWatch:
         fleet, now = self._handlers.fleet, monotonic()
         if self._reconnects != self._hearing.link.reconnects:
             self._reconnects = self._hearing.link.reconnects
-            self._settled_at = now + SETTLING
+            self._settled_at = now + self._times.settling
         if not self._hearing.link.is_up:
-            self._settled_at = now + SETTLING
+            self._settled_at = now + self._times.settling
         elif now < self._settled_at:
             self._handlers.look({})  # all doubts begin anew
         else:
@@ -142,8 +140,12 @@ class LaneWatch:
 class ConsulWatch:
     """The second detector: HTTP checks, and who should be there when a registry starts."""
 
-    def __init__(self, handlers: Handlers, consul: Consul, environment: str) -> None:
+    def __init__(
+        self, handlers: Handlers, consul: Consul, environment: str, timings: Timings
+    ) -> None:
         self._handlers = handlers
+        self._times = timings.watching
+        self._ttl = timings.catalog.ttl
         self._consul = consul
         self._environment = environment
         self._seeded = False
@@ -152,7 +154,7 @@ class ConsulWatch:
     async def run(self) -> None:
         """Look until cancelled; while Consul is away it says nothing."""
         while True:
-            await asyncio.sleep(CHECK_PERIOD)
+            await asyncio.sleep(self._times.look)
             try:
                 if not self._seeded:
                     self._seed(await self._listed(), self._handlers.clock.seconds())
@@ -167,7 +169,7 @@ class ConsulWatch:
             self._handlers.check({one.id for one in ailing if http_check(one.id) in one.critical})
 
     async def seed(self) -> None:
-        """Call all agents and wait, at most 2 s, until all that stand in Consul are heard.
+        """Call all agents and wait, for a while, until all that stand in Consul are heard.
 
         Those that are not are taken as heard at the start.
         """
@@ -175,12 +177,12 @@ class ConsulWatch:
         self._handlers.call_all()
         listed: list[Instance] = []
         try:
-            async with asyncio.timeout(SEED_WAIT):
+            async with asyncio.timeout(self._times.seeding):
                 listed = await self._listed()
                 self._seeded = True
-                await asyncio.sleep(SEED_ANSWERS)  # of those that Consul has lost
+                await asyncio.sleep(self._times.answering)  # of those that Consul has lost
                 while not self._all_heard(listed):  # noqa: ASYNC110 - heartbeats have no event of their own
-                    await asyncio.sleep(SCAN_PERIOD)
+                    await asyncio.sleep(self._times.scan)
         except (ManipleError, TimeoutError) as error:
             self._handlers.log.info("not all agents are heard yet", reason=str(error))
         if self._seeded:
@@ -198,5 +200,5 @@ class ConsulWatch:
         now = self._handlers.clock.now()
         for one in listed:
             # Its checks say that no heartbeat of its was confirmed for that long.
-            lapsed = TTL if one.checks.get(ttl_check(one.id)) == CRITICAL else 0.0
+            lapsed = self._ttl if one.checks.get(ttl_check(one.id)) == CRITICAL else 0.0
             self._handlers.fleet.seed(one.id, one.meta.get("life", ""), heard - lapsed, now)

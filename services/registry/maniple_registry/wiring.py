@@ -16,6 +16,7 @@ from maniple_registry.eviction import Evictor
 from maniple_registry.handlers import Handlers, operations, routes
 from maniple_registry.hearing import Hearing
 from maniple_registry.management import Management
+from maniple_registry.misfits import MisfitWatch
 from maniple_registry.outbox import Outbox
 from maniple_registry.reaper import Reaper
 from maniple_registry.settings import RegistrySettings
@@ -26,6 +27,7 @@ from maniple_registry.watch import ConsulWatch, LaneWatch, SilenceWatch, act, co
 async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start a registry, and end it on the way out."""
     settings = cast("RegistrySettings", runtime.settings)
+    timings = settings.timings
     await prepare_broker(settings.broker_url)
     plane = ControlPlane(
         settings.broker_url,
@@ -33,12 +35,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         log=runtime.log,
         health=runtime.health,
         patience=0,
+        times=timings.amqp,
     ).measured(runtime.metrics)
     leadership = Leadership(runtime)
     handlers = assemble(runtime, settings, plane, leadership)
     hearing = Hearing(runtime, handlers.hear)
     handlers.hears = lambda: hearing.hears
-    checks = ConsulWatch(handlers, runtime.consul, settings.environment)
+    checks = ConsulWatch(handlers, runtime.consul, settings.environment, timings)
     async with plane, hearing.open():
         try:
             for exchange, (keys, models, handler) in routes(handlers).items():
@@ -46,15 +49,16 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             runtime.spawn(leadership.run(), "leadership")
             runtime.spawn(handlers.actor.outbox.run(), "outbox")
             runtime.spawn(handlers.actor.evictor.run(), "evictor")
-            runtime.spawn(act(handlers), "actor")
+            runtime.spawn(act(handlers, timings.watching.scan), "actor")
             runtime.spawn(count(handlers), "count")
-            runtime.spawn(SilenceWatch(handlers, hearing).run(), "silence")
+            runtime.spawn(MisfitWatch(handlers.fleet, runtime).run(), "misfits")
+            runtime.spawn(SilenceWatch(handlers, hearing, timings.watching).run(), "silence")
             runtime.spawn(inherit(handlers, plane), "inherit")
             # Before any question is answered: half a fleet is a wrong answer.
             await checks.seed()
             runtime.spawn(checks.run(), "checks")
-            runtime.spawn(LaneWatch(handlers, hearing).run(), "lanes")
-            runtime.spawn(Reaper(runtime.consul, settings.environment, runtime.log).run(), "reaper")
+            runtime.spawn(LaneWatch(handlers, hearing, timings.watching).run(), "lanes")
+            runtime.spawn(_reaper(runtime).run(), "reaper")
             await plane.respond("registry", operations(handlers))
             yield
         finally:
@@ -65,7 +69,8 @@ def assemble(
     runtime: Runtime, settings: RegistrySettings, plane: ControlPlane, leadership: Leadership
 ) -> Handlers:
     """Put together what decides and acts; nothing is started."""
-    fleet = Fleet(settings.bounds)
+    timings = settings.timings
+    fleet = Fleet(timings.bounds)
     management = Management(settings.management_url) if settings.management_url else None
     evictor = Evictor(
         runtime.consul,
@@ -78,7 +83,7 @@ def assemble(
         runtime.metrics.counter(EVICTIONS, cause)
     actor = Actor(
         fleet=fleet,
-        agenda=Agenda(),
+        agenda=Agenda(timings.standby),
         outbox=Outbox(plane, runtime.log),
         evictor=evictor,
         leads=lambda: leadership.leads,
@@ -86,4 +91,11 @@ def assemble(
         metrics=runtime.metrics,
         log=runtime.log,
     )
-    return Handlers(fleet, Clock(), actor, runtime.metrics, runtime.log)
+    clock = Clock(longest_step=timings.watching.longest_step)
+    return Handlers(fleet, clock, actor, runtime.metrics, runtime.log)
+
+
+def _reaper(runtime: Runtime) -> Reaper:
+    settings = runtime.settings
+    gone_after = settings.timings.catalog.gone
+    return Reaper(runtime.consul, settings.environment, runtime.log, gone_after=gone_after)

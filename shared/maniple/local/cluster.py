@@ -36,6 +36,7 @@ class ClusterOptions:
     `handlers` are modules of tasks, importable from the current directory. Without `data_dir` a
     temporary folder is used. `env` adds variables to every process of a service, or to one
     (`{"agent": {"MANIPLE_SLOTS": "4"}, "agent-2": {…}}`). `services=False` starts the servers only.
+    `time_scale` is told to every process; None leaves it to this one's environment.
     """
 
     agents: int = 3
@@ -47,6 +48,7 @@ class ClusterOptions:
     environment: str = "dev"
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     services: bool = True
+    time_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,8 @@ class Cluster:
             environ["MANIPLE_HANDLERS"] = ",".join(self.options.handlers)
             paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
             environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        if self.options.time_scale is not None:
+            environ["MANIPLE_TIME_SCALE"] = str(self.options.time_scale)
         own = self.options.env
         return {**environ, **own.get(service, {}), **own.get(instance, {})}
 

@@ -33,10 +33,11 @@ from yarl import URL
 
 from maniple.errors import BrokerUnavailable
 from maniple.service.letters import Arrival, Letter, Receiver
+from maniple.timings import Amqp
 from maniple.topology import Exchange
 from maniple.transport import declare_topology
 from maniple.transport.loss import LOST, is_loss, translated
-from maniple.transport.supervision import CONNECT_TIMEOUT, Supervised
+from maniple.transport.supervision import Supervised
 from maniple.transport.wire import Wire
 
 DECLARE_TIMEOUT = 5.0
@@ -67,7 +68,7 @@ class _Unrepaired(RobustConnection):
 
     async def connect(self, timeout: float | None = None) -> None:
         self.wire = Wire(str(self.url))
-        await self.wire.open(timeout or CONNECT_TIMEOUT)
+        await self.wire.open(timeout or Amqp().connect)
         callback = OneShotCallback(partial(OnceConnected._on_connection_close, self))  # noqa: SLF001 - as its own `connect` does
         self.wire.closing.add_done_callback(callback)
         self.transport = UnderlayConnection(connection=self.wire, close_callback=callback)
@@ -128,8 +129,9 @@ class Connection(Supervised):
         name: str,
         on_state: Callable[[bool], None] | None = None,
         on_blocked: Callable[[bool], None] | None = None,
+        times: Amqp | None = None,
     ) -> None:
-        super().__init__(url, name, on_state, on_blocked)
+        super().__init__(url, name, on_state, on_blocked, times=times)
         self._plain_url = url
         self._subscriptions: list[_Subscription] = []
         self._exchanges: dict[str, RabbitExchange] = {}
@@ -137,7 +139,7 @@ class Connection(Supervised):
 
     async def _build(self) -> None:
         broker = _Broker(self._url)
-        await broker.link.connect()
+        await broker.link.connect(self.times.connect)
         self._broker = broker
         self._keep(broker.link.wire, broker.link.close)
         await broker.start()

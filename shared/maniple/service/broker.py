@@ -21,6 +21,7 @@ from maniple.service.letters import Arrival, Letter
 from maniple.service.names import PUBLISHING_BLOCKED, RECONNECTS
 from maniple.service.requests import Correlation, Responder, answer, may_answer, timed_out
 from maniple.service.telemetry import Metrics
+from maniple.timings import Amqp
 from maniple.topology import (
     CONTROL,
     EVENTS,
@@ -52,7 +53,7 @@ class ControlPlane:
     away, what is published for its exclusive queues is lost, as for any listener not there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
         self,
         url: str,
         *,
@@ -60,6 +61,7 @@ class ControlPlane:
         log: FilteringBoundLogger,
         health: Health | None = None,
         patience: float = 10.0,
+        times: Amqp | None = None,
     ) -> None:
         self.name = name
         self.reconnects = 0
@@ -71,7 +73,7 @@ class ControlPlane:
         self._reply_lock = asyncio.Lock()
         self._waiting = Correlation()
         self._connection = Connection(
-            url, name=name, on_state=self._on_state, on_blocked=self._on_blocked
+            url, name=name, on_state=self._on_state, on_blocked=self._on_blocked, times=times
         )
         self._opened = False
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-HTTP_INTERVAL = 5.0  # seconds
-HTTP_TIMEOUT = 3.0
+from maniple.timings import Catalog
+
 DEREGISTER_AFTER = "1m"  # Consul's own minimum
 SELECTED = 20  # instances asked for in one call
 
@@ -109,19 +109,19 @@ def ailing_of(found: Iterable[Mapping[str, Any]], prefix: str, tag: str) -> list
     return [Ailing(*who, critical=frozenset(which)) for who, which in checks.items()]
 
 
-def checks_of(http_id: str, url: str, ttl: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def checks_of(http_id: str, url: str, times: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write both checks of a process: of its page, and of its word."""
     page = {
         "http": url,
-        "interval": f"{HTTP_INTERVAL}s",
-        "timeout": f"{HTTP_TIMEOUT}s",
+        "interval": f"{times.http_interval}s",
+        "timeout": f"{times.http_timeout}s",
         "DeregisterCriticalServiceAfter": DEREGISTER_AFTER,
         "FailuresBeforeCritical": 3,
         "CheckID": http_id,
         "Name": "HTTP /health",
         "Status": "passing",
     }
-    return page, {"ttl": f"{ttl}s", "DeregisterCriticalServiceAfter": DEREGISTER_AFTER}
+    return page, {"ttl": f"{times.ttl}s", "DeregisterCriticalServiceAfter": DEREGISTER_AFTER}
 
 
 def selecting(ids: Iterable[str]) -> Iterator[str]:

@@ -31,9 +31,9 @@ from maniple.service.catalog import (
     operation_of,
     selecting,
 )
+from maniple.timings import Catalog
 
 CALL_TIMEOUT = 3.0  # seconds
-TTL = 6.0
 THREADS = 4
 CREATE_ONLY = 0  # compare-and-set index of a key that must not exist yet
 
@@ -72,13 +72,15 @@ class Consul:
         port: int,
         tags: Sequence[str] = (),
         meta: Mapping[str, str] | None = None,
+        times: Catalog | None = None,
     ) -> None:
         """Register with both checks; the TTL check is critical until its first pass.
 
         The HTTP check begins as passing: a process registers only once its pages are served.
         """
         host = f"[{address}]" if ":" in address else address
-        http, ttl = checks_of(http_check(instance), f"http://{host}:{port}/health", TTL)
+        page = f"http://{host}:{port}/health"
+        http, ttl = checks_of(http_check(instance), page, times or Catalog())
 
         def register(client: Any) -> None:
             client.agent.service.register(

@@ -5,7 +5,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +40,8 @@ class Component:
 class Health:
     """A process's components, and whether it is started, ready or draining.
 
-    `versions` (name to version) is reported as it is. `loop_lag` is seconds, kept by the runner.
+    `versions` (name to version) and `timings` (see `Timings.shown`) are reported as they are.
+    `loop_lag` is seconds, kept by the runner.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Health:
         self.service = service
         self.instance = instance
         self.versions: dict[str, int | str] = {}
+        self.timings: Mapping[str, float | str] = {}
         self.loop_lag = 0.0
         self._components: dict[str, Component] = {}
         self._clock = clock
@@ -113,6 +115,7 @@ class Health:
                 for name, c in sorted(self._components.items())
             },
             "versions": dict(sorted(self.versions.items())),
+            "timings": dict(self.timings),
         }
 
 

@@ -33,23 +33,27 @@ class HotPath:
         self._runtime = runtime
         runtime.metrics.gauge(PUBLISHING_BLOCKED, "publish")
         settings = runtime.settings
+        times = settings.timings.amqp
         self.outlet = Link(
             settings.broker_url,
             name=runtime.connection_name("publish"),
             prepare=self._declare,
             on_state=lambda up: self._changed("publish", up=up),
             on_blocked=self._on_blocked,
+            times=times,
         )
         self.intake = Link(
             settings.broker_url,
             name=runtime.connection_name("consume"),
             prepare=self._declare,  # a queue that was deleted is there again before it is consumed
             on_state=lambda up: self._changed("consume", up=up),
+            times=times,
         )
         self._reply_link = Link(
             settings.broker_url,
             name=runtime.connection_name("reply"),
             on_state=lambda up: self._changed("reply", up=up, required=False),
+            times=times,
         )
         self.publisher = Publisher(self.outlet)
         self.replier = Publisher(self._reply_link, max_losses=MAX_LOSSES)

@@ -15,9 +15,6 @@ from maniple.service.consul import Consul, ttl_check
 from maniple.service.names import LEADS
 from maniple.service.runner import Runtime
 
-PERIOD = 1.0  # seconds between looks
-LEASE = 5.0  # for which a look that found us leading holds; less than the TTL of our check
-LOCK_DELAY = 1.0
 LAST_WORD = 1.0
 COMPONENT = "leader"
 
@@ -31,6 +28,7 @@ class Leadership:
         self._runtime = runtime
         self._consul: Consul = runtime.consul
         self._instance = settings.instance
+        self._times = settings.timings.leading
         self._key = f"{settings.consul_prefix}/{settings.service}/leader"
         self._session: str | None = None
         self._confirmed = -math.inf
@@ -41,7 +39,7 @@ class Leadership:
     @property
     def leads(self) -> bool:
         """Whether this process leads, as far as it can know."""
-        return time.monotonic() - self._confirmed <= LEASE
+        return time.monotonic() - self._confirmed <= self._times.lease
 
     @property
     def led(self) -> bool:
@@ -54,7 +52,7 @@ class Leadership:
         try:
             while not self._stopped:
                 await self._look()
-                await asyncio.sleep(PERIOD * random.uniform(0.9, 1.1))
+                await asyncio.sleep(self._times.look * random.uniform(0.9, 1.1))
         finally:
             await self._give_back()
 
@@ -93,7 +91,7 @@ class Leadership:
             if self._session is None:
                 self._session = await self._consul.create_session(
                     f"{self._instance} leads",
-                    lock_delay=LOCK_DELAY,
+                    lock_delay=self._times.lock_delay,
                     checks=[ttl_check(self._instance)],
                 )
             return await self._consul.acquire(self._key, self._instance.encode(), self._session)

@@ -95,6 +95,11 @@ HEARTBEATS_SENT = CounterName("maniple_heartbeats_sent", "Heartbeats that the br
 # registry
 HEARTBEATS_SEEN = CounterName("maniple_heartbeats_seen", "Heartbeats read")
 AGENTS = GaugeName("maniple_agents", "Agents known, by state", ("state",))
+AGENTS_MISTIMED = GaugeName(
+    "maniple_agents_mistimed",
+    "Agents whose times do not fit those of this registry, by what may come of it",
+    ("risk",),
+)
 EVICTIONS = CounterName("maniple_evictions", "Agents declared failed, by reason", ("reason",))
 LEADS = GaugeName("maniple_leads", "1 in the process that leads its service")
 ECHOES = CounterName(
@@ -171,6 +176,7 @@ ALL: tuple[MetricName, ...] = (
     HEARTBEATS_SENT,
     HEARTBEATS_SEEN,
     AGENTS,
+    AGENTS_MISTIMED,
     EVICTIONS,
     LEADS,
     ECHOES,

@@ -15,7 +15,6 @@ from maniple.service.policy_versions import show_versions
 from maniple.service.runner import Runtime
 from maniple.topology import EVENTS
 
-CHECK = 30.0  # seconds between comparisons of the digest
 NEWS = 50  # versions that a report names at most
 AGAIN = 0.2
 TRIES = 10
@@ -27,14 +26,15 @@ class PolicyView:
     """The last good set: from disk at the start, then as the policy service has it.
 
     A change is taken from its event, or fetched when that alone does not make the announced set;
-    the digest is compared every 30 s besides. While the policy service is away, the set stays as it
-    is and the component `policy service` says so. What is in force here is reported by the event
-    `policy.applied`, after each change and every 30 s.
+    the digest is compared every `Policies.check` seconds besides. While the policy service is away,
+    the set stays as it is and the component `policy service` says so. What is in force here is
+    reported by the event `policy.applied`, after each change and as often.
     """
 
     def __init__(self, runtime: Runtime, plane: ControlPlane) -> None:
         settings = runtime.settings
         self._runtime = runtime
+        self._check = settings.timings.policies.check
         self._plane = plane
         self._where = Where(settings.instance, settings.region)
         path = settings.data_dir / settings.environment / "policies.json"
@@ -95,7 +95,7 @@ class PolicyView:
             if self._told and not self._wanted:
                 self._told = False
                 await self._settle(spread=SPREAD)
-                await self._pause(CHECK)
+                await self._pause(self._check)
                 continue
             try:
                 await self.refresh()
@@ -110,7 +110,7 @@ class PolicyView:
             if not 0 < tries <= TRIES:
                 tries, self._wanted = 0, ""
             await self._settle()
-            await self._pause(AGAIN * 1.5**tries if tries else CHECK)
+            await self._pause(AGAIN * 1.5**tries if tries else self._check)
 
     async def _settle(self, spread: float = 0.0) -> None:
         """Keep on disk what is new, and tell of it after up to `spread` seconds."""
@@ -141,7 +141,7 @@ class PolicyView:
         except (PublishRefused, BrokerUnavailable) as error:
             self._runtime.log.info("policies in force not reported", reason=str(error))
         else:
-            self._reported, self._report_at = policies, now + CHECK / 2
+            self._reported, self._report_at = policies, now + self._check / 2
 
     async def _pause(self, seconds: float) -> bool:
         """Wait for about so long; True as soon as there is something to do."""

@@ -12,7 +12,6 @@ from maniple.service.consul import Consul
 from maniple.service.health import Health
 from maniple.service.settings import ServiceSettings
 
-REFRESH = 2.0  # seconds; a third of the TTL
 LOOK_AFTER = 5  # refreshes without proof before looking whether the entry is still there
 BACKOFF_CAP = 5.0
 LAST_WORD = 4.0  # seconds that the deregistration may take
@@ -59,8 +58,8 @@ class Presence:
     """Keeps a process registered while it runs, as this one `life` of its instance.
 
     The TTL check is refreshed at each beat of `pulse`, so that it lapses when the TTL has passed
-    since the last one; without a pulse every 2 s as long as every required component is ok (that
-    the loop is alive shows in that this runs at all). An entry that Consul lost is made again.
+    since the last one; without a pulse again and again as long as every required component is ok
+    (that the loop is alive shows in that this runs at all). What Consul lost is made again.
     `port` is the one that is really bound.
     """
 
@@ -76,6 +75,7 @@ class Presence:
     ) -> None:
         self._consul = consul
         self._settings = settings
+        self._times = settings.timings.catalog
         self._health = health
         self._port = port
         self._life = life
@@ -115,7 +115,7 @@ class Presence:
 
     def _pause(self) -> float:
         if self._failures == 0:
-            return REFRESH * random.uniform(0.9, 1.1)
+            return self._times.refresh * random.uniform(0.9, 1.1)
         return random.uniform(0.5, 1.0) * min(BACKOFF_CAP, 0.5 * 2.0 ** min(self._failures, 8))
 
     async def _tick(self) -> None:
@@ -160,6 +160,7 @@ class Presence:
             port=self._port,
             tags=["maniple", settings.environment],
             meta={"environment": settings.environment, "life": self._life},
+            times=self._times,
         )
         self._registered = True
         log.info("registered at Consul", name=name)

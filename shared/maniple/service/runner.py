@@ -110,6 +110,7 @@ class _Process:
         self.leave = asyncio.Event()
         self.health = Health(settings.service, settings.instance)
         self.health.versions["maniple"] = version("maniple")
+        self.health.timings = settings.timings.shown()
         self.metrics = process_metrics()
         self.tracer = make_tracer(settings, self.metrics)
         self.log = get_logger("maniple.runner")

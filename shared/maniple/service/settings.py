@@ -7,8 +7,9 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -26,10 +27,13 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from maniple.timings import LEAST_SCALE, MOST_SCALE, Timings, WrongTimings
+
 PREFIX = "MANIPLE_"
 WRONG_USAGE = 2
 DEFAULT_ENVIRONMENT = "default"
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TIMES = ("unreachable_after", "failed_after", "forgotten_after")
 _ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, never bound to by default
 
 
@@ -74,6 +78,7 @@ InstanceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$
 LevelName = Literal["debug", "info", "warning", "error", "critical"]
 LogLevel = Annotated[LevelName, BeforeValidator(_lowered)]
 LogFormat = Annotated[Literal["json", "console"], BeforeValidator(_lowered)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ServiceSettings(BaseSettings):
@@ -124,6 +129,14 @@ class ServiceSettings(BaseSettings):
     """traces a second kept besides the sampled ones: a submitter's, and what fails or moves"""
     drain_timeout: float = Field(default=20.0, ge=0)
     """seconds to finish after SIGTERM"""
+    time_scale: float = Field(default=1.0, ge=LEAST_SCALE, le=MOST_SCALE)
+    """how many times as long all times of the cluster's protocol are; the same for all processes"""
+    unreachable_after: Seconds | None = None
+    """seconds of silence until an agent is `unreachable`; 4.5 times the scale without it"""
+    failed_after: Seconds | None = None
+    """seconds of silence until it is `failed`; 9 times the scale without it"""
+    forgotten_after: Seconds | None = None
+    """seconds for which a failed or left agent is shown; 600 times the scale without it"""
 
     @model_validator(mode="before")
     @classmethod
@@ -132,6 +145,29 @@ class ServiceSettings(BaseSettings):
             host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:40]
             return data | {"instance": f"{cls.service}-{host or 'host'}-{secrets.token_hex(3)}"}
         return data
+
+    @model_validator(mode="after")
+    def _in_time(self) -> Self:
+        try:
+            _ = self.timings
+        except WrongTimings as error:
+            given = [name for name in _TIMES if getattr(self, name) is not None]
+            names = ", ".join(f"{PREFIX}{name.upper()}" for name in given)
+            raise ValueError(f"{names}: {error}") from error
+        return self
+
+    @cached_property
+    def timings(self) -> Timings:
+        """The protocol time that this process keeps, and relies on others keeping."""
+        return (
+            Timings()
+            .scaled(self.time_scale)
+            .bounded(
+                unreachable=self.unreachable_after,
+                failed=self.failed_after,
+                forgotten=self.forgotten_after,
+            )
+        )
 
     @property
     def environment(self) -> str:
@@ -168,7 +204,9 @@ def complaint(error: ValidationError, arguments: Sequence[str] = ()) -> str:
     for item in error.errors(include_url=False, include_input=False):
         field = "_".join(part for part in item["loc"] if isinstance(part, str))
         name = _flag(field) if _flag(field) in given else f"{PREFIX}{field.upper()}"
-        parts.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+        text = item["msg"].removeprefix("Value error, ")
+        # What is wrong between several names them itself.
+        parts.append(f"{name}: {text}" if field else text)
     return "; ".join(parts)
 
 

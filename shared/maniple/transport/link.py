@@ -7,7 +7,8 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from maniple.errors import BrokerUnavailable
-from maniple.transport.supervision import CONNECT_TIMEOUT, Supervised
+from maniple.timings import Amqp
+from maniple.transport.supervision import Supervised
 from maniple.transport.wire import Wire
 
 
@@ -29,7 +30,7 @@ class Link(Supervised):
     Endpoints are opened in the order in which they were added, `prepare` (declarations) first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
         self,
         url: str,
         *,
@@ -37,9 +38,10 @@ class Link(Supervised):
         prepare: Callable[[aiormq.Connection], Awaitable[object]] | None = None,
         on_state: Callable[[bool], None] | None = None,
         on_blocked: Callable[[bool], None] | None = None,
+        times: Amqp | None = None,
     ) -> None:
-        """Describe the connection; `start` opens it."""
-        super().__init__(url, name, on_state, on_blocked)
+        """Describe the connection; `start` opens it. Without `times` it keeps the defaults."""
+        super().__init__(url, name, on_state, on_blocked, times=times)
         self._prepare = prepare
         self._endpoints: list[Endpoint] = []
         self._overdue: list[Callable[[], bool]] = []
@@ -47,7 +49,7 @@ class Link(Supervised):
     def add(self, endpoint: Endpoint, overdue: Callable[[], bool] | None = None) -> None:
         """Put an endpoint on the link before it is started.
 
-        `overdue` is asked once a second whether the broker owes it an answer for too long, but not
+        `overdue` is asked at each tick whether the broker owes it an answer for too long, but not
         while an alarm of the broker holds back what is published.
         """
         self._endpoints.append(endpoint)
@@ -63,7 +65,7 @@ class Link(Supervised):
 
     async def _build(self) -> None:
         wire = Wire(str(self._url))
-        await wire.open(CONNECT_TIMEOUT)
+        await wire.open(self.times.connect)
         self._keep(wire)
         if self._prepare is not None:
             await self._prepare(wire)
@@ -75,5 +77,5 @@ class Link(Supervised):
             endpoint.lost()
 
     def _is_overdue(self) -> bool:
-        late = [overdue() for overdue in self._overdue]  # each of them counts its seconds
+        late = [overdue() for overdue in self._overdue]  # each of them counts its ticks
         return any(late)

@@ -15,8 +15,6 @@ from maniple.transport.link import Link
 from maniple.transport.loss import is_loss
 from maniple.transport.supervision import FIRST_BACKOFF
 
-CONFIRM_TIMEOUT = 30.0
-
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -63,9 +61,9 @@ class Publisher:
         self._max_losses = max_losses
         self._suspects = asyncio.Lock()
         self._channel: AbstractChannel | None = None
-        self._seconds = 0
+        self._ticks = 0
         self._sent = 0
-        self._unconfirmed: dict[int, int] = {}  # in order of sending: the second in which each was
+        self._unconfirmed: dict[int, int] = {}  # in order of sending: the tick in which each was
         link.add(self, self.overdue)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
@@ -79,13 +77,14 @@ class Publisher:
         self._channel = None
 
     def overdue(self) -> bool:
-        """Whether a confirm is missing for `CONFIRM_TIMEOUT` seconds; called once a second.
+        """Whether a confirm is missing for `Amqp.confirm` seconds; called at each tick.
 
-        Seconds for which an alarm of the broker holds back publishes are so not counted.
+        Ticks at which an alarm of the broker holds back publishes are so not counted.
         """
-        self._seconds += 1
-        oldest = next(iter(self._unconfirmed.values()), self._seconds)
-        return self._seconds - oldest > CONFIRM_TIMEOUT
+        self._ticks += 1
+        oldest = next(iter(self._unconfirmed.values()), self._ticks)
+        times = self._link.times
+        return self._ticks - oldest > times.ticks(times.confirm)
 
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         """Publish and return when the broker has confirmed.
@@ -157,7 +156,7 @@ class Publisher:
 
     async def _publish_once(self, channel: AbstractChannel, message: Outgoing) -> None:
         self._sent = number = self._sent + 1
-        self._unconfirmed[number] = self._seconds
+        self._unconfirmed[number] = self._ticks
         try:
             await channel.basic_publish(
                 message.body,

@@ -2,27 +2,23 @@
 
 A peer that vanishes without a word (a cut cable, a frozen proxy, a lost NAT entry) closes nothing.
 But the broker sends heartbeats, also to a connection that it blocks or is too busy to read from:
-two in `HEARTBEAT` seconds, or one if something else has just been sent.
+two in the seconds of one `Amqp.heartbeat`, or one if something else has just been sent.
 """
 
+from maniple.timings import Amqp
 from maniple.transport.wire import Wire
-
-HEARTBEAT = 5  # also, the broker gives others what a client holds after 10 to 15 s of its silence
-TICK = 1.0
-# In ticks of the loop and not of the clock: a process that was stopped for a minute, or whose loop
-# was held up, must not take its own sleep for the broker's silence.
-SILENT_AFTER = 8
 
 
 class Pulse:
-    """Judges one connection; `tick` is to be called every `TICK` seconds.
+    """Judges one connection; `tick` is to be called every `Amqp.tick` seconds.
 
     `blocked` says whether an alarm of the broker (memory, disk) holds back what we publish.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, times: Amqp) -> None:
         """Judge a connection that stands."""
         self._wire = wire
+        self._most = times.ticks(times.silent)
         self._heard = -1
         self._quiet = 0
         self.blocked = False
@@ -32,4 +28,4 @@ class Pulse:
         self.blocked = await self._wire.is_blocked()
         self._quiet = 0 if self._wire.heard != self._heard else self._quiet + 1
         self._heard = self._wire.heard
-        return self._quiet < SILENT_AFTER
+        return self._quiet < self._most

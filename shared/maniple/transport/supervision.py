@@ -15,18 +15,15 @@ from aiormq.exceptions import ProbableAuthenticationError
 from yarl import URL
 
 from maniple.errors import BrokerUnavailable
+from maniple.timings import Amqp
 from maniple.transport.loss import is_loss
-from maniple.transport.pulse import HEARTBEAT, SILENT_AFTER, TICK, Pulse
+from maniple.transport.pulse import Pulse
 from maniple.transport.tolerance import tolerate_foreign_bytes
 from maniple.transport.wire import Wire
 
 FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 2.0
 STEADY_AFTER = 3.0  # seconds; what falls sooner counts as another failure in a row
-# Into a black hole a SYN goes at 0, 1 and 3 s; a new attempt finds a healed network sooner.
-CONNECT_TIMEOUT = 4.0
-OPEN_TIMEOUT = 10.0  # the first time, and longer from then on: a busy machine needs it
-LONGEST_OPEN = 30.0
 CLOSE_TIMEOUT = 2.0
 
 _log = logging.getLogger(__name__)
@@ -53,13 +50,19 @@ class Supervised(ABC):
         name: str,
         on_state: Callable[[bool], None] | None = None,
         on_blocked: Callable[[bool], None] | None = None,
+        *,
+        times: Amqp | None = None,
     ) -> None:
-        """Describe the connection; `start` opens it."""
+        """Describe the connection; `start` opens it. `times` are the defaults, if none are given.
+
+        One attempt to connect is short: a new one finds a healed network sooner.
+        """
         self.name = name
+        self.times = times or Amqp()
         self.blocked = False
         self.reconnects = 0
         self.last_error: BaseException | None = None
-        self._url = URL(url).update_query(name=name, heartbeat=HEARTBEAT)
+        self._url = URL(url).update_query(name=name, heartbeat=self.times.heartbeat)
         self._on_state = on_state
         self._on_blocked = on_blocked
         self._up = asyncio.Event()
@@ -80,7 +83,7 @@ class Supervised(ABC):
         """Forget what was built: it is gone; also called when nothing was."""
 
     def _is_overdue(self) -> bool:
-        """Whether the broker owes us an answer for too long; asked each second, if not blocked."""
+        """Whether the broker owes us an answer for too long; asked at each tick, if not blocked."""
         return False
 
     @property
@@ -148,7 +151,7 @@ class Supervised(ABC):
         failures = 0
         loop = asyncio.get_running_loop()
         while True:
-            if await self._built(min(LONGEST_OPEN, OPEN_TIMEOUT * (1 + failures))):
+            if await self._built(min(self.times.longest_open, self.times.open * (1 + failures))):
                 since = loop.time()
                 self._set_up(up=True)
                 await self._lost.wait()
@@ -192,12 +195,12 @@ class Supervised(ABC):
             self.suspect(error)
 
     async def _watch_over(self, wire: Wire) -> None:
-        pulse = Pulse(wire)
+        pulse = Pulse(wire, self.times)
         reason = ""
         while not reason:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(self.times.tick)
             if not await pulse.tick():
-                reason = f"the broker was silent for {SILENT_AFTER * TICK:g} s"
+                reason = f"the broker was silent for {self.times.silent:g} s"
             self._set_blocked(pulse.blocked)
             if not pulse.blocked and self._is_overdue():
                 reason = "what was published was never confirmed"

@@ -1,14 +1,8 @@
 """What an agent may do while the broker does not confirm its heartbeats. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-FENCED_AFTER = 6.0
-EXCLUSIVE_AFTER = 8.0
-# When the registry has declared the agent failed, its tasks are given to others in any case.
-FAILED_AFTER = 9.0
-REBUILD_PERIOD = 5.0
-# A process that stood still looks fenced to itself: a heartbeat goes first.
-FIRST_REBUILD = 1.0
+from maniple.timings import Timings
 
 
 @dataclass(slots=True)
@@ -16,6 +10,7 @@ class Confirmation:
     """When the last heartbeat that the broker confirmed was sent, in seconds of a steady clock."""
 
     sent_at: float
+    timings: Timings = field(default_factory=Timings)
 
     def take(self, sent_at: float) -> None:
         """Take a confirmed heartbeat; late news of an older one changes nothing."""
@@ -23,15 +18,18 @@ class Confirmation:
 
     def fenced(self, now: float) -> bool:
         """Tell whether nothing new may be taken or started."""
-        return now - self.sent_at > FENCED_AFTER
+        return now - self.sent_at > self.timings.fencing.fenced
 
     def exclusive_over(self, now: float) -> bool:
         """Tell whether what must not run twice has to stop: it may soon run elsewhere."""
-        return now - self.sent_at > EXCLUSIVE_AFTER
+        return now - self.sent_at > self.timings.fencing.exclusive
 
     def given_up(self, now: float) -> bool:
-        """Tell whether others take the agent for failed, so that it has no delivery to lose."""
-        return now - self.sent_at > FAILED_AFTER
+        """Tell whether others take the agent for failed, so that it has no delivery to lose.
+
+        When a registry has declared it failed, its tasks are given to others in any case.
+        """
+        return now - self.sent_at > self.timings.bounds.failed
 
 
 @dataclass(slots=True)

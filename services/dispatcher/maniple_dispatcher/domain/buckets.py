@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from maniple.peers import Level
-from maniple_dispatcher.domain.peers import ALIVE_FOR
+from maniple.timings import Peers
 
 MAX_BUCKETS = 100_000
 MAX_KEPT = 1_000
-SPILLED_FOR = ALIVE_FOR + 0.5
-"""Seconds of which it is remembered what a full bucket had no room for: as long as it may have no
-owner, and until the next one is told what was used meanwhile."""
 
 
 class Terms(Struct, frozen=True):
@@ -59,6 +56,8 @@ class _Bucket:
     level: float
     at: float
     terms: Terms
+    remembers: float
+    """Seconds of which it is remembered what it had no room for."""
     first_hand: bool = False
     """Its level is what was decided here, and not only what another said."""
     spilled: float = 0.0
@@ -69,18 +68,19 @@ class _Bucket:
         level = _level(self, terms, now)
         over = self.level + max(0.0, now - self.at) * terms.rate - level
         if over > 0:
-            self.spilled = min(over + self.spilled_lately(now), SPILLED_FOR * terms.rate)
+            self.spilled = min(over + self.spilled_lately(now), self.remembers * terms.rate)
             self.spilled_at = now
         self.level, self.at, self.terms = level, max(self.at, now), terms
 
     def spilled_lately(self, now: float) -> float:
-        return self.spilled if now - self.spilled_at <= SPILLED_FOR else 0.0
+        return self.spilled if now - self.spilled_at <= self.remembers else 0.0
 
 
 class Buckets:
     """Buckets by key; at most `MAX_BUCKETS`, of which the fullest are forgotten first."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: Peers | None = None) -> None:
+        self._remember = (times or Peers()).spilled
         self._buckets: dict[str, _Bucket] = {}
         self._changed: set[str] = set()
         self.version = 0
@@ -130,7 +130,7 @@ class Buckets:
             known.fill(known.terms, now)
             known.level = min(level, known.level)
         else:
-            self._add(key, _Bucket(level, now, Terms(rate, capacity)), now)
+            self._add(key, _Bucket(level, now, Terms(rate, capacity), self._remember), now)
 
     def changes(self, now: float) -> Iterator[tuple[str, Level]]:
         """Yield what has changed, with what is in it now, each once: who stops goes on there."""
@@ -173,12 +173,12 @@ class Buckets:
         """Take a level that was written down `age` seconds ago, unless something newer is known."""
         level, rate, capacity = kept
         if key not in self._buckets and rate > 0:
-            self._add(key, _Bucket(level, now - age, Terms(rate, capacity)), now)
+            self._add(key, _Bucket(level, now - age, Terms(rate, capacity), self._remember), now)
 
     def _filled(self, key: str, terms: Terms, now: float) -> _Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = _Bucket(terms.capacity, now, terms)
+            bucket = _Bucket(terms.capacity, now, terms, self._remember)
             self._add(key, bucket, now)
         bucket.fill(terms, now)
         bucket.first_hand = True

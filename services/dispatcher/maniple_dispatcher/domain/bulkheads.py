@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from maniple.peers import Room
+from maniple.timings import Reports
 
-LATELY = 1.5  # seconds from a grant until an agent must have told of it
-HEARD_FOR = 3.0  # seconds for which an agent's report counts
 MAX_LANES = 64
 AT_REST: Room = (0, ())
 
@@ -44,8 +43,8 @@ class _Bulkhead:
     grants: deque[tuple[float, int]] = field(default_factory=deque)
     lanes: set[str] = field(default_factory=set)
 
-    def lately(self, now: float) -> int:
-        while self.grants and now - self.grants[0][0] > LATELY:
+    def lately(self, now: float, seconds: float) -> int:
+        while self.grants and now - self.grants[0][0] > seconds:
             self.grants.popleft()
         return sum(number for _, number in self.grants)
 
@@ -64,7 +63,8 @@ class _Bulkhead:
 class Bulkheads:
     """All that were asked for here, or told of by agents."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: Reports | None = None) -> None:
+        self._times = times or Reports()
         self._bulkheads: dict[str, _Bulkhead] = {}
         self._agents: dict[str, _Agent] = {}
         self._changed: set[str] = set()
@@ -138,14 +138,16 @@ class Bulkheads:
     def doubtful(self, now: float) -> Iterator[tuple[str, frozenset[str]]]:
         """Yield the keys of which more is counted than measured, and the lanes to look at."""
         for key, bulkhead in self._bulkheads.items():
-            if bulkhead.counted > self._measured(key, now) + bulkhead.lately(now):
+            if bulkhead.counted > self._measured(key, now) + bulkhead.lately(
+                now, self._times.lately
+            ):
                 yield key, frozenset(bulkhead.lanes)
 
     def queues_empty(self, key: str, now: float) -> None:
         """Take that none of its tasks is in a queue."""
         bulkhead = self._bulkheads.get(key)
         if bulkhead is not None:
-            there = self._measured(key, now) + bulkhead.lately(now)
+            there = self._measured(key, now) + bulkhead.lately(now, self._times.lately)
             bulkhead.counted = min(bulkhead.counted, there)
             self._changed.add(key)
 
@@ -161,9 +163,16 @@ class Bulkheads:
         Of those that are ours it is told, so that nobody goes on counting what has ended.
         """
         self._agents = {
-            name: agent for name, agent in self._agents.items() if now - agent.heard_at < HEARD_FOR
+            name: agent
+            for name, agent in self._agents.items()
+            if now - agent.heard_at < self._times.heard
         }
-        resting = [k for k, b in self._bulkheads.items() if not b.counted and not b.lately(now)]
+        lately = self._times.lately
+        resting = [
+            key
+            for key, bulkhead in self._bulkheads.items()
+            if not bulkhead.counted and not bulkhead.lately(now, lately)
+        ]
         for key in resting:
             del self._bulkheads[key]
         self._changed.update(key for key in resting if owns(key))
@@ -172,5 +181,5 @@ class Bulkheads:
         return sum(
             agent.held[key].here
             for agent in self._agents.values()
-            if key in agent.held and now - agent.heard_at < HEARD_FOR
+            if key in agent.held and now - agent.heard_at < self._times.heard
         )

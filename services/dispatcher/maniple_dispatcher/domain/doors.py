@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 
 from maniple.messages import Waiting
+from maniple.timings import Queues
 
-SHUT_FOR = 0.25  # seconds
-STUCK_FOR = 5.0
-# Each task that tries a stuck lane stays with the broker, which bounds how many may.
-MAX_STUCK_FOR = 60.0
 MAX_DOORS = 4096
 
 
@@ -26,13 +23,14 @@ Key = tuple[str, str]
 class Doors:
     """Which keys are shut, and since when one may try again.
 
-    A key that refused is shut for `SHUT_FOR`; then one task may try, and the door stays shut to
-    others for as long again, unless that task is taken: then it is open. One that did not confirm
-    is shut for `STUCK_FOR`, and twice as long each time again. At most `MAX_DOORS` are remembered
-    (keys are names from outside); one that is forgotten is open.
+    A key that refused is shut for a moment (`Queues.shut`); then one task may try, and the door
+    stays shut to others for as long again, unless that task is taken: then it is open. One that did
+    not confirm is shut for longer (`Queues.stuck`), and twice as long each time again. At most
+    `MAX_DOORS` are remembered (keys are names from outside); one that is forgotten is open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, times: Queues | None = None) -> None:
+        self._times = times or Queues()
         self._shut: dict[Key, _Door] = {}
 
     def refusal(self, key: Key, now: float) -> Waiting | None:
@@ -55,13 +53,13 @@ class Doors:
             if len(self._shut) >= MAX_DOORS:
                 return
         known = self._shut.get(key)
-        rest = SHUT_FOR
+        rest = self._times.shut
         if why is Waiting.UNCONFIRMED:
-            rest = STUCK_FOR
+            rest = self._times.stuck
             if known is not None and known.why is why:
                 if not known.tried:
                     return  # what else was on its way when it became stuck
-                rest = min(2 * known.rest, MAX_STUCK_FOR)
+                rest = min(2 * known.rest, self._times.most_stuck)
         self._shut[key] = _Door(why, now + rest, rest)
 
     def open(self, key: Key) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from maniple import timings
 from maniple.bundles import MAX_BYTES
 from maniple.peers import Ask, DispatcherReport, Grant
 from maniple_dispatcher.domain.buckets import Taken
@@ -18,8 +19,6 @@ from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
 
-LISTENS_FOR = 1.0
-TELLS_ALL_EVERY = 0.25  # seconds, to those who listen; they may report a hundred times as often
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
 
 T = TypeVar("T")
@@ -44,10 +43,13 @@ class Fleet:
     `due` says that there is something to tell the others now; `wake` is called when it becomes so.
     """
 
-    def __init__(self, me: str, owned: Owned, now: float) -> None:
+    def __init__(
+        self, me: str, owned: Owned, now: float, times: timings.Peers | None = None
+    ) -> None:
         self.owned = owned
-        self.peers = Peers(me)
-        self.permits = Permits(self.peers, owned.buckets.level)
+        self._times = times or timings.Peers()
+        self.peers = Peers(me, self._times.alive)
+        self.permits = Permits(self.peers, owned.buckets.level, self._times)
         self.wake: Callable[[], object] = lambda: None
         self._due = True
         self._began = now
@@ -101,13 +103,14 @@ class Fleet:
         """Take that a dispatcher is there, and whether it owns its part by now."""
         ready, is_me = report.ready, report.dispatcher == self.peers.me
         if is_me:  # not what was said before we began anew
-            ready = ready and now - self._began >= LISTENS_FOR
+            ready = ready and now - self._began >= self._times.listens
         if ready and not self.peers.counts(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
             self.owned.bulkheads.still_tell(self.peers.owns)
         new = self.peers.heard(report.dispatcher, now, ready=ready)
         listens = not is_me and not report.ready
-        if (new and not is_me) or (listens and now - self._full_at >= TELLS_ALL_EVERY):
+        # Those who listen may report a hundred times as often as they are told all.
+        if (new and not is_me) or (listens and now - self._full_at >= self._times.tells_all):
             self._full = self.due = True
             self._full_at = now
 
@@ -176,7 +179,7 @@ class Fleet:
         talk, state = _Space(TALK_BYTES), _Space(TALK_BYTES)
         report = DispatcherReport(
             dispatcher=self.peers.me,
-            ready=not self._leaving and now - self._began >= LISTENS_FOR,
+            ready=not self._leaving and now - self._began >= self._times.listens,
             leaving=self._leaving,
             grants=tuple(talk.fill(_taken(self._grants))),
             asks=tuple(talk.fill(self.permits.asks(now))),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from maniple.peers import Ask, BreakerNews
 from maniple.service.policies import CircuitBreakerSpec
+from maniple.timings import Timings
 from maniple_dispatcher.domain.breaker import Breaker, Ends, State
 from maniple_dispatcher.domain.buckets import Buckets, Taken, Terms
 from maniple_dispatcher.domain.bulkheads import Bulkheads
@@ -38,14 +39,19 @@ class Change:
 class Owned:
     """Buckets, bulkheads and breakers; `spec_of` says which policy a lane's breaker has, if any."""
 
-    def __init__(self, spec_of: Callable[[str], CircuitBreakerSpec | None]) -> None:
+    def __init__(
+        self,
+        spec_of: Callable[[str], CircuitBreakerSpec | None],
+        timings: Timings | None = None,
+    ) -> None:
+        times = timings or Timings()
         self._spec_of = spec_of
         self._breakers: dict[str, Breaker] = {}
         self._news: set[str] = set()
         self._changes: list[Change] = []
         self._version = 0
-        self.buckets = Buckets()
-        self.bulkheads = Bulkheads()
+        self.buckets = Buckets(times.peers)
+        self.bulkheads = Bulkheads(times.reports)
 
     @property
     def version(self) -> int:

@@ -6,16 +6,15 @@ and one that leaves moves only what it owned.
 
 from hashlib import blake2b
 
-ALIVE_FOR = 2.0
-STOOD_STILL = ALIVE_FOR / 2  # seconds after which others may soon take over what one owned
 MAX_OWNERS = 50_000
 
 
 class Peers:
     """The dispatchers, this one among them, by names that are unique to a life."""
 
-    def __init__(self, me: str) -> None:
+    def __init__(self, me: str, alive: float) -> None:
         self.me = me
+        self._alive = alive
         self._heard: dict[str, float] = {}
         self._ready: frozenset[str] = frozenset()
         self._owners: dict[str, str | None] = {}
@@ -50,7 +49,7 @@ class Peers:
 
     def look(self, now: float) -> None:
         """Forget who was not heard for too long."""
-        self._heard = {p: at for p, at in self._heard.items() if now - at <= ALIVE_FOR}
+        self._heard = {p: at for p, at in self._heard.items() if now - at <= self._alive}
         self._settle()
 
     def owner(self, key: str) -> str | None:

@@ -14,19 +14,15 @@ from math import exp
 
 from msgspec import Struct
 
+from maniple import timings
 from maniple.peers import Ask, Grant
 from maniple_dispatcher.domain.buckets import Taken, Terms
-from maniple_dispatcher.domain.peers import ALIVE_FOR, Peers
+from maniple_dispatcher.domain.peers import Peers
 
-ANSWER_WITHIN = 0.6
-"""Seconds; an owner whose machine is busy takes as long, and who goes on without it passes less."""
-ASKED_ANEW_AFTER = 0.1  # seconds, when another owns it: the answer may have been under way
 RETRY_AFTER = 1.0
-HELD_FOR = 1.5  # seconds that a task waits when nobody owns its limit: all have just started
 MAX_LINES = 20_000
 MAX_LATE = 16
 FLOWED_IN = 1.0  # seconds of which "lately" is the mean
-UNHEARD_FOR = 1.0  # seconds after which an owner is taken to let nothing through itself
 NO_FLOW = 1e-6  # permits a second
 
 Then = Callable[[bool | None, float], None]
@@ -132,9 +128,9 @@ class _Line:
             self.freed += grant.granted
             self.alive_at = now
 
-    def is_for_another(self, owner: str | None, now: float) -> bool:
+    def is_for_another(self, owner: str | None, now: float, asked_anew: float) -> bool:
         """Tell whether the request under way went to one that owns the limit no more."""
-        stale = now - self.asked_at > ASKED_ANEW_AFTER
+        stale = now - self.asked_at > asked_anew
         return bool(self.number) and owner != self.asked_of and stale
 
     def unanswered(self) -> list[Then]:
@@ -153,8 +149,11 @@ class Permits:
     `wait`, `free` and `answered` tell whether there is something to ask now of that limit.
     """
 
-    def __init__(self, peers: Peers, level: Callable[[str, Terms, float], float]) -> None:
+    def __init__(
+        self, peers: Peers, level: Callable[[str, Terms, float], float], times: timings.Peers
+    ) -> None:
         """Begin; `level` gives what owners of a bucket, by its key, left in it."""
+        self._times = times
         self.due = False
         self._peers = peers
         self._level = level
@@ -242,12 +241,12 @@ class Permits:
                 line.asked, line.waiting, line.number, line.silent = [], [], 0, False
                 if waiting or line.used or line.freed:
                     ours.append((line.limit, waiting))
-            elif line.number and now - line.asked_at > ANSWER_WITHIN:
+            elif line.number and now - line.asked_at > self._times.answer:
                 self._go_on(line, now)
-            elif line.is_for_another(owner, now):
+            elif line.is_for_another(owner, now, self._times.asked_anew):
                 line.waiting[:0] = line.unanswered()
                 line.since = now
-            elif line.waiting and not line.number and now - line.since > HELD_FOR:
+            elif line.waiting and not line.number and now - line.since > self._times.held:
                 waiting, line.waiting = line.waiting, []
                 for then in waiting:
                     then(None, RETRY_AFTER)
@@ -285,7 +284,7 @@ class Permits:
 
     def _accrue(self, line: _Line, now: float) -> None:
         terms = line.limit.terms
-        if terms is not None and now - line.alive_at <= ALIVE_FOR:
+        if terms is not None and now - line.alive_at <= self._times.alive:
             line.credit += self._share(line, terms, now) * (now - line.credited_at)
         line.credited_at = now
 
@@ -299,7 +298,7 @@ class Permits:
         at = line.answered_at
         ours = line.flow.rate(at)
         others = sum(flow.rate(at) for peer, flow in line.others.items() if peer != line.asked_of)
-        if self._peers.unheard_for(line.asked_of, now) > UNHEARD_FOR:
+        if self._peers.unheard_for(line.asked_of, now) > self._times.unheard:
             ours += max(0.0, terms.rate - ours - others) / max(1, len(self._peers) - 1)
         return max(equal, ours * min(1.0, terms.rate / max(ours + others, 1e-9)))
 

@@ -2,11 +2,11 @@
 
 A lane that does not confirm (its queue has lost its leader) may still get what was published, so a
 copy elsewhere may run twice; but whoever waits for it holds up the source messages of all lanes. So
-after `PATIENCE` a copy waits in `maniple.delay` and the source is released, only if the broker
-confirms other things meanwhile: a broker that stands still as a whole is waited for. What was given
-up is not sent again, or the connection would be taken for dead as long as the lane is stuck.
-`PATIENCE` is longer than a busy broker is behind with one queue while it is not with another:
-copies would only add to its work.
+after some seconds (`patience`) a copy waits in `maniple.delay` and the source is released, only if
+the broker confirms other things meanwhile: a broker that stands still as a whole is waited for.
+What was given up is not sent again, or the connection would be taken for dead as long as the lane
+is stuck. The patience is longer than a busy broker is behind with one queue while it is not with
+another: copies would only add to its work.
 
 Known weaknesses: RabbitMQ registers a channel with the leader of a queue at the channel's first
 publish to it, and that stops the whole channel while there is none; and it stops a channel that has
@@ -17,9 +17,8 @@ The connection then is built anew, half a minute later.
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from maniple.timings import Queues
 from maniple_dispatcher.domain.doors import Key
-
-PATIENCE = 5.0
 
 T = TypeVar("T")
 
@@ -37,6 +36,7 @@ class Ticket(Generic[T]):
 class UnderWay(Generic[T]):
     """Tickets in order of time. Each is ended once; what was given up before has no more effect."""
 
+    patience: float = field(default_factory=lambda: Queues().patience)
     _tickets: dict[Ticket[T], None] = field(default_factory=dict)
     _answered: float = 0.0
     _probed: float | None = None
@@ -79,9 +79,9 @@ class UnderWay(Generic[T]):
         """
         late = []
         for ticket in self._tickets:
-            if now - ticket.since < PATIENCE:
+            if now - ticket.since < self.patience:
                 break
-            if self._answered - ticket.since >= PATIENCE:
+            if self._answered - ticket.since >= self.patience:
                 late.append(ticket)
             elif not late and self._probed is None:
                 self._probed = now

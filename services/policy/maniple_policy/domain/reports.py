@@ -6,10 +6,8 @@ from enum import StrEnum
 from typing import Any
 
 from maniple.events import PolicyApplied
+from maniple.timings import Policies
 
-STALE_AFTER = 90.0  # three reports missed
-GONE_AFTER = 10.0  # of silence, for a process that is no longer in Consul
-FORGOTTEN_AFTER = 600.0  # of silence, when Consul cannot be asked
 DIGESTS_KEPT = 200
 
 
@@ -19,7 +17,7 @@ class State(StrEnum):
     CURRENT = "current"
     LAGGING = "lagging"
     STALE = "stale"
-    """It has said nothing for 90 s."""
+    """It has said nothing for long (`Policies.stale`)."""
     UNKNOWN = "unknown"
     """It is in Consul and has said nothing yet."""
 
@@ -37,7 +35,8 @@ class Report:
 class Reports:
     """What processes have told since this one listens."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, times: Policies | None = None) -> None:
+        self._times = times or Policies()
         self._since = now
         self._sets: dict[str, Mapping[str, int]] = {}
         self._heard: dict[str, Report] = {}
@@ -63,8 +62,8 @@ class Reports:
         for instance, report in list(self._heard.items()):
             absent = present is not None and instance not in present
             # Who was heard since may have come since.
-            gone = absent and seen - report.heard > GONE_AFTER
-            if gone or now - report.heard > FORGOTTEN_AFTER:
+            gone = absent and seen - report.heard > self._times.gone
+            if gone or now - report.heard > self._times.forgotten:
                 del self._heard[instance]
 
     @property
@@ -93,7 +92,7 @@ class Reports:
                 {
                     "instance": instance,
                     "service": report.service,
-                    "state": _state(report, now, current=current),
+                    "state": self._state(report, now, current=current),
                     "heard": round(now - report.heard, 1),
                     "digest": report.digest,
                     "behind": {} if current else _behind(report.versions, in_force, known=known),
@@ -109,7 +108,7 @@ class Reports:
         """Count the processes by whether they have a version of a policy."""
         found = dict.fromkeys(("have", "lag", "stale"), 0)
         for report in self._heard.values():
-            if now - report.heard > STALE_AFTER:
+            if now - report.heard > self._times.stale:
                 found["stale"] += 1
             elif report.digest == digest or report.versions.get(key) == version:
                 found["have"] += 1
@@ -118,14 +117,13 @@ class Reports:
         return found
 
     def listening(self, now: float) -> float:
-        """Seconds since reports are listened to: who is silent reports within 30 s."""
+        """Seconds since reports are listened to: who is silent reports within `Policies.check`."""
         return round(now - self._since, 1)
 
-
-def _state(report: Report, now: float, *, current: bool) -> State:
-    if now - report.heard > STALE_AFTER:
-        return State.STALE
-    return State.CURRENT if current else State.LAGGING
+    def _state(self, report: Report, now: float, *, current: bool) -> State:
+        if now - report.heard > self._times.stale:
+            return State.STALE
+        return State.CURRENT if current else State.LAGGING
 
 
 def _behind(

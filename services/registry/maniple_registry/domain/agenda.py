@@ -17,14 +17,8 @@ from operator import attrgetter
 
 from maniple.control import AgentId, Command, Reconnect
 from maniple.events import AgentEvent
+from maniple.timings import Standby
 from maniple_registry.domain.records import AgentRecord
-
-GRACE = 0.5  # seconds
-# Whether an agent has been told to reconnect shows when it takes its work again, not at once;
-# telling it twice would have it build its connections twice, and eviction find the newest ones
-# without a name. So while somebody leads, another says it only when there was time for all that.
-RECONNECT_GRACE = 5.0
-REMEMBERED = 10.0  # seconds for which an event seen is known as done; replicas differ by less
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +53,8 @@ class Agenda:
     Adding costs a logarithm; asking costs nothing for what is not due yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, standby: Standby | None = None) -> None:
+        self._times = standby or Standby()
         self._waiting: list[_Waiting] = []
         self._numbers = itertools.count()
         self._keys: set[Hashable] = set()
@@ -76,14 +71,14 @@ class Agenda:
         key = _key(deed)
         if key not in self._keys and not self._is_done(key, now):
             self._keys.add(key)
-            waiting = _Waiting(now + _grace(deed, led=led), next(self._numbers), key, deed)
+            waiting = _Waiting(now + self._grace(deed, led=led), next(self._numbers), key, deed)
             heapq.heappush(self._waiting, waiting)
 
     def see(self, event_id: str, now: float) -> None:
         """Take that somebody (perhaps we) has published the event of this id."""
         self._seen[event_id] = now
         self._seen.move_to_end(event_id)
-        while next(iter(self._seen.values())) < now - REMEMBERED:
+        while next(iter(self._seen.values())) < now - self._times.remembered:
             self._seen.popitem(last=False)
 
     def due(self, now: float, *, leading: bool) -> list[Deed]:
@@ -98,12 +93,15 @@ class Agenda:
         return [waiting.deed for waiting in taken if not self._is_done(waiting.key, now)]
 
     def _is_done(self, key: Hashable, now: float) -> bool:
-        return now - self._seen.get(key, -math.inf) <= REMEMBERED
+        return now - self._seen.get(key, -math.inf) <= self._times.remembered
 
-
-def _grace(deed: Deed, *, led: bool) -> float:
-    reconnects = isinstance(deed, Tell) and isinstance(deed.command, Reconnect)
-    return RECONNECT_GRACE if reconnects and led else GRACE
+    def _grace(self, deed: Deed, *, led: bool) -> float:
+        # Whether an agent has been told to reconnect shows when it takes its work again, not at
+        # once; telling it twice would have it build its connections twice, and eviction find the
+        # newest ones without a name. So while somebody leads, another says it only when there was
+        # time for all that.
+        reconnects = isinstance(deed, Tell) and isinstance(deed.command, Reconnect)
+        return self._times.reconnect_grace if reconnects and led else self._times.grace
 
 
 def _key(deed: Deed) -> Hashable:

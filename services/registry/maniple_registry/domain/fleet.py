@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from maniple.control import AgentId, Announce, Command, Heartbeat, Reconnect, Retire
 from maniple.events import AgentEvent, AgentFailed
+from maniple.timings import Bounds
 from maniple_registry.domain.membership import check, deadline, decide, learn, seed, tick
+from maniple_registry.domain.misfits import Risk, explained, misfit
 from maniple_registry.domain.records import (
     FINAL,
     UNKNOWN_LIFE,
     AgentRecord,
     AgentState,
-    Bounds,
     Decision,
     Instant,
     LaneView,
@@ -79,6 +80,21 @@ class Fleet:
         found = Counter(record.state for record in self._records.values())
         return {state: found[state] for state in AgentState}
 
+    def misfits(self) -> list[tuple[AgentRecord, Risk]]:
+        """Return those that have described themselves and whose times do not fit our bounds."""
+        return [
+            (record, risk)
+            for record in self._records.values()
+            if record.description is not None
+            and record.state not in FINAL
+            and (risk := misfit(record.description.timings, self._bounds)) is not None
+        ]
+
+    def explained(self, record: AgentRecord) -> str:
+        """Say why one of these does not fit."""
+        told = record.description.timings if record.description else None
+        return explained(told, self._bounds)
+
     # --- heartbeats and silence ----------------------------------------------------------
 
     def hear(self, heartbeat: Heartbeat, now: Instant) -> Decision:
@@ -139,10 +155,14 @@ class Fleet:
 
     def check(self, critical: Collection[str], now: Instant) -> Decided:
         """Take the ids of all whose HTTP check is critical; return what that has changed."""
-        return [
-            (record.agent, self._keep(check(record, now, critical=record.agent in critical)))
-            for record in list(self._records.values())
+        changed = [
+            (record, record.agent in critical)
+            for record in self._records.values()
             if record.unwell != (record.agent in critical)
+        ]
+        return [
+            (record.agent, self._keep(check(record, now, self._bounds, critical=unwell)))
+            for record, unwell in changed
         ]
 
     def open_lanes(self) -> set[str]:

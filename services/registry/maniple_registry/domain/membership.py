@@ -15,13 +15,13 @@ from maniple.events import (
     AgentRecovered,
     AgentRegistered,
 )
+from maniple.timings import Bounds
 from maniple_registry.domain.moves import event_of, move
 from maniple_registry.domain.records import (
     FINAL,
     UNKNOWN_LIFE,
     AgentRecord,
     AgentState,
-    Bounds,
     Decision,
     Instant,
     places_of,
@@ -30,7 +30,6 @@ from maniple_registry.domain.transitions import TRANSITIONS, Trigger
 from maniple_registry.domain.zombies import starves_still
 
 PAST_KEPT = 8
-CRITICAL_AFTER = 10.0  # seconds in which no check can have failed three times, one each 5 s
 REPLACED = "replaced by a new incarnation"
 
 
@@ -80,11 +79,11 @@ def tick(record: AgentRecord, now: Instant, bounds: Bounds) -> Decision:
     return Decision(record, events, failed=failed)
 
 
-def check(record: AgentRecord, now: Instant, *, critical: bool) -> Decision:
+def check(record: AgentRecord, now: Instant, bounds: Bounds, *, critical: bool) -> Decision:
     """Take what Consul says of the agent's HTTP check; it suspects, and never fails."""
     if record.state in FINAL or record.unwell == critical:
         return Decision(record)
-    if critical and now.seconds - record.begun < CRITICAL_AFTER:
+    if critical and now.seconds - record.begun < bounds.unwell:
         return Decision(record)  # it failed for a life before this one
     record = replace(record, unwell=critical)
     if not critical:

@@ -4,7 +4,6 @@ from collections.abc import Hashable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
-GONE_AFTER = 10.0  # seconds for which every check has been critical
 _CRITICAL = "critical"
 _NODE_CHECK = "serfHealth"
 
@@ -20,7 +19,8 @@ def all_critical(checks: Mapping[str, str], long: AbstractSet[str]) -> bool:
 class Reaping(Generic[T]):
     """Remembers since when things have been critical."""
 
-    def __init__(self, gone_after: float = GONE_AFTER) -> None:
+    def __init__(self, gone_after: float) -> None:
+        """Begin; `gone_after` is for how many seconds every check has been critical."""
         self._gone_after = gone_after
         self._since: dict[T, float] = {}
 

@@ -29,23 +29,6 @@ FINAL: Final = frozenset({AgentState.FAILED, AgentState.LEFT})
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """Seconds: of silence until suspected, until failed; until a final record is forgotten.
-
-    Of work waiting untaken, from the first look: until suspected, told to reconnect, failed; an
-    incarnation known for less than `settling` is not looked at.
-    """
-
-    unreachable: float = 4.5
-    failed: float = 9.0
-    forgotten: float = 600.0
-    starving: float = 2.0
-    reconnect: float = 5.0
-    hopeless: float = 10.0
-    settling: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
 class Instant:
     """Now: seconds of the registry's `Clock`, and the time of day for people."""
 

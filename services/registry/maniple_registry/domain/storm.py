@@ -2,7 +2,6 @@
 
 ENOUGH = 5
 SHARE = 3
-PROOF_LASTS = 1.0  # seconds
 
 
 def threatens(silent: int, fleet: int) -> bool:
@@ -18,6 +17,6 @@ def starves_at_large(starving: int, fleet: int) -> bool:
     return starving >= ENOUGH and starving * SHARE >= fleet
 
 
-def proven(now: float, echoed: float) -> bool:
-    """Whether an echo that came in time still proves that we hear."""
-    return 0 <= now - echoed <= PROOF_LASTS
+def proven(now: float, echoed: float, lasts: float) -> bool:
+    """Whether an echo that came in time still proves that we hear, for it `lasts` so long."""
+    return 0 <= now - echoed <= lasts

@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import cached_property
 
 from maniple.control import AgentId, Reconnect
+from maniple.timings import Bounds
 from maniple_registry.domain.moves import move
 from maniple_registry.domain.records import (
     FINAL,
     AgentRecord,
-    Bounds,
     Decision,
     Instant,
     LaneView,

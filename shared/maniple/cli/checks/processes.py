@@ -7,6 +7,7 @@ from typing import Any
 
 from maniple.cli.checks.findings import Finding, Places, Verdict, judged
 from maniple.cli.checks.pages import PageUnread, read
+from maniple.cli.checks.timings import timings
 from maniple.cli.consul import SERVICES, consul_at, listed
 from maniple.service.catalog import Instance
 from maniple.service.consul import ConsulRefused, ConsulUnavailable
@@ -81,6 +82,7 @@ async def _ask_each(instances: list[Instance], heard: Heard) -> None:
     pages = await asyncio.gather(*map(ask, asked))
     told = {one.id: page for one, page in zip(asked, pages, strict=True) if page is not None}
     heard.findings.append(components(told, len(instances)))
+    heard.findings.append(timings(told))
 
 
 def components(pages: Mapping[str, Mapping[str, Any]], listed: int) -> Finding:

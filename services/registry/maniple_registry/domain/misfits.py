@@ -1,0 +1,42 @@
+"""Agents whose times do not fit those of this registry: who relies on what nobody keeps. Pure."""
+
+from enum import StrEnum
+from typing import Final
+
+from maniple.control import AgentTimings
+from maniple.timings import Bounds, Timings
+
+
+class Risk(StrEnum):
+    """What may come of it."""
+
+    RUNS_TWICE = "runs twice"
+    """It stops what is exclusive only after we have given it to others."""
+    SUSPECTED = "suspected"
+    """It is well and we suspect it, because it says so more seldom than we expect."""
+
+
+BEFORE: Final = AgentTimings.of(Timings())
+"""What an agent keeps that does not say what: it is older than the choice."""
+
+
+def misfit(told: AgentTimings | None, bounds: Bounds) -> Risk | None:
+    """Return the worst that may come of what an agent keeps, with these bounds of ours."""
+    kept = told or BEFORE
+    if kept.exclusive >= bounds.failed:
+        return Risk.RUNS_TWICE
+    return Risk.SUSPECTED if kept.heartbeat >= bounds.unreachable else None
+
+
+def explained(told: AgentTimings | None, bounds: Bounds) -> str:
+    """Say what does not fit, with the seconds of both sides."""
+    kept = told or BEFORE
+    if misfit(told, bounds) is Risk.RUNS_TWICE:
+        return (
+            f"has stopped exclusive tasks after {kept.exclusive:g} s of silence, "
+            f"and is failed here after {bounds.failed:g} s: they may run twice"
+        )
+    return (
+        f"sends a heartbeat every {kept.heartbeat:g} s, "
+        f"and is suspected here after {bounds.unreachable:g} s"
+    )

@@ -1,0 +1,85 @@
+"""Whether all processes keep the same times, by what they tell at `/health`."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from maniple.cli.checks.findings import Finding, Verdict
+
+CHECK = "timings"
+SHOWN = 3
+NUMBERS = ("heartbeat", "unreachable", "fenced", "exclusive", "failed")
+ADVICE = (
+    "give all processes the same MANIPLE_TIME_SCALE, MANIPLE_UNREACHABLE_AFTER, "
+    "MANIPLE_FAILED_AFTER and MANIPLE_FORGOTTEN_AFTER (and the same version), and restart those "
+    "that differ"
+)
+
+Told = Mapping[str, Any]
+
+
+def timings(pages: Mapping[str, Told]) -> Finding:
+    """Judge what processes tell of their times, by instance."""
+    told = {instance: _told(page) for instance, page in pages.items()}
+    silent = sorted(instance for instance, one in told.items() if not one)
+    known = {instance: one for instance, one in told.items() if one}
+    if not known:
+        return Finding(CHECK, Verdict.SKIPPED, "no process tells its times")
+    twice = _run_twice(pages, known)
+    if twice:
+        return Finding(CHECK, Verdict.FAILED, twice, ADVICE)
+    if len({one["digest"] for one in known.values()}) > 1:
+        return Finding(CHECK, Verdict.WARNING, "; ".join(_differing(known)), ADVICE)
+    if silent:
+        found = f"{_some(silent)} do not tell their times: they are older"
+        return Finding(CHECK, Verdict.WARNING, found, "upgrade them")
+    seconds = next(iter(known.values()))
+    found = f"{len(known)} processes keep the same times (failed after {seconds['failed']:g} s)"
+    return Finding(CHECK, Verdict.OK, found)
+
+
+def _told(page: Told) -> Told:
+    """Return what a page tells, or nothing if it is not what our processes tell."""
+    told = page.get("timings")
+    if not isinstance(told, dict) or not isinstance(told.get("digest"), str):
+        return {}
+    return told if all(isinstance(told.get(name), int | float) for name in NUMBERS) else {}
+
+
+def _run_twice(pages: Mapping[str, Told], known: Mapping[str, Told]) -> str:
+    """Say which agents stop exclusive tasks later than a registry gives them to others."""
+    by_kind: defaultdict[str, dict[str, Told]] = defaultdict(dict)
+    for instance, one in known.items():
+        by_kind[str(pages[instance].get("service"))][instance] = one
+    if not by_kind["registry"] or not by_kind["agent"]:
+        return ""
+    first, bounds = min(by_kind["registry"].items(), key=lambda item: float(item[1]["failed"]))
+    late = sorted(a for a, one in by_kind["agent"].items() if one["exclusive"] >= bounds["failed"])
+    if not late:
+        return ""
+    seconds = max(float(by_kind["agent"][agent]["exclusive"]) for agent in late)
+    return (
+        f"an exclusive task may run twice: {_some(late)} stop it within {seconds:g} s of silence, "
+        f"and {first} gives it to others after {bounds['failed']:g} s"
+    )
+
+
+def _differing(known: Mapping[str, Told]) -> list[str]:
+    """Say who keeps what, the largest group first."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for instance, one in sorted(known.items()):
+        groups[one["digest"]].append(instance)
+    seconds = {name: {one[name] for one in known.values()} for name in NUMBERS}
+    differ = [name for name in NUMBERS if len(seconds[name]) > 1]
+    said = []
+    for digest, instances in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
+        one = known[instances[0]]
+        numbers = ", ".join(f"{name} {one[name]:g} s" for name in differ)
+        said.append(f"{_some(instances)}: {numbers or f'other times than these ({digest})'}")
+    return said
+
+
+def _some(instances: Iterable[str]) -> str:
+    names = list(instances)
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,284 @@
+"""The parts of a cluster's protocol time: how long what is, and who relies on it. Pure.
+
+Seconds, unless a field says otherwise. `maniple.timings` puts them together.
+"""
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+
+def _outside(default: float, least: float) -> Any:
+    """Return a field that no scale makes shorter than what is outside of us allows."""
+    return field(default=default, metadata={"least": least})
+
+
+def _share(default: float) -> Any:
+    """Return a field that is no time and is not scaled."""
+    return field(default=default, metadata={"share": True})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the timings."""
+
+    def scaled(self, factor: float) -> Self:
+        """Return it with all times so many times as long."""
+        changes: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if "share" not in one.metadata:
+                longer = max(one.metadata.get("least", 0.0), value * factor)
+                # Rounded up: what a client holds must not be given to others the sooner.
+                changes[one.name] = math.ceil(longer - 1e-9) if one.type is int else longer
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeats(Part):
+    """Of an agent, over RabbitMQ; registries, Consul and the agent itself go by them."""
+
+    period: float = 3.0
+    """between two heartbeats of an agent; registries call one missed after `Bounds.unreachable`"""
+    jitter: float = _share(0.1)
+    """share of `period` by which it varies"""
+    confirm: float = 2.5
+    """until a heartbeat that the broker has not confirmed is warned of, and not waited for"""
+
+    @property
+    def longest(self) -> float:
+        """Seconds from one heartbeat to the next at most."""
+        return self.period * (1 + self.jitter)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds(Part):
+    """Of a registry's view of an agent: of silence, and of work that waits untaken."""
+
+    unreachable: float = 4.5
+    """of silence until an agent is suspected"""
+    failed: float = 9.0
+    """of silence until it is failed: its tasks are given to others, so it must have stopped them"""
+    forgotten: float = 600.0
+    """for which a failed or left agent is known"""
+    starving: float = 2.0
+    """from the first look at work that it leaves untaken until it is suspected"""
+    reconnect: float = 5.0
+    """until it is told to build its connections anew"""
+    hopeless: float = 10.0
+    """until it is failed"""
+    settling: float = 5.0
+    """an incarnation known for less is not looked at: it may still be opening its consumers"""
+    unwell: float = _outside(10.0, 2.0)
+    """nor is its HTTP check held against one that is known for less: it failed for another"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fencing(Part):
+    """Of an agent whose heartbeats are not confirmed, from the sending of the last that was."""
+
+    fenced: float = 6.0
+    """until it takes and starts nothing new; registries do not count on it before `failed`"""
+    exclusive: float = 8.0
+    """until it stops what must not run twice"""
+    look: float = 0.25
+    """between two looks at the time, so that all of this may come so much later"""
+    first_rebuild: float = 1.0
+    """after it was fenced until it builds a connection anew: a heartbeat goes first"""
+    rebuild: float = 5.0
+    """between two rebuilds of one that seems to stand"""
+
+    @property
+    def stopped(self) -> float:
+        """Seconds after which nothing exclusive runs any more."""
+        return self.exclusive + self.look
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching(Part):
+    """Of a registry, which judges agents by what it hears."""
+
+    scan: float = 0.1
+    """between two looks at who is silent"""
+    look: float = 1.0
+    """between two looks at lanes, and at Consul's checks"""
+    echo: float = 1.0
+    """for which it waits for its own echo before it judges many that are silent together"""
+    proof: float = 1.0
+    """for which an echo that came proves that it hears"""
+    longest_step: float = 1.0
+    """of its clock; more means that it stood still itself, and is not held against agents"""
+    settling: float = 5.0
+    """after its link was lost in which agents, who may have lost theirs, are not looked at"""
+    seeding: float = 2.0
+    """for which one that starts waits to hear all agents that stand in Consul"""
+    answering: float = 0.2
+    """of these, for those that Consul has lost"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standby(Part):
+    """Of registries among themselves: when another does what the leader should have done."""
+
+    grace: float = 0.5
+    """for which a standby waits whether what it decided is seen done"""
+    reconnect_grace: float = 5.0
+    """the same for telling an agent to reconnect, which shows only when it takes work again"""
+    remembered: float = 10.0
+    """for which an event seen is known as done; replicas differ by less"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog(Part):
+    """Of a process's entry in Consul, which registries and people go by."""
+
+    ttl: float = _outside(6.0, 1.0)
+    """without a sign of life until the TTL check is critical"""
+    refresh: float = 2.0
+    """between two refreshes by a process that has no heartbeats"""
+    http_interval: float = _outside(5.0, 1.0)
+    """between two looks of Consul at `/health`; Consul takes no less than a second"""
+    http_timeout: float = _outside(3.0, 1.0)
+    """for which Consul waits for the page"""
+    gone: float = _outside(10.0, 2.0)
+    """for which all checks of an entry have been critical when a registry takes it out"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leading(Part):
+    """Of the lock in Consul that decides who of several replicas leads."""
+
+    look: float = 1.0
+    """between two looks at the lock"""
+    lease: float = 5.0
+    """for which a look that found us leading holds"""
+    lock_delay: float = 1.0
+    """for which Consul gives the lock to nobody after its holder's session ended"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amqp(Part):
+    """Of a connection to RabbitMQ."""
+
+    heartbeat: int = _outside(5, 1)
+    """whole seconds, as the protocol has it; the broker gives others what a client holds after two
+    to three of them without a word"""
+    silence: float = _share(1.6)
+    """of these without a word of the broker until the connection is taken for dead"""
+    tick: float = 1.0
+    """between two looks whether the broker is there"""
+    confirm: float = 30.0
+    """without the confirm of a message until the connection is taken for dead"""
+    connect: float = _outside(4.0, 4.0)
+    """of one attempt to connect; into a black hole a SYN goes at 0, 1 and 3 s, whatever we do"""
+    open: float = _outside(10.0, 10.0)
+    """until a connection is whole the first time, and longer from then on: what is busy needs it"""
+    longest_open: float = _outside(30.0, 30.0)
+    """until it is at most"""
+
+    @property
+    def silent(self) -> float:
+        """Seconds without a word of the broker until the connection is taken for dead."""
+        return self.silence * self.heartbeat
+
+    def ticks(self, seconds: float) -> int:
+        """Return how many looks that is.
+
+        In looks of the loop and not by the clock: a process that was stopped for a minute, or whose
+        loop was held up, must not take its own sleep for the broker's silence.
+        """
+        return max(1, round(seconds / self.tick))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding(Part):
+    """Of an agent, for tasks that it has and that have not started."""
+
+    dissolve: float = 1.0
+    """of its bundle until a task that has not started is handed back"""
+    longest: float = 16.0
+    """the same for what comes again and again while the agent is full"""
+    orphaned: float = 10.0
+    """for which one is kept whose connection was lost: the broker may bring it here again"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reports(Part):
+    """Of what agents tell dispatchers: what has ended, and how much of each bulkhead they have."""
+
+    period: float = 0.5
+    """between two reports of an agent that has something to tell"""
+    lately: float = 1.5
+    """from the grant of a task until an agent must have told of it"""
+    heard: float = 3.0
+    """for which a report counts"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers(Part):
+    """Of dispatchers among themselves, who own limits and ask each other for permits."""
+
+    presence: float = 0.5
+    """between two signs of life of a dispatcher"""
+    alive: float = 2.0
+    """without one until others own what it owned"""
+    listens: float = 1.0
+    """for which one that begins owns nothing, and is told all"""
+    tells_all: float = 0.25
+    """between two times that it is told all by another"""
+    look: float = 0.05
+    """between two looks at who is there and who has not answered"""
+    answer: float = 0.6
+    """for which an answer is waited for; an owner whose machine is busy takes as long, and who goes
+    on without it passes less"""
+    asked_anew: float = 0.1
+    """after which another owner is asked: the answer of the one before may have been under way"""
+    held: float = 1.5
+    """for which a task waits when nobody owns its limit: all have just started"""
+    unheard: float = 1.0
+    """after which an owner is taken to let nothing through itself"""
+
+    @property
+    def stood_still(self) -> float:
+        """Seconds after which others may soon take over what one owned."""
+        return self.alive / 2
+
+    @property
+    def spilled(self) -> float:
+        """Seconds of which it is remembered what a full bucket had no room for.
+
+        As long as it may have no owner, and until the next one is told what was used meanwhile.
+        """
+        return self.alive + self.presence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies(Part):
+    """Of the policies in force: how soon a process has them, and who is missing."""
+
+    check: float = 30.0
+    """between two comparisons of a process's set with the policy service's, and its reports"""
+    stale: float = 90.0
+    """without a report until nobody knows what a process runs"""
+    gone: float = 10.0
+    """without one until a process that is no longer in Consul is forgotten"""
+    forgotten: float = 600.0
+    """the same when Consul cannot be asked"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queues(Part):
+    """Of a dispatcher's patience with queues that refuse, confirm nothing or belong to nobody."""
+
+    patience: float = 5.0
+    """without a confirm, while others have theirs, until a copy of a task waits elsewhere"""
+    cancel: float = 10.0
+    """after that until the publish itself is given up: a confirm that is late opens the door"""
+    stuck: float = 5.0
+    """for which one that did not confirm is not tried"""
+    most_stuck: float = 60.0
+    """the same at most; each task that tries stays with the broker, which bounds how many may"""
+    shut: float = 0.25
+    """for which one that refused is not tried"""
+    leftover: float = _outside(30.0, 6.0)
+    """without a message until the queue of an agent that is gone is removed"""

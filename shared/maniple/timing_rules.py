@@ -1,0 +1,236 @@
+"""Which times of a cluster must be less than which others, and what breaks otherwise. Pure."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from maniple.timings import Timings
+
+SETTINGS: Final = {
+    "bounds.unreachable": "MANIPLE_UNREACHABLE_AFTER",
+    "bounds.failed": "MANIPLE_FAILED_AFTER",
+    "bounds.forgotten": "MANIPLE_FORGOTTEN_AFTER",
+}
+"""The variables that set one time; all others follow `MANIPLE_TIME_SCALE` only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The sum of some times must be below that of others, or at most as much; or else `why`.
+
+    A time is named by where it stands in `Timings`, and counts as often as it is named.
+    """
+
+    less: tuple[str, ...]
+    more: tuple[str, ...]
+    why: str
+    equal: bool = False
+
+    def complaint(self, timings: "Timings") -> str | None:
+        """Say what is wrong, with all times concerned."""
+        low, high = _sum(timings, self.less), _sum(timings, self.more)
+        slack = 1e-9 * high  # what scaling adds and takes
+        if low < high - slack or (self.equal and low <= high + slack):
+            return None
+        relation = "at most" if self.equal else "less than"
+        return (
+            f"{_names(self.less)} ({low:g} s) must be {relation} {_names(self.more)} ({high:g} s): "
+            f"{self.why}"
+        )
+
+
+RULES: Final = (
+    # Heartbeats of an agent that is well come in time for everybody.
+    Rule(
+        ("heartbeats.confirm",),
+        ("heartbeats.period",),
+        "waiting for a confirm would delay the next heartbeat",
+    ),
+    Rule(
+        ("heartbeats.longest", "watching.longest_step"),
+        ("bounds.unreachable",),
+        "an agent that is well would be suspected, if only by a registry that stood still",
+    ),
+    Rule(
+        ("heartbeats.longest", "heartbeats.confirm"),
+        ("fencing.fenced",),
+        "an agent whose heartbeats are confirmed in time would be fenced",
+    ),
+    Rule(
+        ("heartbeats.longest", "heartbeats.confirm"),
+        ("catalog.ttl",),
+        "an agent whose heartbeats are confirmed in time would be critical in Consul",
+        equal=True,
+    ),
+    # What an agent has stopped before others have what it held.
+    Rule(
+        ("bounds.unreachable",),
+        ("fencing.fenced",),
+        "an agent that takes nothing new would be shown as active",
+    ),
+    Rule(("fencing.fenced",), ("fencing.exclusive",), "what is stopped could be started again"),
+    Rule(
+        ("fencing.stopped",),
+        ("bounds.failed",),
+        "an exclusive task could run elsewhere before its agent has stopped it",
+    ),
+    Rule(
+        ("fencing.stopped",),
+        ("amqp.heartbeat", "amqp.heartbeat"),
+        "the broker could give an exclusive task to others before its agent has stopped it",
+    ),
+    # A connection to the broker.
+    Rule(
+        ("amqp.heartbeat", "amqp.tick"),
+        ("amqp.silent",),
+        "a broker that is only quiet would be taken for dead",
+    ),
+    Rule(("amqp.tick",), ("amqp.confirm",), "every confirm would be late"),
+    Rule(("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True),
+    Rule(("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True),
+    # Tasks that agents have and dispatchers count.
+    Rule(("holding.dissolve",), ("holding.longest",), "what comes again would be held shorter"),
+    Rule(
+        ("reports.period", "reports.period"),
+        ("reports.lately",),
+        "a bulkhead would take what an agent has for what has ended",
+    ),
+    Rule(
+        ("reports.lately",),
+        ("reports.heard",),
+        "an agent's tasks would be forgotten before they must be told of",
+    ),
+    # Dispatchers among themselves.
+    Rule(
+        ("peers.presence", "peers.presence"),
+        ("peers.unheard", "peers.unheard"),
+        "one sign of life that is late would take a dispatcher for dead",
+    ),
+    Rule(("peers.unheard",), ("peers.alive",), "who owns nothing would still be waited for"),
+    Rule(("peers.look",), ("peers.asked_anew",), "no look would find out in time"),
+    Rule(("peers.asked_anew",), ("peers.answer",), "one that has died would be waited for"),
+    Rule(
+        ("peers.answer",),
+        ("peers.alive",),
+        "an owner that is slow would be taken for dead before others go on without it",
+    ),
+    Rule(
+        ("peers.listens", "peers.tells_all"),
+        ("peers.held",),
+        "tasks would not wait until those that have just started own their limits",
+    ),
+    Rule(
+        ("peers.tells_all", "peers.tells_all"),
+        ("peers.listens",),
+        "one that begins would own what it was not told of",
+    ),
+    # What runs where.
+    Rule(
+        ("policies.check", "policies.check"),
+        ("policies.stale",),
+        "one report that is late would make a process stale",
+    ),
+    Rule(("policies.stale",), ("policies.forgotten",), "who is stale would never be shown as such"),
+    # Queues that do not do what they should.
+    Rule(
+        ("queues.patience", "queues.cancel"),
+        ("amqp.confirm",),
+        "one lane that is stuck would cost the connection of all",
+    ),
+    Rule(("queues.stuck",), ("queues.most_stuck",), "a stuck lane would be tried ever more often"),
+    Rule(
+        ("amqp.heartbeat", "amqp.heartbeat", "amqp.heartbeat"),
+        ("queues.leftover",),
+        "the broker may still hold tasks for an agent that is gone",
+    ),
+    # What a registry makes of silence, and of work that nobody takes.
+    Rule(
+        ("bounds.unreachable",),
+        ("bounds.failed",),
+        "an agent would be failed that was never suspected",
+    ),
+    Rule(("bounds.failed",), ("bounds.forgotten",), "a failed agent could begin again"),
+    Rule(("watching.scan",), ("watching.longest_step",), "a registry's clock would stand still"),
+    Rule(("bounds.starving",), ("bounds.reconnect",), "who is not in doubt would be reconnected"),
+    Rule(("bounds.reconnect",), ("bounds.hopeless",), "reconnecting would never be tried"),
+    Rule(
+        ("bounds.hopeless",),
+        ("bounds.reconnect", "standby.reconnect_grace"),
+        "an agent would be told twice to reconnect, and evicted without its newest connections",
+        equal=True,
+    ),
+    Rule(
+        ("standby.grace",),
+        ("standby.reconnect_grace",),
+        "an agent would be told twice to reconnect",
+        equal=True,
+    ),
+    Rule(
+        ("standby.reconnect_grace",),
+        ("standby.remembered",),
+        "what was seen done would be done again",
+    ),
+    # Consul.
+    Rule(
+        ("catalog.refresh", "catalog.refresh"),
+        ("catalog.ttl",),
+        "one refresh that is late would make a process critical that is well",
+    ),
+    Rule(
+        ("catalog.http_timeout",),
+        ("catalog.http_interval",),
+        "looks at a page would overlap",
+        equal=True,
+    ),
+    Rule(
+        ("catalog.http_interval", "catalog.http_interval"),
+        ("bounds.unwell",),
+        "a check could have failed three times, for a life before",
+        equal=True,
+    ),
+    Rule(
+        ("bounds.unwell",),
+        ("catalog.gone",),
+        "an agent would be taken out of Consul before it is suspected",
+        equal=True,
+    ),
+    Rule(("leading.lease",), ("catalog.ttl",), "two registries could each think that they lead"),
+    Rule(
+        ("leading.look", "leading.look"),
+        ("leading.lease",),
+        "one look that is late would end a lead",
+    ),
+)
+
+
+def complaints(timings: "Timings") -> list[str]:
+    """Return what is wrong with them, each as a sentence that names the times concerned."""
+    odd = [
+        f"{_names((path,))} must be a number above 0, not {value:g}"
+        for path, value, is_share in _all(timings)
+        if not math.isfinite(value) or value < 0 or (value == 0 and not is_share)
+    ]
+    return odd or [found for rule in RULES if (found := rule.complaint(timings)) is not None]
+
+
+def _all(timings: "Timings") -> Iterator[tuple[str, float, bool]]:
+    for group in fields(timings):
+        part = getattr(timings, group.name)
+        for one in fields(part):
+            is_share = bool(one.metadata.get("share"))
+            yield f"{group.name}.{one.name}", getattr(part, one.name), is_share
+
+
+def _sum(timings: "Timings", paths: tuple[str, ...]) -> float:
+    found: list[Any] = [reduce(getattr, path.split("."), timings) for path in paths]
+    return float(sum(found))
+
+
+def _names(paths: tuple[str, ...]) -> str:
+    """Name times, each with the variable that sets it where there is one."""
+    if len(paths) > 1 and len(set(paths)) == 1:
+        return f"{len(paths)} times {_names(paths[:1])}"
+    return " and ".join(f"{p} [{SETTINGS[p]}]" if p in SETTINGS else p for p in paths)

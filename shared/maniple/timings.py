@@ -1,0 +1,119 @@
+"""The protocol time of a cluster: what one process relies on another keeping, as one value.
+
+All processes of a cluster should have equal `Timings`; those that are told to differ say so (see
+`shown`). It is passed down, whole or in parts; whoever needs a time has it from its constructor or
+as an argument. What only concerns one process (how often a screen is drawn, how long a tool waits)
+is not here.
+
+The parts, with what each time means and who relies on it, are in `maniple.timing_parts`; a value
+that would break a promise cannot be made, see `maniple.timing_rules`.
+"""
+
+import hashlib
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Self
+
+from maniple.timing_parts import (
+    Amqp,
+    Bounds,
+    Catalog,
+    Fencing,
+    Heartbeats,
+    Holding,
+    Leading,
+    Peers,
+    Policies,
+    Queues,
+    Reports,
+    Standby,
+    Watching,
+)
+from maniple.timing_rules import complaints
+
+__all__ = [
+    "LEAST_SCALE",
+    "MOST_SCALE",
+    "Amqp",
+    "Bounds",
+    "Catalog",
+    "Fencing",
+    "Heartbeats",
+    "Holding",
+    "Leading",
+    "Peers",
+    "Policies",
+    "Queues",
+    "Reports",
+    "Standby",
+    "Timings",
+    "Watching",
+    "WrongTimings",
+]
+
+LEAST_SCALE: Final = 0.1
+MOST_SCALE: Final = 10.0
+
+
+class WrongTimings(ValueError):
+    """Times that do not fit together; the message names both, and why they must."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """All of them. Raises `WrongTimings` where they do not fit together."""
+
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
+    bounds: Bounds = field(default_factory=Bounds)
+    fencing: Fencing = field(default_factory=Fencing)
+    watching: Watching = field(default_factory=Watching)
+    standby: Standby = field(default_factory=Standby)
+    catalog: Catalog = field(default_factory=Catalog)
+    leading: Leading = field(default_factory=Leading)
+    amqp: Amqp = field(default_factory=Amqp)
+    holding: Holding = field(default_factory=Holding)
+    reports: Reports = field(default_factory=Reports)
+    peers: Peers = field(default_factory=Peers)
+    policies: Policies = field(default_factory=Policies)
+    queues: Queues = field(default_factory=Queues)
+
+    def __post_init__(self) -> None:
+        """Refuse what would break a promise."""
+        if found := complaints(self):
+            raise WrongTimings("; ".join(found))
+
+    def scaled(self, factor: float) -> Self:
+        """Return it with all times so many times as long, as far as others allow.
+
+        `factor` is from `LEAST_SCALE` to `MOST_SCALE`; what it makes of the defaults is valid.
+        """
+        if not LEAST_SCALE <= factor <= MOST_SCALE:
+            raise WrongTimings(f"a scale is from {LEAST_SCALE:g} to {MOST_SCALE:g}, not {factor:g}")
+        if factor == 1:
+            return self
+        parts = {one.name: getattr(self, one.name).scaled(factor) for one in fields(self)}
+        return replace(self, **parts)
+
+    def bounded(self, **seconds: float | None) -> Self:
+        """Return it with these fields of `bounds`, as far as they are given."""
+        given = {name: value for name, value in seconds.items() if value is not None}
+        return replace(self, bounds=replace(self.bounds, **given)) if given else self
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits, equal for equal timings."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+
+    def shown(self) -> dict[str, float | str]:
+        """Return what a process tells of its timings: the digest of all, and those of membership.
+
+        `heartbeat` and `exclusive` are the latest: the longest between two heartbeats, and when
+        nothing exclusive runs any more.
+        """
+        return {
+            "digest": self.digest,
+            "heartbeat": round(self.heartbeats.longest, 6),
+            "unreachable": round(self.bounds.unreachable, 6),
+            "fenced": round(self.fencing.fenced, 6),
+            "exclusive": round(self.fencing.stopped, 6),
+            "failed": round(self.bounds.failed, 6),
+        }
