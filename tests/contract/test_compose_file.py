@@ -44,7 +44,7 @@ def test_a_container_is_started_again_unless_it_ends_by_itself(name: str) -> Non
     assert SERVICES[name]["restart"] == ("no" if name in ONCE else "unless-stopped")
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", sorted(OTHERS))
 def test_a_server_has_a_health_check(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"]
 

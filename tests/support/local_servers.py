@@ -1,21 +1,19 @@
 """The real servers of a test process, and what tests do where they are not installed."""
 
 import asyncio
-import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Self
-
-import pytest
+from typing import Self
 
 from environments import Environments
 from maniple.local.consul import ConsulServer
 from maniple.local.errors import ServerMissing
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
+from needs import skip_or_fail
 
 THROWAWAY_SECONDS = 0.5  # nobody needs the clean end of a broker whose folder goes
 
@@ -71,13 +69,6 @@ async def shared_servers() -> AsyncIterator[SharedServers]:
         reaper.watch_folder(Path(folder))
         async with SharedServers(Path(folder), reaper) as started:
             yield started
-
-
-def skip_or_fail(reason: str) -> NoReturn:
-    """Skip on a developer's machine; a CI run without servers would test nothing."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @contextmanager
