@@ -103,12 +103,17 @@ class Delivery(SimpleNamespace):
     def __init__(self, *envelopes: Envelope, redelivered: bool = False, body: bytes = b"") -> None:
         body = body or join([encode(envelope) for envelope in envelopes])
         super().__init__(body=body, redelivered=redelivered, acked=0, rejected=0, alive=True)
+        self.written = asyncio.Event()
+        self.written.set()
 
     def ack(self) -> None:
         self.acked += 1
 
     def reject(self) -> None:
         self.rejected += 1
+
+    async def flushed(self) -> None:
+        await self.written.wait()
 
 
 class Agent:

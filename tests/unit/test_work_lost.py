@@ -34,6 +34,17 @@ async def test_nothing_starts_before_what_was_redelivered_is_safe_elsewhere() ->
     assert lost.acked == 1
 
 
+async def test_nothing_starts_before_the_acknowledgement_of_a_split_bundle_is_written() -> None:
+    agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
+    lost.written.clear()
+    await agent.take(lost)
+    await agent.take(Delivery(envelope("2")))
+    await wait_until(lambda: lost.acked == 1, 1)
+    assert agent.executor.ids == []
+    lost.written.set()
+    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+
+
 async def test_a_redelivered_task_that_may_run_once_ends() -> None:
     agent = Agent()
     delivery = Delivery(envelope("1", capability="a.once", lane="a.once"), redelivered=True)

@@ -24,6 +24,10 @@ class Bundle(Settlement):
         """Whether an agent had it before and did not settle it."""
         return self._delivery.redelivered
 
+    async def flushed(self) -> None:
+        """Return once it is acknowledged as far as this process can do that, if it may be."""
+        await self._delivery.flushed()
+
     @property
     def alive(self) -> bool:
         """Whether it is still ours: without its connection the broker gives it to others."""

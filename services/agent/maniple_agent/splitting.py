@@ -1,17 +1,28 @@
 """Sending tasks whose agent was lost on their way again, each alone."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 from maniple.attempts import Ran
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result
-from maniple.service.done import Done
 from maniple.tasks import TaskRegistry
 from maniple_agent.departures import Departures
 from maniple_agent.domain.losses import after_loss
 
-ACK_SECONDS = 0.02  # for an acknowledgement to be on its way
+ACK_SECONDS = 1.0  # at most, for an acknowledgement to be written
+
+
+class Source(Protocol):
+    """What a task came with: settled part by part, its acknowledgement written by `flushed`."""
+
+    def settle(self, error: ManipleError | None = None) -> None:
+        """Take the end of one part."""
+
+    async def flushed(self) -> None:
+        """Return once the acknowledgement, if all parts have ended, is on its way."""
 
 
 class Splits:
@@ -25,6 +36,7 @@ class Splits:
         self, registry: TaskRegistry, departures: Departures, ended: Callable[[], None]
     ) -> None:
         """Publish through `departures`; `ended` is called when one is no longer under way."""
+        self._finishing: set[asyncio.Task[None]] = set()
         self._registry = registry
         self._departures = departures
         self._ended = ended
@@ -35,13 +47,17 @@ class Splits:
         """Whether some are not confirmed yet, or their bundles not acknowledged."""
         return self._count > 0
 
-    def move(self, envelope: Envelope, ran: Ran, reason: str, done: Done, *, suspect: bool) -> None:
-        """Send one task to where it may run again, or end it."""
+    def move(
+        self, envelope: Envelope, ran: Ran, reason: str, source: Source, *, suspect: bool
+    ) -> None:
+        """Send one task of `source` to where it may run again, or end it."""
         self._count += 1
 
         def moved(error: ManipleError | None = None) -> None:
-            done(error)
-            asyncio.get_running_loop().call_later(ACK_SECONDS, self._over)
+            source.settle(error)
+            task = asyncio.get_running_loop().create_task(self._finish(source))
+            self._finishing.add(task)
+            task.add_done_callback(self._finishing.discard)
 
         definition = self._registry.get(envelope.capability)
         fate = after_loss(envelope, definition, ran, suspect=suspect)
@@ -50,6 +66,9 @@ class Splits:
         else:
             self._departures.alone(fate.key, fate.envelope, reason, moved)
 
-    def _over(self) -> None:
+    async def _finish(self, source: Source) -> None:
+        with contextlib.suppress(TimeoutError):  # a broker that takes nothing gets no killer either
+            async with asyncio.timeout(ACK_SECONDS):
+                await source.flushed()
         self._count -= 1
         self._ended()

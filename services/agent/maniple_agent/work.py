@@ -18,7 +18,6 @@ from maniple.codec import decode_envelopes
 from maniple.errors import InvalidMessage
 from maniple.execution import Outcome
 from maniple.messages import Envelope
-from maniple.service.done import Done
 from maniple.service.names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
 from maniple.service.task_traces import exemplar_of
 from maniple.service.telemetry import Metrics, about
@@ -121,7 +120,7 @@ class Work:
             return
         if bundle.redelivered:
             self.measures[envelope.lane].ended(well=False)
-            self._move(envelope, bundle.settle, suspect=suspect)
+            self._move(envelope, bundle, suspect=suspect)
         else:
             self._take_task(envelope, bundle, now, suspect=suspect)
 
@@ -152,9 +151,9 @@ class Work:
         self._log.info("adopted", **about(envelope))
         return True
 
-    def _move(self, envelope: Envelope, done: Done, *, suspect: bool) -> None:
+    def _move(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> None:
         moved = self._traces.migrated(envelope, LOST, lost=True)
-        self._splits.move(moved, self._conclusions.ran(), LOST, done, suspect=suspect)
+        self._splits.move(moved, self._conclusions.ran(), LOST, bundle, suspect=suspect)
 
     # --- running -------------------------------------------------------------------------
 
@@ -276,7 +275,7 @@ class Work:
             if job.bundle.alive:
                 moved = self._traces.stopped(job, STOPPED)
                 ran = self._conclusions.ran(job.started_at)
-                self._splits.move(moved, ran, STOPPED, job.settle, suspect=job.suspect)
+                self._splits.move(moved, ran, STOPPED, job, suspect=job.suspect)
         self._schedule_pump()
 
     # --- handing back --------------------------------------------------------------------

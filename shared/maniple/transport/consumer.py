@@ -64,6 +64,10 @@ class Delivery:
         """Acknowledge soon; idempotent; abandoned when the connection has been lost since."""
         self._consumer.ack(self)
 
+    async def flushed(self) -> None:
+        """Return once acknowledgements until now are written, or their connection is lost."""
+        await self._consumer.flush()
+
     def reject(self) -> None:
         """Refuse for good: the broker dead-letters it with its bytes."""
         self._consumer.reject(self)

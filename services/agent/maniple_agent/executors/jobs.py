@@ -84,6 +84,11 @@ class Job:
         for bundle in self.copies:
             bundle.settle(error)
 
+    async def flushed(self) -> None:
+        """Return once the acknowledgements of what brought it are on their way."""
+        for bundle in (self.bundle, *self.copies):
+            await bundle.flushed()
+
     @property
     def traceparent(self) -> str | None:
         """Its own place in its trace, if it is sampled."""
