@@ -10,7 +10,6 @@ import pytest_asyncio
 from hypothesis import settings
 
 from consul_server import ConsulServer as OwnConsul
-from environments import OnSharedBroker
 from local_servers import LocalServers, SharedServers, servers_needed, shared_servers
 from maniple.local.cluster import Cluster, ClusterOptions
 from outsider import Outsider
@@ -54,8 +53,7 @@ async def cluster(shared: SharedServers) -> AsyncIterator[Cluster]:
     options = ClusterOptions(
         agents=3, dispatchers=2, handlers=("sample_handlers",), env={"agent": agents}
     )
-    broker = OnSharedBroker(shared.environments, "shared")
-    async with Cluster(options, broker=broker) as running:
+    async with Cluster(options, broker=shared.broker("shared")) as running:
         yield running
 
 

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from agent_inside import AgentInside, agent_inside
 from fencing_handlers import held, most_together, started, stopped, stopped_at, together
-from local_servers import servers_needed
+from local_servers import SharedServers
 from maniple import TaskHandle
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster, ClusterOptions
@@ -21,13 +21,23 @@ from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Job
 from waiting import wait_until
 
+TIME_SCALE = 0.5
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def alone() -> AsyncIterator[Cluster]:
-    """A cluster without agents."""
-    with servers_needed():
-        async with Cluster(ClusterOptions(agents=0, registries=1)) as running:
-            yield running
+async def alone(shared: SharedServers) -> AsyncIterator[Cluster]:
+    """A cluster without agents, in which everything takes half its time."""
+    options = ClusterOptions(agents=0, registries=1, time_scale=TIME_SCALE)
+    async with Cluster(options, broker=shared.broker("fencing")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def published(shared: SharedServers) -> AsyncIterator[Cluster]:
+    """One in which everything takes the time that is published."""
+    options = ClusterOptions(agents=0, registries=1, time_scale=1.0)
+    async with Cluster(options, broker=shared.broker("published")) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -115,9 +125,14 @@ async def test_what_is_exclusive_is_stopped_with_its_connection_and_runs_again(
 
 
 async def test_what_is_exclusive_is_stopped_before_the_agent_counts_as_failed(
-    alone: Cluster, agent: AgentInside
+    published: Cluster,
 ) -> None:
     """Of the published 8 s and 9 s, in real time."""
+    async with agent_inside(published) as agent:
+        await stops_before_it_has_failed(published, agent)
+
+
+async def stops_before_it_has_failed(cluster: Cluster, agent: AgentInside) -> None:
     await agent.after_a_heartbeat()
     exclusive, plain = [
         await agent.start_held(capability) for capability in ("fencing.exclusive", "fencing.plain")
@@ -126,7 +141,7 @@ async def test_what_is_exclusive_is_stopped_before_the_agent_counts_as_failed(
     await wait_until(lambda: stopped[exclusive.id] == 1)
     silent = stopped_at[exclusive.id] - agent.confirmed_at
     assert silent > Fencing().exclusive
-    failed_at = await time_of_failure(alone, agent.name)
+    failed_at = await time_of_failure(cluster, agent.name)
     assert stopped_at[exclusive.id] < failed_at, (silent, failed_at - agent.confirmed_at)
     agent.network.thaw()
     release(plain, exclusive)

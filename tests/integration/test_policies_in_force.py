@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from local_servers import servers_needed
+from local_servers import SharedServers
 from maniple.errors import ErrorCode
 from maniple.events import BreakerChanged
 from maniple.service.names import TASKS_SUBMITTED
@@ -23,10 +23,12 @@ OPEN_FOR = 1.0
 
 
 @pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    with servers_needed():
-        async with policy_world(tmp_path_factory.mktemp("policies")) as made:
-            yield made
+async def world(
+    shared: SharedServers, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
+    folder = tmp_path_factory.mktemp("policies")
+    async with policy_world(folder, shared.broker("policies")) as made:
+        yield made
 
 
 async def test_of_a_burst_over_its_limit_the_rest_is_told_when_to_come_again(world: World) -> None:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from local_servers import servers_needed
+from local_servers import SharedServers
 from maniple import connect
 from maniple.cli.control import operator_plane
 from maniple.local.cluster import Cluster, ClusterOptions
@@ -41,7 +41,7 @@ def collector() -> Iterator[SpanCollector]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def cluster(collector: SpanCollector) -> AsyncIterator[Cluster]:
+async def cluster(collector: SpanCollector, shared: SharedServers) -> AsyncIterator[Cluster]:
     """Two agents and a dispatcher that sample nothing of their own accord."""
     debug = {"MANIPLE_LOG_LEVEL": "debug"}
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **debug}
@@ -57,9 +57,8 @@ async def cluster(collector: SpanCollector) -> AsyncIterator[Cluster]:
     options = ClusterOptions(
         agents=2, registries=1, handlers=("tracing_handlers", "sample_handlers"), env=env
     )
-    with servers_needed():
-        async with Cluster(options) as running:
-            yield running
+    async with Cluster(options, broker=shared.broker("tracing")) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from environments import Environments
+from environments import Environments, OnSharedBroker
 from maniple.local.consul import ConsulServer
 from maniple.local.errors import ServerMissing
 from maniple.local.rabbitmq import RabbitMQServer
@@ -51,6 +51,10 @@ class SharedServers:
         await asyncio.gather(
             *(one.stop(THROWAWAY_SECONDS) for one in (self._rabbitmq, self._consul))
         )
+
+    def broker(self, environment: str) -> OnSharedBroker:
+        """Return the broker for a `Cluster(broker=…)`, in an environment that lives as long."""
+        return OnSharedBroker(self.environments, environment)
 
     @asynccontextmanager
     async def environment(self, name: str) -> AsyncIterator[LocalServers]:

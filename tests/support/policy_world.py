@@ -13,6 +13,7 @@ from maniple import Client, connect
 from maniple.cli.control import ask_over, operator_plane
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
+from maniple.local.servers import BrokerServer
 from maniple.messages import Result
 from maniple.service.broker import ControlPlane
 from paths import PYTHONPATH
@@ -69,8 +70,8 @@ class World:
 
 
 @asynccontextmanager
-async def policy_world(folder: Path) -> AsyncIterator[World]:
-    """Start one; raises `ServerMissing`."""
+async def policy_world(folder: Path, broker: BrokerServer | None = None) -> AsyncIterator[World]:
+    """Start one, on a broker of its own if none is given; raises `ServerMissing`."""
     broken = folder / "broken"
     agents = {
         "PYTHONPATH": PYTHONPATH,
@@ -81,7 +82,7 @@ async def policy_world(folder: Path) -> AsyncIterator[World]:
         agents=2, dispatchers=2, handlers=("policy_handlers",), env={"agent": agents}
     )
     async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(Cluster(options))
+        cluster = await stack.enter_async_context(Cluster(options, broker=broker))
         info = cluster.ready_info()
         client = await stack.enter_async_context(connect(info["client_url"]))
         plane = await stack.enter_async_context(operator_plane(info["operator_url"]))

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from dying import QUIET, SLOTS
-from local_servers import servers_needed
+from dying import QUIET, SLOTS, TIME_SCALE
+from local_servers import SharedServers
 from maniple.local.cluster import Cluster, ClusterOptions
 from paths import PYTHONPATH
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
-async def trio() -> AsyncIterator[Cluster]:
+async def trio(shared: SharedServers) -> AsyncIterator[Cluster]:
     """Three agents of four slots and two dispatchers, which remove queues after three seconds."""
     env = {
         "agent": {
@@ -22,7 +22,8 @@ async def trio() -> AsyncIterator[Cluster]:
         "dispatcher": {"MANIPLE_LEFTOVER_QUIET": str(QUIET)},
     }
     handlers = ("killer_handlers", "sample_handlers")
-    options = ClusterOptions(agents=3, dispatchers=2, handlers=handlers, env=env)
-    with servers_needed():
-        async with Cluster(options) as running:
-            yield running
+    options = ClusterOptions(
+        agents=3, dispatchers=2, handlers=handlers, env=env, time_scale=TIME_SCALE
+    )
+    async with Cluster(options, broker=shared.broker("deaths")) as running:
+        yield running

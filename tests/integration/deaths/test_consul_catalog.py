@@ -50,13 +50,13 @@ async def test_every_process_is_in_the_catalog_and_healthy(trio: Cluster) -> Non
 
 
 async def test_a_killed_process_turns_critical_and_then_goes(trio: Cluster) -> None:
-    victim = trio.process("agent-1")
+    victim = trio.process("dispatcher-1")  # a registry would not wait to see an agent critical
 
     async def critical() -> bool:
-        return "critical" in (await statuses(trio, "agent")).get("agent-1", set())
+        return "critical" in (await statuses(trio, "dispatcher")).get(victim.instance, set())
 
     async def gone() -> bool:
-        return "agent-1" not in await statuses(trio, "agent")
+        return victim.instance not in await statuses(trio, "dispatcher")
 
     async with mortal(victim):
         os.kill(victim.pid, signal.SIGKILL)

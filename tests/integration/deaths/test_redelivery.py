@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from local_servers import servers_needed
+from local_servers import SharedServers
 from maniple import connect
 from maniple.client import Client
 from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
@@ -30,13 +30,12 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def empty() -> AsyncIterator[Cluster]:
+async def empty(shared: SharedServers) -> AsyncIterator[Cluster]:
     """A cluster without an agent."""
     env = {"agent": {"PYTHONPATH": PYTHONPATH}}
     options = ClusterOptions(agents=0, handlers=("killer_handlers",), env=env)
-    with servers_needed():
-        async with Cluster(options) as running:
-            yield running
+    async with Cluster(options, broker=shared.broker("empty")) as running:
+        yield running
 
 
 async def run_good(client: Client, count: int) -> list[Result]:
