@@ -146,6 +146,11 @@ def test_what_the_machine_held_up_is_no_fault_of_who_moves_tasks(case: Case) -> 
     assert "a task ran elsewhere only after 1.5 s (0.0 s held up)" in case.said
 
 
+def test_the_machine_is_to_blame_for_a_second_at_most(case: Case) -> None:
+    case.courier.trips = [(STRUCK - 1.0, 0.01), (STRUCK - 0.5, 0.01), (STRUCK + 0.2, 5.0)]
+    assert case.courier.held_up(STRUCK, STRUCK + 6.0) == 1.0
+
+
 def test_a_pause_in_the_work_is_told_where_work_has_to_go_on(case: Case) -> None:
     case.alive()
     case.incident.over = STRUCK + 8.0

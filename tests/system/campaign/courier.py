@@ -18,6 +18,7 @@ from aiormq.exceptions import AMQPError
 QUEUE = "maniple.agent.courier"
 PERIOD = 0.05
 TRIPS = 2
+MOST = 1.0  # seconds
 PAUSE = 0.5
 
 
@@ -28,12 +29,15 @@ class Courier:
         self.trips: list[tuple[float, float]] = []
 
     def held_up(self, since: float, until: float) -> float:
-        """Return for how long the machine held up a task that moved between these times."""
+        """Return for how long the machine held up a task that moved between these times.
+
+        A second at most: what takes everybody longer than that may well be our own doing.
+        """
         meanwhile = [took for sent, took in self.trips if sent <= until and sent + took >= since]
         if not meanwhile:
             return 0.0
         usual = median(took for _, took in self.trips)
-        return TRIPS * max(0.0, max(meanwhile) - usual)
+        return min(MOST, TRIPS * max(0.0, max(meanwhile) - usual))
 
     async def run(self, url: str) -> None:
         """Go on until cancelled, over every loss of the connection."""
