@@ -274,3 +274,16 @@ def test_a_life_older_than_one_that_has_ended_is_wanted_gone_until_a_later_one_b
     assert fleet.wants(agent, retire)
     fleet.hear(beat("a", 1, incarnation="3"), at(11))
     assert not fleet.wants(agent, retire)
+
+
+def test_who_is_to_be_declared_failed_and_not_only_suspected_is_condemned() -> None:
+    fleet = Fleet()
+    fleet.hear(beat("a1", 1), at(0))
+    (agent,) = fleet.overdue(at(4.5))
+    assert not fleet.condemns([agent], at(8.9))
+    assert fleet.condemns([agent], at(9))
+    fleet.hear(beat("a1", 2), at(9))
+    assert not fleet.condemns([agent], at(9))
+    pass_time(fleet, at(13.5))
+    pass_time(fleet, at(18))
+    assert not fleet.condemns([agent], at(30)), "it has failed already"

@@ -218,3 +218,10 @@ def test_the_page_draws_the_table() -> None:
     table = {(a or "[*]", str(b), str(why)) for (a, why), b in TRANSITIONS.items()}
     assert len(drawn) == len(table)
     assert set(drawn) == table
+
+
+def test_who_failed_an_unknown_life_learns_from_another_registry_which_it_was() -> None:
+    gone = known(tick(known(tick(seeded(), at(5), BOUNDS).record), at(10), BOUNDS).record)
+    assert (gone.state, gone.incarnation) == (AgentState.FAILED, UNKNOWN_LIFE)
+    decision = learn(gone, told_failed("1"), at(11))
+    assert (known(decision.record).incarnation, decision.events, decision.failed) == ("1", (), ())

@@ -5,12 +5,14 @@ import math
 from collections.abc import Iterable
 from time import monotonic
 
+from maniple.control import AgentId
 from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
 from maniple.service.catalog import Instance, service_name
 from maniple.service.consul import Consul, http_check, ttl_check
 from maniple.service.names import AGENTS, ECHOES
 from maniple.timings import Timings, Watching
+from maniple_registry.domain.records import Instant
 from maniple_registry.domain.storm import proven, threatens
 from maniple_registry.handlers import Handlers
 from maniple_registry.hearing import Hearing
@@ -22,7 +24,7 @@ CRITICAL = "critical"
 
 
 class SilenceWatch:
-    """Judges who is silent, after asking for our own echo when much of the fleet is."""
+    """Judges who is silent; asks for our own echo when much of the fleet is, or one is to fail."""
 
     def __init__(self, handlers: Handlers, hearing: Hearing, watching: Watching) -> None:
         self._handlers = handlers
@@ -50,12 +52,19 @@ class SilenceWatch:
             return
         now = handlers.clock.now()
         overdue = handlers.fleet.overdue(now)
-        doubtful = bool(overdue) and threatens(*handlers.fleet.silent(now))
-        heard = proven(now.seconds, self._echoed, self._times.proof)
-        if doubtful and not heard and not await self._prove():
-            handlers.fleet.postpone(overdue)
-        else:
+        if not overdue or await self._believes(overdue, now):
             handlers.judge(overdue)
+        else:
+            handlers.fleet.postpone(overdue)
+
+    async def _believes(self, overdue: list[AgentId], now: Instant) -> bool:
+        """Whether it is their silence, and not that we do not hear."""
+        fleet = self._handlers.fleet
+        if fleet.condemns(overdue, now):
+            # An echo from before its bound may be older than the heartbeat that we did not hear.
+            return await self._prove()
+        heard = proven(now.seconds, self._echoed, self._times.proof)
+        return heard or not threatens(*fleet.silent(now)) or await self._prove()
 
     async def _prove(self) -> bool:
         """Whether our echo comes in time; if not, what we did not hear is held against nobody."""

@@ -131,6 +131,12 @@ class Fleet:
             if record is not None:
                 self._plan(agent, deadline(record, self._bounds))
 
+    def condemns(self, agents: Iterable[AgentId], now: Instant) -> bool:
+        """Whether `judge` would declare one of these failed."""
+        found = filter(None, map(self._records.get, agents))
+        limit = now.seconds - self._bounds.failed
+        return any(one.state not in FINAL and one.heard <= limit for one in found)
+
     def judge(self, agents: Iterable[AgentId], now: Instant) -> Decided:
         """Return what silence until now has changed about the overdue ones."""
         decisions = []

@@ -99,12 +99,13 @@ def learn(record: AgentRecord | None, event: AgentFailed, now: Instant) -> Decis
         heartbeat = _unheard(event.agent, event.incarnation, now)
         state = TRANSITIONS[None, Trigger.TOLD]
         return Decision(AgentRecord(state, heartbeat, now.seconds, now.seconds))
-    if record.state in FINAL:
-        return Decision(record)
     if record.incarnation not in {event.incarnation, UNKNOWN_LIFE}:
         return Decision(record)
     heartbeat = record.heartbeat.model_copy(update={"incarnation": event.incarnation})
-    failed, _ = move(replace(record, heartbeat=heartbeat), Trigger.TOLD, now)
+    named = replace(record, heartbeat=heartbeat)
+    if record.state in FINAL:  # of which we perhaps did not know which life it was
+        return Decision(named)
+    failed, _ = move(named, Trigger.TOLD, now)
     return Decision(failed, failed=(failed,))
 
 

@@ -1,0 +1,165 @@
+"""A circuit breaker that dispatchers share while its owner changes, in virtual time."""
+
+from collections import Counter, defaultdict
+from functools import partial
+from itertools import pairwise
+
+import pytest
+
+from maniple.control import LaneEnds
+from maniple.service.policies import CircuitBreakerSpec, Resolved
+from maniple_dispatcher.domain.owned import BREAKER
+from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
+from virtual_time import World, seeds
+
+PROBES = 2
+POLICY = policy("circuit_breaker", {"consecutive": 3, "open_for": 2.0, "probes": PROBES})
+BROKEN = Resolved(circuit_breaker=POLICY)
+FOLLOWS = {
+    "closed": {"open"},
+    "open": {"half_open"},
+    "half_open": {"open", "closed"},
+}
+KEY = BREAKER + LANE
+SOON = 0.15  # seconds: requests gather, and two messages travel
+
+
+Known = tuple[int, str]
+NEVER: Known = (0, "closed")
+
+
+def known(one: Dispatcher) -> Known:
+    """Return the epoch and the state that a dispatcher takes the breaker for."""
+    found = {lane: (b.epoch, b.state.value) for lane, b in one.fleet.owned.breakers()}
+    return found.get(LANE, NEVER)
+
+
+class Seen:
+    """What each dispatcher took the breaker for, in order; what it sent meanwhile; who owned it."""
+
+    def __init__(self, world: World, fleet: Dispatchers) -> None:
+        self.world, self.fleet = world, fleet
+        self.by: defaultdict[str, list[Known]] = defaultdict(list)
+        self.states: dict[int, set[str]] = defaultdict(set)
+        self.changed_at: dict[int, float] = {}
+        self.sent: Counter[Known] = Counter()
+        self.owners: defaultdict[int, set[str]] = defaultdict(set)
+        self.mended_at = 0.0
+        self.late = 0.0
+        """Seconds after which the last has learned of a change, at most."""
+        fleet.became.watch = self._sent
+        world.every(0.005, self._look)
+
+    def _look(self) -> None:
+        for one in self.fleet.alive:
+            now = known(one)
+            if self.by[one.name][-1:] != [now]:
+                self.by[one.name].append(now)
+                self.states[now[0]].add(now[1])
+                changed_at = self.changed_at.setdefault(now[0], self.world.now)
+                self.late = max(self.late, self.world.now - changed_at)
+            if one.fleet.peers.owns(KEY):
+                self.owners[now[0]].add(one.name)
+
+    def _sent(self, one: Dispatcher) -> None:
+        self.sent[known(one)] += 1
+
+    def check(self) -> None:
+        """Every epoch has one state, follows the table, and lets through what that allows."""
+        for name, states in self.by.items():
+            assert [e for e, _ in states] == sorted(e for e, _ in states), f"{name} went back"
+        assert all(len(states) == 1 for states in self.states.values()), self.states
+        way = [min(self.states[epoch]) for epoch in sorted(self.states)]
+        assert all(after in FOLLOWS[before] for before, after in pairwise(way)), way
+        closed = [epoch for epoch in self.states if epoch and "closed" in self.states[epoch]]
+        assert all(self.changed_at[epoch] >= self.mended_at for epoch in closed), "it was broken"
+        for (epoch, state), number in self.sent.items():
+            assert state != "open", "one that knew better has sent"
+            if state == "half_open":
+                assert number <= PROBES * max(1, len(self.owners[epoch])), self.owners[epoch]
+
+
+def come(world: World, fleet: Dispatchers) -> None:
+    for one in fleet.alive:
+        if fleet.broker.reaches(one.process) and one.undecided < 20:
+            one.admit(BROKEN, world.random.randint(1, 3))
+
+
+class Lane:
+    """Attempts that end some time after they were let through, badly while it is broken."""
+
+    def __init__(self, world: World, fleet: Dispatchers) -> None:
+        self.world, self.fleet = world, fleet
+        self.broken = False
+        self._seen = 0
+        world.every(0.05, self._look)
+
+    def _look(self) -> None:
+        new = len(self.fleet.became.sent) - self._seen
+        self._seen += new
+        if new:
+            ends = LaneEnds(failed=new, failing=new) if self.broken else LaneEnds(succeeded=new)
+            self.world.after(self.world.between(0.05, 0.5), lambda: self.fleet.report(ends))
+
+
+def trouble(world: World, fleet: Dispatchers) -> None:
+    """Do something to the owner."""
+    owner = fleet.owner(KEY)
+    what = world.random.choice(["kill", "freeze", "slow", "join", "stall"])
+    seconds = world.between(0.2, 4.0)
+    if what == "kill" and len(fleet.alive) > 2:
+        fleet.broker.kill(owner.process)
+    elif what == "freeze":
+        owner.process.freeze(seconds)
+    elif what == "slow":
+        owner.process.slow(seconds, 0.2)
+    elif what == "stall":
+        fleet.broker.stall(min(seconds, 1.5))
+    else:
+        fleet.start(f"d{len(fleet.all)}")
+
+
+def story(world: World, fleet: Dispatchers, *, troubles: int) -> Seen:
+    """Let a lane break and be mended while the owner of its breaker has trouble."""
+    for number in range(3):
+        fleet.start(f"d{number}")
+    world.run(3.0)
+    seen, lane = Seen(world, fleet), Lane(world, fleet)
+    world.every(0.1, lambda: come(world, fleet))
+    world.run(1.0)
+    lane.broken = True
+    for _ in range(troubles):
+        world.after(world.between(0.0, 8.0), partial(trouble, world, fleet))
+    world.run(world.between(4.0, 9.0))
+    lane.broken, seen.mended_at = False, world.now
+    world.run(10.0)
+    return seen
+
+
+def spec_of(_lane: str) -> CircuitBreakerSpec:
+    spec: CircuitBreakerSpec = POLICY.spec
+    return spec
+
+
+@pytest.mark.parametrize("chunk", seeds(40), ids=str)
+def test_all_agree_on_one_breaker_whose_probes_are_few_whatever_becomes_of_its_owner(
+    chunk: range,
+) -> None:
+    for seed in chunk:
+        with World(seed) as world, Dispatchers(world, spec_of) as fleet:
+            seen = story(world, fleet, troubles=2)
+            seen.check()
+            assert {known(one) for one in fleet.alive} == {known(fleet.alive[0])}
+            epoch, state = known(fleet.alive[0])
+            assert epoch >= 3, "it has neither opened nor closed"
+            assert state == "closed"
+
+
+@pytest.mark.parametrize("chunk", seeds(12), ids=str)
+def test_while_all_is_well_a_change_reaches_all_at_once(chunk: range) -> None:
+    for seed in chunk:
+        with World(seed) as world, Dispatchers(world, spec_of) as fleet:
+            seen = story(world, fleet, troubles=0)
+            seen.check()
+            assert len(seen.changed_at) > 3
+            assert seen.late <= SOON

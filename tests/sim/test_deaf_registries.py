@@ -1,0 +1,68 @@
+"""A registry whose connection stands and carries nothing: it fails nobody, and says so."""
+
+from typing import Any
+
+import pytest
+
+from maniple.timings import Timings
+from maniple_registry.hearing import COMPONENT
+from simulated_broker import SILENCE
+from simulated_cluster import Cluster, Registry
+from virtual_time import World, seeds
+
+TIMES = Timings()
+PERIOD = 3.3
+LOOK = 0.3
+
+
+def said(registry: Registry) -> dict[str, Any]:
+    component: dict[str, Any] = registry.health.snapshot()["components"][COMPONENT]
+    return component
+
+
+@pytest.mark.parametrize("chunk", seeds(50), ids=str)
+def test_a_deaf_registry_says_so_fails_nobody_and_counts_on_once_it_hears(chunk: range) -> None:
+    for seed in chunk:
+        with World(seed) as world, Cluster(world) as cluster:
+            registry = cluster.registry("r0")
+            for number in range(6):
+                cluster.agent(f"a{number}", fenced=False)
+            world.run(5.0 + world.between(0.0, 3.0))
+            assert said(registry)["ok"]
+            agent = world.random.choice(cluster.agents)
+            deaf = world.between(1.0, 20.0)
+            cluster.broker.cut(registry.process, deaf)
+            world.after(world.between(0.0, deaf), agent.kill)
+            late = min(SILENCE, PERIOD + TIMES.bounds.unreachable + TIMES.watching.echo) + LOOK
+            said_so = not said(registry)["ok"]
+            if deaf > late:
+                world.run(late)
+                said_so = not said(registry)["ok"]
+                assert said_so
+                assert not cluster.failures()
+                world.run(deaf - late)
+            else:
+                world.run(deaf)
+            assert not cluster.failures()
+            world.run(1.0)
+            assert said(registry)["ok"]
+            world.run(TIMES.bounds.failed + PERIOD)
+            assert cluster.failures().keys() == {agent.name}
+
+
+@pytest.mark.parametrize("chunk", seeds(50), ids=str)
+def test_who_stumbled_just_before_a_registry_went_deaf_is_not_failed_by_it(chunk: range) -> None:
+    """Few are silent, so that it is no storm; but one of them was there when we did not hear."""
+    for seed in chunk:
+        with World(seed) as world, Cluster(world) as cluster:
+            registry = cluster.registry("r0")
+            for number in range(4):
+                cluster.agent(f"a{number}", fenced=False)
+            world.run(5.0 + world.between(0.0, 3.0))
+            stumbling = cluster.agents[0]
+            seconds = world.between(3.0, 5.0)
+            cluster.broker.cut(stumbling.process, seconds)
+            world.run(seconds + world.between(-0.5, 0.5))
+            cluster.broker.cut(registry.process, world.between(1.0, 7.5))
+            world.run(20.0)
+            assert not cluster.failures()

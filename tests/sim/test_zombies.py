@@ -1,0 +1,115 @@
+"""Agents that beat and take nothing, and queues that answer nothing, in virtual time."""
+
+from functools import partial
+
+import pytest
+
+from maniple.control import Reconnect
+from maniple.timings import Timings
+from maniple.topology import lane_queues
+from maniple.transport import QueueView
+from simulated_cluster import Agent, Cluster
+from virtual_time import World, seeds
+
+TIMES = Timings()
+BOUNDS, LOOK = TIMES.bounds, TIMES.watching.look
+GRACE, RECONNECT_GRACE = TIMES.standby.grace, TIMES.standby.reconnect_grace
+PERIOD = 3.3
+SLACK = 0.5
+
+
+def fleet(world: World, cluster: Cluster, lanes: tuple[str, ...], number: int) -> None:
+    """Start registries and agents that serve these lanes, with empty queues that are consumed."""
+    for which in range(world.random.randint(1, 2)):
+        cluster.registry(f"r{which}")
+    for which in range(number):
+        agent = cluster.agent(f"a{which}", fenced=False, capabilities=lanes, lanes=lanes)
+        agent.hungry = lanes
+    for lane in lanes:
+        fill(cluster, lane, 0, number)
+    world.run(BOUNDS.settling + PERIOD + world.between(0.0, 3.0))
+
+
+def fill(cluster: Cluster, lane: str, ready: int, consumers: int) -> None:
+    plain, suspects = lane_queues(lane)
+    cluster.broker.queues[plain.name] = QueueView(ready, consumers)
+    cluster.broker.queues[suspects.name] = QueueView(0, consumers)
+
+
+def eats(world: World, agent: Agent, period: float) -> None:
+    """Let an agent take something again and again."""
+    world.every(period, agent.ate)
+
+
+def told(agent: Agent, since: float) -> list[float]:
+    """Return after how many seconds an agent was told to reconnect."""
+    return [at - since for at, command in agent.told if isinstance(command, Reconnect)]
+
+
+@pytest.mark.parametrize("chunk", seeds(40), ids=str)
+def test_a_zombie_is_told_to_reconnect_after_five_seconds_and_evicted_after_ten(
+    chunk: range,
+) -> None:
+    for seed in chunk:
+        with World(seed) as world, Cluster(world) as cluster:
+            fleet(world, cluster, ("x",), 3)
+            zombie, *others = cluster.agents
+            for agent in others:
+                eats(world, agent, world.between(0.2, 2.0))
+            fill(cluster, "x", 5, world.random.choice([3, 2]))
+            if len(cluster.registries) > 1 and world.random.random() < 0.5:
+                gone = world.random.choice(cluster.registries).process
+                world.after(world.between(0.0, 12.0), partial(cluster.broker.kill, gone))
+            since = world.now
+            world.run(BOUNDS.hopeless + 3 * LOOK + GRACE + SLACK)
+            (reconnect, *_) = told(zombie, since)
+            late = LOOK + PERIOD + RECONNECT_GRACE
+            assert BOUNDS.reconnect <= reconnect <= BOUNDS.reconnect + late
+            failed = cluster.failures()
+            assert failed.keys() == {zombie.name}
+            assert failed[zombie.name] - since >= BOUNDS.hopeless
+            assert not any(told(agent, since) for agent in others)
+
+
+@pytest.mark.parametrize("chunk", seeds(20), ids=str)
+def test_who_takes_again_when_told_to_reconnect_is_not_evicted(chunk: range) -> None:
+    for seed in chunk:
+        with World(seed) as world, Cluster(world) as cluster:
+            fleet(world, cluster, ("x",), 3)
+            zombie, *others = cluster.agents
+            for agent in others:
+                eats(world, agent, world.between(0.2, 2.0))
+            fill(cluster, "x", 5, 3)
+            zombie.reconnects = partial(eats, world, zombie, 0.3)
+            world.run(25.0)
+            assert told(zombie, 0.0)
+            assert not cluster.failures()
+            assert {r.state("a0") for r in cluster.registries} == {(zombie.incarnation, "active")}
+
+
+@pytest.mark.parametrize("fed", [True, False], ids=["others are busy", "all else is idle"])
+@pytest.mark.parametrize("chunk", seeds(40), ids=str)
+def test_a_silent_queue_evicts_nobody(chunk: range, fed: bool) -> None:
+    for seed in chunk:
+        with World(seed) as world, Cluster(world) as cluster:
+            fleet(world, cluster, ("x", "y"), world.random.randint(2, 6))
+            if fed:
+                for agent in cluster.agents:
+                    eats(world, agent, world.between(0.2, 2.0))
+            cluster.broker.silent.update(queue.name for queue in lane_queues("y"))
+            world.run(BOUNDS.hopeless + world.between(4.0, 10.0))
+            assert not cluster.failures()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="agents are told to build their connections anew for what is the fault of a queue "
+    "that none of them can consume (seed 0)",
+)
+def test_a_silent_queue_has_nobody_reconnect_while_all_else_is_idle() -> None:
+    with World(0) as world, Cluster(world) as cluster:
+        fleet(world, cluster, ("x", "y"), 4)
+        cluster.broker.silent.update(queue.name for queue in lane_queues("y"))
+        world.run(BOUNDS.reconnect + LOOK + PERIOD + RECONNECT_GRACE)
+        assert not any(told(agent, 0.0) for agent in cluster.agents)

@@ -1,0 +1,189 @@
+"""Consul in virtual time: TTL checks, sessions bound to them, one lock, and what is registered."""
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from maniple.service.catalog import Ailing, Entry, Instance, Put
+from maniple.service.consul import ConsulUnavailable, http_check, ttl_check
+from maniple.timings import Catalog
+from virtual_time import Process, World
+
+CALL = (0.001, 0.02)
+WATCH = 0.02
+
+
+@dataclass
+class Registered:
+    """An instance: of which service and life, since when its TTL check lapses, its HTTP check."""
+
+    service: str
+    life: str
+    lapses: float
+    well: bool = True
+
+
+class Servers:
+    """What Consul knows; while it is `away` nobody is answered."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.away_until = 0.0
+        self.instances: dict[str, Registered] = {}
+        self.sessions: dict[str, str] = {}
+        """The instance of each session, by id."""
+        self.holder: tuple[str, bytes] | None = None
+        self.unlocked_at = 0.0
+        self.removed: list[str] = []
+        self.keys: dict[str, Entry] = {}
+        self.index = 1
+        self._ids = itertools.count()
+        world.every(0.5, self._look)
+
+    def register(self, instance: str, service: str, life: str) -> None:
+        """Register; the TTL check is critical until it passes."""
+        self.instances[instance] = Registered(service, life, self.world.now)
+
+    def passes(self, instance: str) -> None:
+        """Let a TTL check pass."""
+        if instance in self.instances and self.world.now >= self.away_until:
+            self.instances[instance].lapses = self.world.now + Catalog().ttl
+
+    def lapsed(self, instance: str) -> bool:
+        """Whether the TTL check is critical."""
+        known = self.instances.get(instance)
+        return known is None or self.world.now > known.lapses
+
+    def begin_session(self, instance: str) -> str:
+        """Begin one bound to the instance's check."""
+        if self.lapsed(instance):
+            raise ConsulUnavailable("its check is critical")
+        session = f"session-{next(self._ids)}"
+        self.sessions[session] = instance
+        return session
+
+    def end_session(self, session: str) -> None:
+        """End one; its lock is free after a second."""
+        self.sessions.pop(session, None)
+        if self.holder is not None and self.holder[0] == session:
+            self.holder = None
+            self.unlocked_at = self.world.now + 1.0
+
+    def _look(self) -> None:
+        for session, instance in tuple(self.sessions.items()):
+            if self.lapsed(instance):
+                self.end_session(session)
+
+
+class SimulatedConsul:
+    """One process's `Consul`; it may be away for this process alone."""
+
+    def __init__(self, servers: Servers, process: Process) -> None:
+        self._servers, self._process = servers, process
+        self.away_until = 0.0
+
+    async def _call(self) -> None:
+        await asyncio.sleep(self._servers.world.between(*CALL))
+        self._reach()
+
+    def _reach(self) -> None:
+        if self._servers.world.now < max(self._servers.away_until, self.away_until):
+            raise ConsulUnavailable("away")
+
+    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+        await self._call()
+        servers = self._servers
+        found = [entry for key, entry in servers.keys.items() if key.startswith(prefix)]
+        return servers.index, found
+
+    async def watch(self, prefix: str, index: int, wait: float) -> tuple[int, list[Entry]]:
+        until = self._servers.world.now + wait
+        while self._servers.index == index and self._servers.world.now < until:
+            await asyncio.sleep(WATCH)
+            self._reach()
+        return await self.kv_list(prefix)
+
+    async def kv_put(self, key: str, value: bytes, *, cas: int) -> bool:
+        return await self.transaction([Put(key, value, cas)])
+
+    async def transaction(self, puts: Sequence[Put]) -> bool:
+        await self._call()
+        servers = self._servers
+        known = [servers.keys.get(put.key) for put in puts]
+        indices = [entry.index if entry else 0 for entry in known]
+        if [put.cas for put in puts] != indices:
+            return False
+        servers.index += 1
+        for put in puts:
+            servers.keys[put.key] = Entry(put.key, put.value, servers.index)
+        return True
+
+    async def kv_get(self, key: str) -> Entry | None:
+        await self._call()
+        holder = self._servers.holder
+        return None if holder is None else Entry(key, holder[1], 1, holder[0])
+
+    async def create_session(self, _name: str, *, lock_delay: float, checks: Sequence[str]) -> str:
+        del lock_delay, checks
+        await self._call()
+        return self._servers.begin_session(self._process.name)
+
+    async def destroy_session(self, session: str) -> None:
+        await self._call()
+        self._servers.end_session(session)
+
+    async def acquire(self, _key: str, value: bytes, session: str) -> bool:
+        await self._call()
+        servers = self._servers
+        if session not in servers.sessions:
+            raise ConsulUnavailable("no such session")
+        if servers.holder is None and servers.world.now >= servers.unlocked_at:
+            servers.holder = session, value
+        return servers.holder is not None and servers.holder[0] == session
+
+    async def release(self, _key: str, session: str) -> bool:
+        await self._call()
+        if self._servers.holder is not None and self._servers.holder[0] == session:
+            self._servers.holder = None
+        return True
+
+    async def instances(self, service: str) -> list[Instance]:
+        await self._call()
+        return self._shown(service, self._servers.instances)
+
+    async def some_instances(self, service: str, ids: Iterable[str]) -> list[Instance]:
+        await self._call()
+        return self._shown(service, ids)
+
+    def _shown(self, service: str, ids: Iterable[str]) -> list[Instance]:
+        found = []
+        for instance in list(ids):
+            known = self._servers.instances.get(instance)
+            if known is None or known.service != service:
+                continue
+            status = "critical" if self._servers.lapsed(instance) else "passing"
+            checks = {ttl_check(instance): status}
+            checks[http_check(instance)] = "passing" if known.well else "critical"
+            meta = {"environment": "dev", "life": known.life}
+            found.append(Instance(instance, service, "n", "h", 1, status, checks, meta=meta))
+        return found
+
+    async def ailing(self, prefix: str, _tag: str) -> list[Ailing]:
+        await self._call()
+        found = []
+        for instance, known in self._servers.instances.items():
+            critical = {ttl_check(instance)} if self._servers.lapsed(instance) else set()
+            critical |= set() if known.well else {http_check(instance)}
+            if critical and known.service.startswith(prefix):
+                found.append(Ailing(instance, known.service, "n", frozenset(critical)))
+        return found
+
+    async def remove(self, instance: Instance) -> None:
+        await self._call()
+        self._servers.instances.pop(instance.id, None)
+        self._servers.removed.append(instance.id)
+
+    async def registered(self, instance: str) -> bool:
+        await self._call()
+        return instance in self._servers.instances

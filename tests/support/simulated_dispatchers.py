@@ -1,0 +1,200 @@
+"""Dispatchers in virtual time: the product's own gate, fleet and gossip on a simulated broker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+import structlog
+
+import maniple_dispatcher.talk
+from maniple.control import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
+from maniple.messages import Envelope
+from maniple.service.policies import CircuitBreakerSpec, Resolved, parse_policy
+from maniple.timings import Timings
+from maniple.topology import OUTCOMES
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.talk import Talk
+from simulated_broker import (
+    Broker,
+    SimulatedInspector,
+    SimulatedLink,
+    SimulatedListener,
+    SimulatedPublisher,
+)
+from simulated_cluster import metrics
+from virtual_time import Process, World
+
+LANE = "text.stats"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+FAR = NOW + timedelta(hours=1)
+SpecOf = Callable[[str], CircuitBreakerSpec | None]
+
+
+def policy(kind: str, spec: dict[str, Any]) -> Any:
+    """Return a policy called `it`."""
+    return parse_policy({"kind": kind, "name": "it", "spec": spec})
+
+
+@dataclass
+class Became:
+    """What became of tasks, and when."""
+
+    sent: list[float] = field(default_factory=list)
+    held: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+    watch: Callable[["Dispatcher"], object] = lambda _: None
+    """Told who sends a task to its lane."""
+
+
+class Lanes:
+    """In place of a dispatcher's lanes: remembers what reaches them."""
+
+    def __init__(self, of: "Dispatcher", became: Became) -> None:
+        self._of, self._became = of, became
+
+    def ends(self, *_: object) -> bool:
+        return False
+
+    def send(self, *_: object) -> None:
+        self._became.watch(self._of)
+        self._note(self._became.sent)
+
+    def hold(self, *_: object) -> None:
+        self._note(self._became.held)
+
+    def end(self, *_: object) -> None:
+        self._note(self._became.ended)
+
+    def learn(self, *_: object) -> None: ...
+
+    def _note(self, where: list[float]) -> None:
+        where.append(self._of.world.now)
+        self._of.undecided -= 1
+
+
+class Hot:
+    """In place of a `HotPath`: two links, of which the first listens."""
+
+    def __init__(self, intake: SimulatedLink, outlet: SimulatedLink) -> None:
+        self.intake, self._outlet = intake, outlet
+        self.publisher = SimulatedPublisher(outlet)
+
+    @property
+    def up(self) -> bool:
+        return self.intake.is_up and self._outlet.is_up
+
+
+class Dispatcher:
+    """A dispatcher in a process of its own."""
+
+    def __init__(self, fleet: "Dispatchers", name: str) -> None:
+        self.world, self.fleet_of, self.name = fleet.world, fleet, name
+        self.process = Process(fleet.world, name)
+        self.undecided = 0
+        self.lanes: Any = Lanes(self, fleet.became)
+        self.process.step(self._begin)
+
+    def _begin(self) -> None:
+        link: Any = type("Link", (SimulatedLink,), {"broker": self.fleet_of.broker})
+        intake, outlet = (
+            link("", name=f"{self.name}.0.{purpose}", on_state=lambda _: None)
+            for purpose in ("consume", "publish")
+        )
+
+        self.hot = Hot(intake, outlet)
+        hot: Any = self.hot
+        self.fleet = Fleet(self.name, Owned(self.fleet_of.spec_of), self.world.now)
+        nothing: Any = None
+        self.gate = Gate(
+            self.lanes,
+            self.fleet,
+            nothing,
+            nothing,
+            good=nothing,
+            metrics=metrics(),
+            clock=lambda: NOW,
+        )
+        settings = SimpleNamespace(timings=Timings())
+        runtime: Any = SimpleNamespace(
+            settings=settings, metrics=metrics(), log=structlog.get_logger()
+        )
+        talk = Talk(hot, self.fleet, nothing, runtime)
+        handlers = Handlers(self.lanes, self.fleet)
+        intake.bindings.append(
+            (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.learn(m))
+        )
+
+        async def live() -> None:
+            await intake.start(1.0)
+            await outlet.start(1.0)
+            await talk.run()
+
+        self.process.run(live())
+
+    def admit(self, resolved: Resolved, tasks: int) -> None:
+        """Let tasks come, as long as it lives and can be reached."""
+
+        def come() -> None:
+            for number in range(tasks):
+                task = Envelope(
+                    id=str(number), capability=LANE, lane=LANE, submitted_at=NOW, deadline=FAR
+                )
+                self.undecided += 1
+                nothing: Any = None
+                self.gate.admit(task, resolved, nothing)
+
+        self.world.after(0.0, come, self.process)
+
+
+class Dispatchers:
+    """Those that share limits and breakers."""
+
+    def __init__(self, world: World, spec_of: SpecOf = lambda _: None) -> None:
+        self.world, self.spec_of = world, spec_of
+        self.broker = Broker(world, lambda: world.between(0.001, 0.03))
+        self.became = Became()
+        self.all: list[Dispatcher] = []
+        self._patch = world.patch
+
+    def __enter__(self) -> Self:
+        talk = maniple_dispatcher.talk
+        self._patch.setattr(talk, "Listener", SimulatedListener)
+        self._patch.setattr(talk, "Inspector", SimulatedInspector)
+        self._patch.setattr(talk, "new_id", lambda: "")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def start(self, name: str) -> Dispatcher:
+        """Start one."""
+        started = Dispatcher(self, name)
+        self.all.append(started)
+        return started
+
+    @property
+    def alive(self) -> list[Dispatcher]:
+        """Return those that were not killed."""
+        return [one for one in self.all if not one.process.dead]
+
+    def owner(self, key: str) -> Dispatcher:
+        """Return who owns a key, as the first that lives sees it; that one if it sees nobody."""
+        first = self.alive[0]
+        name = first.fleet.peers.owner(key)
+        return next((one for one in self.all if one.name == name), first)
+
+    def report(self, ends: LaneEnds) -> None:
+        """Have an agent tell all how attempts have ended."""
+        lanes = (LaneOutcomes(lane=LANE, ends=ends),)
+        who = {"agent": AgentId("a"), "incarnation": Incarnation("1")}
+        report = Outcomes(**who, sequence=1, sent_at=NOW, lanes=lanes)
+        self.broker.copy(OUTCOMES.name, "", report)

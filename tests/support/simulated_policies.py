@@ -1,0 +1,167 @@
+"""Policy services and processes that follow them, in virtual time: the product's own."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+import structlog
+
+import maniple.service.policy_view
+import maniple_policy.store
+from maniple.errors import BrokerUnavailable
+from maniple.events import PolicyApplied, PolicyChanged
+from maniple.service.health import Health
+from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.policy_view import PolicyView
+from maniple.timings import Timings
+from maniple.topology import EVENTS
+from maniple_policy.answers import Answers
+from maniple_policy.domain.changes import Wanted
+from maniple_policy.domain.records import Revision
+from maniple_policy.errors import StoreUnavailable, UnknownPolicy
+from maniple_policy.fleet import Fleet
+from maniple_policy.handlers import Handlers, routes
+from maniple_policy.store import Store
+from simulated_broker import Broker, SimulatedPlane
+from simulated_cluster import metrics
+from simulated_consul import Servers, SimulatedConsul
+from virtual_time import Process, World
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Disk:
+    """In place of `PolicyCache`: what a process has kept survives it."""
+
+    kept: dict[Path, PolicySet]
+
+    def __init__(self, path: Path, _where: object) -> None:
+        self._path = path
+
+    def load(self) -> PolicySet | None:
+        return self.kept.get(self._path)
+
+    def store(self, policies: PolicySet) -> None:
+        self.kept[self._path] = policies
+
+
+class Service:
+    """A replica of the policy service."""
+
+    def __init__(self, policies: "Policies", name: str) -> None:
+        self.policies, self.name = policies, name
+        self.process = Process(policies.world, name)
+        self.consul = SimulatedConsul(policies.consul, self.process)
+        self.process.run(self._live())
+
+    async def _live(self) -> None:
+        plane = self.policies.plane("", name=f"{self.name}.0.control")
+        consul: Any = self.consul
+
+        async def announce(event: PolicyChanged) -> None:
+            try:
+                await plane.emit(event)
+            except BrokerUnavailable:
+                return
+
+        self.store = Store(
+            consul,
+            "maniple/dev",
+            Path(self.name),
+            health=Health("policy", self.name),
+            metrics=metrics(),
+            announce=announce,
+            now=lambda: NOW,
+        )
+        clock = self.policies.world.monotonic
+        answers = Answers(self.store, Fleet(plane, consul, "dev", clock), clock)
+        async with plane:
+            await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
+            await plane.respond("policy", routes(Handlers(answers, lambda: NOW), answers))
+            await self.store.keep()
+
+    def change(self, document: dict[str, Any], *, deleted: bool = False) -> None:
+        """Store a version of a policy, if Consul can be reached; of what is gone no tombstone."""
+        revision = Revision(policy=parse_policy(document), author="a", at=NOW, deleted=deleted)
+
+        async def work() -> None:
+            try:
+                await self.store.change([Wanted(revision)])
+            except (StoreUnavailable, UnknownPolicy):
+                return
+
+        self.policies.world.after(0.0, lambda: self.process.create_task(work()), self.process)
+
+
+class Follower:
+    """A process that evaluates policies; a later one of the same name finds its disk."""
+
+    def __init__(self, policies: "Policies", name: str) -> None:
+        self.policies, self.name = policies, name
+        self.process = Process(policies.world, name)
+        self.process.run(self._live())
+
+    async def _live(self) -> None:
+        plane: Any = self.policies.plane("", name=f"{self.name}.0.control")
+        settings = SimpleNamespace(
+            instance=self.name,
+            region="",
+            service="dispatcher",
+            data_dir=Path(self.name),
+            environment="dev",
+            timings=Timings(),
+        )
+        runtime: Any = SimpleNamespace(
+            settings=settings,
+            health=Health("dispatcher", self.name),
+            metrics=metrics(),
+            log=structlog.get_logger(),
+            spawn=lambda work, _name: self.process.create_task(work),
+        )
+        self.view = PolicyView(runtime, plane)
+        async with plane:
+            await self.view.start()
+            await asyncio.Event().wait()
+
+
+class Policies:
+    """Replicas of the policy service, and those who follow them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.broker = Broker(world, lambda: world.between(0.001, 0.05))
+        self.consul = Servers(world)
+        self.services: list[Service] = []
+        self.followers: list[Follower] = []
+        self.plane = type("Plane", (SimulatedPlane,), {"broker": self.broker})
+        self._patch = world.patch
+
+    def __enter__(self) -> Self:
+        disk = type("Disk", (Disk,), {"kept": {}})
+        self._patch.setattr(maniple.service.policy_view, "PolicyCache", disk)
+        self._patch.setattr(maniple_policy.store, "write_atomically", lambda *_: None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def start(self, services: int, followers: int) -> None:
+        """Start as many."""
+        self.services = [Service(self, f"p{number}") for number in range(services)]
+        self.followers = [Follower(self, f"d{number}") for number in range(followers)]
+
+    def restart(self, follower: Follower) -> None:
+        """Kill one; another life of its begins at once."""
+        self.broker.kill(follower.process)
+        self.followers[self.followers.index(follower)] = Follower(self, follower.name)
+
+    def digests(self) -> set[str]:
+        """Return the digests of what is in force anywhere."""
+        stores = {service.store.policies.digest for service in self.services}
+        return stores | {follower.view.current.digest for follower in self.followers}
