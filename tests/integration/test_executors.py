@@ -21,7 +21,7 @@ from maniple_agent.executors import (
     ThreadExecutor,
     on_loop,
 )
-from paths import SUPPORT
+from paths import PYTHONPATH
 from waiting import wait_until
 
 MEGABYTE = 1024**2
@@ -237,7 +237,10 @@ asyncio.run(main())
 
 async def test_workers_end_with_an_agent_that_was_killed() -> None:
     owner = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", OWNER.format(path=[str(SUPPORT)]), stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        OWNER.format(path=PYTHONPATH.split(os.pathsep)),
+        stdout=asyncio.subprocess.PIPE,
     )
     assert owner.stdout is not None
     told = await owner.stdout.readline() + await owner.stdout.readline()

@@ -92,7 +92,6 @@ async def agent_inside(cluster: Cluster, **changes: Any) -> AsyncIterator[AgentI
             consul_url=cluster.servers.consul_url,
             instance=name,
             handlers=("fencing_handlers",),
-            time_scale=cluster.options.time_scale or 1.0,
             **{"drain_timeout": 2.0, **changes},
         )
         async with AsyncExitStack() as stack:

@@ -6,5 +6,5 @@ from pathlib import Path
 SUPPORT = Path(__file__).parent
 TESTS = SUPPORT.parent
 
-PYTHONPATH = os.pathsep.join([str(SUPPORT), str(TESTS)])
-"""With which a process of its own finds the handlers of the tests."""
+PYTHONPATH = os.pathsep.join(map(str, (SUPPORT, TESTS, TESTS.parent / "tools")))
+"""With which a process of its own finds what the tests find."""

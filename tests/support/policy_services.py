@@ -19,9 +19,11 @@ from maniple.service.policy_view import PolicyView
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
 from maniple.service.telemetry import Metrics, get_logger
+from maniple.timings import Timings
 from maniple.topology import EVENTS
 from maniple_policy.settings import PolicySettings
 from maniple_policy.wiring import build
+from timed import timed
 
 
 def document(name: str, seconds: float = 3.0, **match: str) -> dict[str, Any]:
@@ -64,12 +66,12 @@ class Operator:
 
 @contextlib.asynccontextmanager
 async def policy_service(
-    broker: RabbitMQServer, consul: ConsulServer, folder: Path
+    broker: RabbitMQServer, consul: ConsulServer, folder: Path, timings: Timings | None = None
 ) -> AsyncIterator[Runtime]:
     settings = PolicySettings(
         broker_url=broker.url("policy"), consul_url=consul.url, data_dir=folder
     )
-    async with running(settings, build) as runtime:
+    async with running(timed(settings, timings), build) as runtime:
         yield runtime
 
 
