@@ -12,7 +12,8 @@ import pytest
 from local_servers import SharedServers
 from maniple.errors import ErrorCode
 from maniple.events import BreakerChanged
-from maniple.service.names import TASKS_SUBMITTED
+from maniple.local.cluster import ServiceProcess
+from maniple.service.names import BREAKER_OPEN, TASKS_SUBMITTED
 from outsider import Outsider
 from policy_world import World, codes, most_at_once, policy_world
 from recording import Recording, recording
@@ -138,6 +139,11 @@ async def refuses_all(world: World) -> bool:
     return len(refusals) == len(errors)
 
 
+def knows_an_open_one(dispatcher: ServiceProcess) -> bool:
+    """Whether a dispatcher shows a breaker that is not closed."""
+    return scrape([dispatcher]).get(BREAKER_OPEN.name, 0.0) > 0
+
+
 async def test_a_breaker_opens_for_all_and_closes_after_a_probe(world: World) -> None:
     spec = {"consecutive": 5, "open_for": OPEN_FOR}
     async with (
@@ -159,9 +165,12 @@ async def test_a_breaker_opens_for_all_and_closes_after_a_probe(world: World) ->
 async def test_only_probes_run_while_a_breaker_is_half_open(world: World) -> None:
     spec = {"consecutive": 3, "open_for": OPEN_FOR}
     match = {"capability": "work.fragile"}
+    dispatchers = world.cluster.of_service("dispatcher")
     with broken(world):
         async with world.policy("circuit_breaker", "probes", spec, match=match):
             await wait_until(lambda: refuses_all(world))
+            # A dispatcher that has not been told yet lets all pass.
+            await wait_until(lambda: all(map(knows_an_open_one, dispatchers)))
             probes, begun = 0, time.monotonic()
 
             async def has_probed_twice() -> bool:
