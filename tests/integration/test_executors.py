@@ -199,8 +199,9 @@ asyncio.run(main())
 
 
 async def test_workers_end_with_an_agent_that_was_killed(tmp_path: Path) -> None:
+    here = Path(__file__).parent
     told = tmp_path / "pid"
-    program = OWNER.format(path=sys.path, told=str(told))
+    program = OWNER.format(path=[str(here.parent)], told=str(told))
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
     )
