@@ -5,6 +5,7 @@ Kept in `docs/` and compared there by a test; `maniple asyncapi` prints them.
 
 import json
 from importlib.metadata import version
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -103,6 +104,8 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 def _annotated(name: str, schema: Schema) -> Schema:
     """Add what each field means, which the structs have no place for."""
     fields = wording.FIELDS.get(name, {})
+    if "description" in schema:  # a docstring, which Python itself strips from 3.13 only
+        schema["description"] = cleandoc(schema["description"])
     properties = schema.get("properties", {})
     for field, value in properties.items():
         if field in fields:
