@@ -60,11 +60,17 @@ async def declared(cluster: Cluster, queue: Queue, body: bytes) -> AsyncIterator
 
 
 async def test_a_sound_cluster_passes_every_check(cluster: Cluster) -> None:
-    found = await look(places(cluster))
+    found: dict[str, Finding] = {}
+
+    async def passes() -> bool:  # at one time at least: where the machine is busy, pages are late
+        found.clear()
+        found.update(await look(places(cluster)))
+        return {check for check, one in found.items() if one.verdict is not Verdict.OK} <= left
+
+    # Other tests leave agents that failed and lanes that nobody serves.
+    left = {"membership", "health", "lanes"}
+    await wait_until(passes, every=1.0)
     assert list(found) == CHECKS
-    bad = {check: one.found for check, one in found.items() if one.verdict is not Verdict.OK}
-    # Other tests leave agents that failed and lanes that nobody serves; a busy machine is late.
-    assert bad.keys() <= {"membership", "health", "lanes"}
     assert {check for check, one in found.items() if one.verdict is Verdict.FAILED} <= {"lanes"}
 
 

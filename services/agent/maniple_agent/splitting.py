@@ -30,6 +30,10 @@ class Splits:
 
     Nothing should start while one is `under_way`, before its bundle is acknowledged: it may be this
     very task, which kills us, and then the bundle would come again with as many losses as before.
+
+    Known weakness: an acknowledgement that is written may still wait in the broker's channel, which
+    hands a quorum queue 32 at a time, and is forgotten there when we die. The copy that this leaves
+    ends by itself.
     """
 
     def __init__(

@@ -62,7 +62,10 @@ async def test_a_killer_among_good_tasks_ends_alone(trio: Cluster, tmp_path: Pat
     assert Counter(result.status.value for result in results) == {"succeeded": GOOD}
     assert end.error is not None
     assert (end.status.value, end.error.code.value) == ("failed", "agent_lost")
-    assert (end.lost, runs(note)) == (7, 7)  # twice among others, five times among suspects
+    assert end.lost == 7  # twice among others, five times among suspects
+    # Of acknowledgements a quorum queue takes 32 from a channel at a time; what waits there when
+    # the agent dies is forgotten, and leaves a copy, which ends in the same way.
+    assert runs(note) >= end.lost
     await wait_until(lambda: is_quiet(trio), 60)
 
 
