@@ -39,7 +39,7 @@ demo: setup ## a cluster of three agents analyses the standard library, and one 
 	@uv run --no-sync maniple demo
 
 test: setup ## integration tests against real servers, contract and unit tests, two modules at a time
-	@uv run --no-sync pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+	@uv run --no-sync pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
 
 test-system: setup ## whole clusters, one test after the other: faults, alerts, rates, the demo, Docker if it is there
 	@uv run --no-sync pytest --durations=20 tests/system

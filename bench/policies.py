@@ -1,6 +1,6 @@
 """How long a policy takes from `apply` until every process has it in force.
 
-    PYTHONPATH=tests/support python -m bench.policies --processes 50 --changes 30
+    PYTHONPATH=tests/support:tests python -m bench.policies --processes 50 --changes 30
 
 A policy service in a process of its own, over a real RabbitMQ and Consul; as many views as there
 are processes follow it, each over a connection of its own, all in this process. Beside the policy

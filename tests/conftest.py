@@ -13,7 +13,7 @@ from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers, SharedServers, servers_needed, shared_servers
 from maniple.local.cluster import Cluster, ClusterOptions
 from outsider import Outsider
-from paths import PYTHONPATH
+from paths import PYTHONPATH, TESTS
 from waiting import wait_until
 
 # How long one example takes says how busy the machine is, and nothing of what is tested.
@@ -27,6 +27,14 @@ for name in ("MANIPLE_BROKER_URL", "MANIPLE_CONSUL_URL", "MANIPLE_MANAGEMENT_URL
 # A shell's background job ignores Ctrl-C, and so would the programs whose interruption is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where tests run in several processes, what shares its fixtures."""
+    for item in items:
+        folder = item.path.parent
+        together = folder if folder.name == "deaths" else item.path  # one cluster for the folder
+        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(TESTS))))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

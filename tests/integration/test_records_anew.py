@@ -18,6 +18,7 @@ from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.service.policy_view import PolicyView
 from maniple.service.runner import Runtime
 from maniple.service.telemetry import get_logger
+from maniple.timings import Timings
 from maniple.topology import RECORDS, RESULTS
 from maniple.transport import Link, Outgoing, Publisher, declare_topology
 from maniple_dispatcher import learning
@@ -63,7 +64,7 @@ async def test_good_results_are_learned_when_the_stream_begins_anew(
     monkeypatch.setattr(learning, "ASTRAY_AFTER", 2.0)
     good = GoodResults()
     runtime = SimpleNamespace(
-        settings=SimpleNamespace(broker_url=url),
+        settings=SimpleNamespace(broker_url=url, timings=Timings()),
         connection_name=lambda purpose: f"test.{purpose}.{uuid4()}",
         log=get_logger(),
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from documents import ROOT
 from maniple.local.child import Child, ChildSpec
 from maniple.local.errors import ServerMissing
 from maniple.local.http import fetch
@@ -17,6 +16,7 @@ from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.programs import BREW
 from maniple.local.readiness import until_ready
 from maniple.local.reaper import Reaper
+from paths import ROOT
 
 SOURCE = ROOT / "infra" / "prometheus"
 FOLDERS = (Path("/usr/local/bin"), Path.home() / ".local/bin", *(path / "bin" for path in BREW))

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from documents import ROOT
 from maniple.local.errors import LocalError
 from maniple.local.ports import free_ports
 from needs import COMPOSE, ENGINE, PYTHON_IMAGE, image
+from paths import ROOT
 from system.docker import is_running, run
 from waiting import wait_until
 

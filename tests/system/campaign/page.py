@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from documents import ROOT
+from paths import ROOT
 from system.brokers import BrokerKind
 from system.campaign.matrix import markdown_of
 from system.campaign.plan import RATE
