@@ -38,7 +38,7 @@ down: ## remove it: containers, network and volumes, with all that is in them
 demo: setup ## a cluster of three agents analyses the standard library, and one of them is killed
 	@uv run --no-sync maniple demo
 
-test: setup ## integration tests against real servers, contract and unit tests, two modules at a time
+test: setup ## tests against real servers, in simulated time, of documents and units, two modules at a time
 	@uv run --no-sync pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
 
 test-system: setup ## whole clusters, one test after the other: faults, alerts, rates, the demo, Docker if it is there

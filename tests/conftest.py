@@ -13,7 +13,7 @@ from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers, SharedServers, servers_needed, shared_servers
 from maniple.local.cluster import Cluster, ClusterOptions
 from outsider import Outsider
-from paths import PYTHONPATH, TESTS
+from paths import PYTHONPATH
 from waiting import wait_until
 
 # How long one example takes says how busy the machine is, and nothing of what is tested.
@@ -32,9 +32,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, where tests run in several processes, what shares its fixtures."""
     for item in items:
-        folder = item.path.parent
-        together = folder if folder.name == "deaths" else item.path  # one cluster for the folder
-        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(TESTS))))
+        together = "trio" if "trio" in getattr(item, "fixturenames", ()) else item.nodeid
+        item.add_marker(pytest.mark.xdist_group(together.partition("::")[0]))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

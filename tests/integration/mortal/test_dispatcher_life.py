@@ -23,11 +23,11 @@ async def submit_all(client: Client) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 async def test_a_dispatcher_that_ends_under_load_loses_nothing(
-    cluster: Cluster, number: signal.Signals
+    trio: Cluster, number: signal.Signals
 ) -> None:
-    victim = cluster.process("dispatcher-2")
+    victim = trio.process("dispatcher-2")
     before = victim.child.restarts
-    async with connect(cluster.ready_info()["client_url"]) as client:
+    async with connect(trio.ready_info()["client_url"]) as client:
         outcomes = asyncio.create_task(submit_all(client))
         warm = await client.submit("test.double", 1)
         await warm.result(timeout=60)

@@ -1,8 +1,5 @@
 """One task from an outside publisher to an agent and back, and many of them."""
 
-import asyncio
-import os
-import signal
 import uuid
 from typing import Any
 
@@ -12,11 +9,9 @@ import pytest
 from maniple import connect
 from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
-from maniple.service.names import IN_FLIGHT
 from maniple.topology import DEAD_BROKER, SUBMIT, UNROUTED_QUEUE, lane_queues
 from outsider import Outsider
 from recording import recording
-from scraping import scrape
 from waiting import wait_until
 
 TASKS = 5000
@@ -73,21 +68,6 @@ async def test_every_task_leaves_two_records(cluster: Cluster) -> None:
         await wait_until(lambda: records.whole(one.id) and records.whole(two.id))
     for task in (one.id, two.id):
         assert (len(records.accepted(task)), len(records.results(task))) == (1, 1)
-
-
-async def test_tasks_of_a_killed_agent_run_elsewhere(cluster: Cluster) -> None:
-    async with connect(cluster.ready_info()["client_url"]) as client:
-        submitted = [client.submit("test.slow", 0.5) for _ in range(200)]
-        handles = await asyncio.gather(*submitted)
-        victim = cluster.process("agent-3")
-        old = victim.pid
-        await wait_until(lambda: scrape([victim]).get(IN_FLIGHT.name, 0) > 0)
-        os.kill(old, signal.SIGKILL)
-        results = [await handle.outcome(timeout=60) for handle in handles]
-    assert {str(result.status) for result in results} == {"succeeded"}
-    assert sum(result.lost for result in results) > 0
-    await wait_until(lambda: victim.pid != old, 15)  # it was restarted
-    await wait_until(victim.ready, 30)  # the next test finds it there
 
 
 async def wait_until_clean(cluster: Cluster, lane: str) -> None:

@@ -25,5 +25,5 @@ async def trio(shared: SharedServers) -> AsyncIterator[Cluster]:
     options = ClusterOptions(
         agents=3, dispatchers=2, handlers=handlers, env=env, time_scale=TIME_SCALE
     )
-    async with Cluster(options, broker=shared.broker("deaths")) as running:
+    async with Cluster(options, broker=shared.broker("mortal")) as running:
         yield running

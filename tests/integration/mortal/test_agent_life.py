@@ -1,5 +1,6 @@
 """Agents that leave, and agents that freeze and come back."""
 
+import asyncio
 import os
 import signal
 from typing import Any
@@ -9,7 +10,9 @@ from holding import held
 from maniple import connect
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster
+from maniple.service.names import IN_FLIGHT
 from maniple.timings import Timings
+from scraping import scrape
 from waiting import wait_until
 
 # Of silence; the campaign says whether the real ones are kept to.
@@ -65,3 +68,18 @@ async def test_a_frozen_agent_is_evicted_and_comes_back_as_a_new_incarnation(
             return "agent-2" in {(await handle.outcome(60)).agent for handle in handles}
 
         await wait_until(works, 15)
+
+
+async def test_tasks_of_a_killed_agent_run_elsewhere(trio: Cluster) -> None:
+    async with connect(trio.ready_info()["client_url"]) as client:
+        submitted = [client.submit("test.slow", 0.5) for _ in range(60)]
+        handles = await asyncio.gather(*submitted)
+        victim = trio.process("agent-3")
+        old = victim.pid
+        await wait_until(lambda: scrape([victim]).get(IN_FLIGHT.name, 0) > 0)
+        os.kill(old, signal.SIGKILL)
+        results = [await handle.outcome(timeout=60) for handle in handles]
+    assert {str(result.status) for result in results} == {"succeeded"}
+    assert sum(result.lost for result in results) > 0
+    await wait_until(lambda: victim.pid != old, 15)  # it was restarted
+    await wait_until(victim.ready, 30)  # the next test finds it there
