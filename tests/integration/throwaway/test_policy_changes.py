@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers, SharedServers
@@ -16,18 +13,6 @@ from maniple.errors import RequestFailed
 from maniple.service.consul import Consul
 from policy_services import Operator, asking, document, policy_key, policy_service
 from waiting import wait_until
-
-
-@pytest.fixture
-async def operator(
-    servers: LocalServers, consul: OwnConsul, tmp_path: Path
-) -> AsyncIterator[Operator]:
-    """A running policy service, and who asks it."""
-    async with (
-        policy_service(servers.rabbitmq, consul, tmp_path / "one"),
-        asking(servers.rabbitmq) as operator,
-    ):
-        yield operator
 
 
 async def test_a_tie_is_refused_with_both_names_and_nothing_is_stored(operator: Operator) -> None:

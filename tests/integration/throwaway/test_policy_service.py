@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,6 @@ from maniple.service.runner import running
 from maniple.service.settings import ServiceSettings
 from policy_services import Follower, Operator, asking, document, policy_key, policy_service
 from waiting import wait_until
-
-
-@pytest.fixture
-async def operator(
-    servers: LocalServers, consul: OwnConsul, tmp_path: Path
-) -> AsyncIterator[Operator]:
-    """A running policy service, and who asks it."""
-    async with (
-        policy_service(servers.rabbitmq, consul, tmp_path / "one"),
-        asking(servers.rabbitmq) as operator,
-    ):
-        yield operator
 
 
 async def test_a_policy_is_stored_with_its_history_and_announced(operator: Operator) -> None:
