@@ -9,3 +9,12 @@ ROOT = TESTS.parent
 
 PYTHONPATH = os.pathsep.join(map(str, (SUPPORT, TESTS)))
 """With which a process of its own finds what the tests share."""
+
+
+def left_in(temporary: Path) -> list[str]:
+    """Return what programs left in their temporary folder.
+
+    But for the list of ports that were given out, which is the user's and no cluster's.
+    """
+    ours = f"maniple-{os.getuid()}"
+    return [path.name for path in temporary.iterdir() if path.name != ours]

@@ -14,6 +14,7 @@ import pytest
 from executor_bench import runs
 from local_servers import servers_needed
 from maniple.local import programs
+from paths import left_in
 from waiting import wait_until
 
 COMMAND = (sys.executable, "-c", "from maniple.cli.main import main; main()", "demo")
@@ -90,7 +91,7 @@ async def test_an_interrupt_ends_the_cluster_too(
         if process.returncode is None:
             process.kill()
     await wait_until(lambda: not any(map(runs, started)))
-    await wait_until(lambda: not list(scratch.iterdir()))
+    await wait_until(lambda: not left_in(scratch))
 
 
 def test_a_folder_without_sources_is_wrong_usage(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
 from needs import CONSUL, PS, RABBITMQ, need
+from paths import left_in
 from waiting import wait_until
 
 THROWAWAY_SECONDS = 0.5
@@ -210,8 +211,7 @@ async def test_a_parent_killed_by_force_leaves_neither_process_nor_folder(tmp_pa
         parent.kill()
     await wait_until(lambda: not processes_that_mention(str(tmp_path)), 15)
     # The folder goes last, by the hand of who ended them.
-    given = {f"maniple-{os.getuid()}"}  # of which ports were given out
-    await wait_until(lambda: {path.name for path in tmp_path.iterdir()} <= given, 15)
+    await wait_until(lambda: not left_in(tmp_path), 15)
 
 
 def test_the_reaper_ends_a_group_that_ignores_sigterm(tmp_path: Path) -> None:
