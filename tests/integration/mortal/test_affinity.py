@@ -25,6 +25,7 @@ from maniple.service.consul import Consul
 from outsider import Outsider
 from waiting import wait_until
 
+TURNS = 4
 KEYS = [f"key-{n}" for n in range(24)]
 OK = 200
 
@@ -42,19 +43,23 @@ async def homes(client: Client) -> dict[str, str]:
 
 
 async def settled(client: Client, agents: set[str]) -> dict[str, str]:
-    """Return the homes once exactly these agents have all keys."""
-    seen: dict[str, str] = {}
+    """Return the homes once exactly these agents have all keys, say all dispatchers.
+
+    They take turns, and one of them may have been told later than the other.
+    """
+    looks: list[dict[str, str]] = []
 
     async def there() -> bool:
-        nonlocal seen
         try:
-            seen = await homes(client)
+            looks.append(await homes(client))
         except AssertionError:
-            return False
-        return set(seen.values()) == agents
+            looks.clear()
+        last = looks[-TURNS:]
+        same = len(last) == TURNS and all(look == last[0] for look in last)
+        return same and set(last[0].values()) == agents
 
     await wait_until(there, 30)
-    return seen
+    return looks[-1]
 
 
 async def queue_of(cluster: Cluster, agent: str) -> dict[str, int] | None:

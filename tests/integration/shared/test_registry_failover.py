@@ -36,10 +36,10 @@ from waiting import wait_until
 TWO_THIRDS = 2 / 3
 SLOW = Timings(
     heartbeats=Heartbeats(period=1.0, confirm=0.9),
-    bounds=Bounds(unreachable=3.0, failed=6.0, unwell=3.0),
+    bounds=Bounds(unreachable=3.0, failed=6.0),
     fencing=Fencing(fenced=4.0, exclusive=5.0),
 )
-"""As silence is judged at two thirds, and what Consul says of health soon; all else as ever."""
+"""As silence is judged at two thirds; all else as ever."""
 START_SECONDS = 60.0  # two processes start
 
 
