@@ -105,6 +105,7 @@ class Delivery(SimpleNamespace):
         super().__init__(body=body, redelivered=redelivered, acked=0, rejected=0, alive=True)
         self.written = asyncio.Event()
         self.written.set()
+        self.fault: Exception | None = None
 
     def ack(self) -> None:
         self.acked += 1
@@ -114,6 +115,8 @@ class Delivery(SimpleNamespace):
 
     async def flushed(self) -> None:
         await self.written.wait()
+        if self.fault is not None:
+            raise self.fault
 
 
 class Agent:

@@ -45,6 +45,17 @@ async def test_nothing_starts_before_the_acknowledgement_of_a_split_bundle_is_wr
     await wait_until(lambda: agent.executor.ids == ["2"], 1)
 
 
+async def test_an_acknowledgement_that_cannot_be_written_stops_no_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
+    lost.fault = RuntimeError("a bug")
+    await agent.take(lost)
+    await agent.take(Delivery(envelope("2")))
+    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    assert "an acknowledgement of a lost task could not be written" in caplog.text
+
+
 async def test_a_redelivered_task_that_may_run_once_ends() -> None:
     agent = Agent()
     delivery = Delivery(envelope("1", capability="a.once", lane="a.once"), redelivered=True)

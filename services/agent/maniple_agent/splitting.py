@@ -1,7 +1,7 @@
 """Sending tasks whose agent was lost on their way again, each alone."""
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +11,8 @@ from maniple.messages import Envelope, Result
 from maniple.tasks import TaskRegistry
 from maniple_agent.departures import Departures
 from maniple_agent.domain.losses import after_loss
+
+_log = logging.getLogger(__name__)
 
 ACK_SECONDS = 1.0  # at most, for an acknowledgement to be written
 
@@ -71,8 +73,13 @@ class Splits:
             self._departures.alone(fate.key, fate.envelope, reason, moved)
 
     async def _finish(self, source: Source) -> None:
-        with contextlib.suppress(TimeoutError):  # a broker that takes nothing gets no killer either
+        try:
             async with asyncio.timeout(ACK_SECONDS):
                 await source.flushed()
-        self._count -= 1
-        self._ended()
+        except TimeoutError:
+            pass  # a broker that takes nothing gets no killer either
+        except Exception:
+            _log.exception("an acknowledgement of a lost task could not be written")
+        finally:
+            self._count -= 1
+            self._ended()
