@@ -10,8 +10,9 @@ import pytest_asyncio
 from hypothesis import settings
 
 from consul_server import ConsulServer as OwnConsul
-from local_servers import LocalServers, SharedServers, servers_needed, shared_servers
+from local_servers import LocalServers, SharedServers, shared_servers
 from maniple.local.cluster import Cluster, ClusterOptions
+from needs import CONSUL, RABBITMQ, need
 from outsider import Outsider
 from paths import PYTHONPATH
 from waiting import wait_until
@@ -39,9 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared() -> AsyncIterator[SharedServers]:
     """One RabbitMQ and one Consul for all tests of this process."""
-    with servers_needed():
-        async with shared_servers() as started:
-            yield started
+    need(RABBITMQ, CONSUL)
+    async with shared_servers() as started:
+        yield started
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

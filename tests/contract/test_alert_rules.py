@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from documents import ROOT
 from maniple import topology
 from maniple.service import names
 from needs import PROMTOOL, need
+from paths import ROOT
 from prometheus_server import SOURCE, program
 from scraping import sample_name
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from documents import ROOT
+from paths import ROOT
 
 NOTES = "#!/bin/sh\necho \"$@\" >>'{}'\n"
 Down = Callable[..., subprocess.CompletedProcess[str]]

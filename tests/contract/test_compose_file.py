@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from documents import ROOT
 from maniple.local.definitions import Role
+from paths import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from documents import ROOT
 from maniple.service import names
+from paths import ROOT
 
 GRAFANA = ROOT / "infra" / "grafana"
 FILES = sorted(GRAFANA.glob("dashboards/*.json"))

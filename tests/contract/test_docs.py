@@ -14,11 +14,12 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import generated_tables
-from documents import PAGES, ROOT, blocks, commands, first_column, program
+from documents import PAGES, blocks, commands, first_column, program
 from maniple.cli.main import build
 from maniple.errors import ErrorCode
 from maniple.local.cluster import Cluster
 from maniple.messages import Result, Task
+from paths import ROOT
 
 DOCS = ROOT / "docs"
 MESSAGES = DOCS / "messages.md"

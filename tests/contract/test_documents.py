@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from documents import ROOT
 from maniple import topology
 from maniple.schemas import asyncapi_document, message_schemas, rendered, schema_files
+from paths import ROOT
 
 DOCS = ROOT / "docs"
 REGENERATE = "uv run maniple asyncapi --output docs/asyncapi.json --schemas docs/schemas"

@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from documents import ROOT
 from maniple.service.policies import KINDS, Kind, Match, Policy
 from maniple.service.policies.documents import Rollout
 from maniple_policy import errors, handlers
+from paths import ROOT
 
 PAGE = (ROOT / "docs" / "policies.md").read_text()
 POLICIES = {one.model_fields["kind"].default: one for one in get_args(Policy)}

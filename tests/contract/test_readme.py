@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from documents import ROOT, blocks, program
+from documents import blocks, program
 from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
+from paths import ROOT
 from waiting import wait_until
 
 README = ROOT / "README.md"

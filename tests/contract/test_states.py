@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from documents import ROOT
 from maniple.attempts import Again, Ran, conclude
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed
@@ -15,6 +14,7 @@ from maniple.messages import Envelope, Result, Status
 from maniple.states import TERMINAL, TRANSITIONS, TaskState, is_terminal, may_follow
 from maniple.tasks import define
 from maniple_agent.domain.losses import Move, after_loss, after_stop
+from paths import ROOT
 
 PAGE = ROOT / "docs" / "states" / "task.md"
 ARROW = re.compile(r"^ +(\S+) --> (\S+): (.+)$", re.MULTILINE)

@@ -19,6 +19,7 @@ from maniple_agent import wiring
 from maniple_agent.fence import Fence
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
+from scraping import counted
 from waiting import wait_until
 
 
@@ -60,8 +61,7 @@ class AgentInside:
         await wait_until(lambda: self.sample(HEARTBEATS_SENT) > before, 10)
 
     def sample(self, counter: CounterName, **labels: str) -> float:
-        found = self.runtime.metrics.registry.get_sample_value(f"{counter.name}_total", labels)
-        return found or 0.0
+        return counted(self.runtime.metrics, counter, **labels)
 
     async def start(self, capability: str, seconds: float) -> TaskHandle:
         """Submit a task and return when its handler runs."""

@@ -2,17 +2,16 @@
 
 import asyncio
 import copy
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 import requests
 
-from broker_control import broker_of, control
 from maniple.local.child import Child
 from maniple.local.definitions import rendered
 from maniple.local.rabbitmq import RabbitMQServer
+from rabbitmqctl import Installed, make_administrator
 
 ADMINISTRATOR = "tests"
 HTTP_SECONDS = 10.0
@@ -23,13 +22,12 @@ class Environments:
 
     def __init__(self, rabbitmq: RabbitMQServer) -> None:
         self._rabbitmq = rabbitmq
-        self._login = ADMINISTRATOR, secrets.token_hex(8)
+        self._login = ADMINISTRATOR, ""
 
     async def prepare(self) -> None:
         """Make the administrator."""
-        broker = broker_of(self._rabbitmq)
-        await control(broker, "add_user", *self._login)
-        await control(broker, "set_user_tags", ADMINISTRATOR, "administrator")
+        password = await make_administrator(Installed(self._rabbitmq), ADMINISTRATOR)
+        self._login = ADMINISTRATOR, password
 
     async def make(self, name: str) -> RabbitMQServer:
         """Make an environment, and return the broker as it is seen in it: the users are the same.

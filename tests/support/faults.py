@@ -10,13 +10,14 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import quote
 
 import requests
 
 from flaky_network import FlakyNetwork
 from maniple.local.child import Child
+from rabbitmqctl import Commanded
 from system.brokers import Broker
 
 NEVER_DELIVERED = 999_999
@@ -32,13 +33,6 @@ _CHANNELS = """
   Channels = [P || [{{pid, P}}, {{connection, C}}] <- rabbit_channel:info_all([pid, connection]),
                    lists:member(C, Owned)],
 """
-
-
-class Commanded(Protocol):
-    """A broker that carries out `rabbitmqctl`."""
-
-    async def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` with these arguments and return its output."""
 
 
 async def restart_broker(broker: Broker, *, kill: bool = False, away: float = 0.0) -> None:

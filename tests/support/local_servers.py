@@ -1,19 +1,17 @@
-"""The real servers of a test process, and what tests do where they are not installed."""
+"""The real servers of a test process."""
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from environments import Environments, OnSharedBroker
 from maniple.local.consul import ConsulServer
-from maniple.local.errors import ServerMissing
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
-from needs import skip_or_fail
 
 THROWAWAY_SECONDS = 0.5  # nobody needs the clean end of a broker whose folder goes
 
@@ -73,12 +71,3 @@ async def shared_servers() -> AsyncIterator[SharedServers]:
         reaper.watch_folder(Path(folder))
         async with SharedServers(Path(folder), reaper) as started:
             yield started
-
-
-@contextmanager
-def servers_needed() -> Iterator[None]:
-    """Skip, or fail, where the block finds that a server is not installed."""
-    try:
-        yield
-    except ServerMissing as missing:
-        skip_or_fail(str(missing))

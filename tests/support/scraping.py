@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from maniple.local.cluster import ServiceProcess
 from maniple.service.names import CounterName, HistogramName, MetricName
+from maniple.service.telemetry import Metrics
 
 ANSWER_SECONDS = 20.0  # a guard against hanging
 
@@ -18,6 +19,11 @@ def sample_name(spec: MetricName) -> str:
     if isinstance(spec, CounterName):
         return f"{spec.name}_total"
     return f"{spec.name}_count" if isinstance(spec, HistogramName) else spec.name
+
+
+def counted(metrics: Metrics, counter: CounterName, **labels: str) -> float:
+    """Return how far a counter of this process has come."""
+    return metrics.registry.get_sample_value(sample_name(counter), labels) or 0.0
 
 
 def openmetrics(process: ServiceProcess) -> list[Metric]:

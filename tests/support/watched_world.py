@@ -81,16 +81,6 @@ class Watched:
             process.child.restart = True
             await wait_until(process.ready, PATIENCE)
 
-    @asynccontextmanager
-    async def stuck(self, queue: str) -> AsyncIterator[None]:
-        """Have a quorum queue answer nobody."""
-        leader = f"whereis('{self.broker.environment}_{queue}')"
-        await self.broker.control("eval", f"sys:suspend({leader}).")
-        try:
-            yield
-        finally:
-            await self.broker.control("eval", f"sys:resume({leader}).")
-
 
 @asynccontextmanager
 async def steadily(

@@ -7,17 +7,16 @@ is no death that the cluster hears of.
 
 import contextlib
 import os
-import secrets
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
 
-from maniple.local import programs
 from maniple.local.child import Child
 from maniple.local.rabbitmq import START_SECONDS, STOP_SECONDS, RabbitMQServer
 from maniple.local.readiness import until_ready
+from rabbitmqctl import Installed, make_administrator
 from system.docker import ContainerRabbitMQ, run
 from waiting import wait_until
 
@@ -65,9 +64,7 @@ class Broker(ABC):
     async def administrator(self) -> str:
         """Return the management API with the login of an administrator, made at the first call."""
         if self._administrator is None:
-            password = secrets.token_hex(8)
-            await self.control("add_user", ADMINISTRATOR, password)
-            await self.control("set_user_tags", ADMINISTRATOR, "administrator")
+            password = await make_administrator(self, ADMINISTRATOR)
             host = self.management_url("operator").rpartition("@")[2]
             self._administrator = f"http://{ADMINISTRATOR}:{password}@{host}"
         return self._administrator
@@ -139,7 +136,9 @@ class NativeBroker(Broker):
     """RabbitMQ as this machine has it installed, with its data and log in `folder`."""
 
     def __init__(self, folder: Path, environment: str = "dev") -> None:
-        super().__init__(RabbitMQServer(folder, environment))
+        server = RabbitMQServer(folder, environment)
+        self._installed = Installed(server)
+        super().__init__(server)
 
     async def freeze(self) -> None:
         """Hold it with SIGSTOP."""
@@ -151,8 +150,7 @@ class NativeBroker(Broker):
 
     async def control(self, *arguments: str) -> str:
         """Run the `rabbitmqctl` that came with the server."""
-        program = str(programs.rabbitmq_server().with_name("rabbitmqctl"))
-        return await run(program, "--quiet", *arguments, env=self.children[-1].spec.env)
+        return await self._installed.control(*arguments)
 
     async def _terminate(self) -> None:
         await self.children[-1].stop(STOP_SECONDS)

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from documents import ROOT
 from maniple.cli.control import ask
 from maniple.errors import ManipleError
 from maniple.local.errors import LocalError
@@ -27,7 +26,7 @@ from maniple.records import Batch, FirstWins, RecordReader, TaskKey
 from maniple.transport import Link
 from needs import need
 from outsider import Outsider
-from paths import SUPPORT
+from paths import ROOT, SUPPORT
 from system.campaign.plan import PlannedTask, Submitter
 from system.campaign.submitters import PlainPublisher
 from system.campaign.tally import Tally

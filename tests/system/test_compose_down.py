@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from documents import ROOT
 from needs import COMPOSE, ENGINE, PYTHON_IMAGE, image, need
+from paths import ROOT
 from system.compose import Stack
 from system.docker import run
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from executor_bench import runs
-from local_servers import servers_needed
-from maniple.local import programs
+from needs import CONSUL, RABBITMQ, need
 from paths import left_in
 from waiting import wait_until
 
@@ -26,8 +25,7 @@ def _own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demonstration starts servers of its own, whatever the environment names."""
     for name in ("MANIPLE_BROKER_URL", "MANIPLE_CONSUL_URL", "MANIPLE_MANAGEMENT_URL"):
         monkeypatch.delenv(name, raising=False)
-    with servers_needed():
-        programs.rabbitmq_server()
+    need(RABBITMQ, CONSUL)
 
 
 @pytest.fixture

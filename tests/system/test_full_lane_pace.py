@@ -10,10 +10,10 @@ import pytest
 
 from flat_out import carried
 from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher
-from local_servers import servers_needed
 from maniple import connect
 from maniple.client import Client
 from maniple.local.cluster import Cluster
+from needs import CONSUL, RABBITMQ, need
 from waiting import wait_until
 
 FLOOD = 20_000
@@ -44,9 +44,9 @@ async def pace(client: Client, rate: float) -> tuple[float, float]:
 
 
 async def test_others_are_as_fast_beside_a_full_lane() -> None:
-    with servers_needed():
-        async with Cluster(one_dispatcher()) as one:
-            await compare(one)
+    need(RABBITMQ, CONSUL)
+    async with Cluster(one_dispatcher()) as one:
+        await compare(one)
 
 
 async def compare(one: Cluster) -> None:

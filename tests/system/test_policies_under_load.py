@@ -21,9 +21,9 @@ import pytest
 from msgspec import Raw
 
 from flat_out import carried
-from local_servers import servers_needed
 from maniple.errors import ErrorCode
 from maniple.messages import Result, Task
+from needs import CONSUL, RABBITMQ, need
 from policy_world import World, policy_world
 
 RATE = 5000
@@ -40,9 +40,9 @@ MIXTURE = ("work.echo", "work.echo", "work.plain", "work.fragile")
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    with servers_needed():
-        async with policy_world(tmp_path) as made:
-            yield made
+    need(RABBITMQ, CONSUL)
+    async with policy_world(tmp_path) as made:
+        yield made
 
 
 @dataclass

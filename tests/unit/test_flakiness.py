@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import flakiness
-from documents import ROOT
 from executor_bench import runs
 from flakiness import load
 from flaky_report import RUN, Ended, Run, Side, as_text, read_journal, tally
 from needs import PROC, need
+from paths import ROOT
 from waiting import wait_until
 
 TESTS = """

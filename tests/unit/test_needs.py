@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import needs
-from documents import ROOT
 from needs import COMPOSE, CONSUL, ENGINE, PROMETHEUS, PROMTOOL, RABBITMQ, Need, image, need
+from paths import ROOT
 from system.compose import FOR_FILE, FOR_STACK
 from system.docker import FOR_CONTAINER, IMAGE
 from system.test_compose_down import FOR_SMALL

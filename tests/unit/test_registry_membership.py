@@ -2,7 +2,6 @@
 
 import re
 
-from documents import ROOT
 from maniple.control import (
     AgentPhase,
     Announce,
@@ -24,6 +23,7 @@ from maniple_registry.domain.records import (
     Decision,
 )
 from maniple_registry.domain.transitions import TRANSITIONS
+from paths import ROOT
 from registry_values import BOUNDS, DESCRIPTION, NOW, active, at, beat, keys, known
 
 PAGE = ROOT / "docs" / "states" / "agent.md"

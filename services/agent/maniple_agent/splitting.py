@@ -78,7 +78,7 @@ class Splits:
                 await source.flushed()
         except TimeoutError:
             pass  # a broker that takes nothing gets no killer either
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, nothing more would start here
             _log.exception("an acknowledgement of a lost task could not be written")
         finally:
             self._count -= 1

@@ -24,7 +24,9 @@ from scraping import sample_name, scrape
 from waiting import wait_until
 
 GOOD = 1000
-WAITING = 5000
+WAITING = 500
+HEAVY = "x" * 40_000  # of each of them: a dispatcher that kept them would grow by 20 MB
+GROWTH = 10  # MB that it may have grown by, which one burst of them takes
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -97,12 +99,12 @@ async def test_tasks_without_an_agent_wait_in_the_broker_and_run_when_one_comes(
 ) -> None:
     [dispatcher] = empty.of_service("dispatcher")
     async with connect(empty.ready_info()["client_url"]) as client:
-        tasks = [client.submit("test.perhaps", {"good": n}) for n in range(WAITING)]
+        tasks = [client.submit("test.perhaps", {"good": n, "weight": HEAVY}) for n in range(WAITING)]
         handles = await asyncio.gather(*tasks)
         await wait_until(lambda: delayed(dispatcher) >= 2 * WAITING, 60)
         before = resident(dispatcher.pid)
         await wait_until(lambda: delayed(dispatcher) >= 5 * WAITING, 60)
-        assert resident(dispatcher.pid) < before + 10
+        assert resident(dispatcher.pid) < before + GROWTH
         agent = empty._process("agent", "agent-late", port=free_ports(1)[0])
         empty.processes.append(agent)
         await agent.child.start()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from broker_control import close_connection, consumers
+from faults import consumers
 from local_servers import LocalServers
 from maniple.control import (
     Announce,
@@ -26,9 +26,11 @@ from maniple.identifiers import new_id
 from maniple.service import broker as service_broker
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.health import Health
-from maniple.service.names import CONTROL_DROPPED, RECONNECTS, CounterName
+from maniple.service.names import CONTROL_DROPPED, RECONNECTS
 from maniple.service.telemetry import Metrics
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS
+from rabbitmqctl import Installed, close_connection
+from scraping import counted
 from waiting import wait_until
 
 LOG = structlog.get_logger()
@@ -54,10 +56,6 @@ def beat(sequence: int = 1, agent: str = "a1") -> Heartbeat:
     return Heartbeat.model_validate(fields | {"sent_at": datetime.now(UTC)})
 
 
-def sample(metrics: Metrics, name: CounterName, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(f"{name.name}_total", labels)
-
-
 async def echo(request: Request) -> dict[str, Any]:
     return request.body
 
@@ -65,7 +63,7 @@ async def echo(request: Request) -> dict[str, Any]:
 async def close(servers: LocalServers, plane: ControlPlane) -> None:
     """Have the broker close a plane's connection, and wait until it stands again."""
     reconnects = plane.reconnects
-    assert await close_connection(servers.rabbitmq.children[-1], plane.name) == 1
+    assert await close_connection(Installed(servers.rabbitmq), plane.name) == 1
     await wait_until(lambda: plane.reconnects > reconnects and plane.connected)
 
 
@@ -104,7 +102,7 @@ async def test_what_cannot_be_decoded_and_handlers_that_fail_stop_nobody(url: st
         await agent.heartbeat(beat(2))
         await wait_until(lambda: heard == [2])
         for reason in ("undecodable", "handler"):
-            assert sample(metrics, CONTROL_DROPPED, reason=reason) == 1
+            assert counted(metrics, CONTROL_DROPPED, reason=reason) == 1
 
 
 async def test_many_requests_are_under_way_at_once(url: str) -> None:
@@ -159,7 +157,7 @@ async def test_a_closed_connection_is_built_again_with_one_consumer_per_queue(
         for turn in range(1, 3):
             await close(servers, agent)
             assert health.sound
-            assert sample(metrics, RECONNECTS, link="control") == turn
+            assert counted(metrics, RECONNECTS, link="control") == turn
             assert await service.command(agent_key("a1"), Announce())
             assert await agent.request("policy", "echo", {"n": turn}) == {"n": turn}
             assert await service.request("registry", "echo", {"n": turn}) == {"n": turn}
@@ -169,7 +167,7 @@ async def test_a_closed_connection_is_built_again_with_one_consumer_per_queue(
         once_each = dict.fromkeys(("maniple.requests.registry", *private), 1)
 
         async def has_no_more() -> bool:  # the broker may still be ending the lost ones
-            found = await consumers(servers.rabbitmq.children[-1], servers.rabbitmq.environment)
+            found = await consumers(Installed(servers.rabbitmq), servers.rabbitmq.environment)
             ours = {queue: found[queue] for queue in found if queue in once_each}
             return ours == once_each
 

@@ -12,9 +12,9 @@ from local_servers import LocalServers
 from maniple.control import Heartbeat
 from maniple.identifiers import new_id
 from maniple.service.names import CONTROL_DROPPED
-from maniple.service.runner import Runtime
 from maniple.topology import HEARTBEATS
 from maniple.transport import Link, Outgoing, Publisher
+from scraping import counted
 from waiting import wait_until
 
 LONG = "x" * 300
@@ -43,11 +43,6 @@ BAD = {
 }
 
 
-def dropped(runtime: Runtime) -> float:
-    name = f"{CONTROL_DROPPED.name}_total"
-    return runtime.metrics.registry.get_sample_value(name, {"reason": "undecodable"}) or 0.0
-
-
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD.keys())
 async def test_a_bad_heartbeat_is_dropped_and_counted_and_the_registry_goes_on(
     servers: LocalServers, tmp_path: Path, body: bytes
@@ -59,7 +54,9 @@ async def test_a_bad_heartbeat_is_dropped_and_counted_and_the_registry_goes_on(
         message = Outgoing(HEARTBEATS.name, "", body, new_id(), Heartbeat.TYPE, mandatory=False)
         await publisher.publish(message)
         await link.close()
-        await wait_until(lambda: dropped(runtime) == 1)
+        await wait_until(
+            lambda: counted(runtime.metrics, CONTROL_DROPPED, reason="undecodable") == 1
+        )
         await agent.beat()
         await wait_until(lambda: keys(events) == ["agent.registered"])
         listed = await agent.plane.request("registry", "agents")

@@ -1,15 +1,16 @@
 """A registry whose own echo does not come back, on a real broker behind a network that freezes."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 from flaky_network import FlakyNetwork
-from heartbeating_agents import QUICK, Agent, agent_of, beating, keys, registry
+from heartbeating_agents import QUICK, Agent, agent_of, beating, keys, registry, settled
 from local_servers import LocalServers
 from maniple.identifiers import new_id
+from maniple.service.names import ECHOES, EVICTIONS
 from maniple.service.runner import Runtime
 from maniple_registry.hearing import COMPONENT
+from scraping import counted
 from waiting import wait_until
 
 
@@ -18,7 +19,7 @@ def said(runtime: Runtime) -> dict[str, Any]:
     return component
 
 
-async def test_after_a_late_echo_its_health_says_that_it_hears_nothing_until_it_does(
+async def test_a_deaf_registry_fails_nobody_and_its_health_says_so_until_it_hears(
     servers: LocalServers, tmp_path: Path
 ) -> None:
     async with (
@@ -27,13 +28,18 @@ async def test_after_a_late_echo_its_health_says_that_it_hears_nothing_until_it_
         agent_of(servers) as (first, events),
     ):
         fleet = [first, *(Agent(first.plane, f"agent-{new_id()}") for _ in range(5))]
-        await asyncio.gather(*(agent.beat(connections=()) for agent in fleet))
-        await wait_until(lambda: "agent.registered" in keys(events))
-        assert said(runtime)["ok"]
-        network.freeze()
-        await wait_until(lambda: "does not arrive" in said(runtime)["detail"])
-        assert not said(runtime)["ok"]
-        assert not runtime.health.ready
-        network.thaw()
-        async with beating(fleet, connections=()):
+        async with beating(fleet):
+            await wait_until(lambda: "agent.registered" in keys(events))
+            assert said(runtime)["ok"]
+            network.freeze()
+            await wait_until(lambda: "does not arrive" in said(runtime)["detail"])
+            assert not said(runtime)["ok"]
+            assert not runtime.health.ready
+            await wait_until(lambda: counted(runtime.metrics, ECHOES, outcome="late") >= 2)
+            network.thaw()
             await wait_until(lambda: said(runtime)["ok"])
+            sequence = first.sequence
+            await wait_until(lambda: first.sequence > sequence + 10)
+            for agent in fleet:
+                await settled(agent, "active")
+        assert counted(runtime.metrics, EVICTIONS, reason="silent") == 0

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from broker_control import control, suspended
 from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher
-from local_servers import servers_needed
 from maniple import connect, topology
 from maniple.local.cluster import Cluster
+from needs import CONSUL, RABBITMQ, need
 from outsider import Outsider
+from rabbitmqctl import Installed, suspended
 from waiting import wait_until
 
 STUCK = 600  # single messages, more than a dispatcher holds
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def one() -> AsyncIterator[Cluster]:
-    with servers_needed():
-        async with Cluster(one_dispatcher()) as running:
-            yield running
+    need(RABBITMQ, CONSUL)
+    async with Cluster(one_dispatcher()) as running:
+        yield running
 
 
 async def test_a_lane_that_confirms_nothing_holds_up_nobody_and_loses_nothing(
@@ -35,7 +35,7 @@ async def test_a_lane_that_confirms_nothing_holds_up_nobody_and_loses_nothing(
     info = one.ready_info()
     with Outsider(info["broker_url"]) as outsider:
         assert outsider.ask("test.threaded", {"payload": [7]})["output"] == 7
-        queue, broker = topology.lane_queues("test.threaded")[0].name, one.servers.children[1]
+        queue, broker = topology.lane_queues("test.threaded")[0].name, Installed(one.servers)
         async with suspended(broker, one.servers.environment, queue):
             stuck = [outsider.send("test.threaded", {"payload": [n]}) for n in range(STUCK)]
             async with connect(info["client_url"]) as client:
@@ -54,13 +54,13 @@ async def test_a_task_that_waits_is_never_ended_for_want_of_room(one: Cluster) -
         await wait_until(lambda: delayed(one) >= before + 200)
         limit = ("tiny", r"^maniple\.delay\.", '{"max-length": 1}', "--apply-to", "queues")
         vhost = ("-p", info["environment"])
-        await control(one.servers.children[1], "set_policy", *vhost, *limit)
+        await Installed(one.servers).control("set_policy", *vhost, *limit)
         try:
             late = [outsider.send("nobody.serves.this", {"ttl": 12}) for _ in range(40)]
             await wait_until(lambda: "overloaded" in codes(outsider, late))
             assert outsider.ask("test.double", {"payload": 4})["output"] == 8
         finally:
-            await control(one.servers.children[1], "clear_policy", *vhost, "tiny")
+            await Installed(one.servers).control("clear_policy", *vhost, "tiny")
         ends = Counter(outsider.wait(sent, seconds=90)[0]["status"] for sent in waiting)
     assert ends == {"expired": len(waiting)}
 

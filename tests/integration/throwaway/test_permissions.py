@@ -8,9 +8,9 @@ import pika.exceptions
 import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
-from local_servers import servers_needed
 from maniple import topology
 from maniple.local.rabbitmq import RabbitMQServer
+from needs import CONSUL, RABBITMQ, need
 
 # pika's stubs give wrong types for arguments and bodies.
 Channel = Any
@@ -25,8 +25,8 @@ Connect = Callable[[str], Connection]
 async def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RabbitMQServer]:
     """A broker of this module's own, because the topology is deleted here."""
     server = RabbitMQServer(tmp_path_factory.mktemp("rabbitmq"), environment="permissions")
-    with servers_needed():
-        await server.start()
+    need(RABBITMQ, CONSUL)
+    await server.start()
     yield server
     await server.stop(THROWAWAY_SECONDS)
 

@@ -12,10 +12,10 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from consul_server import ConsulServer as OwnConsul
-from documents import ROOT
 from local_servers import LocalServers
 from maniple.schemas import message_schemas
 from maniple.service.policies import KINDS
+from paths import ROOT
 from policy_services import policy_service
 from waiting import wait_until
 

@@ -12,12 +12,13 @@ import pytest
 import pytest_asyncio
 
 import faults
-from local_servers import servers_needed
 from maniple import Client, TaskHandle, connect, topology
 from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
 from maniple.local.http import fetch
 from maniple.service.names import AGENTS, PUBLISHING_BLOCKED
 from maniple.timings import Timings
+from needs import CONSUL, RABBITMQ, need
+from rabbitmqctl import Commanded
 from scraping import scrape
 from system.brokers import NativeBroker
 from waiting import wait_until
@@ -68,13 +69,13 @@ class World:
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     broker = NativeBroker(Path(tmp_path_factory.mktemp("broker")))
     options = ClusterOptions(agents=2, dispatchers=2, registries=1, time_scale=TIME_SCALE)
-    with servers_needed():
-        async with faults.Reached(broker) as reached, Cluster(options, broker=reached) as cluster:
-            made = World(cluster, reached)
-            made.whole = await faults.consumers(broker, "dev")
-            each_once = consumed_by_each(cluster)
-            assert {queue: made.whole[queue] for queue in each_once} == each_once
-            yield made
+    need(RABBITMQ, CONSUL)
+    async with faults.Reached(broker) as reached, Cluster(options, broker=reached) as cluster:
+        made = World(cluster, reached)
+        made.whole = await faults.consumers(broker, "dev")
+        each_once = consumed_by_each(cluster)
+        assert {queue: made.whole[queue] for queue in each_once} == each_once
+        yield made
 
 
 def consumed_by_each(cluster: Cluster) -> dict[str, int]:
@@ -148,7 +149,7 @@ def held_back(processes: list[ServiceProcess]) -> float:
 
 
 def alarmed(
-    kind: Callable[[faults.Commanded], AbstractAsyncContextManager[None]], *, until_fenced: bool
+    kind: Callable[[Commanded], AbstractAsyncContextManager[None]], *, until_fenced: bool
 ) -> Callable[[World], Awaitable[None]]:
     """An alarm that lasts until everybody who works has said so, or no agent takes anything more.
 

@@ -13,7 +13,7 @@ import pytest
 
 from agent_inside import agent_inside
 from fencing_handlers import most_together, started, stopped
-from local_servers import LocalServers, servers_needed
+from local_servers import LocalServers
 from maniple.cli.checks import processes
 from maniple.cli.checks.findings import Finding, Places, Verdict
 from maniple.cli.control import ask
@@ -31,6 +31,7 @@ from maniple_policy.settings import PolicySettings
 from maniple_policy.wiring import build as build_policy
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build as build_registry
+from needs import CONSUL, RABBITMQ, need
 from waiting import wait_until
 
 
@@ -112,41 +113,41 @@ async def test_an_agent_that_keeps_other_times_is_told_by_its_registry_and_by_th
     options = ClusterOptions(
         agents=1, registries=1, time_scale=2.0, env={"registry": {"MANIPLE_TIME_SCALE": "1.0"}}
     )
-    with servers_needed():
-        async with Cluster(options) as cluster:
-            (registry,) = cluster.of_service("registry")
-            (agent,) = cluster.of_service("agent")
+    need(RABBITMQ, CONSUL)
+    async with Cluster(options) as cluster:
+        (registry,) = cluster.of_service("registry")
+        (agent,) = cluster.of_service("agent")
 
-            async def said() -> bool:
-                component = (await health(registry.http))["components"].get("timings", {})
-                return not component.get("ok", True) and agent.instance in component["detail"]
+        async def said() -> bool:
+            component = (await health(registry.http))["components"].get("timings", {})
+            return not component.get("ok", True) and agent.instance in component["detail"]
 
-            await wait_until(said, 20)
-            found = await doctored(cluster)
-            assert found.verdict is Verdict.FAILED
-            assert agent.instance in found.found
-            assert registry.instance in found.found
-            assert "MANIPLE_TIME_SCALE" in found.advice
-            told = [(await health(one.http))["timings"]["failed"] for one in (registry, agent)]
-            assert told == [9.0, 18.0]
+        await wait_until(said, 20)
+        found = await doctored(cluster)
+        assert found.verdict is Verdict.FAILED
+        assert agent.instance in found.found
+        assert registry.instance in found.found
+        assert "MANIPLE_TIME_SCALE" in found.advice
+        told = [(await health(one.http))["timings"]["failed"] for one in (registry, agent)]
+        assert told == [9.0, 18.0]
 
 
 async def test_at_another_scale_an_exclusive_task_is_stopped_before_its_agent_is_failed() -> None:
     options = ClusterOptions(agents=0, registries=1, time_scale=0.5)
-    with servers_needed():
-        async with Cluster(options) as cluster, agent_inside(cluster, time_scale=0.5) as agent:
-            await agent.after_a_heartbeat()
-            handle = await agent.start("fencing.exclusive", 20.0)
-            agent.freeze_heartbeats()
+    need(RABBITMQ, CONSUL)
+    async with Cluster(options) as cluster, agent_inside(cluster, time_scale=0.5) as agent:
+        await agent.after_a_heartbeat()
+        handle = await agent.start("fencing.exclusive", 20.0)
+        agent.freeze_heartbeats()
 
-            async def failed() -> bool:
-                operator = cluster.ready_info()["operator_url"]
-                answer = await ask(operator, "registry", "agent", {"id": agent.name})
-                return bool(answer["state"] == "failed")
+        async def failed() -> bool:
+            operator = cluster.ready_info()["operator_url"]
+            answer = await ask(operator, "registry", "agent", {"id": agent.name})
+            return bool(answer["state"] == "failed")
 
-            await wait_until(failed, 20)
-            assert (started[handle.id], stopped[handle.id]) == (1, 1)
-            agent.network.thaw()
-            await wait_until(lambda: started[handle.id] == 2, 30)
-            assert most_together[handle.id] == 1
-            assert (await doctored(cluster)).verdict is Verdict.OK
+        await wait_until(failed, 20)
+        assert (started[handle.id], stopped[handle.id]) == (1, 1)
+        agent.network.thaw()
+        await wait_until(lambda: started[handle.id] == 2, 30)
+        assert most_together[handle.id] == 1
+        assert (await doctored(cluster)).verdict is Verdict.OK

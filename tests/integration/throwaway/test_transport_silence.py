@@ -11,10 +11,11 @@ import pytest_asyncio
 import faults
 from flaky_network import FlakyNetwork
 from link_bench import bench, depth, done, new_queue, numbers
-from local_servers import LocalServers, servers_needed
+from local_servers import LocalServers
 from maniple.timings import Amqp
 from maniple.topology import Queue
 from maniple.transport import pulse
+from needs import CONSUL, RABBITMQ, need
 from system.brokers import NativeBroker
 from waiting import wait_until
 
@@ -47,8 +48,8 @@ def queue() -> Queue:
 async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NativeBroker]:
     """A broker that the test may raise alarms on."""
     made = NativeBroker(Path(tmp_path_factory.mktemp("broker")))
-    with servers_needed():
-        await made.start()
+    need(RABBITMQ, CONSUL)
+    await made.start()
     yield made
     await made.stop(0.5)
 

@@ -5,8 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
-from faults import Commanded, close_connections, frozen, restart_broker
+from faults import close_connections, frozen, restart_broker
 from holding import held
+from rabbitmqctl import Commanded
 from system.campaign.scene import Scene
 from waiting import wait_until
 

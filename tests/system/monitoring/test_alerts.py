@@ -21,6 +21,7 @@ from maniple import topology
 from maniple.cli.control import ask_over
 from maniple.service.consul import Consul
 from prometheus_server import SOURCE, alert_names
+from rabbitmqctl import suspended
 from waiting import wait_until
 from watched_world import PATIENCE, Watched, steadily
 
@@ -251,7 +252,7 @@ async def test_a_memory_alarm_before_full_queues(watched: Watched) -> None:
 
 
 async def test_a_lane_that_answers_nobody(watched: Watched) -> None:
-    async with watched.stuck("maniple.lane.work.plain"):
+    async with suspended(watched.broker, watched.broker.environment, "maniple.lane.work.plain"):
         await watched.fires("ManipleLaneStuck", environment="dev")
 
 

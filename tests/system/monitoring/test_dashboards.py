@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from documents import ROOT
+from paths import ROOT
 from waiting import wait_until
 from watched_world import PATIENCE, Watched, steadily
 

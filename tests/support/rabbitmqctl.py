@@ -1,0 +1,80 @@
+"""Doing to a broker what only its operators can, with `rabbitmqctl`."""
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from maniple.local import programs
+from maniple.local.child import Child
+from system.docker import run
+
+# In the broker's own language: close the connections of a name, and return how many there were.
+_CLOSE = """
+  Owned = [P || [{{pid, P}}, {{client_properties, C}}]
+             <- rabbit_networking:connection_info_all([pid, client_properties]),
+             {{_, longstr, N}} <- [lists:keyfind(<<"connection_name">>, 1, C)],
+             N =:= <<"{name}">>],
+  [rabbit_networking:close_connection(P, "by a test") || P <- Owned], length(Owned).
+"""
+
+
+class Commanded(Protocol):
+    """A broker that carries out `rabbitmqctl`."""
+
+    async def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
+
+
+class Served(Protocol):
+    """A broker that runs here, alone or with other servers."""
+
+    @property
+    def children(self) -> Sequence[Child]:
+        """The processes that make it up."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A broker of this machine, commanded with the program that came with it."""
+
+    server: Served
+
+    async def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
+        program = programs.rabbitmq_server().with_name("rabbitmqctl")
+        return await run(str(program), "--quiet", *arguments, env=self._environ)
+
+    @property
+    def _environ(self) -> Mapping[str, str]:
+        (broker,) = [child for child in self.server.children if child.spec.name == "rabbitmq"]
+        return broker.spec.env
+
+
+async def make_administrator(broker: Commanded, name: str) -> str:
+    """Make a user who may do everything; return the password."""
+    password = secrets.token_hex(8)
+    await broker.control("add_user", name, password)
+    await broker.control("set_user_tags", name, "administrator")
+    return password
+
+
+async def close_connection(broker: Commanded, name: str) -> int:
+    """Have the broker close the connections of a name; return how many there were.
+
+    The management API shows a connection some seconds after it was opened; the broker knows it at
+    once.
+    """
+    return int(await broker.control("eval", _CLOSE.format(name=name)))
+
+
+@asynccontextmanager
+async def suspended(broker: Commanded, environment: str, queue: str) -> AsyncIterator[None]:
+    """Have a quorum queue answer nobody, as one does that has lost its leader."""
+    leader = f"whereis('{environment}_{queue}')"
+    await broker.control("eval", f"sys:suspend({leader}).")
+    try:
+        yield
+    finally:
+        await broker.control("eval", f"sys:resume({leader}).")
