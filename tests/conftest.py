@@ -30,11 +30,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+CLUSTERS = {"cluster", "trio"}
+"""Fixtures of which one for all tests suffices; to start one costs more than most tests do."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where tests run in several processes, what shares its fixtures."""
+    """Keep together, where tests run in several processes, a module and who shares a cluster."""
+    clusters: dict[str, str] = {}
     for item in items:
-        together = "trio" if "trio" in getattr(item, "fixturenames", ()) else item.nodeid
-        item.add_marker(pytest.mark.xdist_group(together.partition("::")[0]))
+        for name in CLUSTERS.intersection(getattr(item, "fixturenames", ())):
+            clusters[module_of(item)] = name
+    for item in items:
+        module = module_of(item)
+        item.add_marker(pytest.mark.xdist_group(clusters.get(module, module)))
+
+
+def module_of(item: pytest.Item) -> str:
+    """Return the path of a test's module."""
+    return item.nodeid.partition("::")[0]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

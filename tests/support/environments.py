@@ -22,11 +22,12 @@ class Environments:
 
     def __init__(self, rabbitmq: RabbitMQServer) -> None:
         self._rabbitmq = rabbitmq
+        self.control = Installed(rabbitmq).control
         self._login = ADMINISTRATOR, ""
 
     async def prepare(self) -> None:
         """Make the administrator."""
-        password = await make_administrator(Installed(self._rabbitmq), ADMINISTRATOR)
+        password = await make_administrator(self, ADMINISTRATOR)
         self._login = ADMINISTRATOR, password
 
     async def make(self, name: str) -> RabbitMQServer:
@@ -84,6 +85,10 @@ class OnSharedBroker:
         """Management API with a role's login."""
         assert self._view is not None
         return self._view.management_url(role)
+
+    async def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
+        return await self._environments.control(*arguments)
 
     async def start(self) -> None:
         """Make the environment."""

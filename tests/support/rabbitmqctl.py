@@ -1,13 +1,16 @@
 """Doing to a broker what only its operators can, with `rabbitmqctl`."""
 
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from maniple.local import programs
 from maniple.local.child import Child
+from maniple.local.errors import LocalError
 from system.docker import run
 
 # In the broker's own language: close the connections of a name, and return how many there were.
@@ -17,6 +20,16 @@ _CLOSE = """
              {{_, longstr, N}} <- [lists:keyfind(<<"connection_name">>, 1, C)],
              N =:= <<"{name}">>],
   [rabbit_networking:close_connection(P, "by a test") || P <- Owned], length(Owned).
+"""
+
+
+# What `rabbitmqctl eval` does, which takes a second to start; an error is told, as it is there.
+_EVALUATE = """
+  try {text} of
+      Result -> io:format("ok ~p", [Result])
+  catch
+      Class:Reason -> io:format("error ~p", [{{Class, Reason}}])
+  end.
 """
 
 
@@ -42,9 +55,28 @@ class Installed:
     server: Served
 
     async def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
+        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`.
+
+        What is to be evaluated is so by `erl_call`, where it is, at a hundredth of the cost.
+        """
+        if arguments[0] == "eval" and shutil.which("erl_call"):
+            return await self._evaluate(arguments[1])
         program = programs.rabbitmq_server().with_name("rabbitmqctl")
         return await run(str(program), "--quiet", *arguments, env=self._environ)
+
+    async def _evaluate(self, text: str) -> str:
+        environ = self._environ
+        cookie = (Path(environ["HOME"]) / ".erlang.cookie").read_text()
+        said = await run(
+            *("erl_call", "-name", environ["RABBITMQ_NODENAME"], "-c", cookie),
+            *("-e", "-fetch_stdout", "-no_result_term"),
+            env=environ,
+            given=_EVALUATE.format(text=text.strip().removesuffix(".")).encode(),
+        )
+        verdict, _, result = said.partition(" ")
+        if verdict != "ok":
+            raise LocalError(f"the broker did not evaluate {text.strip()}: {result or 'no answer'}")
+        return result
 
     @property
     def _environ(self) -> Mapping[str, str]:
@@ -55,8 +87,12 @@ class Installed:
 async def make_administrator(broker: Commanded, name: str) -> str:
     """Make a user who may do everything; return the password."""
     password = secrets.token_hex(8)
-    await broker.control("add_user", name, password)
-    await broker.control("set_user_tags", name, "administrator")
+    user = f'<<"{name}">>'
+    await broker.control(
+        "eval",
+        f'rabbit_auth_backend_internal:add_user({user}, <<"{password}">>, <<"tests">>), '
+        f'rabbit_auth_backend_internal:set_tags({user}, [administrator], <<"tests">>).',
+    )
     return password
 
 

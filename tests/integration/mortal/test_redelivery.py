@@ -99,7 +99,9 @@ async def test_tasks_without_an_agent_wait_in_the_broker_and_run_when_one_comes(
 ) -> None:
     [dispatcher] = empty.of_service("dispatcher")
     async with connect(empty.ready_info()["client_url"]) as client:
-        tasks = [client.submit("test.perhaps", {"good": n, "weight": HEAVY}) for n in range(WAITING)]
+        tasks = [
+            client.submit("test.perhaps", {"good": n, "weight": HEAVY}) for n in range(WAITING)
+        ]
         handles = await asyncio.gather(*tasks)
         await wait_until(lambda: delayed(dispatcher) >= 2 * WAITING, 60)
         before = resident(dispatcher.pid)

@@ -34,6 +34,7 @@ from waiting import wait_until
 
 # The broker shows a connection's given name only some seconds after it was made.
 TWO_THIRDS = 2 / 3
+TWO_FIFTHS = 2 / 5
 SLOW = Timings(
     heartbeats=Heartbeats(period=1.0, confirm=0.9),
     bounds=Bounds(unreachable=3.0, failed=6.0),
@@ -184,7 +185,7 @@ async def test_an_agent_whose_ttl_check_has_lapsed_fails_the_earlier(
         in_consul(servers, agent, "1"),
         in_consul(servers, other, "1") as consul,
         passing(consul, other),
-        registry(servers, tmp_path),
+        registry(servers, tmp_path, time_scale=TWO_THIRDS),
     ):
         await wait_until(lambda: "agent.failed" in keys(events))
         assert "agent.failed" not in keys(of_other)
@@ -213,17 +214,16 @@ async def test_a_critical_health_check_suspects_until_it_passes_and_fails_nobody
         in_consul(servers, agent, "1") as consul,
         passing(consul, agent),
         beating([agent]),
-        registry(servers, tmp_path, timings=SLOW),
+        registry(servers, tmp_path, time_scale=TWO_FIFTHS),
     ):
+        unwell = Timings().scaled(TWO_FIFTHS).bounds.unwell
         begun = time.monotonic()  # a check cannot have failed three times before
-        await wait_until(
-            lambda: time.monotonic() > begun + SLOW.bounds.unwell, SLOW.bounds.unwell + 5
-        )
+        await wait_until(lambda: time.monotonic() > begun + unwell, unwell + 5)
         await set_http_check(servers, agent, "critical")
         await wait_until(lambda: "agent.unreachable" in keys(events))
         assert (await shown(agent))["doubts"] == ["health check critical"]
         sequence = agent.sequence
-        await wait_until(lambda: agent.sequence > sequence + 35)
+        await wait_until(lambda: agent.sequence > sequence + 25)  # for longer than silence may last
         assert keys(events)[-1] == "agent.unreachable"
         await set_http_check(servers, agent, "passing")
         await wait_until(lambda: keys(events)[-1] == "agent.recovered")

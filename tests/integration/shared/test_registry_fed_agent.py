@@ -25,8 +25,10 @@ from maniple.transport import (
 from waiting import wait_until
 
 LANE = "fed.slowly"
-HOPELESS = 18  # heartbeats, one a second: 5 s of settling, and the 10 s after which a zombie fails
-RUN = 0.7  # seconds that each message takes
+TIME_SCALE = 0.5
+HOPELESS = 18  # heartbeats: 5 s of settling, and the 10 s after which a zombie fails, with one each
+PERIOD = TIME_SCALE
+RUN = 0.35  # seconds that each message takes
 
 
 class SlowWorker:
@@ -75,7 +77,7 @@ async def test_a_hungry_agent_that_takes_one_message_at_a_time_of_many_is_no_zom
     servers: LocalServers, tmp_path: Path
 ) -> None:
     async with (
-        registry(servers, tmp_path),
+        registry(servers, tmp_path, time_scale=TIME_SCALE),
         agent_of(servers) as (agent, events),
         working(servers) as worker,
     ):
@@ -83,7 +85,7 @@ async def test_a_hungry_agent_that_takes_one_message_at_a_time_of_many_is_no_zom
 
         async def beat() -> bool:
             await agent.beat(description=description, last_delivery_at=worker.last, hungry=[LANE])
-            await asyncio.sleep(1)
+            await asyncio.sleep(PERIOD)
             return agent.sequence >= HOPELESS
 
         await wait_until(beat, 3 * HOPELESS)
@@ -95,7 +97,7 @@ async def test_an_agent_that_is_fed_but_does_not_consume_its_own_queue_is_doubte
     servers: LocalServers, tmp_path: Path
 ) -> None:
     async with (
-        registry(servers, tmp_path),
+        registry(servers, tmp_path, time_scale=TIME_SCALE),
         agent_of(servers) as (agent, events),
         working(servers) as worker,
     ):
@@ -103,7 +105,7 @@ async def test_an_agent_that_is_fed_but_does_not_consume_its_own_queue_is_doubte
 
         async def suspected() -> bool:
             await agent.beat(description=description, last_delivery_at=worker.last, hungry=[LANE])
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(PERIOD)
             return "agent.unreachable" in keys(events)
 
         await wait_until(suspected, 20)

@@ -19,7 +19,7 @@ from local_servers import LocalServers
 from maniple.control import Reconnect
 from maniple.identifiers import new_id
 from maniple.service.names import ECHOES
-from maniple.timings import Bounds
+from maniple.timings import Timings
 from maniple.topology import LANES, lane_queues
 from maniple.transport import (
     Connection,
@@ -31,6 +31,9 @@ from maniple.transport import (
 )
 from scraping import counted
 from waiting import wait_until
+
+TIME_SCALE = 0.5
+TIMES = Timings().scaled(TIME_SCALE)
 
 
 async def waiting_work(servers: LocalServers, link_name: str) -> Link:
@@ -51,14 +54,14 @@ async def test_a_zombie_is_told_to_reconnect_and_evicted_and_who_takes_its_work_
     servers: LocalServers, tmp_path: Path
 ) -> None:
     link = await waiting_work(servers, f"link-{new_id()}")
-    async with registry(servers, tmp_path) as runtime:
+    async with registry(servers, tmp_path, time_scale=TIME_SCALE) as runtime:
         await agreed(runtime)  # a standby gives others time before it says the same again
-        begun, bounds = time.monotonic(), Bounds()
+        begun, bounds = time.monotonic(), TIMES.bounds
         async with (
             agent_of(servers) as (agent, events),
             agent_of(servers) as (busy, of_busy),
-            beating([agent], 1.0, hungry=None),
-            beating([busy], 1.0, hungry=[]),
+            beating([agent], TIME_SCALE, hungry=None),
+            beating([busy], TIME_SCALE, hungry=[]),
         ):
             await wait_until(lambda: "agent.unreachable" in keys(events), 20)
             assert "x.y" in events[-1].reason

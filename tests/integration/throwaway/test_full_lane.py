@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from environments import OnSharedBroker
 from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher
+from local_servers import SharedServers
 from maniple import connect, topology
 from maniple.local.cluster import Cluster
-from needs import CONSUL, RABBITMQ, need
 from outsider import Outsider
-from rabbitmqctl import Installed, suspended
+from rabbitmqctl import suspended
 from waiting import wait_until
 
 STUCK = 600  # single messages, more than a dispatcher holds
@@ -22,21 +23,25 @@ OTHERS = 200
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.fixture(scope="module")
+def broker(shared: SharedServers) -> OnSharedBroker:
+    return shared.broker("full-lane")
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def one() -> AsyncIterator[Cluster]:
-    need(RABBITMQ, CONSUL)
-    async with Cluster(one_dispatcher()) as running:
+async def one(broker: OnSharedBroker) -> AsyncIterator[Cluster]:
+    async with Cluster(one_dispatcher(), broker=broker) as running:
         yield running
 
 
 async def test_a_lane_that_confirms_nothing_holds_up_nobody_and_loses_nothing(
-    one: Cluster,
+    one: Cluster, broker: OnSharedBroker
 ) -> None:
     info = one.ready_info()
     with Outsider(info["broker_url"]) as outsider:
         assert outsider.ask("test.threaded", {"payload": [7]})["output"] == 7
-        queue, broker = topology.lane_queues("test.threaded")[0].name, Installed(one.servers)
-        async with suspended(broker, one.servers.environment, queue):
+        queue = topology.lane_queues("test.threaded")[0].name
+        async with suspended(broker, broker.environment, queue):
             stuck = [outsider.send("test.threaded", {"payload": [n]}) for n in range(STUCK)]
             async with connect(info["client_url"]) as client:
                 for number in range(20):
@@ -47,20 +52,22 @@ async def test_a_lane_that_confirms_nothing_holds_up_nobody_and_loses_nothing(
     assert [result["output"] for result in results] == list(range(STUCK))
 
 
-async def test_a_task_that_waits_is_never_ended_for_want_of_room(one: Cluster) -> None:
+async def test_a_task_that_waits_is_never_ended_for_want_of_room(
+    one: Cluster, broker: OnSharedBroker
+) -> None:
     info, before = one.ready_info(), delayed(one)
     with Outsider(info["broker_url"]) as outsider:
         waiting = [outsider.send("nobody.serves.this", {"ttl": 12}) for _ in range(200)]
         await wait_until(lambda: delayed(one) >= before + 200)
         limit = ("tiny", r"^maniple\.delay\.", '{"max-length": 1}', "--apply-to", "queues")
         vhost = ("-p", info["environment"])
-        await Installed(one.servers).control("set_policy", *vhost, *limit)
+        await broker.control("set_policy", *vhost, *limit)
         try:
             late = [outsider.send("nobody.serves.this", {"ttl": 12}) for _ in range(40)]
             await wait_until(lambda: "overloaded" in codes(outsider, late))
             assert outsider.ask("test.double", {"payload": 4})["output"] == 8
         finally:
-            await Installed(one.servers).control("clear_policy", *vhost, "tiny")
+            await broker.control("clear_policy", *vhost, "tiny")
         ends = Counter(outsider.wait(sent, seconds=90)[0]["status"] for sent in waiting)
     assert ends == {"expired": len(waiting)}
 

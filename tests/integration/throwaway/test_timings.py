@@ -13,7 +13,7 @@ import pytest
 
 from agent_inside import agent_inside
 from fencing_handlers import most_together, started, stopped
-from local_servers import LocalServers
+from local_servers import LocalServers, SharedServers
 from maniple.cli.checks import processes
 from maniple.cli.checks.findings import Finding, Places, Verdict
 from maniple.cli.control import ask
@@ -31,7 +31,6 @@ from maniple_policy.settings import PolicySettings
 from maniple_policy.wiring import build as build_policy
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build as build_registry
-from needs import CONSUL, RABBITMQ, need
 from waiting import wait_until
 
 
@@ -109,12 +108,13 @@ async def health(url: str) -> dict[str, Any]:
     return dict(msgspec.json.decode(body))
 
 
-async def test_an_agent_that_keeps_other_times_is_told_by_its_registry_and_by_the_doctor() -> None:
+async def test_an_agent_that_keeps_other_times_is_told_by_its_registry_and_by_the_doctor(
+    shared: SharedServers,
+) -> None:
     options = ClusterOptions(
         agents=1, registries=1, time_scale=2.0, env={"registry": {"MANIPLE_TIME_SCALE": "1.0"}}
     )
-    need(RABBITMQ, CONSUL)
-    async with Cluster(options) as cluster:
+    async with Cluster(options, broker=shared.broker("mistimed")) as cluster:
         (registry,) = cluster.of_service("registry")
         (agent,) = cluster.of_service("agent")
 
@@ -132,10 +132,14 @@ async def test_an_agent_that_keeps_other_times_is_told_by_its_registry_and_by_th
         assert told == [9.0, 18.0]
 
 
-async def test_at_another_scale_an_exclusive_task_is_stopped_before_its_agent_is_failed() -> None:
+async def test_at_another_scale_an_exclusive_task_is_stopped_before_its_agent_is_failed(
+    shared: SharedServers,
+) -> None:
     options = ClusterOptions(agents=0, registries=1, time_scale=0.5)
-    need(RABBITMQ, CONSUL)
-    async with Cluster(options) as cluster, agent_inside(cluster, time_scale=0.5) as agent:
+    async with (
+        Cluster(options, broker=shared.broker("timed")) as cluster,
+        agent_inside(cluster, time_scale=0.5) as agent,
+    ):
         await agent.after_a_heartbeat()
         handle = await agent.start("fencing.exclusive", 20.0)
         agent.freeze_heartbeats()
