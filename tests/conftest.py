@@ -34,6 +34,7 @@ CLUSTERS = {"cluster", "trio"}
 """Fixtures of which one for all tests suffices; to start one costs more than most tests do."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, where tests run in several processes, a module and who shares a cluster."""
     clusters: dict[str, str] = {}
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = module_of(item)
         item.add_marker(pytest.mark.xdist_group(clusters.get(module, module)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run in several processes without the groups: each would start every cluster."""
+    if getattr(session.config.option, "loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "xdist has not seen the groups"
 
 
 def module_of(item: pytest.Item) -> str:

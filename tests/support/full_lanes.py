@@ -10,6 +10,7 @@ from maniple import topology
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.service.names import TASKS_DELAYED
 from paths import PYTHONPATH
+from rabbitmqctl import Commanded
 from scraping import sample_name, scrape
 
 ROOM = 100
@@ -41,6 +42,17 @@ def flood(url: str, capability: str, *, messages: int, each: int) -> None:
     for _ in range(messages):
         channel.basic_publish("maniple.tasks", "batch", body)
     connection.close()
+
+
+async def purge(broker: Commanded, vhost: str) -> None:
+    """Throw away what waits in lanes and in delays."""
+    await broker.control(
+        "eval",
+        f'[rabbit_amqqueue:purge(Q) || Q <- rabbit_amqqueue:list(<<"{vhost}">>), '
+        "{resource, _, _, N} <- [amqqueue:get_name(Q)], "
+        'Prefix <- ["maniple.lane.", "maniple.delay."], '
+        "string:prefix(N, Prefix) =/= nomatch].",
+    )
 
 
 def delayed(cluster: Cluster) -> float:

@@ -9,17 +9,20 @@ from statistics import median
 import pytest
 
 from flat_out import carried
-from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher
+from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher, purge
 from maniple import connect
 from maniple.client import Client
 from maniple.local.cluster import Cluster
 from needs import CONSUL, RABBITMQ, need
+from rabbitmqctl import Installed
 from waiting import wait_until
 
 FLOOD = 20_000
 RATE = 2000.0
 SHARE = 0.3  # of what the machine carries flat out, where that is less
 SECONDS = 4.0
+ROUNDS = 3  # alone and beside, in turns: what else the machine does is in both
+STILL = 2.0  # seconds without any that is sent to wait
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -43,6 +46,19 @@ async def pace(client: Client, rate: float) -> tuple[float, float]:
     return median(latencies), time.perf_counter() - started
 
 
+async def emptied(one: Cluster) -> None:
+    """Throw away what waits, until a dispatcher sends nothing to wait any more."""
+    broker = Installed(one.servers)
+
+    async def still() -> bool:
+        looked = delayed(one)
+        await purge(broker, one.servers.environment)
+        await asyncio.sleep(STILL)
+        return delayed(one) == looked
+
+    await wait_until(still, 60)
+
+
 async def test_others_are_as_fast_beside_a_full_lane() -> None:
     need(RABBITMQ, CONSUL)
     async with Cluster(one_dispatcher()) as one:
@@ -54,18 +70,20 @@ async def compare(one: Cluster) -> None:
     declare_full(one.servers.broker_url("agent"), "test.full")
     async with connect(info["client_url"]) as client:
         rate = min(RATE, SHARE * await carried(client, "test.double", int(RATE * SECONDS)))
-        alone, alone_last = min([await pace(client, rate) for _ in range(2)])
-        await asyncio.to_thread(
-            flood, info["broker_url"], "test.full", messages=FLOOD // 100, each=100
-        )
-        await wait_until(lambda: delayed(one) >= FLOOD - 2 * ROOM, 60)
-
-        async def as_fast() -> bool:  # in one run at least: the machine may be busy otherwise
+        rounds = []
+        for _ in range(ROUNDS):
+            alone, before = await pace(client, rate), delayed(one)
+            await asyncio.to_thread(
+                flood, info["broker_url"], "test.full", messages=FLOOD // 100, each=100
+            )
+            await wait_until(lambda: delayed(one) >= before + FLOOD - 2 * ROOM, 60)  # noqa: B023
             looked = delayed(one)
-            beside, beside_last = await pace(client, rate)
+            beside = await pace(client, rate)
             assert delayed(one) > looked  # the flood is not over
-            shown = f"{alone:.3f} {alone_last:.2f} {beside:.3f} {beside_last:.2f}"
-            sys.stdout.write(f"{rate:.0f} {shown}\n")
-            return beside < 2 * alone + 0.2 and beside_last < alone_last + SECONDS / 4
-
-        await wait_until(as_fast, 45)
+            await emptied(one)
+            rounds.append((*alone, *beside))
+    shown = "".join("{:.3f} {:.2f} {:.3f} {:.2f}\n".format(*one) for one in rounds)
+    sys.stdout.write(f"{rate:.0f} tasks/s: latency, last, and both beside a full lane\n{shown}")
+    # A latency has two parts: what its own way takes, and for how long others have the processor.
+    assert median(beside - 2 * alone for alone, _, beside, _ in rounds) < 0.2, shown
+    assert median(beside / alone for _, alone, _, beside in rounds) < 1.25, shown
