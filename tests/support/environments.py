@@ -22,13 +22,16 @@ class Environments:
 
     def __init__(self, rabbitmq: RabbitMQServer) -> None:
         self._rabbitmq = rabbitmq
-        self.control = Installed(rabbitmq).control
         self._login = ADMINISTRATOR, ""
 
     async def prepare(self) -> None:
         """Make the administrator."""
         password = await make_administrator(self, ADMINISTRATOR)
         self._login = ADMINISTRATOR, password
+
+    async def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
+        return await Installed(self._rabbitmq).control(*arguments)
 
     async def make(self, name: str) -> RabbitMQServer:
         """Make an environment, and return the broker as it is seen in it: the users are the same.
