@@ -7,8 +7,10 @@ from maniple.service.names import BREAKER_OPEN
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.telemetry import MAX_CHILDREN, Metrics
 from maniple_dispatcher.domain.breaker import Breaker, Ends, State
+from maniple_dispatcher.domain.owned import Owned, probes_of
 from maniple_dispatcher.talk import show
 
+LANE = "text.stats"
 THREE = CircuitBreakerSpec(consecutive=3, open_for=10.0, probes=2)
 HALF = CircuitBreakerSpec(ratio=0.5, window=10.0, minimum=10, open_for=10.0)
 
@@ -133,3 +135,63 @@ def test_breakers_beyond_the_labels_are_counted_and_open_ones_come_first() -> No
     breakers = {lane: Breaker(State.CLOSED) for lane in lanes} | {lanes[-1]: Breaker(State.OPEN)}
     assert shown()[lanes[-1]] == 1
     assert sum(shown().values()) == 1
+
+
+class Dispatcher:
+    """What one knows of a lane's breaker, under a policy that comes and goes."""
+
+    def __init__(self, born: int = 0) -> None:
+        self.spec: CircuitBreakerSpec | None = THREE
+        self.born = born
+        self.owned = Owned(lambda _: self.spec, born=lambda: self.born)
+
+    def fails(self, times: int) -> None:
+        self.owned.hear(LANE, failed(times), 0.0)
+
+    def tells(self, other: "Dispatcher") -> None:
+        other.owned.follow(list(self.owned.news(0.0)), 0.0)
+
+    def shows(self, state: State) -> bool:
+        return self.owned.breaker(LANE)[0] is state
+
+
+def one_forgot(after: float) -> tuple[Dispatcher, Dispatcher]:
+    """Return an owner that saw a policy go and come again, and one that saw no gap between them.
+
+    Before, the breaker was open, and had been `after` seconds ago.
+    """
+    owner, other = Dispatcher(born=1000), Dispatcher(born=1000)
+    owner.fails(3)
+    owner.tells(other)
+    assert other.shows(State.OPEN)
+    owner.owned.look(lambda _: True, after)
+    owner.tells(other)
+    owner.spec = None
+    owner.owned.look(lambda _: True, after)
+    owner.spec, owner.born = THREE, 2000
+    assert owner.shows(State.CLOSED)
+    return owner, other
+
+
+def test_who_kept_a_breaker_of_a_policy_that_was_made_anew_takes_what_the_new_one_becomes() -> None:
+    owner, other = one_forgot(THREE.open_for)
+    assert other.shows(State.HALF_OPEN)
+    owner.fails(3)
+    owner.tells(other)
+    assert other.shows(State.OPEN)
+
+
+def test_who_asks_an_owner_for_a_probe_that_knows_of_no_fault_is_told_that_it_is_closed() -> None:
+    owner, other = one_forgot(0.0)
+    assert other.shows(State.OPEN)
+    assert owner.owned.take(probes_of(LANE), 5, THREE.open_for).granted == 5
+    owner.tells(other)
+    assert other.shows(State.CLOSED)
+
+
+def test_a_breaker_that_was_written_down_is_taken_by_one_that_has_just_begun() -> None:
+    begun = Dispatcher(born=2000)
+    begun.owned.restore(LANE, State.OPEN, 1001, 0.0)
+    assert begun.shows(State.OPEN)
+    begun.owned.look(lambda _: True, THREE.open_for)
+    assert [one.epoch for one in begun.owned.news(0.0)] == [2001]

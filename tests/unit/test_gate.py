@@ -1,6 +1,7 @@
 """What the gate makes of a task for which nobody decided, with limits that the tests decide."""
 
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -44,10 +45,13 @@ class Lanes:
 
 
 class Limits:
-    """Answers as it is told to: by limit whether a task passes. Every breaker is half open."""
+    """Answers as it is told to: by limit whether a task passes. Every breaker is in one state."""
 
-    def __init__(self, *answers: bool | None) -> None:
+    def __init__(
+        self, *answers: bool | None, state: State = State.HALF_OPEN, since: float = 0.0
+    ) -> None:
         self.owned = self
+        self._breaker = state, since
         self._answers = list(answers)
         self.freed: list[str] = []
 
@@ -58,7 +62,7 @@ class Limits:
         self.freed.append(limit.key)
 
     def breaker(self, _lane: str) -> tuple[State, float]:
-        return State.HALF_OPEN, 0.0
+        return self._breaker
 
 
 def admitted(resolved: Resolved, limits: Limits) -> list[str]:
@@ -90,3 +94,17 @@ def test_a_task_waits_without_keeping_room_when_nobody_says_whether_it_is_a_prob
     resolved = Resolved(bulkhead=BULKHEAD, circuit_breaker=BREAKER)
     assert admitted(resolved, limits) == [became]
     assert limits.freed == ([] if answer else ["bulkhead/it"])
+
+
+@pytest.mark.parametrize(("answer", "became"), [(True, "sent"), (False, "ended"), (None, "held")])
+def test_of_a_breaker_that_should_no_longer_be_open_its_owner_is_asked(
+    answer: bool | None, became: str
+) -> None:
+    since = monotonic() - BREAKER.spec.open_for
+    limits = Limits(answer, state=State.OPEN, since=since)
+    assert admitted(Resolved(circuit_breaker=BREAKER), limits) == [became]
+
+
+def test_of_one_that_is_open_nobody_is_asked() -> None:
+    limits = Limits(state=State.OPEN, since=monotonic())
+    assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]

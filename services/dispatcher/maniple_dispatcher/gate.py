@@ -169,14 +169,14 @@ class Gate:
     def _look_at_breaker(self, going: _Going) -> None:
         policy = going.resolved.circuit_breaker
         lane = going.envelope.lane
+        now = monotonic()
         state, since = self._fleet.owned.breaker(lane)
         if policy is None or state is State.CLOSED:
             self._let_through(going)
-        elif state is State.HALF_OPEN:
-            self._fleet.ask(probes_of(lane), partial(self._probes, going), monotonic())
-        else:
-            rest = since + policy.spec.open_for - monotonic()
-            self._find_open(going, max(DELAY_TIERS[0], rest))
+        elif state is State.OPEN and (rest := since + policy.spec.open_for - now) > 0:
+            self._find_open(going, rest)
+        else:  # half open, or it should be by now, and its owner knows
+            self._fleet.ask(probes_of(lane), partial(self._probes, going), now)
 
     def _probes(self, going: _Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         if passes:
@@ -189,6 +189,7 @@ class Gate:
         if policy is None:
             self._let_through(going)
             return
+        seconds = max(DELAY_TIERS[0], seconds)
         message = f"the circuit breaker of {going.envelope.lane} is open"
         refusal = _Refusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds)
         if undecided:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time_ns
 from typing import cast
 
 from maniple import topology
@@ -52,6 +52,10 @@ async def _look(lanes: Lanes, hot: HotPath) -> None:
         lanes.look(taking=hot.up and not hot.blocked)
 
 
+def _milliseconds() -> int:
+    return time_ns() // 1_000_000
+
+
 def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | None]:
     """Return what tells the policy of a lane's breaker."""
 
@@ -94,7 +98,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     moves = Moves(runtime, hot.intake, lanes, roster, marks, quiet=quiet, clock=now, traces=traces)
     agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)
-    owned = Owned(_breaker_of(policies), settings.timings)
+    owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
     me = runtime.connection_name("dispatcher")
     fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
     good = GoodResults()

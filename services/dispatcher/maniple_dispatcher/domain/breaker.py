@@ -34,7 +34,11 @@ class Ends:
 
 @dataclass(slots=True)
 class Breaker:
-    """One breaker. Times are seconds of a steady clock; a higher epoch is a later change."""
+    """One breaker. Times are seconds of a steady clock; a higher epoch is a later change.
+
+    Epochs begin at `born`. A policy that is deleted and made anew has a new breaker, of which some
+    dispatchers may still keep the old one: what is born later has the higher epochs.
+    """
 
     state: State = State.CLOSED
     epoch: int = 0
@@ -44,6 +48,7 @@ class Breaker:
     given: int = 0
     given_at: float = 0.0
     passed: int = 0
+    born: int = 0
 
     def hear(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
         """Take what agents report; tells whether the breaker has changed."""
@@ -84,7 +89,10 @@ class Breaker:
     def news(self, lane: str, spec: CircuitBreakerSpec, now: float) -> BreakerNews:
         """Say how it is."""
         return BreakerNews(
-            lane=lane, state=self.state, epoch=self.epoch, remaining=self.remaining(spec, now)
+            lane=lane,
+            state=self.state,
+            epoch=max(self.born, self.epoch),
+            remaining=self.remaining(spec, now),
         )
 
     def follow(self, news: BreakerNews, spec: CircuitBreakerSpec, now: float) -> bool:
@@ -117,7 +125,7 @@ class Breaker:
 
     def _become(self, state: State, now: float) -> bool:
         self.state, self.since = state, now
-        self.epoch += 1
+        self.epoch = max(self.born, self.epoch) + 1
         self.failing = self.given = self.passed = 0
         self.window.clear()
         return True

@@ -37,15 +37,22 @@ class Change:
 
 
 class Owned:
-    """Buckets, bulkheads and breakers; `spec_of` says which policy a lane's breaker has, if any."""
+    """Buckets, bulkheads and breakers.
+
+    `spec_of` says which policy a lane's breaker has, if any; `born` gives a number for a new one
+    that rises all the time, at all dispatchers alike.
+    """
 
     def __init__(
         self,
         spec_of: Callable[[str], CircuitBreakerSpec | None],
         timings: Timings | None = None,
+        *,
+        born: Callable[[], int] = lambda: 0,
     ) -> None:
         times = timings or Timings()
         self._spec_of = spec_of
+        self._born = born
         self._breakers: dict[str, Breaker] = {}
         self._news: set[str] = set()
         self._changes: list[Change] = []
@@ -69,7 +76,10 @@ class Owned:
         spec = self._spec_of(lane)
         if spec is None:
             return Taken(want)
-        return Taken(*self._breaker(lane).probe(want, spec, now))
+        breaker = self._breaker(lane)
+        if breaker.state is State.CLOSED:
+            self._news.add(lane)  # who asks does not know
+        return Taken(*breaker.probe(want, spec, now))
 
     def used(self, limit: Limit, number: int, now: float) -> None:
         """Take what another let through while the limit had no owner."""
@@ -134,7 +144,7 @@ class Owned:
             self._breakers = {
                 k: b for k, b in self._breakers.items() if b.state is not State.CLOSED
             }
-        return self._breakers.setdefault(lane, Breaker())
+        return self._breakers.setdefault(lane, Breaker(born=self._born()))
 
     def changes(self) -> list[Change]:
         """Return the changes of our breakers since this was last asked for."""
