@@ -4,8 +4,8 @@
 SHELL := /bin/bash
 .PHONY: help setup demo test test-system check bench campaign up down
 
-# Test modules at once; each process starts a RabbitMQ and a Consul of its own.
-WORKERS ?= 2
+# Test processes, each with a RabbitMQ and a Consul of its own: more than processors, as tests mostly wait.
+WORKERS ?= 3
 
 # uv and the tools' caches need a home, also where none is given.
 ifeq ($(strip $(HOME)),)
@@ -38,7 +38,7 @@ down: ## remove it: containers, network and volumes, with all that is in them
 demo: setup ## a cluster of three agents analyses the standard library, and one of them is killed
 	@uv run --no-sync maniple demo
 
-test: setup ## tests against real servers, in simulated time, of documents and units, two modules at a time
+test: setup ## tests against real servers, in simulated time, of documents and units, in three processes
 	@uv run --no-sync pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
 
 test-system: setup ## whole clusters, one test after the other: faults, alerts, rates, the demo, Docker if it is there
