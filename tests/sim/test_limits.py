@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from maniple.service.policies import Resolved
+from maniple.timings import Peers
 from simulated_dispatchers import Dispatchers, policy
 from virtual_time import World, seeds
 
@@ -83,6 +84,22 @@ def test_no_more_passes_than_rate_and_burst_and_it_recovers_whatever_becomes_of_
             passed = sorted(fleet.became.sent)
             recovered = (len(passed) - bisect_right(passed, begun)) / 3.0
             assert recovered >= 0.85 * RATE
+
+
+@pytest.mark.parametrize("seconds", [0.9, 1.1, 3.0])
+def test_who_stood_still_for_so_long_that_others_may_own_what_was_its_own_listens_first(
+    seconds: float,
+) -> None:
+    times = Peers()
+    with World(0) as world, Dispatchers(world) as fleet:
+        one, _ = fleet.start("d0"), fleet.start("d1")
+        world.run(3.0)
+        assert one.fleet.peers.counts(one.name)
+        one.process.freeze(seconds)
+        world.run(seconds + times.listens / 2)
+        assert one.fleet.peers.counts(one.name) == (seconds < times.stood_still)
+        world.run(times.listens)
+        assert one.fleet.peers.counts(one.name)
 
 
 def undecided_under(world: World, fleet: Dispatchers, resolved: Resolved) -> None:

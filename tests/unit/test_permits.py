@@ -99,6 +99,21 @@ def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> No
     assert two.asking.report(11.0).asks
 
 
+def test_what_an_answer_grants_that_came_too_late_is_given_back_once() -> None:
+    two = TwoFleets()
+    two.ask(10.0)
+    two.ask(10.0)
+    (late,) = two.asking.report(10.0).asks
+    two.asking.look(11.0)
+    two.answer(late, 11.1)
+    two.ask(11.2)
+    (told,) = two.asking.report(11.2).asks
+    two.answer(told, 11.3)
+    two.ask(11.4)
+    (then,) = two.asking.report(11.4).asks
+    assert [late.freed, told.freed, then.freed] == [0, late.want, 0]
+
+
 def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> None:
     two = TwoFleets()
     two.ask(10.0)

@@ -17,7 +17,6 @@ import requests
 from local_servers import LocalServers
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.consul import ConsulServer
 from maniple.local.errors import LocalError, StartFailed
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
@@ -26,7 +25,6 @@ from needs import CONSUL, PS, RABBITMQ, need
 from paths import left_in
 from waiting import wait_until
 
-THROWAWAY_SECONDS = 0.5
 SERVERS_ONLY = ClusterOptions(services=False)
 
 
@@ -90,19 +88,6 @@ def test_consul_keeps_values_and_makes_sessions(servers: LocalServers) -> None:
     assert requests.put(f"{url}/v1/session/create", timeout=5).json()["ID"]
 
 
-async def test_a_second_pair_does_not_clash(servers: LocalServers, tmp_path: Path) -> None:
-    rabbitmq, consul = RabbitMQServer(tmp_path / "rabbitmq"), ConsulServer(tmp_path / "consul")
-    try:
-        await asyncio.gather(rabbitmq.start(), consul.start())
-        assert round_trip(rabbitmq.url("agent"), b"second") == b"second"
-        assert round_trip(servers.rabbitmq.url("agent"), b"first") == b"first"
-        put(consul.url, "only-there", "1")
-        assert get(servers.consul.url, "only-there") is None
-    finally:
-        await asyncio.gather(rabbitmq.stop(THROWAWAY_SECONDS), consul.stop())
-    assert processes_that_mention(str(tmp_path)) == []
-
-
 async def test_a_kept_folder_keeps_messages_and_values_over_a_restart(tmp_path: Path) -> None:
     options = ClusterOptions(services=False, data_dir=tmp_path, environment="kept")
     async with Cluster(options) as cluster:
@@ -149,10 +134,16 @@ async def test_an_existing_server_that_does_not_answer_is_named(
         await Cluster(SERVERS_ONLY).__aenter__()
 
 
-async def test_a_dead_broker_is_told_and_started_again_where_it_was() -> None:
+async def test_a_second_pair_does_not_clash_and_its_dead_broker_is_started_again_where_it_was(
+    servers: LocalServers,
+) -> None:
     deaths: list[Death] = []
     async with Cluster(SERVERS_ONLY, on_death=deaths.append) as cluster:
         folder, url = cluster.data_dir, cluster.servers.broker_url("agent")
+        assert round_trip(url, b"second") == b"second"
+        assert round_trip(servers.rabbitmq.url("agent"), b"first") == b"first"
+        put(cluster.servers.consul_url, "only-there", "1")
+        assert get(servers.consul.url, "only-there") is None
         broker = next(c for c in cluster.servers.children if c.spec.name == "rabbitmq")
         os.killpg(broker.pid, signal.SIGKILL)
         await wait_until(lambda: broker.restarts == 1, 15)
@@ -160,6 +151,7 @@ async def test_a_dead_broker_is_told_and_started_again_where_it_was() -> None:
     assert [(death.name, death.cause) for death in deaths] == [("rabbitmq", "SIGKILL")]
     assert deaths[0].restart_in is not None
     assert not folder.exists()
+    assert processes_that_mention(str(folder)) == []
 
 
 def accepts(url: str) -> bool:
