@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, NewType, Self
+from typing import Annotated, Any, ClassVar, Final, NewType, Self, cast
 from uuid import UUID
 
 from pydantic import (
@@ -22,6 +22,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 
 from maniple.timings import Timings
@@ -112,6 +115,19 @@ class AgentTimings(BaseModel):
         return cls.model_validate(timings.shown())
 
 
+UNTOLD: Final = AgentTimings(
+    digest="", heartbeat=3.3, unreachable=4.5, fenced=6.0, exclusive=8.25, failed=9.0
+)
+"""What a process keeps that does not say what: it is older than the choice."""
+
+
+def _understood(value: Any, validate: ValidatorFunctionWrapHandler) -> AgentTimings | None:
+    try:
+        return cast("AgentTimings | None", validate(value))
+    except ValidationError:
+        return None
+
+
 class AgentDescription(ControlMessage):
     """The part of an agent that does not change between heartbeats."""
 
@@ -134,8 +150,8 @@ class AgentDescription(ControlMessage):
     http: Text = ""
     """URL of /health, /ready and /metrics."""
     started_at: AwareDatetime
-    timings: AgentTimings | None = None
-    """None of an agent that is older than this field: it keeps the defaults."""
+    timings: Annotated[AgentTimings | None, WrapValidator(_understood)] = None
+    """None of an agent that is older than this field, or that tells others: see `UNTOLD`."""
 
     @property
     def digest(self) -> str:

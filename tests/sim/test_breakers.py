@@ -150,9 +150,8 @@ def test_all_agree_on_one_breaker_whose_probes_are_few_whatever_becomes_of_its_o
             seen = story(world, fleet, troubles=2)
             seen.check()
             assert {known(one) for one in fleet.alive} == {known(fleet.alive[0])}
-            epoch, state = known(fleet.alive[0])
-            assert epoch >= 3, "it has neither opened nor closed"
-            assert state == "closed"
+            assert len(seen.states) > 3, "it has neither opened nor closed"
+            assert known(fleet.alive[0])[1] == "closed"
 
 
 @pytest.mark.parametrize("chunk", seeds(12), ids=str)

@@ -87,10 +87,10 @@ def test_nothing_exclusive_runs_in_an_agent_that_anybody_has_declared_failed(chu
     strict=True,
     raises=AssertionError,
     reason="a registry that reconnects does not know which heartbeats it missed meanwhile, and "
-    "counts on from the last one that it heard; the agent counts from a later one (seed 4)",
+    "counts on from the last one that it heard; the agent counts from a later one (seed 44)",
 )
 def test_nor_when_a_registry_has_just_lost_its_connection() -> None:
-    for seed in range(12):
+    for seed in range(40, 60):
         with World(seed) as world, Cluster(world) as cluster:
             registry, agent = cluster.registry("r1"), cluster.agent("a0")
             world.run(6.0 + world.between(0.0, 3.0))

@@ -21,7 +21,7 @@ NAMES = ("a", "b", "c")
 
 def document(world: World) -> dict[str, Any]:
     name = world.random.choice(NAMES)
-    spec = {"seconds": world.random.randint(1, 1000)}
+    spec = {"seconds": world.random.uniform(1, 1000)}  # never the same twice
     rollout = {"percent": world.random.randint(0, 100)}
     more = {"rollout": rollout} if world.random.random() < 0.4 else {}
     return {"kind": "timeout", "name": name, "match": {"capability": name}, "spec": spec, **more}

@@ -31,13 +31,13 @@ Delay = Callable[[], float]
 class Wire:
     """One connection of a process, from its beginning through all losses."""
 
-    def __init__(self, broker: "Broker", process: Process, purpose: str) -> None:
-        self.broker, self.process, self.purpose = broker, process, purpose
-        self.name = f"{process.name}.{purpose}"
+    def __init__(self, broker: "Broker", process: Process, name: str) -> None:
+        self.broker, self.process, self.name = broker, process, name
         self.up = False
         self.on_state: Callable[[bool], object] = lambda _: None
         self.waiting: set[asyncio.Future[None]] = set()
         self.life = 0
+        self.losses = 0
         self.is_cut = False
         self._held: list[tuple[bool, Callable[[], object]]] = []
         self._there = self._here = 0.0
@@ -55,13 +55,22 @@ class Wire:
         if self.is_cut:
             self._held.append((there, do))
             return
-        world, life = self.broker.world, self.life
-        at = world.now + self.broker.delay()
+        world, losses = self.broker.world, self.losses
+        at = max(world.now + self.broker.delay(), self.broker.stalled_until)
         if there:
-            self._there = at = max(self._there, at, self.broker.stalled_until)
+            self._there = at = max(self._there, at)
         else:
-            self._here = at = max(self._here, at, self.broker.stalled_until)
-        world.at(at, lambda: do() if self.life == life else None, None if there else self.process)
+            self._here = at = max(self._here, at)
+
+        def arrive() -> None:
+            if self.losses != losses:
+                return
+            if there:
+                do()
+            else:  # in its socket: it is read, if late, before the end of the connection is
+                world.at(world.now, do, self.process)
+
+        world.at(at, arrive)
 
     def cut(self, seconds: float) -> None:
         """Let nothing pass for so long; what is sent meanwhile arrives then, if it stands still."""
@@ -79,9 +88,15 @@ class Wire:
         for there, do in held:
             self._travel(do, there=there)
 
+    def end(self) -> None:
+        """Take its process for dead: its queues are gone, and what was said last is still heard."""
+        self.life += 1
+        self.up = False
+
     def lose(self) -> None:
         """Break it: its queues are gone, and so is what was under way on it."""
         self.life += 1
+        self.losses += 1
         self._held.clear()
         self._here = max(self._here, self.broker.world.now)
         self.broker.world.at(self._here, self._lost, self.process)
@@ -159,9 +174,9 @@ class Broker:
         self.services: dict[str, list[tuple[Wire, Mapping[str, Any]]]] = {}
         self.published: Callable[[Event], object] = lambda _: None
 
-    def connect(self, process: Process, purpose: str) -> Wire:
-        """Begin a connection; it is not up yet."""
-        wire = Wire(self, process, purpose)
+    def connect(self, process: Process, name: str) -> Wire:
+        """Begin a connection of that name; it is not up yet."""
+        wire = Wire(self, process, name)
         self.wires.append(wire)
         return wire
 
@@ -191,7 +206,7 @@ class Broker:
         """Kill a process: its connections close at once."""
         process.kill()
         for wire in self.of(process):
-            wire.life += 1
+            wire.end()
 
     def stall(self, seconds: float) -> None:
         """Let the broker stand still."""
@@ -232,7 +247,7 @@ class SimulatedPlane:
 
     def __init__(self, _url: str, *, name: str, **_: Any) -> None:
         process: Any = asyncio.get_running_loop()
-        self.wire = self.broker.connect(process, name.rpartition(".")[2])
+        self.wire = self.broker.connect(process, name)
         self.wire.on_state = self._on_state
         self.name = name
         self.reconnects = -1
@@ -283,7 +298,8 @@ class SimulatedPlane:
             self.broker.listen(self.wire, exchange.name, key, handler)
 
     async def respond(self, service: str, operations: Mapping[str, Any]) -> None:
-        self.broker.services.setdefault(service, []).append((self.wire, operations))
+        consumers = self.broker.services.setdefault(service, [])
+        self.wire.to_broker(lambda: consumers.append((self.wire, operations)))
 
     async def request(
         self,
@@ -292,22 +308,24 @@ class SimulatedPlane:
         body: Mapping[str, Any] | None = None,
         timeout: float = REQUEST_TIMEOUT,
     ) -> dict[str, Any]:
-        """Ask one of those that answer, by chance: it may be cut off, frozen or dead."""
-        asked = [one for one in self.broker.services.get(service, ()) if not one[0].process.dead]
-        if not asked:
-            raise BrokerUnavailable("nobody answers")
-        wire, operations = self.broker.world.random.choice(asked)
+        """Ask one of those that consume requests, by chance: it may be cut off, frozen or dying."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         request = Request(op=op, body=dict(body or {}))
-        self.wire.to_broker(
-            lambda: wire.to_process(
-                lambda: wire.process.create_task(
-                    self._answer(operations[op], request, wire, future)
+
+        def there() -> None:
+            listed = self.broker.services.get(service, ())
+            if asked := [one for one in listed if one[0].up]:
+                wire, operations = self.broker.world.random.choice(asked)
+                wire.to_process(
+                    lambda: wire.process.create_task(
+                        self._answer(operations[op], request, wire, future)
+                    )
                 )
-            )
-        )
+
         try:
             async with asyncio.timeout(timeout):
+                await self.wire.wait_up()
+                self.wire.to_broker(there)
                 return await future
         except TimeoutError as error:
             raise BrokerUnavailable("no answer in time") from error
@@ -331,7 +349,8 @@ class SimulatedPlane:
                 else:
                     future.set_result(body)
 
-        wire.to_broker(lambda: self.wire.to_process(settle))
+        if wire.up:
+            wire.to_broker(lambda: self.wire.to_process(settle))
 
     async def emit(self, event: Event, timeout: float = PUBLISH_TIMEOUT) -> None:
         await self.wire.published(lambda: self.broker.emit(event), timeout)
@@ -361,7 +380,7 @@ class SimulatedLink:
     ) -> None:
         process: Any = asyncio.get_running_loop()
         self.name = name
-        self.wire = self.broker.connect(process, name.rpartition(".")[2])
+        self.wire = self.broker.connect(process, name)
         self.wire.on_state = self._on_state
         self.reconnects = -1
         self.bindings: list[tuple[str, str, Take]] = []

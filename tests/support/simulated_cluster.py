@@ -51,7 +51,6 @@ from simulated_broker import (
 from simulated_consul import Servers, SimulatedConsul
 from virtual_time import Process, World
 
-NAMES_SHOW = 5.0
 TTL_REFRESH = 2.0
 QUICK = 0.05
 

@@ -31,7 +31,7 @@ class Servers:
         self.world = world
         self.away_until = 0.0
         self.instances: dict[str, Registered] = {}
-        self.sessions: dict[str, str] = {}
+        self.sessions: dict[str, tuple[str, float]] = {}
         """The instance of each session, by id."""
         self.holder: tuple[str, bytes] | None = None
         self.unlocked_at = 0.0
@@ -55,23 +55,23 @@ class Servers:
         known = self.instances.get(instance)
         return known is None or self.world.now > known.lapses
 
-    def begin_session(self, instance: str) -> str:
+    def begin_session(self, instance: str, lock_delay: float) -> str:
         """Begin one bound to the instance's check."""
         if self.lapsed(instance):
             raise ConsulUnavailable("its check is critical")
         session = f"session-{next(self._ids)}"
-        self.sessions[session] = instance
+        self.sessions[session] = instance, lock_delay
         return session
 
     def end_session(self, session: str) -> None:
-        """End one; its lock is free after a second."""
-        self.sessions.pop(session, None)
+        """End one; its lock is free after its delay."""
+        _, lock_delay = self.sessions.pop(session, ("", 0.0))
         if self.holder is not None and self.holder[0] == session:
             self.holder = None
-            self.unlocked_at = self.world.now + 1.0
+            self.unlocked_at = self.world.now + lock_delay
 
     def _look(self) -> None:
-        for session, instance in tuple(self.sessions.items()):
+        for session, (instance, _) in tuple(self.sessions.items()):
             if self.lapsed(instance):
                 self.end_session(session)
 
@@ -84,6 +84,11 @@ class SimulatedConsul:
         self.away_until = 0.0
 
     async def _call(self) -> None:
+        await asyncio.sleep(self._servers.world.between(*CALL))
+        self._reach()
+
+    async def _answer(self) -> None:
+        """Let what was done be told, unless Consul is away by then."""
         await asyncio.sleep(self._servers.world.between(*CALL))
         self._reach()
 
@@ -117,6 +122,7 @@ class SimulatedConsul:
         servers.index += 1
         for put in puts:
             servers.keys[put.key] = Entry(put.key, put.value, servers.index)
+        await self._answer()
         return True
 
     async def kv_get(self, key: str) -> Entry | None:
@@ -125,13 +131,16 @@ class SimulatedConsul:
         return None if holder is None else Entry(key, holder[1], 1, holder[0])
 
     async def create_session(self, _name: str, *, lock_delay: float, checks: Sequence[str]) -> str:
-        del lock_delay, checks
+        del checks
         await self._call()
-        return self._servers.begin_session(self._process.name)
+        session = self._servers.begin_session(self._process.name, lock_delay)
+        await self._answer()
+        return session
 
     async def destroy_session(self, session: str) -> None:
         await self._call()
         self._servers.end_session(session)
+        await self._answer()
 
     async def acquire(self, _key: str, value: bytes, session: str) -> bool:
         await self._call()
@@ -140,12 +149,14 @@ class SimulatedConsul:
             raise ConsulUnavailable("no such session")
         if servers.holder is None and servers.world.now >= servers.unlocked_at:
             servers.holder = session, value
+        await self._answer()
         return servers.holder is not None and servers.holder[0] == session
 
     async def release(self, _key: str, session: str) -> bool:
         await self._call()
         if self._servers.holder is not None and self._servers.holder[0] == session:
             self._servers.holder = None
+        await self._answer()
         return True
 
     async def instances(self, service: str) -> list[Instance]:

@@ -108,7 +108,8 @@ class Dispatcher:
 
         self.hot = Hot(intake, outlet)
         hot: Any = self.hot
-        self.fleet = Fleet(self.name, Owned(self.fleet_of.spec_of), self.world.now)
+        owned = Owned(self.fleet_of.spec_of, born=self._milliseconds)
+        self.fleet = Fleet(self.name, owned, self.world.now)
         nothing: Any = None
         self.gate = Gate(
             self.lanes,
@@ -135,6 +136,9 @@ class Dispatcher:
             await talk.run()
 
         self.process.run(live())
+
+    def _milliseconds(self) -> int:
+        return int(self.world.wall() * 1000)
 
     def admit(self, resolved: Resolved, tasks: int) -> None:
         """Let tasks come, as long as it lives and can be reached."""

@@ -106,6 +106,7 @@ class Delivery(SimpleNamespace):
         self.written = asyncio.Event()
         self.written.set()
         self.fault: Exception | None = None
+        self.flushes = 0
 
     def ack(self) -> None:
         self.acked += 1
@@ -117,6 +118,7 @@ class Delivery(SimpleNamespace):
         await self.written.wait()
         if self.fault is not None:
             raise self.fault
+        self.flushes += 1
 
 
 class Agent:

@@ -195,3 +195,35 @@ def test_a_breaker_that_was_written_down_is_taken_by_one_that_has_just_begun() -
     assert begun.shows(State.OPEN)
     begun.owned.look(lambda _: True, THREE.open_for)
     assert [one.epoch for one in begun.owned.news(0.0)] == [2001]
+
+
+def test_who_missed_an_opening_closes_nothing_by_telling_what_it_knows() -> None:
+    owner, late = Dispatcher(born=1000), Dispatcher(born=5000)
+    owner.fails(3)
+    owner.owned.look(lambda _: True, THREE.open_for)
+    owner.tells(late)  # half open; what it has not heard of yet is born later there
+    owner.owned.take(probes_of(LANE), 1, THREE.open_for)
+    owner.fails(1)
+    late.owned.tell_all(THREE.open_for, lambda _: False)
+    late.tells(owner)
+    assert owner.shows(State.OPEN)
+
+
+def test_who_knows_of_no_change_tells_of_none() -> None:
+    one = Dispatcher(born=5000)
+    one.owned.hear(LANE, Ends(succeeded=1), 0.0)
+    one.owned.tell_all(0.0, lambda _: True)
+    assert list(one.owned.news(0.0)) == []
+
+
+def test_a_clock_that_is_behind_does_not_make_a_new_breaker_older() -> None:
+    ahead, behind = Dispatcher(born=90_000), Dispatcher(born=1000)
+    ahead.fails(3)
+    ahead.tells(behind)
+    behind.spec = None
+    behind.owned.look(lambda _: True, 0.0)
+    behind.spec = THREE
+    ahead.owned.look(lambda _: True, THREE.open_for)
+    behind.fails(3)
+    behind.tells(ahead)
+    assert ahead.shows(State.OPEN)

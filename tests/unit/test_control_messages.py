@@ -53,6 +53,17 @@ def test_a_field_that_we_do_not_know_is_ignored() -> None:
     assert Heartbeat.from_json(json.dumps(newer).encode()) == heartbeat()
 
 
+@pytest.mark.parametrize("timings", [{"digest": "later"}, {"failed": -1}, "fast", 3])
+def test_times_that_a_later_agent_tells_otherwise_cost_nothing_but_themselves(
+    timings: object,
+) -> None:
+    body = heartbeat(description=description(lanes=("a.b",))).to_json()
+    fields = json.loads(body)
+    fields["description"]["timings"] = timings
+    found = Heartbeat.from_json(json.dumps(fields).encode()).description
+    assert found == description(lanes=("a.b",))
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"\xff", b"{}", b"NaN", b"[" * 20_000], ids=lambda body: repr(body[:5])
 )

@@ -1,6 +1,9 @@
 """What `maniple doctor` makes of the times that processes keep."""
 
+import math
 from typing import Any
+
+import pytest
 
 from maniple.cli.checks.findings import Verdict
 from maniple.cli.checks.timings import timings
@@ -54,3 +57,24 @@ def test_older_processes_and_those_that_tell_nonsense_are_named() -> None:
     assert (found.verdict, found.advice) == (Verdict.WARNING, "upgrade them")
     assert found.found.startswith("a1, a2, a3 do not tell")
     assert timings({"a1": odd}).verdict is Verdict.SKIPPED
+
+
+def test_an_older_process_keeps_the_times_of_before() -> None:
+    slow, older = Timings().scaled(2), {"service": "agent"}
+    found = timings({"r1": page("registry", HALF), "a1": older})
+    assert found.verdict is Verdict.FAILED
+    assert "a1 stop it within 8.25 s of silence, and r1 gives it to others after 4.5 s" in (
+        found.found
+    )
+    assert timings({"r1": {"service": "registry"}, "a1": page("agent", slow)}).verdict is (
+        Verdict.FAILED
+    )
+
+
+@pytest.mark.parametrize("number", [10**400, math.nan, math.inf, -1, 0, True])
+def test_numbers_that_are_no_times_are_nonsense_too(number: float) -> None:
+    odd = page("registry")
+    odd["timings"] = odd["timings"] | {"failed": number}
+    found = timings({"r1": odd, "r2": page("registry", HALF), "a1": page("agent")})
+    assert found.verdict is Verdict.FAILED
+    assert "r2" in found.found

@@ -48,19 +48,25 @@ def test_no_port_is_given_to_two_who_have_not_begun_to_listen(
 def test_a_port_may_be_given_again_when_its_time_is_over(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ports, "LAST", ports.FIRST)
-    assert free_ports(1) == [ports.FIRST]
+    (only,) = free_ports(1)
+    (kept,) = folder.iterdir()
+    kept.write_text("{}")
+    for end in ("FIRST", "LAST"):
+        monkeypatch.setattr(ports, end, only)
+    assert free_ports(1) == [only]
     with pytest.raises(OSError, match="no 1 free ports"):
         free_ports(1)
-    (kept,) = folder.iterdir()
-    kept.write_text(json.dumps({str(ports.FIRST): time.time() - ports.CHOSEN_FOR}))
-    assert free_ports(1) == [ports.FIRST]
+    kept.write_text(json.dumps({str(only): time.time() - ports.CHOSEN_FOR}))
+    assert free_ports(1) == [only]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"x": "y"}', '{"10000": 1e300}', "null"])
+RUBBISH = ["", "{", "[1]", '{"x": "y"}', '{"10000": 1e300}', "null", "\udcff", "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", RUBBISH, ids=range(len(RUBBISH)))
 def test_what_is_kept_may_be_rubbish(folder: Path, text: str) -> None:
     folder.mkdir()
-    (folder / "ports.json").write_text(text)
+    (folder / "ports.json").write_text(text, errors="surrogateescape")
     assert len(free_ports(3)) == 3
     assert len(json.loads((folder / "ports.json").read_text())) >= 3
 

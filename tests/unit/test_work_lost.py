@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from maniple.errors import ErrorCode
-from maniple_agent import departures
+from maniple_agent import departures, splitting
 from waiting import wait_until
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
@@ -43,6 +43,19 @@ async def test_nothing_starts_before_the_acknowledgement_of_a_split_bundle_is_wr
     assert agent.executor.ids == []
     lost.written.set()
     await wait_until(lambda: agent.executor.ids == ["2"], 1)
+
+
+async def test_an_acknowledgement_that_takes_long_is_not_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(splitting, "ACK_SECONDS", 0.05)
+    agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
+    lost.written.clear()
+    await agent.take(lost)
+    await agent.take(Delivery(envelope("2")))
+    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    lost.written.set()
+    await wait_until(lambda: lost.flushes == 1, 1)
 
 
 async def test_an_acknowledgement_that_cannot_be_written_stops_no_work(

@@ -42,7 +42,7 @@ class Splits:
         self, registry: TaskRegistry, departures: Departures, ended: Callable[[], None]
     ) -> None:
         """Publish through `departures`; `ended` is called when one is no longer under way."""
-        self._finishing: set[asyncio.Task[None]] = set()
+        self._finishing: set[asyncio.Future[None]] = set()
         self._registry = registry
         self._departures = departures
         self._ended = ended
@@ -57,7 +57,7 @@ class Splits:
         self, envelope: Envelope, ran: Ran, reason: str, source: Source, *, suspect: bool
     ) -> None:
         """Send one task of `source` to where it may run again, or end it."""
-        self._count += 1
+        fate = after_loss(envelope, self._registry.get(envelope.capability), ran, suspect=suspect)
 
         def moved(error: ManipleError | None = None) -> None:
             source.settle(error)
@@ -65,21 +65,29 @@ class Splits:
             self._finishing.add(task)
             task.add_done_callback(self._finishing.discard)
 
-        definition = self._registry.get(envelope.capability)
-        fate = after_loss(envelope, definition, ran, suspect=suspect)
-        if isinstance(fate, Result):
-            self._departures.publish(fate, envelope, moved)
-        else:
-            self._departures.alone(fate.key, fate.envelope, reason, moved)
+        self._count += 1
+        try:
+            if isinstance(fate, Result):
+                self._departures.publish(fate, envelope, moved)
+            else:
+                self._departures.alone(fate.key, fate.envelope, reason, moved)
+        except BaseException:
+            self._count -= 1
+            raise
 
     async def _finish(self, source: Source) -> None:
+        # Never cancelled, which would lose what it has still to write. A broker that takes nothing
+        # for so long gets no killer either.
+        writing = asyncio.ensure_future(source.flushed())
+        self._finishing.add(writing)
+        writing.add_done_callback(self._written)
         try:
-            async with asyncio.timeout(ACK_SECONDS):
-                await source.flushed()
-        except TimeoutError:
-            pass  # a broker that takes nothing gets no killer either
-        except Exception:  # noqa: BLE001 - whatever it is, nothing more would start here
-            _log.exception("an acknowledgement of a lost task could not be written")
+            await asyncio.wait([writing], timeout=ACK_SECONDS)
         finally:
             self._count -= 1
             self._ended()
+
+    def _written(self, writing: asyncio.Future[None]) -> None:
+        self._finishing.discard(writing)
+        if not writing.cancelled() and (error := writing.exception()) is not None:
+            _log.error("an acknowledgement of a lost task could not be written", exc_info=error)

@@ -56,8 +56,10 @@ def _chosen() -> Iterator[dict[str, float]]:
     folder = Path(tempfile.gettempdir()) / f"maniple-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid != os.getuid():
+            raise PermissionError(f"{folder} is somebody else's")
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        file = os.fdopen(os.open(folder / "ports.json", flags, 0o600), "r+")
+        file = os.fdopen(os.open(folder / "ports.json", flags, 0o600), "r+", errors="replace")
     except OSError:
         yield {}
         return
@@ -87,7 +89,7 @@ def _locked(file: int) -> bool:
 def _read(text: str, now: float) -> dict[str, float]:
     try:
         entries = dict(json.loads(text))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
     return {
         str(port): float(when)

@@ -91,7 +91,7 @@ class Breaker:
         return BreakerNews(
             lane=lane,
             state=self.state,
-            epoch=max(self.born, self.epoch),
+            epoch=self.epoch or self.born,
             remaining=self.remaining(spec, now),
         )
 

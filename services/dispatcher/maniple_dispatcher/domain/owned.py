@@ -40,7 +40,7 @@ class Owned:
     """Buckets, bulkheads and breakers.
 
     `spec_of` says which policy a lane's breaker has, if any; `born` gives a number for a new one
-    that rises all the time, at all dispatchers alike.
+    that rises all the time, at all dispatchers much alike.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Owned:
         times = timings or Timings()
         self._spec_of = spec_of
         self._born = born
+        self._latest = 0  # epoch that was heard or made here
         self._breakers: dict[str, Breaker] = {}
         self._news: set[str] = set()
         self._changes: list[Change] = []
@@ -124,12 +125,13 @@ class Owned:
             spec = self._spec_of(one.lane)
             if spec is not None:
                 self._breaker(one.lane).follow(one, spec, now)
+                self._latest = max(self._latest, one.epoch)
 
     def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
         """Let everything be told that is known here, as if all of it had changed."""
         self.buckets.tell_all(now, owns)
         self.bulkheads.tell_all()
-        self._news.update(self._breakers)
+        self._news.update(lane for lane, _ in self.breakers())
 
     def news(self, now: float) -> Iterator[BreakerNews]:
         """Yield how the breakers are that have changed, each once: who stops goes on there."""
@@ -144,7 +146,7 @@ class Owned:
             self._breakers = {
                 k: b for k, b in self._breakers.items() if b.state is not State.CLOSED
             }
-        return self._breakers.setdefault(lane, Breaker(born=self._born()))
+        return self._breakers.setdefault(lane, Breaker(born=max(self._born(), self._latest)))
 
     def changes(self) -> list[Change]:
         """Return the changes of our breakers since this was last asked for."""
@@ -160,11 +162,13 @@ class Owned:
         breaker = self._breaker(lane)
         if epoch > breaker.epoch:
             breaker.state, breaker.epoch, breaker.since = state, epoch, since
+            self._latest = max(self._latest, epoch)
 
     def _noted(self, lane: str, changed: bool) -> bool:  # noqa: FBT001 - passed through
         if changed:
             breaker = self._breakers[lane]
             self._version += 1
+            self._latest = max(self._latest, breaker.epoch)
             self._news.add(lane)
             self._changes.append(Change(lane, breaker.state, breaker.epoch))
         return changed

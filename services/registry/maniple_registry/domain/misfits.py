@@ -1,10 +1,9 @@
 """Agents whose times do not fit those of this registry: who relies on what nobody keeps. Pure."""
 
 from enum import StrEnum
-from typing import Final
 
-from maniple.control import AgentTimings
-from maniple.timings import Bounds, Timings
+from maniple.control import UNTOLD, AgentTimings
+from maniple.timings import Bounds
 
 
 class Risk(StrEnum):
@@ -16,13 +15,9 @@ class Risk(StrEnum):
     """It is well and we suspect it, because it says so more seldom than we expect."""
 
 
-BEFORE: Final = AgentTimings.of(Timings())
-"""What an agent keeps that does not say what: it is older than the choice."""
-
-
 def misfit(told: AgentTimings | None, bounds: Bounds) -> Risk | None:
     """Return the worst that may come of what an agent keeps, with these bounds of ours."""
-    kept = told or BEFORE
+    kept = told or UNTOLD
     if kept.exclusive >= bounds.failed:
         return Risk.RUNS_TWICE
     return Risk.SUSPECTED if kept.heartbeat >= bounds.unreachable else None
@@ -30,7 +25,7 @@ def misfit(told: AgentTimings | None, bounds: Bounds) -> Risk | None:
 
 def explained(told: AgentTimings | None, bounds: Bounds) -> str:
     """Say what does not fit, with the seconds of both sides."""
-    kept = told or BEFORE
+    kept = told or UNTOLD
     if misfit(told, bounds) is Risk.RUNS_TWICE:
         return (
             f"has stopped exclusive tasks after {kept.exclusive:g} s of silence, "

@@ -1,10 +1,12 @@
 """Whether all processes keep the same times, by what they tell at `/health`."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from maniple.cli.checks.findings import Finding, Verdict
+from maniple.control import UNTOLD
 
 CHECK = "timings"
 SHOWN = 3
@@ -25,7 +27,7 @@ def timings(pages: Mapping[str, Told]) -> Finding:
     known = {instance: one for instance, one in told.items() if one}
     if not known:
         return Finding(CHECK, Verdict.SKIPPED, "no process tells its times")
-    twice = _run_twice(pages, known)
+    twice = _run_twice(pages, told)
     if twice:
         return Finding(CHECK, Verdict.FAILED, twice, ADVICE)
     if len({one["digest"] for one in known.values()}) > 1:
@@ -43,14 +45,24 @@ def _told(page: Told) -> Told:
     told = page.get("timings")
     if not isinstance(told, dict) or not isinstance(told.get("digest"), str):
         return {}
-    return told if all(isinstance(told.get(name), int | float) for name in NUMBERS) else {}
+    return told if all(_is_time(told.get(name)) for name in NUMBERS) else {}
 
 
-def _run_twice(pages: Mapping[str, Told], known: Mapping[str, Told]) -> str:
-    """Say which agents stop exclusive tasks later than a registry gives them to others."""
+def _is_time(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and 0 < float(value) < math.inf
+    except OverflowError:
+        return False
+
+
+def _run_twice(pages: Mapping[str, Told], told: Mapping[str, Told]) -> str:
+    """Say which agents stop exclusive tasks later than a registry gives them to others.
+
+    Those that do not tell their times keep what older ones do.
+    """
     by_kind: defaultdict[str, dict[str, Told]] = defaultdict(dict)
-    for instance, one in known.items():
-        by_kind[str(pages[instance].get("service"))][instance] = one
+    for instance, one in told.items():
+        by_kind[str(pages[instance].get("service"))][instance] = one or UNTOLD.model_dump()
     if not by_kind["registry"] or not by_kind["agent"]:
         return ""
     first, bounds = min(by_kind["registry"].items(), key=lambda item: float(item[1]["failed"]))
