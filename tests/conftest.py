@@ -21,9 +21,10 @@ from waiting import wait_until
 settings.register_profile("maniple", deadline=None)
 settings.load_profile("maniple")
 
-# Clusters here run on servers that the tests start, whatever the developer has set.
-for name in ("MANIPLE_BROKER_URL", "MANIPLE_CONSUL_URL", "MANIPLE_MANAGEMENT_URL"):
-    os.environ.pop(name, None)
+# What runs here, and on which servers, is for the tests to say, whatever the developer has set.
+for name in tuple(os.environ):
+    if name.startswith(("MANIPLE_", "OTEL_")) and not name.startswith("MANIPLE_SIM_"):
+        del os.environ[name]
 
 # A shell's background job ignores Ctrl-C, and so would the programs whose interruption is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

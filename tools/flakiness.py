@@ -32,6 +32,7 @@ BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(1
 LAST_WORDS = 5.0  # seconds in which a process that hangs tells where, and its servers are ended
 MISUSED, NOTHING_FOUND = 4, 5  # exit codes of pytest
 DONE, FOUND, WRONG_USAGE, BY_SIGNAL = 0, 1, 2, 128
+ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -148,6 +149,8 @@ class Teller:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
+    for ending in ENDED_BY:  # whoever presses twice must not keep us from ending the run
+        signal.signal(ending, signal.SIG_IGN)
     raise Interrupted(number)
 
 
@@ -175,7 +178,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
     given = _parsed(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDED_BY:
         signal.signal(number, _end)
     folder = given.keep or Path(tempfile.mkdtemp(prefix="maniple-flaky-"))
     folder.mkdir(parents=True, exist_ok=True)

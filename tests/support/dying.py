@@ -32,10 +32,11 @@ async def revive(*processes: ServiceProcess) -> None:
 
 
 @asynccontextmanager
-async def mortal(process: ServiceProcess) -> AsyncIterator[None]:
-    """Let a process stay dead within the block; after it, it lives."""
-    process.child.restart = False
+async def mortal(*processes: ServiceProcess) -> AsyncIterator[None]:
+    """Let processes stay dead within the block; after it they live, however it ends."""
+    for process in processes:
+        process.child.restart = False
     try:
         yield
     finally:
-        await revive(process)
+        await revive(*processes)

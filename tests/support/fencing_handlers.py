@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 
-from maniple import TaskContext, task
+from maniple import TaskContext, TaskHandle, task
 
 started: Counter[str] = Counter()
 stopped: Counter[str] = Counter()
@@ -15,6 +15,11 @@ most_together: Counter[str] = Counter()
 held: set[str] = set()
 """Tasks that go on until the test takes them out of here."""
 POLL = 0.02
+
+
+def release(*handles: TaskHandle) -> None:
+    """Let the tasks that were held go on to their ends."""
+    held.difference_update(handle.id for handle in handles)
 
 
 async def _run(seconds: float, task_id: str) -> float:

@@ -247,6 +247,14 @@ def keys(events: list[AgentEvent]) -> list[str]:
     return [event.KEY for event in events]
 
 
+def distinct(events: list[AgentEvent]) -> list[str]:
+    """Return the routing keys of events, of those with one id only the first.
+
+    A standby that hears late what the leader has told tells the same under the same id.
+    """
+    return list({event.id: event.KEY for event in events}.values())
+
+
 def told(agent: Agent) -> list[type[Command]]:
     """Return which commands an agent got, but for calls to all."""
     return [type(command) for command in agent.told if not isinstance(command, Announce)]

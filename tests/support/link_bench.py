@@ -17,9 +17,10 @@ from waiting import wait_until
 CONFIRMED_WITHIN = 20.0
 
 
-def new_queue() -> Queue:
+def new_queue(**arguments: str) -> Queue:
     """Describe a quorum queue of the test's own."""
-    return Queue(f"maniple.agent.test-{uuid4()}", arguments={"x-delivery-limit": 100})
+    dashed = {name.replace("_", "-"): value for name, value in arguments.items()}
+    return Queue(f"maniple.agent.test-{uuid4()}", arguments={"x-delivery-limit": 100, **dashed})
 
 
 class Bench:
@@ -70,6 +71,13 @@ class Bench:
         before = self.link.reconnects
         how()
         await wait_until(lambda: self.link.reconnects > before and self.link.is_up)
+
+    async def remaining(self, servers: LocalServers) -> int:
+        """Return how many messages are not settled, once nobody takes any more."""
+        for consumer in self.consumers:
+            await consumer.pause()
+        await self.lose(self.link.suspect)
+        return (await depth(servers, self.queue))[0]
 
 
 async def done(publishing: asyncio.Task[None]) -> None:

@@ -63,6 +63,7 @@ class World:
         self.now = 1000.0
         self.story: deque[str] = deque(maxlen=STORY)
         self.crashes: list[BaseException] = []
+        self.left: list[asyncio.Task[Any]] = []
         self.processes: list[Process] = []
         self._order = itertools.count()
         self._ids = itertools.count(1)
@@ -91,6 +92,8 @@ class World:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._end()
         self._stack.close()
+        if error is None:
+            assert not self.left, f"these do not end when they are cancelled: {self.left}"
         if error is not None:
             error.add_note(f"seed {self.seed} (again alone: {SEED}={self.seed} pytest …)")
             error.add_note("\n".join(self.story))
@@ -104,9 +107,11 @@ class World:
         for _ in range(ENDING):
             if not any(process.tasks for process in self.processes):
                 break
-            with contextlib.suppress(BaseException):
+            # What ends may fail at that, and a process says so; nobody is left to be told of it.
+            with contextlib.suppress(Exception, asyncio.CancelledError):
                 self.crashes.clear()
                 self.run(1.0)
+        self.left = [task for process in self.processes for task in process.tasks]
 
     def _logged(self, _log: object, _level: str, event: MutableMapping[str, Any]) -> str:
         """Take what the product catches and goes on after for what it is: a crash."""

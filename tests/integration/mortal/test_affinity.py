@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw
 from pika.adapters.blocking_connection import BlockingConnection
 
-from dying import QUIET, kill, revive
+from dying import QUIET, kill, mortal, revive
 from maniple import connect, topology
 from maniple.cli.control import ask
 from maniple.client import Client
@@ -85,14 +85,14 @@ async def test_tasks_of_a_killed_agent_run_elsewhere_and_other_keys_stay(trio: C
         victim = trio.process(before[KEYS[0]])
         mine = [key for key in KEYS if before[key] == victim.instance]
         handles = [await client.submit("test.home", 0.5, affinity=mine[0]) for _ in range(40)]
-        await kill(victim)
-        results = [await handle.outcome(timeout=60) for handle in handles]
-        assert {result.status.value for result in results} == {"succeeded"}
-        assert {str(result.agent) for result in results} - {victim.instance}
-        after = await settled(client, set(before.values()) - {victim.instance})
-        assert {key for key in KEYS if after[key] != before[key]} == set(mine)
-        await wait_until(lambda: _is_gone(trio, victim.instance), 60)
-        await revive(victim)
+        async with mortal(victim):
+            await kill(victim)
+            results = [await handle.outcome(timeout=60) for handle in handles]
+            assert {result.status.value for result in results} == {"succeeded"}
+            assert {str(result.agent) for result in results} - {victim.instance}
+            after = await settled(client, set(before.values()) - {victim.instance})
+            assert {key for key in KEYS if after[key] != before[key]} == set(mine)
+            await wait_until(lambda: _is_gone(trio, victim.instance), 60)
         assert await settled(client, set(before.values())) == before
 
 
@@ -105,8 +105,8 @@ async def test_an_agent_that_comes_back_at_once_keeps_its_queue(trio: Cluster) -
         before = await settled(client, {"agent-1", "agent-2", "agent-3"})
         victim = trio.process(before[KEYS[0]])
         handles = [await client.submit("test.home", 0.2, affinity=KEYS[0]) for _ in range(20)]
-        await kill(victim)
-        await revive(victim)
+        async with mortal(victim):
+            await kill(victim)
         assert {(await h.outcome(timeout=60)).status.value for h in handles} == {"succeeded"}
         assert await settled(client, set(before.values())) == before
         # For longer than a dispatcher waits until it removes a queue.
@@ -146,18 +146,19 @@ async def test_what_waited_while_no_dispatcher_was_there_is_found(
     victim, dispatchers = trio.process("agent-1"), trio.of_service("dispatcher")
     others = trio.of_service(service) if service == "registry" else []
     await wait_until(lambda: is_marked(trio, victim.instance), 30)
-    for process in [*dispatchers, victim, *others]:
-        await kill(process)
-    await revive(*others)
-    await wait_until(lambda: is_forgotten(trio, victim.instance), 30)
-    with Outsider(info["broker_url"]) as outsider:
-        leave_behind(trio, victim.instance, str(outsider.reply_to))
-        await revive(*dispatchers)
-        result = outsider.wait("left behind", seconds=90)[0]
-    assert (result["status"], result["lost"]) == ("succeeded", 0)
-    assert result["agent"] in {"agent-2", "agent-3"}
-    await wait_until(lambda: _is_gone(trio, victim.instance), 60)
-    await revive(victim)
+    killed = [*dispatchers, victim, *others]
+    async with mortal(*killed):
+        for process in killed:
+            await kill(process)
+        await revive(*others)
+        await wait_until(lambda: is_forgotten(trio, victim.instance), 30)
+        with Outsider(info["broker_url"]) as outsider:
+            leave_behind(trio, victim.instance, str(outsider.reply_to))
+            await revive(*dispatchers)
+            result = outsider.wait("left behind", seconds=90)[0]
+        assert (result["status"], result["lost"]) == ("succeeded", 0)
+        assert result["agent"] in {"agent-2", "agent-3"}
+        await wait_until(lambda: _is_gone(trio, victim.instance), 60)
 
 
 async def is_marked(cluster: Cluster, agent: str) -> bool:

@@ -9,9 +9,8 @@ import pytest
 import pytest_asyncio
 
 from agent_inside import AgentInside, agent_inside
-from fencing_handlers import held, most_together, started, stopped, stopped_at, together
+from fencing_handlers import most_together, release, started, stopped, stopped_at, together
 from local_servers import SharedServers
-from maniple import TaskHandle
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.service.consul import Consul, ttl_check
@@ -48,10 +47,6 @@ def adopted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(Job, "adopted_by", counted)
     return seen
-
-
-def release(*handles: TaskHandle) -> None:
-    held.difference_update(handle.id for handle in handles)
 
 
 async def test_a_short_freeze_costs_no_task_and_starts_none_twice(agent: AgentInside) -> None:

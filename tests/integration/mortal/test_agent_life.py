@@ -72,7 +72,7 @@ async def test_a_frozen_agent_is_evicted_and_comes_back_as_a_new_incarnation(
 
 async def test_tasks_of_a_killed_agent_run_elsewhere(trio: Cluster) -> None:
     async with connect(trio.ready_info()["client_url"]) as client:
-        submitted = [client.submit("test.slow", 0.5) for _ in range(60)]
+        submitted = [client.submit("test.slow", 2.0) for _ in range(24)]
         handles = await asyncio.gather(*submitted)
         victim = trio.process("agent-3")
         old = victim.pid

@@ -70,7 +70,7 @@ async def test_an_outside_user_is_told_when_results_are_lost_with_the_connection
     cluster: Cluster,
 ) -> None:
     async with connect(cluster.ready_info()["broker_url"]) as client:
-        handle = await client.submit("maniple.sleep", {"seconds": 300})
+        handle = await client.submit("maniple.sleep", {"seconds": 20})
         await lose_the_connection(client)
         with pytest.raises(BrokerUnavailable, match="lost"):
             await handle.result(PATIENCE)
@@ -103,7 +103,7 @@ async def test_what_an_outside_user_submits_in_an_outage_brings_its_result(
 async def test_who_waits_is_told_when_the_reply_queue_is_gone(cluster: Cluster) -> None:
     url = cluster.ready_info()["client_url"]
     async with connect(url) as client:
-        handle = await client.submit("maniple.sleep", {"seconds": 300})
+        handle = await client.submit("maniple.sleep", {"seconds": 20})
         connection = await aiormq.connect(url)
         await (await connection.channel()).queue_delete(carrier_of(client)._replies.queue)
         await connection.close()

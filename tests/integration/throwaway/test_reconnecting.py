@@ -195,9 +195,12 @@ async def one_cut_off(world: World) -> None:
     async def has_failed() -> bool:
         return await world.agents("failed") == 1
 
+    async def only_it_is_unready() -> bool:
+        return await world.unready() == {"agent-1"}
+
     async with faults.frozen(world.reached.network, "agent-1"):
         await wait_until(has_failed, NOTICED)
-        assert await world.unready() == {"agent-1"}
+        await wait_until(only_it_is_unready)
 
 
 FAULTS: dict[str, Callable[[World], Awaitable[None]]] = {
