@@ -66,3 +66,19 @@ def test_who_stumbled_just_before_a_registry_went_deaf_is_not_failed_by_it(chunk
             cluster.broker.cut(registry.process, world.between(1.0, 7.5))
             world.run(20.0)
             assert not cluster.failures()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="an echo that takes longer than a second is taken for none, and the time off for it is "
+    "that of all agents, so that nobody is ever failed (docs/decisions/0012)",
+)
+def test_an_agent_that_is_killed_is_failed_also_where_every_message_takes_half_a_second() -> None:
+    with World(0) as world, Cluster(world, lambda: 0.51) as cluster:
+        cluster.registry("r1")
+        agents = [cluster.agent(f"a{number}", fenced=False) for number in range(6)]
+        world.run(8.0)
+        agents[0].kill()
+        world.run(60.0)
+        assert set(cluster.failures()) == {agents[0].name}
