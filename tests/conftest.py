@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     clusters: dict[str, str] = {}
     for item in items:
         for name in CLUSTERS.intersection(getattr(item, "fixturenames", ())):
-            clusters[module_of(item)] = name
+            if not hasattr(getattr(item, "module", None), name):  # one of its own
+                clusters[module_of(item)] = name
     for item in items:
         module = module_of(item)
         item.add_marker(pytest.mark.xdist_group(clusters.get(module, module)))

@@ -1,4 +1,4 @@
-"""The trace of a task, as an OTLP endpoint gets it from a real traced."""
+"""The trace of a task, as an OTLP endpoint gets it from a real cluster."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def collector() -> Iterator[SpanCollector]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def traced(collector: SpanCollector, shared: SharedServers) -> AsyncIterator[Cluster]:
+async def cluster(collector: SpanCollector, shared: SharedServers) -> AsyncIterator[Cluster]:
     """Two agents and a dispatcher that sample nothing of their own accord."""
     debug = {"MANIPLE_LOG_LEVEL": "debug"}
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **debug}
@@ -62,14 +62,14 @@ async def traced(collector: SpanCollector, shared: SharedServers) -> AsyncIterat
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def world(traced: Cluster, tmp_path: Path) -> AsyncIterator[World]:
+async def world(cluster: Cluster, tmp_path: Path) -> AsyncIterator[World]:
     """What changes policies."""
-    info = traced.ready_info()
+    info = cluster.ready_info()
     async with (
         connect(info["client_url"]) as client,
         operator_plane(info["operator_url"]) as plane,
     ):
-        yield World(traced, client, plane, tmp_path)
+        yield World(cluster, client, plane, tmp_path)
 
 
 def a_trace() -> tuple[str, str]:
@@ -213,13 +213,13 @@ async def test_a_handlers_own_span_is_a_child_of_its_attempt(
 
 
 async def test_a_migration_after_a_kill_is_in_the_trace(
-    traced: Cluster, outsider: Outsider, collector: SpanCollector, tmp_path: Path
+    cluster: Cluster, outsider: Outsider, collector: SpanCollector, tmp_path: Path
 ) -> None:
     hold = tmp_path / "hold"
     hold.touch()
     task = {"payload": str(hold), "id": "moved", "timeout": 300}
     correlation = outsider.send("trace.hold", task)
-    victim = await _holder(traced)
+    victim = await _holder(cluster)
     os.kill(victim, signal.SIGKILL)
     hold.unlink()
     (result,) = outsider.wait(correlation, seconds=40)
@@ -233,21 +233,21 @@ async def test_a_migration_after_a_kill_is_in_the_trace(
     assert execute.parent_id == dispatch.span_id
     assert execute.attributes["maniple.task.lost"] == 1
     assert migrate.end <= execute.start
-    await wait_until(lambda: answers(traced), seconds=60)
+    await wait_until(lambda: answers(cluster), seconds=60)
 
 
-async def answers(traced: Cluster) -> bool:
+async def answers(cluster: Cluster) -> bool:
     """Tell whether both agents are there (again): the tests that follow ask them."""
-    found = [await fetch(f"{agent.http}/health") for agent in traced.of_service("agent")]
+    found = [await fetch(f"{agent.http}/health") for agent in cluster.of_service("agent")]
     return all(status == 200 for status, _ in found)
 
 
-async def _holder(traced: Cluster) -> int:
+async def _holder(cluster: Cluster) -> int:
     """Return the process id of the agent that runs something in a thread."""
     found: list[int] = []
 
     def looks() -> bool:
-        agents = traced.of_service("agent")
+        agents = cluster.of_service("agent")
         found.extend(a.pid for a in agents if scrape([a]).get("maniple_in_flight", 0) > 0)
         return bool(found)
 
@@ -314,13 +314,13 @@ async def test_a_mirror_has_a_trace_of_its_own_that_is_linked(
 
 
 async def test_a_program_that_traces_has_its_submissions_in_its_trace(
-    traced: Cluster, collector: SpanCollector
+    cluster: Cluster, collector: SpanCollector
 ) -> None:
     kept = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
     tracer = provider.get_tracer("a program")
-    async with connect(traced.ready_info()["client_url"], tracer=tracer) as client:
+    async with connect(cluster.ready_info()["client_url"], tracer=tracer) as client:
         with tracer.start_as_current_span("order"):
             one = await client.submit("test.double", 1)
             await one.result(timeout=60)
@@ -339,12 +339,12 @@ async def test_a_program_that_traces_has_its_submissions_in_its_trace(
 
 
 async def test_measured_times_lead_to_their_traces(
-    traced: Cluster, outsider: Outsider, collector: SpanCollector
+    cluster: Cluster, outsider: Outsider, collector: SpanCollector
 ) -> None:
     trace_id, given = a_trace()
     outsider.ask("trace.thread", {"payload": 1}, headers={"traceparent": given})
     await ends(collector, trace_id)
-    families = [f for agent in traced.of_service("agent") for f in openmetrics(agent)]
+    families = [f for agent in cluster.of_service("agent") for f in openmetrics(agent)]
     for metric in (RUN_SECONDS, QUEUE_SECONDS):
         found = [
             sample.exemplar.labels
@@ -358,10 +358,10 @@ async def test_measured_times_lead_to_their_traces(
 
 @pytest.mark.parametrize("executor", ["loop", "thread", "process"])
 async def test_every_line_of_a_handler_says_which_task_it_is_about(
-    traced: Cluster, outsider: Outsider, executor: str
+    cluster: Cluster, outsider: Outsider, executor: str
 ) -> None:
     result = outsider.ask(f"trace.log_{executor}", {"payload": 1})
-    log = traced.data_dir / "logs" / f"{result['agent']}.log"
+    log = cluster.data_dir / "logs" / f"{result['agent']}.log"
     lines = [json.loads(line) for line in log.read_text().splitlines() if result["id"] in line]
     assert {line["event"] for line in lines} == {"by the standard library", "by its context"}
     for line in lines:
@@ -369,43 +369,43 @@ async def test_every_line_of_a_handler_says_which_task_it_is_about(
         assert (line["task_id"], line["instance"]) == (result["id"], result["agent"])
 
 
-async def test_the_log_level_changes_while_everything_runs(traced: Cluster) -> None:
-    await set_level(traced, "warning", "registry")
-    await wait_until(lambda: '"log level changed"' in log_of(traced, "registry-1"))
-    assert '"log level changed"' not in log_of(traced, "policy-1")
-    await set_level(traced, "default", "registry")
-    await wait_until(lambda: log_of(traced, "registry-1").count("log level changed") == 2)
+async def test_the_log_level_changes_while_everything_runs(cluster: Cluster) -> None:
+    await set_level(cluster, "warning", "registry")
+    await wait_until(lambda: '"log level changed"' in log_of(cluster, "registry-1"))
+    assert '"log level changed"' not in log_of(cluster, "policy-1")
+    await set_level(cluster, "default", "registry")
+    await wait_until(lambda: log_of(cluster, "registry-1").count("log level changed") == 2)
 
 
-async def set_level(traced: Cluster, level: str, target: str) -> None:
-    info = traced.ready_info()
+async def set_level(cluster: Cluster, level: str, target: str) -> None:
+    info = cluster.ready_info()
     where = ["--broker-url", info["operator_url"], "--consul-url", info["consul_url"]]
     command = Path(sys.executable).parent / "maniple"
     process = await asyncio.create_subprocess_exec(command, "log-level", level, target, *where)
     assert await process.wait() == 0
 
 
-def log_of(traced: Cluster, instance: str) -> str:
-    return (traced.data_dir / "logs" / f"{instance}.log").read_text()
+def log_of(cluster: Cluster, instance: str) -> str:
+    return (cluster.data_dir / "logs" / f"{instance}.log").read_text()
 
 
-async def test_no_log_has_a_payload_or_a_password(traced: Cluster, outsider: Outsider) -> None:
+async def test_no_log_has_a_payload_or_a_password(cluster: Cluster, outsider: Outsider) -> None:
     marker = f"marker{uuid.uuid4().hex}"
     for capability in ("test.double", "test.raise", "trace.process", "test.nan", "test.hang"):
         outsider.ask(capability, {"payload": [marker]})
     outsider.ask("test.double", {"payload": marker, "colour": marker})
     outsider.ask("test.double", f'["{marker}'.encode())
-    info = traced.ready_info()
+    info = cluster.ready_info()
     urls = ("broker_url", "operator_url", "client_url", "management_url")
     secrets = {urlsplit(info[name]).password for name in urls}
-    text = "".join(log_of(traced, process.instance) for process in traced.processes)
+    text = "".join(log_of(cluster, process.instance) for process in cluster.processes)
     assert '"level": "debug"' in text
     for secret in (marker, *filter(None, secrets)):
         assert secret not in text
 
 
 async def test_without_its_collector_everything_goes_on(
-    traced: Cluster, outsider: Outsider, collector: SpanCollector
+    cluster: Cluster, outsider: Outsider, collector: SpanCollector
 ) -> None:
     """The last test of this module: it takes the collector away."""
     collector.stop()
@@ -413,7 +413,7 @@ async def test_without_its_collector_everything_goes_on(
         _, given = a_trace()
         result = outsider.ask("test.double", {"payload": 1}, headers={"traceparent": given})
         assert result["output"] == 2
-    processes = [*traced.of_service("agent"), *traced.of_service("dispatcher")]
+    processes = [*cluster.of_service("agent"), *cluster.of_service("dispatcher")]
     await wait_until(lambda: scrape(processes).get("maniple_spans_dropped_total", 0) > 0, 30)
     for process in processes:
         status, _ = await fetch(f"{process.http}/health")

@@ -79,7 +79,7 @@ async def test_a_handler_on_the_loop_is_ended_at_its_own_timeout(
     patient = job("patient", "x.hang")
     loop.run([job("slow", "x.hang", timeout=0.1), patient, job("fast", "x.async", 1)])
     assert await told.code("slow") is ErrorCode.TIMEOUT
-    assert told.seconds["slow"] >= 0.1
+    assert told.seconds["slow"] > 0.09  # its time to live begins just before what is measured
     assert (await told.of("fast")).failure is None
     await wait_until(lambda: loop.free == 19)
     assert loop.holds(patient)
