@@ -102,8 +102,9 @@ class Watching(Part):
     """between two looks at who is silent"""
     look: float = 1.0
     """between two looks at lanes, and at Consul's checks"""
-    echo: float = 1.0
-    """for which it waits for its own echo before it judges many that are silent together"""
+    echo: float = 3.0
+    """for which it waits for its own echo, while nothing else is heard, until it takes itself for
+    deaf; about a heartbeat's period, so that even of few agents something is heard meanwhile"""
     proof: float = 1.0
     """for which an echo that came proves that it hears"""
     longest_step: float = 1.0

@@ -68,17 +68,21 @@ def test_who_stumbled_just_before_a_registry_went_deaf_is_not_failed_by_it(chunk
             assert not cluster.failures()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="an echo that takes longer than a second is taken for none, and the time off for it is "
-    "that of all agents, so that nobody is ever failed (docs/decisions/0012)",
-)
-def test_an_agent_that_is_killed_is_failed_also_where_every_message_takes_half_a_second() -> None:
-    with World(0) as world, Cluster(world, lambda: 0.51) as cluster:
-        cluster.registry("r1")
-        agents = [cluster.agent(f"a{number}", fenced=False) for number in range(6)]
-        world.run(8.0)
-        agents[0].kill()
-        world.run(60.0)
-        assert set(cluster.failures()) == {agents[0].name}
+@pytest.mark.parametrize("way", [0.4, 0.51, 1.0])
+@pytest.mark.parametrize("number", [1, 2, 6, 40])
+@pytest.mark.parametrize("chunk", seeds(4), ids=str)
+def test_who_is_killed_is_failed_and_nobody_else_however_long_each_message_takes(
+    chunk: range, number: int, way: float
+) -> None:
+    for seed in chunk:
+        with World(seed) as world, Cluster(world, lambda: way) as cluster:
+            cluster.registry("r1")
+            agents = [cluster.agent(f"a{which}", fenced=False) for which in range(number)]
+            world.run(8.0 + world.between(0.0, 3.0))
+            gone = agents[: max(1, number // 6)]
+            for agent in gone:
+                world.after(world.between(0.0, 2.0), agent.kill)
+            world.run(2.0 + TIMES.bounds.failed + PERIOD + 6 * way + LOOK)
+            assert set(cluster.failures()) == {agent.name for agent in gone}
+            world.run(20.0)
+            assert set(cluster.failures()) == {agent.name for agent in gone}

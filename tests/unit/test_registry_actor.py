@@ -74,7 +74,7 @@ def test_a_standby_bears_that_thousands_of_agents_register_and_fail_at_once() ->
         hands.seconds += 0.5
         handlers.clock.seconds()
     overdue = handlers.fleet.overdue(handlers.clock.now())
-    handlers.judge(overdue)
+    handlers.judge(overdue, handlers.clock.now())
     assert len(overdue) == AGENTS
     assert time.process_time() - started < SECONDS
 

@@ -16,7 +16,7 @@ from maniple.topology import EVENTS, Exchange
 from maniple_registry.actor import Actor
 from maniple_registry.clock import Clock
 from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import AgentRecord, AgentState, LaneView
+from maniple_registry.domain.records import AgentRecord, AgentState, Instant, LaneView
 
 Route = tuple[tuple[str, ...], tuple[type[AgentEvent], ...], Callable[[AgentEvent], None]]
 
@@ -47,10 +47,9 @@ class Handlers:
         if decision.events or decision.commands or decision.failed:
             self.actor.take([(heartbeat.agent, decision)], now.seconds)
 
-    def judge(self, overdue: Iterable[AgentId]) -> None:
-        """Take that these have been silent for too long, if they still are."""
-        now = self.clock.now()
-        self.actor.take(self.fleet.judge(overdue, now), now.seconds)
+    def judge(self, overdue: Iterable[AgentId], then: Instant) -> None:
+        """Take that these had been silent for too long by then, if not heard since."""
+        self.actor.take(self.fleet.judge(overdue, then), self.clock.seconds())
 
     def check(self, critical: Collection[str]) -> None:
         """Take the ids of the agents whose HTTP check is critical."""

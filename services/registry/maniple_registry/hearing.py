@@ -25,6 +25,7 @@ from maniple_registry.domain.records import LaneView
 
 START_TIMEOUT = 5.0
 MOST_UNANSWERED = 3  # looks of one turn; each may take seconds
+MOST_TURNS = 10  # of patience with an echo, while others are heard
 COMPONENT = "broker.heartbeats"
 LINK = "heartbeats"
 
@@ -38,6 +39,7 @@ class Hearing:
     def __init__(self, runtime: Runtime, heard: Callable[[Heartbeat], None]) -> None:
         self._runtime = runtime
         self._patience = runtime.settings.timings.watching.echo
+        self._messages = 0
         self._log: FilteringBoundLogger = runtime.log
         self._heard = heard
         self._expected = ""
@@ -81,9 +83,10 @@ class Hearing:
         return self.link.is_up and not self._deaf
 
     async def echo(self) -> bool:
-        """Whether what is said where heartbeats are said is heard here in time.
+        """Whether what is said where heartbeats are said is heard here.
 
-        What was said before it has then been heard too: it comes through the same queue.
+        What was said before it has then been heard too: it comes through the same queue. It is
+        waited for as long as other messages come, which may be many that came before it.
         """
         self._expected = new_id()
         self._echoed.clear()
@@ -96,13 +99,22 @@ class Hearing:
             persistent=False,
             mandatory=False,
         )
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._publisher.publish(message)
-                await self._echoed.wait()
-        except (TimeoutError, BrokerUnavailable, PublishRefused):
-            return False
-        return True
+        life, published = self.link.reconnects, False
+        for _ in range(MOST_TURNS):
+            heard = self._messages
+            try:
+                async with asyncio.timeout(self._patience):
+                    if not published:
+                        await self._publisher.publish(message)
+                        published = True
+                    await self._echoed.wait()
+                    return True
+            except TimeoutError:
+                if self._messages == heard or self.link.reconnects != life:
+                    return False
+            except (BrokerUnavailable, PublishRefused):
+                return False
+        return False
 
     async def look(
         self, lanes: Collection[str], addressed: Collection[str] = ()
@@ -131,6 +143,7 @@ class Hearing:
         return None
 
     def _take(self, body: bytes, kind: str, message_id: str) -> None:
+        self._messages += 1
         if self._deaf:
             self.deaf = False
         if kind == Heartbeat.TYPE:

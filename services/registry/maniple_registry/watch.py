@@ -53,7 +53,7 @@ class SilenceWatch:
         now = handlers.clock.now()
         overdue = handlers.fleet.overdue(now)
         if not overdue or await self._believes(overdue, now):
-            handlers.judge(overdue)
+            handlers.judge(overdue, now)  # as of then: that much is proven
         else:
             handlers.fleet.postpone(overdue)
 
