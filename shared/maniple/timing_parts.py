@@ -209,6 +209,8 @@ class Reports(Part):
 
     period: float = 0.5
     """between two reports of an agent that has something to tell"""
+    confirm: float = 2.0
+    """until one that the broker has not confirmed is given up, and the next is due"""
     lately: float = 1.5
     """from the grant of a task until an agent must have told of it"""
     heard: float = 3.0

@@ -99,6 +99,11 @@ RULES: Final = (
         "a bulkhead would take what an agent has for what has ended",
     ),
     Rule(
+        ("reports.period", "reports.confirm"),
+        ("reports.heard",),
+        "what an agent has would be forgotten when one report is confirmed late",
+    ),
+    Rule(
         ("reports.lately",),
         ("reports.heard",),
         "an agent's tasks would be forgotten before they must be told of",

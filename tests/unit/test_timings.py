@@ -81,6 +81,10 @@ def flat(timings: Timings) -> dict[str, float]:
         ({"amqp": Amqp(confirm=15.0)}, ("queues.patience and queues.cancel", "amqp.confirm")),
         ({"queues": Queues(leftover=15.0)}, ("3 times amqp.heartbeat", "queues.leftover")),
         ({"reports": Reports(period=1.0)}, ("2 times reports.period (2 s)", "reports.lately")),
+        (
+            {"reports": Reports(confirm=2.5)},
+            ("reports.period and reports.confirm (3 s)", "reports.heard"),
+        ),
         ({"peers": Peers(alive=0.8)}, ("peers.unheard (1 s)", "peers.alive (0.8 s)")),
         ({"peers": Peers(answer=2.5)}, ("peers.answer", "peers.alive")),
         ({"peers": Peers(held=1.2)}, ("peers.listens and peers.tells_all", "peers.held")),

@@ -29,14 +29,13 @@ from maniple.service.broker import ControlPlane
 from maniple.service.health import Health
 from maniple.service.names import HEARTBEATS_SENT
 from maniple.service.telemetry import Metrics
-from maniple.timings import Timings
+from maniple.timings import Reports, Timings
 from maniple.topology import OUTCOMES
 from maniple_agent.departures import Departures
 from maniple_agent.lanes import Lanes
 from maniple_agent.work import Work
 
 FREED_PERIOD = 0.02  # at most so often for a bulkhead's sake
-OUTCOMES_TIMEOUT = 2.5
 
 
 @dataclass
@@ -201,10 +200,11 @@ class OutcomeReports:
         *,
         lanes: Lanes,
         clock: Callable[[], datetime],
-        period: float,
+        times: Reports,
     ) -> None:
         """Send over `plane`."""
-        self._period = period
+        self._period = times.period
+        self._confirm = times.confirm
         self._plane = plane
         self._self = self_
         self._work = work
@@ -253,7 +253,7 @@ class OutcomeReports:
             bulkheads=bulkheads,
         )
         try:
-            await self._plane.publish(OUTCOMES, "", report, timeout=OUTCOMES_TIMEOUT)
+            await self._plane.publish(OUTCOMES, "", report, timeout=self._confirm)
         except ManipleError as error:
             self._log.debug("report not confirmed", reason=str(error))
 

@@ -185,7 +185,7 @@ async def _report(
         parts.departures,
         lanes=parts.lanes,
         clock=now,
-        period=runtime.settings.timings.reports.period,
+        times=runtime.settings.timings.reports,
     )
     look = runtime.settings.timings.fencing.look
     watch = Watch(parts.work, parts.departures, description.agent, period=look)
