@@ -10,12 +10,12 @@ import pytest_asyncio
 from hypothesis import settings
 
 from consul_server import ConsulServer as OwnConsul
+from consul_server import own_consul
 from local_servers import LocalServers, SharedServers, shared_servers
 from maniple.local.cluster import Cluster, ClusterOptions
 from needs import CONSUL, RABBITMQ, need
 from outsider import Outsider
 from paths import PYTHONPATH
-from waiting import wait_until
 
 # How long one example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("maniple", deadline=None)
@@ -90,10 +90,8 @@ async def cluster(shared: SharedServers) -> AsyncIterator[Cluster]:
 @pytest.fixture
 async def consul(tmp_path: Path) -> AsyncIterator[OwnConsul]:
     """A Consul of the test's own, to be killed and emptied."""
-    own = OwnConsul(tmp_path).start()
-    await wait_until(own.answers)
-    yield own
-    own.kill()
+    async with own_consul(tmp_path) as own:
+        yield own
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +13,7 @@ import requests
 from maniple.local import programs
 from maniple.local.ports import free_ports
 from needs import CONSUL, need
+from waiting import wait_until
 
 
 class ConsulServer:
@@ -61,3 +64,15 @@ class ConsulServer:
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def own_consul(folder: Path) -> AsyncIterator[ConsulServer]:
+    """A Consul of the test's own for the block, with a leader at its beginning."""
+    own = ConsulServer(folder)
+    try:
+        own.start()
+        await wait_until(own.answers)
+        yield own
+    finally:
+        own.kill()

@@ -109,9 +109,14 @@ def numbers(count: int) -> set[bytes]:
 
 
 async def depth(servers: LocalServers, queue: Queue) -> tuple[int, int]:
+    """Return (messages, consumers) of a queue on the tests' own broker; see `depth_at`."""
+    return await depth_at(servers.rabbitmq.url("operator"), queue.name)
+
+
+async def depth_at(url: str, queue: str) -> tuple[int, int]:
     """Return (messages, consumers) as a passive declaration tells them: ready ones only."""
-    connection = await aiormq.connect(servers.rabbitmq.url("operator"))
+    connection = await aiormq.connect(url)
     channel = await connection.channel()
-    declared = await channel.queue_declare(queue.name, passive=True)
+    declared = await channel.queue_declare(queue, passive=True)
     await connection.close()
     return int(declared.message_count or 0), int(declared.consumer_count or 0)

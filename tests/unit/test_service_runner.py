@@ -7,11 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ending import ended
 from maniple.errors import BrokerUnavailable, ConfigurationError
 from maniple.local.ports import free_ports
 from maniple.service.runner import Runtime, running, serve
@@ -128,6 +129,7 @@ async def test_a_wrong_setting_found_while_building_ends_with_2() -> None:
     assert await serve(settings(), build) == 2
 
 
+GUARD = 30.0  # seconds, against hanging: who is stuck would be for twice as long
 PROGRAM = """
 import contextlib, sys
 from maniple.service.runner import run
@@ -155,39 +157,50 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-def start(program: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(program), *arguments],
-        env={"MANIPLE_CONSUL_URL": f"http://127.0.0.1:{free_ports(1)[0]}", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(program: Path) -> Iterator[Start]:
+    """Start the program; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, str(program), *arguments],
+                env={"MANIPLE_CONSUL_URL": f"http://127.0.0.1:{free_ports(1)[0]}", **environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            return stack.enter_context(ended(process))
+
+        yield started
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_ends_with_0(program: Path, number: signal.Signals) -> None:
-    process = start(program)
+def test_a_signal_drains_and_ends_with_0(start: Start, number: signal.Signals) -> None:
+    process = start()
     assert process.stdout is not None
     assert process.stdout.readline().startswith("pages http://127.0.0.1:")
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=GUARD)
     assert (process.returncode, out) == (0, "drained\n"), err
 
 
-def test_a_second_signal_ends_at_once(program: Path) -> None:
-    process = start(program, "--instance", "stuck")
+def test_a_second_signal_ends_at_once(start: Start) -> None:
+    process = start("--instance", "stuck")
     assert process.stdout is not None
     process.stdout.readline()
     process.terminate()
     assert process.stdout.readline() == "stuck\n"
     process.terminate()
-    process.communicate(timeout=3)
+    process.communicate(timeout=GUARD)
     assert process.returncode == 1
 
 
-def test_the_first_signal_does_not_cut_short_who_leaves_already(program: Path) -> None:
-    process = start(program, "--instance=leaves", "--drain-timeout=0")
+def test_the_first_signal_does_not_cut_short_who_leaves_already(start: Start) -> None:
+    process = start("--instance=leaves", "--drain-timeout=0")
     assert process.stdout is not None
     process.stdout.readline()
     assert process.stdout.readline() == "stuck\n"
@@ -195,13 +208,13 @@ def test_the_first_signal_does_not_cut_short_who_leaves_already(program: Path) -
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     process.terminate()
-    process.communicate(timeout=3)
+    process.communicate(timeout=GUARD)
     assert process.returncode == 1
 
 
-def test_a_wrong_variable_ends_with_2_and_one_line(program: Path) -> None:
-    process = start(program, MANIPLE_HTTP_PORT="many")
-    _, err = process.communicate(timeout=10)
+def test_a_wrong_variable_ends_with_2_and_one_line(start: Start) -> None:
+    process = start(MANIPLE_HTTP_PORT="many")
+    _, err = process.communicate(timeout=GUARD)
     assert process.returncode == 2
     assert err.startswith("maniple-service: MANIPLE_HTTP_PORT: ")
     assert err.count("\n") == 1

@@ -25,7 +25,7 @@ from maniple_registry.domain.records import LaneView
 
 START_TIMEOUT = 5.0
 MOST_UNANSWERED = 3  # looks of one turn; each may take seconds
-MOST_TURNS = 10  # of patience with an echo, while others are heard
+MOST_TURNS = 3  # of patience with an echo, while others are heard
 COMPONENT = "broker.heartbeats"
 LINK = "heartbeats"
 

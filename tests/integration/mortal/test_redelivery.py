@@ -10,17 +10,16 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from full_lanes import delayed
 from local_servers import SharedServers
 from maniple import connect
 from maniple.client import Client
-from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
+from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
 from maniple.local.ports import free_ports
 from maniple.messages import Result
-from maniple.service.names import TASKS_DELAYED
 from paths import PYTHONPATH
 from process_memory import resident
-from scraping import sample_name, scrape
 from waiting import wait_until
 
 GOOD = 1000
@@ -103,17 +102,12 @@ async def test_tasks_without_an_agent_wait_in_the_broker_and_run_when_one_comes(
             client.submit("test.perhaps", {"good": n, "weight": HEAVY}) for n in range(WAITING)
         ]
         handles = await asyncio.gather(*tasks)
-        await wait_until(lambda: delayed(dispatcher) >= 2 * WAITING, 60)
+        await wait_until(lambda: delayed(empty) >= 2 * WAITING, 60)
         before = resident(dispatcher.pid)
-        await wait_until(lambda: delayed(dispatcher) >= 5 * WAITING, 60)
+        await wait_until(lambda: delayed(empty) >= 5 * WAITING, 60)
         assert resident(dispatcher.pid) < before + GROWTH
         agent = empty._process("agent", "agent-late", port=free_ports(1)[0])
         empty.processes.append(agent)
         await agent.child.start()
         results = [await handle.outcome(timeout=100) for handle in handles]
     assert Counter(result.status.value for result in results) == {"succeeded": WAITING}
-
-
-def delayed(process: ServiceProcess) -> float:
-    """Return how many times a dispatcher has sent a task to wait."""
-    return scrape([process]).get(sample_name(TASKS_DELAYED), 0.0)

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import aiormq
 import pytest_asyncio
 from msgspec import Raw
 
 from agent_inside import AgentInside, agent_inside
 from fencing_handlers import held, started
+from link_bench import depth_at
 from maniple.cli.control import ask
 from maniple.codec import encode, join
 from maniple.control import Heartbeat
@@ -58,11 +58,7 @@ async def send(cluster: Cluster, agent: str, *bundles: list[Envelope]) -> None:
 
 async def depth(cluster: Cluster, agent: str) -> tuple[int, int]:
     """Return (ready messages, consumers) of an agent's own queue."""
-    connection = await aiormq.connect(cluster.servers.broker_url("operator"))
-    channel = await connection.channel()
-    declared = await channel.queue_declare(agent_queue(agent).name, passive=True)
-    await connection.close()
-    return int(declared.message_count or 0), int(declared.consumer_count or 0)
+    return await depth_at(cluster.servers.broker_url("operator"), agent_queue(agent).name)
 
 
 async def test_an_agent_runs_what_comes_to_its_own_queue_and_says_that_it_has_one(

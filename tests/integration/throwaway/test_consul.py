@@ -8,7 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from consul_server import ConsulServer
+from consul_server import ConsulServer, own_consul
 from maniple.local.ports import free_ports
 from maniple.service.catalog import SELECTED, Ailing, Put
 from maniple.service.consul import (
@@ -21,16 +21,15 @@ from maniple.service.health import Health, HealthServer
 from maniple.service.presence import Presence
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
-from maniple.timings import Catalog
+from maniple.timings import Bounds, Catalog, Timings
+from timed import timed
 from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsulServer]:
-    server = ConsulServer(tmp_path_factory.mktemp("consul")).start()
-    await wait_until(server.answers)
-    yield server
-    server.kill()
+    async with own_consul(tmp_path_factory.mktemp("consul")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -41,12 +40,19 @@ async def consul(server: ConsulServer) -> AsyncIterator[Consul]:
     consul.close()
 
 
+SELDOM = Timings(catalog=Catalog(http_interval=200.0, gone=400.0), bounds=Bounds(unwell=400.0))
+"""Consul looks at a process so seldom that what it finds there does not matter."""
+
+
 @contextlib.asynccontextmanager
 async def present(
-    server: ConsulServer, instance: str, health: Health | None = None
+    server: ConsulServer,
+    instance: str,
+    health: Health | None = None,
+    timings: Timings | None = None,
 ) -> AsyncIterator[tuple[Consul, Health]]:
     """A process that serves its pages and is registered."""
-    settings = ServiceSettings(instance=instance, consul_url=server.url)
+    settings = timed(ServiceSettings(instance=instance, consul_url=server.url), timings)
     health = health or Health("service", instance)
     consul = Consul(server.url)
     async with HealthServer(settings, health) as pages:
@@ -67,17 +73,18 @@ async def status_of(consul: Consul, instance: str) -> str:
     return found[0].status if ttl_check(instance) in found[0].checks else "half registered"
 
 
-async def until_status(consul: Consul, instance: str, status: str, timeout: float = 20) -> None:
-    async with asyncio.timeout(timeout):
-        while await status_of(consul, instance) != status:  # noqa: ASYNC110 - Consul sends no event
-            await asyncio.sleep(0.05)
+async def until_status(consul: Consul, instance: str, status: str) -> None:
+    async def is_so() -> bool:
+        return await status_of(consul, instance) == status
+
+    await wait_until(is_so, 20)
 
 
 async def test_a_process_is_healthy_in_consul_before_it_is_looked_at_again_and_gone_after(
     server: ConsulServer, consul: Consul
 ) -> None:
-    async with present(server, "one"):
-        await until_status(consul, "one", "passing", timeout=Catalog().http_interval - 1)
+    async with present(server, "one", timings=SELDOM):
+        await until_status(consul, "one", "passing")
         (found,) = await consul.instances("maniple-service")
         assert set(found.checks) == {"serfHealth", "http:one", ttl_check("one")}
         assert found.tags == ("maniple", "dev")
@@ -95,9 +102,9 @@ async def test_a_process_leaves_consul_before_it_lets_go_of_anything_else(
         yield
         seen.append(await status_of(consul, "leaving"))
 
-    settings = ServiceSettings(instance="leaving", consul_url=server.url)
+    settings = timed(ServiceSettings(instance="leaving", consul_url=server.url), SELDOM)
     async with running(settings, build):
-        await until_status(consul, "leaving", "passing", timeout=Catalog().http_interval - 1)
+        await until_status(consul, "leaving", "passing")
     assert seen == ["absent"]
 
 
@@ -122,35 +129,26 @@ async def test_an_entry_that_consul_lost_is_made_again(
 
 
 async def test_a_consul_that_restarts_empty_gets_the_process_back(tmp_path: Path) -> None:
-    own = ConsulServer(tmp_path).start()
-    await wait_until(own.answers)
-    try:
-        async with present(own, "four") as (consul, health):
-            await until_status(consul, "four", "passing")
-            own.kill()
-            await wait_until(lambda: health.status == "degraded")
-            assert health.alive
-            own.start()
-            await wait_until(lambda: health.status == "ok")
-            await until_status(consul, "four", "passing")
-    finally:
+    async with own_consul(tmp_path) as own, present(own, "four") as (consul, health):
+        await until_status(consul, "four", "passing")
         own.kill()
+        await wait_until(lambda: health.status == "degraded")
+        assert health.alive
+        own.start()
+        await wait_until(lambda: health.status == "ok")
+        await until_status(consul, "four", "passing")
 
 
 async def test_a_frozen_consul_costs_a_bounded_time(tmp_path: Path) -> None:
-    own = ConsulServer(tmp_path).start()
-    await wait_until(own.answers)
-    consul = Consul(own.url)
-    try:
+    async with own_consul(tmp_path) as own:
+        consul = Consul(own.url)
         own.freeze()
         async with asyncio.timeout(5):
             with pytest.raises(ConsulUnavailable):
                 await consul.kv_get("test/a")
         own.thaw()
         assert await consul.kv_get("test/a") is None
-    finally:
         consul.close()
-        own.kill()
 
 
 async def test_consul_that_is_not_there_is_said_by_its_own_error() -> None:

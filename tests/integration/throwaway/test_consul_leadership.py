@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from consul_server import ConsulServer
+from consul_server import ConsulServer, own_consul
 from maniple.service.consul import Consul
 from maniple.service.leadership import COMPONENT, Leadership
 from maniple.service.names import LEADS
@@ -17,10 +17,8 @@ from waiting import wait_until
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ConsulServer]:
-    server = ConsulServer(tmp_path).start()
-    await wait_until(server.answers)
-    yield server
-    server.kill()
+    async with own_consul(tmp_path) as server:
+        yield server
 
 
 @asynccontextmanager

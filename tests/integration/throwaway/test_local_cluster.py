@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fake_service
+from ending import ended
 from local_servers import LocalServers
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
@@ -99,7 +100,7 @@ async def test_dev_writes_the_ready_file_and_ends_on_a_signal(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     ready = tmp_path / "ready.json"
-    with dev("--agents", "1", "--ready-file", str(ready)) as process:
+    with ended(dev("--agents", "1", "--ready-file", str(ready))) as process:
         await wait_until(ready.exists, 30)
         info = json.loads(ready.read_text())
         process.send_signal(number)
@@ -116,7 +117,7 @@ async def test_dev_writes_the_ready_file_and_ends_on_a_signal(
 @pytest.mark.usefixtures("fakes")
 async def test_dev_tells_a_death_and_writes_the_new_pid(tmp_path: Path) -> None:
     ready = tmp_path / "ready.json"
-    with dev("--agents", "1", "--ready-file", str(ready)) as process:
+    with ended(dev("--agents", "1", "--ready-file", str(ready))) as process:
         await wait_until(ready.exists, 30)
         before = _agent_pid(ready)
         os.kill(before, signal.SIGKILL)
@@ -141,7 +142,7 @@ def test_dev_refuses_a_module_that_is_not_there() -> None:
 def test_dev_says_3_when_the_named_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MANIPLE_BROKER_URL", "amqp://guest:guest@127.0.0.1:9/dev")
     monkeypatch.setenv("MANIPLE_CONSUL_URL", "http://127.0.0.1:9")
-    with dev() as process:
+    with ended(dev()) as process:
         output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3
     assert "MANIPLE_CONSUL_URL" in output

@@ -14,6 +14,7 @@ import pika.exceptions
 import pytest
 import requests
 
+from ending import ended
 from local_servers import LocalServers
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
@@ -195,7 +196,7 @@ def start_parent(folder: Path) -> subprocess.Popen[str]:
 
 
 async def test_a_parent_killed_by_force_leaves_neither_process_nor_folder(tmp_path: Path) -> None:
-    with start_parent(tmp_path) as parent:
+    with ended(start_parent(tmp_path)) as parent:
         assert parent.stdout is not None
         folder = (await asyncio.to_thread(parent.stdout.readline)).strip()
         assert folder.startswith(str(tmp_path))

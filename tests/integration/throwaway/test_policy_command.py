@@ -11,13 +11,12 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from consul_server import ConsulServer as OwnConsul
+from consul_server import own_consul
 from local_servers import LocalServers
 from maniple.schemas import message_schemas
 from maniple.service.policies import KINDS
 from paths import ROOT
 from policy_services import policy_service
-from waiting import wait_until
 
 EXAMPLES = ROOT / "examples" / "policies"
 TEXT = "kind: timeout\nname: text\nmatch: {{capability: text.*}}\nspec: {{seconds: {}}}\n"
@@ -47,8 +46,6 @@ class Shell:
 @pytest.fixture
 async def shell(servers: LocalServers, tmp_path: Path) -> AsyncIterator[Shell]:
     """A command line, and a policy service with a Consul of its own."""
-    consul = OwnConsul(tmp_path).start()
-    await wait_until(consul.answers)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(ROOT / "tests" / "support" / "command_shell.py")),
         stdin=asyncio.subprocess.PIPE,
@@ -56,11 +53,15 @@ async def shell(servers: LocalServers, tmp_path: Path) -> AsyncIterator[Shell]:
         limit=2**20,
         cwd=tmp_path,
     )
-    async with policy_service(servers.rabbitmq, consul, tmp_path / "policy"):
-        yield Shell(servers.rabbitmq.url("operator"), process)
-    consul.kill()
-    process.kill()
-    await process.wait()
+    try:
+        async with (
+            own_consul(tmp_path) as consul,
+            policy_service(servers.rabbitmq, consul, tmp_path / "policy"),
+        ):
+            yield Shell(servers.rabbitmq.url("operator"), process)
+    finally:
+        process.kill()
+        await process.wait()
 
 
 def examples() -> list[dict[str, Any]]:
