@@ -164,12 +164,14 @@ class Amqp(Part):
     heartbeat: int = _outside(5, 1)
     """whole seconds, as the protocol has it; the broker gives others what a client holds after two
     to three of them without a word"""
-    silence: float = _share(1.6)
+    silence: float = _share(1.4)
     """of these without a word of the broker until the connection is taken for dead"""
     tick: float = 1.0
-    """between two looks whether the broker is there"""
+    """between two looks whether the broker is there, and two words to it that we are"""
     confirm: float = 30.0
     """without the confirm of a message until the connection is taken for dead"""
+    backoff: float = 2.0
+    """between two attempts to connect at most"""
     connect: float = _outside(4.0, 4.0)
     """of one attempt to connect; into a black hole a SYN goes at 0, 1 and 3 s, whatever we do"""
     open: float = _outside(10.0, 10.0)
@@ -183,12 +185,12 @@ class Amqp(Part):
         return self.silence * self.heartbeat
 
     def ticks(self, seconds: float) -> int:
-        """Return how many looks that is.
+        """Return how many whole looks that is.
 
         In looks of the loop and not by the clock: a process that was stopped for a minute, or whose
         loop was held up, must not take its own sleep for the broker's silence.
         """
-        return max(1, round(seconds / self.tick))
+        return max(1, int(seconds / self.tick + 1e-9))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

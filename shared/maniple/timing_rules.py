@@ -13,6 +13,7 @@ SETTINGS: Final = {
     "bounds.unreachable": "MANIPLE_UNREACHABLE_AFTER",
     "bounds.failed": "MANIPLE_FAILED_AFTER",
     "bounds.forgotten": "MANIPLE_FORGOTTEN_AFTER",
+    "queues.leftover": "MANIPLE_LEFTOVER_QUIET",
 }
 """The variables that set one time; all others follow `MANIPLE_TIME_SCALE` only."""
 
@@ -77,10 +78,16 @@ RULES: Final = (
         ("bounds.failed",),
         "an exclusive task could run elsewhere before its agent has stopped it",
     ),
+    # The broker has last heard of a connection up to a tick before it was cut.
     Rule(
-        ("fencing.stopped",),
+        ("fencing.stopped", "amqp.tick"),
         ("amqp.heartbeat", "amqp.heartbeat"),
         "the broker could give an exclusive task to others before its agent has stopped it",
+    ),
+    Rule(
+        ("amqp.silent", "amqp.tick", "amqp.tick"),
+        ("amqp.heartbeat", "amqp.heartbeat"),
+        "the broker could give what an agent has to others before it knows that it is cut off",
     ),
     # A connection to the broker.
     Rule(
@@ -89,6 +96,11 @@ RULES: Final = (
         "a broker that is only quiet would be taken for dead",
     ),
     Rule(("amqp.tick",), ("amqp.confirm",), "every confirm would be late"),
+    Rule(
+        ("heartbeats.longest", "amqp.backoff"),
+        ("fencing.fenced",),
+        "a broker that is back at once would find its agents fenced",
+    ),
     Rule(("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True),
     Rule(("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True),
     # Tasks that agents have and dispatchers count.
@@ -202,7 +214,11 @@ RULES: Final = (
         "an agent would be taken out of Consul before it is suspected",
         equal=True,
     ),
-    Rule(("leading.lease",), ("catalog.ttl",), "two registries could each think that they lead"),
+    Rule(
+        ("leading.lease",),
+        ("catalog.ttl",),
+        "a registry would think that it leads for longer than it takes Consul to miss it",
+    ),
     Rule(
         ("leading.look", "leading.look"),
         ("leading.lease",),

@@ -93,10 +93,11 @@ class Timings:
         parts = {one.name: getattr(self, one.name).scaled(factor) for one in fields(self)}
         return replace(self, **parts)
 
-    def bounded(self, **seconds: float | None) -> Self:
-        """Return it with these fields of `bounds`, as far as they are given."""
+    def bounded(self, *, leftover: float | None = None, **seconds: float | None) -> Self:
+        """Return it with these fields of `bounds` and of `queues`, as far as they are given."""
         given = {name: value for name, value in seconds.items() if value is not None}
-        return replace(self, bounds=replace(self.bounds, **given)) if given else self
+        queues = self.queues if leftover is None else replace(self.queues, leftover=leftover)
+        return replace(self, bounds=replace(self.bounds, **given), queues=queues)
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ from waiting import wait_until
 
 TIME_SCALE = 0.5  # of the shared cluster
 SLOTS = 4  # of each agent of the shared cluster
-QUIET = 3.0  # seconds after which its dispatchers remove a queue that nobody needs
+QUIET = 9.5  # seconds after which its dispatchers remove a queue that nobody needs
 READY_SECONDS = 30.0
 
 

@@ -26,6 +26,8 @@ class FlakyNetwork:
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self.accepted = 0
+        self.said = 0
+        """How many pieces came from clients."""
         self.held = 0
         """How many pieces of what is sent wait because they are frozen."""
         self.port = 0
@@ -104,6 +106,7 @@ class FlakyNetwork:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
+                self.said += wire.of_client(writer)
                 wire.read_name(data)
                 await self._passable(wire)
                 writer.write(data)
@@ -132,6 +135,10 @@ class _Wire:
     @property
     def closing(self) -> bool:
         return any(writer.is_closing() for writer in self._writers)
+
+    def of_client(self, writer: asyncio.StreamWriter) -> bool:
+        """Whether what `writer` takes comes from the client."""
+        return writer is self._writers[1]
 
     def of(self, owner: str) -> bool:
         return (self._name or "").startswith(owner)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from maniple.service import presence
 from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.health import Health
 from maniple.service.presence import Presence, Pulse
@@ -56,11 +55,6 @@ async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
     finally:
         await made.stop()
         consul.close()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "BACKOFF_CAP", 0.02)
 
 
 async def test_each_beat_refreshes_once_and_nothing_else_does() -> None:

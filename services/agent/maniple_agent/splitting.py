@@ -60,10 +60,12 @@ class Splits:
         fate = after_loss(envelope, self._registry.get(envelope.capability), ran, suspect=suspect)
 
         def moved(error: ManipleError | None = None) -> None:
-            source.settle(error)
-            task = asyncio.get_running_loop().create_task(self._finish(source))
-            self._finishing.add(task)
-            task.add_done_callback(self._finishing.discard)
+            try:
+                source.settle(error)
+            finally:
+                task = asyncio.get_running_loop().create_task(self._finish(source))
+                self._finishing.add(task)
+                task.add_done_callback(self._finishing.discard)
 
         self._count += 1
         try:

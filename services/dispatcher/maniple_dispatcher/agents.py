@@ -43,7 +43,7 @@ class Agents:
         self._moves = moves
         self._missing: dict[str, float] = {}
         settings = cast("DispatcherSettings", runtime.settings)
-        self._patience = 2 * settings.quiet
+        self._patience = 2 * settings.timings.queues.leftover
 
     async def start(self) -> None:
         """Begin to follow; raises `BrokerUnavailable`. Without a registry it goes on after 2 s."""

@@ -94,7 +94,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         times=settings.timings.queues,
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
-    quiet = settings.quiet
+    quiet = settings.timings.queues.leftover
     moves = Moves(runtime, hot.intake, lanes, roster, marks, quiet=quiet, clock=now, traces=traces)
     agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)

@@ -136,6 +136,7 @@ class Answers:
         return {
             "digest": policies.digest,
             "listening": reports.listening(now),
+            "period": reports.period,
             "consul": present,
             "policies": [
                 {

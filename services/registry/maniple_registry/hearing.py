@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from structlog.typing import FilteringBoundLogger
 
@@ -25,7 +25,7 @@ from maniple_registry.domain.records import LaneView
 
 START_TIMEOUT = 5.0
 MOST_UNANSWERED = 3  # looks of one turn; each may take seconds
-MOST_TURNS = 3  # of patience with an echo, while others are heard
+MOST_TURNS = 3  # of patience with an echo, each after the first while others are heard
 COMPONENT = "broker.heartbeats"
 LINK = "heartbeats"
 
@@ -86,7 +86,8 @@ class Hearing:
         """Whether what is said where heartbeats are said is heard here.
 
         What was said before it has then been heard too: it comes through the same queue. It is
-        waited for as long as other messages come, which may be many that came before it.
+        waited for up to three times as long while other messages come, which may be many that came
+        before it.
         """
         self._expected = new_id()
         self._echoed.clear()
@@ -99,22 +100,22 @@ class Hearing:
             persistent=False,
             mandatory=False,
         )
-        life, published = self.link.reconnects, False
+        life = self.link.reconnects
         for _ in range(MOST_TURNS):
             heard = self._messages
-            try:
-                async with asyncio.timeout(self._patience):
-                    if not published:
-                        await self._publisher.publish(message)
-                        published = True
-                    await self._echoed.wait()
-                    return True
-            except TimeoutError:
-                if self._messages == heard or self.link.reconnects != life:
-                    return False
-            except (BrokerUnavailable, PublishRefused):
-                return False
+            if await self._comes(message):
+                return True
+            if self._messages == heard or self.link.reconnects != life:
+                break
         return False
+
+    async def _comes(self, echo: Outgoing) -> bool:
+        """Publish an echo, once more if need be, and wait for it or for one before."""
+        with suppress(TimeoutError, BrokerUnavailable, PublishRefused):
+            async with asyncio.timeout(self._patience):
+                await self._publisher.publish(echo)
+                await self._echoed.wait()
+        return self._echoed.is_set()
 
     async def look(
         self, lanes: Collection[str], addressed: Collection[str] = ()

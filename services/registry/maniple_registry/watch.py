@@ -78,7 +78,7 @@ class SilenceWatch:
         clock.take_off(clock.seconds() - min(asked, heard))
         clock.hear(hearing=False)
         if not self._hearing.deaf:
-            handlers.log.warning("much of the fleet is silent, and so is our own echo")
+            handlers.log.warning("agents are silent, and so is our own echo")
         self._hearing.deaf = True
         handlers.metrics.counter(ECHOES, "late").inc()
         return False

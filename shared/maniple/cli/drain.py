@@ -19,12 +19,13 @@ from maniple.cli.output import (
     print_line,
     run,
 )
-from maniple.control import Drain, agent_key
+from maniple.control import UNTOLD, Drain, agent_key
 from maniple.errors import BrokerUnavailable, RequestFailed
 from maniple.service.broker import ControlPlane
 
 PERIOD = 0.5
-PATIENCE = 15.0  # beyond the drain timeout: the agent's own way out, and the next heartbeat
+WAY_OUT = 5.0  # seconds that an agent has for it beyond the drain timeout
+HEARTBEATS = 3  # of it, within which its end is known
 LONGEST = 3600.0
 UNKNOWN_AGENT = "unknown_agent"
 PROCESS = ("host", "pid", "http")
@@ -91,7 +92,9 @@ async def _until_gone(
 ) -> dict[str, Any]:
     """Ask until that life of the agent has ended, or for too long; return what was last said."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + (LONGEST if timeout is None else timeout) + PATIENCE
+    heartbeat = (before.get("timings") or UNTOLD.model_dump())["heartbeat"]
+    patience = WAY_OUT + HEARTBEATS * heartbeat
+    deadline = loop.time() + (LONGEST if timeout is None else timeout) + patience
     seen = before
     with error_console().status(f"{agent} drains") as status:
         while seen["state"] not in ENDS and loop.time() < deadline:

@@ -103,7 +103,7 @@ AGENTS_MISTIMED = GaugeName(
 EVICTIONS = CounterName("maniple_evictions", "Agents declared failed, by reason", ("reason",))
 LEADS = GaugeName("maniple_leads", "1 in the process that leads its service")
 ECHOES = CounterName(
-    "maniple_echoes", "Own echoes asked for because much of the fleet was silent", ("outcome",)
+    "maniple_echoes", "Own echoes asked for before agents were suspected or failed", ("outcome",)
 )
 QUEUES_SUSPECTED = CounterName(
     "maniple_queues_suspected", "Queues on which agents starved together, so that none was evicted"

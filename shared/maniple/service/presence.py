@@ -13,7 +13,7 @@ from maniple.service.health import Health
 from maniple.service.settings import ServiceSettings
 
 LOOK_AFTER = 5  # refreshes without proof before looking whether the entry is still there
-BACKOFF_CAP = 5.0
+FIRST_SHARE = 0.25  # of a refresh, after which one that failed is tried again
 LAST_WORD = 4.0  # seconds that the deregistration may take
 
 log = structlog.get_logger("maniple.presence")
@@ -116,7 +116,9 @@ class Presence:
     def _pause(self) -> float:
         if self._failures == 0:
             return self._times.refresh * random.uniform(0.9, 1.1)
-        return random.uniform(0.5, 1.0) * min(BACKOFF_CAP, 0.5 * 2.0 ** min(self._failures, 8))
+        # Never longer than a refresh, so that one failure does not let the TTL pass.
+        share = min(1.0, FIRST_SHARE * 2.0 ** (min(self._failures, 8) - 1))
+        return random.uniform(0.5, 1.0) * share * self._times.refresh
 
     async def _tick(self) -> None:
         try:

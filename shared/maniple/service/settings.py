@@ -33,7 +33,7 @@ PREFIX = "MANIPLE_"
 WRONG_USAGE = 2
 DEFAULT_ENVIRONMENT = "default"
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_TIMES = ("unreachable_after", "failed_after", "forgotten_after")
+_TIMES = ("unreachable_after", "failed_after", "forgotten_after", "leftover_quiet")
 _ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, never bound to by default
 
 
@@ -137,6 +137,8 @@ class ServiceSettings(BaseSettings):
     """seconds of silence until it is `failed`; 9 times the scale without it"""
     forgotten_after: Seconds | None = None
     """seconds for which a failed or left agent is shown; 600 times the scale without it"""
+    leftover_quiet: Seconds | None = None
+    """seconds of quiet until the queue of a gone agent is removed; 30 times the scale without it"""
 
     @model_validator(mode="before")
     @classmethod
@@ -166,6 +168,7 @@ class ServiceSettings(BaseSettings):
                 unreachable=self.unreachable_after,
                 failed=self.failed_after,
                 forgotten=self.forgotten_after,
+                leftover=self.leftover_quiet,
             )
         )
 

@@ -22,7 +22,6 @@ from maniple.transport.tolerance import tolerate_foreign_bytes
 from maniple.transport.wire import Wire
 
 FIRST_BACKOFF = 0.1
-MAX_BACKOFF = 2.0
 STEADY_AFTER = 3.0  # seconds; what falls sooner counts as another failure in a row
 CLOSE_TIMEOUT = 2.0
 
@@ -30,9 +29,9 @@ _log = logging.getLogger(__name__)
 _LIBRARIES = (logging.getLogger("aiormq"), logging.getLogger("aio_pika"))
 
 
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: doubling, capped, with jitter."""
-    return random.uniform(0.5, 1.0) * min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures, 10))
+def backoff(failures: int, most: float) -> float:
+    """Seconds to wait after so many failures in a row: doubling, to at most `most`, with jitter."""
+    return random.uniform(0.5, 1.0) * min(most, FIRST_BACKOFF * 2.0 ** min(failures, 10))
 
 
 class Supervised(ABC):
@@ -163,7 +162,7 @@ class Supervised(ABC):
                 return
             await self._tear_down()
             failures += 1
-            await asyncio.sleep(backoff(failures))
+            await asyncio.sleep(backoff(failures, self.times.backoff))
 
     async def _built(self, timeout: float) -> bool:
         self._lost.clear()

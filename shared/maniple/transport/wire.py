@@ -7,7 +7,11 @@ from typing import Any, SupportsIndex
 import aiormq
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import AMQPConnectionError
+from pamqp import frame
+from pamqp.heartbeat import Heartbeat
 from yarl import URL
+
+_HEARTBEAT = frame.marshal(Heartbeat(), 0)
 
 
 class Wire(aiormq.Connection):
@@ -46,6 +50,12 @@ class Wire(aiormq.Connection):
         except TimeoutError:
             return True
         return False
+
+    def send_heartbeat(self) -> None:
+        """Send an AMQP heartbeat at once; aiormq has one sent in half of `Amqp.heartbeat` only."""
+        transport = self._socket.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(_HEARTBEAT)
 
     def abort(self) -> None:
         """Drop the connection without a word to the broker; idempotent."""

@@ -110,7 +110,7 @@ async def test_an_agent_that_comes_back_at_once_keeps_its_queue(trio: Cluster) -
         assert {(await h.outcome(timeout=60)).status.value for h in handles} == {"succeeded"}
         assert await settled(client, set(before.values())) == before
         # For longer than a dispatcher waits until it removes a queue.
-        slow = await client.submit("test.home", 2 * QUIET, affinity=KEYS[0])
+        slow = await client.submit("test.home", 1.5 * QUIET, affinity=KEYS[0])
         assert await slow.result(timeout=60) == victim.instance
         assert await queue_of(trio, victim.instance) is not None
         assert await settled(client, set(before.values())) == before

@@ -75,6 +75,41 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_and_a_quiet_link_is_left_
         assert quiet.link.reconnects == 0
 
 
+async def test_the_broker_hears_of_a_quiet_link_at_each_tick(
+    servers: LocalServers, queue: Queue
+) -> None:
+    times = Amqp(heartbeat=60, tick=0.1)  # aiormq by itself says something in half a minute
+    async with (
+        FlakyNetwork(servers.rabbitmq.url("agent")) as network,
+        bench(network.url, queue, times) as on,
+    ):
+        await on.link.start(10)
+        before = network.said
+        await wait_until(lambda: network.said >= before + 10)
+
+
+async def test_what_a_cut_off_link_holds_is_given_to_others_after_it_knows_that_it_is_cut_off(
+    servers: LocalServers, queue: Queue
+) -> None:
+    async with (
+        FlakyNetwork(servers.rabbitmq.url("agent")) as network,
+        bench(network.url, queue) as on,
+        bench(servers.rabbitmq.url("agent"), queue) as other,
+    ):
+        on.handle = lambda _delivery: None
+        on.link.add(on.consumer())
+        await on.link.start(10)
+        await on.publish(range(1))
+        await wait_until(lambda: on.bodies == [b"0"])
+        other.link.add(other.consumer())
+        await other.link.start(10)
+        network.freeze()
+        await wait_until(lambda: bool(other.received) or not on.link.is_up, 20)
+        assert (on.link.is_up, other.received) == (False, [])
+        await wait_until(lambda: other.bodies == [b"0"], 20)
+        network.thaw()
+
+
 async def test_a_connection_that_only_the_client_has_lost_is_replaced(
     servers: LocalServers, queue: Queue
 ) -> None:

@@ -125,7 +125,7 @@ class Owned:
             spec = self._spec_of(one.lane)
             if spec is not None:
                 self._breaker(one.lane).follow(one, spec, now)
-                self._latest = max(self._latest, one.epoch)
+                self._heard(one.epoch)
 
     def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
         """Let everything be told that is known here, as if all of it had changed."""
@@ -162,13 +162,16 @@ class Owned:
         breaker = self._breaker(lane)
         if epoch > breaker.epoch:
             breaker.state, breaker.epoch, breaker.since = state, epoch, since
-            self._latest = max(self._latest, epoch)
+            self._heard(epoch)
+
+    def _heard(self, epoch: int) -> None:
+        self._latest = max(self._latest, epoch)
 
     def _noted(self, lane: str, changed: bool) -> bool:  # noqa: FBT001 - passed through
         if changed:
             breaker = self._breakers[lane]
             self._version += 1
-            self._latest = max(self._latest, breaker.epoch)
+            self._heard(breaker.epoch)
             self._news.add(lane)
             self._changes.append(Change(lane, breaker.state, breaker.epoch))
         return changed

@@ -117,8 +117,13 @@ class Reports:
         return found
 
     def listening(self, now: float) -> float:
-        """Seconds since reports are listened to: who is silent reports within `Policies.check`."""
+        """Seconds since reports are listened to."""
         return round(now - self._since, 1)
+
+    @property
+    def period(self) -> float:
+        """Seconds within which every process reports."""
+        return self._times.check
 
     def _state(self, report: Report, now: float, *, current: bool) -> State:
         if now - report.heard > self._times.stale:

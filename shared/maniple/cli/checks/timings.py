@@ -7,14 +7,14 @@ from typing import Any
 
 from maniple.cli.checks.findings import Finding, Verdict
 from maniple.control import UNTOLD
+from maniple.timing_rules import SETTINGS
 
 CHECK = "timings"
 SHOWN = 3
 NUMBERS = ("heartbeat", "unreachable", "fenced", "exclusive", "failed")
 ADVICE = (
-    "give all processes the same MANIPLE_TIME_SCALE, MANIPLE_UNREACHABLE_AFTER, "
-    "MANIPLE_FAILED_AFTER and MANIPLE_FORGOTTEN_AFTER (and the same version), and restart those "
-    "that differ"
+    f"give all processes the same MANIPLE_TIME_SCALE, {', '.join(SETTINGS.values())} (and the same "
+    "version), and restart those that differ"
 )
 
 Told = Mapping[str, Any]

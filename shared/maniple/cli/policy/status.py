@@ -8,7 +8,7 @@ from rich.table import Table
 from maniple.cli.output import BrokerOption, JsonOption, complain, console, print_line
 from maniple.cli.policy.common import ask_policy, print_json
 
-PERIOD = 30.0
+OLDER_PERIOD = 30.0  # of a policy service that does not tell it yet
 COUNTS = ("have", "lag", "stale", "unknown")
 
 
@@ -22,10 +22,11 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
         complain(f"warning: in Consul, {key} is not usable: {reason}")
     if not found["consul"]:
         complain("warning: the policy service has no Consul: nothing can be changed")
-    if found["listening"] < PERIOD:
+    period = found.get("period", OLDER_PERIOD)
+    if found["listening"] < period:
         complain(
             f"warning: this policy service listens for {found['listening']:g} s only; "
-            f"every process reports within {PERIOD:g} s"
+            f"every process reports within {period:g} s"
         )
     policies = Table("policy", "version", *COUNTS, box=None, pad_edge=False)
     for one in found["policies"]:
