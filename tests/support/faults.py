@@ -17,20 +17,14 @@ import requests
 
 from flaky_network import FlakyNetwork
 from maniple.local.child import Child
-from rabbitmqctl import Commanded
+from rabbitmqctl import OWNED, Commanded
 from system.brokers import Broker
 
 NEVER_DELIVERED = 999_999
 HTTP_SECONDS = 10.0
-# In the broker's own language: the connections of an owner, and their channels.
-_OWNED = """
-  Owned = [P || [{{pid, P}}, {{client_properties, C}}]
-             <- rabbit_networking:connection_info_all([pid, client_properties]),
-             {{_, longstr, N}} <- [lists:keyfind(<<"connection_name">>, 1, C)],
-             string:prefix(N, <<"{owner}">>) =/= nomatch],
-"""
+# In the broker's own language: the channels of the connections of an owner.
 _CHANNELS = """
-  Channels = [P || [{{pid, P}}, {{connection, C}}] <- rabbit_channel:info_all([pid, connection]),
+  Channels = [P || [{pid, P}, {connection, C}] <- rabbit_channel:info_all([pid, connection]),
                    lists:member(C, Owned)],
 """
 
@@ -78,7 +72,7 @@ async def declare_wrongly(broker: Commanded, queue: str, owner: str = "") -> int
 
 async def _command(broker: Commanded, owner: str, method: str) -> int:
     """Have each channel carry out a method as if its client had sent it; the broker closes it."""
-    text = (_OWNED + _CHANNELS).format(owner=owner)
+    text = OWNED.format(owner=owner) + _CHANNELS
     text += f"[rabbit_channel:do(P, {method}) || P <- Channels], length(Channels)."
     return int(await broker.control("eval", text))
 

@@ -13,12 +13,14 @@ from maniple.local.child import Child
 from maniple.local.errors import LocalError
 from system.docker import run
 
-# In the broker's own language: close the connections of a name, and return how many there were.
-_CLOSE = """
+# In the broker's own language: the connections of an owner, those whose name begins with it.
+OWNED = """
   Owned = [P || [{{pid, P}}, {{client_properties, C}}]
              <- rabbit_networking:connection_info_all([pid, client_properties]),
              {{_, longstr, N}} <- [lists:keyfind(<<"connection_name">>, 1, C)],
-             N =:= <<"{name}">>],
+             string:prefix(N, <<"{owner}">>) =/= nomatch],
+"""
+_CLOSE = """
   [rabbit_networking:close_connection(P, "by a test") || P <- Owned], length(Owned).
 """
 
@@ -96,13 +98,13 @@ async def make_administrator(broker: Commanded, name: str) -> str:
     return password
 
 
-async def close_connection(broker: Commanded, name: str) -> int:
-    """Have the broker close the connections of a name; return how many there were.
+async def close_connection(broker: Commanded, owner: str) -> int:
+    """Have the broker close the connections whose name begins so; return how many there were.
 
     The management API shows a connection some seconds after it was opened; the broker knows it at
     once.
     """
-    return int(await broker.control("eval", _CLOSE.format(name=name)))
+    return int(await broker.control("eval", OWNED.format(owner=owner) + _CLOSE))
 
 
 @asynccontextmanager
