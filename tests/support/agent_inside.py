@@ -13,7 +13,7 @@ from flaky_network import FlakyNetwork
 from maniple import Client, TaskHandle, connect
 from maniple.identifiers import new_id
 from maniple.local.cluster import Cluster
-from maniple.service.names import HEARTBEATS_SENT, CounterName
+from maniple.service.names import HEARTBEATS_SENT
 from maniple.service.runner import Runtime, running
 from maniple_agent import wiring
 from maniple_agent.fence import Fence
@@ -57,11 +57,9 @@ class AgentInside:
 
     async def after_a_heartbeat(self) -> None:
         """Return when the broker has just confirmed a heartbeat."""
-        before = self.sample(HEARTBEATS_SENT)
-        await wait_until(lambda: self.sample(HEARTBEATS_SENT) > before, 10)
-
-    def sample(self, counter: CounterName, **labels: str) -> float:
-        return counted(self.runtime.metrics, counter, **labels)
+        metrics = self.runtime.metrics
+        before = counted(metrics, HEARTBEATS_SENT)
+        await wait_until(lambda: counted(metrics, HEARTBEATS_SENT) > before, 10)
 
     async def start(self, capability: str, seconds: float) -> TaskHandle:
         """Submit a task and return when its handler runs."""

@@ -26,12 +26,8 @@ class Environments:
 
     async def prepare(self) -> None:
         """Make the administrator."""
-        password = await make_administrator(self, ADMINISTRATOR)
+        password = await make_administrator(Installed(self._rabbitmq), ADMINISTRATOR)
         self._login = ADMINISTRATOR, password
-
-    async def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
-        return await Installed(self._rabbitmq).control(*arguments)
 
     async def make(self, name: str) -> RabbitMQServer:
         """Make an environment, and return the broker as it is seen in it: the users are the same.
@@ -88,10 +84,6 @@ class OnSharedBroker:
         """Management API with a role's login."""
         assert self._view is not None
         return self._view.management_url(role)
-
-    async def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
-        return await self._environments.control(*arguments)
 
     async def start(self) -> None:
         """Make the environment."""

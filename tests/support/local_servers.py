@@ -31,14 +31,14 @@ class SharedServers:
     """
 
     def __init__(self, folder: Path, reaper: Reaper) -> None:
-        self._rabbitmq = RabbitMQServer(folder / "rabbitmq", reaper=reaper)
+        self.rabbitmq = RabbitMQServer(folder / "rabbitmq", reaper=reaper)
         self._consul = ConsulServer(folder / "consul", reaper=reaper)
-        self.environments = Environments(self._rabbitmq)
+        self.environments = Environments(self.rabbitmq)
 
     async def __aenter__(self) -> Self:
         """Start both. Raises `LocalError`, with nothing left running."""
         try:
-            await asyncio.gather(self._rabbitmq.start(), self._consul.start())
+            await asyncio.gather(self.rabbitmq.start(), self._consul.start())
             await self.environments.prepare()
         except BaseException:
             await self.__aexit__()
@@ -47,7 +47,7 @@ class SharedServers:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(
-            *(one.stop(THROWAWAY_SECONDS) for one in (self._rabbitmq, self._consul))
+            *(one.stop(THROWAWAY_SECONDS) for one in (self.rabbitmq, self._consul))
         )
 
     def broker(self, environment: str) -> OnSharedBroker:

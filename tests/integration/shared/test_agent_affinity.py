@@ -20,6 +20,7 @@ from maniple.service.names import RECONNECTS, RESULTS
 from maniple.service.telemetry import get_logger
 from maniple.topology import AGENTS, HEARTBEATS, agent_queue
 from maniple.transport import Link, Outgoing, Publisher
+from scraping import counted
 from waiting import wait_until
 
 CAPABILITY = "fencing.affine"
@@ -87,7 +88,7 @@ async def test_what_was_cut_off_while_it_ran_from_the_own_queue_is_adopted(
     async with agent_inside(cluster) as agent:
 
         async def brought_again() -> bool:
-            anew = agent.sample(RECONNECTS, link="consume")
+            anew = counted(agent.runtime.metrics, RECONNECTS, link="consume")
             return anew > 0 and await depth(cluster, agent.name) == (0, 1)
 
         await send(cluster, agent.name, tasks)
@@ -96,7 +97,7 @@ async def test_what_was_cut_off_while_it_ran_from_the_own_queue_is_adopted(
         await wait_until(brought_again)  # what ends before that is run again, as it may be
         held.difference_update(one.id for one in tasks)
         labels = {"capability": CAPABILITY, "variant": "", "status": "succeeded"}
-        await wait_until(lambda: agent.sample(RESULTS, **labels) == 2)
+        await wait_until(lambda: counted(agent.runtime.metrics, RESULTS, **labels) == 2)
         await wait_until(lambda: agent.runtime.health.ready)
     assert (await depth(cluster, agent.name))[0] == 0
     assert {started[one.id] for one in tasks} == {1}

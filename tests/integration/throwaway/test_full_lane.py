@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from environments import OnSharedBroker
 from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher
 from local_servers import SharedServers
 from maniple import connect, topology
 from maniple.local.cluster import Cluster
 from outsider import Outsider
-from rabbitmqctl import suspended
+from rabbitmqctl import Installed, suspended
 from waiting import wait_until
 
 STUCK = 600  # single messages, more than a dispatcher holds
@@ -24,24 +23,24 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-def broker(shared: SharedServers) -> OnSharedBroker:
-    return shared.broker("full-lane")
+def broker(shared: SharedServers) -> Installed:
+    return Installed(shared.rabbitmq)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def one(broker: OnSharedBroker) -> AsyncIterator[Cluster]:
-    async with Cluster(one_dispatcher(), broker=broker) as running:
+async def one(shared: SharedServers) -> AsyncIterator[Cluster]:
+    async with Cluster(one_dispatcher(), broker=shared.broker("full-lane")) as running:
         yield running
 
 
 async def test_a_lane_that_confirms_nothing_holds_up_nobody_and_loses_nothing(
-    one: Cluster, broker: OnSharedBroker
+    one: Cluster, broker: Installed
 ) -> None:
     info = one.ready_info()
     with Outsider(info["broker_url"]) as outsider:
         assert outsider.ask("test.threaded", {"payload": [7]})["output"] == 7
         queue = topology.lane_queues("test.threaded")[0].name
-        async with suspended(broker, broker.environment, queue):
+        async with suspended(broker, info["environment"], queue):
             stuck = [outsider.send("test.threaded", {"payload": [n]}) for n in range(STUCK)]
             async with connect(info["client_url"]) as client:
                 for number in range(20):
@@ -53,7 +52,7 @@ async def test_a_lane_that_confirms_nothing_holds_up_nobody_and_loses_nothing(
 
 
 async def test_a_task_that_waits_is_never_ended_for_want_of_room(
-    one: Cluster, broker: OnSharedBroker
+    one: Cluster, broker: Installed
 ) -> None:
     info, before = one.ready_info(), delayed(one)
     with Outsider(info["broker_url"]) as outsider:
