@@ -68,7 +68,7 @@ class AgentInside:
         return handle
 
     async def start_held(self, capability: str) -> TaskHandle:
-        """The same; the handler goes on until its task is taken out of `held`."""
+        """The same; the handler goes on until its task is released."""
         task_id = new_id()
         held.add(task_id)
         handle = await self.client.submit(capability, 0.0, id=task_id)

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 
 from maniple import TaskContext, TaskHandle, task
+from maniple.messages import Envelope
 
 started: Counter[str] = Counter()
 stopped: Counter[str] = Counter()
@@ -13,13 +14,13 @@ stopped_at: dict[str, float] = {}
 together: Counter[str] = Counter()
 most_together: Counter[str] = Counter()
 held: set[str] = set()
-"""Tasks that go on until the test takes them out of here."""
+"""Tasks that go on until the test releases them."""
 POLL = 0.02
 
 
-def release(*handles: TaskHandle) -> None:
+def release(*tasks: TaskHandle | Envelope) -> None:
     """Let the tasks that were held go on to their ends."""
-    held.difference_update(handle.id for handle in handles)
+    held.difference_update(one.id for one in tasks)
 
 
 async def _run(seconds: float, task_id: str) -> float:

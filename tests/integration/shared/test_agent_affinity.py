@@ -8,7 +8,7 @@ import pytest_asyncio
 from msgspec import Raw
 
 from agent_inside import AgentInside, agent_inside
-from fencing_handlers import held, started
+from fencing_handlers import held, release, started
 from link_bench import depth_at
 from maniple.cli.control import ask
 from maniple.codec import encode, join
@@ -95,7 +95,7 @@ async def test_what_was_cut_off_while_it_ran_from_the_own_queue_is_adopted(
         await wait_until(lambda: all(started[one.id] == 1 for one in tasks))
         agent.network.cut()
         await wait_until(brought_again)  # what ends before that is run again, as it may be
-        held.difference_update(one.id for one in tasks)
+        release(*tasks)
         labels = {"capability": CAPABILITY, "variant": "", "status": "succeeded"}
         await wait_until(lambda: counted(agent.runtime.metrics, RESULTS, **labels) == 2)
         await wait_until(lambda: agent.runtime.health.ready)
@@ -115,6 +115,6 @@ async def test_what_a_leaving_agent_did_not_start_goes_to_the_ordinary_lane(
         try:
             await wait_until(lambda: started[second.id] == 1)
         finally:
-            held.discard(first.id)
+            release(first)
         assert staying.runtime.health.ready
     assert started[first.id] == 1
