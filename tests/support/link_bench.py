@@ -113,6 +113,13 @@ async def depth(servers: LocalServers, queue: Queue) -> tuple[int, int]:
     return await depth_at(servers.rabbitmq.url("operator"), queue.name)
 
 
+async def is_left(
+    servers: LocalServers, queue: Queue, messages: int = 0, *, consumers: int = 0
+) -> bool:
+    """Whether so many messages and consumers of a queue are left; see `depth_at`."""
+    return await depth(servers, queue) == (messages, consumers)
+
+
 async def depth_at(url: str, queue: str) -> tuple[int, int]:
     """Return (messages, consumers) as a passive declaration tells them: ready ones only."""
     connection = await aiormq.connect(url)

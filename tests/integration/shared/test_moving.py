@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import structlog
 
-from link_bench import depth
+from link_bench import is_left
 from local_servers import LocalServers
 from maniple.codec import encode
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Envelope
 from maniple.service.settlement import Settlement
-from maniple.topology import AGENTS, Queue, agent_queue
+from maniple.topology import AGENTS, agent_queue
 from maniple.transport import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.moving import Moves
@@ -119,11 +119,6 @@ async def dispatcher(servers: LocalServers) -> AsyncIterator[Dispatcher]:
         await asyncio.gather(submitting, return_exceptions=True)
         await made.moves.stop()
         await link.close()
-
-
-async def is_left(servers: LocalServers, queue: Queue, *, consumers: int) -> bool:
-    """Whether the queue is empty and has so many consumers."""
-    return await depth(servers, queue) == (0, consumers)
 
 
 @pytest.fixture

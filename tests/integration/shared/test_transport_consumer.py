@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from link_bench import bench, depth, new_queue, numbers
+from link_bench import bench, depth, is_left, new_queue, numbers
 from local_servers import LocalServers
 from maniple.topology import Queue
 from maniple.transport import Delivery
@@ -190,7 +190,3 @@ async def test_many_single_acknowledgements_are_applied_before_a_link_closes(
         await consumer.settle()
         await on.link.close()
         await wait_until(lambda: is_left(servers, queue, 300))
-
-
-async def is_left(servers: LocalServers, queue: Queue, count: int) -> bool:
-    return await depth(servers, queue) == (count, 0)
