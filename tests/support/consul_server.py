@@ -12,14 +12,16 @@ import requests
 
 from maniple.local import programs
 from maniple.local.ports import free_ports
+from maniple.local.reaper import Reaper
 from needs import CONSUL, need
 from waiting import wait_until
 
 
 class ConsulServer:
-    """`consul agent -dev` on free ports; its memory is empty after each start."""
+    """`consul agent -dev` on free ports, known to the reaper; each start finds its memory empty."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reaper: Reaper) -> None:
+        self._reaper = reaper
         self._log = folder / "consul.log"
         names = ("http", "grpc", "server", "serf-lan", "serf-wan")
         self._ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -38,7 +40,9 @@ class ConsulServer:
                 [binary, "agent", "-dev", "-bind=127.0.0.1", "-dns-port=-1", *ports],
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
+        self._reaper.watch_group(self._process.pid)
         return self
 
     def answers(self) -> bool:
@@ -53,6 +57,7 @@ class ConsulServer:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
             self._process.wait()
+            self._reaper.forget_group(self._process.pid)
             self._process = None
 
     def freeze(self) -> None:
@@ -69,10 +74,11 @@ class ConsulServer:
 @asynccontextmanager
 async def own_consul(folder: Path) -> AsyncIterator[ConsulServer]:
     """A Consul of the test's own for the block, with a leader at its beginning."""
-    own = ConsulServer(folder)
-    try:
-        own.start()
-        await wait_until(own.answers)
-        yield own
-    finally:
-        own.kill()
+    with Reaper() as reaper:
+        own = ConsulServer(folder, reaper)
+        try:
+            own.start()
+            await wait_until(own.answers)
+            yield own
+        finally:
+            own.kill()

@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,10 @@ from maniple.control import (
 from maniple.errors import ManipleError
 from maniple.events import AGENT_EVENTS, AgentEvent
 from maniple.identifiers import new_id
+from maniple.local.child import Child, ChildSpec
 from maniple.local.http import fetch
 from maniple.local.ports import free_ports
+from maniple.local.reaper import Reaper
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.consul import Consul
 from maniple.service.leadership import COMPONENT as LEADER
@@ -171,9 +171,11 @@ QUICK = Timings(
 
 
 class RegistryProcess:
-    """A registry in a process of its own, to be killed or frozen."""
+    """A registry in a process of its own, known to the reaper, to be killed or frozen."""
 
-    def __init__(self, servers: LocalServers, folder: Path, **settings: float) -> None:
+    def __init__(
+        self, servers: LocalServers, folder: Path, reaper: Reaper, **settings: float
+    ) -> None:
         self.instance = f"registry-{new_id()}"
         (port,) = free_ports(1)
         self.http = f"http://127.0.0.1:{port}"
@@ -184,13 +186,12 @@ class RegistryProcess:
             "MANIPLE_INSTANCE": self.instance,
             "MANIPLE_HTTP_PORT": str(port),
         } | {f"MANIPLE_{name.upper()}": str(value) for name, value in settings.items()}
-        with (folder / f"{self.instance}.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "maniple_registry"],
-                env={**os.environ, **environ},
-                stdout=log,
-                stderr=log,
-            )
+        command, log = (sys.executable, "-m", "maniple_registry"), folder / f"{self.instance}.log"
+        self._child = Child(ChildSpec(self.instance, command, log, environ), reaper)
+
+    async def start(self) -> None:
+        """Start it."""
+        await self._child.start()
 
     async def ready(self) -> bool:
         """Whether it says so."""
@@ -206,26 +207,27 @@ class RegistryProcess:
 
     def send(self, number: int) -> None:
         """Send it a signal."""
-        self._process.send_signal(number)
+        os.kill(self._child.pid, number)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Kill it."""
-        self.send(signal.SIGCONT)
-        self._process.kill()
-        self._process.wait()
+        await self._child.stop(0)
 
 
-@contextmanager
-def processes(
+@asynccontextmanager
+async def processes(
     servers: LocalServers, folder: Path, number: int, **settings: float
-) -> Iterator[list[RegistryProcess]]:
+) -> AsyncIterator[list[RegistryProcess]]:
     """Registries in processes of their own."""
-    started = [RegistryProcess(servers, folder, **settings) for _ in range(number)]
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.end()
+    with Reaper() as reaper:
+        made = [RegistryProcess(servers, folder, reaper, **settings) for _ in range(number)]
+        try:
+            for process in made:
+                await process.start()
+            yield made
+        finally:
+            for process in made:
+                await process.end()
 
 
 async def shown(agent: Agent) -> dict[str, Any]:

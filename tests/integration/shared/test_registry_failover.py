@@ -71,29 +71,31 @@ async def leader_of(registries: list[RegistryProcess]) -> RegistryProcess:
 async def test_a_leader_that_is_gone_right_before_the_bound_delays_no_eviction(
     servers: LocalServers, tmp_path: Path, number: int
 ) -> None:
-    async with agent_of(servers) as (agent, events):
-        with processes(servers, tmp_path, 2, time_scale=TWO_THIRDS) as registries:
-            leader = await leader_of(registries)
-            (standby,) = [one for one in registries if one is not leader]
-            before = time.monotonic()
-            await agent.beat()
-            await wait_until(lambda: keys(events) == ["agent.registered", "agent.unreachable"])
-            bound = before + SLOW.bounds.failed
-            await wait_until(lambda: time.monotonic() >= bound - 0.1)
-            leader.send(number)
-            await wait_until(lambda: "agent.failed" in keys(events))
-            assert time.monotonic() >= bound
-            # It was not waited until somebody leads again, which takes as long as a lock lapses.
-            assert await standby.leader() != f"{standby.instance} leads"
-            # What it held is on its way to others; the broker may show its name only later.
-            await wait_until(lambda: agent.plane.reconnects == 1)
-            assert len({event.id for event in events}) == 3
+    async with (
+        agent_of(servers) as (agent, events),
+        processes(servers, tmp_path, 2, time_scale=TWO_THIRDS) as registries,
+    ):
+        leader = await leader_of(registries)
+        (standby,) = [one for one in registries if one is not leader]
+        before = time.monotonic()
+        await agent.beat()
+        await wait_until(lambda: keys(events) == ["agent.registered", "agent.unreachable"])
+        bound = before + SLOW.bounds.failed
+        await wait_until(lambda: time.monotonic() >= bound - 0.1)
+        leader.send(number)
+        await wait_until(lambda: "agent.failed" in keys(events))
+        assert time.monotonic() >= bound
+        # It was not waited until somebody leads again, which takes as long as a lock lapses.
+        assert await standby.leader() != f"{standby.instance} leads"
+        # What it held is on its way to others; the broker may show its name only later.
+        await wait_until(lambda: agent.plane.reconnects == 1)
+        assert len({event.id for event in events}) == 3
 
 
 async def test_another_registry_leads_when_the_leader_is_gone_and_when_it_comes_back(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    with processes(servers, tmp_path, 2) as registries:
+    async with processes(servers, tmp_path, 2) as registries:
         leader = await leader_of(registries)
         (standby,) = [one for one in registries if one is not leader]
         leader.send(signal.SIGSTOP)
@@ -109,17 +111,20 @@ async def test_another_registry_leads_when_the_leader_is_gone_and_when_it_comes_
 async def test_a_registry_that_was_frozen_itself_fails_nobody(
     servers: LocalServers, tmp_path: Path
 ) -> None:
-    async with agent_of(servers) as (agent, events), beating([agent]):
-        with processes(servers, tmp_path, 1, time_scale=0.2) as (lone,):
-            await leader_of([lone])
-            lone.send(signal.SIGSTOP)
-            thawed = time.monotonic() + 3
-            await wait_until(lambda: time.monotonic() >= thawed)
-            lone.send(signal.SIGCONT)
-            sequence = agent.sequence
-            await wait_until(lambda: agent.sequence > sequence + 10)
-            await settled(agent, "active")
-            assert "agent.failed" not in keys(events)
+    async with (
+        agent_of(servers) as (agent, events),
+        beating([agent]),
+        processes(servers, tmp_path, 1, time_scale=0.2) as (lone,),
+    ):
+        await leader_of([lone])
+        lone.send(signal.SIGSTOP)
+        thawed = time.monotonic() + 3
+        await wait_until(lambda: time.monotonic() >= thawed)
+        lone.send(signal.SIGCONT)
+        sequence = agent.sequence
+        await wait_until(lambda: agent.sequence > sequence + 10)
+        await settled(agent, "active")
+        assert "agent.failed" not in keys(events)
 
 
 async def set_http_check(servers: LocalServers, agent: Agent, status: str) -> None:
