@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from documents import blocks, program
+from ending import launched
 from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
@@ -44,15 +45,13 @@ async def agent(
     }
     command = (sys.executable, "-m", "maniple_agent")
     with (folder / "agent.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=folder, env=environ, stderr=log
-        )
-        try:
-            await wait_until(lambda: _ready(port), SECONDS)
-            yield process
-        finally:
-            process.terminate()
-            await asyncio.wait_for(process.wait(), SECONDS)
+        async with launched(*command, cwd=folder, env=environ, stderr=log) as process:
+            try:
+                await wait_until(lambda: _ready(port), SECONDS)
+                yield process
+            finally:
+                process.terminate()
+                await asyncio.wait_for(process.wait(), SECONDS)
 
 
 async def _ready(port: int) -> bool:
@@ -66,7 +65,7 @@ async def test_a_program_of_the_readme_prints_what_it_says(
     cluster: Cluster, tmp_path: Path, file: str
 ) -> None:
     (tmp_path / file).write_text(program(README, file))
-    process = await asyncio.create_subprocess_exec(
+    running = launched(
         sys.executable,
         file,
         cwd=tmp_path,
@@ -74,7 +73,7 @@ async def test_a_program_of_the_readme_prints_what_it_says(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(SECONDS):
+    async with running as process, asyncio.timeout(SECONDS):
         printed, complaints = await process.communicate()
     assert (process.returncode, printed.decode()) == (0, expected(file)), complaints.decode()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ending import launched
 from executor_bench import runs
 from needs import CONSUL, RABBITMQ, need
 from paths import left_in
@@ -74,20 +75,17 @@ async def test_an_interrupt_ends_the_cluster_too(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     scratch = tmp_path_factory.mktemp("scratch")
-    process = await asyncio.create_subprocess_exec(
+    running = launched(
         *COMMAND,
         *("--path", str(folder)),
         stdout=asyncio.subprocess.DEVNULL,
         env={**os.environ, "TMPDIR": str(scratch)},
     )
-    try:
+    async with running as process:
         await wait_until(lambda: len(pids_below(scratch)) > 0, 30)
         started = pids_below(scratch)
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 180) == 130  # a guard against hanging
-    finally:
-        if process.returncode is None:
-            process.kill()
     await wait_until(lambda: not any(map(runs, started)))
     await wait_until(lambda: not left_in(scratch))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import ending
 import flakiness
 from executor_bench import runs
 from flakiness import load
@@ -141,8 +142,9 @@ async def test_a_run_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -
             stderr=log,
             start_new_session=True,
         )
-    await wait_until(lambda: "begun" in output.read_text())
-    assert flakiness._wait(process, 0.1) == "the run took longer than 0.1 s"
+    with ending.ended(process):
+        await wait_until(lambda: "begun" in output.read_text())
+        assert flakiness._wait(process, 0.1) == "the run took longer than 0.1 s"
     assert not runs(process.pid)
     assert "in hang" in output.read_text()
 

@@ -5,20 +5,22 @@ import json
 import sys
 
 from dying import mortal
+from ending import launched
 from maniple import connect
 from maniple.local.cluster import Cluster
 from waiting import wait_until
 
 
 async def maniple(url: str, *arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
+    running = launched(
         sys.executable,
         *("-c", "from maniple.cli.main import main; main()", *arguments, "--broker-url", url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await process.communicate()
-    return await process.wait(), out.decode(), err.decode()
+    async with running as process:
+        out, err = await process.communicate()
+        return await process.wait(), out.decode(), err.decode()
 
 
 async def test_a_drained_agent_leaves_and_no_task_is_lost_with_it(trio: Cluster) -> None:

@@ -1,6 +1,5 @@
 """The trace of a task, as an OTLP endpoint gets it from a real cluster."""
 
-import asyncio
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from ending import launched
 from local_servers import SharedServers
 from maniple import connect
 from maniple.cli.control import operator_plane
@@ -381,8 +381,8 @@ async def set_level(cluster: Cluster, level: str, target: str) -> None:
     info = cluster.ready_info()
     where = ["--broker-url", info["operator_url"], "--consul-url", info["consul_url"]]
     command = Path(sys.executable).parent / "maniple"
-    process = await asyncio.create_subprocess_exec(command, "log-level", level, target, *where)
-    assert await process.wait() == 0
+    async with launched(command, "log-level", level, target, *where) as process:
+        assert await process.wait() == 0
 
 
 def log_of(cluster: Cluster, instance: str) -> str:

@@ -4,11 +4,13 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
 from agent_inside import agent_inside
+from ending import launched
 from fencing_handlers import held, release, started, stopped
 from maniple import connect
 from maniple.cli.control import ask
@@ -71,33 +73,27 @@ async def test_a_second_sigterm_ends_an_agent_at_once(
 
     drain = "4" if signals == 1 else "100"
     flags = {"handlers": "fencing_handlers", "drain-timeout": drain, "instance": name}
-    process = await start(cluster, flags)
-    try:
-        async with connect(info["client_url"]) as client:
-            await wait_until(lambda: is_seen(state="active"), 20)
-            await client.submit("fencing.plain", 60.0, ttl=12.0)
-            await wait_until(lambda: is_seen(in_flight=1), 10)
-            for _ in range(signals):
-                process.send_signal(signal.SIGTERM)
-                await wait_until(
-                    lambda: process.returncode is not None or is_seen(state="draining")
-                )
-            # The task goes on: one that was told twice would else drain for longer than this.
-            assert await asyncio.wait_for(process.wait(), 30) == code
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    async with started_with(cluster, flags) as process, connect(info["client_url"]) as client:
+        await wait_until(lambda: is_seen(state="active"), 20)
+        await client.submit("fencing.plain", 60.0, ttl=12.0)
+        await wait_until(lambda: is_seen(in_flight=1), 10)
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            await wait_until(lambda: process.returncode is not None or is_seen(state="draining"))
+        # The task goes on: one that was told twice would else drain for longer than this.
+        assert await asyncio.wait_for(process.wait(), 30) == code
 
 
-async def start(cluster: Cluster, flags: dict[str, str]) -> asyncio.subprocess.Process:
-    """Start an agent of its own process, with these flags."""
+def started_with(
+    cluster: Cluster, flags: dict[str, str]
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    """Have an agent in a process of its own, with these flags."""
     urls = {
         "broker-url": cluster.servers.broker_url("agent"),
         "consul-url": cluster.servers.consul_url,
     }
     arguments = [f"--{name}={value}" for name, value in {**flags, **urls}.items()]
-    return await asyncio.create_subprocess_exec(
+    return launched(
         *(sys.executable, "-m", "maniple_agent", *arguments),
         env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stderr=asyncio.subprocess.DEVNULL,

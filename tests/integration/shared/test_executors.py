@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from ending import launched
 from executor_bench import Gate, Grace, Told, job, runs, started, timers_held, workers
 from maniple.codec import decode_value
 from maniple.errors import ErrorCode
@@ -236,17 +237,12 @@ asyncio.run(main())
 
 
 async def test_workers_end_with_an_agent_that_was_killed() -> None:
-    owner = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        OWNER.format(path=PYTHONPATH.split(os.pathsep)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert owner.stdout is not None
-    told = await owner.stdout.readline() + await owner.stdout.readline()
-    pids = {*map(int, told.split())}
-    assert len(pids) == 3
-    assert all(map(runs, pids))
-    owner.kill()
-    await wait_until(lambda: not any(map(runs, pids)))
-    await owner.wait()
+    program = OWNER.format(path=PYTHONPATH.split(os.pathsep))
+    async with launched(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        told = await owner.stdout.readline() + await owner.stdout.readline()
+        pids = {*map(int, told.split())}
+        assert len(pids) == 3
+        assert all(map(runs, pids))
+        owner.kill()
+        await wait_until(lambda: not any(map(runs, pids)))

@@ -211,11 +211,12 @@ def test_the_reaper_ends_a_group_that_ignores_sigterm(tmp_path: Path) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", f"{stubborn}; time.sleep(60)"],
         stdout=subprocess.PIPE,
         start_new_session=True,
-    ) as child:
+    )
+    with ended(process) as child:
         assert child.stdout is not None
         child.stdout.readline()
         reaper = Reaper()

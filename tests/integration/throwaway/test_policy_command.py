@@ -12,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from consul_server import own_consul
+from ending import launched
 from local_servers import LocalServers
 from maniple.schemas import message_schemas
 from maniple.service.policies import KINDS
@@ -46,22 +47,19 @@ class Shell:
 @pytest.fixture
 async def shell(servers: LocalServers, tmp_path: Path) -> AsyncIterator[Shell]:
     """A command line, and a policy service with a Consul of its own."""
-    process = await asyncio.create_subprocess_exec(
+    running = launched(
         *(sys.executable, str(ROOT / "tests" / "support" / "command_shell.py")),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=2**20,
         cwd=tmp_path,
     )
-    try:
-        async with (
-            own_consul(tmp_path) as consul,
-            policy_service(servers.rabbitmq, consul, tmp_path / "policy"),
-        ):
-            yield Shell(servers.rabbitmq.url("operator"), process)
-    finally:
-        process.kill()
-        await process.wait()
+    async with (
+        running as process,
+        own_consul(tmp_path) as consul,
+        policy_service(servers.rabbitmq, consul, tmp_path / "policy"),
+    ):
+        yield Shell(servers.rabbitmq.url("operator"), process)
 
 
 def examples() -> list[dict[str, Any]]:
