@@ -4,6 +4,9 @@ It goes through the same network, the same broker and a quorum queue of its own,
 times a second. A task that moves makes two such trips: the broker hands its message to another
 agent, which sends it to the lane once more. What these take longer than usual, while it moves, no
 agent is to blame for.
+
+How soon everything works again is judged without it: that takes new processes, connections and
+heartbeats, and not two trips; and what a trip took then is what the fault itself had held up.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ from aiormq.exceptions import AMQPError
 QUEUE = "maniple.agent.courier"
 PERIOD = 0.05
 TRIPS = 2
-MOST = 1.0  # seconds
+MOST, SHARE = 1.0, 0.25  # in seconds, and of the bound of a row
 PAUSE = 0.5
 
 
@@ -28,16 +31,17 @@ class Courier:
     def __init__(self) -> None:
         self.trips: list[tuple[float, float]] = []
 
-    def held_up(self, since: float, until: float) -> float:
+    def held_up(self, since: float, until: float, bound: float) -> float:
         """Return for how long the machine held up a task that moved between these times.
 
-        A second at most: what takes everybody longer than that may well be our own doing.
+        That is a quarter of the task's bound at most, and never more than a second: what takes
+        everybody longer than that may well be our own doing.
         """
         meanwhile = [took for sent, took in self.trips if sent <= until and sent + took >= since]
         if not meanwhile:
             return 0.0
         usual = median(took for _, took in self.trips)
-        return min(MOST, TRIPS * max(0.0, max(meanwhile) - usual))
+        return min(MOST, SHARE * bound, TRIPS * max(0.0, max(meanwhile) - usual))
 
     async def run(self, url: str) -> None:
         """Go on until cancelled, over every loss of the connection."""

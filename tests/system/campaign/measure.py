@@ -131,7 +131,8 @@ def _too_slow(fault: Fault, row: Row, incident: Incident, courier: Courier) -> I
     if not row.moved:
         yield "what was hit had no tasks that had to move"
     migrated = row.migrated or 0.0
-    held_up = courier.held_up(incident.struck, incident.struck + migrated)
+    until = incident.struck + migrated
+    held_up = courier.held_up(incident.struck, until, fault.moves_within)
     if migrated - held_up > fault.moves_within:
         yield f"a task ran elsewhere only after {migrated:.1f} s ({held_up:.1f} s held up)"
     if (row.migrated_later or 0) > AT_HOME_WITHIN:

@@ -26,9 +26,9 @@ with an error, and nothing is written here:
   `maniple.records`, which no later one replaces; it says `succeeded` and has the right output; its
   submitter is told of it at least once, and of nothing else;
 - what a lost agent had runs elsewhere: within 1 s if it was killed, 10 s if it was frozen or cut
-  off, less (a second at most) what two trips of a message of nobody's, through the same network and
-  broker, took longer than usual meanwhile; tasks with an affinity key, which wait until their agent
-  has failed, within 11 s in any case;
+  off, less what two trips of a message of nobody's, through the same network and broker, took
+  longer than usual meanwhile (at most a quarter of that 1 s or 10 s, and never more than a second);
+  tasks with an affinity key, which wait until their agent has failed, within 11 s in any case;
 - an agent that is silent is suspected within 5.5 s and declared failed within 10 s, and is not
   shown as better than that afterwards; it comes back as a new incarnation. No agent is suspected or
   failed without a fault that explains it;
