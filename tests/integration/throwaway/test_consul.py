@@ -143,9 +143,9 @@ async def test_a_frozen_consul_costs_a_bounded_time(tmp_path: Path) -> None:
     async with own_consul(tmp_path) as own:
         consul = Consul(own.url)
         own.freeze()
-        async with asyncio.timeout(5):
-            with pytest.raises(ConsulUnavailable):
-                await consul.kv_get("test/a")
+        # Its timeout ended it, at the first try; how late one hears of that is up to the machine.
+        with pytest.raises(ConsulUnavailable, match=r"\): Read timed out\. \(read timeout=3\.0\)$"):
+            await consul.kv_get("test/a")
         own.thaw()
         assert await consul.kv_get("test/a") is None
         consul.close()
