@@ -60,6 +60,7 @@ Flaky = Callable[..., dict[str, Any]]
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take seconds to load
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where what failed is kept
     path = tmp_path / "tests" / "test_small.py"
     path.parent.mkdir()
     path.write_text(textwrap.dedent(TESTS))
