@@ -34,7 +34,7 @@ from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.consul import Consul
 from maniple.service.leadership import COMPONENT as LEADER
 from maniple.service.runner import Runtime, running
-from maniple.timings import Bounds, Catalog, Fencing, Heartbeats, Timings, Watching
+from maniple.timings import Amqp, Bounds, Catalog, Fencing, Heartbeats, Timings, Watching
 from maniple.topology import CONTROL, EVENTS
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build
@@ -166,6 +166,7 @@ QUICK = Timings(
     bounds=Bounds(unreachable=0.6, failed=1.2),
     fencing=Fencing(fenced=0.7, exclusive=0.8),
     watching=Watching(longest_step=0.3),
+    amqp=Amqp(backoff=0.4),
 )
 """For agents that beat five times a second."""
 
