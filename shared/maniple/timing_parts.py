@@ -167,7 +167,7 @@ class Amqp(Part):
     silence: float = _share(1.4)
     """of these without a word of the broker until the connection is taken for dead"""
     tick: float = 1.0
-    """between two looks whether the broker is there, and two words to it that we are"""
+    """between two looks whether the broker is there; it hears as often of what holds tasks"""
     confirm: float = 30.0
     """without the confirm of a message until the connection is taken for dead"""
     backoff: float = 2.0
@@ -201,7 +201,7 @@ class Holding(Part):
     """of its bundle until a task that has not started is handed back"""
     longest: float = 16.0
     """the same for what comes again and again while the agent is full"""
-    orphaned: float = 10.0
+    orphaned: float = _outside(22.0, 6.0)
     """for which one is kept whose connection was lost: the broker may bring it here again"""
 
 

@@ -103,6 +103,12 @@ RULES: Final = (
     ),
     Rule(("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True),
     Rule(("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True),
+    # It does after three heartbeats; we may have last heard of it a heartbeat before it of us.
+    Rule(
+        (*4 * ("amqp.heartbeat",), "amqp.tick"),
+        ("amqp.silent", "holding.orphaned"),
+        "an agent would forget a task that the broker may still bring it again",
+    ),
     # Tasks that agents have and dispatchers count.
     Rule(("holding.dissolve",), ("holding.longest",), "what comes again would be held shorter"),
     Rule(
@@ -170,6 +176,16 @@ RULES: Final = (
         "an agent would be failed that was never suspected",
     ),
     Rule(("bounds.failed",), ("bounds.forgotten",), "a failed agent could begin again"),
+    Rule(
+        ("heartbeats.confirm",),
+        ("watching.echo",),
+        "a registry would take itself for deaf before its echo is late",
+    ),
+    Rule(
+        ("watching.echo",),
+        ("bounds.failed",),
+        "one echo that is lost would delay failures by more than their own time",
+    ),
     Rule(("watching.scan",), ("watching.longest_step",), "a registry's clock would stand still"),
     Rule(("bounds.starving",), ("bounds.reconnect",), "who is not in doubt would be reconnected"),
     Rule(("bounds.reconnect",), ("bounds.hopeless",), "reconnecting would never be tried"),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from time import monotonic
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -27,7 +28,9 @@ class FlakyNetwork:
         self._server: asyncio.Server | None = None
         self.accepted = 0
         self.said = 0
-        """How many pieces came from clients."""
+        """Bytes of clients that have passed."""
+        self.said_at = 0.0
+        """When some last did, by `monotonic`."""
         self.held = 0
         """How many pieces of what is sent wait because they are frozen."""
         self.port = 0
@@ -106,9 +109,10 @@ class FlakyNetwork:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                self.said += wire.of_client(writer)
                 wire.read_name(data)
                 await self._passable(wire)
+                if wire.of_client(writer):
+                    self.said, self.said_at = self.said + len(data), monotonic()
                 writer.write(data)
                 await writer.drain()
             await self._passable(wire)

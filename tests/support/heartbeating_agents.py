@@ -165,7 +165,7 @@ QUICK = Timings(
     heartbeats=Heartbeats(period=0.2, confirm=0.1),
     bounds=Bounds(unreachable=0.6, failed=1.2),
     fencing=Fencing(fenced=0.7, exclusive=0.8),
-    watching=Watching(longest_step=0.3),
+    watching=Watching(longest_step=0.3, echo=1.0),
     amqp=Amqp(backoff=0.4),
 )
 """For agents that beat five times a second."""

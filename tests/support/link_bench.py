@@ -28,7 +28,9 @@ class Bench:
 
     def __init__(self, url: str, queue: Queue, times: Amqp | None = None) -> None:
         self.queue = queue
-        self.link = Link(url, name=f"test.{queue.name}", prepare=self._declare, times=times)
+        self.link = Link(
+            url, name=f"test.{queue.name}", prepare=self._declare, times=times, holds=True
+        )
         self.publisher = Publisher(self.link)
         self.consumers: list[Consumer] = []
         self.received: list[Delivery] = []

@@ -1,8 +1,9 @@
 """A broker in virtual time: exchanges that copy what is published to all who listen there.
 
 Each connection is a wire of its own. Messages take time; those on one wire, each way, arrive in the
-order in which they were sent. A wire that is cut holds them; after `SILENCE` seconds both ends take
-it for dead, and what was on it is lost, with the queues that were its own.
+order in which they were sent. A wire that is cut holds them; when its client has heard nothing for
+so long that it takes it for dead, what was on it is lost, with the queues that were its own. So it
+is when the broker has heard nothing of a process that stands still.
 """
 
 import asyncio
@@ -15,11 +16,14 @@ from typing import Any, Self
 from maniple.control import Command, Heartbeat, Request
 from maniple.errors import BrokerUnavailable, RequestFailed
 from maniple.events import Event
+from maniple.timings import Amqp
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS, Exchange
 from maniple.transport import QueueView
 from virtual_time import Process, World
 
-SILENCE = 8.0
+TIMES = Amqp()
+SILENCE = (TIMES.silent, TIMES.silent + TIMES.tick)  # seconds until a client takes it for dead
+UNHEARD = (2.0 * TIMES.heartbeat, 3.0 * TIMES.heartbeat)  # the same of the broker
 AGAIN = 0.5
 PUBLISH_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 5.0
@@ -72,15 +76,19 @@ class Wire:
 
         world.at(at, arrive)
 
-    def cut(self, seconds: float) -> None:
-        """Let nothing pass for so long; what is sent meanwhile arrives then, if it stands still."""
+    def cut(self, seconds: float | None) -> None:
+        """Let nothing pass for so long; what is sent meanwhile arrives then, if it stands still.
+
+        None is until its client takes it for dead; the next one works at once.
+        """
         if self.is_cut:
             return
         self.is_cut = True
         world, life = self.broker.world, self.life
-        if seconds > SILENCE:
-            world.after(SILENCE, lambda: self.lose() if self.life == life else None)
-        world.after(seconds, self._mend)
+        silence = world.between(*SILENCE)
+        if seconds is None or seconds > silence:
+            world.after(silence, lambda: self.lose() if self.life == life else None)
+        world.after(silence if seconds is None else seconds, self._mend)
 
     def _mend(self) -> None:
         self.is_cut = False
@@ -195,12 +203,18 @@ class Broker:
         for wire in self.of(process):
             wire.cut(seconds)
 
+    def forget(self, process: Process) -> None:
+        """Let its connections carry nothing any more, without a word; new ones work at once."""
+        self.world.tell(f"the connections of {process.name} are forgotten on the way")
+        for wire in self.of(process):
+            wire.cut(None)
+
     def freeze(self, process: Process, seconds: float) -> None:
         """Freeze a process; the broker gives it up after a while."""
         process.freeze(seconds)
-        if seconds > SILENCE:
-            for wire in self.of(process):
-                self.world.after(SILENCE, wire.lose)
+        for wire in self.of(process):
+            if seconds > (unheard := self.world.between(*UNHEARD)):
+                self.world.after(unheard, wire.lose)
 
     def kill(self, process: Process) -> None:
         """Kill a process: its connections close at once."""

@@ -22,6 +22,8 @@ class WritesDown(Consul):
         super().__init__("http://127.0.0.1:1")
         self.passes = 0
         self.missed = 0
+        self.looks = 0
+        self.health = Health("service", "one")
         self.meta: Mapping[str, str] = {}
         self.away = False
 
@@ -38,16 +40,22 @@ class WritesDown(Consul):
 
     async def registered(self, instance: str) -> bool:
         del instance
+        self.looks += 1
+        if self.away:
+            raise ConsulUnavailable("away")
         return True
+
+    def is_ok(self) -> bool:
+        return bool(self.health.snapshot()["components"]["consul"]["ok"])
 
     async def deregister_service(self, instance: str) -> None: ...
 
 
 @asynccontextmanager
 async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
-    consul, health = WritesDown(), Health("service", "one")
+    consul = WritesDown()
     settings = timed(ServiceSettings(instance="one"), Timings(catalog=Catalog(refresh=0.02)))
-    made = Presence(consul, settings, health, port=1, life="abc", pulse=pulse)
+    made = Presence(consul, settings, consul.health, port=1, life="abc", pulse=pulse)
     made.start()
     try:
         await wait_until(lambda: bool(consul.meta))
@@ -86,3 +94,31 @@ async def test_without_a_pulse_health_decides_and_the_entry_names_the_life() -> 
     async with present(Pulse()) as consul:
         await wait_until(lambda: consul.passes > 2)
         assert consul.meta["life"] == "abc"
+
+
+async def test_consul_is_away_until_it_has_answered_whether_there_are_beats_or_not() -> None:
+    pulse = Pulse()
+    pulse.expect()
+    async with present(pulse) as consul:
+        pulse.beat()
+        await wait_until(lambda: consul.passes == 1)
+        consul.away = True
+        pulse.beat()
+        await wait_until(lambda: consul.missed == 1)
+        await wait_until(lambda: not consul.is_ok())
+        with pytest.raises(AssertionError):
+            await hold_within(consul.is_ok, 0.2)
+        consul.away = False
+        looks = consul.looks
+        await wait_until(consul.is_ok)
+        assert (consul.passes, consul.looks > looks) == (1, True)
+
+
+async def test_consul_is_asked_again_as_soon_as_ever_while_it_is_away() -> None:
+    async with present(Pulse()) as consul:
+        await wait_until(lambda: consul.passes > 0)
+        consul.away = True
+        await wait_until(lambda: consul.missed > 20)
+        consul.away = False
+        before = consul.passes
+        await wait_until(lambda: consul.passes > before)

@@ -2,12 +2,14 @@
 
 import os
 import re
+from operator import attrgetter
 from typing import ClassVar
 
 import pytest
 from pydantic import ValidationError
 
 from maniple.service.settings import ServiceSettings, load_settings, without_password
+from maniple.timing_rules import SETTINGS
 from maniple.timings import Timings
 
 
@@ -71,6 +73,7 @@ def test_variables_are_read_and_empty_ones_count_as_unset(monkeypatch: pytest.Mo
         ("UNREACHABLE_AFTER", "6.5"),
         ("UNREACHABLE_AFTER", "3.5"),
         ("FORGOTTEN_AFTER", "8"),
+        ("LEFTOVER_QUIET", "15"),
     ],
 )
 def test_a_wrong_value_stops_the_start_with_one_line_that_names_it(
@@ -103,6 +106,23 @@ def test_times_follow_the_scale_unless_they_are_given(monkeypatch: pytest.Monkey
     assert (timings.bounds.unreachable, timings.bounds.failed) == (2.25, 6.0)
     assert (timings.bounds.forgotten, timings.fencing.exclusive) == (300.0, 4.0)
     assert ExampleSettings(time_scale=1.0, failed_after=9.0).timings == Timings()
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "seconds"),
+    [
+        ("bounds.unreachable", "MANIPLE_UNREACHABLE_AFTER", 5.0),
+        ("bounds.failed", "MANIPLE_FAILED_AFTER", 12.0),
+        ("bounds.forgotten", "MANIPLE_FORGOTTEN_AFTER", 60.0),
+        ("queues.leftover", "MANIPLE_LEFTOVER_QUIET", 20.0),
+    ],
+)
+def test_each_variable_of_a_time_sets_it(
+    path: str, name: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SETTINGS[path] == name
+    monkeypatch.setenv(name, str(seconds))
+    assert attrgetter(path)(load_settings(ExampleSettings).timings) == seconds
 
 
 def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

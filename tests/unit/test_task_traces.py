@@ -267,7 +267,7 @@ async def test_an_attempt_that_is_stopped_without_the_broker_is_written(kept: Ke
     (job,) = agent.executor.jobs
     agent.now += timedelta(seconds=2)
     agent.work.stop_exclusive()
-    agent.work.resume()
+    await agent.work.resume()
     await agent.settle()
     assert tree(kept) == [("migrate", "before"), ("queue", "before"), ("execute", "before")]
     migrate, _, execute = kept.spans

@@ -25,6 +25,7 @@ from maniple.timings import (
     Queues,
     Reports,
     Timings,
+    Watching,
     WrongTimings,
 )
 
@@ -41,6 +42,7 @@ OUTSIDE = {
     "catalog.http_interval": 1.0,
     "catalog.http_timeout": 1.0,
     "catalog.gone": 2.0,
+    "holding.orphaned": 6.0,
     "queues.leftover": 6.0,
 }
 """What no scale makes shorter."""
@@ -97,6 +99,12 @@ def flat(timings: Timings) -> dict[str, float]:
         ({"peers": Peers(answer=2.5)}, ("peers.answer", "peers.alive")),
         ({"peers": Peers(held=1.2)}, ("peers.listens and peers.tells_all", "peers.held")),
         ({"policies": Policies(check=50.0)}, ("2 times policies.check", "policies.stale")),
+        (
+            {"holding": Holding(orphaned=14.0)},
+            ("amqp.heartbeat and amqp.tick (21 s)", "amqp.silent and holding.orphaned (21 s)"),
+        ),
+        ({"watching": Watching(echo=2.0)}, ("heartbeats.confirm", "watching.echo")),
+        ({"watching": Watching(echo=9.5)}, ("watching.echo", "bounds.failed")),
         ({"holding": Holding(longest=0.5)}, ("holding.dissolve", "holding.longest")),
     ],
 )

@@ -1,5 +1,6 @@
 """What an agent does while the broker does not confirm its heartbeats."""
 
+import asyncio
 from typing import Any
 
 from msgspec import Raw
@@ -21,7 +22,7 @@ async def test_a_fenced_agent_starts_nothing_and_finishes_what_runs() -> None:
     await agent.finish("1")
     assert (agent.executor.jobs, running.acked, agent.moved()) == ([], 1, [])
     agent.fenced = False
-    agent.work.resume()
+    await agent.work.resume()
     await agent.settle()
     assert agent.executor.ids == ["2"]
 
@@ -59,11 +60,25 @@ async def test_what_was_stopped_and_is_still_ours_is_sent_on_alone() -> None:
     await agent.settle()
     assert (agent.executor.cancelled, agent.publisher.sent) == (["1"], [])
     agent.fenced = False
-    agent.work.resume()
+    await agent.work.resume()
     await agent.settle()
     assert [(key, bundle[0].lost) for key, bundle in agent.moved()] == [("an.exclusive", 1)]
     await agent.finish("2")
     assert delivery.acked == 1
+
+
+async def test_what_was_stopped_is_not_sent_on_before_it_has_ended() -> None:
+    agent = Agent()
+    await agent.take(Delivery(exclusive("1")))
+    agent.executor.slow += agent.executor.jobs
+    agent.work.stop_exclusive()
+    resuming = asyncio.create_task(agent.work.resume())
+    await agent.settle()
+    assert agent.moved() == []
+    agent.executor.slow.clear()
+    await resuming
+    await agent.settle()
+    assert [(key, bundle[0].lost) for key, bundle in agent.moved()] == [("an.exclusive", 1)]
 
 
 async def test_what_was_stopped_and_went_to_others_is_not_sent_on() -> None:
@@ -71,7 +86,7 @@ async def test_what_was_stopped_and_went_to_others_is_not_sent_on() -> None:
     await agent.take(delivery)
     agent.work.stop_exclusive()
     await agent.lose(delivery)
-    agent.work.resume()
+    await agent.work.resume()
     await agent.settle()
     assert (agent.publisher.sent, delivery.acked) == ([], 0)
 
@@ -81,7 +96,7 @@ async def test_a_suspect_that_is_stopped_lets_the_next_one_run() -> None:
     await agent.take(Delivery(exclusive("1", lost=2)), suspect=True)
     await agent.take(Delivery(exclusive("2", lost=2)), suspect=True)
     agent.work.stop_exclusive()
-    agent.work.resume()
+    await agent.work.resume()
     await wait_until(lambda: agent.executor.ids == ["2"])  # once the first is safe elsewhere
     assert agent.executor.cancelled == ["1"]
     assert [(key, b[0].suspected) for key, b in agent.moved()] == [("an.exclusive.suspect", 1)]

@@ -69,6 +69,17 @@ async def test_an_acknowledgement_that_cannot_be_written_stops_no_work(
     assert "an acknowledgement of a lost task could not be written" in caplog.text
 
 
+async def test_a_bundle_that_cannot_be_settled_stops_no_work() -> None:
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
+    lost.ack = fail  # type: ignore[method-assign]
+    await agent.take(lost)
+    await agent.take(Delivery(envelope("2")))
+    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+
+
 async def test_a_redelivered_task_that_may_run_once_ends() -> None:
     agent = Agent()
     delivery = Delivery(envelope("1", capability="a.once", lane="a.once"), redelivered=True)

@@ -81,7 +81,7 @@ class Fence:
         self._runtime.health.set(COMPONENT, ok=True)
         if not self._work.draining:
             self._runtime.spawn(self._hot.resume(), "fence")
-        self._work.resume()
+        self._runtime.spawn(self._work.resume(), "fence")
 
     def _limit(self, now: float) -> None:
         """Stop what may soon run elsewhere, and all if its results cannot be kept."""

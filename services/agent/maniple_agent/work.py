@@ -268,15 +268,21 @@ class Work:
                 self._stopped.append(job)
             self.slots.cancel(job)
 
-    def resume(self) -> None:
-        """Go on: start what waits, and send on what was stopped and is still ours."""
-        stopped, self._stopped = self._stopped, []
-        for job in stopped:
-            if job.bundle.alive:
-                moved = self._traces.stopped(job, STOPPED)
-                ran = self._conclusions.ran(job.started_at)
-                self._splits.move(moved, ran, STOPPED, job, suspect=job.suspect)
+    async def resume(self) -> None:
+        """Go on: start what waits, and send on what was stopped, has ended and is still ours."""
         self._schedule_pump()
+        stopped = tuple(self._stopped)
+        await self.slots.ended(job for job in stopped if job.definition.exclusive)
+        for job in stopped:
+            if job in self._stopped:  # by now somebody else may have handed it on
+                self._stopped.remove(job)
+                self._send_on(job)
+
+    def _send_on(self, job: Job) -> None:
+        if job.bundle.alive:
+            moved = self._traces.stopped(job, STOPPED)
+            ran = self._conclusions.ran(job.started_at)
+            self._splits.move(moved, ran, STOPPED, job, suspect=job.suspect)
 
     # --- handing back --------------------------------------------------------------------
 

@@ -103,10 +103,11 @@ class Hearing:
         life = self.link.reconnects
         for _ in range(MOST_TURNS):
             heard = self._messages
-            if await self._comes(message):
-                return True
-            if self._messages == heard or self.link.reconnects != life:
-                break
+            echoed = await self._comes(message)
+            if self.link.reconnects != life:
+                return False  # it came through another queue than what was said before it
+            if echoed or self._messages == heard:
+                return echoed
         return False
 
     async def _comes(self, echo: Outgoing) -> bool:

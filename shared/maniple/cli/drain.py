@@ -25,7 +25,6 @@ from maniple.service.broker import ControlPlane
 
 PERIOD = 0.5
 WAY_OUT = 5.0  # seconds that an agent has for it beyond the drain timeout
-HEARTBEATS = 3  # of it, within which its end is known
 LONGEST = 3600.0
 UNKNOWN_AGENT = "unknown_agent"
 PROCESS = ("host", "pid", "http")
@@ -92,8 +91,8 @@ async def _until_gone(
 ) -> dict[str, Any]:
     """Ask until that life of the agent has ended, or for too long; return what was last said."""
     loop = asyncio.get_running_loop()
-    heartbeat = (before.get("timings") or UNTOLD.model_dump())["heartbeat"]
-    patience = WAY_OUT + HEARTBEATS * heartbeat
+    kept = before.get("timings") or UNTOLD.model_dump()
+    patience = WAY_OUT + kept["heartbeat"] + kept["failed"]  # if it dies on its way
     deadline = loop.time() + (LONGEST if timeout is None else timeout) + patience
     seen = before
     with error_console().status(f"{agent} drains") as status:

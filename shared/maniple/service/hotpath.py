@@ -48,6 +48,7 @@ class HotPath:
             prepare=self._declare,  # a queue that was deleted is there again before it is consumed
             on_state=lambda up: self._changed("consume", up=up),
             times=times,
+            holds=True,
         )
         self._reply_link = Link(
             settings.broker_url,

@@ -116,7 +116,8 @@ class Presence:
     def _pause(self) -> float:
         if self._failures == 0:
             return self._times.refresh * random.uniform(0.9, 1.1)
-        # Never longer than a refresh, so that one failure does not let the TTL pass.
+        # Never longer than a refresh, so that one failure does not let the TTL pass. (A heartbeat
+        # that Consul did not take is not used again; the next one may come after the TTL.)
         share = min(1.0, FIRST_SHARE * 2.0 ** (min(self._failures, 8) - 1))
         return random.uniform(0.5, 1.0) * share * self._times.refresh
 
@@ -135,6 +136,7 @@ class Presence:
             self._health.set("consul", ok=True)
 
     async def _refresh(self) -> None:
+        """Do what is to be done at Consul now: that is something whenever it was away."""
         instance = self._settings.instance
         # A beat that Consul does not take now is not used again: by then it is too old.
         proven = self._pulse.take() if self._pulse.expected else self._health.sound
@@ -148,7 +150,7 @@ class Presence:
                 await self._consul.pass_ttl(instance)
             return
         self._unproven += 1
-        if self._unproven % LOOK_AFTER == 0:
+        if self._failures or self._unproven % LOOK_AFTER == 0:
             self._registered = await self._consul.registered(instance)
 
     async def _register(self) -> None:

@@ -39,9 +39,13 @@ class Link(Supervised):
         on_state: Callable[[bool], None] | None = None,
         on_blocked: Callable[[bool], None] | None = None,
         times: Amqp | None = None,
+        holds: bool = False,
     ) -> None:
-        """Describe the connection; `start` opens it. Without `times` it keeps the defaults."""
-        super().__init__(url, name, on_state, on_blocked, times=times)
+        """Describe the connection; `start` opens it. Without `times` it keeps the defaults.
+
+        `holds` says whether tasks are held on it, see `Supervised`.
+        """
+        super().__init__(url, name, on_state, on_blocked, times=times, holds=holds)
         self._prepare = prepare
         self._endpoints: list[Endpoint] = []
         self._overdue: list[Callable[[], bool]] = []

@@ -3,9 +3,6 @@
 A peer that vanishes without a word (a cut cable, a frozen proxy, a lost NAT entry) closes nothing.
 But the broker sends heartbeats, also to a connection that it blocks or is too busy to read from:
 two in the seconds of one `Amqp.heartbeat`, or one if something else has just been sent.
-
-It has to hear from us as well: after two of `Amqp.heartbeat` without a word it gives others what we
-hold. So it hears one at each tick, and what must be stopped before that can be.
 """
 
 from maniple.timings import Amqp
@@ -27,8 +24,7 @@ class Pulse:
         self.blocked = False
 
     async def tick(self) -> bool:
-        """Say that we are there, look, and return whether the broker is still there."""
-        self._wire.send_heartbeat()
+        """Look, and return whether the broker is still there."""
         self.blocked = await self._wire.is_blocked()
         self._quiet = 0 if self._wire.heard != self._heard else self._quiet + 1
         self._heard = self._wire.heard

@@ -43,7 +43,7 @@ class Supervised(ABC):
     stood once, a refused password ends it; afterwards everything is tried again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
         self,
         url: str,
         name: str,
@@ -51,8 +51,13 @@ class Supervised(ABC):
         on_blocked: Callable[[bool], None] | None = None,
         *,
         times: Amqp | None = None,
+        holds: bool = False,
     ) -> None:
         """Describe the connection; `start` opens it. `times` are the defaults, if none are given.
+
+        The broker hears at each tick of one that `holds` messages: it gives them to others when it
+        has heard nothing for two of `Amqp.heartbeat`, and what must not run twice has to be stopped
+        before. aiormq itself says something in half of one.
 
         One attempt to connect is short: a new one finds a healed network sooner.
         """
@@ -64,6 +69,7 @@ class Supervised(ABC):
         self._url = URL(url).update_query(name=name, heartbeat=self.times.heartbeat)
         self._on_state = on_state
         self._on_blocked = on_blocked
+        self._holds = holds
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
         self._wire: Wire | None = None
@@ -198,6 +204,8 @@ class Supervised(ABC):
         reason = ""
         while not reason:
             await asyncio.sleep(self.times.tick)
+            if self._holds:
+                wire.send_heartbeat()
             if not await pulse.tick():
                 reason = f"the broker was silent for {self.times.silent:g} s"
             self._set_blocked(pulse.blocked)

@@ -52,7 +52,7 @@ class Wire(aiormq.Connection):
         return False
 
     def send_heartbeat(self) -> None:
-        """Send an AMQP heartbeat at once; aiormq has one sent in half of `Amqp.heartbeat` only."""
+        """Send an AMQP heartbeat at once, besides those of aiormq."""
         transport = self._socket.transport
         if transport is not None and not transport.is_closing():
             transport.write(_HEARTBEAT)

@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import pytest_asyncio
@@ -14,29 +16,37 @@ from link_bench import bench, depth, done, new_queue, numbers
 from local_servers import LocalServers
 from maniple.timings import Amqp
 from maniple.topology import Queue
-from maniple.transport import pulse
+from maniple.transport import Link, pulse
 from needs import CONSUL, RABBITMQ, need
 from system.brokers import NativeBroker
 from waiting import wait_until
 
+HEARTBEAT_BYTES = 8
+
 
 class Ticks:
-    """Counts how often a link has looked at its broker: the seconds that count for it."""
+    """Counts how often links have looked at their broker: the seconds that count for them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._count = 0
+        self._counts: Counter[int] = Counter()
         tick = pulse.Pulse.tick
 
         async def counted(self_: pulse.Pulse) -> bool:
-            self._count += 1
+            self._counts[id(self_._wire)] += 1
             return await tick(self_)
 
         monkeypatch.setattr(pulse.Pulse, "tick", counted)
 
-    def have_been(self, count: int) -> Callable[[], bool]:
+    def of(self, link: Link) -> Callable[[], int]:
+        """Return what tells how many there have been on the link's present connection."""
+        wire = link._wire
+        return lambda: self._counts[id(wire)]
+
+    def have_been(self, link: Link, count: int) -> Callable[[], bool]:
         """Return a condition: so many more than now."""
-        wanted = self._count + count
-        return lambda: self._count >= wanted
+        so_far = self.of(link)
+        wanted = so_far() + count
+        return lambda: so_far() >= wanted
 
 
 @pytest.fixture
@@ -75,22 +85,25 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_and_a_quiet_link_is_left_
         assert quiet.link.reconnects == 0
 
 
-async def test_the_broker_hears_of_a_quiet_link_at_each_tick(
-    servers: LocalServers, queue: Queue
+async def test_the_broker_hears_at_each_tick_of_a_quiet_link_that_holds_tasks(
+    servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = Amqp(heartbeat=60, tick=0.1)  # aiormq by itself says something in half a minute
+    times, ticks = Amqp(heartbeat=60, tick=0.1), Ticks(monkeypatch)  # aiormq's own are rare then
     async with (
         FlakyNetwork(servers.rabbitmq.url("agent")) as network,
         bench(network.url, queue, times) as on,
     ):
         await on.link.start(10)
         before = network.said
-        await wait_until(lambda: network.said >= before + 10)
+        await wait_until(ticks.have_been(on.link, 20))
+        assert network.said - before >= 18 * HEARTBEAT_BYTES  # one may be on its way
 
 
 async def test_what_a_cut_off_link_holds_is_given_to_others_after_it_knows_that_it_is_cut_off(
-    servers: LocalServers, queue: Queue
+    servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By what each side counts from: the order alone would depend on when the link is cut."""
+    times, ticks = Amqp(), Ticks(monkeypatch)
     async with (
         FlakyNetwork(servers.rabbitmq.url("agent")) as network,
         bench(network.url, queue) as on,
@@ -103,10 +116,14 @@ async def test_what_a_cut_off_link_holds_is_given_to_others_after_it_knows_that_
         await wait_until(lambda: on.bodies == [b"0"])
         other.link.add(other.consumer())
         await other.link.start(10)
+        looked = ticks.of(on.link)
         network.freeze()
+        before, last_word = looked(), network.said_at
         await wait_until(lambda: bool(other.received) or not on.link.is_up, 20)
         assert (on.link.is_up, other.received) == (False, [])
+        assert looked() - before <= times.ticks(times.silent) + 1
         await wait_until(lambda: other.bodies == [b"0"], 20)
+        assert monotonic() - last_word > 2 * times.heartbeat
         network.thaw()
 
 
@@ -133,7 +150,7 @@ async def test_a_process_that_was_stopped_does_not_take_that_for_the_brokers_sil
         await on.link.start(10)
         time.sleep(times.silent + times.tick)  # noqa: ASYNC251 - the loop is to stand still
         await on.publish(range(5))
-        await wait_until(ticks.have_been(2))
+        await wait_until(ticks.have_been(on.link, 2))
         assert on.link.reconnects == 0
 
 
@@ -148,7 +165,9 @@ async def test_a_connection_that_an_alarm_blocks_is_left_alone_and_nothing_is_se
             publishing = on.publishing(range(500))
             await wait_until(lambda: on.link.blocked)
             # Longer than a silence or a confirm may last otherwise.
-            await wait_until(ticks.have_been(times.ticks(times.silent) + 2), 2 * times.silent)
+            await wait_until(
+                ticks.have_been(on.link, times.ticks(times.silent) + 2), 2 * times.silent
+            )
             assert (on.link.is_up, publishing.done()) == (True, False)
         await done(publishing)
         await wait_until(lambda: not on.link.blocked)
