@@ -17,7 +17,7 @@ from needs import CONSUL, RABBITMQ, need
 from rabbitmqctl import Installed
 from waiting import wait_until
 
-FLOOD = 5_000  # each look at all of them takes the processor for a moment, as they come in step
+FLOOD = 20_000  # each look at all of them takes the processor for a moment, as they come in step
 RATE = 2000.0
 SHARE = 0.3  # of what the machine carries flat out, where that is less
 SECONDS = 4.0
