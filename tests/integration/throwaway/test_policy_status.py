@@ -18,7 +18,6 @@ from policy_services import Follower, Operator, asking, document, policy_service
 from waiting import wait_until
 
 PROCESSES = 50
-GONE = 2.0
 
 
 class DispatcherLike(ServiceSettings):
@@ -28,11 +27,17 @@ class DispatcherLike(ServiceSettings):
 
 
 @pytest.fixture
+def gone() -> float:
+    """Seconds after which who is not in Consul and says nothing is forgotten."""
+    return 2.0
+
+
+@pytest.fixture
 async def operator(
-    servers: LocalServers, consul: OwnConsul, tmp_path: Path
+    servers: LocalServers, consul: OwnConsul, tmp_path: Path, gone: float
 ) -> AsyncIterator[Operator]:
     """Two replicas of the policy service, which soon forget who is gone, and who asks them."""
-    timings = Timings(policies=Policies(gone=GONE))
+    timings = Timings(policies=Policies(gone=gone))
     async with (
         policy_service(servers.rabbitmq, consul, tmp_path / "one", timings),
         policy_service(servers.rabbitmq, consul, tmp_path / "two", timings),
@@ -51,6 +56,7 @@ async def counts(operator: Operator, key: str = "timeout/t") -> dict[str, int]:
     return {name: policies[key][name] for name in ("version", "have", "lag", "stale", "unknown")}
 
 
+@pytest.mark.parametrize("gone", [600.0])  # none of them is in Consul
 async def test_a_change_comes_into_force_in_50_processes_and_each_says_so(
     servers: LocalServers, operator: Operator, tmp_path: Path
 ) -> None:
