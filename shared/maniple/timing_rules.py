@@ -103,13 +103,13 @@ RULES: Final = (
     ),
     Rule(("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True),
     Rule(("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True),
-    # It does after three heartbeats; we may have last heard of it a heartbeat before it of us.
+    # Tasks that agents have and dispatchers count. The broker brings one again at most three
+    # heartbeats after it last heard of the agent, which may have heard of it one earlier.
     Rule(
         (*4 * ("amqp.heartbeat",), "amqp.tick"),
         ("amqp.silent", "holding.orphaned"),
         "an agent would forget a task that the broker may still bring it again",
     ),
-    # Tasks that agents have and dispatchers count.
     Rule(("holding.dissolve",), ("holding.longest",), "what comes again would be held shorter"),
     Rule(
         ("reports.period", "reports.period"),

@@ -48,10 +48,7 @@ def test_agents_that_fall_silent_together_are_failed_in_the_bound_and_the_time_o
 def test_when_it_is_the_registry_that_hears_nothing_nobody_is_failed(chunk: range) -> None:
     for seed in chunk:
         with World(seed) as world, Cluster(world) as cluster:
-            registry = cluster.registry("r0")
-            for number in range(AGENTS):
-                cluster.agent(f"a{number}", fenced=False)
-            world.run(5.0 + world.between(0.0, 3.0))
+            registry = cluster.begun(AGENTS)
             for _ in range(2):
                 seconds = world.between(1.0, 18.0)
                 what = world.random.choice([cluster.broker.cut, cluster.broker.freeze, None])

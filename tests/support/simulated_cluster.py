@@ -117,6 +117,14 @@ class Cluster:
         self.agents.append(started)
         return started
 
+    def begun(self, agents: int) -> "Registry":
+        """Start a registry and so many agents, and return it when it has heard them for a while."""
+        registry = self.registry("r0")
+        for number in range(agents):
+            self.agent(f"a{number}", fenced=False)
+        self.world.run(5.0 + self.world.between(0.0, 3.0))
+        return registry
+
     def failures(self) -> dict[str, float]:
         """Return when each agent was first told to have failed."""
         found: dict[str, float] = {}

@@ -14,7 +14,6 @@ from maniple.transport.leftover import Leftover, leftover
 from maniple.transport.link import Link
 from maniple.transport.listener import Inspector, Listener, QueueView
 from maniple.transport.publisher import Outgoing, Publisher
-from maniple.transport.supervision import backoff
 
 __all__ = [
     "Connection",
@@ -27,7 +26,6 @@ __all__ = [
     "Outgoing",
     "Publisher",
     "QueueView",
-    "backoff",
     "declare",
     "declare_queue",
     "declare_topology",
