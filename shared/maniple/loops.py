@@ -1,6 +1,13 @@
-"""The event loop that our programs run on."""
+"""The event loop that our programs run on, and what asyncio gets wrong.
+
+In Python 3.11 `asyncio.wait_for` swallows the cancellation of its caller when what it waits for
+ends at the same moment, so that the caller goes on for ever; we use `asyncio.timeout`.
+"""
 
 import asyncio
+from typing import Any
+
+REPEAT = 1.0
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -10,3 +17,13 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, again where a library has swallowed that, and return when it has ended.
+
+    What it raises is not looked at. A caller that is cancelled itself stops waiting.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=REPEAT)

@@ -167,7 +167,8 @@ class _Run:
             return await run_async(definition, context, envelope.payload)
         work = self._carrier.in_thread(lambda: run_sync(definition, context, envelope.payload))
         try:
-            return await asyncio.wait_for(work, timeout)
+            async with asyncio.timeout(timeout):
+                return await work
         except TimeoutError:
             return timed_out(timeout)
 

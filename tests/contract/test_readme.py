@@ -51,7 +51,8 @@ async def agent(
                 yield process
             finally:
                 process.terminate()
-                await asyncio.wait_for(process.wait(), SECONDS)
+                async with asyncio.timeout(SECONDS):
+                    await process.wait()
 
 
 async def _ready(port: int) -> bool:

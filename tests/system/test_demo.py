@@ -85,7 +85,8 @@ async def test_an_interrupt_ends_the_cluster_too(
         await wait_until(lambda: len(pids_below(scratch)) > 0, 30)
         started = pids_below(scratch)
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 180) == 130  # a guard against hanging
+        async with asyncio.timeout(180):  # a guard against hanging
+            assert await process.wait() == 130
     await wait_until(lambda: not any(map(runs, started)))
     await wait_until(lambda: not left_in(scratch))
 

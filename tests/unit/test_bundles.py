@@ -115,7 +115,8 @@ async def test_bytes_limit_a_bundle_but_a_large_item_goes_alone() -> None:
 
 async def test_draining_an_idle_bundler_ends() -> None:
     bundler = Bundler(Sender())
-    await asyncio.wait_for(bundler.drain(), 1)
+    async with asyncio.timeout(1):
+        await bundler.drain()
     assert bundler.idle
 
 

@@ -142,7 +142,8 @@ async def test_outcomes_raises_for_what_is_no_task_after_the_results_before_it()
     seen: list[Result] = []
     async with cluster(odd) as client:
         with pytest.raises(AttributeError):
-            await asyncio.wait_for(gather_into(seen, client.outcomes(tasks)), 30)
+            async with asyncio.timeout(30):
+                await gather_into(seen, client.outcomes(tasks))
     assert [result.status for result in seen] == [Status.SUCCEEDED]
 
 

@@ -1,9 +1,13 @@
 """How a connection is tried again, with a server that takes nobody."""
 
 import asyncio
+import contextlib
+
+import pytest
 
 from maniple.timings import Amqp
 from maniple.transport import Link
+from maniple.transport.supervision import Supervised
 from waiting import wait_until
 
 
@@ -24,3 +28,48 @@ async def test_what_does_not_open_is_tried_as_often_as_its_times_say() -> None:
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
+
+
+class Coming(Supervised):
+    """A connection that opens when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("amqp://127.0.0.1:1/", "coming")
+        self.opens = asyncio.Event()
+        self.tried = 0
+
+    async def _build(self) -> None:
+        self.tried += 1
+        await self.opens.wait()
+
+    def _forget(self) -> None: ...
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_connection_that_opens_while_it_is_closed_is_closed(steps: int) -> None:
+    """Between what opens it and the end of its waiting there are some turns of the loop."""
+    coming = Coming()
+    starting = asyncio.create_task(coming.start())
+    await wait_until(lambda: coming.tried == 1)
+    coming.opens.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await wait_until(asyncio.create_task(coming.close()).done)
+    assert not coming.is_up
+    await asyncio.gather(starting, return_exceptions=True)
+    assert starting.done()
+
+
+async def test_a_connection_whose_library_swallows_a_cancellation_is_closed() -> None:
+    class Deaf(Coming):
+        async def _build(self) -> None:
+            self.tried += 1
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.opens.wait()
+
+    deaf = Deaf()
+    starting = asyncio.create_task(deaf.start())
+    await wait_until(lambda: deaf.tried == 1)
+    await wait_until(asyncio.create_task(deaf.close()).done)
+    assert not deaf.is_up
+    await asyncio.gather(starting, return_exceptions=True)

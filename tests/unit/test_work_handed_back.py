@@ -53,7 +53,8 @@ async def test_draining_hands_back_what_waits_and_lets_the_rest_end() -> None:
     await wait_until(lambda: late.acked == 1)
     assert not draining.done()
     await agent.finish("1")
-    await asyncio.wait_for(draining, 1)
+    async with asyncio.timeout(1):
+        await draining
     assert first.acked == 1
     assert agent.executor.jobs == []
     assert all((e.attempt, e.lost) == (1, 0) for _, bundle in agent.moved() for e in bundle)
@@ -65,7 +66,8 @@ async def test_what_still_runs_at_the_end_of_draining_is_stopped_and_handed_on()
     await agent.take(delivery)
     await agent.take(suspect, suspect=True)
     await agent.finish("3")
-    await asyncio.wait_for(agent.work.drain(0.05), 1)
+    async with asyncio.timeout(1):
+        await agent.work.drain(0.05)
     assert sorted(agent.executor.cancelled) == ["1", "2", "4"]
     handed = {e.id: (key, e.attempt, e.lost, e.suspected) for key, (e,) in agent.moved()}
     assert handed == {
@@ -171,7 +173,8 @@ async def test_draining_without_a_broker_ends(monkeypatch: pytest.MonkeyPatch) -
     await agent.take(delivery)
     agent.publisher.up.clear()
     await agent.finish("1")
-    await asyncio.wait_for(agent.work.drain(0.05), 1)
+    async with asyncio.timeout(1):
+        await agent.work.drain(0.05)
     assert delivery.acked == 0
     agent.publisher.up.set()
 

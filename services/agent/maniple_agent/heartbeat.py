@@ -120,7 +120,8 @@ class Heartbeats:
                 due_at = monotonic() + times.period * varies
                 await self.send()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._due.wait(), max(0.0, due_at - monotonic()))
+                    async with asyncio.timeout(max(0.0, due_at - monotonic())):
+                        await self._due.wait()
         finally:
             for sending in self._sending:
                 sending.cancel()

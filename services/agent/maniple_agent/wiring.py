@@ -131,7 +131,8 @@ async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     began, seconds = monotonic(), parts.ending.seconds
     with contextlib.suppress(TimeoutError):  # a broker that does not answer
         limit = min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds))
-        await asyncio.wait_for(parts.hot.pause(), limit)
+        async with asyncio.timeout(limit):
+            await parts.hot.pause()
     heartbeats.phase = AgentPhase.DRAINING
     heartbeats.announce()
     await parts.work.drain(max(0.0, seconds - (monotonic() - began)))

@@ -303,12 +303,14 @@ class Work:
         deadline = monotonic() + timeout
         self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
         await self._stop_rest()
         rest = max(DEPARTURE_SECONDS, deadline - monotonic())
         with contextlib.suppress(TimeoutError):
             # Without the broker it would take for ever; what is not confirmed comes again.
-            await asyncio.wait_for(self._departures.drain(), rest)
+            async with asyncio.timeout(rest):
+                await self._departures.drain()
 
     async def _stop_rest(self) -> None:
         """Stop what runs, and hand it on: each member of a bundle alone, so that it can end."""

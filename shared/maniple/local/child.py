@@ -13,6 +13,7 @@ from pathlib import Path
 
 from maniple.local.errors import ServerMissing
 from maniple.local.reaper import Reaper
+from maniple.loops import end
 
 TAIL_LINES = 20
 TAIL_BYTES = 16_384
@@ -130,9 +131,7 @@ class Child:
         if process is not None and self.running:
             await _end(process, seconds)
             self.state = ChildState.ENDED
-        supervisor.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await supervisor
+        await end(supervisor)
         if process is not None:
             self._sweep(process.pid)
         self.state = ChildState.ENDED
@@ -199,7 +198,8 @@ async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

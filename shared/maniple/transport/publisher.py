@@ -97,7 +97,8 @@ class Publisher:
             await self._publish(message)
             return
         try:
-            await asyncio.wait_for(self._publish(message), timeout)
+            async with asyncio.timeout(timeout):
+                await self._publish(message)
         except TimeoutError as error:
             raise BrokerUnavailable(
                 f"RabbitMQ did not confirm a message to {message.exchange}/{message.routing_key} "

@@ -15,6 +15,7 @@ from aiormq.exceptions import ProbableAuthenticationError
 from yarl import URL
 
 from maniple.errors import BrokerUnavailable
+from maniple.loops import end
 from maniple.timings import Amqp
 from maniple.transport.loss import is_loss
 from maniple.transport.pulse import Pulse
@@ -146,16 +147,14 @@ class Supervised(ABC):
         """Close it; whoever waits for it gets `BrokerUnavailable`."""
         self._closed = True
         if self._supervisor is not None:
-            self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
+            await end(self._supervisor)
         await self._tear_down()
         self._up.set()
 
     async def _supervise(self) -> None:
         failures = 0
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._closed:
             if await self._built(min(self.times.longest_open, self.times.open * (1 + failures))):
                 since = loop.time()
                 self._set_up(up=True)
@@ -173,7 +172,8 @@ class Supervised(ABC):
     async def _built(self, timeout: float) -> bool:
         self._lost.clear()
         try:
-            await asyncio.wait_for(self._build(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._build()
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and not is_loss(error):
                 raise

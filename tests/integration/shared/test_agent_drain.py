@@ -81,7 +81,8 @@ async def test_a_second_sigterm_ends_an_agent_at_once(
             process.send_signal(signal.SIGTERM)
             await wait_until(lambda: process.returncode is not None or is_seen(state="draining"))
         # The task goes on: one that was told twice would else drain for longer than this.
-        assert await asyncio.wait_for(process.wait(), 30) == code
+        async with asyncio.timeout(30):
+            assert await process.wait() == code
 
 
 def started_with(

@@ -96,7 +96,8 @@ async def test_what_an_outside_user_submits_in_an_outage_brings_its_result(
         await wait_until(lambda: bool(carrier._bundler._sends))
         network.cut()
         network.thaw()
-        handle = await asyncio.wait_for(submitting, PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            handle = await submitting
         assert await handle.result(PATIENCE) == 2
 
 
