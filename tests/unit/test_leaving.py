@@ -1,6 +1,8 @@
 """How an agent leaves when the broker does not answer: never later than it may."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,20 +19,25 @@ class Leaving:
     ) -> None:
         self.now = 0.0
         self.goodbyes: list[float] = []
-        self._pause, self._over = pause, over
+        self._pause, self._over, self._limit = pause, over, 0.0
         monkeypatch.setattr(wiring, "monotonic", lambda: self.now)
-        monkeypatch.setattr(asyncio, "wait_for", self._wait_for)
+        monkeypatch.setattr(asyncio, "timeout", self._timeout)
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
-            hot=SimpleNamespace(pause=lambda: pause),
+            hot=SimpleNamespace(pause=self._takes),
             work=SimpleNamespace(drain=self._drain),
             confirmation=SimpleNamespace(fenced=lambda _: False),
         )
         self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send, patience=2.5)
 
-    async def _wait_for(self, seconds: float, limit: float) -> None:
-        self.now += min(seconds, limit)
-        if seconds > limit:
+    @asynccontextmanager
+    async def _timeout(self, limit: float) -> AsyncIterator[None]:
+        self._limit = limit
+        yield
+
+    async def _takes(self) -> None:
+        self.now += min(self._pause, self._limit)
+        if self._pause > self._limit:
             raise TimeoutError
 
     async def _drain(self, seconds: float) -> None:
