@@ -5,7 +5,9 @@ A `gate` is the path of a file: the handler goes on until the test has made it.
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -166,6 +168,44 @@ def with_child(_payload: Any, context: TaskContext) -> None:
     child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
     context.progress(child.pid)
     child.wait()
+
+
+@task("x.exit_with_child", executor="process")
+def exits_beside_child(payload: dict[str, bool], context: TaskContext) -> None:
+    """End the worker, while a child that was forked in it goes on."""
+    ready, say_ready = os.pipe()
+    pid = ctypes.PyDLL(None).fork() if payload["in_c"] else os.fork()
+    if pid == 0:
+        if payload["apart"]:
+            os.setsid()
+        os.write(say_ready, b"!")
+        signal.pause()
+    os.read(ready, 1)
+    context.progress(pid)
+    os._exit(3)
+
+
+@task("x.in_c", executor="process")
+def in_c(_payload: Any, context: TaskContext) -> None:
+    """Never come back to Python, and never let another thread have its lock."""
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    context.progress(child.pid)
+    ctypes.PyDLL(None).sleep(60)
+
+
+@task("x.terminates", executor="process")
+def terminates(_payload: Any) -> int:
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    child.terminate()
+    return child.wait()
+
+
+@task("x.forks")
+def forks(_payload: Any) -> int:
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    return pid
 
 
 @task("x.exit", executor="process")
