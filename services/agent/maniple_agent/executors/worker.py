@@ -118,8 +118,6 @@ class _Progress:
 
     def report(self, value: Any) -> None:
         encoded = encode_progress(value)
-        if encoded is None:
-            return
         with self._lock:
             if self._over:
                 return  # a thread of the handler that goes on
