@@ -18,6 +18,7 @@ from maniple import TaskContext, task
 
 POLL = 0.005
 GIVEN_UP_AFTER = 60.0  # of a test that failed and opened nothing
+LOCKS: dict[str, asyncio.Lock] = {}
 
 
 @task("x.async")
@@ -49,6 +50,22 @@ def _wait_for(gate: str) -> None:
     until = time.monotonic() + GIVEN_UP_AFTER
     while not Path(gate).exists() and time.monotonic() < until:
         time.sleep(POLL)
+
+
+@task("x.contended")
+async def contended(name: str) -> None:
+    """Take a lock that all of them keep, as handlers keep queues, sessions and pools."""
+    async with LOCKS.setdefault(name, asyncio.Lock()):
+        await asyncio.sleep(POLL)
+
+
+@task("x.in_pool")
+async def in_pool(gate: str, context: TaskContext) -> None:
+    def call() -> None:
+        context.progress("begun")
+        _wait_for(gate)
+
+    await asyncio.to_thread(call)
 
 
 @task("x.cancelled")
