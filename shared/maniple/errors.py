@@ -56,6 +56,10 @@ class PublishRefused(ManipleError):
         self.unroutable = unroutable
 
 
+class ProgressDropped(ManipleError):
+    """A value that a handler reported cannot be sent; the message says why."""
+
+
 class InvalidMessage(ManipleError):
     """A message that Maniple does not take, with the code its sender gets."""
 

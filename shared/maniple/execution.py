@@ -15,8 +15,8 @@ import pydantic
 from msgspec import Raw, Struct
 
 from maniple.codec import decode_value, encode, exceeds_depth
-from maniple.errors import ErrorCode, InvalidMessage, TaskError
-from maniple.messages import MAX_DEPTH, MAX_OUTPUT, Failure
+from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped, TaskError
+from maniple.messages import MAX_DEPTH, MAX_OUTPUT, MAX_PROGRESS, Failure
 from maniple.tasks import TaskContext, TaskDefinition, current_task
 
 MAX_MESSAGE = 2000
@@ -168,7 +168,7 @@ def encode_output(value: Any) -> bytes:
     over 1 MiB. pydantic models, dataclasses and msgspec structs are taken by their fields.
     """
     try:
-        raw = encode(value) if type(value) in _PLAIN else _dumps(value)
+        raw = _encoded(value)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidMessage(
             ErrorCode.INVALID_OUTPUT, f"the handler returned no JSON value: {error}"
@@ -178,20 +178,34 @@ def encode_output(value: Any) -> bytes:
             ErrorCode.INVALID_OUTPUT,
             f"an output is at most {MAX_OUTPUT:,} bytes, this one has {len(raw):,}",
         )
-    if exceeds_depth(raw, MAX_DEPTH - 2):
+    if _is_too_deep(raw):
         raise InvalidMessage(ErrorCode.INVALID_OUTPUT, f"nested deeper than {MAX_DEPTH}")
     return raw
 
 
-def encode_progress(value: Any) -> bytes | None:
-    """Return what a handler reported as JSON, or None for what cannot be sent.
+def encode_progress(value: Any) -> bytes:
+    """Return what a handler reported as JSON. Raises `ProgressDropped` for what cannot be sent.
 
-    Progress is a courtesy, not worth failing the task.
+    Progress is a courtesy, not worth failing the task: `TaskContext.progress` says it was dropped.
     """
     try:
-        return encode_output(value)
-    except Exception:  # noqa: BLE001 - a model's own serializer may raise whatever it likes
-        return None
+        raw = _encoded(value)
+    except Exception as error:
+        # Whatever it is: a model's own serializer may raise what it likes.
+        raise ProgressDropped("it is no JSON value") from error
+    if len(raw) > MAX_PROGRESS:
+        raise ProgressDropped(f"it is larger than {MAX_PROGRESS:,} bytes of JSON")
+    if _is_too_deep(raw):
+        raise ProgressDropped(f"it is nested deeper than {MAX_DEPTH}")
+    return raw
+
+
+def _encoded(value: Any) -> bytes:
+    return encode(value) if type(value) in _PLAIN else _dumps(value)
+
+
+def _is_too_deep(raw: bytes) -> bool:
+    return exceeds_depth(raw, MAX_DEPTH - 2)
 
 
 def _dumps(value: Any) -> bytes:

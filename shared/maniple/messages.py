@@ -15,6 +15,7 @@ from maniple.errors import ErrorCode
 
 MAX_BODY = 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
+MAX_PROGRESS = 64 * 1024
 MAX_TASKS = 1000
 MAX_DEPTH = 100
 MAX_NAME = 128

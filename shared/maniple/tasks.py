@@ -8,18 +8,19 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
 import structlog
 
-from maniple.errors import ConfigurationError
+from maniple.errors import ConfigurationError, ProgressDropped
 from maniple.messages import CAPABILITY_PATTERN, MAX_NAME, RetryPlan
 from maniple.task_options import check_options
 from maniple.topology import BATCH_KEY
@@ -62,12 +63,28 @@ class TaskOptions(TypedDict, total=False):
     affinity: bool
 
 
-class _Done:
-    """An awaitable that is done: `await ctx.progress(…)` and plain `ctx.progress(…)` both work."""
+class Reported:
+    """Whether a progress value was taken; if not, `refusal` says why. May be awaited too."""
 
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
+    __slots__ = ("refusal",)
+
+    def __init__(self, refusal: str | None = None) -> None:
+        """Say that it was taken, or why not."""
+        self.refusal = refusal
+
+    def __bool__(self) -> bool:
+        return self.refusal is None
+
+    def __await__(self) -> Generator[None, None, bool]:
+        yield from ()
+        return bool(self)
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(capability: str, refusal: str) -> None:
+    """Log for who wrote the handler, but not each time: it may report in a tight loop."""
+    log = structlog.get_logger("maniple.task")
+    log.warning("progress was dropped", capability=capability, reason=refusal)
 
 
 current_task: ContextVar["TaskContext | None"] = ContextVar("maniple_current_task", default=None)
@@ -103,14 +120,19 @@ class TaskContext:
             **({} if self.traceparent is None else {"trace_id": trace_id_of(self.traceparent)}),
         )
 
-    def progress(self, value: Any) -> Awaitable[None]:
-        """Tell watchers and the submitter how far the task is: any JSON value.
+    def progress(self, value: Any) -> Reported:
+        """Tell watchers and the submitter how far the task is: any JSON value up to 64 KiB.
 
-        At most ten a second are sent, the latest wins. May be awaited; need not be.
+        At most ten a second are sent, the latest wins. Returns false for what is dropped, because
+        it is larger or no JSON. May be awaited; need not be.
         """
-        if self.report is not None:
-            self.report(value)
-        return _Done()
+        try:
+            if self.report is not None:
+                self.report(value)
+        except ProgressDropped as why:
+            _warn_once(self.capability, str(why))
+            return Reported(str(why))
+        return Reported()
 
 
 @dataclass(frozen=True)

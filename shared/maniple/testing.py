@@ -174,8 +174,6 @@ class _Run:
 
     def _report(self, attempt: int, value: Any) -> None:
         raw = encode_progress(value)
-        if raw is None:
-            return
         progress = Progress(
             id=self._envelope.id,
             capability=self._envelope.capability,

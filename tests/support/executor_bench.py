@@ -41,6 +41,7 @@ class Told:
         self.values: list[Any] = []
         self.reports: Counter[str] = Counter()
         self.freed = 0
+        self.back: list[Job] = []
         self.raises: set[str] = set()
 
     def outcome(self, job: Job, outcome: Outcome, seconds: float) -> None:
@@ -49,6 +50,9 @@ class Told:
         assert job.envelope.id not in self.outcomes, "told twice"
         self.outcomes[job.envelope.id] = outcome
         self.seconds[job.envelope.id] = seconds
+
+    def returned(self, jobs: Sequence[Job]) -> None:
+        self.back += jobs
 
     def slots_free(self) -> None:
         self.freed += 1

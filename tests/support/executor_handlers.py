@@ -5,7 +5,9 @@ A `gate` is the path of a file: the handler goes on until the test has made it.
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from maniple import TaskContext, task
 
 POLL = 0.005
 GIVEN_UP_AFTER = 60.0  # of a test that failed and opened nothing
+LOCKS: dict[str, asyncio.Lock] = {}
 
 
 @task("x.async")
@@ -47,6 +50,22 @@ def _wait_for(gate: str) -> None:
     until = time.monotonic() + GIVEN_UP_AFTER
     while not Path(gate).exists() and time.monotonic() < until:
         time.sleep(POLL)
+
+
+@task("x.contended")
+async def contended(name: str) -> None:
+    """Take a lock that all of them keep, as handlers keep queues, sessions and pools."""
+    async with LOCKS.setdefault(name, asyncio.Lock()):
+        await asyncio.sleep(POLL)
+
+
+@task("x.in_pool")
+async def in_pool(gate: str, context: TaskContext) -> None:
+    def call() -> None:
+        context.progress("begun")
+        _wait_for(gate)
+
+    await asyncio.to_thread(call)
 
 
 @task("x.cancelled")
@@ -166,6 +185,44 @@ def with_child(_payload: Any, context: TaskContext) -> None:
     child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
     context.progress(child.pid)
     child.wait()
+
+
+@task("x.exit_with_child", executor="process")
+def exits_beside_child(payload: dict[str, bool], context: TaskContext) -> None:
+    """End the worker, while a child that was forked in it goes on."""
+    ready, say_ready = os.pipe()
+    pid = ctypes.PyDLL(None).fork() if payload["in_c"] else os.fork()
+    if pid == 0:
+        if payload["apart"]:
+            os.setsid()
+        os.write(say_ready, b"!")
+        signal.pause()
+    os.read(ready, 1)
+    context.progress(pid)
+    os._exit(3)
+
+
+@task("x.in_c", executor="process")
+def in_c(_payload: Any, context: TaskContext) -> None:
+    """Never come back to Python, and never let another thread have its lock."""
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    context.progress(child.pid)
+    ctypes.PyDLL(None).sleep(60)
+
+
+@task("x.terminates", executor="process")
+def terminates(_payload: Any) -> int:
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    child.terminate()
+    return child.wait()
+
+
+@task("x.forks")
+def forks(_payload: Any) -> int:
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    return pid
 
 
 @task("x.exit", executor="process")

@@ -1,7 +1,9 @@
 """Handlers that behave, and handlers that do not."""
 
 import asyncio
+import contextlib
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,33 @@ async def double(payload: int) -> int:
 @task("test.threaded")
 def threaded(payload: list[int]) -> int:
     return sum(payload)
+
+
+@task("test.connections")
+def connections(port: int) -> list[int]:
+    """Return how many connections to a port this process has, and a child that it forks."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as told:
+        pid = os.fork()
+        if pid == 0:
+            os.write(write, bytes([_connections_to(port)]))
+            os._exit(0)
+        os.close(write)
+        counted = told.read()
+        os.waitpid(pid, 0)
+    return [_connections_to(port), *counted]
+
+
+def _connections_to(port: int) -> int:
+    count = 0
+    for link in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            found = socket.socket(fileno=int(link.name))
+            try:
+                count += found.getpeername()[1:2] == (port,)
+            finally:
+                found.detach()
+    return count
 
 
 @task("test.process", executor="process")

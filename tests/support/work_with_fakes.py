@@ -134,12 +134,13 @@ class Agent:
         metrics = Metrics()
         results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
         traces = Traces(tracer, lambda: self.now)
+        self.reports = ProgressReports(results, lambda: self.now)
         self.departures = Departures(self.publisher, results, metrics, traces=traces)
         self.work = Work(
             "agent-1",
             TaskRegistry([a_task, a_task_once, an_exclusive_task]),
             self.departures,
-            ProgressReports(results, lambda: self.now),
+            self.reports,
             metrics=metrics,
             clock=lambda: self.now,
             traces=traces,

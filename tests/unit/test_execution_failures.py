@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog
 from pydantic import BaseModel, field_serializer
 
-from maniple.codec import encode
-from maniple.errors import ErrorCode, InvalidMessage, TaskError
+from maniple.codec import decode_value, encode
+from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped, TaskError
 from maniple.execution import encode_progress, of_exception, run_async, run_sync
+from maniple.messages import MAX_OUTPUT, MAX_PROGRESS
 from maniple.tasks import TaskContext, define
 
 
@@ -106,6 +108,50 @@ def test_no_exception_of_a_handler_escapes_its_outcome(error: BaseException) -> 
 
 
 @pytest.mark.parametrize("value", [object(), Unreadables(), float("nan")])
-def test_progress_that_cannot_be_sent_is_none(value: object) -> None:
-    assert encode_progress(value) is None
+def test_progress_that_cannot_be_sent_is_dropped_with_a_reason(value: object) -> None:
+    with pytest.raises(ProgressDropped, match="no JSON value"):
+        encode_progress(value)
     assert encode_progress([1]) == b"[1]"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("x" * (MAX_PROGRESS - 1), "it is larger than 65,536 bytes of JSON"),
+        ("x" * (MAX_OUTPUT + 1), "it is larger than 65,536 bytes of JSON"),
+        (float("nan"), "it is no JSON value"),
+    ],
+    ids=["over 64 KiB", "over an output", "no JSON"],
+)
+async def test_a_handler_is_told_that_its_progress_was_dropped_and_goes_on(
+    value: object, why: str
+) -> None:
+    told: list[bytes] = []
+
+    async def reports(_payload: Any, context: TaskContext) -> list[Any]:
+        dropped, taken = context.progress(value), context.progress("x" * (MAX_PROGRESS - 2))
+        return [bool(dropped), dropped.refusal, await dropped, bool(taken), await taken]
+
+    deadline = datetime.now(UTC) + timedelta(minutes=1)
+
+    def report(value: Any) -> None:
+        told.append(encode_progress(value))
+
+    context = TaskContext("1", "text.stats", 1, deadline, 1.0, report=report)
+    outcome = await run_async(define("text.stats", reports, {}), context, b"null")
+    assert decode_value(outcome.output) == [False, why, False, True, True]
+    assert [len(each) for each in told] == [MAX_PROGRESS]
+
+
+def test_who_wrote_a_handler_reads_once_that_its_progress_is_dropped() -> None:
+    deadline = datetime.now(UTC) + timedelta(minutes=1)
+
+    def report(value: Any) -> None:
+        encode_progress(value)
+
+    context = TaskContext("1", "text.logs", 1, deadline, 1.0, report=report)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(1000):
+            context.progress("x" * MAX_PROGRESS)
+    (line,) = lines
+    assert (line["capability"], line["log_level"]) == ("text.logs", "warning")

@@ -226,6 +226,19 @@ class Work:
             self._conclusions.fail_job(job, error)
         self._schedule_pump()
 
+    def returned(self, jobs: Iterable[Job]) -> None:
+        """Let jobs that could not begin wait again; what waits too long goes to others."""
+        for job in jobs:
+            self._ended(job)
+            job.started_at = job.span = None
+            if job.settled:
+                continue
+            if job.bundle.alive:
+                self.waiting.add(job)
+            else:
+                self.waiting.put_away(job, monotonic())
+        self._schedule_pump()
+
     def slots_free(self) -> None:
         """Start what waits."""
         self._schedule_pump()

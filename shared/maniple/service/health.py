@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from maniple.errors import ConfigurationError
+from maniple.forks import keep_from_children
 from maniple.service.settings import ServiceSettings
 
 FAILING_AFTER = 30.0  # seconds for which a required component may be bad before /health is 503
@@ -218,6 +219,7 @@ class HealthServer:
         except OSError as error:
             text = f"MANIPLE_HTTP_HOST, MANIPLE_HTTP_PORT: cannot serve on {host}:{port}: {error}"
             raise ConfigurationError(text) from error
+        keep_from_children(bound.fileno())  # or the next process could not bind its port
         return bound
 
     async def __aexit__(

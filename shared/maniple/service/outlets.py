@@ -264,15 +264,17 @@ class ResultOutlet:
         if not reply_to.startswith(REPLY_PREFIX):
             self._reply_alone(encoded, message_type, reply_to, correlation_id, ignored)
 
-    def progress(self, progress: Progress, reply_to: str | None) -> None:
+    def progress(self, progress: Progress, reply_to: str | None, done: Done = ignored) -> None:
         """Tell watchers, and a submitter that is an SDK client, how far a task is.
 
         Plain reply queues get results only: their readers expect one object.
         """
         encoded = encode(progress)
-        self._watched.add(progress_key(progress.capability), encoded, ignored)
-        if reply_to is not None and reply_to.startswith(REPLY_PREFIX):
-            self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, ignored)
+        to_client = reply_to is not None and reply_to.startswith(REPLY_PREFIX)
+        part = All(2, done).part if to_client else done
+        self._watched.add(progress_key(progress.capability), encoded, part)
+        if reply_to is not None and to_client:
+            self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, part)
 
     async def drain(self) -> None:
         """Return when everything reported has been sent."""

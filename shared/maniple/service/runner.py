@@ -22,6 +22,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.forks import keep_signals_from_children
 from maniple.loops import new_event_loop
 from maniple.service import names
 from maniple.service.consul import Consul, ConsulUnavailable
@@ -287,6 +288,7 @@ async def _main(settings: ServiceSettings, build: Build) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
+    keep_signals_from_children(signal.SIGTERM, signal.SIGINT)
     return await serve(settings, build, stopping)
 
 

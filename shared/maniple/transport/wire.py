@@ -11,6 +11,8 @@ from pamqp import frame
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
+from maniple.forks import keep_from_children
+
 _HEARTBEAT = frame.marshal(Heartbeat(), 0)
 
 
@@ -84,6 +86,7 @@ class _Socket(TransportFactory):
             )
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
+        keep_from_children(self.transport.get_extra_info("socket").fileno())
         return reader, asyncio.StreamWriter(self.transport, protocol, reader, loop)
 
 

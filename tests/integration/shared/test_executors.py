@@ -20,7 +20,6 @@ from maniple_agent.executors import (
     LoopExecutor,
     ProcessExecutor,
     ThreadExecutor,
-    on_loop,
 )
 from paths import PYTHONPATH
 from waiting import wait_until
@@ -111,25 +110,6 @@ async def test_progress_comes_back_from_the_loop(told: Told, loop: Executor) -> 
     loop.run([job("it", "x.progress", 3)])
     assert (await told.of("it")).output == b"3"
     assert told.values[-1] == 2
-
-
-async def test_a_blocked_loop_is_replaced_and_its_neighbours_run(
-    told: Told, loop: Executor, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grace = Grace(monkeypatch)
-    monkeypatch.setattr(on_loop, "BLOCKED_AFTER", 0.3)
-    loop.run([job("blocker", "x.block", str(gate), timeout=0.1)])
-    await wait_until(lambda: told.values == ["begun"])
-    grace.is_over()
-    assert await told.code("blocker") is ErrorCode.TIMEOUT
-    loop.run([job(str(n), "x.async", n) for n in range(10)])
-    await wait_until(lambda: len(told.outcomes) == 11)
-    assert told.outcomes["7"].output == b"14"
-    assert loop.free == 19  # the blocked one
-    gate.open()
-    await wait_until(lambda: loop.free == 20)
-    loop.run([job("later", "x.async", 4)])
-    assert (await told.of("later")).output == b"8"
 
 
 async def test_a_thread_that_outlives_its_timeout_keeps_its_slot(

@@ -8,6 +8,7 @@ import structlog
 
 from executor_bench import TOLD_WITHIN, Gate, Told, job, runs, started, workers
 from maniple.loops import new_event_loop
+from maniple_agent.domain import blocking
 from maniple_agent.executors import LoopExecutor, ThreadExecutor, on_loop
 from waiting import wait_until
 
@@ -82,7 +83,7 @@ async def test_the_handler_that_blocks_the_loop_is_named(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_loop, "WATCH_PERIOD", 0.02)
-    monkeypatch.setattr(on_loop, "BLOCKED_AFTER", 0.3)
+    monkeypatch.setattr(blocking, "BLOCKED_AFTER", 0.3)
     told = Told()
     with structlog.testing.capture_logs() as lines:
         async with started(LoopExecutor(3, "agent-1", told, new_event_loop)) as loop:

@@ -18,8 +18,8 @@ from maniple_agent.executors import (
     LoopExecutor,
     ThreadExecutor,
     child,
+    handler_loop,
     latest,
-    on_loop,
     processes,
     threads,
 )
@@ -56,7 +56,7 @@ async def test_whatever_fails_around_a_handler_its_slot_comes_back(
     def fails(*_: Any) -> Any:
         raise LookupError("around the handler")
 
-    monkeypatch.setattr(on_loop, "run_async", fails)
+    monkeypatch.setattr(handler_loop, "run_async", fails)
     monkeypatch.setattr(threads, "run_sync", fails)
     told = Told()
     on_a_loop = kind == "loop"

@@ -1,9 +1,11 @@
 """Handlers that misbehave end with their code, and the agent lives."""
 
 import pytest
+from yarl import URL
 
 from maniple import TaskError, TaskFailed, connect
 from maniple.local.cluster import Cluster
+from needs import PROC, need
 from outsider import Outsider
 
 MISBEHAVING = {
@@ -38,6 +40,17 @@ def test_threads_and_processes_run_handlers(outsider: Outsider) -> None:
     output = outsider.ask("test.process", {"payload": {"a": 1}})["output"]
     assert output["payload"] == {"a": 1}
     assert output["attempt"] == 1
+
+
+async def test_a_child_that_a_handler_forks_has_none_of_its_agents_connections(
+    cluster: Cluster,
+) -> None:
+    need(PROC)
+    port = URL(cluster.ready_info()["broker_url"]).port
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        ours, theirs = await (await client.submit("test.connections", port)).result(timeout=60)
+    assert ours > 0
+    assert theirs == 0
 
 
 async def test_failed_attempts_are_tried_again_through_the_broker(cluster: Cluster) -> None:

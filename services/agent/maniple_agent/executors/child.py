@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from maniple.codec import encode
+from maniple.forks import keep_from_children
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
 
 START_TIMEOUT = 60.0
@@ -22,21 +23,28 @@ _decode_reply = msgspec.json.Decoder(Reply).decode
 
 
 class Worker:
-    """One worker process and the socket to it; reading from one that has ended raises `ENDED`."""
+    """One worker process and the socket to it; reading from one that has ended raises `ENDED`.
+
+    That it has ended is learned from the process: what it has started may hold its socket open.
+    """
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        *,
+        connection: socket.socket,
         lifeline: int,
     ) -> None:
-        """Take over what `start` has made."""
+        """Take over what `start` has made; `connection` is the socket of `reader` and `writer`."""
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._connection = connection
         self._lifeline: int | None = lifeline
         self.ended = asyncio.create_task(process.wait(), name="worker-ended")
+        self.ended.add_done_callback(lambda _: self._bury())
 
     def is_alive(self) -> bool:
         """Tell whether it can be given something."""
@@ -56,13 +64,15 @@ class Worker:
             with theirs:
                 lifeline_read, lifeline_write = os.pipe()
                 opened.callback(os.close, lifeline_write)
+                keep_from_children(ours.fileno())
+                keep_from_children(lifeline_write)
                 try:
                     process = await _spawned(theirs.fileno(), lifeline_read, handlers, environment)
                 finally:
                     os.close(lifeline_read)
             reader, writer = await asyncio.open_connection(sock=ours)
             opened.pop_all()
-        worker = cls(process, reader, writer, lifeline_write)
+        worker = cls(process, reader, writer, connection=ours, lifeline=lifeline_write)
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await worker.receive()
@@ -93,9 +103,27 @@ class Worker:
 
     def strike(self) -> None:
         """Kill the process and what it has started; who reads from it learns that it ended."""
-        with contextlib.suppress(ProcessLookupError):
+        if self._process.returncode is not None and _exists(self._process.pid):
+            return  # its group was empty, or nobody else could have got its number
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             # One that died by itself keeps its own exit code.
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _bury(self) -> None:
+        """End what a dead process leaves, and let what it said last be read to its end."""
+        self.strike()
+        with contextlib.suppress(OSError):  # it is closed
+            self._connection.shutdown(socket.SHUT_RD)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 async def _spawned(
@@ -107,6 +135,7 @@ async def _spawned(
         "maniple_agent.executors.worker",
         str(connection),
         str(lifeline),
+        str(os.getpid()),
         *handlers,
         env={**os.environ, **environment},
         stdin=asyncio.subprocess.DEVNULL,

@@ -109,6 +109,10 @@ class Report(Protocol):
         """Take the outcome of a job that ran for `seconds`; called once for each job."""
         ...
 
+    def returned(self, jobs: Sequence[Job]) -> None:
+        """Take back jobs that were given to `run` and have not begun; they are not told of."""
+        ...
+
     def slots_free(self) -> None:
         """Take notice that more jobs can be run."""
         ...
@@ -158,7 +162,7 @@ class Executor(Protocol):
         ...
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run at most `free` jobs; each ends with one call of `Report.outcome`."""
+        """Run at most `free` jobs; each ends with one `Report.outcome`, or is `returned`."""
         ...
 
     def cancel(self, job: Job) -> None:

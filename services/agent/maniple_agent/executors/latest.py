@@ -37,11 +37,8 @@ class Latest:
         self._timer: asyncio.TimerHandle | None = None
 
     def report(self, value: Any) -> None:
-        """Let a value be told, in place of one that waits."""
-        encoded = encode_progress(value)
-        if encoded is None:
-            return
-        self._value.append(encoded)
+        """Let a value be told, in place of one that waits. Raises `ProgressDropped`."""
+        self._value.append(encode_progress(value))
         if not self._crossing:
             self._crossing = True
             self._cross(self._arrive)

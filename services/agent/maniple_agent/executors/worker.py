@@ -1,7 +1,7 @@
-"""A worker process: `python -m maniple_agent.executors.worker SOCKET LIFELINE HANDLERS…`.
+"""A worker process: `python -m maniple_agent.executors.worker SOCKET LIFELINE AGENT HANDLERS…`.
 
-It runs one call after another. It ends when its agent does, however that ends: the agent holds the
-other end of `LIFELINE`, whose end of file a thread of its own waits for.
+It runs one call after another, and ends when its agent does, see `lifeline`; `AGENT` is the process
+that started it.
 """
 
 import contextlib
@@ -22,11 +22,13 @@ from msgspec import Raw
 from maniple.codec import encode
 from maniple.errors import ConfigurationError
 from maniple.execution import encode_progress, run_sync
+from maniple.forks import keep_from_children, keep_signals_from_children
 from maniple.service.telemetry import configure_logging
 from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext, TaskRegistry, load_registry
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
 from maniple_agent.executors.latest import PERIOD
+from maniple_agent.executors.lifeline import die_with_agent
 from maniple_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
@@ -39,15 +41,18 @@ _decode_call = msgspec.json.Decoder(Call).decode
 
 def main(arguments: list[str]) -> None:
     """Serve calls until the agent closes the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_agent(int(arguments[1]), int(arguments[2]))
+    # Not `SIG_IGN`: what a handler starts would ignore it too, and could not be interrupted.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    keep_signals_from_children(signal.SIGINT, signal.SIGTERM)
     connection = socket.socket(fileno=int(arguments[0]))
-    threading.Thread(target=_die_with_agent, args=(int(arguments[1]),), daemon=True).start()
+    connection.set_inheritable(False)
+    keep_from_children(connection.fileno())  # or the agent would not see that this process ended
     _be_the_first_to_go()
     os.nice(NICENESS)  # room for the agent's heartbeats when all processors are busy
     configure_logging(AgentSettings())
     try:
-        registry = load_registry(arguments[2:])
+        registry = load_registry(arguments[3:])
     except ConfigurationError as error:
         sys.stderr.write(f"worker: {error}\n")
         raise SystemExit(2) from error
@@ -113,8 +118,6 @@ class _Progress:
 
     def report(self, value: Any) -> None:
         encoded = encode_progress(value)
-        if encoded is None:
-            return
         with self._lock:
             if self._over:
                 return  # a thread of the handler that goes on
@@ -152,14 +155,6 @@ class _Progress:
         if latest is not None:
             self._sent_at = monotonic()
             _send(self._connection, Reply(progress=True, value=Raw(latest)))
-
-
-def _die_with_agent(lifeline: int) -> None:
-    with contextlib.suppress(OSError):
-        os.read(lifeline, 1)
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)  # and what the handler has started
-    os._exit(1)
 
 
 def _be_the_first_to_go() -> None:

@@ -1,0 +1,162 @@
+"""The event loop of `async def` handlers in its thread, and the way there and back."""
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+import structlog
+from msgspec import Raw
+
+from maniple.execution import Outcome, of_exception, run_async, timed_out
+from maniple.service.telemetry.context import in_span
+from maniple_agent.executors.jobs import Job
+from maniple_agent.executors.latest import Latest
+from maniple_agent.executors.pool import HandlerPool, running_job
+
+Finished = tuple[Job, Outcome, float]
+
+
+class HandlerLoop:
+    """Runs jobs on a loop of its own; what has finished is told on the loop that made it."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        agent: str,
+        collected: Callable[[Sequence[Finished]], None],
+        progress: Callable[[Job, Raw], None],
+    ) -> None:
+        """Run `loop`; tell `collected` of what has finished in one turn of it, together."""
+        self._home = asyncio.get_running_loop()
+        self._loop = loop
+        self._agent = agent
+        self._collected = collected
+        self._progress = progress
+        self.pool = HandlerPool()
+        loop.set_default_executor(self.pool)
+        self._arrived: deque[Job] = deque()
+        self._not_begun: dict[Job, bool] = {}  # who takes one out of it has it; both threads may
+        self._finished: deque[Finished] = deque()
+        self._crossing = False
+        self._tasks: dict[Job, asyncio.Task[None] | None] = {}
+        self._pinged_at: float | None = None
+        self._stopping = False
+        self._log = structlog.get_logger("maniple.agent.executor")
+        self._thread = threading.Thread(target=self._serve, name="handlers", daemon=True)
+        self._thread.start()
+
+    @property
+    def begun(self) -> dict[Job, asyncio.Task[None] | None]:
+        """The jobs whose handlers have begun and not ended; a copy."""
+        return dict(self._tasks)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run jobs in one hop."""
+        self._not_begun.update(dict.fromkeys(jobs, True))
+        self._arrived.extend(jobs)
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def take_back(self) -> list[Job]:
+        """Take back the jobs whose handlers have not begun: they will not, unless run again."""
+        return [job for job in list(self._not_begun) if self._not_begun.pop(job, False)]
+
+    def cancel(self, job: Job) -> None:
+        """Cancel the handler of a job, if it has begun."""
+        self._loop.call_soon_threadsafe(self._cancel, job)
+
+    def _cancel(self, job: Job) -> None:
+        if (task := self._tasks.get(job)) is not None:
+            task.cancel()
+
+    def blockers(self) -> list[Job]:
+        """Return the job whose handler has the loop now; if that cannot be told, all."""
+        begun = self.begun
+        current = asyncio.current_task(self._loop)
+        return [job for job, task in begun.items() if task is current] or list(begun)
+
+    def stop(self) -> None:
+        """Cancel what runs and end the loop, once it answers."""
+        self._stopping = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def silent_for(self, now: float) -> float:
+        """Return for how many seconds the loop has not answered; asks it again if it has."""
+        asked = self._pinged_at  # once: the other loop's thread sets it to None at any time
+        if asked is None:
+            self._pinged_at = asked = now
+            self._loop.call_soon_threadsafe(self._answer)
+        return now - asked
+
+    def _answer(self) -> None:
+        self._pinged_at = None
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        while not self._stopping:
+            self._guarded(self._loop.run_forever)
+        self._not_begun.clear()
+        tasks = [task for task in self._tasks.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        ended = asyncio.gather(*tasks, return_exceptions=True)
+        self._guarded(lambda: self._loop.run_until_complete(ended))
+        self._loop.close()
+
+    def _guarded(self, run: Callable[[], object]) -> None:
+        """Run the loop, which a SystemExit in what a handler has started leaves; log that."""
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the others go on
+            failure = of_exception(error).failure
+            self._log.error(
+                "the handlers' loop was left; it goes on",
+                reason=failure.message if failure else "",
+                handlers=sorted({job.definition.capability for job in self._tasks}),
+            )
+
+    def _begin(self) -> None:
+        while self._arrived:
+            self._loop.create_task(self._run(self._arrived.popleft()))
+
+    async def _run(self, job: Job) -> None:
+        if not self._not_begun.pop(job, False):
+            return  # it was taken back
+        self._tasks[job] = asyncio.current_task()
+        running_job.set(job)
+        started = monotonic()
+        try:
+            with in_span(job.traceparent):
+                outcome = await self._outcome(job)
+        except BaseException as error:  # noqa: BLE001 - or its slot would never come back
+            outcome = of_exception(error)
+        del self._tasks[job]
+        if self._stopping:
+            return  # nobody is there to hear it
+        self._finished.append((job, outcome, monotonic() - started))
+        if not self._crossing:
+            self._crossing = True
+            # At the end of this turn, so that all that finishes in it crosses together.
+            self._loop.call_soon(self._cross)
+
+    async def _outcome(self, job: Job) -> Outcome:
+        if job.settled:  # it waited here beyond its timeout, or was cancelled
+            return timed_out(job.timeout)
+        if not job.definition.takes_context:
+            context = job.context(self._agent, None)
+            return await run_async(job.definition, context, job.envelope.payload)
+        latest = Latest(job, self._home, self._progress)
+        try:
+            context = job.context(self._agent, latest.report)
+            return await run_async(job.definition, context, job.envelope.payload)
+        finally:
+            latest.close()
+
+    def _cross(self) -> None:
+        self._crossing = False
+        finished = list(self._finished)
+        self._finished.clear()
+        with contextlib.suppress(RuntimeError):  # its loop has closed: the process is ending
+            self._home.call_soon_threadsafe(self._collected, finished)
