@@ -5,6 +5,7 @@ through the dispatcher undecoded (`Raw`) and a task must cost a few microseconds
 (docs/decisions/0001). Messages of the control plane are in `maniple.control`.
 """
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from maniple.errors import ErrorCode
+from maniple.identifiers import REFUSED_PREFIX
 
 MAX_BODY = 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
@@ -46,6 +48,15 @@ CapabilityName = Annotated[
     ),
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+" + _END)]
+TaskName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_NAME,
+        pattern=rf"^(?!{re.escape(REFUSED_PREFIX)})[^\x00-\x1f\x7f]+" + _END,
+        description=f"not beginning with {REFUSED_PREFIX}",
+    ),
+]
 LabelKey = Annotated[str, Meta(min_length=1, max_length=64)]
 LabelValue = Annotated[str, Meta(max_length=256)]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]
@@ -86,7 +97,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
 
     capability: CapabilityName | None = None
     payload: Raw = NULL
-    id: Name | None = None
+    id: TaskName | None = None
     tenant: Name = "default"
     labels: Labels = {}
     affinity: Name | None = None

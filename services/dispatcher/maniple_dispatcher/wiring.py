@@ -29,9 +29,10 @@ from maniple_dispatcher.learning import Learning
 from maniple_dispatcher.marks import Marks
 from maniple_dispatcher.memory import Memory
 from maniple_dispatcher.moving import Moves
+from maniple_dispatcher.refusals import Refusals
 from maniple_dispatcher.returns import Returns
 from maniple_dispatcher.settings import DispatcherSettings
-from maniple_dispatcher.submissions import Refusals, Submissions
+from maniple_dispatcher.submissions import Submissions
 from maniple_dispatcher.talk import Talk
 from maniple_dispatcher.traces import Traces
 

@@ -25,7 +25,7 @@ from maniple.errors import (
     ManipleError,
     PublishRefused,
 )
-from maniple.identifiers import new_id
+from maniple.identifiers import new_id, refusal_id
 from maniple.messages import NULL, Failure, Result, Status, Task
 
 T = TypeVar("T")
@@ -225,8 +225,10 @@ def _refused(slot: Slot, error: ManipleError | None) -> Result:
         failure = Failure(code=ErrorCode.OVERLOADED, message=str(error), retry_after=1.0)
     else:
         raise error or ManipleError("no outcome")
+    # Then the id is another's that goes on: this must not be taken for the end of that.
+    taken = "id" in (failure.detail or {})
     return Result(
-        id=slot.id,
+        id=refusal_id(new_id(), None) if taken else slot.id,
         capability=slot.capability,
         tenant=slot.tenant,
         status=Status.REJECTED,
