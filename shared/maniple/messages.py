@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from maniple.errors import ErrorCode
 from maniple.identifiers import REFUSED_PREFIX
+from maniple.open_enum import OpenEnum
 
 MAX_BODY = 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
@@ -65,7 +66,7 @@ Seconds = Annotated[float, Meta(gt=0, le=MAX_TTL)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
 
 
-class Status(StrEnum):
+class Status(OpenEnum):
     """The terminal states of a task."""
 
     SUCCEEDED = "succeeded"

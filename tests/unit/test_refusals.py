@@ -1,104 +1,26 @@
 """What is not admitted ends under an identity of its own, and its sender is told in its words."""
 
-import json
-from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pamqp import commands
 
-from maniple.codec import decode_results
+from ingress_with_fakes import MESSAGE, Ingress
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id, refusal_id
-from maniple.messages import Envelope, Failure, Result, Status
+from maniple.messages import Failure, Result, Status
 from maniple.records import Entry, FirstWins, Position, TaskKey
-from maniple.service.outlets import ResultOutlet
-from maniple.service.policies import Resolved
-from maniple.service.refusals import RefusedLog
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple_dispatcher.domain.admission import Arrival, identity
 from maniple_dispatcher.domain.refusing import Refused, refusal_of
-from maniple_dispatcher.refusals import Refusals
-from maniple_dispatcher.submissions import Submissions
-from maniple_dispatcher.traces import Traces
-from work_with_fakes import NOW, FakePublisher
+from work_with_fakes import NOW
 
-MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
 ALIVE = TaskKey("default", "alive")
 
 
-class Delivery(SimpleNamespace):
-    """A submission, and how it was settled."""
-
-    def __init__(self, body: Any, **properties: Any) -> None:
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        properties = {"message_id": MESSAGE, "reply_to": "theirs"} | properties
-        super().__init__(
-            body=raw,
-            routing_key=properties.pop("routing_key", "text.stats"),
-            properties=commands.Basic.Properties(correlation_id="c", **properties),
-            headers={},
-            redelivered=False,
-        )
-        self.acked = self.rejected = 0
-
-    def ack(self) -> None:
-        self.acked += 1
-
-    def reject(self) -> None:
-        self.rejected += 1
-
-
-class Scene:
-    """A dispatcher's way in, with what came of it."""
-
-    def __init__(self) -> None:
-        self.publisher, metrics = FakePublisher(), Metrics()
-        self._results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
-        self._log = RefusedLog(self.publisher, metrics)
-        self.admitted: list[str] = []
-        policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
-        self.submissions = Submissions(
-            self.onward,
-            Refusals(self._results, self._log, metrics),
-            policies,
-            metrics,
-            lambda: NOW,
-            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
-        )
-
-    def onward(self, envelope: Envelope, _: Resolved, source: Settlement) -> None:
-        self.admitted.append(envelope.id)
-        source.settle()
-
-    async def take(self, body: Any, **properties: Any) -> None:
-        delivery: Any = Delivery(body, **properties)
-        self.submissions.take(delivery)
-        await self._results.drain()
-        await self._log.drain()
-        assert (delivery.acked, delivery.rejected) == (1, 0)
-
-    def _in(self, exchange: str) -> Sequence[Result]:
-        return [r for m in self.publisher.to(exchange) for r in decode_results(m.body)]
-
-    @property
-    def recorded(self) -> Sequence[Result]:
-        return self._in("maniple.results")
-
-    @property
-    def answered(self) -> Sequence[Result]:
-        assert all(m.correlation_id == "c" for m in self.publisher.to(""))
-        return self._in("")
-
-
 @pytest.fixture
-def scene() -> Scene:
-    return Scene()
+def scene() -> Ingress:
+    return Ingress()
 
 
 BAD: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -123,7 +45,7 @@ BAD: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", BAD)
 async def test_bad_input_under_the_id_of_a_task_that_runs_does_not_end_it(
-    scene: Scene, name: str
+    scene: Ingress, name: str
 ) -> None:
     body, properties = BAD[name]
     await scene.take(body, **properties)
@@ -135,7 +57,7 @@ async def test_bad_input_under_the_id_of_a_task_that_runs_does_not_end_it(
 
 
 async def test_of_an_id_that_stands_twice_the_first_runs_and_the_second_ends_nothing(
-    scene: Scene,
+    scene: Ingress,
 ) -> None:
     await scene.take([{"id": "alive"}, {"id": "alive"}, {"id": "other"}])
     assert scene.admitted == ["alive", "other"]
@@ -146,7 +68,7 @@ async def test_of_an_id_that_stands_twice_the_first_runs_and_the_second_ends_not
     assert scene.answered == [record]  # by that id it would be taken for the first one's end
 
 
-async def test_a_bad_member_does_not_take_its_id_from_a_good_one(scene: Scene) -> None:
+async def test_a_bad_member_does_not_take_its_id_from_a_good_one(scene: Ingress) -> None:
     await scene.take([{"id": "alive", "sealed": 1}, {"id": "alive", "x": 1}, {"id": "alive"}])
     assert scene.admitted == ["alive"]
     own = [refusal_id(MESSAGE, 0), refusal_id(MESSAGE, 1)]
@@ -154,7 +76,7 @@ async def test_a_bad_member_does_not_take_its_id_from_a_good_one(scene: Scene) -
     assert sorted(one.id for one in scene.answered) == sorted(own)
 
 
-async def test_a_reader_who_keeps_the_first_end_keeps_that_of_the_task(scene: Scene) -> None:
+async def test_a_reader_who_keeps_the_first_end_keeps_that_of_the_task(scene: Ingress) -> None:
     for body, properties in BAD.values():
         await scene.take(body, **properties)
     await scene.take([{"id": "alive"}, {"id": "alive"}])
@@ -167,7 +89,7 @@ async def test_a_reader_who_keeps_the_first_end_keeps_that_of_the_task(scene: Sc
     assert [one.ending.status for one in fate.ends] == ["succeeded"]
 
 
-async def test_what_stands_in_a_refusal_beside_the_id_is_still_there(scene: Scene) -> None:
+async def test_what_stands_in_a_refusal_beside_the_id_is_still_there(scene: Ingress) -> None:
     await scene.take([{}, {"colour": 1}])
     (record,) = scene.recorded
     assert record.error is not None
@@ -179,7 +101,7 @@ async def test_what_stands_in_a_refusal_beside_the_id_is_still_there(scene: Scen
     }
 
 
-async def test_no_task_can_have_the_id_of_a_refusal(scene: Scene) -> None:
+async def test_no_task_can_have_the_id_of_a_refusal(scene: Ingress) -> None:
     theirs = refusal_id(MESSAGE, None)
     await scene.take({"id": theirs})
     assert not scene.admitted
@@ -200,7 +122,7 @@ def test_a_refusal_has_its_own_identity_and_the_same_when_made_again(
     assert first != refusal_of(Refused(refused.error, position=1000), come, str).record.id
 
 
-async def test_a_sender_without_any_id_is_told_by_that_of_the_refusal(scene: Scene) -> None:
+async def test_a_sender_without_any_id_is_told_by_that_of_the_refusal(scene: Ingress) -> None:
     await scene.take({"colour": 1}, message_id=None)
     (record,) = scene.recorded
     assert scene.answered == [record]

@@ -114,7 +114,7 @@ async def test_whatever_goes_wrong_the_sender_is_told(monkeypatch: pytest.Monkey
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    for name, key in (("decode_submission", SUBMIT), ("decode_envelopes", "broker.maniple.retry")):
+    for name, key in (("decode_submission", SUBMIT), ("decode_members", "broker.maniple.retry")):
         monkeypatch.setattr(dead, name, broken)
         (result,) = await ends(b"{}", key)
         assert (result.id, result.status) == (MESSAGE, "rejected")

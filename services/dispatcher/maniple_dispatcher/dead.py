@@ -9,10 +9,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from maniple.codec import decode_envelopes, decode_submission, peek_identity
+from maniple.codec import decode_members, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import Envelope, Status, Task
+from maniple.remnants import remnant_of
 from maniple.service.done import Done
 from maniple.service.names import DEAD_LETTERS
 from maniple.service.outlets import ResultOutlet
@@ -75,7 +76,11 @@ class Undeliverable:
             return
         source = Settlement(delivery, len(ends))
         for end in ends:
-            end(source.settle)
+            try:
+                end(source.settle)
+            except Exception:  # noqa: BLE001 - one of them must not cost the others
+                _log.exception("a task that the broker gave up cannot be ended")
+                self._refuse(_unreadable(arrival), arrival, source.settle)
 
     def _of_submission(self, body: bytes, arrival: Arrival, reason: str) -> list[End]:
         return [
@@ -84,10 +89,15 @@ class Undeliverable:
 
     def _of_tasks(self, body: bytes, why: str) -> list[End]:
         try:
-            envelopes = decode_envelopes(body)
+            members = decode_members(body, Envelope)
         except InvalidMessage:
             return []  # no task of ours can be read from it; the log has its bytes
-        return [partial(self._give_up, envelope, why) for envelope in envelopes]
+        now = self._clock()
+        envelopes = [
+            remnant_of(member, now) if isinstance(member, InvalidMessage) else member
+            for member in members
+        ]
+        return [partial(self._give_up, one, why) for one in envelopes if one is not None]
 
     def _give_up(self, envelope: Envelope, why: str, done: Done) -> None:
         """End a task that was admitted."""

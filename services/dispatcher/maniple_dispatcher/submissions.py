@@ -1,5 +1,6 @@
 """New submissions: what is admitted goes to its lane, what is not is told so."""
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
@@ -40,8 +41,10 @@ class Policies(Protocol):
         ...
 
 
+_log = logging.getLogger(__name__)
+
 Onward = Callable[[Envelope, Resolved, Settlement], None]
-_Admitted = tuple[Envelope, Resolved]
+_Admitted = tuple[Envelope, Resolved, int | None]
 
 
 class Submissions:
@@ -82,9 +85,17 @@ class Submissions:
         admitted, refused = self._sorted(members, arrival, is_array=is_array)
         source = Settlement(delivery, len(admitted) + PARTS * len(refused))
         if refused:
-            self._refuse_members(refused, admitted, arrival, delivery, source)
-        for envelope, resolved in admitted:
-            self._onward(envelope, resolved, source)
+            alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
+            refusals = refusals_of(refused, alive, arrival, new_id)
+            for member, refusal in zip(refused, refusals, strict=True):
+                body = member.body or delivery.body
+                self._refusals.refuse(member.error, refusal, arrival, body, source)
+        for envelope, resolved, position in admitted:
+            try:
+                self._onward(envelope, resolved, source)
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                source.expect(PARTS - 1)
+                self._fail(error, envelope, arrival, position, source)
 
     def _sorted(
         self, members: list[Task | InvalidMessage], arrival: Arrival, *, is_array: bool
@@ -100,15 +111,15 @@ class Submissions:
                 continue
             task_id = identity(member.id, arrival, position, new_id)
             try:
-                admitted.append(self._admitted(member, arrival, task_id, seen))
-            except InvalidMessage as error:
-                claimed = member.id or claim_of(arrival, position)
-                refused.append(_refused(error, claimed, member, position))
+                envelope, resolved = self._admitted(member, arrival, task_id, seen)
+                admitted.append((envelope, resolved, position))
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                refused.append(_refused(_reason(error), member, arrival, position))
         return admitted, refused
 
     def _admitted(
         self, task: Task, arrival: Arrival, task_id: str, seen: set[tuple[str, str]]
-    ) -> _Admitted:
+    ) -> tuple[Envelope, Resolved]:
         """Return a task that is admitted, with what the policies say. Raises `InvalidMessage`."""
         if (task.tenant, task_id) in seen:
             raise InvalidMessage(
@@ -129,19 +140,19 @@ class Submissions:
         seen.add((task.tenant, task_id))
         return envelope, resolved
 
-    def _refuse_members(
+    def _fail(
         self,
-        refused: list[Refused],
-        admitted: list[_Admitted],
+        error: Exception,
+        envelope: Envelope,
         arrival: Arrival,
-        delivery: Delivery,
+        position: int | None,
         source: Settlement,
     ) -> None:
-        alive = [(envelope.tenant, envelope.id) for envelope, _ in admitted]
-        refusals = refusals_of(refused, alive, arrival, new_id)
-        for member, refusal in zip(refused, refusals, strict=True):
-            body = member.body or delivery.body
-            self._refusals.refuse(member.error, refusal, arrival, body, source)
+        """Refuse a task over which this dispatcher fails."""
+        reason, body = _reason(error), encode(envelope)
+        who = envelope.id, envelope.tenant, envelope.capability
+        refusal = refusal_of(Refused(reason, *who, position), arrival, new_id)
+        self._refusals.refuse(reason, refusal, arrival, body, source)
 
     def _refuse_whole(
         self, error: InvalidMessage, raw: RawArrival, delivery: Delivery, now: datetime
@@ -158,10 +169,17 @@ def _unreadable(error: InvalidMessage, arrival: Arrival, position: int | None) -
     return Refused(error, claimed, known.tenant, known.capability, position, error.body)
 
 
-def _refused(
-    error: InvalidMessage, claimed: str | None, task: Task, position: int | None
-) -> Refused:
+def _refused(error: InvalidMessage, task: Task, arrival: Arrival, position: int | None) -> Refused:
+    claimed = task.id or claim_of(arrival, position)
     return Refused(error, claimed, task.tenant, task.capability, position, encode(task))
+
+
+def _reason(error: Exception) -> InvalidMessage:
+    """Return why a task is refused; what is none of its sender's faults is logged."""
+    if isinstance(error, InvalidMessage):
+        return error
+    _log.error("a submission cannot be dispatched", exc_info=error)
+    return InvalidMessage(ErrorCode.UNDECODABLE, f"a dispatcher failed over it: {error!r}")
 
 
 def raw_arrival(delivery: Delivery) -> RawArrival:

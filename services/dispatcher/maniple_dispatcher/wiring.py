@@ -96,7 +96,17 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
     quiet = settings.timings.queues.leftover
-    moves = Moves(runtime, hot.intake, lanes, roster, marks, quiet=quiet, clock=now, traces=traces)
+    moves = Moves(
+        runtime,
+        hot.intake,
+        lanes,
+        roster,
+        marks,
+        quiet=quiet,
+        clock=now,
+        traces=traces,
+        log=refused,
+    )
     agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)
     owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)

@@ -17,7 +17,7 @@ from maniple.client.tracing import Submitting
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
-from maniple.messages import PROGRESS_TYPE, TASK_TYPE, Progress
+from maniple.messages import PROGRESS_TYPE, TASK_TYPE, Progress, Result
 from maniple.topology import BATCH_KEY, TASKS
 from maniple.transport import Delivery, Link, Outgoing, Publisher
 from maniple.transport.replies import ReplyConsumer
@@ -148,9 +148,10 @@ class AmqpCarrier:
     def _on_delivery(self, delivery: Delivery) -> None:
         try:
             if delivery.properties.message_type == PROGRESS_TYPE:
-                self._outstanding.report(codec.decode_list(delivery.body, Progress))
+                reports = codec.decode_members(delivery.body, Progress)
+                self._outstanding.report([r for r in reports if isinstance(r, Progress)])
             else:
-                self._outstanding.settle(codec.decode_results(delivery.body))
+                self._outstanding.settle(codec.decode_members(delivery.body, Result))
         except InvalidMessage as error:
             _log.warning("a reply that cannot be read: %s", error)
         delivery.ack()

@@ -33,9 +33,9 @@ _NO_REASON = Failure(code=ErrorCode.HANDLER_ERROR, message="no reason given")
 
 def error_of(result: Result) -> TaskError | None:
     """Return the error that a result stands for, None if the task succeeded."""
-    kind = _ERRORS.get(result.status)
-    if kind is None:
+    if result.status is Status.SUCCEEDED:
         return None
+    kind = _ERRORS.get(result.status, TaskError)  # a newer cluster may have one more
     failure = result.error or _NO_REASON
     return kind(
         failure.code,

@@ -1,12 +1,16 @@
 """The tasks of one client that have not ended yet, by identity."""
 
+import logging
 from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
 from maniple.client.handle import Ticket
+from maniple.codec import peek_identity
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.messages import Progress, Result, Status
+
+_log = logging.getLogger(__name__)
 
 
 class Outstanding:
@@ -42,10 +46,13 @@ class Outstanding:
         for ticket in [t for t in self._tickets.values() if forget(t)]:
             self.discard(ticket)
 
-    def settle(self, results: Iterable[Result]) -> None:
-        """Hand on results."""
+    def settle(self, results: Iterable[Result | InvalidMessage]) -> None:
+        """Hand on results; whose cannot be read hears of that."""
         take = self._tickets.pop
         for result in results:
+            if isinstance(result, InvalidMessage):
+                self._give_up(result)
+                continue
             if result.status is Status.REJECTED:
                 self._reject(result)
                 continue
@@ -80,6 +87,16 @@ class Outstanding:
         elif not message_id or not ticket.message_id or message_id == ticket.message_id:
             self.discard(ticket)
             ticket.settle(result)
+
+    def _give_up(self, unreadable: InvalidMessage) -> None:
+        _log.warning("a result that cannot be read: %s", unreadable)
+        known = peek_identity(unreadable.body or b"")
+        ticket = self._tickets.get((known.tenant, known.id or ""))
+        if ticket is not None:
+            self.discard(ticket)
+            ticket.abandon(
+                ManipleError(f"the task has ended, but its result cannot be read: {unreadable}")
+            )
 
     def _settle_message(self, result: Result) -> None:
         for ticket in [t for t in self._tickets.values() if t.message_id == result.id]:
