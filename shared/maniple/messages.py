@@ -32,6 +32,9 @@ RESULTS_TYPE = "maniple.results.v1"
 ACCEPTED_TYPE = "maniple.accepted.v1"
 RUNNING_TYPE = "maniple.running.v1"
 
+REPEATED_HEADER = "maniple-repeated"
+"""With `true` its sender says that the same submission may have been taken before."""
+
 # `$` alone would let a newline pass at the end; this is the same in Python and in JSON Schema.
 _END = r"$(?!\n)"
 CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*" + _END

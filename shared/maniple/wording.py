@@ -76,6 +76,11 @@ FIELDS: dict[str, dict[str, str]] = {
     },
 }
 
+REPEATED = (
+    "true if the same submission, with the same ids, may have been taken before: then no policy "
+    "refuses it, it waits."
+)
+
 TASK_EXAMPLES: list[dict[str, Any]] = [
     {
         "name": "one",

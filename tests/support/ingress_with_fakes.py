@@ -15,6 +15,7 @@ from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.refusals import Refusals
 from maniple_dispatcher.submissions import Submissions
 from maniple_dispatcher.traces import Traces
@@ -32,9 +33,9 @@ class Submission(SimpleNamespace):
         super().__init__(
             body=raw,
             routing_key=properties.pop("routing_key", "text.stats"),
+            headers=properties.pop("headers", {}),
+            redelivered=properties.pop("redelivered", False),
             properties=commands.Basic.Properties(correlation_id="c", **properties),
-            headers={},
-            redelivered=False,
         )
         self.acked = self.rejected = 0
 
@@ -53,6 +54,7 @@ class Ingress:
         self._results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
         self._log = RefusedLog(self.publisher, metrics)
         self.admitted: list[str] = []
+        self.before: Before | None = None
         policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
         self.submissions = Submissions(
             self.onward,
@@ -63,8 +65,9 @@ class Ingress:
             traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
         )
 
-    def onward(self, envelope: Envelope, _: Resolved, source: Settlement) -> None:
+    def onward(self, envelope: Envelope, _: Resolved, source: Settlement, before: Before) -> None:
         self.admitted.append(envelope.id)
+        self.before = before
         source.settle()
 
     async def take(self, body: Any, **properties: Any) -> None:

@@ -79,7 +79,7 @@ async def test_a_dispatcher_that_fails_over_one_submission_sends_the_others(wher
 async def test_a_message_is_settled_when_all_that_came_of_its_members_is_safe() -> None:
     ingress, held = Ingress(), list[Settlement]()
 
-    def keeps(task: Envelope, _: Any, source: Settlement) -> None:
+    def keeps(task: Envelope, _: Any, source: Settlement, __: Any) -> None:
         if task.id == "b":
             raise RuntimeError("a bug")
         held.append(source)

@@ -52,7 +52,7 @@ class Ticket(ABC):
     All methods are called on the client's loop, must not block and must not raise.
     """
 
-    __slots__ = ("body", "capability", "id", "life", "message_id", "span", "tenant")
+    __slots__ = ("body", "capability", "id", "life", "message_id", "repeated", "span", "tenant")
 
     def __init__(self, task_id: str, tenant: str, capability: str, body: bytes) -> None:
         """Describe a task whose bytes are `body`."""
@@ -61,6 +61,8 @@ class Ticket(ABC):
         self.capability = capability
         self.body = body
         self.message_id = ""
+        self.repeated = False
+        """Whether it may have been submitted before."""
         self.life = 0
         """Of the reply queue to which the result goes, once the broker has confirmed the task."""
         self.span: Any = None
