@@ -7,7 +7,7 @@ raised. JSON here has no NaN, no Infinity, is UTF-8, and nests at most 100 deep.
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
@@ -193,6 +193,29 @@ def decode_results(body: bytes) -> list[Result]:
     return [_internal(_decode_result, body)]
 
 
+def decode_members(body: bytes, model: type[M]) -> list[M | InvalidMessage]:
+    """Return the members of a bundle of `model`, and in place of a bad one why it is bad.
+
+    One that is newer than we are so costs no other. A bad one carries its bytes in `body`; one
+    object is taken for a bundle of one. Raises `InvalidMessage` for what is neither.
+    """
+    decode_all = cast("Callable[[bytes], list[M | InvalidMessage]]", _list_decoder(model).decode)
+    try:
+        return decode_all(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        members = [body] if body[:1] == b"{" else _internal(_decode_members, body)
+        return [_member_of(raw, model) for raw in members]
+
+
+def _member_of(raw: Raw | bytes, model: type[M]) -> M | InvalidMessage:
+    try:
+        member: M = _internal(_decoder(model).decode, bytes(raw))
+    except InvalidMessage as error:
+        error.body = bytes(raw)
+        return error
+    return member
+
+
 def decode_list(body: bytes, model: type[M]) -> list[M]:
     """Return a bundle of `model`. Raises `InvalidMessage`."""
     return _internal(_list_decoder(model).decode, body)
@@ -201,6 +224,11 @@ def decode_list(body: bytes, model: type[M]) -> list[M]:
 @lru_cache(maxsize=32)
 def _list_decoder(model: type[M]) -> msgspec.json.Decoder[list[M]]:
     return msgspec.json.Decoder(list[model])  # type: ignore[valid-type]  # a run-time type
+
+
+@lru_cache(maxsize=32)
+def _decoder(model: type[M]) -> msgspec.json.Decoder[M]:
+    return msgspec.json.Decoder(model)
 
 
 def _internal(decode: Callable[[bytes], T], body: bytes) -> T:

@@ -6,6 +6,7 @@ from maniple.messages import (
     ACCEPTED_TYPE,
     MAX_TASKS,
     PROGRESS_TYPE,
+    REPEATED_HEADER,
     RESULT_TYPE,
     RESULTS_TYPE,
     RUNNING_TYPE,
@@ -25,7 +26,7 @@ from maniple.topology import (
     Queue,
     progress_key,
 )
-from maniple.wording import FIELDS, RESULT_EXAMPLES, SUMMARIES, TASK_EXAMPLES
+from maniple.wording import FIELDS, REPEATED, RESULT_EXAMPLES, SUMMARIES, TASK_EXAMPLES
 
 DOCUMENTED = ("Task", "Result", "Progress", "TaskAccepted", "TaskRunning", "Request", "Response")
 
@@ -53,6 +54,7 @@ def _task() -> dict[str, Any]:
     one = _reference("schemas", "Task")
     array = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_TASKS}
     traceparent = {"type": "string", "description": FIELDS["Task"]["traceparent"]}
+    repeated = {"type": "string", "description": REPEATED}
     return _message(
         "task",
         TASK_TYPE,
@@ -60,7 +62,7 @@ def _task() -> dict[str, Any]:
         summary=SUMMARIES["Task"],
         headers={
             "type": "object",
-            "properties": {"traceparent": traceparent},
+            "properties": {"traceparent": traceparent, REPEATED_HEADER: repeated},
             "additionalProperties": {"type": "string"},
         },
         correlationId={

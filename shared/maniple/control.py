@@ -8,7 +8,6 @@ durations seconds. What has happened is told by the events in `maniple.events`.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, NewType, Self, cast
 from uuid import UUID
 
@@ -27,6 +26,7 @@ from pydantic import (
     WrapValidator,
 )
 
+from maniple.open_enum import OpenEnum
 from maniple.timings import Timings
 
 AgentId = NewType("AgentId", str)
@@ -86,7 +86,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class AgentPhase(StrEnum):
+class AgentPhase(OpenEnum):
     """What an agent says of itself; what the registry thinks of it is the registry's own state."""
 
     ACTIVE = "active"

@@ -1,13 +1,17 @@
 """Errors of the SDK and the closed set of codes that a result may carry."""
 
-from enum import StrEnum
 from typing import Any
+
+from maniple.open_enum import OpenEnum
 
 MAX_MESSAGE = 1000
 
 
-class ErrorCode(StrEnum):
-    """Why a task did not succeed. The set is closed: clients may branch on it."""
+class ErrorCode(OpenEnum):
+    """Why a task did not succeed. The set is closed: clients may branch on it.
+
+    A cluster that is newer than this program may have one more.
+    """
 
     INVALID_TASK = "invalid_task"
     UNKNOWN_FIELD = "unknown_field"

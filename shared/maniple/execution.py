@@ -102,7 +102,10 @@ def of_exception(error: BaseException) -> Outcome:
 def _told(error: BaseException) -> Outcome:
     if isinstance(error, InvalidMessage):
         detail = _json_or_text(error.detail)
-        return failed(ErrorCode(error.code), _text(error.message), retryable=False, detail=detail)
+        code = ErrorCode(error.code)
+        if not code.known:
+            raise ValueError(f"{code} is no code of an error")
+        return failed(code, _text(error.message), retryable=False, detail=detail)
     if isinstance(error, TaskError):
         failure = Failure(
             code=ErrorCode.HANDLER_ERROR,

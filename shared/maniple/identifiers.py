@@ -9,6 +9,11 @@ TaskId = NewType("TaskId", str)
 Capability = NewType("Capability", str)
 Lane = NewType("Lane", str)
 
+REFUSED_PREFIX = "maniple.refused."
+"""What ids of refusals begin with, and those of tasks do not."""
+
+_REFUSALS = UUID("5d3f0f0e-6b0c-5f0a-9d0e-0c6f4f1b8a51")
+
 
 def new_id() -> str:
     """Return a new UUIDv7 as text: unique, and sorted by time of making."""
@@ -26,3 +31,17 @@ def member_id(message_id: str, position: int) -> str:
     except ValueError:
         namespace = uuid5(NAMESPACE_OID, message_id)
     return str(uuid5(namespace, str(position)))
+
+
+def refusal_id(message_id: str, position: int | None) -> str:
+    """Return the id under which bad input is recorded: member `position`, or a whole message.
+
+    The same message sent again gets the same, and no task can have it.
+    """
+    place = "" if position is None else str(position)
+    return f"{REFUSED_PREFIX}{uuid5(_REFUSALS, f'{place}:{message_id}')}"
+
+
+def is_refusal(task_id: str) -> bool:
+    """Tell whether an id is a refusal's, and so no task's."""
+    return task_id.startswith(REFUSED_PREFIX)

@@ -5,6 +5,7 @@ through the dispatcher undecoded (`Raw`) and a task must cost a few microseconds
 (docs/decisions/0001). Messages of the control plane are in `maniple.control`.
 """
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from maniple.errors import ErrorCode
+from maniple.identifiers import REFUSED_PREFIX
+from maniple.open_enum import OpenEnum
 
 MAX_BODY = 1024 * 1024
 MAX_OUTPUT = 1024 * 1024
@@ -30,6 +33,9 @@ RESULTS_TYPE = "maniple.results.v1"
 ACCEPTED_TYPE = "maniple.accepted.v1"
 RUNNING_TYPE = "maniple.running.v1"
 
+REPEATED_HEADER = "maniple-repeated"
+"""With `true` its sender says that the same submission may have been taken before."""
+
 # `$` alone would let a newline pass at the end; this is the same in Python and in JSON Schema.
 _END = r"$(?!\n)"
 CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*" + _END
@@ -47,6 +53,15 @@ CapabilityName = Annotated[
     ),
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+" + _END)]
+TaskName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_NAME,
+        pattern=rf"^(?!{re.escape(REFUSED_PREFIX)})[^\x00-\x1f\x7f]+" + _END,
+        description=f"not beginning with {REFUSED_PREFIX}",
+    ),
+]
 LabelKey = Annotated[str, Meta(min_length=1, max_length=64)]
 LabelValue = Annotated[str, Meta(max_length=256)]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]
@@ -55,7 +70,7 @@ Seconds = Annotated[float, Meta(gt=0, le=MAX_TTL)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
 
 
-class Status(StrEnum):
+class Status(OpenEnum):
     """The terminal states of a task."""
 
     SUCCEEDED = "succeeded"
@@ -87,7 +102,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
 
     capability: CapabilityName | None = None
     payload: Raw = NULL
-    id: Name | None = None
+    id: TaskName | None = None
     tenant: Name = "default"
     labels: Labels = {}
     affinity: Name | None = None

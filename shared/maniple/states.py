@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
+from maniple.open_enum import OpenEnum
 
-class TaskState(StrEnum):
+
+class TaskState(OpenEnum):
     """Where a task is; the last five are the statuses of a result."""
 
     SUBMITTED = "submitted"

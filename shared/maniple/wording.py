@@ -46,7 +46,8 @@ _TASK = {
     **dict.fromkeys(RESERVED_FIELDS, _LATER),
 }
 _RESULT = {
-    "id": "The task's id.",
+    "id": "The task's id. Bad input is recorded under an id of its own, answered by the id that "
+    "it claimed.",
     "status": "The terminal state.",
     "output": "What the handler returned: any JSON value, at most 1 MiB; null unless succeeded.",
     "error": "Why it did not succeed; null if it did.",
@@ -71,9 +72,14 @@ FIELDS: dict[str, dict[str, str]] = {
         "code": "One of a closed set; branch on it.",
         "message": "A sentence for people.",
         "retry_after": "Seconds after which it may be worth trying again.",
-        "detail": "Any JSON value, by code.",
+        "detail": "Any JSON value, by code; of bad input with the id that it claimed.",
     },
 }
+
+REPEATED = (
+    "true if the same submission, with the same ids, may have been taken before: then no policy "
+    "refuses it, it waits."
+)
 
 TASK_EXAMPLES: list[dict[str, Any]] = [
     {
@@ -123,7 +129,7 @@ RESULT_EXAMPLES: list[dict[str, Any]] = [
                 "code": "unknown_field",
                 "message": "Object contains unknown field `paylod`",
                 "retry_after": None,
-                "detail": {"field": "paylod"},
+                "detail": {"field": "paylod", "id": "job-43", "message_id": "job-43"},
             },
         },
     },

@@ -22,9 +22,9 @@ from maniple_dispatcher.domain.admission import (
     check_arrival,
     identity,
     readable,
-    rejection,
     trace_of,
 )
+from maniple_dispatcher.domain.refusing import Refused, refusal_of
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -253,10 +253,8 @@ def outcome(task: Task, come: RawArrival) -> Envelope | tuple[ErrorCode, str]:
     try:
         return decide(task, check_arrival(come, NOW))
     except InvalidMessage as error:
-        refused = rejection(
-            error, task_id="1", capability="x", arrival=arrival(), tenant=task.tenant
-        )
-        assert encode(refused)
+        refused = Refused(error, task.id, task.tenant, task.capability)
+        assert encode(refusal_of(refused, arrival(), lambda: "new").answer)
         return error.code, error.message
 
 

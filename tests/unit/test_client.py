@@ -250,6 +250,38 @@ async def test_a_refusal_of_a_whole_message_reaches_all_its_tasks() -> None:
     assert not handles[2].done
 
 
+def refusal(about: str, message: str, **fields: Any) -> Result:
+    """Return how a dispatcher answers bad input."""
+    failure = Failure(
+        code=ErrorCode.DEADLINE_EXCEEDED,
+        message="too late",
+        detail={"id": about, "message_id": message},
+    )
+    fields.setdefault("id", about)
+    return Result(capability="text.stats", status=Status.REJECTED, error=failure, **fields)
+
+
+async def test_a_refusal_ends_the_handle_of_its_own_message_only() -> None:
+    client, carrier, outstanding = recorded()
+    handle = await client.submit("text.stats", id="x")
+    carrier.tickets[0].message_id = "second"
+    outstanding.settle([refusal("x", "first")])  # it was submitted before, and given up
+    outstanding.settle([refusal("x", "second", id="maniple.refused.1")])  # it stood there twice
+    assert not handle.done
+    outstanding.settle([refusal("x", "second")])
+    with pytest.raises(ManipleError, match="too late"):
+        await handle.result()
+
+
+async def test_a_task_that_is_outstanding_is_not_ended_by_a_second_one_of_its_id() -> None:
+    tasks = [Task(capability="test.odd", payload=Raw(b"1"), id="x") for _ in range(2)]
+    async with cluster(odd) as client:
+        results = [result async for result in client.outcomes(tasks)]
+    assert [(r.id == "x", r.status) for r in results] == [(True, "succeeded"), (False, "rejected")]
+    assert results[1].error is not None
+    assert results[1].error.detail == {"id": "x"}
+
+
 async def test_a_submission_that_the_broker_refuses_raises_and_is_forgotten() -> None:
     client, _, _ = recorded(PublishRefused("maniple.tasks", "text.stats", unroutable=False))
     with pytest.raises(PublishRefused):

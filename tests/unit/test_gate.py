@@ -9,8 +9,10 @@ import pytest
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved, parse_policy
 from maniple.service.telemetry import Metrics
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
+from maniple_dispatcher.domain.routing import is_committed
 from maniple_dispatcher.gate import Gate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,19 +27,36 @@ BULKHEAD = policy("bulkhead", {"max_in_flight": 1000})
 BREAKER = policy("circuit_breaker", {"consecutive": 3})
 
 
+LIMIT = policy("rate_limit", {"limit": 1, "period": 60})
+DEGRADING = policy("rate_limit", {"limit": 1, "period": 60, "over": "degrade", "variant": "small"})
+FALLBACK = policy(
+    "fallback", {"on": ["rate_limited", "overloaded", "circuit_open"], "value": "instead"}
+)
+
+
 class Lanes:
     """Remembers what became of a task."""
 
     def __init__(self) -> None:
         self.became: list[str] = []
+        self.last: Envelope | None = None
+
+    def wait_on(self, envelope: Envelope, *_: object, **__: object) -> None:
+        self.last = envelope
+        self.became.append("waits")
 
     def ends(self, *_: object) -> bool:
         return False
 
-    def send(self, *_: object) -> None:
+    def mirror(self, *_: object) -> None:
+        self.became.append("mirrored")
+
+    def send(self, envelope: Envelope, *_: object) -> None:
+        self.last = envelope
         self.became.append("sent")
 
-    def hold(self, *_: object) -> None:
+    def hold(self, envelope: Envelope, *_: object) -> None:
+        self.last = envelope
         self.became.append("held")
 
     def end(self, *_: object) -> None:
@@ -54,8 +73,10 @@ class Limits:
         self._breaker = state, since
         self._answers = list(answers)
         self.freed: list[str] = []
+        self.asked: list[str] = []
 
-    def ask(self, _limit: Limit, then: Then, _now: float) -> None:
+    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+        self.asked.append(limit.key)
         then(self._answers.pop(0), 1.0)
 
     def free(self, limit: Limit, _now: float) -> None:
@@ -65,9 +86,11 @@ class Limits:
         return self._breaker
 
 
-def admitted(resolved: Resolved, limits: Limits) -> list[str]:
+def admitted(
+    resolved: Resolved, limits: Limits, before: Before = Before.UNKNOWN, lanes: Lanes | None = None
+) -> list[str]:
     """Bring a task to the gate; return what became of it."""
-    lanes, nothing = Lanes(), object()
+    lanes, nothing = lanes or Lanes(), object()
     given: Any = (lanes, limits, nothing, nothing)
     good: Any = nothing
     gate = Gate(*given, good=good, metrics=Metrics(), clock=lambda: NOW)
@@ -75,7 +98,7 @@ def admitted(resolved: Resolved, limits: Limits) -> list[str]:
         id="1", capability=LANE, lane=LANE, submitted_at=NOW, deadline=NOW + timedelta(hours=1)
     )
     source: Any = nothing
-    gate.admit(task, resolved, source)
+    gate.admit(task, resolved, source, before)
     return lanes.became
 
 
@@ -108,3 +131,45 @@ def test_of_a_breaker_that_should_no_longer_be_open_its_owner_is_asked(
 def test_of_one_that_is_open_nobody_is_asked() -> None:
     limits = Limits(state=State.OPEN, since=monotonic())
     assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]
+
+
+OF_ALL_KINDS = (
+    Resolved(rate_limit=LIMIT),
+    Resolved(rate_limit=LIMIT, fallback=FALLBACK),
+    Resolved(bulkhead=BULKHEAD),
+    Resolved(bulkhead=BULKHEAD, fallback=FALLBACK),
+    Resolved(circuit_breaker=BREAKER),
+    Resolved(circuit_breaker=BREAKER, fallback=FALLBACK),
+    Resolved(rate_limit=LIMIT, bulkhead=BULKHEAD, circuit_breaker=BREAKER, fallback=FALLBACK),
+    Resolved(rate_limit=DEGRADING, bulkhead=BULKHEAD),
+    Resolved(mirror=policy("mirror", {"variant": "small", "percent": 100})),
+    Resolved(),
+)
+
+
+@pytest.mark.parametrize("before", [Before.SAID, Before.DELIVERED])
+@pytest.mark.parametrize("answers", [(False,) * 3, (None,) * 3, (True, False, False), (True,) * 3])
+@pytest.mark.parametrize("resolved", OF_ALL_KINDS)
+def test_what_may_have_been_admitted_before_passes_or_waits(
+    resolved: Resolved, answers: tuple[bool | None, ...], before: Before
+) -> None:
+    limits, lanes = Limits(*answers), Lanes()
+    (became,) = admitted(resolved, limits, before, lanes)
+    assert became in {"sent", "held", "waits"}
+    assert lanes.last is not None
+    assert is_committed(lanes.last)  # nor does it end for want of room
+    assert lanes.last.owing <= (became != "sent")
+
+
+def test_what_a_dispatcher_had_is_not_charged_again() -> None:
+    limits = Limits()
+    assert admitted(Resolved(rate_limit=LIMIT), limits, Before.DELIVERED) == ["sent"]
+    assert limits.asked == []
+
+
+def test_what_a_sender_says_does_not_buy_a_passage() -> None:
+    limits, lanes = Limits(False), Lanes()
+    assert admitted(Resolved(rate_limit=LIMIT), limits, Before.SAID, lanes) == ["waits"]
+    assert limits.asked == ["rate_limit/it"]
+    assert lanes.last is not None
+    assert lanes.last.owing  # when it comes back it is asked for again

@@ -1,5 +1,6 @@
 """What the records say of a task, whatever the order and however often they are read."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -167,7 +168,7 @@ def test_messages_of_the_stream_are_read_by_their_type() -> None:
         AgentFailed.TYPE: event.to_json(),
         "maniple.later.v1": b"{}",
     }
-    found = [decode_records(kind, body, 7) for kind, body in bodies.items()]
+    found = [_read(decode_records(kind, body, 7)) for kind, body in bodies.items()]
     assert [entry.position for entry in found[0]] == [Position(7, 0), Position(7, 1)]
     assert [type(entry.record).__name__ for entries in found[1:] for entry in entries] == [
         "TaskRunning",
@@ -176,7 +177,18 @@ def test_messages_of_the_stream_are_read_by_their_type() -> None:
     ]
 
 
+def _read(found: Sequence[Entry | InvalidMessage]) -> list[Entry]:
+    return [entry for entry in found if isinstance(entry, Entry)]
+
+
 @pytest.mark.parametrize("kind", [ACCEPTED_TYPE, RESULTS_TYPE, AgentFailed.TYPE])
 def test_a_body_that_is_not_what_its_type_says_is_refused(kind: str) -> None:
     with pytest.raises(InvalidMessage):
-        decode_records(kind, b"[{}]", 1)
+        decode_records(kind, b"7", 1)
+
+
+def test_a_record_that_cannot_be_read_costs_no_other() -> None:
+    first, last = encode(result("one")), encode(result("two"))
+    found = decode_records(RESULTS_TYPE, b"[%b,{},%b]" % (first, last), 7)
+    assert [entry.position for entry in _read(found)] == [Position(7, 0), Position(7, 2)]
+    assert isinstance(found[1], InvalidMessage)

@@ -35,7 +35,7 @@ ALLOWED = {(source, target) for (source, _), target in TRANSITIONS.items()}
 BEATS = {
     "sequence": st.integers(0, 30),
     "incarnation": st.sampled_from(LIVES),
-    "state": st.sampled_from([*[AgentPhase.ACTIVE] * 4, *AgentPhase]),
+    "state": st.sampled_from([*[AgentPhase.ACTIVE] * 4, *AgentPhase, AgentPhase("asleep")]),
     "slots": st.sampled_from([4, 4, 0]),
     "hungry": st.sampled_from([None, ("x",), ()]),
     "delivered": st.integers(0, 2),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pamqp import commands
 
 from maniple.codec import decode_results, peek_identity
-from maniple.identifiers import member_id
+from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import Result
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
@@ -28,9 +28,9 @@ SUBMIT = "broker.maniple.submit"
 class Delivery(SimpleNamespace):
     """A message from `maniple.dead.broker`, and how it was settled."""
 
-    def __init__(self, body: bytes, routing_key: str = SUBMIT) -> None:
+    def __init__(self, body: bytes, routing_key: str, reason: str) -> None:
         properties = commands.Basic.Properties(message_id=MESSAGE, reply_to="theirs")
-        headers = {"x-death": [{"reason": "delivery_limit", "routing-keys": ["text.stats"]}]}
+        headers = {"x-death": [{"reason": reason, "routing-keys": ["text.stats"]}]}
         super().__init__(body=body, routing_key=routing_key, properties=properties, headers=headers)
         self.acked = 0
 
@@ -38,9 +38,11 @@ class Delivery(SimpleNamespace):
         self.acked += 1
 
 
-async def ends(body: bytes, routing_key: str = SUBMIT) -> list[Result]:
-    """Return the recorded results of one message; fails unless each was replied to as well."""
-    publisher, delivery = FakePublisher(), Delivery(body, routing_key)
+async def told(
+    body: bytes, routing_key: str = SUBMIT, reason: str = "delivery_limit"
+) -> tuple[list[Result], list[Result]]:
+    """Return what is recorded of one message, and what its sender is answered."""
+    publisher, delivery = FakePublisher(), Delivery(body, routing_key, reason)
     metrics = Metrics()
     results = ResultOutlet(publisher, metrics, replier=publisher)
     traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
@@ -49,20 +51,51 @@ async def ends(body: bytes, routing_key: str = SUBMIT) -> list[Result]:
     await results.drain()
     assert delivery.acked == 1
     recorded = [r for m in publisher.to("maniple.results") for r in decode_results(m.body)]
-    replied = [m for m in publisher.to("") if m.routing_key == "theirs"]
-    assert len(replied) == len(recorded)
-    return recorded
+    answered = [m for m in publisher.to("") if m.routing_key == "theirs"]
+    assert len(answered) == len(recorded)
+    return recorded, [r for m in answered for r in decode_results(m.body)]
+
+
+async def ends(body: bytes, routing_key: str = SUBMIT) -> list[Result]:
+    """Return what the sender of one message is answered."""
+    return (await told(body, routing_key))[1]
 
 
 @pytest.mark.parametrize("body", [b"\xff", b'{"payload": "\xff"}', b'["\xff"]', b"[", b"[1,]", b""])
-async def test_what_cannot_be_read_ends_under_the_messages_own_id(body: bytes) -> None:
+async def test_what_cannot_be_read_is_answered_by_the_messages_own_id(body: bytes) -> None:
     (result,) = await ends(body)
     assert (result.id, result.capability, result.status) == (MESSAGE, "text.stats", "rejected")
 
 
-async def test_members_of_an_array_end_under_ids_of_their_own() -> None:
+async def test_members_of_an_array_are_answered_by_ids_of_their_own() -> None:
     results = await ends(json.dumps([{"id": "mine"}, {}, 5]).encode())
     assert [r.id for r in results] == ["mine", member_id(MESSAGE, 1), member_id(MESSAGE, 2)]
+
+
+@pytest.mark.parametrize("body", [b'{"id":"mine"}', b'[{"id":"mine"},{"id":"b"}]', b'{"x":1}'])
+async def test_what_a_dispatcher_may_have_admitted_is_not_ended_under_its_identity(
+    body: bytes,
+) -> None:
+    for reason in ("delivery_limit", "rejected"):
+        recorded, _ = await told(body, reason=reason)
+        assert [(is_refusal(r.id), r.status) for r in recorded] == [
+            (True, "rejected") for _ in recorded
+        ]
+
+
+async def test_a_task_that_the_broker_let_expire_has_ended_and_bad_input_has_not() -> None:
+    body = json.dumps([{"id": "mine"}, {"id": "bad", "x": 1}, {"id": "mine"}]).encode()
+    recorded, answered = await told(body, reason="expired")
+    assert [(r.id, r.status) for r in answered] == [
+        ("mine", "expired"),
+        ("bad", "expired"),
+        (refusal_id(MESSAGE, 2), "expired"),
+    ]
+    assert [r.id for r in recorded] == [
+        "mine",
+        refusal_id(MESSAGE, 1),
+        refusal_id(MESSAGE, 2),
+    ]
 
 
 @settings(deadline=None)
@@ -81,7 +114,7 @@ async def test_whatever_goes_wrong_the_sender_is_told(monkeypatch: pytest.Monkey
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    for name, key in (("decode_submission", SUBMIT), ("decode_envelopes", "broker.maniple.retry")):
+    for name, key in (("decode_submission", SUBMIT), ("decode_members", "broker.maniple.retry")):
         monkeypatch.setattr(dead, name, broken)
         (result,) = await ends(b"{}", key)
         assert (result.id, result.status) == (MESSAGE, "rejected")

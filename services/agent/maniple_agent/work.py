@@ -14,10 +14,11 @@ import structlog
 from msgspec import Raw
 
 from maniple.attempts import Again, expired, seconds_for
-from maniple.codec import decode_envelopes
-from maniple.errors import InvalidMessage
+from maniple.codec import decode_members
+from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome
 from maniple.messages import Envelope
+from maniple.remnants import remnant_of, undecodable
 from maniple.service.names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
 from maniple.service.task_traces import exemplar_of
 from maniple.service.telemetry import Metrics, about
@@ -92,17 +93,23 @@ class Work:
         """Take one bundle from a lane."""
         now = self.last_delivery_at = self._clock()
         try:
-            envelopes = decode_envelopes(delivery.body)
+            members = decode_members(delivery.body, Envelope)
         except InvalidMessage:
-            # Nothing of ours: the broker moves it to the dead-letter log with its bytes.
+            members = [InvalidMessage(ErrorCode.UNDECODABLE, "no bundle")]
+        if not members:
+            delivery.ack()
+            return
+        envelopes = [member for member in members if isinstance(member, Envelope)]
+        if not envelopes:
+            # The broker moves it to the dead-letter log with its bytes, and a dispatcher ends it.
             self._metrics.counter(HANDED_BACK, "undecodable").inc()
             delivery.reject()
             return
-        if not envelopes:
-            delivery.ack()
-            return
-        bundle = Bundle(delivery, len(envelopes))
+        bundle = Bundle(delivery, len(members))
         self._traces.received(bundle, envelopes)
+        for member in members:
+            if isinstance(member, InvalidMessage):
+                self._end_remnant(member, bundle, now)
         for envelope in envelopes:
             try:
                 self._take_member(envelope, bundle, now, suspect=suspect)
@@ -123,6 +130,17 @@ class Work:
             self._move(envelope, bundle, suspect=suspect)
         else:
             self._take_task(envelope, bundle, now, suspect=suspect)
+
+    def _end_remnant(self, unreadable: InvalidMessage, bundle: Bundle, now: datetime) -> None:
+        """End a task that cannot be read, beside others that can."""
+        self._metrics.counter(HANDED_BACK, "undecodable").inc()
+        envelope = remnant_of(unreadable, now)
+        if envelope is None:
+            self._log.error("what is no task came in a bundle", reason=unreadable.message)
+            bundle.settle()
+            return
+        result = undecodable(envelope, unreadable, self._conclusions.ran())
+        self._departures.publish(result, envelope, bundle.settle)
 
     def _take_task(
         self, envelope: Envelope, bundle: Bundle, now: datetime, *, suspect: bool

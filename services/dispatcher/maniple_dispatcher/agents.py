@@ -114,6 +114,12 @@ class Agents:
                 self._moves.begin(agent)
 
     def _take_one(self, shown: Mapping[str, Any]) -> None:
+        try:
+            self._take_agent(shown)
+        except Exception:  # one of them must not cost the others
+            self._runtime.log.exception("an agent cannot be read in the registry's answer")
+
+    def _take_agent(self, shown: Mapping[str, Any]) -> None:
         agent, incarnation = shown["id"], shown["incarnation"]
         if shown["state"] in GONE:
             self._gone(agent, incarnation)

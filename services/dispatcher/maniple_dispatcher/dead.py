@@ -4,14 +4,16 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
-from maniple.codec import decode_envelopes, decode_submission, peek_identity
+from maniple.codec import decode_members, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import Envelope, Result, Status, Task
+from maniple.messages import Envelope, Status, Task
+from maniple.remnants import remnant_of
 from maniple.service.done import Done
 from maniple.service.names import DEAD_LETTERS
 from maniple.service.outlets import ResultOutlet
@@ -19,23 +21,18 @@ from maniple.service.settlement import Settlement
 from maniple.service.telemetry import OTHER, Metrics
 from maniple.topology import SUBMIT, UNROUTED_QUEUE
 from maniple.transport import Delivery
-from maniple_dispatcher.domain.admission import (
-    UNKNOWN,
-    Arrival,
-    bare_arrival,
-    identity,
-    message_identity,
-    recordable,
-    rejection,
-)
+from maniple_dispatcher.domain.admission import UNKNOWN, Arrival, bare_arrival, claim_of
+from maniple_dispatcher.domain.refusing import Refusal, Refused, refusal_of, refusals_of, whole
 from maniple_dispatcher.domain.routing import given_up
+from maniple_dispatcher.refusals import tell
 from maniple_dispatcher.submissions import raw_arrival
 from maniple_dispatcher.traces import Traces
 
 BROKER_KEY = "broker."
 EXPIRED = "expired"
 REASONS = (EXPIRED, "rejected", "maxlen", "delivery_limit")
-Member = Task | InvalidMessage
+End = Callable[[Done], None]
+"""Tells of one end; what it is called with hears when that is confirmed."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,97 +58,101 @@ class Undeliverable:
 
     def take(self, delivery: Delivery) -> None:
         """Publish the terminal result of each task in a message that no consumer settled."""
-        self._seen.get(_death(delivery, "reason"), self._other).inc()
+        reason = _death(delivery, "reason")
+        self._seen.get(reason, self._other).inc()
         arrival = bare_arrival(raw_arrival(delivery), self._clock())
+        queue = delivery.routing_key.removeprefix(BROKER_KEY)
         try:
-            ends = self._ends(delivery, arrival)
+            if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
+                arrival = dataclasses.replace(arrival, routing_key=_death(delivery, "routing-keys"))
+                ends = self._of_submission(delivery.body, arrival, reason)
+            else:
+                ends = self._of_tasks(delivery.body, f"the broker gave it up in {queue} ({reason})")
         except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
             _log.exception("a message that the broker gave up cannot be looked into")
-            ends = [_End(_unreadable(arrival), arrival.reply_to, arrival.correlation_id)]
+            ends = [partial(self._refuse, _unreadable(arrival), arrival)]
         if not ends:
             delivery.ack()
             return
         source = Settlement(delivery, len(ends))
         for end in ends:
-            result, done = self._traced(end, source.settle)
-            self._results.report(result, end.reply_to, end.correlation_id, done)
+            try:
+                end(source.settle)
+            except Exception:  # noqa: BLE001 - one of them must not cost the others
+                _log.exception("a task that the broker gave up cannot be ended")
+                self._refuse(_unreadable(arrival), arrival, source.settle)
 
-    def _traced(self, end: "_End", done: Done) -> tuple[Result, Done]:
-        if end.envelope is None:
-            return end.result, done
-        return self._traces.given_up(end.result, end.envelope, done)
-
-    def _ends(self, delivery: Delivery, arrival: Arrival) -> list["_End"]:
-        queue = delivery.routing_key.removeprefix(BROKER_KEY)
-        reason = _death(delivery, "reason")
-        if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
-            arrival = dataclasses.replace(arrival, routing_key=_death(delivery, "routing-keys"))
-            return [
-                _End(result, arrival.reply_to, arrival.correlation_id)
-                for result in _of_submission(delivery.body, arrival, reason)
-            ]
-        try:
-            envelopes = decode_envelopes(delivery.body)
-        except InvalidMessage:
-            return []  # no task of ours can be read from it; the log has its bytes
-        why = f"the broker gave it up in {queue} ({reason})"
-        now = self._clock()
+    def _of_submission(self, body: bytes, arrival: Arrival, reason: str) -> list[End]:
         return [
-            _End(given_up(one, now, why), one.reply_to, one.correlation_id, one)
-            for one in envelopes
+            partial(self._refuse, refusal, arrival) for refusal in _refusals(body, arrival, reason)
         ]
 
+    def _of_tasks(self, body: bytes, why: str) -> list[End]:
+        try:
+            members = decode_members(body, Envelope)
+        except InvalidMessage:
+            return []  # no task of ours can be read from it; the log has its bytes
+        now = self._clock()
+        envelopes = [
+            remnant_of(member, now) if isinstance(member, InvalidMessage) else member
+            for member in members
+        ]
+        return [partial(self._give_up, one, why) for one in envelopes if one is not None]
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _End:
-    """A result, where it is awaited, and the task that it ends, if that was admitted."""
+    def _give_up(self, envelope: Envelope, why: str, done: Done) -> None:
+        """End a task that was admitted."""
+        result = given_up(envelope, self._clock(), why)
+        result, done = self._traces.given_up(result, envelope, done)
+        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
 
-    result: Result
-    reply_to: str | None
-    correlation_id: str | None
-    envelope: Envelope | None = None
-
-
-def _unreadable(arrival: Arrival) -> Result:
-    return rejection(
-        InvalidMessage(ErrorCode.UNDECODABLE, "the broker gave it up, and it cannot be read"),
-        task_id=message_identity(arrival.message_id, new_id),
-        capability=UNKNOWN,
-        arrival=arrival,
-        tenant="default",
-    )
-
-
-def _of_submission(body: bytes, arrival: Arrival, reason: str) -> list[Result]:
-    """Return the end of each member of a submission that no dispatcher settled."""
-    try:
-        members = decode_submission(body)
-    except InvalidMessage:
-        whole = InvalidMessage(ErrorCode.UNDECODABLE, "", body=body)
-        return [_never_admitted(whole, arrival, None, reason)]
-    is_array = body.lstrip()[:1] == b"["
-    return [
-        _never_admitted(member, arrival, position if is_array else None, reason)
-        for position, member in enumerate(members)
-    ]
+    def _refuse(self, refusal: Refusal, arrival: Arrival, done: Done) -> None:
+        """Tell of what no dispatcher has admitted, as far as one can know."""
+        tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, done)
 
 
-def _never_admitted(member: Member, arrival: Arrival, position: int | None, reason: str) -> Result:
-    if isinstance(member, InvalidMessage):
-        known = peek_identity(member.body or b"")
-        own, tenant, capability = known.id, known.tenant, known.capability
-    else:
-        own, tenant, capability = member.id, member.tenant, member.capability
+def _unreadable(arrival: Arrival) -> Refusal:
+    error = InvalidMessage(ErrorCode.UNDECODABLE, "the broker gave it up, and it cannot be read")
+    refused = dataclasses.replace(whole(error, arrival), capability=UNKNOWN)
+    return refusal_of(refused, arrival, new_id)
+
+
+def _refusals(body: bytes, arrival: Arrival, reason: str) -> list[Refusal]:
+    """Return what is told of each member of a submission that no dispatcher settled.
+
+    A task whose time was over in the queue ends by that, under its identity. Of any other a
+    dispatcher may have admitted it, before it died: so it has no claim on that.
+    """
     expired = reason == EXPIRED
     code = ErrorCode.DEADLINE_EXCEEDED if expired else ErrorCode.UNDECODABLE
-    result = rejection(
-        InvalidMessage(code, f"no dispatcher took it: the broker gave it up ({reason})"),
-        task_id=identity(own, arrival, position, new_id),
-        capability=recordable(capability or arrival.routing_key),
-        arrival=arrival,
-        tenant=tenant,
+    error = InvalidMessage(code, f"no dispatcher took it: the broker gave it up ({reason})")
+    try:
+        members = decode_submission(body)
+        is_array = body.lstrip()[:1] == b"["
+    except InvalidMessage as unreadable:
+        members, is_array = [unreadable], False
+    refused = [
+        _refused(member, error, arrival, position if is_array else None)
+        for position, member in enumerate(members)
+    ]
+    refusals = refusals_of(refused, (), arrival, new_id)
+    if not expired:
+        return refusals
+    return [_expired(refusal, member) for refusal, member in zip(refusals, members, strict=True)]
+
+
+def _refused(
+    member: Task | InvalidMessage, error: InvalidMessage, arrival: Arrival, position: int | None
+) -> Refused:
+    known = peek_identity(member.body or b"") if isinstance(member, InvalidMessage) else member
+    claimed = known.id or claim_of(arrival, position)
+    return Refused(error, claimed, known.tenant, known.capability, position)
+
+
+def _expired(refusal: Refusal, member: Task | InvalidMessage) -> Refusal:
+    record = refusal.record if isinstance(member, InvalidMessage) else refusal.answer
+    return Refusal(
+        replace(record, status=Status.EXPIRED), replace(refusal.answer, status=Status.EXPIRED)
     )
-    return replace(result, status=Status.EXPIRED) if expired else result
 
 
 def _death(delivery: Delivery, name: str) -> str:

@@ -25,6 +25,7 @@ from maniple.service.policies import FallbackPolicy, FallbackSpec, Policy, Resol
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY_TIERS, lane_name
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.good_results import GoodResults
@@ -86,11 +87,22 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
 
-    def admit(self, envelope: Envelope, resolved: Resolved, source: Settlement) -> None:
-        """Bring a new task on its way, unless it is over already."""
+    def admit(
+        self,
+        envelope: Envelope,
+        resolved: Resolved,
+        source: Settlement,
+        before: Before = Before.UNKNOWN,
+    ) -> None:
+        """Bring a new task on its way, unless it is over already.
+
+        What may have been admitted `before` is never refused: it passes or waits.
+        """
         if self._lanes.ends(envelope, source, self._clock()):
             return
-        if resolved.guarded:
+        if before is not Before.UNKNOWN:
+            self._admit_again(envelope, resolved, source, before)
+        elif resolved.guarded:
             self._begin(_Going(envelope, resolved, source))
         else:
             self._lanes.send(envelope, source)
@@ -104,6 +116,26 @@ class Gate:
         if envelope.owing:
             self._limit(going)
         elif resolved.guarded and envelope.mirror_of is None:
+            self._take_room(going)
+        else:
+            self._lanes.send(envelope, source)
+
+    def _admit_again(
+        self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Before
+    ) -> None:
+        """Bring a task on its way that may be on it: no policy ends it, nor want of room.
+
+        One that a dispatcher had is charged nothing, for it may have been. One of which only its
+        sender says so is: or it would say so to pass.
+        """
+        said = before is Before.SAID and resolved.rate_limit is not None
+        envelope = replace(envelope, waits=max(1, envelope.waits), owing=said)
+        if resolved.route is not None:
+            envelope = routed(resolved.route, envelope)
+        going = _Going(envelope, resolved, source, returned=True)
+        if said:
+            self._limit(going)
+        elif resolved.guarded:
             self._take_room(going)
         else:
             self._lanes.send(envelope, source)

@@ -1,17 +1,20 @@
 """What a dispatcher does with messages of the control plane."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from maniple.control import ALL_AGENTS, Cancel, Outcomes
+from maniple.control import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes
 from maniple.topology import CONTROL, OUTCOMES, Exchange
 from maniple_dispatcher.domain.breaker import Ends
 from maniple_dispatcher.domain.bulkheads import Held
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import BREAKER
 from maniple_dispatcher.lanes import Lanes
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,18 @@ class Handlers:
         """Take how attempts ended: it decides about bundles, breakers and bulkheads."""
         now = monotonic()
         for lane in report.lanes:
-            self.lanes.learn(lane.lane, lane.runs.count, lane.runs.p99)
-            if self.fleet.peers.owns(BREAKER + lane.lane):
-                ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
-                self.fleet.due |= self.fleet.owned.hear(lane.lane, ends, now)
+            try:
+                self._learn_lane(lane, now)
+            except Exception:  # noqa: BLE001 - one of them must not cost the others
+                _log.exception("what %s tells of %s is passed over", report.agent, lane.lane)
         held = [Held(one.key, one.here, one.ended) for one in report.bulkheads]
         self.fleet.owned.bulkheads.hear(report.agent, held, now)
+
+    def _learn_lane(self, lane: LaneOutcomes, now: float) -> None:
+        self.lanes.learn(lane.lane, lane.runs.count, lane.runs.p99)
+        if self.fleet.peers.owns(BREAKER + lane.lane):
+            ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
+            self.fleet.due |= self.fleet.owned.hear(lane.lane, ends, now)
 
     def cancel(self, command: Cancel) -> None:
         """End a task when it passes."""

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from maniple.errors import BrokerUnavailable
+from maniple.errors import BrokerUnavailable, InvalidMessage
 from maniple.messages import RESULTS_TYPE, Result
 from maniple.records import Batch, Entry, RecordReader, decode_records
 from maniple.service.policy_view import PolicyView
@@ -76,7 +76,10 @@ class Learning:
     async def _take(self, batch: Batch) -> None:
         for entry in batch.entries:
             if isinstance(entry.record, Result):
-                self._good.learn(entry.record)
+                try:
+                    self._good.learn(entry.record)
+                except Exception:  # one of them must not cost the others
+                    self._runtime.log.exception("a result cannot be learned from")
         await asyncio.sleep(PAUSE)
 
 
@@ -98,6 +101,6 @@ class _Reading:
             self.astray = missing >= ASTRAY_AFTER
 
 
-def decode_good(kind: str | None, body: bytes, offset: int) -> list[Entry]:
+def decode_good(kind: str | None, body: bytes, offset: int) -> list[Entry | InvalidMessage]:
     """Decode a message of the records only if one in it may be a good result."""
     return decode_records(kind, body, offset) if kind == RESULTS_TYPE and _MARK in body else []

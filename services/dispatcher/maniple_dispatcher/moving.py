@@ -31,19 +31,23 @@ import asyncio
 import random
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from time import monotonic
 
 from msgspec.structs import replace
 
-from maniple.codec import decode_envelopes
+from maniple.codec import decode_members
 from maniple.errors import BrokerUnavailable, InvalidMessage
+from maniple.messages import Envelope
+from maniple.service.refusals import RefusedLog
 from maniple.service.runner import Runtime
 from maniple.service.settlement import Settlement
-from maniple.topology import agent_queue
+from maniple.topology import AGENTS, agent_queue
 from maniple.transport import Delivery, Leftover, Link, leftover
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.marks import Marks
+from maniple_dispatcher.members import Members
 from maniple_dispatcher.traces import Traces
 
 POLL = 0.25
@@ -68,12 +72,14 @@ class Moves:
         quiet: float,
         clock: Callable[[], datetime],
         traces: Traces,
+        log: RefusedLog | None = None,
     ) -> None:
-        """Consume over `link`, dispatch to `lanes`."""
+        """Consume over `link`, dispatch to `lanes`; keep what cannot be read in `log`."""
         self._traces = traces
         self._runtime = runtime
         self._link = link
         self._lanes = lanes
+        self._members = Members(lanes, log, clock)
         self._roster = roster
         self._marks = marks
         self._quiet = quiet
@@ -192,18 +198,20 @@ class Moves:
 
     def _take(self, delivery: Delivery) -> None:
         """Dispatch a message again: alone and as lost once more, if its agent had it."""
-        now = self._clock()
         try:
-            envelopes = decode_envelopes(delivery.body)
+            members = decode_members(delivery.body, Envelope)
         except InvalidMessage:
             delivery.reject()  # none of ours; the broker keeps it in the dead-letter log
             return
-        if not envelopes:
+        if not members:
             delivery.ack()
-        source = Settlement(delivery, len(envelopes))
-        lost = delivery.redelivered
-        for envelope in envelopes:
-            moved = self._traces.moved(envelope, lost=lost)
-            again = replace(moved, dispatched_at=now, lost=envelope.lost + lost)
-            if not self._lanes.ends(again, source, now):
-                self._lanes.send(again, source, alone=lost)
+        source = Settlement(delivery, len(members))
+        onward = partial(self._take_member, lost=delivery.redelivered)
+        self._members.bring(members, source, onward, AGENTS.name)
+
+    def _take_member(self, envelope: Envelope, source: Settlement, *, lost: bool) -> None:
+        now = self._clock()
+        moved = self._traces.moved(envelope, lost=lost)
+        again = replace(moved, dispatched_at=now, lost=envelope.lost + lost)
+        if not self._lanes.ends(again, source, now):
+            self._lanes.send(again, source, alone=lost)

@@ -5,8 +5,9 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from maniple.codec import decode_envelopes
+from maniple.codec import decode_members
 from maniple.errors import InvalidMessage
+from maniple.messages import Envelope
 from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.topology import RETRY_QUEUE
@@ -14,6 +15,7 @@ from maniple.transport import Delivery
 from maniple_dispatcher.domain.routing import is_due, waited_for
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.members import Members
 from maniple_dispatcher.traces import Traces
 
 
@@ -38,26 +40,29 @@ class Returns:
         self._lanes = lanes
         self._gate = gate
         self._log = log
+        self._members = Members(lanes, log, clock)
         self._clock = clock
 
     def take(self, delivery: Delivery) -> None:
         """Take one message from `maniple.retry`."""
-        now = self._clock()
         try:
-            envelopes = decode_envelopes(delivery.body)
+            members = decode_members(delivery.body, Envelope)
         except InvalidMessage as error:
             origin = {"routing_key": RETRY_QUEUE.name}
             self._log.keep(delivery.body, error, origin, Settlement(delivery, 1).settle)
             return
-        if not envelopes:
+        if not members:
             delivery.ack()
-        source = Settlement(delivery, len(envelopes))
-        for envelope in envelopes:
-            back = replace(self._traces.returned(envelope, now), dispatched_at=now)
-            if self._lanes.ends(back, source, now, waiting=waited_for(envelope)):
-                continue
-            if is_due(back, now):
-                due = replace(back, not_before=None) if back.not_before else back
-                self._gate.again(due, source)
-            else:
-                self._lanes.wait_on(back, source)
+        source = Settlement(delivery, len(members))
+        self._members.bring(members, source, self._take_member, RETRY_QUEUE.name)
+
+    def _take_member(self, envelope: Envelope, source: Settlement) -> None:
+        now = self._clock()
+        back = replace(self._traces.returned(envelope, now), dispatched_at=now)
+        if self._lanes.ends(back, source, now, waiting=waited_for(envelope)):
+            return
+        if is_due(back, now):
+            due = replace(back, not_before=None) if back.not_before else back
+            self._gate.again(due, source)
+        else:
+            self._lanes.wait_on(back, source)

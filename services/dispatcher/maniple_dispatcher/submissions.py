@@ -1,18 +1,16 @@
 """New submissions: what is admitted goes to its lane, what is not is told so."""
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from maniple.codec import decode_submission, encode, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import Envelope, Result, Task
-from maniple.service.names import SUBMISSIONS_READ, TASKS_REJECTED, TASKS_SUBMITTED
-from maniple.service.outlets import ResultOutlet
+from maniple.messages import Envelope, Task
+from maniple.service.names import SUBMISSIONS_READ, TASKS_SUBMITTED
 from maniple.service.policies import Resolved
-from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.task_traces import dispatching
 from maniple.service.telemetry import Metrics
@@ -24,12 +22,13 @@ from maniple_dispatcher.domain.admission import (
     bare_arrival,
     capability_of,
     check_arrival,
+    claim_of,
     identity,
-    message_identity,
-    recordable,
-    rejection,
     trace_of,
 )
+from maniple_dispatcher.domain.before import Before, taken_before
+from maniple_dispatcher.domain.refusing import Refused, refusal_of, refusals_of, whole
+from maniple_dispatcher.refusals import PARTS, Refusals
 from maniple_dispatcher.traces import Traces
 
 
@@ -43,36 +42,10 @@ class Policies(Protocol):
         ...
 
 
-Onward = Callable[[Envelope, Resolved, Settlement], None]
+_log = logging.getLogger(__name__)
 
-
-class Refusals:
-    """Tells the sender of bad input, records it, and keeps its bytes."""
-
-    def __init__(self, results: ResultOutlet, log: RefusedLog, metrics: Metrics) -> None:
-        """Send through `results` and `log`."""
-        self._results = results
-        self._log = log
-        self._metrics = metrics
-
-    def refuse(
-        self,
-        error: InvalidMessage,
-        result: Result,
-        arrival: Arrival,
-        body: bytes,
-        source: Settlement,
-    ) -> None:
-        """Send `result`, keep `body`; settles two parts of `source`."""
-        self._metrics.counter(TASKS_REJECTED, error.code.value).inc()
-        self._results.report(result, arrival.reply_to, arrival.correlation_id, source.settle)
-        origin = {
-            "routing_key": arrival.routing_key,
-            "message_id": arrival.message_id or "",
-            "reply_to": arrival.reply_to or "",
-            "task_id": result.id,
-        }
-        self._log.keep(body, error, origin, source.settle)
+Onward = Callable[[Envelope, Resolved, Settlement, Before], None]
+_Admitted = tuple[Envelope, Resolved, int | None]
 
 
 class Submissions:
@@ -109,107 +82,106 @@ class Submissions:
             self._refuse_whole(error, raw, delivery, now)
             return
         self._submitted.inc(len(members))
-        decided = self._identified(members, arrival, is_array=delivery.body.lstrip()[:1] == b"[")
-        refused = sum(isinstance(item, _Refused) for item in decided)
-        source = Settlement(delivery, len(decided) + refused)
-        for item in decided:
-            if isinstance(item, _Refused):
-                self._refuse_member(item, arrival, delivery, source)
-            else:
-                self._onward(item.envelope, item.resolved, source)
+        is_array = delivery.body.lstrip()[:1] == b"["
+        admitted, refused = self._sorted(members, arrival, is_array=is_array)
+        source = Settlement(delivery, len(admitted) + PARTS * len(refused))
+        if refused:
+            alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
+            refusals = refusals_of(refused, alive, arrival, new_id)
+            for member, refusal in zip(refused, refusals, strict=True):
+                body = member.body or delivery.body
+                self._refusals.refuse(member.error, refusal, arrival, body, source)
+        before = taken_before(delivery.headers, redelivered=delivery.redelivered)
+        for envelope, resolved, position in admitted:
+            try:
+                self._onward(envelope, resolved, source, before)
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                source.expect(PARTS - 1)
+                self._fail(error, envelope, arrival, position, source)
 
-    def _identified(
+    def _sorted(
         self, members: list[Task | InvalidMessage], arrival: Arrival, *, is_array: bool
-    ) -> list["_Admitted | _Refused"]:
+    ) -> tuple[list[_Admitted], list[Refused]]:
+        """Tell what is admitted from what is not."""
+        admitted: list[_Admitted] = []
+        refused: list[Refused] = []
         seen: set[tuple[str, str]] = set()
-        decided: list[_Admitted | _Refused] = []
-        for position, member in enumerate(members):
-            place = position if is_array else None
-            decided.append(self._decided(member, arrival, place, seen))
-        return decided
+        for number, member in enumerate(members):
+            position = number if is_array else None
+            if isinstance(member, InvalidMessage):
+                refused.append(_unreadable(member, arrival, position))
+                continue
+            task_id = identity(member.id, arrival, position, new_id)
+            try:
+                envelope, resolved = self._admitted(member, arrival, task_id, seen)
+                admitted.append((envelope, resolved, position))
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                refused.append(_refused(_reason(error), member, arrival, position))
+        return admitted, refused
 
-    def _decided(
-        self,
-        member: Task | InvalidMessage,
-        arrival: Arrival,
-        position: int | None,
-        seen: set[tuple[str, str]],
-    ) -> "_Admitted | _Refused":
-        if isinstance(member, InvalidMessage):
-            known = peek_identity(member.body or b"")
-            task_id = known.id or identity(None, arrival, position, new_id)
-            return _Refused(member, task_id, known.tenant, known.capability, member.body)
-        task_id = identity(member.id, arrival, position, new_id)
-        if (member.tenant, task_id) in seen:
-            duplicate = InvalidMessage(
+    def _admitted(
+        self, task: Task, arrival: Arrival, task_id: str, seen: set[tuple[str, str]]
+    ) -> tuple[Envelope, Resolved]:
+        """Return a task that is admitted, with what the policies say. Raises `InvalidMessage`."""
+        if (task.tenant, task_id) in seen:
+            raise InvalidMessage(
                 ErrorCode.INVALID_TASK, f"id {task_id!r} stands twice in one array"
             )
-            return _refused(duplicate, task_id, member)
-        seen.add((member.tenant, task_id))
-        try:
-            capability = capability_of(member, arrival.routing_key)
-            resolved = self._policies.resolve(capability, member.tenant, member.labels, task_id)
-            envelope = admit(
-                member,
-                arrival,
-                task_id=task_id,
-                capability=capability,
-                decided=resolved,
-                traceparent=trace_of(member, arrival, self._traces.begun, self._traces.honoured),
-            )
-            if self._traces.has(envelope):
-                envelope = dispatching(envelope)
-            return _Admitted(envelope, resolved)
-        except InvalidMessage as error:
-            return _refused(error, task_id, member)
-
-    def _refuse_member(
-        self, item: "_Refused", arrival: Arrival, delivery: Delivery, source: Settlement
-    ) -> None:
-        result = rejection(
-            item.error,
-            task_id=item.task_id,
-            capability=recordable(item.capability or arrival.routing_key),
-            arrival=arrival,
-            tenant=item.tenant,
+        capability = capability_of(task, arrival.routing_key)
+        resolved = self._policies.resolve(capability, task.tenant, task.labels, task_id)
+        envelope = admit(
+            task,
+            arrival,
+            task_id=task_id,
+            capability=capability,
+            decided=resolved,
+            traceparent=trace_of(task, arrival, self._traces.begun, self._traces.honoured),
         )
-        self._refusals.refuse(item.error, result, arrival, item.body or delivery.body, source)
+        if self._traces.has(envelope):
+            envelope = dispatching(envelope)
+        seen.add((task.tenant, task_id))
+        return envelope, resolved
+
+    def _fail(
+        self,
+        error: Exception,
+        envelope: Envelope,
+        arrival: Arrival,
+        position: int | None,
+        source: Settlement,
+    ) -> None:
+        """Refuse a task over which this dispatcher fails."""
+        reason, body = _reason(error), encode(envelope)
+        who = envelope.id, envelope.tenant, envelope.capability
+        refusal = refusal_of(Refused(reason, *who, position), arrival, new_id)
+        self._refusals.refuse(reason, refusal, arrival, body, source)
 
     def _refuse_whole(
         self, error: InvalidMessage, raw: RawArrival, delivery: Delivery, now: datetime
     ) -> None:
         arrival = bare_arrival(raw, now)
-        result = rejection(
-            error,
-            task_id=message_identity(raw.message_id, new_id),
-            capability=recordable(raw.routing_key),
-            arrival=arrival,
-            tenant="default",
-        )
-        self._refusals.refuse(error, result, arrival, delivery.body, Settlement(delivery, 2))
+        refusal = refusal_of(whole(error, arrival), arrival, new_id)
+        source = Settlement(delivery, PARTS)
+        self._refusals.refuse(error, refusal, arrival, delivery.body, source)
 
 
-@dataclass(frozen=True, slots=True)
-class _Admitted:
-    """A member that is admitted, with what the policies say about it."""
-
-    envelope: Envelope
-    resolved: Resolved
+def _unreadable(error: InvalidMessage, arrival: Arrival, position: int | None) -> Refused:
+    known = peek_identity(error.body or b"")
+    claimed = known.id or claim_of(arrival, position)
+    return Refused(error, claimed, known.tenant, known.capability, position, error.body)
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """A member that is not admitted, with what is known of it."""
-
-    error: InvalidMessage
-    task_id: str
-    tenant: str
-    capability: str | None
-    body: bytes | None
+def _refused(error: InvalidMessage, task: Task, arrival: Arrival, position: int | None) -> Refused:
+    claimed = task.id or claim_of(arrival, position)
+    return Refused(error, claimed, task.tenant, task.capability, position, encode(task))
 
 
-def _refused(error: InvalidMessage, task_id: str, task: Task) -> _Refused:
-    return _Refused(error, task_id, task.tenant, task.capability, encode(task))
+def _reason(error: Exception) -> InvalidMessage:
+    """Return why a task is refused; what is none of its sender's faults is logged."""
+    if isinstance(error, InvalidMessage):
+        return error
+    _log.error("a submission cannot be dispatched", exc_info=error)
+    return InvalidMessage(ErrorCode.UNDECODABLE, f"a dispatcher failed over it: {error!r}")
 
 
 def raw_arrival(delivery: Delivery) -> RawArrival:

@@ -29,9 +29,10 @@ from maniple_dispatcher.learning import Learning
 from maniple_dispatcher.marks import Marks
 from maniple_dispatcher.memory import Memory
 from maniple_dispatcher.moving import Moves
+from maniple_dispatcher.refusals import Refusals
 from maniple_dispatcher.returns import Returns
 from maniple_dispatcher.settings import DispatcherSettings
-from maniple_dispatcher.submissions import Refusals, Submissions
+from maniple_dispatcher.submissions import Submissions
 from maniple_dispatcher.talk import Talk
 from maniple_dispatcher.traces import Traces
 
@@ -95,7 +96,17 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
     quiet = settings.timings.queues.leftover
-    moves = Moves(runtime, hot.intake, lanes, roster, marks, quiet=quiet, clock=now, traces=traces)
+    moves = Moves(
+        runtime,
+        hot.intake,
+        lanes,
+        roster,
+        marks,
+        quiet=quiet,
+        clock=now,
+        traces=traces,
+        log=refused,
+    )
     agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)
     owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)

@@ -17,7 +17,7 @@ from maniple.client.tracing import Submitting
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
-from maniple.messages import PROGRESS_TYPE, TASK_TYPE, Progress
+from maniple.messages import PROGRESS_TYPE, REPEATED_HEADER, TASK_TYPE, Progress, Result
 from maniple.topology import BATCH_KEY, TASKS
 from maniple.transport import Delivery, Link, Outgoing, Publisher
 from maniple.transport.replies import ReplyConsumer
@@ -30,6 +30,7 @@ CONFIRM_TIMEOUT = 60.0
 CLOSE_TIMEOUT = 10.0
 BUNDLE_TASKS = 256
 PREFETCH = 64
+REPEATED = {REPEATED_HEADER: "true"}
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ class AmqpCarrier:
         self._link.add(self._replies)
         self._publisher = Publisher(self._link)
         self._bundler = Bundler(self._send, max_items=BUNDLE_TASKS)
+        # In messages of their own: what is said of a message is said of all that is in it.
+        self._repeats = Bundler(self._send, max_items=BUNDLE_TASKS)
         self._closed = False
 
     async def start(self, timeout: float) -> None:
@@ -93,7 +96,8 @@ class AmqpCarrier:
         """Send a task soon, together with those that are sent close to it."""
         if self._closed:
             raise ManipleError("the client is closed")
-        self._bundler.add(ticket, len(ticket.body) + 1)
+        bundler = self._repeats if ticket.repeated else self._bundler
+        bundler.add(ticket, len(ticket.body) + 1)
 
     async def close(self) -> None:
         """Send what waits, delete the reply queue, disconnect."""
@@ -101,6 +105,7 @@ class AmqpCarrier:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._bundler.drain()
+                await self._repeats.drain()
                 await self._replies.flush()
                 await self._replies.delete()
         except TimeoutError:
@@ -143,14 +148,17 @@ class AmqpCarrier:
             message_id=message_id,
             type=TASK_TYPE,
             reply_to=address,
+            headers=dict(REPEATED) if first.repeated else None,
+            again=REPEATED,
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
         try:
             if delivery.properties.message_type == PROGRESS_TYPE:
-                self._outstanding.report(codec.decode_list(delivery.body, Progress))
+                reports = codec.decode_members(delivery.body, Progress)
+                self._outstanding.report([r for r in reports if isinstance(r, Progress)])
             else:
-                self._outstanding.settle(codec.decode_results(delivery.body))
+                self._outstanding.settle(codec.decode_members(delivery.body, Result))
         except InvalidMessage as error:
             _log.warning("a reply that cannot be read: %s", error)
         delivery.ack()

@@ -25,7 +25,7 @@ from maniple.errors import (
     ManipleError,
     PublishRefused,
 )
-from maniple.identifiers import new_id
+from maniple.identifiers import new_id, refusal_id
 from maniple.messages import NULL, Failure, Result, Status, Task
 
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class Client:
         payload: Any = None,
         *,
         id: str | None = None,  # noqa: A002 - the field's name
+        repeated: bool = False,
         **options: Unpack[SubmitOptions],
     ) -> TaskHandle:
         """Submit a task and return once the broker has confirmed it: from then on it is not lost.
@@ -73,19 +74,22 @@ class Client:
         `payload` is any JSON value; `id` defaults to a new UUIDv7. Raises `InvalidMessage` for what
         the dispatcher would refuse, before anything is sent, `PublishRefused` when the broker is
         full, and `BrokerUnavailable` when it does not confirm in time: the task may then run
-        nevertheless, so submit it again under the same `id`.
+        nevertheless, so submit it again under the same `id`, as `repeated`: then no policy ends it
+        in place of the one that may run.
         """
         options.setdefault("tenant", self.tenant)
         return await self.submit_task(
-            make_task(capability, id or new_id(), encode_payload(payload), options)
+            make_task(capability, id or new_id(), encode_payload(payload), options),
+            repeated=repeated,
         )
 
-    async def submit_task(self, task: Task) -> TaskHandle:
+    async def submit_task(self, task: Task, *, repeated: bool = False) -> TaskHandle:
         """Submit a task that is already one; as `submit`, which says what is raised."""
         task = replace(task, id=task.id or new_id())
         check_task(task)
         self._open()
         handle = self._sealed(task, TaskHandle)
+        handle.repeated = repeated
         try:
             self._outstanding.add(handle)
             self._carrier.send(handle)
@@ -225,8 +229,10 @@ def _refused(slot: Slot, error: ManipleError | None) -> Result:
         failure = Failure(code=ErrorCode.OVERLOADED, message=str(error), retry_after=1.0)
     else:
         raise error or ManipleError("no outcome")
+    # Then the id is another's that goes on: this must not be taken for the end of that.
+    taken = "id" in (failure.detail or {})
     return Result(
-        id=slot.id,
+        id=refusal_id(new_id(), None) if taken else slot.id,
         capability=slot.capability,
         tenant=slot.tenant,
         status=Status.REJECTED,

@@ -33,9 +33,9 @@ _NO_REASON = Failure(code=ErrorCode.HANDLER_ERROR, message="no reason given")
 
 def error_of(result: Result) -> TaskError | None:
     """Return the error that a result stands for, None if the task succeeded."""
-    kind = _ERRORS.get(result.status)
-    if kind is None:
+    if result.status is Status.SUCCEEDED:
         return None
+    kind = _ERRORS.get(result.status, TaskError)  # a newer cluster may have one more
     failure = result.error or _NO_REASON
     return kind(
         failure.code,
@@ -52,7 +52,7 @@ class Ticket(ABC):
     All methods are called on the client's loop, must not block and must not raise.
     """
 
-    __slots__ = ("body", "capability", "id", "life", "message_id", "span", "tenant")
+    __slots__ = ("body", "capability", "id", "life", "message_id", "repeated", "span", "tenant")
 
     def __init__(self, task_id: str, tenant: str, capability: str, body: bytes) -> None:
         """Describe a task whose bytes are `body`."""
@@ -61,6 +61,8 @@ class Ticket(ABC):
         self.capability = capability
         self.body = body
         self.message_id = ""
+        self.repeated = False
+        """Whether it may have been submitted before."""
         self.life = 0
         """Of the reply queue to which the result goes, once the broker has confirmed the task."""
         self.span: Any = None

@@ -1,12 +1,16 @@
 """The tasks of one client that have not ended yet, by identity."""
 
+import logging
 from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
 from maniple.client.handle import Ticket
+from maniple.codec import peek_identity
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.messages import Progress, Result, Status
+
+_log = logging.getLogger(__name__)
 
 
 class Outstanding:
@@ -25,7 +29,9 @@ class Outstanding:
         key = (ticket.tenant, ticket.id)
         if key in self._tickets:
             raise InvalidMessage(
-                ErrorCode.INVALID_TASK, f"task {ticket.id!r} is already outstanding in this client"
+                ErrorCode.INVALID_TASK,
+                f"task {ticket.id!r} is already outstanding in this client",
+                detail={"id": ticket.id},
             )
         self._tickets[key] = ticket
 
@@ -40,15 +46,19 @@ class Outstanding:
         for ticket in [t for t in self._tickets.values() if forget(t)]:
             self.discard(ticket)
 
-    def settle(self, results: Iterable[Result]) -> None:
-        """Hand on results."""
+    def settle(self, results: Iterable[Result | InvalidMessage]) -> None:
+        """Hand on results; whose cannot be read hears of that."""
         take = self._tickets.pop
         for result in results:
+            if isinstance(result, InvalidMessage):
+                self._give_up(result)
+                continue
+            if result.status is Status.REJECTED:
+                self._reject(result)
+                continue
             ticket = take((result.tenant, result.id), None)
             if ticket is not None:
                 ticket.settle(result)
-            elif result.status is Status.REJECTED:
-                self._settle_message(result)
 
     def report(self, reports: Iterable[Progress]) -> None:
         """Hand on progress."""
@@ -65,10 +75,39 @@ class Outstanding:
             self.discard(ticket)
             ticket.abandon(error)
 
+    def _reject(self, result: Result) -> None:
+        """Hand on a rejection: of a task, of bad input, or of a whole message by that one's id.
+
+        One of another message is not of the task that is outstanding under its id now.
+        """
+        message_id = _message_of(result)
+        ticket = self._tickets.get((result.tenant, result.id))
+        if ticket is None:
+            self._settle_message(result)
+        elif not message_id or not ticket.message_id or message_id == ticket.message_id:
+            self.discard(ticket)
+            ticket.settle(result)
+
+    def _give_up(self, unreadable: InvalidMessage) -> None:
+        _log.warning("a result that cannot be read: %s", unreadable)
+        known = peek_identity(unreadable.body or b"")
+        ticket = self._tickets.get((known.tenant, known.id or ""))
+        if ticket is not None:
+            self.discard(ticket)
+            ticket.abandon(
+                ManipleError(f"the task has ended, but its result cannot be read: {unreadable}")
+            )
+
     def _settle_message(self, result: Result) -> None:
-        """Hand on a refusal of a whole message, which bears the message's id."""
         for ticket in [t for t in self._tickets.values() if t.message_id == result.id]:
             self.discard(ticket)
             ticket.settle(
                 replace(result, id=ticket.id, tenant=ticket.tenant, capability=ticket.capability)
             )
+
+
+def _message_of(result: Result) -> str | None:
+    """Return the id of the message that a refusal of bad input is about."""
+    detail = result.error.detail if result.error is not None else None
+    found = detail.get("message_id") if isinstance(detail, dict) else None
+    return found if isinstance(found, str) else None

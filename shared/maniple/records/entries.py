@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import pydantic
 
-from maniple.codec import decode_list, decode_results
+from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.events import AGENT_EVENTS, BreakerChanged, Event, PolicyChanged
 from maniple.messages import (
@@ -19,6 +19,7 @@ from maniple.messages import (
 )
 
 Record = TaskAccepted | TaskRunning | Result | Event
+_Decode = Callable[[bytes], "Sequence[Record | InvalidMessage]"]
 _EVENTS: Final[tuple[type[Event], ...]] = (*AGENT_EVENTS, PolicyChanged, BreakerChanged)
 
 
@@ -44,26 +45,29 @@ class Entry:
     record: Record
 
 
-def decode_records(kind: str | None, body: bytes, offset: int) -> list[Entry]:
+def decode_records(kind: str | None, body: bytes, offset: int) -> list[Entry | InvalidMessage]:
     """Return the records in a message of AMQP `type` `kind`; none of a type that is not known.
 
-    It may be newer than we are. Raises `InvalidMessage` for a body that is not what its type says.
+    It may be newer than we are; in place of a record that cannot be read stands why. Raises
+    `InvalidMessage` for a body that is not what its type says.
     """
     decode = _DECODERS.get(kind or "")
     records = decode(body) if decode is not None else ()
-    return [Entry(Position(offset, member), record) for member, record in enumerate(records)]
+    return [
+        record if isinstance(record, InvalidMessage) else Entry(Position(offset, member), record)
+        for member, record in enumerate(records)
+    ]
 
 
-def _accepted(body: bytes) -> Sequence[Record]:
-    return decode_list(body, TaskAccepted)
+def _members(model: type[TaskAccepted | TaskRunning | Result]) -> _Decode:
+    def decode(body: bytes) -> Sequence[Record | InvalidMessage]:
+        return decode_members(body, model)
+
+    return decode
 
 
-def _running(body: bytes) -> Sequence[Record]:
-    return decode_list(body, TaskRunning)
-
-
-def _event(model: type[Event]) -> Callable[[bytes], Sequence[Record]]:
-    def decode(body: bytes) -> Sequence[Record]:
+def _event(model: type[Event]) -> _Decode:
+    def decode(body: bytes) -> Sequence[Record | InvalidMessage]:
         try:
             return (model.from_json(body),)
         except pydantic.ValidationError as error:
@@ -72,9 +76,9 @@ def _event(model: type[Event]) -> Callable[[bytes], Sequence[Record]]:
     return decode
 
 
-_DECODERS: Final[Mapping[str, Callable[[bytes], Sequence[Record]]]] = {
-    ACCEPTED_TYPE: _accepted,
-    RUNNING_TYPE: _running,
-    RESULTS_TYPE: decode_results,
+_DECODERS: Final[Mapping[str, _Decode]] = {
+    ACCEPTED_TYPE: _members(TaskAccepted),
+    RUNNING_TYPE: _members(TaskRunning),
+    RESULTS_TYPE: _members(Result),
     **{model.TYPE: _event(model) for model in _EVENTS},
 }

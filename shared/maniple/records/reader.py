@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 class Batch:
     """Records in the order of the stream. A reader that starts at `next_offset` goes on after it.
 
-    `unreadable` counts messages in it that nobody can decode.
+    `unreadable` counts what nobody can decode in it: records, and whole messages.
     """
 
     entries: tuple[Entry, ...]
@@ -35,7 +35,7 @@ class Batch:
 
 
 Take = Callable[[Batch], Awaitable[None]]
-Decode = Callable[[str | None, bytes, int], list[Entry]]
+Decode = Callable[[str | None, bytes, int], Sequence[Entry | InvalidMessage]]
 
 
 class RecordReader:
@@ -144,10 +144,15 @@ async def _batch(deliveries: list[Delivery], decode: Decode) -> Batch:
     for delivery in deliveries:
         offset = _offset(delivery)
         try:
-            entries += decode(delivery.properties.message_type, delivery.body, offset)
+            found = decode(delivery.properties.message_type, delivery.body, offset)
         except InvalidMessage as error:
-            unreadable += 1
-            _log.warning("record %d cannot be read: %s", offset, error)
+            found = [error]
+        for entry in found:
+            if isinstance(entry, InvalidMessage):
+                unreadable += 1
+                _log.warning("a record at %d cannot be read: %s", offset, entry)
+            else:
+                entries.append(entry)
         size += len(delivery.body)
         if size >= TURN_BYTES:
             size = 0

@@ -21,6 +21,10 @@ class Settlement:
         self._lost = False
         self._refused = False
 
+    def expect(self, parts: int) -> None:
+        """Wait for so many calls of `settle` more; to be called before the last one."""
+        self._remaining += parts
+
     def settle(self, error: ManipleError | None = None) -> None:
         """Take the end of one part."""
         if isinstance(error, BrokerUnavailable):

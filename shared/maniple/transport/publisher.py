@@ -21,6 +21,7 @@ class Outgoing:
     """One message to publish. `exchange` may be "" for the default exchange.
 
     A `reply_to` that changes with the connection is a function, called each time that it is sent.
+    `again` are headers besides, when it is sent once more after a lost connection.
     """
 
     exchange: str
@@ -33,9 +34,13 @@ class Outgoing:
     headers: dict[str, Any] | None = None
     persistent: bool = True
     mandatory: bool = True
+    again: dict[str, Any] | None = None
 
-    def properties(self) -> commands.Basic.Properties:
-        """AMQP properties of the message."""
+    def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
+        """AMQP properties of the message; `repeated` if it may have arrived before."""
+        headers = self.headers
+        if repeated and self.again is not None:
+            headers = {**(headers or {}), **self.again}
         return commands.Basic.Properties(
             content_type="application/json",
             delivery_mode=2 if self.persistent else 1,
@@ -43,7 +48,7 @@ class Outgoing:
             message_type=self.type,
             correlation_id=self.correlation_id,
             reply_to=self.reply_to() if callable(self.reply_to) else self.reply_to,
-            headers=self.headers,
+            headers=headers,
         )
 
 
@@ -117,7 +122,7 @@ class Publisher:
         while losses != self._max_losses:
             async with self._turn(losses):
                 channel = await self._open_channel()
-                if await self._is_published(channel, message):
+                if await self._is_published(channel, message, repeated=lost_on is not None):
                     return
             if channel is not lost_on:
                 lost_on = channel
@@ -134,10 +139,12 @@ class Publisher:
                 return self._channel
             await asyncio.sleep(0)
 
-    async def _is_published(self, channel: AbstractChannel, message: Outgoing) -> bool:
+    async def _is_published(
+        self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
+    ) -> bool:
         """Publish once; False when the connection was lost before the broker has confirmed."""
         try:
-            await self._publish_once(channel, message)
+            await self._publish_once(channel, message, repeated=repeated)
         except aiormq.exceptions.PublishError as error:
             raise _refused(message, unroutable=True) from error
         except aiormq.exceptions.DeliveryError as error:
@@ -155,7 +162,9 @@ class Publisher:
             self._link.suspect()
             await asyncio.sleep(FIRST_BACKOFF)
 
-    async def _publish_once(self, channel: AbstractChannel, message: Outgoing) -> None:
+    async def _publish_once(
+        self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
+    ) -> None:
         self._sent = number = self._sent + 1
         self._unconfirmed[number] = self._ticks
         try:
@@ -163,7 +172,7 @@ class Publisher:
                 message.body,
                 exchange=message.exchange,
                 routing_key=message.routing_key,
-                properties=message.properties(),
+                properties=message.properties(repeated=repeated),
                 mandatory=message.mandatory,
             )
         finally:

@@ -11,7 +11,7 @@ import pika.data
 import pytest
 
 from maniple.codec import decode_value
-from maniple.identifiers import new_id
+from maniple.identifiers import new_id, refusal_id
 from maniple.local.cluster import Cluster
 from maniple.service import names
 from outsider import Outsider, find_in_stream
@@ -90,15 +90,37 @@ def test_a_bad_member_gets_its_own_result_and_the_others_run(outsider: Outsider)
         {"id": "twice", **GOOD},
         {"id": "last", **GOOD},
     ]
-    results = outsider.wait(outsider.send("batch", members), count=5)
+    message = new_id()
+    results = outsider.wait(outsider.send("batch", members, message_id=message), count=5)
     by_id = sorted((r["id"], r["status"], (r["error"] or {}).get("code")) for r in results)
     assert by_id == [
         ("bad", "rejected", "unknown_field"),
         ("good", "succeeded", None),
         ("last", "succeeded", None),
-        ("twice", "rejected", "invalid_task"),
+        (refusal_id(message, 3), "rejected", "invalid_task"),
         ("twice", "succeeded", None),
     ]
+
+
+async def test_bad_input_under_the_id_of_a_task_does_not_end_it(
+    cluster: Cluster, outsider: Outsider
+) -> None:
+    alive, message = new_id(), new_id()
+    running = outsider.send(
+        "maniple.sleep", [{"id": alive, "payload": {"seconds": 2}}, {"id": alive}]
+    )
+    for body in (b"garbage", {"id": alive, "colour": "red"}):
+        refused = outsider.ask("maniple.sleep", body, message_id=message)
+        assert (refused["status"], refused["error"]["detail"]["message_id"]) == (
+            "rejected",
+            message,
+        )
+    outsider.ask("maniple.sleep", b"garbage", message_id=alive)
+    outsider.wait(running, count=2)
+    async with recording(cluster.ready_info()["operator_url"]) as records:
+        await wait_until(lambda: records.whole(alive))
+        await wait_until(lambda: bool(records.results(refusal_id(message, None))))
+        assert [record.status for record in records.results(alive)] == ["succeeded"]
 
 
 def test_a_reply_to_into_maniple_is_refused_and_kept(cluster: Cluster, outsider: Outsider) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.identifiers import member_id
+from maniple.identifiers import is_refusal, member_id
 from maniple.messages import (
     DEFAULT_TTL,
     MAX_NAME,
@@ -20,9 +20,6 @@ from maniple.messages import (
     RESERVED_FIELDS,
     TASK_TYPE,
     Envelope,
-    Failure,
-    Result,
-    Status,
     Task,
 )
 from maniple.service.policies import Resolved
@@ -177,10 +174,10 @@ def recordable(capability: str) -> str:
 
 
 def message_identity(message_id: str | None, new_id: Callable[[], str]) -> str:
-    """Return a message's id as a task's: itself, or a UUID made of one that is no name."""
+    """Return a message's id as a task's: itself, or a UUID made of one that a task cannot have."""
     if not message_id:
         return new_id()
-    if _NAME.fullmatch(message_id):
+    if _NAME.fullmatch(message_id) and not is_refusal(message_id):
         return message_id
     return str(uuid5(NAMESPACE_OID, message_id))
 
@@ -194,6 +191,13 @@ def identity(
     if position is None or not arrival.message_id:
         return message_identity(arrival.message_id, new_id)
     return member_id(arrival.message_id, position)
+
+
+def claim_of(arrival: Arrival, position: int | None) -> str | None:
+    """Return the id that a member without one of its own has by its message, if that has one."""
+    if not arrival.message_id:
+        return None
+    return identity(None, arrival, position, str)
 
 
 def capability_of(task: Task, routing_key: str) -> str:
@@ -291,19 +295,3 @@ def trace_of(
         return new_trace()
     # A later version is continued as the one that we know.
     return honoured(given if given.startswith("00-") else written(context))
-
-
-def rejection(
-    error: InvalidMessage, *, task_id: str, capability: str, arrival: Arrival, tenant: str
-) -> Result:
-    """Return the terminal result of input that is not admitted."""
-    return Result(
-        id=task_id,
-        capability=capability,
-        tenant=tenant,
-        status=Status.REJECTED,
-        error=Failure(code=error.code, message=error.message, detail=error.detail),
-        attempt=0,
-        submitted_at=arrival.sent_at,
-        finished_at=arrival.received_at,
-    )

@@ -40,6 +40,11 @@ _SAID: Final = {
 }
 
 
+def _said(heartbeat: Heartbeat) -> Trigger:
+    """Return what a heartbeat says; one that is newer may say what we do not know."""
+    return _SAID.get(heartbeat.state, Trigger.HEARD)
+
+
 def seed(agent: AgentId, life: str, heard: float, now: Instant) -> Decision:
     """Begin with an agent that stands in Consul and is not heard, as if heard at `heard`."""
     heartbeat = _unheard(agent, UNKNOWN_LIFE, now)
@@ -137,7 +142,7 @@ def _first(heartbeat: Heartbeat, now: Instant, life: str = "") -> Decision:
 
 
 def _begin(heartbeat: Heartbeat, now: Instant, past: tuple[Incarnation, ...]) -> Decision:
-    state = TRANSITIONS.get((None, _SAID[heartbeat.state]))
+    state = TRANSITIONS.get((None, _said(heartbeat)))
     if state is None:
         return Decision(None)
     record = AgentRecord(state, heartbeat, now.seconds, now.seconds, past=past, begun=now.seconds)
@@ -210,7 +215,7 @@ def _hear(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
     )
     if record.starving is not None and not starves_still(heard, record.starving):
         heard = replace(heard, starving=None)
-    trigger = _SAID[heartbeat.state]
+    trigger = _said(heartbeat)
     if trigger is Trigger.HEARD and heard.doubted:
         return _described(heard, heartbeat, now, ())
     moved, events = move(heard, trigger, now)

@@ -1,0 +1,93 @@
+"""What is told and what is recorded of input that is not admitted. Pure.
+
+What was never admitted has no claim on an identity: anybody may write any id into bad input, also
+that of a task that runs, or one id twice into an array. So the record of a refusal bears an id of
+its own, made of the message's id and the member's position, that no task can have. Its sender is
+answered in its own words: by the id that it gave, unless its message gives that to another member,
+too. In both, `error.detail` says which id was claimed, in which message, and where.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from maniple.errors import InvalidMessage
+from maniple.identifiers import refusal_id
+from maniple.messages import Failure, Result, Status
+from maniple_dispatcher.domain.admission import Arrival, claim_of, recordable
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Input that is not admitted, and what can be read of it.
+
+    `position` is that of a member of an array; `body` is None if it is the whole message.
+    """
+
+    error: InvalidMessage
+    claimed: str | None = None
+    tenant: str = "default"
+    capability: str | None = None
+    position: int | None = None
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The terminal result of bad input: as it is recorded, and as its sender is answered."""
+
+    record: Result
+    answer: Result
+
+
+def refusal_of(
+    refused: Refused, arrival: Arrival, new_id: Callable[[], str], *, ambiguous: bool = False
+) -> Refusal:
+    """Return the refusal of one member, or of a message; `ambiguous` if its id means another."""
+    error, message_id = refused.error, arrival.message_id
+    record = Result(
+        id=refusal_id(message_id or new_id(), refused.position),
+        capability=recordable(refused.capability or arrival.routing_key),
+        tenant=refused.tenant,
+        status=Status.REJECTED,
+        error=Failure(code=error.code, message=error.message, detail=_detail(refused, message_id)),
+        attempt=0,
+        submitted_at=arrival.sent_at,
+        finished_at=arrival.received_at,
+    )
+    if ambiguous or refused.claimed is None:
+        return Refusal(record, record)
+    return Refusal(record, replace(record, id=refused.claimed))
+
+
+def whole(error: InvalidMessage, arrival: Arrival) -> Refused:
+    """Return the refusal of a message in which no member can be told from another."""
+    return Refused(error, claim_of(arrival, None))
+
+
+def refusals_of(
+    members: Iterable[Refused],
+    admitted: Iterable[tuple[str, str]],
+    arrival: Arrival,
+    new_id: Callable[[], str],
+) -> list[Refusal]:
+    """Return the refusals of some members of a message, of which others are `admitted`."""
+    taken, refusals = set(admitted), []
+    for refused in members:
+        claim = (refused.tenant, refused.claimed or "")
+        refusals.append(refusal_of(refused, arrival, new_id, ambiguous=claim in taken))
+        taken.add(claim)
+    return refusals
+
+
+def _detail(refused: Refused, message_id: str | None) -> dict[str, Any]:
+    about: dict[str, Any] = dict(refused.error.detail or {})
+    if refused.claimed is not None:
+        about["id"] = refused.claimed
+    if message_id:
+        about["message_id"] = message_id
+    if refused.position is not None:
+        about["position"] = refused.position
+    return about

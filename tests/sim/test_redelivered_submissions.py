@@ -1,0 +1,58 @@
+"""What a dispatcher had when it died comes to another, while its limit is used up; virtual time."""
+
+from typing import Any
+
+import pytest
+
+from maniple.messages import Envelope
+from maniple.service.policies import Resolved
+from maniple_dispatcher.domain.before import Before
+from simulated_dispatchers import FAR, LANE, NOW, Dispatcher, Dispatchers, policy
+from virtual_time import World, seeds
+
+LIMIT, HAD = 400, 150
+POLICY = policy("rate_limit", {"limit": LIMIT, "period": 3600})
+LIMITED = Resolved(rate_limit=POLICY)
+KEY = "rate_limit/it"
+
+
+def deliver(one: Dispatcher, tasks: int, before: Before) -> None:
+    """Let the broker deliver tasks."""
+
+    def come() -> None:
+        for number in range(tasks):
+            task = Envelope(
+                id=str(number), capability=LANE, lane=LANE, submitted_at=NOW, deadline=FAR
+            )
+            one.undecided += 1
+            nothing: Any = None
+            one.gate.admit(task, LIMITED, nothing, before)
+
+    one.world.after(0.0, come, one.process)
+
+
+@pytest.mark.parametrize("chunk", seeds(20), ids=str)
+def test_no_task_that_was_admitted_is_refused_and_none_is_charged_twice(chunk: range) -> None:
+    for seed in chunk:
+        with World(seed) as world, Dispatchers(world) as fleet:
+            for number in range(3):
+                fleet.start(f"d{number}")
+            world.run(3.0)
+            dies = next(one for one in fleet.alive if one is not fleet.owner(KEY))
+            deliver(dies, HAD, Before.UNKNOWN)
+            world.run(2.0)
+            first = len(fleet.became.sent)
+            assert (first, fleet.became.ended) == (HAD, [])  # all had a token
+            fleet.broker.kill(dies.process)
+            heir = next(one for one in fleet.alive if one is not fleet.owner(KEY))
+            deliver(heir, HAD, Before.DELIVERED)
+            world.run(5.0)
+            assert (len(fleet.became.sent), fleet.became.ended) == (2 * HAD, [])
+            deliver(heir, LIMIT, Before.UNKNOWN)
+            world.run(5.0)
+            anew = len(fleet.became.sent) - 2 * HAD
+            assert LIMIT - HAD <= anew <= LIMIT - HAD + 2  # and those that grew again meanwhile
+            deliver(heir, HAD, Before.DELIVERED)
+            refused = len(fleet.became.ended)
+            world.run(2.0)
+            assert len(fleet.became.ended) == refused  # though the limit is used up

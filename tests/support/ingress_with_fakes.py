@@ -1,0 +1,93 @@
+"""A dispatcher's way in with fakes around it: what is admitted, and what is told of the rest."""
+
+import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from pamqp import commands
+
+from maniple.codec import decode_results
+from maniple.messages import Envelope, Result
+from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import Resolved
+from maniple.service.refusals import RefusedLog
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple_dispatcher.domain.before import Before
+from maniple_dispatcher.refusals import Refusals
+from maniple_dispatcher.submissions import Submissions
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, FakePublisher
+
+MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
+
+
+class Submission(SimpleNamespace):
+    """A submission, and how it was settled."""
+
+    def __init__(self, body: Any, **properties: Any) -> None:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        properties = {"message_id": MESSAGE, "reply_to": "theirs"} | properties
+        super().__init__(
+            body=raw,
+            routing_key=properties.pop("routing_key", "text.stats"),
+            headers=properties.pop("headers", {}),
+            redelivered=properties.pop("redelivered", False),
+            properties=commands.Basic.Properties(correlation_id="c", **properties),
+        )
+        self.acked = self.rejected = 0
+
+    def ack(self) -> None:
+        self.acked += 1
+
+    def reject(self) -> None:
+        self.rejected += 1
+
+
+class Ingress:
+    """A dispatcher's way in, with what came of it."""
+
+    def __init__(self) -> None:
+        self.publisher, metrics = FakePublisher(), Metrics()
+        self._results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
+        self._log = RefusedLog(self.publisher, metrics)
+        self.admitted: list[str] = []
+        self.before: Before | None = None
+        policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
+        self.submissions = Submissions(
+            self.onward,
+            Refusals(self._results, self._log, metrics),
+            policies,
+            metrics,
+            lambda: NOW,
+            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+        )
+
+    def onward(self, envelope: Envelope, _: Resolved, source: Settlement, before: Before) -> None:
+        self.admitted.append(envelope.id)
+        self.before = before
+        source.settle()
+
+    async def take(self, body: Any, **properties: Any) -> None:
+        delivery: Any = Submission(body, **properties)
+        self.submissions.take(delivery)
+        await self.drain()
+        assert (delivery.acked, delivery.rejected) == (1, 0)
+
+    async def drain(self) -> None:
+        await self._results.drain()
+        await self._log.drain()
+
+    def _in(self, exchange: str) -> Sequence[Result]:
+        return [r for m in self.publisher.to(exchange) for r in decode_results(m.body)]
+
+    @property
+    def recorded(self) -> Sequence[Result]:
+        return self._in("maniple.results")
+
+    @property
+    def answered(self) -> Sequence[Result]:
+        assert all(m.correlation_id == "c" for m in self.publisher.to(""))
+        return self._in("")

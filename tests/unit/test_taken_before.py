@@ -1,0 +1,90 @@
+"""How a submission that was taken before is known: by the broker, or by its sender's word."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ingress_with_fakes import Ingress
+from maniple.client.amqp import AmqpCarrier
+from maniple.client.core import Client
+from maniple.client.outstanding import Outstanding
+from maniple.errors import BrokerUnavailable
+from maniple.messages import REPEATED_HEADER
+from maniple.transport import Outgoing
+from maniple_dispatcher.domain.before import Before
+
+
+@pytest.mark.parametrize(
+    ("properties", "before"),
+    [
+        ({}, Before.UNKNOWN),
+        ({"headers": {REPEATED_HEADER: "false"}}, Before.UNKNOWN),
+        ({"headers": {REPEATED_HEADER: "true"}}, Before.SAID),
+        ({"redelivered": True}, Before.DELIVERED),
+        ({"redelivered": True, "headers": {REPEATED_HEADER: "true"}}, Before.DELIVERED),
+    ],
+)
+async def test_a_dispatcher_knows_what_may_have_been_admitted(
+    properties: dict[str, Any], before: Before
+) -> None:
+    ingress = Ingress()
+    await ingress.take([{"id": "a"}, {"id": "b"}], **properties)
+    assert (ingress.admitted, ingress.before) == (["a", "b"], before)
+
+
+class Broker:
+    """In place of a publisher: confirms, or not, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[Outgoing] = []
+        self.error: Exception | None = None
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        del timeout
+        self.given.append(message)
+        if self.error is not None:
+            raise self.error
+
+
+class Submitting:
+    """A client with a broker that the tests decide for."""
+
+    def __init__(self) -> None:
+        outstanding = Outstanding()
+        carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
+        self.broker = Broker()
+        carrier._publisher = self.broker  # type: ignore[assignment]
+        self.client = Client(carrier, outstanding, tenant="default")
+
+    @property
+    def headers(self) -> list[Any]:
+        return [message.properties().headers for message in self.broker.given]
+
+
+async def test_a_client_says_so_when_it_sends_again_what_was_not_confirmed() -> None:
+    scene = Submitting()
+    await scene.client.submit("a.task")
+    (message,) = scene.broker.given
+    assert message.properties().headers is None
+    assert message.properties(repeated=True).headers == {REPEATED_HEADER: "true"}
+
+
+async def test_a_task_that_is_submitted_again_travels_with_none_that_is_new() -> None:
+    scene = Submitting()
+    scene.broker.error = BrokerUnavailable("no confirm")
+    with pytest.raises(BrokerUnavailable):
+        await scene.client.submit("a.task", id="x")
+    scene.broker.error = None
+    scene.broker.given.clear()
+    submissions: list[Callable[[], Any]] = [
+        lambda: scene.client.submit("a.task", id="x", repeated=True),
+        lambda: scene.client.submit("a.task", id="new"),
+    ]
+    await asyncio.gather(*(submit() for submit in submissions))
+    told = {
+        b'"x"' in message.body: (message.properties().headers or {}).get(REPEATED_HEADER)
+        for message in scene.broker.given
+    }
+    assert told == {True: "true", False: None}
