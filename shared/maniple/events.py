@@ -2,11 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from maniple.control import AgentDescription, AgentId, ControlMessage, Incarnation
+
+MAX_REVISION = 2**53 - 1
+PolicyRevision = Annotated[int, Field(ge=0, le=MAX_REVISION)]
 
 
 class Event(ControlMessage):
@@ -109,6 +112,8 @@ class PolicyChanged(Event):
     deleted: bool = False
     digest: str = ""
     """Of the whole set after the change."""
+    revision: PolicyRevision = 0
+    """Of the whole set: it rises with every change. 0: an older policy service, which has none."""
     author: str = ""
     in_force: Mapping[str, Any] | None = None
     """What is in force from now on, `policy` and `before`, unless it is large: nobody need ask."""
@@ -145,6 +150,8 @@ class PolicyApplied(Event):
     service: str
     instance: str
     digest: str
+    revision: PolicyRevision = 0
+    """Of the set; 0 if the process does not know it."""
     versions: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
     """By `kind/name`, of what has changed since its last report; 0 for what is no longer there."""
 

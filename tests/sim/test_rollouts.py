@@ -11,6 +11,7 @@ from maniple.messages import Envelope
 from maniple.service.policies import parse_policy
 from maniple.timings import Timings
 from maniple_dispatcher.domain.ways import routed
+from maniple_policy.store import AHEAD
 from simulated_policies import Policies
 from virtual_time import World, seeds
 
@@ -88,12 +89,6 @@ def test_while_all_is_well_a_change_is_in_force_everywhere_within_a_second(chunk
                 world.run(world.between(0.0, 3.0))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a replica that cannot read Consul answers with its old set, and who compares with it "
-    "takes that (some seed below 10)",
-)
 def test_nobody_goes_back_to_an_older_version_while_a_replica_is_cut_off_from_consul() -> None:
     for seed in range(10):
         with World(seed) as world, Policies(world) as policies:
@@ -105,6 +100,7 @@ def test_nobody_goes_back_to_an_older_version_while_a_replica_is_cut_off_from_co
             policies.services[1].consul.away_until = world.now + 200.0
             policies.services[0].change({**change, "spec": {"seconds": 2}})
             world.run(2.0)
+            assert [service.store.current for service in policies.services] == [True, False]
             seen: dict[str, int] = {}
             for _ in range(150):
                 world.run(1.0)
@@ -112,6 +108,93 @@ def test_nobody_goes_back_to_an_older_version_while_a_replica_is_cut_off_from_co
                     version = follower.view.current.versions["timeout/a"]
                     assert version >= seen.get(follower.name, 0), follower.name
                     seen[follower.name] = version
+
+
+def test_what_is_deleted_does_not_come_back_while_a_replica_is_cut_off_from_consul() -> None:
+    for seed in range(10):
+        with World(seed) as world, Policies(world) as policies:
+            policies.start(services=2, followers=3)
+            world.run(2.0)
+            change = {"kind": "timeout", "name": "a", "spec": {"seconds": 1}}
+            policies.services[0].change(change)
+            world.run(5.0)
+            policies.services[1].consul.away_until = world.now + 200.0
+            policies.services[0].change(change, deleted=True)
+            world.run(2.0)
+            for _ in range(150):
+                world.run(1.0)
+                assert not any(one.view.current.policies for one in policies.followers)
+
+
+class Revisions:
+    """Which revision each process ran, in each of its lives, and what stood in it."""
+
+    def __init__(self, world: World, policies: Policies) -> None:
+        self.policies = policies
+        self.latest: dict[object, int] = {}
+        self.digests: dict[int, str] = {}
+        world.every(0.02, self._look)
+
+    def _look(self) -> None:
+        lives = [one.view for one in self.policies.followers if hasattr(one, "view")]
+        for life in lives:
+            policies = life.current
+            if policies.revision is None:  # it has just begun
+                continue
+            assert policies.revision >= self.latest.get(life, 0), life
+            self.latest[life] = policies.revision
+            # What stands under a revision is always the same.
+            told = self.digests.setdefault(policies.revision, policies.digest)
+            assert told == policies.digest, policies.revision
+
+
+@pytest.mark.parametrize("chunk", seeds(40), ids=str)
+def test_the_revision_of_a_process_only_rises_whatever_is_lost_and_whoever_is_cut_off(
+    chunk: range,
+) -> None:
+    for seed in chunk:
+        with World(seed) as world, Policies(world) as policies:
+            policies.start(services=3, followers=3)
+            revisions = Revisions(world, policies)
+            world.run(2.0)
+            changes(world, policies, 12, 60.0)
+            for _ in range(4):
+                world.after(world.between(0.0, 60.0), partial(trouble, world, policies))
+            for service in policies.services[1:]:
+                service.consul.away_until = world.now + world.between(0.0, 120.0)
+            world.run(120.0 + ONE_CHECK)
+            assert len(policies.digests()) == 1
+            assert revisions.latest
+
+
+@pytest.mark.parametrize("kept", [0, 1], ids=["nothing", "an older snapshot"])
+def test_what_consul_and_all_disks_have_lost_stays_in_force_until_a_change_that_all_take(
+    kept: int,
+) -> None:
+    change = {"kind": "timeout", "name": "a", "spec": {"seconds": 1}}
+    other = {**change, "name": "b", "match": {"capability": "b"}}
+    with World(0) as world, Policies(world) as policies:
+        policies.start(services=2, followers=3)
+        world.run(2.0)
+        policies.services[0].change(change)
+        world.run(2.0)
+        snapshot = dict(policies.consul.keys) if kept else {}
+        for seconds in (2, 3):
+            policies.services[0].change({**change, "spec": {"seconds": seconds}})
+            world.run(2.0)
+        policies.lose(snapshot)
+        for _ in range(100):
+            world.run(1.0)
+            for follower in policies.followers:
+                assert follower.view.current.versions == {"timeout/a": 3}
+        assert not policies.services[0].health.components[AHEAD]
+        policies.services[0].change(other)
+        world.run(2.0)
+        assert len(policies.digests()) == 1
+        for follower in policies.followers:
+            assert follower.view.current.versions["timeout/b"] > 3
+        world.run(ONE_CHECK)
+        assert policies.services[0].health.components[AHEAD]
 
 
 def task(key: str) -> Envelope:

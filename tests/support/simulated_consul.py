@@ -109,15 +109,23 @@ class SimulatedConsul:
             self._reach()
         return await self.kv_list(prefix)
 
-    async def kv_put(self, key: str, value: bytes, *, cas: int) -> bool:
+    async def kv_put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
         return await self.transaction([Put(key, value, cas)])
+
+    async def kv_delete(self, key: str, *, cas: int | None = None) -> bool:
+        await self._call()
+        entry = self._servers.keys.get(key)
+        if entry is not None and cas in (None, entry.index):
+            self._servers.index += 1
+            del self._servers.keys[key]
+        return True
 
     async def transaction(self, puts: Sequence[Put]) -> bool:
         await self._call()
         servers = self._servers
         known = [servers.keys.get(put.key) for put in puts]
         indices = [entry.index if entry else 0 for entry in known]
-        if [put.cas for put in puts] != indices:
+        if any(put.cas not in (None, at) for put, at in zip(puts, indices, strict=True)):
             return False
         servers.index += 1
         for put in puts:
@@ -127,6 +135,8 @@ class SimulatedConsul:
 
     async def kv_get(self, key: str) -> Entry | None:
         await self._call()
+        if key in self._servers.keys:
+            return self._servers.keys[key]
         holder = self._servers.holder
         return None if holder is None else Entry(key, holder[1], 1, holder[0])
 

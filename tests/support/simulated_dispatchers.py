@@ -18,6 +18,7 @@ from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.memory import Memory
 from maniple_dispatcher.talk import Talk
 from simulated_broker import (
     Broker,
@@ -27,6 +28,7 @@ from simulated_broker import (
     SimulatedPublisher,
 )
 from simulated_cluster import metrics
+from simulated_consul import Servers, SimulatedConsul
 from virtual_time import Process, World
 
 LANE = "text.stats"
@@ -90,11 +92,13 @@ class Hot:
 
 
 class Dispatcher:
-    """A dispatcher in a process of its own."""
+    """A life of a dispatcher, in a process of its own; all its lives are the same `instance`."""
 
-    def __init__(self, fleet: "Dispatchers", name: str) -> None:
+    def __init__(self, fleet: "Dispatchers", name: str, instance: str) -> None:
         self.world, self.fleet_of, self.name = fleet.world, fleet, name
         self.process = Process(fleet.world, name)
+        self.consul = SimulatedConsul(fleet.consul, self.process)
+        self._instance = instance
         self.undecided = 0
         self.lanes: Any = Lanes(self, fleet.became)
         self.process.step(self._begin)
@@ -109,7 +113,10 @@ class Dispatcher:
         self.hot = Hot(intake, outlet)
         hot: Any = self.hot
         owned = Owned(self.fleet_of.spec_of, born=self._milliseconds)
-        self.fleet = Fleet(self.name, owned, self.world.now)
+        self.fleet = Fleet(self.name, owned)
+        consul: Any = self.consul
+        log = structlog.get_logger()
+        memory = Memory(consul, "maniple/dev", self._instance, fleet=self.fleet, log=log)
         nothing: Any = None
         self.gate = Gate(
             self.lanes,
@@ -133,6 +140,7 @@ class Dispatcher:
         async def live() -> None:
             await intake.start(1.0)
             await outlet.start(1.0)
+            self.process.create_task(memory.keep())
             await talk.run()
 
         self.process.run(live())
@@ -161,6 +169,7 @@ class Dispatchers:
     def __init__(self, world: World, spec_of: SpecOf = lambda _: None) -> None:
         self.world, self.spec_of = world, spec_of
         self.broker = Broker(world, lambda: world.between(0.001, 0.03))
+        self.consul = Servers(world)
         self.became = Became()
         self.all: list[Dispatcher] = []
         self._patch = world.patch
@@ -179,9 +188,9 @@ class Dispatchers:
         trace: TracebackType | None,
     ) -> None: ...
 
-    def start(self, name: str) -> Dispatcher:
-        """Start one."""
-        started = Dispatcher(self, name)
+    def start(self, name: str, instance: str = "") -> Dispatcher:
+        """Start one; its name is that of one life."""
+        started = Dispatcher(self, name, instance or name)
         self.all.append(started)
         return started
 

@@ -12,12 +12,13 @@ import maniple.service.policy_view
 import maniple_policy.store
 from maniple.errors import BrokerUnavailable
 from maniple.events import PolicyApplied, PolicyChanged
+from maniple.service.catalog import Entry
 from maniple.service.health import Health
 from maniple.service.policies import PolicySet, parse_policy
 from maniple.service.policy_view import PolicyView
 from maniple.timings import Timings
 from maniple.topology import EVENTS
-from maniple_policy.answers import Answers
+from maniple_policy.answers import Answers, count
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy
@@ -66,11 +67,12 @@ class Service:
             except BrokerUnavailable:
                 return
 
+        self.health = Health("policy", self.name)
         self.store = Store(
             consul,
             "maniple/dev",
             Path(self.name),
-            health=Health("policy", self.name),
+            health=self.health,
             metrics=metrics(),
             announce=announce,
             now=lambda: NOW,
@@ -80,6 +82,7 @@ class Service:
         async with plane:
             await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
             await plane.respond("policy", routes(Handlers(answers, lambda: NOW), answers))
+            self.process.create_task(count(answers, metrics()))
             await self.store.keep()
 
     def change(self, document: dict[str, Any], *, deleted: bool = False) -> None:
@@ -160,6 +163,14 @@ class Policies:
         """Kill one; another life of its begins at once."""
         self.broker.kill(follower.process)
         self.followers[self.followers.index(follower)] = Follower(self, follower.name)
+
+    def lose(self, kept: dict[str, Entry]) -> None:
+        """Kill all replicas with their disks; others find no more in Consul than was `kept`."""
+        for service in self.services:
+            self.broker.kill(service.process)
+        self.consul.keys = dict(kept)
+        self.consul.index += 1
+        self.services = [Service(self, f"{service.name}-2") for service in self.services]
 
     def digests(self) -> set[str]:
         """Return the digests of what is in force anywhere."""

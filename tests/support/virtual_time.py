@@ -33,10 +33,16 @@ READ_MONOTONIC = (
     "maniple_agent.heartbeat",
     "maniple_dispatcher.gate",
     "maniple_dispatcher.handlers",
+    "maniple_dispatcher.memory",
     "maniple_dispatcher.talk",
     "maniple_registry.watch",
 )
-READ_TIME = ("maniple.service.leadership", "maniple_registry.eviction", "maniple_registry.reaper")
+READ_TIME = (
+    "maniple.service.leadership",
+    "maniple_dispatcher.memory",
+    "maniple_registry.eviction",
+    "maniple_registry.reaper",
+)
 
 
 def seeds(count: int) -> list[range]:

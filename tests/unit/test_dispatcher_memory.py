@@ -1,6 +1,7 @@
 """`maniple_dispatcher.memory`: limits and breakers outlive every dispatcher."""
 
 import asyncio
+from collections import Counter
 from typing import Any, cast
 
 import structlog
@@ -17,6 +18,7 @@ from maniple_dispatcher.memory import Memory
 from waiting import wait_until
 
 ONE_AN_HOUR = Limit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
+NAMES = (b"lane", b"other")
 SPEC = CircuitBreakerSpec(consecutive=3, open_for=600.0)
 
 
@@ -27,18 +29,29 @@ class Shelf:
         self.kept: dict[str, bytes] = {}
         self.away = False
 
-    async def kv_put(self, key: str, value: bytes) -> bool:
+        self.indices: Counter[str] = Counter()
+
+    async def kv_get(self, key: str) -> Entry | None:
+        _, found = await self.kv_list(key)
+        return found[0] if found else None
+
+    async def kv_put(self, key: str, value: bytes, *, cas: int) -> bool:
+        if cas != (self.indices[key] if key in self.kept else 0):
+            return False
         self.kept[key] = value
+        self.indices[key] += 1
         return True
 
-    async def kv_delete(self, key: str) -> bool:
-        return self.kept.pop(key, None) is not None
+    async def kv_delete(self, key: str, *, cas: int) -> bool:
+        if cas == self.indices[key]:
+            del self.kept[key]
+        return True
 
     async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
         if self.away:
             raise ConsulUnavailable("away")
-        found = [Entry(k, v, 1) for k, v in self.kept.items() if k.startswith(prefix)]
-        return 1, found
+        keys = [key for key in self.kept if key.startswith(prefix)]
+        return 1, [Entry(key, self.kept[key], self.indices[key]) for key in keys]
 
 
 def fleet(name: str) -> Fleet:
@@ -73,6 +86,18 @@ async def test_what_one_owned_another_knows_that_never_met_it() -> None:
     await memory(shelf, "two", second).load()
     assert not passes(second, now + 1.0)
     assert second.owned.breaker("lane")[0] is State.OPEN
+
+
+async def test_two_that_are_called_the_same_lose_nothing_of_each_other() -> None:
+    shelf, now = Shelf(), asyncio.get_running_loop().time()
+    keepers = []
+    for lane in NAMES:
+        of = fleet(lane.decode())
+        of.owned.hear(lane.decode(), Ends(failed=3, failing=3), now)
+        keepers.append(asyncio.create_task(memory(shelf, "one", of).keep()))
+    await wait_until(lambda: all(b'"%s"' % n in b"".join(shelf.kept.values()) for n in NAMES))
+    for keeper in keepers:
+        keeper.cancel()
 
 
 async def test_without_consul_or_with_rubbish_in_it_a_dispatcher_begins_with_full_buckets() -> None:

@@ -182,8 +182,8 @@ class Catalog(Store):
         ids = [f"agent-{n}" for n in range(12)] if service == "maniple-agent" else []
         return [Instance(one, service, "node", "127.0.0.1", 1, "passing", {}) for one in ids]
 
-    async def kv_delete(self, key: str, *, recurse: bool = False) -> bool:
-        del recurse
+    async def kv_delete(self, key: str, *, recurse: bool = False, cas: int | None = None) -> bool:
+        del recurse, cas
         self.keys.pop(key, None)
         return True
 

@@ -11,7 +11,7 @@ from maniple.errors import RequestFailed
 from maniple.service.policies import parse_policy
 from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.reconcile import Found, Plan, reconcile
-from maniple_policy.domain.records import HISTORY_KEPT, Revision, Stored, succeed
+from maniple_policy.domain.records import HISTORY_KEPT, Revision, Stored, revision_of, succeed
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 Match = Mapping[str, Any]
@@ -27,9 +27,33 @@ def records(**matches: Match) -> dict[str, Stored]:
 
 
 def decide(
-    before: Mapping[str, Stored], *changes: Revision, refused: Mapping[str, Stored] | None = None
+    before: Mapping[str, Stored],
+    *changes: Revision,
+    refused: Mapping[str, Stored] | None = None,
+    floor: int = 0,
 ) -> list[Step]:
-    return steps(before, [Wanted(one) for one in changes], refused or {})
+    return steps(before, [Wanted(one) for one in changes], refused or {}, floor)
+
+
+def test_while_processes_run_a_later_set_a_change_makes_a_version_above_that() -> None:
+    before = records(a={"capability": "a"}, b={"capability": "b"})
+    same = change("a", {"capability": "a"}), change("b", {"capability": "b"})
+    assert not any(step.changed for step in decide(before, *same))
+    first, second = decide(before, *same, floor=40)
+    assert (first.changed, first.record.version, second.changed) == (True, 41, False)
+    after = {**before, first.record.key: first.record}
+    assert revision_of(after.values()) == 42
+    other, another = decide(before, change("c", {}), change("b", {"tenant": "t"}), floor=40)
+    assert (other.record.version, another.record.version) == (41, 2)
+
+
+def test_an_edit_in_consul_does_so_too_and_a_tombstone_counts() -> None:
+    ours = records(a={"capability": "a"})
+    edited = change("a", {"capability": "x"}).policy.model_dump_json().encode()
+    (write,) = reconcile(ours, {"timeout/a": Found(edited, 1)}, NOW, 40).write
+    assert write.record.version == 41
+    (deleted,) = decide(ours, change("a", {"capability": "a"}, deleted=True))
+    assert revision_of([deleted.record]) == 2
 
 
 X, Y, Z = ({"capability": f"{letter}.*"} for letter in "xyz")

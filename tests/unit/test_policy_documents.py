@@ -1,5 +1,6 @@
 """`maniple.service.policies` and its copy on disk: documents, and which of them holds."""
 
+import json
 import timeit
 from pathlib import Path
 from typing import Any
@@ -177,12 +178,31 @@ def test_the_cache_is_bounded() -> None:
 def test_a_set_survives_on_disk(tmp_path: Path) -> None:
     cache = PolicyCache(tmp_path / "dev" / "policies.json")
     assert cache.load() is None
-    policies = PolicySet([timeout("a", capability="x.*"), retry("b", codes=["timeout"])])
+    documents = [timeout("a", capability="x.*"), retry("b", codes=["timeout"])]
+    policies = PolicySet(documents, revision=7)
     cache.store(policies)
     loaded = cache.load()
     assert loaded is not None
     assert (loaded.digest, loaded.policies) == (policies.digest, policies.policies)
-    assert [path.name for path in cache.path.parent.iterdir()] == ["policies.json"]
+    assert loaded.revision == 7
+    files = sorted(path.name for path in cache.path.parent.iterdir())
+    assert files == ["policies-revision.json", "policies.json"]
+
+
+@pytest.mark.parametrize("beside", [None, 7, {"revision": 7}, {"digest": "x", "revision": 7}])
+@pytest.mark.parametrize("revision", ["7", -1, 2**53, True, None, 1.5])
+def test_what_is_no_revision_of_the_set_on_disk_is_none(
+    tmp_path: Path, beside: Any, revision: Any
+) -> None:
+    cache = PolicyCache(tmp_path / "policies.json")
+    policies = PolicySet([timeout("a")])
+    cache.store(policies)
+    path = tmp_path / "policies-revision.json"
+    for value in (beside, {"digest": policies.digest, "revision": revision}):
+        path.write_text(json.dumps(value))
+        loaded = cache.load()
+        assert loaded is not None
+        assert loaded.revision is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", b'{"a": 1}', b"\xff\xfe"])

@@ -104,7 +104,9 @@ async def test_counting_survives_an_answer_that_nobody_expects(
     monkeypatch.setattr(answers, "PRESENT_FOR", 0.01)
     consul, metrics = Catalog("d1", "d2"), Metrics()
     consul.error = KeyError("Checks")
-    store = cast("Store", SimpleNamespace(known=True, policies=PolicySet()))
+    store = cast(
+        "Store", SimpleNamespace(known=True, policies=PolicySet(), look_ahead=lambda: None)
+    )
     counted = Answers(store, Fleet(NO_PLANE, consul, "dev", clock), clock)
     with capture_logs() as lines:
         counting = asyncio.create_task(count(counted, metrics))

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from maniple.control import digest
@@ -98,3 +99,38 @@ async def test_a_change_is_told_before_it_is_written_to_disk(tmp_path: Path) -> 
     await store.change([Wanted(change)])
     assert kept_when_told == [False]
     assert [one["policy"]["name"] for one in read_json(path)] == ["a"]
+
+
+def of(revision: int | None, **versions: int) -> PolicySet:
+    """A set with these versions."""
+    documents = [timeout(name, 1, version=version) for name, version in versions.items()]
+    return PolicySet(documents, revision=revision)
+
+
+@pytest.mark.parametrize(
+    ("newer", "older"),
+    [
+        (of(5, a=1), of(4, a=4)),  # whatever it holds: something was deleted, or came back
+        (of(5), of(4, a=4)),
+        (of(None, a=2, b=1), of(None, a=1)),
+        (of(None, a=2), of(7, a=1, b=6)),
+        (of(7, a=2), of(None, a=1, b=6)),
+    ],
+)
+def test_an_older_set_does_not_take_the_place_of_a_newer_one(
+    newer: PolicySet, older: PolicySet
+) -> None:
+    assert newer.may_replace(older)
+    assert not older.may_replace(newer)
+
+
+def test_of_two_sets_with_one_revision_all_take_the_same() -> None:
+    one, other = of(5, a=2, b=3), of(5, a=3, b=2)
+    assert one.may_replace(other) != other.may_replace(one)
+    assert one.may_replace(one)
+
+
+def test_a_set_known_by_another_revision_is_the_same() -> None:
+    one = of(None, a=2)
+    assert one.at_revision(3).revision == 3
+    assert (one.revision, one.at_revision(3).digest) == (None, one.digest)

@@ -65,7 +65,7 @@ class Talk:
             now = monotonic()
             if now - looked > self._times.stood_still or (self._hot.up and not was_up):
                 self._log.info("begins anew among the dispatchers", stood_still=now - looked)
-                self._fleet.rejoin(now)
+                self._fleet.rejoin()
             was_up = self._hot.up
             if now - looked >= self._times.look:
                 looked = now

@@ -48,6 +48,7 @@ class Answers:
         """Take what a process says that it runs."""
         self._learn()
         self.reports.hear(event, self._clock())
+        self.store.newest = self.reports.newest
 
     def found(self, key: str, *, deleted: bool = False) -> Stored:
         """Return a policy; raises `UnknownPolicy`, for a deleted one too if not told otherwise."""
@@ -79,7 +80,7 @@ class Answers:
         self.check_known()
         records = sorted(self.store.records.values(), key=lambda r: r.key)
         live = [r.revision.model_dump(mode="json") for r in records if not r.deleted]
-        return {"policies": live, "digest": self.store.policies.digest}
+        return {"policies": live, **self._set()}
 
     async def history(self, request: Request) -> dict[str, Any]:
         """Return every version that is remembered, the latest first, with what it changed."""
@@ -116,8 +117,8 @@ class Answers:
         self.check_known()
         policies = self.store.policies
         if body.digest == policies.digest:
-            return {"digest": policies.digest}
-        return {"digest": policies.digest, "policies": policies.to_json()}
+            return self._set()
+        return {**self._set(), "policies": policies.to_json()}
 
     async def explain(self, request: Request) -> dict[str, Any]:
         """Say of every document what becomes of it for a task."""
@@ -134,7 +135,7 @@ class Answers:
         unknown = sum(one["heard"] is None for one in processes)
         records = self.store.records
         return {
-            "digest": policies.digest,
+            **self._set(),
             "listening": reports.listening(now),
             "period": reports.period,
             "consul": present,
@@ -169,8 +170,18 @@ class Answers:
         self._learn()
         now = self._clock()
         self.reports.prune(present.processes, present.at, now)
+        self.store.newest = self.reports.newest
         processes = self.reports.processes(self.store.policies.digest, present.processes or {}, now)
         return present.processes is not None, processes
+
+    def _set(self) -> dict[str, Any]:
+        """Say which set is in force here, and whether Consul can be read: else it may be old."""
+        policies = self.store.policies
+        return {
+            "digest": policies.digest,
+            "revision": policies.revision,
+            "current": self.store.current,
+        }
 
     def _learn(self) -> None:
         policies = self.store.policies
@@ -184,6 +195,7 @@ async def count(answers: Answers, metrics: Metrics) -> None:
         if answers.store.known:
             try:
                 standing = await answers.standing()
+                answers.store.look_ahead()
             except Exception:  # policies are more than their count
                 log.exception("processes not counted")
                 pause = PRESENT_FOR

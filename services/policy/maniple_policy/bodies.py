@@ -59,8 +59,13 @@ class Diff(Which):
     after: int | None = Field(default=None, ge=1)
 
 
-class Snapshot(_Body):
-    """`digest` is of the set that the caller has; an equal one is not sent again."""
+class Snapshot(BaseModel):
+    """`digest` is of the set that the caller has; an equal one is not sent again.
+
+    Processes ask for it, so that what newer ones say besides is ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     digest: str = ""
 

@@ -18,19 +18,20 @@ from maniple.service.policies import PolicySet
 from maniple.service.policy_cache import read_json, write_atomically
 from maniple.service.policy_versions import show_versions
 from maniple.service.telemetry import Metrics, get_logger
-from maniple_policy.domain.changes import Step, Wanted, steps
+from maniple_policy.domain.changes import AT_ONCE, Step, Wanted, fitting, steps
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
-from maniple_policy.domain.records import Stored
+from maniple_policy.domain.records import Stored, revision_of
 from maniple_policy.errors import StoreUnavailable
 
-WAIT = 30.0  # seconds of a blocking query
+WAIT = 10.0  # seconds of a blocking query, and so until it is known that Consul does not answer
 BACKOFF_CAP = 5.0
 TRIES = 40
 GUARD = ".guard"  # written with every new version, so that two cannot be decided side by side
-AT_ONCE = 60  # operations of a transaction; Consul takes 64, and 512 KiB
 PUSHED_BYTES = 16 * 1024  # of a document that its event carries
-AT_ONCE_BYTES = 400 * 1024
 COMPONENT = "policies"
+READING = "policies in Consul"
+AHEAD = "policies elsewhere"
+LOST = "processes run revision {}, lost here, where {} is: apply all policies to have one again"
 
 log = get_logger("maniple.policy")
 Announce = Callable[[PolicyChanged], Awaitable[None]]
@@ -41,9 +42,12 @@ class Store:
 
     `invalid` says what Consul holds that is not in force, by `kind/name`, and why.
 
+    `revision` is that of the whole set, and rises with every change.
+
     `known` is False until there was something on disk or Consul was read, so that an empty set is
-    not taken for the truth. `announce` is told of every revision that comes into force here, and
-    may be told twice.
+    not taken for the truth; `current` says whether Consul can be read. `newest` is the highest
+    revision that a process runs: above ours, it is of what Consul and our disk have lost.
+    `announce` is told of every revision that comes into force here, and may be told twice.
     """
 
     def __init__(  # noqa: PLR0913 - what it stands on, as values
@@ -64,14 +68,16 @@ class Store:
         self._metrics = metrics
         self._announce = announce
         self._now = now
-        self._lock = asyncio.Lock()
-        self._disk = asyncio.Lock()
-        self._kept: dict[str, Stored] = {}
-        self._records: dict[str, Stored] = {}
+        self._lock, self._disk = asyncio.Lock(), asyncio.Lock()
+        self._kept = self._records = dict[str, Stored]()
         self._refused: dict[str, Stored] = {}
-        self.invalid: dict[str, str] = {}
-        self.policies = PolicySet()
-        self.known = False
+        self.policies, self.invalid = PolicySet(revision=0), dict[str, str]()
+        self.known = self.current = False
+        self.revision = self.newest = 0
+
+    @property
+    def _floor(self) -> int:
+        return self.newest if self.newest > self.revision else 0
 
     @property
     def records(self) -> dict[str, Stored]:
@@ -104,6 +110,7 @@ class Store:
             except (ConsulUnavailable, ConsulRefused) as error:
                 failures += 1
                 index = 0
+                self._is_current(str(error))
                 log.info("following Consul failed", reason=str(error))
                 pause = min(BACKOFF_CAP, 0.25 * 2.0 ** min(failures, 8))
                 await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
@@ -127,7 +134,7 @@ class Store:
     def _read(self, entries: Iterable[Entry]) -> "_Look":
         found = {e.key.removeprefix(self._prefix): Found(e.value, e.index) for e in entries}
         guard = found.pop(GUARD, None)
-        plan = reconcile(self._records, found, self._now())
+        plan = reconcile(self._records, found, self._now(), self._floor)
         indices = {key: one.index for key, one in found.items()}
         return _Look(plan, indices, guard.index if guard else NEW)
 
@@ -146,11 +153,23 @@ class Store:
         self._refused = dict(plan.tied)
         self._report(plan)
         self.known = True
+        self._is_current()
         return changed
 
+    def _is_current(self, away: str = "") -> None:
+        self.current = not away
+        detail = f"what is told may be old: {away}"[:500] if away else ""
+        self._health.set(READING, ok=self.current, detail=detail)
+
+    def look_ahead(self) -> None:
+        """Say whether processes run what is lost here; a change is taken by all all the same."""
+        lost = self.current and self._floor > 0
+        detail = LOST.format(self.newest, self.revision) if lost else ""
+        self._health.set(AHEAD, ok=not lost, detail=detail)
+
     async def _write(self, write: Write) -> bool:
-        key = self._prefix + write.record.key
-        return await self._consul.kv_put(key, write.record.to_json(), cas=write.index)
+        key, value = self._prefix + write.record.key, write.record.to_json()
+        return await self._consul.kv_put(key, value, cas=write.index)
 
     async def _commit(self, look: "_Look", records: Sequence[Stored]) -> bool:
         """Store new versions, all or none; False if anybody has stored any since the look.
@@ -166,7 +185,7 @@ class Store:
 
     def plan(self, wanted: Sequence[Wanted]) -> list[Step]:
         """Say what these changes would do; raises as `change` does, but needs no Consul."""
-        return steps(self._records, wanted, self._refused)
+        return steps(self._records, wanted, self._refused, self._floor)
 
     async def change(self, wanted: Sequence[Wanted]) -> list[Step]:
         """Store these revisions under their next versions, each of another policy.
@@ -183,6 +202,7 @@ class Store:
                         return [done[one.key] for one in wanted]
                     await asyncio.sleep(random.uniform(0, 0.005 * (attempt + 1)))
         except (ConsulUnavailable, ConsulRefused) as error:
+            self._is_current(str(error))
             raise StoreUnavailable(str(error)) from error
         finally:
             await self._publish(news)
@@ -196,9 +216,10 @@ class Store:
         news += await self._settle(look)
         if look.plan.write:
             return False  # the look is out of date
-        found = steps(self._records, [w for w in wanted if w.key not in done], self._refused)
+        left = [w for w in wanted if w.key not in done]
+        found = steps(self._records, left, self._refused, self._floor)
         done |= {step.record.key: step for step in found if not step.changed}
-        now = _fitting([step for step in found if step.changed])
+        now = fitting([step for step in found if step.changed])
         records = [step.record for step in now]
         if records and await self._commit(look, records):
             self._take(records)
@@ -236,7 +257,8 @@ class Store:
 
     def _show(self) -> None:
         in_force = [r.in_force for r in self._records.values() if not r.deleted]
-        before, self.policies = self.policies, PolicySet(in_force)
+        self.revision = revision_of(self._records.values())
+        before, self.policies = self.policies, PolicySet(in_force, revision=self.revision)
         show_versions(self._health, self._metrics, before.versions, self.policies.versions)
 
     def _report(self, plan: Plan) -> None:
@@ -263,6 +285,7 @@ class Store:
             version=record.version,
             deleted=record.deleted,
             digest=self.policies.digest,
+            revision=self.revision,
             author=record.author,
             in_force=in_force if pushed else None,
         )
@@ -275,14 +298,3 @@ class _Look:
     plan: Plan
     indices: Mapping[str, int]
     guard: int
-
-
-def _fitting(found: Sequence[Step]) -> list[Step]:
-    """Return the first steps, as many as Consul takes in one transaction."""
-    size, fitting = 0, list[Step]()
-    for step in found[:AT_ONCE]:
-        size += len(step.record.to_json()) * 4 // 3  # it goes there as base64
-        if fitting and size > AT_ONCE_BYTES:
-            break
-        fitting.append(step)
-    return fitting

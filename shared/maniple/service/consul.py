@@ -180,9 +180,9 @@ class Consul:
         """Write a key. With `cas` only if its index is that one, `CREATE_ONLY` if it is new."""
         return bool(await self._call(lambda c: c.kv.put(key, value, cas=cas)))
 
-    async def kv_delete(self, key: str, *, recurse: bool = False) -> bool:
-        """Delete a key, or all that begin with it."""
-        return bool(await self._call(lambda c: c.kv.delete(key, recurse=recurse)))
+    async def kv_delete(self, key: str, *, recurse: bool = False, cas: int | None = None) -> bool:
+        """Delete a key, or all that begin with it. With `cas` only if its index is that one."""
+        return bool(await self._call(lambda c: c.kv.delete(key, recurse=recurse, cas=cas)))
 
     async def transaction(self, puts: Sequence[Put]) -> bool:
         """Do all writes (at most 64) or, if one index does not match, none: False."""

@@ -3,9 +3,11 @@
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maniple.events import MAX_REVISION
 from maniple.service.policies import NOWHERE, PolicySet, Where
 from maniple.service.telemetry import get_logger
 
@@ -37,7 +39,11 @@ def read_json(path: Path) -> Any:
 
 
 class PolicyCache:
-    """One process's copy: `<data_dir>/<environment>/<file>`."""
+    """One process's copy: `<data_dir>/<environment>/<file>`, and beside it its revision.
+
+    That has a file of its own, with the digest of the set that it is of, because the first one is
+    read by older processes too.
+    """
 
     def __init__(self, path: Path, where: Where = NOWHERE) -> None:
         self.path = path
@@ -49,7 +55,8 @@ class PolicyCache:
         if value is None:
             return None
         try:
-            return PolicySet.from_json(value, self.where)
+            policies = PolicySet.from_json(value, self.where)
+            return policies.at_revision(self._revision_of(policies.digest))
         except ValueError as error:
             log.warning("policies on disk are wrong", path=str(self.path), reason=str(error))
             return None
@@ -58,5 +65,24 @@ class PolicyCache:
         """Keep a set; an `OSError` is logged, because the process can do without."""
         try:
             write_atomically(self.path, policies.to_json())
+            said = {"digest": policies.digest, "revision": policies.revision}
+            write_atomically(self._beside, said)
         except OSError as error:
             log.warning("policies not kept on disk", path=str(self.path), reason=str(error))
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_name(f"{self.path.stem}-revision.json")
+
+    def _revision_of(self, digest: str) -> int | None:
+        said = read_json(self._beside)
+        if not isinstance(said, dict) or said.get("digest") != digest:
+            return None
+        return revision_in(said)
+
+
+def revision_in(said: Mapping[str, Any]) -> int | None:
+    """Return the revision that an object tells; None if that is none."""
+    value = said.get("revision")
+    is_one = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_REVISION
+    return value if is_one else None

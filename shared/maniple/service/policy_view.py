@@ -10,7 +10,7 @@ from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
 from maniple.events import PolicyApplied, PolicyChanged
 from maniple.service.broker import ControlPlane
 from maniple.service.policies import InForce, PolicySet, Resolved, Where
-from maniple.service.policy_cache import PolicyCache
+from maniple.service.policy_cache import PolicyCache, revision_in
 from maniple.service.policy_versions import show_versions
 from maniple.service.runner import Runtime
 from maniple.topology import EVENTS
@@ -18,16 +18,19 @@ from maniple.topology import EVENTS
 NEWS = 50  # versions that a report names at most
 AGAIN = 0.2
 TRIES = 10
+TRIES_UNSURE = 3  # to reach a replica of the policy service that can read Consul
 SPREAD = 0.2  # seconds over which processes report what came into force in all of them at once
 COMPONENT = "policy service"
+UNSURE = "it cannot read Consul, and there may be newer policies"
 
 
 class PolicyView:
     """The last good set: from disk at the start, then as the policy service has it.
 
     A change is taken from its event, or fetched when that alone does not make the announced set;
-    the digest is compared every `Policies.check` seconds besides. While the policy service is away,
-    the set stays as it is and the component `policy service` says so. What is in force here is
+    the digest is compared every `Policies.check` seconds besides. An older set than the one in
+    force is not taken, whoever tells of it. While the policy service is away, the set stays as it
+    is and the component `policy service` says so. What is in force here is
     reported by the event `policy.applied`, after each change and as often.
     """
 
@@ -41,6 +44,7 @@ class PolicyView:
         self._cache = PolicyCache(path, self._where)
         self._wanted = ""
         self._told = False
+        self._sure = True
         self._wake = asyncio.Event()
         self._kept: PolicySet | None = None
         self._reported: PolicySet | None = None
@@ -64,29 +68,61 @@ class PolicyView:
 
     def changed(self, event: PolicyChanged) -> None:
         """Take what is told, if that makes the announced set; else have it fetched."""
-        if event.digest in {self.current.digest, self._wanted}:
+        if event.digest == self.current.digest and self._confirm(event.revision or None):
+            self._wake.set()
+        if event.digest in {self.current.digest, self._wanted} or self._is_past(event.revision):
             return
         told = _told(self.current, event)
         if told is None:
             self._wanted = event.digest
-        else:
+        elif told.may_replace(self.current):
             self._show(told)
             self._told = True
+        else:
+            return
         self._wake.set()
 
     async def refresh(self) -> None:
-        """Compare with the policy service and take its set if it is another.
+        """Compare with the policy service and take its set if it is another, and no older one.
 
         Raises `RequestFailed`, `PublishRefused`, `BrokerUnavailable`, or `ValueError` for a set
         that cannot be read (one with kinds that are newer than this process).
         """
         asked = self.current
         answer = await self._plane.request("policy", "policy.snapshot", {"digest": asked.digest})
+        self._sure = answer.get("current") is not False
         documents: Any = answer.get("policies")
-        if documents is None or self.current is not asked:  # what came meanwhile is newer
+        revision = revision_in(answer)
+        if documents is None:
+            if answer.get("digest") == self.current.digest:
+                self._confirm(revision)
             return
-        policies = PolicySet.from_json(documents, self._where)
-        self._show(policies)
+        if revision is None and self.current is not asked:  # what came meanwhile is newer
+            return
+        policies = PolicySet.from_json(documents, self._where, revision=revision)
+        if policies.may_replace(self.current):
+            known = self.current.revision  # an older policy service tells none
+            self._show(policies if revision is not None else policies.at_revision(known))
+        else:
+            self._runtime.log.info(
+                "an older set of policies is not taken", digest=policies.digest, revision=revision
+            )
+
+    def _confirm(self, revision: int | None) -> bool:
+        """Take that the set in force, which may have come back, is of that revision; if it is new.
+
+        Else one from in between would be taken for newer.
+        """
+        known = self.current.revision
+        if revision is None or (known is not None and revision <= known):
+            return False
+        self.current = self.current.at_revision(revision)
+        return True
+
+    def _is_past(self, revision: int) -> bool:
+        """Tell whether a change was made before the set in force was."""
+        known = self.current.revision
+        return 0 < revision < known if known is not None else False
 
     async def _keep(self) -> None:
         tries = 0
@@ -103,11 +139,11 @@ class PolicyView:
                 self._runtime.health.set(COMPONENT, ok=False, detail=str(error)[:500])
                 tries += 1
             else:
-                self._runtime.health.set(COMPONENT, ok=True)
+                self._runtime.health.set(COMPONENT, ok=True, detail="" if self._sure else UNSURE)
                 # A replica of the policy service may not have the announced set yet.
                 behind = bool(self._wanted) and self._wanted != self.current.digest
-                tries = tries + 1 if behind else 0
-            if not 0 < tries <= TRIES:
+                tries = tries + 1 if behind or not self._sure else 0
+            if not 0 < tries <= (TRIES if self._sure or self._wanted else TRIES_UNSURE):
                 tries, self._wanted = 0, ""
             await self._settle()
             await self._pause(AGAIN * 1.5**tries if tries else self._check)
@@ -126,7 +162,8 @@ class PolicyView:
         """Tell what is in force here, if it is new or the last report is old."""
         before = self._reported
         now = asyncio.get_running_loop().time()
-        if before is not None and before.digest == policies.digest and now < self._report_at:
+        is_told = before is not None and _identity(before) == _identity(policies)
+        if is_told and now < self._report_at:
             return
         settings = self._runtime.settings
         event = PolicyApplied(
@@ -134,6 +171,7 @@ class PolicyView:
             service=settings.service,
             instance=settings.instance,
             digest=policies.digest,
+            revision=policies.revision or 0,
             versions=_news(before.versions if before else {}, policies.versions),
         )
         try:
@@ -156,8 +194,15 @@ class PolicyView:
         health, metrics = self._runtime.health, self._runtime.metrics
         show_versions(health, metrics, before.versions, policies.versions)
         self._runtime.log.info(
-            "policies in force", digest=policies.digest, count=len(policies.policies)
+            "policies in force",
+            digest=policies.digest,
+            revision=policies.revision,
+            count=len(policies.policies),
         )
+
+
+def _identity(policies: PolicySet) -> tuple[str, int | None]:
+    return policies.digest, policies.revision
 
 
 def _told(policies: PolicySet, event: PolicyChanged) -> PolicySet | None:
@@ -166,7 +211,10 @@ def _told(policies: PolicySet, event: PolicyChanged) -> PolicySet | None:
         return None
     try:
         one = None if event.deleted else InForce.model_validate(event.in_force)
-        after = policies.replacing(f"{event.kind}/{event.name}", one)
+        key = f"{event.kind}/{event.name}"
+        known = policies.revision  # an older policy service tells none, but has raised it
+        raised = None if known is None else known + 1
+        after = policies.replacing(key, one, event.revision or raised)
     except ValueError:  # of a kind that is newer than this process
         return None
     return after if after.digest == event.digest else None

@@ -39,7 +39,7 @@ async def test_a_snapshot_is_sent_only_to_who_does_not_have_it(operator: Operato
     snapshot = await operator.ask("snapshot")
     assert [p["policy"]["name"] for p in snapshot["policies"]] == ["a", "b"]
     again = await operator.ask("snapshot", digest=snapshot["digest"])
-    assert again == {"digest": snapshot["digest"]}
+    assert again == {"digest": snapshot["digest"], "revision": 2, "current": True}
 
 
 async def test_only_a_tombstone_deletes(operator: Operator) -> None:

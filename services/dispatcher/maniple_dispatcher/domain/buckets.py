@@ -170,10 +170,18 @@ class Buckets:
             yield key, (b.level, b.terms.rate, b.terms.capacity), b.at
 
     def restore(self, key: str, kept: Level, age: float, now: float) -> None:
-        """Take a level that was written down `age` seconds ago, unless something newer is known."""
+        """Take a level that was written down `age` seconds ago, unless another told of it since.
+
+        What was decided here before that took the bucket for full: it holds no more than this.
+        """
         level, rate, capacity = kept
-        if key not in self._buckets and rate > 0:
+        known = self._buckets.get(key)
+        if known is None and rate > 0:
             self._add(key, _Bucket(level, now - age, Terms(rate, capacity), self._remember), now)
+        elif known is not None and known.first_hand:
+            known.fill(known.terms, now)
+            known.level = min(known.level, level + age * known.terms.rate)
+            self._note(key)
 
     def _filled(self, key: str, terms: Terms, now: float) -> _Bucket:
         bucket = self._buckets.get(key)

@@ -1,8 +1,9 @@
 """The dispatchers as one: whoever owns a limit decides, and all know what it decided. Pure.
 
 A dispatcher that begins, or that may have missed something (it was frozen, or its connection was
-lost), says so and owns nothing for a second. The others tell it all they know; then it says that it
-is ready, and counts from when that is heard, by all at about the same time.
+lost), says so and owns nothing for a second from when it hears its own word: only who hears that
+hears the others. They tell it all they know; then it says that it is ready, and counts from when
+that is heard, by all at about the same time.
 """
 
 from collections import deque
@@ -19,6 +20,8 @@ from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
 
+NOT_YET = float("inf")
+"""When one has begun to listen that has not heard anything."""
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
 
 T = TypeVar("T")
@@ -41,10 +44,11 @@ class Fleet:
     """Where permits are asked for.
 
     `due` says that there is something to tell the others now; `wake` is called when it becomes so.
+    `began` is when it began to hear the others.
     """
 
     def __init__(
-        self, me: str, owned: Owned, now: float, times: timings.Peers | None = None
+        self, me: str, owned: Owned, began: float = NOT_YET, times: timings.Peers | None = None
     ) -> None:
         self.owned = owned
         self._times = times or timings.Peers()
@@ -52,7 +56,7 @@ class Fleet:
         self.permits = Permits(self.peers, owned.buckets.level, self._times)
         self.wake: Callable[[], object] = lambda: None
         self._due = True
-        self._began = now
+        self._began = began
         self._full = False
         self._full_at = float("-inf")
         self._telling_all = False
@@ -103,6 +107,7 @@ class Fleet:
         """Take that a dispatcher is there, and whether it owns its part by now."""
         ready, is_me = report.ready, report.dispatcher == self.peers.me
         if is_me:  # not what was said before we began anew
+            self._began = min(self._began, now)
             ready = ready and now - self._began >= self._times.listens
         if ready and not self.peers.counts(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
@@ -154,11 +159,11 @@ class Fleet:
         self.owned.bulkheads.look(self.peers.owns, now)
         self.due |= self.owned.look(self.peers.owns, now)
 
-    def rejoin(self, now: float) -> None:
+    def rejoin(self) -> None:
         """Begin anew: something may have been missed."""
         self.peers.left(self.peers.me)
         self.owned.bulkheads.clear()
-        self._began = now
+        self._began = NOT_YET
         self.due = True
 
     def leave(self) -> None:

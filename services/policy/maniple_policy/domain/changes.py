@@ -1,11 +1,14 @@
 """What a change would make of the policies, or why it may not be made."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from maniple_policy.domain.conflicts import conflicts
 from maniple_policy.domain.records import Revision, Stored, succeed
 from maniple_policy.errors import PolicyTie, UnknownPolicy, VersionConflict
+
+AT_ONCE = 60  # operations of a transaction; Consul takes 64, and 512 KiB
+AT_ONCE_BYTES = 400 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,23 @@ class Step:
 
 
 def steps(
-    records: Mapping[str, Stored], wanted: Iterable[Wanted], refused: Mapping[str, Stored]
+    records: Mapping[str, Stored],
+    wanted: Iterable[Wanted],
+    refused: Mapping[str, Stored],
+    floor: int = 0,
 ) -> list[Step]:
     """Say what changes come to, all of them together.
 
     `refused` stands in Consul and is not in force because of a tie: it still must not tie with
-    something else, or processes that start anew would disagree with the others. Raises
+    something else, or processes that start anew would disagree with the others. With a `floor`,
+    processes run a later set than `records` are: a version is made that is above it, so that they
+    take them, even of what says the same. Raises
     `VersionConflict`, `UnknownPolicy` for the tombstone of what is not there, `PolicyTie`.
     """
-    found = [_step(records.get(one.key), one) for one in wanted]
+    found = list[Step]()
+    for want in wanted:
+        found.append(_step(records.get(want.key), want, floor))
+        floor = 0 if found[-1].changed else floor  # one above it raises the whole set
     after = {**records, **refused, **{step.record.key: step.record for step in found}}
     in_force = {key: record.in_force for key, record in after.items() if not record.deleted}
     changed = [s.record.key for s in found if s.changed and not s.record.deleted]
@@ -52,12 +63,23 @@ def steps(
     return found
 
 
-def _step(before: Stored | None, wanted: Wanted) -> Step:
+def _step(before: Stored | None, wanted: Wanted, floor: int) -> Step:
     present = 0 if before is None or before.deleted else before.version
     if wanted.expect is not None and wanted.expect != present:
         raise VersionConflict(wanted.key, wanted.expect, present)
     if wanted.change.deleted and not present:
         raise UnknownPolicy(wanted.key)
-    if before is not None and before.says_the_same(wanted.change):
+    if before is not None and before.says_the_same(wanted.change) and not floor:
         return Step(before, before)
-    return Step(before, succeed(before, wanted.change))
+    return Step(before, succeed(before, wanted.change, floor))
+
+
+def fitting(found: Sequence[Step]) -> list[Step]:
+    """Return the first steps, as many as Consul takes in one transaction."""
+    size, some = 0, list[Step]()
+    for step in found[:AT_ONCE]:
+        size += len(step.record.to_json()) * 4 // 3  # it goes there as base64
+        if some and size > AT_ONCE_BYTES:
+            break
+        some.append(step)
+    return some

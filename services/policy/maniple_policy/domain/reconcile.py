@@ -13,6 +13,8 @@ from datetime import datetime
 from maniple_policy.domain.conflicts import conflicts
 from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored, read, succeed
 
+_Above = tuple[datetime, int]
+"""When an edit was found, and what its version is to be above."""
 NEW = 0  # compare-and-set index of a key that must not exist yet
 
 
@@ -59,8 +61,13 @@ class Plan:
         return self.take | {write.record.key: write.record for write in self.write if write.edit}
 
 
-def reconcile(ours: Mapping[str, Stored], theirs: Mapping[str, Found], now: datetime) -> Plan:
-    """Compare our copy with what Consul holds, both by `kind/name`."""
+def reconcile(
+    ours: Mapping[str, Stored], theirs: Mapping[str, Found], now: datetime, floor: int = 0
+) -> Plan:
+    """Compare our copy with what Consul holds, both by `kind/name`.
+
+    What was edited there gets a version above `floor`.
+    """
     plan = Plan()
     for key, record in ours.items():
         if key not in theirs:
@@ -71,7 +78,7 @@ def reconcile(ours: Mapping[str, Stored], theirs: Mapping[str, Found], now: date
         except ValueError as error:
             plan.invalid[key] = str(error)
             continue
-        _compare(plan, ours.get(key), record_or_bare, index=found.index, now=now)
+        _compare(plan, ours.get(key), record_or_bare, index=found.index, above=(now, floor))
     _refuse_ties(plan, ours, theirs)
     return plan
 
@@ -90,11 +97,12 @@ def _refuse_ties(plan: Plan, ours: Mapping[str, Stored], theirs: Mapping[str, Fo
 
 
 def _compare(
-    plan: Plan, ours: Stored | None, theirs: Stored | Bare, *, index: int, now: datetime
+    plan: Plan, ours: Stored | None, theirs: Stored | Bare, *, index: int, above: _Above
 ) -> None:
+    now, floor = above
     if isinstance(theirs, Bare):
         edit = Revision(policy=theirs.policy, author=CONSUL, at=now, reason=EDITED)
-        record = succeed(ours, edit, floor=theirs.policy.version - 1)
+        record = succeed(ours, edit, floor=max(floor, theirs.policy.version - 1))
         plan.write.append(Write(record, index, edit=True))
     elif ours is None or theirs.version > ours.version:
         plan.take[theirs.key] = theirs
@@ -102,4 +110,4 @@ def _compare(
         plan.write.append(Write(ours, index))
     elif not theirs.says_the_same(ours):
         edit = theirs.revision.model_copy(update={"author": CONSUL, "at": now, "reason": EDITED})
-        plan.write.append(Write(succeed(ours, edit), index, edit=True))
+        plan.write.append(Write(succeed(ours, edit, floor), index, edit=True))

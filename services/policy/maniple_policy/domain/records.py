@@ -1,6 +1,7 @@
 """What is stored of a policy: its present revision and those before it."""
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Self
 
@@ -81,6 +82,11 @@ class Stored(Revision):
     def to_json(self) -> bytes:
         """Write the value of the key, readable for people."""
         return json.dumps(self.model_dump(mode="json"), indent=1).encode()
+
+
+def revision_of(records: Iterable[Stored]) -> int:
+    """Return the revision of a whole set, tombstones among it: what any change raises."""
+    return sum(record.version for record in records)
 
 
 def _is_whole(policy: Policy) -> bool:

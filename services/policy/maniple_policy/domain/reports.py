@@ -29,6 +29,7 @@ class Report:
     service: str
     digest: str
     heard: float
+    revision: int = 0
     versions: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -55,7 +56,9 @@ class Reports:
         if versions is None:  # a set that was never in force here, or before we started
             versions = {**(before.versions if before else {}), **event.versions}
             versions = {key: version for key, version in versions.items() if version}
-        self._heard[event.instance] = Report(event.service, event.digest, now, versions)
+        self._heard[event.instance] = Report(
+            event.service, event.digest, now, event.revision, versions
+        )
 
     def prune(self, present: Collection[str] | None, seen: float, now: float) -> None:
         """Drop processes that have gone; `present` were in Consul at `seen`, None if not known."""
@@ -70,6 +73,11 @@ class Reports:
     def services(self) -> set[str]:
         """The services whose processes report."""
         return {report.service for report in self._heard.values()}
+
+    @property
+    def newest(self) -> int:
+        """The highest revision of a set that a process runs; 0 if none tells."""
+        return max((report.revision for report in self._heard.values()), default=0)
 
     @property
     def instances(self) -> set[str]:
@@ -95,13 +103,16 @@ class Reports:
                     "state": self._state(report, now, current=current),
                     "heard": round(now - report.heard, 1),
                     "digest": report.digest,
+                    "revision": report.revision,
                     "behind": {} if current else _behind(report.versions, in_force, known=known),
                 }
             )
         for instance, service in present.items():
             if instance not in self._heard:
-                told.append({"instance": instance, "service": service, "state": State.UNKNOWN,
-                             "heard": None, "digest": None, "behind": None})  # fmt: skip
+                nothing = dict.fromkeys(("heard", "digest", "revision", "behind"))
+                told.append(
+                    {"instance": instance, "service": service, "state": State.UNKNOWN, **nothing}
+                )
         return sorted(told, key=lambda one: (one["service"], one["instance"]))
 
     def counts(self, key: str, version: int, digest: str, now: float) -> dict[str, int]:

@@ -22,6 +22,11 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
         complain(f"warning: in Consul, {key} is not usable: {reason}")
     if not found["consul"]:
         complain("warning: the policy service has no Consul: nothing can be changed")
+    if not found.get("current", True):
+        complain(
+            "warning: this policy service cannot read Consul: "
+            f"it tells revision {found.get('revision')}, and there may be newer policies"
+        )
     period = found.get("period", OLDER_PERIOD)
     if found["listening"] < period:
         complain(

@@ -1,5 +1,6 @@
 """All policies in force in a process, and what they say about a task."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,6 +72,10 @@ NOWHERE = Where()
 class PolicySet:
     """All policies in force: immutable, each kind's documents from the most specific down.
 
+    `revision` is the sum of the versions of all policies that there have ever been, tombstones
+    among them: every change raises one of these, so that of two sets the one with the higher
+    revision is the later one, whoever tells of it. None: who told of the set did not say.
+
     Raises `ValueError` for two documents of one kind and name. Documents that are `made_ready`
     are not made ready for matching again.
     """
@@ -80,8 +85,10 @@ class PolicySet:
         policies: Iterable[Policy | InForce] = (),
         where: Where = NOWHERE,
         *,
+        revision: int | None = None,
         made_ready: Mapping[str, tuple[Rule, ...]] = MappingProxyType({}),
     ) -> None:
+        self.revision = revision
         given = [one if isinstance(one, InForce) else InForce(policy=one) for one in policies]
         self.in_force = tuple(sorted(given, key=lambda one: one.policy.key))
         self.policies = tuple(one.policy for one in self.in_force)
@@ -135,21 +142,38 @@ class PolicySet:
             found = self._cache[key] = self._found(subject)
         return found.resolve(tenant, task) if isinstance(found, _Fork) else found
 
-    def replacing(self, key: str, one: InForce | None) -> "PolicySet":
+    def may_replace(self, other: "PolicySet") -> bool:
+        """Tell whether who has the other set may take this one: it is no older one.
+
+        Of two with the same revision, as there may be once Consul has lost something, all take the
+        same. Without revisions a set is older if it has an older version of something.
+        """
+        if self.revision is None or other.revision is None:
+            has = self.versions
+            return all(has.get(key, version) >= version for key, version in other.versions.items())
+        return (self.revision, self.digest) >= (other.revision, other.digest)
+
+    def at_revision(self, revision: int | None) -> Self:
+        """Return the same set, known by another revision."""
+        other = copy.copy(self)
+        other.revision = revision
+        return other
+
+    def replacing(self, key: str, one: InForce | None, revision: int | None = None) -> "PolicySet":
         """Return the set with another document under a key, or with none."""
         others = [other for other in self.in_force if other.policy.key != key]
         ready = {other: rules for other, rules in self._ready.items() if other != key}
         documents = [*others, one] if one else others
-        return PolicySet(documents, self.where, made_ready=ready)
+        return PolicySet(documents, self.where, revision=revision, made_ready=ready)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the documents as JSON values, made once: not to be changed."""
         return [one.as_json for one in self.in_force]
 
     @classmethod
-    def from_json(cls, value: Any, where: Where = NOWHERE) -> Self:
+    def from_json(cls, value: Any, where: Where = NOWHERE, *, revision: int | None = None) -> Self:
         """Read what `to_json` wrote; raises `ValueError` if any document is wrong."""
-        return cls(_IN_FORCE.validate_python(value), where)
+        return cls(_IN_FORCE.validate_python(value), where, revision=revision)
 
     def _found(self, subject: Subject) -> "Resolved | _Fork":
         kinds = [tuple(_until_decided(rules, subject)) for rules in self._of(subject.capability)]

@@ -1,0 +1,129 @@
+"""What dispatchers write down of limits and breakers: read with suspicion, merged, bounded. Pure.
+
+Each dispatcher writes what it owns, and keeps what it wrote before for as long as that may matter:
+who owns it now writes it too, once it changes, and of two statements the later one counts.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from maniple_dispatcher.domain.breaker import State
+
+BYTES = 256 * 1024  # of a dispatcher's notes; Consul takes twice that
+OLD = 86_400.0
+"""Seconds after which a breaker that nobody has changed is forgotten: none is open for so long."""
+LARGEST = 1e300
+MOST_EPOCHS = 2**53
+OLDEST = 30 * 86_400.0  # seconds; a bucket that takes longer to fill is taken for full after that
+
+Level = tuple[float, float, float, float]
+"""Tokens, tokens per second, tokens at most, and the time of day at which this was so."""
+Breaker = tuple[str, int, float]
+"""State, epoch, and the time of day at which it was entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Levels by bucket and breakers by lane."""
+
+    levels: Mapping[str, Level] = field(default_factory=dict)
+    breakers: Mapping[str, Breaker] = field(default_factory=dict)
+    at: float = 0.0
+    """Time of day at which they were written; 0 if nobody can tell."""
+
+    def __bool__(self) -> bool:
+        return bool(self.levels or self.breakers)
+
+    def lasting(self, now: float) -> "Notes":
+        """Leave out what does not matter any more: what is full again, or long past."""
+        levels = {key: one for key, one in self.levels.items() if _is_missing(one, now)}
+        breakers = {lane: one for lane, one in self.breakers.items() if now - one[2] <= OLD}
+        return Notes(levels, breakers, self.at)
+
+    def to_json(self, now: float) -> bytes:
+        """Write them, as many as there is room for: open breakers, then the emptiest buckets."""
+        room = BYTES
+        kept: dict[str, dict[str, Any]] = {"levels": {}, "breakers": {}}
+        for _, kind, key, value in sorted(self._by_worth(), key=lambda one: one[0]):
+            room -= len(json.dumps([key, value])) + 1
+            if room < 0:
+                break
+            kept[kind][key] = value
+        return json.dumps({"at": now, **kept}).encode()
+
+    def _by_worth(self) -> Iterable[tuple[tuple[int, float], str, str, Any]]:
+        for lane, breaker in self.breakers.items():
+            yield (2 if breaker[0] == State.CLOSED else 0, -breaker[2]), "breakers", lane, breaker
+        for key, level in self.levels.items():
+            yield (1, level[0] / level[2]), "levels", key, level
+
+
+def read(value: bytes, now: float) -> Notes:
+    """Read notes; an entry that cannot be used is left out. Raises `ValueError`."""
+    kept = json.loads(value)
+    if not isinstance(kept, dict):
+        raise ValueError("must be a JSON object")  # noqa: TRY004 - all that is unusable is one error
+    levels = {key: _level(one, now) for key, one in _entries(kept.get("levels"))}
+    breakers = {lane: _breaker(one, now) for lane, one in _entries(kept.get("breakers"))}
+    return Notes(
+        {key: level for key, level in levels.items() if level is not None},
+        {lane: breaker for lane, breaker in breakers.items() if breaker is not None},
+        min(now, _number(kept.get("at")) or 0.0),
+    )
+
+
+def latest(notes: Iterable[Notes]) -> Notes:
+    """Return of each bucket and lane what was said last."""
+    levels: dict[str, Level] = {}
+    breakers: dict[str, Breaker] = {}
+    for one in notes:
+        for key, level in one.levels.items():
+            if key not in levels or (level[3], -level[0]) > (levels[key][3], -levels[key][0]):
+                levels[key] = level
+        for lane, breaker in one.breakers.items():
+            if lane not in breakers or breaker[1] > breakers[lane][1]:
+                breakers[lane] = breaker
+    return Notes(levels, breakers)
+
+
+def with_ours(before: Notes, ours: Notes) -> Notes:
+    """Return what was written, with what we decide about in its place."""
+    return Notes({**before.levels, **ours.levels}, {**before.breakers, **ours.breakers})
+
+
+def _entries(value: Any) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, dict) else ()
+
+
+def _level(value: Any, now: float) -> Level | None:
+    # What a newer dispatcher adds at the end does no harm.
+    numbers = [_number(one) for one in value[:4]] if isinstance(value, list) else []
+    match numbers:
+        case [float(level), float(rate), float(capacity), float(at)] if rate > 0 < capacity:
+            return min(level, capacity), rate, capacity, min(now, at)
+    return None
+
+
+def _breaker(value: Any, now: float) -> Breaker | None:
+    if not isinstance(value, list):
+        return None
+    match value[:3]:
+        case [str(state), int(epoch), at] if state in set(State) and 0 < epoch < MOST_EPOCHS:
+            since = _number(at)
+            return None if since is None else (state, epoch, min(now, since))
+    return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
+        return None
+    return float(value) if isfinite(value) else None
+
+
+def _is_missing(level: Level, now: float) -> bool:
+    tokens, rate, capacity, at = level
+    age = now - at
+    return age <= OLDEST and tokens + age * rate < capacity

@@ -1,0 +1,153 @@
+"""Slow limits and open breakers while all dispatchers die again and again, in virtual time."""
+
+from functools import partial
+
+import pytest
+
+from maniple.control import LaneEnds
+from maniple.service.policies import CircuitBreakerSpec, Resolved
+from maniple.timings import Peers
+from maniple_dispatcher.domain.breaker import State
+from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
+from virtual_time import World, seeds
+
+FIVE = 5
+FIVE_AN_HOUR = Resolved(rate_limit=policy("rate_limit", {"limit": FIVE, "period": 3600}))
+BREAKS = CircuitBreakerSpec(consecutive=3, open_for=600.0)
+WRITTEN = 1.5  # seconds after which what was decided is in Consul
+READY = 3.0
+
+
+class Lives:
+    """The lives of some dispatchers, whose instances are called the same each time."""
+
+    def __init__(self, fleet: Dispatchers) -> None:
+        self.fleet = fleet
+        self.of: dict[str, Dispatcher] = {}
+
+    def begin(self, instance: str) -> Dispatcher:
+        """Begin another life."""
+        name = f"{instance}.{len(self.fleet.all)}"
+        self.of[instance] = self.fleet.start(name, instance)
+        return self.of[instance]
+
+    def end(self, instance: str) -> None:
+        """Kill it, if it lives."""
+        if (one := self.of.pop(instance, None)) is not None:
+            self.fleet.broker.kill(one.process)
+
+    def drain(self, world: World) -> None:
+        """Let five an hour pass, and three attempts fail."""
+        for one in self.of.values():
+            one.admit(FIVE_AN_HOUR, 20)
+        self.fleet.report(LaneEnds(failed=3, failing=3))
+        world.run(WRITTEN)
+        assert len(self.fleet.became.sent) == FIVE
+
+    def check(self, world: World) -> None:
+        """Nothing more passes, and the lane stays shut."""
+        for one in self.of.values():
+            one.admit(FIVE_AN_HOUR, 3)
+        world.run(0.5)
+        assert len(self.fleet.became.sent) == FIVE
+        for one in self.of.values():
+            assert one.fleet.owned.breaker(LANE)[0] is State.OPEN, one.name
+
+
+@pytest.mark.parametrize("lived", [0.2, 0.8, READY])
+def test_what_is_known_of_slow_limits_and_breakers_outlives_any_number_of_deaths(
+    lived: float,
+) -> None:
+    with World(0) as world, Dispatchers(world, lambda _: BREAKS) as fleet:
+        lives = Lives(fleet)
+        lives.begin("d0")
+        world.run(READY)
+        lives.drain(world)
+        for _ in range(3):
+            lives.end("d0")
+            lives.begin("d0")
+            world.run(lived)
+        lives.end("d0")
+        lives.begin("d0")
+        world.run(READY)
+        lives.check(world)
+
+
+@pytest.mark.parametrize("chunk", seeds(40), ids=str)
+def test_so_it_does_whoever_dies_in_whatever_order_and_while_consul_comes_and_goes(
+    chunk: range,
+) -> None:
+    for seed in chunk:
+        with World(seed) as world, Dispatchers(world, lambda _: BREAKS) as fleet:
+            lives = Lives(fleet)
+            for instance in ("d0", "d1"):
+                lives.begin(instance)
+            world.run(READY)
+            lives.drain(world)
+            for _ in range(6):
+                for instance in world.random.sample(("d0", "d1", "d2"), 2):
+                    if world.random.random() < 0.6:
+                        lives.end(instance)
+                    elif instance not in lives.of:
+                        lives.begin(instance)
+                if world.random.random() < 0.3:
+                    fleet.consul.away_until = world.now + world.between(0.0, 2.0)
+                world.run(world.between(0.1, 4.0))
+            lives.of.get("d0") or lives.begin("d0")
+            world.run(READY)
+            lives.check(world)
+
+
+def test_who_cannot_read_consul_at_its_start_overwrites_nothing_and_learns_of_it_later() -> None:
+    with World(0) as world, Dispatchers(world, lambda _: BREAKS) as fleet:
+        lives = Lives(fleet)
+        lives.begin("d0")
+        world.run(READY)
+        lives.drain(world)
+        lives.end("d0")
+        fleet.consul.away_until = world.now + 20.0
+        lives.begin("d0").admit(FIVE_AN_HOUR, 3)
+        world.run(15.0)
+        passed = len(fleet.became.sent)  # it takes a limit of which it knows nothing for full
+        world.run(20.0)
+        for one in lives.of.values():
+            one.admit(FIVE_AN_HOUR, 3)
+            assert one.fleet.owned.breaker(LANE)[0] is State.OPEN
+        world.run(0.5)
+        assert len(fleet.became.sent) == passed
+
+
+def test_who_is_long_in_reaching_the_broker_owns_nothing_before_it_has_listened() -> None:
+    with World(0) as world, Dispatchers(world) as fleet:
+        lives = Lives(fleet)
+        lives.begin("d0")
+        world.run(READY)
+        fleet.broker.stall(5.0)
+        late = lives.begin("d1")
+        reached: list[float] = []
+        owned: list[float] = []
+
+        def look() -> None:
+            if late.hot.up:
+                reached.append(world.now)
+            if late.fleet.peers.counts(late.name):
+                owned.append(world.now)
+
+        world.every(0.01, look)
+        world.run(5.0 + READY * 2)
+        assert owned[0] >= reached[0] + Peers().listens
+
+
+def test_a_deaf_dispatcher_owns_nothing_however_long_it_has_been_there() -> None:
+    with World(0) as world, Dispatchers(world) as fleet:
+        lives = Lives(fleet)
+        fleet.broker.stall(0.5)
+        deaf = lives.begin("d0")
+        deaf.hot.intake.bindings.clear()  # its queue is bound to nothing
+        lives.begin("d1")
+        for _ in range(100):
+            world.run(0.1)
+            assert all(not one.fleet.peers.counts(deaf.name) for one in fleet.alive)
+        world.after(0.0, partial(lives.end, "d1"))
+        world.run(5.0)
+        assert not deaf.fleet.peers.counts(deaf.name)
