@@ -14,12 +14,21 @@ from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
 from maniple.service.names import HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple.service.requests import Responder
 from maniple.service.telemetry import Metrics
+from maniple.timings import Clocks
 from maniple.topology import EVENTS, Exchange
 from maniple_registry import listing
 from maniple_registry.actor import Actor
 from maniple_registry.clock import Clock
+from maniple_registry.domain.clocks import told
 from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import AgentRecord, AgentState, Instant, LaneView
+from maniple_registry.domain.records import (
+    FINAL,
+    UNKNOWN_LIFE,
+    AgentRecord,
+    AgentState,
+    Instant,
+    LaneView,
+)
 
 FAILED_PAGE = 1000
 UNSHOWN = "says more of itself than can be shown"
@@ -38,6 +47,10 @@ class Handlers:
     log: FilteringBoundLogger
     hears: Callable[[], bool] = lambda: True
     """Whether heartbeats can be heard now; what is answered while they cannot may be old."""
+    agree: float = Clocks().agree
+    """Seconds by which clocks may differ."""
+    correction: float = 0.0
+    """Seconds by which the cluster's time is ahead of our own clock."""
 
     def __post_init__(self) -> None:
         """Begin as if we had heard somebody: silence is counted from now."""
@@ -110,7 +123,7 @@ class Handlers:
         what the next page is after; null on the last one. Without it all, or `too_large`.
         """
         now, following = self.clock.seconds(), ""
-        write = partial(_written, now=now)
+        write = partial(self._written, now=now)
         place = listing.after(request.body)
         if place is None:
             written = await listing.whole(self.fleet, write)
@@ -124,20 +137,33 @@ class Handlers:
         if record is None:
             raise RequestFailed("unknown_agent", f"no agent {request.body.get('id')!r} is known")
         hearing = msgspec.json.encode({"hearing": self.hears()})
-        return _written(record, self.clock.seconds())[:-1] + b"," + hearing[1:]
+        return self._written(record, self.clock.seconds())[:-1] + b"," + hearing[1:]
+
+    def clock_ahead(self, record: AgentRecord) -> float | None:
+        """Return by how many seconds an agent's clock is wrong; None if by few, or unknown."""
+        if record.incarnation == UNKNOWN_LIFE or record.state in FINAL:
+            return None
+        ahead = record.ahead - self.correction
+        return ahead if abs(ahead) > self.agree else None
+
+    def _written(self, record: AgentRecord, now: float) -> bytes:
+        written = self._encoded(record, now)
+        if len(written) <= listing.AGENT_BYTES:
+            return written
+        return self._encoded(replace(record, description=None), now, UNSHOWN)
+
+    def _encoded(self, record: AgentRecord, now: float, *doubts: str) -> bytes:
+        ahead = self.clock_ahead(record)
+        wrong = [] if ahead is None else [f"its clock is {told(ahead)}"]
+        shown = _shown(record, now)
+        shown["clock_ahead"] = round(record.ahead - self.correction, 3)
+        shown["doubts"] += [*wrong, *doubts]
+        return msgspec.json.encode(shown)
 
 
 def _failed(records: Iterable[AgentRecord]) -> dict[str, str]:
     failed = (record for record in records if record.state is AgentState.FAILED)
     return {record.agent: record.incarnation for record in failed}
-
-
-def _written(record: AgentRecord, now: float) -> bytes:
-    written = msgspec.json.encode(_shown(record, now))
-    if len(written) <= listing.AGENT_BYTES:
-        return written
-    shown = _shown(replace(record, description=None), now)
-    return msgspec.json.encode({**shown, "doubts": [*shown["doubts"], UNSHOWN]})
 
 
 def _shown(record: AgentRecord, now: float) -> dict[str, Any]:
