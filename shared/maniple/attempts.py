@@ -3,6 +3,7 @@
 Used by agents and by `maniple.testing`, so that a test sees what a cluster would do.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,12 @@ class Ran:
     agent: str | None
     started_at: datetime | None
     finished_at: datetime
+    timely: bool = True
+    """Whether that is the cluster's time, by which alone a deadline is judged."""
+
+    def seconds_before(self, deadline: datetime) -> float:
+        """Return the seconds until a deadline; without end where nobody knows."""
+        return (deadline - self.finished_at).total_seconds() if self.timely else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +47,12 @@ class Again:
 
 def seconds_for(envelope: Envelope, definition: TaskDefinition, now: datetime) -> float:
     """Return the seconds that an attempt has: its timeout, at most until the deadline."""
-    timeout = envelope.timeout or definition.timeout or DEFAULT_TIMEOUT
-    return min(timeout, (envelope.deadline - now).total_seconds())
+    return min(timeout_of(envelope, definition), (envelope.deadline - now).total_seconds())
+
+
+def timeout_of(envelope: Envelope, definition: TaskDefinition) -> float:
+    """Return the seconds that an attempt may take, whatever its deadline."""
+    return envelope.timeout or definition.timeout or DEFAULT_TIMEOUT
 
 
 def context_of(
@@ -75,13 +86,14 @@ def conclude(
     """
     if outcome.failure is None:
         return result_of(envelope, Status.SUCCEEDED, ran, output=Raw(outcome.output))
-    if outcome.failure.code is ErrorCode.TIMEOUT and ran.finished_at >= envelope.deadline:
+    left = ran.seconds_before(envelope.deadline)
+    if outcome.failure.code is ErrorCode.TIMEOUT and left <= 0:
         return expired(envelope, ran)
     plan = envelope.retry or definition.retry or NO_PLAN
     if _may_retry(envelope, definition, outcome, plan):
         seconds = _backoff(plan, envelope.attempt) * jitter()
         asked = outcome.failure.retry_after or 0.0
-        if max(seconds, asked) < (envelope.deadline - ran.finished_at).total_seconds():
+        if max(seconds, asked) < left:
             return _again(envelope, seconds, outcome.failure, ran)
     return last(envelope, outcome, ran)
 

@@ -248,6 +248,16 @@ def later_life(fresh: str, *ended: str) -> Incarnation:
         return Incarnation(fresh)
 
 
+class Time(Command):
+    """It is `at` by the cluster's time, which deadlines go by; sent to `all` every few seconds."""
+
+    TYPE: ClassVar[str] = "maniple.time.v1"
+
+    at: AwareDatetime
+    source: Annotated[str, StringConstraints(max_length=200)]
+    """The registry that tells it."""
+
+
 class Cancel(Command):
     """End this task; sent to `all`. Only dispatchers obey it yet, when the task passes them."""
 
@@ -257,7 +267,7 @@ class Cancel(Command):
     id: str
 
 
-COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Reconnect, Retire)
+COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Reconnect, Retire, Time)
 
 
 def agent_key(agent: str) -> str:

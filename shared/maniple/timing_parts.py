@@ -130,6 +130,18 @@ class Standby(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks(Part):
+    """Of the time of day that deadlines go by: registries tell it, all others follow."""
+
+    tell: float = 5.0
+    """between two times that a registry tells it; longer where it has over 10,000 agents"""
+    kept: float = 60.0
+    """for which what was told counts"""
+    agree: float = _outside(2.0, 2.0)
+    """by which clocks may differ; one is said to be wrong that differs by more"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog(Part):
     """Of a process's entry in Consul, which registries and people go by."""
 

@@ -206,6 +206,11 @@ RULES: Final = (
         ("standby.remembered",),
         "what was seen done would be done again",
     ),
+    Rule(
+        ("clocks.tell", "clocks.tell", "clocks.tell"),
+        ("clocks.kept",),
+        "a clock that was set back could not be told from one word of it that came late",
+    ),
     # Consul.
     Rule(
         ("catalog.refresh", "catalog.refresh"),

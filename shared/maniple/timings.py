@@ -17,6 +17,7 @@ from maniple.timing_parts import (
     Amqp,
     Bounds,
     Catalog,
+    Clocks,
     Fencing,
     Heartbeats,
     Holding,
@@ -36,6 +37,7 @@ __all__ = [
     "Amqp",
     "Bounds",
     "Catalog",
+    "Clocks",
     "Fencing",
     "Heartbeats",
     "Holding",
@@ -67,6 +69,7 @@ class Timings:
     fencing: Fencing = field(default_factory=Fencing)
     watching: Watching = field(default_factory=Watching)
     standby: Standby = field(default_factory=Standby)
+    clocks: Clocks = field(default_factory=Clocks)
     catalog: Catalog = field(default_factory=Catalog)
     leading: Leading = field(default_factory=Leading)
     amqp: Amqp = field(default_factory=Amqp)

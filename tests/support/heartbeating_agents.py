@@ -21,6 +21,7 @@ from maniple.control import (
     Announce,
     Command,
     Heartbeat,
+    Time,
     control_keys,
 )
 from maniple.errors import ManipleError
@@ -78,7 +79,8 @@ async def agent_of(
         ControlPlane(url, name=f"watcher-{new_id()}", log=LOG) as watcher,
     ):
         agent = Agent(plane, name)
-        await plane.subscribe(CONTROL, control_keys(name, []), COMMANDS, agent.told.append)
+        told = tuple(one for one in COMMANDS if one is not Time)
+        await plane.subscribe(CONTROL, control_keys(name, []), told, agent.told.append)
 
         def note(event: AgentEvent) -> None:
             if event.agent == name:

@@ -305,11 +305,14 @@ class SimulatedPlane:
             self.wire.lose()
 
     async def subscribe(
-        self, exchange: Exchange, keys: Sequence[str], _model: object, handler: Take
+        self, exchange: Exchange, keys: Sequence[str], model: Any, handler: Take
     ) -> None:
+        def take(message: Any) -> Any:
+            return handler(message) if isinstance(message, model) else None
+
         for key in keys:
-            self._bindings.append((exchange.name, key, handler))
-            self.broker.listen(self.wire, exchange.name, key, handler)
+            self._bindings.append((exchange.name, key, take))
+            self.broker.listen(self.wire, exchange.name, key, take)
 
     async def respond(self, service: str, operations: Mapping[str, Any]) -> None:
         consumers = self.broker.services.setdefault(service, [])

@@ -17,6 +17,7 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.timings import Holding
 from maniple.transport import Outgoing, Publisher
+from maniple_agent.deadlines import Known
 from maniple_agent.departures import Departures
 from maniple_agent.executors import Job, Spawn
 from maniple_agent.progress import ProgressReports
@@ -125,7 +126,12 @@ class Agent:
     """Work with fakes around it."""
 
     def __init__(
-        self, capacity: int = 100, *, tracer: Tracer = NO_TRACER, times: Holding | None = None
+        self,
+        capacity: int = 100,
+        *,
+        tracer: Tracer = NO_TRACER,
+        times: Holding | None = None,
+        known: Known | None = None,
     ) -> None:
         self.publisher = FakePublisher()
         self.executor = FakeExecutor(capacity)
@@ -145,6 +151,7 @@ class Agent:
             clock=lambda: self.now,
             traces=traces,
             times=times,
+            known=known,
         )
         self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
 

@@ -1,11 +1,12 @@
 """`maniple agents` and `agent drain`: what they make of the registry's answers."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from maniple.cli import agents
+from maniple.cli import agents, control
 from maniple.cli.drain import is_another
 
 SAME = {"host": "h", "pid": 7, "http": "http://h:1", "incarnation": "1", "state": "draining"}
@@ -54,9 +55,10 @@ def test_a_registry_that_hears_nothing_is_said_to(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def ask(*_: Any) -> Mapping[str, Any]:
-        return {"agents": [{"agent": "a1", "state": "active"}], **answer}
+        return {"agents": [{"id": "a1", "agent": "a1", "state": "active"}], **answer}
 
-    monkeypatch.setattr(agents, "ask", ask)
+    monkeypatch.setattr(control, "operator_plane", contextlib.nullcontext)
+    monkeypatch.setattr(control, "ask_over", ask)
     agents.agents(as_json=True, broker_url="amqp://here")
     out, err = capsys.readouterr()
     assert '"a1"' in out

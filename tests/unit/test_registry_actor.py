@@ -1,5 +1,6 @@
 """`maniple_registry.actor`: what many agents at once cost the registry that does not lead."""
 
+import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -123,5 +124,5 @@ async def test_a_registry_that_hears_nothing_says_so_in_its_answers() -> None:
     about_one = Request(op="agent", body={"id": "a1"})
     for hears in (True, False):
         handlers.hears = lambda hears=hears: hears  # type: ignore[misc]  # bound now
-        assert (await handlers.agents(Request(op="agents")))["hearing"] is hears
-        assert (await handlers.agent(about_one))["hearing"] is hears
+        assert json.loads(await handlers.agents(Request(op="agents")))["hearing"] is hears
+        assert json.loads(await handlers.agent(about_one))["hearing"] is hears

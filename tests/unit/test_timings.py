@@ -42,6 +42,7 @@ OUTSIDE = {
     "catalog.http_interval": 1.0,
     "catalog.http_timeout": 1.0,
     "catalog.gone": 2.0,
+    "clocks.agree": 2.0,
     "holding.orphaned": 6.0,
     "queues.leftover": 6.0,
 }

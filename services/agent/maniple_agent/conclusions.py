@@ -1,7 +1,7 @@
 """What comes of the tasks in an agent: results, other attempts, and what goes on elsewhere."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from time import monotonic
@@ -14,6 +14,7 @@ from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result
 from maniple.service.done import Done
 from maniple.service.telemetry import about
+from maniple_agent.deadlines import Deadlines
 from maniple_agent.departures import Departures
 from maniple_agent.domain.budget import RetryBudget
 from maniple_agent.domain.losses import after_stop
@@ -33,7 +34,7 @@ class Conclusions:
         agent: str,
         departures: Departures,
         attempts: Attempts,
-        clock: Callable[[], datetime],
+        deadlines: Deadlines,
         *,
         traces: Traces,
     ) -> None:
@@ -42,13 +43,13 @@ class Conclusions:
         self._agent = agent
         self._departures = departures
         self._attempts = attempts
-        self._clock = clock
+        self._deadlines = deadlines
         self._budget = RetryBudget()
         self._log = structlog.get_logger("maniple.agent.work")
 
     def ran(self, started_at: datetime | None = None) -> Ran:
         """Return where and when a task ran that has ended now."""
-        return Ran(self._agent, started_at, self._clock())
+        return Ran(self._agent, started_at, *self._deadlines.now())
 
     def decide(self, job: Job, outcome: Outcome) -> Result | Again:
         """Return what comes of a job that has ended."""
@@ -78,6 +79,10 @@ class Conclusions:
         """End a job whose deadline has passed before it could start."""
         result = expired(job.envelope, self.ran())
         self._departures.publish(result, job.envelope, partial(self._departed, job))
+
+    def ask(self, job: Job) -> None:
+        """Have a dispatcher judge whether the time of a job that could not start is over."""
+        self._departures.ask(job.envelope, partial(self._departed, job))
 
     def fail_job(self, job: Job, error: Exception) -> None:
         """End a job that this agent cannot handle; see `fail`."""

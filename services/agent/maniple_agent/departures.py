@@ -14,7 +14,7 @@ from maniple.service.done import Done
 from maniple.service.names import HANDED_BACK, RESULTS, TASKS_RETRIED
 from maniple.service.outlets import Outlet, ResultOutlet
 from maniple.service.telemetry import Metrics
-from maniple.topology import DELAY, EVENTS, LANES, RUNNING_KEY, tier_name
+from maniple.topology import DELAY, DELAY_TIERS, EVENTS, LANES, RUNNING_KEY, tier_name
 from maniple.transport import Publisher
 from maniple_agent.traces import Traces
 
@@ -90,6 +90,12 @@ class Departures:
                 done(error)
 
         self._lanes.add(key, encode(envelope), sent)
+
+    def ask(self, envelope: Envelope, done: Done) -> None:
+        """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
+        self._leave_bulkhead(envelope)
+        self._metrics.counter(HANDED_BACK, "deadline").inc()
+        self._refused.add(tier_name(DELAY_TIERS[0]), encode(envelope), done)
 
     def _leave_bulkhead(self, envelope: Envelope) -> None:
         if envelope.bulkhead is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from maniple.control import Announce, Command, Drain, Reconnect, Retire, later_life
+from maniple.control import Announce, Command, Drain, Reconnect, Retire, Time, later_life
 from maniple_agent.heartbeat import Heartbeats
 
 
@@ -32,6 +32,8 @@ class Handlers:
     ending: Ending
     reconnect: Callable[[], None]
     new_id: Callable[[], str]
+    hear: Callable[[Time], None] = lambda _: None
+    """Takes the cluster's time."""
 
     def announce(self, _command: Announce) -> None:
         """Send the description in full."""
@@ -65,4 +67,5 @@ def routes(handlers: Handlers) -> Mapping[type[Command], Callable[[Any], None]]:
         Drain: handlers.drain,
         Retire: handlers.retire,
         Reconnect: handlers.rebuild,
+        Time: handlers.hear,
     }

@@ -24,6 +24,7 @@ from maniple.control import (
 from maniple.identifiers import new_id
 from maniple.loops import new_event_loop
 from maniple.service.broker import ControlPlane
+from maniple.service.cluster_time import ClusterTime, follow
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import ResultOutlet
 from maniple.service.runner import Runtime
@@ -32,6 +33,7 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, load_registry
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
+from maniple_agent.deadlines import Known
 from maniple_agent.departures import Departures
 from maniple_agent.domain.fencing import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
@@ -68,6 +70,7 @@ class Parts:
     executors: dict[Kind, Executor]
     confirmation: Confirmation
     ending: Ending
+    time: ClusterTime
 
 
 def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
@@ -79,24 +82,26 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, queues=tuple(lanes.queues()))
     results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
-    traces = Traces(runtime.tracer, now)
+    time = ClusterTime(now, settings.timings.clocks)
+    traces = Traces(runtime.tracer, time.now)
     departures = Departures(hot.publisher, results, runtime.metrics, traces=traces)
     confirmation = Confirmation(monotonic(), settings.timings)
     work = Work(
         settings.instance,
         registry,
         departures,
-        ProgressReports(results, now),
+        ProgressReports(results, time.now),
         metrics=runtime.metrics,
-        clock=now,
+        clock=time.now,
         traces=traces,
         times=settings.timings.holding,
+        known=time.known,
     )
-    executors = _executors(settings, registry, work, runtime.tracer)
+    executors = _executors(settings, registry, work, runtime.tracer, known=time.known)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))
     lanes.consume(hot, work)
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
-    return Parts(registry, hot, work, departures, lanes, executors, confirmation, ending)
+    return Parts(registry, hot, work, departures, lanes, executors, confirmation, ending, time)
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +176,8 @@ async def _report(
         clock=now,
         timings=runtime.settings.timings,
     )
-    table = routes(Handlers(heartbeats, parts.ending, parts.hot.reconnect, new_id))
+    hear = follow(parts.time, runtime.health)
+    table = routes(Handlers(heartbeats, parts.ending, parts.hot.reconnect, new_id, hear))
 
     def obey(command: Command) -> None:
         table[type(command)](command)
@@ -192,7 +198,7 @@ async def _report(
     watch = Watch(parts.work, parts.departures, description.agent, period=look)
     runtime.spawn(heartbeats.run(), "heartbeats")
     runtime.spawn(reports.run(), "outcomes")
-    runtime.spawn(watch.run(fence, runtime.metrics, runtime.health, now), "watch")
+    runtime.spawn(watch.run(fence, runtime.metrics, runtime.health, parts.time.now), "watch")
     return heartbeats
 
 
@@ -225,7 +231,7 @@ def _capacities(settings: AgentSettings) -> dict[Kind, int]:
 
 
 def _executors(
-    settings: AgentSettings, registry: TaskRegistry, work: Work, tracer: Tracer
+    settings: AgentSettings, registry: TaskRegistry, work: Work, tracer: Tracer, *, known: Known
 ) -> dict[Kind, Executor]:
     """Return an executor for each kind of handler that there is."""
     kinds = {definition.executor for definition in registry}
@@ -243,7 +249,7 @@ def _executors(
             work,
             handlers=settings.handlers,
             memory=settings.process_memory,
-            clock=now,
+            clock=known,
             tracer=tracer,
             environment={
                 "MANIPLE_INSTANCE": settings.instance,

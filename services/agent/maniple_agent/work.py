@@ -13,7 +13,7 @@ from time import monotonic
 import structlog
 from msgspec import Raw
 
-from maniple.attempts import Again, expired, seconds_for
+from maniple.attempts import Again, expired
 from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome
@@ -28,6 +28,7 @@ from maniple.timings import Holding
 from maniple.transport import Delivery
 from maniple_agent.bundle import Bundle
 from maniple_agent.conclusions import DRAIN, OVERLOAD, Conclusions
+from maniple_agent.deadlines import Deadlines, Fate, Known, Moment, seconds_of
 from maniple_agent.departures import Departures
 from maniple_agent.domain.losses import is_over, lost_at_most_once, unknown_capability
 from maniple_agent.domain.slots import LaneMeasure
@@ -57,17 +58,23 @@ class Work:
         clock: Callable[[], datetime],
         traces: Traces,
         times: Holding | None = None,
+        known: Known | None = None,
     ) -> None:
-        """Publish through `departures`; `equip` gives executors before anything is taken."""
+        """Publish through `departures`; `equip` gives executors before anything is taken.
+
+        Deadlines go by what is `known` (None: by `clock`, which then is the cluster's time).
+        """
         self._traces = traces
         self._registry = registry
         self._departures = departures
         self._progress = progress
         self._metrics = metrics
-        self._clock = clock
         self._fenced: Callable[[], bool] = lambda: False
         self.attempts = Attempts()
-        self._conclusions = Conclusions(agent, departures, self.attempts, clock, traces=traces)
+        self._deadlines = Deadlines(known or clock, clock)
+        self._conclusions = Conclusions(
+            agent, departures, self.attempts, self._deadlines, traces=traces
+        )
         self._suspect: Job | None = None
         self._stopped: list[Job] = []
         self._pumping = False
@@ -91,7 +98,8 @@ class Work:
 
     def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
         """Take one bundle from a lane."""
-        now = self.last_delivery_at = self._clock()
+        now = self._deadlines.now()
+        self.last_delivery_at = now.at
         try:
             members = decode_members(delivery.body, Envelope)
         except InvalidMessage:
@@ -109,7 +117,7 @@ class Work:
         self._traces.received(bundle, envelopes)
         for member in members:
             if isinstance(member, InvalidMessage):
-                self._end_remnant(member, bundle, now)
+                self._end_remnant(member, bundle, now.at)
         for envelope in envelopes:
             try:
                 self._take_member(envelope, bundle, now, suspect=suspect)
@@ -120,7 +128,7 @@ class Work:
         self._schedule_pump()
 
     def _take_member(
-        self, envelope: Envelope, bundle: Bundle, now: datetime, *, suspect: bool
+        self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool
     ) -> None:
         again = bundle.redelivered or envelope.lost > 0
         if again and self._adopt(envelope, bundle, suspect=suspect):
@@ -142,11 +150,13 @@ class Work:
         result = undecodable(envelope, unreadable, self._conclusions.ran())
         self._departures.publish(result, envelope, bundle.settle)
 
-    def _take_task(
-        self, envelope: Envelope, bundle: Bundle, now: datetime, *, suspect: bool
-    ) -> None:
+    def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
         definition = self._registry.get(envelope.capability)
-        if envelope.deadline <= now:
+        fate = self._deadlines.fate(envelope, now)
+        if fate is Fate.ASKED:
+            self._departures.ask(envelope, bundle.settle)
+            return
+        if fate is Fate.EXPIRED:
             result = expired(envelope, self._conclusions.ran())
         elif definition is None:
             result = unknown_capability(envelope, self._conclusions.ran())
@@ -196,7 +206,7 @@ class Work:
     def _due(self, kind: Kind, free: int) -> list[Job]:
         """Take the jobs that an executor can run now; one suspect at a time in this agent."""
         jobs: list[Job] = []
-        now = self._clock()
+        now = self._deadlines.now()
         while len(jobs) < free and (job := self.waiting.next(kind, suspects=self._suspect is None)):
             try:
                 if self._begins(job, now):
@@ -206,23 +216,25 @@ class Work:
                 self._conclusions.fail_job(job, error)
         return jobs
 
-    def _begins(self, job: Job, now: datetime) -> bool:
+    def _begins(self, job: Job, now: Moment) -> bool:
         envelope = job.envelope
         if not job.bundle.alive:
             self.waiting.put_away(job, monotonic())
             return False
-        job.timeout = seconds_for(envelope, job.definition, now)
-        if job.timeout <= 0:
-            self._conclusions.expire(job)
+        fate = self._deadlines.fate(envelope, now)
+        if fate is not Fate.RUNS:
+            end = self._conclusions.expire if fate is Fate.EXPIRED else self._conclusions.ask
+            end(job)
             return False
-        job.started_at = now
+        job.timeout = seconds_of(envelope, job.definition, now)
+        job.started_at = now.at
         self._traces.begins(job)
         self.running.add(job)
         self._idle.clear()
         if job.suspect:
             self._suspect = job
         if envelope.dispatched_at is not None:
-            waited = max(0.0, (now - envelope.dispatched_at).total_seconds())
+            waited = max(0.0, (now.at - envelope.dispatched_at).total_seconds())
             exemplar = exemplar_of(envelope) if job.span else None
             self._metrics.histogram(QUEUE_SECONDS, envelope.capability).observe(waited, exemplar)
         return True

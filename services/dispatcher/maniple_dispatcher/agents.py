@@ -3,12 +3,14 @@
 import asyncio
 import random
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic
 from typing import Any, cast
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
 from maniple.events import AgentDraining, AgentEvent, AgentFailed, AgentLeft, AgentRegistered
 from maniple.service.broker import ControlPlane
+from maniple.service.listing import all_agents
 from maniple.service.runner import Runtime
 from maniple.topology import EVENTS
 from maniple_dispatcher.domain.affinity import Roster, affinity_lanes
@@ -90,8 +92,8 @@ class Agents:
 
     async def _ask(self, timeout: float = 5.0) -> bool:
         try:
-            answer = await self._plane.request("registry", "agents", timeout=timeout)
-            shown = answer["agents"]
+            request = partial(self._plane.request, "registry", "agents", timeout=timeout)
+            shown = (await all_agents(request))["agents"]
             for one in shown:
                 self._take_one(one)
         except (BrokerUnavailable, PublishRefused, RequestFailed, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from maniple.control import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes
+from maniple.control import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes, Time
 from maniple.topology import CONTROL, OUTCOMES, Exchange
 from maniple_dispatcher.domain.breaker import Ends
 from maniple_dispatcher.domain.bulkheads import Held
@@ -23,6 +23,8 @@ class Handlers:
 
     lanes: Lanes
     fleet: Fleet
+    hear: Callable[[Time], None] = lambda _: None
+    """Takes the cluster's time."""
 
     def learn(self, report: Outcomes) -> None:
         """Take how attempts ended: it decides about bundles, breakers and bulkheads."""
@@ -41,17 +43,20 @@ class Handlers:
             ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
             self.fleet.due |= self.fleet.owned.hear(lane.lane, ends, now)
 
-    def cancel(self, command: Cancel) -> None:
-        """End a task when it passes."""
-        self.lanes.cancel(command.tenant, command.id)
+    def obey(self, command: Cancel | Time) -> None:
+        """End a task when it passes, or take the time."""
+        if isinstance(command, Time):
+            self.hear(command)
+        else:
+            self.lanes.cancel(command.tenant, command.id)
 
 
-Route = tuple[str, type[Any], Callable[[Any], None]]
+Route = tuple[str, type[Any] | tuple[type[Any], ...], Callable[[Any], None]]
 
 
 def routes(handlers: Handlers) -> Mapping[Exchange, Route]:
     """Return which message of which exchange, by which key, goes to which handler."""
     return {
         OUTCOMES: ("", Outcomes, handlers.learn),
-        CONTROL: (ALL_AGENTS, Cancel, handlers.cancel),
+        CONTROL: (ALL_AGENTS, (Cancel, Time), handlers.obey),
     }

@@ -8,7 +8,10 @@ from time import time_ns
 from typing import cast
 
 from maniple import topology
+from maniple.control import Time
+from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
+from maniple.service.cluster_time import ClusterTime, follow
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import CircuitBreakerSpec
@@ -39,10 +42,11 @@ from maniple_dispatcher.traces import Traces
 PREFETCH_DEAD = 16
 DEFAULT_TENANT = "default"
 LOOK_PERIOD = 0.25
+TIME_TIMEOUT = 2.0
 
 
 def now() -> datetime:
-    """Read the clock: the only place of the dispatcher that does."""
+    """Read this machine's clock: the only place of the dispatcher that does."""
     return datetime.now(UTC)
 
 
@@ -51,6 +55,16 @@ async def _look(lanes: Lanes, hot: HotPath) -> None:
     while True:
         await asyncio.sleep(LOOK_PERIOD)
         lanes.look(taking=hot.up and not hot.blocked)
+
+
+async def _ask_for_time(
+    plane: ControlPlane, hear: Callable[[Time], None], runtime: Runtime
+) -> None:
+    """Learn the cluster's time before a deadline is set; without a registry go by our clock."""
+    try:
+        hear(Time.model_validate(await plane.request("registry", "time", timeout=TIME_TIMEOUT)))
+    except (ManipleError, ValueError) as error:
+        runtime.log.info("the time is not known from a registry", reason=str(error))
 
 
 def _milliseconds() -> int:
@@ -84,12 +98,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Roster()
-    traces = Traces(runtime.tracer, now, ratio=settings.trace_ratio)
+    time = ClusterTime(now, settings.timings.clocks)
+    traces = Traces(runtime.tracer, time.now, ratio=settings.trace_ratio)
     lanes = Lanes(
         hot.publisher,
         results,
         runtime.metrics,
-        now,
+        time.now,
         roster=roster,
         traces=traces,
         times=settings.timings.queues,
@@ -103,7 +118,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         roster,
         marks,
         quiet=quiet,
-        clock=now,
+        clock=time.now,
         traces=traces,
         log=refused,
     )
@@ -113,7 +128,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     me = runtime.connection_name("dispatcher")
     fleet = Fleet(me, owned, times=settings.timings.peers)
     good = GoodResults()
-    gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=now)
+    gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
     talk = Talk(hot, fleet, plane, runtime)
     memory = Memory(
         runtime.consul,
@@ -122,17 +137,21 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         fleet=fleet,
         log=runtime.log,
     )
-    submissions = Submissions(gate.admit, refusals, policies, runtime.metrics, now, traces=traces)
-    returns = Returns(lanes, gate, refused, now, traces=traces)
+    submissions = Submissions(
+        gate.admit, refusals, policies, runtime.metrics, time.now, traces=traces
+    )
+    returns = Returns(lanes, gate, refused, time.now, traces=traces)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
     back = topology.RETRY_QUEUE.name
     hot.consume(Consumer(hot.intake, back, returns.take, prefetch=settings.retry_prefetch))
-    dead = Undeliverable(results, runtime.metrics, now, traces=traces)
+    dead = Undeliverable(results, runtime.metrics, time.now, traces=traces)
     hot.consume(Consumer(hot.intake, topology.DEAD_BROKER.name, dead.take, prefetch=PREFETCH_DEAD))
     async with plane, hot.publishing():
+        hear = follow(time, runtime.health)
+        await _ask_for_time(plane, hear, runtime)
         await policies.start()
-        for exchange, (key, model, handler) in routes(Handlers(lanes, fleet)).items():
+        for exchange, (key, model, handler) in routes(Handlers(lanes, fleet, hear)).items():
             await plane.subscribe(exchange, (key,), model, handler)
         await agents.start()
         async with hot.consuming():

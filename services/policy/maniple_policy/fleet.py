@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
 from maniple.service.catalog import service_name
 from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.listing import all_agents
 from maniple.service.telemetry import get_logger
 from maniple_policy.domain.reach import Known
 
-PATIENCE = 1.0  # seconds
+PATIENCE = 1.0  # seconds, with each page
 FRESH = 5.0
 SILENT = 15.0  # seconds for which a registry that did not answer is not asked again
 
@@ -46,12 +48,12 @@ class Fleet:
         self._looking = asyncio.Lock()
 
     async def known(self) -> Known | None:
-        """Return what live agents offer; None if no registry says so within a second."""
+        """Return what live agents offer; None if no registry says a page of it within a second."""
         if self._clock() < self._until:
             return self._known
         try:
-            answer = await self._plane.request("registry", "agents", timeout=PATIENCE)
-            self._known = Known.of(answer.get("agents", ()))
+            request = partial(self._plane.request, "registry", "agents", timeout=PATIENCE)
+            self._known = Known.of((await all_agents(request))["agents"])
         except (ManipleError, AttributeError, TypeError):  # or a registry that speaks otherwise
             self._known = None
         self._until = self._clock() + (SILENT if self._known is None else FRESH)

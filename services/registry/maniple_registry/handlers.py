@@ -1,9 +1,11 @@
 """What the registry does with heartbeats, silence, checks, lanes, events, and questions."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from maniple.control import ALL_AGENTS, AgentId, Announce, Heartbeat, Incarnation, Request
@@ -12,11 +14,24 @@ from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
 from maniple.service.names import HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple.service.requests import Responder
 from maniple.service.telemetry import Metrics
+from maniple.timings import Clocks
 from maniple.topology import EVENTS, Exchange
+from maniple_registry import listing
 from maniple_registry.actor import Actor
 from maniple_registry.clock import Clock
+from maniple_registry.domain.clocks import told
 from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import AgentRecord, AgentState, Instant, LaneView
+from maniple_registry.domain.records import (
+    FINAL,
+    UNKNOWN_LIFE,
+    AgentRecord,
+    AgentState,
+    Instant,
+    LaneView,
+)
+
+FAILED_PAGE = 1000
+UNSHOWN = "says more of itself than can be shown"
 
 Route = tuple[tuple[str, ...], tuple[type[AgentEvent], ...], Callable[[AgentEvent], None]]
 
@@ -32,6 +47,10 @@ class Handlers:
     log: FilteringBoundLogger
     hears: Callable[[], bool] = lambda: True
     """Whether heartbeats can be heard now; what is answered while they cannot may be old."""
+    agree: float = Clocks().agree
+    """Seconds by which clocks may differ."""
+    correction: float = 0.0
+    """Seconds by which the cluster's time is ahead of our own clock."""
 
     def __post_init__(self) -> None:
         """Begin as if we had heard somebody: silence is counted from now."""
@@ -88,23 +107,63 @@ class Handlers:
         learned = [(event.agent, self.fleet.learn(event, now)) for event in events]
         self.actor.take(learned, now.seconds)
 
-    async def failed(self, _request: Request) -> dict[str, Any]:
-        """Answer `failed`: the incarnation of each failed agent."""
-        failed = (record for record in self.fleet if record.state is AgentState.FAILED)
-        return {"failed": {record.agent: record.incarnation for record in failed}}
+    async def failed(self, request: Request) -> dict[str, Any]:
+        """Answer `failed`: the incarnation of each failed agent; a page of them, if asked for."""
+        place = listing.after(request.body)
+        if place is None:
+            return {"failed": _failed(self.fleet)}
+        records = self.fleet.following(place, FAILED_PAGE + 1)
+        more = records[-2].agent if len(records) > FAILED_PAGE else None
+        return {"failed": _failed(records[:FAILED_PAGE]), "next": more}
 
-    async def agents(self, _request: Request) -> dict[str, Any]:
-        """Answer `agents`: all that are known, by id; failed and left ones for ten minutes."""
-        now = self.clock.seconds()
-        shown = [_shown(record, now) for record in self.fleet]
-        return {"agents": shown, "hearing": self.hears()}
+    async def agents(self, request: Request) -> bytes:
+        """Answer `agents`: all that are known, by id; failed and left ones for ten minutes.
 
-    async def agent(self, request: Request) -> dict[str, Any]:
+        With `after` (the id of an agent, or empty) a page of those that follow it, and as `next`
+        what the next page is after; null on the last one. Without it all, or `too_large`.
+        """
+        now, following = self.clock.seconds(), ""
+        write = partial(self._written, now=now)
+        place = listing.after(request.body)
+        if place is None:
+            written = await listing.whole(self.fleet, write)
+        else:
+            written, following = listing.page(self.fleet, place, write)
+        return listing.answer(written, hearing=self.hears(), following=following)
+
+    async def agent(self, request: Request) -> bytes:
         """Answer `agent` with the one called `id`, or `unknown_agent`."""
         record = self.fleet.get(str(request.body.get("id", "")))
         if record is None:
             raise RequestFailed("unknown_agent", f"no agent {request.body.get('id')!r} is known")
-        return {**_shown(record, self.clock.seconds()), "hearing": self.hears()}
+        hearing = msgspec.json.encode({"hearing": self.hears()})
+        return self._written(record, self.clock.seconds())[:-1] + b"," + hearing[1:]
+
+    def clock_ahead(self, record: AgentRecord) -> float | None:
+        """Return by how many seconds an agent's clock is wrong; None if by few, or unknown."""
+        if record.incarnation == UNKNOWN_LIFE or record.state in FINAL:
+            return None
+        ahead = record.ahead - self.correction
+        return ahead if abs(ahead) > self.agree else None
+
+    def _written(self, record: AgentRecord, now: float) -> bytes:
+        written = self._encoded(record, now)
+        if len(written) <= listing.AGENT_BYTES:
+            return written
+        return self._encoded(replace(record, description=None), now, UNSHOWN)
+
+    def _encoded(self, record: AgentRecord, now: float, *doubts: str) -> bytes:
+        ahead = self.clock_ahead(record)
+        wrong = [] if ahead is None else [f"its clock is {told(ahead)}"]
+        shown = _shown(record, now)
+        shown["clock_ahead"] = round(record.ahead - self.correction, 3)
+        shown["doubts"] += [*wrong, *doubts]
+        return msgspec.json.encode(shown)
+
+
+def _failed(records: Iterable[AgentRecord]) -> dict[str, str]:
+    failed = (record for record in records if record.state is AgentState.FAILED)
+    return {record.agent: record.incarnation for record in failed}
 
 
 def _shown(record: AgentRecord, now: float) -> dict[str, Any]:

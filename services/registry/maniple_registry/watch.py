@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Iterable
+from functools import partial
 from time import monotonic
 
 from maniple.control import AgentId
@@ -10,6 +11,7 @@ from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
 from maniple.service.catalog import Instance, service_name
 from maniple.service.consul import Consul, http_check, ttl_check
+from maniple.service.listing import pages
 from maniple.service.names import AGENTS, ECHOES
 from maniple.timings import Timings, Watching
 from maniple_registry.domain.records import Instant
@@ -102,11 +104,10 @@ async def count(handlers: Handlers) -> None:
 async def inherit(handlers: Handlers, plane: ControlPlane) -> None:
     """Ask another registry, if there is one, which incarnations have failed."""
     try:
-        answer = await plane.request("registry", "failed")
+        async for answer in pages(partial(plane.request, "registry", "failed")):
+            handlers.inherit(answer.get("failed", {}))
     except ManipleError as error:
         handlers.log.info("no other registry to learn from", reason=str(error))
-    else:
-        handlers.inherit(answer.get("failed", {}))
 
 
 class LaneWatch:

@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
+from maniple.control import ALL_AGENTS, Time
 from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.leadership import Leadership
 from maniple.service.names import EVICTIONS
 from maniple.service.runner import Runtime
+from maniple.topology import CONTROL
 from maniple_registry.actor import CAUSES, Actor
 from maniple_registry.clock import Clock
+from maniple_registry.clocks import ClockWatch
 from maniple_registry.domain.agenda import Agenda
 from maniple_registry.domain.fleet import Fleet
 from maniple_registry.eviction import Evictor
@@ -41,11 +44,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     handlers = assemble(runtime, settings, plane, leadership)
     hearing = Hearing(runtime, handlers.hear)
     handlers.hears = lambda: hearing.hears
+    clocks = ClockWatch(handlers, plane, runtime, lambda: leadership.leads or not leadership.led)
     checks = ConsulWatch(handlers, runtime.consul, settings.environment, timings)
     async with plane, hearing.open():
         try:
             for exchange, (keys, models, handler) in routes(handlers).items():
                 await plane.subscribe(exchange, keys, models, handler)
+            await plane.subscribe(CONTROL, (ALL_AGENTS,), Time, clocks.hear)
             runtime.spawn(leadership.run(), "leadership")
             runtime.spawn(handlers.actor.outbox.run(), "outbox")
             runtime.spawn(handlers.actor.evictor.run(), "evictor")
@@ -54,12 +59,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             runtime.spawn(MisfitWatch(handlers.fleet, runtime).run(), "misfits")
             runtime.spawn(SilenceWatch(handlers, hearing, timings.watching).run(), "silence")
             runtime.spawn(inherit(handlers, plane), "inherit")
+            runtime.spawn(clocks.run(), "clocks")
             # Before any question is answered: half a fleet is a wrong answer.
             await checks.seed()
             runtime.spawn(checks.run(), "checks")
             runtime.spawn(LaneWatch(handlers, hearing, timings.watching).run(), "lanes")
             runtime.spawn(_reaper(runtime).run(), "reaper")
-            await plane.respond("registry", operations(handlers))
+            await plane.respond("registry", {**operations(handlers), "time": clocks.time})
             yield
         finally:
             await runtime.cancel_spawned()

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from maniple.cli.control import ask
+from maniple.cli.control import ask_for_agents
 from maniple.cli.output import (
     BrokerOption,
     ExitCode,
@@ -29,9 +29,9 @@ def agents(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
 
 
 async def _agents(broker_url: str | None, *, as_json: bool) -> ExitCode:
-    answer = await ask(operator_url(broker_url), "registry", "agents")
-    found = answer.get("agents", [])
-    if not answer.get("hearing", True):
+    answer = await ask_for_agents(operator_url(broker_url))
+    found = answer["agents"]
+    if not answer["hearing"]:
         complain(DEAF)
     if as_json:
         print_line(json.dumps(found, indent=2, ensure_ascii=False))

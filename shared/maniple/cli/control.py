@@ -3,12 +3,14 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
 
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.service.broker import ControlPlane
+from maniple.service.listing import all_agents
 
 ANSWER_TIMEOUT = 5.0
 
@@ -51,3 +53,10 @@ async def ask(
     async with contextlib.AsyncExitStack() as stack:
         plane = await stack.enter_async_context(operator_plane(url))
         return await ask_over(plane, service, op, body, timeout)
+
+
+async def ask_for_agents(url: str) -> dict[str, Any]:
+    """Ask the registries for all `agents`, and whether they are `hearing`; raises as `ask` does."""
+    async with contextlib.AsyncExitStack() as stack:
+        plane = await stack.enter_async_context(operator_plane(url))
+        return await all_agents(partial(ask_over, plane, "registry", "agents"))

@@ -11,7 +11,8 @@ from maniple.control import Request, RequestFailure, Response
 from maniple.errors import BrokerUnavailable, RequestFailed, RequestTimeout
 from maniple.topology import REPLY_PREFIX, RESERVED_PREFIX
 
-Answer = Mapping[str, Any] | BaseModel
+Answer = Mapping[str, Any] | BaseModel | bytes
+"""A JSON object, or a model; as bytes it is written already."""
 Responder = Callable[[Request], Awaitable[Answer]]
 
 
@@ -49,10 +50,8 @@ async def answer(
             "unknown_op", f"no operation {request.op!r}; there is: {sorted(operations)}"
         )
     try:
-        result = await operation(request)
-        plain = result.model_dump(mode="json") if isinstance(result, BaseModel) else dict(result)
         # Here: what cannot be written is the operation's fault, not the sender's.
-        return Response(body=plain).to_json()
+        return _written(await operation(request))
     except RequestFailed as error:
         return _failure(error.code, error.message)
     except ValidationError as error:
@@ -60,6 +59,13 @@ async def answer(
     except Exception as error:
         log.exception("request failed", op=request.op)
         return _failure("internal", f"{type(error).__name__}: {error}")
+
+
+def _written(result: Answer) -> bytes:
+    if isinstance(result, bytes):
+        return b'{"body":' + result + b"}"
+    plain = result.model_dump(mode="json") if isinstance(result, BaseModel) else dict(result)
+    return Response(body=plain).to_json()
 
 
 def _failure(code: str, message: str) -> bytes:

@@ -110,7 +110,7 @@ async def test_a_tie_made_in_consul_is_reported_and_the_last_good_one_stays(
 async def test_a_dry_run_says_what_would_be_and_stores_nothing(operator: Operator) -> None:
     async def agents(_: Request) -> dict[str, Any]:
         found = {"state": "active", "capabilities": ["t.one", "u.one"], "lanes": ["t.one"]}
-        return {"agents": [found, found]}
+        return {"agents": [{"id": "a", **found}, {"id": "b", **found}]}
 
     await operator.plane.respond("registry", {"agents": agents})
     await operator.apply("t", 3)

@@ -30,7 +30,7 @@ class ProcessExecutor:
         *,
         handlers: Sequence[str],
         memory: int,
-        clock: Callable[[], datetime],
+        clock: Callable[[], datetime | None],
         tracer: Tracer = NO_TRACER,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -133,8 +133,9 @@ class ProcessExecutor:
     async def _feed(self, worker: Worker, job: Job) -> bool:
         """Run a job on a worker; False if that ended while it had nothing to do."""
         # It may have waited for this worker, and must not run beyond its deadline.
-        left = (job.envelope.deadline - self._clock()).total_seconds()
-        job.timeout = min(job.timeout, left)
+        now = self._clock()
+        if now is not None:
+            job.timeout = min(job.timeout, (job.envelope.deadline - now).total_seconds())
         if job.settled or job.timeout <= 0:
             tell(self._report, job, timed_out(0.0), 0.0)
             return True

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -58,13 +58,24 @@ class Fleet:
     def __init__(self, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
         self._records: dict[AgentId, AgentRecord] = {}
+        self._ids: list[AgentId] = []  # of the records, in order
         self._planned: dict[AgentId, float] = {}
         self._due: list[tuple[float, AgentId]] = []
         self._looked_at = AgentId("")
         self.suspected: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[AgentRecord]:
-        return iter(sorted(self._records.values(), key=lambda record: record.agent))
+        return map(self._records.__getitem__, tuple(self._ids))
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self._ids)
+
+    def following(self, agent: str, most: int) -> list[AgentRecord]:
+        """Return the records after that of `agent` in the order of ids, at most so many."""
+        start = bisect_right(self._ids, agent)
+        return [self._records[one] for one in self._ids[start : start + most]]
 
     def get(self, agent: str) -> AgentRecord | None:
         """Return the record of an agent."""
@@ -146,8 +157,7 @@ class Fleet:
                 continue  # forgotten since it was overdue
             decision = tick(record, now, self._bounds)
             if decision.record is None:
-                del self._records[agent]
-                self._planned.pop(agent, None)  # it may have been heard since it was overdue
+                self._forget(agent)
             decisions.append((agent, self._keep(decision)))
         return decisions
 
@@ -256,9 +266,16 @@ class Fleet:
     def _keep(self, decision: Decision) -> Decision:
         record = decision.record
         if record is not None:
+            if record.agent not in self._records:
+                insort(self._ids, record.agent)
             self._records[record.agent] = record
             self._plan(record.agent, deadline(record, self._bounds))
         return decision
+
+    def _forget(self, agent: AgentId) -> None:
+        del self._records[agent]
+        del self._ids[bisect_left(self._ids, agent)]
+        self._planned.pop(agent, None)  # it may have been heard since it was overdue
 
     def _plan(self, agent: AgentId, due: float) -> None:
         if due < self._planned.get(agent, math.inf):

@@ -145,7 +145,17 @@ def _begin(heartbeat: Heartbeat, now: Instant, past: tuple[Incarnation, ...]) ->
     state = TRANSITIONS.get((None, _said(heartbeat)))
     if state is None:
         return Decision(None)
-    record = AgentRecord(state, heartbeat, now.seconds, now.seconds, past=past, begun=now.seconds)
+    offset = _offset(heartbeat, now)
+    record = AgentRecord(
+        state,
+        heartbeat,
+        now.seconds,
+        now.seconds,
+        past=past,
+        begun=now.seconds,
+        offset=offset,
+        ahead=offset,
+    )
     events = (event_of(AgentDraining, record, now),) if state is AgentState.DRAINING else ()
     return _described(record, heartbeat, now, events)
 
@@ -197,6 +207,7 @@ def _answer_past(record: AgentRecord, heartbeat: Heartbeat) -> Decision:
 def _hear(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
     delivered = heartbeat.last_delivery_at
     fed = delivered is not None and delivered != record.heartbeat.last_delivery_at
+    offset = _offset(heartbeat, now)
     # Written out for each heartbeat: `replace` costs several times as much.
     heard = AgentRecord(
         record.state,
@@ -212,6 +223,8 @@ def _hear(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
         record.life,
         record.places,
         now.seconds if fed else record.fed,
+        offset,
+        max(offset, record.offset),
     )
     if record.starving is not None and not starves_still(heard, record.starving):
         heard = replace(heard, starving=None)
@@ -220,6 +233,10 @@ def _hear(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
         return _described(heard, heartbeat, now, ())
     moved, events = move(heard, trigger, now)
     return _described(moved, heartbeat, now, events)
+
+
+def _offset(heartbeat: Heartbeat, now: Instant) -> float:
+    return (heartbeat.sent_at - now.at).total_seconds()
 
 
 def _described(

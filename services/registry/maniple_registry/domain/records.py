@@ -117,6 +117,10 @@ class AgentRecord:
     """See `places_of`; empty while we have no description."""
     fed: float = -math.inf
     """When it was heard last that it had taken something since the heartbeat before."""
+    offset: float = 0.0
+    """Seconds by which its clock was ahead of ours by the last heartbeat, less its way here."""
+    ahead: float = 0.0
+    """The same by the quicker one of the last two."""
 
     @property
     def agent(self) -> AgentId:

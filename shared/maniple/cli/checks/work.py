@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maniple.cli.checks.findings import Finding, Places, Verdict
-from maniple.cli.control import ask
+from maniple.cli.control import ask_for_agents
 from maniple.client import connect
 from maniple.errors import BrokerUnavailable, ManipleError
 
@@ -16,7 +16,7 @@ ACTIVE, AILING = "active", ("unreachable", "failed")
 async def membership(places: Places) -> Finding:
     """Ask a registry for the agents."""
     try:
-        return members(await ask(places.broker, "registry", "agents"))
+        return members(await ask_for_agents(places.broker))
     except ManipleError as error:
         return Finding("membership", Verdict.FAILED, str(error), "start a registry")
 

@@ -1,0 +1,71 @@
+"""Whether a task's time is over, which an agent only says by the cluster's time."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from maniple.attempts import seconds_for, timeout_of
+from maniple.messages import Envelope
+from maniple.tasks import TaskDefinition
+
+MOST_ASKED: Final = 10_000
+
+Known = Callable[[], datetime | None]
+"""Returns the cluster's time, or None where no registry has told it."""
+
+
+class Fate(Enum):
+    """What a deadline makes of a task."""
+
+    RUNS = auto()
+    EXPIRED = auto()
+    ASKED = auto()
+    """It is over by this machine's clock alone: a dispatcher is to judge."""
+
+
+class Moment(NamedTuple):
+    """A time, and whether it is the cluster's, or only this machine's."""
+
+    at: datetime
+    timely: bool
+
+
+class Deadlines:
+    """Judges deadlines; who does not know the cluster's time has a dispatcher judge, once a task.
+
+    What comes back from there runs: it was not over.
+    """
+
+    def __init__(self, known: Known, wall: Callable[[], datetime]) -> None:
+        """Judge by `known`; `wall` is this machine's clock."""
+        self._known = known
+        self._wall = wall
+        self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def now(self) -> Moment:
+        """Return the time; once for all tasks that are looked at together."""
+        known = self._known()
+        return Moment(self._wall(), timely=False) if known is None else Moment(known, timely=True)
+
+    def fate(self, envelope: Envelope, now: Moment) -> Fate:
+        """Return what is to become of a task that has not started."""
+        if envelope.deadline > now.at:
+            return Fate.RUNS
+        if now.timely:
+            return Fate.EXPIRED
+        key = (envelope.tenant, envelope.id)
+        if key in self._asked:
+            return Fate.RUNS
+        self._asked[key] = None
+        if len(self._asked) > MOST_ASKED:
+            self._asked.popitem(last=False)
+        return Fate.ASKED
+
+
+def seconds_of(envelope: Envelope, definition: TaskDefinition, now: Moment) -> float:
+    """Return the seconds that an attempt has: until the deadline only where that is known."""
+    if now.timely:
+        return seconds_for(envelope, definition, now.at)
+    return timeout_of(envelope, definition)

@@ -1,0 +1,31 @@
+"""A machine with clocks of its own, and what registries tell it."""
+
+from datetime import UTC, datetime, timedelta
+
+from maniple.control import Time
+from maniple.service.cluster_time import ClusterTime
+from maniple.timings import Clocks
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+TIMES = Clocks()
+
+
+class Machine:
+    """A process: its own clock is wrong by `wrong` seconds, its steady one counts from anywhere."""
+
+    def __init__(self, wrong: float = 0.0, steady: float = 1000.0) -> None:
+        self.passed, self._wrong, self._steady = 0.0, wrong, steady
+        self.time = ClusterTime(self.wall, TIMES, steady=lambda: self._steady + self.passed)
+
+    def wall(self) -> datetime:
+        return NOON + timedelta(seconds=self.passed + self._wrong)
+
+    def told(self, *, ahead: float = 0.0, late: float = 0.0, source: str = "r1") -> None:
+        """Hear a registry whose clock is `ahead`, and whose word was under way for `late`."""
+        at = NOON + timedelta(seconds=self.passed + ahead - late)
+        self.time.take(Time(at=at, source=source))
+
+    @property
+    def ahead(self) -> float:
+        """How far the time known here is ahead of the true one."""
+        return (self.time.now() - NOON).total_seconds() - self.passed
