@@ -11,6 +11,7 @@ from pamqp import frame
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
+MOST_CHANNELS = 65535  # of the protocol
 _HEARTBEAT = frame.marshal(Heartbeat(), 0)
 
 
@@ -41,6 +42,11 @@ class Wire(aiormq.Connection):
     def heard(self) -> int:
         """How often something has come in."""
         return self._socket.heard
+
+    @property
+    def channel_max(self) -> int:
+        """How many channels the broker lets it have."""
+        return self.connection_tune.channel_max or MOST_CHANNELS
 
     async def is_blocked(self) -> bool:
         """Whether an alarm of the broker holds back what is published here."""
