@@ -86,8 +86,8 @@ async def over_transport(url: str, arrivals: Arrivals) -> AsyncIterator[Publish]
     outlet = Link(url, name="bench.publish", prepare=prepare)
     intake = Link(url, name="bench.consume")
     publisher = Publisher(outlet)
-    consumer = Consumer(intake, QUEUE, heard, prefetch=PREFETCH)
-    intake.add(consumer)
+    consumer = Consumer(QUEUE, heard, prefetch=PREFETCH)
+    intake.consume(consumer)
     await outlet.start(10)
     await intake.start(10)
 

@@ -178,6 +178,8 @@ class Heartbeat(ControlMessage):
     last_delivery_at: AwareDatetime | None = None
     hungry: Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES)] | None = None
     """Lanes of which it would take more now; None when it does not say."""
+    unconsumed: Annotated[tuple[Name, ...], Field(max_length=2 * MOST_NAMES + 1)] = ()
+    """Places (see `Reconnect`) where it would consume, and the queue does not let it."""
     loop_lag: NonNegativeFloat = 0.0
     """The longest delay of the agent's connection loop since the last heartbeat, in seconds."""
     connections: tuple[ConnectionName, ...] = Field(default=(), max_length=MOST_CONNECTIONS)
@@ -213,9 +215,16 @@ class Drain(Command):
 
 
 class Reconnect(Command):
-    """Build your connections to the broker anew: you look like a zombie from outside."""
+    """Build your connections to the broker anew: you look like a zombie from outside.
+
+    With `places` only consume these anew: nobody seems to consume there, but that may be what the
+    broker says of a queue that does not answer. One that is older builds its connections.
+    """
 
     TYPE: ClassVar[str] = "maniple.reconnect.v1"
+
+    places: Names = ()
+    """Lanes (`text.stats`), their suspects (`text.stats.suspect`), queues of agents."""
 
 
 class Retire(Command):

@@ -182,6 +182,10 @@ class Amqp(Part):
     """between two looks whether the broker is there; it hears as often of what holds tasks"""
     confirm: float = 30.0
     """without the confirm of a message until the connection is taken for dead"""
+    answer: float = 5.0
+    """without an answer of a queue until it is told of; its consumer goes on waiting"""
+    unanswered: float = _outside(40.0, 40.0)
+    """until it is asked anew, on another channel; the broker itself waits for it for 30 s"""
     backoff: float = 2.0
     """between two attempts to connect at most"""
     connect: float = _outside(4.0, 4.0)

@@ -286,3 +286,9 @@ def delay_tier(seconds: float) -> float:
         if tier <= seconds:
             best = tier
     return best
+
+
+def other_tier(tier: float) -> float:
+    """Return the next longer tier, or of the longest the one before it."""
+    place = DELAY_TIERS.index(tier)
+    return DELAY_TIERS[place + 1 if place + 1 < len(DELAY_TIERS) else place - 1]

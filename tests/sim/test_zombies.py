@@ -43,7 +43,20 @@ def eats(world: World, agent: Agent, period: float) -> None:
 
 def told(agent: Agent, since: float) -> list[float]:
     """Return after how many seconds an agent was told to reconnect."""
-    return [at - since for at, command in agent.told if isinstance(command, Reconnect)]
+    return [
+        at - since
+        for at, command in agent.told
+        if isinstance(command, Reconnect) and not command.places
+    ]
+
+
+def asked(agent: Agent, place: str) -> list[float]:
+    """Return when an agent was asked to consume a place anew."""
+    return [
+        at
+        for at, command in agent.told
+        if isinstance(command, Reconnect) and place in command.places
+    ]
 
 
 @pytest.mark.parametrize("chunk", seeds(40), ids=str)
@@ -107,15 +120,22 @@ def test_a_silent_queue_evicts_nobody(chunk: range, fed: bool) -> None:
             assert not cluster.failures()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="agents are told to build their connections anew for what is the fault of a queue "
-    "that none of them can consume (seed 0)",
-)
-def test_a_silent_queue_has_nobody_reconnect_while_all_else_is_idle() -> None:
-    with World(0) as world, Cluster(world) as cluster:
-        fleet(world, cluster, ("x", "y"), 4)
-        cluster.broker.silent.update(queue.name for queue in lane_queues("y"))
-        world.run(BOUNDS.reconnect + LOOK + PERIOD + RECONNECT_GRACE)
-        assert not any(told(agent, 0.0) for agent in cluster.agents)
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("chunk", seeds(20), ids=str)
+def test_a_silent_queue_has_nobody_reconnect_and_nobody_suspected(
+    chunk: range, number: int
+) -> None:
+    for seed in chunk:
+        with World(seed) as world, Cluster(world) as cluster:
+            fleet(world, cluster, ("x", "y"), number)
+            since = world.now
+            cluster.broker.silent.update(queue.name for queue in lane_queues("y"))
+            world.run(BOUNDS.hopeless + LOOK + PERIOD + RECONNECT_GRACE)
+            for agent in cluster.agents:
+                assert not any(told(agent, 0.0))
+                assert asked(agent, "y") or asked(agent, "y.suspect")
+                assert {r.state(agent.name) for r in cluster.registries} == {
+                    (agent.incarnation, "active")
+                }
+            events = [event.KEY for at, event in cluster.broker.events if at >= since]
+            assert "agent.unreachable" not in events

@@ -41,7 +41,9 @@ class Bench:
         await declare(connection, queues=(self.queue,))
 
     def consumer(self, prefetch: int = 100) -> Consumer:
-        made = Consumer(self.link, self.queue.name, self._take, prefetch=prefetch)
+        """Have the queue consumed, which is declared anew each time."""
+        made = Consumer(self.queue.name, self._take, prefetch=prefetch)
+        self.link.consume(made, self._declare)
         self.consumers.append(made)
         return made
 
@@ -72,7 +74,12 @@ class Bench:
             await consumer.flush()
         before = self.link.reconnects
         how()
-        await wait_until(lambda: self.link.reconnects > before and self.link.is_up)
+        await wait_until(lambda: self.link.reconnects > before and self.stands)
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is up and consumes."""
+        return self.link.is_up and self.link.consumes
 
     async def remaining(self, servers: LocalServers) -> int:
         """Return how many messages are not settled, once nobody takes any more."""

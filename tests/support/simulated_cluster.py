@@ -5,7 +5,7 @@ heartbeats, fence and commands; in place of its work there is whether something 
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import cache, partial
 from types import SimpleNamespace, TracebackType
@@ -27,7 +27,7 @@ from maniple.service.presence import Pulse
 from maniple.service.runner import Runtime
 from maniple.service.telemetry import Metrics
 from maniple.timings import Fencing
-from maniple.topology import CONTROL
+from maniple.topology import CONTROL, lane_queues
 from maniple_agent.domain.fencing import Confirmation
 from maniple_agent.fence import Fence
 from maniple_agent.handlers import Handlers, routes
@@ -217,7 +217,10 @@ class _Slots(list[Any]):
 
 
 class Agent:
-    """An agent in a process of its own; `hungry` are the lanes of which it would take more."""
+    """An agent in a process of its own; `hungry` are the lanes of which it would take more.
+
+    `unconsumed` are the places where it was asked to consume anew, and the queue is silent.
+    """
 
     def __init__(
         self, cluster: Cluster, name: str, *, fenced: bool = True, **described: Any
@@ -228,6 +231,7 @@ class Agent:
         self.work = Held(cluster.world)
         self.told: list[tuple[float, Command]] = []
         self.hungry: tuple[str, ...] = ()
+        self.unconsumed: tuple[str, ...] = ()
         self.slots = 4
         self.reconnects: Callable[[], object] = lambda: None
         self.lives: list[str] = []
@@ -251,17 +255,21 @@ class Agent:
         world = self.cluster.world
         plane = self.cluster.plane("", name=self._connection)
         self._self = Told(
-            self._described, self.slots, lambda: plane.connections, lambda: self.hungry
+            self._described,
+            self.slots,
+            lambda: plane.connections,
+            lambda: self.hungry,
+            lambda: self.unconsumed,
         )
         work: Any = self.work
         confirmation = Confirmation(world.now)
-        hot: Any = SimpleNamespace(pause=_nothing, resume=_nothing, blocked=False, up=False)
+        hot: Any = SimpleNamespace(pause=_nothing, resume=lambda: None, blocked=False, up=False)
         runtime: Any = SimpleNamespace(
             health=Health("agent", self.name, clock=world.monotonic),
             pulse=Pulse(),
             spawn=lambda task, _name: self.process.create_task(task),
         )
-        kept: Any = SimpleNamespace(kept=0)
+        kept: Any = SimpleNamespace(kept=0, look=lambda **_: None)
         self.fence = fence = Fence(
             runtime,
             confirmation,
@@ -287,7 +295,9 @@ class Agent:
             clock=lambda: datetime.now(UTC),
         )
         ending: Any = SimpleNamespace(begin=lambda _seconds: self.kill())
-        table = routes(Handlers(self.heartbeats, ending, self._reconnect, world.new_id))
+        table = routes(
+            Handlers(self.heartbeats, ending, self._reconnect, self._renew, world.new_id)
+        )
 
         def obey(command: Command) -> None:
             self.told.append((world.now, command))
@@ -317,6 +327,14 @@ class Agent:
 
     def _reconnect(self) -> None:
         self.reconnects()
+
+    def _renew(self, places: Iterable[str]) -> None:
+        """Consume anew; of a queue that does not answer it then does not say that it consumes."""
+        silent = {
+            lane for lane in places if lane_queues(lane)[0].name in self.cluster.broker.silent
+        }
+        self.hungry = tuple(lane for lane in self.hungry if lane not in silent)
+        self.unconsumed = (*self.unconsumed, *silent)
 
     def ate(self) -> None:
         """Let it have taken something from a lane."""

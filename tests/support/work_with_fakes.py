@@ -15,7 +15,7 @@ from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
-from maniple.timings import Holding
+from maniple.timings import Holding, Queues
 from maniple.transport import Outgoing, Publisher
 from maniple_agent.deadlines import Known
 from maniple_agent.departures import Departures
@@ -44,17 +44,24 @@ async def an_exclusive_task(payload: Any) -> Any:
 
 
 class FakePublisher(Publisher):
-    """Keeps what is published; refuses the routing keys in `full`, confirms while `up`."""
+    """Keeps what is published; refuses the routing keys in `full`, confirms while `up`.
+
+    What goes to keys in `silent` is confirmed only once it is `freed`.
+    """
 
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
         self.full: set[str] = set()
+        self.silent: set[str] = set()
+        self.freed = asyncio.Event()
         self.up = asyncio.Event()
         self.up.set()
 
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         del timeout
         await self.up.wait()
+        if message.routing_key in self.silent:
+            await self.freed.wait()
         if message.routing_key in self.full:
             raise PublishRefused(message.exchange, message.routing_key, unroutable=False)
         self.sent.append(message)
@@ -132,6 +139,7 @@ class Agent:
         tracer: Tracer = NO_TRACER,
         times: Holding | None = None,
         known: Known | None = None,
+        queues: Queues | None = None,
     ) -> None:
         self.publisher = FakePublisher()
         self.executor = FakeExecutor(capacity)
@@ -141,7 +149,7 @@ class Agent:
         results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
         traces = Traces(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
-        self.departures = Departures(self.publisher, results, metrics, traces=traces)
+        self.departures = Departures(self.publisher, results, metrics, traces=traces, times=queues)
         self.work = Work(
             "agent-1",
             TaskRegistry([a_task, a_task_once, an_exclusive_task]),
@@ -174,9 +182,10 @@ class Agent:
 
     async def settle(self) -> None:
         await asyncio.sleep(0)
-        if self.publisher.up.is_set():
+        if self.publisher.up.is_set() and not self.publisher.silent:
             await self.departures.drain()
-        await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     def results(self) -> list[Result]:
         sent = self.publisher.to("maniple.results")

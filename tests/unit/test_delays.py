@@ -1,10 +1,16 @@
 """Tasks that wait in the broker, each of which hears of its own end."""
 
+import asyncio
+
+import pytest
+
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.service.refusals import RefusedLog
 from maniple.service.telemetry import Metrics
+from maniple.timings import Queues
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.routing import Wait
+from waiting import wait_until
 from work_with_fakes import FakePublisher, envelope
 
 
@@ -18,6 +24,39 @@ async def test_an_end_that_raises_keeps_no_other_task_of_the_bundle_waiting() ->
         delays.add(Wait(1.0, envelope("a")), done, insist=False)
     await delays.drain()
     assert told == [None]
+
+
+@pytest.mark.parametrize("insist", [True, False])
+async def test_what_a_tier_does_not_confirm_waits_in_another(insist: bool) -> None:
+    publisher, told = FakePublisher(), list[ManipleError | None]()
+    publisher.silent = {"0.5", "1"}
+    delays = Delays(publisher, Metrics(), Queues(patience=0.0, cancel=0.0))
+    for name in ("a", "b"):
+        delays.add(Wait(0.5, envelope(name)), told.append, insist=insist)
+    for _ in range(6):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        delays.look(taking=True)
+    await wait_until(lambda: told == [None, None])
+    (sent,) = {message.routing_key for message in publisher.to("maniple.delay")}
+    assert sent == "2"
+    publisher.freed.set()
+    await delays.drain()
+    assert told == [None, None]  # what is confirmed late is told to nobody again
+
+
+async def test_a_tier_that_is_not_confirmed_yet_is_waited_for() -> None:
+    publisher, told = FakePublisher(), list[ManipleError | None]()
+    publisher.silent = {"0.5"}
+    delays = Delays(publisher, Metrics(), Queues(patience=3600.0))
+    delays.add(Wait(0.5, envelope("a")), told.append, insist=True)
+    for _ in range(3):
+        await asyncio.sleep(0)
+        delays.look(taking=True)
+    assert (publisher.sent, told) == ([], [])
+    publisher.freed.set()
+    await delays.drain()
+    assert (len(publisher.sent), told) == (1, [None])
 
 
 async def test_an_end_that_raises_does_not_end_what_keeps_refused_input() -> None:

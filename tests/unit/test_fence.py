@@ -25,7 +25,7 @@ class Hot:
     async def pause(self) -> None:
         self.told.append("pause")
 
-    async def resume(self) -> None:
+    def resume(self) -> None:
         self.told.append("resume")
 
     def reconnect(self) -> None:

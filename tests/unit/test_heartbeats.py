@@ -1,7 +1,7 @@
 """What an agent says after it stood still, and what it does when it is told to retire."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -50,7 +50,7 @@ class Agent:
         self.fake = FakeAgent(capacity=3)
         monkeypatch.setattr(module, "monotonic", lambda: self.seconds)
         fields = {"agent": "a1", "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
-        self_ = Self(AgentDescription.model_validate(fields), 1, lambda: (), lambda: ())
+        self_ = Self(AgentDescription.model_validate(fields), 1, lambda: (), lambda: (), lambda: ())
         plane: Any = self.plane
         self.heartbeats = Heartbeats(
             plane,
@@ -63,7 +63,17 @@ class Agent:
             timings=timings,
         )
         ending = Ending(self._stop, 30.0)
-        self.handlers = Handlers(self.heartbeats, ending, lambda: None, lambda: "2")
+        self.handlers = Handlers(
+            self.heartbeats,
+            ending,
+            lambda: None,
+            self.renew,
+            lambda: "2",
+        )
+        self.renewed: list[str] = []
+
+    def renew(self, places: Iterable[str]) -> None:
+        self.renewed += places
 
     def _stop(self) -> None:
         self.left += 1

@@ -4,8 +4,9 @@ from typing import Any
 
 from maniple.service.health import Health
 from maniple.tasks import Executor, TaskRegistry, task
+from maniple.topology import Queue
 from maniple.transport import Consumer
-from maniple_agent.lanes import LaneConsumer, Lanes
+from maniple_agent.lanes import Lanes
 from maniple_agent.slots import Slots
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 
@@ -23,8 +24,10 @@ async def affine(payload: Any) -> Any:
 
 
 def queues(*functions: Any, variants: tuple[str, ...] = ()) -> list[str]:
+    hot: Any = Hot()
     lanes = Lanes("agent-1", TaskRegistry(functions), variants, CAPACITIES)
-    return [queue.name for queue in lanes.queues()]
+    lanes.consume(hot, Agent().work)
+    return [consumer.queue for consumer in hot.consumers.values()]
 
 
 def test_an_agent_reads_the_lanes_of_its_capabilities_and_variants_with_their_suspects() -> None:
@@ -55,11 +58,13 @@ class Hot:
     """A hot path without a broker."""
 
     def __init__(self) -> None:
-        self.intake: Any = None
         self.consumers: dict[str, Consumer] = {}
 
-    def consume(self, consumer: Consumer) -> None:
-        self.consumers[consumer.queue.removeprefix("maniple.")] = consumer
+    def consume(self, queue: Queue, handle: Any, prefetch: int, **more: Any) -> Consumer:
+        made = Consumer(queue.name, handle, prefetch=prefetch, **more)
+        made._in_force = prefetch  # as once the broker has answered
+        self.consumers[queue.name.removeprefix("maniple.")] = made
+        return made
 
 
 class Taking:
@@ -79,9 +84,9 @@ class Taking:
         for consumer in self.hot.consumers.values():
             consumer._unsettled = dict.fromkeys(range(consumer.prefetch))
 
-    async def adapted(self) -> dict[str, int]:
+    def adapted(self) -> dict[str, int]:
         """Adapt; return the prefetch of each queue, 0 if it is paused."""
-        await self.lanes.adapt(self.agent.work)
+        self.lanes.adapt(self.agent.work)
         return {
             queue: 0 if consumer._paused else consumer.prefetch
             for queue, consumer in self.hot.consumers.items()
@@ -111,9 +116,7 @@ async def test_a_lost_consumer_says_so_at_once() -> None:
     await taking.agent.take(delivery)
     assert len(list(taking.agent.work.waiting)) == 1
     delivery.alive = False
-    consumer = taking.hot.consumers["lane.a.plain"]
-    assert isinstance(consumer, LaneConsumer)
-    consumer.lost()
+    taking.hot.consumers["lane.a.plain"].lost()
     assert list(taking.agent.work.waiting) == []
 
 
@@ -122,17 +125,17 @@ async def test_from_lanes_whose_slots_are_all_stuck_nothing_is_taken() -> None:
     for lane in ("a.plain", "a.thread", "an.affine"):
         taking.agent.work.measures[lane].bundled(1)
     taking.fill()
-    before = await taking.adapted()
+    before = taking.adapted()
     assert set(before.values()) == {8, 1}
     taking.executors[Executor.THREAD].stuck = ["a.thread"] * 4
-    assert await taking.adapted() == before | {"lane.a.thread": 4}
+    assert taking.adapted() == before | {"lane.a.thread": 4}
     taking.executors[Executor.THREAD].stuck *= 2
-    assert await taking.adapted() == before | {"lane.a.thread": 0, "lane.a.thread.suspect": 0}
+    assert taking.adapted() == before | {"lane.a.thread": 0, "lane.a.thread.suspect": 0}
     assert taking.lanes.hungry == ("a.plain", "an.affine")  # since what they may hold has grown
     taking.executors[Executor.THREAD].stuck = []
-    assert await taking.adapted() == before
+    assert taking.adapted() == before
     taking.executors[Executor.ASYNC].stuck = ["a.plain"] * 8
-    assert await taking.adapted() == dict.fromkeys(before, 0) | {
+    assert taking.adapted() == dict.fromkeys(before, 0) | {
         "lane.a.thread": 8,
         "lane.a.thread.suspect": 1,
     }
@@ -141,22 +144,22 @@ async def test_from_lanes_whose_slots_are_all_stuck_nothing_is_taken() -> None:
 async def test_a_lane_holds_more_once_it_has_used_up_what_it_may_hold() -> None:
     taking = Taking(plain, slots=100)
     taking.agent.work.measures["a.plain"].bundled(1)
-    assert (await taking.adapted())["lane.a.plain"] == 1
+    assert (taking.adapted())["lane.a.plain"] == 1
     taking.fill()
-    assert (await taking.adapted())["lane.a.plain"] == 100
+    assert (taking.adapted())["lane.a.plain"] == 100
     taking.agent.work.measures["a.plain"].bundle = 10.0
-    assert (await taking.adapted())["lane.a.plain"] == 10
+    assert (taking.adapted())["lane.a.plain"] == 10
 
 
 async def test_a_lane_is_not_taken_from_again_while_the_agent_takes_nothing() -> None:
     taking = Taking(in_thread)
     taking.executors[Executor.THREAD].stuck = ["a.thread"] * 4
-    await taking.adapted()
+    taking.adapted()
     taking.executors[Executor.THREAD].stuck = []
     taking.agent.fenced = True
-    assert set((await taking.adapted()).values()) == {0}
+    assert set((taking.adapted()).values()) == {0}
     taking.agent.fenced = False
-    assert set((await taking.adapted()).values()) == {1}
+    assert set((taking.adapted()).values()) == {1}
 
 
 def test_the_health_names_what_keeps_slots() -> None:

@@ -1,8 +1,5 @@
 """How an agent leaves when the broker does not answer: never later than it may."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +16,8 @@ class Leaving:
     ) -> None:
         self.now = 0.0
         self.goodbyes: list[float] = []
-        self._pause, self._over, self._limit = pause, over, 0.0
+        self._pause, self._over = pause, over
         monkeypatch.setattr(wiring, "monotonic", lambda: self.now)
-        monkeypatch.setattr(asyncio, "timeout", self._timeout)
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
             hot=SimpleNamespace(pause=self._takes),
@@ -30,15 +26,8 @@ class Leaving:
         )
         self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send, patience=2.5)
 
-    @asynccontextmanager
-    async def _timeout(self, limit: float) -> AsyncIterator[None]:
-        self._limit = limit
-        yield
-
-    async def _takes(self) -> None:
-        self.now += min(self._pause, self._limit)
-        if self._pause > self._limit:
-            raise TimeoutError
+    async def _takes(self, limit: float) -> None:
+        self.now += min(self._pause, limit)
 
     async def _drain(self, seconds: float) -> None:
         self.now += seconds + self._over

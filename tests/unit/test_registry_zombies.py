@@ -87,7 +87,8 @@ def test_three_that_starve_together_are_suspected_told_to_reconnect_and_not_evic
 ) -> None:
     bench = Bench(ALL_THREE).run(60, {"x": view})
     assert set(bench.states.values()) == {AgentState.UNREACHABLE}
-    assert bench.told == {agent: [Reconnect()] for agent in ALL_THREE}
+    asked = [Reconnect(places=("x",))] if view is SICK else []
+    assert bench.told == {agent: [*asked, Reconnect()] for agent in ALL_THREE}
     assert bench.suspected == {"x"}
     bench.run(6, {"x": FINE})
     assert set(bench.states.values()) == {AgentState.ACTIVE}
@@ -121,6 +122,34 @@ def test_a_queue_that_says_nothing_is_not_believed_while_others_are_fed_from_it(
     bench = Bench({"a1": idle, "a2": fed, "a3": fed}).run(30, {"x": SICK})
     assert bench.state("a1") is AgentState.ACTIVE
     assert bench.told["a1"] == []
+
+
+@pytest.mark.parametrize("agents", [1, 3])
+@pytest.mark.parametrize("place", ["x", "x.suspect"])
+def test_who_knows_that_a_queue_does_not_let_it_consume_is_not_doubted(
+    agents: int, place: str
+) -> None:
+    names = [f"a{number}" for number in range(agents)]
+    bench: Bench
+
+    def honest(_second: int) -> dict[str, Any]:
+        asked = any(Reconnect(places=(place,)) in bench.told[name] for name in names)
+        hungry = [] if asked and place == "x" else ["x"]
+        return {"hungry": hungry, "unconsumed": [place] if asked else []}
+
+    bench = Bench(dict.fromkeys(names, honest))
+    bench.run(60, {"x": FINE, "x.suspect": FINE} | {place: SICK})
+    assert set(bench.states.values()) == {AgentState.ACTIVE}
+    assert bench.told == {name: [Reconnect(places=(place,))] for name in names}
+
+
+def test_who_says_that_it_consumes_where_nobody_does_is_asked_and_then_doubted() -> None:
+    bench = Bench({"a1": idle}).run(10, {"x": SICK})
+    assert (bench.state("a1"), bench.told["a1"]) == (
+        AgentState.ACTIVE,
+        [Reconnect(places=("x",))],
+    )
+    assert bench.run(20, {"x": SICK}).state("a1") is AgentState.FAILED
 
 
 def test_five_and_a_third_of_the_fleet_that_starve_each_alone_are_spared() -> None:
@@ -158,7 +187,7 @@ def test_a_lane_that_is_never_empty_does_not_hide_another_that_nobody_consumes()
 
 
 def test_only_a_look_clears_the_doubt_where_nobody_consumes() -> None:
-    bench = Bench({"a1": fed}, ("x", "y")).run(9, {"x": SICK, "y": FINE})
+    bench = Bench({"a1": fed}, ("x", "y")).run(12, {"x": SICK, "y": FINE})
     assert bench.state("a1") is AgentState.UNREACHABLE
     bench.run(4, {"x": FINE, "y": FINE})
     assert bench.state("a1") is AgentState.ACTIVE

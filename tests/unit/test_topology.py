@@ -78,3 +78,10 @@ def test_the_reply_queue_of_a_client_is_bounded_and_ends_by_itself() -> None:
     assert queue.name == "maniple.replies.c1"
     assert queue.bindings == ((topology.REPLIES.name, "c1"),)
     assert {"x-max-length", "x-expires"} <= set(queue.all_arguments)
+
+
+@pytest.mark.parametrize("tier", topology.DELAY_TIERS)
+def test_there_is_another_tier_beside_each(tier: float) -> None:
+    other = topology.other_tier(tier)
+    assert other in topology.DELAY_TIERS
+    assert other != tier

@@ -1,7 +1,7 @@
 """A lane that does not confirm is told from a broker that stands still."""
 
+from maniple.service.under_way import UnderWay
 from maniple.timings import Queues
-from maniple_dispatcher.domain.under_way import UnderWay
 
 PATIENCE = Queues().patience
 STUCK = ("maniple.lanes", "stuck")

@@ -23,26 +23,48 @@ async def test_a_redelivered_bundle_is_split_into_tasks_that_travel_alone() -> N
     assert delivery.acked == 1
 
 
-async def test_nothing_starts_before_what_was_redelivered_is_safe_elsewhere() -> None:
-    agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
-    agent.publisher.up.clear()
+async def test_a_copy_does_not_start_before_what_was_redelivered_is_safe_elsewhere() -> None:
+    agent, lost = Agent(), Delivery(envelope("1"), envelope("2"), redelivered=True)
+    agent.publisher.silent = {"a.task"}
     await agent.take(lost)
-    await agent.take(Delivery(envelope("2")))
-    assert (agent.executor.ids, lost.acked) == ([], 0)
-    agent.publisher.up.set()
-    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    await agent.take(Delivery(envelope("2", lost=1), envelope("3"), envelope("1", lost=1)))
+    assert (agent.executor.ids, lost.acked) == (["3"], 0)
+    agent.publisher.freed.set()
+    await wait_until(lambda: agent.executor.ids == ["3", "2", "1"], 1)
     assert lost.acked == 1
 
 
-async def test_nothing_starts_before_the_acknowledgement_of_a_split_bundle_is_written() -> None:
+async def test_one_that_is_not_confirmed_holds_up_its_bundle_and_no_other_task() -> None:
+    agent = Agent()
+    stuck = Delivery(envelope("1"), envelope("2", lane="other"), redelivered=True)
+    agent.publisher.silent = {"other"}
+    await agent.take(stuck)
+    await agent.take(Delivery(envelope("4"), redelivered=True))
+    ids = ("1", "4", "5")
+    await agent.take(Delivery(*(envelope(name, lost=int(name != "5")) for name in ids)))
+    assert [bundle[0].id for _, bundle in agent.moved()] == ["1", "4"]
+    await wait_until(lambda: set(agent.executor.ids) == {"4", "5"}, 1)
+    assert stuck.acked == 0
+
+
+async def test_a_copy_does_not_start_before_the_acknowledgement_of_its_bundle_is_written() -> None:
     agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
     lost.written.clear()
     await agent.take(lost)
-    await agent.take(Delivery(envelope("2")))
+    await agent.take(Delivery(envelope("1", lost=1), envelope("2")))
     await wait_until(lambda: lost.acked == 1, 1)
-    assert agent.executor.ids == []
+    assert agent.executor.ids == ["2"]
     lost.written.set()
-    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    await wait_until(lambda: agent.executor.ids == ["2", "1"], 1)
+
+
+async def test_a_suspect_that_is_held_holds_up_no_other_suspect() -> None:
+    agent = Agent()
+    agent.publisher.silent = {"a.task.suspect"}
+    await agent.take(Delivery(envelope("s1", lost=2), redelivered=True), suspect=True)
+    for name in ("s1", "s2"):
+        await agent.take(Delivery(envelope(name, lost=3)), suspect=True)
+    assert agent.executor.ids == ["s2"]
 
 
 async def test_an_acknowledgement_that_takes_long_is_not_broken_off(
@@ -52,8 +74,8 @@ async def test_an_acknowledgement_that_takes_long_is_not_broken_off(
     agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
     lost.written.clear()
     await agent.take(lost)
-    await agent.take(Delivery(envelope("2")))
-    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    await agent.take(Delivery(envelope("1", lost=1)))
+    await wait_until(lambda: agent.executor.ids == ["1"], 1)
     lost.written.set()
     await wait_until(lambda: lost.flushes == 1, 1)
 
@@ -64,8 +86,8 @@ async def test_an_acknowledgement_that_cannot_be_written_stops_no_work(
     agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
     lost.fault = RuntimeError("a bug")
     await agent.take(lost)
-    await agent.take(Delivery(envelope("2")))
-    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    await agent.take(Delivery(envelope("1", lost=1)))
+    await wait_until(lambda: agent.executor.ids == ["1"], 1)
     assert "an acknowledgement of a lost task could not be written" in caplog.text
 
 
@@ -76,8 +98,8 @@ async def test_a_bundle_that_cannot_be_settled_stops_no_work() -> None:
     agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
     lost.ack = fail  # type: ignore[method-assign]
     await agent.take(lost)
-    await agent.take(Delivery(envelope("2")))
-    await wait_until(lambda: agent.executor.ids == ["2"], 1)
+    await agent.take(Delivery(envelope("1", lost=1)))
+    await wait_until(lambda: agent.executor.ids == ["1"], 1)
 
 
 async def test_a_redelivered_task_that_may_run_once_ends() -> None:

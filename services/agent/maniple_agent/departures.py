@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from time import monotonic
 
 from msgspec.structs import replace
 
@@ -14,15 +15,47 @@ from maniple.service.done import Done
 from maniple.service.names import HANDED_BACK, RESULTS, TASKS_RETRIED
 from maniple.service.outlets import Outlet, ResultOutlet
 from maniple.service.telemetry import Metrics
-from maniple.topology import DELAY, DELAY_TIERS, EVENTS, LANES, RUNNING_KEY, tier_name
+from maniple.service.under_way import Ticket, UnderWay
+from maniple.timings import Queues
+from maniple.topology import (
+    DELAY,
+    DELAY_TIERS,
+    EVENTS,
+    LANES,
+    RUNNING_KEY,
+    other_tier,
+    tier_name,
+)
 from maniple.transport import Publisher
 from maniple_agent.traces import Traces
 
 REFUSED_PAUSE = 1.0
 
 
+class _Withdrawn(ManipleError):
+    """It was not sent, because what was sent before it is not confirmed."""
+
+
+class _Leaving:
+    """A `done` of what may have to go another way."""
+
+    __slots__ = ("done", "instead", "outlet", "ticket", "told")
+    ticket: Ticket["_Leaving"]
+    told: Callable[["_Leaving", ManipleError | None], None]
+
+    def __init__(self, outlet: Outlet, done: Done, instead: Callable[[], None]) -> None:
+        self.outlet, self.done, self.instead = outlet, done, instead
+
+    def __call__(self, error: ManipleError | None) -> None:
+        self.told(self, error)
+
+
 class Departures:
-    """Publishes with confirms; every `done` is called once what was published is safe."""
+    """Publishes with confirms; every `done` is called once what was published is safe.
+
+    A lane or a delay tier that confirms nothing for some seconds, while others do, does not hold up
+    what came with a task: a copy of it waits elsewhere in the broker (`maniple.service.under_way`).
+    """
 
     def __init__(
         self,
@@ -31,6 +64,7 @@ class Departures:
         metrics: Metrics,
         *,
         traces: Traces,
+        times: Queues | None = None,
     ) -> None:
         """Publish through `publisher` and `results`."""
         self._traces = traces
@@ -43,6 +77,9 @@ class Departures:
         self._refused = Outlet(publisher, DELAY, ENVELOPES_TYPE, insist=True)
         self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
         self._ended: Counter[str] = Counter()
+        self._times = times or Queues()
+        self._under_way: UnderWay[_Leaving] = UnderWay(self._times.patience)
+        self._cancel_at: dict[tuple[Outlet, str], float] = {}
         self.left_bulkhead = asyncio.Event()
 
     @property
@@ -57,7 +94,19 @@ class Departures:
         variant = (result.lane or "").partition("@")[2]
         self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
         result, done = self._traces.ending(result, envelope, done)
+        if self._under_way.waits:
+            done = self._answering(done)
         self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+
+    def _answering(self, done: Done) -> Done:
+        """Let what waits elsewhere know by this confirm that the broker answers."""
+        since = monotonic()
+
+        def answered(error: ManipleError | None) -> None:
+            self._under_way.answered(since)
+            done(error)
+
+        return answered
 
     def retry(self, again: Again, final: Callable[[], Result], done: Done) -> None:
         """Let a task wait in the broker for another attempt; without room it ends as `final`."""
@@ -71,31 +120,93 @@ class Departures:
                 return
             self.publish(final(), replace(envelope, bulkhead=None), done)
 
-        self._delay.add(tier_name(again.tier), encode(envelope), delayed)
+        encoded = encode(envelope)
+        self._try(
+            self._delay,
+            tier_name(again.tier),
+            encoded,
+            delayed,
+            lambda: self._wait(encoded, done, other_tier(again.tier)),
+        )
 
     def running(self, event: TaskRunning) -> None:
         """Record that an attempt has been running for a second."""
         self._events.add(RUNNING_KEY, encode(event), lambda _: None)
 
     def alone(self, key: str, envelope: Envelope, reason: str, done: Done) -> None:
-        """Publish one task alone to a lane; if that is full or gone, it waits in the broker."""
+        """Publish one task alone to a lane; if that is full, gone or stuck, it waits elsewhere."""
         self._metrics.counter(HANDED_BACK, reason).inc()
+
+        def wait(why: Waiting) -> None:
+            self._wait(encode(replace(envelope, waited_for=why.value)), done, REFUSED_PAUSE)
 
         def sent(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):
-                why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
-                waits = replace(envelope, waited_for=why.value)
-                self._refused.add(tier_name(REFUSED_PAUSE), encode(waits), done)
+                wait(Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED)
             else:
                 done(error)
 
-        self._lanes.add(key, encode(envelope), sent)
+        self._try(self._lanes, key, encode(envelope), sent, lambda: wait(Waiting.UNCONFIRMED))
+
+    def _wait(self, encoded: bytes, done: Done, tier: float) -> None:
+        """Let a task wait in a tier, or in another if that does not confirm."""
+        self._try(
+            self._refused,
+            tier_name(tier),
+            encoded,
+            done,
+            lambda: self._wait(encoded, done, other_tier(tier)),
+        )
+
+    def _try(
+        self, outlet: Outlet, key: str, encoded: bytes, done: Done, instead: Callable[[], None]
+    ) -> None:
+        """Publish, and do something `instead` if that is not confirmed while others are."""
+        exchange = LANES if outlet is self._lanes else DELAY
+        leaving = _Leaving(outlet, done, instead)
+        leaving.ticket = self._under_way.begin((exchange.name, key), leaving, monotonic())
+        leaving.told = self._told
+        outlet.add(key, encoded, leaving)
+
+    def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
+        """Take what became of a publish."""
+        is_answer = error is None or isinstance(error, PublishRefused)
+        ended = self._under_way.end if is_answer else self._under_way.withdraw
+        if not ended(leaving.ticket):
+            return  # something else was done about it
+        if isinstance(error, _Withdrawn):
+            leaving.instead()
+        else:
+            leaving.done(error)
+
+    def look(self, *, taking: bool) -> None:
+        """Do something else about what is not confirmed for too long; to be called now and then.
+
+        While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
+        """
+        now = monotonic()
+        if not taking:
+            self._under_way.renew(now)
+            return
+        overdue = self._under_way.overdue(now)
+        for ticket in overdue:
+            ticket.item.instead()
+        for outlet, key in {(ticket.item.outlet, ticket.key[1]) for ticket in overdue}:
+            self._cancel_at.setdefault((outlet, key), now + self._times.cancel)
+            for leaving in outlet.withdraw(key):
+                leaving(_Withdrawn("what was sent before it is not confirmed"))
+        for outlet, key in [at for at, due in self._cancel_at.items() if due <= now]:
+            del self._cancel_at[outlet, key]
+            outlet.cancel(key, self._is_given_up)
+
+    def _is_given_up(self, done: Done) -> bool:
+        return isinstance(done, _Leaving) and self._under_way.is_given_up(done.ticket)
 
     def ask(self, envelope: Envelope, done: Done) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
         self._leave_bulkhead(envelope)
         self._metrics.counter(HANDED_BACK, "deadline").inc()
-        self._refused.add(tier_name(DELAY_TIERS[0]), encode(envelope), done)
+        self._wait(encode(envelope), done, DELAY_TIERS[0])
 
     def _leave_bulkhead(self, envelope: Envelope) -> None:
         if envelope.bulkhead is not None:

@@ -49,6 +49,11 @@ class Fence:
         self._log = structlog.get_logger("maniple.agent.fence")
         self.fenced = False
 
+    @property
+    def publishes(self) -> bool:
+        """Whether the broker takes what is published, as far as is known."""
+        return self._hot.up and not self._hot.blocked
+
     def confirm(self, sent_at: float) -> None:
         """Take that the broker has confirmed a heartbeat that was sent at that time."""
         self._confirmation.take(sent_at)
@@ -80,7 +85,7 @@ class Fence:
         self._log.info("no longer fenced", running=len(self._work.running))
         self._runtime.health.set(COMPONENT, ok=True)
         if not self._work.draining:
-            self._runtime.spawn(self._hot.resume(), "fence")
+            self._hot.resume()
         self._runtime.spawn(self._work.resume(), "fence")
 
     def _limit(self, now: float) -> None:

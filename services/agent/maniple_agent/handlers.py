@@ -1,6 +1,6 @@
 """What an agent does on command."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Handlers:
     heartbeats: Heartbeats
     ending: Ending
     reconnect: Callable[[], None]
+    renew: Callable[[Iterable[str]], None]
     new_id: Callable[[], str]
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
@@ -55,9 +56,16 @@ class Handlers:
             life = later_life(self.new_id(), command.incarnation, command.after)
             self.heartbeats.begin_new_life(life)
 
-    def rebuild(self, _command: Reconnect) -> None:
-        """Build the connections of the hot path anew."""
-        self.reconnect()
+    def rebuild(self, command: Reconnect) -> None:
+        """Build the connections of the hot path anew, or only consume some places anew.
+
+        What does not answer then is no longer told to be consumed.
+        """
+        if command.places:
+            self.renew(command.places)
+            self.heartbeats.hurry()
+        else:
+            self.reconnect()
 
 
 def routes(handlers: Handlers) -> Mapping[type[Command], Callable[[Any], None]]:

@@ -49,6 +49,7 @@ class Self:
     slots: int
     connections: Callable[[], tuple[str, ...]]
     hungry: Callable[[], tuple[str, ...]]
+    unconsumed: Callable[[], tuple[str, ...]]
 
 
 class Heartbeats:
@@ -109,6 +110,10 @@ class Heartbeats:
     def announce(self) -> None:
         """Send the description in full with a heartbeat that is due now."""
         self._announce += 1
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Send the next heartbeat now."""
         self._due.set()
 
     async def run(self) -> None:
@@ -181,6 +186,7 @@ class Heartbeats:
             held=sum(1 for _ in self._work.waiting),
             last_delivery_at=self._work.last_delivery_at,
             hungry=self._self.hungry(),
+            unconsumed=self._self.unconsumed(),
             loop_lag=self._health.loop_lag,
             connections=self._self.connections(),
             overdue=self._overdue,
@@ -224,7 +230,7 @@ class OutcomeReports:
             await self.send()
             if monotonic() - adapted >= self._period:
                 adapted = monotonic()
-                await self._lanes.adapt(self._work)
+                self._lanes.adapt(self._work)
 
     async def _pause(self) -> None:
         """Wait for the next report: others may wait for the room that a bulkhead has again."""

@@ -1,7 +1,7 @@
 """The attempts in an agent: which have not started, and which the broker may bring again."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
@@ -74,15 +74,28 @@ class Waiting:
         """Let a job wait for its turn."""
         (self._suspects if job.suspect else self._plain[job.definition.executor]).append(job)
 
-    def next(self, kind: Kind, *, suspects: bool) -> Job | None:
-        """Take out the next job for an executor; a suspect first, if one may run."""
-        if suspects and self._suspects and self._suspects[0].definition.executor is kind:
-            return self._suspects.popleft()
+    def next(
+        self, kind: Kind, *, suspects: bool, held: Callable[[Envelope], bool] | None = None
+    ) -> Job | None:
+        """Take out the next job for an executor; a suspect first, if one may run.
+
+        What is `held` is passed over.
+        """
+        if suspects and self._suspects:
+            job = _first(self._suspects, held)
+            if job is not None and job.definition.executor is kind:
+                self._suspects.remove(job)
+                return job
         jobs = self._plain[kind]
-        if jobs:
-            return jobs.popleft()
-        self._hold[kind] = self._times.dissolve
-        return None
+        job = _first(jobs, held)
+        if job is None:
+            if not jobs:
+                self._hold[kind] = self._times.dissolve
+        elif job is jobs[0]:
+            jobs.popleft()
+        else:
+            jobs.remove(job)
+        return job
 
     def take_overdue(self, now: float) -> list[Job]:
         """Take out what has not started in time (a second) after its bundle's arrival.
@@ -144,6 +157,13 @@ class Waiting:
     def _queues(self) -> Iterator[deque[Job]]:
         yield from self._plain.values()
         yield self._suspects
+
+
+def _first(jobs: deque[Job], held: Callable[[Envelope], bool] | None) -> Job | None:
+    """Return the first of these that is not held."""
+    if held is None:
+        return jobs[0] if jobs else None
+    return next((job for job in jobs if not held(job.envelope)), None)
 
 
 def _take(jobs: deque[Job], *, opened_by: float) -> list[Job]:

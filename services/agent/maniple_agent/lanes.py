@@ -1,6 +1,6 @@
 """The lanes that an agent serves: which queues it reads, and how much of each it holds."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import structlog
@@ -8,32 +8,10 @@ import structlog
 from maniple.service.hotpath import HotPath
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskDefinition
-from maniple.topology import Queue, agent_queue, lane_name, lane_queues
-from maniple.transport import Consumer, Delivery, Link
+from maniple.topology import Queue, agent_queue, lane_name, lane_queues, suspect_lane
+from maniple.transport import Consumer, Delivery
 from maniple_agent.domain.slots import LaneMeasure, prefetch_for, worth_changing
 from maniple_agent.work import Work
-
-
-class LaneConsumer(Consumer):
-    """Says at once that its connection is gone, and with it what it delivered."""
-
-    def __init__(
-        self,
-        link: Link,
-        queue: Queue,
-        handle: Callable[[Delivery], None],
-        *,
-        prefetch: int,
-        on_lost: Callable[[], None],
-    ) -> None:
-        """Consume `queue`; `on_lost` is called for each connection that is lost or fails."""
-        super().__init__(link, queue.name, handle, prefetch=prefetch)
-        self._on_lost = on_lost
-
-    def lost(self) -> None:
-        """Abandon the channel, and say so."""
-        super().lost()
-        self._on_lost()
 
 
 class Lanes:
@@ -67,6 +45,7 @@ class Lanes:
         }
         self._consumers: dict[str, Consumer] = {}
         self._suspects: dict[str, Consumer] = {}
+        self._places: dict[str, Consumer] = {}
         self._paused: set[Consumer] = set()
         self._log = structlog.get_logger("maniple.agent.lanes")
 
@@ -75,27 +54,29 @@ class Lanes:
         """The lanes served."""
         return tuple(self._kinds)
 
-    def queues(self) -> Iterator[Queue]:
-        """Iterate over the queues to declare."""
-        for lane in self._kinds:
-            yield from lane_queues(lane)
-        if self._affine:
-            yield self._own_queue
-
     @property
     def hungry(self) -> tuple[str, ...]:
-        """The lanes of which more would be taken now."""
+        """The lanes of which more would be taken now; none whose queue does not answer."""
         return tuple(lane for lane, consumer in self._consumers.items() if consumer.hungry)
+
+    @property
+    def unconsumed(self) -> tuple[str, ...]:
+        """The places that would be consumed, and whose queue has not answered."""
+        return tuple(place for place, one in self._places.items() if not one.consumes)
+
+    def renew(self, places: Iterable[str]) -> None:
+        """Consume these anew: lanes, their suspects, or the own queue; others are not ours."""
+        for place in places:
+            consumer = self._places.get(place)
+            if consumer is not None:
+                self._log.warning("consuming anew", queue=consumer.queue)
+                consumer.renew()
 
     def consume(self, hot: HotPath, work: Work) -> None:
         """Put the consumers on the hot path; bundles go to `work`."""
 
         def consumer(queue: Queue, handle: Callable[[Delivery], None], prefetch: int) -> Consumer:
-            made = LaneConsumer(
-                hot.intake, queue, handle, prefetch=prefetch, on_lost=work.connection_lost
-            )
-            hot.consume(made)
-            return made
+            return hot.consume(queue, handle, prefetch, on_lost=work.connection_lost)
 
         for lane in self._kinds:
             plain, suspects = lane_queues(lane)
@@ -105,35 +86,41 @@ class Lanes:
             self._suspects[lane] = consumer(suspects, partial(work.take, suspect=True), 1)
         if self._affine:
             wanted = max(self._consumers[lane].prefetch for lane in self._affine)
-            self._own = consumer(self._own_queue, work.take, wanted)
+            self._own = self._places[self._own_queue.name] = consumer(
+                self._own_queue, work.take, wanted
+            )
+        for lane in self._kinds:
+            self._places[suspect_lane(lane)] = self._suspects[lane]
+        self._places |= self._consumers
 
-    async def adapt(self, work: Work) -> None:
+    def adapt(self, work: Work) -> None:
         """Let each lane hold what can start within 50 ms by its measured run time.
 
-        From lanes without a slot that could come free nothing is taken at all.
+        From lanes without a slot that could come free nothing is taken at all. The broker's answers
+        are not waited for: the queue of one lane may give none.
         """
         wanted = {lane: self._wanted(lane, work) for lane in self._consumers}
         for lane, prefetch in wanted.items():
-            await self._fit(self._consumers[lane], prefetch, work)
-            await self._fit(self._suspects[lane], min(1, prefetch), work)
+            self._fit(self._consumers[lane], prefetch, work)
+            self._fit(self._suspects[lane], min(1, prefetch), work)
         if self._own is not None:
-            await self._fit(self._own, max(wanted[lane] for lane in self._affine), work)
+            self._fit(self._own, max(wanted[lane] for lane in self._affine), work)
 
-    async def _fit(self, consumer: Consumer, wanted: int, work: Work) -> None:
+    def _fit(self, consumer: Consumer, wanted: int, work: Work) -> None:
         if wanted == 0:
             # Each time: a fence that opens lets all take again.
             self._paused.add(consumer)
-            await consumer.pause()
+            consumer.want(paused=True)
             return
         # What is under way while the prefetch changes comes again as if we had died with it. While
         # it is used up nothing is; and before that, there is no need for more.
         needed = wanted < consumer.prefetch or not consumer.hungry
         if needed and worth_changing(consumer.prefetch, wanted):
             self._log.debug("prefetch", queue=consumer.queue, old=consumer.prefetch, new=wanted)
-            await consumer.resize(wanted)
+            consumer.want(prefetch=wanted)
         if consumer in self._paused and work.takes:
             self._paused.discard(consumer)
-            await consumer.resume()
+            consumer.want(paused=False)
 
     def _wanted(self, lane: str, work: Work) -> int:
         """Return the prefetch of a lane; 0 if none of its slots can be used."""

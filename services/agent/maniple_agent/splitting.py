@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from maniple.attempts import Ran
@@ -13,6 +15,9 @@ from maniple_agent.departures import Departures
 from maniple_agent.domain.losses import after_loss
 
 _log = logging.getLogger(__name__)
+
+Identity = tuple[str, str]
+"""Tenant and id of a task."""
 
 ACK_SECONDS = 1.0  # at most, for an acknowledgement to be written
 
@@ -27,11 +32,21 @@ class Source(Protocol):
         """Return once the acknowledgement, if all parts have ended, is on its way."""
 
 
+@dataclass(eq=False)
+class _Split:
+    """What of one source is under way: whose moves, and how many are not confirmed."""
+
+    tasks: list[Identity] = field(default_factory=list)
+    unconfirmed: int = 0
+
+
 class Splits:
     """What becomes of tasks that were lost.
 
-    Nothing should start while one is `under_way`, before its bundle is acknowledged: it may be this
-    very task, which kills us, and then the bundle would come again with as many losses as before.
+    A copy of a task whose move is under way `holds`: it may be what kills us, and then its bundle
+    would come again with as many losses as before. So do the others that came in the same bundle,
+    until that is acknowledged; nothing else waits for them, least of all for a queue that does not
+    confirm.
 
     Known weakness: an acknowledgement that is written may still wait in the broker's channel, which
     hands a quorum queue 32 at a time, and is forgotten there when we die. The copy that this leaves
@@ -41,17 +56,22 @@ class Splits:
     def __init__(
         self, registry: TaskRegistry, departures: Departures, ended: Callable[[], None]
     ) -> None:
-        """Publish through `departures`; `ended` is called when one is no longer under way."""
+        """Publish through `departures`; `ended` is called when some are no longer under way."""
         self._finishing: set[asyncio.Future[None]] = set()
         self._registry = registry
         self._departures = departures
         self._ended = ended
-        self._count = 0
+        self._splits: dict[Source, _Split] = {}
+        self._held: Counter[Identity] = Counter()
 
     @property
     def under_way(self) -> bool:
         """Whether some are not confirmed yet, or their bundles not acknowledged."""
-        return self._count > 0
+        return bool(self._held)
+
+    def holds(self, envelope: Envelope) -> bool:
+        """Whether a task must not start, because it may be a copy of one that is under way."""
+        return (envelope.tenant, envelope.id) in self._held
 
     def move(
         self, envelope: Envelope, ran: Ran, reason: str, source: Source, *, suspect: bool
@@ -59,25 +79,38 @@ class Splits:
         """Send one task of `source` to where it may run again, or end it."""
         fate = after_loss(envelope, self._registry.get(envelope.capability), ran, suspect=suspect)
 
+        task = (envelope.tenant, envelope.id)
+        split = self._splits.setdefault(source, _Split())
+
         def moved(error: ManipleError | None = None) -> None:
             try:
                 source.settle(error)
             finally:
-                task = asyncio.get_running_loop().create_task(self._finish(source))
-                self._finishing.add(task)
-                task.add_done_callback(self._finishing.discard)
+                self._moved(split, source)
 
-        self._count += 1
+        split.tasks.append(task)
+        split.unconfirmed += 1
+        self._held[task] += 1
         try:
             if isinstance(fate, Result):
                 self._departures.publish(fate, envelope, moved)
             else:
                 self._departures.alone(fate.key, fate.envelope, reason, moved)
         except BaseException:
-            self._count -= 1
+            self._moved(split, source)
             raise
 
-    async def _finish(self, source: Source) -> None:
+    def _moved(self, split: _Split, source: Source) -> None:
+        split.unconfirmed -= 1
+        if split.unconfirmed:
+            return
+        if self._splits.get(source) is split:
+            del self._splits[source]
+        finishing = asyncio.get_running_loop().create_task(self._finish(split, source))
+        self._finishing.add(finishing)
+        finishing.add_done_callback(self._finishing.discard)
+
+    async def _finish(self, split: _Split, source: Source) -> None:
         # Never cancelled, which would lose what it has still to write. A broker that takes nothing
         # for so long gets no killer either.
         writing = asyncio.ensure_future(source.flushed())
@@ -86,7 +119,7 @@ class Splits:
         try:
             await asyncio.wait([writing], timeout=ACK_SECONDS)
         finally:
-            self._count -= 1
+            self._held -= Counter(split.tasks)
             self._ended()
 
     def _written(self, writing: asyncio.Future[None]) -> None:

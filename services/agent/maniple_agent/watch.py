@@ -33,6 +33,7 @@ class Watch:
         while True:
             await asyncio.sleep(self._period)
             fence.look()
+            self._departures.look(taking=fence.publishes)
             self._work.dissolve()
             if not fence.fenced:
                 self.announce_running(clock())

@@ -1,6 +1,5 @@
 """Composition root of the agent; tests build it by the same function."""
 
-import asyncio
 import contextlib
 import os
 import platform
@@ -25,7 +24,7 @@ from maniple.identifiers import new_id
 from maniple.loops import new_event_loop
 from maniple.service.broker import ControlPlane
 from maniple.service.cluster_time import ClusterTime, follow
-from maniple.service.hotpath import HotPath
+from maniple.service.hotpath import PAUSE_TIMEOUT, HotPath
 from maniple.service.outlets import ResultOutlet
 from maniple.service.runner import Runtime
 from maniple.service.telemetry.tracing import Tracer
@@ -47,7 +46,6 @@ from maniple_agent.traces import Traces
 from maniple_agent.watch import Watch
 from maniple_agent.work import Work
 
-PAUSE_TIMEOUT = 2.0
 LEAST_PAUSE = 1.0
 # Beyond what runs may take; what is left of the runner's margin is for closing.
 GOODBYE_MARGIN = 3.0
@@ -80,11 +78,17 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
     lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
-    hot = HotPath(runtime, queues=tuple(lanes.queues()))
+    hot = HotPath(runtime)
     results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
     time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now)
-    departures = Departures(hot.publisher, results, runtime.metrics, traces=traces)
+    departures = Departures(
+        hot.publisher,
+        results,
+        runtime.metrics,
+        traces=traces,
+        times=settings.timings.queues,
+    )
     confirmation = Confirmation(monotonic(), settings.timings)
     work = Work(
         settings.instance,
@@ -134,10 +138,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
 async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     """Take nothing new, finish or hand back, and say goodbye."""
     began, seconds = monotonic(), parts.ending.seconds
-    with contextlib.suppress(TimeoutError):  # a broker that does not answer
-        limit = min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds))
-        async with asyncio.timeout(limit):
-            await parts.hot.pause()
+    await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
     heartbeats.phase = AgentPhase.DRAINING
     heartbeats.announce()
     await parts.work.drain(max(0.0, seconds - (monotonic() - began)))
@@ -156,6 +157,7 @@ async def _report(
         slots=sum(executor.capacity for executor in parts.executors.values()),
         connections=lambda: (*parts.hot.connections, plane.name),
         hungry=lambda: parts.lanes.hungry,
+        unconsumed=lambda: parts.lanes.unconsumed,
     )
     fence = Fence(
         runtime,
@@ -177,7 +179,8 @@ async def _report(
         timings=runtime.settings.timings,
     )
     hear = follow(parts.time, runtime.health)
-    table = routes(Handlers(heartbeats, parts.ending, parts.hot.reconnect, new_id, hear))
+    rebuilds = parts.hot.reconnect, parts.lanes.renew
+    table = routes(Handlers(heartbeats, parts.ending, *rebuilds, new_id, hear))
 
     def obey(command: Command) -> None:
         table[type(command)](command)

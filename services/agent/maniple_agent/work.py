@@ -196,7 +196,7 @@ class Work:
             self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
             return
         # By the clock, not by what was last looked at: this process may have been frozen since.
-        if self._splits.under_way or self._fenced():
+        if self._fenced():
             return
         for kind, executor in self.slots:
             jobs = self._due(kind, executor.free)
@@ -207,7 +207,10 @@ class Work:
         """Take the jobs that an executor can run now; one suspect at a time in this agent."""
         jobs: list[Job] = []
         now = self._deadlines.now()
-        while len(jobs) < free and (job := self.waiting.next(kind, suspects=self._suspect is None)):
+        held = self._splits.holds if self._splits.under_way else None
+        while len(jobs) < free and (
+            job := self.waiting.next(kind, suspects=self._suspect is None, held=held)
+        ):
             try:
                 if self._begins(job, now):
                     jobs.append(job)

@@ -1,7 +1,9 @@
 """Waiting in the broker: a task that finds no room there either ends, or goes round."""
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 from maniple.bundles import Bundler
 from maniple.codec import encode
@@ -11,7 +13,9 @@ from maniple.messages import ENVELOPES_TYPE, Envelope
 from maniple.service.done import Done, as_ours, tell
 from maniple.service.names import BUNDLE_TASKS, BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED
 from maniple.service.telemetry import Metrics
-from maniple.topology import DEFAULT, DELAY, RETRY_QUEUE, Exchange, tier_name
+from maniple.service.under_way import Ticket, UnderWay
+from maniple.timings import Queues
+from maniple.topology import DEFAULT, DELAY, RETRY_QUEUE, Exchange, other_tier, tier_name
 from maniple.transport import Outgoing, Publisher
 from maniple_dispatcher.domain.routing import Wait, shorter
 
@@ -19,22 +23,33 @@ from maniple_dispatcher.domain.routing import Wait, shorter
 ROUND = 0.1
 BESIDES_PAYLOAD = 512  # bytes of an envelope, about
 
-Waiter = tuple[Envelope, Done]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """A task on its way to a tier."""
+
+    envelope: Envelope
+    done: Done
+    ticket: Ticket[tuple[Envelope, Done, bool]]
 
 
 class Delays:
     """Publishes to the tiers of `maniple.delay`.
 
     What waits in numbers is looked at again and again, so it must cost little: the tasks of a
-    bundle are encoded together.
+    bundle are encoded together. From a tier that confirms nothing, while others do, they go to
+    another: the source messages that they hold up are those of all lanes.
     """
 
-    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
+    def __init__(self, publisher: Publisher, metrics: Metrics, times: Queues | None = None) -> None:
         """Publish through `publisher`."""
         self._publisher = publisher
         self._metrics = metrics
         self._refusals = metrics.counter(PUBLISHES_REFUSED, DELAY.name)
-        self._bundlers: dict[tuple[float, bool], Bundler[Waiter]] = {}
+        self._bundlers: dict[tuple[float, bool], Bundler[_Waiter]] = {}
+        self._times = times or Queues()
+        self._under_way: UnderWay[tuple[Envelope, Done, bool]] = UnderWay(self._times.patience)
+        self._cancel_at: dict[float, float] = {}
 
     def add(self, waiting: Wait, done: Done, *, insist: bool) -> None:
         """Let a task wait; `done` when that is confirmed, or, without `insist`, refused.
@@ -48,16 +63,54 @@ class Delays:
             send = partial(self._send, waiting.tier, insist=insist)
             bundler = self._bundlers[waiting.tier, insist] = Bundler(send)
         envelope = waiting.envelope
-        bundler.add((envelope, done), len(envelope.payload) + BESIDES_PAYLOAD)
+        key = (DELAY.name, tier_name(waiting.tier))
+        ticket = self._under_way.begin(key, (envelope, done, insist), monotonic())
+        bundler.add(_Waiter(envelope, done, ticket), len(envelope.payload) + BESIDES_PAYLOAD)
+
+    def answered(self, since: float) -> None:
+        """Take that the broker has confirmed something else that was sent at `since`."""
+        self._under_way.answered(since)
+
+    def look(self, *, taking: bool) -> None:
+        """Let wait elsewhere what is not confirmed for too long; to be called now and then.
+
+        While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
+        """
+        now = monotonic()
+        if not taking:
+            self._under_way.renew(now)
+            return
+        stuck = {}
+        for ticket in self._under_way.overdue(now):
+            stuck[float(ticket.key[1])] = None
+            self._elsewhere(ticket)
+        for tier in stuck:
+            self._cancel_at.setdefault(tier, now + self._times.cancel)
+            for bundler in self._of(tier):
+                for waiter in bundler.withdraw():
+                    if not self._under_way.withdraw(waiter.ticket):
+                        continue
+                    self._elsewhere(waiter.ticket)
+        for tier in [tier for tier, at in self._cancel_at.items() if at <= now]:
+            del self._cancel_at[tier]
+            for bundler in self._of(tier):
+                bundler.cancel(lambda waiter: self._under_way.is_given_up(waiter.ticket))
+
+    def _elsewhere(self, ticket: Ticket[tuple[Envelope, Done, bool]]) -> None:
+        envelope, done, insist = ticket.item
+        self.add(Wait(other_tier(float(ticket.key[1])), envelope), done, insist=insist)
+
+    def _of(self, tier: float) -> list[Bundler[_Waiter]]:
+        return [bundler for (at, _), bundler in self._bundlers.items() if at == tier]
 
     async def drain(self) -> None:
         """Return when everything has been sent."""
         for bundler in list(self._bundlers.values()):
             await bundler.drain()
 
-    async def _send(self, tier: float, waiters: list[Waiter], *, insist: bool) -> None:
+    async def _send(self, tier: float, waiters: list[_Waiter], *, insist: bool) -> None:
         error: ManipleError | None = None
-        body = encode([envelope for envelope, _ in waiters])
+        body = encode([waiter.envelope for waiter in waiters])
         try:
             await (self._insist if insist else self._publish)(tier, body)
         except Exception as failure:  # noqa: BLE001 - whatever it was, each task must hear of it
@@ -66,7 +119,9 @@ class Delays:
             self._metrics.counter(BUNDLES_SENT, DELAY.name).inc()
             self._metrics.counter(BYTES_SENT, DELAY.name).inc(len(body))
             self._metrics.histogram(BUNDLE_TASKS, DELAY.name).observe(len(waiters))
-        tell((done for _, done in waiters), error)
+        is_answer = error is None or isinstance(error, PublishRefused)
+        ended = self._under_way.end if is_answer else self._under_way.withdraw
+        tell([waiter.done for waiter in waiters if ended(waiter.ticket)], error)
 
     async def _insist(self, tier: float, body: bytes) -> None:
         at: float | None = tier

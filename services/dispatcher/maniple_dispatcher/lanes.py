@@ -22,13 +22,14 @@ from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED
 from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
+from maniple.service.under_way import Key, Ticket, UnderWay
 from maniple.timings import Queues
 from maniple.topology import ACCEPTED_KEY, AGENTS, EVENTS, LANES, Exchange, lane_key
 from maniple.transport import Publisher
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.cancellations import Cancellations
-from maniple_dispatcher.domain.doors import Doors, Key
+from maniple_dispatcher.domain.doors import Doors
 from maniple_dispatcher.domain.routing import (
     Wait,
     acceptance,
@@ -40,7 +41,6 @@ from maniple_dispatcher.domain.routing import (
     wait,
 )
 from maniple_dispatcher.domain.sizing import Sizes
-from maniple_dispatcher.domain.under_way import Ticket, UnderWay
 from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
@@ -104,7 +104,7 @@ class Lanes:
         }
         mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
         self._mirrors = mirrors.within(MIRROR_SECONDS)
-        self._delays = Delays(publisher, metrics)
+        self._delays = Delays(publisher, metrics, times)
         self._events = (
             Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
@@ -201,6 +201,7 @@ class Lanes:
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
+        self._delays.look(taking=taking)
         if not taking:
             self._under_way.renew(monotonic())
             return
@@ -247,6 +248,8 @@ class Lanes:
         is_answer = error is None or isinstance(error, PublishRefused)
         if error is None:
             self._doors.open(ticket.key)
+        if is_answer:
+            self._delays.answered(ticket.since)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
         if not ended(ticket):
             return

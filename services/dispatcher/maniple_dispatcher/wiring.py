@@ -18,7 +18,6 @@ from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.policy_view import PolicyView
 from maniple.service.refusals import RefusedLog
 from maniple.service.runner import Runtime
-from maniple.transport import Consumer
 from maniple_dispatcher.agents import Agents
 from maniple_dispatcher.dead import Undeliverable
 from maniple_dispatcher.domain.affinity import Roster
@@ -142,11 +141,10 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     )
     returns = Returns(lanes, gate, refused, time.now, traces=traces)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
-        hot.consume(Consumer(hot.intake, queue.name, submissions.take, prefetch=settings.prefetch))
-    back = topology.RETRY_QUEUE.name
-    hot.consume(Consumer(hot.intake, back, returns.take, prefetch=settings.retry_prefetch))
+        hot.consume(queue, submissions.take, settings.prefetch)
+    hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
     dead = Undeliverable(results, runtime.metrics, time.now, traces=traces)
-    hot.consume(Consumer(hot.intake, topology.DEAD_BROKER.name, dead.take, prefetch=PREFETCH_DEAD))
+    hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
     async with plane, hot.publishing():
         hear = follow(time, runtime.health)
         await _ask_for_time(plane, hear, runtime)

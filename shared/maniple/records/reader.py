@@ -76,7 +76,11 @@ class RecordReader:
         self._arrived: deque[Delivery] = deque()
         self._news = asyncio.Event()
         self._consumer = Consumer(
-            link, RECORDS.name, self._receive, prefetch=prefetch, arguments=self._arguments
+            RECORDS.name,
+            self._receive,
+            prefetch=prefetch,
+            owner=link,
+            arguments=self._arguments,
         )
         link.add(self._consumer)
 

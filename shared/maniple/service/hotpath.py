@@ -6,16 +6,27 @@ published to addresses that outsiders chose must not cost the others their conne
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from maniple.service.broker import BLOCKED
 from maniple.service.names import PUBLISHING_BLOCKED, RECONNECTS
 from maniple.service.runner import Runtime
-from maniple.topology import Queue
-from maniple.transport import Connection, Consumer, Link, Publisher, declare, declare_topology
+from maniple.topology import QUEUES, Queue
+from maniple.transport import (
+    Connection,
+    Consumer,
+    Delivery,
+    Keeper,
+    Link,
+    Publisher,
+    declare,
+    declare_topology,
+)
 
 START_TIMEOUT = 30.0
+PAUSE_TIMEOUT = 2.0
 SETTLE_TIMEOUT = 1.0
 MAX_LOSSES = 3  # of its connection, while one and the same reply was under way
 
@@ -27,13 +38,13 @@ class HotPath:
     can be published. Both raise `BrokerUnavailable` when they do not open within 30 s.
     """
 
-    def __init__(self, runtime: Runtime, queues: tuple[Queue, ...] = ()) -> None:
-        """Describe the links; `queues` are declared besides those that all processes share."""
-        self._queues = queues
+    def __init__(self, runtime: Runtime) -> None:
+        """Describe the links."""
         self._runtime = runtime
         runtime.metrics.gauge(PUBLISHING_BLOCKED, "publish")
         settings = runtime.settings
         times = settings.timings.amqp
+        self._patience = times.answer
         self.outlet = Link(
             settings.broker_url,
             name=runtime.connection_name("publish"),
@@ -45,7 +56,6 @@ class HotPath:
         self.intake = Link(
             settings.broker_url,
             name=runtime.connection_name("consume"),
-            prepare=self._declare,  # a queue that was deleted is there again before it is consumed
             on_state=lambda up: self._changed("consume", up=up),
             times=times,
             holds=True,
@@ -59,9 +69,9 @@ class HotPath:
         self.publisher = Publisher(self.outlet)
         self.replier = Publisher(self._reply_link, max_losses=MAX_LOSSES)
         """For what goes to addresses that outsiders chose."""
-        self._consumers: list[Consumer] = []
+        self._keepers: dict[str, Keeper] = {}
         self._was_up: set[str] = set()
-        self._differing: tuple[str, ...] = ()
+        self._differing: set[str] = set()
 
     @property
     def connections(self) -> tuple[str, ...]:
@@ -78,23 +88,43 @@ class HotPath:
         """Whether an alarm of the broker (memory, disk) holds back what is published."""
         return self.outlet.blocked
 
-    def consume(self, consumer: Consumer) -> None:
-        """Have a consumer started with the links."""
-        self._consumers.append(consumer)
-        self.intake.add(consumer)
+    def consume(
+        self,
+        queue: Queue,
+        handle: Callable[[Delivery], None],
+        prefetch: int,
+        *,
+        on_lost: Callable[[], None] | None = None,
+    ) -> Consumer:
+        """Have a queue declared and consumed with the links, and return its consumer.
+
+        `on_lost` hears at once when its channel is gone, and with it what it delivered. A queue
+        that does not answer costs no other.
+        """
+        consumer = Consumer(queue.name, handle, prefetch=prefetch, on_lost=on_lost)
+
+        async def prepare(connection: Connection) -> None:
+            self._take_differing(await declare(connection, queues=(queue,)), (queue,))
+
+        on_silent = partial(self._on_silent, queue.name)
+        self._keepers[queue.name] = self.intake.consume(consumer, prepare, on_silent)
+        return consumer
 
     def reconnect(self) -> None:
         """Build the connections anew."""
         for link in (self.outlet, self.intake, self._reply_link):
             link.suspect()
 
-    async def pause(self) -> None:
-        """Take nothing more."""
-        await asyncio.gather(*(consumer.pause() for consumer in self._consumers))
+    async def pause(self, limit: float = PAUSE_TIMEOUT) -> None:
+        """Take nothing more; a queue that does not answer is waited for `limit` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await asyncio.gather(*(one.consumer.pause() for one in self._keepers.values()))
 
-    async def resume(self) -> None:
-        """Take again after `pause`."""
-        await asyncio.gather(*(consumer.resume() for consumer in self._consumers))
+    def resume(self) -> None:
+        """Take again after `pause`, as soon as the queues answer."""
+        for keeper in self._keepers.values():
+            keeper.consumer.want(paused=False)
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[None]:
@@ -114,24 +144,36 @@ class HotPath:
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_TIMEOUT):
-                    await asyncio.gather(*(consumer.settle() for consumer in self._consumers))
+                    await asyncio.gather(
+                        *(keeper.consumer.settle() for keeper in self._keepers.values())
+                    )
             await self.intake.close()
 
     async def _declare(self, connection: Connection) -> None:
-        differing = await declare_topology(connection)
-        differing += await declare(connection, queues=self._queues)
+        self._take_differing(await declare_topology(connection, self._patience), QUEUES)
+
+    def _take_differing(self, found: tuple[str, ...], of: tuple[Queue, ...]) -> None:
+        differing = (self._differing - {queue.name for queue in of}) | set(found)
         if differing != self._differing:
             self._differing = differing
-            self._tell_differing()
+            if found:
+                self._runtime.log.warning("queues are used as they are", queues=found)
+            self._tell_queues()
 
-    def _tell_differing(self) -> None:
+    def _on_silent(self, queue: str, silent: bool) -> None:  # noqa: FBT001 - a callback's last
+        if silent:
+            reason = repr(self._keepers[queue].last_error or "no answer")
+            self._runtime.log.warning("a queue is not consumed", queue=queue, reason=reason)
+        else:
+            self._runtime.log.info("a queue is consumed again", queue=queue)
+        self._tell_queues()
+
+    def _tell_queues(self) -> None:
         """Say which queues were not made by us; what to do about it, `maniple doctor` tells."""
-        detail = f"made with other arguments: {', '.join(self._differing)}"
-        self._runtime.health.set(
-            "broker.queues", ok=not self._differing, detail=detail if self._differing else ""
-        )
-        if self._differing:
-            self._runtime.log.warning("queues are used as they are", queues=self._differing)
+        silent = {name for name, keeper in self._keepers.items() if keeper.silent}
+        wrong = (("made with other arguments", self._differing), ("do not answer", silent))
+        detail = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in wrong if names)
+        self._runtime.health.set("broker.queues", ok=not detail, detail=detail)
 
     def _on_blocked(self, blocked: bool) -> None:  # noqa: FBT001 - a callback's one argument
         self._runtime.metrics.gauge(PUBLISHING_BLOCKED, "publish").set(blocked)

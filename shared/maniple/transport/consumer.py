@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """What a consumer lives on: a link."""
+    """What a consumer lives on: a link, or who keeps it on one."""
 
     def suspect(self) -> None:
         """Take that something does not answer as it should, or that the queue is gone."""
@@ -81,17 +81,22 @@ class Consumer:
     `handle` raises on is rejected, so that it cannot be held for ever.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it consumes, and whom it tells
         self,
-        link: Owner,
         queue: str,
         handle: Callable[[Delivery], None],
         *,
         prefetch: int,
+        owner: Owner | None = None,
         arguments: dict[str, Any] | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
-        """Describe the consumer; `link.add` puts it to work."""
-        self._link = link
+        """Describe the consumer; `Link.consume` puts it to work, and owns it.
+
+        `on_lost` is called whenever its channel is gone, and with it what it delivered.
+        """
+        self.owner = owner
+        self._on_lost = on_lost
         self.queue = queue
         self._handle = handle
         self.prefetch = prefetch
@@ -100,6 +105,9 @@ class Consumer:
         self._consumer_tag = ""
         self._in_force: int | None = None  # the prefetch that the broker knows, while we consume
         self._fitting = asyncio.Lock()
+        self._refitting: asyncio.Task[None] | None = None
+        self.waits = False
+        """Whether the broker has not answered yet what it was asked for last."""
         self.generation = 0
         self._unsettled: dict[int, None] = {}
         self._settled: set[int] = set()
@@ -107,18 +115,27 @@ class Consumer:
         self._flush_scheduled = False
         self._flushing = asyncio.Lock()
         self._paused = False
+        self._stale = False
 
     @property
     def hungry(self) -> bool:
-        """Whether it would take more now: not paused, and fewer unsettled than its prefetch."""
-        return not self._paused and len(self._unsettled) < self.prefetch
+        """Whether it would take more now: it consumes, and has fewer unsettled than its prefetch.
+
+        One that the broker has not answered yet does not consume, as far as it knows.
+        """
+        return self.consumes and not self._paused and len(self._unsettled) < self.prefetch
+
+    @property
+    def consumes(self) -> bool:
+        """Whether it consumes, or will not until `resume`, as far as it knows."""
+        return self._paused or (self._in_force is not None and not self._stale)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open the channel and consume."""
         channel = await connection.channel(publisher_confirms=False)
         self.generation += 1
         self._channel = channel
-        channel.on_consumer_cancel_callbacks.add(lambda _: self._link.suspect())
+        channel.on_consumer_cancel_callbacks.add(lambda _: self._suspect())
         await self._fit()
         return channel
 
@@ -132,24 +149,47 @@ class Consumer:
         self.generation += 1
         self._channel = None
         self._in_force = None
+        self.waits = False
+        if self._refitting is not None:
+            self._refitting.cancel()
         self._unsettled.clear()
         self._settled.clear()
         self._rejected.clear()
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def want(self, *, prefetch: int | None = None, paused: bool | None = None) -> None:
+        """Change what is wanted of the broker, which is told soon; nobody waits for its answer.
+
+        `prefetch` is how many unacknowledged messages it may let this consumer have. One that is
+        `paused` takes nothing more; what was delivered stays to be settled.
+        """
+        self.prefetch = self.prefetch if prefetch is None else prefetch
+        self._paused = self._paused if paused is None else paused
+        self._refit()
+
+    def renew(self) -> None:
+        """Consume anew: the broker may have lost the subscription, or its queue not answer."""
+        self._stale = self._in_force is not None
+        self._refit()
 
     async def resize(self, prefetch: int) -> None:
-        """Change how many unacknowledged messages the broker lets this consumer have."""
-        self.prefetch = prefetch
-        await self._refit()
+        """Change the prefetch, and return when that is in force.
+
+        This and what follows return also when the channel is lost.
+        """
+        self.want(prefetch=prefetch)
+        await self._fitted()
 
     async def pause(self) -> None:
-        """Take nothing more; what was delivered stays to be settled."""
-        self._paused = True
-        await self._refit()
+        """Take nothing more, and return when the broker sends nothing more."""
+        self.want(paused=True)
+        await self._fitted()
 
     async def resume(self) -> None:
         """Take again after `pause`."""
-        self._paused = False
-        await self._refit()
+        self.want(paused=False)
+        await self._fitted()
 
     async def settle(self) -> None:
         """Take nothing more and have the acknowledgements applied; used before closing.
@@ -164,7 +204,17 @@ class Consumer:
         else:
             await self.pause()
 
-    async def _refit(self) -> None:
+    def _refit(self) -> None:
+        # In a task of its own: aiormq closes the channel of a request whose caller is cancelled.
+        if self._channel is not None and (self._refitting is None or self._refitting.done()):
+            self._refitting = asyncio.get_running_loop().create_task(self._fit_or_suspect())
+            self._refitting.add_done_callback(_ended)
+
+    async def _fitted(self) -> None:
+        if self._refitting is not None and not self._refitting.done():
+            await asyncio.wait([self._refitting])
+
+    async def _fit_or_suspect(self) -> None:
         channel = self._channel
         try:
             await self._fit()
@@ -172,16 +222,26 @@ class Consumer:
             if not is_loss(error):
                 raise
             if channel is not None and channel is self._channel:
-                self._link.suspect()
+                self._suspect()
+
+    def _suspect(self) -> None:
+        if self.owner is not None:
+            self.owner.suspect()
 
     async def _fit(self) -> None:
         """Bring what the broker does to what is wanted, also when that changes meanwhile."""
         async with self._fitting:
-            while (channel := self._channel) is not None and self._in_force != self._wanted:
+            while (channel := self._channel) is not None and not self._is_fit:
+                self.waits = True
                 if self._in_force is None:
                     await self._consume(channel)
                 else:
                     await self._cancel(channel)
+            self.waits = False
+
+    @property
+    def _is_fit(self) -> bool:
+        return self._in_force == self._wanted and not self._stale
 
     async def _cancel(self, channel: AbstractChannel) -> None:
         # What is under way to a consumer that is cancelled comes back as redelivered, as if we had
@@ -189,7 +249,7 @@ class Consumer:
         async with self._flushing:
             await asyncio.sleep(QUIET)
             if channel is self._channel:
-                self._in_force = None
+                self._in_force, self._stale = None, False
                 await channel.basic_cancel(self._consumer_tag)
 
     @property

@@ -1,9 +1,15 @@
 """Declaring what `maniple.topology` describes."""
 
+import asyncio
+import logging
+from itertools import chain
+
 import aiormq
 from aiormq.abc import AbstractChannel
 
 from maniple.topology import EXCHANGES, QUEUES, Exchange, Queue
+
+_log = logging.getLogger(__name__)
 
 
 async def declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None:
@@ -32,19 +38,30 @@ async def declare(
     connection: aiormq.Connection,
     exchanges: tuple[Exchange, ...] = (),
     queues: tuple[Queue, ...] = (),
+    patience: float | None = None,
 ) -> tuple[str, ...]:
     """Declare exchanges, then queues, on a channel of their own.
 
     A queue that is there with other arguments is used as it is, and returned by name: one queue
-    that somebody else has made must not keep a process from all others.
+    that somebody else has made must not keep a process from all others. Nor must one that does not
+    answer for `patience` seconds, which is there already: it is logged.
     """
     channel = await connection.channel()
     for exchange in exchanges:
         await declare_exchange(channel, exchange)
-    differing = []
-    for queue in queues:
+    differing: list[str] = []
+    for number, queue in enumerate(queues):
         try:
-            await declare_queue(channel, queue)
+            async with asyncio.timeout(patience):
+                await declare_queue(channel, queue)
+        except TimeoutError:
+            _log.warning("%s does not answer its declaration", queue.name)
+            # Others may not answer either: side by side they are waited for once.
+            found = (
+                declare(connection, queues=(other,), patience=patience)
+                for other in queues[number + 1 :]
+            )
+            return (*differing, *chain.from_iterable(await asyncio.gather(*found)))
         except aiormq.exceptions.ChannelPreconditionFailed:
             differing.append(queue.name)
             channel = await connection.channel()  # the broker has closed the other one
@@ -53,6 +70,8 @@ async def declare(
     return tuple(differing)
 
 
-async def declare_topology(connection: aiormq.Connection) -> tuple[str, ...]:
-    """Declare every exchange and queue that all processes share; returns as `declare` does."""
-    return await declare(connection, EXCHANGES, QUEUES)
+async def declare_topology(
+    connection: aiormq.Connection, patience: float | None = None
+) -> tuple[str, ...]:
+    """Declare every exchange and queue that all processes share; as `declare` does."""
+    return await declare(connection, EXCHANGES, QUEUES, patience)

@@ -34,7 +34,7 @@ class Leftover:
         self._connection = connection
         self._queue = queue
         self._handle = handle
-        self._consumer = Consumer(self, queue.name, self._take, prefetch=PREFETCH)
+        self._consumer = Consumer(queue.name, self._take, prefetch=PREFETCH, owner=self)
         self._channel: aiormq.abc.AbstractChannel | None = None
         self._touched = monotonic()
         self.lost = False

@@ -1,5 +1,7 @@
 """One supervised AMQP connection of the hot path, and what lives on it."""
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -8,12 +10,16 @@ from aiormq.abc import AbstractChannel
 
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
-from maniple.transport.supervision import Supervised
+from maniple.transport.consumer import Consumer
+from maniple.transport.keeper import Keeper, Prepare
+from maniple.transport.supervision import Supervised, TooFewChannels
 from maniple.transport.wire import Wire
+
+SPARE_CHANNELS = 4  # for declarations, looks and channels that the broker has yet to close
 
 
 class Endpoint(Protocol):
-    """Something that lives on a link: a publisher or a consumer."""
+    """Something without which a link is not up: a publisher, a listener."""
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open a channel on `connection` and make the endpoint work on it."""
@@ -49,6 +55,38 @@ class Link(Supervised):
         self._prepare = prepare
         self._endpoints: list[Endpoint] = []
         self._overdue: list[Callable[[], bool]] = []
+        self._keepers: list[Keeper] = []
+
+    def consume(
+        self,
+        consumer: Consumer,
+        prepare: Prepare | None = None,
+        on_silent: Callable[[bool], None] | None = None,
+    ) -> Keeper:
+        """Have a queue consumed before it is started; the link is up without it too.
+
+        `prepare` (declarations) and `on_silent` are the `Keeper`'s.
+        """
+        keeper = Keeper(consumer, self.times, prepare, on_silent)
+        self._keepers.append(keeper)
+        return keeper
+
+    @property
+    def consumes(self) -> bool:
+        """Whether all of its queues are consumed."""
+        return all(keeper.opened.is_set() for keeper in self._keepers)
+
+    async def start(self, timeout: float | None = None) -> None:
+        """Open it, wait until it is up, and for a while until its queues are consumed.
+
+        Raises as `Supervised.start`; queues that do not answer for `Amqp.answer` seconds are waited
+        for in the background.
+        """
+        await super().start(timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.times.answer):
+                for keeper in self._keepers:
+                    await keeper.opened.wait()
 
     def add(self, endpoint: Endpoint, overdue: Callable[[], bool] | None = None) -> None:
         """Put an endpoint on the link before it is started.
@@ -71,12 +109,29 @@ class Link(Supervised):
         wire = Wire(str(self._url))
         await wire.open(self.times.connect)
         self._keep(wire)
+        self._check_room(wire)
         if self._prepare is not None:
             await self._prepare(wire)
         for endpoint in self._endpoints:
             self._hear_of(wire, await endpoint.open(wire))
+        for keeper in self._keepers:
+            keeper.attach(wire)
+
+    def _check_room(self, wire: Wire) -> None:
+        most, needed = wire.channel_max, len(self._endpoints) + len(self._keepers) + SPARE_CHANNELS
+        if needed > most:
+            raise TooFewChannels(
+                f"RabbitMQ lets a connection have {most} channels (channel_max in rabbitmq.conf), "
+                f"and {self.name} needs {needed}: one for each of its {len(self._keepers)} queues"
+            )
+
+    def _tick(self) -> None:
+        for keeper in self._keepers:
+            keeper.tick()
 
     def _forget(self) -> None:
+        for keeper in self._keepers:
+            keeper.lost()
         for endpoint in self._endpoints:
             endpoint.lost()
 

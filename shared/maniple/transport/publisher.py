@@ -15,6 +15,8 @@ from maniple.transport.link import Link
 from maniple.transport.loss import is_loss
 from maniple.transport.supervision import FIRST_BACKOFF
 
+LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -69,27 +71,57 @@ class Publisher:
         self._ticks = 0
         self._sent = 0
         self._unconfirmed: dict[int, int] = {}  # in order of sending: the tick in which each was
+        self._answered = 0  # the tick in which was sent what has been answered
+        self._asking: asyncio.Task[None] | None = None
+        self._asked = 0
         link.add(self, self.overdue)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open the channel with confirms on."""
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         self._channel = channel
+        self._answered = self._ticks
         return channel
 
     def lost(self) -> None:
         """Forget the channel; waiting publishes are sent again on the next one."""
         self._channel = None
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
 
     def overdue(self) -> bool:
-        """Whether a confirm is missing for `Amqp.confirm` seconds; called at each tick.
+        """Whether the channel no longer answers; called at each tick.
+
+        A confirm that is missing for `Amqp.confirm` seconds may be the fault of one queue: while
+        what was sent since is answered, or a question of ours within `Amqp.answer` seconds, the
+        others go on. After ten times as long it may have been lost, and is sent again all the same.
 
         Ticks at which an alarm of the broker holds back publishes are so not counted.
         """
         self._ticks += 1
         oldest = next(iter(self._unconfirmed.values()), self._ticks)
         times = self._link.times
-        return self._ticks - oldest > times.ticks(times.confirm)
+        most = times.ticks(times.confirm)
+        if self._ticks - oldest <= most or self._ticks - self._answered <= most:
+            return self._ticks - oldest > LOST_AFTER * most
+        if self._asking is None:
+            self._asked = self._ticks
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        return self._ticks - self._asked > times.ticks(times.answer)
+
+    async def _ask(self) -> None:
+        """Ask the channel for an answer that needs no queue."""
+        channel, asked = self._channel, self._ticks
+        try:
+            if channel is not None:
+                await channel.basic_qos(prefetch_count=0)
+                self._answered = max(self._answered, asked)
+        except (Exception, asyncio.CancelledError) as error:
+            if not is_loss(error):
+                raise
+        finally:
+            self._asking = None
 
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         """Publish and return when the broker has confirmed.
@@ -166,7 +198,7 @@ class Publisher:
         self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
     ) -> None:
         self._sent = number = self._sent + 1
-        self._unconfirmed[number] = self._ticks
+        self._unconfirmed[number] = sent_at = self._ticks
         try:
             await channel.basic_publish(
                 message.body,
@@ -175,6 +207,10 @@ class Publisher:
                 properties=message.properties(repeated=repeated),
                 mandatory=message.mandatory,
             )
+            self._answered = max(self._answered, sent_at)
+        except aiormq.exceptions.DeliveryError:  # refused, or bound to nothing
+            self._answered = max(self._answered, sent_at)
+            raise
         finally:
             del self._unconfirmed[number]
 

@@ -25,11 +25,11 @@ class ReplyConsumer(Consumer):
     def __init__(
         self, link: Link, client: str, handle: Callable[[Delivery], None], *, prefetch: int
     ) -> None:
-        """Describe the consumer; `link.add` puts it to work."""
+        """Describe the consumer; `link.add` puts it to work: without it the link is not up."""
         self._durable = reply_queue(client)
         self.exclusive = False
         self.life = 0
-        super().__init__(link, self._durable.name, handle, prefetch=prefetch)
+        super().__init__(self._durable.name, handle, prefetch=prefetch, owner=link)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Declare, then consume."""

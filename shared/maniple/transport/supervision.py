@@ -35,13 +35,20 @@ def backoff(failures: int, most: float) -> float:
     return random.uniform(0.5, 1.0) * min(most, FIRST_BACKOFF * 2.0 ** min(failures, 10))
 
 
+class TooFewChannels(BrokerUnavailable):
+    """The broker lets a connection have fewer channels than it needs; trying again is no use."""
+
+
+HOPELESS = (ProbableAuthenticationError, TooFewChannels)
+
+
 class Supervised(ABC):
     """A connection that is built whole, and built again whenever any part of it is lost.
 
     `name` is what the broker shows as the connection's name. `on_state(up)` is told of each change,
     `on_blocked(blocked)` when an alarm of the broker (memory, disk) begins or ceases to hold back
     what is published; such a connection is left as it is, however long that takes. Until it has
-    stood once, a refused password ends it; afterwards everything is tried again.
+    stood once, what is `HOPELESS` ends it; afterwards everything is tried again.
     """
 
     def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
@@ -88,6 +95,9 @@ class Supervised(ABC):
     def _forget(self) -> None:
         """Forget what was built: it is gone; also called when nothing was."""
 
+    def _tick(self) -> None:  # noqa: B027 - there may be nothing to look after
+        """Look after what is on it; called every `Amqp.tick` seconds while it stands."""
+
     def _is_overdue(self) -> bool:
         """Whether the broker owes us an answer for too long; asked at each tick, if not blocked."""
         return False
@@ -125,6 +135,8 @@ class Supervised(ABC):
     def _why_not(self, timeout: float | None) -> str:
         parts = urlsplit(str(self._url))
         where = f"{parts.hostname}:{parts.port or 5672}{parts.path}"
+        if isinstance(self.last_error, TooFewChannels):
+            return str(self.last_error)
         if isinstance(self.last_error, ProbableAuthenticationError):
             return f"RabbitMQ at {where} refused the credentials: {self.last_error}"
         return f"RabbitMQ at {where} cannot be reached within {timeout:g} s: {self.last_error!r}"
@@ -163,7 +175,7 @@ class Supervised(ABC):
                 self._set_up(up=False)
                 if loop.time() - since >= STEADY_AFTER:
                     failures = 0
-            elif isinstance(self.last_error, ProbableAuthenticationError) and not self.reconnects:
+            elif isinstance(self.last_error, HOPELESS) and not self.reconnects:
                 return
             await self._tear_down()
             failures += 1
@@ -209,6 +221,7 @@ class Supervised(ABC):
             if not await pulse.tick():
                 reason = f"the broker was silent for {self.times.silent:g} s"
             self._set_blocked(pulse.blocked)
+            self._tick()
             if not pulse.blocked and self._is_overdue():
                 reason = "what was published was never confirmed"
         self.suspect(BrokerUnavailable(reason))

@@ -13,6 +13,7 @@ from yarl import URL
 
 from maniple.forks import keep_from_children
 
+MOST_CHANNELS = 65535  # of the protocol
 _HEARTBEAT = frame.marshal(Heartbeat(), 0)
 
 
@@ -43,6 +44,11 @@ class Wire(aiormq.Connection):
     def heard(self) -> int:
         """How often something has come in."""
         return self._socket.heard
+
+    @property
+    def channel_max(self) -> int:
+        """How many channels the broker lets it have."""
+        return self.connection_tune.channel_max or MOST_CHANNELS
 
     async def is_blocked(self) -> bool:
         """Whether an alarm of the broker holds back what is published here."""

@@ -163,8 +163,8 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
             await wait_until(lambda late=late: any(late.id in one.has_moved for one in both), 20)  # type: ignore[misc]
             await wait_until(lambda: is_left(servers, queue, consumers=2), 20)
             agent = Link(servers.rabbitmq.url("agent"), name=f"{name}.{life}")
-            consumer = Consumer(agent, queue.name, take, prefetch=20)
-            agent.add(consumer)
+            consumer = Consumer(queue.name, take, prefetch=20)
+            agent.consume(consumer)
             await agent.start(10)
             for one in both:
                 one.roster.registered(name, incarnation(life), frozenset({LANE}))

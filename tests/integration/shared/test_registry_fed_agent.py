@@ -56,8 +56,8 @@ async def working(servers: LocalServers) -> AsyncIterator[SlowWorker]:
     link = Link(servers.rabbitmq.url("agent"), name=f"worker-{new_id()}", prepare=prepare)
     publisher = Publisher(link)
     plain, suspects = lane_queues(LANE)
-    link.add(Consumer(link, plain.name, worker.take, prefetch=1))
-    link.add(Consumer(link, suspects.name, worker.take, prefetch=1))
+    for queue in (plain, suspects):
+        link.consume(Consumer(queue.name, worker.take, prefetch=1))
     await link.start(10)
     for _ in range(60):
         await publisher.publish(Outgoing(LANES.name, LANE, b"[]", new_id(), "maniple.tasks.v1"))

@@ -34,7 +34,6 @@ async def test_acknowledgements_in_any_order_settle_every_message_once(
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
         on.handle = lambda _: None
         consumer = on.consumer()
-        on.link.add(consumer)
         await on.link.start(10)
         chance = random.Random(7)
         for start in range(0, 480, 24):
@@ -57,7 +56,7 @@ async def test_an_acknowledgement_over_a_lost_connection_is_abandoned(
 ) -> None:
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
         on.handle = lambda _: None
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         await on.publish(range(3))
         await wait_until(lambda: len(on.received) == 3)
@@ -89,7 +88,7 @@ async def test_a_rejected_delivery_is_not_acknowledged_with_its_neighbours(
             delivery.ack()
 
         on.handle = handle
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         await on.publish(range(20))
         await wait_until(lambda: len(on.received) == 20)
@@ -110,7 +109,7 @@ async def test_a_delivery_that_cannot_be_handled_is_rejected(
             delivery.ack()
 
         on.handle = handle
-        on.link.add(on.consumer(1))
+        on.consumer(1)
         await on.link.start(10)
         await on.publish(range(3))
         await wait_until(lambda: set(on.bodies) == numbers(3))
@@ -125,7 +124,6 @@ async def test_pausing_and_resizing_neither_lose_nor_return_a_delivery(
     monkeypatch.setattr(transport_consumer, "QUIET", 0.5)
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
         consumer = on.consumer(5)
-        on.link.add(consumer)
         await consumer.pause()
         await on.link.start(10)
         await on.publish(range(1000))
@@ -150,7 +148,6 @@ async def test_changes_while_the_connection_comes_and_goes_end_as_last_wanted(
 ) -> None:
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
         consumer = on.consumer(5)
-        on.link.add(consumer)
         await on.link.start(10)
         chance = random.Random(3)
         for _ in range(6):
@@ -179,7 +176,6 @@ async def test_many_single_acknowledgements_are_applied_before_a_link_closes(
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
         on.handle = lambda _: None
         consumer = on.consumer(600)
-        on.link.add(consumer)
         await on.link.start(10)
         await on.publish(range(600))
         await wait_until(lambda: len(on.received) == 600)

@@ -39,7 +39,7 @@ async def test_publishes_are_sent_again_over_a_lost_connection(
             "suspect": on.link.suspect,
             "channel": lambda: channel_of(on.publisher).close(),
         }
-        on.link.add(on.consumer(10))
+        on.consumer(10)
         await on.link.start(10)
         publishing = on.publishing(range(COUNT))
         for wanted in (COUNT // 10, COUNT // 3):
@@ -62,7 +62,7 @@ async def test_a_connection_is_shown_by_its_name_and_built_anew_when_an_operator
 ) -> None:
     management = Management(servers.rabbitmq.management_url("agent"))
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         closed = 0
 
@@ -94,7 +94,7 @@ async def test_a_frozen_network_leaves_no_second_connection(
         FlakyNetwork(servers.rabbitmq.url("agent")) as network,
         bench(network.url, queue) as on,
     ):
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         network.freeze()
         publishing = on.publishing(range(5))
@@ -114,7 +114,7 @@ async def test_a_queue_that_is_deleted_is_declared_and_consumed_again(
     servers: LocalServers, queue: Queue
 ) -> None:
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         connection = await aiormq.connect(servers.rabbitmq.url("agent"))
         await (await connection.channel()).queue_delete(queue.name)

@@ -55,7 +55,7 @@ async def test_foreign_bytes_cost_neither_connection_nor_message(
     servers: LocalServers, queue: Queue, name: str
 ) -> None:
     async with bench(servers.rabbitmq.url("agent"), queue) as on:
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         await asyncio.to_thread(publish_foreign, servers, queue, FOREIGN[name])
         await on.publish(range(1))

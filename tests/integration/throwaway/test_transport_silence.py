@@ -71,7 +71,7 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_and_a_quiet_link_is_left_
         bench(servers.rabbitmq.url("agent"), new_queue()) as quiet,
         bench(network.url, queue) as on,
     ):
-        on.link.add(on.consumer())
+        on.consumer()
         await asyncio.gather(on.link.start(10), quiet.link.start(10))
         network.freeze()
         publishing = on.publishing(range(50))
@@ -109,11 +109,11 @@ async def test_what_a_cut_off_link_holds_is_given_to_others_after_it_knows_that_
         bench(servers.rabbitmq.url("agent"), queue) as other,
     ):
         on.handle = lambda _delivery: None
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         await on.publish(range(1))
         await wait_until(lambda: on.bodies == [b"0"])
-        other.link.add(other.consumer())
+        other.consumer()
         await other.link.start(10)
         looked = ticks.of(on.link)
         network.freeze()
@@ -145,7 +145,7 @@ async def test_a_process_that_was_stopped_does_not_take_that_for_the_brokers_sil
     times = Amqp(tick=0.1, silence=0.6)  # of 5 s; the broker's own heartbeats come within 2.5 s
     ticks = Ticks(monkeypatch)
     async with bench(servers.rabbitmq.url("agent"), queue, times) as on:
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         time.sleep(times.silent + times.tick)  # noqa: ASYNC251 - the loop is to stand still
         await on.publish(range(5))
@@ -158,7 +158,7 @@ async def test_a_connection_that_an_alarm_blocks_is_left_alone_and_nothing_is_se
 ) -> None:
     times, ticks = Amqp(confirm=2.0), Ticks(monkeypatch)
     async with bench(broker.url("agent"), queue, times) as on:
-        on.link.add(on.consumer())
+        on.consumer()
         await on.link.start(10)
         async with faults.memory_alarm(broker):
             publishing = on.publishing(range(500))

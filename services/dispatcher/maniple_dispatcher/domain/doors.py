@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from maniple.messages import Waiting
+from maniple.service.under_way import Key
 from maniple.timings import Queues
 
 MAX_DOORS = 4096
@@ -14,10 +15,6 @@ class _Door:
     until: float
     rest: float
     tried: bool = False
-
-
-Key = tuple[str, str]
-"""Name of an exchange, and a routing key on it."""
 
 
 class Doors:

@@ -72,6 +72,8 @@ class Starving:
     told: bool = False
     unconsumed: bool = False
     """At the last look nobody consumed there."""
+    asked_at: float | None = None
+    """When it was asked to consume there anew."""
 
     @property
     def where(self) -> str:

@@ -27,15 +27,19 @@ Views = Mapping[str, LaneView]
 
 
 def untaken(record: AgentRecord, views: Views) -> list[str]:
-    """Return the places where it should have taken something, or where nobody consumes."""
+    """Return the places where it should have taken something, or where nobody consumes.
+
+    Not where it says itself that it does not: it goes on trying, and only the queue can help.
+    """
     lanes = record.open_lanes()
     if not lanes:
         return []
-    free = record.has_free_slots
+    free, unconsumed = record.has_free_slots, frozenset(record.heartbeat.unconsumed)
     return [
         place
         for place, lane in record.places.items()
-        if (view := views.get(place)) is not None
+        if place not in unconsumed
+        and (view := views.get(place)) is not None
         and (view.consumers == 0 or (free and view.waiting))
         and (lane in lanes or not lane)
     ]
@@ -62,7 +66,30 @@ def look(
     # A burst can fill a lane between two heartbeats: only one that came since counts as evidence.
     if record.heard <= starving.since or now.seconds < starving.since + bounds.starving:
         return Decision(record)
+    if views[starving.place].blank and not _insists(record, starving, now, bounds):
+        return _ask(record, starving, now)
     return _starve(record, starving, now, bounds, spared=spared)
+
+
+def _insists(record: AgentRecord, starving: Starving, now: Instant, bounds: Bounds) -> bool:
+    """Whether it says that it consumes there after it was asked to do so anew."""
+    asked = starving.asked_at
+    return (
+        asked is not None
+        and record.heard > asked
+        and now.seconds >= starving.since + bounds.reconnect
+    )
+
+
+def _ask(record: AgentRecord, starving: Starving, now: Instant) -> Decision:
+    """Have it consume anew where the broker shows nothing: a queue without an answer looks so.
+
+    If it is the queue, the agent gets no answer either, and no longer says that it consumes there.
+    """
+    if starving.asked_at is not None:
+        return Decision(record)
+    asked = replace(record, starving=replace(starving, asked_at=now.seconds))
+    return Decision(asked, commands=(Reconnect(places=(starving.place,)),))
 
 
 def _goes_on(record: AgentRecord, places: list[str], views: Views) -> Starving | None:
@@ -77,6 +104,8 @@ def _goes_on(record: AgentRecord, places: list[str], views: Views) -> Starving |
 
 def starves_still(record: AgentRecord, starving: Starving) -> bool:
     """Whether a heartbeat leaves the doubt; where nobody consumes, only another look ends it."""
+    if starving.place in record.heartbeat.unconsumed:
+        return False  # it knows, and it is the queue's fault
     if starving.unconsumed:
         return True  # what it took came from elsewhere
     unchanged = record.heartbeat.last_delivery_at == starving.delivered_at

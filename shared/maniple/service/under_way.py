@@ -8,6 +8,8 @@ What was given up is not sent again, or the connection would be taken for dead a
 is stuck. The patience is longer than a busy broker is behind with one queue while it is not with
 another: copies would only add to its work.
 
+The connection stays: `Publisher` asks whether its channel answers.
+
 Known weaknesses: RabbitMQ registers a channel with the leader of a queue at the channel's first
 publish to it, and that stops the whole channel while there is none; and it stops a channel that has
 32 messages unconfirmed by one queue, which a lane that is stuck for a quarter of an hour may reach.
@@ -18,7 +20,9 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from maniple.timings import Queues
-from maniple_dispatcher.domain.doors import Key
+
+Key = tuple[str, str]
+"""Name of an exchange, and a routing key on it."""
 
 T = TypeVar("T")
 
@@ -62,6 +66,11 @@ class UnderWay(Generic[T]):
         if self._probed is not None and since >= self._probed:
             self._probed = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether any has not ended."""
+        return bool(self._tickets)
+
     def renew(self, now: float) -> None:
         """Count from now on: until now the broker took nothing from anybody."""
         for ticket in self._tickets:
@@ -74,8 +83,9 @@ class UnderWay(Generic[T]):
     def overdue(self, now: float) -> list[Ticket[T]]:
         """Give up what takes too long, and return it.
 
-        While nothing sent later has been answered, that is the oldest only: the answer to its copy,
-        or none, tells a lane that is stuck from a broker that stands still.
+        While nothing sent later has been answered, that is the oldest only, and one more each time
+        that as long has passed: the answer to its copy, or none, tells a lane that is stuck from a
+        broker that stands still; and where the copy went may be stuck too.
         """
         late = []
         for ticket in self._tickets:
@@ -83,7 +93,7 @@ class UnderWay(Generic[T]):
                 break
             if self._answered - ticket.since >= self.patience:
                 late.append(ticket)
-            elif not late and self._probed is None:
+            elif not late and (self._probed is None or now - self._probed >= self.patience):
                 self._probed = now
                 late.append(ticket)
                 break

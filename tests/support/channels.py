@@ -1,0 +1,33 @@
+"""A channel to a broker that answers at once, and remembers what it was told."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+
+class Channel:
+    """Remembers what it was told; an end of the subscription is confirmed at once."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.on_consumer_cancel_callbacks: set[Any] = set()
+        self.deliver: Any = None
+
+    async def basic_qos(self, *, prefetch_count: int) -> None:
+        self.told.append(f"qos {prefetch_count}")
+
+    async def basic_consume(self, _queue: str, deliver: Any, **_: Any) -> Any:
+        self.told.append("consume")
+        self.deliver = deliver
+        return SimpleNamespace(consumer_tag="tag")
+
+    async def basic_cancel(self, _tag: str) -> None:
+        self.told.append("cancel")
+
+    async def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
+        self.told.append(f"ack {tag}{' and before' if multiple else ''}")
+
+
+async def until_idle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)

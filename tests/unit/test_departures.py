@@ -1,0 +1,72 @@
+"""What leaves an agent when one of the queues confirms nothing."""
+
+from maniple.errors import ErrorCode
+from maniple.execution import failed
+from maniple.messages import RetryPlan
+from maniple.timings import Queues
+from maniple.topology import DELAY_TIERS, tier_name
+from work_with_fakes import Agent, Delivery, envelope
+
+NOW_OVERDUE = Queues(patience=0.0, cancel=0.0)
+LATER = Queues(patience=3600.0)
+
+
+def stuck(*keys: str, queues: Queues = NOW_OVERDUE) -> Agent:
+    agent = Agent(queues=queues)
+    agent.publisher.silent = set(keys)
+    return agent
+
+
+async def look(agent: Agent, *, taking: bool = True) -> None:
+    agent.departures.look(taking=taking)
+    await agent.settle()
+
+
+async def test_a_task_whose_lane_confirms_nothing_waits_elsewhere_and_its_bundle_is_done() -> None:
+    agent, lost = stuck("a.task"), Delivery(envelope("1"), envelope("2"), redelivered=True)
+    await agent.take(lost)
+    assert (agent.moved(), lost.acked) == ([], 0)
+    for _ in range(3):
+        await look(agent)
+    waiting = [one for _, bundle in agent.moved("maniple.delay") for one in bundle]
+    assert {(one.id, one.lost, one.waited_for) for one in waiting} == {
+        ("1", 1, "unconfirmed"),
+        ("2", 1, "unconfirmed"),
+    }
+    assert lost.acked == 1
+    agent.publisher.freed.set()
+    await agent.settle()
+    assert lost.acked == 1  # what is confirmed late settles nothing twice
+
+
+async def test_a_lane_that_is_not_confirmed_yet_is_waited_for() -> None:
+    agent, lost = stuck("a.task", queues=LATER), Delivery(envelope("1"), redelivered=True)
+    await agent.take(lost)
+    for _ in range(3):
+        await look(agent)
+    assert (agent.moved("maniple.delay"), lost.acked) == ([], 0)
+    agent.publisher.freed.set()
+    await agent.settle()
+    assert ([key for key, _ in agent.moved()], lost.acked) == (["a.task"], 1)
+
+
+async def test_while_the_broker_takes_nothing_nobodys_time_counts() -> None:
+    agent = stuck("a.task", queues=Queues(patience=1e-9))
+    lost = Delivery(envelope("1"), redelivered=True)
+    await agent.take(lost)
+    await look(agent, taking=False)
+    assert agent.moved("maniple.delay") == []
+
+
+async def test_another_attempt_whose_tier_confirms_nothing_waits_in_another() -> None:
+    plan = RetryPlan(base=1.0, factor=1.0, cap=1.0)
+    agent = stuck(*map(tier_name, DELAY_TIERS[:4]))
+    delivery = Delivery(envelope("1", retry=plan, max_attempts=3))
+    await agent.take(delivery)
+    await agent.finish("1", failed(ErrorCode.HANDLER_ERROR, "no", retryable=True))
+    assert delivery.acked == 0
+    for _ in range(8):
+        await look(agent)
+    ((key, bundle),) = agent.moved("maniple.delay")
+    assert key not in agent.publisher.silent
+    assert ([one.attempt for one in bundle], delivery.acked) == ([2], 1)

@@ -1,0 +1,200 @@
+"""Consumers that are kept each by itself, on a connection whose queues answer as a test decides."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiormq
+import pytest
+
+from channels import Channel, until_idle
+from maniple.timings import Amqp
+from maniple.transport import Consumer, Keeper
+from waiting import wait_until
+
+TIMES = Amqp(backoff=0.01, answer=3.0, unanswered=5.0)  # in ticks of a second, which a test makes
+
+
+class Queues(Channel):
+    """A channel to queues, of which those in `connection.silent` answer nothing."""
+
+    def __init__(self, connection: "Connection") -> None:
+        super().__init__()
+        self.connection = connection
+        self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.closed = 0
+
+    async def basic_consume(self, queue: str, deliver: Any, **more: Any) -> Any:
+        self.connection.asked.append(queue)
+        if queue in self.connection.refused:
+            raise aiormq.exceptions.ChannelAccessRefused
+        if queue in self.connection.silent:
+            await asyncio.Event().wait()
+        return await super().basic_consume(queue, deliver, **more)
+
+    async def basic_cancel(self, _tag: str) -> None:
+        if self.connection.silent:
+            await asyncio.Event().wait()
+        await super().basic_cancel(_tag)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+class Connection:
+    """Opens channels, and remembers them."""
+
+    def __init__(self) -> None:
+        self.silent: set[str] = set()
+        self.refused: set[str] = set()
+        self.asked: list[str] = []
+        self.channels: list[Queues] = []
+        self.keepers: list[Keeper] = []
+
+    async def channel(self, **_: Any) -> Queues:
+        self.channels.append(Queues(self))
+        return self.channels[-1]
+
+
+class Kept:
+    """A consumer of one queue with its keeper."""
+
+    def __init__(self, connection: Any, queue: str) -> None:
+        self.told: list[bool] = []
+        self.lost = 0
+        self.consumer = Consumer(queue, lambda _: None, prefetch=5, on_lost=self._lost)
+        self.keeper = Keeper(self.consumer, TIMES, on_silent=self.told.append)
+        self.keeper.attach(connection)
+        connection.keepers.append(self.keeper)
+
+    def _lost(self) -> None:
+        self.lost += 1
+
+    def tick(self, times: int) -> None:
+        for _ in range(times):
+            self.keeper.tick()
+
+    @property
+    def is_open(self) -> bool:
+        return self.keeper.opened.is_set()
+
+
+@pytest.fixture
+async def on() -> AsyncIterator[Connection]:
+    connection = Connection()
+    yield connection
+    for keeper in connection.keepers:
+        keeper.lost()
+    await until_idle()
+
+
+async def test_a_queue_that_does_not_answer_is_told_of_waited_for_and_costs_no_other(
+    on: Connection,
+) -> None:
+    on.silent = {"silent"}
+    silent, well = Kept(on, "silent"), Kept(on, "well")
+    await wait_until(lambda: well.is_open)
+    assert (silent.is_open, silent.consumer.consumes, silent.consumer.hungry) == (False,) * 3
+    for kept in (silent, well):
+        kept.tick(3)
+        assert kept.told == []
+        kept.tick(1)
+    assert (silent.told, well.told) == ([True], [])
+    assert on.asked == ["silent", "well"]  # asking again would only leave more behind
+
+
+async def test_what_is_not_answered_for_long_is_asked_again_on_another_channel(
+    on: Connection,
+) -> None:
+    on.silent = {"silent"}
+    kept = Kept(on, "silent")
+    await wait_until(lambda: on.asked == ["silent"])
+    on.silent = set()
+    kept.tick(5)
+    await wait_until(lambda: kept.is_open)
+    assert len(on.channels) == 2
+    kept.tick(1)
+    assert kept.told == [True, False]
+    assert kept.consumer.hungry
+
+
+async def test_a_queue_that_falls_silent_is_noticed_by_the_next_question(on: Connection) -> None:
+    kept = Kept(on, "a")
+    await wait_until(lambda: kept.is_open)
+    on.silent = {"a"}
+    kept.tick(10)
+    assert (kept.told, kept.consumer.consumes) == ([], True)  # nothing was asked
+    kept.consumer.renew()
+    assert not kept.consumer.consumes
+    await wait_until(lambda: kept.consumer.waits)
+    kept.tick(4)
+    assert kept.told == [True]
+    on.silent = set()
+    kept.tick(1)
+    await wait_until(lambda: kept.consumer.hungry)
+    assert (len(on.channels), on.channels[0].closed) == (2, 1)
+
+
+async def test_a_queue_that_refuses_is_tried_until_it_does_not(on: Connection) -> None:
+    on.refused = {"a"}
+    kept = Kept(on, "a")
+    await wait_until(lambda: len(on.asked) > 3)
+    kept.tick(4)
+    assert kept.told == [True]
+    assert isinstance(kept.keeper.last_error, aiormq.exceptions.ChannelAccessRefused)
+    on.refused = set()
+    await wait_until(lambda: kept.is_open)
+
+
+@pytest.mark.parametrize("how", ["channel", "queue"])
+async def test_one_whose_channel_or_queue_is_gone_consumes_again_alone(
+    on: Connection, how: str
+) -> None:
+    one, other = Kept(on, "a"), Kept(on, "b")
+    await wait_until(lambda: one.is_open and other.is_open)
+    gone = on.channels[0]
+    if how == "channel":
+        gone.closing.set_exception(aiormq.exceptions.ChannelClosed)
+    else:
+        for told in tuple(gone.on_consumer_cancel_callbacks):
+            told(None)
+    await wait_until(lambda: on.asked == ["a", "b", "a"])
+    await wait_until(lambda: one.is_open)
+    assert (one.lost, other.lost) == (1, 0)
+    generation = one.consumer.generation
+    if how == "queue":  # the end of a channel that is not in use any more says nothing
+        gone.closing.set_exception(aiormq.exceptions.ChannelClosed)
+    await until_idle()
+    assert (one.consumer.generation, one.is_open) == (generation, True)
+
+
+async def test_what_is_prepared_goes_before_each_attempt(on: Connection) -> None:
+    prepared: list[int] = []
+
+    async def prepare(_connection: object) -> None:
+        prepared.append(len(on.asked))
+
+    consumer = Consumer("a", lambda _: None, prefetch=5)
+    keeper = Keeper(consumer, TIMES, prepare)
+    connection: Any = on
+    keeper.attach(connection)
+    on.keepers.append(keeper)
+    await keeper.opened.wait()
+    keeper.suspect()
+    await wait_until(lambda: len(on.asked) == 2)
+    assert prepared == [0, 1]
+
+
+async def test_a_lost_connection_ends_all_that_goes_on(on: Connection) -> None:
+    on.silent = {"silent"}
+    silent, well = Kept(on, "silent"), Kept(on, "well")
+    await wait_until(lambda: well.is_open)
+    for kept in (silent, well):
+        kept.keeper.lost()
+    asked = list(on.asked)
+    on.silent = set()
+    for kept in (silent, well):
+        kept.keeper.suspect()
+    await until_idle()
+    assert (on.asked, silent.is_open, well.is_open) == (asked, False, False)
+    assert (silent.lost, well.lost) == (1, 1)
