@@ -111,7 +111,8 @@ async def test_a_worker_whose_agent_had_ended_before_it_began_ends() -> None:
             pass_fds=(read,),
             start_new_session=True,
         ) as worker:
-            await asyncio.wait_for(worker.wait(), 3 * TOLD_WITHIN)
+            async with asyncio.timeout(3 * TOLD_WITHIN):
+                await worker.wait()
             assert worker.returncode == -signal.SIGKILL
     finally:
         os.close(read)
