@@ -1,0 +1,148 @@
+"""A queue that answers nobody, as one does that has lost its leader, costs its own tasks only."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from dying import kill, mortal, revive
+from full_lanes import one_dispatcher
+from local_servers import SharedServers
+from maniple import connect, topology
+from maniple.local.cluster import Cluster, ServiceProcess
+from maniple.local.http import fetch
+from maniple.service.names import RECONNECTS
+from outsider import Outsider
+from rabbitmqctl import Installed, suspended
+from scraping import sample_name, scrape
+from waiting import wait_until
+
+ECHOES = 100
+STUCK = "test.threaded"
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def broker(shared: SharedServers) -> Installed:
+    return Installed(shared.rabbitmq)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def one(shared: SharedServers) -> AsyncIterator[Cluster]:
+    async with Cluster(one_dispatcher(), broker=shared.broker("silent-queue")) as running:
+        yield running
+
+
+async def health(process: ServiceProcess) -> dict[str, Any]:
+    _, body = await fetch(f"{process.http}/health")
+    found: dict[str, Any] = msgspec.json.decode(body)
+    return found
+
+
+async def names_it(process: ServiceProcess, queue: str) -> bool:
+    """Whether a process says that this queue does not answer."""
+    component = (await health(process))["components"].get("broker.queues", {"detail": ""})
+    return f"do not answer: {queue}" in component["detail"]
+
+
+async def is_well(process: ServiceProcess) -> bool:
+    return (await health(process))["status"] == "ok"
+
+
+def reconnects(cluster: Cluster) -> float:
+    return scrape(cluster.processes)[sample_name(RECONNECTS)]
+
+
+async def echo(outsider: Outsider, count: int) -> None:
+    """Have so many tasks run on a lane that answers."""
+    sent = [outsider.send("test.double", {"payload": number}) for number in range(count)]
+    ends = [outsider.wait(one_of_them, seconds=60)[0] for one_of_them in sent]
+    assert [end["output"] for end in ends] == [2 * number for number in range(count)]
+
+
+class Watched:
+    """What the agents of a cluster are, from now on, again and again."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.states: set[str] = set()
+
+    async def __aenter__(self) -> "Watched":
+        self._looking = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._looking.cancel()
+        await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def _look(self) -> None:
+        while True:
+            for process in self._cluster.of_service("registry"):
+                self.states |= await shown_states(process)
+            await asyncio.sleep(0.2)
+
+
+async def shown_states(process: ServiceProcess) -> set[str]:
+    """Return in which states agents are, as a registry shows it."""
+    _, body = await fetch(f"{process.http}/metrics")
+    lines = [line for line in body.decode().splitlines() if line.startswith("maniple_agents{")]
+    return {line.split('"')[1] for line in lines if float(line.rpartition(" ")[2]) > 0}
+
+
+@pytest.mark.parametrize("which", ["lane", "suspects"])
+async def test_while_all_else_is_idle_nobody_reconnects_or_is_suspected(
+    one: Cluster, broker: Installed, which: str
+) -> None:
+    info = one.ready_info()
+    queue = topology.lane_queues(STUCK)[which == "suspects"].name
+    agents = one.of_service("agent")
+    with Outsider(info["broker_url"]) as outsider:
+        assert outsider.ask(STUCK, {"payload": [7]})["output"] == 7
+        before = reconnects(one)
+        async with suspended(broker, info["environment"], queue), Watched(one) as watched:
+            for agent in agents:
+                # They were asked to consume there anew, and got no answer.
+                await wait_until(lambda agent=agent: names_it(agent, queue), 40)  # type: ignore[misc]
+            await echo(outsider, ECHOES)
+            for agent in agents:
+                assert await names_it(agent, queue)
+        assert watched.states == {"active"}
+        assert reconnects(one) == before
+        for agent in agents:
+            await wait_until(lambda agent=agent: is_well(agent), 60)  # type: ignore[misc]
+        assert outsider.ask(STUCK, {"payload": [8]})["output"] == 8
+
+
+async def test_an_agent_that_starts_meanwhile_serves_the_other_lanes(
+    one: Cluster, broker: Installed
+) -> None:
+    info, agent = one.ready_info(), one.of_service("agent")[0]
+    queue = topology.lane_queues(STUCK)[0].name
+    async with mortal(agent), suspended(broker, info["environment"], queue):
+        await kill(agent)
+        await revive(agent)
+        await wait_until(lambda: names_it(agent, queue), 40)
+        async with connect(info["client_url"]) as client:
+            handles = [client.submit("test.double", number) for number in range(ECHOES)]
+            for number, handle in enumerate(await asyncio.gather(*handles)):
+                assert await handle.result(timeout=60) == 2 * number
+        assert await agent.ready()
+    await wait_until(lambda: is_well(agent), 60)
+
+
+async def test_a_dispatcher_that_starts_while_one_of_its_queues_is_silent_dispatches(
+    one: Cluster, broker: Installed
+) -> None:
+    info, (dispatcher,) = one.ready_info(), one.of_service("dispatcher")
+    queue = topology.UNROUTED_QUEUE.name
+    async with mortal(dispatcher), suspended(broker, info["environment"], queue):
+        await kill(dispatcher)
+        await revive(dispatcher)
+        with Outsider(info["broker_url"]) as outsider:
+            await echo(outsider, ECHOES)
+        await wait_until(lambda: names_it(dispatcher, queue), 40)
+    await wait_until(lambda: is_well(dispatcher), 60)
