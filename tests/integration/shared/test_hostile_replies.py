@@ -8,7 +8,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from maniple.cli.control import ask
-from maniple.identifiers import new_id
+from maniple.identifiers import new_id, refusal_id
 from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
 from maniple.messages import Result
@@ -65,7 +65,7 @@ async def test_an_address_that_no_broker_makes_is_refused_before_anything_is_sen
         outsider.send("maniple.echo", {"payload": 1}, reply_to=reply_to, message_id=marker)
     for number in range(20):
         assert outsider.ask("maniple.echo", {"payload": number})["output"] == number
-    ends = await ends_of(cluster, sent)
+    ends = await ends_of(cluster, [refusal_id(marker, None) for marker in sent])
     assert {str(end.error.code) for end in ends.values() if end.error} == {"forbidden"}
     assert {str(end.status) for end in ends.values()} == {"rejected"}
     assert losses(cluster) == before
@@ -88,7 +88,9 @@ async def test_a_reply_that_breaks_its_connection_is_dropped_and_stops_nobody_el
         assert outsider.ask("maniple.echo", {"payload": number})["output"] == number
     await wait_until(lambda: scrape(processes)[dropped] >= dropped_before + len(sent), 30)
     assert outsider.ask("maniple.echo", {"payload": "after"})["output"] == "after"
-    ends = await ends_of(cluster, sent)
+    refused = status == "rejected"
+    recorded = [refusal_id(marker, None) if refused else marker for marker in sent]
+    ends = await ends_of(cluster, recorded)
     assert {str(end.status) for end in ends.values()} == {status}
     assert losses(cluster) == before
 

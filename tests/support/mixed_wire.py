@@ -1,0 +1,145 @@
+"""One part in the life of some tasks, without a broker, in the release whose sources are found.
+
+Run with the part's name; it reads what the part before has sent (JSON), and writes what it sends.
+It uses nothing that only one of two neighbouring releases has.
+"""
+
+import asyncio
+import json
+import sys
+from datetime import timedelta
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+from pamqp import commands
+
+from maniple.client.amqp import AmqpCarrier
+from maniple.client.handle import TaskHandle
+from maniple.client.outstanding import Outstanding
+from maniple.client.submission import encode_task
+from maniple.codec import decode_envelopes
+from maniple.errors import ErrorCode
+from maniple.execution import failed
+from maniple.messages import RESULTS_TYPE, Task
+from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import Resolved
+from maniple.service.refusals import RefusedLog
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple_dispatcher import submissions
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher
+
+CAPABILITY = "a.task"
+IDS = ("one", "late", "fails", "two")
+REPLY_TO = "maniple.replies.me"
+Told = dict[str, Any]
+
+
+def is_newer() -> bool:
+    """Tell whether this is the present release."""
+    return find_spec("maniple.open_enum") is not None
+
+
+def bodies(publisher: FakePublisher, exchange: str) -> list[str]:
+    return [message.body.decode() for message in publisher.to(exchange)]
+
+
+def handles() -> list[TaskHandle]:
+    made = []
+    for name in IDS:
+        deadline = NOW - timedelta(hours=1) if name == "late" else None
+        task = Task(capability=CAPABILITY, id=name, deadline=deadline)
+        made.append(TaskHandle(name, "default", CAPABILITY, encode_task(task)))
+    return made
+
+
+async def submit(_: Told) -> Told:
+    """Submit tasks in one message, as a client does."""
+    bundle: list[Any] = list(handles())
+    carrier = AmqpCarrier("amqp://nowhere", Outstanding(), None)
+    message = carrier._message(bundle, lambda: REPLY_TO)
+    return {
+        "body": message.body.decode(),
+        "key": message.routing_key,
+        "message_id": message.message_id,
+    }
+
+
+async def dispatch(told: Told) -> Told:
+    """Dispatch a submission."""
+    publisher, metrics = FakePublisher(), Metrics()
+    results = ResultOutlet(publisher, metrics, replier=publisher)
+    log = RefusedLog(publisher, metrics)
+    traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
+    lanes = Lanes(publisher, results, metrics, lambda: NOW, roster=Roster(), traces=traces)
+    ingress: Any = submissions  # in which each release has, or imports, what is named here
+    policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
+    way_in = ingress.Submissions(
+        lambda envelope, _, source, *__: lanes.send(envelope, source),
+        ingress.Refusals(results, log, metrics),
+        policies,
+        metrics,
+        lambda: NOW,
+        traces=traces,
+    )
+    delivery: Any = Delivery(body=told["body"].encode())
+    delivery.routing_key, delivery.headers = told["key"], {}
+    delivery.properties = commands.Basic.Properties(
+        message_id=told["message_id"], reply_to=REPLY_TO
+    )
+    way_in.take(delivery)
+    for part in (lanes, results, log):
+        await part.drain()
+    assert (delivery.acked, delivery.rejected) == (1, 0)
+    return {
+        "lanes": bodies(publisher, "maniple.lanes"),
+        "replies": bodies(publisher, "maniple.replies"),
+        "records": bodies(publisher, "maniple.results"),
+    }
+
+
+async def execute(told: Told) -> Told:
+    """Run what comes in a lane, as an agent does."""
+    agent = Agent()
+    for body in told["lanes"]:
+        names = [one.id for one in decode_envelopes(body.encode())]
+        delivery = Delivery(body=body.encode())
+        await agent.take(delivery)
+        for name in names:
+            no = failed(ErrorCode.HANDLER_ERROR, "no", retryable=False)
+            await agent.finish(name, no if name == "fails" else OK)
+        assert (delivery.acked, delivery.rejected) == (1, 0)
+    return {
+        "replies": bodies(agent.publisher, "maniple.replies"),
+        "records": bodies(agent.publisher, "maniple.results"),
+    }
+
+
+async def hear(told: Told) -> Told:
+    """Hear how the tasks ended, as the client does that submitted them."""
+    outstanding = Outstanding()
+    carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
+    submitted = handles()
+    for handle in submitted:
+        handle.message_id = told["message_id"]
+        outstanding.add(handle)
+    for body in told["replies"]:
+        delivery: Any = Delivery(body=body.encode())
+        delivery.properties = SimpleNamespace(message_type=RESULTS_TYPE)
+        carrier._on_delivery(delivery)
+    ends: Told = {}
+    for handle in submitted:
+        result = await handle.outcome(1)
+        ends[handle.id] = [str(result.status), result.error and str(result.error.code)]
+    return ends
+
+
+PARTS = {"submit": submit, "dispatch": dispatch, "execute": execute, "hear": hear}
+
+if __name__ == "__main__":
+    said = asyncio.run(PARTS[sys.argv[1]](json.load(sys.stdin)))
+    sys.stdout.write(json.dumps({"newer": is_newer(), "said": said}))

@@ -1,0 +1,38 @@
+"""Programs of an earlier release of ours, from the repository's history."""
+
+import os
+import subprocess
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from paths import ROOT
+
+PREVIOUS = "4cb1ff5512888e098b176110bc72ca4e360187d0"
+"""A commit before messages were read member by member; to be raised with each release."""
+PACKAGES = (
+    "shared",
+    *(f"services/{name}" for name in ("agent", "dispatcher", "registry", "policy")),
+)
+
+
+def sources(root: Path) -> str:
+    """Return the PYTHONPATH with which programs are those in `root`."""
+    return os.pathsep.join(str(root / package) for package in PACKAGES)
+
+
+def unpack_previous(folder: Path) -> Path:
+    """Unpack the previous release into a folder; skips where there is no history."""
+    made = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", PREVIOUS, *PACKAGES],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode and not os.environ.get("CI"):
+        pytest.skip(f"no history: {made.stderr.decode(errors='replace').strip()}")
+    assert made.returncode == 0, made.stderr
+    with tarfile.open(fileobj=BytesIO(made.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
