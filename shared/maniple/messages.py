@@ -143,8 +143,8 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     was there last (a `Waiting`; a text, so that new ones do no harm). `bulkhead` is the limit whose
     room it takes, `mirror_of` the id of the task that it is a copy of; while it is `owing` it has
     not passed its rate limit. `span` is the id of the span of its dispatch, if its trace is
-    sampled. With a `payload_digest` its result may stand in for that of another task. Unknown
-    fields are ignored.
+    sampled. With a `payload_digest` its result may stand in for that of another task. `clamped` is
+    what it asked for where a policy gave it less. Unknown fields are ignored.
     """
 
     id: str
@@ -176,6 +176,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload_digest: str | None = None
     owing: bool = False
     policies: dict[str, int] = {}
+    clamped: dict[str, float] = {}
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -213,7 +214,10 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The record that a lane has confirmed a task; published once, in bundles (`task.accepted`)."""
+    """The record that a lane has confirmed a task; published once, in bundles (`task.accepted`).
+
+    `clamped` is the `timeout` and `max_attempts` that it asked for where a policy gave it less.
+    """
 
     id: str
     capability: str
@@ -224,6 +228,7 @@ class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = "default"
     labels: dict[str, str] = {}
     policies: dict[str, int] = {}
+    clamped: dict[str, float] = {}
     traceparent: str | None = None
 
 

@@ -13,7 +13,7 @@ from maniple.codec import decode_submission, encode
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import member_id
 from maniple.messages import Envelope, RetryPlan, Task
-from maniple.service.policies import Resolved
+from maniple.service.policies import PolicySet, Resolved, parse_policy
 from maniple_dispatcher.domain.admission import (
     Arrival,
     RawArrival,
@@ -25,6 +25,7 @@ from maniple_dispatcher.domain.admission import (
     trace_of,
 )
 from maniple_dispatcher.domain.refusing import Refused, refusal_of
+from maniple_dispatcher.domain.routing import acceptance
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -72,6 +73,53 @@ def test_what_a_task_says_goes_before_the_policies() -> None:
     assert (said.timeout, said.max_attempts) == (1.5, 9)
     assert (silent.timeout, silent.max_attempts) == (7.0, 3)
     assert silent.policies == {"retry/x": 2}
+
+
+def ceilings(over: str) -> Resolved:
+    """What two documents say that are ceilings: 1 s up to 2 s, and 1 attempt up to 3."""
+    documents = [
+        {"kind": "timeout", "name": "t", "version": 4,
+         "spec": {"seconds": {"default": 1, "max": 2, "over": over}}},
+        {"kind": "retry", "name": "r", "version": 5,
+         "spec": {"attempts": {"default": 1, "max": 3, "over": over}}},
+    ]  # fmt: skip
+    return PolicySet(map(parse_policy, documents)).resolve("text.stats", "default", {})
+
+
+def under(decided: Resolved, task: Task, **come: Any) -> Envelope:
+    more = {"task_id": "t", "capability": "text.stats", "traceparent": NEW_TRACE}
+    return admit(task, arrival(**come), decided=decided, **more)
+
+
+@pytest.mark.parametrize("over", ["clamp", "reject"])
+def test_below_a_ceiling_a_task_chooses_and_without_a_choice_has_the_default(over: str) -> None:
+    said = under(ceilings(over), Task(timeout=2.0, max_attempts=3))
+    silent = under(ceilings(over), Task())
+    assert (said.timeout, said.max_attempts, said.clamped) == (2.0, 3, {})
+    assert (silent.timeout, silent.max_attempts, silent.clamped) == (1.0, 1, {})
+
+
+def test_above_a_ceiling_that_clamps_a_task_has_the_most_and_its_record_says_so() -> None:
+    task = under(ceilings("clamp"), Task(timeout=5.0, max_attempts=4))
+    assert (task.timeout, task.max_attempts) == (2.0, 3)
+    record = acceptance(task)
+    assert record.clamped == {"timeout": 5.0, "max_attempts": 4}
+    assert record.policies == {"timeout/t": 4, "retry/r": 5}
+
+
+@pytest.mark.parametrize("asked", [Task(timeout=2.1), Task(max_attempts=4)])
+def test_above_a_ceiling_that_refuses_a_task_is_refused_by_that_policy(asked: Task) -> None:
+    with pytest.raises(InvalidMessage, match="at most") as refused:
+        under(ceilings("reject"), asked)
+    assert refused.value.code is ErrorCode.FORBIDDEN
+    assert refused.value.detail is not None
+    assert refused.value.detail["policy"] in {"timeout/t", "retry/r"}
+
+
+def test_what_may_have_been_admitted_before_is_not_refused_by_a_ceiling() -> None:
+    come = check_arrival(raw(redelivered=True), NOW)
+    task = under(ceilings("reject"), Task(timeout=5.0), redelivered=come.redelivered)
+    assert (task.timeout, task.clamped) == (2.0, {"timeout": 5.0})
 
 
 def test_the_retry_plan_is_the_policies() -> None:

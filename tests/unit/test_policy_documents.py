@@ -236,3 +236,28 @@ def test_a_breaker_is_of_lanes_and_of_nothing_that_a_lane_does_not_know(
     parse_policy(document | {"match": {"capability": "text.*", "instance": "d*"}})
     with pytest.raises(ValidationError, match="is of lanes"):
         parse_policy(document | more)
+
+
+@pytest.mark.parametrize("plain", [{"seconds": 30}, {"seconds": 0.5}])
+def test_a_plain_document_is_told_as_it_always_was(plain: dict[str, Any]) -> None:
+    told = PolicySet([parse_policy({"kind": "timeout", "name": "t", "spec": plain})]).to_json()
+    assert told[0]["policy"]["spec"] == plain  # older processes read it, and have its digest
+
+
+def test_a_ceiling_without_a_default_has_the_most_for_it() -> None:
+    spec = {"seconds": {"max": 9}}
+    policies = PolicySet([parse_policy({"kind": "timeout", "name": "t", "spec": spec})])
+    resolved = policies.resolve("a", "t", {})
+    assert resolved.timeout == 9
+    assert resolved.most_timeout is not None
+    assert (resolved.most_timeout.value, resolved.most_timeout.refuses) == (9, False)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [{}, {"default": 3}, {"max": 0}, {"default": 3, "max": 2}, {"max": 3, "over": "ask"},
+     {"max": 3, "most": 4}],
+)  # fmt: skip
+def test_a_ceiling_that_says_nothing_sensible_is_refused(seconds: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        parse_policy({"kind": "timeout", "name": "t", "spec": {"seconds": seconds}})

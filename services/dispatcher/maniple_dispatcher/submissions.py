@@ -196,4 +196,5 @@ def raw_arrival(delivery: Delivery) -> RawArrival:
         content_encoding=properties.content_encoding or None,
         timestamp=properties.timestamp,
         headers=delivery.headers,
+        redelivered=delivery.redelivered,
     )

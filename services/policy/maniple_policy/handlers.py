@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from maniple.control import Request
 from maniple.errors import RequestFailed
-from maniple.service.policies import KINDS, Policy, parse_policy
+from maniple.service.policies import Policy, field_path, parse_policy
 from maniple.service.requests import Responder
 from maniple_policy.answers import Answers, changed
 from maniple_policy.bodies import Apply, ApplyAll, Delete, Rollback
@@ -115,9 +115,8 @@ def _reasons(error: ValidationError) -> str:
 
 
 def _field(loc: tuple[int | str, ...]) -> str:
-    """Name a field as a document does; pydantic puts the kind in front."""
-    path = loc[1:] if loc and loc[0] in KINDS else loc
-    return ".".join(map(str, path)) or "document"
+    """Name a field as a document does."""
+    return ".".join(map(str, field_path(loc))) or "document"
 
 
 def routes(handlers: Handlers, answers: Answers) -> Mapping[str, Responder]:

@@ -26,6 +26,7 @@ from maniple.service.policies import Resolved
 from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 from maniple.traceparent import parse_traceparent, written
+from maniple_dispatcher.domain.ceilings import chosen
 from maniple_dispatcher.domain.direct_replies import is_sound
 from maniple_dispatcher.domain.good_results import digest_of
 
@@ -63,6 +64,8 @@ class Arrival:
     reply_to: str | None = None
     correlation_id: str | None = None
     traceparent: str | None = None
+    redelivered: bool = False
+    """It came before, and may have been admitted then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class RawArrival:
     content_encoding: str | None
     timestamp: datetime | None
     headers: Mapping[str, Any]
+    redelivered: bool = False
 
 
 def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
@@ -109,6 +113,7 @@ def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
         reply_to=raw.reply_to,
         correlation_id=raw.correlation_id,
         traceparent=_header(raw.headers.get("traceparent")),
+        redelivered=bool(raw.redelivered),
     )
 
 
@@ -260,6 +265,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
     """Return the envelope of a task that is admitted. Raises `InvalidMessage`."""
     if task.not_before is not NULL or task.idempotency_key is not NULL or task.sealed is not NULL:
         check_supported(task)
+    may = chosen(task, decided, may_refuse=not arrival.redelivered)
     return Envelope(
         id=task_id,
         capability=capability,
@@ -268,8 +274,8 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
         tenant=task.tenant,
         labels=task.labels,
         affinity=task.affinity,
-        max_attempts=task.max_attempts or decided.attempts,
-        timeout=task.timeout or decided.timeout,
+        max_attempts=may.max_attempts,
+        timeout=may.timeout,
         retry=decided.retry,
         reply_to=arrival.reply_to,
         correlation_id=arrival.correlation_id,
@@ -279,6 +285,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
         deadline=deadline_of(task, arrival),
         payload_digest=digest_of(task.payload) if decided.keeps_good else None,
         policies=dict(decided.versions) if decided.versions else {},
+        clamped=may.clamped,
     )
 
 

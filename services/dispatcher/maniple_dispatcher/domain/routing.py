@@ -118,6 +118,7 @@ def acceptance(envelope: Envelope) -> TaskAccepted:
         tenant=envelope.tenant,
         labels=envelope.labels,
         policies=envelope.policies,
+        clamped=envelope.clamped,
         submitted_at=envelope.submitted_at,
         dispatched_at=envelope.dispatched_at or envelope.submitted_at,
         deadline=envelope.deadline,

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from maniple.errors import ConfigurationError
-from maniple.service.policies import KINDS, Policy, parse_policy, ties
+from maniple.service.policies import KINDS, Policy, field_path, parse_policy, ties
 
 SUFFIXES = {".yaml", ".yml", ".json"}
 STDIN = "-"
@@ -158,7 +158,7 @@ def _marked(name: str, error: yaml.YAMLError) -> str:
 def _located(name: str, node: yaml.Node, error: ValidationError) -> Iterator[str]:
     for item in error.errors(include_url=False, include_input=False):
         loc: Loc = item["loc"]
-        path = loc[1:] if loc and loc[0] in KINDS else loc
+        path = field_path(loc)
         if item["type"].startswith("union_tag"):
             path = ("kind",)
         field = ".".join(map(str, path))

@@ -15,11 +15,12 @@ from maniple.service.policies.documents import (
     RetryPolicy,
     RoutePolicy,
     TimeoutPolicy,
+    field_path,
     parse_policy,
 )
 from maniple.service.policies.explain import Explained, Question, Verdict, explain
 from maniple.service.policies.matching import Match, ties
-from maniple.service.policies.policy_set import NOTHING, NOWHERE, PolicySet, Resolved
+from maniple.service.policies.policy_set import NOTHING, NOWHERE, Ceiling, PolicySet, Resolved
 from maniple.service.policies.rules import Where
 from maniple.service.policies.specs import CircuitBreakerSpec, FallbackSpec
 
@@ -28,6 +29,7 @@ __all__ = [
     "NOTHING",
     "NOWHERE",
     "BulkheadPolicy",
+    "Ceiling",
     "CircuitBreakerPolicy",
     "CircuitBreakerSpec",
     "Document",
@@ -51,6 +53,7 @@ __all__ = [
     "as_yaml",
     "difference",
     "explain",
+    "field_path",
     "parse_policy",
     "readable",
     "ties",

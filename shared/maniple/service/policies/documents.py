@@ -12,6 +12,8 @@ from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 from maniple.control import canonical
 from maniple.service.policies.matching import ANY, Match, StrictModel
 from maniple.service.policies.specs import (
+    CEILING,
+    PLAIN,
     BulkheadSpec,
     CircuitBreakerSpec,
     FallbackSpec,
@@ -161,6 +163,12 @@ class InForce(StrictModel):
     def as_text(self) -> str:
         """The same as canonical JSON."""
         return canonical(self.as_json)
+
+
+def field_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return where in a document an error is; pydantic puts in which way it was read."""
+    path = loc[1:] if loc and loc[0] in KINDS else loc
+    return tuple(part for part in path if part not in (PLAIN, CEILING))
 
 
 def parse_policy(value: Any) -> Policy:

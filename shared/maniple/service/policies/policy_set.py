@@ -28,10 +28,20 @@ from maniple.service.policies.documents import (
 )
 from maniple.service.policies.matching import REGION
 from maniple.service.policies.rules import Gate, Rule, Subject, Where, ordered, rules_of
-from maniple.service.policies.specs import RetrySpec
+from maniple.service.policies.specs import BoundedAttempts, BoundedSeconds, RetrySpec
 
 CACHE_LIMIT = 4096
 _IN_FORCE: TypeAdapter[list[InForce]] = TypeAdapter(list[InForce])
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The most that a task may choose, who says so, and whether more is refused or clamped."""
+
+    value: float
+    refuses: bool
+    policy: str
+    version: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Resolved:
 
     timeout: float | None = None
     attempts: int | None = None
+    most_timeout: Ceiling | None = None
+    most_attempts: Ceiling | None = None
     retry: RetryPlan | None = None
     rate_limit: RateLimitPolicy | None = None
     bulkhead: BulkheadPolicy | None = None
@@ -240,10 +252,19 @@ _ONLY_WHERE_IT_ACTS = (Kind.FALLBACK, Kind.MIRROR)
 
 def _said(policy: Policy) -> dict[str, Any]:
     if isinstance(policy, TimeoutPolicy):
-        return {"timeout": policy.spec.seconds}
+        return _bounded(policy, "timeout", policy.spec.seconds)
     if isinstance(policy, RetryPolicy):
-        return {"attempts": policy.spec.attempts, "retry": _plan(policy.spec)}
+        return {**_bounded(policy, "attempts", policy.spec.attempts), "retry": _plan(policy.spec)}
     return {policy.kind: policy}
+
+
+def _bounded(
+    policy: Policy, name: str, value: float | BoundedSeconds | BoundedAttempts
+) -> dict[str, Any]:
+    if isinstance(value, BoundedSeconds | BoundedAttempts):
+        most = Ceiling(value.max, value.over == "reject", policy.key, policy.version)
+        return {name: value.default or value.max, f"most_{name}": most}
+    return {name: value}
 
 
 def _plan(spec: RetrySpec) -> RetryPlan:

@@ -4,7 +4,15 @@ import json
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 from maniple.errors import ErrorCode
 from maniple.messages import MAX_TTL
@@ -180,15 +188,63 @@ class MirrorSpec(StrictModel):
     percent: Percent
 
 
+PLAIN, CEILING = "(plain)", "(ceiling)"
+"""How errors name the ways to write a number; no field is called so."""
+
+
+def _way(value: object) -> str:
+    return CEILING if isinstance(value, dict | _Bounded) else PLAIN
+
+
+Over = Literal["clamp", "reject"]
+Attempts = Annotated[int, Field(ge=1, le=1000)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_TTL)]
+
+
+class _Bounded(StrictModel):
+    """What a task has that does not choose, and the most that it may choose.
+
+    Without a `default` that is `max`. Above `max`, `clamp` gives it `max`, `reject` refuses it.
+    """
+
+    over: Over = "clamp"
+
+    @model_validator(mode="after")
+    def _is_below_max(self) -> Self:
+        default, most = getattr(self, "default", None), getattr(self, "max", None)
+        if default is not None and most is not None and default > most:
+            raise ValueError("default must not be above max")
+        return self
+
+
+class BoundedSeconds(_Bounded):
+    """Seconds."""
+
+    default: Seconds | None = None
+    max: Seconds
+
+
+class BoundedAttempts(_Bounded):
+    """Attempts."""
+
+    default: Attempts | None = None
+    max: Attempts
+
+
 class RetrySpec(StrictModel):
     """How often a task is tried in all, and when again: full jitter over base * factor ** n.
+
+    `attempts` alone is what a task has that does not choose; with a `max` it may choose below.
 
     `base` and `cap` are seconds; empty `codes` means every error that may be retried. With a
     `budget`, an agent repeats attempts of a lane only while that share of its recent ones is not
     exceeded.
     """
 
-    attempts: int = Field(ge=1, le=1000)
+    attempts: Annotated[
+        Annotated[Attempts, Tag(PLAIN)] | Annotated[BoundedAttempts, Tag(CEILING)],
+        Discriminator(_way),
+    ]
     base: float = Field(default=1.0, ge=0, le=3600)
     factor: float = Field(default=2.0, ge=1, le=100)
     cap: float = Field(default=300.0, gt=0, le=3600)
@@ -197,6 +253,12 @@ class RetrySpec(StrictModel):
 
 
 class TimeoutSpec(StrictModel):
-    """How long one attempt may run, in seconds."""
+    """How long one attempt may run, in seconds.
 
-    seconds: float = Field(gt=0, le=MAX_TTL)
+    A number is what a task has that does not choose; with a `max` it may choose below.
+    """
+
+    seconds: Annotated[
+        Annotated[Seconds, Tag(PLAIN)] | Annotated[BoundedSeconds, Tag(CEILING)],
+        Discriminator(_way),
+    ]
