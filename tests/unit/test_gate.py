@@ -61,6 +61,9 @@ class Limits:
     def free(self, limit: Limit, _now: float) -> None:
         self.freed.append(limit.key)
 
+    def becomes(self, state: State, since: float) -> None:
+        self._breaker = state, since
+
     def breaker(self, _lane: str) -> tuple[State, float]:
         return self._breaker
 
@@ -107,4 +110,15 @@ def test_of_a_breaker_that_should_no_longer_be_open_its_owner_is_asked(
 
 def test_of_one_that_is_open_nobody_is_asked() -> None:
     limits = Limits(state=State.OPEN, since=monotonic())
+    assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]
+
+
+def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> None:
+    limits = Limits()
+
+    def ask(_limit: Limit, then: Then, _now: float) -> None:
+        limits.becomes(State.OPEN, monotonic())
+        then(True, 0.0)
+
+    limits.ask = ask  # type: ignore[method-assign]
     assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]
