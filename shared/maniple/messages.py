@@ -91,6 +91,7 @@ class Waiting(StrEnum):
     FULL_BULKHEAD = "bulkhead"
     NEXT_ATTEMPT = "next_attempt"
     CIRCUIT_OPEN = "circuit_open"
+    UNDECIDED = "undecided"
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

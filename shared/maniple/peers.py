@@ -66,9 +66,10 @@ Room = tuple[int, tuple[str, ...]]
 class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Presence, requests, answers, and the state of what the sender owns.
 
-    Only one that is `ready` owns anything: it has heard what the others know. `levels` are the
-    tokens in buckets now, each with its rate and its capacity; `rooms` the tasks that bulkheads of
-    the sender's have granted and that have not left, each with the lanes that they went to.
+    Only one that is `ready` owns anything: it has heard what the others know. `life` counts how
+    often it has begun anew: it knows by that what it has said since. `levels` are the tokens in
+    buckets now, each with its rate and its capacity; `rooms` the tasks that bulkheads of the
+    sender's have granted and that have not left, each with the lanes that they went to.
     """
 
     TYPE: ClassVar[str] = REPORT_TYPE
@@ -76,6 +77,7 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dispatcher: str
     ready: bool = False
     leaving: bool = False
+    life: int = 0
     asks: tuple[Ask, ...] = ()
     grants: tuple[Grant, ...] = ()
     levels: dict[str, Level] = {}

@@ -256,6 +256,8 @@ class Peers(Part):
     """after which another owner is asked: the answer of the one before may have been under way"""
     held: float = 1.5
     """for which a task waits when nobody owns its limit: all have just started"""
+    deaf: float = 5.0
+    """without our own word's coming back until tasks do not wait here for an owner any more"""
     unheard: float = 1.0
     """after which an owner is taken to let nothing through itself"""
 

@@ -146,6 +146,11 @@ RULES: Final = (
         "tasks would not wait until those that have just started own their limits",
     ),
     Rule(
+        ("peers.alive", "peers.held"),
+        ("peers.deaf",),
+        "tasks would stop waiting for an owner while the broker only stands still for a moment",
+    ),
+    Rule(
         ("peers.tells_all", "peers.tells_all"),
         ("peers.listens",),
         "one that begins would own what it was not told of",

@@ -227,9 +227,10 @@ class Broker:
         self.world.tell(f"the broker stands still for {seconds:.3f} s")
         self.stalled_until = self.world.now + seconds
 
-    def restart(self) -> None:
-        """End all connections."""
-        self.world.tell("the broker restarts")
+    def restart(self, seconds: float = 0.0) -> None:
+        """End all connections, and take none for so long."""
+        self.world.tell(f"the broker restarts, and is back after {seconds:.3f} s")
+        self.stalled_until = max(self.stalled_until, self.world.now + seconds)
         for wire in self.wires:
             wire.lose()
 

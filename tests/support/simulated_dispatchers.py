@@ -7,10 +7,11 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import structlog
+from msgspec.structs import replace
 
 import maniple_dispatcher.talk
 from maniple.control import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
-from maniple.messages import Envelope
+from maniple.messages import Envelope, Waiting
 from maniple.service.policies import CircuitBreakerSpec, Resolved, parse_policy
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
@@ -49,6 +50,10 @@ class Became:
     sent: list[float] = field(default_factory=list)
     held: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
+    lanes: set[str] = field(default_factory=set)
+    """Those to which tasks were sent."""
+    waiting: list[Envelope] = field(default_factory=list)
+    """What was held, as it waits in the broker."""
     watch: Callable[["Dispatcher"], object] = lambda _: None
     """Told who sends a task to its lane."""
 
@@ -62,11 +67,17 @@ class Lanes:
     def ends(self, *_: object) -> bool:
         return False
 
-    def send(self, *_: object) -> None:
+    def send(self, envelope: Envelope, *_: object) -> None:
         self._became.watch(self._of)
+        self._became.lanes.add(envelope.lane)
         self._note(self._became.sent)
 
-    def hold(self, *_: object) -> None:
+    def hold(self, envelope: Envelope, _source: object, why: Waiting) -> None:
+        self._became.waiting.append(replace(envelope, waits=envelope.waits + 1, waited_for=why))
+        self._note(self._became.held)
+
+    def wait_on(self, envelope: Envelope, _source: object, why: Waiting | None = None) -> None:
+        self._became.waiting.append(replace(envelope, waited_for=why or envelope.waited_for))
         self._note(self._became.held)
 
     def end(self, *_: object) -> None:
@@ -100,6 +111,7 @@ class Dispatcher:
         self.consul = SimulatedConsul(fleet.consul, self.process)
         self._instance = instance
         self.undecided = 0
+        self.resolved = Resolved()
         self.lanes: Any = Lanes(self, fleet.became)
         self.process.step(self._begin)
 
@@ -113,15 +125,16 @@ class Dispatcher:
         self.hot = Hot(intake, outlet)
         hot: Any = self.hot
         owned = Owned(self.fleet_of.spec_of, born=self._milliseconds)
-        self.fleet = Fleet(self.name, owned)
+        self.fleet = Fleet(self.name, owned, self.world.now)
         consul: Any = self.consul
         log = structlog.get_logger()
         memory = Memory(consul, "maniple/dev", self._instance, fleet=self.fleet, log=log)
         nothing: Any = None
+        policies: Any = SimpleNamespace(resolve=lambda *_: self.resolved)
         self.gate = Gate(
             self.lanes,
             self.fleet,
-            nothing,
+            policies,
             nothing,
             good=nothing,
             metrics=metrics(),
@@ -152,6 +165,7 @@ class Dispatcher:
         """Let tasks come, as long as it lives and can be reached."""
 
         def come() -> None:
+            self.resolved = resolved
             for number in range(tasks):
                 task = Envelope(
                     id=str(number), capability=LANE, lane=LANE, submitted_at=NOW, deadline=FAR
@@ -159,6 +173,17 @@ class Dispatcher:
                 self.undecided += 1
                 nothing: Any = None
                 self.gate.admit(task, resolved, nothing)
+
+        self.world.after(0.0, come, self.process)
+
+    def again(self, envelopes: list[Envelope]) -> None:
+        """Let tasks come back from a wait in the broker."""
+
+        def come() -> None:
+            for envelope in envelopes:
+                self.undecided += 1
+                nothing: Any = None
+                self.gate.again(replace(envelope, not_before=None), nothing)
 
         self.world.after(0.0, come, self.process)
 

@@ -221,7 +221,7 @@ def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
 def test_a_dispatcher_that_begins_anew_does_not_answer_what_it_was_asked_before() -> None:
     fleet = ready(Fleet("one", Owned(lambda _: None), 0.0), "one", "two")
     limit = owned_by(fleet, "one")
-    fleet.rejoin()
+    fleet.rejoin(20.0)
     said_before = DispatcherReport(dispatcher="one", ready=True)
     asked_before = Ask(key=limit.key, to="one", number=1, want=10, rate=1000.0, capacity=1000.0)
     fleet.hear(said_before, 20.0)

@@ -82,6 +82,9 @@ class Limits:
     def free(self, limit: Limit, _now: float) -> None:
         self.freed.append(limit.key)
 
+    def becomes(self, state: State, since: float) -> None:
+        self._breaker = state, since
+
     def breaker(self, _lane: str) -> tuple[State, float]:
         return self._breaker
 
@@ -174,3 +177,14 @@ def test_what_a_sender_says_does_not_buy_a_passage() -> None:
     assert limits.asked == ["rate_limit/it"]
     assert lanes.last is not None
     assert lanes.last.owing  # when it comes back it is asked for again
+
+
+def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> None:
+    limits = Limits()
+
+    def ask(_limit: Limit, then: Then, _now: float) -> None:
+        limits.becomes(State.OPEN, monotonic())
+        then(True, 0.0)
+
+    limits.ask = ask  # type: ignore[method-assign]
+    assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]

@@ -196,6 +196,17 @@ def test_what_passed_while_an_owner_stood_still_is_owed_when_it_comes_back() -> 
     assert simulation.passed.total() in (21, 22, 23)
 
 
+def test_what_is_above_what_was_left_nobody_has_refused() -> None:
+    two = TwoFleets()
+    two.limit = Limit(two.limit.key, Terms(rate=0.001, capacity=6.0))
+    for _ in range(4):
+        two.ask(10.0)
+    two.asking.report(10.0)
+    two.asking.look(11.0)
+    two.ask(11.0)
+    assert two.passed == [True] * 3 + [None] * 2
+
+
 def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
     two = TwoFleets()
     two.limit = Limit(two.limit.key, most=1000, lane="text.stats")

@@ -3,6 +3,8 @@
 from infra.grafana.model import Board, Panel, Row
 from infra.grafana.queries import CAPABILITY, ENVIRONMENT, HERE, OF_ONE, failing, highest, rate
 
+HELD = "not_due|rate_limited|bulkhead|circuit_open|undecided"
+
 POLICIES = Board(
     "maniple-policies",
     "Maniple / Policies",
@@ -43,7 +45,7 @@ POLICIES = Board(
                         "{{reason}}": rate(
                             "maniple_tasks_delayed_total",
                             "reason",
-                            f'{HERE}, reason=~"not_due|rate_limited|bulkhead|circuit_open"',
+                            f'{HERE}, reason=~"{HELD}"',
                         )
                     },
                     stacked=True,

@@ -3,17 +3,17 @@
 In this order: its variant, its rate limit, room in its bulkhead, the breaker of its lane, its
 mirror. Each limit is asked of whoever owns it (`domain/fleet.py`), which takes no time if that is
 this process. What is refused gets its fallback, or ends with a code and `retry_after`; what comes
-back from a wait has been admitted, and never ends for that: it waits again. So does a task that
-nobody refused: whoever owns its bulkhead or its breaker did not answer.
+back from a wait has been admitted, and never ends for that: it waits again. What nobody decided is
+no refusal: such a task gets neither an end nor what is meant for refused ones, it waits and asks
+again.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 from msgspec.structs import replace
 
 from maniple.codec import encode
@@ -21,7 +21,13 @@ from maniple.errors import ErrorCode
 from maniple.messages import ACCEPTED_TYPE, Envelope, Failure, Waiting
 from maniple.service.names import POLICY_DECISIONS
 from maniple.service.outlets import ResultOutlet
-from maniple.service.policies import FallbackPolicy, FallbackSpec, Policy, Resolved
+from maniple.service.policies import (
+    CircuitBreakerPolicy,
+    FallbackPolicy,
+    FallbackSpec,
+    Policy,
+    Resolved,
+)
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY_TIERS, lane_name
@@ -31,8 +37,9 @@ from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.good_results import GoodResults
 from maniple_dispatcher.domain.owned import probes_of
 from maniple_dispatcher.domain.permits import Limit
-from maniple_dispatcher.domain.routing import acceptance, refused, substituted
+from maniple_dispatcher.domain.routing import LONGEST_WAIT, acceptance, refused, substituted
 from maniple_dispatcher.domain.ways import bulkhead_of, mirrored, rate_limit_of, routed
+from maniple_dispatcher.going import Going, Refusal, owing, paid
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.submissions import Policies
 
@@ -41,27 +48,6 @@ _WAITING = {
     ErrorCode.OVERLOADED: Waiting.FULL_BULKHEAD,
     ErrorCode.CIRCUIT_OPEN: Waiting.CIRCUIT_OPEN,
 }
-
-
-class _Going(Struct, frozen=True):
-    """A task on its way through the gate."""
-
-    envelope: Envelope
-    resolved: Resolved
-    source: Settlement
-    returned: bool = False
-    """It comes back from a wait: its limits were passed before."""
-    fell: bool = False
-    """It is here instead of another capability that refused it."""
-    room: Limit | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    code: ErrorCode
-    policy: Policy
-    message: str
-    seconds: float
 
 
 class Gate:
@@ -103,7 +89,7 @@ class Gate:
         if before is not Before.UNKNOWN:
             self._admit_again(envelope, resolved, source, before)
         elif resolved.guarded:
-            self._begin(_Going(envelope, resolved, source))
+            self._begin(Going(envelope, resolved, source))
         else:
             self._lanes.send(envelope, source)
 
@@ -112,7 +98,7 @@ class Gate:
         resolved = self._policies.resolve(
             envelope.capability, envelope.tenant, envelope.labels, envelope.id
         )
-        going = _Going(envelope, resolved, source, returned=True)
+        going = Going(envelope, resolved, source, returned=True)
         if envelope.owing:
             self._limit(going)
         elif resolved.guarded and envelope.mirror_of is None:
@@ -132,7 +118,7 @@ class Gate:
         envelope = replace(envelope, waits=max(1, envelope.waits), owing=said)
         if resolved.route is not None:
             envelope = routed(resolved.route, envelope)
-        going = _Going(envelope, resolved, source, returned=True)
+        going = Going(envelope, resolved, source, returned=True)
         if said:
             self._limit(going)
         elif resolved.guarded:
@@ -142,36 +128,41 @@ class Gate:
 
     # --- step by step --------------------------------------------------------------------
 
-    def _begin(self, going: _Going) -> None:
+    def _begin(self, going: Going) -> None:
         route = going.resolved.route
         if route is not None:
             going = replace(going, envelope=routed(route, going.envelope))
         self._limit(going)
 
-    def _limit(self, going: _Going) -> None:
+    def _limit(self, going: Going) -> None:
         policy = going.resolved.rate_limit
         if policy is None:
-            self._take_room(going)
+            self._pass_limit(going)
             return
         limit = rate_limit_of(policy, going.envelope)
         self._fleet.ask(limit, partial(self._limited, going), monotonic())
 
-    def _limited(self, going: _Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+    def _limited(self, going: Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         policy = going.resolved.rate_limit
         if policy is None or (passes and seconds < DELAY_TIERS[0]):
-            self._take_room(going)
+            self._pass_limit(going)
+        elif passes is None:
+            self._wait_undecided(owing(going), policy)
         elif passes:
             self._count(policy, "shaped")
-            self._wait_for(going, seconds, Waiting.LIMITED)
+            self._wait_for(paid(going), seconds, Waiting.LIMITED)
         elif policy.spec.over == "degrade":
             self._count(policy, "degraded")
             lane = lane_name(going.envelope.capability, policy.spec.variant)
-            self._take_room(replace(going, envelope=replace(going.envelope, lane=lane)))
+            self._pass_limit(replace(going, envelope=replace(going.envelope, lane=lane)))
         else:
             message = f"more than {policy.spec.limit:g} tasks in {policy.spec.period:g} s"
-            self._refuse(going, _Refusal(ErrorCode.RATE_LIMITED, policy, message, seconds))
+            self._refuse(going, Refusal(ErrorCode.RATE_LIMITED, policy, message, seconds))
 
-    def _take_room(self, going: _Going) -> None:
+    def _pass_limit(self, going: Going) -> None:
+        self._take_room(paid(going))
+
+    def _take_room(self, going: Going) -> None:
         policy = going.resolved.bulkhead
         if policy is None:
             self._look_at_breaker(going)
@@ -181,7 +172,7 @@ class Gate:
 
     def _has_room(
         self,
-        going: _Going,
+        going: Going,
         limit: Limit,
         passes: bool | None,  # noqa: FBT001 - `Then`
         seconds: float,
@@ -191,47 +182,61 @@ class Gate:
             envelope = replace(going.envelope, bulkhead=limit.key)
             self._look_at_breaker(replace(going, envelope=envelope, room=limit))
             return
+        if passes is None:
+            self._wait_undecided(going, policy)
+            return
         message = f"{policy.spec.max_in_flight} tasks are in flight"
-        refusal = _Refusal(ErrorCode.OVERLOADED, policy, message, seconds)
-        if passes is None or policy.spec.over == "wait":
+        refusal = Refusal(ErrorCode.OVERLOADED, policy, message, seconds)
+        if policy.spec.over == "wait":
             self._hold(going, refusal)
         else:
             self._refuse(going, refusal)
 
-    def _look_at_breaker(self, going: _Going) -> None:
+    def _look_at_breaker(self, going: Going) -> None:
         policy = going.resolved.circuit_breaker
-        lane = going.envelope.lane
-        now = monotonic()
-        state, since = self._fleet.owned.breaker(lane)
-        if policy is None or state is State.CLOSED:
+        if policy is None:
             self._let_through(going)
-        elif state is State.OPEN and (rest := since + policy.spec.open_for - now) > 0:
+            return
+        state, rest = self._breaker(going, policy)
+        if state is State.CLOSED:
+            self._let_through(going)
+        elif rest > 0:
             self._find_open(going, rest)
         else:  # half open, or it should be by now, and its owner knows
-            self._fleet.ask(probes_of(lane), partial(self._probes, going), now)
+            probes = probes_of(going.envelope.lane)
+            self._fleet.ask(probes, partial(self._probes, going), monotonic())
 
-    def _probes(self, going: _Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
-        if passes:
+    def _breaker(self, going: Going, policy: CircuitBreakerPolicy) -> tuple[State, float]:
+        """Return how the lane's breaker is, and for how long it is open yet."""
+        state, since = self._fleet.owned.breaker(going.envelope.lane)
+        rest = since + policy.spec.open_for - monotonic()
+        return state, rest if state is State.OPEN else 0.0
+
+    def _probes(self, going: Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+        policy = going.resolved.circuit_breaker
+        if policy is None:
             self._let_through(going)
+        elif passes is None:
+            self._wait_undecided(going, policy)
         else:
-            self._find_open(going, seconds, undecided=passes is None)
+            # It may have opened again since that was granted.
+            _, rest = self._breaker(going, policy)
+            if passes and rest <= 0:
+                self._let_through(going)
+            else:
+                self._find_open(going, max(seconds, rest))
 
-    def _find_open(self, going: _Going, seconds: float, *, undecided: bool = False) -> None:
+    def _find_open(self, going: Going, seconds: float) -> None:
         policy = going.resolved.circuit_breaker
         if policy is None:
             self._let_through(going)
             return
         seconds = max(DELAY_TIERS[0], seconds)
         message = f"the circuit breaker of {going.envelope.lane} is open"
-        refusal = _Refusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds)
-        if undecided:
-            self._give_back(going)
-            self._hold(going, refusal)
-        else:
-            self._refuse(going, refusal)
+        self._refuse(going, Refusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds))
 
-    def _let_through(self, going: _Going) -> None:
-        envelope = replace(going.envelope, owing=False) if going.envelope.owing else going.envelope
+    def _let_through(self, going: Going) -> None:
+        envelope = going.envelope
         mirror = going.resolved.mirror
         if mirror is not None and not going.returned:
             copy = mirrored(mirror, envelope, self._clock())
@@ -241,9 +246,17 @@ class Gate:
                 self._lanes.mirror(copy)
         self._lanes.send(envelope, going.source)
 
+    # --- undecided -----------------------------------------------------------------------
+
+    def _wait_undecided(self, going: Going, policy: Policy) -> None:
+        """Let a task ask again later that nobody has refused."""
+        self._give_back(going)
+        self._count(policy, "undecided")
+        self._lanes.hold(going.envelope, going.source, Waiting.UNDECIDED)
+
     # --- refused -------------------------------------------------------------------------
 
-    def _refuse(self, going: _Going, refusal: _Refusal) -> None:
+    def _refuse(self, going: Going, refusal: Refusal) -> None:
         self._give_back(going)
         fallback = going.resolved.fallback
         falls = fallback is not None and refusal.code in fallback.spec.on and not going.fell
@@ -254,7 +267,7 @@ class Gate:
         else:
             self._end(going, refusal)
 
-    def _end(self, going: _Going, refusal: _Refusal) -> None:
+    def _end(self, going: Going, refusal: Refusal) -> None:
         self._count(refusal.policy, "refused")
         failure = Failure(
             code=refusal.code,
@@ -265,23 +278,30 @@ class Gate:
         result = refused(going.envelope, self._clock(), failure)
         self._lanes.end(result, going.envelope, going.source)
 
-    def _hold(self, going: _Going, refusal: _Refusal) -> None:
-        """Let a task wait that is not to end for being refused."""
+    def _hold(self, going: Going, refusal: Refusal) -> None:
+        """Let a task wait that is not to end for being refused.
+
+        Of many that ask for one token the next gets it: so they ask ever less often, and none
+        before there may be one.
+        """
         self._count(refusal.policy, "held")
-        if going.envelope.owing:
+        if going.envelope.owing and refusal.seconds > LONGEST_WAIT:
             self._wait_for(going, refusal.seconds, _WAITING[refusal.code])
         else:
             self._lanes.hold(going.envelope, going.source, _WAITING[refusal.code])
 
-    def _wait_for(self, going: _Going, seconds: float, why: Waiting) -> None:
-        due = self._clock() + timedelta(seconds=max(seconds, DELAY_TIERS[0]))
-        self._lanes.wait_on(replace(going.envelope, not_before=due), going.source, why)
+    def _wait_for(self, going: Going, seconds: float, why: Waiting) -> None:
+        self._lanes.wait_on(self._due(going, seconds), going.source, why)
 
-    def _give_back(self, going: _Going) -> None:
+    def _due(self, going: Going, seconds: float) -> Envelope:
+        due = self._clock() + timedelta(seconds=max(seconds, DELAY_TIERS[0]))
+        return replace(going.envelope, not_before=due)
+
+    def _give_back(self, going: Going) -> None:
         if going.room is not None:
             self._fleet.free(going.room, monotonic())
 
-    def _fall_back(self, going: _Going, refusal: _Refusal, fallback: FallbackPolicy) -> None:
+    def _fall_back(self, going: Going, refusal: Refusal, fallback: FallbackPolicy) -> None:
         output = self._output(fallback.spec, going.envelope)
         if fallback.spec.last_good and output is None:
             self._end(going, refusal)
@@ -304,7 +324,7 @@ class Gate:
             return self._good.find(envelope, oldest)
         return Raw(encode(spec.value))
 
-    def _substitute(self, going: _Going, capability: str) -> None:
+    def _substitute(self, going: Going, capability: str) -> None:
         """Run another capability; the task keeps its id, its sender and its deadline."""
         envelope = going.envelope
         resolved = self._policies.resolve(capability, envelope.tenant, envelope.labels, envelope.id)
@@ -317,16 +337,19 @@ class Gate:
             retry=resolved.retry,
             policies={**envelope.policies, **resolved.versions},
         )
-        self._begin(_Going(envelope, resolved, going.source, fell=True))
+        self._begin(Going(envelope, resolved, going.source, fell=True))
 
-    def _accept(self, going: _Going, refusal: _Refusal) -> None:
+    def _accept(self, going: Going, refusal: Refusal) -> None:
         """Answer that the task is accepted, and let it ask again when there may be room."""
-        envelope = replace(going.envelope, owing=True)
+        if refusal.code is ErrorCode.RATE_LIMITED:
+            going = owing(going)
+        envelope = going.envelope
         if envelope.reply_to is not None:
             said = encode(acceptance(envelope))
             self._results.announce(said, ACCEPTED_TYPE, envelope.reply_to, envelope.correlation_id)
-        going = replace(going, envelope=envelope)
-        self._wait_for(going, refusal.seconds, _WAITING[refusal.code])
+        self._lanes.wait_on(
+            self._due(going, refusal.seconds), going.source, _WAITING[refusal.code], insist=True
+        )
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()

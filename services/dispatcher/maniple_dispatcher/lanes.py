@@ -174,11 +174,21 @@ class Lanes:
         result, done = self._traces.ended(result, envelope, source.settle)
         self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
 
-    def wait_on(self, envelope: Envelope, source: Settlement, why: Waiting | None = None) -> None:
-        """Let a task that is not due yet wait for another round, or `why` it is to begin to."""
+    def wait_on(
+        self,
+        envelope: Envelope,
+        source: Settlement,
+        why: Waiting | None = None,
+        *,
+        insist: bool = False,
+    ) -> None:
+        """Let a task that is not due yet wait for another round, or `why` it is to begin to.
+
+        With `insist` it was promised that it is not to end for want of room.
+        """
         self._metrics.counter(TASKS_DELAYED, Waiting.NOT_DUE.value).inc()
         rest = rest_of(envelope, self._clock(), why)
-        self._delay(rest, envelope, source, Waiting.NOT_DUE)
+        self._delay(rest, envelope, source, Waiting.NOT_DUE, insist=insist)
 
     def hold(self, envelope: Envelope, source: Settlement, why: Waiting) -> None:
         """Let a task wait that is not to try its lane now."""
@@ -290,9 +300,20 @@ class Lanes:
             return
         self._metrics.counter(TASKS_DELAYED, why.value).inc()
         longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
-        self._delay(wait(envelope, now, why, longer=longer), envelope, going.source, why)
+        # What nobody has decided does not end for want of room either.
+        undecided = why is Waiting.UNDECIDED
+        waiting = wait(envelope, now, why, longer=longer)
+        self._delay(waiting, envelope, going.source, why, insist=undecided)
 
-    def _delay(self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting) -> None:
+    def _delay(
+        self,
+        waiting: Wait,
+        envelope: Envelope,
+        source: Settlement,
+        why: Waiting,
+        *,
+        insist: bool = False,
+    ) -> None:
         since = monotonic()
 
         def delayed(error: ManipleError | None) -> None:
@@ -304,4 +325,4 @@ class Lanes:
                 self._traces.delayed(envelope, why)
                 source.settle(error)
 
-        self._delays.add(waiting, delayed, insist=is_committed(envelope))
+        self._delays.add(waiting, delayed, insist=insist or is_committed(envelope))

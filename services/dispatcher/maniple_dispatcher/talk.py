@@ -41,6 +41,8 @@ class Talk:
         self._inspector = Inspector(hot.intake)
         self._fleet = fleet
         self._due = asyncio.Event()
+        self._noticed = self._looked = monotonic()
+        self._was_up = True
         fleet.wake = self._due.set
         self._decoder = msgspec.json.Decoder(DispatcherReport)
         self._log = structlog.get_logger("maniple.dispatcher.talk")
@@ -54,25 +56,50 @@ class Talk:
         except msgspec.MsgspecError as error:
             self._log.warning("a dispatcher's report cannot be read", reason=str(error))
             return
-        self._fleet.hear(report, monotonic())
+        now = monotonic()
+        self._notice(now)
+        self._fleet.hear(report, now)
 
     async def run(self) -> None:
-        """Look and tell until cancelled."""
-        told = looked = monotonic()
-        was_up = True
+        """Look and tell until cancelled.
+
+        What a look has changed is told at once. Where the broker takes its time to confirm that,
+        looking goes on.
+        """
+        self._noticed = self._looked = monotonic()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._look_and_tell())
+            both.create_task(self._look_meanwhile())
+
+    async def _look_and_tell(self) -> None:
+        told = monotonic()
         while True:
             await self._pause()
             now = monotonic()
-            if now - looked > self._times.stood_still or (self._hot.up and not was_up):
-                self._log.info("begins anew among the dispatchers", stood_still=now - looked)
-                self._fleet.rejoin()
-            was_up = self._hot.up
-            if now - looked >= self._times.look:
-                looked = now
-                self._fleet.look(now)
-            if was_up and (self._fleet.due or now - told >= self._times.presence):
+            self._look(now, self._times.look)
+            if self._was_up and (self._fleet.due or now - told >= self._times.presence):
                 told = now
                 await self._tell()
+
+    async def _look_meanwhile(self) -> None:
+        while True:
+            await asyncio.sleep(self._times.look)
+            self._look(monotonic(), 2 * self._times.look)
+
+    def _look(self, now: float, period: float) -> None:
+        """Look unless somebody has within that time."""
+        self._notice(now)
+        if now - self._looked >= period:
+            self._looked = now
+            self._fleet.look(now)
+
+    def _notice(self, now: float) -> None:
+        """Begin anew if we stood still, or if a connection is back."""
+        is_up, stood_still = self._hot.up, now - self._noticed
+        if stood_still > self._times.stood_still or (is_up and not self._was_up):
+            self._log.info("begins anew among the dispatchers", stood_still=stood_still)
+            self._fleet.rejoin(now)
+        self._noticed, self._was_up = now, is_up
 
     async def _pause(self) -> None:
         """Wait until something is due, or until it is time to look."""

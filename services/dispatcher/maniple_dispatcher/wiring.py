@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from time import time_ns
+from time import monotonic, time_ns
 from typing import cast
 
 from maniple import topology
@@ -125,7 +125,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     refusals = Refusals(results, refused, runtime.metrics)
     owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
     me = runtime.connection_name("dispatcher")
-    fleet = Fleet(me, owned, times=settings.timings.peers)
+    fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
     talk = Talk(hot, fleet, plane, runtime)

@@ -61,7 +61,8 @@ async def run_client(root: Path, url: str, prefix: str) -> Any:
         sys.executable, script, url, prefix, env=env, stdout=asyncio.subprocess.PIPE
     )
     try:
-        said, _ = await asyncio.wait_for(program.communicate(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            said, _ = await program.communicate()
     finally:
         if program.returncode is None:
             program.kill()

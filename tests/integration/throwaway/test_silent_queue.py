@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
@@ -71,7 +71,7 @@ class Watched:
         self._cluster = cluster
         self.states: set[str] = set()
 
-    async def __aenter__(self) -> "Watched":
+    async def __aenter__(self) -> Self:
         self._looking = asyncio.create_task(self._look())
         return self
 

@@ -1,9 +1,9 @@
 """The dispatchers as one: whoever owns a limit decides, and all know what it decided. Pure.
 
-A dispatcher that begins, or that may have missed something (it was frozen, or its connection was
-lost), says so and owns nothing for a second from when it hears its own word: only who hears that
-hears the others. They tell it all they know; then it says that it is ready, and counts from when
-that is heard, by all at about the same time.
+A dispatcher that begins, or that may have missed something (it was frozen, its connection was lost,
+or its own word did not come back for so long that others may have what was its own), says so and
+owns nothing for a second, which begins when it hears itself. The others tell it all they know; then
+it says that it is ready, and counts from when that is heard, by all at about the same time.
 """
 
 from collections import deque
@@ -20,7 +20,6 @@ from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
 
-NOT_YET = float("inf")
 """When one has begun to listen that has not heard anything."""
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
 
@@ -44,19 +43,19 @@ class Fleet:
     """Where permits are asked for.
 
     `due` says that there is something to tell the others now; `wake` is called when it becomes so.
-    `began` is when it began to hear the others.
     """
 
     def __init__(
-        self, me: str, owned: Owned, began: float = NOT_YET, times: timings.Peers | None = None
+        self, me: str, owned: Owned, now: float, times: timings.Peers | None = None
     ) -> None:
         self.owned = owned
         self._times = times or timings.Peers()
-        self.peers = Peers(me, self._times.alive)
+        self.peers = Peers(me, self._times, now)
         self.permits = Permits(self.peers, owned.buckets.level, self._times)
         self.wake: Callable[[], object] = lambda: None
         self._due = True
-        self._began = began
+        self._life = 0
+        self._hears_since: float | None = None
         self._full = False
         self._full_at = float("-inf")
         self._telling_all = False
@@ -107,8 +106,8 @@ class Fleet:
         """Take that a dispatcher is there, and whether it owns its part by now."""
         ready, is_me = report.ready, report.dispatcher == self.peers.me
         if is_me:  # not what was said before we began anew
-            self._began = min(self._began, now)
-            ready = ready and now - self._began >= self._times.listens
+            ready = ready and report.life == self._life
+            self._hear_ourselves(now, ready=ready)
         if ready and not self.peers.counts(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
             self.owned.bulkheads.still_tell(self.peers.owns)
@@ -118,6 +117,12 @@ class Fleet:
         if (new and not is_me) or (listens and now - self._full_at >= self._times.tells_all):
             self._full = self.due = True
             self._full_at = now
+
+    def _hear_ourselves(self, now: float, *, ready: bool) -> None:
+        if self._hears_since is None:
+            self._hears_since = now
+        if ready:  # as we said when we had listened for long enough
+            self._hears_since = min(self._hears_since, now - self._times.listens)
 
     def _follow(self, report: DispatcherReport, now: float) -> None:
         for key, level in report.levels.items():
@@ -148,6 +153,8 @@ class Fleet:
 
     def look(self, now: float) -> None:
         """Let time pass; to be called some times a second."""
+        if self.peers.may_be_replaced(now):
+            self._begin_anew()
         self.peers.look(now)
         for limit, waiting in self.permits.look(now):
             used, freed = self.permits.settled(limit.key)
@@ -159,12 +166,21 @@ class Fleet:
         self.owned.bulkheads.look(self.peers.owns, now)
         self.due |= self.owned.look(self.peers.owns, now)
 
-    def rejoin(self) -> None:
+    def rejoin(self, now: float) -> None:
         """Begin anew: something may have been missed."""
+        self.peers.begin(now)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self.peers.left(self.peers.me)
         self.owned.bulkheads.clear()
-        self._began = NOT_YET
+        self._life += 1
+        self._hears_since = None
         self.due = True
+
+    def _has_listened(self, now: float) -> bool:
+        since = self._hears_since
+        return since is not None and now - since >= self._times.listens
 
     def leave(self) -> None:
         """Own nothing any more, from when this is heard."""
@@ -184,8 +200,9 @@ class Fleet:
         talk, state = _Space(TALK_BYTES), _Space(TALK_BYTES)
         report = DispatcherReport(
             dispatcher=self.peers.me,
-            ready=not self._leaving and now - self._began >= self._times.listens,
+            ready=not self._leaving and self._has_listened(now),
             leaving=self._leaving,
+            life=self._life,
             grants=tuple(talk.fill(_taken(self._grants))),
             asks=tuple(talk.fill(self.permits.asks(now))),
             breakers=tuple(talk.fill(self.owned.news(now))),

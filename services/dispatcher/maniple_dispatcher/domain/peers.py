@@ -2,9 +2,15 @@
 
 Rendezvous hashing over those that are ready and were heard lately: all that hear the same agree,
 and one that leaves moves only what it owned.
+
+Silence tells of another only as far as we hear ourselves: our own word comes back on the same way.
+While it does not (the broker stands still, or cannot be reached) nobody's silence grows, however
+long that takes; but what is ours may have another owner after a while.
 """
 
 from hashlib import blake2b
+
+from maniple import timings
 
 MAX_OWNERS = 50_000
 
@@ -12,9 +18,11 @@ MAX_OWNERS = 50_000
 class Peers:
     """The dispatchers, this one among them, by names that are unique to a life."""
 
-    def __init__(self, me: str, alive: float) -> None:
+    def __init__(self, me: str, times: timings.Peers, now: float) -> None:
         self.me = me
-        self._alive = alive
+        self._times = times
+        self._began = now
+        self._echo_at: float | None = None
         self._heard: dict[str, float] = {}
         self._ready: frozenset[str] = frozenset()
         self._owners: dict[str, str | None] = {}
@@ -31,6 +39,8 @@ class Peers:
     def heard(self, peer: str, now: float, *, ready: bool) -> bool:
         """Take a sign of life; tells whether that one counts only from now on."""
         known = peer in self._ready
+        if peer == self.me:
+            self._hear_ourselves(now)
         if ready:
             self._heard[peer] = now
         else:
@@ -39,8 +49,24 @@ class Peers:
         return ready and not known
 
     def unheard_for(self, peer: str | None, now: float) -> float:
-        """Return for how many seconds one that counts was not heard."""
-        return now - self._heard.get(peer or "", float("-inf"))
+        """Return for how many seconds, in which we could hear it, one that counts was not heard."""
+        return self._until(now) - self._heard.get(peer or "", float("-inf"))
+
+    def begin(self, now: float) -> None:
+        """Take that one can hear from now on, if anything: the connection is new."""
+        self._began = now
+
+    def deaf_for(self, now: float) -> float:
+        """Return for how many seconds we have not heard even ourselves, though we might have."""
+        return now - max(self._began, self._echo_at or self._began)
+
+    def hears(self, now: float) -> bool:
+        """Whether our own word comes back, give or take one that is late."""
+        return self._echo_at is not None and now - self._echo_at <= 2 * self._times.presence
+
+    def may_be_replaced(self, now: float) -> bool:
+        """Whether this one counts, but others may not have heard it for too long, nor has it."""
+        return self.counts(self.me) and now - self._heard[self.me] > self._times.alive
 
     def left(self, peer: str) -> None:
         """Take that one owns nothing any more."""
@@ -49,8 +75,20 @@ class Peers:
 
     def look(self, now: float) -> None:
         """Forget who was not heard for too long."""
-        self._heard = {p: at for p, at in self._heard.items() if now - at <= self._alive}
+        until, alive = self._until(now), self._times.alive
+        self._heard = {p: at for p, at in self._heard.items() if until - at <= alive}
         self._settle()
+
+    def _until(self, now: float) -> float:
+        """Return until when silence tells something."""
+        return now if self._echo_at is None else min(now, self._echo_at + self._times.presence)
+
+    def _hear_ourselves(self, now: float) -> None:
+        """Take that our own word comes back; while it did not, nobody has been silent."""
+        if self._echo_at is not None and not self.hears(now):
+            deaf = now - self._until(now)
+            self._heard = {p: min(now, at + deaf) for p, at in self._heard.items()}
+        self._echo_at = now
 
     def owner(self, key: str) -> str | None:
         """Return who owns a key; None while nobody is ready."""

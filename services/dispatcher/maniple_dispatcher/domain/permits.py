@@ -6,6 +6,8 @@ does not answer (it is slow, or it has died, and in two seconds another one owns
 dispatcher goes on with an equal part of what was left in a bucket, or with what it was granted of
 its rate lately if that is more and, if the owner is not heard at all, with its share of what no
 other was granted; whole tokens only, and it tells the owner, or the next one, what it let through.
+What is above that nobody has decided: it is not refused, but told so. How long somebody waits for
+an owner counts only from when there can be one: while the dispatcher hears at least itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ NO_FLOW = 1e-6  # permits a second
 Then = Callable[[bool | None, float], None]
 """Told whether a task passes, and after how many seconds; or, if not, when it may ask again.
 
-None instead of False says that nobody decided, and that there is no rate to go on with.
+None instead of False says that nobody decided, and that there is nothing (more) to go on with.
 """
 
 
@@ -246,13 +248,20 @@ class Permits:
             elif line.is_for_another(owner, now, self._times.asked_anew):
                 line.waiting[:0] = line.unanswered()
                 line.since = now
-            elif line.waiting and not line.number and now - line.since > self._times.held:
+            elif line.waiting and not line.number and self._is_over(line, now):
                 waiting, line.waiting = line.waiting, []
                 for then in waiting:
                     then(None, RETRY_AFTER)
         self._busy = {key: line for key, line in self._busy.items() if not line.idle}
         self.due = any(self._could_ask(line) for line in self._busy.values())
         return ours
+
+    def _is_over(self, line: _Line, now: float) -> bool:
+        """Tell whether those who wait have waited for long enough; not if nobody could decide."""
+        if self._peers.hears(now):
+            return now - line.since > self._times.held
+        line.since = now
+        return self._peers.deaf_for(now) > self._times.deaf
 
     def settled(self, key: str) -> tuple[int, int]:
         """Return, and forget, what was used unasked and freed: for one who owns it now."""
@@ -319,7 +328,7 @@ def _pass_by_credit(line: _Line, then: Then) -> None:
         line.used += 1
         then(True, 0.0)
     else:
-        then(None if line.limit.terms is None else False, RETRY_AFTER)
+        then(None, RETRY_AFTER)
 
 
 def _ask(line: _Line, to: str) -> Ask:

@@ -20,6 +20,7 @@ WAITS = (
     *[(10.0, 30.0)] * 6,  # and two more
     (30.0, 60.0),
 )
+LONGEST_WAIT = WAITS[-1][-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,14 @@ def is_due(envelope: Envelope, now: datetime) -> bool:
 
 
 def rest_of(envelope: Envelope, now: datetime, why: Waiting | None = None) -> Wait:
-    """Return the next round of a task that is not due yet; without `why`, for what it waited."""
+    """Return the next round of a task that is not due yet; without `why`, for what it waited.
+
+    What comes back from its first round has been admitted.
+    """
     until = envelope.not_before or now
     if why is not None:
-        envelope = msgspec.structs.replace(envelope, waited_for=why.value)
+        waits = max(1, envelope.waits)
+        envelope = msgspec.structs.replace(envelope, waited_for=why.value, waits=waits)
     return Wait(delay_tier((until - now).total_seconds()), envelope)
 
 

@@ -1,0 +1,112 @@
+"""Who is there among the dispatchers, as one of them hears it."""
+
+import pytest
+
+from maniple.peers import DispatcherReport
+from maniple.timings import Peers as Times
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.peers import Peers
+from maniple_dispatcher.domain.permits import Limit
+
+TIMES = Times()
+LONG = 10 * TIMES.alive
+
+
+def heard_both(times: int) -> tuple[Peers, float]:
+    """One that has heard itself and another for a while, and when that was last."""
+    peers, now = Peers("one", TIMES, 0.0), 0.0
+    for _ in range(times):
+        now += TIMES.presence
+        for name in ("one", "two"):
+            peers.heard(name, now, ready=True)
+    return peers, now
+
+
+def test_whoever_is_silent_while_we_hear_ourselves_owns_nothing_after_a_while() -> None:
+    peers, begun = heard_both(3)
+    for step in range(1, int(2 * TIMES.alive / TIMES.presence)):
+        now = begun + step * TIMES.presence
+        peers.heard("one", now, ready=True)
+        peers.look(now)
+        assert peers.counts("two") == (now - begun <= TIMES.alive)
+
+
+def test_nobody_is_silent_while_we_do_not_hear_even_ourselves() -> None:
+    peers, begun = heard_both(3)
+    for moment in range(int(LONG / TIMES.look)):
+        peers.look(begun + moment * TIMES.look)
+        assert peers.counts("two")
+        assert peers.unheard_for("two", begun + moment * TIMES.look) <= TIMES.unheard
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_whoever_is_heard_first_after_that_nobody_was_silent_meanwhile(first: str) -> None:
+    peers, begun = heard_both(3)
+    peers.heard(first, begun + LONG, ready=True)
+    peers.look(begun + LONG + TIMES.look)
+    assert peers.counts("two")
+
+
+def test_who_died_meanwhile_is_missed_from_then_on() -> None:
+    peers, begun = heard_both(3)
+    heard = begun + LONG
+    while heard < begun + LONG + TIMES.alive + TIMES.presence:
+        peers.heard("one", heard, ready=True)
+        peers.look(heard)
+        heard += TIMES.presence
+    assert not peers.counts("two")
+
+
+def fleet() -> Fleet:
+    return Fleet("one", Owned(lambda _: None), 0.0)
+
+
+def test_who_begins_listens_only_from_when_it_hears_itself() -> None:
+    one = fleet()
+    assert not one.report(LONG).ready
+    one.hear(DispatcherReport(dispatcher="two", ready=True), LONG)
+    assert not one.report(LONG).ready
+    one.hear(one.report(LONG), LONG)
+    assert not one.report(LONG + TIMES.listens / 2).ready
+    assert one.report(LONG + TIMES.listens).ready
+
+
+def test_whose_word_does_not_come_back_for_long_begins_anew_and_does_not_believe_what_it_said() -> (
+    None
+):
+    one = fleet()
+    one.hear(one.report(0.0), 0.0)
+    said = one.report(TIMES.listens)
+    one.hear(said, TIMES.listens)
+    assert one.peers.counts("one")
+    one.look(TIMES.listens + TIMES.alive)
+    assert one.peers.counts("one")
+    late = TIMES.listens + 1.1 * TIMES.alive
+    one.look(late)
+    assert not one.peers.counts("one")
+    one.hear(said, late)
+    assert not one.peers.counts("one")
+    one.hear(one.report(late + TIMES.listens), late + TIMES.listens)
+    assert one.peers.counts("one")
+
+
+LIMIT = Limit("bulkhead/it", most=10, lane="text.stats")
+
+
+def told(one: Fleet, until: float, *, hears: bool) -> float:
+    """Let one wait for a limit that nobody owns, and look until it is told; return when."""
+    times: list[float] = []
+    now = 0.0
+    one.ask(LIMIT, lambda passes, _: times.append(now if passes is None else -1.0), now)
+    while not times and now < until:
+        now += TIMES.look
+        if hears:
+            one.hear(DispatcherReport(dispatcher="one"), now)
+        one.look(now)
+    return times[0]
+
+
+def test_who_waits_for_an_owner_waits_longer_while_there_cannot_be_one() -> None:
+    assert told(fleet(), LONG, hears=True) == pytest.approx(TIMES.held, abs=2 * TIMES.look)
+    assert told(fleet(), LONG, hears=False) == pytest.approx(TIMES.deaf, abs=2 * TIMES.look)

@@ -1,0 +1,215 @@
+"""A task for which nobody decides gets no end, fallback or other lane: it waits, and pays once."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from maniple.codec import decode_envelopes
+from maniple.messages import Envelope, Waiting
+from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.topology import DELAY_TIERS, tier_name
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.domain.permits import Limit, Then
+from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.returns import Returns
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+
+Kind = tuple[str, dict[str, Any]]
+RATE: Kind = ("rate_limit", {"limit": 10})
+SHAPE: Kind = ("rate_limit", {"limit": 10, "over": "shape"})
+DEGRADE: Kind = ("rate_limit", {"limit": 10, "over": "degrade", "variant": "cheap"})
+ROOM: Kind = ("bulkhead", {"max_in_flight": 1})
+BREAKER: Kind = ("circuit_breaker", {"consecutive": 3})
+FALLBACKS: list[Kind] = [
+    ("fallback", {"value": "instead"}),
+    ("fallback", {"last_good": True}),
+    ("fallback", {"capability": "another"}),
+    ("fallback", {"accept": True}),
+]
+Answer = tuple[bool | None, float]
+YES, NO, NOBODY = (True, 0.0), (False, 1.0), (None, 1.0)
+
+
+class Fleet:
+    """In place of all dispatchers: answers as it is told to, by kind, and counts who asks."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.asked: Counter[str] = Counter()
+        self.freed: Counter[str] = Counter()
+        self.owned = SimpleNamespace(breaker=lambda _: (State.HALF_OPEN, 0.0))
+
+    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+        kind = self._kind(limit)
+        self.asked[kind] += 1
+        then(*self.answers.get(kind, YES))
+
+    def free(self, limit: Limit, _now: float) -> None:
+        self.freed[self._kind(limit)] += 1
+
+    def _kind(self, limit: Limit) -> str:
+        return "rate_limit" if limit.terms else "bulkhead" if limit.most else "circuit_breaker"
+
+
+class Scene:
+    """A dispatcher from its gate to its lanes, and back from a wait."""
+
+    def __init__(self, *policies: Kind) -> None:
+        self.publisher, self.fleet, self.now = FakePublisher(), Fleet(), NOW
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.policies = PolicySet(
+            parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
+        )
+        traces = Traces(NO_TRACER, self.clock, ratio=0.0)
+        self.lanes = Lanes(
+            self.publisher, self.results, Metrics(), self.clock, roster=Roster(), traces=traces
+        )
+        fleet: Any = self.fleet
+        nothing: Any = None
+        self.gate = Gate(
+            self.lanes,
+            fleet,
+            self.policies,
+            self.results,
+            good=nothing,
+            metrics=Metrics(),
+            clock=self.clock,
+        )
+        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=traces)
+
+    def clock(self) -> datetime:
+        return self.now
+
+    async def comes(self, **fields: Any) -> None:
+        """Admit a task whose sender waits for a reply."""
+        task = envelope("1", lane="a.task", reply_to="theirs", **fields)
+        resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
+        self.gate.admit(task, resolved, Settlement(Delivery(), 1))  # type: ignore[arg-type]  # a fake
+        await self.lanes.drain()
+
+    async def comes_back(self, after: float = 60.0) -> None:
+        """Let it come back from where it waits."""
+        task = self.waiting
+        self.now += timedelta(seconds=after)
+        self.publisher.sent.clear()
+        self.returns.take(Delivery(task))  # type: ignore[arg-type]  # a fake
+        await self.lanes.drain()
+        await self.results.drain()
+
+    @property
+    def waiting(self) -> Envelope:
+        (message,) = self.publisher.to("maniple.delay")
+        (task,) = decode_envelopes(message.body)
+        return task
+
+    @property
+    def exchanges(self) -> set[str]:
+        return {message.exchange for message in self.publisher.sent}
+
+    @property
+    def sent(self) -> Envelope:
+        (message,) = self.publisher.to("maniple.lanes")
+        (task,) = decode_envelopes(message.body)
+        return task
+
+
+@pytest.mark.parametrize("fallback", [None, *FALLBACKS], ids=str)
+@pytest.mark.parametrize("kind", [RATE, SHAPE, DEGRADE, ROOM, BREAKER], ids=str)
+async def test_it_waits_whatever_it_is_to_get_when_it_is_refused(
+    kind: Kind, fallback: Kind | None
+) -> None:
+    scene = Scene(kind, *([fallback] if fallback else []))
+    scene.fleet.answers[kind[0]] = NOBODY
+    await scene.comes()
+    assert scene.exchanges == {"maniple.delay"}
+    assert scene.waiting.waited_for == Waiting.UNDECIDED
+    scene.fleet.answers[kind[0]] = YES
+    await scene.comes_back()
+    assert (scene.sent.lane, scene.sent.owing) == ("a.task", False)
+
+
+@pytest.mark.parametrize("kind", [RATE, ROOM, BREAKER], ids=str)
+async def test_it_waits_also_when_all_that_it_could_wait_in_is_full(kind: Kind) -> None:
+    scene = Scene(kind)
+    scene.fleet.answers[kind[0]] = NOBODY
+    scene.publisher.full = {tier_name(tier) for tier in DELAY_TIERS}
+    await scene.comes()
+    assert scene.exchanges == {""}  # to the end of `maniple.retry` itself
+
+
+@pytest.mark.parametrize("kind", [RATE, ROOM, BREAKER], ids=str)
+async def test_it_expires_if_nobody_decides_before_its_deadline(kind: Kind) -> None:
+    scene = Scene(kind)
+    scene.fleet.answers[kind[0]] = NOBODY
+    await scene.comes(deadline=NOW + timedelta(seconds=30))
+    await scene.comes_back(after=29.0)
+    await scene.comes_back(after=2.0)
+    (record,) = scene.publisher.to("maniple.results")
+    assert b'"expired"' in record.body
+    assert b"while it waited (undecided)" in record.body
+
+
+@pytest.mark.parametrize("kind", [RATE, DEGRADE], ids=str)
+async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -> None:
+    scene = Scene(kind, ROOM)
+    scene.fleet.answers = {"rate_limit": NOBODY}
+    await scene.comes()
+    scene.fleet.answers = {"rate_limit": NO if kind is DEGRADE else YES, "bulkhead": NO}
+    await scene.comes_back()
+    scene.fleet.answers = {}
+    await scene.comes_back()
+    assert (scene.fleet.asked["rate_limit"], scene.fleet.asked["bulkhead"]) == (2, 2)
+    assert scene.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
+
+
+async def test_a_turn_that_is_reserved_after_all_is_not_reserved_again() -> None:
+    scene = Scene(SHAPE)
+    scene.fleet.answers["rate_limit"] = NOBODY
+    await scene.comes()
+    scene.fleet.answers["rate_limit"] = (True, 30.0)
+    await scene.comes_back()
+    await scene.comes_back()
+    assert scene.fleet.asked["rate_limit"] == 2
+    assert scene.sent.lane == "a.task"
+
+
+async def test_what_was_refused_for_want_of_room_has_paid_its_rate() -> None:
+    scene = Scene(RATE, ROOM, ("fallback", {"accept": True}))
+    scene.fleet.answers["bulkhead"] = NO
+    await scene.comes()
+    scene.fleet.answers.clear()
+    scene.publisher.sent = [m for m in scene.publisher.sent if m.exchange == "maniple.delay"]
+    await scene.comes_back()
+    assert (scene.sent.lane, scene.fleet.asked["rate_limit"]) == ("a.task", 1)
+
+
+@pytest.mark.parametrize("again", [0.001, 1.0, 1000.0])
+async def test_what_its_limit_refuses_later_waits_and_asks_ever_more_seldom(again: float) -> None:
+    scene = Scene(RATE)
+    scene.fleet.answers["rate_limit"] = NOBODY
+    await scene.comes(deadline=NOW + timedelta(days=7))
+    scene.fleet.answers["rate_limit"] = (False, again)
+    tiers = []
+    for _ in range(30):
+        await scene.comes_back(after=1000.0)
+        assert scene.exchanges == {"maniple.delay"}
+        (message,) = scene.publisher.to("maniple.delay")
+        tiers.append(float(message.routing_key))
+    assert tiers[-1] >= 30.0
+
+
+async def test_a_probe_that_nobody_gives_leaves_the_room_to_others() -> None:
+    scene = Scene(ROOM, BREAKER)
+    scene.fleet.answers["circuit_breaker"] = NOBODY
+    await scene.comes()
+    assert scene.fleet.freed["bulkhead"] == 1
