@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from faults import close_connections, frozen, restart_broker
 from holding import held
-from rabbitmqctl import Commanded
+from maniple.topology import Queue
+from rabbitmqctl import Commanded, suspended
 from system.campaign.scene import Scene
 from waiting import wait_until
 
@@ -176,6 +177,36 @@ def alarm(
                 scene.holds_back, seconds, "nothing says that the broker held back a publish"
             )
             await asyncio.sleep(max(0.0, scene.incident.struck + seconds - time.time()))
+        scene.over()
+
+    return inject
+
+
+def silence(queues: Sequence[Queue], seconds: float) -> Injection:
+    """Have one queue after the other answer nobody for so long, as without its leader."""
+
+    async def inject(scene: Scene) -> None:
+        scene.strike()
+        for queue in queues:
+            async with suspended(scene.broker, scene.broker.environment, queue.name):
+                await asyncio.sleep(seconds)
+        scene.over()
+
+    return inject
+
+
+def stall_broker(*seconds: float, pause: float = 3.0) -> Injection:
+    """Freeze the broker some times, each so long: it says nothing, and closes nothing."""
+
+    async def inject(scene: Scene) -> None:
+        scene.strike()
+        for number, lasts in enumerate(seconds):
+            await asyncio.sleep(pause if number else 0.0)
+            await scene.broker.freeze()
+            try:
+                await asyncio.sleep(lasts)
+            finally:
+                await scene.broker.unfreeze()
         scene.over()
 
     return inject

@@ -1,6 +1,7 @@
 """The faults of the campaign; it injects them in this order."""
 
 from faults import disk_alarm, memory_alarm
+from maniple.topology import QUEUES, lane_queues
 from system.campaign.injections import (
     alarm,
     close_all_of,
@@ -17,11 +18,16 @@ from system.campaign.injections import (
     last,
     nothing,
     reset_agent,
+    silence,
+    stall_broker,
 )
+from system.campaign.plan import SHORT
 from system.campaign.scene import Fault, Truth
 
 KILLED_WITHIN, SILENT_WITHIN = 1.0, 10.0  # in which tasks have to run elsewhere
 FAILED, SUSPECTED = Truth.FAILED, Truth.SUSPECTED
+# All but the streams, which are everybody's, and of which a suspended leader loses nothing either.
+IN_TURN = tuple(queue for queue in QUEUES if queue.kind == "quorum")
 RESTART = 30.0  # a process that died is started after a pause, and Python and its imports take time
 
 FAULTS: tuple[Fault, ...] = (
@@ -71,6 +77,22 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("the broker is restarted", end_broker(kill=False), 12, shakes_all=True),
     Fault("the broker is killed", end_broker(kill=True), 8, short=True, shakes_all=True),
+    Fault(
+        "the broker stands still for 1, 2 and 4 s",
+        *(stall_broker(1.0, 2.0, 4.0), 13),
+        shakes_all=True,
+    ),
+    # What waits elsewhere for a lane that was stuck tries it again after up to a minute.
+    Fault(
+        "a lane's queue does not answer for 60 s",
+        *(silence(lane_queues(SHORT)[:1], 60), 60),
+        whole_within=75,
+        works_meanwhile=True,
+    ),
+    Fault(
+        "each queue of dispatchers in turn does not answer for 3 s",
+        *(silence(IN_TURN, 3), 3 * len(IN_TURN)),
+    ),
     Fault("the broker's memory alarm for 12 s", alarm(memory_alarm, 12), 14, shakes_all=True),
     Fault("the broker's disk alarm for 12 s", alarm(disk_alarm, 12), 14, shakes_all=True),
     Fault(
