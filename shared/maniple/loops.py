@@ -5,9 +5,12 @@ ends at the same moment, so that the caller goes on for ever; we use `asyncio.ti
 """
 
 import asyncio
+import logging
 from typing import Any
 
 REPEAT = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -22,8 +25,10 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 async def end(task: asyncio.Task[Any]) -> None:
     """Cancel a task, again where a library has swallowed that, and return when it has ended.
 
-    What it raises is not looked at. A caller that is cancelled itself stops waiting.
+    What it had died of is logged. A caller that is cancelled itself stops waiting.
     """
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=REPEAT)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("%s had died", task.get_name(), exc_info=error)

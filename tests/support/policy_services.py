@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from consul_server import ConsulServer
+from flaky_network import FlakyNetwork
 from local_servers import LocalServers
 from maniple.errors import RequestFailed
 from maniple.events import PolicyChanged
@@ -66,10 +67,18 @@ class Operator:
 
 @contextlib.asynccontextmanager
 async def policy_service(
-    broker: RabbitMQServer, consul: ConsulServer, folder: Path, timings: Timings | None = None
+    broker: RabbitMQServer,
+    consul: ConsulServer,
+    folder: Path,
+    timings: Timings | None = None,
+    network: FlakyNetwork | None = None,
 ) -> AsyncIterator[Runtime]:
+    """A policy service; its broker is reached by way of `network`, if there is one."""
+    url = broker.url("policy")
     settings = PolicySettings(
-        broker_url=broker.url("policy"), consul_url=consul.url, data_dir=folder
+        broker_url=network.leading(url) if network else url,
+        consul_url=consul.url,
+        data_dir=folder,
     )
     async with running(timed(settings, timings), build) as runtime:
         yield runtime

@@ -1,5 +1,6 @@
 """`maniple.service.requests`: every question gets an answer, and answers go where they may."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import structlog
 
 from maniple.control import Request, Response
 from maniple.errors import BrokerUnavailable, RequestFailed
-from maniple.service.requests import Correlation, answer, failed, may_answer
+from maniple.service.letters import Arrival
+from maniple.service.requests import Asked, Correlation, answer, failed, may_answer
 
 LOG = structlog.get_logger()
 
@@ -42,14 +44,45 @@ OPERATIONS = {"echo": echo, "refuse": refuse, "crash": crash, "unwritable": unwr
     ],
 )
 async def test_a_request_that_fails_is_answered_with_its_code(body: bytes, code: str) -> None:
-    response = Response.from_json(await answer(OPERATIONS, body, LOG))
+    response = Response.from_json(await answer(OPERATIONS, Arrival(body), LOG))
     assert response.error is not None
     assert response.error.code == code
 
 
 async def test_a_request_is_answered_with_its_body() -> None:
-    body = await answer(OPERATIONS, Request(op="echo", body={"n": 1}).to_json(), LOG)
+    question = Request(op="echo", body={"n": 1})
+    body = await answer(OPERATIONS, Arrival(question.to_json()), LOG)
     assert Correlation.read(body) == {"n": 1}
+
+
+QUESTION = Request(op="echo").to_json()
+ASKED = Arrival(QUESTION, reply_to="r", correlation_id="1", message_id="m1")
+
+
+def test_a_request_is_the_same_when_it_comes_again_and_no_other_is() -> None:
+    again = replace(ASKED, redelivered=True)
+    assert Asked.of(ASKED).identity == Asked.of(again).identity != ""
+    other = Request(op="crash").to_json()
+    others = [
+        replace(ASKED, message_id="m2"),
+        replace(ASKED, reply_to="s"),
+        replace(ASKED, correlation_id="2"),
+        replace(ASKED, body=other),
+    ]
+    identities = {Asked.of(one).identity for one in [ASKED, *others]}
+    assert len(identities) == 5
+
+
+def test_a_sender_without_message_ids_has_each_request_carried_out() -> None:
+    nameless = replace(ASKED, message_id=None)
+    assert Asked.of(nameless).identity == ""  # the next one may have the same correlation id
+    assert Asked.of(replace(nameless, redelivered=True)).identity != ""
+    assert Asked.of(replace(nameless, redelivered=True, correlation_id=None)).identity == ""
+
+
+def test_nobody_says_in_a_body_which_request_it_is() -> None:
+    body = b'{"op": "echo", "_identity": "x", "identity": "x"}'
+    assert Asked.of(Arrival(body)).identity == ""
 
 
 @pytest.mark.parametrize(

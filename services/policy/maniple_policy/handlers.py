@@ -6,10 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from maniple.control import Request
 from maniple.errors import RequestFailed
 from maniple.service.policies import Policy, field_path, parse_policy
-from maniple.service.requests import Responder
+from maniple.service.requests import Asked, Responder
 from maniple_policy.answers import Answers, changed
 from maniple_policy.bodies import Apply, ApplyAll, Delete, Rollback
 from maniple_policy.domain.changes import Step, Wanted
@@ -26,14 +25,14 @@ class Handlers:
         self._store = answers.store
         self._now = now
 
-    async def apply(self, request: Request) -> dict[str, Any]:
+    async def apply(self, request: Asked) -> dict[str, Any]:
         """Store a document under its next version."""
         body = Apply.model_validate(request.body)
         change = self._revision(_parsed(body.document), body.author, body.reason)
-        (done,) = await self._change([Wanted(change, body.expect)], dry_run=body.dry_run)
+        (done,) = await self._change(request, [Wanted(change, body.expect)], dry_run=body.dry_run)
         return {**done, "digest": self._store.policies.digest}
 
-    async def apply_all(self, request: Request) -> dict[str, Any]:
+    async def apply_all(self, request: Asked) -> dict[str, Any]:
         """Store several documents, if all of them can be; nothing if one is wrong."""
         body = ApplyAll.model_validate(request.body)
         policies = [_parsed(document, n) for n, document in enumerate(body.documents)]
@@ -46,18 +45,19 @@ class Handlers:
             Wanted(self._revision(policy, body.author, body.reason), body.expect)
             for policy in policies
         ]
-        done = await self._change(wanted, dry_run=body.dry_run)
+        done = await self._change(request, wanted, dry_run=body.dry_run)
         return {"applied": done, "digest": self._store.policies.digest}
 
-    async def delete(self, request: Request) -> dict[str, Any]:
+    async def delete(self, request: Asked) -> dict[str, Any]:
         """Store a tombstone; the policy no longer decides anything."""
         body = Delete.model_validate(request.body)
-        policy = self._answers.found(body.key).policy
+        # Deleted is no reason to refuse: perhaps this very request has done it.
+        policy = self._answers.found(body.key, deleted=True).policy
         change = self._revision(policy, body.author, body.reason, deleted=True)
-        (done,) = await self._change([Wanted(change, body.expect)], dry_run=body.dry_run)
+        (done,) = await self._change(request, [Wanted(change, body.expect)], dry_run=body.dry_run)
         return {**done, "digest": self._store.policies.digest}
 
-    async def rollback(self, request: Request) -> dict[str, Any]:
+    async def rollback(self, request: Asked) -> dict[str, Any]:
         """Store what an older version said as a new one; of a deleted policy too."""
         body = Rollback.model_validate(request.body)
         record = self._answers.found(body.key, deleted=True)
@@ -66,7 +66,7 @@ class Handlers:
             raise UnknownVersion(body.key, body.to)
         reason = body.reason or f"rollback to version {body.to}"
         change = self._revision(revision.policy, body.author, reason)
-        (done,) = await self._change([Wanted(change, body.expect)], dry_run=body.dry_run)
+        (done,) = await self._change(request, [Wanted(change, body.expect)], dry_run=body.dry_run)
         return {**done, "digest": self._store.policies.digest}
 
     def _revision(
@@ -76,12 +76,14 @@ class Handlers:
             policy=policy, author=author, at=self._now(), reason=reason, deleted=deleted
         )
 
-    async def _change(self, wanted: Sequence[Wanted], *, dry_run: bool) -> list[dict[str, Any]]:
+    async def _change(
+        self, request: Asked, wanted: Sequence[Wanted], *, dry_run: bool
+    ) -> list[dict[str, Any]]:
         if dry_run:
             self._answers.check_known()
             steps = self._store.plan(wanted)
         else:
-            steps = await self._store.change(wanted)
+            steps = await self._store.change(wanted, request.identity)
         return [await self._told(step, dry_run=dry_run) for step in steps]
 
     async def _told(self, step: Step, *, dry_run: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from maniple.events import PolicyChanged
+from maniple.identifiers import new_id
 from maniple.service import names
 from maniple.service.catalog import Entry, Put
 from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
@@ -19,6 +20,7 @@ from maniple.service.policy_cache import read_json, write_atomically
 from maniple.service.policy_versions import show_versions
 from maniple.service.telemetry import Metrics, get_logger
 from maniple_policy.domain.changes import AT_ONCE, Step, Wanted, fitting, steps
+from maniple_policy.domain.memory import Memory
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
 from maniple_policy.domain.records import Stored, revision_of
 from maniple_policy.errors import StoreUnavailable
@@ -133,17 +135,17 @@ class Store:
 
     def _read(self, entries: Iterable[Entry]) -> "_Look":
         found = {e.key.removeprefix(self._prefix): Found(e.value, e.index) for e in entries}
-        guard = found.pop(GUARD, None)
+        guard = found.pop(GUARD, Found(b"", NEW))
         plan = reconcile(self._records, found, self._now(), self._floor)
         indices = {key: one.index for key, one in found.items()}
-        return _Look(plan, indices, guard.index if guard else NEW)
+        return _Look(plan, indices, guard.index, Memory.read(guard.value))
 
     async def _settle(self, look: "_Look") -> list[Stored]:
         """Write and take what the plan says; return what is new here."""
         plan = look.plan
         edits = [write.record for write in plan.write if write.edit][:AT_ONCE]
         written = [w.record for w in plan.write if not w.edit and await self._write(w)]
-        if edits and await self._commit(look, edits):
+        if edits and await self._commit(look, look.memory, edits):
             written += edits
         if written:
             log.info("wrote policies to Consul", keys=[record.key for record in written])
@@ -171,13 +173,14 @@ class Store:
         key, value = self._prefix + write.record.key, write.record.to_json()
         return await self._consul.kv_put(key, value, cas=write.index)
 
-    async def _commit(self, look: "_Look", records: Sequence[Stored]) -> bool:
+    async def _commit(self, look: "_Look", memory: Memory, records: Sequence[Stored]) -> bool:
         """Store new versions, all or none; False if anybody has stored any since the look.
 
         That these tie with nothing was decided with all others in view, so none may have changed.
         """
         # Always another value: Consul keeps the index of a key that is written as it was.
-        puts = [Put(self._prefix + GUARD, secrets.token_hex(8).encode(), look.guard)]
+        guard = memory.to_value(token=secrets.token_hex(8))
+        puts = [Put(self._prefix + GUARD, guard, look.guard)]
         for record in records:
             index = look.indices.get(record.key, NEW)
             puts.append(Put(self._prefix + record.key, record.to_json(), index))
@@ -187,18 +190,20 @@ class Store:
         """Say what these changes would do; raises as `change` does, but needs no Consul."""
         return steps(self._records, wanted, self._refused, self._floor)
 
-    async def change(self, wanted: Sequence[Wanted]) -> list[Step]:
+    async def change(self, wanted: Sequence[Wanted], request: str = "") -> list[Step]:
         """Store these revisions under their next versions, each of another policy.
 
         All are checked before any is stored; up to 60 are stored in one transaction, more in
-        several. Raises `VersionConflict`, `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`.
+        several. What the same `request` has stored already, here or at another replica, is not
+        stored again. Raises `VersionConflict`, `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`.
         """
+        request = request or new_id()  # a commit may arrive though its answer does not
         news: list[Stored] = []
         done: dict[str, Step] = {}
         try:
             async with self._lock:
                 for attempt in range(TRIES):
-                    if await self._advance(wanted, done, news):
+                    if await self._advance(wanted, request, done, news):
                         return [done[one.key] for one in wanted]
                     await asyncio.sleep(random.uniform(0, 0.005 * (attempt + 1)))
         except (ConsulUnavailable, ConsulRefused) as error:
@@ -209,19 +214,20 @@ class Store:
         raise StoreUnavailable("others change policies all the time")
 
     async def _advance(
-        self, wanted: Sequence[Wanted], done: dict[str, Step], news: list[Stored]
+        self, wanted: Sequence[Wanted], request: str, done: dict[str, Step], news: list[Stored]
     ) -> bool:
         """Store some of what is not `done` yet; True when nothing is left."""
         look = self._read((await self._consul.kv_list(self._prefix))[1])
         news += await self._settle(look)
         if look.plan.write:
             return False  # the look is out of date
+        done |= look.memory.steps(request, self._records)
         left = [w for w in wanted if w.key not in done]
         found = steps(self._records, left, self._refused, self._floor)
         done |= {step.record.key: step for step in found if not step.changed}
         now = fitting([step for step in found if step.changed])
         records = [step.record for step in now]
-        if records and await self._commit(look, records):
+        if records and await self._commit(look, look.memory.after(request, records), records):
             self._take(records)
             news += records
             done |= {step.record.key: step for step in now}
@@ -293,8 +299,12 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What Consul held: what to do about it, the index of each key, and the guard's."""
+    """What Consul held: what to do about it, the index of each key, and the guard's.
+
+    `memory` is what requests had changed until then.
+    """
 
     plan: Plan
     indices: Mapping[str, int]
     guard: int
+    memory: Memory

@@ -43,6 +43,7 @@ from maniple.transport.wire import Wire
 DECLARE_TIMEOUT = 5.0
 PREFETCH = 200
 SERVE_PREFETCH = 32
+STOP_TIMEOUT = 1.0
 
 
 async def prepare_broker(url: str) -> None:
@@ -97,11 +98,30 @@ class _Broker(RabbitBroker):
         self.listening = Channel(prefetch_count=PREFETCH)
         self.serving = Channel(prefetch_count=SERVE_PREFETCH)
         self.consumers: list[Any] = []  # FastStream itself keeps them by weak reference only
+        self._looked_up: dict[str, asyncio.Task[RabbitExchange]] = {}
 
     async def _connect(self) -> RobustConnection:
         self.config.connect(self.link)
         self._channel = await self.config.channel_manager.get_channel()
         return self.link
+
+    async def exchange(self, exchange: Exchange) -> RabbitExchange:
+        """Return an exchange as FastStream wants it, looked up before anything is published there.
+
+        FastStream does so in the first publication, of which any may be cancelled; aiormq closes
+        the channel of a call that is cancelled, which all publish on, and what they send after that
+        costs the connection.
+        """
+        looking = self._looked_up.get(exchange.name)
+        if looking is None:
+            looking = asyncio.create_task(self._look_up(exchange))
+            self._looked_up[exchange.name] = looking
+        return await asyncio.shield(looking)
+
+    async def _look_up(self, exchange: Exchange) -> RabbitExchange:
+        known = RabbitExchange(exchange.name, type=ExchangeType(exchange.kind), declare=False)
+        await self.config.declarer.declare_exchange(known, declare=False)
+        return known
 
 
 @dataclass(slots=True)
@@ -134,7 +154,6 @@ class Connection(Supervised):
         super().__init__(url, name, on_state, on_blocked, times=times)
         self._plain_url = url
         self._subscriptions: list[_Subscription] = []
-        self._exchanges: dict[str, RabbitExchange] = {}
         self._broker: _Broker | None = None
 
     async def _build(self) -> None:
@@ -169,10 +188,10 @@ class Connection(Supervised):
     async def stop_consuming(self) -> None:
         """Take nothing more; letters can still be sent."""
         self._subscriptions.clear()
-        for subscriber in self._broker.consumers if self._broker else ():
-            with contextlib.suppress(*LOST, TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await subscriber.stop()
+        subscribers = self._broker.consumers if self._broker else ()
+        if stopping := [asyncio.create_task(_stop(one)) for one in subscribers]:
+            # Not cancelled: see `_Broker.exchange`. The end of the connection ends them.
+            await asyncio.wait(stopping, timeout=STOP_TIMEOUT)
 
     async def listen(
         self, purpose: str, receive: Receiver, exchange: Exchange | None, keys: Sequence[str]
@@ -214,7 +233,15 @@ class Connection(Supervised):
     ) -> None:
         async def take(message: RabbitMessage) -> None:
             raw = message.raw_message
-            await receive(Arrival(raw.body, raw.type, raw.reply_to, raw.correlation_id))
+            arrival = Arrival(
+                raw.body,
+                type=raw.type,
+                reply_to=raw.reply_to,
+                correlation_id=raw.correlation_id,
+                message_id=raw.message_id,
+                redelivered=bool(raw.redelivered),
+            )
+            await receive(arrival)
 
         subscriber = broker.subscriber(
             queue, channel=channel, ack_policy=AckPolicy.ACK, no_reply=True, persistent=False
@@ -265,7 +292,7 @@ class Connection(Supervised):
     async def _publish(self, broker: _Broker, letter: Letter) -> None:
         await broker.publish(
             letter.body,
-            exchange=self._exchange(letter.exchange),
+            exchange=await broker.exchange(letter.exchange),
             routing_key=letter.key,
             mandatory=letter.mandatory,
             persist=True,
@@ -276,13 +303,10 @@ class Connection(Supervised):
             correlation_id=letter.correlation_id,
         )
 
-    def _exchange(self, exchange: Exchange) -> RabbitExchange:
-        known = self._exchanges.get(exchange.name)
-        if known is None:
-            kind = ExchangeType(exchange.kind)
-            known = RabbitExchange(exchange.name, type=kind, declare=False)
-            self._exchanges[exchange.name] = known
-        return known
+
+async def _stop(subscriber: Any) -> None:
+    with contextlib.suppress(*LOST):
+        await subscriber.stop()
 
 
 async def _declare(

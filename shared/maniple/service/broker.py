@@ -166,7 +166,8 @@ class ControlPlane:
         """Answer requests to `service`, competing with its other replicas.
 
         An operation returns a JSON object or a model; a `RequestFailed` that it raises is the
-        answer, anything else it raises becomes the code `internal`. Raises `BrokerUnavailable`.
+        answer, anything else it raises becomes the code `internal`. One that changes something may
+        be asked again, here or at another replica, see `Asked`. Raises `BrokerUnavailable`.
         """
 
         async def receive(arrival: Arrival) -> None:
@@ -182,7 +183,7 @@ class ControlPlane:
         letter = Letter(
             exchange=_DEFAULT_EXCHANGE,
             key=reply_to,
-            body=await answer(operations, arrival.body, self._log),
+            body=await answer(operations, arrival, self._log),
             type=Response.TYPE,
             message_id=new_id(),
             correlation_id=arrival.correlation_id,
@@ -204,21 +205,21 @@ class ControlPlane:
         Raises `RequestFailed` (with the service's code), `RequestTimeout`, `BrokerUnavailable`,
         and `PublishRefused` if there is no such service.
         """
-        reply_to = await self._reply_queue()
         question = Request(op=op, body=dict(body or {}))
-        letter = Letter(
-            exchange=REQUESTS,
-            key=service,
-            body=question.to_json(),
-            type=question.TYPE,
-            message_id=new_id(),
-            correlation_id=new_id(),
-            reply_to=reply_to,
-            repeated=False,  # the service might do it twice
-        )
-        future = self._waiting.open(letter.correlation_id or "")
+        correlation_id = new_id()
+        future = self._waiting.open(correlation_id)
         try:
             async with asyncio.timeout(timeout):
+                letter = Letter(
+                    exchange=REQUESTS,
+                    key=service,
+                    body=question.to_json(),
+                    type=question.TYPE,
+                    message_id=new_id(),
+                    correlation_id=correlation_id,
+                    reply_to=await self._reply_queue(),
+                    repeated=False,  # not every service remembers what it has done
+                )
                 await self._connection.send(letter, timeout)
                 return self._waiting.read(await future)
         except TimeoutError as error:
@@ -227,11 +228,16 @@ class ControlPlane:
             future.cancel()
 
     async def _reply_queue(self) -> str:
+        if self._replies is None:
+            await self._inbox.owned(self._open_replies())
+        assert self._replies is not None  # noqa: S101 - or it has raised
+        return self._replies()
+
+    async def _open_replies(self) -> None:
         async with self._reply_lock:
             if self._replies is None:
                 purpose = f"{REPLY_PREFIX}{self.name}"
                 self._replies = await self._connection.listen(purpose, self._settle, None, ())
-            return self._replies()
 
     async def _settle(self, arrival: Arrival) -> None:
         self._waiting.settle(arrival.correlation_id, arrival.body)  # False: it came too late

@@ -2,18 +2,44 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from maniple.control import Request, RequestFailure, Response
 from maniple.errors import BrokerUnavailable, RequestFailed, RequestTimeout
+from maniple.service.letters import Arrival
 from maniple.topology import REPLY_PREFIX, RESERVED_PREFIX
 
 Answer = Mapping[str, Any] | BaseModel | bytes
 """A JSON object, or a model; as bytes it is written already."""
-Responder = Callable[[Request], Awaitable[Answer]]
+
+
+class Asked(Request):
+    """A request that has arrived.
+
+    It comes again when the connection is lost before it is acknowledged, also while it is carried
+    out or afterwards: what must not be done twice is remembered under its `identity`, which is
+    empty for a sender that gives its requests no ids.
+    """
+
+    _identity: str = PrivateAttr(default="")
+
+    @property
+    def identity(self) -> str:
+        """See `Arrival.identity`."""
+        return self._identity
+
+    @classmethod
+    def of(cls, arrival: Arrival) -> Self:
+        """Read it; raises `ValueError`."""
+        asked = cls.from_json(arrival.body)
+        asked._identity = arrival.identity  # noqa: SLF001 - of our own class
+        return asked
+
+
+Responder = Callable[[Asked], Awaitable[Answer]]
 
 
 def failed(code: str, message: str) -> Response:
@@ -32,16 +58,16 @@ def may_answer(reply_to: str | None) -> bool:
 
 
 async def answer(
-    operations: Mapping[str, Responder], body: bytes, log: FilteringBoundLogger
+    operations: Mapping[str, Responder], arrival: Arrival, log: FilteringBoundLogger
 ) -> bytes:
-    """Run the operation that a request's body asks for; return the body of the response.
+    """Run the operation that a request asks for; return the body of the response.
 
     Every failure becomes one.
 
     Codes: `invalid_request`, `unknown_op`, `internal`, or what a `RequestFailed` carries.
     """
     try:
-        request = Request.from_json(body)
+        request = Asked.of(arrival)
     except ValueError as error:
         return _failure("invalid_request", str(error))
     operation = operations.get(request.op)

@@ -13,7 +13,7 @@ import structlog
 from flaky_network import FlakyNetwork
 from local_servers import LocalServers
 from maniple.control import Announce, Heartbeat, Request
-from maniple.errors import BrokerUnavailable
+from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.events import AgentFailed
 from maniple.identifiers import new_id
 from maniple.service.broker import ControlPlane, prepare_broker
@@ -58,6 +58,17 @@ def private_queues(servers: LocalServers, name: str) -> list[str]:
     answer = requests.get(url, timeout=5)
     answer.raise_for_status()
     return [queue["name"] for queue in answer.json() if name in queue["name"]]
+
+
+def failure() -> AgentFailed:
+    return AgentFailed(agent=BEAT.agent, incarnation=BEAT.incarnation, at=datetime.now(UTC))
+
+
+async def hasty(plane: ControlPlane, first: str) -> None:
+    if first == "event":
+        await plane.emit(failure(), timeout=0.2)
+    else:
+        await plane.request("policy", "echo", timeout=0.2)
 
 
 async def echo(request: Request) -> dict[str, Any]:
@@ -109,6 +120,35 @@ async def test_private_queues_that_the_broker_still_holds_do_not_stand_in_the_wa
         await on.works(3)
 
 
+@pytest.mark.parametrize("first", ["event", "request"])
+async def test_what_is_given_up_costs_the_others_nothing(servers: LocalServers, first: str) -> None:
+    url = servers.rabbitmq.url("agent")
+    await prepare_broker(url)
+    async with (
+        FlakyNetwork(url) as network,
+        ControlPlane(network.url, name=f"hasty-{new_id()}", log=LOG, times=TIMES) as plane,
+        ControlPlane(url, name=f"other-{new_id()}", log=LOG, times=TIMES) as other,
+    ):
+        await other.respond("policy", {"echo": echo})
+        seen: list[str] = []
+        await other.subscribe(EVENTS, (AgentFailed.KEY,), AgentFailed, lambda e: seen.append(e.id))
+
+        network.freeze()  # what is asked of the broker before the first publication, too
+        with pytest.raises(ManipleError):
+            await hasty(plane, first)
+        network.thaw()
+        events = [failure() for _ in range(20)]
+        _, answer = await asyncio.gather(
+            asyncio.gather(*map(plane.emit, events)),
+            plane.request("policy", "echo", {"n": 1}),
+        )
+        assert answer == {"n": 1}
+        await wait_until(lambda: {event.id for event in events} <= set(seen))
+        assert plane.reconnects == 0
+        listed = await asyncio.to_thread(private_queues, servers, plane.name)
+        assert len(listed) == 1  # that of the answers, once
+
+
 async def test_events_are_sent_again_under_their_ids_over_a_lost_connection(
     servers: LocalServers,
 ) -> None:
@@ -121,9 +161,7 @@ async def test_events_are_sent_again_under_their_ids_over_a_lost_connection(
 
         def emit(count: int) -> None:
             for _ in range(count):
-                event = AgentFailed(
-                    agent=BEAT.agent, incarnation=BEAT.incarnation, at=datetime.now(UTC)
-                )
+                event = failure()
                 ids.add(event.id)
                 emitting.append(asyncio.create_task(on.plane.emit(event, PATIENCE)))
 

@@ -74,6 +74,19 @@ class Stored(Revision):
         """Return one revision; None if there is none, or it is no longer remembered."""
         return next((r for r in self.revisions if r.policy.version == version), None)
 
+    def as_of(self, version: int) -> "Stored | None":
+        """Return the record as it was at a version; None as `find` does."""
+        revision = self.find(version)
+        if revision is None:
+            return None
+        older = tuple(r for r in self.history if r.policy.version < version)
+        return Stored(**dict(revision), history=older)
+
+    @property
+    def before(self) -> "Stored | None":
+        """The record that this one replaced; None for the first, or if it is forgotten."""
+        return self.as_of(self.history[0].policy.version) if self.history else None
+
     @property
     def revisions(self) -> tuple[Revision, ...]:
         """All that are remembered, the present one first."""
