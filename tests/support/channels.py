@@ -16,7 +16,7 @@ class Channel:
     async def basic_qos(self, *, prefetch_count: int) -> None:
         self.told.append(f"qos {prefetch_count}")
 
-    async def basic_consume(self, _queue: str, deliver: Any, **_: Any) -> Any:
+    async def basic_consume(self, queue: str, deliver: Any, **_: Any) -> Any:  # noqa: ARG002
         self.told.append("consume")
         self.deliver = deliver
         return SimpleNamespace(consumer_tag="tag")

@@ -55,7 +55,7 @@ class Simulation:
         """Let one stand still; what it should have heard meanwhile it hears afterwards."""
         self._frozen_until[name] = self.now + seconds
         if seconds > Peers().stood_still:
-            self.after(seconds, self.alive[name].rejoin)
+            self.after(seconds, lambda: self.alive[name].rejoin(self.now))
 
     def owner(self, key: str) -> str:
         (owner,) = {fleet.peers.owner(key) for fleet in self.alive.values()}

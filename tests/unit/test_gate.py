@@ -186,5 +186,5 @@ def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> N
         limits.becomes(State.OPEN, monotonic())
         then(True, 0.0)
 
-    limits.ask = ask  # type: ignore[method-assign]
+    limits.ask = ask  # type: ignore[method-assign, assignment]
     assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]

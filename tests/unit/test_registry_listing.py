@@ -12,6 +12,7 @@ import structlog
 from maniple.control import AgentDescription, Incarnation, Request, Response
 from maniple.errors import RequestFailed
 from maniple.events import AgentFailed
+from maniple.service.letters import Arrival
 from maniple.service.listing import Ask, all_agents, pages
 from maniple.service.requests import answer
 from maniple.service.telemetry import Metrics
@@ -59,7 +60,8 @@ class Registry:
 
     async def request(self, op: str, body: Mapping[str, Any]) -> dict[str, Any]:
         question = Request(op=op, body=dict(body)).to_json()
-        written = await answer(operations(self.handlers), question, structlog.get_logger())
+        arrival = Arrival(question)
+        written = await answer(operations(self.handlers), arrival, structlog.get_logger())
         self.asked, self.longest = self.asked + 1, max(self.longest, len(written))
         told = Response.from_json(written)
         if told.error is not None:

@@ -80,7 +80,7 @@ class Delays:
         if not taking:
             self._under_way.renew(now)
             return
-        stuck = {}
+        stuck = dict[float, None]()
         for ticket in self._under_way.overdue(now):
             stuck[float(ticket.key[1])] = None
             self._elsewhere(ticket)

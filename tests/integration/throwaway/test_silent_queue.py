@@ -50,7 +50,7 @@ async def names_it(process: ServiceProcess, queue: str) -> bool:
 
 
 async def is_well(process: ServiceProcess) -> bool:
-    return (await health(process))["status"] == "ok"
+    return bool((await health(process))["status"] == "ok")
 
 
 def reconnects(cluster: Cluster) -> float:
@@ -89,7 +89,7 @@ class Watched:
 async def shown_states(process: ServiceProcess) -> set[str]:
     """Return in which states agents are, as a registry shows it."""
     _, body = await fetch(f"{process.http}/metrics")
-    lines = [line for line in body.decode().splitlines() if line.startswith("maniple_agents{")]
+    lines = [line for line in body.splitlines() if line.startswith("maniple_agents{")]
     return {line.split('"')[1] for line in lines if float(line.rpartition(" ")[2]) > 0}
 
 
