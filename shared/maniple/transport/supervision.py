@@ -14,7 +14,7 @@ from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ProbableAuthenticationError
 from yarl import URL
 
-from maniple.errors import BrokerUnavailable
+from maniple.errors import BrokerUnavailable, ConfigurationError
 from maniple.loops import end
 from maniple.timings import Amqp
 from maniple.transport.loss import is_loss
@@ -35,7 +35,7 @@ def backoff(failures: int, most: float) -> float:
     return random.uniform(0.5, 1.0) * min(most, FIRST_BACKOFF * 2.0 ** min(failures, 10))
 
 
-class TooFewChannels(BrokerUnavailable):
+class TooFewChannels(ConfigurationError):
     """The broker lets a connection have fewer channels than it needs; trying again is no use."""
 
 
@@ -111,7 +111,7 @@ class Supervised(ABC):
         """Open it and wait until it is up; on failure it is closed.
 
         Raises `BrokerUnavailable`: not up within `timeout` seconds (None waits for ever), or at
-        once if the broker refuses the credentials.
+        once if the broker refuses the credentials. Raises `TooFewChannels`.
         """
         tolerate_foreign_bytes()
         for logger in _LIBRARIES:
@@ -130,13 +130,13 @@ class Supervised(ABC):
             up.cancel()
         if not self._up.is_set():
             await self.close()
+            if isinstance(self.last_error, TooFewChannels):
+                raise self.last_error
             raise BrokerUnavailable(self._why_not(timeout)) from self.last_error
 
     def _why_not(self, timeout: float | None) -> str:
         parts = urlsplit(str(self._url))
         where = f"{parts.hostname}:{parts.port or 5672}{parts.path}"
-        if isinstance(self.last_error, TooFewChannels):
-            return str(self.last_error)
         if isinstance(self.last_error, ProbableAuthenticationError):
             return f"RabbitMQ at {where} refused the credentials: {self.last_error}"
         return f"RabbitMQ at {where} cannot be reached within {timeout:g} s: {self.last_error!r}"

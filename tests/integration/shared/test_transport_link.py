@@ -15,7 +15,9 @@ from maniple.errors import BrokerUnavailable
 from maniple.local.http import fetch
 from maniple.topology import Queue
 from maniple.transport import supervision
+from maniple.transport.supervision import TooFewChannels
 from maniple_registry.management import Management
+from rabbitmqctl import Installed
 from waiting import wait_until
 
 COUNT = 1000
@@ -161,3 +163,19 @@ async def test_a_wrong_password_is_said_at_once_however_patient_the_start_is(
     on = Bench(f"amqp://agent:wrong@{parts[2]}", queue)
     with pytest.raises(BrokerUnavailable, match=r"(?i)refused|login|auth"):
         await on.link.start()
+
+
+async def test_a_broker_that_grants_too_few_channels_is_told_with_both_numbers(
+    servers: LocalServers, queue: Queue
+) -> None:
+    broker = Installed(servers.rabbitmq)
+    usual = await broker.control("eval", "{ok, N} = application:get_env(rabbit, channel_max), N.")
+    try:
+        await broker.control("eval", "application:set_env(rabbit, channel_max, 8).")
+        async with bench(servers.rabbitmq.url("agent"), queue) as on:
+            for _ in range(4):
+                on.consumer()
+            with pytest.raises(TooFewChannels, match=r"have 8 channels .* needs 9: one for each of"):
+                await on.link.start(None)
+    finally:
+        await broker.control("eval", f"application:set_env(rabbit, channel_max, {usual}).")
