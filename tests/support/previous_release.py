@@ -16,17 +16,18 @@ PACKAGES = (
     "shared",
     *(f"services/{name}" for name in ("agent", "dispatcher", "registry", "policy")),
 )
+FAKES = "tests/support"
 
 
-def sources(root: Path) -> str:
-    """Return the PYTHONPATH with which programs are those in `root`."""
-    return os.pathsep.join(str(root / package) for package in PACKAGES)
+def sources(root: Path, *more: str) -> str:
+    """Return the PYTHONPATH with which programs are those in `root`; `more` are folders there."""
+    return os.pathsep.join(str(root / package) for package in (*PACKAGES, *more))
 
 
 def unpack_previous(folder: Path) -> Path:
     """Unpack the previous release into a folder; skips where its commit is not."""
     made = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", PREVIOUS, *PACKAGES],
+        ["git", "-C", str(ROOT), "archive", PREVIOUS, *PACKAGES, FAKES],
         capture_output=True,
         check=False,
     )

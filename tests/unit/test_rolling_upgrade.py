@@ -17,7 +17,7 @@ import pytest
 from maniple.messages import RESULTS_TYPE
 from maniple.records import Entry, FirstWins, TaskKey, decode_records
 from paths import ROOT, SUPPORT
-from previous_release import sources, unpack_previous
+from previous_release import FAKES, sources, unpack_previous
 
 ENDS: dict[str, list[str | None]] = {
     "one": ["succeeded", None],
@@ -62,9 +62,14 @@ def test_tasks_end_the_same_whatever_the_releases_of_those_who_handle_them(
 
 def part_of(root: Path, part: str, told: Any, *, newer: bool) -> Any:
     """Run a part in the release in `root`, and make sure that it is that one."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join((sources(root), str(SUPPORT)))}
+    env = os.environ | {"PYTHONPATH": sources(root, FAKES)}
     done = subprocess.run(
-        [sys.executable, str(SUPPORT / "mixed_wire.py"), part],
+        [
+            sys.executable,
+            "-P",
+            str(SUPPORT / "mixed_wire.py"),
+            part,
+        ],  # its fakes are of its release
         input=json.dumps(told),
         capture_output=True,
         text=True,

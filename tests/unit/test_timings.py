@@ -34,6 +34,7 @@ SCALES = st.floats(LEAST_SCALE, MOST_SCALE)
 
 SHARES = ("heartbeats.jitter", "amqp.silence")
 OUTSIDE = {
+    "amqp.unanswered": 40.0,
     "amqp.connect": 4.0,
     "amqp.open": 10.0,
     "amqp.longest_open": 30.0,

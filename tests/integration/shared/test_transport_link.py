@@ -175,7 +175,9 @@ async def test_a_broker_that_grants_too_few_channels_is_told_with_both_numbers(
         async with bench(servers.rabbitmq.url("agent"), queue) as on:
             for _ in range(4):
                 on.consumer()
-            with pytest.raises(TooFewChannels, match=r"have 8 channels .* needs 9: one for each of"):
+            with pytest.raises(
+                TooFewChannels, match=r"have 8 channels .* needs 9: one for each of"
+            ):
                 await on.link.start(None)
     finally:
         await broker.control("eval", f"application:set_env(rabbit, channel_max, {usual}).")
