@@ -1,8 +1,6 @@
 """How an agent leaves when the broker does not answer: never later than it may."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +19,7 @@ class Leaving:
         self.goodbyes: list[float] = []
         self._pause, self._over, self._limit = pause, over, 0.0
         monkeypatch.setattr(wiring, "monotonic", lambda: self.now)
-        monkeypatch.setattr(asyncio, "timeout", self._timeout)
+        monkeypatch.setattr(asyncio, "wait", self._wait)
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
             hot=SimpleNamespace(pause=self._takes),
@@ -30,15 +28,16 @@ class Leaving:
         )
         self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send, patience=2.5)
 
-    @asynccontextmanager
-    async def _timeout(self, limit: float) -> AsyncIterator[None]:
-        self._limit = limit
-        yield
+    async def _wait(self, tasks: set[asyncio.Task[None]], *, timeout: float) -> None:
+        (pausing,) = tasks
+        self._limit = timeout
+        await asyncio.sleep(0)
+        assert pausing.done() == (self._pause <= timeout)
 
     async def _takes(self) -> None:
         self.now += min(self._pause, self._limit)
         if self._pause > self._limit:
-            raise TimeoutError
+            await asyncio.Event().wait()
 
     async def _drain(self, seconds: float) -> None:
         self.now += seconds + self._over

@@ -22,7 +22,7 @@ from maniple.control import (
     control_keys,
 )
 from maniple.identifiers import new_id
-from maniple.loops import new_event_loop
+from maniple.loops import left_alone, new_event_loop
 from maniple.service.broker import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.outlets import ResultOutlet
@@ -129,10 +129,9 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
 async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     """Take nothing new, finish or hand back, and say goodbye."""
     began, seconds = monotonic(), parts.ending.seconds
-    with contextlib.suppress(TimeoutError):  # a broker that does not answer
-        limit = min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds))
-        async with asyncio.timeout(limit):
-            await parts.hot.pause()
+    # A broker that does not answer: not cancelled, for which aiormq would close the channel.
+    pausing = left_alone(asyncio.create_task(parts.hot.pause(), name="pause"))
+    await asyncio.wait({pausing}, timeout=min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
     heartbeats.phase = AgentPhase.DRAINING
     heartbeats.announce()
     await parts.work.drain(max(0.0, seconds - (monotonic() - began)))

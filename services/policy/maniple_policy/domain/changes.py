@@ -1,11 +1,14 @@
 """What a change would make of the policies, or why it may not be made."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from maniple_policy.domain.conflicts import conflicts
 from maniple_policy.domain.records import Revision, Stored, succeed
 from maniple_policy.errors import PolicyTie, UnknownPolicy, VersionConflict
+
+AT_ONCE = 60  # operations of a transaction; Consul takes 64, and 512 KiB
+AT_ONCE_BYTES = 400 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,21 @@ def steps(
 
 def _step(before: Stored | None, wanted: Wanted) -> Step:
     present = 0 if before is None or before.deleted else before.version
-    if wanted.expect is not None and wanted.expect != present:
-        raise VersionConflict(wanted.key, wanted.expect, present)
     if wanted.change.deleted and not present:
         raise UnknownPolicy(wanted.key)
+    if wanted.expect is not None and wanted.expect != present:
+        raise VersionConflict(wanted.key, wanted.expect, present)
     if before is not None and before.says_the_same(wanted.change):
         return Step(before, before)
     return Step(before, succeed(before, wanted.change))
+
+
+def fitting(found: Sequence[Step]) -> list[Step]:
+    """Return the first steps, as many as Consul takes in one transaction."""
+    size, some = 0, list[Step]()
+    for step in found[:AT_ONCE]:
+        size += len(step.record.to_json()) * 4 // 3  # it goes there as base64
+        if some and size > AT_ONCE_BYTES:
+            break
+        some.append(step)
+    return some
