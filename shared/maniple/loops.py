@@ -6,9 +6,11 @@ ends at the same moment, so that the caller goes on for ever; we use `asyncio.ti
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 REPEAT = 1.0
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +22,17 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def left_alone(task: asyncio.Task[T]) -> asyncio.Task[T]:
+    """Have nobody told of an error that nobody waits for any more; return the task."""
+
+    def look(done: asyncio.Task[T]) -> None:
+        if not done.cancelled():
+            done.exception()
+
+    task.add_done_callback(look)
+    return task
 
 
 async def end(task: asyncio.Task[Any]) -> None:

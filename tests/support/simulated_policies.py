@@ -16,6 +16,7 @@ from maniple.service.catalog import Entry
 from maniple.service.health import Health
 from maniple.service.policies import PolicySet, parse_policy
 from maniple.service.policy_view import PolicyView
+from maniple.service.requests import Asked
 from maniple.timings import Timings
 from maniple.topology import EVENTS
 from maniple_policy.answers import Answers, count
@@ -88,10 +89,11 @@ class Service:
     def change(self, document: dict[str, Any], *, deleted: bool = False) -> None:
         """Store a version of a policy, if Consul can be reached; of what is gone no tombstone."""
         revision = Revision(policy=parse_policy(document), author="a", at=NOW, deleted=deleted)
+        wanted = Wanted(revision)
 
         async def work() -> None:
             try:
-                await self.store.change([Wanted(revision)])
+                await self.store.change(Asked(op=""), [revision.policy.key], lambda: [wanted])
             except (StoreUnavailable, UnknownPolicy):
                 return
 

@@ -73,11 +73,14 @@ def test_a_request_is_the_same_when_it_comes_again_and_no_other_is() -> None:
     assert len(identities) == 5
 
 
-def test_a_sender_without_message_ids_has_each_request_carried_out() -> None:
+def test_only_what_may_have_come_before_may_repeat() -> None:
     nameless = replace(ASKED, message_id=None)
-    assert Asked.of(nameless).identity == ""  # the next one may have the same correlation id
-    assert Asked.of(replace(nameless, redelivered=True)).identity != ""
-    assert Asked.of(replace(nameless, redelivered=True, correlation_id=None)).identity == ""
+    again = replace(nameless, redelivered=True)
+    assert Asked.of(nameless).identity == Asked.of(again).identity != ""
+    # The next one of such a sender may have the same correlation id.
+    repeats = [Asked.of(one).may_repeat for one in (ASKED, nameless, again)]
+    assert repeats == [True, False, True]
+    assert Asked.of(replace(again, correlation_id=None)).identity == ""
 
 
 def test_nobody_says_in_a_body_which_request_it_is() -> None:

@@ -1,66 +1,253 @@
-"""What the policy service remembers of requests."""
+"""What the policy service remembers of requests, and how those that come again are answered."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import structlog
+
+from maniple.control import Request, Response
+from maniple.errors import RequestFailed
+from maniple.events import PolicyChanged
+from maniple.service.catalog import Entry, Put
+from maniple.service.health import Health
+from maniple.service.letters import Arrival
 from maniple.service.policies import parse_policy
-from maniple_policy.domain.changes import Wanted, steps
+from maniple.service.requests import Responder, answer
+from maniple.service.telemetry import Metrics
+from maniple_policy.answers import Answers
+from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.memory import KEPT, KEPT_BYTES, Memory
-from maniple_policy.domain.records import Revision, Stored, succeed
+from maniple_policy.domain.records import HISTORY_KEPT, Revision, Stored, succeed
+from maniple_policy.handlers import Handlers, routes
+from maniple_policy.store import Store
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
+KEY = "timeout/t"
+WHICH = {"kind": "timeout", "name": "t"}
 
 
-def revision(name: str, seconds: float, *, deleted: bool = False) -> Revision:
-    policy = {"kind": "timeout", "name": name, "spec": {"seconds": seconds}}
-    return Revision(policy=parse_policy(policy), author="ann", at=NOW, deleted=deleted)
+def document(name: str, seconds: float) -> dict[str, Any]:
+    match = {"capability": f"{name}.*"}
+    return {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
 
 
-def record(name: str, *seconds: float) -> Stored:
+def revision(seconds: float) -> Revision:
+    return Revision(policy=parse_policy(document("t", seconds)), author="ann", at=NOW)
+
+
+def record(*seconds: float) -> Stored:
     made: Stored | None = None
     for one in seconds:
-        made = succeed(made, revision(name, one))
+        made = succeed(made, revision(one))
     assert made is not None
     return made
 
 
+class Consul:
+    """The keys of a Consul; `lost` answers of transactions are about what was done."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Entry] = {}
+        self.index = 0
+
+    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+        return self.index, [one for key, one in self.keys.items() if key.startswith(prefix)]
+
+    async def transaction(self, puts: Sequence[Put]) -> bool:
+        found = [self.keys.get(put.key) for put in puts]
+        if [put.cas for put in puts] != [one.index if one else 0 for one in found]:
+            return False
+        self.index += 1
+        self.keys |= {put.key: Entry(put.key, put.value, self.index) for put in puts}
+        return True
+
+
+class Replicas:
+    """Two policy services over one Consul."""
+
+    def __init__(self, folder: Path) -> None:
+        self.consul = Consul()
+        self.routes = [self._routes(folder / name) for name in ("one", "two")]
+        self._sent = 0
+
+    def _routes(self, path: Path) -> Any:
+        async def announce(_: PolicyChanged) -> None:
+            return
+
+        async def known() -> None:
+            return
+
+        consul: Any = self.consul
+        fleet: Any = SimpleNamespace(known=known)
+        store = Store(
+            consul,
+            "maniple/dev",
+            path,
+            health=Health("policy", path.name),
+            metrics=Metrics(),
+            announce=announce,
+            now=lambda: NOW,
+        )
+        answers = Answers(store, fleet, lambda: 0.0)
+        return routes(Handlers(answers, lambda: NOW), answers)
+
+    def request(self, op: str, **body: Any) -> Arrival:
+        """A request with ids of its own."""
+        self._sent += 1
+        question = Request(op=f"policy.{op}", body=body).to_json()
+        correlation_id, message_id = f"c{self._sent}", f"m{self._sent}"
+        return Arrival(question, Request.TYPE, "r", correlation_id, message_id)
+
+    async def deliver(self, arrival: Arrival, replica: int = 0) -> dict[str, Any]:
+        """Return the answer to a request; raises `RequestFailed`."""
+        operations: dict[str, Responder] = self.routes[replica]
+        told = Response.from_json(await answer(operations, arrival, structlog.get_logger()))
+        if told.error is not None:
+            raise RequestFailed(told.error.code, told.error.message)
+        return told.body
+
+    async def again(self, arrival: Arrival) -> dict[str, Any]:
+        """Deliver it again, to the other replica."""
+        return await self.deliver(replace(arrival, redelivered=True), 1)
+
+    async def apply(self, *seconds: float) -> None:
+        """Have somebody else make versions."""
+        for one in seconds:
+            await self.deliver(self.request("apply", document=document("t", one)))
+
+    async def version(self) -> int:
+        listed = await self.deliver(self.request("history", **WHICH))
+        return int(listed["revisions"][0]["policy"]["version"])
+
+
+def essence(told: dict[str, Any]) -> tuple[int, bool, int]:
+    return told["policy"]["version"], told["changed"], told["replaces"]
+
+
+def nameless(arrival: Arrival) -> Arrival:
+    """As a client sends it that sets no message id."""
+    return replace(arrival, message_id=None)
+
+
 def test_a_record_is_told_as_it_was() -> None:
-    now = record("t", 1, 2, 3)
+    now = record(1, 2, 3)
     assert now.as_of(3) == now
-    assert now.as_of(2) == now.before == record("t", 1, 2)
-    assert now.as_of(1) == record("t", 1)
-    assert (now.as_of(4), record("t", 1).before) == (None, None)
+    assert now.as_of(2) == now.before == record(1, 2)
+    assert now.as_of(1) == record(1)
+    assert (now.as_of(4), record(1).before) == (None, None)
 
 
-def test_what_a_request_has_made_is_its_step_whatever_was_made_since() -> None:
-    before = record("t", 1, 2)
-    (step,) = steps({before.key: before}, [Wanted(revision("t", 3))], {})
-    memory = Memory.read(Memory().after("r1", [step.record]).to_value("x"))
-    now = {before.key: succeed(step.record, revision("t", 9))}
-    assert memory.steps("r1", now) == {before.key: step}
-    assert memory.steps("r1", now)[before.key].changed
-    assert memory.steps("r2", now) == memory.steps("", now) == {}
+def test_what_a_request_has_done_is_its_step_whatever_was_done_since() -> None:
+    before = record(1, 2)
+    (made,) = steps({KEY: before}, [Wanted(revision(3))], {})
+    (same,) = steps({KEY: before}, [Wanted(revision(2))], {})
+    memory = Memory().after("r1", [KEY], {KEY: made}).after("r2", [KEY], {KEY: same})
+    memory = Memory.read(memory.to_value("x"))
+    now = {KEY: succeed(made.record, revision(9))}
+    assert memory.steps("r1", [KEY], now) == {KEY: made}
+    (told,) = memory.steps("r2", [KEY], now).values()
+    assert (told.changed, told.record) == (False, before)
+    assert memory.steps("r3", [KEY], now) == memory.steps("r1", [KEY], {}) == {}
 
 
-def test_a_request_is_remembered_for_all_that_it_makes_in_several_commits() -> None:
-    memory = Memory().after("r1", [record("a", 1)]).after("r2", []).after("r1", [record("b", 1, 2)])
-    assert memory.made["r1"] == {"timeout/a": 1, "timeout/b": 2}
-    assert list(memory.made) == ["r2", "r1"]
-    assert memory.after("", [record("c", 1)]) is memory
+def test_what_a_request_has_done_in_part_is_remembered_by_place() -> None:
+    made = {f"timeout/{name}": Step(None, record(1, 2)) for name in "ac"}
+    memory = Memory().after("r1", ["timeout/a", "timeout/b", "timeout/c"], made)
+    assert memory.ends == {"r1": (2, 0, 2)}
 
 
 def test_the_latest_requests_are_remembered_and_their_room_is_bounded() -> None:
     memory = Memory()
     for n in range(KEPT + 50):
-        memory = memory.after(f"r{n}", [record("t", 1)])
+        memory = memory.after(f"r{n}", [KEY], {KEY: Step(None, record(1))})
     kept = Memory.read(memory.to_value("x"))
-    assert list(kept.made) == [f"r{n}" for n in range(50, KEPT + 50)]
-    large = Memory({f"r{n}": {f"timeout/{n}-{'x' * 1000}": 1} for n in range(100)})
-    assert len(large.to_value("x")) < KEPT_BYTES + 1000
-    assert "r99" in Memory.read(large.to_value("x")).made
+    assert list(kept.ends) == [f"r{n}" for n in range(50, KEPT + 50)]
+    large = Memory({f"{n:032}": (1000,) * 1000 for n in range(100)})
+    assert len(large.to_value("x")) < KEPT_BYTES + 100
+    assert list(Memory.read(large.to_value("x")).ends)[-1] == f"{99:032}"
+    assert list(Memory({"small": (1,), "huge": (1,) * KEPT_BYTES}).ends) == ["small", "huge"]
+    beside = Memory({"small": (1,), "huge": (1,) * KEPT_BYTES}).to_value("x")
+    assert list(Memory.read(beside).ends) == ["small"]
 
 
 def test_a_guard_of_another_release_says_nothing() -> None:
-    for value in (b"", b"5f3a9c0d11223344", b'{"token": "x", "requests": {"r": {"k": -1}}}', b"[]"):
+    for value in (b"", b"5f3a9c0d11223344", b'{"token": "x", "requests": {"r": [1.5]}}', b"[]"):
         assert Memory.read(value) == Memory()
-    newer = b'{"token": "x", "requests": {"r": {"timeout/t": 1}}, "more": 1}'
-    assert Memory.read(newer).made == {"r": {"timeout/t": 1}}
+    newer = b'{"token": "x", "requests": {"r": [1, -2, 0]}, "more": 1}'
+    assert Memory.read(newer).ends == {"r": (1, -2, 0)}
+
+
+async def test_a_change_that_comes_again_is_told_after_anothers_too(tmp_path: Path) -> None:
+    for op, body in (
+        ("apply", {"document": document("t", 7), "expect": 2}),
+        ("delete", WHICH),
+        ("rollback", {**WHICH, "to": 1}),
+    ):
+        for ids in (lambda arrival: arrival, nameless):
+            both = Replicas(tmp_path / op)
+            await both.apply(1, 2)
+            asked = ids(both.request(op, **body))
+            first = await both.deliver(asked)
+            assert essence(first) == (3, True, 2)
+            await both.apply(9)
+            assert essence(await both.again(asked)) == (3, True, 2)
+            assert await both.version() == 4
+
+
+async def test_what_changed_nothing_changes_nothing_when_it_comes_again(tmp_path: Path) -> None:
+    both = Replicas(tmp_path)
+    await both.apply(1)
+    asked = both.request("apply", document=document("t", 1))
+    assert essence(await both.deliver(asked)) == (1, False, 1)
+    await both.apply(2)
+    assert essence(await both.again(asked)) == (1, False, 1)
+    assert await both.version() == 2
+
+
+async def test_a_rollback_is_told_though_its_target_is_forgotten_since(tmp_path: Path) -> None:
+    both = Replicas(tmp_path)
+    await both.apply(*(float(n + 1) for n in range(HISTORY_KEPT + 1)))
+    asked = both.request("rollback", **WHICH, to=1)
+    assert (await both.deliver(asked))["policy"]["version"] == HISTORY_KEPT + 2
+    assert (await both.again(asked))["policy"]["version"] == HISTORY_KEPT + 2
+
+
+async def test_many_documents_at_once_that_come_again_are_told(tmp_path: Path) -> None:
+    both = Replicas(tmp_path)
+    small = both.request("apply", document=document("t", 1))
+    await both.deliver(small)
+    many = [document(f"{n}-{'x' * 50}", 1) for n in range(70)]  # more than fit into a transaction
+    asked = both.request("apply_all", documents=many)
+    await both.deliver(asked)
+    changed = both.request("apply_all", documents=[document("t", 2), document(many[0]["name"], 2)])
+    await both.deliver(changed)
+    told = (await both.again(asked))["applied"]
+    assert {(one["policy"]["version"], one["changed"]) for one in told} == {(1, True)}
+    assert (await both.again(small))["policy"]["version"] == 1
+    assert await both.version() == 2
+
+
+async def test_ids_that_a_sender_uses_twice_hide_no_request(tmp_path: Path) -> None:
+    both = Replicas(tmp_path)
+    asked = nameless(both.request("apply", document=document("t", 1)))
+    for version in (1, 3, 5):
+        assert essence(await both.deliver(asked)) == (version, True, version - 1)
+        await both.apply(2)
+    assert essence(await both.again(asked)) == (5, True, 4)
+
+
+async def test_without_any_id_nothing_is_remembered(tmp_path: Path) -> None:
+    both = Replicas(tmp_path)
+    asked = replace(both.request("apply", document=document("t", 1)), message_id=None)
+    asked = replace(asked, correlation_id=None)
+    await both.deliver(asked)
+    value = json.loads(both.consul.keys["maniple/dev/policies/.guard"].value)
+    assert len(value["requests"]) == 1  # of this commit, in case that its answer was lost
+    before = both.consul.index
+    await both.deliver(asked)
+    assert both.consul.index == before

@@ -17,6 +17,7 @@ from maniple.service.health import Health
 from maniple.service.policies import InForce, Policy, PolicySet, Where, parse_policy
 from maniple.service.policy_cache import read_json
 from maniple.service.policy_versions import show_versions
+from maniple.service.requests import Asked
 from maniple.service.telemetry import Metrics
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
@@ -96,7 +97,7 @@ async def test_a_change_is_told_before_it_is_written_to_disk(tmp_path: Path) -> 
         now=lambda: NOW,
     )
     change = Revision(policy=timeout("a", 1), author="somebody", at=NOW)
-    await store.change([Wanted(change)])
+    await store.change(Asked(op="policy.apply"), ["timeout/a"], lambda: [Wanted(change)])
     assert kept_when_told == [False]
     assert [one["policy"]["name"] for one in read_json(path)] == ["a"]
 

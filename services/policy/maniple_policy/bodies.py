@@ -9,7 +9,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Change(_Body):
+class Change(_Body):
     """`expect` is the version that is replaced, 0 for none; a dry run stores nothing."""
 
     author: str = Field(default="unknown", max_length=256)
@@ -30,23 +30,23 @@ class Which(_Body):
         return f"{self.kind}/{self.name}"
 
 
-class Apply(_Change):
+class Apply(Change):
     """`document` as in a policy file."""
 
     document: dict[str, Any]
 
 
-class ApplyAll(_Change):
+class ApplyAll(Change):
     """Several documents, each of another policy; `expect` only beside a single one."""
 
     documents: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
 
 
-class Delete(_Change, Which):
+class Delete(Change, Which):
     """A tombstone for one policy."""
 
 
-class Rollback(_Change, Which):
+class Rollback(Change, Which):
     """A new version with what version `to` said."""
 
     to: int = Field(ge=1)

@@ -10,7 +10,7 @@ from maniple.errors import RequestFailed
 from maniple.service.policies import Policy, field_path, parse_policy
 from maniple.service.requests import Asked, Responder
 from maniple_policy.answers import Answers, changed
-from maniple_policy.bodies import Apply, ApplyAll, Delete, Rollback
+from maniple_policy.bodies import Apply, ApplyAll, Change, Delete, Rollback
 from maniple_policy.domain.changes import Step, Wanted
 from maniple_policy.domain.reach import doubts
 from maniple_policy.domain.records import Revision
@@ -29,8 +29,8 @@ class Handlers:
         """Store a document under its next version."""
         body = Apply.model_validate(request.body)
         change = self._revision(_parsed(body.document), body.author, body.reason)
-        (done,) = await self._change(request, [Wanted(change, body.expect)], dry_run=body.dry_run)
-        return {**done, "digest": self._store.policies.digest}
+        wanted = Wanted(change, body.expect)
+        return await self._change_one(request, body, wanted.key, lambda: wanted)
 
     async def apply_all(self, request: Asked) -> dict[str, Any]:
         """Store several documents, if all of them can be; nothing if one is wrong."""
@@ -45,29 +45,33 @@ class Handlers:
             Wanted(self._revision(policy, body.author, body.reason), body.expect)
             for policy in policies
         ]
-        done = await self._change(request, wanted, dry_run=body.dry_run)
+        done = await self._change(request, keys, lambda: wanted, dry_run=body.dry_run)
         return {"applied": done, "digest": self._store.policies.digest}
 
     async def delete(self, request: Asked) -> dict[str, Any]:
         """Store a tombstone; the policy no longer decides anything."""
         body = Delete.model_validate(request.body)
-        # Deleted is no reason to refuse: perhaps this very request has done it.
-        policy = self._answers.found(body.key, deleted=True).policy
-        change = self._revision(policy, body.author, body.reason, deleted=True)
-        (done,) = await self._change(request, [Wanted(change, body.expect)], dry_run=body.dry_run)
-        return {**done, "digest": self._store.policies.digest}
+
+        def wanted() -> Wanted:
+            policy = self._answers.found(body.key).policy
+            change = self._revision(policy, body.author, body.reason, deleted=True)
+            return Wanted(change, body.expect)
+
+        return await self._change_one(request, body, body.key, wanted)
 
     async def rollback(self, request: Asked) -> dict[str, Any]:
         """Store what an older version said as a new one; of a deleted policy too."""
         body = Rollback.model_validate(request.body)
-        record = self._answers.found(body.key, deleted=True)
-        revision = self._answers.revision(record, body.to)
-        if revision.deleted:
-            raise UnknownVersion(body.key, body.to)
-        reason = body.reason or f"rollback to version {body.to}"
-        change = self._revision(revision.policy, body.author, reason)
-        (done,) = await self._change(request, [Wanted(change, body.expect)], dry_run=body.dry_run)
-        return {**done, "digest": self._store.policies.digest}
+
+        def wanted() -> Wanted:
+            record = self._answers.found(body.key, deleted=True)
+            revision = self._answers.revision(record, body.to)
+            if revision.deleted:
+                raise UnknownVersion(body.key, body.to)
+            reason = body.reason or f"rollback to version {body.to}"
+            return Wanted(self._revision(revision.policy, body.author, reason), body.expect)
+
+        return await self._change_one(request, body, body.key, wanted)
 
     def _revision(
         self, policy: Policy, author: str, reason: str, *, deleted: bool = False
@@ -76,14 +80,25 @@ class Handlers:
             policy=policy, author=author, at=self._now(), reason=reason, deleted=deleted
         )
 
+    async def _change_one(
+        self, request: Asked, body: Change, key: str, wanted: Callable[[], Wanted]
+    ) -> dict[str, Any]:
+        (done,) = await self._change(request, [key], lambda: [wanted()], dry_run=body.dry_run)
+        return {**done, "digest": self._store.policies.digest}
+
     async def _change(
-        self, request: Asked, wanted: Sequence[Wanted], *, dry_run: bool
+        self,
+        request: Asked,
+        keys: Sequence[str],
+        wanted: Callable[[], Sequence[Wanted]],
+        *,
+        dry_run: bool,
     ) -> list[dict[str, Any]]:
         if dry_run:
             self._answers.check_known()
-            steps = self._store.plan(wanted)
+            steps = self._store.plan(wanted())
         else:
-            steps = await self._store.change(wanted, request.identity)
+            steps = await self._store.change(request, keys, wanted)
         return [await self._told(step, dry_run=dry_run) for step in steps]
 
     async def _told(self, step: Step, *, dry_run: bool) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from maniple.events import PolicyChanged
-from maniple.identifiers import new_id
 from maniple.service import names
 from maniple.service.catalog import Entry, Put
 from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
@@ -18,12 +17,14 @@ from maniple.service.health import Health
 from maniple.service.policies import PolicySet
 from maniple.service.policy_cache import read_json, write_atomically
 from maniple.service.policy_versions import show_versions
+from maniple.service.requests import Asked
 from maniple.service.telemetry import Metrics, get_logger
 from maniple_policy.domain.changes import AT_ONCE, Step, Wanted, fitting, steps
 from maniple_policy.domain.memory import Memory
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
 from maniple_policy.domain.records import Stored, revision_of
 from maniple_policy.errors import StoreUnavailable
+from maniple_policy.work import Work
 
 WAIT = 10.0  # seconds of a blocking query, and so until it is known that Consul does not answer
 BACKOFF_CAP = 5.0
@@ -190,48 +191,50 @@ class Store:
         """Say what these changes would do; raises as `change` does, but needs no Consul."""
         return steps(self._records, wanted, self._refused, self._floor)
 
-    async def change(self, wanted: Sequence[Wanted], request: str = "") -> list[Step]:
-        """Store these revisions under their next versions, each of another policy.
+    async def change(
+        self, asked: Asked, keys: Sequence[str], wanted: Callable[[], Sequence[Wanted]]
+    ) -> list[Step]:
+        """Store what is `wanted` of these policies under their next versions, for a request.
 
-        All are checked before any is stored; up to 60 are stored in one transaction, more in
-        several. What the same `request` has stored already, here or at another replica, is not
-        stored again. Raises `VersionConflict`, `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`.
+        `wanted` is called with what Consul holds in force here. All are checked before any is
+        stored; up to 60 are stored in one transaction, more in several. What the same request has
+        done already, here or at another replica, is not done again. Raises `VersionConflict`,
+        `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`, and what `wanted` does.
         """
-        request = request or new_id()  # a commit may arrive though its answer does not
-        news: list[Stored] = []
-        done: dict[str, Step] = {}
+        work = Work(asked, keys, wanted)
         try:
             async with self._lock:
                 for attempt in range(TRIES):
-                    if await self._advance(wanted, request, done, news):
-                        return [done[one.key] for one in wanted]
+                    if await self._advance(work):
+                        return [work.done[key] for key in keys]
                     await asyncio.sleep(random.uniform(0, 0.005 * (attempt + 1)))
         except (ConsulUnavailable, ConsulRefused) as error:
             self._is_current(str(error))
             raise StoreUnavailable(str(error)) from error
         finally:
-            await self._publish(news)
+            await self._publish(work.news)
         raise StoreUnavailable("others change policies all the time")
 
-    async def _advance(
-        self, wanted: Sequence[Wanted], request: str, done: dict[str, Step], news: list[Stored]
-    ) -> bool:
-        """Store some of what is not `done` yet; True when nothing is left."""
+    async def _advance(self, work: Work) -> bool:
+        """Do some of what is not done yet; True when nothing is left."""
         look = self._read((await self._consul.kv_list(self._prefix))[1])
-        news += await self._settle(look)
+        work.news += await self._settle(look)
         if look.plan.write:
             return False  # the look is out of date
-        done |= look.memory.steps(request, self._records)
-        left = [w for w in wanted if w.key not in done]
-        found = steps(self._records, left, self._refused, self._floor)
-        done |= {step.record.key: step for step in found if not step.changed}
-        now = fitting([step for step in found if step.changed])
-        records = [step.record for step in now]
-        if records and await self._commit(look, look.memory.after(request, records), records):
-            self._take(records)
-            news += records
-            done |= {step.record.key: step for step in now}
-        return len(done) == len(wanted)
+        work.recall(look.memory, self._records)
+        found = steps(self._records, work.left(), self._refused, self._floor)
+        now = [step for step in found if not step.changed]
+        now += fitting([step for step in found if step.changed])
+        records = [step.record for step in now if step.changed]
+        done = work.done | {step.record.key: step for step in now}
+        if records or (now and work.comes_again):
+            memory = look.memory.after(work.request, work.keys, done)
+            if not await self._commit(look, memory, records):
+                return False
+        self._take(records)
+        work.news += records
+        work.done = done
+        return len(done) == len(work.keys)
 
     def _take(self, records: Iterable[Stored]) -> None:
         changed = {r.key: r for r in records if r != self._records.get(r.key)}

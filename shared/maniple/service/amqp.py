@@ -32,11 +32,12 @@ from faststream.rabbit import (
 from yarl import URL
 
 from maniple.errors import BrokerUnavailable
+from maniple.loops import left_alone
 from maniple.service.letters import Arrival, Letter, Receiver
 from maniple.timings import Amqp
 from maniple.topology import Exchange
 from maniple.transport import declare_topology
-from maniple.transport.loss import LOST, is_loss, translated
+from maniple.transport.loss import is_loss, translated
 from maniple.transport.supervision import Supervised
 from maniple.transport.wire import Wire
 
@@ -114,7 +115,7 @@ class _Broker(RabbitBroker):
         """
         looking = self._looked_up.get(exchange.name)
         if looking is None:
-            looking = asyncio.create_task(self._look_up(exchange))
+            looking = left_alone(asyncio.create_task(self._look_up(exchange)))
             self._looked_up[exchange.name] = looking
         return await asyncio.shield(looking)
 
@@ -305,7 +306,7 @@ class Connection(Supervised):
 
 
 async def _stop(subscriber: Any) -> None:
-    with contextlib.suppress(*LOST):
+    with contextlib.suppress(Exception):  # of a connection that is lost, or closed meanwhile
         await subscriber.stop()
 
 

@@ -206,24 +206,28 @@ class ControlPlane:
         and `PublishRefused` if there is no such service.
         """
         question = Request(op=op, body=dict(body or {}))
-        correlation_id = new_id()
-        future = self._waiting.open(correlation_id)
         try:
             async with asyncio.timeout(timeout):
+                await self._connection.wait_up()  # or the answer's queue is of an earlier life
                 letter = Letter(
                     exchange=REQUESTS,
                     key=service,
                     body=question.to_json(),
                     type=question.TYPE,
                     message_id=new_id(),
-                    correlation_id=correlation_id,
+                    correlation_id=new_id(),
                     reply_to=await self._reply_queue(),
                     repeated=False,  # not every service remembers what it has done
                 )
-                await self._connection.send(letter, timeout)
-                return self._waiting.read(await future)
+                return await self._answer_to(letter, timeout)
         except TimeoutError as error:
             raise timed_out(service, op, timeout) from error
+
+    async def _answer_to(self, letter: Letter, timeout: float) -> dict[str, Any]:
+        future = self._waiting.open(letter.correlation_id or "")
+        try:
+            await self._connection.send(letter, timeout)
+            return self._waiting.read(await future)
         finally:
             future.cancel()
 

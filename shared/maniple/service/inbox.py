@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from maniple.control import ControlMessage
+from maniple.loops import left_alone
 from maniple.service.letters import Arrival, Receiver
 from maniple.service.names import CONTROL_DROPPED
 from maniple.service.telemetry import Metrics
@@ -44,7 +45,7 @@ class Inbox:
     async def owned(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` to its end, also when who waits for it is cancelled."""
         # aiormq cancels what runs on a channel that it loses: a change half applied.
-        task = asyncio.create_task(work)
+        task = left_alone(asyncio.create_task(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         await asyncio.shield(task)

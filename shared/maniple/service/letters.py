@@ -20,16 +20,19 @@ class Arrival:
 
     @property
     def identity(self) -> str:
-        """What is the same when it comes again, and for nothing else; empty if nothing tells it.
+        """What is the same when it comes again; empty if its sender gave it no id.
 
-        A sender that gives no message id may use a correlation id twice: then it has an identity
-        only when it was delivered before.
+        Another message has another one, but a sender may use a correlation id twice.
         """
-        told = self.message_id or (self.correlation_id if self.redelivered else None)
-        if not told:
+        if not self.message_id and not self.correlation_id:
             return ""
         named = repr((self.reply_to, self.correlation_id, self.message_id)).encode()
         return hashlib.sha256(named + self.body).hexdigest()[:32]
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether what has this identity may have come before."""
+        return self.redelivered or bool(self.message_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,23 +20,31 @@ class Asked(Request):
     """A request that has arrived.
 
     It comes again when the connection is lost before it is acknowledged, also while it is carried
-    out or afterwards: what must not be done twice is remembered under its `identity`, which is
-    empty for a sender that gives its requests no ids.
+    out or afterwards: what must not be done twice is remembered under its `identity`.
     """
 
     _identity: str = PrivateAttr(default="")
+    _may_repeat: bool = PrivateAttr(default=False)
 
     @property
     def identity(self) -> str:
-        """See `Arrival.identity`."""
+        """See `Arrival`."""
         return self._identity
+
+    @property
+    def may_repeat(self) -> bool:
+        """See `Arrival`; if not, what was done under the identity was done for another request."""
+        return self._may_repeat
 
     @classmethod
     def of(cls, arrival: Arrival) -> Self:
         """Read it; raises `ValueError`."""
         asked = cls.from_json(arrival.body)
-        asked._identity = arrival.identity  # noqa: SLF001 - of our own class
+        asked._set(arrival)  # noqa: SLF001 - of our own class
         return asked
+
+    def _set(self, arrival: Arrival) -> None:
+        self._identity, self._may_repeat = arrival.identity, arrival.may_repeat
 
 
 Responder = Callable[[Asked], Awaitable[Answer]]

@@ -126,8 +126,8 @@ async def test_what_is_given_up_costs_the_others_nothing(servers: LocalServers, 
     await prepare_broker(url)
     async with (
         FlakyNetwork(url) as network,
-        ControlPlane(network.url, name=f"hasty-{new_id()}", log=LOG, times=TIMES) as plane,
-        ControlPlane(url, name=f"other-{new_id()}", log=LOG, times=TIMES) as other,
+        ControlPlane(network.url, name=f"hasty-{new_id()}", log=LOG) as plane,
+        ControlPlane(url, name=f"other-{new_id()}", log=LOG) as other,
     ):
         await other.respond("policy", {"echo": echo})
         seen: list[str] = []
@@ -139,8 +139,8 @@ async def test_what_is_given_up_costs_the_others_nothing(servers: LocalServers, 
         network.thaw()
         events = [failure() for _ in range(20)]
         _, answer = await asyncio.gather(
-            asyncio.gather(*map(plane.emit, events)),
-            plane.request("policy", "echo", {"n": 1}),
+            asyncio.gather(*(plane.emit(event, PATIENCE) for event in events)),
+            plane.request("policy", "echo", {"n": 1}, PATIENCE),
         )
         assert answer == {"n": 1}
         await wait_until(lambda: {event.id for event in events} <= set(seen))

@@ -18,6 +18,7 @@ from maniple.service.consul import Consul
 from policy_services import Operator, asking, document, policy_key, policy_service
 from waiting import wait_until
 
+PATIENCE = 60.0
 WHICH = {"kind": "timeout", "name": "t"}
 ASKED: dict[str, dict[str, Any]] = {
     "apply": {"document": document("t", 5)},
@@ -32,8 +33,10 @@ class Registry:
 
     def __init__(self) -> None:
         self.answering = asyncio.Event()
+        self.asked = 0
 
     async def agents(self, _: Request) -> dict[str, Any]:
+        self.asked += 1
         await self.answering.wait()
         return {"agents": []}
 
@@ -61,28 +64,33 @@ async def test_a_change_that_comes_again_is_told_and_not_made_again(
     monkeypatch: pytest.MonkeyPatch,
     op: str,
 ) -> None:
-    monkeypatch.setattr(maniple_policy.fleet, "FRESH", 0.0)
+    for name, seconds in (("PATIENCE", PATIENCE), ("FRESH", 0.0), ("SILENT", 0.0)):
+        monkeypatch.setattr(maniple_policy.fleet, name, seconds)
     async with two_replicas(servers, consul, tmp_path) as (network, operator, registry):
         registry.answering.set()
         await operator.apply("t", 3)
         await operator.apply("t", 4)
         registry.answering.clear()
-        monkeypatch.setattr(maniple_policy.fleet, "PATIENCE", 60.0)
 
-        asked = asyncio.create_task(operator.ask(op, **ASKED[op]))
+        asking_it = operator.plane.request("policy", f"policy.{op}", ASKED[op], PATIENCE)
+        asked = asyncio.create_task(asking_it)
         await wait_until(lambda: any(event.version == 3 for event in operator.events))
         with contextlib.closing(Consul(consul.url)) as client:
             edit = json.dumps(document("t", 9)).encode()
             await client.kv_put(policy_key(servers, "t"), edit)
         await wait_until(lambda: any(event.version == 4 for event in operator.events))
         assert not asked.done()
+        before = registry.asked
         assert network.cut() == 2
+        await wait_until(lambda: registry.asked > before)  # by whoever was given it again
         registry.answering.set()
 
         answer = await asked
         (told,) = answer["applied"] if op == "apply_all" else [answer]
         assert (told["policy"]["version"], told["changed"], told["replaces"]) == (3, True, 2)
         assert told["deleted"] == (op == "delete")
-        revisions = (await operator.ask("history", **WHICH))["revisions"]
-        assert [one["policy"]["version"] for one in revisions] == [4, 3, 2, 1]
-        assert revisions[0]["author"] == "consul"
+        with contextlib.closing(Consul(consul.url)) as client:
+            (entry,) = (await client.kv_list(policy_key(servers, "t")))[1]
+        stored = json.loads(entry.value)
+        assert (stored["policy"]["version"], stored["author"]) == (4, "consul")
+        assert [one["policy"]["version"] for one in stored["history"]] == [3, 2, 1]

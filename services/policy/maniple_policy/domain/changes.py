@@ -65,10 +65,10 @@ def steps(
 
 def _step(before: Stored | None, wanted: Wanted, floor: int) -> Step:
     present = 0 if before is None or before.deleted else before.version
-    if wanted.expect is not None and wanted.expect != present:
-        raise VersionConflict(wanted.key, wanted.expect, present)
     if wanted.change.deleted and not present:
         raise UnknownPolicy(wanted.key)
+    if wanted.expect is not None and wanted.expect != present:
+        raise VersionConflict(wanted.key, wanted.expect, present)
     if before is not None and before.says_the_same(wanted.change) and not floor:
         return Step(before, before)
     return Step(before, succeed(before, wanted.change, floor))

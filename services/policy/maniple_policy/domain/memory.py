@@ -1,14 +1,14 @@
-"""What requests have changed, kept beside the policies and written together with each change.
+"""What requests have done, kept beside the policies and written together with each change.
 
 A request that comes again is told what it has done and does it once, whichever replica it comes to.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maniple_policy.domain.changes import Step
 from maniple_policy.domain.records import Stored
@@ -16,22 +16,22 @@ from maniple_policy.domain.records import Stored
 KEPT = 200  # requests
 KEPT_BYTES = 32 * 1024  # beside up to 400 KiB of records, where Consul takes 512 KiB
 
-Versions = Mapping[str, int]
-"""By `kind/name`."""
+Ends = tuple[int, ...]
+"""What became of each policy of a request: the version made, minus the one that said it, or 0."""
 
 
 class _Value(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     token: str
-    requests: dict[str, dict[str, NonNegativeInt]]
+    requests: dict[str, Ends]
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Which versions requests have made, by the requests' identities, the latest last."""
+    """What requests have done, by the requests' identities, the latest last."""
 
-    made: Mapping[str, Versions] = field(default_factory=dict)
+    ends: Mapping[str, Ends] = field(default_factory=dict)
 
     @classmethod
     def read(cls, value: bytes) -> Self:
@@ -43,28 +43,34 @@ class Memory:
 
     def to_value(self, token: str) -> bytes:
         """Write it, with as many of the latest requests as there is room for."""
-        kept, size = dict[str, Versions](), 0
-        for request, versions in reversed([*self.made.items()]):
-            size += len(json.dumps({request: versions}))
-            if len(kept) == KEPT or size > KEPT_BYTES:
-                break
-            kept[request] = versions
+        kept, size = dict[str, Ends](), 0
+        for request, ends in reversed([*self.ends.items()]):
+            more = len(json.dumps({request: ends}))
+            if len(kept) < KEPT and size + more <= KEPT_BYTES:
+                kept[request] = ends
+                size += more
         latest_last = dict(reversed([*kept.items()]))
         return json.dumps({"token": token, "requests": latest_last}).encode()
 
-    def after(self, request: str, records: Iterable[Stored]) -> "Memory":
-        """Remember what a request has made besides what it made before."""
-        if not request:
-            return self
-        others = {name: versions for name, versions in self.made.items() if name != request}
-        news = {record.key: record.version for record in records}
-        return Memory({**others, request: {**self.made.get(request, {}), **news}})
+    def after(self, request: str, keys: Sequence[str], done: Mapping[str, Step]) -> "Memory":
+        """Remember what a request about these policies has done until now."""
+        others = {name: ends for name, ends in self.ends.items() if name != request}
+        return Memory({**others, request: tuple(_end(done.get(key)) for key in keys)})
 
-    def steps(self, request: str, records: Mapping[str, Stored]) -> dict[str, Step]:
+    def steps(
+        self, request: str, keys: Sequence[str], records: Mapping[str, Stored]
+    ) -> dict[str, Step]:
         """Return what a request has done already, by `kind/name`."""
         done = {}
-        for key, version in self.made.get(request, {}).items():
-            record = records[key].as_of(version) if key in records else None
-            if record is not None:
-                done[key] = Step(record.before, record)
+        for key, end in zip(keys, self.ends.get(request, ()), strict=False):
+            if end and key in records:
+                # Of a version that is no longer remembered, the present one has to do.
+                record = records[key].as_of(abs(end)) or records[key]
+                done[key] = Step(record.before if end > 0 else record, record)
         return done
+
+
+def _end(step: Step | None) -> int:
+    if step is None:
+        return 0
+    return step.record.version if step.changed else -step.record.version

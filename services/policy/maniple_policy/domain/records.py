@@ -94,7 +94,7 @@ class Stored(Revision):
 
     def to_json(self) -> bytes:
         """Write the value of the key, readable for people."""
-        return json.dumps(self.model_dump(mode="json"), indent=1).encode()
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
 
 
 def revision_of(records: Iterable[Stored]) -> int:
@@ -133,7 +133,7 @@ def _remembered(before: Stored) -> tuple[Revision, ...]:
     size = 0
     past = (before.revision, *before.history)
     for revision in past[:HISTORY_KEPT]:
-        size += len(revision.model_dump_json(indent=1))
+        size += len(revision.model_dump_json(indent=1).encode())
         if size > HISTORY_BYTES:
             break
         kept.append(revision)
