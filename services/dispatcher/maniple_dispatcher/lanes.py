@@ -104,7 +104,7 @@ class Lanes:
         }
         mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
         self._mirrors = mirrors.within(MIRROR_SECONDS)
-        self._delays = Delays(publisher, metrics, times)
+        self._delays = Delays(publisher, metrics, times, clock=clock)
         self._events = (
             Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
