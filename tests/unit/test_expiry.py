@@ -132,6 +132,7 @@ class Scene:
 
     def __init__(self, *known: str) -> None:
         self.now = NOW
+        self.taking = True
         self.broker = Broker()
         self.queues: Any = SimpleNamespace(
             look=self.broker.look, open=self.broker.pulling, trim=self.broker.trim
@@ -150,17 +151,17 @@ class Scene:
             deadlines=self.deadlines,
         )
         nothing, marks = None, self.marks
+        around: Any = SimpleNamespace(
+            clock=lambda: self.now, others=frozenset, taking=lambda: self.taking, marks=marks
+        )
+        assert set(vars(around)) == set(Around.__dataclass_fields__)
         turn_over = TurnOver(
             self.lanes,
             Members(self.lanes, nothing, lambda: self.now),
-            lambda: self.now,
+            around,
             traces=traces,
             settle=QUICK.settle,
         )
-        around: Any = SimpleNamespace(
-            clock=lambda: self.now, others=frozenset, taking=lambda: True, marks=marks
-        )
-        assert set(vars(around)) == set(Around.__dataclass_fields__)
         self.expiry = Expiry(self.deadlines, self.queues, turn_over, around, structlog.get_logger())
 
     @asynccontextmanager
@@ -277,15 +278,28 @@ async def test_it_ends_when_somebody_reads_the_lane() -> None:
     assert sorted(scene.broker.ids(), key=int) == [str(n) for n in range(200)]
 
 
-async def test_what_is_not_confirmed_in_time_goes_back_to_its_lane() -> None:
+async def test_what_is_not_confirmed_in_time_goes_back_to_its_lane_but_not_for_an_alarm() -> None:
     scene = Scene(LANE)
     scene.broker.put(task("1"))
     scene.broker.up.clear()
-    async with scene.runs():
-        await wait_until(lambda: scene.broker.pulls == 1)
-        await wait_until(lambda: not scene.expiry._turning)
-        assert scene.broker.ids() == ["1"]
-        scene.broker.up.set()
+    rooms, original = list[bool](), Pull.room
+
+    async def room(pull: Pull, most: int, seconds: float) -> bool:
+        rooms.append(await original(pull, most, seconds / 10))
+        return rooms[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pull, "room", room)
+        async with scene.runs():
+            await wait_until(lambda: scene.broker.pulls == 1)
+            scene.taking = False
+            await wait_until(lambda: rooms.count(False) > 3)
+            assert scene.expiry._turning
+            assert scene.broker.taken
+            scene.taking = True
+            await wait_until(lambda: not scene.expiry._turning)
+            assert scene.broker.ids() == ["1"]
+            scene.broker.up.set()
 
 
 async def test_a_queue_that_does_not_answer_costs_no_other() -> None:

@@ -4,10 +4,14 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.json import decode, encode
 
-from maniple.timings import Expiry
+from maniple.peers import DispatcherReport
+from maniple.timings import Expiry, Timings
 from maniple_dispatcher.domain import lane_deadlines
+from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.lane_deadlines import HOUR, MINUTE, Deadlines, LaneDeadlines, Place
+from maniple_dispatcher.domain.owned import Owned
 
 TIMES = Expiry()
 WALL = 1_800_000_000.0  # of the cluster when a scene begins
@@ -186,6 +190,68 @@ def test_a_consumer_that_appears_ends_the_turning_over() -> None:
     assert consumed == [False, True, True]
     scene.known.end(place, scene.now, 2.0, whole=False)
     assert (place.due, place.turning) == (True, False)
+
+
+def test_of_several_dispatchers_that_know_of_a_deadline_the_owner_turns_the_lane_over() -> None:
+    """Unless nothing is heard of it: then the other does."""
+    for heard, turned in ((True, [1, 0]), (False, [1, 1])):
+        owner, other = Scene(owns=True), Scene()
+        for scene in (owner, other):
+            scene.put(ttl=10)
+            scene.known_by_now()
+            scene.known.take_turns()
+        for _ in range(30):
+            for scene in (owner, other):
+                scene.run(1)
+            if heard:
+                other.known.hear(owner.known.take_turns(), other.now)
+        assert [len(scene.turned) for scene in (owner, other)] == turned
+
+
+def test_dispatchers_hear_in_each_others_reports_what_is_turned_over() -> None:
+    owner, other = Scene(owns=True), Scene()
+    fleets = [
+        Fleet(name, Owned(lambda _: None, Timings()), 0.0, lanes=scene.known)
+        for name, scene in (("owner", owner), ("other", other))
+    ]
+    for scene in (owner, other):
+        scene.put(ttl=10)
+        scene.known_by_now()
+        scene.known.take_turns()
+        scene.run(11)
+    report = fleets[0].report(owner.now)
+    assert report.turns[owner.places()[0].queue] == (WALL + 11, True)
+    fleets[1].hear(decode(encode(report), type=DispatcherReport), other.now)
+    other.run(30)
+    assert (len(owner.turned), len(other.turned)) == (1, 0)
+    assert fleets[0].report(owner.now).turns == {}  # told once
+
+
+def test_what_passed_after_another_began_is_not_taken_for_looked_through() -> None:
+    scene = Scene()
+    scene.put(ttl=10)
+    scene.known_by_now()
+    (place, _) = scene.places()
+    scene.run(11)
+    assert place.due
+    scene.known.hear({place.queue: (WALL + 9, True), "maniple.lane.unknown": (WALL, True)}, 11.0)
+    assert place.due
+    scene.known.hear({place.queue: (WALL + 30, False)}, 11.0)
+    assert place.due
+    scene.run(2)
+    assert scene.turned == []  # as long as another is at it
+    scene.run(4)
+    assert len(scene.turned) == 1
+
+
+def test_a_lane_is_looked_at_again_soon_while_no_dispatcher_owns_it_yet() -> None:
+    scene = Scene()
+    scene.known.learn([LANE])
+    scene.ready = 1
+    scene.run(3)  # all of them listen
+    scene.owned = True
+    scene.run(2)
+    assert len(scene.turned) == 1
 
 
 @given(st.lists(st.floats(-5, 2 * WEEK), max_size=400))

@@ -57,6 +57,20 @@ class Queues(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What a dispatcher knows of the cluster."""
+
+    clock: Callable[[], datetime]
+    """The cluster's time."""
+    others: Callable[[], frozenset[str]]
+    """The other dispatchers."""
+    taking: Callable[[], bool]
+    """Whether the broker takes messages."""
+    marks: Marks
+    """Where the names of lanes are kept."""
+
+
 class TurnOver:
     """Ends what is over in one queue, and puts the rest back."""
 
@@ -64,15 +78,18 @@ class TurnOver:
         self,
         lanes: Lanes,
         members: Members,
-        clock: Callable[[], datetime],
+        around: Around,
         *,
         traces: Traces,
         settle: float,
     ) -> None:
-        """Wait at most `settle` seconds until what was taken is settled."""
+        """Wait at most `settle` seconds until what was taken is settled.
+
+        While the broker takes nothing from anybody (an alarm) no time counts.
+        """
         self._lanes = lanes
         self._members = members
-        self._clock = clock
+        self._around = around
         self._traces = traces
         self._settle = settle
 
@@ -96,8 +113,9 @@ class TurnOver:
         return taken >= most
 
     async def _await_room(self, pull: Pull, most: int) -> None:
-        if not await pull.room(most, self._settle):
-            raise BrokerUnavailable(f"what was taken is not settled within {self._settle:g} s")
+        while not await pull.room(most, self._settle):
+            if self._around.taking():
+                raise BrokerUnavailable(f"what was taken is not settled within {self._settle:g} s")
 
     def _take(self, delivery: Delivery, place: Place) -> None:
         try:
@@ -115,7 +133,7 @@ class TurnOver:
         self, envelope: Envelope, source: Settlement, *, lost: bool, suspect: bool
     ) -> None:
         """End a task, or put it back; alone and as lost once more, if an agent had it."""
-        if self._lanes.ends(envelope, source, self._clock(), waiting=Waiting.NO_AGENT):
+        if self._lanes.ends(envelope, source, self._around.clock(), waiting=Waiting.NO_AGENT):
             return
         if lost:
             envelope = self._traces.migrated(envelope, "agent gone", lost=True)
@@ -123,20 +141,6 @@ class TurnOver:
                 envelope, lost=envelope.lost + 1, suspected=envelope.suspected + suspect
             )
         self._lanes.put_back(envelope, source, alone=lost)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Around:
-    """What a dispatcher knows of the cluster."""
-
-    clock: Callable[[], datetime]
-    """The cluster's time."""
-    others: Callable[[], frozenset[str]]
-    """The other dispatchers."""
-    taking: Callable[[], bool]
-    """Whether the broker takes messages."""
-    marks: Marks
-    """Where the names of lanes are kept."""
 
 
 class Expiry:

@@ -86,13 +86,6 @@ def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | No
     return spec_of
 
 
-def _lane_deadlines(runtime: Runtime, fleet: Fleet, clock: Callable[[], datetime]) -> LaneDeadlines:
-    def owns(lane: str) -> bool:
-        return fleet.peers.owns(EXPIRY + lane)
-
-    return LaneDeadlines(runtime.settings.timings.expiry, owns, clock().timestamp())
-
-
 def _pulls(runtime: Runtime) -> Pulls:
     settings = runtime.settings
     return Pulls(
@@ -133,8 +126,12 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     traces = Traces(runtime.tracer, time.now, ratio=settings.trace_ratio)
     owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
     me = runtime.connection_name("dispatcher")
-    fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
-    deadlines = _lane_deadlines(runtime, fleet, time.now)
+    deadlines = LaneDeadlines(
+        settings.timings.expiry,
+        lambda lane: fleet.peers.owns(EXPIRY + lane),
+        time.now().timestamp(),
+    )
+    fleet = Fleet(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
     lanes = Lanes(
         hot.publisher,
         results,
@@ -174,15 +171,15 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         gate.admit, refusals, policies, runtime.metrics, time.now, traces=traces
     )
     pulls = _pulls(runtime)
-    members = Members(lanes, refused, time.now)
-    settle = settings.timings.expiry.settle
-    expiry = Expiry(
-        deadlines,
-        pulls,
-        TurnOver(lanes, members, time.now, traces=traces, settle=settle),
-        _around(runtime, hot, fleet, time.now),
-        runtime.log,
+    around = _around(runtime, hot, fleet, time.now)
+    turn_over = TurnOver(
+        lanes,
+        Members(lanes, refused, time.now),
+        around,
+        traces=traces,
+        settle=settings.timings.expiry.settle,
     )
+    expiry = Expiry(deadlines, pulls, turn_over, around, runtime.log)
     returns = Returns(lanes, gate, refused, time.now, traces=traces)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(queue, submissions.take, settings.prefetch)

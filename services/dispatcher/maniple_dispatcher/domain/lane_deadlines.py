@@ -15,10 +15,11 @@ answer: such a lane is left alone, and looked at again.
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from maniple.messages import CAPABILITY_PATTERN, VARIANT_PATTERN
+from maniple.peers import Turn
 from maniple.timings import Expiry
 from maniple.topology import lane_queues
 
@@ -26,6 +27,7 @@ MOST_LANES = 4096
 MOST_DUE = 500
 MOST_SLOW = 50  # looks at once, of those that nothing presses
 LOOKS = 2
+SOON = 6  # looks in which somebody is to begin, also where all dispatchers have just started
 MINUTE, HOUR = 60, 3600
 FARTHEST = 8 * 24 * HOUR  # no deadline is farther away than 7 days
 
@@ -85,11 +87,15 @@ class Place:
     look_at: float = 0.0
     due: bool = False
     """A deadline has passed since it was last turned over."""
+    passed: float = 0.0
+    """When that was last seen (seconds, the cluster's time)."""
     stirred: bool = True
     """There may be something in it of which nobody knows the deadline."""
     idle: int = 0
     """Looks in a row that found messages and no consumer."""
     turning: bool = False
+    began: float = 0.0
+    """When that was (seconds, the cluster's time)."""
     consumed: bool = False
     """Somebody has begun to consume it while it is turned over."""
     not_before: float = 0.0
@@ -121,7 +127,9 @@ class LaneDeadlines:
         self.owns = owns
         self.wall = wall
         self._lanes: dict[str, _Lane] = {}
+        self._places: dict[str, Place] = {}
         self._others = frozenset[str]()
+        self._turns: dict[str, Turn] = {}
 
     @property
     def lanes(self) -> Iterable[str]:
@@ -155,6 +163,7 @@ class LaneDeadlines:
         if len(self._lanes) >= MOST_LANES or not _is_lane(lane):
             return None
         first, suspects = (Place(lane, queue.name) for queue in lane_queues(lane))
+        self._places |= {place.queue: place for place in (first, suspects)}
         known = self._lanes[lane] = _Lane(Deadlines(), (first, suspects))
         return known
 
@@ -167,7 +176,7 @@ class LaneDeadlines:
         for lane in self._lanes.values():
             if lane.deadlines.pass_until(wall):
                 for place in lane.places:
-                    place.due = True
+                    place.due, place.passed = True, wall
                     place.look_at = min(place.look_at, now)
 
     def to_look_at(self, now: float) -> list[Place]:
@@ -184,6 +193,7 @@ class LaneDeadlines:
         """Take a look at a queue; tell whether it is to be turned over now."""
         place.stirred = place.stirred or consumers > 0
         if place.turning:
+            self._turns[place.queue] = (place.began, False)
             place.consumed = place.consumed or consumers > 0
             place.look_at = now + self.times.look
             return False
@@ -191,12 +201,32 @@ class LaneDeadlines:
         place.due = place.due and (ready > 0 or not consumers)
         waits = ready > 0 and not consumers
         place.idle = place.idle + 1 if waits else 0
-        wanted = place.due or (place.stirred and self.owns(place.lane))
-        if waits and wanted:
+        is_owned = self.owns(place.lane)
+        wanted = place.due or (place.stirred and is_owned)
+        if waits and (wanted or place.idle < SOON):
             place.look_at = now + self.times.look
         else:
             place.look_at = now + self.times.every if place.due or place.stirred else NEVER
-        return wanted and place.idle >= LOOKS and now >= place.not_before
+        # The others hear of it when the owner has begun.
+        looks = LOOKS if is_owned else LOOKS + 1
+        return wanted and place.idle >= looks and now >= place.not_before
+
+    def hear(self, turns: Mapping[str, Turn], now: float) -> None:
+        """Take which queues another dispatcher turns over, or has: twice would do no harm."""
+        for queue, (began, whole) in turns.items():
+            place = self._places.get(queue)
+            if place is None:
+                continue
+            if not whole:
+                place.not_before = max(place.not_before, now + 3 * self.times.look)
+            elif place.passed <= began:
+                # What we knew of was confirmed, and so there, before the other began.
+                place.due = False
+
+    def take_turns(self) -> dict[str, Turn]:
+        """Return which queues are turned over, or have been since this was last asked for."""
+        turns, self._turns = self._turns, {}
+        return turns
 
     def miss(self, place: Place, now: float) -> None:
         """Take that a queue could not be looked at."""
@@ -205,7 +235,8 @@ class LaneDeadlines:
 
     def begin(self, place: Place) -> None:
         """Take that a queue is turned over from now on; what happens meanwhile counts anew."""
-        place.turning = True
+        place.turning, place.began = True, self.wall
+        self._turns[place.queue] = (place.began, False)
         place.due = place.stirred = place.consumed = False
         place.idle = 0
 
@@ -215,6 +246,7 @@ class LaneDeadlines:
         A long lane is turned over half of the time at most.
         """
         place.turning, place.failures = False, 0
+        self._turns[place.queue] = (place.began, whole)
         place.due = place.due or not whole
         place.not_before = now + seconds
         place.look_at = now + self.times.look if place.due or place.stirred else NEVER
