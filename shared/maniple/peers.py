@@ -59,6 +59,7 @@ class BreakerNews(Struct, frozen=True, kw_only=True, omit_defaults=True):
     remaining: float = 0.0
 
 
+Turn = tuple[float, bool]
 Level = tuple[float, float, float]
 Room = tuple[int, tuple[str, ...]]
 
@@ -69,7 +70,9 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Only one that is `ready` owns anything: it has heard what the others know. `life` counts how
     often it has begun anew: it knows by that what it has said since. `levels` are the tokens in
     buckets now, each with its rate and its capacity; `rooms` the tasks that bulkheads of the
-    sender's have granted and that have not left, each with the lanes that they went to.
+    sender's have granted and that have not left, each with the lanes that they went to. `turns` are
+    the lanes' queues that it turns over, or has, each with the time at which it began (seconds, of
+    the cluster), and whether all was looked through.
     """
 
     TYPE: ClassVar[str] = REPORT_TYPE
@@ -83,3 +86,4 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     levels: dict[str, Level] = {}
     rooms: dict[str, Room] = {}
     breakers: tuple[BreakerNews, ...] = ()
+    turns: dict[str, Turn] = {}

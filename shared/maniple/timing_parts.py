@@ -305,3 +305,22 @@ class Queues(Part):
     """for which one that refused is not tried"""
     leftover: float = _outside(30.0, 6.0)
     """without a message until the queue of an agent that is gone is removed"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry(Part):
+    """Of a dispatcher that ends what is over in lanes whose agents are gone.
+
+    Two looks after its deadline, which is rounded up to a second, a task's lane is turned over.
+    """
+
+    look: float = 1.0
+    """between two looks at a lane in which a deadline has passed"""
+    every: float = 5.0
+    """between two looks at one that agents read, or of whose tasks nobody may know the deadlines"""
+    answer: float = 3.0
+    """for which the answer of a queue is waited for that is turned over"""
+    settle: float = 10.0
+    """for which what was taken there is waited for, until it is given back to the queue"""
+    longest: float = 60.0
+    """until a queue that did not answer is turned over again, at most"""

@@ -174,6 +174,18 @@ RULES: Final = (
         ("queues.leftover",),
         "the broker may still hold tasks for an agent that is gone",
     ),
+    # Lanes whose agents are gone.
+    Rule(
+        ("expiry.look", "expiry.look", "expiry.look"),
+        ("expiry.every",),
+        "what is over would end sooner where nobody knows of it than where one does",
+    ),
+    Rule(
+        ("queues.patience",),
+        ("expiry.settle",),
+        "a task that finds no way back would be taken again before it waits elsewhere",
+    ),
+    Rule(("expiry.every",), ("expiry.longest",), "a silent queue would be tried ever more often"),
     # What a registry makes of silence, and of work that nobody takes.
     Rule(
         ("bounds.unreachable",),

@@ -18,6 +18,7 @@ from maniple.timing_parts import (
     Bounds,
     Catalog,
     Clocks,
+    Expiry,
     Fencing,
     Heartbeats,
     Holding,
@@ -38,6 +39,7 @@ __all__ = [
     "Bounds",
     "Catalog",
     "Clocks",
+    "Expiry",
     "Fencing",
     "Heartbeats",
     "Holding",
@@ -78,6 +80,7 @@ class Timings:
     peers: Peers = field(default_factory=Peers)
     policies: Policies = field(default_factory=Policies)
     queues: Queues = field(default_factory=Queues)
+    expiry: Expiry = field(default_factory=Expiry)
 
     def __post_init__(self) -> None:
         """Refuse what would break a promise."""

@@ -288,7 +288,14 @@ def delay_tier(seconds: float) -> float:
     return best
 
 
-def other_tier(tier: float) -> float:
-    """Return the next longer tier, or of the longest the one before it."""
+def other_tier(tier: float, most: float = DELAY_TIERS[-1]) -> float:
+    """Return the next longer tier, or of the longest the one before it.
+
+    After the longest up to `most`, which is what a task has time for, begin again with the
+    shortest: so all of them are tried.
+    """
     place = DELAY_TIERS.index(tier)
-    return DELAY_TIERS[place + 1 if place + 1 < len(DELAY_TIERS) else place - 1]
+    if place + 1 == len(DELAY_TIERS):
+        return DELAY_TIERS[place - 1] if tier <= most else DELAY_TIERS[0]
+    longer = DELAY_TIERS[place + 1]
+    return longer if longer <= most or not place else DELAY_TIERS[0]

@@ -1,6 +1,7 @@
 """Tasks that wait in the broker, each of which hears of its own end."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -8,10 +9,11 @@ from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.service.refusals import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
+from maniple.topology import DELAY_TIERS, tier_name
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.routing import Wait
 from waiting import wait_until
-from work_with_fakes import FakePublisher, envelope
+from work_with_fakes import NOW, FakePublisher, envelope
 
 
 def broken(_error: ManipleError | None) -> None:
@@ -19,7 +21,8 @@ def broken(_error: ManipleError | None) -> None:
 
 
 async def test_an_end_that_raises_keeps_no_other_task_of_the_bundle_waiting() -> None:
-    delays, told = Delays(FakePublisher(), Metrics()), list[ManipleError | None]()
+    delays = Delays(FakePublisher(), Metrics(), clock=lambda: NOW)
+    told = list[ManipleError | None]()
     for done in (broken, told.append):
         delays.add(Wait(1.0, envelope("a")), done, insist=False)
     await delays.drain()
@@ -30,7 +33,7 @@ async def test_an_end_that_raises_keeps_no_other_task_of_the_bundle_waiting() ->
 async def test_what_a_tier_does_not_confirm_waits_in_another(insist: bool) -> None:
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {"0.5", "1"}
-    delays = Delays(publisher, Metrics(), Queues(patience=0.0, cancel=0.0))
+    delays = Delays(publisher, Metrics(), Queues(patience=0.0, cancel=0.0), clock=lambda: NOW)
     for name in ("a", "b"):
         delays.add(Wait(0.5, envelope(name)), told.append, insist=insist)
     for _ in range(6):
@@ -45,10 +48,28 @@ async def test_what_a_tier_does_not_confirm_waits_in_another(insist: bool) -> No
     assert told == [None, None]  # what is confirmed late is told to nobody again
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 4.9])
+async def test_what_a_tier_does_not_confirm_waits_in_none_that_outlasts_its_deadline(
+    seconds: float,
+) -> None:
+    publisher, told = FakePublisher(), list[ManipleError | None]()
+    publisher.silent = {tier_name(tier) for tier in DELAY_TIERS[:6]}
+    delays = Delays(publisher, Metrics(), Queues(patience=0.0), clock=lambda: NOW)
+    task = envelope("a", deadline=NOW + timedelta(seconds=seconds))
+    delays.add(Wait(0.5, task), told.append, insist=True)
+    for _ in range(30):
+        await asyncio.sleep(0)
+        delays.look(taking=True)
+    assert publisher.sent == []  # not in "10", which would take it
+    publisher.freed.set()
+    await delays.drain()
+    assert told == [None]
+
+
 async def test_a_tier_that_is_not_confirmed_yet_is_waited_for() -> None:
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {"0.5"}
-    delays = Delays(publisher, Metrics(), Queues(patience=3600.0))
+    delays = Delays(publisher, Metrics(), Queues(patience=3600.0), clock=lambda: NOW)
     delays.add(Wait(0.5, envelope("a")), told.append, insist=True)
     for _ in range(3):
         await asyncio.sleep(0)

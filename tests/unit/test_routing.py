@@ -14,6 +14,7 @@ from maniple_dispatcher.domain.routing import (
     expired,
     is_committed,
     overloaded,
+    rest_of,
     shorter,
     wait,
 )
@@ -53,6 +54,19 @@ def test_a_wait_is_a_tier_and_ends_about_when_the_task_expires(
     assert tier in DELAY_TIERS
     assert tier <= max(0.0, remaining) + DELAY_TIERS[0] + 1e-6
     assert wait(envelope, NOW, WHY, longer=longer).tier == tier
+
+
+@given(due=st.floats(-10, 4000), remaining=st.floats(-10, 4000))
+def test_what_is_not_due_before_it_expires_waits_no_longer_than_that(
+    due: float, remaining: float
+) -> None:
+    envelope = replace(
+        ENVELOPE,
+        not_before=NOW + timedelta(seconds=due),
+        deadline=NOW + timedelta(seconds=remaining),
+    )
+    tier = rest_of(envelope, NOW, Waiting.LIMITED).tier
+    assert tier <= max(0.0, min(due, remaining)) + DELAY_TIERS[0] + 1e-6
 
 
 def test_every_tier_but_the_shortest_has_a_shorter_one() -> None:

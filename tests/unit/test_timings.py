@@ -16,6 +16,7 @@ from maniple.timings import (
     Amqp,
     Bounds,
     Catalog,
+    Expiry,
     Fencing,
     Heartbeats,
     Holding,
@@ -92,6 +93,9 @@ def flat(timings: Timings) -> dict[str, float]:
         ),
         ({"amqp": Amqp(confirm=15.0)}, ("queues.patience and queues.cancel", "amqp.confirm")),
         ({"queues": Queues(leftover=15.0)}, ("3 times amqp.heartbeat", "queues.leftover")),
+        ({"expiry": Expiry(look=2.0)}, ("3 times expiry.look (6 s)", "expiry.every (5 s)")),
+        ({"expiry": Expiry(settle=4.0)}, ("queues.patience", "expiry.settle")),
+        ({"expiry": Expiry(longest=4.0)}, ("expiry.every", "expiry.longest")),
         ({"reports": Reports(period=1.0)}, ("2 times reports.period (2 s)", "reports.lately")),
         (
             {"reports": Reports(confirm=2.5)},

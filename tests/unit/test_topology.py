@@ -85,3 +85,16 @@ def test_there_is_another_tier_beside_each(tier: float) -> None:
     other = topology.other_tier(tier)
     assert other in topology.DELAY_TIERS
     assert other != tier
+
+
+@pytest.mark.parametrize("most", topology.DELAY_TIERS[1:])
+def test_all_tiers_are_tried_for_which_a_task_has_time_and_none_that_is_longer(
+    most: float,
+) -> None:
+    tier, tried = topology.DELAY_TIERS[0], set[float]()
+    for _ in range(2 * len(topology.DELAY_TIERS)):
+        tier = topology.other_tier(tier, most)
+        tried.add(tier)
+    tiers = {one for one in topology.DELAY_TIERS if one <= most}
+    assert tried == tiers or most == topology.DELAY_TIERS[-1]
+    assert all(topology.other_tier(one, most) <= most for one in topology.DELAY_TIERS)

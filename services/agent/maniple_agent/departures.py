@@ -30,6 +30,7 @@ from maniple.transport import Publisher
 from maniple_agent.traces import Traces
 
 REFUSED_PAUSE = 1.0
+LONGEST_PAUSE = 5.0  # of what has only to pass a dispatcher, which ends it if its time is over
 
 
 class _Withdrawn(ManipleError):
@@ -121,12 +122,14 @@ class Departures:
             self.publish(final(), replace(envelope, bulkhead=None), done)
 
         encoded = encode(envelope)
+        left = (envelope.deadline - (envelope.dispatched_at or envelope.deadline)).total_seconds()
+        left = max(left, LONGEST_PAUSE)
         self._try(
             self._delay,
             tier_name(again.tier),
             encoded,
             delayed,
-            lambda: self._wait(encoded, done, other_tier(again.tier)),
+            lambda: self._wait(encoded, done, other_tier(again.tier, left), left),
         )
 
     def running(self, event: TaskRunning) -> None:
@@ -148,14 +151,14 @@ class Departures:
 
         self._try(self._lanes, key, encode(envelope), sent, lambda: wait(Waiting.UNCONFIRMED))
 
-    def _wait(self, encoded: bytes, done: Done, tier: float) -> None:
-        """Let a task wait in a tier, or in another if that does not confirm."""
+    def _wait(self, encoded: bytes, done: Done, tier: float, most: float = LONGEST_PAUSE) -> None:
+        """Let a task wait in a tier, or in another up to `most` if that does not confirm."""
         self._try(
             self._refused,
             tier_name(tier),
             encoded,
             done,
-            lambda: self._wait(encoded, done, other_tier(tier)),
+            lambda: self._wait(encoded, done, other_tier(tier, most), most),
         )
 
     def _try(

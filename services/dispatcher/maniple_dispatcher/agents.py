@@ -14,6 +14,7 @@ from maniple.service.listing import all_agents
 from maniple.service.runner import Runtime
 from maniple.topology import EVENTS
 from maniple_dispatcher.domain.affinity import Roster, affinity_lanes
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.marks import Marks
 from maniple_dispatcher.moving import Moves
 from maniple_dispatcher.settings import DispatcherSettings
@@ -34,10 +35,21 @@ class Agents:
     were there before this dispatcher, and that no registry knows any more.
     """
 
-    def __init__(
-        self, runtime: Runtime, plane: ControlPlane, roster: Roster, moves: Moves, marks: Marks
+    def __init__(  # noqa: PLR0913 - whom it hears and asks, and who is to know
+        self,
+        runtime: Runtime,
+        plane: ControlPlane,
+        roster: Roster,
+        moves: Moves,
+        marks: Marks,
+        *,
+        deadlines: LaneDeadlines,
     ) -> None:
-        """Keep `roster`, and have `moves` look after agents that are gone."""
+        """Keep `roster`, and have `moves` look after agents that are gone.
+
+        `deadlines` hears in which lanes agents are or were.
+        """
+        self._deadlines = deadlines
         self._marks = marks
         self._runtime = runtime
         self._plane = plane
@@ -58,6 +70,7 @@ class Agents:
         """Take an event."""
         if isinstance(event, AgentRegistered):
             described = event.description
+            self._deadlines.stir(described.lanes)
             lanes = affinity_lanes(described.lanes, described.affinity)
             if self._roster.registered(event.agent, event.incarnation, lanes):
                 self._moves.begin(event.agent)
@@ -123,6 +136,7 @@ class Agents:
 
     def _take_agent(self, shown: Mapping[str, Any]) -> None:
         agent, incarnation = shown["id"], shown["incarnation"]
+        self._deadlines.learn(shown.get("lanes", ()))
         if shown["state"] in GONE:
             self._gone(agent, incarnation)
             return

@@ -1,7 +1,9 @@
 """Waiting in the broker: a task that finds no room there either ends, or goes round."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from time import monotonic
 
@@ -21,6 +23,7 @@ from maniple_dispatcher.domain.routing import Wait, shorter
 
 # What goes round without a wait is looked at again so seldom.
 ROUND = 0.1
+LATE = 5.0  # seconds after its deadline that a task may come back from a tier it had not chosen
 BESIDES_PAYLOAD = 512  # bytes of an envelope, about
 
 
@@ -38,11 +41,20 @@ class Delays:
 
     What waits in numbers is looked at again and again, so it must cost little: the tasks of a
     bundle are encoded together. From a tier that confirms nothing, while others do, they go to
-    another: the source messages that they hold up are those of all lanes.
+    another, but none that is longer than a task has yet: the source messages that they hold up are
+    those of all lanes.
     """
 
-    def __init__(self, publisher: Publisher, metrics: Metrics, times: Queues | None = None) -> None:
-        """Publish through `publisher`."""
+    def __init__(
+        self,
+        publisher: Publisher,
+        metrics: Metrics,
+        times: Queues | None = None,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Publish through `publisher`; `clock` is that of deadlines."""
+        self._clock = clock
         self._publisher = publisher
         self._metrics = metrics
         self._refusals = metrics.counter(PUBLISHES_REFUSED, DELAY.name)
@@ -98,7 +110,8 @@ class Delays:
 
     def _elsewhere(self, ticket: Ticket[tuple[Envelope, Done, bool]]) -> None:
         envelope, done, insist = ticket.item
-        self.add(Wait(other_tier(float(ticket.key[1])), envelope), done, insist=insist)
+        left = max((envelope.deadline - self._clock()).total_seconds(), LATE)
+        self.add(Wait(other_tier(float(ticket.key[1]), left), envelope), done, insist=insist)
 
     def _of(self, tier: float) -> list[Bundler[_Waiter]]:
         return [bundler for (at, _), bundler in self._bundlers.items() if at == tier]

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from time import monotonic
 
 from msgspec.structs import replace
@@ -30,6 +31,7 @@ from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.cancellations import Cancellations
 from maniple_dispatcher.domain.doors import Doors
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.domain.routing import (
     Wait,
     acceptance,
@@ -55,6 +57,8 @@ class _Going:
     envelope: Envelope
     source: Settlement
     alone: bool
+    back: bool = False
+    """It was in its lane before."""
 
 
 class _Withdrawn(ManipleError):
@@ -90,8 +94,13 @@ class Lanes:
         roster: Roster,
         traces: Traces,
         times: Queues | None = None,
+        deadlines: LaneDeadlines | None = None,
     ) -> None:
-        """Publish through `publisher`; `roster` knows the agents that have queues of their own."""
+        """Publish through `publisher`; `roster` knows the agents that have queues of their own.
+
+        `deadlines` hears of what lanes have.
+        """
+        self._deadlines = deadlines
         self._traces = traces
         self._sizes = Sizes()
         self._roster = roster
@@ -104,7 +113,7 @@ class Lanes:
         }
         mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
         self._mirrors = mirrors.within(MIRROR_SECONDS)
-        self._delays = Delays(publisher, metrics, times)
+        self._delays = Delays(publisher, metrics, times, clock=clock)
         self._events = (
             Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
@@ -163,6 +172,10 @@ class Lanes:
             # What the agent's own queue does not take goes to the lane that all agents read.
             self._try(AGENTS, agent, going, lambda _: self._to_lane(going))
 
+    def put_back(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:
+        """Send a task to the lane that it was taken from; `alone` keeps it out of bundles."""
+        self._to_lane(_Going(envelope, source, alone, back=True))
+
     def _to_lane(self, going: _Going) -> None:
         key = lane_key(going.envelope.lane, going.envelope.lost)
         self._try(LANES, key, going, lambda why: self._wait(going, why))
@@ -199,11 +212,13 @@ class Lanes:
         if self._mirrors.kept > MIRRORED_BYTES:
             self._metrics.counter(MIRRORS_DROPPED).inc()
             return
-        copy, sent = self._traces.mirroring(copy, self._mirror_sent)
+        copy, sent = self._traces.mirroring(copy, partial(self._mirror_sent, copy))
         self._mirrors.add(copy.lane, encode(copy), sent)
 
-    def _mirror_sent(self, error: ManipleError | None) -> None:
-        if error is not None:
+    def _mirror_sent(self, copy: Envelope, error: ManipleError | None) -> None:
+        if error is None:
+            self._note(copy)
+        else:
             self._metrics.counter(MIRRORS_DROPPED).inc()
 
     def look(self, *, taking: bool) -> None:
@@ -258,13 +273,18 @@ class Lanes:
         is_answer = error is None or isinstance(error, PublishRefused)
         if error is None:
             self._doors.open(ticket.key)
+            if ticket.key[0] == LANES.name:
+                self._note(going.envelope)
         if is_answer:
             self._delays.answered(ticket.since)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
         if not ended(ticket):
             return
         if error is None:
-            self._accepted(going.envelope, going.source)
+            if going.back:
+                going.source.settle()
+            else:
+                self._accepted(going.envelope, going.source)
         elif isinstance(error, _Withdrawn):
             tried.refused(error.why)
         elif isinstance(error, PublishRefused):
@@ -274,6 +294,10 @@ class Lanes:
             self._withdraw(ticket.key, why)
         else:
             going.source.settle(error)
+
+    def _note(self, envelope: Envelope) -> None:
+        if self._deadlines is not None:
+            self._deadlines.note(envelope.lane, envelope.deadline.timestamp())
 
     def _is_given_up(self, done: Done) -> bool:
         return isinstance(done, _Try) and self._under_way.is_given_up(done.ticket)

@@ -12,23 +12,27 @@ from maniple.control import Time
 from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
 from maniple.service.cluster_time import ClusterTime, follow
-from maniple.service.hotpath import HotPath
+from maniple.service.hotpath import START_TIMEOUT, HotPath
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.policy_view import PolicyView
 from maniple.service.refusals import RefusedLog
 from maniple.service.runner import Runtime
+from maniple.transport import Pulls
 from maniple_dispatcher.agents import Agents
 from maniple_dispatcher.dead import Undeliverable
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.good_results import GoodResults
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.expiry import Around, Expiry, TurnOver
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.handlers import Handlers, routes
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.learning import Learning
 from maniple_dispatcher.marks import Marks
+from maniple_dispatcher.members import Members
 from maniple_dispatcher.memory import Memory
 from maniple_dispatcher.moving import Moves
 from maniple_dispatcher.refusals import Refusals
@@ -42,6 +46,7 @@ PREFETCH_DEAD = 16
 DEFAULT_TENANT = "default"
 LOOK_PERIOD = 0.25
 TIME_TIMEOUT = 2.0
+EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
 
 
 def now() -> datetime:
@@ -81,6 +86,26 @@ def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | No
     return spec_of
 
 
+def _pulls(runtime: Runtime) -> Pulls:
+    settings = runtime.settings
+    return Pulls(
+        settings.broker_url,
+        runtime.connection_name("expiry"),
+        times=settings.timings.amqp,
+        answer=settings.timings.expiry.answer,
+    )
+
+
+def _around(runtime: Runtime, hot: HotPath, fleet: Fleet, clock: Callable[[], datetime]) -> Around:
+    prefix = runtime.settings.consul_prefix
+    return Around(
+        clock=clock,
+        others=lambda: fleet.peers.others,
+        taking=lambda: hot.up and not hot.blocked,
+        marks=Marks(runtime.consul, prefix, runtime.log, folder="lanes"),
+    )
+
+
 @asynccontextmanager
 async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start a dispatcher, and drain it on the way out."""
@@ -99,6 +124,14 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     roster = Roster()
     time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now, ratio=settings.trace_ratio)
+    owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
+    me = runtime.connection_name("dispatcher")
+    deadlines = LaneDeadlines(
+        settings.timings.expiry,
+        lambda lane: fleet.peers.owns(EXPIRY + lane),
+        time.now().timestamp(),
+    )
+    fleet = Fleet(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
     lanes = Lanes(
         hot.publisher,
         results,
@@ -107,6 +140,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         roster=roster,
         traces=traces,
         times=settings.timings.queues,
+        deadlines=deadlines,
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
     quiet = settings.timings.queues.leftover
@@ -121,11 +155,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         traces=traces,
         log=refused,
     )
-    agents = Agents(runtime, plane, roster, moves, marks)
+    agents = Agents(runtime, plane, roster, moves, marks, deadlines=deadlines)
     refusals = Refusals(results, refused, runtime.metrics)
-    owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
-    me = runtime.connection_name("dispatcher")
-    fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
     talk = Talk(hot, fleet, plane, runtime)
@@ -139,13 +170,23 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     submissions = Submissions(
         gate.admit, refusals, policies, runtime.metrics, time.now, traces=traces
     )
+    pulls = _pulls(runtime)
+    around = _around(runtime, hot, fleet, time.now)
+    turn_over = TurnOver(
+        lanes,
+        Members(lanes, refused, time.now),
+        around,
+        traces=traces,
+        settle=settings.timings.expiry.settle,
+    )
+    expiry = Expiry(deadlines, pulls, turn_over, around, runtime.log)
     returns = Returns(lanes, gate, refused, time.now, traces=traces)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(queue, submissions.take, settings.prefetch)
     hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
     dead = Undeliverable(results, runtime.metrics, time.now, traces=traces)
     hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
-    async with plane, hot.publishing():
+    async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
         hear = follow(time, runtime.health)
         await _ask_for_time(plane, hear, runtime)
         await policies.start()
@@ -153,17 +194,22 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             await plane.subscribe(exchange, (key,), model, handler)
         await agents.start()
         async with hot.consuming():
-            runtime.spawn(_look(lanes, hot), "look")
-            runtime.spawn(talk.run(), "talk")
-            runtime.spawn(talk.count_rooms(), "count rooms")
-            runtime.spawn(talk.announce_breakers(), "announce breakers")
-            runtime.spawn(talk.show_breakers(), "show breakers")
-            runtime.spawn(memory.keep(), "memory")
-            runtime.spawn(Learning(runtime, policies, good).run(), "learn good results")
+            for name, work in {
+                "look": _look(lanes, hot),
+                "talk": talk.run(),
+                "count rooms": talk.count_rooms(),
+                "announce breakers": talk.announce_breakers(),
+                "show breakers": talk.show_breakers(),
+                "memory": memory.keep(),
+                "expiry": expiry.run(),
+                "learn good results": Learning(runtime, policies, good).run(),
+            }.items():
+                runtime.spawn(work, name)
             yield
             await hot.pause()
             await talk.leave()
             await moves.stop()
+            await expiry.stop()
             await lanes.drain()
             await results.drain()
             await refused.drain()

@@ -16,6 +16,7 @@ from maniple.transport.leftover import Leftover, leftover
 from maniple.transport.link import Link
 from maniple.transport.listener import Inspector, Listener, QueueView
 from maniple.transport.publisher import Outgoing, Publisher
+from maniple.transport.pull import Pull, Pulls
 
 __all__ = [
     "Connection",
@@ -28,6 +29,8 @@ __all__ = [
     "Listener",
     "Outgoing",
     "Publisher",
+    "Pull",
+    "Pulls",
     "QueueView",
     "declare",
     "declare_queue",

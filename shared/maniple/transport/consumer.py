@@ -25,6 +25,27 @@ class Owner(Protocol):
         ...
 
 
+class Receiver(Protocol):
+    """What a delivery came to."""
+
+    @property
+    def generation(self) -> int:
+        """Counts connections."""
+        ...
+
+    def ack(self, delivery: "Delivery") -> None:
+        """Settle a delivery."""
+        ...
+
+    def reject(self, delivery: "Delivery") -> None:
+        """Refuse a delivery."""
+        ...
+
+    async def flush(self) -> None:
+        """Send the acknowledgements that wait."""
+        ...
+
+
 class Delivery:
     """One message as delivered. Settle it with `ack`, once; later calls do nothing."""
 
@@ -38,10 +59,10 @@ class Delivery:
         "tag",
     )
 
-    def __init__(self, consumer: "Consumer", message: DeliveredMessage, generation: int) -> None:
+    def __init__(self, consumer: Receiver, message: DeliveredMessage, generation: int) -> None:
         """Take over what aiormq delivered."""
         delivery = message.delivery
-        assert isinstance(delivery, commands.Basic.Deliver)  # noqa: S101 - what consumers get
+        assert isinstance(delivery, commands.Basic.Deliver | commands.Basic.GetOk)  # noqa: S101 - what one gets
         self._consumer = consumer
         self.body = message.body
         self.properties = message.header.properties

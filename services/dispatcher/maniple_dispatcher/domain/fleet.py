@@ -16,6 +16,7 @@ from maniple import timings
 from maniple.bundles import MAX_BYTES
 from maniple.peers import Ask, DispatcherReport, Grant
 from maniple_dispatcher.domain.buckets import Taken
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
@@ -46,8 +47,16 @@ class Fleet:
     """
 
     def __init__(
-        self, me: str, owned: Owned, now: float, times: timings.Peers | None = None
+        self,
+        me: str,
+        owned: Owned,
+        now: float,
+        times: timings.Peers | None = None,
+        *,
+        lanes: LaneDeadlines | None = None,
     ) -> None:
+        """Tell the others, and hear, which of the `lanes` are turned over."""
+        self._lanes = lanes
         self.owned = owned
         self._times = times or timings.Peers()
         self.peers = Peers(me, self._times, now)
@@ -97,6 +106,8 @@ class Fleet:
         if report.dispatcher == self.peers.me:
             return
         self._follow(report, now)
+        if self._lanes is not None:
+            self._lanes.hear(report.turns, now)
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:
@@ -208,6 +219,7 @@ class Fleet:
             breakers=tuple(talk.fill(self.owned.news(now))),
             rooms=dict(state.fill(self.owned.bulkheads.changes(self.peers.owns))),
             levels=dict(state.fill(self.owned.buckets.changes(now))),
+            turns={} if self._lanes is None else self._lanes.take_turns(),
         )
         self._telling_all = self._telling_all and state.left <= 0
         self.due = talk.left <= 0 or state.left <= 0

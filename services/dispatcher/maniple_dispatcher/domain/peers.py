@@ -32,6 +32,11 @@ class Peers:
     def __len__(self) -> int:
         return len(self._ready)
 
+    @property
+    def others(self) -> frozenset[str]:
+        """Those besides this one that may own something."""
+        return self._ready - {self.me}
+
     def counts(self, peer: str) -> bool:
         """Whether one may own something."""
         return peer in self._ready

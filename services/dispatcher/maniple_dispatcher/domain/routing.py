@@ -1,7 +1,7 @@
 """Where an admitted task goes next: its lane, a wait, or its end. Pure."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -65,9 +65,10 @@ def is_due(envelope: Envelope, now: datetime) -> bool:
 def rest_of(envelope: Envelope, now: datetime, why: Waiting | None = None) -> Wait:
     """Return the next round of a task that is not due yet; without `why`, for what it waited.
 
-    What comes back from its first round has been admitted.
+    It ends at the latest about when the task expires, due or not. What comes back from its first
+    round has been admitted.
     """
-    until = envelope.not_before or now
+    until = min(envelope.not_before or now, envelope.deadline + timedelta(seconds=DELAY_TIERS[0]))
     if why is not None:
         waits = max(1, envelope.waits)
         envelope = msgspec.structs.replace(envelope, waited_for=why.value, waits=waits)

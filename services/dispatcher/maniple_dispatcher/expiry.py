@@ -1,0 +1,249 @@
+"""What is over in a lane whose agents are gone is ended: the lane is turned over.
+
+What waits is taken out and, unless it is over or cancelled, put back behind the others: published
+and confirmed before it is acknowledged, so that nothing is lost and dying in between makes copies.
+At most as many messages are taken as were seen in it before, and none any more once somebody
+consumes it. Which lanes, and when, `domain/lane_deadlines.py` decides; twice does no harm.
+
+Known weakness: what a dispatcher had taken (16 messages of a queue at most) comes back as
+redelivered when it dies or its connection is lost, and counts as lost with an agent.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from msgspec.structs import replace
+from structlog.typing import FilteringBoundLogger
+
+from maniple.codec import decode_members
+from maniple.errors import BrokerUnavailable, InvalidMessage
+from maniple.messages import Envelope, Waiting
+from maniple.service.settlement import Settlement
+from maniple.topology import LANES
+from maniple.transport import Delivery, Pull, QueueView
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines, Place
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.marks import Marks
+from maniple_dispatcher.members import Members
+from maniple_dispatcher.traces import Traces
+
+OPEN = 16  # messages of one queue that are taken and not settled
+AT_ONCE = 4  # queues
+SPARE = 30.0  # seconds for which connections are kept that nobody needs
+READ = 60.0  # between two looks at what other dispatchers have marked
+STOP_TIMEOUT = 3.0
+
+
+class Queues(Protocol):
+    """What can be looked at and taken from; both raise `BrokerUnavailable`."""
+
+    async def look(self, queue: str) -> QueueView:
+        """Look at a queue."""
+        ...
+
+    def open(self, queue: str) -> AbstractAsyncContextManager[Pull]:
+        """Take from a queue."""
+        ...
+
+    async def trim(self) -> None:
+        """Close what is not in use."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What a dispatcher knows of the cluster."""
+
+    clock: Callable[[], datetime]
+    """The cluster's time."""
+    others: Callable[[], frozenset[str]]
+    """The other dispatchers."""
+    taking: Callable[[], bool]
+    """Whether the broker takes messages."""
+    marks: Marks
+    """Where the names of lanes are kept."""
+
+
+class TurnOver:
+    """Ends what is over in one queue, and puts the rest back."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        members: Members,
+        around: Around,
+        *,
+        traces: Traces,
+        settle: float,
+    ) -> None:
+        """Wait at most `settle` seconds until what was taken is settled.
+
+        While the broker takes nothing from anybody (an alarm) no time counts.
+        """
+        self._lanes = lanes
+        self._members = members
+        self._around = around
+        self._traces = traces
+        self._settle = settle
+
+    async def run(self, pull: Pull, place: Place, most: int, goes_on: Callable[[], bool]) -> bool:
+        """Take `most` messages; tells whether it went through, or ended because it may not go on.
+
+        Raises `BrokerUnavailable` when the queue does not answer, or what came of it is not
+        confirmed.
+        """
+        taken = 0
+        while taken < most and goes_on():
+            await self._await_room(pull, OPEN)
+            delivery = await pull.take()
+            if delivery is None:
+                taken = most
+                break
+            taken += 1
+            self._take(delivery, place)
+        await self._await_room(pull, 1)
+        await pull.finish()
+        return taken >= most
+
+    async def _await_room(self, pull: Pull, most: int) -> None:
+        while not await pull.room(most, self._settle):
+            if self._around.taking():
+                raise BrokerUnavailable(f"what was taken is not settled within {self._settle:g} s")
+
+    def _take(self, delivery: Delivery, place: Place) -> None:
+        try:
+            members = decode_members(delivery.body, Envelope)
+        except InvalidMessage:
+            delivery.reject()  # none of ours; the broker keeps it in the dead-letter log
+            return
+        if not members:
+            delivery.ack()
+        source = Settlement(delivery, len(members))
+        onward = partial(self._take_member, lost=delivery.redelivered, suspect=place.is_suspects)
+        self._members.bring(members, source, onward, LANES.name)
+
+    def _take_member(
+        self, envelope: Envelope, source: Settlement, *, lost: bool, suspect: bool
+    ) -> None:
+        """End a task, or put it back; alone and as lost once more, if an agent had it."""
+        if self._lanes.ends(envelope, source, self._around.clock(), waiting=Waiting.NO_AGENT):
+            return
+        if lost:
+            envelope = self._traces.migrated(envelope, "agent gone", lost=True)
+            envelope = replace(
+                envelope, lost=envelope.lost + 1, suspected=envelope.suspected + suspect
+            )
+        self._lanes.put_back(envelope, source, alone=lost)
+
+
+class Expiry:
+    """Looks at lanes and has those turned over in which something is over."""
+
+    def __init__(
+        self,
+        deadlines: LaneDeadlines,
+        queues: Queues,
+        turn_over: TurnOver,
+        around: Around,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Do in `queues` what `deadlines` decides."""
+        self._deadlines = deadlines
+        self._queues = queues
+        self._turn_over = turn_over
+        self._around = around
+        self._log = log
+        self._times = deadlines.times
+        self._turning: set[asyncio.Task[None]] = set()
+        self._used = monotonic()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._keep_looking())
+            both.create_task(self._keep_marks())
+
+    async def stop(self) -> None:
+        """Take nothing more; what was taken is settled, or goes back to its queue."""
+        self._stopping = True
+        if self._turning:
+            await asyncio.wait(self._turning, timeout=STOP_TIMEOUT)
+        for task in self._turning:
+            task.cancel()
+
+    async def _keep_looking(self) -> None:
+        while not self._stopping:
+            await asyncio.sleep(self._times.look)
+            try:
+                await self._look()
+            except Exception:  # noqa: BLE001 - whatever it was, lanes are looked at again
+                self._log.exception("lanes not looked at")
+
+    async def _keep_marks(self) -> None:
+        """Keep the names of lanes in Consul, and learn those of before this dispatcher."""
+        marks, lanes = self._around.marks, self._deadlines.lanes
+        again = -math.inf
+        while not self._stopping:
+            now = monotonic()
+            if now >= again or not marks.has(lanes):
+                self._deadlines.learn(await marks.refresh(tuple(lanes)))
+                again = now + READ
+                if not marks.has(lanes):  # Consul is away
+                    await asyncio.sleep(self._times.every)
+            await asyncio.sleep(self._times.look)
+
+    async def _look(self) -> None:
+        now = monotonic()
+        self._deadlines.tick(self._around.clock().timestamp(), now, self._around.others())
+        if self._turning:
+            self._used = now
+        elif now - self._used > SPARE:
+            await self._queues.trim()
+        if not self._around.taking():
+            return
+        for place in self._deadlines.to_look_at(now):
+            view = await self._view(place)
+            if view is None:
+                return  # or all of them would be waited for, one after the other
+            has_room = len(self._turning) < AT_ONCE and not self._stopping
+            if self._deadlines.see(place, view.ready, view.consumers, monotonic()) and has_room:
+                self._begin(place, view.ready)
+
+    async def _view(self, place: Place) -> QueueView | None:
+        try:
+            return await self._queues.look(place.queue)
+        except BrokerUnavailable as error:
+            self._log.info("a lane is not looked at", queue=place.queue, reason=str(error))
+            self._deadlines.miss(place, monotonic())
+            return None
+
+    def _begin(self, place: Place, ready: int) -> None:
+        self._deadlines.begin(place)
+        task = asyncio.create_task(self._turn(place, ready), name=f"turn over {place.queue}")
+        self._turning.add(task)
+        task.add_done_callback(self._turning.discard)
+
+    async def _turn(self, place: Place, ready: int) -> None:
+        began = monotonic()
+        try:
+            async with self._queues.open(place.queue) as pull:
+                whole = await self._turn_over.run(
+                    pull, place, ready, lambda: not (place.consumed or self._stopping)
+                )
+        except BrokerUnavailable as error:
+            self._log.info("a lane is not turned over", queue=place.queue, reason=str(error))
+            self._deadlines.fail(place, monotonic())
+        except Exception:  # noqa: BLE001 - the same
+            self._log.exception("a lane cannot be turned over", queue=place.queue)
+            self._deadlines.fail(place, monotonic())
+        else:
+            now = monotonic()
+            self._deadlines.end(place, now, now - began, whole=whole)

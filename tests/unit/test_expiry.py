@@ -1,0 +1,341 @@
+"""A lane whose agents are gone is turned over: what is over ends, the rest goes back."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+from aiormq.abc import DeliveredMessage
+from msgspec import Raw
+from pamqp import commands
+from pamqp.header import ContentHeader
+
+from maniple.codec import decode_envelopes, decode_results, encode, join
+from maniple.errors import BrokerUnavailable
+from maniple.messages import Envelope
+from maniple.service.outlets import ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.timings import Expiry as Times
+from maniple.transport import Outgoing, Pull, QueueView
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.expiry import OPEN, Around, Expiry, TurnOver
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.members import Members
+from maniple_dispatcher.traces import Traces
+from waiting import wait_until
+from work_with_fakes import NOW, FakePublisher, envelope
+
+LANE = "a.lane"
+QUEUE, SUSPECTS = f"maniple.lane.{LANE}", f"maniple.lane.{LANE}.suspect"
+QUICK = Times(look=0.01, every=0.04, answer=1.0, settle=1.0)
+OVER = NOW - timedelta(seconds=1)
+
+
+class Broker(FakePublisher):
+    """Lanes in memory: what is published to them can be looked at and taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queues: dict[str, deque[tuple[bytes, bool]]] = {QUEUE: deque(), SUSPECTS: deque()}
+        self.taken: dict[int, tuple[str, bytes]] = {}
+        self.tags = 0
+        self.most_open = 0
+        self.rejected: list[bytes] = []
+        self.consumers = 0
+        self.dead = False
+        self.pulls = 0
+
+    def put(self, *members: Envelope, queue: str = QUEUE, redelivered: bool = False) -> None:
+        self.queues[queue].append((join([encode(one) for one in members]), redelivered))
+
+    def ids(self, queue: str = QUEUE) -> list[str]:
+        return [one.id for body, _ in self.queues[queue] for one in decode_envelopes(body)]
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        await super().publish(message, timeout=timeout)
+        if message.exchange == "maniple.lanes":
+            self.queues[f"maniple.lane.{message.routing_key}"].append((message.body, False))
+
+    async def look(self, queue: str) -> QueueView:
+        return QueueView(len(self.queues[queue]), self.consumers)
+
+    @asynccontextmanager
+    async def pulling(self, queue: str) -> AsyncIterator[Pull]:
+        self.pulls += 1
+        channel: Any = Channel(self)
+        try:
+            yield Pull(channel, queue, QUICK.answer)
+        finally:
+            for tag, (place, body) in tuple(self.taken.items()):
+                if place == queue:
+                    self.queues[queue].append((body, True))
+                    del self.taken[tag]
+
+    async def trim(self) -> None: ...
+
+
+class Channel:
+    """By which messages are taken."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+
+    async def basic_get(self, queue: str) -> DeliveredMessage:
+        await asyncio.sleep(0)
+        broker = self.broker
+        if broker.dead:
+            raise BrokerUnavailable("no answer")
+        channel: Any = self
+        if not broker.queues[queue]:
+            empty = commands.Basic.GetEmpty()
+            return DeliveredMessage(
+                delivery=empty, header=ContentHeader(), body=b"", channel=channel
+            )
+        body, redelivered = broker.queues[queue].popleft()
+        broker.tags += 1
+        broker.taken[broker.tags] = queue, body
+        broker.most_open = max(broker.most_open, len(broker.taken))
+        got = commands.Basic.GetOk(broker.tags, redelivered, "maniple.lanes", LANE, 0)
+        return DeliveredMessage(delivery=got, header=ContentHeader(), body=body, channel=channel)
+
+    async def basic_ack(self, tag: int) -> None:
+        del self.broker.taken[tag]
+
+    async def basic_reject(self, tag: int, *, requeue: bool) -> None:
+        assert not requeue
+        self.broker.rejected.append(self.broker.taken.pop(tag)[1])
+
+
+class Marks:
+    """Names of lanes, kept by somebody else."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = set(known)
+
+    def has(self, names: Any) -> bool:
+        return self.known.issuperset(names)
+
+    async def refresh(self, names: Any) -> set[str]:
+        self.known |= set(names)
+        return self.known
+
+
+class Scene:
+    """A dispatcher that ends what is over in lanes, with a broker in memory."""
+
+    def __init__(self, *known: str) -> None:
+        self.now = NOW
+        self.taking = True
+        self.broker = Broker()
+        self.queues: Any = SimpleNamespace(
+            look=self.broker.look, open=self.broker.pulling, trim=self.broker.trim
+        )
+        self.marks = Marks(*known)
+        metrics, traces = Metrics(), Traces(NO_TRACER, lambda: self.now, ratio=0.0)
+        self.results = ResultOutlet(self.broker, metrics, replier=self.broker)
+        self.deadlines = LaneDeadlines(QUICK, lambda _: True, NOW.timestamp())
+        self.lanes = Lanes(
+            self.broker,
+            self.results,
+            metrics,
+            lambda: self.now,
+            roster=Roster(),
+            traces=traces,
+            deadlines=self.deadlines,
+        )
+        nothing, marks = None, self.marks
+        around: Any = SimpleNamespace(
+            clock=lambda: self.now, others=frozenset, taking=lambda: self.taking, marks=marks
+        )
+        assert set(vars(around)) == set(Around.__dataclass_fields__)
+        turn_over = TurnOver(
+            self.lanes,
+            Members(self.lanes, nothing, lambda: self.now),
+            around,
+            traces=traces,
+            settle=QUICK.settle,
+        )
+        self.expiry = Expiry(self.deadlines, self.queues, turn_over, around, structlog.get_logger())
+
+    @asynccontextmanager
+    async def runs(self) -> AsyncIterator[None]:
+        running = asyncio.create_task(self.expiry.run())
+        try:
+            yield
+        finally:
+            await self.expiry.stop()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    def ends(self) -> dict[str, str]:
+        sent = self.broker.to("maniple.results")
+        results = [result for message in sent for result in decode_results(message.body)]
+        return {one.id: one.error.code.value if one.error else "" for one in results}
+
+    async def turned_over(self) -> None:
+        await wait_until(lambda: self.broker.pulls > 0 and not self.expiry._turning)
+
+
+def task(name: str, **changes: Any) -> Envelope:
+    return envelope(name, lane=LANE, accepted=True, **changes)
+
+
+async def test_a_task_that_a_dispatcher_sent_ends_in_its_lane_when_nobody_reads_that() -> None:
+    scene = Scene()
+    source: Any = SimpleNamespace(settle=lambda *_: None)
+    scene.lanes.send(task("short", deadline=NOW + timedelta(seconds=2)), source)
+    scene.lanes.send(task("long"), source)
+    await scene.lanes.drain()
+    async with scene.runs():
+        await scene.turned_over()  # as nobody knows what was there before
+        assert (scene.ends(), sorted(scene.broker.ids())) == ({}, ["long", "short"])
+        scene.now += timedelta(seconds=3)
+        await wait_until(lambda: bool(scene.ends()))
+    assert scene.ends() == {"short": "deadline_exceeded"}
+    assert scene.broker.ids() == ["long"]
+
+
+async def test_a_dispatcher_that_knows_only_the_names_of_lanes_ends_what_is_over_too() -> None:
+    scene = Scene(LANE)
+    scene.broker.put(task("over", deadline=OVER), task("well"))
+    scene.broker.put(task("suspect", deadline=OVER, lost=2), queue=SUSPECTS)
+    scene.broker.put(task("later", deadline=NOW + timedelta(seconds=30)))
+    async with scene.runs():
+        await wait_until(lambda: len(scene.ends()) == 2 and not scene.expiry._turning)
+        assert scene.ends() == dict.fromkeys(("over", "suspect"), "deadline_exceeded")
+        assert scene.broker.ids() == ["well", "later"]
+        scene.now += timedelta(seconds=31)
+        await wait_until(lambda: "later" in scene.ends())  # which it knows of by now
+    assert scene.broker.ids() == ["well"]
+
+
+async def test_what_goes_back_is_as_it_was_and_few_are_taken_at_a_time() -> None:
+    scene = Scene(LANE)
+    many = [
+        task(
+            str(n),
+            attempt=3,
+            lost=1,
+            payload=Raw(str(n).encode()),
+            dispatched_at=NOW,
+            policies={"p": 2},
+        )
+        for n in range(3 * OPEN)
+    ]
+    for one in many:
+        scene.broker.put(one)
+    async with scene.runs():
+        await scene.turned_over()
+    back = [one for body, _ in scene.broker.queues[QUEUE] for one in decode_envelopes(body)]
+    assert [encode(one) for one in back] == [encode(one) for one in many]
+    assert 1 < scene.broker.most_open <= OPEN
+    assert scene.broker.pulls == 1
+    assert scene.broker.to("maniple.events") == []  # none is accepted a second time
+
+
+async def test_what_an_agent_had_counts_as_lost_with_it() -> None:
+    scene = Scene(LANE)
+    scene.broker.put(task("once"), redelivered=True)
+    scene.broker.put(task("again", lost=1), redelivered=True)
+    scene.broker.put(task("suspect", lost=3, suspected=1), queue=SUSPECTS, redelivered=True)
+    async with scene.runs():
+        await wait_until(lambda: scene.broker.pulls == 2 and not scene.expiry._turning)
+    losses = {
+        one.id: (queue, one.lost, one.suspected)
+        for queue, bodies in scene.broker.queues.items()
+        for body, redelivered in bodies
+        for one in decode_envelopes(body)
+        if not redelivered
+    }
+    assert losses == {
+        "once": (QUEUE, 1, 0),
+        "again": (SUSPECTS, 2, 0),
+        "suspect": (SUSPECTS, 4, 2),
+    }
+
+
+async def test_it_ends_when_somebody_reads_the_lane() -> None:
+    scene = Scene(LANE)
+    for n in range(200):
+        scene.broker.put(task(str(n)))
+    scene.broker.up.clear()  # so that it lasts
+    async with scene.runs():
+        await wait_until(lambda: len(scene.broker.taken) == OPEN)
+        scene.broker.consumers = 1
+        (place, _) = scene.deadlines._lanes[LANE].places
+        await wait_until(lambda: place.consumed)
+        scene.broker.up.set()
+        await scene.turned_over()
+    assert place.due  # it has not been looked through
+    assert len(scene.broker.to("maniple.lanes")) <= OPEN + 1
+    assert sorted(scene.broker.ids(), key=int) == [str(n) for n in range(200)]
+
+
+async def test_what_is_not_confirmed_in_time_goes_back_to_its_lane_but_not_for_an_alarm() -> None:
+    scene = Scene(LANE)
+    scene.broker.put(task("1"))
+    scene.broker.up.clear()
+    rooms, original = list[bool](), Pull.room
+
+    async def room(pull: Pull, most: int, seconds: float) -> bool:
+        rooms.append(await original(pull, most, seconds / 10))
+        return rooms[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pull, "room", room)
+        async with scene.runs():
+            await wait_until(lambda: scene.broker.pulls == 1)
+            scene.taking = False
+            await wait_until(lambda: rooms.count(False) > 3)
+            assert scene.expiry._turning
+            assert scene.broker.taken
+            scene.taking = True
+            await wait_until(lambda: not scene.expiry._turning)
+            assert scene.broker.ids() == ["1"]
+            scene.broker.up.set()
+
+
+async def test_a_queue_that_does_not_answer_costs_no_other() -> None:
+    scene = Scene(LANE, "other.lane")
+    scene.broker.queues |= {
+        "maniple.lane.other.lane": deque(),
+        "maniple.lane.other.lane.suspect": deque(),
+    }
+    other = envelope("other", lane="other.lane", deadline=OVER)
+    scene.broker.put(other, queue="maniple.lane.other.lane")
+    scene.broker.put(task("silent", deadline=OVER))
+    original = scene.queues.look
+
+    async def look(queue: str) -> QueueView:
+        if queue == QUEUE:
+            raise BrokerUnavailable("no answer")
+        view: QueueView = await original(queue)
+        return view
+
+    scene.queues.look = look
+    async with scene.runs():
+        await wait_until(lambda: "other" in scene.ends())
+        assert "silent" not in scene.ends()
+        scene.queues.look = original
+        scene.broker.dead = True
+        await wait_until(lambda: scene.broker.pulls > 1 and not scene.expiry._turning)
+        scene.broker.dead = False
+        await wait_until(lambda: "silent" in scene.ends())
+
+
+@pytest.mark.parametrize("body", [b"garbage", b"[]"])
+async def test_what_is_no_bundle_of_ours_does_not_stay_in_the_way(body: bytes) -> None:
+    scene = Scene(LANE)
+    scene.broker.queues[QUEUE].append((body, False))
+    scene.broker.put(task("over", deadline=OVER))
+    async with scene.runs():
+        await wait_until(lambda: "over" in scene.ends() and not scene.expiry._turning)
+    assert scene.broker.rejected == ([body] if body != b"[]" else [])
+    assert scene.broker.ids() == []

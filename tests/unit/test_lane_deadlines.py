@@ -1,0 +1,293 @@
+"""Which lanes a dispatcher turns over, and when: only where something is over and nobody reads."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.json import decode, encode
+
+from maniple.peers import DispatcherReport
+from maniple.timings import Expiry, Timings
+from maniple_dispatcher.domain import lane_deadlines
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.lane_deadlines import HOUR, MINUTE, Deadlines, LaneDeadlines, Place
+from maniple_dispatcher.domain.owned import Owned
+
+TIMES = Expiry()
+WALL = 1_800_000_000.0  # of the cluster when a scene begins
+LANE = "text.stats"
+WEEK = 7 * 24 * HOUR
+
+
+class Scene:
+    """A dispatcher's view of one lane, second by second; `turned` says when it was turned over."""
+
+    def __init__(self, *, owns: bool = False) -> None:
+        self.others = frozenset({"other"})
+        self.owned = owns
+        self.known = LaneDeadlines(TIMES, lambda _: self.owned, WALL)
+        self.ready, self.consumers = 0, 0
+        self.now = 0.0
+        self.turned: list[float] = []
+        self.looks = 0
+        self.takes = 0.0  # seconds that turning it over takes
+
+    def put(self, ttl: float) -> None:
+        self.ready += 1
+        self.known.note(LANE, WALL + self.now + ttl)
+
+    def places(self) -> tuple[Place, Place]:
+        return self.known._lanes[LANE].places
+
+    def known_by_now(self) -> None:
+        """Take that it was turned over, and no agent was there since."""
+        for place in self.places():
+            self.known.begin(place)
+            self.known.end(place, self.now, 0.0, whole=True)
+
+    def run(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += TIMES.look
+            self.known.tick(WALL + self.now, self.now, self.others)
+            for place in self.known.to_look_at(self.now):
+                self.look(place)
+
+    def look(self, place: Place) -> None:
+        self.looks += 1
+        ready = 0 if place.is_suspects else self.ready
+        consumers = 0 if place.is_suspects else self.consumers
+        if self.known.see(place, ready, consumers, self.now):
+            self.turned.append(self.now)
+            self.known.begin(place)
+            self.known.end(place, self.now + self.takes, self.takes, whole=True)
+
+
+def test_a_lane_without_agents_is_turned_over_within_5_seconds_of_a_deadline() -> None:
+    scene = Scene()
+    scene.put(ttl=20.5)
+    scene.run(20)
+    assert scene.turned == []  # it is not ours, and nothing of ours in it is over
+    scene.run(10)
+    (at,) = scene.turned
+    assert 20.5 < at <= 20.5 + 5
+
+
+def test_a_lane_that_agents_read_is_left_to_them_until_they_are_gone() -> None:
+    scene = Scene()
+    scene.consumers = 1
+    scene.put(ttl=2)
+    scene.run(60)
+    assert scene.turned == []
+    scene.consumers = 0
+    scene.run(10)
+    (at,) = scene.turned
+    assert 60 < at <= 60 + TIMES.every + 2 * TIMES.look
+
+
+def test_agents_that_are_just_coming_back_find_their_tasks_where_they_were() -> None:
+    scene = Scene(owns=True)
+    scene.consumers = 1
+    scene.put(ttl=2)
+    for _ in range(10):
+        scene.run(5)
+        scene.consumers = 0
+        (place, _) = scene.places()
+        place.look_at = 0.0  # looked at just then
+        scene.run(1)
+        scene.consumers = 1
+    assert scene.turned == []
+
+
+def test_a_dispatcher_that_starts_turns_over_once_what_it_owns_and_knows_nothing_of() -> None:
+    for owns, turned in ((True, 1), (False, 0)):
+        scene = Scene(owns=owns)
+        scene.known.learn([LANE])
+        scene.ready = 5
+        scene.run(120)
+        assert len(scene.turned) == turned
+        assert all(at <= 5 for at in scene.turned)
+
+
+def test_what_agents_may_have_left_or_a_dispatcher_knew_that_is_gone_is_looked_through() -> None:
+    scene = Scene(owns=True)
+    scene.put(ttl=WEEK)
+    scene.known_by_now()
+    scene.run(60)
+    assert scene.turned == []
+    scene.known.stir([LANE])
+    scene.run(10)
+    assert len(scene.turned) == 1
+    scene.others = frozenset()
+    scene.run(10)
+    assert len(scene.turned) == 2
+    scene.others = frozenset({"new"})  # it knows nothing that we do not
+    scene.run(60)
+    assert len(scene.turned) == 2
+
+
+def test_a_lane_in_which_nothing_is_over_is_not_even_looked_at() -> None:
+    scene = Scene(owns=True)
+    scene.put(ttl=30 * MINUTE)
+    scene.known_by_now()
+    scene.run(60)
+    assert scene.looks == 0
+
+
+def test_a_queue_that_shows_nothing_is_looked_at_until_it_shows_something_again() -> None:
+    scene = Scene()
+    scene.put(ttl=2)
+    scene.known_by_now()
+    scene.ready = 0  # so RabbitMQ answers while its leader does not
+    scene.run(100)
+    assert scene.turned == []
+    scene.ready = 1
+    scene.run(10)
+    assert len(scene.turned) == 1
+
+
+def test_a_long_lane_is_turned_over_half_of_the_time_at_most() -> None:
+    scene = Scene()
+    scene.takes = 30.0
+    for second in range(300):
+        scene.put(ttl=second + 1)
+    scene.run(300)
+    gaps = [b - a for a, b in pairwise(scene.turned)]
+    assert gaps
+    assert min(gaps) >= 2 * scene.takes - TIMES.look
+
+
+def test_a_queue_that_fails_is_tried_again_ever_later_and_nothing_is_forgotten() -> None:
+    scene = Scene()
+    scene.put(ttl=1)
+    tried = []
+    for _ in range(300):
+        scene.now += TIMES.look
+        scene.known.tick(WALL + scene.now, scene.now, scene.others)
+        for place in scene.known.to_look_at(scene.now):
+            if scene.known.see(place, 1, 0, scene.now):
+                tried.append((place, scene.now))
+                scene.known.begin(place)
+                scene.known.fail(place, scene.now)
+    times = [at for place, at in tried if not place.is_suspects]
+    gaps = [b - a for a, b in pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert TIMES.every <= gaps[0] < gaps[-1] <= TIMES.longest + 2 * TIMES.look
+    (place, _) = scene.places()
+    assert place.due
+
+
+def test_a_consumer_that_appears_ends_the_turning_over() -> None:
+    scene = Scene()
+    scene.put(ttl=1)
+    (place, _) = scene.places()
+    scene.known.begin(place)
+    consumed = []
+    for consumers in (0, 1, 0):
+        scene.now += TIMES.look
+        assert place in scene.known.to_look_at(scene.now)
+        assert not scene.known.see(place, 1, consumers, scene.now)
+        consumed.append(place.consumed)
+    assert consumed == [False, True, True]
+    scene.known.end(place, scene.now, 2.0, whole=False)
+    assert (place.due, place.turning) == (True, False)
+
+
+def test_of_several_dispatchers_that_know_of_a_deadline_the_owner_turns_the_lane_over() -> None:
+    """Unless nothing is heard of it: then the other does."""
+    for heard, turned in ((True, [1, 0]), (False, [1, 1])):
+        owner, other = Scene(owns=True), Scene()
+        for scene in (owner, other):
+            scene.put(ttl=10)
+            scene.known_by_now()
+            scene.known.take_turns()
+        for _ in range(30):
+            for scene in (owner, other):
+                scene.run(1)
+            if heard:
+                other.known.hear(owner.known.take_turns(), other.now)
+        assert [len(scene.turned) for scene in (owner, other)] == turned
+
+
+def test_dispatchers_hear_in_each_others_reports_what_is_turned_over() -> None:
+    owner, other = Scene(owns=True), Scene()
+    fleets = [
+        Fleet(name, Owned(lambda _: None, Timings()), 0.0, lanes=scene.known)
+        for name, scene in (("owner", owner), ("other", other))
+    ]
+    for scene in (owner, other):
+        scene.put(ttl=10)
+        scene.known_by_now()
+        scene.known.take_turns()
+        scene.run(11)
+    report = fleets[0].report(owner.now)
+    assert report.turns[owner.places()[0].queue] == (WALL + 11, True)
+    fleets[1].hear(decode(encode(report), type=DispatcherReport), other.now)
+    other.run(30)
+    assert (len(owner.turned), len(other.turned)) == (1, 0)
+    assert fleets[0].report(owner.now).turns == {}  # told once
+
+
+def test_what_passed_after_another_began_is_not_taken_for_looked_through() -> None:
+    scene = Scene()
+    scene.put(ttl=10)
+    scene.known_by_now()
+    (place, _) = scene.places()
+    scene.run(11)
+    assert place.due
+    scene.known.hear({place.queue: (WALL + 9, True), "maniple.lane.unknown": (WALL, True)}, 11.0)
+    assert place.due
+    scene.known.hear({place.queue: (WALL + 30, False)}, 11.0)
+    assert place.due
+    scene.run(2)
+    assert scene.turned == []  # as long as another is at it
+    scene.run(4)
+    assert len(scene.turned) == 1
+
+
+def test_a_lane_is_looked_at_again_soon_while_no_dispatcher_owns_it_yet() -> None:
+    scene = Scene()
+    scene.known.learn([LANE])
+    scene.ready = 1
+    scene.run(3)  # all of them listen
+    scene.owned = True
+    scene.run(2)
+    assert len(scene.turned) == 1
+
+
+@given(st.lists(st.floats(-5, 2 * WEEK), max_size=400))
+def test_the_deadlines_of_any_number_of_tasks_are_a_few_numbers(ttls: list[float]) -> None:
+    deadlines = Deadlines()
+    for ttl in ttls:
+        deadlines.add(WALL + ttl, WALL)
+    assert len(deadlines) <= MINUTE + 8 + MINUTE + 8 * 24 + 2
+
+
+@given(st.lists(st.floats(0, 3 * HOUR), min_size=1, max_size=20))
+def test_each_deadline_passes_once_known_exactly_within_a_second_and_never_before(
+    ttls: list[float],
+) -> None:
+    """As when each time that something passes the lane is turned over, and so known better."""
+    deadlines, left = Deadlines(), [WALL + ttl for ttl in ttls]
+    for deadline in left:
+        deadlines.add(deadline, WALL)
+    now = WALL
+    while left:
+        assert deadlines.first < lane_deadlines.NEVER
+        now = max(now, deadlines.first)
+        assert deadlines.pass_until(now)
+        ended, left = [d for d in left if d <= now], [d for d in left if d > now]
+        assert all(now - deadline < 1 for deadline in ended)
+        deadlines = Deadlines()
+        for deadline in left:
+            deadlines.add(deadline, now)
+
+
+def test_names_that_are_no_lanes_and_too_many_are_not_kept() -> None:
+    known = LaneDeadlines(TIMES, lambda _: True, WALL)
+    known.stir(["", "a b", "../x", "a@", "a@b@c", "A", "a\n"])
+    assert list(known.lanes) == []
+    known.learn(["text.stats@eu-1"])
+    known.learn(f"lane-{number}" for number in range(lane_deadlines.MOST_LANES + 10))
+    known.note("one.more", WALL)
+    assert len(list(known.lanes)) == lane_deadlines.MOST_LANES
+    assert len(known.to_look_at(0.0)) == lane_deadlines.MOST_SLOW
