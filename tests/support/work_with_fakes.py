@@ -22,7 +22,7 @@ from maniple_agent.departures import Departures
 from maniple_agent.executors import Job, Spawn
 from maniple_agent.progress import ProgressReports
 from maniple_agent.traces import Traces
-from maniple_agent.work import Work
+from maniple_agent.work import MOST_BYTES, Work
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 OK = Outcome(b"1")
@@ -132,7 +132,7 @@ class Delivery(SimpleNamespace):
 class Agent:
     """Work with fakes around it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a test may decide about it
         self,
         capacity: int = 100,
         *,
@@ -140,6 +140,7 @@ class Agent:
         times: Holding | None = None,
         known: Known | None = None,
         queues: Queues | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self.publisher = FakePublisher()
         self.executor = FakeExecutor(capacity)
@@ -160,6 +161,7 @@ class Agent:
             traces=traces,
             times=times,
             known=known,
+            most_bytes=most_bytes,
         )
         self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
 

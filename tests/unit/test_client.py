@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
+from channels import until_idle
 from maniple import ErrorCode, InvalidMessage, ManipleError, Status, TaskFailed, task
+from maniple.client import flow
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
@@ -123,6 +125,73 @@ async def test_map_never_has_more_than_its_window_outstanding(ordered: bool) -> 
             given += 1
     assert given == 500
     assert worst <= 12  # one being read, one that waits for room
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_map_holds_few_large_tasks_while_the_broker_takes_none_and_outputs_are_not_read(
+    monkeypatch: pytest.MonkeyPatch, ordered: bool
+) -> None:
+    monkeypatch.setattr(flow, "MOST_BYTES", 100_000)
+    client, carrier, outstanding = recorded()
+    waiting: list[Ticket] = []
+
+    def send(ticket: Ticket) -> None:  # it is not confirmed before the test says so
+        waiting.append(ticket)
+
+    monkeypatch.setattr(carrier, "send", send)
+    mapped = client.map("test.echo", ["x" * 30_000] * 40, window=2000, ordered=ordered)
+    first = asyncio.create_task(anext(mapped))
+    await wait_until(lambda: len(waiting) == 4)
+    for ticket in waiting[:2]:
+        ticket.sent(None)
+    await wait_until(lambda: len(waiting) == 6)
+
+    async def turn() -> None:
+        for ticket in waiting:
+            ticket.sent(None)
+            outstanding.settle([succeeded(ticket, "y" * 30_000)])
+        await until_idle()
+
+    for _ in range(10):
+        await turn()
+    assert len(waiting) <= 11  # those that were sent are the broker's; now their outputs wait
+    seen: list[Any] = [await first]
+    reading = asyncio.create_task(gather_into(seen, mapped))
+    for _ in range(100):
+        await turn()
+    assert reading.done()
+    assert len(seen) == 40
+
+
+async def test_map_sends_no_more_tasks_than_outputs_as_large_as_the_last_have_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow, "MOST_BYTES", 100_000)
+    client, carrier, outstanding = recorded()
+    seen: list[Any] = []
+    mapped = client.map("test.echo", range(200), window=20)
+    reading = asyncio.create_task(gather_into(seen, mapped))
+    await wait_until(lambda: len(carrier.tickets) == 20)
+    outstanding.settle([succeeded(ticket, "y" * 30_000) for ticket in carrier.tickets])
+    await wait_until(lambda: len(carrier.tickets) > 20)
+    most = 0
+    for _ in range(1000):
+        await until_idle()
+        most = max(most, client.outstanding)
+        for ticket in carrier.tickets[len(seen) : len(seen) + 1]:
+            outstanding.settle([succeeded(ticket, "y" * 30_000)])
+    assert reading.done()
+    assert len(seen) == 200
+    assert most == 4
+
+
+async def test_map_sends_a_task_that_is_larger_than_it_may_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow, "MOST_BYTES", 10)
+    async with cluster(echo) as client:
+        outputs = [o async for o in client.map("test.echo", ["x" * 1000] * 20)]
+    assert outputs == ["x" * 1000] * 20
 
 
 async def test_map_raises_what_its_input_raises_after_the_outputs_before_it() -> None:

@@ -58,6 +58,54 @@ def test_queue_arguments_that_differ_are_named() -> None:
     ]
 
 
+STREAMS = sorted(queue.name for queue in QUEUES if queue.kind == "stream")
+
+
+def replicated(**replicas: int) -> list[dict[str, Any]]:
+    """Return all queues as the API tells them: streams with three replicas, or so many."""
+    counts = {name: replicas.get(name.replace(".", "_"), 3) for name in STREAMS}
+    told: list[dict[str, Any]] = [{"name": queue.name} for queue in QUEUES]
+    for queue in told:
+        if queue["name"] in counts:
+            queue["members"] = [f"rabbit@{n}" for n in range(counts[queue["name"]])]
+        else:
+            queue["members"] = ["rabbit@0"]  # of quorum queues, which are flushed, nothing is said
+    return told
+
+
+def test_a_stream_that_one_machine_could_lose_is_a_warning_outside_dev() -> None:
+    assert management.streams(replicated(), "prod").verdict is Verdict.OK
+    few = replicated(maniple_records=2, maniple_dead_log=1)
+    found = management.streams(few, "prod")
+    assert found.verdict is Verdict.WARNING
+    assert found.found == (
+        "maniple.dead.log has 1 of 3 replicas; maniple.records has 2 of 3 replicas"
+    )
+    assert "add_replica" in found.advice
+    assert management.streams(few, "dev").verdict is Verdict.OK
+
+
+def test_replicas_that_the_broker_does_not_tell_are_not_taken_for_enough() -> None:
+    told = replicated()
+    for queue in told:
+        if queue["name"] == "maniple.records":
+            del queue["members"]
+    found = management.streams(told, "prod")
+    assert (found.verdict, found.found) == (
+        Verdict.SKIPPED,
+        "no replicas are told of maniple.records",
+    )
+    assert management.streams([], "prod").verdict is Verdict.SKIPPED
+    told = replicated(maniple_dead_log=1)
+    told[:] = [queue for queue in told if queue["name"] != "maniple.records"]
+    assert management.streams(told, "prod").verdict is Verdict.WARNING
+
+
+def test_what_the_api_told_is_judged_for_the_environment_that_was_asked_about() -> None:
+    told = management.Management("prod", [node()], replicated(maniple_records=1), None)
+    assert {one.check: one.verdict for one in management.judge(told)}["streams"] is Verdict.WARNING
+
+
 def node(**more: Any) -> dict[str, Any]:
     return {"name": "rabbit@a", "enabled_plugins": list(management.WANTED_PLUGINS), **more}
 

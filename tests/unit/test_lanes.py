@@ -81,8 +81,9 @@ class Taking:
 
     def fill(self) -> None:
         """Let every consumer have all that its prefetch allows."""
+        delivery: Any = None
         for consumer in self.hot.consumers.values():
-            consumer._unsettled = dict.fromkeys(range(consumer.prefetch))
+            consumer._unsettled = dict.fromkeys(range(consumer.prefetch), delivery)
 
     def adapted(self) -> dict[str, int]:
         """Adapt; return the prefetch of each queue, 0 if it is paused."""

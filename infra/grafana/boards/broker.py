@@ -131,6 +131,19 @@ BROKER = Board(
                     warn=1,
                 ),
                 Panel(
+                    "Bytes held",
+                    "bytes",
+                    "Of messages that were taken and are not settled, the most of each service.",
+                    {"{{service}}": f"max by (service) (maniple_held_bytes{{{HERE}}})"},
+                ),
+                Panel(
+                    "Queues held back",
+                    "none",
+                    "From which a process takes no more, for the bytes that it holds.",
+                    {"{{service}}": level("maniple_queues_held_back", "service")},
+                    warn=1,
+                ),
+                Panel(
                     "Connections and channels",
                     "none",
                     "Of the whole broker, everybody's.",

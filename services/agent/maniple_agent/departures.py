@@ -89,6 +89,11 @@ class Departures:
         outlets = (self._results, self._lanes, self._delay, self._refused)
         return sum(outlet.kept for outlet in outlets)
 
+    @property
+    def results_kept(self) -> int:
+        """Bytes of them that are results; the others are copies of tasks that are held."""
+        return self._results.kept
+
     def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
         """Record a result and reply to whoever asked."""
         self._leave_bulkhead(envelope)

@@ -32,6 +32,8 @@ class AgentSettings(ServiceSettings):
     """worker processes for `executor="process"`"""
     process_memory: int = Field(default=2 * 1024**3, ge=64 * 1024**2)
     """bytes of address space of one; `@task(memory=…)` overrides it"""
+    held_bytes: int = Field(default=64 * 1024**2, ge=1024**2)
+    """bytes of messages held at once, about (see Memory)"""
     drain_timeout: float = Field(default=20.0, ge=0)
     """seconds to finish after SIGTERM"""
 

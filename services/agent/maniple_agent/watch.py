@@ -35,6 +35,7 @@ class Watch:
             fence.look()
             self._departures.look(taking=fence.publishes)
             self._work.dissolve()
+            self._work.slots_free()  # what waited for results to be confirmed hears of it here
             if not fence.fenced:
                 self.announce_running(clock())
             self.measure_load(metrics)

@@ -78,7 +78,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
     lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
-    hot = HotPath(runtime)
+    hot = HotPath(runtime, held_bytes=settings.held_bytes)
     results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
     time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now)
@@ -100,6 +100,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         traces=traces,
         times=settings.timings.holding,
         known=time.known,
+        most_bytes=settings.held_bytes,
     )
     executors = _executors(settings, registry, work, runtime.tracer, known=time.known)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))

@@ -40,6 +40,7 @@ from maniple_agent.splitting import Splits
 from maniple_agent.traces import Traces
 
 DEPARTURE_SECONDS = 2.0
+MOST_BYTES = 64 * 1024**2
 LOST = "redelivered"
 STOPPED = "stopped"
 
@@ -59,10 +60,12 @@ class Work:
         traces: Traces,
         times: Holding | None = None,
         known: Known | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         """Publish through `departures`; `equip` gives executors before anything is taken.
 
-        Deadlines go by what is `known` (None: by `clock`, which then is the cluster's time).
+        Deadlines go by what is `known` (None: by `clock`, which then is the cluster's time). No
+        more is begun while payloads that run and results on their way have `most_bytes`.
         """
         self._traces = traces
         self._registry = registry
@@ -86,6 +89,8 @@ class Work:
         self.slots = Slots({})
         self.waiting = Waiting(times)
         self.running: set[Job] = set()
+        self._most_bytes = most_bytes
+        self._running_bytes = 0
         self.measures: defaultdict[str, LaneMeasure] = defaultdict(LaneMeasure)
         self.last_delivery_at: datetime | None = None
 
@@ -208,8 +213,11 @@ class Work:
         jobs: list[Job] = []
         now = self._deadlines.now()
         held = self._splits.holds if self._splits.under_way else None
-        while len(jobs) < free and (
-            job := self.waiting.next(kind, suspects=self._suspect is None, held=held)
+        most = self._most_bytes - self._departures.results_kept
+        while (
+            len(jobs) < free
+            and self._running_bytes < most
+            and (job := self.waiting.next(kind, suspects=self._suspect is None, held=held))
         ):
             try:
                 if self._begins(job, now):
@@ -233,6 +241,7 @@ class Work:
         job.started_at = now.at
         self._traces.begins(job)
         self.running.add(job)
+        self._running_bytes += len(envelope.payload)
         self._idle.clear()
         if job.suspect:
             self._suspect = job
@@ -273,7 +282,7 @@ class Work:
         self._schedule_pump()
 
     def slots_free(self) -> None:
-        """Start what waits."""
+        """Start what waits, as far as there is room."""
         self._schedule_pump()
 
     def progress(self, job: Job, value: Raw) -> None:
@@ -282,7 +291,9 @@ class Work:
             self._progress.report(job, value)
 
     def _ended(self, job: Job) -> None:
-        self.running.discard(job)
+        if job in self.running:
+            self.running.remove(job)
+            self._running_bytes -= len(job.envelope.payload)
         if not self.running:
             self._idle.set()
         if job is self._suspect:

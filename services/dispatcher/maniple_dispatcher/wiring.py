@@ -61,6 +61,14 @@ async def _look(lanes: Lanes, hot: HotPath) -> None:
         lanes.look(taking=hot.up and not hot.blocked)
 
 
+async def _drain(hot: HotPath, lanes: Lanes, results: ResultOutlet, refused: RefusedLog) -> None:
+    """Bring all that was taken on its way, and return when that is confirmed."""
+    await hot.opened()
+    await lanes.drain()
+    await results.drain()
+    await refused.drain()
+
+
 async def _ask_for_time(
     plane: ControlPlane, hear: Callable[[Time], None], runtime: Runtime
 ) -> None:
@@ -118,7 +126,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         times=settings.timings.amqp,
     ).measured(runtime.metrics)
     policies = PolicyView(runtime, plane)
-    hot = HotPath(runtime)
+    hot = HotPath(runtime, held_bytes=settings.held_bytes, staged=True)
     results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Roster()
@@ -210,6 +218,4 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             await talk.leave()
             await moves.stop()
             await expiry.stop()
-            await lanes.drain()
-            await results.drain()
-            await refused.drain()
+            await _drain(hot, lanes, results, refused)

@@ -123,9 +123,10 @@ class Client:
         """Submit a task for each payload and iterate over what the handlers return.
 
         At most `window` tasks are outstanding or waiting to be read at any time, however long
-        `payloads` is. A task that fails raises its `TaskError` and ends the iteration (tasks that
-        were sent go on); with `return_errors` the error is given in the output's place. The options
-        are those of `submit`. Wrong options raise `InvalidMessage` before anything is sent.
+        `payloads` is, and fewer if they are large: about 64 MiB that wait to be sent or read. A
+        task that fails raises its `TaskError` and ends the iteration (tasks that were sent go on);
+        with `return_errors` the error is given in the output's place. The options are those of
+        `submit`. Wrong options raise `InvalidMessage` before anything is sent.
         """
         options.setdefault("tenant", self.tenant)
         template = make_task(capability, new_id(), NULL, options)

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 # A plain iterable is read without a pause; the loop gets a turn after so many items.
 TURN = 256
+MOST_BYTES = 64 * 1024**2  # of tasks that the broker has not confirmed and outputs not read, about
 
 
 class Carrier(Protocol):
@@ -48,7 +49,9 @@ class Slot(Ticket):
 
     def confirmed(self, error: ManipleError | None) -> None:
         """See `Ticket`."""
-        self.body = b""
+        body, self.body = self.body, b""
+        if self.flow is not None:
+            self.flow.release(len(body))
         if error is not None and self.flow is not None:
             self.flow.finish(self, error)
 
@@ -66,8 +69,11 @@ class Slot(Ticket):
 class Flow:
     """Sends tasks as they are asked for and gives their outcomes, once.
 
-    A task counts against `window` from when it was made until its outcome was taken, so memory is
-    bounded whatever the length of the input and the slowness of the reader.
+    A task counts against `window` from when it was made until its outcome was taken. Its bytes
+    count until the broker has it, then those of an output as large as the largest of late, and then
+    its output's until that was taken. So memory is bounded whatever the length of the input, the
+    size of tasks, and the slowness of broker and reader. Known weakness: how large outputs are is
+    learned from the first ones, and by then a whole window of them may be on its way.
     """
 
     def __init__(
@@ -80,6 +86,9 @@ class Flow:
         self._ordered = ordered
         self._ready: deque[Slot] = deque()
         self._in_play = 0
+        self._bytes = 0
+        self._running = 0
+        self._output = 0
         self._room: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
 
@@ -97,7 +106,7 @@ class Flow:
                 while (slot := self._next()) is not None:
                     yield slot
                     self._in_play -= 1
-                    self._make_room()
+                    self.release(_size(slot.outcome))
                 if feeder.done() and not self._in_play:
                     break
                 self._news = asyncio.get_running_loop().create_future()
@@ -114,6 +123,10 @@ class Flow:
         if slot.outcome is not None:
             return
         slot.outcome = outcome
+        size = _size(outcome)
+        self._bytes += size
+        self._running -= 1
+        self._output = max(size, self._output - self._output // 8)
         if isinstance(outcome, ManipleError):
             self._outstanding.discard(slot)
         if not self._ordered:
@@ -122,27 +135,40 @@ class Flow:
 
     async def _feed(self, items: Iterable[T] | AsyncIterable[T], make: Callable[[T], Slot]) -> None:
         async for item in _Paced(items):
-            while self._in_play >= self._window:
+            while self._is_full:
                 self._room = asyncio.get_running_loop().create_future()
                 await self._room
             slot = make(item)  # what it raises leaves nothing in play
             self._in_play += 1
             self._start(slot)
 
+    @property
+    def _is_full(self) -> bool:
+        if self._in_play >= self._window:
+            return True
+        return self._in_play > 0 and self._bytes + self._running * self._output >= MOST_BYTES
+
+    def release(self, size: int) -> None:
+        """Hold so many bytes less."""
+        self._bytes -= size
+        if not self._is_full:
+            self._make_room()
+
     def _start(self, slot: Slot) -> None:
         slot.flow = self
+        self._running += 1
         if self._ordered:
             self._ready.append(slot)
         refusal, slot.outcome = slot.outcome, None
-        if refusal is None:
-            try:
-                self._outstanding.add(slot)
-                self._carrier.send(slot)
-            except ManipleError as error:
-                slot.end_span(error)
-                refusal = error
         if refusal is not None:
             self.finish(slot, refusal)
+            return
+        self._bytes += len(slot.body)
+        try:
+            self._outstanding.add(slot)
+            self._carrier.send(slot)
+        except ManipleError as error:
+            slot.sent(error)
 
     def _next(self) -> Slot | None:
         if self._ready and self._ready[0].outcome is not None:
@@ -156,6 +182,10 @@ class Flow:
     def _make_room(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+
+def _size(outcome: Result | ManipleError | None) -> int:
+    return len(outcome.output) if isinstance(outcome, Result) else 0
 
 
 class _Paced(Generic[T]):

@@ -11,10 +11,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from maniple.service.broker import BLOCKED
-from maniple.service.names import PUBLISHING_BLOCKED, RECONNECTS
+from maniple.service.names import HELD_BYTES, PUBLISHING_BLOCKED, QUEUES_HELD_BACK, RECONNECTS
 from maniple.service.runner import Runtime
 from maniple.topology import QUEUES, Queue
 from maniple.transport import (
+    ByteBudget,
     Connection,
     Consumer,
     Delivery,
@@ -28,6 +29,7 @@ from maniple.transport import (
 START_TIMEOUT = 30.0
 PAUSE_TIMEOUT = 2.0
 SETTLE_TIMEOUT = 1.0
+POLL = 0.05
 MAX_LOSSES = 3  # of its connection, while one and the same reply was under way
 
 
@@ -38,10 +40,16 @@ class HotPath:
     can be published. Both raise `BrokerUnavailable` when they do not open within 30 s.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Describe the links."""
+    def __init__(self, runtime: Runtime, *, held_bytes: int, staged: bool = False) -> None:
+        """Describe the links; messages of about `held_bytes` are held at a time.
+
+        With `staged`, those beyond that are not given to anybody yet; see `ByteBudget`.
+        """
         self._runtime = runtime
         runtime.metrics.gauge(PUBLISHING_BLOCKED, "publish")
+        self._held = runtime.metrics.gauge(HELD_BYTES)
+        self._held_back = runtime.metrics.gauge(QUEUES_HELD_BACK)
+        self.budget = ByteBudget(held_bytes, staged=staged, on_look=self._tell_budget)
         settings = runtime.settings
         times = settings.timings.amqp
         self._patience = times.answer
@@ -59,6 +67,7 @@ class HotPath:
             on_state=lambda up: self._changed("consume", up=up),
             times=times,
             holds=True,
+            budget=self.budget,
         )
         self._reply_link = Link(
             settings.broker_url,
@@ -101,7 +110,9 @@ class HotPath:
         `on_lost` hears at once when its channel is gone, and with it what it delivered. A queue
         that does not answer costs no other.
         """
-        consumer = Consumer(queue.name, handle, prefetch=prefetch, on_lost=on_lost)
+        consumer = Consumer(
+            queue.name, handle, prefetch=prefetch, on_lost=on_lost, budget=self.budget
+        )
 
         async def prepare(connection: Connection) -> None:
             self._take_differing(await declare(connection, queues=(queue,)), (queue,))
@@ -120,6 +131,12 @@ class HotPath:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await asyncio.gather(*(one.consumer.pause() for one in self._keepers.values()))
+
+    async def opened(self) -> None:
+        """Return when everything that was delivered has been handled, or is lost."""
+        consumers = [keeper.consumer for keeper in self._keepers.values()]
+        while any(one.waits_unopened for one in consumers):  # noqa: ASYNC110 - told by nobody
+            await asyncio.sleep(POLL)
 
     def resume(self) -> None:
         """Take again after `pause`, as soon as the queues answer."""
@@ -174,6 +191,19 @@ class HotPath:
         wrong = (("made with other arguments", self._differing), ("do not answer", silent))
         detail = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in wrong if names)
         self._runtime.health.set("broker.queues", ok=not detail, detail=detail)
+
+    def _tell_budget(self, budget: ByteBudget) -> None:
+        """Say whether it is the bytes held that keep this process from taking more."""
+        self._held.set(budget.held)
+        queues = budget.held_back
+        self._held_back.set(len(queues))
+        detail = ""
+        if queues:
+            detail = (
+                f"{budget.held} bytes of messages are held (MANIPLE_HELD_BYTES: {budget.limit}): "
+                f"nothing more is taken from {', '.join(sorted(queues))} until half is settled"
+            )
+        self._runtime.health.set("broker.bytes", ok=not queues, detail=detail)
 
     def _on_blocked(self, blocked: bool) -> None:  # noqa: FBT001 - a callback's one argument
         self._runtime.metrics.gauge(PUBLISHING_BLOCKED, "publish").set(blocked)

@@ -128,6 +128,12 @@ RECONNECTS = CounterName("maniple_reconnects", "Connections to the broker built 
 PUBLISHING_BLOCKED = GaugeName(
     "maniple_publishing_blocked", "1 while an alarm of the broker holds back publishes", ("link",)
 )
+HELD_BYTES = GaugeName(
+    "maniple_held_bytes", "Bytes of messages that were delivered and are not settled"
+)
+QUEUES_HELD_BACK = GaugeName(
+    "maniple_queues_held_back", "Queues from which nothing more is taken, for the bytes held"
+)
 CONTROL_DROPPED = CounterName(
     "maniple_control_messages_dropped",
     "Messages of the control plane not acted on: undecodable, or the handler failed",
@@ -187,6 +193,8 @@ ALL: tuple[MetricName, ...] = (
     PUBLISHES_RETURNED,
     RECONNECTS,
     PUBLISHING_BLOCKED,
+    HELD_BYTES,
+    QUEUES_HELD_BACK,
     CONTROL_DROPPED,
     SPANS_DROPPED,
     TRACES_LIMITED,

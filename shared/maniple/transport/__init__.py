@@ -9,8 +9,10 @@ publishes that were not confirmed are sent again under the same message ids. A c
 
 from aiormq import Connection
 
-from maniple.transport.consumer import Consumer, Delivery
+from maniple.transport.budget import ByteBudget
+from maniple.transport.consumer import Consumer
 from maniple.transport.declare import declare, declare_queue, declare_topology
+from maniple.transport.delivery import Delivery
 from maniple.transport.keeper import Keeper
 from maniple.transport.leftover import Leftover, leftover
 from maniple.transport.link import Link
@@ -19,6 +21,7 @@ from maniple.transport.publisher import Outgoing, Publisher
 from maniple.transport.pull import Pull, Pulls
 
 __all__ = [
+    "ByteBudget",
     "Connection",
     "Consumer",
     "Delivery",

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from pamqp import commands
 
+from maniple.transport.budget import ByteBudget, Share
+from maniple.transport.delivery import Delivery
 from maniple.transport.loss import is_loss
 
 QUIET = 0.05
@@ -23,75 +24,6 @@ class Owner(Protocol):
     def suspect(self) -> None:
         """Take that something does not answer as it should, or that the queue is gone."""
         ...
-
-
-class Receiver(Protocol):
-    """What a delivery came to."""
-
-    @property
-    def generation(self) -> int:
-        """Counts connections."""
-        ...
-
-    def ack(self, delivery: "Delivery") -> None:
-        """Settle a delivery."""
-        ...
-
-    def reject(self, delivery: "Delivery") -> None:
-        """Refuse a delivery."""
-        ...
-
-    async def flush(self) -> None:
-        """Send the acknowledgements that wait."""
-        ...
-
-
-class Delivery:
-    """One message as delivered. Settle it with `ack`, once; later calls do nothing."""
-
-    __slots__ = (
-        "_consumer",
-        "body",
-        "generation",
-        "properties",
-        "redelivered",
-        "routing_key",
-        "tag",
-    )
-
-    def __init__(self, consumer: Receiver, message: DeliveredMessage, generation: int) -> None:
-        """Take over what aiormq delivered."""
-        delivery = message.delivery
-        assert isinstance(delivery, commands.Basic.Deliver | commands.Basic.GetOk)  # noqa: S101 - what one gets
-        self._consumer = consumer
-        self.body = message.body
-        self.properties = message.header.properties
-        self.redelivered = bool(delivery.redelivered)
-        self.routing_key = str(delivery.routing_key or "")
-        self.tag = int(delivery.delivery_tag or 0)
-        self.generation = generation
-
-    @property
-    def headers(self) -> dict[str, Any]:
-        """AMQP headers."""
-        return self.properties.headers or {}
-
-    @property
-    def alive(self) -> bool:
-        """Whether the connection that delivered it still stands, so that an ack can arrive."""
-        return self.generation == self._consumer.generation
-
-    def ack(self) -> None:
-        """Acknowledge soon; idempotent; abandoned when the connection has been lost since."""
-        self._consumer.ack(self)
-
-    async def flushed(self) -> None:
-        """Return once acknowledgements until now are written, or their connection is lost."""
-        await self._consumer.flush()
-
-    def reject(self) -> None:
-        """Refuse for good: the broker dead-letters it with its bytes."""
-        self._consumer.reject(self)
 
 
 class Consumer:
@@ -111,10 +43,14 @@ class Consumer:
         owner: Owner | None = None,
         arguments: dict[str, Any] | None = None,
         on_lost: Callable[[], None] | None = None,
+        budget: ByteBudget | None = None,
+        steady: bool = False,
     ) -> None:
         """Describe the consumer; `Link.consume` puts it to work, and owns it.
 
-        `on_lost` is called whenever its channel is gone, and with it what it delivered.
+        `on_lost` is called whenever its channel is gone, and with it what it delivered. A `budget`
+        holds it back besides `pause`, and neither undoes the other; it only counts what a `steady`
+        one holds.
         """
         self.owner = owner
         self._on_lost = on_lost
@@ -130,26 +66,42 @@ class Consumer:
         self.waits = False
         """Whether the broker has not answered yet what it was asked for last."""
         self.generation = 0
-        self._unsettled: dict[int, None] = {}
+        self._unsettled: dict[int, Delivery] = {}
         self._settled: set[int] = set()
         self._rejected: list[int] = []
         self._flush_scheduled = False
         self._flushing = asyncio.Lock()
         self._paused = False
         self._stale = False
+        self._budget = budget
+        self._share: Share | None = None
+        if budget is not None:
+            self._share = Share(
+                budget,
+                queue,
+                self._hand,
+                prefetch=lambda: self.prefetch,
+                changed=None if steady else self._refit,
+            )
 
     @property
     def hungry(self) -> bool:
-        """Whether it would take more now: it consumes, and has fewer unsettled than its prefetch.
+        """Whether it would take more now: it consumes, and has fewer unsettled than it may have.
 
         One that the broker has not answered yet does not consume, as far as it knows.
         """
-        return self.consumes and not self._paused and len(self._unsettled) < self.prefetch
+        wanted = self._wanted
+        return self.consumes and wanted is not None and len(self._unsettled) < wanted
 
     @property
     def consumes(self) -> bool:
-        """Whether it consumes, or will not until `resume`, as far as it knows."""
-        return self._paused or (self._in_force is not None and not self._stale)
+        """Whether it consumes, or is not to for now, as far as it knows."""
+        return self._wanted is None or (self._in_force is not None and not self._stale)
+
+    @property
+    def waits_unopened(self) -> bool:
+        """Whether it has deliveries that wait for room in its budget."""
+        return self._share is not None and self._share.waits
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open the channel and consume."""
@@ -176,8 +128,15 @@ class Consumer:
         self._unsettled.clear()
         self._settled.clear()
         self._rejected.clear()
+        if self._share is not None:
+            self._share.clear()
         if self._on_lost is not None:
             self._on_lost()
+
+    def retire(self) -> None:
+        """Have no share of its budget any more: it will not consume again."""
+        if self._budget is not None and self._share is not None:
+            self._budget.leave(self._share)
 
     def want(self, *, prefetch: int | None = None, paused: bool | None = None) -> None:
         """Change what is wanted of the broker, which is told soon; nobody waits for its answer.
@@ -220,7 +179,7 @@ class Consumer:
         applied in turn, behind them; if there is none, all that helps is time.
         """
         await self.flush()
-        if self._paused:
+        if self._wanted is None:
             await asyncio.sleep(APPLY)
         else:
             await self.pause()
@@ -254,8 +213,9 @@ class Consumer:
         async with self._fitting:
             while (channel := self._channel) is not None and not self._is_fit:
                 self.waits = True
-                if self._in_force is None:
-                    await self._consume(channel)
+                wanted = self._wanted
+                if self._in_force is None and wanted is not None:
+                    await self._consume(channel, wanted)
                 else:
                     await self._cancel(channel)
             self.waits = False
@@ -275,10 +235,16 @@ class Consumer:
 
     @property
     def _wanted(self) -> int | None:
-        return None if self._paused else self.prefetch
+        """The prefetch to consume with; None while it is not to consume."""
+        share = self._share
+        if share is None:
+            return None if self._paused else self.prefetch
+        if self._paused or share.held_back:
+            return None
+        return min(self.prefetch, share.most)
 
-    async def _consume(self, channel: AbstractChannel) -> None:
-        prefetch, generation = self.prefetch, self.generation
+    async def _consume(self, channel: AbstractChannel, prefetch: int) -> None:
+        generation = self.generation
         await channel.basic_qos(prefetch_count=prefetch)
 
         async def deliver(message: DeliveredMessage) -> None:
@@ -293,7 +259,13 @@ class Consumer:
             self._in_force = prefetch
 
     def _take(self, delivery: Delivery) -> None:
-        self._unsettled[delivery.tag] = None
+        self._unsettled[delivery.tag] = delivery
+        if self._share is None:
+            self._hand(delivery)
+        else:
+            self._share.take(delivery, len(self._unsettled))
+
+    def _hand(self, delivery: Delivery) -> None:
         try:
             self._handle(delivery)
         except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
@@ -309,9 +281,14 @@ class Consumer:
     def reject(self, delivery: Delivery) -> None:
         """Refuse a delivery; see `Delivery.reject`."""
         if self._may_settle(delivery):
-            del self._unsettled[delivery.tag]
+            self._end(delivery.tag)
             self._rejected.append(delivery.tag)
             self._schedule_flush()
+
+    def _end(self, tag: int) -> None:
+        delivery = self._unsettled.pop(tag)
+        if self._share is not None:
+            self._share.settle(delivery)
 
     def _may_settle(self, delivery: Delivery) -> bool:
         return (
@@ -352,9 +329,11 @@ class Consumer:
                 break
             head = tag
             settled.discard(tag)
-            del self._unsettled[tag]
+            self._end(tag)
         for tag in settled:
-            del self._unsettled[tag]
+            self._end(tag)
+        if self._share is not None:
+            self._share.hand_on()
         for tag in rejected:
             await channel.basic_reject(tag, requeue=False)
         if head:

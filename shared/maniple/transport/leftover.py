@@ -14,7 +14,9 @@ import aiormq
 
 from maniple.errors import BrokerUnavailable
 from maniple.topology import Queue
-from maniple.transport.consumer import Consumer, Delivery
+from maniple.transport.budget import ASSUMED, ByteBudget
+from maniple.transport.consumer import Consumer
+from maniple.transport.delivery import Delivery
 from maniple.transport.link import Link
 from maniple.transport.listener import QueueView
 from maniple.transport.loss import LOST, is_loss
@@ -28,13 +30,23 @@ class Leftover:
     """One such queue; `leftover` makes it. Every method raises when the connection is lost."""
 
     def __init__(
-        self, connection: aiormq.Connection, queue: Queue, handle: Callable[[Delivery], None]
+        self,
+        connection: aiormq.Connection,
+        queue: Queue,
+        handle: Callable[[Delivery], None],
+        budget: ByteBudget | None = None,
     ) -> None:
-        """Hand what waits in `queue` to `handle`."""
+        """Hand what waits in `queue` to `handle`.
+
+        A `budget` counts that, and cannot hold it back: who removes a queue must be consuming it.
+        """
         self._connection = connection
         self._queue = queue
         self._handle = handle
-        self._consumer = Consumer(queue.name, self._take, prefetch=PREFETCH, owner=self)
+        prefetch = PREFETCH if budget is None else min(PREFETCH, max(1, budget.floor // ASSUMED))
+        self._consumer = Consumer(
+            queue.name, self._take, prefetch=prefetch, owner=self, budget=budget, steady=True
+        )
         self._channel: aiormq.abc.AbstractChannel | None = None
         self._touched = monotonic()
         self.lost = False
@@ -103,6 +115,10 @@ class Leftover:
             self._consumer.lost()
             await self._channel.close()
 
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self._consumer.retire()
+
     def _take(self, delivery: Delivery) -> None:
         self._touched = monotonic()
         self._handle(delivery)
@@ -135,7 +151,7 @@ async def leftover(
 
     Raises `BrokerUnavailable` when that is lost meanwhile: begin again.
     """
-    one = Leftover(await link.connection(), queue, handle)
+    one = Leftover(await link.connection(), queue, handle, link.budget)
     try:
         async with _closed(one):
             yield one
@@ -143,3 +159,5 @@ async def leftover(
         if not is_loss(error):
             raise
         raise BrokerUnavailable(f"the connection {link.name} was lost: {error!r}") from error
+    finally:
+        one.forget()

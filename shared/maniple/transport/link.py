@@ -10,6 +10,7 @@ from aiormq.abc import AbstractChannel
 
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
+from maniple.transport.budget import ByteBudget
 from maniple.transport.consumer import Consumer
 from maniple.transport.keeper import Keeper, Prepare
 from maniple.transport.supervision import Supervised, TooFewChannels
@@ -46,12 +47,15 @@ class Link(Supervised):
         on_blocked: Callable[[bool], None] | None = None,
         times: Amqp | None = None,
         holds: bool = False,
+        budget: ByteBudget | None = None,
     ) -> None:
         """Describe the connection; `start` opens it. Without `times` it keeps the defaults.
 
-        `holds` says whether tasks are held on it, see `Supervised`.
+        `holds` says whether tasks are held on it, see `Supervised`; `budget` counts their bytes,
+        and is looked at with each tick.
         """
         super().__init__(url, name, on_state, on_blocked, times=times, holds=holds)
+        self.budget = budget
         self._prepare = prepare
         self._endpoints: list[Endpoint] = []
         self._overdue: list[Callable[[], bool]] = []
@@ -128,6 +132,8 @@ class Link(Supervised):
     def _tick(self) -> None:
         for keeper in self._keepers:
             keeper.tick()
+        if self.budget is not None:
+            self.budget.look()
 
     def _forget(self) -> None:
         for keeper in self._keepers:

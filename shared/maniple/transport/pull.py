@@ -14,7 +14,8 @@ from pamqp import commands
 
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
-from maniple.transport.consumer import APPLY, Delivery
+from maniple.transport.consumer import APPLY
+from maniple.transport.delivery import Delivery
 from maniple.transport.link import Link
 from maniple.transport.listener import Inspector, QueueView
 from maniple.transport.loss import is_loss

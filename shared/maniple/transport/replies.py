@@ -7,8 +7,9 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from maniple.topology import reply_queue
-from maniple.transport.consumer import Consumer, Delivery
+from maniple.transport.consumer import Consumer
 from maniple.transport.declare import declare_queue
+from maniple.transport.delivery import Delivery
 from maniple.transport.link import Link
 from maniple.transport.loss import LOST
 

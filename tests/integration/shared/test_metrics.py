@@ -49,6 +49,8 @@ SELDOM = {
     names.PUBLISHES_REFUSED,
     names.RECONNECTS,
     names.PUBLISHING_BLOCKED,
+    names.HELD_BYTES,
+    names.QUEUES_HELD_BACK,
     names.CONTROL_DROPPED,
     names.POLICY_VERSION,
     names.POLICIES_INVALID,

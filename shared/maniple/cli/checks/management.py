@@ -15,13 +15,17 @@ WANTED_PLUGINS = {
     "rabbitmq_prometheus": "the broker's dashboards and alerts come from it",
 }
 LANE_PREFIX = "maniple.lane."
+DEVELOPMENT = "dev"
+"""The environment that `maniple dev` runs, on one broker."""
+FEWEST_REPLICAS = 3
 OK, FORBIDDEN = 200, (401, 403)
 
 
 @dataclass(frozen=True)
 class Management:
-    """What the API told: its nodes, the queues of our vhost, its clock as in `Page`."""
+    """What the API told: its nodes, the queues of our environment, its clock as in `Page`."""
 
+    environment: str
     nodes: list[dict[str, Any]]
     queues: list[dict[str, Any]]
     ahead: float | None
@@ -43,10 +47,10 @@ async def ask(places: Places) -> Management:
             Finding("management", Verdict.SKIPPED, "MANIPLE_MANAGEMENT_URL is not set", advice)
         )
     base = places.management.rstrip("/")
-    vhost = quote(environment_of(places.broker), safe="")
+    environment = environment_of(places.broker)
     nodes = await _page(f"{base}/api/nodes")
-    queues = await _page(f"{base}/api/queues/{vhost}")
-    return Management(nodes.value, queues.value, nodes.ahead)
+    queues = await _page(f"{base}/api/queues/{quote(environment, safe='')}")
+    return Management(environment, nodes.value, queues.value, nodes.ahead)
 
 
 async def _page(url: str) -> Page:
@@ -69,7 +73,12 @@ def _unread(found: str, advice: str) -> ManagementUnread:
 
 def judge(told: Management) -> list[Finding]:
     """Judge all that the API told, but for the lanes."""
-    return [plugins(told.nodes), alarms(told.nodes), arguments(told.queues)]
+    return [
+        plugins(told.nodes),
+        alarms(told.nodes),
+        arguments(told.queues),
+        streams(told.queues, told.environment),
+    ]
 
 
 def plugins(nodes: Iterable[Mapping[str, Any]]) -> Finding:
@@ -131,6 +140,32 @@ def wrong_arguments(present: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for argument, wanted in ours[name].all_arguments.items()
         if (has := arguments.get(argument)) != wanted
     ]
+
+
+def streams(queues: Iterable[Mapping[str, Any]], environment: str) -> Finding:
+    """Judge whether a broker that loses its power takes the records of the last seconds along.
+
+    RabbitMQ confirms what is published to a stream before it is flushed to disk, so it is safe by
+    being on several machines. How many these are is a statistic, which a young stream has not yet.
+    """
+    ours = {queue.name for queue in QUEUES if queue.kind == "stream"}
+    members = {q["name"]: q.get("members") for q in queues if q["name"] in ours}
+    known = {name: len(nodes) for name, nodes in members.items() if isinstance(nodes, list)}
+    if environment == DEVELOPMENT:
+        return Finding("streams", Verdict.OK, f"one broker will do for {DEVELOPMENT!r}")
+    few = {name: count for name, count in sorted(known.items()) if count < FEWEST_REPLICAS}
+    if not few and len(known) < len(ours):
+        unknown = ", ".join(sorted(ours - known.keys()))
+        advice = "ask again in some seconds"
+        return Finding("streams", Verdict.SKIPPED, f"no replicas are told of {unknown}", advice)
+    return judged(
+        "streams",
+        Verdict.WARNING,
+        [f"{name} has {count} of {FEWEST_REPLICAS} replicas" for name, count in few.items()],
+        well=f"{len(known)} streams, each with {FEWEST_REPLICAS} replicas or more",
+        advice="a broker that loses its power may lose the last records: have three, and run"
+        " 'rabbitmq-streams add_replica' for each stream on those that lack it",
+    )
 
 
 def _lanes(names: Iterable[str]) -> list[Queue]:
