@@ -217,8 +217,8 @@ class Lanes:
             return
         now = monotonic()
         overdue = self._under_way.overdue(now)
-        for ticket in overdue:
-            self._wait(ticket.item, Waiting.UNCONFIRMED)
+        for ticket in overdue:  # its lane may have it: it may run
+            self._wait(ticket.item, Waiting.UNCONFIRMED, insist=True)
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)
             self._withdraw(door, Waiting.UNCONFIRMED)
@@ -293,7 +293,7 @@ class Lanes:
         self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
         self._events.add(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
 
-    def _wait(self, going: _Going, why: Waiting) -> None:
+    def _wait(self, going: _Going, why: Waiting, *, insist: bool = False) -> None:
         now = self._clock()
         envelope = going.envelope
         if self.ends(envelope, going.source, now, waiting=why):
@@ -301,9 +301,9 @@ class Lanes:
         self._metrics.counter(TASKS_DELAYED, why.value).inc()
         longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
         # What nobody has decided does not end for want of room either.
-        undecided = why is Waiting.UNDECIDED
+        insist = insist or why is Waiting.UNDECIDED
         waiting = wait(envelope, now, why, longer=longer)
-        self._delay(waiting, envelope, going.source, why, insist=undecided)
+        self._delay(waiting, envelope, going.source, why, insist=insist)
 
     def _delay(
         self,
