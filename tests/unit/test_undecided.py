@@ -16,6 +16,7 @@ from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import DELAY_TIERS, tier_name
 from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
 from maniple_dispatcher.gate import Gate
@@ -90,11 +91,12 @@ class Scene:
     def clock(self) -> datetime:
         return self.now
 
-    async def comes(self, **fields: Any) -> None:
+    async def comes(self, before: Before = Before.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
         task = envelope("1", lane="a.task", reply_to="theirs", **fields)
         resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
-        self.gate.admit(task, resolved, Settlement(Delivery(), 1))  # type: ignore[arg-type]  # a fake
+        source = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
+        self.gate.admit(task, resolved, source, before)
         await self.lanes.drain()
 
     async def comes_back(self, after: float = 60.0) -> None:
@@ -157,6 +159,16 @@ async def test_it_expires_if_nobody_decides_before_its_deadline(kind: Kind) -> N
     (record,) = scene.publisher.to("maniple.results")
     assert b'"expired"' in record.body
     assert b"while it waited (undecided)" in record.body
+
+
+@pytest.mark.parametrize("before", Before)
+async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Before) -> None:
+    scene = Scene(RATE, ROOM, BREAKER)
+    scene.fleet.answers["rate_limit"] = NO
+    await scene.comes(before, deadline=NOW - timedelta(seconds=5))
+    await scene.results.drain()
+    (record,) = scene.publisher.to("maniple.results")
+    assert (b'"id":"1"' in record.body, b'"expired"' in record.body) == (True, True)
 
 
 @pytest.mark.parametrize("kind", [RATE, DEGRADE], ids=str)
