@@ -123,7 +123,9 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     )
     agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)
-    owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
+    owned = Owned(
+        _breaker_of(policies), settings.timings, born=_milliseconds, known=lambda: policies.known
+    )
     me = runtime.connection_name("dispatcher")
     fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
     good = GoodResults()
