@@ -6,6 +6,7 @@ copy is sent to wait (`domain/under_way.py`): the task may run twice, but it hol
 is not lost.
 """
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,12 +39,14 @@ from maniple_dispatcher.domain.routing import (
     is_committed,
     overloaded,
     rest_of,
+    shorter,
     wait,
 )
 from maniple_dispatcher.domain.sizing import Sizes
 from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
+KEPT_BACK = 0.25  # seconds after which room is looked for again, for what is kept back
 MIRROR_SECONDS = 5.0
 MIRRORED_BYTES = 8 * 1024**2  # of copies that the broker has not confirmed
 
@@ -118,6 +121,7 @@ class Lanes:
         self._doors = Doors(self._times)
         self._under_way: UnderWay[_Going] = UnderWay(self._times.patience)
         self._cancel_at: dict[Key, float] = {}
+        self._kept_back: set[asyncio.TimerHandle] = set()
 
     @staticmethod
     def _way(
@@ -235,6 +239,8 @@ class Lanes:
         await self._mirrors.drain()
         await self._delays.drain()
         await self._events.drain()
+        while self._kept_back:  # it is still in its queue
+            self._kept_back.pop().cancel()
 
     def _try(
         self, exchange: Exchange, key: str, going: _Going, refused: Callable[[Waiting], None]
@@ -318,11 +324,29 @@ class Lanes:
 
         def delayed(error: ManipleError | None) -> None:
             self._under_way.answered(since)
-            if isinstance(error, PublishRefused):
+            if isinstance(error, PublishRefused) and source.patient:
+                self._keep_back(waiting, envelope, source, why)
+            elif isinstance(error, PublishRefused):
                 result = overloaded(envelope, self._clock(), RETRY_AFTER)
                 self.end(result, envelope, source)
             else:
                 self._traces.delayed(envelope, why)
                 source.settle(error)
 
-        self._delays.add(waiting, delayed, insist=insist or is_committed(envelope))
+        insist = not source.patient and (insist or is_committed(envelope))
+        self._delays.add(waiting, delayed, insist=insist)
+
+    def _keep_back(
+        self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting
+    ) -> None:
+        """Look in a moment for room in a shorter tier, the source being unsettled until then."""
+
+        def look_again() -> None:
+            self._kept_back.discard(timer)
+            if not self.ends(envelope, source, self._clock(), waiting=why):
+                tier = shorter(waiting.tier) or waiting.tier
+                self._delay(Wait(tier, waiting.envelope), envelope, source, why)
+
+        moment = KEPT_BACK * random.uniform(0.5, 1.5)
+        timer = asyncio.get_running_loop().call_later(moment, look_again)
+        self._kept_back.add(timer)

@@ -84,7 +84,9 @@ class Submissions:
         self._submitted.inc(len(members))
         is_array = delivery.body.lstrip()[:1] == b"["
         admitted, refused = self._sorted(members, arrival, is_array=is_array)
-        source = Settlement(delivery, len(admitted) + PARTS * len(refused))
+        # What only its sender says is repeated may not end for want of room, nor take more of it.
+        patient = arrival.before is Before.SAID
+        source = Settlement(delivery, len(admitted) + PARTS * len(refused), patient=patient)
         if refused:
             alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
             refusals = refusals_of(refused, alive, arrival, new_id)
