@@ -268,6 +268,17 @@ def test_what_was_heard_last_before_the_policies_came_counts() -> None:
     assert one.shows(State.CLOSED)
 
 
+def test_a_state_of_a_newer_dispatcher_costs_nothing_else_that_it_says() -> None:
+    one = Dispatcher()
+    news = [
+        BreakerNews(lane="another", state="throttled", epoch=9),
+        BreakerNews(lane=LANE, state="open", epoch=9, remaining=5.0),
+    ]
+    one.owned.follow(news, 0.0)
+    assert one.shows(State.OPEN)
+    assert one.owned.breaker("another")[0] is State.CLOSED
+
+
 def test_a_breaker_is_forgotten_whose_policy_is_not_among_those_that_have_come() -> None:
     one = Unknowing()
     one.owned.restore(LANE, State.OPEN, 7, 0.0)

@@ -99,12 +99,13 @@ class Scene:
         self.gate.admit(task, resolved, source, before)
         await self.lanes.drain()
 
-    async def comes_back(self, after: float = 60.0) -> None:
+    async def comes_back(self, after: float = 60.0, *, redelivered: bool = False) -> None:
         """Let it come back from where it waits."""
         task = self.waiting
         self.now += timedelta(seconds=after)
         self.publisher.sent.clear()
-        self.returns.take(Delivery(task))  # type: ignore[arg-type]  # a fake
+        delivery = Delivery(task, redelivered=redelivered)
+        self.returns.take(delivery)  # type: ignore[arg-type]  # a fake
         await self.lanes.drain()
         await self.results.drain()
 
@@ -182,6 +183,15 @@ async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -
     await scene.comes_back()
     assert (scene.fleet.asked["rate_limit"], scene.fleet.asked["bulkhead"]) == (2, 2)
     assert scene.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
+
+
+async def test_what_a_dispatcher_was_lost_over_that_may_have_been_paid_is_not_paid_again() -> None:
+    scene = Scene(RATE)
+    scene.fleet.answers["rate_limit"] = NOBODY
+    await scene.comes()
+    scene.fleet.answers["rate_limit"] = NO
+    await scene.comes_back(redelivered=True)
+    assert (scene.sent.lane, scene.fleet.asked["rate_limit"]) == ("a.task", 1)
 
 
 async def test_a_turn_that_is_reserved_after_all_is_not_reserved_again() -> None:

@@ -105,8 +105,11 @@ class PolicyView:
             return
         policies = PolicySet.from_json(documents, self._where, revision=revision)
         if policies.may_replace(self.current):
-            known = self.current.revision  # an older policy service tells none
-            self._show(policies if revision is not None else policies.at_revision(known))
+            # An older policy service tells none, and its set may lack what ours has at that
+            # revision: whoever tells one has the later set.
+            known = self.current.revision
+            before = None if known is None else max(0, known - 1)
+            self._show(policies if revision is not None else policies.at_revision(before))
             self.known |= self._sure
         else:
             self._runtime.log.info(

@@ -14,6 +14,7 @@ from maniple_dispatcher.domain.permits import Limit
 BREAKER = "breaker\0"
 FULL_AGAIN_AFTER = 1.0  # seconds after which a task may ask a full bulkhead again
 MAX_BREAKERS = 10_000
+_STATES = frozenset(one.value for one in State)
 
 
 def probes_of(lane: str) -> Limit:
@@ -130,6 +131,8 @@ class Owned:
     def follow(self, news: Iterable[BreakerNews], now: float) -> None:
         """Take what owners say of their breakers."""
         for one in news:
+            if one.state not in _STATES:
+                continue  # one of a newer dispatcher's: that must not cost what else it says
             spec = self._spec_of(one.lane)
             if spec is not None:
                 self._breaker(one.lane).follow(one, spec, now)
