@@ -117,6 +117,26 @@ def test_who_cannot_read_consul_at_its_start_overwrites_nothing_and_learns_of_it
         assert len(fleet.became.sent) == passed
 
 
+@pytest.mark.parametrize("after", [0.3, 5.0])
+def test_who_reads_consul_before_its_first_policies_forgets_no_breaker(after: float) -> None:
+    specs = {LANE: BREAKS}
+    with World(0) as world, Dispatchers(world, lambda lane: specs.get(lane)) as fleet:
+        lives = Lives(fleet)
+        lives.begin("d0")
+        world.run(READY)
+        lives.drain(world)
+        lives.end("d0")
+        specs.clear()
+        fleet.policies_known = False
+        for instance in ("d0", "d1"):
+            lives.begin(instance)
+        world.run(after)
+        specs[LANE] = BREAKS
+        fleet.policies_known = True
+        world.run(READY)
+        lives.check(world)
+
+
 def test_who_is_long_in_reaching_the_broker_owns_nothing_before_it_has_listened() -> None:
     with World(0) as world, Dispatchers(world) as fleet:
         lives = Lives(fleet)

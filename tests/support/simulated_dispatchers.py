@@ -124,7 +124,11 @@ class Dispatcher:
 
         self.hot = Hot(intake, outlet)
         hot: Any = self.hot
-        owned = Owned(self.fleet_of.spec_of, born=self._milliseconds)
+        owned = Owned(
+            self.fleet_of.spec_of,
+            born=self._milliseconds,
+            known=lambda: self.fleet_of.policies_known,
+        )
         self.fleet = Fleet(self.name, owned, self.world.now)
         consul: Any = self.consul
         log = structlog.get_logger()
@@ -196,6 +200,7 @@ class Dispatchers:
         self.broker = Broker(world, lambda: world.between(0.001, 0.03))
         self.consul = Servers(world)
         self.became = Became()
+        self.policies_known = True
         self.all: list[Dispatcher] = []
         self._patch = world.patch
 

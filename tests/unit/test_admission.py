@@ -12,7 +12,7 @@ from msgspec import Raw
 from maniple.codec import decode_submission, encode
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import member_id
-from maniple.messages import Envelope, RetryPlan, Task
+from maniple.messages import REPEATED_HEADER, Envelope, RetryPlan, Task
 from maniple.service.policies import PolicySet, Resolved, parse_policy
 from maniple_dispatcher.domain.admission import (
     Arrival,
@@ -116,10 +116,28 @@ def test_above_a_ceiling_that_refuses_a_task_is_refused_by_that_policy(asked: Ta
     assert refused.value.detail["policy"] in {"timeout/t", "retry/r"}
 
 
-def test_what_may_have_been_admitted_before_is_not_refused_by_a_ceiling() -> None:
-    come = check_arrival(raw(redelivered=True), NOW)
-    task = under(ceilings("reject"), Task(timeout=5.0), redelivered=come.redelivered)
+AGAIN: tuple[dict[str, Any], ...] = (
+    {"redelivered": True},
+    {"headers": {REPEATED_HEADER: "true"}},
+)
+
+
+@pytest.mark.parametrize("properties", AGAIN, ids=str)
+def test_what_may_have_been_admitted_before_is_not_refused_by_a_ceiling(
+    properties: dict[str, Any],
+) -> None:
+    come = check_arrival(raw(**properties), NOW)
+    task = under(ceilings("reject"), Task(timeout=5.0), before=come.before)
     assert (task.timeout, task.clamped) == (2.0, {"timeout": 5.0})
+
+
+@pytest.mark.parametrize("properties", AGAIN, ids=str)
+def test_what_may_have_been_admitted_before_is_no_bad_input_when_its_deadline_has_passed(
+    properties: dict[str, Any],
+) -> None:
+    past = NOW - timedelta(seconds=5)
+    come = check_arrival(raw(**properties), NOW)
+    assert decide(Task(deadline=past), come).deadline == past
 
 
 def test_the_retry_plan_is_the_policies() -> None:

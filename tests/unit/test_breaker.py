@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maniple.peers import BreakerNews
 from maniple.service.names import BREAKER_OPEN
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.telemetry import MAX_CHILDREN, Metrics
@@ -143,7 +144,8 @@ class Dispatcher:
     def __init__(self, born: int = 0) -> None:
         self.spec: CircuitBreakerSpec | None = THREE
         self.born = born
-        self.owned = Owned(lambda _: self.spec, born=lambda: self.born)
+        self.known = True
+        self.owned = Owned(lambda _: self.spec, born=lambda: self.born, known=lambda: self.known)
 
     def fails(self, times: int) -> None:
         self.owned.hear(LANE, failed(times), 0.0)
@@ -227,3 +229,69 @@ def test_a_clock_that_is_behind_does_not_make_a_new_breaker_older() -> None:
     behind.fails(3)
     behind.tells(ahead)
     assert ahead.shows(State.OPEN)
+
+
+class Unknowing(Dispatcher):
+    """One that has not heard yet which policies there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec, self.known = None, False
+        self.owned = Owned(lambda _: self.spec, known=lambda: self.known)
+
+    def learns(self, spec: CircuitBreakerSpec | None, now: float) -> None:
+        self.spec, self.known = spec, True
+        self.owned.look(lambda _: True, now)
+
+
+def test_what_was_written_down_or_told_before_the_policies_came_holds_once_they_have() -> None:
+    restored, told, owner = Unknowing(), Unknowing(), Dispatcher()
+    restored.owned.restore(LANE, State.OPEN, 7, 0.0)
+    owner.fails(3)
+    owner.tells(told)
+    for one in (restored, told):
+        one.owned.look(lambda _: True, 1.0)
+        one.learns(THREE, 2.0)
+        assert one.shows(State.OPEN)
+        assert one.owned.breaker(LANE)[1] == 0.0  # it goes by when that was heard
+        one.owned.look(lambda _: True, THREE.open_for)
+        assert one.shows(State.HALF_OPEN)
+
+
+def test_what_was_heard_last_before_the_policies_came_counts() -> None:
+    one = Unknowing()
+    states = [(State.CLOSED, 9), (State.OPEN, 8)]
+    for state, epoch in states:
+        news = BreakerNews(lane=LANE, state=state, epoch=epoch, remaining=5.0)
+        one.owned.follow([news], 0.0)
+    one.learns(THREE, 0.0)
+    assert one.shows(State.CLOSED)
+
+
+def test_a_state_of_a_newer_dispatcher_costs_nothing_else_that_it_says() -> None:
+    one = Dispatcher()
+    news = [
+        BreakerNews(lane="another", state="throttled", epoch=9),
+        BreakerNews(lane=LANE, state="open", epoch=9, remaining=5.0),
+    ]
+    one.owned.follow(news, 0.0)
+    assert one.shows(State.OPEN)
+    assert one.owned.breaker("another")[0] is State.CLOSED
+
+
+def test_a_breaker_is_forgotten_whose_policy_is_not_among_those_that_have_come() -> None:
+    one = Unknowing()
+    one.owned.restore(LANE, State.OPEN, 7, 0.0)
+    one.learns(None, 1.0)
+    assert one.shows(State.CLOSED)
+
+
+def test_an_owner_without_policies_lets_no_probe_through_a_breaker_that_it_knows_to_be_shut() -> (
+    None
+):
+    restored, told, owner, new = Unknowing(), Unknowing(), Dispatcher(), Unknowing()
+    restored.owned.restore(LANE, State.OPEN, 7, 0.0)
+    owner.fails(3)
+    owner.tells(told)
+    granted = [one.owned.take(probes_of(LANE), 5, 1.0).granted for one in (restored, told, new)]
+    assert granted == [0, 0, 5]

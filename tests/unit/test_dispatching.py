@@ -54,6 +54,8 @@ class Clock:
 class Source:
     """A source message that knows whether it is settled."""
 
+    patient = False
+
     def __init__(self) -> None:
         self.settled = 0
 

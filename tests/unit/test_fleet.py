@@ -10,7 +10,7 @@ from maniple.bundles import MAX_BYTES
 from maniple.peers import DispatcherReport
 from maniple.timings import Peers
 from maniple_dispatcher.domain.buckets import Terms
-from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.fleet import MOST_TOLD, Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
 
@@ -142,6 +142,29 @@ def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
     fleet.hear(DispatcherReport(dispatcher="two", ready=True), 1.0)
     reports, _ = told(fleet, 1.0)
     assert {key for report in (first, *reports) for key in report.rooms} == keys
+
+
+def times_told_all(fleet: Fleet, seconds: float, begun: float, life: int = 0) -> int:
+    """Tell how often all is told while another goes on saying that it listens."""
+    listens, times = DispatcherReport(dispatcher="deaf", life=life), 0
+    for tenth in range(int(seconds * 10)):
+        now = begun + tenth / 10
+        fleet.hear(DispatcherReport(dispatcher="one", ready=True), now)
+        fleet.hear(listens, now)
+        reports = told(fleet, now)[0] if fleet.due else []
+        times += any(report.levels for report in reports)
+    return times
+
+
+def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_some_seconds() -> (
+    None
+):
+    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    fleet.owned.buckets.take("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
+    assert 5 <= times_told_all(fleet, 20.0, 0.0) <= MOST_TOLD
+    assert times_told_all(fleet, 20.0, 30.0) == 0
+    assert 5 <= times_told_all(fleet, 20.0, 60.0, life=1) <= MOST_TOLD
 
 
 def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:

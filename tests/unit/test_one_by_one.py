@@ -155,6 +155,20 @@ async def test_what_returns_from_a_wait_goes_on_beside_what_cannot_be_read_or_ha
     assert sorted(m.body for m in way.publisher.to("maniple.dead")) == sorted([b"7", odd])
 
 
+async def test_what_cannot_even_be_told_of_is_kept_and_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    way, odd = Way(), newer(envelope("odd"))
+
+    def end(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(way.lanes, "end", end)
+    await way.take(way.returns, bundle(envelope("a"), odd))
+    assert way.sent == ["a"]
+    assert [m.body for m in way.publisher.to("maniple.dead")] == [odd]
+
+
 async def test_of_a_dead_letter_each_task_ends_that_can_be_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

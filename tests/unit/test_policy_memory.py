@@ -12,7 +12,7 @@ import structlog
 
 from maniple.control import Request, Response
 from maniple.errors import RequestFailed
-from maniple.events import PolicyChanged
+from maniple.events import MAX_REVISION, PolicyApplied, PolicyChanged
 from maniple.service.catalog import Entry, Put
 from maniple.service.health import Health
 from maniple.service.letters import Arrival
@@ -65,6 +65,32 @@ class Consul:
         self.index += 1
         self.keys |= {put.key: Entry(put.key, put.value, self.index) for put in puts}
         return True
+
+
+def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
+    nothing: Any = None
+    store = Store(
+        nothing,
+        "maniple/dev",
+        tmp_path / "policies.json",
+        health=Health("policy", "one"),
+        metrics=Metrics(),
+        announce=nothing,
+        now=lambda: NOW,
+    )
+    answers = Answers(store, nothing, lambda: 0.0)
+    for instance, claimed in (("forged", MAX_REVISION), ("true", 7)):
+        answers.hear(
+            PolicyApplied(
+                at=NOW,
+                service="dispatcher",
+                instance=instance,
+                digest="d",
+                revision=claimed,
+                versions={},
+            )
+        )
+    assert (store.newest, answers.reports.instances) == (7, {"true"})
 
 
 class Replicas:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from maniple.client.amqp import AmqpCarrier
 from maniple.client.core import Client
 from maniple.client.outstanding import Outstanding
 from maniple.errors import BrokerUnavailable
+from maniple.identifiers import is_refusal
 from maniple.messages import REPEATED_HEADER
 from maniple.transport import Outgoing
 from maniple_dispatcher.domain.before import Before
+from work_with_fakes import NOW
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,25 @@ async def test_a_dispatcher_knows_what_may_have_been_admitted(
     ingress = Ingress()
     await ingress.take([{"id": "a"}, {"id": "b"}], **properties)
     assert (ingress.admitted, ingress.before) == (["a", "b"], before)
+
+
+@pytest.mark.parametrize(
+    ("properties", "ended"),
+    [
+        ({}, "refused"),
+        ({"timestamp": NOW - timedelta(minutes=1)}, "expired"),
+        ({"redelivered": True}, "expired"),
+        ({"headers": {REPEATED_HEADER: "true"}}, "expired"),
+    ],
+    ids=str,
+)
+async def test_a_deadline_that_passed_on_the_way_ends_the_task_and_not_a_refusal(
+    properties: dict[str, Any], ended: str
+) -> None:
+    ingress, past = Ingress(), NOW - timedelta(seconds=5)
+    await ingress.take([{"id": "x", "deadline": past.isoformat()}, {"id": "y"}], **properties)
+    assert ingress.admitted == (["x", "y"] if ended == "expired" else ["y"])
+    assert [is_refusal(one.id) for one in ingress.recorded] == [True] * (ended == "refused")
 
 
 class Broker:

@@ -16,6 +16,7 @@ from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import DELAY_TIERS, tier_name
 from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
 from maniple_dispatcher.gate import Gate
@@ -90,19 +91,21 @@ class Scene:
     def clock(self) -> datetime:
         return self.now
 
-    async def comes(self, **fields: Any) -> None:
+    async def comes(self, before: Before = Before.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
         task = envelope("1", lane="a.task", reply_to="theirs", **fields)
         resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
-        self.gate.admit(task, resolved, Settlement(Delivery(), 1))  # type: ignore[arg-type]  # a fake
+        source = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
+        self.gate.admit(task, resolved, source, before)
         await self.lanes.drain()
 
-    async def comes_back(self, after: float = 60.0) -> None:
+    async def comes_back(self, after: float = 60.0, *, redelivered: bool = False) -> None:
         """Let it come back from where it waits."""
         task = self.waiting
         self.now += timedelta(seconds=after)
         self.publisher.sent.clear()
-        self.returns.take(Delivery(task))  # type: ignore[arg-type]  # a fake
+        delivery = Delivery(task, redelivered=redelivered)
+        self.returns.take(delivery)  # type: ignore[arg-type]  # a fake
         await self.lanes.drain()
         await self.results.drain()
 
@@ -159,6 +162,16 @@ async def test_it_expires_if_nobody_decides_before_its_deadline(kind: Kind) -> N
     assert b"while it waited (undecided)" in record.body
 
 
+@pytest.mark.parametrize("before", Before)
+async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Before) -> None:
+    scene = Scene(RATE, ROOM, BREAKER)
+    scene.fleet.answers["rate_limit"] = NO
+    await scene.comes(before, deadline=NOW - timedelta(seconds=5))
+    await scene.results.drain()
+    (record,) = scene.publisher.to("maniple.results")
+    assert (b'"id":"1"' in record.body, b'"expired"' in record.body) == (True, True)
+
+
 @pytest.mark.parametrize("kind", [RATE, DEGRADE], ids=str)
 async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -> None:
     scene = Scene(kind, ROOM)
@@ -170,6 +183,15 @@ async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -
     await scene.comes_back()
     assert (scene.fleet.asked["rate_limit"], scene.fleet.asked["bulkhead"]) == (2, 2)
     assert scene.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
+
+
+async def test_what_a_dispatcher_was_lost_over_that_may_have_been_paid_is_not_paid_again() -> None:
+    scene = Scene(RATE)
+    scene.fleet.answers["rate_limit"] = NOBODY
+    await scene.comes()
+    scene.fleet.answers["rate_limit"] = NO
+    await scene.comes_back(redelivered=True)
+    assert (scene.sent.lane, scene.fleet.asked["rate_limit"]) == ("a.task", 1)
 
 
 async def test_a_turn_that_is_reserved_after_all_is_not_reserved_again() -> None:

@@ -109,10 +109,11 @@ class Agents:
             shown = (await all_agents(request))["agents"]
             for one in shown:
                 self._take_one(one)
+            known = {one["id"] for one in shown}
         except (BrokerUnavailable, PublishRefused, RequestFailed, KeyError, TypeError) as error:
             self._runtime.log.info("agents not known from the registry", reason=repr(error))
             return False
-        await self._look_for_missing({one["id"] for one in shown})
+        await self._look_for_missing(known)
         return True
 
     async def _look_for_missing(self, known: set[str]) -> None:

@@ -95,7 +95,8 @@ class Delays:
         stuck = dict[float, None]()
         for ticket in self._under_way.overdue(now):
             stuck[float(ticket.key[1])] = None
-            self._elsewhere(ticket)
+            # That tier may have it, so it may run: it does not end for want of room in another.
+            self._elsewhere(ticket, insist=True)
         for tier in stuck:
             self._cancel_at.setdefault(tier, now + self._times.cancel)
             for bundler in self._of(tier):
@@ -108,8 +109,11 @@ class Delays:
             for bundler in self._of(tier):
                 bundler.cancel(lambda waiter: self._under_way.is_given_up(waiter.ticket))
 
-    def _elsewhere(self, ticket: Ticket[tuple[Envelope, Done, bool]]) -> None:
-        envelope, done, insist = ticket.item
+    def _elsewhere(
+        self, ticket: Ticket[tuple[Envelope, Done, bool]], *, insist: bool = False
+    ) -> None:
+        envelope, done, insisted = ticket.item
+        insist = insist or insisted
         left = max((envelope.deadline - self._clock()).total_seconds(), LATE)
         self.add(Wait(other_tier(float(ticket.key[1]), left), envelope), done, insist=insist)
 

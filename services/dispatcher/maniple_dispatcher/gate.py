@@ -8,6 +8,7 @@ no refusal: such a task gets neither an end nor what is meant for refused ones, 
 again.
 """
 
+import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +19,8 @@ from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ErrorCode
-from maniple.messages import ACCEPTED_TYPE, Envelope, Failure, Waiting
+from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting
+from maniple.service.done import as_ours
 from maniple.service.names import POLICY_DECISIONS
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import (
@@ -36,7 +38,7 @@ from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.good_results import GoodResults
 from maniple_dispatcher.domain.owned import probes_of
-from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.domain.permits import Limit, Then
 from maniple_dispatcher.domain.routing import LONGEST_WAIT, acceptance, refused, substituted
 from maniple_dispatcher.domain.ways import bulkhead_of, mirrored, rate_limit_of, routed
 from maniple_dispatcher.going import Going, Refusal, owing, paid
@@ -48,6 +50,8 @@ _WAITING = {
     ErrorCode.OVERLOADED: Waiting.FULL_BULKHEAD,
     ErrorCode.CIRCUIT_OPEN: Waiting.CIRCUIT_OPEN,
 }
+
+_log = logging.getLogger(__name__)
 
 
 class Gate:
@@ -140,7 +144,7 @@ class Gate:
             self._pass_limit(going)
             return
         limit = rate_limit_of(policy, going.envelope)
-        self._fleet.ask(limit, partial(self._limited, going), monotonic())
+        self._ask(limit, going, partial(self._limited, going))
 
     def _limited(self, going: Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         policy = going.resolved.rate_limit
@@ -168,7 +172,7 @@ class Gate:
             self._look_at_breaker(going)
             return
         limit = bulkhead_of(policy, going.envelope)
-        self._fleet.ask(limit, partial(self._has_room, going, limit), monotonic())
+        self._ask(limit, going, partial(self._has_room, going, limit))
 
     def _has_room(
         self,
@@ -204,7 +208,7 @@ class Gate:
             self._find_open(going, rest)
         else:  # half open, or it should be by now, and its owner knows
             probes = probes_of(going.envelope.lane)
-            self._fleet.ask(probes, partial(self._probes, going), monotonic())
+            self._ask(probes, going, partial(self._probes, going))
 
     def _breaker(self, going: Going, policy: CircuitBreakerPolicy) -> tuple[State, float]:
         """Return how the lane's breaker is, and for how long it is open yet."""
@@ -245,6 +249,38 @@ class Gate:
                 envelope = replace(envelope, policies=versions)
                 self._lanes.mirror(copy)
         self._lanes.send(envelope, going.source)
+
+    # --- asking --------------------------------------------------------------------------
+
+    def _ask(self, limit: Limit, going: Going, then: Then) -> None:
+        """Ask for a permit; `then` is told, and whatever it fails over costs this task only."""
+        self._fleet.ask(limit, partial(self._told, limit, going, then), monotonic())
+
+    def _told(
+        self,
+        limit: Limit,
+        going: Going,
+        then: Then,
+        passes: bool | None,  # noqa: FBT001 - `Then`
+        seconds: float,
+    ) -> None:
+        try:
+            then(passes, seconds)
+        except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
+            _log.exception("a task cannot be brought on its way")
+            self._hold_failed(going if limit.terms is None else owing(going))
+
+    def _hold_failed(self, going: Going) -> None:
+        """Let a task wait over which this dispatcher fails: it may be another that takes it then.
+
+        One that cannot wait either is refused by its source, and ends as the broker's dead letter.
+        """
+        try:
+            self._give_back(going)
+            self._lanes.hold(going.envelope, going.source, Waiting.UNDECIDED)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is settled
+            _log.exception("nor can it wait")
+            going.source.settle(as_ours(error))
 
     # --- undecided -----------------------------------------------------------------------
 
@@ -294,7 +330,8 @@ class Gate:
         self._lanes.wait_on(self._due(going, seconds), going.source, why)
 
     def _due(self, going: Going, seconds: float) -> Envelope:
-        due = self._clock() + timedelta(seconds=max(seconds, DELAY_TIERS[0]))
+        seconds = min(max(seconds, DELAY_TIERS[0]), MAX_TTL)  # it expires before that
+        due = self._clock() + timedelta(seconds=seconds)
         return replace(going.envelope, not_before=due)
 
     def _give_back(self, going: Going) -> None:

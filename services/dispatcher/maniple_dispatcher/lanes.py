@@ -6,6 +6,7 @@ copy is sent to wait (`domain/under_way.py`): the task may run twice, but it hol
 is not lost.
 """
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,12 +41,14 @@ from maniple_dispatcher.domain.routing import (
     is_committed,
     overloaded,
     rest_of,
+    shorter,
     wait,
 )
 from maniple_dispatcher.domain.sizing import Sizes
 from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
+KEPT_BACK = 0.25  # seconds after which room is looked for again, for what is kept back
 MIRROR_SECONDS = 5.0
 MIRRORED_BYTES = 8 * 1024**2  # of copies that the broker has not confirmed
 
@@ -127,6 +130,7 @@ class Lanes:
         self._doors = Doors(self._times)
         self._under_way: UnderWay[_Going] = UnderWay(self._times.patience)
         self._cancel_at: dict[Key, float] = {}
+        self._kept_back: set[asyncio.TimerHandle] = set()
 
     @staticmethod
     def _way(
@@ -232,8 +236,8 @@ class Lanes:
             return
         now = monotonic()
         overdue = self._under_way.overdue(now)
-        for ticket in overdue:
-            self._wait(ticket.item, Waiting.UNCONFIRMED)
+        for ticket in overdue:  # its lane may have it: it may run
+            self._wait(ticket.item, Waiting.UNCONFIRMED, insist=True)
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)
             self._withdraw(door, Waiting.UNCONFIRMED)
@@ -250,6 +254,8 @@ class Lanes:
         await self._mirrors.drain()
         await self._delays.drain()
         await self._events.drain()
+        while self._kept_back:  # it is still in its queue
+            self._kept_back.pop().cancel()
 
     def _try(
         self, exchange: Exchange, key: str, going: _Going, refused: Callable[[Waiting], None]
@@ -317,7 +323,7 @@ class Lanes:
         self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
         self._events.add(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
 
-    def _wait(self, going: _Going, why: Waiting) -> None:
+    def _wait(self, going: _Going, why: Waiting, *, insist: bool = False) -> None:
         now = self._clock()
         envelope = going.envelope
         if self.ends(envelope, going.source, now, waiting=why):
@@ -325,9 +331,9 @@ class Lanes:
         self._metrics.counter(TASKS_DELAYED, why.value).inc()
         longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
         # What nobody has decided does not end for want of room either.
-        undecided = why is Waiting.UNDECIDED
+        insist = insist or why is Waiting.UNDECIDED
         waiting = wait(envelope, now, why, longer=longer)
-        self._delay(waiting, envelope, going.source, why, insist=undecided)
+        self._delay(waiting, envelope, going.source, why, insist=insist)
 
     def _delay(
         self,
@@ -342,11 +348,29 @@ class Lanes:
 
         def delayed(error: ManipleError | None) -> None:
             self._under_way.answered(since)
-            if isinstance(error, PublishRefused):
+            if isinstance(error, PublishRefused) and source.patient:
+                self._keep_back(waiting, envelope, source, why)
+            elif isinstance(error, PublishRefused):
                 result = overloaded(envelope, self._clock(), RETRY_AFTER)
                 self.end(result, envelope, source)
             else:
                 self._traces.delayed(envelope, why)
                 source.settle(error)
 
-        self._delays.add(waiting, delayed, insist=insist or is_committed(envelope))
+        insist = not source.patient and (insist or is_committed(envelope))
+        self._delays.add(waiting, delayed, insist=insist)
+
+    def _keep_back(
+        self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting
+    ) -> None:
+        """Look in a moment for room in a shorter tier, the source being unsettled until then."""
+
+        def look_again() -> None:
+            self._kept_back.discard(timer)
+            if not self.ends(envelope, source, self._clock(), waiting=why):
+                tier = shorter(waiting.tier) or waiting.tier
+                self._delay(Wait(tier, waiting.envelope), envelope, source, why)
+
+        moment = KEPT_BACK * random.uniform(0.5, 1.5)
+        timer = asyncio.get_running_loop().call_later(moment, look_again)
+        self._kept_back.add(timer)

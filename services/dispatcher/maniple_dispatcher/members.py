@@ -54,8 +54,8 @@ class Members:
         envelope = remnant_of(unreadable, now)
         if envelope is not None:
             result = undecodable(envelope, unreadable, Ran(None, None, now))
-            source.expect(1)
             self._lanes.end(result, envelope, source)
+            source.expect(1)  # not before: if that fails it is one part as any other
         self._keep(unreadable, source, queue)
 
     def _give_up(

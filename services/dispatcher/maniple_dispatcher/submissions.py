@@ -26,7 +26,7 @@ from maniple_dispatcher.domain.admission import (
     identity,
     trace_of,
 )
-from maniple_dispatcher.domain.before import Before, taken_before
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.refusing import Refused, refusal_of, refusals_of, whole
 from maniple_dispatcher.refusals import PARTS, Refusals
 from maniple_dispatcher.traces import Traces
@@ -84,17 +84,18 @@ class Submissions:
         self._submitted.inc(len(members))
         is_array = delivery.body.lstrip()[:1] == b"["
         admitted, refused = self._sorted(members, arrival, is_array=is_array)
-        source = Settlement(delivery, len(admitted) + PARTS * len(refused))
+        # What only its sender says is repeated may not end for want of room, nor take more of it.
+        patient = arrival.before is Before.SAID
+        source = Settlement(delivery, len(admitted) + PARTS * len(refused), patient=patient)
         if refused:
             alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
             refusals = refusals_of(refused, alive, arrival, new_id)
             for member, refusal in zip(refused, refusals, strict=True):
                 body = member.body or delivery.body
                 self._refusals.refuse(member.error, refusal, arrival, body, source)
-        before = taken_before(delivery.headers, redelivered=delivery.redelivered)
         for envelope, resolved, position in admitted:
             try:
-                self._onward(envelope, resolved, source, before)
+                self._onward(envelope, resolved, source, arrival.before)
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
                 source.expect(PARTS - 1)
                 self._fail(error, envelope, arrival, position, source)

@@ -132,7 +132,9 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     roster = Roster()
     time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now, ratio=settings.trace_ratio)
-    owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
+    owned = Owned(
+        _breaker_of(policies), settings.timings, born=_milliseconds, known=lambda: policies.known
+    )
     me = runtime.connection_name("dispatcher")
     deadlines = LaneDeadlines(
         settings.timings.expiry,

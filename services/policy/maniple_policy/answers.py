@@ -25,6 +25,7 @@ EVALUATING = frozenset({"dispatcher"})
 COUNT_PERIOD = 2.0  # seconds
 PRESENT_FOR = 10.0  # seconds for which a count goes by the same look into Consul
 ASKED_WITHIN = 2.0  # seconds by which an answer's look may be older
+MOST_AHEAD = 1_000_000  # changes that Consul may have lost; who claims more is not believed
 
 log = get_logger("maniple.policy")
 
@@ -46,6 +47,9 @@ class Answers:
 
     def hear(self, event: PolicyApplied) -> None:
         """Take what a process says that it runs."""
+        if event.revision > self.store.revision + MOST_AHEAD:
+            log.warning("a report that cannot be is passed over", instance=event.instance)
+            return
         self._learn()
         self.reports.hear(event, self._clock())
         self.store.newest = self.reports.newest

@@ -50,6 +50,8 @@ class PolicyView:
         self._reported: PolicySet | None = None
         self._report_at = 0.0
         self.current = PolicySet()
+        self.known = False
+        """Whether there is a set, be it an empty one: that of the disk, or one that was told."""
 
     async def start(self) -> None:
         """Load from disk and begin to follow; raises `BrokerUnavailable`."""
@@ -57,6 +59,7 @@ class PolicyView:
         if kept is not None:
             self._kept = kept
             self._show(kept)
+            self.known = True
         await self._plane.subscribe(EVENTS, (PolicyChanged.KEY,), PolicyChanged, self.changed)
         self._runtime.spawn(self._keep(), "follow policies")
 
@@ -77,7 +80,7 @@ class PolicyView:
             self._wanted = event.digest
         elif told.may_replace(self.current):
             self._show(told)
-            self._told = True
+            self._told = self.known = True
         else:
             return
         self._wake.set()
@@ -96,13 +99,18 @@ class PolicyView:
         if documents is None:
             if answer.get("digest") == self.current.digest:
                 self._confirm(revision)
+                self.known |= self._sure
             return
         if revision is None and self.current is not asked:  # what came meanwhile is newer
             return
         policies = PolicySet.from_json(documents, self._where, revision=revision)
         if policies.may_replace(self.current):
-            known = self.current.revision  # an older policy service tells none
-            self._show(policies if revision is not None else policies.at_revision(known))
+            # An older policy service tells none, and its set may lack what ours has at that
+            # revision: whoever tells one has the later set.
+            known = self.current.revision
+            before = None if known is None else max(0, known - 1)
+            self._show(policies if revision is not None else policies.at_revision(before))
+            self.known |= self._sure
         else:
             self._runtime.log.info(
                 "an older set of policies is not taken", digest=policies.digest, revision=revision

@@ -10,12 +10,16 @@ class Settlement:
     When a part cannot be published whatever one tries, the delivery is refused: the broker
     dead-letters it with its bytes, and a dispatcher publishes its terminal result. When the
     connection is closed under it, it is left to be delivered again.
+
+    One that is `patient` may be kept back while there is no room for what came of it: so its queue
+    fills, and pushes back to who publishes there.
     """
 
-    __slots__ = ("_delivery", "_lost", "_refused", "_remaining")
+    __slots__ = ("_delivery", "_lost", "_refused", "_remaining", "patient")
 
-    def __init__(self, delivery: Delivery, parts: int) -> None:
+    def __init__(self, delivery: Delivery, parts: int, *, patient: bool = False) -> None:
         """Wait for `parts` calls of `settle`."""
+        self.patient = patient
         self._delivery = delivery
         self._remaining = parts
         self._lost = False

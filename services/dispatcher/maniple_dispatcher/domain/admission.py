@@ -26,6 +26,7 @@ from maniple.service.policies import Resolved
 from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 from maniple.traceparent import parse_traceparent, written
+from maniple_dispatcher.domain.before import Before, taken_before
 from maniple_dispatcher.domain.ceilings import chosen
 from maniple_dispatcher.domain.direct_replies import is_sound
 from maniple_dispatcher.domain.good_results import digest_of
@@ -64,8 +65,8 @@ class Arrival:
     reply_to: str | None = None
     correlation_id: str | None = None
     traceparent: str | None = None
-    redelivered: bool = False
-    """It came before, and may have been admitted then."""
+    before: Before = Before.UNKNOWN
+    """Whether it came before, and may have been admitted then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
         reply_to=raw.reply_to,
         correlation_id=raw.correlation_id,
         traceparent=_header(raw.headers.get("traceparent")),
-        redelivered=bool(raw.redelivered),
+        before=taken_before(raw.headers, redelivered=raw.redelivered),
     )
 
 
@@ -228,7 +229,11 @@ def capability_of(task: Task, routing_key: str) -> str:
 
 
 def deadline_of(task: Task, arrival: Arrival) -> datetime:
-    """Return when a task expires. Raises `InvalidMessage` for times that cannot be."""
+    """Return when a task expires. Raises `InvalidMessage` for times that cannot be.
+
+    One that was past when the task was sent is bad input; but of a task that may have been
+    admitted before nobody knows when it was sent first: it expires, as any other.
+    """
     if task.deadline is None:
         return arrival.sent_at + timedelta(seconds=task.ttl or DEFAULT_TTL)
     if task.ttl is not None:
@@ -237,7 +242,7 @@ def deadline_of(task: Task, arrival: Arrival) -> datetime:
         raise InvalidMessage(
             ErrorCode.INVALID_TASK, f"deadline is more than {MAX_TTL / 86400:g} days away"
         )
-    if task.deadline <= arrival.sent_at:
+    if task.deadline <= arrival.sent_at and arrival.before is Before.UNKNOWN:
         raise InvalidMessage(
             ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
         )
@@ -265,7 +270,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
     """Return the envelope of a task that is admitted. Raises `InvalidMessage`."""
     if task.not_before is not NULL or task.idempotency_key is not NULL or task.sealed is not NULL:
         check_supported(task)
-    may = chosen(task, decided, may_refuse=not arrival.redelivered)
+    may = chosen(task, decided, may_refuse=arrival.before is Before.UNKNOWN)
     return Envelope(
         id=task_id,
         capability=capability,

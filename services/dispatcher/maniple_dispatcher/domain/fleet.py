@@ -21,8 +21,9 @@ from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
 
-"""When one has begun to listen that has not heard anything."""
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
+MOST_TOLD = 20  # times that one is told all in one life; what it has not taken by then lies ready
+MAX_LISTENING = 1_000
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ class Fleet:
         self._hears_since: float | None = None
         self._full = False
         self._full_at = float("-inf")
+        self._told: dict[str, tuple[int, int]] = {}  # in which life, and how often, each was told
         self._telling_all = False
         self._leaving = False
         self._grants: deque[Grant] = deque()
@@ -125,9 +127,20 @@ class Fleet:
         new = self.peers.heard(report.dispatcher, now, ready=ready)
         listens = not is_me and not report.ready
         # Those who listen may report a hundred times as often as they are told all.
-        if (new and not is_me) or (listens and now - self._full_at >= self._times.tells_all):
+        may = listens and now - self._full_at >= self._times.tells_all
+        if (new and not is_me) or (may and self._is_to_be_told(report)):
             self._full = self.due = True
             self._full_at = now
+
+    def _is_to_be_told(self, report: DispatcherReport) -> bool:
+        """Tell whether one that listens is told all again: not for ever, if it stays deaf."""
+        life, times = self._told.pop(report.dispatcher, (report.life, 0))
+        if life != report.life:
+            times = 0
+        if len(self._told) >= MAX_LISTENING:
+            del self._told[next(iter(self._told))]
+        self._told[report.dispatcher] = report.life, min(times + 1, MOST_TOLD)
+        return times < MOST_TOLD
 
     def _hear_ourselves(self, now: float, *, ready: bool) -> None:
         if self._hears_since is None:

@@ -14,6 +14,7 @@ from maniple_dispatcher.domain.permits import Limit
 BREAKER = "breaker\0"
 FULL_AGAIN_AFTER = 1.0  # seconds after which a task may ask a full bulkhead again
 MAX_BREAKERS = 10_000
+_STATES = frozenset(one.value for one in State)
 
 
 def probes_of(lane: str) -> Limit:
@@ -40,7 +41,8 @@ class Owned:
     """Buckets, bulkheads and breakers.
 
     `spec_of` says which policy a lane's breaker has, if any; `born` gives a number for a new one
-    that rises all the time, at all dispatchers much alike.
+    that rises all the time, at all dispatchers much alike. While the policies are not `known` yet,
+    no breaker is without one: none is forgotten, and what is heard of them is kept until then.
     """
 
     def __init__(
@@ -49,9 +51,13 @@ class Owned:
         timings: Timings | None = None,
         *,
         born: Callable[[], int] = lambda: 0,
+        known: Callable[[], bool] = lambda: True,
     ) -> None:
         times = timings or Timings()
         self._spec_of = spec_of
+        self._known = known
+        self._knew = known()
+        self._early: dict[str, tuple[BreakerNews, float]] = {}
         self._born = born
         self._latest = 0  # epoch that was heard or made here
         self._breakers: dict[str, Breaker] = {}
@@ -76,7 +82,7 @@ class Owned:
         lane = limit.key.removeprefix(BREAKER)
         spec = self._spec_of(lane)
         if spec is None:
-            return Taken(want)
+            return Taken(0, FULL_AGAIN_AFTER) if self._may_be_shut(lane) else Taken(want)
         breaker = self._breaker(lane)
         if breaker.state is State.CLOSED:
             self._news.add(lane)  # who asks does not know
@@ -110,11 +116,14 @@ class Owned:
 
     def look(self, owns: Callable[[str], bool], now: float) -> bool:
         """Let time pass for the breakers that are ours; tells whether one has changed."""
-        changed = False
+        changed, known = False, self._known()
+        if known and not self._knew:
+            self._begin_to_know()
         for lane, breaker in list(self._breakers.items()):
             spec = self._spec_of(lane)
             if spec is None:
-                del self._breakers[lane]  # its policy is gone, and with it what it held back
+                if known:
+                    del self._breakers[lane]  # its policy is gone, and with it what it held back
             elif owns(BREAKER + lane):
                 changed |= self._noted(lane, breaker.look(spec, now))
         return changed
@@ -122,10 +131,14 @@ class Owned:
     def follow(self, news: Iterable[BreakerNews], now: float) -> None:
         """Take what owners say of their breakers."""
         for one in news:
+            if one.state not in _STATES:
+                continue  # one of a newer dispatcher's: that must not cost what else it says
             spec = self._spec_of(one.lane)
             if spec is not None:
                 self._breaker(one.lane).follow(one, spec, now)
                 self._heard(one.epoch)
+            elif not self._known():
+                self._keep_early(one, now)
 
     def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
         """Let everything be told that is known here, as if all of it had changed."""
@@ -140,6 +153,33 @@ class Owned:
             spec = self._spec_of(lane)
             if spec is not None and lane in self._breakers:
                 yield self._breakers[lane].news(lane, spec, now)
+
+    def _begin_to_know(self) -> None:
+        """Take, and tell, what could not be without the policies."""
+        self._knew = True
+        early, self._early = self._early, {}
+        for one, at in early.values():
+            self.follow((one,), at)
+        self._news.update(lane for lane, _ in self.breakers())
+
+    def _keep_early(self, news: BreakerNews, now: float) -> None:
+        """Keep what was said of a breaker whose policy has not come yet."""
+        before = self._early.get(news.lane)
+        if before is None and len(self._early) >= MAX_BREAKERS:
+            return
+        if before is None or news.epoch >= before[0].epoch:
+            self._early[news.lane] = news, now
+
+    def _may_be_shut(self, lane: str) -> bool:
+        """Tell whether a lane without a policy has a breaker that is not closed: it may be to come.
+
+        Who asks for a probe knows the policy, which we do not yet.
+        """
+        if self._known():
+            return False
+        early = self._early.get(lane)
+        state: str = self.breaker(lane)[0] if early is None else early[0].state
+        return state != State.CLOSED
 
     def _breaker(self, lane: str) -> Breaker:
         if lane not in self._breakers and len(self._breakers) >= MAX_BREAKERS:

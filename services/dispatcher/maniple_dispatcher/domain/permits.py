@@ -31,6 +31,7 @@ Then = Callable[[bool | None, float], None]
 """Told whether a task passes, and after how many seconds; or, if not, when it may ask again.
 
 None instead of False says that nobody decided, and that there is nothing (more) to go on with.
+It must not raise: many are told one after another.
 """
 
 

@@ -1,0 +1,152 @@
+"""A task over which the gate fails costs neither itself nor those who are told after it."""
+
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from maniple.errors import ManipleError
+from maniple.messages import Envelope, Waiting
+from maniple.peers import DispatcherReport, Grant
+from maniple.service.policies import Resolved, parse_policy
+from maniple.service.telemetry import Metrics
+from maniple.topology import DELAY_TIERS
+from maniple_dispatcher.domain.before import Before
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.gate import Gate
+from work_with_fakes import NOW, envelope
+
+LIMITED = Resolved(
+    rate_limit=parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
+)
+KEY = "rate_limit/it"
+SOON, LATER = 0.01, 1.0
+
+
+class Source:
+    """A source message, and with which errors it was settled."""
+
+    def __init__(self) -> None:
+        self.errors: list[ManipleError | None] = []
+
+    def settle(self, error: ManipleError | None = None) -> None:
+        self.errors.append(error)
+
+
+class Lanes:
+    """Remembers what became of tasks; fails over those in `bad`, and over all else in `worse`."""
+
+    def __init__(self) -> None:
+        self.bad: set[str] = set()
+        self.worse: set[str] = set()
+        self.sent: list[str] = []
+        self.held: list[Envelope] = []
+
+    def ends(self, *_: object) -> bool:
+        return False
+
+    def send(self, envelope: Envelope, *_: object) -> None:
+        if envelope.id in self.bad | self.worse:
+            raise OverflowError(envelope.id)
+        self.sent.append(envelope.id)
+
+    def hold(self, envelope: Envelope, _source: object, _why: Waiting) -> None:
+        if envelope.id in self.worse:
+            raise OverflowError(envelope.id)
+        self.held.append(envelope)
+
+
+class Scene:
+    """A dispatcher whose limit another owns."""
+
+    def __init__(self) -> None:
+        self.lanes: Any = Lanes()
+        self.fleet = Fleet("me", Owned(lambda _: None), 0.0)
+        self.other = self._owner()
+        nothing: Any = None
+        policies: Any = None
+        self.gate = Gate(
+            self.lanes,
+            self.fleet,
+            policies,
+            nothing,
+            good=nothing,
+            metrics=Metrics(),
+            clock=lambda: NOW,
+        )
+        self.sources: dict[str, Source] = {}
+
+    def _owner(self) -> str:
+        self._is_there("me")
+        number = 0
+        while self.fleet.peers.owner(KEY) == "me":
+            number += 1
+            self._is_there(f"other-{number}")
+        return self.fleet.peers.owner(KEY) or ""
+
+    def _is_there(self, name: str) -> None:
+        self.fleet.hear(DispatcherReport(dispatcher=name, ready=True), 0.0)
+
+    def come(self, *names: str) -> None:
+        for name in names:
+            source: Any = Source()
+            self.sources[name] = source
+            self.gate.admit(envelope(name), LIMITED, source)
+
+    def answer(self) -> None:
+        """Have the owner give all that was asked for."""
+        (ask,) = self.fleet.report(SOON).asks
+        grant = Grant(key=KEY, to="me", number=ask.number, granted=ask.want)
+        report = DispatcherReport(dispatcher=self.other, ready=True, grants=(grant,))
+        self.fleet.hear(report, SOON)
+
+    def dies(self) -> None:
+        """Let the owner go, so that whoever asked is told by this one."""
+        self.fleet.hear(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
+        self.fleet.look(LATER)
+
+
+@pytest.mark.parametrize("told", [Scene.answer, Scene.dies])
+def test_whatever_a_task_fails_over_those_after_it_are_told_and_it_waits(told: Any) -> None:
+    scene = Scene()
+    scene.lanes.bad = {"b"}
+    scene.come("a", "b", "c")
+    told(scene)
+    assert scene.lanes.sent == ["a", "c"]
+    assert [one.id for one in scene.lanes.held] == ["b"]
+
+
+def test_one_that_cannot_even_wait_is_refused_by_its_source() -> None:
+    scene = Scene()
+    scene.lanes.worse = {"a"}
+    scene.come("a", "b")
+    scene.answer()
+    assert (scene.lanes.sent, scene.lanes.held) == (["b"], [])
+    (error,) = scene.sources["a"].errors
+    assert type(error) is ManipleError
+
+
+class Waits(Lanes):
+    """Remembers until when tasks wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.due: list[Any] = []
+
+    def wait_on(self, envelope: Envelope, *_: object, **__: object) -> None:
+        self.due.append(envelope.not_before)
+
+
+@pytest.mark.parametrize("seconds", [3.6e12, 1e300])
+def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> None:
+    lanes: Any = Waits()
+    nothing: Any = None
+    fleet: Any = SimpleNamespace(ask=lambda _, then, __: then(True, seconds))
+    gate = Gate(lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW)
+    for before in (Before.UNKNOWN, Before.SAID):
+        gate.admit(envelope("1"), LIMITED, nothing, before)
+    assert (lanes.sent, lanes.held, len(lanes.due)) == ([], [], 2)
+    for due in lanes.due:
+        assert NOW + timedelta(seconds=DELAY_TIERS[0]) <= due <= NOW + timedelta(days=7)

@@ -1,0 +1,112 @@
+"""What is said to be repeated, while nothing has room: it stays where it is."""
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ingress_with_fakes import Ingress, Submission
+from maniple.codec import decode_envelopes
+from maniple.messages import REPEATED_HEADER
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
+from maniple_dispatcher import lanes as module
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.traces import Traces
+from waiting import wait_until
+from work_with_fakes import NOW
+
+LANE = "text.stats"
+TIERS = {tier_name(tier) for tier in DELAY_TIERS}
+SAID: dict[str, Any] = {"headers": {REPEATED_HEADER: "true"}}
+DELIVERED: dict[str, Any] = {"redelivered": True}
+
+
+class Scene:
+    """A dispatcher from its way in to its way out, without room anywhere."""
+
+    def __init__(self) -> None:
+        self.ingress, self.now = Ingress(), NOW
+        self.publisher = self.ingress.publisher
+        self.publisher.full = {LANE, *TIERS}
+        results, nothing = self.ingress._results, None
+        traces = Traces(NO_TRACER, self.clock, ratio=0.0)
+        self.lanes = Lanes(
+            self.publisher, results, Metrics(), self.clock, roster=Roster(), traces=traces
+        )
+        of_nobody: Any = nothing
+        gate = Gate(
+            self.lanes,
+            of_nobody,
+            of_nobody,
+            results,
+            good=of_nobody,
+            metrics=Metrics(),
+            clock=self.clock,
+        )
+        self.ingress.submissions._onward = gate.admit
+
+    def clock(self) -> datetime:
+        return self.now
+
+    async def take(self, *names: str, **properties: Any) -> Submission:
+        delivery: Any = Submission([{"id": name} for name in names], **properties)
+        self.ingress.submissions.take(delivery)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await self.ingress.drain()
+        submission: Submission = delivery
+        return submission
+
+    @property
+    def waiting(self) -> list[str]:
+        messages = self.publisher.to("maniple.delay")
+        return [one.id for message in messages for one in decode_envelopes(message.body)]
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setattr(module, "KEPT_BACK", 0.001, raising=False)
+    return Scene()
+
+
+async def test_what_its_sender_says_is_repeated_stays_in_its_queue_until_there_is_room(
+    scene: Scene,
+) -> None:
+    delivery = await scene.take("a", "b", **SAID)
+    assert (scene.publisher.sent, delivery.acked, delivery.rejected) == ([], 0, 0)
+    scene.publisher.full.discard("0.1")
+    await wait_until(lambda: delivery.acked == 1)
+    assert sorted(scene.waiting) == ["a", "b"]
+    assert (scene.ingress.recorded, delivery.rejected) == ([], 0)
+
+
+async def test_what_is_kept_back_expires(scene: Scene) -> None:
+    delivery = await scene.take("a", **SAID)
+    scene.now += timedelta(days=2)
+    await wait_until(lambda: delivery.acked == 1)
+    await scene.ingress.drain()
+    assert [(one.id, one.status) for one in scene.ingress.recorded] == [("a", "expired")]
+
+
+async def test_what_is_kept_back_does_not_hold_up_a_dispatcher_that_stops(scene: Scene) -> None:
+    delivery = await scene.take("a", **SAID)
+    await scene.lanes.drain()
+    assert (scene.lanes._kept_back, scene.publisher.sent, delivery.acked) == (set(), [], 0)
+
+
+async def test_what_a_dispatcher_had_takes_the_room_that_has_no_bound(scene: Scene) -> None:
+    delivery = await scene.take("a", **DELIVERED)
+    await scene.lanes.drain()
+    assert [message.routing_key for message in scene.publisher.sent] == [RETRY_QUEUE.name]
+    assert delivery.acked == 1
+
+
+async def test_what_is_new_is_told_that_there_is_no_room(scene: Scene) -> None:
+    delivery = await scene.take("a")
+    assert [one.status for one in scene.ingress.recorded] == ["rejected"]
+    assert delivery.acked == 1

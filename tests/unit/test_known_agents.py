@@ -1,0 +1,34 @@
+"""What a dispatcher makes of a registry's answer in which not everything can be read."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import structlog
+
+from maniple.timings import Timings
+from maniple_dispatcher.agents import Agents
+from maniple_dispatcher.domain.affinity import Roster
+
+
+async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> None:
+    good = {
+        "id": "agent-1",
+        "incarnation": "1",
+        "state": "active",
+        "lanes": ["a.task"],
+        "affinity": ["a.task"],
+    }
+
+    async def request(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"agents": [{"id": ["odd"]}, good]}
+
+    roster, nothing = Roster(), None
+    runtime: Any = SimpleNamespace(
+        log=structlog.get_logger(), settings=SimpleNamespace(timings=Timings())
+    )
+    plane: Any = SimpleNamespace(request=request)
+    moves: Any = SimpleNamespace(begin=lambda _: None)
+    marks: Any = nothing
+    agents = Agents(runtime, plane, roster, moves, marks)
+    assert not await agents._ask()  # so it is asked again, and nobody is taken for missing
+    assert roster.reads("agent-1")

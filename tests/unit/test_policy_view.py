@@ -1,0 +1,73 @@
+"""What a process takes for the set of policies in force, from replicas of two releases."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import structlog
+
+from maniple.service.health import Health
+from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.policy_view import PolicyView
+from maniple.service.telemetry import Metrics
+from maniple.timings import Timings
+
+
+def timeout(name: str) -> Any:
+    match = {"capability": f"{name}.*"}
+    document = {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": 1}}
+    return parse_policy(document)
+
+
+A, AB = PolicySet([timeout("a")]), PolicySet([timeout("a"), timeout("b")])
+
+
+class Scene:
+    """A process, and a policy service that answers as it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = SimpleNamespace(
+            timings=Timings(), instance="one", region="", data_dir=folder, environment="dev"
+        )
+        runtime: Any = SimpleNamespace(
+            settings=settings,
+            health=Health("dispatcher", "one"),
+            metrics=Metrics(),
+            log=structlog.get_logger(),
+        )
+        self.answer: dict[str, Any] = {}
+        plane: Any = SimpleNamespace(request=self.request)
+        self.view = PolicyView(runtime, plane)
+
+    async def request(self, *_: Any) -> dict[str, Any]:
+        return self.answer
+
+    async def told(self, policies: PolicySet, **more: Any) -> PolicySet:
+        """Let the policy service tell a set; return which one is in force then."""
+        self.answer = {"digest": policies.digest, "policies": policies.to_json(), **more}
+        await self.view.refresh()
+        return self.view.current
+
+
+async def test_the_set_of_an_older_replica_gives_way_to_that_of_a_newer_one(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    # Which of two sets of one revision is taken goes by their digests: neither order may matter.
+    for newer, older in ((AB, A), (A, AB)):
+        scene.view.current = PolicySet()
+        assert (await scene.told(newer, revision=7)).digest == newer.digest
+        await scene.told(older)
+        assert (await scene.told(newer, revision=7)).digest == newer.digest
+
+
+async def test_policies_are_known_once_a_policy_service_that_reads_consul_has_told_them(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    assert not scene.view.known
+    await scene.told(A, revision=1, current=False)
+    assert (scene.view.current.digest, scene.view.known) == (A.digest, False)
+    scene.answer = {"digest": A.digest, "policies": None, "revision": 1, "current": True}
+    await scene.view.refresh()
+    assert scene.view.known

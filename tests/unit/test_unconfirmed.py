@@ -1,0 +1,87 @@
+"""A task that may be with the broker may run: it does not end for want of room elsewhere."""
+
+import asyncio
+
+import pytest
+
+from maniple.service.outlets import ResultOutlet
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.timings import Queues
+from maniple.topology import DELAY_TIERS, tier_name
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+
+LANE, AGENT = "a.task", "agent-1"
+TIERS = {tier_name(tier) for tier in DELAY_TIERS}
+FIRST_TIERS = {"0.5", "1"}
+
+
+class Scene:
+    """The way out of a dispatcher whose patience is over at each look."""
+
+    def __init__(self) -> None:
+        self.publisher, self.delivery = FakePublisher(), Delivery()
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.roster = Roster()
+        self.lanes = Lanes(
+            self.publisher,
+            self.results,
+            Metrics(),
+            lambda: NOW,
+            roster=self.roster,
+            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+            times=Queues(patience=0.0, cancel=3600.0),
+        )
+
+    async def send(self, affinity: str | None = None) -> None:
+        """Send a new task, and look until what is not confirmed has been given up."""
+        source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
+        self.lanes.send(envelope("1", lane=LANE, affinity=affinity), source)
+        for _ in range(8):
+            await self.turn()
+            self.lanes.look(taking=True)
+        await self.turn()
+        await self.results.drain()
+
+    async def turn(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    @property
+    def ends(self) -> int:
+        return len(self.publisher.to("maniple.results"))
+
+
+@pytest.mark.parametrize(
+    ("silent", "full"),
+    [
+        ({LANE}, TIERS),
+        ({AGENT}, {LANE, *TIERS}),
+        (FIRST_TIERS, {LANE, *TIERS} - FIRST_TIERS),
+    ],
+    ids=["a lane", "an agent's own queue", "the first tiers"],
+)
+async def test_what_was_not_confirmed_and_finds_no_room_to_wait_does_not_end(
+    silent: set[str], full: set[str]
+) -> None:
+    scene = Scene()
+    scene.roster.registered(AGENT, "1", frozenset({LANE}))
+    scene.publisher.silent, scene.publisher.full = silent, full
+    await scene.send(affinity="key" if AGENT in silent else None)
+    assert scene.ends == 0
+    scene.publisher.freed.set()
+    await scene.turn()
+    await scene.lanes.drain()
+    await scene.results.drain()
+    assert (scene.ends, scene.delivery.acked, scene.delivery.rejected) == (0, 1, 0)
+
+
+async def test_what_was_refused_everywhere_ends() -> None:
+    scene = Scene()
+    scene.publisher.full = {LANE, *TIERS}
+    await scene.send()
+    assert (scene.ends, scene.delivery.acked) == (1, 1)
