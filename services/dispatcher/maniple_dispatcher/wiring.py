@@ -128,7 +128,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
-    talk = Talk(hot, fleet, plane, runtime)
+    talk = Talk(hot, fleet, plane, runtime, roster)
     memory = Memory(
         runtime.consul,
         settings.consul_prefix,
