@@ -10,6 +10,8 @@ import pytest
 from maniple.messages import Waiting
 from maniple.service.policies import Resolved
 from maniple.timings import Peers
+from maniple.topology import agent_queue
+from maniple.transport import QueueView
 from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World, seeds
 
@@ -216,3 +218,30 @@ def test_of_a_broker_that_is_in_trouble_some_tasks_find_nobody_who_decides(
     with World(0) as world, Dispatchers(world) as fleet:
         undecided_under(world, fleet, EACH["a bulkhead"], trouble)
         assert fleet.became.held, "everything was decided: the broker was in trouble in vain"
+
+
+FIVE = Resolved(bulkhead=policy("bulkhead", {"max_in_flight": 5}))
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_empty(
+    *,
+    draining: bool,
+) -> None:
+    with World(0) as world, Dispatchers(world) as fleet:
+        one, queue = fleet.start("d0"), agent_queue("a").name
+        world.run(3.0)
+        one.roster.registered("a", "1", frozenset({LANE}))
+        if draining:
+            one.roster.draining("a", "1")
+        one.count_rooms()
+        fleet.broker.queues[queue] = QueueView(ready=5, consumers=1)
+        for _ in range(10):
+            one.admit(FIVE, 5)
+            world.run(2.5)
+            assert len(fleet.became.sent) == 5
+        fleet.broker.queues[queue] = QueueView(ready=0, consumers=1)
+        world.run(2.5)
+        one.admit(FIVE, 5)
+        world.run(1.0)
+        assert len(fleet.became.sent) == 10

@@ -15,6 +15,7 @@ from maniple.messages import Envelope, Waiting
 from maniple.service.policies import CircuitBreakerSpec, Resolved, parse_policy
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
+from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.gate import Gate
@@ -148,7 +149,8 @@ class Dispatcher:
         runtime: Any = SimpleNamespace(
             settings=settings, metrics=metrics(), log=structlog.get_logger()
         )
-        talk = Talk(hot, self.fleet, nothing, runtime)
+        self.roster = Roster()
+        self.talk = talk = Talk(hot, self.fleet, nothing, runtime, self.roster)
         handlers = Handlers(self.lanes, self.fleet)
         intake.bindings.append(
             (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.learn(m))
@@ -179,6 +181,10 @@ class Dispatcher:
                 self.gate.admit(task, resolved, nothing)
 
         self.world.after(0.0, come, self.process)
+
+    def count_rooms(self) -> None:
+        """Begin to look into queues for tasks of bulkheads."""
+        self.process.step(lambda: self.process.create_task(self.talk.count_rooms()))
 
     def again(self, envelopes: list[Envelope]) -> None:
         """Let tasks come back from a wait in the broker."""

@@ -18,8 +18,9 @@ from maniple.service.hotpath import HotPath
 from maniple.service.names import BREAKER_OPEN
 from maniple.service.runner import Runtime
 from maniple.service.telemetry import Metrics
-from maniple.topology import OUTCOMES, lane_queues
+from maniple.topology import OUTCOMES, agent_queue, lane_queues
 from maniple.transport import Inspector, Listener, Outgoing
+from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.breaker import Breaker, State
 from maniple_dispatcher.domain.fleet import Fleet
 
@@ -33,8 +34,14 @@ MOST_AT_ONCE = 4  # reports without a confirm; beyond that one with each look
 class Talk:
     """Tells the other dispatchers what is due, and hands `fleet` what they say."""
 
-    def __init__(self, hot: HotPath, fleet: Fleet, plane: ControlPlane, runtime: Runtime) -> None:
-        """Listen on the consuming link, which must not have been started yet."""
+    def __init__(
+        self, hot: HotPath, fleet: Fleet, plane: ControlPlane, runtime: Runtime, roster: Roster
+    ) -> None:
+        """Listen on the consuming link, which must not have been started yet.
+
+        `roster` knows who has a queue of its own.
+        """
+        self._roster = roster
         self._hot = hot
         self._plane = plane
         self._runtime = runtime
@@ -131,9 +138,14 @@ class Talk:
                         bulkheads.queues_empty(key, monotonic())
 
     async def _all_empty(self, lanes: Iterable[str]) -> bool:
+        """Look wherever tasks of these lanes wait, also in agents' own queues."""
+        lanes = tuple(lanes)
         queues = [queue.name for lane in lanes for queue in lane_queues(lane)]
-        views = [await self._inspector.look(queue) for queue in queues]
-        return not any(view.ready for view in views)
+        queues += [agent_queue(agent).name for agent in self._roster.may_have(lanes)]
+        for queue in queues:
+            if (await self._inspector.look(queue)).ready:
+                return False
+        return True
 
     async def announce_breakers(self) -> None:
         """Tell everybody of breakers of ours that open and close."""

@@ -169,7 +169,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     refusals = Refusals(results, refused, runtime.metrics)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
-    talk = Talk(hot, fleet, plane, runtime)
+    talk = Talk(hot, fleet, plane, runtime, roster)
     memory = Memory(
         runtime.consul,
         settings.consul_prefix,

@@ -143,6 +143,18 @@ class Roster:
         number = _hash(f"{envelope.tenant}\0{envelope.capability}\0{envelope.affinity}")
         return max(agents.items(), key=lambda agent: (_mix(agent[1] ^ number), agent[0]))[0]
 
+    def may_have(self, lanes: Iterable[str]) -> list[str]:
+        """Return the agents in whose own queues tasks of these lanes may wait.
+
+        One that drains, or whose queue is being emptied, says no more which lanes it had.
+        """
+        looked_for = frozenset(lanes)
+        here = (agent for agent, life in self._lives.items() if self._may_have(life, looked_for))
+        return list({*here, *self._withheld})
+
+    def _may_have(self, life: _Life, lanes: frozenset[str]) -> bool:
+        return life.here and life.has_queue and not (life.lanes and life.lanes.isdisjoint(lanes))
+
     def lanes(self, agent: str) -> frozenset[str]:
         """Return the lanes that an agent serves with affinity now."""
         life = self._lives.get(agent)
