@@ -120,7 +120,7 @@ def test_who_cannot_read_consul_at_its_start_overwrites_nothing_and_learns_of_it
 @pytest.mark.parametrize("after", [0.3, 5.0])
 def test_who_reads_consul_before_its_first_policies_forgets_no_breaker(after: float) -> None:
     specs = {LANE: BREAKS}
-    with World(0) as world, Dispatchers(world, lambda lane: specs.get(lane)) as fleet:
+    with World(0) as world, Dispatchers(world, specs.get) as fleet:
         lives = Lives(fleet)
         lives.begin("d0")
         world.run(READY)
