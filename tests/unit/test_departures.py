@@ -1,9 +1,11 @@
 """What leaves an agent when one of the queues confirms nothing."""
 
+import pytest
+
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import RetryPlan
-from maniple.timings import Queues
+from maniple.timings import Holding, Queues
 from maniple.topology import DELAY_TIERS, tier_name
 from work_with_fakes import Agent, Delivery, envelope
 
@@ -70,3 +72,71 @@ async def test_another_attempt_whose_tier_confirms_nothing_waits_in_another() ->
     ((key, bundle),) = agent.moved("maniple.delay")
     assert key not in agent.publisher.silent
     assert ([one.attempt for one in bundle], delivery.acked) == ([2], 1)
+
+
+async def handed_back(capability: str, count: int = 1) -> tuple[Agent, list[Delivery]]:
+    """Return an agent that has handed back so many tasks to their lane, which confirms nothing."""
+    agent = Agent(capacity=0, queues=NOW_OVERDUE, times=Holding(dissolve=1e-9))
+    agent.publisher.silent = {"a.task", "a.once", "an.exclusive"}
+    deliveries = []
+    for number in range(count):
+        delivery = Delivery(envelope(f"{capability}-{number}", capability=capability, lane=capability))
+        deliveries.append(delivery)
+        await agent.take(delivery)
+    agent.work.dissolve()
+    await agent.settle()
+    return agent, deliveries
+
+
+def waiting(agent: Agent) -> list[str]:
+    return [one.id for _, bundle in agent.moved("maniple.delay") for one in bundle]
+
+
+@pytest.mark.parametrize("capability", ["a.once", "an.exclusive"])
+async def test_what_must_not_run_twice_gets_no_copy_and_holds_up_nothing_else(
+    capability: str,
+) -> None:
+    agent, (once,) = await handed_back(capability)
+    other = Delivery(envelope("other"))
+    await agent.take(other)
+    agent.work.dissolve()
+    await agent.settle()
+    for _ in range(5):
+        await look(agent)
+    assert (waiting(agent), other.acked, once.acked) == (["other"], 1, 0)
+    agent.publisher.freed.set()
+    await agent.settle()
+    lanes = [key for key, _ in agent.moved()]
+    assert (lanes.count(capability), once.acked) == (1, 1)
+
+
+@pytest.mark.parametrize("capability", ["a.once", "an.exclusive"])
+async def test_what_must_not_run_twice_goes_elsewhere_as_long_as_it_was_never_sent(
+    capability: str,
+) -> None:
+    agent, deliveries = await handed_back(capability, count=11)
+    for _ in range(5):
+        await look(agent)
+    gone = waiting(agent)
+    assert (len(gone), [one.acked for one in deliveries]) == (3, [0] * 8 + [1] * 3)
+    agent.publisher.freed.set()
+    await agent.settle()
+    sent = gone + [one.id for _, bundle in agent.moved() for one in bundle]
+    assert len(sent) == len(set(sent)) == 11
+    assert [one.acked for one in deliveries] == [1] * 11
+
+
+async def test_another_attempt_of_what_must_not_run_twice_waits_for_its_tier() -> None:
+    plan = RetryPlan(base=1.0, factor=1.0, cap=1.0)
+    agent = stuck(*map(tier_name, DELAY_TIERS[:4]))
+    delivery = Delivery(
+        envelope("1", capability="an.exclusive", lane="an.exclusive", retry=plan, max_attempts=3)
+    )
+    await agent.take(delivery)
+    await agent.finish("1", failed(ErrorCode.HANDLER_ERROR, "no", retryable=True))
+    for _ in range(8):
+        await look(agent)
+    assert (waiting(agent), delivery.acked) == ([], 0)
+    agent.publisher.freed.set()
+    await agent.settle()
+    assert (waiting(agent), delivery.acked) == (["1"], 1)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 
 from msgspec.structs import replace
@@ -36,6 +37,15 @@ class _Withdrawn(ManipleError):
     """It was not sent, because what was sent before it is not confirmed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What leaves: an envelope, whom to tell, and whether there may be two of it."""
+
+    encoded: bytes
+    done: Done
+    may_copy: bool
+
+
 class _Leaving:
     """A `done` of what may have to go another way."""
 
@@ -54,7 +64,8 @@ class Departures:
     """Publishes with confirms; every `done` is called once what was published is safe.
 
     A lane or a delay tier that confirms nothing for some seconds, while others do, does not hold up
-    what came with a task: a copy of it waits elsewhere in the broker (`maniple.service.under_way`).
+    what came with a task: a copy of it waits elsewhere in the broker (`maniple.service.under_way`),
+    if it `may_copy`. One that must not run twice goes elsewhere only as long as it was never sent.
     """
 
     def __init__(
@@ -108,7 +119,9 @@ class Departures:
 
         return answered
 
-    def retry(self, again: Again, final: Callable[[], Result], done: Done) -> None:
+    def retry(
+        self, again: Again, final: Callable[[], Result], done: Done, *, may_copy: bool
+    ) -> None:
         """Let a task wait in the broker for another attempt; without room it ends as `final`."""
         envelope = again.envelope
         self._leave_bulkhead(envelope)
@@ -121,24 +134,27 @@ class Departures:
             self.publish(final(), replace(envelope, bulkhead=None), done)
 
         encoded = encode(envelope)
+        waiting = _Task(encoded, done, may_copy)
         self._try(
             self._delay,
             tier_name(again.tier),
-            encoded,
-            delayed,
-            lambda: self._wait(encoded, done, other_tier(again.tier)),
+            _Task(encoded, delayed, may_copy),
+            lambda: self._wait(waiting, other_tier(again.tier)),
         )
 
     def running(self, event: TaskRunning) -> None:
         """Record that an attempt has been running for a second."""
         self._events.add(RUNNING_KEY, encode(event), lambda _: None)
 
-    def alone(self, key: str, envelope: Envelope, reason: str, done: Done) -> None:
+    def alone(
+        self, key: str, envelope: Envelope, reason: str, done: Done, *, may_copy: bool
+    ) -> None:
         """Publish one task alone to a lane; if that is full, gone or stuck, it waits elsewhere."""
         self._metrics.counter(HANDED_BACK, reason).inc()
 
         def wait(why: Waiting) -> None:
-            self._wait(encode(replace(envelope, waited_for=why.value)), done, REFUSED_PAUSE)
+            encoded = encode(replace(envelope, waited_for=why.value))
+            self._wait(_Task(encoded, done, may_copy), REFUSED_PAUSE)
 
         def sent(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):
@@ -146,27 +162,24 @@ class Departures:
             else:
                 done(error)
 
-        self._try(self._lanes, key, encode(envelope), sent, lambda: wait(Waiting.UNCONFIRMED))
+        task = _Task(encode(envelope), sent, may_copy)
+        self._try(self._lanes, key, task, lambda: wait(Waiting.UNCONFIRMED))
 
-    def _wait(self, encoded: bytes, done: Done, tier: float) -> None:
+    def _wait(self, task: _Task, tier: float) -> None:
         """Let a task wait in a tier, or in another if that does not confirm."""
         self._try(
-            self._refused,
-            tier_name(tier),
-            encoded,
-            done,
-            lambda: self._wait(encoded, done, other_tier(tier)),
+            self._refused, tier_name(tier), task, lambda: self._wait(task, other_tier(tier))
         )
 
-    def _try(
-        self, outlet: Outlet, key: str, encoded: bytes, done: Done, instead: Callable[[], None]
-    ) -> None:
+    def _try(self, outlet: Outlet, key: str, task: _Task, instead: Callable[[], None]) -> None:
         """Publish, and do something `instead` if that is not confirmed while others are."""
         exchange = LANES if outlet is self._lanes else DELAY
-        leaving = _Leaving(outlet, done, instead)
-        leaving.ticket = self._under_way.begin((exchange.name, key), leaving, monotonic())
+        leaving = _Leaving(outlet, task.done, instead)
+        leaving.ticket = self._under_way.begin(
+            (exchange.name, key), leaving, monotonic(), may_copy=task.may_copy
+        )
         leaving.told = self._told
-        outlet.add(key, encoded, leaving)
+        outlet.add(key, task.encoded, leaving)
 
     def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
         """Take what became of a publish."""
@@ -193,20 +206,30 @@ class Departures:
             ticket.item.instead()
         for outlet, key in {(ticket.item.outlet, ticket.key[1]) for ticket in overdue}:
             self._cancel_at.setdefault((outlet, key), now + self._times.cancel)
-            for leaving in outlet.withdraw(key):
-                leaving(_Withdrawn("what was sent before it is not confirmed"))
+            self._withdraw(outlet, key)
+        for exchange, key in self._under_way.waited_for(now):
+            for outlet in self._outlets(exchange):
+                self._withdraw(outlet, key)
         for outlet, key in [at for at, due in self._cancel_at.items() if due <= now]:
             del self._cancel_at[outlet, key]
             outlet.cancel(key, self._is_given_up)
 
+    def _outlets(self, exchange: str) -> tuple[Outlet, ...]:
+        return (self._lanes,) if exchange == LANES.name else (self._delay, self._refused)
+
+    def _withdraw(self, outlet: Outlet, key: str) -> None:
+        """Let go another way what was not sent yet."""
+        for leaving in outlet.withdraw(key):
+            leaving(_Withdrawn("what was sent before it is not confirmed"))
+
     def _is_given_up(self, done: Done) -> bool:
         return isinstance(done, _Leaving) and self._under_way.is_given_up(done.ticket)
 
-    def ask(self, envelope: Envelope, done: Done) -> None:
+    def ask(self, envelope: Envelope, done: Done, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
         self._leave_bulkhead(envelope)
         self._metrics.counter(HANDED_BACK, "deadline").inc()
-        self._wait(encode(envelope), done, DELAY_TIERS[0])
+        self._wait(_Task(encode(envelope), done, may_copy), DELAY_TIERS[0])
 
     def _leave_bulkhead(self, envelope: Envelope) -> None:
         if envelope.bulkhead is not None:
