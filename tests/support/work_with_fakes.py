@@ -146,7 +146,7 @@ class Agent:
         self.now = NOW
         self.fenced = False
         metrics = Metrics()
-        results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
+        results = ResultOutlet(self.publisher, metrics, replier=self.publisher, times=queues)
         traces = Traces(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
         self.departures = Departures(self.publisher, results, metrics, traces=traces, times=queues)

@@ -91,6 +91,7 @@ def flat(timings: Timings) -> dict[str, float]:
             ("amqp.heartbeat and amqp.tick (6 s)", "amqp.silent"),
         ),
         ({"amqp": Amqp(confirm=15.0)}, ("queues.patience and queues.cancel", "amqp.confirm")),
+        ({"queues": Queues(reply=295.0)}, ("queues.patience and queues.reply", "amqp.confirm")),
         ({"queues": Queues(leftover=15.0)}, ("3 times amqp.heartbeat", "queues.leftover")),
         ({"reports": Reports(period=1.0)}, ("2 times reports.period (2 s)", "reports.lately")),
         (

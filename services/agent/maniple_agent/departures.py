@@ -197,6 +197,7 @@ class Departures:
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
+        self._results.look(taking=taking)
         now = monotonic()
         if not taking:
             self._under_way.renew(now)

@@ -79,7 +79,8 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         registry.add(handler)
     lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime)
-    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
+    queues = settings.timings.queues
+    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
     time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now)
     departures = Departures(
@@ -87,7 +88,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         results,
         runtime.metrics,
         traces=traces,
-        times=settings.timings.queues,
+        times=queues,
     )
     confirmation = Confirmation(monotonic(), settings.timings)
     work = Work(

@@ -212,6 +212,7 @@ class Lanes:
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
         self._delays.look(taking=taking)
+        self._results.look(taking=taking)
         if not taking:
             self._under_way.renew(monotonic())
             return

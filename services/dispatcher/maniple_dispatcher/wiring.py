@@ -94,7 +94,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     ).measured(runtime.metrics)
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime)
-    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
+    queues = settings.timings.queues
+    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Roster()
     time = ClusterTime(now, settings.timings.clocks)
@@ -106,17 +107,16 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now,
         roster=roster,
         traces=traces,
-        times=settings.timings.queues,
+        times=queues,
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
-    quiet = settings.timings.queues.leftover
     moves = Moves(
         runtime,
         hot.intake,
         lanes,
         roster,
         marks,
-        quiet=quiet,
+        quiet=queues.leftover,
         clock=time.now,
         traces=traces,
         log=refused,
