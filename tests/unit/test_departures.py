@@ -80,9 +80,9 @@ async def handed_back(capability: str, count: int = 1) -> tuple[Agent, list[Deli
     agent.publisher.silent = {"a.task", "a.once", "an.exclusive"}
     deliveries = []
     for number in range(count):
-        delivery = Delivery(envelope(f"{capability}-{number}", capability=capability, lane=capability))
-        deliveries.append(delivery)
-        await agent.take(delivery)
+        one = envelope(f"{capability}-{number}", capability=capability, lane=capability)
+        deliveries.append(Delivery(one))
+        await agent.take(deliveries[-1])
     agent.work.dissolve()
     await agent.settle()
     return agent, deliveries

@@ -123,7 +123,12 @@ class Consumer:
 
         One that the broker has not answered yet does not consume, as far as it knows.
         """
-        return self.consumes and not self._paused and len(self._unsettled) < self.prefetch
+        return self.consumes and self.wants_more
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it would take more now if its queue answered."""
+        return not self._paused and len(self._unsettled) < self.prefetch
 
     @property
     def consumes(self) -> bool:
