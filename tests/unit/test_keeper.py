@@ -10,6 +10,7 @@ import pytest
 from channels import Channel, until_idle
 from maniple.timings import Amqp
 from maniple.transport import Consumer, Keeper
+from maniple.transport import keeper as module
 from waiting import wait_until
 
 TIMES = Amqp(backoff=0.01, answer=3.0, unanswered=5.0)  # in ticks of a second, which a test makes
@@ -62,13 +63,23 @@ class Kept:
     def __init__(self, connection: Any, queue: str) -> None:
         self.told: list[bool] = []
         self.lost = 0
+        self.faulty = False
         self.consumer = Consumer(queue, lambda _: None, prefetch=5, on_lost=self._lost)
-        self.keeper = Keeper(self.consumer, TIMES, on_silent=self.told.append)
+        self.keeper = Keeper(self.consumer, TIMES, on_silent=self._told)
         self.keeper.attach(connection)
         connection.keepers.append(self.keeper)
 
     def _lost(self) -> None:
         self.lost += 1
+        self._fail()
+
+    def _told(self, silent: bool) -> None:
+        self.told.append(silent)
+        self._fail()
+
+    def _fail(self) -> None:
+        if self.faulty:
+            raise ValueError("a bug")
 
     def tick(self, times: int) -> None:
         for _ in range(times):
@@ -198,3 +209,33 @@ async def test_a_lost_connection_ends_all_that_goes_on(on: Connection) -> None:
     await until_idle()
     assert (on.asked, silent.is_open, well.is_open) == (asked, False, False)
     assert (silent.lost, well.lost) == (1, 1)
+
+
+async def test_a_callback_that_raises_does_not_end_what_keeps_a_consumer(on: Connection) -> None:
+    kept = Kept(on, "a")
+    await wait_until(lambda: kept.is_open)
+    kept.faulty = True
+    on.silent = {"a"}
+    kept.keeper.suspect()
+    await wait_until(lambda: on.asked == ["a", "a"])
+    kept.tick(4)
+    assert (kept.told, kept.lost) == ([True], 1)
+    on.silent = set()
+    kept.tick(1)
+    await wait_until(lambda: kept.is_open)
+
+
+async def test_whoever_owns_the_connection_hears_if_a_consumer_is_not_kept_any_more(
+    on: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> float:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(module, "backoff", broken)
+    keeper, deaths = Keeper(Consumer("a", lambda _: None, prefetch=5), TIMES), list[BaseException]()
+    connection: Any = on
+    keeper.attach(connection, deaths.append)
+    await keeper.opened.wait()
+    keeper.suspect()
+    await wait_until(lambda: len(deaths) == 1)
+    assert isinstance(deaths[0], ValueError)

@@ -167,9 +167,7 @@ class Departures:
 
     def _wait(self, task: _Task, tier: float) -> None:
         """Let a task wait in a tier, or in another if that does not confirm."""
-        self._try(
-            self._refused, tier_name(tier), task, lambda: self._wait(task, other_tier(tier))
-        )
+        self._try(self._refused, tier_name(tier), task, lambda: self._wait(task, other_tier(tier)))
 
     def _try(self, outlet: Outlet, key: str, task: _Task, instead: Callable[[], None]) -> None:
         """Publish, and do something `instead` if that is not confirmed while others are."""

@@ -10,6 +10,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands
 
 from maniple.transport.loss import is_loss
+from maniple.transport.supervision import safely
 
 QUIET = 0.05
 APPLY = 0.2
@@ -161,7 +162,7 @@ class Consumer:
         self._settled.clear()
         self._rejected.clear()
         if self._on_lost is not None:
-            self._on_lost()
+            safely(self._on_lost)
 
     def want(self, *, prefetch: int | None = None, paused: bool | None = None) -> None:
         """Change what is wanted of the broker, which is told soon; nobody waits for its answer.

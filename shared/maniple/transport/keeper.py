@@ -16,7 +16,7 @@ from aiormq.abc import AbstractChannel
 
 from maniple.timings import Amqp
 from maniple.transport.consumer import Consumer
-from maniple.transport.supervision import CLOSE_TIMEOUT, backoff
+from maniple.transport.supervision import CLOSE_TIMEOUT, backoff, safely
 
 Prepare = Callable[[aiormq.Connection], Awaitable[object]]
 
@@ -55,11 +55,26 @@ class Keeper:
         self._channel: AbstractChannel | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    def attach(self, connection: aiormq.Connection) -> None:
-        """Begin to consume over a connection that stands."""
+    def attach(
+        self,
+        connection: aiormq.Connection,
+        on_death: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Begin to consume over a connection that stands; `on_death` hears if that ends by itself.
+
+        That would be a mistake of ours, but one that nobody else would mend.
+        """
+
+        def ended(keeping: asyncio.Task[None]) -> None:
+            if not keeping.cancelled() and (error := keeping.exception()) is not None:
+                _log.error("%s is not consumed any more", self.consumer.queue, exc_info=error)
+                if on_death is not None:
+                    on_death(error)
+
         self._keeping = asyncio.create_task(
             self._keep(connection), name=f"consume {self.consumer.queue}"
         )
+        self._keeping.add_done_callback(ended)
 
     def lost(self) -> None:
         """Abandon the connection: it is gone."""
@@ -82,7 +97,7 @@ class Keeper:
         if silent != self.silent:
             self.silent = silent
             if self._on_silent is not None:
-                self._on_silent(silent)
+                safely(partial(self._on_silent, silent))
         if self._waited and self._waited % times.ticks(times.unanswered) == 0:
             self.suspect()
 
