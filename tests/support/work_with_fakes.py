@@ -140,8 +140,9 @@ class Agent:
         times: Holding | None = None,
         known: Known | None = None,
         queues: Queues | None = None,
+        publisher: FakePublisher | None = None,
     ) -> None:
-        self.publisher = FakePublisher()
+        self.publisher = publisher or FakePublisher()
         self.executor = FakeExecutor(capacity)
         self.now = NOW
         self.fenced = False

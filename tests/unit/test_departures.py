@@ -1,5 +1,7 @@
 """What leaves an agent when one of the queues confirms nothing."""
 
+from collections import Counter
+
 import pytest
 
 from maniple.errors import ErrorCode
@@ -7,7 +9,10 @@ from maniple.execution import failed
 from maniple.messages import RetryPlan
 from maniple.timings import Holding, Queues
 from maniple.topology import DELAY_TIERS, tier_name
-from work_with_fakes import Agent, Delivery, envelope
+from maniple.transport import Outgoing
+from maniple_agent import departures as module
+from waiting import wait_until
+from work_with_fakes import Agent, Delivery, FakePublisher, envelope
 
 NOW_OVERDUE = Queues(patience=0.0, cancel=0.0)
 LATER = Queues(patience=3600.0)
@@ -140,3 +145,54 @@ async def test_another_attempt_of_what_must_not_run_twice_waits_for_its_tier() -
     agent.publisher.freed.set()
     await agent.settle()
     assert (waiting(agent), delivery.acked) == (["1"], 1)
+
+
+MOST_UNCONFIRMED = 32  # of one queue, which stops a channel of RabbitMQ
+
+
+class Counting(FakePublisher):
+    """Counts what is begun to be published, by key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: Counter[str] = Counter()
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        self.begun[message.routing_key] += 1
+        await super().publish(message, timeout=timeout)
+
+
+async def test_where_nothing_is_confirmed_hardly_anything_is_tried_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    publisher = Counting()
+    publisher.silent = {"a.task", *map(tier_name, DELAY_TIERS[:4])}
+    agent, deliveries = Agent(queues=Queues(), publisher=publisher), list[Delivery]()
+    plan = RetryPlan(base=1.0, factor=1.0, cap=1.0)
+    for second in range(400):
+        now[0] += 1.0
+        again = Delivery(envelope(f"again-{second}", retry=plan, max_attempts=3))
+        lost = Delivery(envelope(f"lost-{second}"), redelivered=True)
+        deliveries += (again, lost)
+        await agent.take(again)
+        await agent.take(lost)
+        await agent.finish(f"again-{second}", failed(ErrorCode.HANDLER_ERROR, "", retryable=True))
+        await look(agent)
+    assert max(publisher.begun[key] for key in publisher.silent) < MOST_UNCONFIRMED
+    assert all(one.acked for one in deliveries[:-40])
+
+
+async def test_while_no_tier_confirms_anything_tasks_wait_for_the_next_that_may_be_tried() -> None:
+    agent = Agent(queues=Queues(patience=0.0, cancel=0.0, stuck=2.0, most_stuck=2.0))
+    agent.publisher.silent = {"a.task", *map(tier_name, DELAY_TIERS)}
+    lost = Delivery(envelope("1"), redelivered=True)
+    await agent.take(lost)
+    for _ in range(len(DELAY_TIERS) + 1):
+        await look(agent)
+    assert (len(agent.departures._paused), lost.acked) == (1, 0)
+    assert agent.departures.kept > 0
+    agent.publisher.silent.clear()
+    await wait_until(lambda: lost.acked == 1)
+    assert waiting(agent) == ["1"]

@@ -13,6 +13,7 @@ from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import ENVELOPES_TYPE, RUNNING_TYPE, Envelope, Result, TaskRunning, Waiting
 from maniple.service.done import Done
+from maniple.service.doors import TIER_KEYS, Doors
 from maniple.service.names import HANDED_BACK, RESULTS, TASKS_RETRIED
 from maniple.service.outlets import Outlet, ResultOutlet
 from maniple.service.telemetry import Metrics
@@ -37,7 +38,7 @@ class _Withdrawn(ManipleError):
     """It was not sent, because what was sent before it is not confirmed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Task:
     """What leaves: an envelope, whom to tell, and whether there may be two of it."""
 
@@ -90,14 +91,17 @@ class Departures:
         self._ended: Counter[str] = Counter()
         self._times = times or Queues()
         self._under_way: UnderWay[_Leaving] = UnderWay(self._times.patience)
+        self._doors = Doors(self._times)
         self._cancel_at: dict[tuple[Outlet, str], float] = {}
+        self._paused: set[_Task] = set()
         self.left_bulkhead = asyncio.Event()
 
     @property
     def kept(self) -> int:
         """Bytes that have been given here and are not confirmed."""
         outlets = (self._results, self._lanes, self._delay, self._refused)
-        return sum(outlet.kept for outlet in outlets)
+        paused = sum(len(task.encoded) for task in self._paused)
+        return sum(outlet.kept for outlet in outlets) + paused
 
     def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
         """Record a result and reply to whoever asked."""
@@ -135,6 +139,9 @@ class Departures:
 
         encoded = encode(envelope)
         waiting = _Task(encoded, done, may_copy)
+        if self._doors.refusal(TIER_KEYS[again.tier][0], monotonic()) is not None:
+            self._wait(waiting, again.tier)
+            return
         self._try(
             self._delay,
             tier_name(again.tier),
@@ -162,12 +169,33 @@ class Departures:
             else:
                 done(error)
 
+        if self._doors.refusal((LANES.name, key), monotonic()) is not None:
+            wait(Waiting.UNCONFIRMED)
+            return
         task = _Task(encode(envelope), sent, may_copy)
         self._try(self._lanes, key, task, lambda: wait(Waiting.UNCONFIRMED))
 
     def _wait(self, task: _Task, tier: float) -> None:
-        """Let a task wait in a tier, or in another if that does not confirm."""
-        self._try(self._refused, tier_name(tier), task, lambda: self._wait(task, other_tier(tier)))
+        """Let a task wait in a tier, or in another if that does not confirm.
+
+        While none of them does, it waits here for the next that may be tried.
+        """
+        (_, name), rest = self._doors.first(TIER_KEYS[tier], monotonic())
+        if rest:
+            self._pause(task, rest, tier)
+        else:
+            other = other_tier(float(name))
+            self._try(self._refused, name, task, lambda: self._wait(task, other))
+
+    def _pause(self, task: _Task, seconds: float, tier: float) -> None:
+        """Keep a task for some seconds, and then let it wait in a tier."""
+
+        def go_on() -> None:
+            self._paused.discard(task)
+            self._wait(task, tier)
+
+        self._paused.add(task)
+        asyncio.get_running_loop().call_later(seconds, go_on)
 
     def _try(self, outlet: Outlet, key: str, task: _Task, instead: Callable[[], None]) -> None:
         """Publish, and do something `instead` if that is not confirmed while others are."""
@@ -183,6 +211,8 @@ class Departures:
         """Take what became of a publish."""
         is_answer = error is None or isinstance(error, PublishRefused)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
+        if is_answer:
+            self._doors.open(leaving.ticket.key)
         if not ended(leaving.ticket):
             return  # something else was done about it
         if isinstance(error, _Withdrawn):
@@ -200,13 +230,15 @@ class Departures:
         if not taking:
             self._under_way.renew(now)
             return
-        overdue = self._under_way.overdue(now)
+        overdue, waited_for = self._under_way.overdue(now), self._under_way.waited_for(now)
+        for stuck in {ticket.key for ticket in overdue} | waited_for:
+            self._doors.shut(stuck, Waiting.UNCONFIRMED, now)
         for ticket in overdue:
             ticket.item.instead()
         for outlet, key in {(ticket.item.outlet, ticket.key[1]) for ticket in overdue}:
             self._cancel_at.setdefault((outlet, key), now + self._times.cancel)
             self._withdraw(outlet, key)
-        for exchange, key in self._under_way.waited_for(now):
+        for exchange, key in waited_for:
             for outlet in self._outlets(exchange):
                 self._withdraw(outlet, key)
         for outlet, key in [at for at, due in self._cancel_at.items() if due <= now]:

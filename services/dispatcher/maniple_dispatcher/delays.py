@@ -1,6 +1,7 @@
 """Waiting in the broker: a task that finds no room there either ends, or goes round."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -9,8 +10,9 @@ from maniple.bundles import Bundler
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
-from maniple.messages import ENVELOPES_TYPE, Envelope
+from maniple.messages import ENVELOPES_TYPE, Envelope, Waiting
 from maniple.service.done import Done, as_ours, tell
+from maniple.service.doors import TIER_KEYS, Doors
 from maniple.service.names import BUNDLE_TASKS, BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED
 from maniple.service.telemetry import Metrics
 from maniple.service.under_way import Ticket, UnderWay
@@ -38,7 +40,8 @@ class Delays:
 
     What waits in numbers is looked at again and again, so it must cost little: the tasks of a
     bundle are encoded together. From a tier that confirms nothing, while others do, they go to
-    another: the source messages that they hold up are those of all lanes.
+    another: the source messages that they hold up are those of all lanes. Hardly anything is sent
+    to such a tier any more; while all are such, tasks wait here for the next that may be tried.
     """
 
     def __init__(self, publisher: Publisher, metrics: Metrics, times: Queues | None = None) -> None:
@@ -49,7 +52,9 @@ class Delays:
         self._bundlers: dict[tuple[float, bool], Bundler[_Waiter]] = {}
         self._times = times or Queues()
         self._under_way: UnderWay[tuple[Envelope, Done, bool]] = UnderWay(self._times.patience)
+        self._doors = Doors(self._times)
         self._cancel_at: dict[float, float] = {}
+        self._pausing = 0
 
     def add(self, waiting: Wait, done: Done, *, insist: bool) -> None:
         """Let a task wait; `done` when that is confirmed, or, without `insist`, refused.
@@ -58,14 +63,27 @@ class Delays:
         task goes to the end of `maniple.retry` itself, which has no limit: behind the others, so
         that it holds up none of them, until there is room somewhere.
         """
-        bundler = self._bundlers.get((waiting.tier, insist))
+        now = monotonic()
+        key, rest = self._doors.first(TIER_KEYS[waiting.tier], now)
+        if rest:
+            self._later(rest, partial(self.add, waiting, done, insist=insist))
+            return
+        tier = float(key[1])
+        bundler = self._bundlers.get((tier, insist))
         if bundler is None:  # one that is empty is false
-            send = partial(self._send, waiting.tier, insist=insist)
-            bundler = self._bundlers[waiting.tier, insist] = Bundler(send)
+            send = partial(self._send, tier, insist=insist)
+            bundler = self._bundlers[tier, insist] = Bundler(send)
         envelope = waiting.envelope
-        key = (DELAY.name, tier_name(waiting.tier))
-        ticket = self._under_way.begin(key, (envelope, done, insist), monotonic())
+        ticket = self._under_way.begin(key, (envelope, done, insist), now)
         bundler.add(_Waiter(envelope, done, ticket), len(envelope.payload) + BESIDES_PAYLOAD)
+
+    def _later(self, seconds: float, go_on: Callable[[], None]) -> None:
+        def then() -> None:
+            self._pausing -= 1
+            go_on()
+
+        self._pausing += 1
+        asyncio.get_running_loop().call_later(seconds, then)
 
     def answered(self, since: float) -> None:
         """Take that the broker has confirmed something else that was sent at `since`."""
@@ -80,11 +98,12 @@ class Delays:
         if not taking:
             self._under_way.renew(now)
             return
-        stuck = dict[float, None]()
-        for ticket in self._under_way.overdue(now):
-            stuck[float(ticket.key[1])] = None
+        overdue = self._under_way.overdue(now)
+        for key in {ticket.key for ticket in overdue}:
+            self._doors.shut(key, Waiting.UNCONFIRMED, now)
+        for ticket in overdue:
             self._elsewhere(ticket)
-        for tier in stuck:
+        for tier in {float(ticket.key[1]) for ticket in overdue}:
             self._cancel_at.setdefault(tier, now + self._times.cancel)
             for bundler in self._of(tier):
                 for waiter in bundler.withdraw():
@@ -105,8 +124,11 @@ class Delays:
 
     async def drain(self) -> None:
         """Return when everything has been sent."""
-        for bundler in list(self._bundlers.values()):
-            await bundler.drain()
+        while self._pausing or not all(bundler.idle for bundler in self._bundlers.values()):
+            for bundler in list(self._bundlers.values()):
+                await bundler.drain()
+            if self._pausing:
+                await asyncio.sleep(ROUND)
 
     async def _send(self, tier: float, waiters: list[_Waiter], *, insist: bool) -> None:
         error: ManipleError | None = None
@@ -120,6 +142,8 @@ class Delays:
             self._metrics.counter(BYTES_SENT, DELAY.name).inc(len(body))
             self._metrics.histogram(BUNDLE_TASKS, DELAY.name).observe(len(waiters))
         is_answer = error is None or isinstance(error, PublishRefused)
+        if is_answer:
+            self._doors.open((DELAY.name, tier_name(tier)))
         ended = self._under_way.end if is_answer else self._under_way.withdraw
         tell([waiter.done for waiter in waiters if ended(waiter.ticket)], error)
 

@@ -18,6 +18,7 @@ from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, Waiting
 from maniple.service.done import Done
+from maniple.service.doors import Doors
 from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
 from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
 from maniple.service.settlement import Settlement
@@ -29,7 +30,6 @@ from maniple.transport import Publisher
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.cancellations import Cancellations
-from maniple_dispatcher.domain.doors import Doors
 from maniple_dispatcher.domain.routing import (
     Wait,
     acceptance,

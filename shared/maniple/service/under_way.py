@@ -11,9 +11,12 @@ another: copies would only add to its work.
 
 The connection stays: `Publisher` asks whether its channel answers.
 
+Where something was given up, hardly anything is tried for a while (`maniple.service.doors`):
+RabbitMQ stops a channel that has 32 messages unconfirmed by one queue.
+
 Known weaknesses: RabbitMQ registers a channel with the leader of a queue at the channel's first
-publish to it, and that stops the whole channel while there is none; and it stops a channel that has
-32 messages unconfirmed by one queue, which a lane that is stuck for a quarter of an hour may reach.
+publish to it, and that stops the whole channel while there is none; and a queue that is stuck for a
+quarter of an hour may reach those 32.
 The connection then is built anew, half a minute later.
 """
 
