@@ -139,6 +139,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
 async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     """Take nothing new, finish or hand back, and say goodbye."""
     began, seconds = monotonic(), parts.ending.seconds
+    parts.work.draining = True  # a fence that opens meanwhile must not let anything in
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
     heartbeats.phase = AgentPhase.DRAINING
     heartbeats.announce()

@@ -115,14 +115,20 @@ class HotPath:
         for link in (self.outlet, self.intake, self._reply_link):
             link.suspect()
 
+    def stop(self) -> None:
+        """Take nothing more, as soon as the queues answer; `resume` undoes it, however soon."""
+        for keeper in self._keepers.values():
+            keeper.consumer.want(paused=True)
+
     async def pause(self, limit: float = PAUSE_TIMEOUT) -> None:
-        """Take nothing more; a queue that does not answer is waited for `limit` seconds."""
+        """Stop, and wait for it; for a queue that does not answer `limit` seconds."""
+        self.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await asyncio.gather(*(one.consumer.pause() for one in self._keepers.values()))
 
     def resume(self) -> None:
-        """Take again after `pause`, as soon as the queues answer."""
+        """Take again after `stop` or `pause`, as soon as the queues answer."""
         for keeper in self._keepers.values():
             keeper.consumer.want(paused=False)
 
