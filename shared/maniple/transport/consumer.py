@@ -1,6 +1,7 @@
 """Consuming one queue, with acknowledgements that travel together."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands
 
 from maniple.transport.loss import is_loss
-from maniple.transport.supervision import safely
+from maniple.transport.supervision import CLOSE_TIMEOUT, safely
 
 QUIET = 0.05
 APPLY = 0.2
@@ -117,6 +118,7 @@ class Consumer:
         self._flushing = asyncio.Lock()
         self._paused = False
         self._stale = False
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def hungry(self) -> bool:
@@ -137,13 +139,25 @@ class Consumer:
         return self._paused or (self._in_force is not None and not self._stale)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
-        """Open the channel and consume."""
-        channel = await connection.channel(publisher_confirms=False)
-        self.generation += 1
-        self._channel = channel
-        channel.on_consumer_cancel_callbacks.add(lambda _: self._suspect())
-        await self._fit()
+        """Open the channel and consume; of an attempt that is given up nothing stays open."""
+        opening = asyncio.ensure_future(connection.channel(publisher_confirms=False))
+        try:
+            channel = await asyncio.shield(opening)
+            self.generation += 1
+            self._channel = channel
+            channel.on_consumer_cancel_callbacks.add(lambda _: self._suspect())
+            await self._fit()
+        except BaseException:
+            # The broker may have answered in this turn, and would go on to deliver there.
+            opening.add_done_callback(self._close_opened)
+            raise
         return channel
+
+    def _close_opened(self, opening: asyncio.Future[AbstractChannel]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            closing = asyncio.create_task(close_channel(opening.result()))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     @property
     def unsettled(self) -> int:
@@ -155,6 +169,7 @@ class Consumer:
         self.generation += 1
         self._channel = None
         self._in_force = None
+        self._stale = False
         self.waits = False
         if self._refitting is not None:
             self._refitting.cancel()
@@ -346,6 +361,13 @@ class Consumer:
             await channel.basic_ack(head, multiple=True)
         for tag in sorted(settled):
             await channel.basic_ack(tag)
+
+
+async def close_channel(channel: AbstractChannel) -> None:
+    """Let the broker forget a channel; what it does not answer is not waited for."""
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await channel.close()
 
 
 def _ended(task: asyncio.Task[None]) -> None:
