@@ -1,5 +1,6 @@
 """What leaves an agent when one of the queues confirms nothing."""
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import RetryPlan
+from maniple.service import outlets
 from maniple.timings import Holding, Queues
 from maniple.topology import DELAY_TIERS, tier_name
 from maniple.transport import Outgoing
@@ -195,4 +197,26 @@ async def test_while_no_tier_confirms_anything_tasks_wait_for_the_next_that_may_
     assert agent.departures.kept > 0
     agent.publisher.silent.clear()
     await wait_until(lambda: lost.acked == 1)
+    assert waiting(agent) == ["1"]
+
+
+async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "REFUSED_PAUSE", DELAY_TIERS[0])
+    monkeypatch.setattr(outlets, "REFUSED_PAUSE", 0.05)
+    agent = Agent(capacity=0, queues=Queues(), times=Holding(dissolve=1e-9))
+    agent.publisher.full = {"a.task", *map(tier_name, DELAY_TIERS)}
+    delivery = Delivery(envelope("1"))
+    await agent.take(delivery)
+    agent.work.dissolve()
+    for _ in range(30):
+        now[0] += 1.0
+        agent.departures._under_way.answered(now[0])  # others have their confirms all the while
+        agent.departures.look(taking=True)
+        await asyncio.sleep(0.01)
+    assert (waiting(agent), delivery.acked) == ([], 0)
+    agent.publisher.full = set()
+    await wait_until(lambda: delivery.acked == 1)
+    await agent.departures.drain()
     assert waiting(agent) == ["1"]

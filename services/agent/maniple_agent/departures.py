@@ -86,7 +86,6 @@ class Departures:
             Outlet(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
         )
         self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
-        self._refused = Outlet(publisher, DELAY, ENVELOPES_TYPE, insist=True)
         self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
         self._ended: Counter[str] = Counter()
         self._times = times or Queues()
@@ -99,7 +98,7 @@ class Departures:
     @property
     def kept(self) -> int:
         """Bytes that have been given here and are not confirmed."""
-        outlets = (self._results, self._lanes, self._delay, self._refused)
+        outlets = (self._results, self._lanes, self._delay)
         paused = sum(len(task.encoded) for task in self._paused)
         return sum(outlet.kept for outlet in outlets) + paused
 
@@ -176,16 +175,25 @@ class Departures:
         self._try(self._lanes, key, task, lambda: wait(Waiting.UNCONFIRMED))
 
     def _wait(self, task: _Task, tier: float) -> None:
-        """Let a task wait in a tier, or in another if that does not confirm.
+        """Let a task wait in a tier, or in another if that does not confirm or has no room.
 
-        While none of them does, it waits here for the next that may be tried.
+        While none of them confirms, it waits here for the next that may be tried. A refusal shows
+        that nothing was stored: it makes no copy.
         """
         (_, name), rest = self._doors.first(TIER_KEYS[tier], monotonic())
         if rest:
             self._pause(task, rest, tier)
-        else:
-            other = other_tier(float(name))
-            self._try(self._refused, name, task, lambda: self._wait(task, other))
+            return
+        other = other_tier(float(name))
+
+        def sent(error: ManipleError | None) -> None:
+            if isinstance(error, PublishRefused):
+                self._pause(task, REFUSED_PAUSE, other)
+            else:
+                task.done(error)
+
+        trying = _Task(task.encoded, sent, task.may_copy)
+        self._try(self._delay, name, trying, lambda: self._wait(task, other))
 
     def _pause(self, task: _Task, seconds: float, tier: float) -> None:
         """Keep a task for some seconds, and then let it wait in a tier."""
@@ -239,14 +247,10 @@ class Departures:
             self._cancel_at.setdefault((outlet, key), now + self._times.cancel)
             self._withdraw(outlet, key)
         for exchange, key in waited_for:
-            for outlet in self._outlets(exchange):
-                self._withdraw(outlet, key)
+            self._withdraw(self._lanes if exchange == LANES.name else self._delay, key)
         for outlet, key in [at for at, due in self._cancel_at.items() if due <= now]:
             del self._cancel_at[outlet, key]
             outlet.cancel(key, self._is_given_up)
-
-    def _outlets(self, exchange: str) -> tuple[Outlet, ...]:
-        return (self._lanes,) if exchange == LANES.name else (self._delay, self._refused)
 
     def _withdraw(self, outlet: Outlet, key: str) -> None:
         """Let go another way what was not sent yet."""
@@ -275,7 +279,6 @@ class Departures:
     async def drain(self) -> None:
         """Return when everything has been confirmed."""
         await self._lanes.drain()
-        await self._refused.drain()
         await self._delay.drain()
         await self._events.drain()
         await self._results.drain()
