@@ -264,7 +264,7 @@ class Agent:
         work: Any = self.work
         confirmation = Confirmation(world.now)
         hot: Any = SimpleNamespace(
-            stop=lambda: None, resume=lambda: None, blocked=False, up=False
+            stop=lambda: None, resume=lambda: None, blocked=False, up=False, publishes=False
         )
         runtime: Any = SimpleNamespace(
             health=Health("agent", self.name, clock=world.monotonic),

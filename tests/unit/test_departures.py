@@ -220,3 +220,29 @@ async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.Monkey
     await wait_until(lambda: delivery.acked == 1)
     await agent.departures.drain()
     assert waiting(agent) == ["1"]
+
+
+async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_from_there_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REFUSED_PAUSE", DELAY_TIERS[0])
+    agent = Agent(capacity=0, times=Holding(dissolve=1e-9))
+    agent.publisher.full = {"a.task", tier_name(DELAY_TIERS[0])}
+    lost, back = Delivery(envelope("1"), redelivered=True), Delivery(envelope("2"))
+    for delivery in (lost, back):
+        agent.work.take(delivery)  # type: ignore[arg-type]  # a fake
+    agent.work.dissolve()
+    await agent.departures.drain()
+    assert (lost.acked, back.acked) == (1, 1)
+
+
+async def test_who_drains_does_not_wait_for_a_lane_that_confirms_nothing() -> None:
+    agent, lost = stuck("a.task"), Delivery(envelope("1"), redelivered=True)
+    await agent.take(lost)
+    draining = asyncio.create_task(agent.departures.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    for _ in range(3):
+        await look(agent)
+    await wait_until(draining.done)
+    assert (lost.acked, waiting(agent)) == (1, ["1"])

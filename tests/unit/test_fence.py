@@ -112,6 +112,18 @@ async def test_a_fence_that_opens_in_the_turn_in_which_it_closed_leaves_nothing_
     assert not consumer._paused
 
 
+async def test_whether_the_broker_takes_what_is_published_does_not_depend_on_who_consumes() -> None:
+    fenced, hot = Fenced(), HotPath.__new__(HotPath)
+    links: Any = hot
+    links.outlet, links.intake = (SimpleNamespace(blocked=False, is_up=up) for up in (True, False))
+    fenced.fence._hot = hot
+    assert fenced.fence.publishes
+    links.outlet.blocked = True
+    assert not fenced.fence.publishes
+    links.outlet, links.intake = links.intake, links.outlet
+    assert not fenced.fence.publishes
+
+
 async def test_a_fence_that_opens_while_the_agent_leaves_lets_nothing_in() -> None:
     fenced = Fenced()
     await fenced.at(7.0)

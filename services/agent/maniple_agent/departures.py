@@ -93,6 +93,7 @@ class Departures:
         self._doors = Doors(self._times)
         self._cancel_at: dict[tuple[Outlet, str], float] = {}
         self._paused: set[_Task] = set()
+        self._changed = asyncio.Event()
         self.left_bulkhead = asyncio.Event()
 
     @property
@@ -219,6 +220,7 @@ class Departures:
         """Take what became of a publish."""
         is_answer = error is None or isinstance(error, PublishRefused)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
+        self._changed.set()
         if is_answer:
             self._doors.open(leaving.ticket.key)
         if not ended(leaving.ticket):
@@ -251,6 +253,7 @@ class Departures:
         for outlet, key in [at for at, due in self._cancel_at.items() if due <= now]:
             del self._cancel_at[outlet, key]
             outlet.cancel(key, self._is_given_up)
+        self._changed.set()
 
     def _withdraw(self, outlet: Outlet, key: str) -> None:
         """Let go another way what was not sent yet."""
@@ -277,8 +280,12 @@ class Departures:
         return ended
 
     async def drain(self) -> None:
-        """Return when everything has been confirmed."""
-        await self._lanes.drain()
-        await self._delay.drain()
+        """Return when everything has been confirmed, or what was done instead.
+
+        What a lane refuses or does not confirm goes to a tier, and from there perhaps to another.
+        """
+        while self._under_way.waits or self._paused:
+            self._changed.clear()
+            await self._changed.wait()
         await self._events.drain()
         await self._results.drain()

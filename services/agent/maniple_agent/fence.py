@@ -52,7 +52,7 @@ class Fence:
     @property
     def publishes(self) -> bool:
         """Whether the broker takes what is published, as far as is known."""
-        return self._hot.up and not self._hot.blocked
+        return self._hot.publishes
 
     def confirm(self, sent_at: float) -> None:
         """Take that the broker has confirmed a heartbeat that was sent at that time."""

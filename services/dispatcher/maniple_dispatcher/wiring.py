@@ -53,7 +53,7 @@ async def _look(lanes: Lanes, hot: HotPath) -> None:
     """Look after publishes that are not confirmed."""
     while True:
         await asyncio.sleep(LOOK_PERIOD)
-        lanes.look(taking=hot.up and not hot.blocked)
+        lanes.look(taking=hot.publishes)
 
 
 async def _ask_for_time(

@@ -84,6 +84,11 @@ class HotPath:
         return self.outlet.is_up and self.intake.is_up
 
     @property
+    def publishes(self) -> bool:
+        """Whether the broker takes what is published, as far as this process knows."""
+        return self.outlet.is_up and not self.outlet.blocked
+
+    @property
     def blocked(self) -> bool:
         """Whether an alarm of the broker (memory, disk) holds back what is published."""
         return self.outlet.blocked
