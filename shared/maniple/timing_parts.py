@@ -291,7 +291,7 @@ class Policies(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queues(Part):
-    """Of a dispatcher's patience with queues that refuse, confirm nothing or belong to nobody."""
+    """Of patience with queues that refuse, confirm nothing or belong to nobody."""
 
     patience: float = 5.0
     """without a confirm, while others have theirs, until a copy of a task waits elsewhere"""
@@ -303,6 +303,8 @@ class Queues(Part):
     """the same at most; each task that tries stays with the broker, which bounds how many may"""
     shut: float = 0.25
     """for which one that refused is not tried"""
+    reply: float = 120.0
+    """for which a reply that nobody waits for any more goes on being tried"""
     leftover: float = _outside(30.0, 6.0)
     """without a message until the queue of an agent that is gone is removed"""
 

@@ -168,6 +168,11 @@ RULES: Final = (
         ("amqp.confirm",),
         "one lane that is stuck would cost the connection of all",
     ),
+    Rule(
+        ("queues.patience", "queues.reply"),
+        10 * ("amqp.confirm",),
+        "one reply queue that is stuck would cost the connection of all",
+    ),
     Rule(("queues.stuck",), ("queues.most_stuck",), "a stuck lane would be tried ever more often"),
     Rule(
         ("amqp.heartbeat", "amqp.heartbeat", "amqp.heartbeat"),

@@ -1,13 +1,17 @@
 """Agents that beat and take nothing, and queues that answer nothing, in virtual time."""
 
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from maniple.control import Reconnect
+from maniple.tasks import Executor, TaskRegistry, task
 from maniple.timings import Timings
-from maniple.topology import lane_queues
-from maniple.transport import QueueView
+from maniple.topology import Queue, lane_queues
+from maniple.transport import Consumer, QueueView
+from maniple_agent.lanes import Lanes
 from simulated_cluster import Agent, Cluster
 from virtual_time import World, seeds
 
@@ -88,6 +92,41 @@ def test_a_zombie_is_told_to_reconnect_after_five_seconds_and_evicted_after_ten(
             assert failed.keys() == {zombie.name}
             assert failed[zombie.name] - since >= BOUNDS.hopeless
             assert not any(told(agent, since) for agent in others)
+
+
+@task("x")
+async def x(payload: Any) -> Any:
+    return payload
+
+
+def told_without_a_link() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what an agent says of its lanes whose consuming connection is down."""
+
+    def consume(queue: Queue, handle: Any, prefetch: int, **_: Any) -> Consumer:
+        return Consumer(queue.name, handle, prefetch=prefetch)
+
+    lanes = Lanes("a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4))
+    hot: Any = SimpleNamespace(consume=consume, intake=SimpleNamespace(is_up=False))
+    work: Any = SimpleNamespace(take=lambda *_, **__: None, connection_lost=lambda: None)
+    lanes.consume(hot, work)
+    return lanes.hungry, lanes.unconsumed
+
+
+@pytest.mark.parametrize("chunk", seeds(20), ids=str)
+def test_an_agent_that_consumes_nothing_for_its_own_reasons_is_told_to_reconnect_and_evicted(
+    chunk: range,
+) -> None:
+    for seed in chunk:
+        with World(seed) as world, Cluster(world) as cluster:
+            fleet(world, cluster, ("x",), 3)
+            cut, *others = cluster.agents
+            for agent in others:
+                eats(world, agent, world.between(0.2, 2.0))
+            cut.hungry, cut.unconsumed = told_without_a_link()
+            fill(cluster, "x", 5, 2)
+            world.run(BOUNDS.hopeless + 3 * LOOK + PERIOD + GRACE + RECONNECT_GRACE + SLACK)
+            assert told(cut, 0.0)
+            assert cluster.failures().keys() == {cut.name}
 
 
 @pytest.mark.parametrize("chunk", seeds(20), ids=str)

@@ -263,7 +263,9 @@ class Agent:
         )
         work: Any = self.work
         confirmation = Confirmation(world.now)
-        hot: Any = SimpleNamespace(pause=_nothing, resume=lambda: None, blocked=False, up=False)
+        hot: Any = SimpleNamespace(
+            stop=lambda: None, resume=lambda: None, blocked=False, up=False, publishes=False
+        )
         runtime: Any = SimpleNamespace(
             health=Health("agent", self.name, clock=world.monotonic),
             pulse=Pulse(),

@@ -141,13 +141,14 @@ class Agent:
         known: Known | None = None,
         queues: Queues | None = None,
         most_bytes: int = MOST_BYTES,
+        publisher: FakePublisher | None = None,
     ) -> None:
-        self.publisher = FakePublisher()
+        self.publisher = publisher or FakePublisher()
         self.executor = FakeExecutor(capacity)
         self.now = NOW
         self.fenced = False
         metrics = Metrics()
-        results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
+        results = ResultOutlet(self.publisher, metrics, replier=self.publisher, times=queues)
         traces = Traces(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
         self.departures = Departures(self.publisher, results, metrics, traces=traces, times=queues)

@@ -9,7 +9,9 @@ from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.service.refusals import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
-from maniple.topology import DELAY_TIERS, tier_name
+from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
+from maniple.transport import Outgoing
+from maniple_dispatcher import delays as module
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.routing import Wait
 from waiting import wait_until
@@ -64,6 +66,87 @@ async def test_what_a_tier_does_not_confirm_waits_in_none_that_outlasts_its_dead
     publisher.freed.set()
     await delays.drain()
     assert told == [None]
+
+
+@pytest.mark.parametrize("insist", [True, False])
+async def test_to_a_tier_that_confirms_nothing_hardly_anything_is_sent_any_more(
+    insist: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, begun, told = [1000.0], list[str](), list[ManipleError | None]()
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+
+    class Counting(FakePublisher):
+        async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+            begun.append(message.routing_key)
+            await super().publish(message, timeout=timeout)
+
+    publisher = Counting()
+    publisher.silent = {"0.5", "1"}
+    delays = Delays(publisher, Metrics(), Queues(), clock=lambda: NOW)
+    for second in range(400):
+        now[0] += 1.0
+        for tier in (0.5, 1.0):
+            delays.add(Wait(tier, envelope(str(second))), told.append, insist=insist)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        delays.look(taking=True)
+    assert max(begun.count(tier) for tier in publisher.silent) < 32  # which would stop a channel
+    assert len(told) >= 800 - 40
+
+
+async def test_while_no_tier_confirms_anything_a_task_waits_for_the_next_that_may_be_tried() -> (
+    None
+):
+    publisher, told = FakePublisher(), list[ManipleError | None]()
+    publisher.silent = set(map(tier_name, DELAY_TIERS))
+    times = Queues(patience=0.0, cancel=0.0, stuck=2.0, most_stuck=2.0)
+    delays = Delays(publisher, Metrics(), times, clock=lambda: NOW)
+    delays.add(Wait(0.5, envelope("a")), told.append, insist=False)
+    for _ in range(len(DELAY_TIERS) + 1):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        delays.look(taking=True)
+    assert (delays._pausing, told) == (1, [])
+    publisher.silent.clear()
+    await delays.drain()  # which waits for it too
+    assert told == [None]
+
+
+async def test_a_tier_that_refuses_gets_no_copy_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [1000.0], list[ManipleError | None]()
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "ROUND", 0.01)
+    publisher = FakePublisher()
+    publisher.full = {RETRY_QUEUE.name, *map(tier_name, DELAY_TIERS)}
+    delays = Delays(publisher, Metrics(), Queues(), clock=lambda: NOW)
+    delays.add(Wait(1.0, envelope("a")), told.append, insist=True)
+    for _ in range(30):
+        now[0] += 1.0
+        delays.answered(now[0])  # others have their confirms all the while
+        delays.look(taking=True)
+        await asyncio.sleep(0.01)
+    assert (publisher.sent, told) == ([], [])
+    publisher.full = set()
+    await delays.drain()
+    assert (len(publisher.sent), told) == (1, [None])
+
+
+async def test_who_insists_passes_over_a_full_tier_for_the_next_shorter_that_confirms() -> None:
+    publisher, told = FakePublisher(), list[ManipleError | None]()
+    publisher.full, publisher.silent = {"1", "0.25"}, {"0.5"}
+    times = Queues(patience=0.0, stuck=3600.0, most_stuck=3600.0)
+    delays = Delays(publisher, Metrics(), times, clock=lambda: NOW)
+    delays.add(Wait(0.5, envelope("a")), told.append, insist=False)
+    for _ in range(3):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        delays.look(taking=True)
+    publisher.sent.clear()
+    delays.add(Wait(1.0, envelope("b")), told.append, insist=True)
+    await wait_until(lambda: any(one.routing_key == "0.1" for one in publisher.sent))
+    publisher.full |= {"0.1"}
+    delays.add(Wait(1.0, envelope("c")), told.append, insist=True)
+    await wait_until(lambda: any(one.routing_key == RETRY_QUEUE.name for one in publisher.sent))
 
 
 async def test_a_tier_that_is_not_confirmed_yet_is_waited_for() -> None:

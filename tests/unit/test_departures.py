@@ -1,11 +1,20 @@
 """What leaves an agent when one of the queues confirms nothing."""
 
+import asyncio
+from collections import Counter
+
+import pytest
+
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import RetryPlan
-from maniple.timings import Queues
+from maniple.service import outlets
+from maniple.timings import Holding, Queues
 from maniple.topology import DELAY_TIERS, tier_name
-from work_with_fakes import Agent, Delivery, envelope
+from maniple.transport import Outgoing
+from maniple_agent import departures as module
+from waiting import wait_until
+from work_with_fakes import Agent, Delivery, FakePublisher, envelope
 
 NOW_OVERDUE = Queues(patience=0.0, cancel=0.0)
 LATER = Queues(patience=3600.0)
@@ -70,3 +79,170 @@ async def test_another_attempt_whose_tier_confirms_nothing_waits_in_another() ->
     ((key, bundle),) = agent.moved("maniple.delay")
     assert key not in agent.publisher.silent
     assert ([one.attempt for one in bundle], delivery.acked) == ([2], 1)
+
+
+async def handed_back(capability: str, count: int = 1) -> tuple[Agent, list[Delivery]]:
+    """Return an agent that has handed back so many tasks to their lane, which confirms nothing."""
+    agent = Agent(capacity=0, queues=NOW_OVERDUE, times=Holding(dissolve=1e-9))
+    agent.publisher.silent = {"a.task", "a.once", "an.exclusive"}
+    deliveries = []
+    for number in range(count):
+        one = envelope(f"{capability}-{number}", capability=capability, lane=capability)
+        deliveries.append(Delivery(one))
+        await agent.take(deliveries[-1])
+    agent.work.dissolve()
+    await agent.settle()
+    return agent, deliveries
+
+
+def waiting(agent: Agent) -> list[str]:
+    return [one.id for _, bundle in agent.moved("maniple.delay") for one in bundle]
+
+
+@pytest.mark.parametrize("capability", ["a.once", "an.exclusive"])
+async def test_what_must_not_run_twice_gets_no_copy_and_holds_up_nothing_else(
+    capability: str,
+) -> None:
+    agent, (once,) = await handed_back(capability)
+    other = Delivery(envelope("other"))
+    await agent.take(other)
+    agent.work.dissolve()
+    await agent.settle()
+    for _ in range(5):
+        await look(agent)
+    assert (waiting(agent), other.acked, once.acked) == (["other"], 1, 0)
+    agent.publisher.freed.set()
+    await agent.settle()
+    lanes = [key for key, _ in agent.moved()]
+    assert (lanes.count(capability), once.acked) == (1, 1)
+
+
+@pytest.mark.parametrize("capability", ["a.once", "an.exclusive"])
+async def test_what_must_not_run_twice_goes_elsewhere_as_long_as_it_was_never_sent(
+    capability: str,
+) -> None:
+    agent, deliveries = await handed_back(capability, count=11)
+    for _ in range(5):
+        await look(agent)
+    gone = waiting(agent)
+    assert (len(gone), [one.acked for one in deliveries]) == (3, [0] * 8 + [1] * 3)
+    agent.publisher.freed.set()
+    await agent.settle()
+    sent = gone + [one.id for _, bundle in agent.moved() for one in bundle]
+    assert len(sent) == len(set(sent)) == 11
+    assert [one.acked for one in deliveries] == [1] * 11
+
+
+async def test_another_attempt_of_what_must_not_run_twice_waits_for_its_tier() -> None:
+    plan = RetryPlan(base=1.0, factor=1.0, cap=1.0)
+    agent = stuck(*map(tier_name, DELAY_TIERS[:4]))
+    delivery = Delivery(
+        envelope("1", capability="an.exclusive", lane="an.exclusive", retry=plan, max_attempts=3)
+    )
+    await agent.take(delivery)
+    await agent.finish("1", failed(ErrorCode.HANDLER_ERROR, "no", retryable=True))
+    for _ in range(8):
+        await look(agent)
+    assert (waiting(agent), delivery.acked) == ([], 0)
+    agent.publisher.freed.set()
+    await agent.settle()
+    assert (waiting(agent), delivery.acked) == (["1"], 1)
+
+
+MOST_UNCONFIRMED = 32  # of one queue, which stops a channel of RabbitMQ
+
+
+class Counting(FakePublisher):
+    """Counts what is begun to be published, by key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: Counter[str] = Counter()
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        self.begun[message.routing_key] += 1
+        await super().publish(message, timeout=timeout)
+
+
+async def test_where_nothing_is_confirmed_hardly_anything_is_tried_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    publisher = Counting()
+    publisher.silent = {"a.task", *map(tier_name, DELAY_TIERS[:4])}
+    agent, deliveries = Agent(queues=Queues(), publisher=publisher), list[Delivery]()
+    plan = RetryPlan(base=1.0, factor=1.0, cap=1.0)
+    for second in range(400):
+        now[0] += 1.0
+        again = Delivery(envelope(f"again-{second}", retry=plan, max_attempts=3))
+        lost = Delivery(envelope(f"lost-{second}"), redelivered=True)
+        deliveries += (again, lost)
+        await agent.take(again)
+        await agent.take(lost)
+        await agent.finish(f"again-{second}", failed(ErrorCode.HANDLER_ERROR, "", retryable=True))
+        await look(agent)
+    assert max(publisher.begun[key] for key in publisher.silent) < MOST_UNCONFIRMED
+    assert all(one.acked for one in deliveries[:-40])
+
+
+async def test_while_no_tier_confirms_anything_tasks_wait_for_the_next_that_may_be_tried() -> None:
+    agent = Agent(queues=Queues(patience=0.0, cancel=0.0, stuck=2.0, most_stuck=2.0))
+    agent.publisher.silent = {"a.task", *map(tier_name, DELAY_TIERS)}
+    lost = Delivery(envelope("1"), redelivered=True)
+    await agent.take(lost)
+    for _ in range(len(DELAY_TIERS) + 1):
+        await look(agent)
+    assert (len(agent.departures._paused), lost.acked) == (1, 0)
+    assert agent.departures.kept > 0
+    agent.publisher.silent.clear()
+    await wait_until(lambda: lost.acked == 1)
+    assert waiting(agent) == ["1"]
+
+
+async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "REFUSED_PAUSE", DELAY_TIERS[0])
+    monkeypatch.setattr(outlets, "REFUSED_PAUSE", 0.05)
+    agent = Agent(capacity=0, queues=Queues(), times=Holding(dissolve=1e-9))
+    agent.publisher.full = {"a.task", *map(tier_name, DELAY_TIERS)}
+    delivery = Delivery(envelope("1"))
+    await agent.take(delivery)
+    agent.work.dissolve()
+    for _ in range(30):
+        now[0] += 1.0
+        agent.departures._under_way.answered(now[0])  # others have their confirms all the while
+        agent.departures.look(taking=True)
+        await asyncio.sleep(0.01)
+    assert (waiting(agent), delivery.acked) == ([], 0)
+    agent.publisher.full = set()
+    await wait_until(lambda: delivery.acked == 1)
+    await agent.departures.drain()
+    assert waiting(agent) == ["1"]
+
+
+async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_from_there_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REFUSED_PAUSE", DELAY_TIERS[0])
+    agent = Agent(capacity=0, times=Holding(dissolve=1e-9))
+    agent.publisher.full = {"a.task", tier_name(DELAY_TIERS[0])}
+    lost, back = Delivery(envelope("1"), redelivered=True), Delivery(envelope("2"))
+    for delivery in (lost, back):
+        agent.work.take(delivery)  # type: ignore[arg-type]  # a fake
+    agent.work.dissolve()
+    await agent.departures.drain()
+    assert (lost.acked, back.acked) == (1, 1)
+
+
+async def test_who_drains_does_not_wait_for_a_lane_that_confirms_nothing() -> None:
+    agent, lost = stuck("a.task"), Delivery(envelope("1"), redelivered=True)
+    await agent.take(lost)
+    draining = asyncio.create_task(agent.departures.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    for _ in range(3):
+        await look(agent)
+    await wait_until(draining.done)
+    assert (lost.acked, waiting(agent)) == (1, ["1"])

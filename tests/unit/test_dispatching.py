@@ -8,6 +8,7 @@ import pytest
 
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
+from maniple.service import outlets, replies
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
@@ -17,6 +18,7 @@ from maniple_dispatcher import lanes as module
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.traces import Traces
+from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 
 AGENT = "agent-1"
@@ -175,3 +177,28 @@ async def test_draining_waits_for_what_an_agents_own_queue_refuses(scene: Scene)
     await draining
     assert [one.id for one in scene.to("maniple.lanes")] == ["a"]
     assert source.settled == 1
+
+
+async def test_a_reply_queue_that_confirms_nothing_holds_up_no_source(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in (outlets, replies):
+        monkeypatch.setattr(one, "monotonic", scene.clock)
+    scene.broker.stuck = {"me"}
+
+    async def expire(name: str, **fields: Any) -> Source:
+        source, recorded = Source(), len(scene.broker.to("maniple.results"))
+        over = envelope(name, deadline=NOW, **fields)
+        assert scene.lanes.ends(over, source, NOW)  # type: ignore[arg-type]  # a fake
+        await wait_until(lambda: len(scene.broker.to("maniple.results")) > recorded)
+        await scene.turn()
+        return source
+
+    asked = await expire("1", reply_to="maniple.replies.me")
+    scene.lanes.look(taking=True)
+    assert asked.settled == 0
+    scene.clock.seconds += Queues().patience
+    await expire("2")  # others are confirmed
+    scene.lanes.look(taking=True)
+    assert asked.settled == 1
+    assert scene.broker.waiting > 0  # the reply is still tried

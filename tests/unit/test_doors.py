@@ -1,8 +1,11 @@
 """A lane that has just refused is not asked by every task."""
 
+import pytest
+
 from maniple.messages import Waiting
+from maniple.service.doors import MAX_DOORS, TIER_KEYS, Doors
 from maniple.timings import Queues
-from maniple_dispatcher.domain.doors import MAX_DOORS, Doors
+from maniple.topology import DELAY_TIERS
 
 NOW = 1000.0
 SHUT_FOR, STUCK_FOR, MAX_STUCK_FOR = Queues().shut, Queues().stuck, Queues().most_stuck
@@ -50,3 +53,26 @@ def test_names_from_outside_cannot_fill_the_memory() -> None:
     later = NOW + 2 * SHUT_FOR + 0.000001
     doors.shut(LANE, Waiting.NO_AGENT, later)
     assert doors.refusal(LANE, later) is Waiting.NO_AGENT
+
+
+def tiers(doors: Doors, tier: float, now: float) -> tuple[float, float]:
+    """Return the tier that is tried for this one, and after how many seconds."""
+    (_, name), rest = doors.first(TIER_KEYS[tier], now)
+    return float(name), rest
+
+
+def test_instead_of_a_tier_that_is_shut_the_nearest_that_is_not_is_tried() -> None:
+    doors = Doors()
+    assert tiers(doors, 1.0, NOW) == (1.0, 0.0)
+    for tier, nearest in ((1.0, 2.0), (2.0, 0.5), (0.5, 0.25), (0.25, 5.0)):
+        doors.shut(TIER_KEYS[tier][0], Waiting.UNCONFIRMED, NOW)
+        assert tiers(doors, 1.0, NOW) == (nearest, 0.0)
+
+
+def test_when_all_tiers_are_shut_the_one_that_opens_next_is_waited_for() -> None:
+    doors = Doors()
+    for number, tier in enumerate(DELAY_TIERS):
+        doors.shut(TIER_KEYS[tier][0], Waiting.UNCONFIRMED, NOW - number % 5)
+    tier, rest = tiers(doors, 3600.0, NOW)
+    assert (tier, rest) == (300.0, pytest.approx(STUCK_FOR - 4))
+    assert tiers(doors, 3600.0, NOW + rest) == (300.0, 0.0)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from maniple.service.health import Health
+from maniple.service.hotpath import HotPath
 from maniple.service.presence import Pulse
+from maniple.transport import Consumer
 from maniple_agent import fence as module
 from maniple_agent.domain.fencing import Confirmation
 from maniple_agent.fence import Fence
@@ -22,7 +24,7 @@ class Hot:
     def __init__(self, told: list[str]) -> None:
         self.told, self.blocked, self.up = told, False, True
 
-    async def pause(self) -> None:
+    def stop(self) -> None:
         self.told.append("pause")
 
     def resume(self) -> None:
@@ -94,6 +96,32 @@ async def test_a_fence_closes_once_and_opens_with_the_next_confirmed_heartbeat()
     assert (fenced.fence.fenced, fenced.runtime.health.ready) == (False, True)
     assert fenced.agent.executor.ids == ["1"]
     assert fenced.runtime.pulse.take()
+
+
+async def test_a_fence_that_opens_in_the_turn_in_which_it_closed_leaves_nothing_paused() -> None:
+    fenced, consumer = Fenced(), Consumer("q", lambda _: None, prefetch=5)
+    hot: Any = HotPath.__new__(HotPath)
+    hot._keepers = {"q": SimpleNamespace(consumer=consumer)}
+    hot.outlet = hot.intake = SimpleNamespace(blocked=False, is_up=False)
+    fenced.fence._hot = hot
+    fenced.now = 6.1
+    fenced.fence.look()
+    assert consumer._paused
+    fenced.fence.confirm(6.0)
+    await fenced.agent.settle()
+    assert not consumer._paused
+
+
+async def test_whether_the_broker_takes_what_is_published_does_not_depend_on_who_consumes() -> None:
+    fenced, hot = Fenced(), HotPath.__new__(HotPath)
+    links: Any = hot
+    links.outlet, links.intake = (SimpleNamespace(blocked=False, is_up=up) for up in (True, False))
+    fenced.fence._hot = hot
+    assert fenced.fence.publishes
+    links.outlet.blocked = True
+    assert not fenced.fence.publishes
+    links.outlet, links.intake = links.intake, links.outlet
+    assert not fenced.fence.publishes
 
 
 async def test_a_fence_that_opens_while_the_agent_leaves_lets_nothing_in() -> None:

@@ -1,6 +1,7 @@
 """Consumers that are kept each by itself, on a connection whose queues answer as a test decides."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from channels import Channel, until_idle
 from maniple.timings import Amqp
-from maniple.transport import Consumer, Keeper
+from maniple.transport import Consumer, Keeper, consumer
+from maniple.transport import keeper as module
 from waiting import wait_until
 
 TIMES = Amqp(backoff=0.01, answer=3.0, unanswered=5.0)  # in ticks of a second, which a test makes
@@ -62,13 +64,23 @@ class Kept:
     def __init__(self, connection: Any, queue: str) -> None:
         self.told: list[bool] = []
         self.lost = 0
+        self.faulty = False
         self.consumer = Consumer(queue, lambda _: None, prefetch=5, on_lost=self._lost)
-        self.keeper = Keeper(self.consumer, TIMES, on_silent=self.told.append)
+        self.keeper = Keeper(self.consumer, TIMES, on_silent=self._told)
         self.keeper.attach(connection)
         connection.keepers.append(self.keeper)
 
     def _lost(self) -> None:
         self.lost += 1
+        self._fail()
+
+    def _told(self, silent: bool) -> None:
+        self.told.append(silent)
+        self._fail()
+
+    def _fail(self) -> None:
+        if self.faulty:
+            raise ValueError("a bug")
 
     def tick(self, times: int) -> None:
         for _ in range(times):
@@ -198,3 +210,151 @@ async def test_a_lost_connection_ends_all_that_goes_on(on: Connection) -> None:
     await until_idle()
     assert (on.asked, silent.is_open, well.is_open) == (asked, False, False)
     assert (silent.lost, well.lost) == (1, 1)
+
+
+async def test_a_callback_that_raises_does_not_end_what_keeps_a_consumer(on: Connection) -> None:
+    kept = Kept(on, "a")
+    await wait_until(lambda: kept.is_open)
+    kept.faulty = True
+    on.silent = {"a"}
+    kept.keeper.suspect()
+    await wait_until(lambda: on.asked == ["a", "a"])
+    kept.tick(4)
+    assert (kept.told, kept.lost) == ([True], 1)
+    on.silent = set()
+    kept.tick(1)
+    await wait_until(lambda: kept.is_open)
+
+
+async def test_whoever_owns_the_connection_hears_if_a_consumer_is_not_kept_any_more(
+    on: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> float:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(module, "backoff", broken)
+    keeper, deaths = Keeper(Consumer("a", lambda _: None, prefetch=5), TIMES), list[BaseException]()
+    connection: Any = on
+    keeper.attach(connection, deaths.append)
+    await keeper.opened.wait()
+    keeper.suspect()
+    await wait_until(lambda: len(deaths) == 1)
+    assert isinstance(deaths[0], ValueError)
+
+
+class Flapping(Connection):
+    """Its channels fall as soon as they are open."""
+
+    async def channel(self, **more: Any) -> Queues:
+        opened = await super().channel(**more)
+        error = aiormq.exceptions.ChannelClosed()
+        asyncio.get_running_loop().call_soon(opened.closing.set_exception, error)
+        return opened
+
+
+@pytest.mark.parametrize(("steady_after", "tried"), [(3600.0, [1, 2, 3, 4]), (0.0, [0, 0, 0, 0])])
+async def test_what_falls_again_and_again_is_opened_ever_more_seldom(
+    monkeypatch: pytest.MonkeyPatch, steady_after: float, tried: list[int]
+) -> None:
+    waits: list[int] = []
+
+    def backoff(failures: int, _most: float) -> float:
+        waits.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(module, "backoff", backoff)
+    monkeypatch.setattr(module, "STEADY_AFTER", steady_after, raising=False)
+    kept = Kept(Flapping(), "a")
+    await wait_until(lambda: len(waits) >= 4)
+    kept.keeper.lost()
+    assert waits[:4] == tried
+
+
+class Late(Connection):
+    """Answers what is asked of it once it may, in a task of its own, as aiormq does."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.may = what, asyncio.Event()
+
+    async def answers(self, what: str) -> None:
+        if what == self.what:
+            await asyncio.get_running_loop().create_task(self._waits())
+
+    async def _waits(self) -> None:
+        await self.may.wait()
+
+    async def channel(self, **_: Any) -> Queues:
+        opened = _LateQueues(self)
+        self.channels.append(opened)
+        await self.answers("open")
+        return opened
+
+
+class _LateQueues(Queues):
+    connection: Late
+
+    async def basic_consume(self, queue: str, deliver: Any, **more: Any) -> Any:
+        found = await super().basic_consume(queue, deliver, **more)
+        await self.connection.answers("consume")
+        return found
+
+
+@pytest.mark.parametrize("what", ["open", "consume"])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("turns", range(6))
+async def test_of_an_attempt_that_is_given_up_as_it_is_answered_nothing_stays_open(
+    what: str, turns: int, before: bool
+) -> None:
+    """The answer comes some turns of the loop before or after the attempt is given up."""
+    on = Late(what)
+    kept = Kept(on, "a")
+    await wait_until(lambda: len(on.channels) == 1)
+    await until_idle()
+    steps = (on.may.set, kept.keeper.suspect)
+    for step in steps if before else reversed(steps):
+        step()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    await wait_until(lambda: len(on.channels) > 1 and kept.is_open)
+    await wait_until(lambda: [one.closed > 0 for one in on.channels] == [True, False])
+    kept.keeper.lost()
+
+
+async def test_an_attempt_to_consume_anew_is_forgotten_with_the_channel(
+    on: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "QUIET", 3600.0)
+    kept = Kept(on, "a")
+    await wait_until(lambda: kept.is_open)
+    kept.consumer.renew()
+    await until_idle()
+    assert kept.consumer.waits
+    kept.keeper.suspect()
+    await wait_until(lambda: len(on.channels) == 2 and kept.is_open)
+    await until_idle()
+    assert on.channels[-1].told == ["qos 5", "consume"]
+
+
+async def test_what_an_attempt_dies_of_that_was_given_up_is_nobodys_error(on: Connection) -> None:
+    errors: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    begun = asyncio.Event()
+
+    async def prepare(_connection: object) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            raise aiormq.exceptions.ChannelClosed from error
+
+    keeper = Keeper(Consumer("a", lambda _: None, prefetch=5), TIMES, prepare)
+    connection: Any = on
+    keeper.attach(connection)
+    await begun.wait()
+    keeper.lost()
+    await until_idle()
+    gc.collect()
+    loop.set_exception_handler(None)
+    assert errors == []

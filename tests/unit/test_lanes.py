@@ -1,5 +1,6 @@
 """Which queues an agent reads, and how much of each it takes."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from maniple.service.health import Health
@@ -59,6 +60,7 @@ class Hot:
 
     def __init__(self) -> None:
         self.consumers: dict[str, Consumer] = {}
+        self.intake = SimpleNamespace(is_up=True)
 
     def consume(self, queue: Queue, handle: Any, prefetch: int, **more: Any) -> Consumer:
         made = Consumer(queue.name, handle, prefetch=prefetch, **more)
@@ -176,3 +178,16 @@ def test_the_health_names_what_keeps_slots() -> None:
     executor.stuck = []
     slots.tell(health)
     assert health.status == "ok"
+
+
+def test_the_queue_is_to_blame_for_what_is_not_consumed_only_while_the_link_stands() -> None:
+    taking = Taking(plain, affine)
+    for consumer in taking.hot.consumers.values():
+        consumer.lost()
+    assert taking.lanes.hungry == ()
+    assert len(taking.lanes.unconsumed) == 5  # two lanes, their suspects, its own queue
+    taking.hot.intake.is_up = False
+    assert (taking.lanes.hungry, taking.lanes.unconsumed) == (("a.plain", "an.affine"), ())
+    for consumer in taking.hot.consumers.values():
+        consumer.want(paused=True)
+    assert (taking.lanes.hungry, taking.lanes.unconsumed) == ((), ())

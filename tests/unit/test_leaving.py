@@ -21,12 +21,13 @@ class Leaving:
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
             hot=SimpleNamespace(pause=self._takes),
-            work=SimpleNamespace(drain=self._drain),
+            work=SimpleNamespace(drain=self._drain, draining=False),
             confirmation=SimpleNamespace(fenced=lambda _: False),
         )
         self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send, patience=2.5)
 
     async def _takes(self, limit: float) -> None:
+        self.was_draining = self.parts.work.draining
         self.now += min(self._pause, limit)
 
     async def _drain(self, seconds: float) -> None:
@@ -56,5 +57,6 @@ async def test_a_goodbye_has_what_is_left(
 ) -> None:
     leaving = Leaving(monkeypatch, seconds=seconds, pause=pause, over=over)
     await wiring._leave(leaving.parts, leaving.heartbeats)
+    assert leaving.was_draining  # or a fence that opens meanwhile would let something in
     assert leaving.goodbyes == goodbyes
     assert leaving.now <= seconds + 3.5

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -73,3 +75,59 @@ async def test_a_connection_whose_library_swallows_a_cancellation_is_closed() ->
     await wait_until(asyncio.create_task(deaf.close()).done)
     assert not deaf.is_up
     await asyncio.gather(starting, return_exceptions=True)
+
+
+class Standing(Supervised):
+    """A connection that opens at once; looking after what is on it fails."""
+
+    def __init__(self, *, where: str) -> None:
+        super().__init__("amqp://127.0.0.1:1/", "standing", times=Amqp(tick=0.01, backoff=0.01))
+        self.where, self.built = where, 0
+        self.ticks = 0
+
+    async def _build(self) -> None:
+        self.built += 1
+        wire: Any = SimpleNamespace(
+            closing=asyncio.get_running_loop().create_future(),
+            heard=0,
+            is_blocked=self._no,
+            close=self._no,
+            abort=lambda: None,
+        )
+        self._keep(wire)
+
+    async def _no(self) -> bool:
+        return False
+
+    def _fail(self, where: str) -> None:
+        if where == self.where:
+            raise ValueError("a bug")
+
+    def _tick(self) -> None:
+        self.ticks += 1
+        self._fail("tick")
+
+    def _is_overdue(self) -> bool:
+        self._fail("overdue")
+        return False
+
+    def _forget(self) -> None:
+        self._fail("forget")
+
+
+async def test_what_is_looked_after_may_raise_and_the_connection_is_watched_on() -> None:
+    standing = Standing(where="tick")
+    await standing.start(10.0)
+    await wait_until(lambda: standing.ticks > 3)
+    assert (standing.is_up, standing.built) == (True, 1)
+    await standing.close()
+
+
+@pytest.mark.parametrize("where", ["overdue", "forget"])
+async def test_a_connection_that_nobody_watches_any_more_is_built_anew(where: str) -> None:
+    standing = Standing(where=where)
+    await standing.start(10.0)
+    if where == "forget":
+        standing.suspect()
+    await wait_until(lambda: standing.built > 1)
+    await standing.close()

@@ -92,6 +92,7 @@ def flat(timings: Timings) -> dict[str, float]:
             ("amqp.heartbeat and amqp.tick (6 s)", "amqp.silent"),
         ),
         ({"amqp": Amqp(confirm=15.0)}, ("queues.patience and queues.cancel", "amqp.confirm")),
+        ({"queues": Queues(reply=295.0)}, ("queues.patience and queues.reply", "amqp.confirm")),
         ({"queues": Queues(leftover=15.0)}, ("3 times amqp.heartbeat", "queues.leftover")),
         ({"expiry": Expiry(look=2.0)}, ("3 times expiry.look (6 s)", "expiry.every (5 s)")),
         ({"expiry": Expiry(settle=4.0)}, ("queues.patience", "expiry.settle")),

@@ -54,6 +54,18 @@ def test_time_in_which_the_broker_took_nothing_does_not_count() -> None:
     assert items(under_way, 10.0 + 2 * PATIENCE) == ["a"]
 
 
+def test_what_there_may_be_no_copy_of_is_waited_for_and_blocks_nothing_behind_it() -> None:
+    under_way: UnderWay[str] = UnderWay()
+    once = under_way.begin(STUCK, "once", 10.0, may_copy=False)
+    under_way.begin(STUCK, "a", 11.0)
+    assert under_way.waited_for(10.0 + PATIENCE - 0.01) == set()
+    assert under_way.waited_for(10.0 + PATIENCE) == {STUCK}
+    assert items(under_way, 11.0 + PATIENCE) == ["a"]  # the oldest that there may be two of
+    assert items(under_way, 100.0) == []
+    assert under_way.end(once)
+    assert under_way.waited_for(100.0) == set()
+
+
 def test_what_was_never_sent_proves_nothing_of_the_broker() -> None:
     under_way: UnderWay[str] = UnderWay()
     for number in range(3):

@@ -17,7 +17,7 @@ from maniple.service.telemetry import about
 from maniple_agent.deadlines import Deadlines
 from maniple_agent.departures import Departures
 from maniple_agent.domain.budget import RetryBudget
-from maniple_agent.domain.losses import after_stop
+from maniple_agent.domain.losses import after_stop, may_copy
 from maniple_agent.executors import Job
 from maniple_agent.held import Attempts
 from maniple_agent.traces import Traces, within
@@ -71,7 +71,9 @@ class Conclusions:
         departed = partial(self._departed, job)
         if isinstance(decision, Again):
             ran = self.ran(job.started_at)
-            self._departures.retry(decision, lambda: last(job.envelope, outcome, ran), departed)
+            final = partial(last, job.envelope, outcome, ran)
+            copies = may_copy(job.definition)
+            self._departures.retry(decision, final, departed, may_copy=copies)
         else:
             self._departures.publish(decision, within(job), departed)
 
@@ -82,7 +84,8 @@ class Conclusions:
 
     def ask(self, job: Job) -> None:
         """Have a dispatcher judge whether the time of a job that could not start is over."""
-        self._departures.ask(job.envelope, partial(self._departed, job))
+        copies = may_copy(job.definition)
+        self._departures.ask(job.envelope, partial(self._departed, job), may_copy=copies)
 
     def fail_job(self, job: Job, error: Exception) -> None:
         """End a job that this agent cannot handle; see `fail`."""
@@ -123,7 +126,7 @@ class Conclusions:
             self._attempts.forget(job)  # it may come back before this is confirmed
             if job.bundle.alive:
                 envelope = self._traces.migrated(job.envelope, reason, keep=keep)
-                self._departures.alone(job.lane_key, envelope, reason, job.settle)
+                self._alone(job.lane_key, envelope, reason, job)
 
     def hand_on(self, jobs: Iterable[Job], reason: str) -> None:
         """Send jobs that were stopped while they ran to where they may run again, or end them.
@@ -138,7 +141,11 @@ class Conclusions:
             if isinstance(fate, Result):
                 self._departures.publish(fate, job.envelope, job.settle)
             else:
-                self._departures.alone(fate.key, fate.envelope, reason, job.settle)
+                self._alone(fate.key, fate.envelope, reason, job)
+
+    def _alone(self, key: str, envelope: Envelope, reason: str, job: Job) -> None:
+        copies = may_copy(job.definition)
+        self._departures.alone(key, envelope, reason, job.settle, may_copy=copies)
 
     def _departed(self, job: Job, error: ManipleError | None = None) -> None:
         """Take that the broker has confirmed what came of a job."""

@@ -52,7 +52,7 @@ class Fence:
     @property
     def publishes(self) -> bool:
         """Whether the broker takes what is published, as far as is known."""
-        return self._hot.up and not self._hot.blocked
+        return self._hot.publishes
 
     def confirm(self, sent_at: float) -> None:
         """Take that the broker has confirmed a heartbeat that was sent at that time."""
@@ -79,7 +79,7 @@ class Fence:
         self._log.warning("fenced: taking nothing new", running=len(self._work.running))
         detail = f"fenced: no heartbeat confirmed for {self._times.fenced:g} s"
         self._runtime.health.set(COMPONENT, ok=False, detail=detail, required=True)
-        self._runtime.spawn(self._hot.pause(), "fence")
+        self._hot.stop()
 
     def _open(self) -> None:
         self._log.info("no longer fenced", running=len(self._work.running))

@@ -47,6 +47,7 @@ class Lanes:
         self._suspects: dict[str, Consumer] = {}
         self._places: dict[str, Consumer] = {}
         self._paused: set[Consumer] = set()
+        self._link_up: Callable[[], bool] = lambda: True
         self._log = structlog.get_logger("maniple.agent.lanes")
 
     @property
@@ -56,12 +57,22 @@ class Lanes:
 
     @property
     def hungry(self) -> tuple[str, ...]:
-        """The lanes of which more would be taken now; none whose queue does not answer."""
-        return tuple(lane for lane, consumer in self._consumers.items() if consumer.hungry)
+        """The lanes of which more would be taken now; none whose queue does not answer.
+
+        While the link is down that is no queue's fault, and whatever would be taken is.
+        """
+        up = self._link_up()
+        return tuple(
+            lane
+            for lane, consumer in self._consumers.items()
+            if consumer.wants_more and (consumer.consumes or not up)
+        )
 
     @property
     def unconsumed(self) -> tuple[str, ...]:
         """The places that would be consumed, and whose queue has not answered."""
+        if not self._link_up():
+            return ()
         return tuple(place for place, one in self._places.items() if not one.consumes)
 
     def renew(self, places: Iterable[str]) -> None:
@@ -74,6 +85,7 @@ class Lanes:
 
     def consume(self, hot: HotPath, work: Work) -> None:
         """Put the consumers on the hot path; bundles go to `work`."""
+        self._link_up = lambda: hot.intake.is_up
 
         def consumer(queue: Queue, handle: Callable[[Delivery], None], prefetch: int) -> Consumer:
             return hot.consume(queue, handle, prefetch, on_lost=work.connection_lost)

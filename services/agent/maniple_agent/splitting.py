@@ -12,7 +12,7 @@ from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result
 from maniple.tasks import TaskRegistry
 from maniple_agent.departures import Departures
-from maniple_agent.domain.losses import after_loss
+from maniple_agent.domain.losses import after_loss, may_copy
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ class Splits:
         self, envelope: Envelope, ran: Ran, reason: str, source: Source, *, suspect: bool
     ) -> None:
         """Send one task of `source` to where it may run again, or end it."""
-        fate = after_loss(envelope, self._registry.get(envelope.capability), ran, suspect=suspect)
+        definition = self._registry.get(envelope.capability)
+        fate = after_loss(envelope, definition, ran, suspect=suspect)
 
         task = (envelope.tenant, envelope.id)
         split = self._splits.setdefault(source, _Split())
@@ -95,7 +96,8 @@ class Splits:
             if isinstance(fate, Result):
                 self._departures.publish(fate, envelope, moved)
             else:
-                self._departures.alone(fate.key, fate.envelope, reason, moved)
+                copies = may_copy(definition)
+                self._departures.alone(fate.key, fate.envelope, reason, moved, may_copy=copies)
         except BaseException:
             self._moved(split, source)
             raise

@@ -79,7 +79,8 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         registry.add(handler)
     lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, held_bytes=settings.held_bytes)
-    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
+    queues = settings.timings.queues
+    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
     time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now)
     departures = Departures(
@@ -87,7 +88,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         results,
         runtime.metrics,
         traces=traces,
-        times=settings.timings.queues,
+        times=queues,
     )
     confirmation = Confirmation(monotonic(), settings.timings)
     work = Work(
@@ -139,6 +140,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
 async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     """Take nothing new, finish or hand back, and say goodbye."""
     began, seconds = monotonic(), parts.ending.seconds
+    parts.work.draining = True  # a fence that opens meanwhile must not let anything in
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
     heartbeats.phase = AgentPhase.DRAINING
     heartbeats.announce()

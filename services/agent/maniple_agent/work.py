@@ -30,7 +30,12 @@ from maniple_agent.bundle import Bundle
 from maniple_agent.conclusions import DRAIN, OVERLOAD, Conclusions
 from maniple_agent.deadlines import Deadlines, Fate, Known, Moment, seconds_of
 from maniple_agent.departures import Departures
-from maniple_agent.domain.losses import is_over, lost_at_most_once, unknown_capability
+from maniple_agent.domain.losses import (
+    is_over,
+    lost_at_most_once,
+    may_copy,
+    unknown_capability,
+)
 from maniple_agent.domain.slots import LaneMeasure
 from maniple_agent.executors import Executor, Job
 from maniple_agent.held import Attempts, Waiting
@@ -159,7 +164,7 @@ class Work:
         definition = self._registry.get(envelope.capability)
         fate = self._deadlines.fate(envelope, now)
         if fate is Fate.ASKED:
-            self._departures.ask(envelope, bundle.settle)
+            self._departures.ask(envelope, bundle.settle, may_copy=may_copy(definition))
             return
         if fate is Fate.EXPIRED:
             result = expired(envelope, self._conclusions.ran())

@@ -20,6 +20,7 @@ from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, Waiting
 from maniple.service.done import Done
+from maniple.service.doors import Doors
 from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
 from maniple.service.outlets import RECORD_PATIENCE, Outlet, ResultOutlet
 from maniple.service.settlement import Settlement
@@ -31,7 +32,6 @@ from maniple.transport import Publisher
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.cancellations import Cancellations
-from maniple_dispatcher.domain.doors import Doors
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.domain.routing import (
     Wait,
@@ -231,6 +231,7 @@ class Lanes:
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
         self._delays.look(taking=taking)
+        self._results.look(taking=taking)
         if not taking:
             self._under_way.renew(monotonic())
             return

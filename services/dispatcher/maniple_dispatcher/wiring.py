@@ -58,7 +58,7 @@ async def _look(lanes: Lanes, hot: HotPath) -> None:
     """Look after publishes that are not confirmed."""
     while True:
         await asyncio.sleep(LOOK_PERIOD)
-        lanes.look(taking=hot.up and not hot.blocked)
+        lanes.look(taking=hot.publishes)
 
 
 async def _drain(hot: HotPath, lanes: Lanes, results: ResultOutlet, refused: RefusedLog) -> None:
@@ -127,7 +127,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     ).measured(runtime.metrics)
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime, held_bytes=settings.held_bytes, staged=True)
-    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier)
+    queues = settings.timings.queues
+    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Roster()
     time = ClusterTime(now, settings.timings.clocks)
@@ -149,18 +150,17 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now,
         roster=roster,
         traces=traces,
-        times=settings.timings.queues,
+        times=queues,
         deadlines=deadlines,
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
-    quiet = settings.timings.queues.leftover
     moves = Moves(
         runtime,
         hot.intake,
         lanes,
         roster,
         marks,
-        quiet=quiet,
+        quiet=queues.leftover,
         clock=time.now,
         traces=traces,
         log=refused,

@@ -34,6 +34,7 @@ from yarl import URL
 from maniple.errors import BrokerUnavailable
 from maniple.loops import left_alone
 from maniple.service.letters import Arrival, Letter, Receiver
+from maniple.service.serving import SharedQueue
 from maniple.timings import Amqp
 from maniple.topology import Exchange
 from maniple.transport import declare_topology
@@ -52,7 +53,8 @@ async def prepare_broker(url: str) -> None:
     with translated():
         async with asyncio.timeout(DECLARE_TIMEOUT):
             async with await aiormq.connect(url) as connection:
-                await declare_topology(cast("aiormq.Connection", connection))
+                # At most two of these pass: for the first queue without an answer, then for all.
+                await declare_topology(cast("aiormq.Connection", connection), DECLARE_TIMEOUT / 3)
 
 
 async def _undecoded(message: RabbitMessage) -> RabbitMessage:
@@ -97,7 +99,6 @@ class _Broker(RabbitBroker):
         # Replies have a channel of their own: listeners may wait for them.
         self.replies = Channel(prefetch_count=PREFETCH)
         self.listening = Channel(prefetch_count=PREFETCH)
-        self.serving = Channel(prefetch_count=SERVE_PREFETCH)
         self.consumers: list[Any] = []  # FastStream itself keeps them by weak reference only
         self._looked_up: dict[str, asyncio.Task[RabbitExchange]] = {}
 
@@ -119,6 +120,10 @@ class _Broker(RabbitBroker):
             self._looked_up[exchange.name] = looking
         return await asyncio.shield(looking)
 
+    def forget(self, queue: RabbitQueue) -> None:
+        """Have a queue looked up anew: FastStream keeps it, with the channel it was found on."""
+        self.config.declarer._queues.pop(queue, None)  # type: ignore[attr-defined]  # noqa: SLF001
+
     async def _look_up(self, exchange: Exchange) -> RabbitExchange:
         known = RabbitExchange(exchange.name, type=ExchangeType(exchange.kind), declare=False)
         await self.config.declarer.declare_exchange(known, declare=False)
@@ -127,33 +132,39 @@ class _Broker(RabbitBroker):
 
 @dataclass(slots=True)
 class _Subscription:
-    """What is consumed in each life: a shared queue, or a private one bound by `keys`."""
+    """A private queue that is consumed in each life, bound by `keys`."""
 
-    queue: str  # of a private one, the name in the present life
     receive: Receiver
-    purpose: str = ""  # of a private one
-    exchange: Exchange | None = None
-    keys: Sequence[str] = ()
+    purpose: str
+    exchange: Exchange | None
+    keys: Sequence[str]
+    queue: str = ""
+    """Its name in the present life."""
 
 
 class Connection(Supervised):
     """Queues consumed and letters sent over one connection that is built anew when it is lost.
 
     Then everything is declared, bound and consumed again, exclusive queues under new names: after a
-    network cut the broker holds the old ones until it misses our heartbeats.
+    network cut the broker holds the old ones until it misses our heartbeats. Queues that others
+    consume too are not waited for; `on_silent` is told of those that do not answer, by name.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
         self,
         url: str,
         *,
         name: str,
         on_state: Callable[[bool], None] | None = None,
         on_blocked: Callable[[bool], None] | None = None,
+        on_silent: Callable[[frozenset[str]], None] | None = None,
         times: Amqp | None = None,
     ) -> None:
         super().__init__(url, name, on_state, on_blocked, times=times)
         self._plain_url = url
+        self._on_silent = on_silent
+        self._shared: list[tuple[SharedQueue, Receiver]] = []
+        self._silent: frozenset[str] = frozenset()
         self._subscriptions: list[_Subscription] = []
         self._broker: _Broker | None = None
 
@@ -172,9 +183,20 @@ class Connection(Supervised):
             with contextlib.suppress(BrokerUnavailable):
                 await prepare_broker(self._plain_url)
             raise
+        for shared, receive in self._shared:
+            shared.attach(partial(self._begin_shared, broker, shared.name, receive))
 
     def _forget(self) -> None:
         self._broker = None
+        for shared, _ in self._shared:
+            shared.lost()
+
+    def _tick(self) -> None:
+        silent = frozenset([shared.name for shared, _ in self._shared if shared.is_silent()])
+        if silent != self._silent:
+            self._silent = silent
+            if self._on_silent is not None:
+                self._on_silent(silent)
 
     async def _hear_of_channel(self, broker: _Broker, channel: Channel | None) -> None:
         opened = await broker.config.channel_manager.get_channel(channel)
@@ -189,6 +211,9 @@ class Connection(Supervised):
     async def stop_consuming(self) -> None:
         """Take nothing more; letters can still be sent."""
         self._subscriptions.clear()
+        for shared, _ in self._shared:
+            shared.lost()
+        self._shared.clear()
         subscribers = self._broker.consumers if self._broker else ()
         if stopping := [asyncio.create_task(_stop(one)) for one in subscribers]:
             # Not cancelled: see `_Broker.exchange`. The end of the connection ends them.
@@ -201,32 +226,53 @@ class Connection(Supervised):
 
         Returns a function that tells the queue's present name.
         """
-        subscription = _Subscription("", receive, purpose, exchange, keys)
-        await self._add(subscription)
+        subscription = _Subscription(receive, purpose, exchange, keys)
+        with translated():
+            await self._begin(self._present_broker(), subscription)
+        self._subscriptions.append(subscription)
         return lambda: subscription.queue
 
     async def serve(self, queue: str, receive: Receiver) -> None:
-        """Consume a queue that is there, in competition with others."""
-        await self._add(_Subscription(queue, receive))
+        """Consume a queue that is there, in competition with others, from now on.
 
-    async def _add(self, subscription: _Subscription) -> None:
-        broker = self._broker
-        if broker is None or not self.is_up:
+        One that does not answer for `Amqp.answer` seconds is waited for in the background.
+        """
+        broker, shared = self._present_broker(), SharedQueue(queue, self.times)
+        self._shared.append((shared, receive))
+        shared.attach(partial(self._begin_shared, broker, queue, receive))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.times.answer):
+                await shared.served.wait()
+
+    def _present_broker(self) -> _Broker:
+        if self._broker is None or not self.is_up:
             raise BrokerUnavailable("the connection to RabbitMQ was lost")
-        with translated():
-            await self._begin(broker, subscription)
-        self._subscriptions.append(subscription)
+        return self._broker
 
     async def _begin(self, broker: _Broker, subscription: _Subscription) -> None:
-        if not subscription.purpose:
-            queue = RabbitQueue(subscription.queue, declare=False)
-            channel = broker.serving
-        else:
-            subscription.queue = f"{subscription.purpose}.{secrets.token_hex(6)}"
-            queue = RabbitQueue(subscription.queue, durable=False, exclusive=True)
-            channel = broker.listening if subscription.exchange else broker.replies
-            await _declare(broker, queue, channel, subscription)
+        subscription.queue = f"{subscription.purpose}.{secrets.token_hex(6)}"
+        queue = RabbitQueue(subscription.queue, durable=False, exclusive=True)
+        channel = broker.listening if subscription.exchange else broker.replies
+        await _declare(broker, queue, channel, subscription)
         await self._consume(broker, queue, channel, subscription.receive)
+        await self._hear_of_channel(broker, channel)
+
+    async def _begin_shared(self, broker: _Broker, name: str, receive: Receiver) -> None:
+        queue = RabbitQueue(name, declare=False)
+        broker.forget(queue)
+        channel = Channel(prefetch_count=SERVE_PREFETCH)  # the one before is closed
+        opened = await broker.config.channel_manager.get_channel(channel)
+        try:
+            await self._consume(broker, queue, channel, receive)
+        except BaseException as error:
+            # Else aio-pika would open it anew.
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await opened.close()
+            if isinstance(error, ChannelNotFoundEntity):  # somebody has deleted what all share
+                with contextlib.suppress(BrokerUnavailable):
+                    await prepare_broker(self._plain_url)
+            raise
         await self._hear_of_channel(broker, channel)
 
     async def _consume(
@@ -249,7 +295,11 @@ class Connection(Supervised):
         )
         subscriber(take)
         broker.consumers.append(subscriber)
-        await subscriber.start()
+        try:
+            await subscriber.start()
+        except BaseException:
+            broker.consumers.remove(subscriber)
+            raise
 
     async def send(self, letter: Letter, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.

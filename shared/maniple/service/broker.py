@@ -73,7 +73,12 @@ class ControlPlane:
         self._reply_lock = asyncio.Lock()
         self._waiting = Correlation()
         self._connection = Connection(
-            url, name=name, on_state=self._on_state, on_blocked=self._on_blocked, times=times
+            url,
+            name=name,
+            on_state=self._on_state,
+            on_blocked=self._on_blocked,
+            on_silent=self._on_silent,
+            times=times,
         )
         self._opened = False
 
@@ -143,6 +148,13 @@ class ControlPlane:
             detail = BLOCKED if blocked else ""
             self._health.set(f"{COMPONENT} publishing", ok=not blocked, detail=detail)
 
+    def _on_silent(self, queues: frozenset[str]) -> None:
+        if queues:
+            self._log.warning("queues are not consumed", queues=sorted(queues))
+        if self._health is not None:
+            detail = f"do not answer: {', '.join(sorted(queues))}" if queues else ""
+            self._health.set(f"{COMPONENT} queues", ok=not queues, detail=detail)
+
     async def subscribe(
         self,
         exchange: Exchange,
@@ -167,7 +179,8 @@ class ControlPlane:
 
         An operation returns a JSON object or a model; a `RequestFailed` that it raises is the
         answer, anything else it raises becomes the code `internal`. One that changes something may
-        be asked again, here or at another replica, see `Asked`. Raises `BrokerUnavailable`.
+        be asked again, here or at another replica, see `Asked`. While the queue of requests does
+        not answer nothing else waits for it, and health names it. Raises `BrokerUnavailable`.
         """
 
         async def receive(arrival: Arrival) -> None:

@@ -93,6 +93,11 @@ class HotPath:
         return self.outlet.is_up and self.intake.is_up
 
     @property
+    def publishes(self) -> bool:
+        """Whether the broker takes what is published, as far as this process knows."""
+        return self.outlet.is_up and not self.outlet.blocked
+
+    @property
     def blocked(self) -> bool:
         """Whether an alarm of the broker (memory, disk) holds back what is published."""
         return self.outlet.blocked
@@ -126,8 +131,14 @@ class HotPath:
         for link in (self.outlet, self.intake, self._reply_link):
             link.suspect()
 
+    def stop(self) -> None:
+        """Take nothing more, as soon as the queues answer; `resume` undoes it, however soon."""
+        for keeper in self._keepers.values():
+            keeper.consumer.want(paused=True)
+
     async def pause(self, limit: float = PAUSE_TIMEOUT) -> None:
-        """Take nothing more; a queue that does not answer is waited for `limit` seconds."""
+        """Stop, and wait for it; for a queue that does not answer `limit` seconds."""
+        self.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await asyncio.gather(*(one.consumer.pause() for one in self._keepers.values()))
@@ -139,7 +150,7 @@ class HotPath:
             await asyncio.sleep(POLL)
 
     def resume(self) -> None:
-        """Take again after `pause`, as soon as the queues answer."""
+        """Take again after `stop` or `pause`, as soon as the queues answer."""
         for keeper in self._keepers.values():
             keeper.consumer.want(paused=False)
 
@@ -167,7 +178,10 @@ class HotPath:
             await self.intake.close()
 
     async def _declare(self, connection: Connection) -> None:
-        self._take_differing(await declare_topology(connection, self._patience), QUEUES)
+        # At most twice: for the first queue that does not answer, then for all others. Together
+        # that is less than a connection has to open.
+        found = await declare_topology(connection, self._patience / 2)
+        self._take_differing(found, QUEUES)
 
     def _take_differing(self, found: tuple[str, ...], of: tuple[Queue, ...]) -> None:
         differing = (self._differing - {queue.name for queue in of}) | set(found)

@@ -5,6 +5,7 @@ Every `add` takes a `done` callback; see `maniple.service.done`.
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Self
 
 from maniple.bundles import MAX_ITEMS, Bundler
@@ -21,8 +22,11 @@ from maniple.service.names import (
     PUBLISHES_RETURNED,
     REPLIES_DROPPED,
 )
+from maniple.service.replies import Replies, Reply
 from maniple.service.telemetry import Metrics
+from maniple.timings import Queues
 from maniple.topology import (
+    DEFAULT,
     EVENTS,
     REPLIES,
     REPLY_PREFIX,
@@ -33,9 +37,14 @@ from maniple.topology import (
 from maniple.transport import Outgoing, Publisher
 
 MAX_KEYS = 512
+WINDOW = 8  # bundles of a key that are under way
+# Of single messages more; RabbitMQ stops a channel of which one queue has 32 unconfirmed.
+LETTERS_WINDOW = 24
 REFUSED_PAUSE = 1.0
 # Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
 RECORD_PATIENCE = 0.01
+# Progress is a courtesy: a queue that confirms none must not use up what others' may take.
+PROGRESS_SECONDS = 5.0
 
 
 class Outlet:
@@ -68,6 +77,8 @@ class Outlet:
         self._patience = 0.0
         self._timeout: float | None = None
         self._metrics: Metrics | None = None
+        self._answered: Callable[[float], None] | None = None
+        self._window = WINDOW
         self.kept = 0
         """Bytes that were added and whose end has not been told."""
 
@@ -84,6 +95,11 @@ class Outlet:
     def within(self, seconds: float) -> Self:
         """Give up bundles that are not confirmed in time, and return the outlet."""
         self._timeout = seconds
+        return self
+
+    def telling(self, answered: Callable[[float], None]) -> Self:
+        """Tell `answered` of each confirm when that bundle was sent, and return the outlet."""
+        self._answered = answered
         return self
 
     def measured(self, metrics: Metrics) -> Self:
@@ -138,13 +154,30 @@ class Outlet:
             await self._send(key, items)
 
         bundler = self._bundlers[key] = Bundler(
-            send, max_items=self._size_of(key), patience=self._patience
+            send,
+            max_items=self._size_of(key),
+            window=self._window,
+            patience=self._patience,
         )
         return bundler
 
     async def _send(self, key: str, items: list[tuple[bytes, Done]]) -> None:
         error: ManipleError | None = None
-        message = Outgoing(
+        message, since = self._message(key, items), monotonic()
+        try:
+            await self._publish(message)
+        except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
+            error = as_ours(failure)
+        else:
+            self._count(len(items), len(message.body))
+            if self._answered is not None:
+                self._answered(since)
+        finally:  # also when it is cancelled
+            self.kept -= sum([len(encoded) for encoded, _ in items])
+        tell((done for _, done in items), error)
+
+    def _message(self, key: str, items: list[tuple[bytes, Done]]) -> Outgoing:
+        return Outgoing(
             self._exchange,
             key,
             join([encoded for encoded, _ in items]),
@@ -153,15 +186,6 @@ class Outlet:
             persistent=not self._courtesy,
             mandatory=not self._courtesy,
         )
-        try:
-            await self._publish(message)
-        except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
-            error = as_ours(failure)
-        else:
-            self._count(len(items), len(message.body))
-        finally:  # also when it is cancelled
-            self.kept -= sum([len(encoded) for encoded, _ in items])
-        tell((done for _, done in items), error)
 
     def _count(self, items: int, size: int) -> None:
         if self._metrics is not None:
@@ -187,26 +211,56 @@ class Outlet:
                 return
 
 
+class _Letters(Outlet):
+    """Replies to addresses that outsiders chose, each as a message of its own."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        super().__init__(publisher, DEFAULT, RESULT_TYPE)
+        self.limited(lambda _: 1)
+        self._window = LETTERS_WINDOW
+
+    def _message(self, key: str, items: list[tuple[bytes, Done]]) -> Outgoing:
+        ((encoded, reply),) = items
+        assert isinstance(reply, Reply)  # noqa: S101 - what is added here
+        return Outgoing(
+            "",
+            key,
+            encoded,
+            message_id=new_id(),  # the task's id may be longer than AMQP takes here
+            type=reply.type,
+            correlation_id=reply.correlation_id,
+        )
+
+
 class ResultOutlet:
     """Sends results: to the record stream always, to whoever asked for a reply as well.
 
     A reply that nobody can take, or that seems to break connections, is counted and dropped: the
-    record has it.
+    record has it. Nobody waits long for one that is not confirmed, see `Replies`.
     """
 
-    def __init__(self, publisher: Publisher, metrics: Metrics, *, replier: Publisher) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        metrics: Metrics,
+        *,
+        replier: Publisher,
+        times: Queues | None = None,
+    ) -> None:
         """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
-        self._replier = replier
-        self._metrics = metrics
+        self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times)
         self._records = (
             Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
+            .telling(self._under_way.answered)
             .measured(metrics)
         )
         self._replies = Outlet(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
-        self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, courtesy=True)
+        self._letters = _Letters(replier)
+        self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, courtesy=True).within(
+            PROGRESS_SECONDS
+        )
         self._watched = Outlet(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)
-        self._single: set[asyncio.Task[None]] = set()
 
     @property
     def kept(self) -> int:
@@ -220,7 +274,7 @@ class ResultOutlet:
         correlation_id: str | None,
         done: Done,
     ) -> None:
-        """Record `result` and reply; `done` when both are confirmed."""
+        """Record `result` and reply; `done` when both are confirmed, or the reply is late."""
         encoded = encode(result)
         if reply_to is None:
             self._records.add(result.capability, encoded, done)
@@ -233,36 +287,24 @@ class ResultOutlet:
         """Send an encoded result to `reply_to` only."""
         if reply_to.startswith(REPLY_PREFIX):
             client = reply_to.removeprefix(REPLY_PREFIX)
-            self._replies.add(client, encoded, lambda error: done(self._dropped(error)))
+            self._under_way.send((self._replies, client), encoded, done)
             return
-        self._reply_alone(encoded, RESULT_TYPE, reply_to, correlation_id, done)
+        place = (self._letters, reply_to)
+        self._under_way.send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
-    def _reply_alone(
-        self,
-        encoded: bytes,
-        message_type: str,
-        reply_to: str,
-        correlation_id: str | None,
-        done: Done,
-    ) -> None:
-        message = Outgoing(
-            "",
-            reply_to,
-            encoded,
-            message_id=new_id(),  # the task's id may be longer than AMQP takes here
-            type=message_type,
-            correlation_id=correlation_id,
-        )
-        task = asyncio.get_running_loop().create_task(self._reply_single(message, done))
-        self._single.add(task)
-        task.add_done_callback(self._single.discard)
+    def look(self, *, taking: bool) -> None:
+        """Let nobody wait for replies that are late; to be called now and then, see `Replies`."""
+        self._under_way.look(taking=taking)
 
     def announce(
         self, encoded: bytes, message_type: str, reply_to: str, correlation_id: str | None
     ) -> None:
         """Tell a plain submitter something that is not the end; an SDK client waits for that."""
         if not reply_to.startswith(REPLY_PREFIX):
-            self._reply_alone(encoded, message_type, reply_to, correlation_id, ignored)
+            place = (self._letters, reply_to)
+            self._under_way.send(
+                place, encoded, ignored, type_=message_type, correlation_id=correlation_id
+            )
 
     def progress(self, progress: Progress, reply_to: str | None, done: Done = ignored) -> None:
         """Tell watchers, and a submitter that is an SDK client, how far a task is.
@@ -279,22 +321,6 @@ class ResultOutlet:
     async def drain(self) -> None:
         """Return when everything reported has been sent."""
         await self._records.drain()
-        await self._replies.drain()
+        await self._under_way.drain()
         await self._progress.drain()
         await self._watched.drain()
-        if self._single:
-            await asyncio.wait(self._single)
-
-    async def _reply_single(self, message: Outgoing, done: Done) -> None:
-        error: ManipleError | None = None
-        try:
-            await self._replier.publish(message)
-        except Exception as failure:  # noqa: BLE001 - the same
-            error = as_ours(failure)
-        tell([done], self._dropped(error))
-
-    def _dropped(self, error: ManipleError | None) -> ManipleError | None:
-        if isinstance(error, PublishRefused):
-            self._metrics.counter(REPLIES_DROPPED).inc()
-            return None
-        return error

@@ -4,15 +4,19 @@ A lane that does not confirm (its queue has lost its leader) may still get what 
 copy elsewhere may run twice; but whoever waits for it holds up the source messages of all lanes. So
 after some seconds (`patience`) a copy waits in `maniple.delay` and the source is released, only if
 the broker confirms other things meanwhile: a broker that stands still as a whole is waited for.
+What must not run twice gets no copy: it is waited for, and holds up its own source message only.
 What was given up is not sent again, or the connection would be taken for dead as long as the lane
 is stuck. The patience is longer than a busy broker is behind with one queue while it is not with
 another: copies would only add to its work.
 
 The connection stays: `Publisher` asks whether its channel answers.
 
+Where something was given up, hardly anything is tried for a while (`maniple.service.doors`):
+RabbitMQ stops a channel that has 32 messages unconfirmed by one queue.
+
 Known weaknesses: RabbitMQ registers a channel with the leader of a queue at the channel's first
-publish to it, and that stops the whole channel while there is none; and it stops a channel that has
-32 messages unconfirmed by one queue, which a lane that is stuck for a quarter of an hour may reach.
+publish to it, and that stops the whole channel while there is none; and a queue that is stuck for a
+quarter of an hour may reach those 32.
 The connection then is built anew, half a minute later.
 """
 
@@ -29,11 +33,12 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Ticket(Generic[T]):
-    """One publish: what, whither, and when (seconds)."""
+    """One publish: what, whither, when (seconds), and whether there may be two of it."""
 
     key: Key
     item: T
     since: float
+    may_copy: bool = True
 
 
 @dataclass(slots=True)
@@ -45,9 +50,9 @@ class UnderWay(Generic[T]):
     _answered: float = 0.0
     _probed: float | None = None
 
-    def begin(self, key: Key, item: T, now: float) -> Ticket[T]:
-        """Take that a publish begins."""
-        ticket = Ticket(key, item, now)
+    def begin(self, key: Key, item: T, now: float, *, may_copy: bool = True) -> Ticket[T]:
+        """Take that a publish begins; what there may be no copy of is never overdue."""
+        ticket = Ticket(key, item, now, may_copy)
         self._tickets[ticket] = None
         return ticket
 
@@ -91,6 +96,8 @@ class UnderWay(Generic[T]):
         for ticket in self._tickets:
             if now - ticket.since < self.patience:
                 break
+            if not ticket.may_copy:
+                continue
             if self._answered - ticket.since >= self.patience:
                 late.append(ticket)
             elif not late and (self._probed is None or now - self._probed >= self.patience):
@@ -100,3 +107,14 @@ class UnderWay(Generic[T]):
         for ticket in late:
             del self._tickets[ticket]
         return late
+
+    def waited_for(self, now: float) -> set[Key]:
+        """Return where something takes too long that there may be no copy of.
+
+        What waits behind it and was never sent may go elsewhere, whatever the broker answers.
+        """
+        return {
+            ticket.key
+            for ticket in self._tickets
+            if not ticket.may_copy and now - ticket.since >= self.patience
+        }

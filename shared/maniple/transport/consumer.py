@@ -1,6 +1,7 @@
 """Consuming one queue, with acknowledgements that travel together."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from maniple.transport.budget import ByteBudget, Share
 from maniple.transport.delivery import Delivery
 from maniple.transport.loss import is_loss
+from maniple.transport.supervision import CLOSE_TIMEOUT, safely
 
 QUIET = 0.05
 APPLY = 0.2
@@ -83,6 +85,7 @@ class Consumer:
                 prefetch=lambda: self.prefetch,
                 changed=None if steady else self._refit,
             )
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def hungry(self) -> bool:
@@ -90,8 +93,13 @@ class Consumer:
 
         One that the broker has not answered yet does not consume, as far as it knows.
         """
+        return self.consumes and self.wants_more
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it would take more now if its queue answered."""
         wanted = self._wanted
-        return self.consumes and wanted is not None and len(self._unsettled) < wanted
+        return wanted is not None and len(self._unsettled) < wanted
 
     @property
     def consumes(self) -> bool:
@@ -104,13 +112,25 @@ class Consumer:
         return self._share is not None and self._share.waits
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
-        """Open the channel and consume."""
-        channel = await connection.channel(publisher_confirms=False)
-        self.generation += 1
-        self._channel = channel
-        channel.on_consumer_cancel_callbacks.add(lambda _: self._suspect())
-        await self._fit()
+        """Open the channel and consume; of an attempt that is given up nothing stays open."""
+        opening = asyncio.ensure_future(connection.channel(publisher_confirms=False))
+        try:
+            channel = await asyncio.shield(opening)
+            self.generation += 1
+            self._channel = channel
+            channel.on_consumer_cancel_callbacks.add(lambda _: self._suspect())
+            await self._fit()
+        except BaseException:
+            # The broker may have answered in this turn, and would go on to deliver there.
+            opening.add_done_callback(self._close_opened)
+            raise
         return channel
+
+    def _close_opened(self, opening: asyncio.Future[AbstractChannel]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            closing = asyncio.create_task(close_channel(opening.result()))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     @property
     def unsettled(self) -> int:
@@ -122,6 +142,7 @@ class Consumer:
         self.generation += 1
         self._channel = None
         self._in_force = None
+        self._stale = False
         self.waits = False
         if self._refitting is not None:
             self._refitting.cancel()
@@ -131,7 +152,7 @@ class Consumer:
         if self._share is not None:
             self._share.clear()
         if self._on_lost is not None:
-            self._on_lost()
+            safely(self._on_lost)
 
     def retire(self) -> None:
         """Have no share of its budget any more: it will not consume again."""
@@ -340,6 +361,13 @@ class Consumer:
             await channel.basic_ack(head, multiple=True)
         for tag in sorted(settled):
             await channel.basic_ack(tag)
+
+
+async def close_channel(channel: AbstractChannel) -> None:
+    """Let the broker forget a channel; what it does not answer is not waited for."""
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await channel.close()
 
 
 def _ended(task: asyncio.Task[None]) -> None:

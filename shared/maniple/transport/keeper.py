@@ -5,7 +5,6 @@ connection nor the other queues that are consumed on it.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,9 +13,10 @@ from typing import Any
 import aiormq
 from aiormq.abc import AbstractChannel
 
+from maniple.loops import left_alone
 from maniple.timings import Amqp
-from maniple.transport.consumer import Consumer
-from maniple.transport.supervision import CLOSE_TIMEOUT, backoff
+from maniple.transport.consumer import Consumer, close_channel
+from maniple.transport.supervision import STEADY_AFTER, backoff, safely
 
 Prepare = Callable[[aiormq.Connection], Awaitable[object]]
 
@@ -55,11 +55,26 @@ class Keeper:
         self._channel: AbstractChannel | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    def attach(self, connection: aiormq.Connection) -> None:
-        """Begin to consume over a connection that stands."""
+    def attach(
+        self,
+        connection: aiormq.Connection,
+        on_death: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Begin to consume over a connection that stands; `on_death` hears if that ends by itself.
+
+        That would be a mistake of ours, but one that nobody else would mend.
+        """
+
+        def ended(keeping: asyncio.Task[None]) -> None:
+            if not keeping.cancelled() and (error := keeping.exception()) is not None:
+                _log.error("%s is not consumed any more", self.consumer.queue, exc_info=error)
+                if on_death is not None:
+                    on_death(error)
+
         self._keeping = asyncio.create_task(
             self._keep(connection), name=f"consume {self.consumer.queue}"
         )
+        self._keeping.add_done_callback(ended)
 
     def lost(self) -> None:
         """Abandon the connection: it is gone."""
@@ -82,7 +97,7 @@ class Keeper:
         if silent != self.silent:
             self.silent = silent
             if self._on_silent is not None:
-                self._on_silent(silent)
+                safely(partial(self._on_silent, silent))
         if self._waited and self._waited % times.ticks(times.unanswered) == 0:
             self.suspect()
 
@@ -90,25 +105,29 @@ class Keeper:
         failures = 0
         while True:
             self._suspected.clear()
-            failures = 0 if await self._has_been_open(connection) else failures + 1
+            # What falls again and again is opened ever more seldom: each time the broker delivers
+            # all that it holds once more.
+            failures = 0 if await self._has_been_steady(connection) else failures + 1
             channel, self._channel = self._channel, None
             self._let_go()
             if channel is not None:
-                closing = asyncio.create_task(_close(channel))
+                closing = asyncio.create_task(close_channel(channel))
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
             await asyncio.sleep(backoff(failures, self._times.backoff))
 
-    async def _has_been_open(self, connection: aiormq.Connection) -> bool:
-        """Consume until there is something wrong; tell whether it ever was right."""
-        attempt = asyncio.create_task(self._open(connection))
+    async def _has_been_steady(self, connection: aiormq.Connection) -> bool:
+        """Consume until there is something wrong; tell whether it was right for a while."""
+        loop = asyncio.get_running_loop()
+        attempt = left_alone(loop.create_task(self._open(connection)))
         suspected = asyncio.create_task(self._suspected.wait())
         try:
             await asyncio.wait({attempt, suspected}, return_when=asyncio.FIRST_COMPLETED)
             if not attempt.done() or not self._is_open(attempt):
                 return False
+            since = loop.time()
             await suspected
-            return True
+            return loop.time() - since >= STEADY_AFTER
         finally:
             attempt.cancel()
             suspected.cancel()
@@ -139,10 +158,3 @@ class Keeper:
         self.opened.clear()
         self._channel = None
         self.consumer.lost()
-
-
-async def _close(channel: AbstractChannel) -> None:
-    """Let the broker forget a channel; what it does not answer is not waited for."""
-    with contextlib.suppress(Exception, asyncio.CancelledError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            await channel.close()

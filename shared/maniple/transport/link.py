@@ -13,7 +13,7 @@ from maniple.timings import Amqp
 from maniple.transport.budget import ByteBudget
 from maniple.transport.consumer import Consumer
 from maniple.transport.keeper import Keeper, Prepare
-from maniple.transport.supervision import Supervised, TooFewChannels
+from maniple.transport.supervision import Supervised, TooFewChannels, safely
 from maniple.transport.wire import Wire
 
 SPARE_CHANNELS = 4  # for declarations, looks and channels that the broker has yet to close
@@ -119,7 +119,7 @@ class Link(Supervised):
         for endpoint in self._endpoints:
             self._hear_of(wire, await endpoint.open(wire))
         for keeper in self._keepers:
-            keeper.attach(wire)
+            keeper.attach(wire, self.suspect)
 
     def _check_room(self, wire: Wire) -> None:
         most, needed = wire.channel_max, len(self._endpoints) + len(self._keepers) + SPARE_CHANNELS
@@ -136,10 +136,8 @@ class Link(Supervised):
             self.budget.look()
 
     def _forget(self) -> None:
-        for keeper in self._keepers:
-            keeper.lost()
-        for endpoint in self._endpoints:
-            endpoint.lost()
+        for one in (*self._keepers, *self._endpoints):
+            safely(one.lost)
 
     def _is_overdue(self) -> bool:
         late = [overdue() for overdue in self._overdue]  # each of them counts its ticks

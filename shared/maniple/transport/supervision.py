@@ -201,10 +201,18 @@ class Supervised(ABC):
         self._close_wire = close or wire.close
         wire.closing.add_done_callback(partial(self._on_closed, wire))
         self._watch = asyncio.create_task(self._watch_over(wire), name=f"watch {self.name}")
+        self._watch.add_done_callback(partial(self._on_watched, wire))
 
     def _hear_of(self, wire: Wire, channel: AbstractChannel) -> None:
         """Have the loss of a channel heard."""
         channel.closing.add_done_callback(partial(self._on_closed, wire))
+
+    def _on_watched(self, wire: Wire, watch: asyncio.Task[None]) -> None:
+        """Have what nobody watches any more built anew."""
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            _log.error("what watched connection %s has died", self.name, exc_info=error)
+            if wire is self._wire:
+                self.suspect(error)
 
     def _on_closed(self, wire: Wire, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
@@ -221,7 +229,7 @@ class Supervised(ABC):
             if not await pulse.tick():
                 reason = f"the broker was silent for {self.times.silent:g} s"
             self._set_blocked(pulse.blocked)
-            self._tick()
+            safely(self._tick)
             if not pulse.blocked and self._is_overdue():
                 reason = "what was published was never confirmed"
         self.suspect(BrokerUnavailable(reason))
@@ -231,7 +239,7 @@ class Supervised(ABC):
         if self._watch is not None:
             self._watch.cancel()
         wire, self._wire = self._wire, None
-        self._forget()
+        safely(self._forget)
         if wire is not None and self._close_wire is not None:
             ending = _end(wire, self._close_wire)
             self._ending = asyncio.create_task(ending, name=f"close {self.name}")
@@ -243,7 +251,8 @@ class Supervised(ABC):
             return
         self.blocked = blocked
         _log.warning("connection %s %s", self.name, "blocked" if blocked else "no longer blocked")
-        _tell(self._on_blocked, blocked)
+        if self._on_blocked is not None:
+            safely(partial(self._on_blocked, blocked))
 
     def _set_up(self, *, up: bool) -> None:
         if up:
@@ -252,13 +261,14 @@ class Supervised(ABC):
             self._up.clear()
             self._set_blocked(False)
             _log.warning("connection %s lost: %s", self.name, self.last_error)
-        _tell(self._on_state, up)
+        if self._on_state is not None:
+            safely(partial(self._on_state, up))
 
 
-def _tell(callback: Callable[[bool], None] | None, news: bool) -> None:  # noqa: FBT001 - the callback's
+def safely(callback: Callable[[], object]) -> None:
+    """Call what must not end whoever looks after a connection, whatever it raises."""
     try:
-        if callback is not None:
-            callback(news)
+        callback()
     except Exception:  # noqa: BLE001 - whatever it was: the connection must be built again
         _log.exception("the callback of a connection failed")
 

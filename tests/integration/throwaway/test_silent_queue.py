@@ -146,3 +146,38 @@ async def test_a_dispatcher_that_starts_while_one_of_its_queues_is_silent_dispat
             await echo(outsider, ECHOES)
         await wait_until(lambda: names_it(dispatcher, queue), 40)
     await wait_until(lambda: is_well(dispatcher), 60)
+
+
+@pytest.mark.parametrize("service", ["registry", "policy"])
+@pytest.mark.parametrize("which", ["its requests", "another's"])
+async def test_a_control_plane_that_starts_while_a_shared_queue_is_silent_hears_and_answers(
+    one: Cluster, broker: Installed, service: str, which: str
+) -> None:
+    info, (process, *_) = one.ready_info(), one.of_service(service)
+    asked = topology.request_queue(service)
+    queue = asked.name if which == "its requests" else topology.UNROUTED_QUEUE.name
+    async with mortal(process), suspended(broker, info["environment"], queue):
+        await kill(process)
+        await revive(process)
+        await wait_until(process.ready, 40)
+        with Outsider(info["broker_url"]) as outsider:
+            await echo(outsider, ECHOES)
+        if which == "its requests":
+            await wait_until(lambda: names_requests(process, queue), 40)
+        if service == "registry":  # it hears the heartbeats of all
+            await wait_until(lambda: sees_agents(process, len(one.of_service("agent"))), 40)
+    await wait_until(lambda: is_well(process), 90)
+
+
+async def names_requests(process: ServiceProcess, queue: str) -> bool:
+    """Whether a process says that the queue of its requests does not answer."""
+    component = (await health(process))["components"].get("control plane queues", {"detail": ""})
+    return f"do not answer: {queue}" in component["detail"]
+
+
+async def sees_agents(process: ServiceProcess, number: int) -> bool:
+    """Whether a registry shows so many agents, all active."""
+    _, body = await fetch(f"{process.http}/metrics")
+    lines = [line for line in body.splitlines() if line.startswith("maniple_agents{")]
+    shown = {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in lines}
+    return shown.get("active") == number

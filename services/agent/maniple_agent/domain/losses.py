@@ -56,6 +56,11 @@ def is_over(envelope: Envelope, definition: TaskDefinition) -> bool:
     return envelope.lost > 0 and definition.on_lost == "fail"
 
 
+def may_copy(definition: TaskDefinition | None) -> bool:
+    """Tell whether two of a task may be on their way: not of one that must not run twice."""
+    return definition is None or not (definition.on_lost == "fail" or definition.exclusive)
+
+
 def lost_at_most_once(envelope: Envelope, ran: Ran) -> Result:
     """Return the result of a task that may run once and may have run already."""
     return _lost(envelope, ran, "its agent was lost, and it may run at most once")

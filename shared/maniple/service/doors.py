@@ -1,12 +1,34 @@
-"""Lanes that refused or did not confirm: what would fare no better waits at once. Pure."""
+"""Lanes and tiers that refused or did not confirm: what would fare no better is not tried. Pure."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from maniple.messages import Waiting
 from maniple.service.under_way import Key
 from maniple.timings import Queues
+from maniple.topology import DELAY, DELAY_TIERS, tier_name
 
 MAX_DOORS = 4096
+
+
+def _near(tier: float) -> list[float]:
+    """All tiers by how many times as long or as short they are as this one, the longer first."""
+    return sorted(DELAY_TIERS, key=lambda other: (round(abs(math.log(other / tier)), 9), -other))
+
+
+TIER_KEYS: Final = {
+    tier: tuple((DELAY.name, tier_name(other)) for other in _near(tier)) for tier in DELAY_TIERS
+}
+"""For each tier of `maniple.delay` its key, and then those of all others, the nearest first."""
+
+
+def tiers_for(tier: float, most: float) -> tuple[Key, ...]:
+    """Return the keys of a tier and of the others for which a task has time, the nearest first."""
+    own, *others = TIER_KEYS[tier]
+    most = max(most, DELAY_TIERS[0])
+    return (own, *(key for key in others if float(key[1]) <= most))
 
 
 @dataclass(slots=True)
@@ -42,6 +64,17 @@ class Doors:
         door.until = now + door.rest
         door.tried = True
         return None
+
+    def first(self, keys: Sequence[Key], now: float) -> tuple[Key, float]:
+        """Return the first of these that may be tried, and 0 seconds.
+
+        If there is none: the one that opens next, and after how many seconds.
+        """
+        for key in keys:
+            if self.refusal(key, now) is None:
+                return key, 0.0
+        key = min(keys, key=lambda one: self._shut[one].until)
+        return key, self._shut[key].until - now
 
     def shut(self, key: Key, why: Waiting, now: float) -> None:
         """Take that `key` refused a task, or did not confirm it."""

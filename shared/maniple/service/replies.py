@@ -1,0 +1,153 @@
+"""Replies that are under way; a queue that confirms none of them holds up nothing else."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from maniple.errors import ManipleError, PublishRefused
+from maniple.service.done import Done, tell
+from maniple.service.under_way import Ticket, UnderWay
+from maniple.timings import Queues
+
+if TYPE_CHECKING:
+    from maniple.service.outlets import Outlet
+
+REPLY_BYTES = 16 * 1024**2  # of replies that nobody waits for any more
+BESIDES = 1024  # bytes that one takes besides its own, about
+
+Place = tuple["Outlet", str]
+"""An outlet, and a key of it."""
+
+
+@dataclass(slots=True, eq=False)
+class Reply:
+    """The `done` of a reply: where it goes, what it is, and who waits for it."""
+
+    place: Place
+    size: int
+    done: Done
+    told: Callable[["Reply", ManipleError | None], None]
+    type: str = ""
+    correlation_id: str | None = None
+    ticket: Ticket["Reply"] | None = None
+
+    def __call__(self, error: ManipleError | None) -> None:
+        """Take what became of it."""
+        self.told(self, error)
+
+
+class Replies:
+    """Sends replies, and says soon that they are done: the record has what they say.
+
+    Who waits for a reply is told after `Queues.patience` seconds without a confirm, while others
+    have theirs; and at once while others to the same queue are not confirmed. It goes on being
+    tried for `Queues.reply` seconds, as long as no more than `REPLY_BYTES` are kept so; then what
+    waits for that queue is `dropped`.
+    """
+
+    def __init__(self, dropped: Callable[[], None], times: Queues | None = None) -> None:
+        """Begin with none; `dropped` is called for each that is given up."""
+        self._times = times or Queues()
+        self._dropped = dropped
+        self._under_way: UnderWay[Reply] = UnderWay(self._times.patience)
+        self._released: dict[Reply, float] = {}  # in order of time
+        self._stuck: Counter[Place] = Counter()
+        self._ended = asyncio.Event()
+        self.kept = 0
+        """Bytes of replies that nobody waits for any more."""
+
+    def send(
+        self,
+        place: Place,
+        encoded: bytes,
+        done: Done,
+        *,
+        type_: str = "",
+        correlation_id: str | None = None,
+    ) -> None:
+        """Send one; `done` is called once, unless the process ends before."""
+        reply = Reply(place, len(encoded) + BESIDES, done, self._told, type_, correlation_id)
+        outlet, key = place
+        if place in self._stuck:
+            self._release(reply, monotonic())
+        else:
+            reply.ticket = self._under_way.begin(("", key), reply, monotonic())
+        outlet.add(key, encoded, reply)
+
+    def answered(self, since: float) -> None:
+        """Take that the broker has confirmed something else that was sent at `since`."""
+        self._under_way.answered(since)
+
+    def look(self, *, taking: bool) -> None:
+        """Let nobody wait for what is not confirmed for too long; to be called now and then.
+
+        While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
+        """
+        now = monotonic()
+        if not taking:
+            self._under_way.renew(now)
+            self._released = dict.fromkeys(self._released, now)
+            return
+        for ticket in self._under_way.overdue(now):
+            self._release(ticket.item, now)
+        while self._released:
+            oldest, since = next(iter(self._released.items()))
+            if self.kept <= REPLY_BYTES and now - since < self._times.reply:
+                break
+            self._drop(oldest.place)
+        self._ended.set()
+
+    async def drain(self) -> None:
+        """Return when nobody waits for a reply any more."""
+        while self._under_way.waits:
+            self._ended.clear()
+            await self._ended.wait()
+
+    def _told(self, reply: Reply, error: ManipleError | None) -> None:
+        """Take what became of a reply, which may have been released or dropped before."""
+        refused = isinstance(error, PublishRefused)
+        waited = False
+        if reply.ticket is not None:
+            is_answer = error is None or refused
+            waited = (self._under_way.end if is_answer else self._under_way.withdraw)(reply.ticket)
+            self._ended.set()
+        if refused and (waited or reply in self._released):
+            self._dropped()
+        if waited:
+            reply.done(None if refused else error)
+        else:
+            self._forget(reply)
+
+    def _release(self, reply: Reply, now: float) -> None:
+        self._released[reply] = now
+        self._stuck[reply.place] += 1
+        self.kept += reply.size
+        tell([reply.done], None)
+
+    def _forget(self, reply: Reply) -> None:
+        if self._released.pop(reply, None) is None:
+            return
+        self.kept -= reply.size
+        self._stuck[reply.place] -= 1
+        if not self._stuck[reply.place]:
+            del self._stuck[reply.place]
+
+    def _drop(self, place: Place) -> None:
+        """Give up what was released of a place, and whatever waits behind it."""
+        outlet, key = place
+        unsent = [done for done in outlet.withdraw(key) if isinstance(done, Reply)]
+        for reply in unsent:
+            if reply.ticket is not None and self._under_way.withdraw(reply.ticket):
+                self._release(reply, 0.0)
+        for reply in [one for one in self._released if one.place == place]:
+            self._forget(reply)
+            self._dropped()
+        outlet.cancel(key, self._is_given_up)
+
+    def _is_given_up(self, done: Done) -> bool:
+        if not isinstance(done, Reply):
+            return False
+        return done.ticket is None or self._under_way.is_given_up(done.ticket)

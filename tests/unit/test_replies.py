@@ -1,0 +1,155 @@
+"""A reply queue that confirms nothing holds up neither tasks nor other replies."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from maniple.messages import Result, Status
+from maniple.service import replies
+from maniple.service.names import REPLIES_DROPPED
+from maniple.service.outlets import ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple.timings import Queues
+from waiting import wait_until
+from work_with_fakes import Agent, Delivery, FakePublisher, envelope
+
+NOW_OVERDUE = Queues(patience=0.0, cancel=0.0)
+LATER = Queues(patience=3600.0)
+TASKS = 20
+SILENT = {"maniple.replies.me": "me", "theirs": "theirs"}
+
+both_kinds = pytest.mark.parametrize("reply_to", list(SILENT))
+
+
+async def ended(reply_to: str, queues: Queues) -> tuple[Agent, list[Delivery]]:
+    """Return an agent whose tasks are recorded, and whose replies are not confirmed."""
+    agent, deliveries = Agent(queues=queues), list[Delivery]()
+    agent.publisher.silent = {SILENT[reply_to]}
+    for number in range(TASKS):
+        deliveries.append(Delivery(envelope(str(number), reply_to=reply_to)))
+        await agent.take(deliveries[-1])
+        await agent.finish(str(number))
+    await wait_until(lambda: len(agent.results()) == TASKS)
+    await agent.settle()
+    return agent, deliveries
+
+
+def acked(deliveries: list[Delivery]) -> Counter[int]:
+    return Counter(one.acked for one in deliveries)
+
+
+def replied(agent: Agent, reply_to: str) -> int:
+    """How many results have been replied, all told."""
+    sent = [one for one in agent.publisher.sent if one.routing_key == SILENT[reply_to]]
+    return sum(one.body.count(b'"status"') for one in sent)
+
+
+@both_kinds
+async def test_a_silent_reply_queue_holds_up_no_bundle_and_gets_its_replies_late(
+    reply_to: str,
+) -> None:
+    agent, deliveries = await ended(reply_to, NOW_OVERDUE)
+    assert acked(deliveries) == {0: TASKS}
+    agent.departures.look(taking=True)
+    assert acked(deliveries) == {1: TASKS}
+    agent.publisher.freed.set()
+    await wait_until(lambda: replied(agent, reply_to) == TASKS)
+    await agent.settle()
+    assert acked(deliveries) == {1: TASKS}  # what is confirmed late settles nothing twice
+
+
+@both_kinds
+async def test_a_reply_that_is_not_confirmed_yet_is_waited_for(reply_to: str) -> None:
+    agent, deliveries = await ended(reply_to, LATER)
+    agent.departures.look(taking=True)
+    assert acked(deliveries) == {0: TASKS}
+    agent.publisher.freed.set()
+    await wait_until(lambda: acked(deliveries) == {1: TASKS})
+
+
+async def test_while_the_broker_takes_nothing_nobodys_time_counts() -> None:
+    agent, deliveries = await ended("theirs", Queues(patience=1e-9))
+    agent.departures.look(taking=False)
+    assert acked(deliveries) == {0: TASKS}
+
+
+class World:
+    """An outlet of results whose reply queue `me` confirms nothing."""
+
+    def __init__(self, queues: Queues) -> None:
+        self.publisher, self.metrics = FakePublisher(), Metrics()
+        self.publisher.silent = {"me"}
+        self.outlet = ResultOutlet(
+            self.publisher, self.metrics, replier=self.publisher, times=queues
+        )
+        self.done: Counter[str] = Counter()
+
+    async def report(self, name: str, reply_to: str = "maniple.replies.me") -> None:
+        """Report one result, and wait until it is recorded and its reply sent, if there is room."""
+        before = len(self.publisher.to("maniple.results"))
+        result = Result(id=name, capability="a.task", status=Status.SUCCEEDED)
+        self.outlet.report(result, reply_to, None, lambda _: self.done.update([name]))
+        await wait_until(lambda: len(self.publisher.to("maniple.results")) > before)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    @property
+    def dropped(self) -> float:
+        return self.metrics.registry.get_sample_value(f"{REPLIES_DROPPED.name}_total") or 0.0
+
+
+async def test_what_follows_to_a_queue_that_is_known_to_be_silent_waits_for_its_record_only() -> (
+    None
+):
+    world = World(NOW_OVERDUE)
+    await world.report("first")
+    assert not world.done
+    world.outlet.look(taking=True)
+    await world.report("second")
+    assert world.done == {"first": 1, "second": 1}
+    world.publisher.freed.set()
+    await wait_until(lambda: len(world.publisher.to("maniple.replies")) == 2)
+    world.publisher.silent.clear()
+    await world.report("third")  # it answers again
+    assert (world.done["third"], world.dropped) == (1, 0)
+
+
+@pytest.mark.parametrize("queues", [Queues(patience=0.0, reply=0.0), NOW_OVERDUE])
+async def test_replies_that_are_late_for_too_long_or_are_too_many_are_dropped_and_counted(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(queues)
+    if queues is NOW_OVERDUE:
+        monkeypatch.setattr(replies, "REPLY_BYTES", 5 * replies.BESIDES)
+    for number in range(TASKS):  # more than are sent at once
+        await world.report(str(number))
+    world.outlet.look(taking=True)
+    await world.report("to another", "other")
+    assert world.done == dict.fromkeys([*map(str, range(TASKS)), "to another"], 1)
+    assert (world.dropped, world.outlet._under_way.kept) == (TASKS, 0)
+    await wait_until(lambda: world.outlet._replies.kept == 0)  # nothing of it is kept either
+    world.publisher.freed.set()
+    await world.outlet.drain()
+    assert sum(world.done.values()) == TASKS + 1
+
+
+async def test_who_leaves_waits_for_no_silent_reply_queue() -> None:
+    world = World(NOW_OVERDUE)
+    await world.report("1")
+    leaving = asyncio.create_task(world.outlet.drain())
+    await asyncio.sleep(0)
+    assert not leaving.done()
+    world.outlet.look(taking=True)
+    await wait_until(leaving.done)
+    await leaving
+
+
+async def test_a_reply_that_is_refused_late_is_counted_once() -> None:
+    world = World(NOW_OVERDUE)
+    world.publisher.full = {"me"}
+    await world.report("1")
+    world.outlet.look(taking=True)
+    world.publisher.freed.set()
+    await wait_until(lambda: world.dropped == 1)
+    assert world.done == {"1": 1}
