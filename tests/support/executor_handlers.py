@@ -68,6 +68,13 @@ async def in_pool(gate: str, context: TaskContext) -> None:
     await asyncio.to_thread(call)
 
 
+@task("x.shoots")
+async def shoots(_payload: Any) -> None:
+    """Cancel all other tasks of the loop."""
+    for other in asyncio.all_tasks() - {asyncio.current_task()}:
+        other.cancel()
+
+
 @task("x.cancelled")
 async def cancelled(_payload: Any) -> Any:
     other = asyncio.ensure_future(asyncio.sleep(60))
