@@ -244,6 +244,25 @@ async def test_calls_left_in_threads_keep_slots_and_others_have_threads(
         await loop.stop()
 
 
+async def test_what_a_library_keeps_in_a_thread_for_good_keeps_no_slot_and_others_have_threads(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pool, "THREADS", 1)
+    loop, open_gate = Watched(Told()), Gate(tmp_path / "open")
+    open_gate.open()
+    await loop.begin()
+    try:
+        loop.run([job("first", "x.polls", str(gate))])
+        await wait_until(loop.is_free)
+        loop.looks_after(pool.LEFT_AFTER)  # sooner than the loop counts as blocked
+        assert (loop.free, list(loop.stuck)) == (SLOTS, [])
+        loop.run([job("other", "x.in_pool", str(open_gate))])
+        await wait_until(loop.is_free)
+    finally:
+        gate.open()
+        await loop.stop()
+
+
 async def test_a_call_of_a_handler_that_goes_on_keeps_no_slot_of_its_own(
     loop: Watched, gate: Gate
 ) -> None:

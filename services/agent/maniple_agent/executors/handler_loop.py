@@ -14,7 +14,7 @@ from maniple.execution import Outcome, of_exception, run_async, timed_out
 from maniple.service.telemetry.context import in_span
 from maniple_agent.executors.jobs import Job
 from maniple_agent.executors.latest import Latest
-from maniple_agent.executors.pool import HandlerPool, running_job
+from maniple_agent.executors.pool import Caller, HandlerPool, calling
 
 Finished = tuple[Job, Outcome, float]
 
@@ -150,13 +150,15 @@ class HandlerLoop:
         if not self._not_begun.pop(job, False):
             return  # it was taken back
         self._tasks[job] = task
-        running_job.set(job)
+        caller = Caller(job.definition.capability)
+        calling.set(caller)
         self._began[job] = started = self._clock()
         try:
             with in_span(job.traceparent):
                 outcome = await self._outcome(job)
         except BaseException as error:  # noqa: BLE001 - or its slot would never come back
             outcome = of_exception(error)
+        caller.over = True
         del self._tasks[job], self._began[job]
         if self._stopping:
             return  # nobody is there to hear it

@@ -188,13 +188,14 @@ class LoopExecutor:
 
     def _look_at_threads(self, now: float) -> None:
         """Count the calls that were left, and replace their threads, so that others have some."""
-        left = self._loop.pool.left(self._loop.begun, now)
+        over = self._loop.pool.over(now)
+        left = [call.name for call in over if call.abandoned]
         if len(left) > len(self._left):
             self._log.warning(
                 "calls in threads go on without their handlers", handlers=sorted(set(left))
             )
         gained = len(left) < len(self._left)
         self._left = left
-        self._loop.pool.grow(min(len(left), self.capacity))
+        self._loop.pool.grow(min(len(over), self.capacity))
         if gained:
             self._report.slots_free()
