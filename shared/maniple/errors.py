@@ -1,6 +1,6 @@
 """Errors of the SDK and the closed set of codes that a result may carry."""
 
-from typing import Any
+from typing import Any, Final
 
 from maniple.open_enum import OpenEnum
 
@@ -31,6 +31,21 @@ class ErrorCode(OpenEnum):
     INVALID_OUTPUT = "invalid_output"
     AGENT_LOST = "agent_lost"
     CANCELLED = "cancelled"
+
+
+BAD_INPUT: Final = frozenset(
+    {
+        ErrorCode.INVALID_TASK,
+        ErrorCode.UNKNOWN_FIELD,
+        ErrorCode.NOT_SUPPORTED,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.UNDECODABLE,
+        ErrorCode.UNAUTHORIZED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.DEADLINE_EXCEEDED,
+    }
+)
+"""Codes of input that was never admitted; such a refusal is about a message, not about a task."""
 
 
 class ManipleError(Exception):

@@ -98,7 +98,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     """What anyone publishes to `maniple.tasks`: one object, or an array of up to 1,000.
 
     `capability` defaults to the routing key, `id` to the AMQP `message_id`. `timeout` is seconds
-    for one attempt, `ttl` seconds from submission. Unknown fields are refused by name.
+    for one attempt, `ttl` seconds from when it is taken. Unknown fields are refused by name.
     """
 
     capability: CapabilityName | None = None

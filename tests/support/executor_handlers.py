@@ -19,6 +19,7 @@ from maniple import TaskContext, task
 POLL = 0.005
 GIVEN_UP_AFTER = 60.0  # of a test that failed and opened nothing
 LOCKS: dict[str, asyncio.Lock] = {}
+POLLERS: list[asyncio.Future[None]] = []
 
 
 @task("x.async")
@@ -66,6 +67,22 @@ async def in_pool(gate: str, context: TaskContext) -> None:
         _wait_for(gate)
 
     await asyncio.to_thread(call)
+
+
+@task("x.polls")
+async def polls(gate: str, context: TaskContext) -> None:
+    """Set up what goes on in a thread for good, as a library does for its first user."""
+    poller = asyncio.get_running_loop().run_in_executor(None, _wait_for, gate)
+    POLLERS.append(poller)
+    context.progress("begun")
+    await asyncio.sleep(0)
+
+
+@task("x.shoots")
+async def shoots(_payload: Any) -> None:
+    """Cancel all other tasks of the loop."""
+    for other in asyncio.all_tasks() - {asyncio.current_task()}:
+        other.cancel()
 
 
 @task("x.cancelled")

@@ -1,13 +1,30 @@
 """A machine with clocks of its own, and what registries tell it."""
 
+import time
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from maniple.control import Time
 from maniple.service.cluster_time import ClusterTime
 from maniple.timings import Clocks
+from needs import PROC, need
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TIMES = Clocks()
+
+
+class Slept:
+    """Has this machine been suspended for `seconds`: `CLOCK_MONOTONIC` stood still meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        need(PROC)  # Linux
+        self.seconds, self._real = 0.0, time.clock_gettime
+        monkeypatch.setattr(time, "clock_gettime", self._clock_gettime)
+
+    def _clock_gettime(self, which: int) -> float:
+        slept = self.seconds if which == time.CLOCK_BOOTTIME else 0.0
+        return self._real(which) + slept
 
 
 class Machine:

@@ -147,7 +147,7 @@ class Agent:
         self.executor = FakeExecutor(capacity)
         self.now = NOW
         self.fenced = False
-        metrics = Metrics()
+        metrics = self.metrics = Metrics()
         results = ResultOutlet(self.publisher, metrics, replier=self.publisher, times=queues)
         traces = Traces(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)

@@ -254,7 +254,7 @@ async def test_everything_that_was_confirmed_has_ended_once(stack: Stack, load: 
     ledger = await records(stack, load.tally.confirmed)
     fates = [ledger.get(TaskKey("default", task)) for task in load.tally.confirmed]
     assert len(fates) > 500
-    assert {str(fate.state) if fate and fate.ends else "lost" for fate in fates} == {"succeeded"}
+    assert {str(fate.state) if fate and fate.over else "lost" for fate in fates} == {"succeeded"}
     assert {told.status for told in load.tally.told.values()} == {"succeeded"}
     assert load.tally.contradicted == {}
 

@@ -170,11 +170,19 @@ def test_a_capability_is_a_dotted_lower_case_name(name: str) -> None:
 
 
 def test_a_task_has_a_day_unless_it_says_otherwise() -> None:
-    sent = NOW - timedelta(hours=1)
-    assert decide(Task(), arrival(sent_at=sent)).deadline == sent + timedelta(days=1)
-    assert decide(Task(ttl=60), arrival(sent_at=sent)).deadline == sent + timedelta(minutes=1)
+    assert decide(Task(), arrival()).deadline == NOW + timedelta(days=1)
+    assert decide(Task(ttl=60), arrival()).deadline == NOW + timedelta(minutes=1)
     later = NOW + timedelta(days=6, hours=23)
     assert decide(Task(deadline=later), arrival()).deadline == later
+
+
+@pytest.mark.parametrize("wrong", [-3600, -120, 120])
+def test_a_ttl_is_what_it_says_however_wrong_the_clock_of_the_sender_is(wrong: int) -> None:
+    sent = NOW + timedelta(seconds=wrong)
+    come = check_arrival(raw(timestamp=sent), NOW)
+    taken = decide(Task(ttl=60), come)
+    assert taken.deadline == NOW + timedelta(seconds=60)
+    assert taken.submitted_at == min(sent, NOW)
 
 
 def test_a_deadline_lies_within_a_week_from_now_and_stands_alone() -> None:

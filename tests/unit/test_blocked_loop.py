@@ -1,10 +1,13 @@
 """When a loop counts as blocked, and when as lost."""
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maniple.service.names import QUEUE_SECONDS
 from maniple_agent.domain.blocking import BLOCKED_AFTER, LOST_AFTER, LoopHealth, LoopState
-from work_with_fakes import Agent, Delivery, envelope
+from work_with_fakes import NOW, Agent, Delivery, envelope
 
 LONG = 1e6
 
@@ -20,6 +23,12 @@ def test_a_loop_is_blocked_while_it_is_silent_and_goes_on_when_it_answers() -> N
         LoopState.BLOCKED,
         LoopState.ANSWERS,
     ]
+
+
+def test_a_loop_that_is_behind_is_blocked_until_the_next_look() -> None:
+    health = LoopHealth()
+    assert health.look(0.0, given_up=True, now=0.0, behind=True) is LoopState.BLOCKED
+    assert health.look(0.0, given_up=True, now=LONG) is LoopState.ANSWERS
 
 
 def test_a_loop_is_not_lost_while_somebody_waits_for_what_blocks_it() -> None:
@@ -62,6 +71,35 @@ async def test_what_has_not_begun_waits_again_and_is_handed_back_in_time() -> No
     await agent.finish("1")
     assert delivery.acked == 1
     assert [result.id for result in agent.results()] == ["1"]
+
+
+async def test_who_drains_has_handed_back_what_could_not_begin_before_it_is_done() -> None:
+    agent = Agent()
+    delivery = Delivery(envelope("1"), envelope("2"))
+    await agent.take(delivery)
+    draining = asyncio.create_task(agent.work.drain(LONG))
+    await asyncio.sleep(0)
+    agent.work.returned(agent.executor.jobs)
+    await draining
+    assert [(task.id, task.lost) for _, tasks in agent.moved() for task in tasks] == [
+        ("1", 0),
+        ("2", 0),
+    ]
+    assert delivery.acked == 1
+
+
+async def test_what_begins_again_is_announced_again_and_its_wait_counted_once() -> None:
+    agent = Agent()
+    await agent.take(Delivery(envelope("1", dispatched_at=NOW)))
+    (job,) = agent.executor.jobs
+    job.announced = True
+    agent.executor.jobs = []
+    agent.work.returned([job])
+    await agent.settle()
+    assert agent.executor.jobs == [job]
+    assert not job.announced
+    value = agent.metrics.registry.get_sample_value
+    assert value(f"{QUEUE_SECONDS.name}_count", {"capability": "a.task"}) == 1
 
 
 async def test_what_was_given_back_and_stopped_meanwhile_does_not_wait() -> None:

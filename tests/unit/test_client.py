@@ -11,7 +11,8 @@ from msgspec import Raw
 from channels import until_idle
 from maniple import ErrorCode, InvalidMessage, ManipleError, Status, TaskFailed, task
 from maniple.client import flow
-from maniple.client.core import Client
+from maniple.client.core import Client, _refused
+from maniple.client.flow import Slot
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
 from maniple.client.submission import encode_payload
@@ -340,6 +341,37 @@ async def test_a_refusal_ends_the_handle_of_its_own_message_only() -> None:
     outstanding.settle([refusal("x", "second")])
     with pytest.raises(ManipleError, match="too late"):
         await handle.result()
+
+
+async def test_a_refusal_of_another_message_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    client, carrier, outstanding = recorded()
+    handle = await client.submit("text.stats", id="x")
+    carrier.tickets[0].message_id = "second"
+    outstanding.settle([refusal("x", "first")])
+    assert not handle.done
+    assert "task x was refused in another message, first" in caplog.text
+
+
+@pytest.mark.parametrize("code", [ErrorCode.RATE_LIMITED, ErrorCode("newer")])
+async def test_whoever_refuses_a_task_that_was_taken_ends_it_whatever_the_detail_says(
+    code: ErrorCode,
+) -> None:
+    client, carrier, outstanding = recorded()
+    handle = await client.submit("text.stats", id="x")
+    carrier.tickets[0].message_id = "second"
+    failure = Failure(code=code, message="not now", detail={"message_id": "of a policy"})
+    refused = Result(id="x", capability="text.stats", status=Status.REJECTED, error=failure)
+    outstanding.settle([refused])
+    with pytest.raises(ManipleError, match="not now"):
+        await handle.result()
+
+
+@pytest.mark.parametrize("detail", [None, 3, ["id"], "identity", {"id": "x"}])
+def test_any_detail_of_a_refusal_can_be_told(detail: Any) -> None:
+    slot = Slot("x", "default", "text.stats", b"")
+    error = InvalidMessage(ErrorCode.INVALID_TASK, "no", detail=detail)
+    told = _refused(slot, error)
+    assert (told.id == "x") == (not isinstance(detail, dict))
 
 
 async def test_a_task_that_is_outstanding_is_not_ended_by_a_second_one_of_its_id() -> None:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machines import NOON, TIMES, Machine
+from machines import NOON, TIMES, Machine, Slept
 from maniple.control import Time
-from maniple.service.cluster_time import COMPONENT, MOST_SOURCES, follow
+from maniple.service.cluster_time import COMPONENT, MOST_SOURCES, ClusterTime, follow
 from maniple.service.health import Health
 
 
@@ -20,6 +20,13 @@ def test_what_a_registry_told_goes_on_by_the_steady_clock_whatever_the_own_one_s
     machine.told()
     machine.passed += 3600.0
     assert machine.ahead == pytest.approx(0, abs=1e-3)
+
+
+def test_it_goes_on_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, time = Slept(monkeypatch), ClusterTime(lambda: NOON, TIMES)
+    time.take(Time(at=NOON, source="r1"))
+    slept.seconds += 8 * 3600.0
+    assert (time.now() - NOON).total_seconds() >= 8 * 3600.0
 
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=40))

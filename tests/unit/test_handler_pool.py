@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from executor_bench import job
-from maniple_agent.executors import Job
-from maniple_agent.executors.pool import LEFT_AFTER, HandlerPool, running_job
+from maniple_agent.executors.pool import LEFT_AFTER, Caller, HandlerPool, calling
+from waiting import wait_until
 
 SOON = 30.0
 
@@ -33,27 +32,30 @@ class Stuck:
             assert self.begun.acquire(timeout=SOON)
 
 
-def submitted(pool: HandlerPool, of: Job, call: Callable[[], Any]) -> Future[Any]:
+def submitted(pool: HandlerPool, of: Caller, call: Callable[[], Any]) -> Future[Any]:
     context = copy_context()
-    context.run(running_job.set, of)
+    context.run(calling.set, of)
     return context.run(pool.submit, call)
 
 
-def test_a_call_is_left_once_its_handler_is_over_for_a_second() -> None:
-    pool, stuck, ours = HandlerPool(3), Stuck(), job("1", "x.async")
-    future = submitted(pool, ours, stuck)
-    stuck.wait_for(1)
-    assert pool.left({ours}, 100.0) == []
-    assert pool.left({}, 200.0) == []
-    assert pool.left({}, 200.0 + LEFT_AFTER) == ["x.async"]
+async def test_a_call_is_left_once_it_was_given_up_and_its_handler_is_over_for_a_second() -> None:
+    pool, stuck, ours = HandlerPool(3), Stuck(), Caller("x.async")
+    future, other = (submitted(pool, ours, stuck) for _ in range(2))
+    stuck.wait_for(2)
+    assert not future.cancel()
+    assert pool.over(100.0) == []
+    ours.over = True
+    assert pool.over(200.0) == []
+    over = pool.over(200.0 + LEFT_AFTER)
+    assert [(call.name, call.abandoned) for call in over] == [("x.async", True), ("x.async", False)]
     stuck.gate.set()
-    future.result(SOON)
-    pool.submit(lambda: None).result(SOON)
-    assert pool.left({}, 300.0) == []
+    for each in (future, other):
+        each.result(SOON)
+    await wait_until(lambda: not pool.over(300.0))
 
 
 def test_others_have_threads_for_those_that_are_kept() -> None:
-    pool, stuck, ours = HandlerPool(2), Stuck(), job("1", "x.async")
+    pool, stuck, ours = HandlerPool(2), Stuck(), Caller("x.async")
     for _ in range(2):
         submitted(pool, ours, stuck)
     stuck.wait_for(2)

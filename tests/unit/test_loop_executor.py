@@ -34,9 +34,13 @@ class Watched(LoopExecutor):
         await self.start(_never)
 
     def looks_after(self, seconds: float) -> None:
-        """Look, and again after so many seconds: a loop that is silent has not answered."""
+        """Look, and again after so many seconds: a loop that is silent has not answered.
+
+        Twice then, as the first look after a standstill is passed over.
+        """
         self.look()
         self.now += seconds
+        self.look()
         self.look()
 
     def is_free(self, slots: int = SLOTS) -> bool:
@@ -132,6 +136,66 @@ async def test_what_was_given_back_runs_once_though_it_comes_again_before_the_lo
     await wait_until(loop.is_free)
 
 
+async def test_what_a_loop_has_not_begun_within_its_timeout_is_given_back_and_not_ended(
+    loop: Watched, gate: Gate
+) -> None:
+    victim = job("victim", "x.async", 2, timeout=1.0)
+    loop.run([job("blocker", "x.block", str(gate), timeout=30.0)])
+    await wait_until(lambda: loop.told.values == ["begun"])
+    loop.run([victim])
+    loop.looks_after(1.6)  # sooner than the loop counts as blocked
+    assert (loop.told.outcomes, loop.told.back) == ({}, [victim])
+    assert (loop.free, loop.holds(victim)) == (0, False)  # or it would be back there at once
+    gate.open()
+    await wait_until(loop.is_free)
+    loop.run([victim])
+    assert (await loop.told.of("victim")).output == b"4"
+
+
+async def test_a_handler_has_its_timeout_from_when_it_begins(loop: Watched, gate: Gate) -> None:
+    late = job("late", "x.in_pool", str(gate), timeout=120.0)
+    loop.look()
+    loop.run([late])
+    since = loop.now
+    await wait_until(lambda: loop.told.values == ["begun"])
+    loop._running[late] = since - 120.0  # it waited for its turn
+    loop.looks_after(1.0)
+    assert loop.told.outcomes == {}
+    loop.looks_after(120.0)
+    assert await loop.told.code("late") is ErrorCode.TIMEOUT
+
+
+async def test_what_is_cancelled_before_it_begins_is_given_back(loop: Watched) -> None:
+    victims = [job(str(n), "x.async", n) for n in range(3)]
+    loop.run([job("shot", "x.shoots"), *victims])  # in one turn of the loop
+    await wait_until(loop.is_free)
+    assert loop.told.back == victims
+    assert list(loop.told.outcomes) == ["shot"]
+    loop.run(victims)
+    await wait_until(loop.is_free)
+    assert len(loop.told.outcomes) == 4
+
+
+async def test_a_process_that_stood_still_accuses_nobody(loop: Watched, gate: Gate) -> None:
+    loop.run([job("blocker", "x.block", str(gate))])
+    await wait_until(lambda: loop.told.values == ["begun"])
+    loop.look()
+    loop.now += BLOCKED_AFTER * 10
+    loop.look()  # the loop has not had its turn, either
+    assert (loop.free, list(loop.stuck)) == (SLOTS - 1, [])
+
+
+async def test_a_loop_is_seen_to_be_blocked_also_by_who_is_late_at_every_look(
+    loop: Watched, gate: Gate
+) -> None:
+    loop.run([job("blocker", "x.block", str(gate))])
+    await wait_until(lambda: loop.told.values == ["begun"])
+    for _ in range(4):
+        loop.now += BLOCKED_AFTER + SECOND
+        loop.look()
+    assert loop.free == 0
+
+
 async def test_a_loop_that_stays_blocked_after_its_blocker_was_given_up_ends_the_agent(
     loop: Watched, gate: Gate
 ) -> None:
@@ -175,6 +239,25 @@ async def test_calls_left_in_threads_keep_slots_and_others_have_threads(
         await wait_until(loop.is_free)
         assert loop.told.freed > freed
         assert list(loop.stuck) == []
+    finally:
+        gate.open()
+        await loop.stop()
+
+
+async def test_what_a_library_keeps_in_a_thread_for_good_keeps_no_slot_and_others_have_threads(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pool, "THREADS", 1)
+    loop, open_gate = Watched(Told()), Gate(tmp_path / "open")
+    open_gate.open()
+    await loop.begin()
+    try:
+        loop.run([job("first", "x.polls", str(gate))])
+        await wait_until(loop.is_free)
+        loop.looks_after(pool.LEFT_AFTER)  # sooner than the loop counts as blocked
+        assert (loop.free, list(loop.stuck)) == (SLOTS, [])
+        loop.run([job("other", "x.in_pool", str(open_gate))])
+        await wait_until(loop.is_free)
     finally:
         gate.open()
         await loop.stop()

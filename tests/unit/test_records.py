@@ -136,6 +136,14 @@ def test_any_order_and_any_repetition_tells_the_same(
     assert seen(read(shuffled)) == seen(read(stream))
 
 
+def test_a_task_is_over_also_by_a_status_that_only_a_newer_program_knows() -> None:
+    before, _ = reading(accepted())
+    after, verdicts = reading(accepted(), result(status=Status("paused")))
+    fates = [ledger.get(ONE) for ledger in (before, after)]
+    assert [fate is not None and fate.over for fate in fates] == [False, True]
+    assert (verdicts, after.terminal) == ([None, Verdict.FIRST], 1)
+
+
 @given(streams())
 def test_the_first_by_offset_is_the_terminal_state(stream: list[Entry]) -> None:
     ledger = read(list(reversed(stream)))

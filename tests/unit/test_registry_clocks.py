@@ -8,7 +8,10 @@ from typing import Any, cast
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
+from machines import Slept
 from maniple.control import ALL_AGENTS, AgentDescription, Command, Request, Time
 from maniple.errors import BrokerUnavailable
 from maniple.service.health import Health
@@ -18,7 +21,18 @@ from maniple_registry import clocks
 from maniple_registry.actor import Actor
 from maniple_registry.clock import Clock
 from maniple_registry.clocks import COMPONENT, ClockWatch
-from maniple_registry.domain.clocks import SLEW, by_host, correction, slewed
+from maniple_registry.domain.clocks import (
+    DAY,
+    HOUR,
+    LONGEST_STEP,
+    LOOKS,
+    SET_BACK,
+    SLEW,
+    Leading,
+    by_host,
+    correction,
+    slewed,
+)
 from maniple_registry.domain.fleet import Fleet
 from maniple_registry.domain.records import Instant
 from maniple_registry.handlers import Handlers
@@ -28,15 +42,15 @@ AGREE = Clocks().agree
 
 
 class Passing:
-    """Stands in for `datetime` and `monotonic` where the registry reads them."""
+    """Stands in for `datetime` and `steady` where the registry reads them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds = 0.0
+        self.seconds, self.stepped = 0.0, 0.0
         monkeypatch.setattr(clocks, "datetime", self)
-        monkeypatch.setattr(clocks, "monotonic", lambda: self.seconds)
+        monkeypatch.setattr(clocks, "steady", lambda: self.seconds)
 
     def now(self, zone: Any) -> datetime:
-        return NOW.astimezone(zone) + timedelta(seconds=self.seconds)
+        return NOW.astimezone(zone) + timedelta(seconds=self.seconds + self.stepped)
 
     fromtimestamp = staticmethod(datetime.fromtimestamp)
 
@@ -162,10 +176,10 @@ async def test_if_most_hosts_differ_it_is_our_clock_that_is_wrong_and_is_led_the
         registry.hear(name, 300.0)
     assert registry.ahead() == pytest.approx(0)
     assert registry.component()["detail"].startswith("ours is 300 s behind by most hosts")
-    passed.seconds = 100.0
-    assert registry.ahead() == pytest.approx(100 * SLEW)
+    passed.seconds = 10.0
+    assert registry.ahead() == pytest.approx(10 * 300 / HOUR, abs=1e-3)
     for _ in range(400):
-        passed.seconds += 100.0
+        passed.seconds += LONGEST_STEP
         registry.watch.look()
     assert registry.ahead() == pytest.approx(300)
     assert await registry.doubts() == {}
@@ -184,7 +198,7 @@ def test_a_registry_goes_on_from_what_another_told_when_it_leads_itself(
     assert registry.ahead() == pytest.approx(-120)
     registry.tells = True
     passed.seconds = 60.0
-    assert registry.ahead() == pytest.approx(-120 + 10 * SLEW)
+    assert registry.ahead() == pytest.approx(-120 + 10 * 120 / HOUR, abs=1e-3)
     assert "ours is 120 s ahead by the cluster's time" in registry.component()["detail"]
 
 
@@ -192,8 +206,75 @@ def test_a_registry_goes_on_from_what_another_told_when_it_leads_itself(
     ("ahead", "target", "elapsed", "then"),
     [(0.0, 9.0, 0.0, 0.0), (0.0, 9.0, 10.0, 0.1), (0.0, -9.0, 10.0, -0.1), (5.0, 5.05, 10, 5.05)],
 )
-def test_the_time_never_jumps(ahead: float, target: float, elapsed: float, then: float) -> None:
+def test_a_little_is_led_slowly(ahead: float, target: float, elapsed: float, then: float) -> None:
     assert slewed(ahead, target, elapsed) == pytest.approx(then)
+
+
+@pytest.mark.parametrize(
+    ("stepped", "within"),
+    [(30.0, HOUR), (8 * HOUR, 14 * HOUR), (DAY, 30 * HOUR), (30 * DAY, 6 * DAY)],
+)
+def test_a_clock_that_was_set_forwards_is_followed_within_hours_and_without_a_jump(
+    monkeypatch: pytest.MonkeyPatch, stepped: float, within: float
+) -> None:
+    passed, registry = Passing(monkeypatch), Registry()
+    assert registry.ahead() == pytest.approx(0)
+    passed.stepped = stepped
+    fastest = max(1.0, stepped / DAY)
+    while (ahead := registry.ahead()) < -AGREE:
+        passed.seconds += LONGEST_STEP
+        gained = registry.ahead() - ahead
+        assert SLEW * LONGEST_STEP * 0.999 <= gained <= fastest * LONGEST_STEP + 1e-3
+        assert passed.seconds < within
+
+
+@pytest.mark.parametrize("stepped", [-8 * HOUR, -30 * DAY])
+def test_a_clock_that_was_set_back_is_followed_once_some_looks_in_turn_agree(
+    monkeypatch: pytest.MonkeyPatch, stepped: float
+) -> None:
+    passed, registry = Passing(monkeypatch), Registry()
+    registry.watch.look()
+    passed.stepped = stepped
+    for _ in range(LOOKS - 1):
+        passed.seconds += 1.0
+        assert registry.ahead() > 0.9 * -stepped
+    for _ in range(10):  # what somebody asks for meanwhile is no look
+        assert registry.watch._now() > passed.now(UTC) + timedelta(hours=1)
+    passed.stepped = 0.0
+    registry.watch.look()
+    passed.stepped = stepped
+    for _ in range(LOOKS):
+        passed.seconds += 1.0
+        registry.watch.look()
+    assert registry.ahead() == pytest.approx(0, abs=1e-3)
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 100)), min_size=1, max_size=40))
+def test_time_jumps_only_backwards_and_only_to_what_is_meant(
+    looks: list[tuple[float, float]],
+) -> None:
+    leading, now = Leading(AGREE), 0.0
+    leading.follow(0.0, now)
+    for target, elapsed in looks:
+        now += elapsed
+        before = leading.ahead or 0.0
+        leading.lead(target, now)
+        after = leading.ahead or 0.0
+        assert min(before, target) - 1e-6 <= after <= max(before, target) + 1e-6
+        step = min(elapsed, LONGEST_STEP) * max(1.0, abs(target - before) / DAY)
+        assert after - before <= step + 1e-6
+        jumped = before - after > step + 1e-6
+        assert not jumped or (after == target and before - target > SET_BACK * AGREE)
+
+
+def test_a_registry_that_slept_tells_a_time_that_has_gone_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept = Slept(monkeypatch)
+    registry = Registry()
+    before = registry.watch._now()
+    slept.seconds += 8 * HOUR
+    assert (registry.watch._now() - before).total_seconds() >= 8 * HOUR
 
 
 async def test_one_that_starts_asks_another_for_the_time_and_goes_on_without_one() -> None:

@@ -150,7 +150,7 @@ async def test_too_many_for_one_answer_are_refused_before_they_are_written(
     registry, written = Registry(), 0
     for number in range(1000):
         registry.hear(f"agent-{number}")
-    monkeypatch.setattr(listing, "WHOLE_BYTES", 1000 * 1000)
+    monkeypatch.setattr(listing, "WHOLE_BYTES", 1000 * 1000 // listing.UNLIKE)
 
     def write(_record: Any) -> bytes:
         nonlocal written
@@ -163,6 +163,20 @@ async def test_too_many_for_one_answer_are_refused_before_they_are_written(
     assert written <= listing.PAGE_AGENTS
     with pytest.raises(RequestFailed, match="page by page"):
         await registry.request("agents", {})
+
+
+async def test_a_few_large_ones_at_first_do_not_make_all_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry()
+    for number in range(1000):
+        registry.hear(f"agent-{number:04}")
+    monkeypatch.setattr(listing, "WHOLE_BYTES", 1000 * 1000)
+
+    def write(record: Any) -> bytes:
+        return b"x" * (2000 if record.agent < "agent-0200" else 100)
+
+    assert len(await listing.whole(registry.fleet, write)) == 1000
 
 
 async def test_a_registry_that_knows_no_pages_is_understood_at_any_of_them() -> None:

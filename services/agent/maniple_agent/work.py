@@ -250,7 +250,8 @@ class Work:
         self._idle.clear()
         if job.suspect:
             self._suspect = job
-        if envelope.dispatched_at is not None:
+        if envelope.dispatched_at is not None and not job.waited:
+            job.waited = True
             waited = max(0.0, (now.at - envelope.dispatched_at).total_seconds())
             exemplar = exemplar_of(envelope) if job.span else None
             self._metrics.histogram(QUEUE_SECONDS, envelope.capability).observe(waited, exemplar)
@@ -274,16 +275,25 @@ class Work:
         self._schedule_pump()
 
     def returned(self, jobs: Iterable[Job]) -> None:
-        """Let jobs that could not begin wait again; what waits too long goes to others."""
+        """Let jobs that could not begin wait again; what waits too long goes to others.
+
+        Who drains is done once nothing runs: it hands them back before that is said.
+        """
+        jobs, back = tuple(jobs), list[Job]()
         for job in jobs:
-            self._ended(job)
             job.started_at = job.span = None
+            job.announced = False
             if job.settled:
                 continue
-            if job.bundle.alive:
-                self.waiting.add(job)
-            else:
+            if not job.bundle.alive:
                 self.waiting.put_away(job, monotonic())
+            elif self.draining:
+                back.append(job)
+            else:
+                self.waiting.add(job)
+        self._conclusions.hand_back(back, DRAIN)
+        for job in jobs:
+            self._ended(job)
         self._schedule_pump()
 
     def slots_free(self) -> None:

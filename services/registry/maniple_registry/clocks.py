@@ -4,18 +4,17 @@ import asyncio
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from time import monotonic
 from typing import Any, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from maniple.control import ALL_AGENTS, AgentId, Command, Request, Time
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
-from maniple.service.cluster_time import ClusterTime
+from maniple.service.cluster_time import ClusterTime, steady
 from maniple.service.health import Health
 from maniple.service.runner import Runtime
 from maniple.timings import Clocks
-from maniple_registry.domain.clocks import by_host, correction, slewed, told
+from maniple_registry.domain.clocks import Leading, by_host, correction, told
 from maniple_registry.handlers import Handlers
 
 COMPONENT = "clocks"
@@ -39,8 +38,8 @@ class Plane(Protocol):
 class ClockWatch:
     """Tells the cluster's time to all, from the registry that leads; from each, if none does.
 
-    It goes on from what another registry told before, and never jumps, which would end tasks too
-    early: it is led slowly to our own clock, or to that on which most hosts agree.
+    It goes on from what another registry told before, and never jumps forwards, which would end
+    tasks too early: it is led to our own clock, or to that on which most hosts agree, see `slewed`.
     """
 
     def __init__(
@@ -55,9 +54,8 @@ class ClockWatch:
         self._log: FilteringBoundLogger = runtime.log
         self._host = socket.gethostname()
         self._known: dict[AgentId, str] = {}
-        self._others = ClusterTime(lambda: datetime.now(UTC), self._times, steady=monotonic)
-        self._ahead: float | None = None  # of our steady clock
-        self._led_at = 0.0
+        self._others = ClusterTime(lambda: datetime.now(UTC), self._times, steady=steady)
+        self._time = Leading(self._times.agree)
         self._most = 0.0
         handlers.agree = self._times.agree
 
@@ -84,6 +82,7 @@ class ClockWatch:
         """Compare all clocks that are heard, and show whose differ."""
         handlers, fleet = self._handlers, self._handlers.fleet
         self._most = correction(by_host(fleet, self._host), self._times.agree)
+        self._lead()
         handlers.correction = (self._now() - datetime.now(UTC)).total_seconds()
         known = {
             record.agent: told(ahead)
@@ -107,17 +106,24 @@ class ClockWatch:
 
     def _now(self) -> datetime:
         """Return the cluster's time as it is to be told now."""
-        steady, ours = monotonic(), datetime.now(UTC).timestamp() + self._most
-        leads = self._ahead is not None and self._tells()
+        if not self._follows() and self._time.ahead is None:
+            self._lead()
+        return datetime.fromtimestamp((self._time.ahead or 0.0) + steady(), UTC)
+
+    def _lead(self) -> None:
+        """Lead the time, if it is for this registry to do; once a look, as looks are counted."""
+        if not self._follows():
+            now = steady()
+            self._time.lead(datetime.now(UTC).timestamp() + self._most - now, now)
+
+    def _follows(self) -> bool:
+        """Go by what others tell, unless this registry leads; False if there is nothing."""
+        leads = self._time.ahead is not None and self._tells()
         others = None if leads else self._others.known()
         if others is not None:
-            self._ahead = others.timestamp() - steady
-        elif self._ahead is None:
-            self._ahead = ours - steady
-        else:
-            self._ahead = slewed(self._ahead, ours - steady, steady - self._led_at)
-        self._led_at = steady
-        return datetime.fromtimestamp(self._ahead + steady, UTC)
+            now = steady()
+            self._time.follow(others.timestamp() - now, now)
+        return others is not None
 
     async def _learn(self) -> None:
         """Ask another registry, if there is one."""

@@ -21,6 +21,9 @@ AGENT_BYTES: Final = 4 * 1024**2
 WHOLE_BYTES: Final = 8 * 1024**2
 """For who asks for no page; RabbitMQ 4 takes 16 MiB."""
 
+UNLIKE: Final = 4
+"""Times by which the agents of the first page may be larger than the others."""
+
 Write = Callable[[AgentRecord], bytes]
 
 
@@ -49,8 +52,8 @@ def page(fleet: Fleet, place: str, write: Write) -> tuple[list[bytes], str]:
 async def whole(fleet: Fleet, write: Write) -> list[bytes]:
     """Write all agents, and let others run after each page; raises `RequestFailed` for too many."""
     written, place = page(fleet, "", write)
-    # By the first ones: who is refused may ask again every second.
-    _check(sum(map(len, written)) * fleet.size / max(1, len(written)))
+    # By the first ones: who is refused may ask again every second. They may be unlike the others.
+    _check(sum(map(len, written)) * fleet.size / max(1, len(written)) / UNLIKE)
     while place:
         await asyncio.sleep(0)
         more, place = page(fleet, place, write)

@@ -231,7 +231,7 @@ def _refused(slot: Slot, error: ManipleError | None) -> Result:
     else:
         raise error or ManipleError("no outcome")
     # Then the id is another's that goes on: this must not be taken for the end of that.
-    taken = "id" in (failure.detail or {})
+    taken = isinstance(failure.detail, dict) and "id" in failure.detail
     return Result(
         id=refusal_id(new_id(), None) if taken else slot.id,
         capability=slot.capability,

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from maniple.client.handle import Ticket
 from maniple.codec import peek_identity
-from maniple.errors import ErrorCode, InvalidMessage, ManipleError
+from maniple.errors import BAD_INPUT, ErrorCode, InvalidMessage, ManipleError
 from maniple.messages import Progress, Result, Status
 
 _log = logging.getLogger(__name__)
@@ -78,13 +78,15 @@ class Outstanding:
     def _reject(self, result: Result) -> None:
         """Hand on a rejection: of a task, of bad input, or of a whole message by that one's id.
 
-        One of another message is not of the task that is outstanding under its id now.
+        Bad input in another message says nothing of the task that is outstanding under its id now.
         """
         message_id = _message_of(result)
         ticket = self._tickets.get((result.tenant, result.id))
         if ticket is None:
             self._settle_message(result)
-        elif not message_id or not ticket.message_id or message_id == ticket.message_id:
+        elif message_id and ticket.message_id and message_id != ticket.message_id:
+            _log.warning("task %s was refused in another message, %s", ticket.id, message_id)
+        else:
             self.discard(ticket)
             ticket.settle(result)
 
@@ -107,7 +109,9 @@ class Outstanding:
 
 
 def _message_of(result: Result) -> str | None:
-    """Return the id of the message that a refusal of bad input is about."""
-    detail = result.error.detail if result.error is not None else None
+    """Return the id of the message that a refusal of bad input is about; None if it is another."""
+    if result.error is None or result.error.code not in BAD_INPUT:
+        return None  # whoever has written that detail means something else by it
+    detail = result.error.detail
     found = detail.get("message_id") if isinstance(detail, dict) else None
     return found if isinstance(found, str) else None

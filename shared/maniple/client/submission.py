@@ -21,8 +21,8 @@ _PAYLOAD_DEPTH = MAX_DEPTH - 2
 class SubmitOptions(TypedDict, total=False):
     """Options of a submission; those that are absent are left to the policies.
 
-    `timeout` is seconds for one attempt, `ttl` seconds from submission, `deadline` a moment with a
-    time zone. `labels` select policies; tasks with one `affinity` go to one agent.
+    `timeout` is seconds for one attempt, `ttl` seconds from when it is taken, `deadline` a moment
+    with a time zone. `labels` select policies; tasks with one `affinity` go to one agent.
     """
 
     tenant: str

@@ -80,6 +80,11 @@ class Fate:
         """
         return TaskState(self.ends[0].ending.status) if self.ends else self.before
 
+    @property
+    def over(self) -> bool:
+        """Whether the task has ended, also with a status that only a newer program knows."""
+        return bool(self.ends)
+
     def heard(self, state: TaskState) -> "Fate":
         """Take a record that is no end; records come in any order, and `running` says more."""
         if self.before in {state, TaskState.RUNNING}:
@@ -162,9 +167,9 @@ class FirstWins:
         if verdict is Verdict.KNOWN:
             return verdict
         self._fates[key] = after
-        self.terminal += not fate.ends
+        self.terminal += not fate.over
         if len(after.ends) == len(fate.ends):
             self.repeated += 1
-        elif fate.ends:
+        elif fate.over:
             self.refused += 1
         return verdict

@@ -4,10 +4,11 @@ The clocks of two machines are never compared. A registry tells its time; what h
 measured by a steady clock. So the time known here is at most late, by as long as the telling took.
 """
 
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from time import monotonic
 from typing import Final
 
 from maniple.control import Time
@@ -18,6 +19,16 @@ COMPONENT = "clock"
 MOST_SOURCES: Final = 16
 YEARS: Final = range(2000, 9000)
 TWICE: Final = 2
+
+
+def steady() -> float:
+    """Return seconds that nobody sets, and that pass while the machine is suspended, too.
+
+    `time.monotonic` stands still meanwhile: a machine that slept would be behind by that for ever.
+    """
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 class ClusterTime:
@@ -32,7 +43,7 @@ class ClusterTime:
         wall: Callable[[], datetime],
         times: Clocks | None = None,
         *,
-        steady: Callable[[], float] = monotonic,
+        steady: Callable[[], float] = steady,
     ) -> None:
         """Begin with `wall`, this machine's clock; `steady` counts seconds and is never set."""
         self._wall = wall

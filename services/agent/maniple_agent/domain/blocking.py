@@ -28,9 +28,12 @@ class LoopHealth:
         self.state = LoopState.ANSWERS
         self._given_up_since: float | None = None
 
-    def look(self, silent: float, *, given_up: bool, now: float) -> LoopState:
-        """Take for how long it has been silent; `given_up`: nobody waits for what may block it."""
-        blocked = silent > BLOCKED_AFTER
+    def look(self, silent: float, *, given_up: bool, now: float, behind: bool = False) -> LoopState:
+        """Take for how long it has been silent; `given_up`: nobody waits for what may block it.
+
+        `behind`: it has not begun in time what it was given, and so is to be given nothing now.
+        """
+        blocked = behind or silent > BLOCKED_AFTER
         if not blocked or not given_up:
             self._given_up_since = None
         elif self._given_up_since is None:

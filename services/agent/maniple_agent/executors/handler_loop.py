@@ -14,7 +14,7 @@ from maniple.execution import Outcome, of_exception, run_async, timed_out
 from maniple.service.telemetry.context import in_span
 from maniple_agent.executors.jobs import Job
 from maniple_agent.executors.latest import Latest
-from maniple_agent.executors.pool import HandlerPool, running_job
+from maniple_agent.executors.pool import Caller, HandlerPool, calling
 
 Finished = tuple[Job, Outcome, float]
 
@@ -28,8 +28,10 @@ class HandlerLoop:
         agent: str,
         collected: Callable[[Sequence[Finished]], None],
         progress: Callable[[Job, Raw], None],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Run `loop`; tell `collected` of what has finished in one turn of it, together."""
+        self._clock = clock
         self._home = asyncio.get_running_loop()
         self._loop = loop
         self._agent = agent
@@ -41,7 +43,9 @@ class HandlerLoop:
         self._not_begun: dict[Job, bool] = {}  # who takes one out of it has it; both threads may
         self._finished: deque[Finished] = deque()
         self._crossing = False
+        self._created: dict[asyncio.Task[None] | None, Job] = {}  # tasks without a first step
         self._tasks: dict[Job, asyncio.Task[None] | None] = {}
+        self._began: dict[Job, float] = {}
         self._pinged_at: float | None = None
         self._stopping = False
         self._log = structlog.get_logger("maniple.agent.executor")
@@ -61,7 +65,25 @@ class HandlerLoop:
 
     def take_back(self) -> list[Job]:
         """Take back the jobs whose handlers have not begun: they will not, unless run again."""
-        return [job for job in list(self._not_begun) if self._not_begun.pop(job, False)]
+        return [job for job in list(self._not_begun) if self.take_one_back(job)]
+
+    def take_one_back(self, job: Job) -> bool:
+        """Take back a job; False if its handler has begun."""
+        return self._not_begun.pop(job, False)
+
+    def take_cancelled_back(self) -> list[Job]:
+        """Take back what was cancelled before it began, as by who cancels all tasks of the loop."""
+        back = []
+        for task, job in dict(self._created).items():
+            if task is not None and task.done():
+                self._created.pop(task, None)  # it may have ended by itself just now
+                if self.take_one_back(job):
+                    back.append(job)
+        return back
+
+    def began_at(self, job: Job) -> float | None:
+        """Return when the handler of a job has begun; None if it has not, or has ended."""
+        return self._began.get(job)
 
     def cancel(self, job: Job) -> None:
         """Cancel the handler of a job, if it has begun."""
@@ -119,30 +141,35 @@ class HandlerLoop:
 
     def _begin(self) -> None:
         while self._arrived:
-            self._loop.create_task(self._run(self._arrived.popleft()))
+            job = self._arrived.popleft()
+            self._created[self._loop.create_task(self._run(job))] = job
 
     async def _run(self, job: Job) -> None:
+        task = asyncio.current_task()
+        self._created.pop(task, None)
         if not self._not_begun.pop(job, False):
             return  # it was taken back
-        self._tasks[job] = asyncio.current_task()
-        running_job.set(job)
-        started = monotonic()
+        self._tasks[job] = task
+        caller = Caller(job.definition.capability)
+        calling.set(caller)
+        self._began[job] = started = self._clock()
         try:
             with in_span(job.traceparent):
                 outcome = await self._outcome(job)
         except BaseException as error:  # noqa: BLE001 - or its slot would never come back
             outcome = of_exception(error)
-        del self._tasks[job]
+        caller.over = True
+        del self._tasks[job], self._began[job]
         if self._stopping:
             return  # nobody is there to hear it
-        self._finished.append((job, outcome, monotonic() - started))
+        self._finished.append((job, outcome, self._clock() - started))
         if not self._crossing:
             self._crossing = True
             # At the end of this turn, so that all that finishes in it crosses together.
             self._loop.call_soon(self._cross)
 
     async def _outcome(self, job: Job) -> Outcome:
-        if job.settled:  # it waited here beyond its timeout, or was cancelled
+        if job.settled:  # it was cancelled before it began: nobody hears this
             return timed_out(job.timeout)
         if not job.definition.takes_context:
             context = job.context(self._agent, None)

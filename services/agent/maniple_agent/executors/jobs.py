@@ -47,6 +47,7 @@ class Job:
         "started_at",
         "suspect",
         "timeout",
+        "waited",
     )
 
     def __init__(
@@ -61,6 +62,8 @@ class Job:
         self.suspect = suspect
         self.settled = False
         self.announced = False
+        self.waited = False
+        """Whether it has been counted how long it waited in its queue."""
         self.span: str | None = None
         """The id of its span, if it is sampled."""
         self.started_at: datetime | None = None

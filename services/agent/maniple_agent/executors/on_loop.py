@@ -3,7 +3,8 @@
 A bundle crosses to that loop in one hop, and what has finished in one turn of it comes back in one.
 A handler that blocks the loop cannot be stopped: its job is ended from here at its timeout. There
 is only this loop, see `LoopHealth`: while it is blocked, nothing is taken, and what it has not
-begun is given back. If it is lost, the agent ends, so that it can be started anew.
+begun is given back, as is what it has not begun within its timeout: what never ran never ends so.
+If the loop is lost, the agent ends, so that it can be started anew.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 
 GRACE = 0.5
 WATCH_PERIOD = 0.25
+LATE_LOOK = 1.0
+"""Seconds since the last look: this process stood still, and its loop has not answered yet."""
 
 
 class HandlerLoopLost(ManipleError):
@@ -51,6 +54,8 @@ class LoopExecutor:
         self._blockers = ""
         self._made: HandlerLoop | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+        self._passed_over = False
 
     @property
     def free(self) -> int:
@@ -76,8 +81,13 @@ class LoopExecutor:
     async def start(self, spawn: Spawn) -> None:
         """Start the loop and who watches it."""
         self._made = HandlerLoop(
-            self._loop_factory(), self._agent, self._collected, self._report.progress
+            self._loop_factory(),
+            self._agent,
+            self._collected,
+            self._report.progress,
+            self._clock,
         )
+        self._looked_at = self._clock()
         self._watcher = spawn(self._watch(), "handler-loop-watch")
 
     async def stop(self) -> None:
@@ -118,22 +128,39 @@ class LoopExecutor:
     def look(self) -> None:
         """End what is overdue, and see how loop and threads are; called some times a second.
 
-        Raises `HandlerLoopLost`.
+        Of two looks the first after a standstill is passed over. Raises `HandlerLoopLost`.
         """
         now = self._clock()
-        for job, since in list(self._running.items()):
-            if now - since > job.timeout + GRACE:
-                tell(self._report, job, timed_out(job.timeout), now - since)
-        self._look_at_loop(now)
+        self._passed_over = now - self._looked_at > LATE_LOOK and not self._passed_over
+        self._looked_at = now
+        if self._passed_over:
+            return
+        self._give_back(self._loop.take_cancelled_back())
+        self._look_at_loop(now, self._end_overdue(now))
         self._look_at_threads(now)
 
-    def _look_at_loop(self, now: float) -> None:
+    def _end_overdue(self, now: float) -> list[Job]:
+        """End the jobs that do not end, and take back those that were not begun in time."""
+        late = []
+        for job, since in list(self._running.items()):
+            if now - since <= job.timeout + GRACE:
+                continue
+            began = self._loop.began_at(job)
+            if began is not None:
+                if now - began > job.timeout + GRACE:
+                    tell(self._report, job, timed_out(job.timeout), now - began)
+            elif self._loop.take_one_back(job):
+                late.append(job)
+        return late
+
+    def _look_at_loop(self, now: float, late: list[Job]) -> None:
         before, silent = self._health.state, self._loop.silent_for(now)
         blockers = self._loop.blockers()
         given_up = all(job.settled for job in blockers)
-        state = self._health.look(silent, given_up=given_up, now=now)
+        state = self._health.look(silent, given_up=given_up, now=now, behind=bool(late))
         if state is not LoopState.ANSWERS:
-            self._take_back(blockers, silent, news=before is LoopState.ANSWERS)
+            self._say_who_blocks(blockers, silent, news=before is LoopState.ANSWERS)
+            self._give_back([*late, *self._loop.take_back()])
         elif before is not LoopState.ANSWERS:
             self._log.info("the handlers' event loop answers again", handlers=self._blockers)
             self._report.slots_free()
@@ -143,7 +170,7 @@ class LoopExecutor:
                 "this agent ends, to be started anew"
             )
 
-    def _take_back(self, blockers: Sequence[Job], silent: float, *, news: bool) -> None:
+    def _say_who_blocks(self, blockers: Sequence[Job], silent: float, *, news: bool) -> None:
         names = sorted({job.definition.capability for job in blockers})
         self._blockers = ", ".join(names) or "what a handler has left"
         if news:
@@ -152,21 +179,23 @@ class LoopExecutor:
                 handlers=names,
                 seconds=round(silent, 1),
             )
-        returned = self._loop.take_back()
-        for job in returned:
+
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
             del self._running[job]
-        if returned:
-            self._report.returned(returned)
+        if jobs:
+            self._report.returned(jobs)
 
     def _look_at_threads(self, now: float) -> None:
         """Count the calls that were left, and replace their threads, so that others have some."""
-        left = self._loop.pool.left(self._loop.begun, now)
+        over = self._loop.pool.over(now)
+        left = [call.name for call in over if call.abandoned]
         if len(left) > len(self._left):
             self._log.warning(
                 "calls in threads go on without their handlers", handlers=sorted(set(left))
             )
         gained = len(left) < len(self._left)
         self._left = left
-        self._loop.pool.grow(min(len(left), self.capacity))
+        self._loop.pool.grow(min(len(over), self.capacity))
         if gained:
             self._report.slots_free()

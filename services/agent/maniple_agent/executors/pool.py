@@ -2,19 +2,19 @@
 
 A call cannot be stopped: when its handler is given up, it goes on and keeps its thread. The pool of
 asyncio has a few threads, and once all are kept, whatever needs one waits for ever. This one tells
-which calls were left by their handlers, and can be given a thread more for each of them.
+which calls go on without their handlers, and can be given a thread more for each of them. Such a
+call was left if whoever waited for it has given it up; else it may be what a library has set up for
+good, as one does that polls in a thread which its first user starts.
 """
 
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
-
-from maniple_agent.executors.jobs import Job
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,22 +22,67 @@ T = TypeVar("T")
 THREADS = min(32, (os.cpu_count() or 1) + 4)  # as asyncio has
 LEFT_AFTER = 1.0  # seconds that a call may go on after its handler without being counted
 
-running_job: ContextVar[Job | None] = ContextVar("maniple_running_job", default=None)
-"""The job whose handler runs here, or what it has started."""
+
+class Caller:
+    """A handler: what it started keeps this for as long as it goes on, and nothing else of it."""
+
+    __slots__ = ("name", "over")
+
+    def __init__(self, name: str) -> None:
+        """Begin one that has just begun."""
+        self.name = name
+        self.over = False
 
 
-class _Call:
-    """One function on its way through the pool; `over_since` is when its handler was over."""
+calling: ContextVar[Caller | None] = ContextVar("maniple_calling", default=None)
+"""The handler that runs here, or that has started what does."""
 
-    __slots__ = ("future", "job", "over_since", "work")
+
+class _Awaited(Future[Any]):
+    """A future that keeps whether it was to be cancelled, though its call was under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.abandoned = False
+
+    def cancel(self) -> bool:
+        self.abandoned = True
+        return super().cancel()
+
+
+class Call:
+    """One function on its way through the pool."""
+
+    __slots__ = ("_caller", "future", "over_since", "work")
 
     def __init__(self, work: Callable[[], Any]) -> None:
+        """Take what is to be called, on behalf of who runs here."""
         self.work = work
-        self.job = running_job.get()
-        self.future: Future[Any] = Future()
+        self._caller = calling.get()
+        self.future = _Awaited()
         self.over_since: float | None = None
+        """When its handler was first seen to be over."""
+
+    @property
+    def name(self) -> str:
+        """The capability of its handler."""
+        return "unknown" if self._caller is None else self._caller.name
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether who waited for it has given it up."""
+        return self.future.abandoned
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether its handler has been over for some time, or it has none."""
+        if self._caller is not None and not self._caller.over:
+            return False
+        if self.over_since is None:
+            self.over_since = now
+        return now - self.over_since >= LEFT_AFTER
 
     def run(self) -> None:
+        """Call it, and tell who waits."""
         try:
             result = self.work()
         except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
@@ -55,15 +100,15 @@ class HandlerPool(ThreadPoolExecutor):
         self._extra = 0
         super().__init__(self._most)
         self._turn = threading.Condition()
-        self._waiting: deque[_Call] = deque()
-        self._at_work: dict[_Call, None] = {}
+        self._waiting: deque[Call] = deque()
+        self._at_work: dict[Call, None] = {}
         self._started = 0
         self._idle = 0
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function. Raises `RuntimeError` after `shutdown`, or if there is no thread."""
-        call = _Call(partial(fn, *args, **kwargs))
+        call = Call(partial(fn, *args, **kwargs))
         with self._turn:
             if self._closed:
                 raise RuntimeError("the handlers' loop has ended")
@@ -71,20 +116,9 @@ class HandlerPool(ThreadPoolExecutor):
             self._wake()
         return call.future
 
-    def left(self, running: Collection[Job], now: float) -> list[str]:
-        """Name the handlers that are over while calls of theirs go on, once for each call.
-
-        `running` are the handlers that are not over. To be asked some times a second.
-        """
-        names = []
-        for call in tuple(self._at_work):
-            if call.job in running:
-                continue
-            if call.over_since is None:
-                call.over_since = now
-            if now - call.over_since >= LEFT_AFTER:
-                names.append("unknown" if call.job is None else call.job.definition.capability)
-        return names
+    def over(self, now: float) -> list[Call]:
+        """Return the calls that go on though their handlers are over; to be asked all the time."""
+        return [call for call in tuple(self._at_work) if call.is_over(now)]
 
     def grow(self, extra: int) -> None:
         """Have so many threads more than at first, from now on."""
@@ -127,7 +161,7 @@ class HandlerPool(ThreadPoolExecutor):
             self._at_work.pop(call, None)
             del call
 
-    def _next(self) -> _Call | None:
+    def _next(self) -> Call | None:
         with self._turn:
             while not self._waiting or self._started > self._most + self._extra:
                 if self._closed or self._started > self._most + self._extra:

@@ -141,7 +141,10 @@ def _check_type(message_type: str) -> None:
 
 
 def _sent_at(timestamp: datetime | None, now: datetime) -> datetime:
-    """Believe the sender's clock when it is behind by at most a week, as after a long queue."""
+    """Believe the sender's clock when it is behind by at most a week, as after a long queue.
+
+    Only to show it: nothing is judged by it.
+    """
     if timestamp is None or timestamp.tzinfo is None or not now - MAX_CLOCK_LAG < timestamp < now:
         return now
     return timestamp
@@ -235,7 +238,9 @@ def deadline_of(task: Task, arrival: Arrival) -> datetime:
     admitted before nobody knows when it was sent first: it expires, as any other.
     """
     if task.deadline is None:
-        return arrival.sent_at + timedelta(seconds=task.ttl or DEFAULT_TTL)
+        # Not from `sent_at`: the sender's clock is another machine's, and a task that has a minute
+        # would be over at once where that is behind by one.
+        return arrival.received_at + timedelta(seconds=task.ttl or DEFAULT_TTL)
     if task.ttl is not None:
         raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
     if task.deadline > arrival.received_at + timedelta(seconds=MAX_TTL):
