@@ -117,11 +117,12 @@ async def test_whether_the_broker_takes_what_is_published_does_not_depend_on_who
     links: Any = hot
     links.outlet, links.intake = (SimpleNamespace(blocked=False, is_up=up) for up in (True, False))
     fenced.fence._hot = hot
-    assert fenced.fence.publishes
+    said = [fenced.fence.publishes]
     links.outlet.blocked = True
-    assert not fenced.fence.publishes
+    said.append(fenced.fence.publishes)
     links.outlet, links.intake = links.intake, links.outlet
-    assert not fenced.fence.publishes
+    said.append(fenced.fence.publishes)
+    assert said == [True, False, False]
 
 
 async def test_a_fence_that_opens_while_the_agent_leaves_lets_nothing_in() -> None:

@@ -122,7 +122,8 @@ class _Broker(RabbitBroker):
 
     def forget(self, queue: RabbitQueue) -> None:
         """Have a queue looked up anew: FastStream keeps it, with the channel it was found on."""
-        self.config.declarer._queues.pop(queue, None)  # type: ignore[attr-defined]  # noqa: SLF001
+        declarer: Any = self.config.declarer
+        declarer._queues.pop(queue, None)  # noqa: SLF001 - there is no other way
 
     async def _look_up(self, exchange: Exchange) -> RabbitExchange:
         known = RabbitExchange(exchange.name, type=ExchangeType(exchange.kind), declare=False)

@@ -136,8 +136,10 @@ class Link(Supervised):
             self.budget.look()
 
     def _forget(self) -> None:
-        for one in (*self._keepers, *self._endpoints):
-            safely(one.lost)
+        for keeper in self._keepers:
+            safely(keeper.lost)
+        for endpoint in self._endpoints:
+            safely(endpoint.lost)
 
     def _is_overdue(self) -> bool:
         late = [overdue() for overdue in self._overdue]  # each of them counts its ticks
