@@ -49,8 +49,8 @@ class Submission(SimpleNamespace):
 class Ingress:
     """A dispatcher's way in, with what came of it."""
 
-    def __init__(self) -> None:
-        self.publisher, metrics = FakePublisher(), Metrics()
+    def __init__(self, publisher: FakePublisher | None = None) -> None:
+        self.publisher, metrics = publisher or FakePublisher(), Metrics()
         self._results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
         self._log = RefusedLog(self.publisher, metrics)
         self.admitted: list[str] = []

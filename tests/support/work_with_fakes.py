@@ -70,6 +70,16 @@ class FakePublisher(Publisher):
         return [message for message in self.sent if message.exchange == exchange]
 
 
+class Recording(FakePublisher):
+    """The same, but takes every record: their keys are those of lanes, too."""
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        if message.exchange == "maniple.results":
+            self.sent.append(message)
+        else:
+            await super().publish(message, timeout=timeout)
+
+
 class FakeExecutor:
     """Takes jobs up to its capacity and keeps them."""
 

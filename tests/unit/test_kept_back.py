@@ -18,7 +18,7 @@ from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.traces import Traces
 from waiting import wait_until
-from work_with_fakes import NOW
+from work_with_fakes import NOW, Recording
 
 LANE = "text.stats"
 TIERS = {tier_name(tier) for tier in DELAY_TIERS}
@@ -30,7 +30,7 @@ class Scene:
     """A dispatcher from its way in to its way out, without room anywhere."""
 
     def __init__(self) -> None:
-        self.ingress, self.now = Ingress(), NOW
+        self.ingress, self.now = Ingress(Recording()), NOW
         self.publisher = self.ingress.publisher
         self.publisher.full = {LANE, *TIERS}
         results, nothing = self.ingress._results, None

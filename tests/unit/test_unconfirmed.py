@@ -13,7 +13,7 @@ from maniple.topology import DELAY_TIERS, tier_name
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.traces import Traces
-from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+from work_with_fakes import NOW, Delivery, Recording, envelope
 
 LANE, AGENT = "a.task", "agent-1"
 TIERS = {tier_name(tier) for tier in DELAY_TIERS}
@@ -24,7 +24,7 @@ class Scene:
     """The way out of a dispatcher whose patience is over at each look."""
 
     def __init__(self) -> None:
-        self.publisher, self.delivery = FakePublisher(), Delivery()
+        self.publisher, self.delivery = Recording(), Delivery()
         self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
         self.roster = Roster()
         self.lanes = Lanes(
@@ -83,5 +83,8 @@ async def test_what_was_not_confirmed_and_finds_no_room_to_wait_does_not_end(
 async def test_what_was_refused_everywhere_ends() -> None:
     scene = Scene()
     scene.publisher.full = {LANE, *TIERS}
-    await scene.send()
+    source = Settlement(scene.delivery, 1)  # type: ignore[arg-type]  # a fake
+    scene.lanes.send(envelope("1", lane=LANE), source)
+    await scene.lanes.drain()
+    await scene.results.drain()
     assert (scene.ends, scene.delivery.acked) == (1, 1)
