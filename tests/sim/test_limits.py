@@ -9,8 +9,8 @@ import pytest
 
 from maniple.messages import Waiting
 from maniple.service.policies import Resolved
-from maniple.timings import Peers
-from maniple.topology import agent_queue
+from maniple.timings import Peers, Reports
+from maniple.topology import agent_queue, lane_queues
 from maniple.transport import QueueView
 from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World, seeds
@@ -211,6 +211,8 @@ def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_emp
 ) -> None:
     with World(0) as world, Dispatchers(world) as fleet:
         one, queue = fleet.start("d0"), agent_queue("a").name
+        for lane in lane_queues(LANE):
+            fleet.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
         world.run(3.0)
         one.roster.registered("a", "1", frozenset({LANE}))
         if draining:
@@ -219,10 +221,10 @@ def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_emp
         fleet.broker.queues[queue] = QueueView(ready=5, consumers=1)
         for _ in range(10):
             one.admit(FIVE, 5)
-            world.run(2.5)
+            world.run(5.0)
             assert len(fleet.became.sent) == 5
         fleet.broker.queues[queue] = QueueView(ready=0, consumers=1)
-        world.run(2.5)
+        world.run(2.5 + Reports().heard)
         one.admit(FIVE, 5)
         world.run(1.0)
         assert len(fleet.became.sent) == 10

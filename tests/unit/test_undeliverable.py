@@ -32,6 +32,7 @@ class Delivery(SimpleNamespace):
         properties = commands.Basic.Properties(message_id=MESSAGE, reply_to="theirs")
         headers = {"x-death": [{"reason": reason, "routing-keys": ["text.stats"]}]}
         super().__init__(body=body, routing_key=routing_key, properties=properties, headers=headers)
+        self.redelivered = False
         self.acked = 0
 
     def ack(self) -> None:

@@ -41,6 +41,7 @@ from maniple_dispatcher.domain.routing import (
     wait,
 )
 from maniple_dispatcher.domain.sizing import Sizes
+from maniple_dispatcher.rooms import Rooms, without
 from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
@@ -55,6 +56,11 @@ class _Going:
     envelope: Envelope
     source: Settlement
     alone: bool
+
+
+def _with(going: _Going, envelope: Envelope) -> _Going:
+    """Return what is on its way with another envelope."""
+    return going if envelope is going.envelope else _Going(envelope, going.source, going.alone)
 
 
 class _Withdrawn(ManipleError):
@@ -89,9 +95,14 @@ class Lanes:
         *,
         roster: Roster,
         traces: Traces,
+        rooms: Rooms | None = None,
         times: Queues | None = None,
     ) -> None:
-        """Publish through `publisher`; `roster` knows the agents that have queues of their own."""
+        """Publish through `publisher`; `roster` knows the agents that have queues of their own.
+
+        `rooms` has the room of what finds no way.
+        """
+        self._rooms = rooms or Rooms()
         self._traces = traces
         self._sizes = Sizes()
         self._roster = roster
@@ -156,6 +167,7 @@ class Lanes:
     def send(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
         """Bring one task on its way; `alone` keeps it out of bundles."""
         going = _Going(envelope, source, alone)
+        self._rooms.goes(envelope)
         agent = self._roster.choose(envelope)
         if agent is None:
             self._to_lane(going)
@@ -165,10 +177,16 @@ class Lanes:
 
     def _to_lane(self, going: _Going) -> None:
         key = lane_key(going.envelope.lane, going.envelope.lost)
-        self._try(LANES, key, going, lambda why: self._wait(going, why))
+        self._try(LANES, key, going, lambda why: self._turned_away(going, why))
+
+    def _turned_away(self, going: _Going, why: Waiting) -> None:
+        """Let a task wait that no queue has: in none it takes room."""
+        self._rooms.arrived(going.envelope)
+        self._wait(_with(going, self._rooms.back(going.envelope)), why)
 
     def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further."""
+        envelope = self._rooms.back(envelope)
         if result.error is not None:
             self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
         result, done = self._traces.ended(result, envelope, source.settle)
@@ -218,7 +236,10 @@ class Lanes:
         now = monotonic()
         overdue = self._under_way.overdue(now)
         for ticket in overdue:
-            self._wait(ticket.item, Waiting.UNCONFIRMED)
+            going = ticket.item
+            self._rooms.arrived(going.envelope)
+            # A queue may have it, and then it has its room; the copy asks for another.
+            self._wait(_with(going, without(going.envelope)), Waiting.UNCONFIRMED)
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)
             self._withdraw(door, Waiting.UNCONFIRMED)
@@ -273,6 +294,7 @@ class Lanes:
             tried.refused(why)
             self._withdraw(ticket.key, why)
         else:
+            self._rooms.arrived(going.envelope)
             going.source.settle(error)
 
     def _is_given_up(self, done: Done) -> bool:
@@ -286,6 +308,7 @@ class Lanes:
                 told(_Withdrawn(why))
 
     def _accepted(self, envelope: Envelope, source: Settlement) -> None:
+        self._rooms.arrived(envelope)
         self._traces.accepted(envelope)
         if envelope.accepted:
             source.settle()

@@ -33,6 +33,7 @@ from maniple_dispatcher.memory import Memory
 from maniple_dispatcher.moving import Moves
 from maniple_dispatcher.refusals import Refusals
 from maniple_dispatcher.returns import Returns
+from maniple_dispatcher.rooms import Rooms
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.submissions import Submissions
 from maniple_dispatcher.talk import Talk
@@ -99,6 +100,9 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     roster = Roster()
     time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now, ratio=settings.trace_ratio)
+    owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
+    fleet = Fleet(runtime.connection_name("dispatcher"), owned, monotonic(), settings.timings.peers)
+    rooms = Rooms.of(fleet)
     lanes = Lanes(
         hot.publisher,
         results,
@@ -106,26 +110,24 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now,
         roster=roster,
         traces=traces,
+        rooms=rooms,
         times=settings.timings.queues,
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
-    quiet = settings.timings.queues.leftover
     moves = Moves(
         runtime,
         hot.intake,
         lanes,
         roster,
         marks,
-        quiet=quiet,
+        quiet=settings.timings.queues.leftover,
         clock=time.now,
         traces=traces,
         log=refused,
     )
     agents = Agents(runtime, plane, roster, moves, marks)
     refusals = Refusals(results, refused, runtime.metrics)
-    owned = Owned(_breaker_of(policies), settings.timings, born=_milliseconds)
-    me = runtime.connection_name("dispatcher")
-    fleet = Fleet(me, owned, monotonic(), settings.timings.peers)
+    agents.ended = lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
     talk = Talk(hot, fleet, plane, runtime, roster)
@@ -143,7 +145,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(queue, submissions.take, settings.prefetch)
     hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
-    dead = Undeliverable(results, runtime.metrics, time.now, traces=traces)
+    dead = Undeliverable(results, runtime.metrics, time.now, traces=traces, rooms=rooms)
     hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
     async with plane, hot.publishing():
         hear = follow(time, runtime.health)
