@@ -123,7 +123,8 @@ class Conclusions:
             self._attempts.forget(job)  # it may come back before this is confirmed
             if job.bundle.alive:
                 envelope = self._traces.migrated(job.envelope, reason, keep=keep)
-                self._departures.alone(job.lane_key, envelope, reason, job.settle)
+                key, keeps = job.lane_key, job.keeps_room
+                self._departures.alone(key, envelope, reason, job.settle, keeps)
 
     def hand_on(self, jobs: Iterable[Job], reason: str) -> None:
         """Send jobs that were stopped while they ran to where they may run again, or end them.
@@ -138,7 +139,8 @@ class Conclusions:
             if isinstance(fate, Result):
                 self._departures.publish(fate, job.envelope, job.settle)
             else:
-                self._departures.alone(fate.key, fate.envelope, reason, job.settle)
+                keeps = job.keeps_room
+                self._departures.alone(fate.key, fate.envelope, reason, job.settle, keeps)
 
     def _departed(self, job: Job, error: ManipleError | None = None) -> None:
         """Take that the broker has confirmed what came of a job."""

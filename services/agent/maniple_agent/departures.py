@@ -1,7 +1,5 @@
 """What leaves an agent: results, other attempts, and tasks that go back to a lane."""
 
-import asyncio
-from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 
@@ -76,11 +74,9 @@ class Departures:
         self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
         self._refused = Outlet(publisher, DELAY, ENVELOPES_TYPE, insist=True)
         self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
-        self._ended: Counter[str] = Counter()
         self._times = times or Queues()
         self._under_way: UnderWay[_Leaving] = UnderWay(self._times.patience)
         self._cancel_at: dict[tuple[Outlet, str], float] = {}
-        self.left_bulkhead = asyncio.Event()
 
     @property
     def kept(self) -> int:
@@ -90,7 +86,6 @@ class Departures:
 
     def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
         """Record a result and reply to whoever asked."""
-        self._leave_bulkhead(envelope)
         variant = (result.lane or "").partition("@")[2]
         self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
         result, done = self._traces.ending(result, envelope, done)
@@ -110,15 +105,14 @@ class Departures:
 
     def retry(self, again: Again, final: Callable[[], Result], done: Done) -> None:
         """Let a task wait in the broker for another attempt; without room it ends as `final`."""
-        envelope = again.envelope
-        self._leave_bulkhead(envelope)
+        envelope = _without_room(again.envelope)
         self._metrics.counter(TASKS_RETRIED, envelope.capability).inc()
 
         def delayed(error: ManipleError | None) -> None:
             if not isinstance(error, PublishRefused):
                 done(error)
                 return
-            self.publish(final(), replace(envelope, bulkhead=None), done)
+            self.publish(final(), envelope, done)
 
         encoded = encode(envelope)
         self._try(
@@ -133,20 +127,36 @@ class Departures:
         """Record that an attempt has been running for a second."""
         self._events.add(RUNNING_KEY, encode(event), lambda _: None)
 
-    def alone(self, key: str, envelope: Envelope, reason: str, done: Done) -> None:
-        """Publish one task alone to a lane; if that is full, gone or stuck, it waits elsewhere."""
+    def alone(
+        self,
+        key: str,
+        envelope: Envelope,
+        reason: str,
+        done: Done,
+        keep: Callable[[str | None], object],
+    ) -> None:
+        """Publish one task alone to a lane; if that is full, gone or stuck, it waits elsewhere.
+
+        `keep` is told of room that it has there, or may have.
+        """
         self._metrics.counter(HANDED_BACK, reason).inc()
 
         def wait(why: Waiting) -> None:
-            self._wait(encode(replace(envelope, waited_for=why.value)), done, REFUSED_PAUSE)
+            waiting = replace(envelope, waited_for=why.value, bulkhead=None)
+            self._wait(encode(waiting), done, REFUSED_PAUSE)
 
         def sent(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):
                 wait(Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED)
-            else:
-                done(error)
+                return
+            keep(envelope.bulkhead)
+            done(error)
 
-        self._try(self._lanes, key, encode(envelope), sent, lambda: wait(Waiting.UNCONFIRMED))
+        def unconfirmed() -> None:
+            keep(envelope.bulkhead)
+            wait(Waiting.UNCONFIRMED)
+
+        self._try(self._lanes, key, encode(envelope), sent, unconfirmed)
 
     def _wait(self, encoded: bytes, done: Done, tier: float) -> None:
         """Let a task wait in a tier, or in another if that does not confirm."""
@@ -204,19 +214,8 @@ class Departures:
 
     def ask(self, envelope: Envelope, done: Done) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
-        self._leave_bulkhead(envelope)
         self._metrics.counter(HANDED_BACK, "deadline").inc()
-        self._wait(encode(envelope), done, DELAY_TIERS[0])
-
-    def _leave_bulkhead(self, envelope: Envelope) -> None:
-        if envelope.bulkhead is not None:
-            self._ended[envelope.bulkhead] += 1
-            self.left_bulkhead.set()
-
-    def take_ended(self) -> Counter[str]:
-        """Return how many tasks have left each bulkhead here since this was last asked for."""
-        ended, self._ended = self._ended, Counter()
-        return ended
+        self._wait(encode(_without_room(envelope)), done, DELAY_TIERS[0])
 
     async def drain(self) -> None:
         """Return when everything has been confirmed."""
@@ -225,3 +224,8 @@ class Departures:
         await self._delay.drain()
         await self._events.drain()
         await self._results.drain()
+
+
+def _without_room(envelope: Envelope) -> Envelope:
+    """Return a task that waits: it takes no room in a bulkhead."""
+    return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)
