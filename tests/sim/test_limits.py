@@ -228,3 +228,30 @@ def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_emp
         one.admit(FIVE, 5)
         world.run(1.0)
         assert len(fleet.became.sent) == 10
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_who_begins_when_all_others_have_died_knows_what_waits_in_queues(others: int) -> None:
+    with World(0) as world, Dispatchers(world) as fleet:
+        for lane in lane_queues(LANE):
+            fleet.broker.queues[lane.name] = QueueView(ready=5, consumers=1)
+        first = [fleet.start(f"d{number}") for number in range(1 + others)]
+        world.run(3.0)
+        first[0].admit(FIVE, 5)
+        world.run(2.0)
+        assert len(fleet.became.sent) == 5
+        for one in first:
+            fleet.broker.kill(one.process)
+        world.run(0.5)
+        two = fleet.start("d9")
+        world.run(3.0)
+        two.count_rooms()
+        two.admit(FIVE, 5)
+        world.run(2.0)
+        assert len(fleet.became.sent) == 5
+        for lane in lane_queues(LANE):
+            fleet.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
+        world.run(2.5 + Reports().heard)
+        two.admit(FIVE, 5)
+        world.run(1.0)
+        assert len(fleet.became.sent) == 10

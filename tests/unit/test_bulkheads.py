@@ -271,3 +271,31 @@ def test_what_a_dispatcher_has_on_its_way_is_told_to_the_owner() -> None:
     fleet.run(1.0)
     (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
     assert doubt.number == 10
+
+
+@pytest.mark.parametrize(("alone", "told", "room"), [(True, 0, 3), (False, 0, 10), (True, 4, 6)])
+def test_what_was_written_down_counts_where_nobody_is_left_to_tell(
+    *, alone: bool, told: int, room: int
+) -> None:
+    bulkheads = Bulkheads()
+    bulkheads.remember({KEY: (7, (LANE,))})
+    if told:
+        bulkheads.follow(KEY, (told, (LANE,)), 0.5, ours=False)
+    bulkheads.recall(1.0, alone=alone)
+    assert granted(bulkheads, 10, 1.0) == room
+
+
+def test_what_is_to_be_written_down_is_no_less_than_was_granted_and_seldom_changes() -> None:
+    bulkheads, versions = Bulkheads(), set()
+    for number in range(1000):
+        now = number / 100
+        ended = granted(bulkheads, 50 + number % 7, now, most=100)
+        (noted,) = bulkheads.lately_in_use(lambda _: True)
+        assert noted[0] == KEY
+        assert noted[1][0] >= bulkheads.in_flight(KEY)
+        versions.add(bulkheads.version)
+        bulkheads.hear(ONE, [Held(KEY, here=0, ended=ended)], now)
+        bulkheads.look(lambda _: True, now)
+    assert len(versions) < 5
+    bulkheads.look(lambda _: True, 30.0)
+    assert list(bulkheads.lately_in_use(lambda _: True)) == []

@@ -26,6 +26,7 @@ from maniple.timings import Reports
 from maniple_dispatcher.domain.holders import Holders
 
 MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
+NOTED = 10.0  # seconds for which it is noted that there were more than twice as many
 BLANK = 10.0  # times as long as of others nothing is known of queues that look blank
 AT_REST: Room = (0, ())
 
@@ -66,6 +67,9 @@ class _Bulkhead:
     grants: deque[tuple[float, int]] = field(default_factory=deque)
     lanes: set[str] = field(default_factory=set)
     missing: _Missing | None = None
+    most: int = 0
+    """About how many there were lately: no less, and seldom another number."""
+    most_at: float = 0.0
 
     def lately(self, now: float, seconds: float) -> int:
         while self.grants and now - self.grants[0][0] > seconds:
@@ -101,6 +105,9 @@ class Bulkheads:
         self._looked_at: float | None = None
         self._changed: set[str] = set()
         self._untold: set[str] = set()
+        self._remembered: dict[str, Room] | None = {}
+        self.version = 0
+        """Rises whenever what is `lately_in_use` becomes another."""
 
     def hear(self, life: Life, held: Iterable[Held], now: float) -> None:
         """Take an agent's report."""
@@ -133,8 +140,38 @@ class Bulkheads:
         if granted:
             bulkhead.counted = in_flight
             bulkhead.grant(granted, lanes, now)
+            self._note(bulkhead, now)
             self._changed.add(key)
         return granted
+
+    # --- what outlives all dispatchers ---------------------------------------------------
+
+    def _note(self, bulkhead: _Bulkhead, now: float) -> None:
+        too_few = bulkhead.counted > bulkhead.most
+        if too_few or (bulkhead.counted < bulkhead.most // 2 and now - bulkhead.most_at > NOTED):
+            bulkhead.most = bulkhead.counted + bulkhead.counted // 4
+            self.version += 1
+        if bulkhead.counted >= bulkhead.most // 2:
+            bulkhead.most_at = now
+
+    def lately_in_use(self, owns: Callable[[str], bool]) -> Iterator[tuple[str, Room]]:
+        """Yield of those that are ours about how many they had lately, rather too many."""
+        for key, bulkhead in self._bulkheads.items():
+            if bulkhead.most and owns(key):
+                yield key, (bulkhead.most, tuple(sorted(bulkhead.lanes)))
+
+    def remember(self, rooms: Mapping[str, Room]) -> None:
+        """Take what dispatchers before us have written down, for the case that nobody tells."""
+        if self._remembered is not None:
+            self._remembered = dict(rooms)
+
+    def recall(self, now: float, *, alone: bool) -> None:
+        """Begin to own: with what is remembered, if we are `alone` and nobody has told anything."""
+        remembered, self._remembered = self._remembered, None
+        for key, room in (remembered or {}).items() if alone else ():
+            if key not in self._bulkheads:
+                self.follow(key, room, now, ours=True)
+                self._changed.add(key)
 
     def follow(self, key: str, told: Room, now: float, *, ours: bool) -> None:
         """Take what another owner has granted; of `ours` it is the latest that it knew."""
@@ -246,7 +283,10 @@ class Bulkheads:
             for key, bulkhead in self._bulkheads.items()
             if not bulkhead.counted and not bulkhead.lately(now, lately)
         ]
+        for bulkhead in self._bulkheads.values():
+            self._note(bulkhead, now)
         for key in resting:
+            self.version += bool(self._bulkheads[key].most)
             del self._bulkheads[key]
         self._changed.update(key for key in resting if owns(key))
 

@@ -116,6 +116,8 @@ class Fleet:
             # From now on it owns some of what it has not been told yet.
             self.owned.bulkheads.still_tell(self.peers.owns)
         new = self.peers.heard(report.dispatcher, now, ready=ready)
+        if new and is_me:  # whoever was there before has told what it knew
+            self.owned.bulkheads.recall(now, alone=self.peers.alone)
         listens = not is_me and not report.ready
         # Those who listen may report a hundred times as often as they are told all.
         if (new and not is_me) or (listens and now - self._full_at >= self._times.tells_all):

@@ -64,7 +64,7 @@ class Owned:
     @property
     def version(self) -> int:
         """Rises whenever something changes that is worth being written down."""
-        return self.buckets.version + self._version
+        return self.buckets.version + self.bulkheads.version + self._version
 
     def take(self, limit: Limit, want: int, now: float) -> Taken:
         """Give permits of a limit that is ours."""
