@@ -14,9 +14,10 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A request for `want` permits of the limit `key`, to the dispatcher that owns it.
 
     `rate` (tokens per second) and `capacity` are those of a bucket, of which `reserve` seconds may
-    be taken in advance; `most` is the size of a bulkhead, and `lane` where its task goes; neither
-    means the probes of a breaker. `number` tells the asker which request an answer is to; `used`
-    is what it let through without being answered, `freed` what it was granted and did not need.
+    be taken in advance; `most` is the size of a bulkhead, `lane` where one of its tasks goes, and
+    `lanes` where others do; neither means the probes of a breaker. `number` tells the asker which
+    request an answer is to; `used` is what it let through without being answered, `freed` what it
+    was granted and did not need.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reserve: float = 0.0
     most: int = 0
     lane: str = ""
+    lanes: tuple[str, ...] = ()
     used: int = 0
     freed: int = 0
 
@@ -70,7 +72,9 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Only one that is `ready` owns anything: it has heard what the others know. `life` counts how
     often it has begun anew: it knows by that what it has said since. `levels` are the tokens in
     buckets now, each with its rate and its capacity; `rooms` the tasks that bulkheads of the
-    sender's have granted and that have not left, each with the lanes that they went to. `turns` are
+    sender's have granted and that have not left, each with the lanes that they went to.
+    `going`, if it is told, are tasks of any bulkhead that the sender has for a while and that are
+    on their way to a queue, all of them. `turns` are
     the lanes' queues that it turns over, or has, each with the time at which it began (seconds, of
     the cluster), and whether all was looked through.
     """
@@ -87,3 +91,4 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rooms: dict[str, Room] = {}
     breakers: tuple[BreakerNews, ...] = ()
     turns: dict[str, Turn] = {}
+    going: dict[str, int] | None = None

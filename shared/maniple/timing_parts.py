@@ -231,8 +231,9 @@ class Reports(Part):
     """until one that the broker has not confirmed is given up, and the next is due"""
     lately: float = 1.5
     """from the grant of a task until an agent must have told of it"""
-    heard: float = 3.0
-    """for which a report counts"""
+    heard: float = _outside(25.0, 7.0)
+    """for which a report counts without another, unless its agent has failed or left: by then the
+    broker has given others what it had; as long a task must be nowhere that is to have ended"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,11 @@ RULES: Final = (
         ("reports.heard",),
         "an agent's tasks would be forgotten before they must be told of",
     ),
+    Rule(
+        ("amqp.heartbeat", "amqp.heartbeat", "amqp.heartbeat"),
+        ("reports.heard",),
+        "the broker may still leave an agent the tasks that a bulkhead takes for ended",
+    ),
     # Dispatchers among themselves.
     Rule(
         ("peers.presence", "peers.presence"),

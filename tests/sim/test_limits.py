@@ -9,8 +9,8 @@ import pytest
 
 from maniple.messages import Waiting
 from maniple.service.policies import Resolved
-from maniple.timings import Peers
-from maniple.topology import agent_queue
+from maniple.timings import Peers, Reports
+from maniple.topology import agent_queue, lane_queues
 from maniple.transport import QueueView
 from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World, seeds
@@ -230,6 +230,8 @@ def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_emp
 ) -> None:
     with World(0) as world, Dispatchers(world) as fleet:
         one, queue = fleet.start("d0"), agent_queue("a").name
+        for lane in lane_queues(LANE):
+            fleet.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
         world.run(3.0)
         one.roster.registered("a", "1", frozenset({LANE}))
         if draining:
@@ -238,10 +240,37 @@ def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_emp
         fleet.broker.queues[queue] = QueueView(ready=5, consumers=1)
         for _ in range(10):
             one.admit(FIVE, 5)
-            world.run(2.5)
+            world.run(5.0)
             assert len(fleet.became.sent) == 5
         fleet.broker.queues[queue] = QueueView(ready=0, consumers=1)
-        world.run(2.5)
+        world.run(2.5 + Reports().heard)
         one.admit(FIVE, 5)
+        world.run(1.0)
+        assert len(fleet.became.sent) == 10
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_who_begins_when_all_others_have_died_knows_what_waits_in_queues(others: int) -> None:
+    with World(0) as world, Dispatchers(world) as fleet:
+        for lane in lane_queues(LANE):
+            fleet.broker.queues[lane.name] = QueueView(ready=5, consumers=1)
+        first = [fleet.start(f"d{number}") for number in range(1 + others)]
+        world.run(3.0)
+        first[0].admit(FIVE, 5)
+        world.run(2.0)
+        assert len(fleet.became.sent) == 5
+        for one in first:
+            fleet.broker.kill(one.process)
+        world.run(0.5)
+        two = fleet.start("d9")
+        world.run(3.0)
+        two.count_rooms()
+        two.admit(FIVE, 5)
+        world.run(2.0)
+        assert len(fleet.became.sent) == 5
+        for lane in lane_queues(LANE):
+            fleet.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
+        world.run(2.5 + Reports().heard)
+        two.admit(FIVE, 5)
         world.run(1.0)
         assert len(fleet.became.sent) == 10

@@ -113,8 +113,13 @@ class Dispatcher:
         self._instance = instance
         self.undecided = 0
         self.resolved = Resolved()
-        self.lanes: Any = Lanes(self, fleet.became)
+        self.roster = Roster()
+        self.lanes: Any = None
         self.process.step(self._begin)
+
+    def make_lanes(self) -> Any:
+        """Return its way out."""
+        return Lanes(self, self.fleet_of.became)
 
     def _begin(self) -> None:
         link: Any = type("Link", (SimulatedLink,), {"broker": self.fleet_of.broker})
@@ -131,6 +136,7 @@ class Dispatcher:
             known=lambda: self.fleet_of.policies_known,
         )
         self.fleet = Fleet(self.name, owned, self.world.now)
+        self.lanes = self.make_lanes()
         consul: Any = self.consul
         log = structlog.get_logger()
         memory = Memory(consul, "maniple/dev", self._instance, fleet=self.fleet, log=log)
@@ -143,13 +149,12 @@ class Dispatcher:
             nothing,
             good=nothing,
             metrics=metrics(),
-            clock=lambda: NOW,
+            clock=self.clock,
         )
         settings = SimpleNamespace(timings=Timings())
         runtime: Any = SimpleNamespace(
             settings=settings, metrics=metrics(), log=structlog.get_logger()
         )
-        self.roster = Roster()
         self.talk = talk = Talk(hot, self.fleet, nothing, runtime, self.roster)
         handlers = Handlers(self.lanes, self.fleet)
         intake.bindings.append(
@@ -163,6 +168,10 @@ class Dispatcher:
             await talk.run()
 
         self.process.run(live())
+
+    def clock(self) -> datetime:
+        """Return the time of day, which stands still."""
+        return NOW
 
     def _milliseconds(self) -> int:
         return int(self.world.wall() * 1000)
@@ -201,6 +210,8 @@ class Dispatcher:
 class Dispatchers:
     """Those that share limits and breakers."""
 
+    kind = Dispatcher
+
     def __init__(self, world: World, spec_of: SpecOf = lambda _: None) -> None:
         self.world, self.spec_of = world, spec_of
         self.broker = Broker(world, lambda: world.between(0.001, 0.03))
@@ -226,7 +237,7 @@ class Dispatchers:
 
     def start(self, name: str, instance: str = "") -> Dispatcher:
         """Start one; its name is that of one life."""
-        started = Dispatcher(self, name, instance or name)
+        started = self.kind(self, name, instance or name)
         self.all.append(started)
         return started
 

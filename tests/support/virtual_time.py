@@ -31,9 +31,12 @@ STORY = 40
 ENDING = 100  # seconds in which processes may end
 READ_MONOTONIC = (
     "maniple_agent.heartbeat",
+    "maniple_dispatcher.delays",
     "maniple_dispatcher.gate",
     "maniple_dispatcher.handlers",
+    "maniple_dispatcher.lanes",
     "maniple_dispatcher.memory",
+    "maniple_dispatcher.rooms",
     "maniple_dispatcher.talk",
     "maniple_registry.watch",
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from maniple_dispatcher.domain.notes import BYTES, OLD, Notes, latest, read, with_ours
+from maniple_dispatcher.domain.notes import BYTES, IN_USE, OLD, Notes, latest, read, with_ours
 
 NOW = 1_800_000_000.0
 EMPTY = (0.0, 1 / 3600, 5.0, NOW)
@@ -89,3 +89,20 @@ def test_what_is_no_object_is_refused(value: bytes) -> None:
 @pytest.mark.parametrize("value", [b"{}", b'{"levels": [], "breakers": 3, "at": "x"}'])
 def test_an_object_that_says_nothing_is_nothing(value: bytes) -> None:
     assert not read(value, NOW)
+
+
+def test_what_bulkheads_had_is_read_as_it_was_written_and_the_later_statement_counts() -> None:
+    early = Notes(rooms={"b": (9, ("x",), NOW - 60)})
+    late = Notes(rooms={"b": (3, ("x", "y"), NOW)})
+    assert read(late.to_json(NOW), NOW).rooms == late.rooms
+    assert latest([early, late]).rooms == latest([late, early]).rooms == late.rooms
+    assert with_ours(early, Notes()).rooms == {}
+    assert Notes(rooms={"b": (9, (), NOW - IN_USE - 1)}).lasting(NOW).rooms == {}
+
+
+@pytest.mark.parametrize(
+    "room", [None, [], [0, [], 1], [True, [], 1], [3, "x", 1], [3, [1], 1], [3, []]]
+)
+def test_a_bulkhead_that_cannot_be_used_costs_no_other(room: Any) -> None:
+    good = [2, ["x"], NOW]
+    assert read(written(rooms={"bad": room, "good": good}), NOW).rooms == {"good": (2, ("x",), NOW)}

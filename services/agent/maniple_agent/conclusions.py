@@ -144,8 +144,8 @@ class Conclusions:
                 self._alone(fate.key, fate.envelope, reason, job)
 
     def _alone(self, key: str, envelope: Envelope, reason: str, job: Job) -> None:
-        copies = may_copy(job.definition)
-        self._departures.alone(key, envelope, reason, job.settle, may_copy=copies)
+        copies, keep = may_copy(job.definition), job.keeps_room
+        self._departures.alone(key, envelope, reason, job.settle, may_copy=copies, keep=keep)
 
     def _departed(self, job: Job, error: ManipleError | None = None) -> None:
         """Take that the broker has confirmed what came of a job."""

@@ -1,7 +1,6 @@
 """What leaves an agent: results, other attempts, and tasks that go back to a lane."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -92,14 +91,12 @@ class Departures:
         )
         self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
         self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
-        self._ended: Counter[str] = Counter()
         self._times = times or Queues()
         self._under_way: UnderWay[_Leaving] = UnderWay(self._times.patience)
         self._doors = Doors(self._times)
         self._cancel_at: dict[tuple[Outlet, str], float] = {}
         self._paused: set[_Task] = set()
         self._changed = asyncio.Event()
-        self.left_bulkhead = asyncio.Event()
 
     @property
     def kept(self) -> int:
@@ -115,7 +112,6 @@ class Departures:
 
     def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
         """Record a result and reply to whoever asked."""
-        self._leave_bulkhead(envelope)
         variant = (result.lane or "").partition("@")[2]
         self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
         result, done = self._traces.ending(result, envelope, done)
@@ -137,15 +133,14 @@ class Departures:
         self, again: Again, final: Callable[[], Result], done: Done, *, may_copy: bool
     ) -> None:
         """Let a task wait in the broker for another attempt; without room it ends as `final`."""
-        envelope = again.envelope
-        self._leave_bulkhead(envelope)
+        envelope = _without_room(again.envelope)
         self._metrics.counter(TASKS_RETRIED, envelope.capability).inc()
 
         def delayed(error: ManipleError | None) -> None:
             if not isinstance(error, PublishRefused):
                 done(error)
                 return
-            self.publish(final(), replace(envelope, bulkhead=None), done)
+            self.publish(final(), envelope, done)
 
         encoded = encode(envelope)
         left = (envelope.deadline - (envelope.dispatched_at or envelope.deadline)).total_seconds()
@@ -165,27 +160,42 @@ class Departures:
         """Record that an attempt has been running for a second."""
         self._events.add(RUNNING_KEY, encode(event), lambda _: None)
 
-    def alone(
-        self, key: str, envelope: Envelope, reason: str, done: Done, *, may_copy: bool
+    def alone(  # noqa: PLR0913 - what is moved, why, and whom to tell
+        self,
+        key: str,
+        envelope: Envelope,
+        reason: str,
+        done: Done,
+        *,
+        may_copy: bool,
+        keep: Callable[[str | None], object],
     ) -> None:
-        """Publish one task alone to a lane; if that is full, gone or stuck, it waits elsewhere."""
+        """Publish one task alone to a lane; if that is full, gone or stuck, it waits elsewhere.
+
+        `keep` is told of room that it has there, or may have.
+        """
         self._metrics.counter(HANDED_BACK, reason).inc()
 
         def wait(why: Waiting) -> None:
-            encoded = encode(replace(envelope, waited_for=why.value))
+            encoded = encode(replace(envelope, waited_for=why.value, bulkhead=None))
             self._wait(_Task(encoded, done, may_copy), REFUSED_PAUSE)
 
         def sent(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):
                 wait(Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED)
-            else:
-                done(error)
+                return
+            keep(envelope.bulkhead)
+            done(error)
+
+        def unconfirmed() -> None:
+            keep(envelope.bulkhead)
+            wait(Waiting.UNCONFIRMED)
 
         if self._doors.refusal((LANES.name, key), monotonic()) is not None:
             wait(Waiting.UNCONFIRMED)
             return
         task = _Task(encode(envelope), sent, may_copy)
-        self._try(self._lanes, key, task, lambda: wait(Waiting.UNCONFIRMED))
+        self._try(self._lanes, key, task, unconfirmed)
 
     def _wait(self, task: _Task, tier: float) -> None:
         """Let a task wait in a tier, or in another if that does not confirm or has no room.
@@ -277,19 +287,8 @@ class Departures:
 
     def ask(self, envelope: Envelope, done: Done, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
-        self._leave_bulkhead(envelope)
         self._metrics.counter(HANDED_BACK, "deadline").inc()
-        self._wait(_Task(encode(envelope), done, may_copy), DELAY_TIERS[0])
-
-    def _leave_bulkhead(self, envelope: Envelope) -> None:
-        if envelope.bulkhead is not None:
-            self._ended[envelope.bulkhead] += 1
-            self.left_bulkhead.set()
-
-    def take_ended(self) -> Counter[str]:
-        """Return how many tasks have left each bulkhead here since this was last asked for."""
-        ended, self._ended = self._ended, Counter()
-        return ended
+        self._wait(_Task(encode(_without_room(envelope)), done, may_copy), DELAY_TIERS[0])
 
     async def drain(self) -> None:
         """Return when everything has been confirmed, or what was done instead.
@@ -301,3 +300,8 @@ class Departures:
             await self._changed.wait()
         await self._events.drain()
         await self._results.drain()
+
+
+def _without_room(envelope: Envelope) -> Envelope:
+    """Return a task that waits: it takes no room in a bulkhead."""
+    return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)

@@ -31,7 +31,6 @@ from maniple.service.names import HEARTBEATS_SENT
 from maniple.service.telemetry import Metrics
 from maniple.timings import Reports, Timings
 from maniple.topology import OUTCOMES
-from maniple_agent.departures import Departures
 from maniple_agent.lanes import Lanes
 from maniple_agent.work import Work
 
@@ -203,7 +202,6 @@ class OutcomeReports:
         plane: ControlPlane,
         self_: Self,
         work: Work,
-        departures: Departures,
         *,
         lanes: Lanes,
         clock: Callable[[], datetime],
@@ -215,7 +213,6 @@ class OutcomeReports:
         self._plane = plane
         self._self = self_
         self._work = work
-        self._departures = departures
         self._lanes = lanes
         self._clock = clock
         self._sequence = 0
@@ -234,7 +231,7 @@ class OutcomeReports:
 
     async def _pause(self) -> None:
         """Wait for the next report: others may wait for the room that a bulkhead has again."""
-        freed = self._departures.left_bulkhead
+        freed = self._work.rooms.freed
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._period):
                 await freed.wait()
@@ -248,7 +245,7 @@ class OutcomeReports:
         loads, bulkheads = self._loads(), self._bulkheads()
         if not (lanes or loads or bulkheads or self._had_load):
             return
-        self._had_load = bool(loads or bulkheads)
+        self._had_load = True  # until the broker has confirmed that there is none any more
         self._sequence += 1
         report = Outcomes(
             agent=self._self.description.agent,
@@ -263,6 +260,8 @@ class OutcomeReports:
             await self._plane.publish(OUTCOMES, "", report, timeout=self._confirm)
         except ManipleError as error:
             self._log.debug("report not confirmed", reason=str(error))
+        else:
+            self._had_load = bool(loads or bulkheads)
 
     def _finished(self) -> list[LaneOutcomes]:
         reports = []
@@ -285,7 +284,7 @@ class OutcomeReports:
 
     def _bulkheads(self) -> tuple[BulkheadLoad, ...]:
         """Tell of every bulkhead that has tasks here, or had since the last report."""
-        here, ended = self._work.attempts.in_bulkheads(), self._departures.take_ended()
+        here, ended = self._work.rooms.here(), self._work.rooms.take_ended()
         return tuple(
             BulkheadLoad(key=key, here=here[key], ended=ended[key])
             for key in sorted({*here, *ended})

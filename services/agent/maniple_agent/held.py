@@ -1,6 +1,6 @@
 """The attempts in an agent: which have not started, and which the broker may bring again."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from maniple.messages import Envelope
@@ -30,11 +30,6 @@ class Attempts:
         known = self._jobs.pop(job.key, job)
         if known is not job:
             self._jobs[job.key] = known
-
-    def in_bulkheads(self) -> Counter[str]:
-        """Count them by their bulkhead; those that have none are left out."""
-        keys = [job.envelope.bulkhead for job in self._jobs.values()]
-        return Counter(key for key in keys if key is not None)
 
     def same(self, envelope: Envelope) -> Job | None:
         """Return the job of the same attempt of the same submission, if it is here."""

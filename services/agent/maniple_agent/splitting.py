@@ -28,6 +28,9 @@ class Source(Protocol):
     def settle(self, error: ManipleError | None = None) -> None:
         """Take the end of one part."""
 
+    def keeps_room(self, bulkhead: str | None) -> None:
+        """Take that one of its tasks keeps its room elsewhere."""
+
     async def flushed(self) -> None:
         """Return once the acknowledgement, if all parts have ended, is on its way."""
 
@@ -96,8 +99,10 @@ class Splits:
             if isinstance(fate, Result):
                 self._departures.publish(fate, envelope, moved)
             else:
-                copies = may_copy(definition)
-                self._departures.alone(fate.key, fate.envelope, reason, moved, may_copy=copies)
+                copies, keep = may_copy(definition), source.keeps_room
+                self._departures.alone(
+                    fate.key, fate.envelope, reason, moved, may_copy=copies, keep=keep
+                )
         except BaseException:
             self._moved(split, source)
             raise

@@ -195,7 +195,6 @@ async def _report(
         plane,
         self_,
         parts.work,
-        parts.departures,
         lanes=parts.lanes,
         clock=now,
         times=runtime.settings.timings.reports,

@@ -40,6 +40,7 @@ from maniple_agent.domain.slots import LaneMeasure
 from maniple_agent.executors import Executor, Job
 from maniple_agent.held import Attempts, Waiting
 from maniple_agent.progress import ProgressReports
+from maniple_agent.rooms import Rooms
 from maniple_agent.slots import Slots
 from maniple_agent.splitting import Splits
 from maniple_agent.traces import Traces
@@ -79,6 +80,7 @@ class Work:
         self._metrics = metrics
         self._fenced: Callable[[], bool] = lambda: False
         self.attempts = Attempts()
+        self.rooms = Rooms()
         self._deadlines = Deadlines(known or clock, clock)
         self._conclusions = Conclusions(
             agent, departures, self.attempts, self._deadlines, traces=traces
@@ -124,6 +126,7 @@ class Work:
             delivery.reject()
             return
         bundle = Bundle(delivery, len(members))
+        self.rooms.took(bundle, envelopes)
         self._traces.received(bundle, envelopes)
         for member in members:
             if isinstance(member, InvalidMessage):

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
 from typing import Any, cast
@@ -56,6 +56,8 @@ class Agents:
         self._roster = roster
         self._moves = moves
         self._missing: dict[str, float] = {}
+        self.ended: Callable[[str, str, bool], object] = lambda *_: None
+        """Told which lives of an agent are over: up to this one (or all), or those before it."""
         settings = cast("DispatcherSettings", runtime.settings)
         self._patience = 2 * settings.timings.queues.leftover
 
@@ -71,6 +73,7 @@ class Agents:
         if isinstance(event, AgentRegistered):
             described = event.description
             self._deadlines.stir(described.lanes)
+            self.ended(event.agent, event.incarnation, False)
             lanes = affinity_lanes(described.lanes, described.affinity)
             if self._roster.registered(event.agent, event.incarnation, lanes):
                 self._moves.begin(event.agent)
@@ -81,6 +84,7 @@ class Agents:
 
     def _gone(self, agent: str, incarnation: str) -> None:
         # A registry that never heard the agent, but missed it, does not know its incarnation.
+        self.ended(agent, incarnation, True)
         if incarnation:
             leaves_queue = self._roster.gone(agent, incarnation)
         else:

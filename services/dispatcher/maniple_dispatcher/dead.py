@@ -19,12 +19,13 @@ from maniple.service.names import DEAD_LETTERS
 from maniple.service.outlets import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import OTHER, Metrics
-from maniple.topology import SUBMIT, UNROUTED_QUEUE
+from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple.transport import Delivery
 from maniple_dispatcher.domain.admission import UNKNOWN, Arrival, bare_arrival, claim_of
 from maniple_dispatcher.domain.refusing import Refusal, Refused, refusal_of, refusals_of, whole
 from maniple_dispatcher.domain.routing import given_up
 from maniple_dispatcher.refusals import tell
+from maniple_dispatcher.rooms import Rooms, without
 from maniple_dispatcher.submissions import raw_arrival
 from maniple_dispatcher.traces import Traces
 
@@ -47,8 +48,10 @@ class Undeliverable:
         clock: Callable[[], datetime],
         *,
         traces: Traces,
+        rooms: Rooms | None = None,
     ) -> None:
-        """Send results through `results`."""
+        """Send results through `results`; what tasks had in bulkheads goes back by `rooms`."""
+        self._rooms = rooms or Rooms()
         self._traces = traces
         self._results = results
         self._clock = clock
@@ -67,7 +70,7 @@ class Undeliverable:
                 arrival = dataclasses.replace(arrival, routing_key=_death(delivery, "routing-keys"))
                 ends = self._of_submission(delivery.body, arrival, reason)
             else:
-                ends = self._of_tasks(delivery.body, f"the broker gave it up in {queue} ({reason})")
+                ends = self._of_tasks(delivery.body, queue, reason)
         except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
             _log.exception("a message that the broker gave up cannot be looked into")
             ends = [partial(self._refuse, _unreadable(arrival), arrival)]
@@ -87,7 +90,9 @@ class Undeliverable:
             partial(self._refuse, refusal, arrival) for refusal in _refusals(body, arrival, reason)
         ]
 
-    def _of_tasks(self, body: bytes, why: str) -> list[End]:
+    def _of_tasks(self, body: bytes, queue: str, reason: str) -> list[End]:
+        why = f"the broker gave it up in {queue} ({reason})"
+        has_room = queue != RETRY_QUEUE.name  # what waits there has given it back
         try:
             members = decode_members(body, Envelope)
         except InvalidMessage:
@@ -97,10 +102,12 @@ class Undeliverable:
             remnant_of(member, now) if isinstance(member, InvalidMessage) else member
             for member in members
         ]
-        return [partial(self._give_up, one, why) for one in envelopes if one is not None]
+        ended = [one if has_room else without(one) for one in envelopes if one is not None]
+        return [partial(self._give_up, one, why) for one in ended]
 
     def _give_up(self, envelope: Envelope, why: str, done: Done) -> None:
         """End a task that was admitted."""
+        self._rooms.back(envelope)
         result = given_up(envelope, self._clock(), why)
         result, done = self._traces.given_up(result, envelope, done)
         self._results.report(result, envelope.reply_to, envelope.correlation_id, done)

@@ -43,6 +43,7 @@ from maniple_dispatcher.domain.routing import LONGEST_WAIT, acceptance, refused,
 from maniple_dispatcher.domain.ways import bulkhead_of, mirrored, rate_limit_of, routed
 from maniple_dispatcher.going import Going, Refusal, owing, paid
 from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.rooms import without
 from maniple_dispatcher.submissions import Policies
 
 _WAITING = {
@@ -286,14 +287,14 @@ class Gate:
 
     def _wait_undecided(self, going: Going, policy: Policy) -> None:
         """Let a task ask again later that nobody has refused."""
-        self._give_back(going)
+        going = self._give_back(going)
         self._count(policy, "undecided")
         self._lanes.hold(going.envelope, going.source, Waiting.UNDECIDED)
 
     # --- refused -------------------------------------------------------------------------
 
     def _refuse(self, going: Going, refusal: Refusal) -> None:
-        self._give_back(going)
+        going = self._give_back(going)
         fallback = going.resolved.fallback
         falls = fallback is not None and refusal.code in fallback.spec.on and not going.fell
         if going.returned:
@@ -334,9 +335,12 @@ class Gate:
         due = self._clock() + timedelta(seconds=seconds)
         return replace(going.envelope, not_before=due)
 
-    def _give_back(self, going: Going) -> None:
-        if going.room is not None:
-            self._fleet.free(going.room, monotonic())
+    def _give_back(self, going: Going) -> Going:
+        """Give back room that a task got, and return it without."""
+        if going.room is None:
+            return going
+        self._fleet.free(going.room, monotonic())
+        return replace(going, envelope=without(going.envelope), room=None)
 
     def _fall_back(self, going: Going, refusal: Refusal, fallback: FallbackPolicy) -> None:
         output = self._output(fallback.spec, going.envelope)
@@ -345,8 +349,8 @@ class Gate:
             return
         self._count(fallback, refusal.code.value)
         versions = {**going.envelope.policies, fallback.key: fallback.version}
-        envelope = replace(going.envelope, policies=versions, bulkhead=None)
-        going = replace(going, envelope=envelope, room=None)
+        envelope = replace(going.envelope, policies=versions)
+        going = replace(going, envelope=envelope)
         if fallback.spec.capability is not None:
             self._substitute(going, fallback.spec.capability)
         elif fallback.spec.accept:

@@ -35,7 +35,7 @@ class Handlers:
             except Exception:  # noqa: BLE001 - one of them must not cost the others
                 _log.exception("what %s tells of %s is passed over", report.agent, lane.lane)
         held = [Held(one.key, one.here, one.ended) for one in report.bulkheads]
-        self.fleet.owned.bulkheads.hear(report.agent, held, now)
+        self.fleet.owned.bulkheads.hear((report.agent, report.incarnation), held, now)
 
     def _learn_lane(self, lane: LaneOutcomes, now: float) -> None:
         self.lanes.learn(lane.lane, lane.runs.count, lane.runs.p99)

@@ -45,6 +45,7 @@ from maniple_dispatcher.domain.routing import (
     wait,
 )
 from maniple_dispatcher.domain.sizing import Sizes
+from maniple_dispatcher.rooms import Rooms, without
 from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
@@ -62,6 +63,13 @@ class _Going:
     alone: bool
     back: bool = False
     """It was in its lane before."""
+
+
+def _with(going: _Going, envelope: Envelope) -> _Going:
+    """Return what is on its way with another envelope."""
+    if envelope is going.envelope:
+        return going
+    return _Going(envelope, going.source, going.alone, going.back)
 
 
 class _Withdrawn(ManipleError):
@@ -96,13 +104,15 @@ class Lanes:
         *,
         roster: Roster,
         traces: Traces,
+        rooms: Rooms | None = None,
         times: Queues | None = None,
         deadlines: LaneDeadlines | None = None,
     ) -> None:
         """Publish through `publisher`; `roster` knows the agents that have queues of their own.
 
-        `deadlines` hears of what lanes have.
+        `rooms` has the room of what finds no way; `deadlines` hears of what lanes have.
         """
+        self._rooms = rooms or Rooms()
         self._deadlines = deadlines
         self._traces = traces
         self._sizes = Sizes()
@@ -169,6 +179,7 @@ class Lanes:
     def send(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
         """Bring one task on its way; `alone` keeps it out of bundles."""
         going = _Going(envelope, source, alone)
+        self._rooms.goes(envelope)
         agent = self._roster.choose(envelope)
         if agent is None:
             self._to_lane(going)
@@ -182,10 +193,16 @@ class Lanes:
 
     def _to_lane(self, going: _Going) -> None:
         key = lane_key(going.envelope.lane, going.envelope.lost)
-        self._try(LANES, key, going, lambda why: self._wait(going, why))
+        self._try(LANES, key, going, lambda why: self._turned_away(going, why))
+
+    def _turned_away(self, going: _Going, why: Waiting) -> None:
+        """Let a task wait that no queue has: in none it takes room."""
+        self._rooms.arrived(going.envelope)
+        self._wait(_with(going, self._rooms.back(going.envelope)), why)
 
     def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further."""
+        envelope = self._rooms.back(envelope)
         if result.error is not None:
             self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
         result, done = self._traces.ended(result, envelope, source.settle)
@@ -237,8 +254,12 @@ class Lanes:
             return
         now = monotonic()
         overdue = self._under_way.overdue(now)
-        for ticket in overdue:  # its lane may have it: it may run
-            self._wait(ticket.item, Waiting.UNCONFIRMED, insist=True)
+        for ticket in overdue:
+            going = ticket.item
+            self._rooms.arrived(going.envelope)
+            # A queue may have it: it may run, and has its room there; the copy asks for another.
+            copy = _with(going, without(going.envelope))
+            self._wait(copy, Waiting.UNCONFIRMED, insist=True)
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)
             self._withdraw(door, Waiting.UNCONFIRMED)
@@ -300,6 +321,7 @@ class Lanes:
             tried.refused(why)
             self._withdraw(ticket.key, why)
         else:
+            self._rooms.arrived(going.envelope)
             going.source.settle(error)
 
     def _note(self, envelope: Envelope) -> None:
@@ -317,6 +339,7 @@ class Lanes:
                 told(_Withdrawn(why))
 
     def _accepted(self, envelope: Envelope, source: Settlement) -> None:
+        self._rooms.arrived(envelope)
         self._traces.accepted(envelope)
         if envelope.accepted:
             source.settle()

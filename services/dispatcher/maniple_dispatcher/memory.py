@@ -1,6 +1,7 @@
 """What a dispatcher keeps in Consul of the limits and breakers that it owns.
 
-So that a limit of one an hour, or a breaker that is open, outlives all dispatchers. Each writes a
+So that a limit of one an hour, a breaker that is open, or what waits in queues under a bulkhead,
+outlives all dispatchers. Each writes a
 key of its own when something has changed, and reads those of all first; without Consul it goes on
 without. It writes nothing before it has read, and nothing that it is not the owner of: what it
 does not know of is no news.
@@ -23,6 +24,7 @@ from maniple_dispatcher.domain.owned import BREAKER
 
 SLOW = 5.0  # seconds to fill: a bucket that takes longer is worth writing down
 PERIOD = 0.5
+FRESH = 300  # seconds for which it need not be written again that a bulkhead is in use
 _AWAY = (ConsulUnavailable, ConsulRefused)
 
 
@@ -61,11 +63,12 @@ class Memory:
 
         A start waits for no Consul: for its first second this dispatcher owns nothing anyway.
         """
-        loaded, seen, written = False, -1, Notes()
+        loaded, seen, written = False, (-1, -1), Notes()
         while True:
             loaded = loaded or await self.load()
             await asyncio.sleep(PERIOD)
-            peers, version = self._fleet.peers, self._fleet.owned.version
+            peers = self._fleet.peers
+            version = self._fleet.owned.version, int(monotonic() // FRESH)
             if not loaded or version == seen or not peers.counts(peers.me):
                 continue
             ours = self._ours()
@@ -95,7 +98,9 @@ class Memory:
         levels = {key: (*level, wall(at)) for key, level, at in owned.buckets.slow(SLOW, owns)}
         ours = ((lane, b) for lane, b in owned.breakers() if owns(BREAKER + lane))
         breakers = {lane: (b.state.value, b.epoch, wall(b.since)) for lane, b in ours}
-        return Notes(levels, breakers)
+        today = wall(monotonic()) // FRESH * FRESH  # so that it stays the same for a while
+        rooms = {k: (*room, today) for k, room in owned.bulkheads.lately_in_use(owns)}
+        return Notes(levels, breakers, rooms=rooms)
 
     def _restore(self, found: Iterable[Notes]) -> None:
         now, wall = monotonic(), time.time()
@@ -103,6 +108,7 @@ class Memory:
         kept = notes.latest(found).lasting(wall)
         for key, (level, rate, capacity, at) in kept.levels.items():
             owned.buckets.restore(key, (level, rate, capacity), wall - at, now)
+        owned.bulkheads.remember({key: room[:2] for key, room in kept.rooms.items()})
         for lane, (state, epoch, since) in kept.breakers.items():
             owned.restore(lane, State(state), epoch, now - (wall - since))
 

@@ -17,6 +17,7 @@ from maniple_dispatcher.domain.routing import is_due, waited_for
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.members import Members
+from maniple_dispatcher.rooms import without
 from maniple_dispatcher.traces import Traces
 
 
@@ -47,7 +48,11 @@ class Returns:
     def take(self, delivery: Delivery) -> None:
         """Take one message from `maniple.retry`."""
         try:
-            members = decode_members(delivery.body, Envelope)
+            # What waits has no room, though its envelope may still name what it had.
+            members = [
+                without(one) if isinstance(one, Envelope) else one
+                for one in decode_members(delivery.body, Envelope)
+            ]
         except InvalidMessage as error:
             origin = {"routing_key": RETRY_QUEUE.name}
             self._log.keep(delivery.body, error, origin, Settlement(delivery, 1).settle)

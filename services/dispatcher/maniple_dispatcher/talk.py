@@ -9,6 +9,7 @@ from time import monotonic
 import msgspec
 import structlog
 
+from maniple.bundles import MAX_ITEMS
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.events import BreakerChanged
 from maniple.identifiers import new_id
@@ -22,6 +23,7 @@ from maniple.topology import OUTCOMES, agent_queue, lane_queues
 from maniple.transport import Inspector, Listener, Outgoing
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.breaker import Breaker, State
+from maniple_dispatcher.domain.bulkheads import Doubt
 from maniple_dispatcher.domain.fleet import Fleet
 
 COLLECT = 0.002  # seconds in which requests and answers gather
@@ -127,25 +129,33 @@ class Talk:
 
     async def count_rooms(self) -> None:
         """Look into the queues of bulkheads of which more is counted than measured."""
-        bulkheads = self._fleet.owned.bulkheads
+        bulkheads, peers = self._fleet.owned.bulkheads, self._fleet.peers
         while True:
             await asyncio.sleep(RECOUNT)
-            for key, lanes in tuple(bulkheads.doubtful(monotonic())):
-                if not self._fleet.peers.owns(key):
+            for doubt in tuple(bulkheads.doubtful(monotonic())):
+                if not peers.owns(doubt.key):
                     continue
                 with contextlib.suppress(BrokerUnavailable):
-                    if await self._all_empty(lanes):
-                        bulkheads.queues_empty(key, monotonic())
+                    ready, blank = await self._waiting(doubt)
+                    if peers.hears(now := monotonic()):
+                        bulkheads.looked(doubt.key, ready, now, blank=blank)
 
-    async def _all_empty(self, lanes: Iterable[str]) -> bool:
-        """Look wherever tasks of these lanes wait, also in agents' own queues."""
-        lanes = tuple(lanes)
-        queues = [queue.name for lane in lanes for queue in lane_queues(lane)]
-        queues += [agent_queue(agent).name for agent in self._roster.may_have(lanes)]
+    async def _waiting(self, doubt: Doubt) -> tuple[int, bool]:
+        """Look wherever tasks may wait, also in agents' own queues, until it is enough.
+
+        Tells how many may, for a message may be a bundle, and whether a queue looks blank, without
+        tasks and readers.
+        """
+        queues = [queue.name for lane in doubt.lanes for queue in lane_queues(lane)]
+        queues += [agent_queue(agent).name for agent in self._roster.may_have(doubt.lanes)]
+        ready, blank = 0, False
         for queue in queues:
-            if (await self._inspector.look(queue)).ready:
-                return False
-        return True
+            view = await self._inspector.look(queue)
+            ready += view.ready * MAX_ITEMS
+            blank = blank or not (view.ready or view.consumers)
+            if ready >= doubt.number:
+                break
+        return ready, blank
 
     async def announce_breakers(self) -> None:
         """Tell everybody of breakers of ours that open and close."""

@@ -37,6 +37,7 @@ from maniple_dispatcher.memory import Memory
 from maniple_dispatcher.moving import Moves
 from maniple_dispatcher.refusals import Refusals
 from maniple_dispatcher.returns import Returns
+from maniple_dispatcher.rooms import Rooms
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.submissions import Submissions
 from maniple_dispatcher.talk import Talk
@@ -143,6 +144,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now().timestamp(),
     )
     fleet = Fleet(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
+    rooms = Rooms.of(fleet)
     lanes = Lanes(
         hot.publisher,
         results,
@@ -150,6 +152,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now,
         roster=roster,
         traces=traces,
+        rooms=rooms,
         times=queues,
         deadlines=deadlines,
     )
@@ -167,6 +170,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     )
     agents = Agents(runtime, plane, roster, moves, marks, deadlines=deadlines)
     refusals = Refusals(results, refused, runtime.metrics)
+    agents.ended = lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
     talk = Talk(hot, fleet, plane, runtime, roster)
@@ -194,7 +198,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(queue, submissions.take, settings.prefetch)
     hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
-    dead = Undeliverable(results, runtime.metrics, time.now, traces=traces)
+    dead = Undeliverable(results, runtime.metrics, time.now, traces=traces, rooms=rooms)
     hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
         hear = follow(time, runtime.health)

@@ -87,6 +87,10 @@ class Job:
         for bundle in self.copies:
             bundle.settle(error)
 
+    def keeps_room(self, bulkhead: str | None) -> None:
+        """Take that it keeps its room elsewhere; a copy of it had another."""
+        self.bundle.keeps_room(bulkhead)
+
     async def flushed(self) -> None:
         """Return once the acknowledgements of what brought it are on their way."""
         for bundle in (self.bundle, *self.copies):

@@ -1,10 +1,16 @@
 """How many tasks of a bulkhead are in flight, as its owner knows it. Pure.
 
-Measured, so that nothing leaks with a lost agent or dispatcher. Agents report how many of its tasks
-they have now, and how many have left it since their last report. Between dispatch and delivery a
-task is in a queue, where nobody counts it by bulkhead: so what was granted and has not left counts
-as in flight too, until the queues are seen to be empty; then only what agents have counts, and what
-was granted so lately that it may not have got there.
+What was granted takes room until it is known to have ended: agents report how many of its tasks
+they have now, and how many have left it; who was granted room and did not need it gives it back.
+What is not known is taken as it was known last, never for nothing: an agent that is silent has
+what it had, until it has failed or left, or for as long as the broker may leave it what it had.
+
+A report may be lost with its agent, and a grant with the dispatcher that got it; that room would
+never be given back. So the owner looks wherever a task may be that no agent tells of: in queues,
+and at what dispatchers say that they have on its way there. What cannot be anywhere at any look,
+for longer than anybody may have it untold, has ended. Known weaknesses: such room stays lost while
+a lane has a backlog of others' tasks, and so does as much of it as is granted within any 1.5 s; a
+task that runs again, because its agent died between its end and the acknowledgement, ends twice.
 
 The owner tells the other dispatchers what it has granted, so that whoever owns the bulkhead next
 knows what may be in a queue. Known weakness: what it granted to itself in the few milliseconds
@@ -12,14 +18,20 @@ before it died.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from maniple.peers import Room
 from maniple.timings import Reports
+from maniple_dispatcher.domain.holders import Holders
 
-MAX_LANES = 64
+MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
+NOTED = 10.0  # seconds for which it is noted that there were more than twice as many
+BLANK = 10.0  # times as long as of others nothing is known of queues that look blank
 AT_REST: Room = (0, ())
+
+Life = tuple[str, str]
+"""An agent and its incarnation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +43,22 @@ class Held:
     ended: int
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Of a bulkhead of which more was granted than is told of: how much, and where it may be."""
+
+    key: str
+    lanes: frozenset[str]
+    number: int
+
+
 @dataclass(slots=True)
-class _Agent:
-    heard_at: float
-    held: dict[str, Held]
+class _Missing:
+    """Tasks that were nowhere at any look since a time."""
+
+    since: float
+    least: int
+    blank: bool
 
 
 @dataclass(slots=True)
@@ -42,6 +66,10 @@ class _Bulkhead:
     counted: int = 0
     grants: deque[tuple[float, int]] = field(default_factory=deque)
     lanes: set[str] = field(default_factory=set)
+    missing: _Missing | None = None
+    most: int = 0
+    """About how many there were lately: no less, and seldom another number."""
+    most_at: float = 0.0
 
     def lately(self, now: float, seconds: float) -> int:
         while self.grants and now - self.grants[0][0] > seconds:
@@ -51,9 +79,15 @@ class _Bulkhead:
     def grant(self, number: int, lanes: Iterable[str], now: float) -> None:
         self.counted += number
         self.grants.append((now, number))
+        self.went_to(lanes)
+
+    def went_to(self, lanes: Iterable[str]) -> None:
         for lane in lanes:
             if len(self.lanes) < MAX_LANES:
                 self.lanes.add(lane)
+
+    def ended(self, number: int) -> None:
+        self.counted = max(0, self.counted - number)
 
     @property
     def room(self) -> Room:
@@ -66,35 +100,86 @@ class Bulkheads:
     def __init__(self, times: Reports | None = None) -> None:
         self._times = times or Reports()
         self._bulkheads: dict[str, _Bulkhead] = {}
-        self._agents: dict[str, _Agent] = {}
+        self._agents = Holders[Life](self._times.heard)
+        self._dispatchers = Holders[str](self._times.heard)
+        self._looked_at: float | None = None
         self._changed: set[str] = set()
         self._untold: set[str] = set()
+        self._remembered: dict[str, Room] | None = {}
+        self.version = 0
+        """Rises whenever what is `lately_in_use` becomes another."""
 
-    def hear(self, agent: str, held: Iterable[Held], now: float) -> None:
+    def hear(self, life: Life, held: Iterable[Held], now: float) -> None:
         """Take an agent's report."""
-        told = {one.key: one for one in held}
-        for key, one in told.items():
-            bulkhead = self._bulkheads.get(key)
-            if bulkhead is not None:
-                bulkhead.counted = max(0, bulkhead.counted - one.ended)
-        if told or agent in self._agents:
-            self._agents[agent] = _Agent(now, told)
+        told = list(held)
+        for one in told:
+            if one.ended and (bulkhead := self._bulkheads.get(one.key)) is not None:
+                bulkhead.ended(one.ended)
+        self._agents.tell(life, {one.key: one.here for one in told if one.here}, now)
 
-    def take(self, key: str, lane: str, most: int, want: int, now: float) -> int:
+    def gone(self, agent: str, incarnation: str, *, itself: bool = True) -> None:
+        """Take that lives of an agent have nothing any more: up to this, or of any without one.
+
+        With `itself` false it begins, and only those before it are over.
+        """
+        for life in self._agents:
+            if life[0] != agent:
+                continue
+            if not incarnation or life[1] < incarnation or (itself and life[1] == incarnation):
+                self._agents.forget(life)
+
+    def on_way(self, dispatcher: str, going: Mapping[str, int], now: float) -> None:
+        """Take how many tasks a dispatcher has that no queue has taken yet."""
+        self._dispatchers.tell(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
+
+    def take(self, key: str, lanes: Iterable[str], most: int, want: int, now: float) -> int:
         """Return how many of `want` tasks may go."""
         bulkhead = self._bulkheads.setdefault(key, _Bulkhead())
-        granted = max(0, min(want, most - self.in_flight(key, now)))
+        in_flight = self.in_flight(key)
+        granted = max(0, min(want, most - in_flight))
         if granted:
-            bulkhead.grant(granted, (lane,), now)
+            bulkhead.counted = in_flight
+            bulkhead.grant(granted, lanes, now)
+            self._note(bulkhead, now)
             self._changed.add(key)
         return granted
+
+    # --- what outlives all dispatchers ---------------------------------------------------
+
+    def _note(self, bulkhead: _Bulkhead, now: float) -> None:
+        too_few = bulkhead.counted > bulkhead.most
+        if too_few or (bulkhead.counted < bulkhead.most // 2 and now - bulkhead.most_at > NOTED):
+            bulkhead.most = bulkhead.counted + bulkhead.counted // 4
+            self.version += 1
+        if bulkhead.counted >= bulkhead.most // 2:
+            bulkhead.most_at = now
+
+    def lately_in_use(self, owns: Callable[[str], bool]) -> Iterator[tuple[str, Room]]:
+        """Yield of those that are ours about how many they had lately, rather too many."""
+        for key, bulkhead in self._bulkheads.items():
+            if bulkhead.most and owns(key):
+                yield key, (bulkhead.most, tuple(sorted(bulkhead.lanes)))
+
+    def remember(self, rooms: Mapping[str, Room]) -> None:
+        """Take what dispatchers before us have written down, for the case that nobody tells."""
+        if self._remembered is not None:
+            self._remembered = dict(rooms)
+
+    def recall(self, now: float, *, alone: bool) -> None:
+        """Begin to own: with what is remembered, if we are `alone` and nobody has told anything."""
+        remembered, self._remembered = self._remembered, None
+        for key, room in (remembered or {}).items() if alone else ():
+            if key not in self._bulkheads:
+                self.follow(key, room, now, ours=True)
+                self._changed.add(key)
 
     def follow(self, key: str, told: Room, now: float, *, ours: bool) -> None:
         """Take what another owner has granted; of `ours` it is the latest that it knew."""
         counted, lanes = told
         bulkhead = self._bulkheads.setdefault(key, _Bulkhead())
+        bulkhead.went_to(lanes)
         if counted > bulkhead.counted:
-            bulkhead.grant(counted - bulkhead.counted, lanes, now)
+            bulkhead.grant(counted - bulkhead.counted, (), now)
         elif not ours:
             bulkhead.counted = counted
 
@@ -122,64 +207,93 @@ class Bulkheads:
         self._changed.update(k for k in self._untold if k in self._bulkheads and owns(k))
         self._untold.clear()
 
+    def tell_nothing(self) -> None:
+        """Take that others may own all that was ours, and know of it what we do not."""
+        self._changed.clear()
+        self._untold.clear()
+        self._doubt_anew()
+
     def free(self, key: str, number: int) -> None:
         """Take back what was granted and not needed."""
         bulkhead = self._bulkheads.get(key)
         if bulkhead is not None:
-            bulkhead.counted = max(0, bulkhead.counted - number)
+            bulkhead.ended(number)
             self._changed.add(key)
 
-    def in_flight(self, key: str, now: float) -> int:
+    def in_flight(self, key: str) -> int:
         """Return how many are in flight, rather too many than too few."""
         bulkhead = self._bulkheads.get(key)
-        counted = bulkhead.counted if bulkhead else 0
-        return max(counted, self._measured(key, now))
+        return max(bulkhead.counted if bulkhead else 0, self._agents.count(key))
 
-    def doubtful(self, now: float) -> Iterator[tuple[str, frozenset[str]]]:
-        """Yield the keys of which more is counted than measured, and the lanes to look at."""
+    # --- what is told of nowhere ---------------------------------------------------------
+
+    def doubtful(self, now: float) -> Iterator[Doubt]:
+        """Yield of which bulkheads more was granted than is told of."""
         for key, bulkhead in self._bulkheads.items():
-            if bulkhead.counted > self._measured(key, now) + bulkhead.lately(
-                now, self._times.lately
+            number = self._untold_of(key, bulkhead)
+            if number <= 0:
+                bulkhead.missing = None
+            elif (
+                number > bulkhead.lately(now, self._times.lately)
+                and len(bulkhead.lanes) < MAX_LANES
             ):
-                yield key, frozenset(bulkhead.lanes)
+                yield Doubt(key, frozenset(bulkhead.lanes), number)
 
-    def queues_empty(self, key: str, now: float) -> None:
-        """Take that none of its tasks is in a queue."""
+    def looked(self, key: str, ready: int, now: float, *, blank: bool = False) -> None:
+        """Take how many tasks may wait in the queues where those of a bulkhead may be.
+
+        A queue that is `blank` (nor has it readers) may be one that does not answer.
+        """
         bulkhead = self._bulkheads.get(key)
-        if bulkhead is not None:
-            there = self._measured(key, now) + bulkhead.lately(now, self._times.lately)
-            bulkhead.counted = min(bulkhead.counted, there)
-            self._changed.add(key)
+        if bulkhead is None:
+            return
+        untold = self._untold_of(key, bulkhead) - ready
+        number = untold - bulkhead.lately(now, self._times.lately)
+        missing = bulkhead.missing
+        if untold <= 0:
+            bulkhead.missing = None
+        elif number <= 0:
+            pass  # there may be some: what was granted just now may be untold as well
+        elif missing is None:
+            bulkhead.missing = _Missing(now, number, blank)
+        else:
+            missing.blank = missing.blank or blank
+            missing.least = min(missing.least, number)
+            if now - missing.since >= self._times.heard * (BLANK if missing.blank else 1.0):
+                bulkhead.missing = None
+                bulkhead.ended(missing.least)
+                self._changed.add(key)
 
-    def clear(self) -> None:
-        """Forget what was granted: others, who may know more, are about to tell it."""
-        self._bulkheads.clear()
-        self._changed.clear()
-        self._untold.clear()
-
-    def look(self, owns: Callable[[str], bool], now: float) -> None:
+    def look(self, owns: Callable[[str], bool], now: float, *, hears: bool = True) -> None:
         """Forget agents that have not been heard for long, and bulkheads at rest.
 
-        Of those that are ours it is told, so that nobody goes on counting what has ended.
+        Of those that are ours it is told, so that nobody goes on counting what has ended. While we
+        hear not even ourselves (`hears`) nobody is silent.
         """
-        self._agents = {
-            name: agent
-            for name, agent in self._agents.items()
-            if now - agent.heard_at < self._times.heard
-        }
+        if not hears and self._looked_at is not None:
+            self._agents.excuse(now - self._looked_at)
+            self._dispatchers.excuse(now - self._looked_at)
+            self._doubt_anew()
+        self._looked_at = now
+        self._agents.look(now)
+        self._dispatchers.look(now)
         lately = self._times.lately
         resting = [
             key
             for key, bulkhead in self._bulkheads.items()
             if not bulkhead.counted and not bulkhead.lately(now, lately)
         ]
+        for bulkhead in self._bulkheads.values():
+            self._note(bulkhead, now)
         for key in resting:
+            self.version += bool(self._bulkheads[key].most)
             del self._bulkheads[key]
         self._changed.update(key for key in resting if owns(key))
 
-    def _measured(self, key: str, now: float) -> int:
-        return sum(
-            agent.held[key].here
-            for agent in self._agents.values()
-            if key in agent.held and now - agent.heard_at < self._times.heard
-        )
+    def _doubt_anew(self) -> None:
+        for bulkhead in self._bulkheads.values():
+            bulkhead.missing = None
+
+    def _untold_of(self, key: str, bulkhead: _Bulkhead) -> int:
+        """Return how many tasks were granted of which neither agents nor dispatchers tell."""
+        return bulkhead.counted - self._agents.count(key) - self._dispatchers.count(key)

@@ -63,6 +63,10 @@ class Fleet:
         self.peers = Peers(me, self._times, now)
         self.permits = Permits(self.peers, owned.buckets.level, self._times)
         self.wake: Callable[[], object] = lambda: None
+        self.on_way: Callable[[], dict[str, int]] = dict
+        """Returns how many tasks of bulkheads are here for long, and on their way to a queue."""
+        self._way_told_at = float("-inf")
+        self._way_told: dict[str, int] = {}
         self._due = True
         self._life = 0
         self._hears_since: float | None = None
@@ -125,6 +129,8 @@ class Fleet:
             # From now on it owns some of what it has not been told yet.
             self.owned.bulkheads.still_tell(self.peers.owns)
         new = self.peers.heard(report.dispatcher, now, ready=ready)
+        if new and is_me:  # whoever was there before has told what it knew
+            self.owned.bulkheads.recall(now, alone=self.peers.alone)
         listens = not is_me and not report.ready
         # Those who listen may report a hundred times as often as they are told all.
         may = listens and now - self._full_at >= self._times.tells_all
@@ -149,6 +155,8 @@ class Fleet:
             self._hears_since = min(self._hears_since, now - self._times.listens)
 
     def _follow(self, report: DispatcherReport, now: float) -> None:
+        if report.going is not None:
+            self.owned.bulkheads.on_way(report.dispatcher, report.going, now)
         for key, level in report.levels.items():
             self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
         for key, room in report.rooms.items():
@@ -187,7 +195,7 @@ class Fleet:
             for then in waiting:
                 _tell(then, self.owned.take(limit, 1, now))
         self.due |= self.permits.due
-        self.owned.bulkheads.look(self.peers.owns, now)
+        self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.look(self.peers.owns, now)
 
     def rejoin(self, now: float) -> None:
@@ -197,7 +205,7 @@ class Fleet:
 
     def _begin_anew(self) -> None:
         self.peers.left(self.peers.me)
-        self.owned.bulkheads.clear()
+        self.owned.bulkheads.tell_nothing()
         self._life += 1
         self._hears_since = None
         self.due = True
@@ -233,10 +241,23 @@ class Fleet:
             rooms=dict(state.fill(self.owned.bulkheads.changes(self.peers.owns))),
             levels=dict(state.fill(self.owned.buckets.changes(now))),
             turns={} if self._lanes is None else self._lanes.take_turns(),
+            going=self._told_of_way(now),
         )
         self._telling_all = self._telling_all and state.left <= 0
         self.due = talk.left <= 0 or state.left <= 0
         return report
+
+    def _told_of_way(self, now: float) -> dict[str, int] | None:
+        """Return what is on its way to queues, if that is to be told: now and then, while any is.
+
+        None, as one says that is older, tells nothing.
+        """
+        if now - self._way_told_at < self._times.presence:
+            return None
+        before, self._way_told = self._way_told, self.on_way()
+        self._way_told_at = now
+        self.owned.bulkheads.on_way(self.peers.me, self._way_told, now)
+        return self._way_told if before or self._way_told else None
 
 
 def _taken(queue: deque[T]) -> Iterator[T]:

@@ -15,6 +15,8 @@ from maniple_dispatcher.domain.breaker import State
 BYTES = 256 * 1024  # of a dispatcher's notes; Consul takes twice that
 OLD = 86_400.0
 """Seconds after which a breaker that nobody has changed is forgotten: none is open for so long."""
+IN_USE = 3600.0
+"""Seconds after which a bulkhead that nobody has used is taken to have no tasks."""
 LARGEST = 1e300
 MOST_EPOCHS = 2**53
 OLDEST = 30 * 86_400.0  # seconds; a bucket that takes longer to fill is taken for full after that
@@ -23,6 +25,8 @@ Level = tuple[float, float, float, float]
 """Tokens, tokens per second, tokens at most, and the time of day at which this was so."""
 Breaker = tuple[str, int, float]
 """State, epoch, and the time of day at which it was entered."""
+Room = tuple[int, tuple[str, ...], float]
+"""Tasks, the lanes that they went to, and the time of day at which it was in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +37,25 @@ class Notes:
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
     at: float = 0.0
     """Time of day at which they were written; 0 if nobody can tell."""
+    rooms: Mapping[str, Room] = field(default_factory=dict)
+    """By bulkhead, about how many tasks it had lately."""
 
     def __bool__(self) -> bool:
-        return bool(self.levels or self.breakers)
+        return bool(self.levels or self.breakers or self.rooms)
 
     def lasting(self, now: float) -> "Notes":
         """Leave out what does not matter any more: what is full again, or long past."""
         levels = {key: one for key, one in self.levels.items() if _is_missing(one, now)}
         breakers = {lane: one for lane, one in self.breakers.items() if now - one[2] <= OLD}
-        return Notes(levels, breakers, self.at)
+        rooms = {key: one for key, one in self.rooms.items() if now - one[2] <= IN_USE}
+        return Notes(levels, breakers, self.at, rooms)
 
     def to_json(self, now: float) -> bytes:
         """Write them, as many as there is room for: open breakers, then the emptiest buckets."""
         room = BYTES
         kept: dict[str, dict[str, Any]] = {"levels": {}, "breakers": {}}
+        if self.rooms:
+            kept["rooms"] = {}
         for _, kind, key, value in sorted(self._by_worth(), key=lambda one: one[0]):
             room -= len(json.dumps([key, value])) + 1
             if room < 0:
@@ -59,6 +68,8 @@ class Notes:
             yield (2 if breaker[0] == State.CLOSED else 0, -breaker[2]), "breakers", lane, breaker
         for key, level in self.levels.items():
             yield (1, level[0] / level[2]), "levels", key, level
+        for key, room in self.rooms.items():
+            yield (1, -float(room[0])), "rooms", key, room
 
 
 def read(value: bytes, now: float) -> Notes:
@@ -68,10 +79,12 @@ def read(value: bytes, now: float) -> Notes:
         raise ValueError("must be a JSON object")  # noqa: TRY004 - all that is unusable is one error
     levels = {key: _level(one, now) for key, one in _entries(kept.get("levels"))}
     breakers = {lane: _breaker(one, now) for lane, one in _entries(kept.get("breakers"))}
+    rooms = {key: _room(one, now) for key, one in _entries(kept.get("rooms"))}
     return Notes(
         {key: level for key, level in levels.items() if level is not None},
         {lane: breaker for lane, breaker in breakers.items() if breaker is not None},
         min(now, _number(kept.get("at")) or 0.0),
+        {key: room for key, room in rooms.items() if room is not None},
     )
 
 
@@ -79,19 +92,27 @@ def latest(notes: Iterable[Notes]) -> Notes:
     """Return of each bucket and lane what was said last."""
     levels: dict[str, Level] = {}
     breakers: dict[str, Breaker] = {}
+    rooms: dict[str, Room] = {}
     for one in notes:
+        for key, room in one.rooms.items():
+            if key not in rooms or (room[2], room[0]) > (rooms[key][2], rooms[key][0]):
+                rooms[key] = room
         for key, level in one.levels.items():
             if key not in levels or (level[3], -level[0]) > (levels[key][3], -levels[key][0]):
                 levels[key] = level
         for lane, breaker in one.breakers.items():
             if lane not in breakers or breaker[1] > breakers[lane][1]:
                 breakers[lane] = breaker
-    return Notes(levels, breakers)
+    return Notes(levels, breakers, rooms=rooms)
 
 
 def with_ours(before: Notes, ours: Notes) -> Notes:
-    """Return what was written, with what we decide about in its place."""
-    return Notes({**before.levels, **ours.levels}, {**before.breakers, **ours.breakers})
+    """Return what was written, with what we decide about in its place.
+
+    Of bulkheads that are at rest, or others', nothing is to be known any more.
+    """
+    levels, breakers = {**before.levels, **ours.levels}, {**before.breakers, **ours.breakers}
+    return Notes(levels, breakers, rooms=ours.rooms)
 
 
 def _entries(value: Any) -> Iterable[tuple[str, Any]]:
@@ -115,6 +136,24 @@ def _breaker(value: Any, now: float) -> Breaker | None:
             since = _number(at)
             return None if since is None else (state, epoch, min(now, since))
     return None
+
+
+def _room(value: Any, now: float) -> Room | None:
+    if not isinstance(value, list):
+        return None
+    match value[:3]:
+        case [int(number), [*lanes], at] if _is_count(number) and _are_texts(lanes):
+            since = _number(at)
+            return None if since is None else (number, tuple(lanes), min(now, since))
+    return None
+
+
+def _is_count(number: int) -> bool:
+    return number is not True and 0 < number < MOST_EPOCHS
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(one, str) for one in values)
 
 
 def _number(value: Any) -> float | None:

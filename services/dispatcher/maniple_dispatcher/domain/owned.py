@@ -25,7 +25,7 @@ def probes_of(lane: str) -> Limit:
 def limit_asked(ask: Ask) -> Limit:
     """Return the limit that another dispatcher asks for."""
     terms = Terms(ask.rate, ask.capacity, ask.reserve) if ask.rate > 0 else None
-    return Limit(ask.key, terms, ask.most, ask.lane)
+    return Limit(ask.key, terms, ask.most, ask.lane, ask.lanes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ class Owned:
     @property
     def version(self) -> int:
         """Rises whenever something changes that is worth being written down."""
-        return self.buckets.version + self._version
+        return self.buckets.version + self.bulkheads.version + self._version
 
     def take(self, limit: Limit, want: int, now: float) -> Taken:
         """Give permits of a limit that is ours."""
         if limit.terms is not None:
             return self.buckets.take(limit.key, limit.terms, want, now)
         if limit.most:
-            granted = self.bulkheads.take(limit.key, limit.lane, limit.most, want, now)
+            granted = self.bulkheads.take(limit.key, limit.goes_to, limit.most, want, now)
             return Taken(granted, 0.0 if granted == want else FULL_AGAIN_AFTER)
         lane = limit.key.removeprefix(BREAKER)
         spec = self._spec_of(lane)

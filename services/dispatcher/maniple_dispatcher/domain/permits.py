@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import exp
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from maniple import timings
 from maniple.peers import Ask, Grant
@@ -26,6 +26,7 @@ MAX_LINES = 20_000
 MAX_LATE = 16
 FLOWED_IN = 1.0  # seconds of which "lately" is the mean
 NO_FLOW = 1e-6  # permits a second
+ASKED_LATELY = 30.0  # seconds for which at most somebody who has asked waits for an answer
 
 Then = Callable[[bool | None, float], None]
 """Told whether a task passes, and after how many seconds; or, if not, when it may ask again.
@@ -36,12 +37,21 @@ It must not raise: many are told one after another.
 
 
 class Limit(Struct, frozen=True):
-    """What a permit is asked of: a bucket, a bulkhead (`most`), or a breaker's probes."""
+    """What a permit is asked of: a bucket, a bulkhead (`most`), or a breaker's probes.
+
+    `lane` is where the task goes; `lanes`, where others go that ask with it.
+    """
 
     key: str
     terms: Terms | None = None
     most: int = 0
     lane: str = ""
+    lanes: tuple[str, ...] = ()
+
+    @property
+    def goes_to(self) -> tuple[str, ...]:
+        """All lanes that may get what is asked for."""
+        return (self.lane, *self.lanes)
 
 
 class _Flow:
@@ -88,6 +98,8 @@ class _Line:
     """Who was asked by requests that were not answered in time and what they tell, by number."""
     flow: _Flow = field(default_factory=_Flow)
     others: dict[str, _Flow] = field(default_factory=dict)
+    lanes: dict[str, float] = field(default_factory=dict)
+    """Of a bulkhead: when a task last asked that goes to a lane."""
 
     @property
     def wants(self) -> bool:
@@ -97,6 +109,14 @@ class _Line:
     @property
     def idle(self) -> bool:
         return not (self.number or self.wants)
+
+    def goes_to(self, now: float) -> Limit:
+        """Return the limit with all lanes of those who wait or may have been granted lately."""
+        if not self.limit.most:
+            return self.limit
+        self.lanes = {lane: at for lane, at in self.lanes.items() if now - at <= ASKED_LATELY}
+        others = tuple(lane for lane in self.lanes if lane != self.limit.lane)
+        return structs.replace(self.limit, lanes=others)
 
     def flow_to(self, other: str, now: float) -> _Flow:
         """Return what another is granted; forget those who were granted nothing for long."""
@@ -167,6 +187,8 @@ class Permits:
     def wait(self, limit: Limit, then: Then, now: float) -> bool:
         """Let a task wait for a permit that another dispatcher gives."""
         line = self._line(limit)
+        if limit.most:
+            line.lanes[limit.lane] = now
         if line.silent and line.asked_of == self._peers.owner(limit.key):
             self._accrue(line, now)
             _pass_by_credit(line, then)
@@ -178,7 +200,9 @@ class Permits:
 
     def free(self, limit: Limit) -> bool:
         """Give back a permit that was not needed."""
-        line = self._line(limit)
+        known = self._lines.get(limit.key)
+        # Whoever gives back may not know how much there is in all.
+        line = self._line(limit if known is None else known.limit)
         line.freed += 1
         return self._could_ask(line)
 
@@ -200,7 +224,7 @@ class Permits:
             self._number += 1
             line.number = self._number
             line.told = line.untold(to)
-            yield _ask(line, to or "")
+            yield _ask(line, to or "", now)
 
     def answered(self, grant: Grant, now: float) -> bool:
         """Take an answer; the permits of one that comes too late are given back.
@@ -243,7 +267,7 @@ class Permits:
                 waiting = [*line.asked, *line.waiting]
                 line.asked, line.waiting, line.number, line.silent = [], [], 0, False
                 if waiting or line.used or line.freed:
-                    ours.append((line.limit, waiting))
+                    ours.append((line.goes_to(now), waiting))
             elif line.number and now - line.asked_at > self._times.answer:
                 self._go_on(line, now)
             elif line.is_for_another(owner, now, self._times.asked_anew):
@@ -332,8 +356,9 @@ def _pass_by_credit(line: _Line, then: Then) -> None:
         then(None, RETRY_AFTER)
 
 
-def _ask(line: _Line, to: str) -> Ask:
-    terms = line.limit.terms
+def _ask(line: _Line, to: str, now: float) -> Ask:
+    limit = line.goes_to(now)
+    terms = limit.terms
     return Ask(
         key=line.limit.key,
         to=to,
@@ -342,8 +367,9 @@ def _ask(line: _Line, to: str) -> Ask:
         rate=terms.rate if terms else 0.0,
         capacity=terms.capacity if terms else 0.0,
         reserve=terms.reserve if terms else 0.0,
-        most=line.limit.most,
-        lane=line.limit.lane,
+        most=limit.most,
+        lane=limit.lane,
+        lanes=limit.lanes,
         used=line.told[0],
         freed=line.told[1],
     )

@@ -1,0 +1,247 @@
+"""Room in a bulkhead is given back once, by whoever knows that its task needs it no more."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from maniple.codec import decode_envelopes
+from maniple.messages import Envelope, Waiting
+from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.topology import RETRY_QUEUE, lane_queues
+from maniple_dispatcher.dead import BROKER_KEY, Undeliverable
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.domain.permits import Limit, Then
+from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.returns import Returns
+from maniple_dispatcher.rooms import Rooms
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+
+Kind = tuple[str, dict[str, Any]]
+ROOM: Kind = ("bulkhead", {"max_in_flight": 1})
+BREAKER: Kind = ("circuit_breaker", {"consecutive": 3})
+KEY, LANE = "bulkhead/p", "a.task@it"
+YES, NO, NOBODY = (True, 0.0), (False, 1.0), (None, 1.0)
+
+
+class Fleet:
+    """In place of all dispatchers: knows how much room is taken."""
+
+    def __init__(self) -> None:
+        self.probes: tuple[bool | None, float] = YES
+        self.taken: Counter[str] = Counter()
+        self.owned = SimpleNamespace(breaker=lambda _: (State.HALF_OPEN, 0.0))
+        self.on_way: Any = None
+
+    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+        if not limit.most:
+            then(*self.probes)
+            return
+        self.taken[limit.key] += 1
+        then(True, 0.0)
+
+    def free(self, limit: Limit, _now: float) -> None:
+        assert limit.most
+        self.taken[limit.key] -= 1
+
+
+class Scene:
+    """A dispatcher from its gate to its lanes, and back from a wait."""
+
+    def __init__(self, *policies: Kind) -> None:
+        self.publisher, self.now = FakePublisher(), NOW
+        self.fleet = Fleet()
+        fleet: Any = self.fleet
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.policies = PolicySet(
+            parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
+        )
+        self.traces = Traces(NO_TRACER, self.clock, ratio=0.0)
+        self.rooms = Rooms.of(fleet)
+        self.roster = Roster()
+        self.lanes = Lanes(
+            self.publisher,
+            self.results,
+            Metrics(),
+            self.clock,
+            roster=self.roster,
+            traces=self.traces,
+            rooms=self.rooms,
+        )
+        nothing: Any = None
+        self.gate = Gate(
+            self.lanes,
+            fleet,
+            self.policies,
+            self.results,
+            good=nothing,
+            metrics=Metrics(),
+            clock=self.clock,
+        )
+        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=self.traces)
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def admit(self, **fields: Any) -> Delivery:
+        task, delivery = envelope("1", lane=LANE, **fields), Delivery()
+        resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
+        self.gate.admit(task, resolved, Settlement(delivery, 1))  # type: ignore[arg-type]  # a fake
+        return delivery
+
+    async def comes(self, **fields: Any) -> None:
+        self.admit(**fields)
+        await self.lanes.drain()
+        await self.results.drain()
+
+    async def comes_back(self, task: Envelope) -> None:
+        self.returns.take(Delivery(task))  # type: ignore[arg-type]  # a fake
+        await self.lanes.drain()
+        await self.results.drain()
+
+    @property
+    def taken(self) -> int:
+        return int(self.fleet.taken[KEY])
+
+    def tasks(self, exchange: str) -> list[Envelope]:
+        return [
+            task
+            for message in self.publisher.to(exchange)
+            for task in decode_envelopes(message.body)
+        ]
+
+
+async def test_a_task_that_its_lane_took_has_room() -> None:
+    scene = Scene(ROOM)
+    await scene.comes()
+    assert scene.taken == 1
+    assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [KEY]
+
+
+async def test_one_that_its_lane_refuses_has_none_until_it_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene, now = Scene(ROOM), [100.0]
+    monkeypatch.setattr("maniple_dispatcher.lanes.monotonic", lambda: now[0])
+    scene.publisher.full.add(LANE)
+    await scene.comes()
+    (waiting,) = scene.tasks("maniple.delay")
+    assert (scene.taken, waiting.bulkhead) == (0, None)
+    scene.publisher.full.clear()
+    now[0] += 1.0
+    scene.now += timedelta(seconds=1)
+    await scene.comes_back(waiting)
+    assert scene.taken == 1
+
+
+async def test_one_whose_agents_own_queue_refuses_it_keeps_its_room_for_the_lane() -> None:
+    scene = Scene(ROOM)
+    scene.roster.registered("a1", "1", frozenset({LANE}))
+    scene.publisher.full.add("a1")
+    await scene.comes(affinity="k")
+    assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [KEY]
+    assert scene.taken == 1
+
+
+FALLBACKS: list[Kind] = [
+    ("fallback", {"value": "instead"}),
+    ("fallback", {"capability": "another"}),
+]
+
+
+@pytest.mark.parametrize("fallback", [None, *FALLBACKS], ids=str)
+@pytest.mark.parametrize("answer", [NO, NOBODY])
+async def test_one_that_the_breaker_stops_gives_its_room_back_once(
+    answer: Any, fallback: Kind | None
+) -> None:
+    scene = Scene(ROOM, BREAKER, *([fallback] if fallback else []))
+    scene.fleet.taken[KEY] = 5  # of others
+    scene.fleet.probes = answer
+    await scene.comes()
+    assert scene.taken == 5
+    assert all(task.bulkhead is None for task in scene.tasks("maniple.delay"))
+
+
+async def test_one_whose_time_is_over_when_its_lane_refuses_it_gives_its_room_back_once() -> None:
+    scene = Scene(ROOM)
+    scene.fleet.taken[KEY] = 5
+    scene.publisher.full.add(LANE)
+    scene.admit()
+    scene.now += timedelta(hours=2)
+    await scene.lanes.drain()
+    await scene.results.drain()
+    assert (scene.taken, len(scene.publisher.to("maniple.results"))) == (5, 1)
+
+
+async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene, now = Scene(ROOM), [100.0]
+    monkeypatch.setattr("maniple_dispatcher.lanes.monotonic", lambda: now[0])
+    scene.publisher.silent.add(LANE)
+    scene.admit()
+    now[0] += 10.0
+    scene.lanes.look(taking=True)
+    scene.publisher.freed.set()
+    await scene.lanes.drain()
+    (copy,) = scene.tasks("maniple.delay")
+    assert (copy.bulkhead, copy.waited_for) == (None, Waiting.UNCONFIRMED)
+    assert scene.taken == 1  # the lane has the other one
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_waits_has_no_room_though_an_older_agent_names_it(*, late: bool) -> None:
+    scene = Scene(ROOM)
+    scene.fleet.taken[KEY] = 5
+    deadline = NOW - timedelta(seconds=1) if late else NOW + timedelta(hours=1)
+    await scene.comes_back(envelope("1", bulkhead=KEY, attempt=2, deadline=deadline))
+    assert scene.taken == (5 if late else 6)
+
+
+async def test_room_that_a_task_had_under_a_policy_that_is_gone_is_not_named_any_more() -> None:
+    scene = Scene()
+    await scene.comes_back(envelope("1", bulkhead=KEY, attempt=2))
+    assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [None]
+
+
+@pytest.mark.parametrize(
+    ("queue", "taken"), [(lane_queues(LANE)[0].name, 4), (RETRY_QUEUE.name, 5)]
+)
+async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
+    queue: str, taken: int
+) -> None:
+    scene = Scene(ROOM)
+    scene.fleet.taken[KEY] = 5
+    undeliverable = Undeliverable(
+        scene.results, Metrics(), scene.clock, traces=scene.traces, rooms=scene.rooms
+    )
+    delivery = Delivery(envelope("1", bulkhead=KEY))
+    delivery.routing_key, delivery.headers = BROKER_KEY + queue, {}
+    delivery.properties = SimpleNamespace(
+        **dict.fromkeys(
+            ("message_id", "type", "message_type", "reply_to", "correlation_id", "timestamp")
+        ),
+        content_encoding=None,
+    )
+    undeliverable.take(delivery)  # type: ignore[arg-type]  # a fake
+    await scene.results.drain()
+    assert scene.taken == taken
+
+
+async def test_what_is_long_on_its_way_to_a_lane_is_told() -> None:
+    scene = Scene(ROOM)
+    scene.publisher.up.clear()
+    scene.admit()
+    assert [scene.fleet.on_way() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    scene.publisher.up.set()
+    await scene.lanes.drain()
+    assert scene.fleet.on_way() == {}
