@@ -137,25 +137,6 @@ def test_a_broker_that_stands_still_for_a_moment_moves_no_limit(chunk: range) ->
                 assert all(one.fleet.peers.counts(other.name) for one in both for other in both)
 
 
-@pytest.mark.parametrize("late", [0.3, 0.7, 1.5, 1.9, 2.5, 30.0])
-def test_dispatchers_whose_reports_are_delivered_go_on_however_late_they_are_confirmed(
-    late: float,
-) -> None:
-    with World(0) as world, Dispatchers(world) as fleet:
-        for number in range(MOST):
-            fleet.start(f"d{number}")
-        world.run(3.0)
-        fleet.broker.confirms_after = late
-        for _ in range(40):
-            for one in fleet.alive:
-                one.admit(WIDE, 5)
-            world.run(0.2)
-            assert all(one.fleet.peers.counts(one.name) for one in fleet.alive)
-        world.run(1.0)
-        became = fleet.became
-        assert (len(became.sent), became.held, became.ended) == (40 * 5 * MOST, [], [])
-
-
 def stands_still(world: World, fleet: Dispatchers) -> None:
     fleet.broker.stall(world.between(1.0, 4.0))
 

@@ -138,22 +138,16 @@ class Wire:
         """Wait until it stands."""
         await self._back.wait()
 
-    async def confirmed(self, do: Callable[[], object], late: float = 0.0) -> None:
-        """Have the broker do something; returns once it has said so, if need be so much later."""
+    async def confirmed(self, do: Callable[[], object]) -> None:
+        """Have the broker do something; returns once it has said so."""
         if not self.up:
             raise BrokerUnavailable("no connection")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.add(future)
 
-        def say() -> None:
-            self.to_process(lambda: None if future.done() else future.set_result(None))
-
         def there() -> None:
             do()
-            if late:
-                self.broker.world.after(late, say)
-            else:
-                say()
+            self.to_process(lambda: None if future.done() else future.set_result(None))
 
         self.to_broker(there)
         try:
@@ -168,7 +162,7 @@ class Wire:
                 while True:
                     await self.wait_up()
                     with contextlib.suppress(BrokerUnavailable):
-                        return await self.confirmed(do, self.broker.confirms_after)
+                        return await self.confirmed(do)
         except TimeoutError as error:
             raise BrokerUnavailable("not confirmed in time") from error
 
@@ -179,8 +173,6 @@ class Broker:
     def __init__(self, world: World, delay: Delay) -> None:
         self.world, self.delay = world, delay
         self.stalled_until = 0.0
-        self.confirms_after = 0.0
-        """Seconds by which publishes are confirmed later than they are delivered."""
         self.wires: list[Wire] = []
         self.queues: dict[str, QueueView] = {}
         self.events: list[tuple[float, Event]] = []

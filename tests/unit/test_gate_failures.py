@@ -18,9 +18,8 @@ from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.gate import Gate
 from work_with_fakes import NOW, envelope
 
-LIMITED = Resolved(
-    rate_limit=parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
-)
+LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
+LIMITED = Resolved(rate_limit=LIMIT)
 KEY = "rate_limit/it"
 SOON, LATER = 0.01, 1.0
 
@@ -62,13 +61,14 @@ class Scene:
     """A dispatcher whose limit another owns."""
 
     def __init__(self) -> None:
-        self.lanes: Any = Lanes()
+        self.lanes = Lanes()
         self.fleet = Fleet("me", Owned(lambda _: None), 0.0)
         self.other = self._owner()
         nothing: Any = None
         policies: Any = None
+        lanes: Any = self.lanes
         self.gate = Gate(
-            self.lanes,
+            lanes,
             self.fleet,
             policies,
             nothing,

@@ -30,7 +30,6 @@ COLLECT = 0.002  # seconds in which requests and answers gather
 RECOUNT = 0.5
 SHOW = 0.5
 TIMEOUT = 2.0
-MOST_AT_ONCE = 4  # reports without a confirm; beyond that one with each look
 
 
 class Talk:
@@ -53,7 +52,6 @@ class Talk:
         self._due = asyncio.Event()
         self._noticed = self._looked = monotonic()
         self._was_up = True
-        self._unconfirmed = 0
         fleet.wake = self._due.set
         self._decoder = msgspec.json.Decoder(DispatcherReport)
         self._log = structlog.get_logger("maniple.dispatcher.talk")
@@ -75,29 +73,22 @@ class Talk:
         """Look and tell until cancelled.
 
         What a look has changed is told at once. Where the broker takes its time to confirm that,
-        looking and telling go on: the others hear of us by what it delivers.
+        looking goes on.
         """
         self._noticed = self._looked = monotonic()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_and_tell(group))
-            group.create_task(self._look_meanwhile())
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._look_and_tell())
+            both.create_task(self._look_meanwhile())
 
-    async def _look_and_tell(self, group: asyncio.TaskGroup) -> None:
+    async def _look_and_tell(self) -> None:
         told = monotonic()
         while True:
             await self._pause()
             now = monotonic()
             self._look(now, self._times.look)
-            if self._was_up and self._is_to_tell(now - told):
+            if self._was_up and (self._fleet.due or now - told >= self._times.presence):
                 told = now
-                group.create_task(self._send(self._report()))
-
-    def _is_to_tell(self, silent_for: float) -> bool:
-        if silent_for >= self._times.presence:
-            return True
-        # So that there are never more than `TIMEOUT` has looks.
-        may = self._unconfirmed < MOST_AT_ONCE or silent_for >= self._times.look
-        return self._fleet.due and may
+                await self._tell()
 
     async def _look_meanwhile(self) -> None:
         while True:
@@ -186,11 +177,11 @@ class Talk:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIMEOUT):
                 while self._fleet.due:
-                    await self._send(self._report())
+                    await self._tell()
 
-    def _report(self) -> Outgoing:
+    async def _tell(self) -> None:
         report = self._fleet.report(monotonic())
-        return Outgoing(
+        message = Outgoing(
             OUTCOMES.name,
             "",
             msgspec.json.encode(report),
@@ -199,15 +190,10 @@ class Talk:
             persistent=False,
             mandatory=False,
         )
-
-    async def _send(self, report: Outgoing) -> None:
-        self._unconfirmed += 1
         try:
-            await self._hot.publisher.publish(report, timeout=TIMEOUT)
+            await self._hot.publisher.publish(message, timeout=TIMEOUT)
         except ManipleError as error:
             self._log.debug("report not confirmed", reason=str(error))
-        finally:
-            self._unconfirmed -= 1
 
 
 def show(metrics: Metrics, breakers: Iterable[tuple[str, Breaker]]) -> None:
