@@ -1,4 +1,4 @@
-"""What has been granted of a bulkhead keeps its room while the broker stands still; virtual time."""
+"""What has been granted of a bulkhead keeps its room while the broker stands still."""
 
 import pytest
 
