@@ -8,6 +8,7 @@ import structlog
 from maniple.timings import Timings
 from maniple_dispatcher.agents import Agents
 from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
 
 
 async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> None:
@@ -29,6 +30,7 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
     plane: Any = SimpleNamespace(request=request)
     moves: Any = SimpleNamespace(begin=lambda _: None)
     marks: Any = nothing
-    agents = Agents(runtime, plane, roster, moves, marks)
+    deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
+    agents = Agents(runtime, plane, roster, moves, marks, deadlines=deadlines)
     assert not await agents._ask()  # so it is asked again, and nobody is taken for missing
     assert roster.reads("agent-1")

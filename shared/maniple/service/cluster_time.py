@@ -4,7 +4,6 @@ The clocks of two machines are never compared. A registry tells its time; what h
 measured by a steady clock. So the time known here is at most late, by as long as the telling took.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ COMPONENT = "clock"
 MOST_SOURCES: Final = 16
 YEARS: Final = range(2000, 9000)
 TWICE: Final = 2
+CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the first
 
 
 def steady() -> float:
@@ -26,9 +26,7 @@ def steady() -> float:
 
     `time.monotonic` stands still meanwhile: a machine that slept would be behind by that for ever.
     """
-    if sys.platform == "linux":
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+    return time.clock_gettime(CLOCK)
 
 
 class ClusterTime:
