@@ -69,9 +69,9 @@ class Seen:
         for name, states in self.by.items():
             assert [e for e, _ in states] == sorted(e for e, _ in states), f"{name} went back"
         assert all(len(states) == 1 for states in self.states.values()), self.states
-        # What one that died had told nobody is as if it had not been.
-        heard = {epoch for one in self.fleet.alive for epoch, _ in self.by[one.name]}
-        way = [min(self.states[epoch]) for epoch in sorted(heard)]
+        # What one told nobody is as if it had not been: it died, or had another owner after it.
+        heard = Counter(epoch for one in self.fleet.all for epoch, _ in self.by[one.name])
+        way = [min(self.states[epoch]) for epoch in sorted(heard) if heard[epoch] > 1]
         assert all(after in FOLLOWS[before] for before, after in pairwise(way)), way
         closed = [epoch for epoch in self.states if epoch and "closed" in self.states[epoch]]
         assert all(self.changed_at[epoch] >= self.mended_at for epoch in closed), "it was broken"

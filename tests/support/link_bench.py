@@ -108,9 +108,9 @@ async def bench(url: str, queue: Queue, times: Amqp | None = None) -> AsyncItera
         await connection.close()
 
 
-def channel_of(publisher: Publisher) -> AbstractChannel:
-    assert publisher._channel is not None
-    return publisher._channel
+def channel_of(one: Publisher | Consumer) -> AbstractChannel:
+    assert one._channel is not None
+    return one._channel
 
 
 def numbers(count: int) -> set[bytes]:

@@ -45,4 +45,6 @@ class Machine:
     @property
     def ahead(self) -> float:
         """How far the time known here is ahead of the true one."""
-        return (self.time.now() - NOON).total_seconds() - self.passed
+        known = self.time.known()
+        assert known is not None
+        return (known - NOON).total_seconds() - self.passed

@@ -1,5 +1,7 @@
 """The cluster's time in a process, from what registries tell over a broker that may be slow."""
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,19 @@ def test_it_goes_on_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPat
     time.take(Time(at=NOON, source="r1"))
     slept.seconds += 8 * 3600.0
     assert (time.now() - NOON).total_seconds() >= 8 * 3600.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "off"), [(0.0, 0), (0.05, 0), (-0.05, 0), (0.3, 0.3), (-0.3, -0.3), (120.0, 120.0)]
+)
+def test_what_happens_is_dated_by_the_own_clock_unless_that_is_seen_to_be_wrong(
+    wrong: float, off: float
+) -> None:
+    machine = Machine(wrong)
+    machine.told(late=0.04)
+    assert machine.time.off() == pytest.approx(off, abs=0.05 if off else 0)
+    assert machine.wall() - machine.time.now() == timedelta(seconds=machine.time.off())
+    assert machine.ahead == pytest.approx(-0.04)  # deadlines are never judged by what is ahead
 
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=40))

@@ -17,6 +17,7 @@ from pamqp.header import ContentHeader
 
 from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import BrokerUnavailable
+from maniple.losses import LOST_AFTER
 from maniple.messages import Envelope
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
@@ -259,6 +260,19 @@ async def test_what_an_agent_had_counts_as_lost_with_it() -> None:
         "again": (SUSPECTS, 2, 0),
         "suspect": (SUSPECTS, 4, 2),
     }
+
+
+async def test_what_has_cost_too_many_agents_ends_here_as_it_would_at_an_agent() -> None:
+    scene = Scene(LANE)
+    scene.broker.put(
+        task("killer", lost=6, suspected=LOST_AFTER - 1), queue=SUSPECTS, redelivered=True
+    )
+    scene.broker.put(task("waits", lost=6, suspected=LOST_AFTER - 1), queue=SUSPECTS)
+    async with scene.runs():
+        await wait_until(lambda: bool(scene.ends()) and not scene.expiry._turning)
+    assert scene.ends() == {"killer": "agent_lost"}
+    ((body, _),) = scene.broker.queues[SUSPECTS]
+    assert [(one.id, one.lost) for one in decode_envelopes(body)] == [("waits", 6)]
 
 
 async def test_it_ends_when_somebody_reads_the_lane() -> None:

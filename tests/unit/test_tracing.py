@@ -17,12 +17,12 @@ from kept_spans import Kept
 from maniple.messages import Envelope
 from maniple.service.names import SPANS_DROPPED
 from maniple.service.settings import ServiceSettings
-from maniple.service.spans import Span
+from maniple.service.spans import BILLION, Span
 from maniple.service.task_traces import TaskTraces, dispatching
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry import export as module
 from maniple.service.telemetry.export import MAX_SPANS, Collector, Exporter
-from maniple.service.telemetry.tracing import NO_TRACER, Allowance, make_tracer
+from maniple.service.telemetry.tracing import NO_TRACER, Allowance, Tracer, make_tracer
 from maniple.traceparent import begun_trace, is_sampled, span_id_of
 from maniple_dispatcher.traces import Traces
 from span_collector import SpanCollector
@@ -190,6 +190,27 @@ def test_spans_come_as_they_were_written(metrics: Metrics) -> None:
     assert (seen.trace_id, seen.span_id, seen.parent_id) == ("1" * 32, "2" * 16, "3" * 16)
     assert (seen.start, seen.end, seen.attributes, seen.failed) == (1, 2, {"n": [1, 2]}, True)
     assert seen.resource["service.instance.id"] == "p1"
+
+
+def test_what_handlers_write_is_moved_to_the_clock_of_their_tasks(metrics: Metrics) -> None:
+    with SpanCollector().serving() as collector:
+        settings = ServiceSettings(otlp_endpoint=collector.url, instance="p1")
+        exporter = Exporter(settings, *[metrics.counter(SPANS_DROPPED, "failed")] * 2)
+        tracer = Tracer(exporter, metrics=metrics)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "set_provider", lambda *_: None)
+            tracer.serve_handlers(lambda: 120.0)
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(exporter)
+        span = provider.get_tracer("x").start_span("here", start_time=121 * BILLION)
+        span.add_event("in it", timestamp=122 * BILLION)
+        span.end(123 * BILLION)
+        worker = replace(SPAN, name="in a worker", start=130 * BILLION, end=131 * BILLION)
+        tracer.write_of_handler(worker)
+        tracer.close(10.0)
+    here, there = sorted(collector.spans, key=lambda seen: seen.start)
+    assert (here.name, here.start, here.end) == ("here", BILLION, 3 * BILLION)
+    assert (there.name, there.start, there.end) == ("in a worker", 10 * BILLION, 11 * BILLION)
 
 
 def test_whatever_a_handler_says_of_its_span_its_agent_can_read() -> None:

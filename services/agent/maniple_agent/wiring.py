@@ -73,7 +73,9 @@ class Parts:
 
 def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     """Put an agent together; nothing is started. Raises `ConfigurationError` for its handlers."""
-    runtime.tracer.serve_handlers()  # before their modules are there, which may ask for tracers
+    time = ClusterTime(now, settings.timings.clocks)
+    # Before their modules are there, which may ask for tracers.
+    runtime.tracer.serve_handlers(time.off)
     registry = load_registry(settings.handlers)
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
@@ -81,7 +83,6 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
     hot = HotPath(runtime, held_bytes=settings.held_bytes)
     queues = settings.timings.queues
     results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
-    time = ClusterTime(now, settings.timings.clocks)
     traces = Traces(runtime.tracer, time.now)
     departures = Departures(
         hot.publisher,

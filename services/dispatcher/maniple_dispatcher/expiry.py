@@ -19,16 +19,17 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from maniple.codec import decode_members
 from maniple.errors import BrokerUnavailable, InvalidMessage
+from maniple.losses import once_more, too_often
 from maniple.messages import Envelope, Waiting
 from maniple.service.settlement import Settlement
 from maniple.topology import LANES
 from maniple.transport import Delivery, Pull, QueueView
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines, Place
+from maniple_dispatcher.domain.routing import given_up
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.marks import Marks
 from maniple_dispatcher.members import Members
@@ -137,9 +138,10 @@ class TurnOver:
             return
         if lost:
             envelope = self._traces.migrated(envelope, "agent gone", lost=True)
-            envelope = replace(
-                envelope, lost=envelope.lost + 1, suspected=envelope.suspected + suspect
-            )
+            envelope = once_more(envelope, suspect=suspect)
+            if (why := too_often(envelope)) is not None:
+                self._lanes.end(given_up(envelope, self._around.clock(), why), envelope, source)
+                return
         self._lanes.put_back(envelope, source, alone=lost)
 
 

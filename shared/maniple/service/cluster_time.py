@@ -7,7 +7,7 @@ measured by a steady clock. So the time known here is at most late, by as long a
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from maniple.control import Time
@@ -69,14 +69,26 @@ class ClusterTime:
         return datetime.fromtimestamp(self._difference + self._steady(), UTC)
 
     def now(self) -> datetime:
-        """Return the cluster's time, or this machine's where that is not known."""
-        return self.known() or self._wall()
+        """Return the time by which all is dated: this machine's, if it is `near` the cluster's.
+
+        Of the two clocks it is the better one then: of two machines they differ by less than the
+        times that were told, each of which is late by as long as its telling took.
+        """
+        return self._wall() - timedelta(seconds=self.off())
+
+    def off(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of `now`."""
+        ahead = self._ahead()
+        return ahead if abs(ahead) > self._times.near else 0.0
 
     def wrong(self) -> float:
         """Return by how many seconds this machine's clock is ahead; 0 where that is about none."""
-        known = self.known()
-        ahead = 0.0 if known is None else (self._wall() - known).total_seconds()
+        ahead = self._ahead()
         return ahead if abs(ahead) > self._times.agree else 0.0
+
+    def _ahead(self) -> float:
+        known = self.known()
+        return 0.0 if known is None else (self._wall() - known).total_seconds()
 
     def _forget_if_set_back(self, heard: deque[tuple[float, float]]) -> None:
         """One that is late tells of nothing; two in turn, and the registry's clock was set back."""

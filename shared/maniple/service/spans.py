@@ -10,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Value = str | int | float | bool | list[str]
 Attributes = Mapping[str, Value]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+BILLION = 1_000_000_000
 
 SEND_TASK = "send maniple.tasks"
 SEND_RESULT = "send result"
@@ -127,3 +129,10 @@ class Span(Struct, frozen=True, kw_only=True, omit_defaults=True):
 def nanoseconds(moment: datetime) -> int:
     """Return a moment as spans have it."""
     return (moment - _EPOCH) // _MICROSECOND * 1000
+
+
+def earlier(span: Span, seconds: float) -> Span:
+    """Return a span that was by so much earlier."""
+    by = round(seconds * BILLION)
+    events = [replace(event, at=event.at - by) for event in span.events]
+    return replace(span, start=span.start - by, end=span.end - by, events=events)

@@ -96,7 +96,8 @@ async def test_a_lane_that_stays_stuck_costs_no_connection_and_loses_nothing(
     )
     broker = servers.rabbitmq
     timings = Timings(
-        amqp=Amqp(confirm=CONFIRM_TIMEOUT), queues=Queues(patience=1.0, cancel=0.5, stuck=1.0)
+        amqp=Amqp(confirm=CONFIRM_TIMEOUT),
+        queues=Queues(patience=1.0, cancel=0.5, stuck=1.0, reply=10.0),
     )
     async with running(timed(settings, timings), build) as runtime:
         lanes = Lanes(servers)

@@ -6,11 +6,10 @@ from msgspec.structs import replace
 
 from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
+from maniple.losses import once_more, too_often
 from maniple.messages import Envelope, Failure, Result, Status
 from maniple.tasks import TaskDefinition
 from maniple.topology import lane_key
-
-LOST_AFTER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,12 @@ def after_loss(
     It goes alone to its lane, from the second loss to the lane's suspects, where only losses count
     towards the last one. `on_lost="fail"` ends it at once: it runs at most once.
     """
-    lost = envelope.lost + 1
-    suspected = envelope.suspected + suspect
-    moved = replace(envelope, lost=lost, suspected=suspected)
+    moved = once_more(envelope, suspect=suspect)
     if definition is not None and is_over(moved, definition):
         return lost_at_most_once(moved, ran)
-    if suspected >= LOST_AFTER:
-        return _lost(moved, ran, f"{lost} agents were lost while they held it")
-    return Move(lane_key(envelope.lane, lost), moved)
+    if (why := too_often(moved)) is not None:
+        return _lost(moved, ran, why)
+    return Move(lane_key(moved.lane, moved.lost), moved)
 
 
 def after_stop(envelope: Envelope, definition: TaskDefinition, ran: Ran, key: str) -> Move | Result:

@@ -201,7 +201,7 @@ class ProcessExecutor:
             reply = await worker.receive()
             if not reply.progress:
                 for span in reply.spans:
-                    self._tracer.write(span)
+                    self._tracer.write_of_handler(span)
                 outcome = Outcome(bytes(reply.value), reply.failure, reply.retryable)
                 return outcome, reply.seconds
             self._report.progress(job, reply.value)

@@ -143,7 +143,7 @@ def substituted(envelope: Envelope, now: datetime, output: msgspec.Raw | None) -
 
 
 def given_up(envelope: Envelope, now: datetime, why: str) -> Result:
-    """Return the terminal result of an admitted task that the broker dead-lettered."""
+    """Return the terminal result of an admitted task that is not tried again."""
     return _ended(envelope, now, Status.FAILED, Failure(code=ErrorCode.AGENT_LOST, message=why))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from maniple.service.names import SPANS_DROPPED, TRACES_LIMITED
 from maniple.service.settings import ServiceSettings
-from maniple.service.spans import Span
+from maniple.service.spans import Span, earlier
 from maniple.service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Tracer:
         # Who asks for everything to be sampled takes nothing from what goes wrong.
         self._submitted, self._late = Allowance(rate), Allowance(rate)
         self._metrics = metrics
+        self._ahead: Callable[[], float] = lambda: 0.0
 
     def write(self, span: Span) -> None:
         """Export a span soon; one too many is dropped and counted."""
@@ -80,10 +81,18 @@ class Tracer:
             self._metrics.counter(TRACES_LIMITED, why).inc()
         return False
 
-    def serve_handlers(self) -> None:
-        """Let the spans that handlers make in this process be exported as well."""
+    def serve_handlers(self, ahead: Callable[[], float]) -> None:
+        """Let the spans that handlers make in this process be exported as well.
+
+        They go by this machine's clock, ours by the cluster's: `ahead` tells the seconds between.
+        """
+        self._ahead = ahead
         if self._exporter is not None:
-            self._exporter.become_provider()
+            self._exporter.become_provider(ahead)
+
+    def write_of_handler(self, span: Span) -> None:
+        """Export one that a handler made in another process of this machine."""
+        self.write(earlier(span, self._ahead()))
 
     def close(self, timeout: float) -> None:
         """Export what waits, within `timeout` seconds; blocks."""
