@@ -29,11 +29,15 @@ class Ran:
     started_at: datetime | None
     finished_at: datetime
     timely: bool = True
-    """Whether that is the cluster's time, by which alone a deadline is judged."""
+    """Whether the cluster's time was known then, by which alone a deadline is judged."""
+    known: datetime | None = None
+    """That time, if it is not `finished_at`."""
 
     def seconds_before(self, deadline: datetime) -> float:
         """Return the seconds until a deadline; without end where nobody knows."""
-        return (deadline - self.finished_at).total_seconds() if self.timely else math.inf
+        if not self.timely:
+            return math.inf
+        return (deadline - (self.known or self.finished_at)).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

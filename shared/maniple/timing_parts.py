@@ -139,9 +139,9 @@ class Clocks(Part):
     """for which what was told counts"""
     agree: float = _outside(2.0, 2.0)
     """by which clocks may differ; one is said to be wrong that differs by more"""
-    near: float = _outside(0.1, 0.1)
-    """within which a telling, which takes some time itself, says nothing against a clock: what
-    happens is then dated by the machine's own, so that the parts of a trace keep their order"""
+    behind: float = _outside(0.1, 0.1)
+    """by which a machine's clock may be behind what was told before that dates what happens there;
+    ahead it may be by `agree`: what is told is late itself, by as long as the telling took"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,8 @@ def test_it_goes_on_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("wrong", "off"), [(0.0, 0), (0.05, 0), (-0.05, 0), (0.3, 0.3), (-0.3, -0.3), (120.0, 120.0)]
+    ("wrong", "off"),
+    [(0.0, 0), (0.05, 0), (-0.05, 0), (1.5, 0), (-0.3, -0.3), (2.5, 2.5), (120.0, 120.0)],
 )
 def test_what_happens_is_dated_by_the_own_clock_unless_that_is_seen_to_be_wrong(
     wrong: float, off: float

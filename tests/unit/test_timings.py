@@ -45,7 +45,7 @@ OUTSIDE = {
     "catalog.http_timeout": 1.0,
     "catalog.gone": 2.0,
     "clocks.agree": 2.0,
-    "clocks.near": 0.1,
+    "clocks.behind": 0.1,
     "holding.orphaned": 6.0,
     "queues.leftover": 6.0,
     "reports.heard": 7.0,

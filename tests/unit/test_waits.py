@@ -60,8 +60,15 @@ class Scene:
         )
         traces = Traces(self.kept.tracer(), self.clock, ratio=0.0)
         self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.known: datetime | None = None
         self.lanes = Lanes(
-            self.publisher, self.results, Metrics(), self.clock, roster=Roster(), traces=traces
+            self.publisher,
+            self.results,
+            Metrics(),
+            self.clock,
+            roster=Roster(),
+            traces=traces,
+            known=lambda: self.known,
         )
         nothing: Any = None
         fleet: Any = self.fleet
@@ -127,3 +134,15 @@ async def test_a_task_says_so_when_it_expires_before_another_attempt_or_without_
     await scene.comes_back(envelope("u", attempt=2, accepted=True), 7200)  # an older agent's
     bodies = "".join(one.body.decode() for one in scene.publisher.to("maniple.results"))
     assert bodies.count("(overloaded)") == bodies.count("(next attempt)") == 1
+
+
+@pytest.mark.parametrize(("behind", "over"), [(None, True), (1.5, False), (-1.5, True)])
+async def test_a_task_is_over_by_the_clusters_time_where_the_own_clock_is_ahead_of_it(
+    behind: float | None, over: bool
+) -> None:
+    scene = Scene([])
+    waiting = envelope("t", deadline=NOW + timedelta(seconds=9))
+    if behind is not None:
+        scene.known = NOW + timedelta(seconds=10 - behind)
+    await scene.comes_back(waiting, 10.0)
+    assert bool(scene.publisher.to("maniple.results")) is over

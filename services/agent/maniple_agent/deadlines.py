@@ -26,10 +26,15 @@ class Fate(Enum):
 
 
 class Moment(NamedTuple):
-    """A time, and whether it is the cluster's, or only this machine's."""
+    """The time by which what happens now is dated, and the cluster's as far as it is known."""
 
     at: datetime
-    timely: bool
+    known: datetime | None
+
+    @property
+    def timely(self) -> bool:
+        """Whether the cluster's time is known, by which alone anything is over."""
+        return self.known is not None
 
 
 class Deadlines:
@@ -38,20 +43,19 @@ class Deadlines:
     What comes back from there runs: it was not over.
     """
 
-    def __init__(self, known: Known, wall: Callable[[], datetime]) -> None:
-        """Judge by `known`; `wall` is this machine's clock."""
+    def __init__(self, known: Known, clock: Callable[[], datetime]) -> None:
+        """Judge by `known`; `clock` dates what happens."""
         self._known = known
-        self._wall = wall
+        self._clock = clock
         self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def now(self) -> Moment:
         """Return the time; once for all tasks that are looked at together."""
-        known = self._known()
-        return Moment(self._wall(), timely=False) if known is None else Moment(known, timely=True)
+        return Moment(self._clock(), self._known())
 
     def fate(self, envelope: Envelope, now: Moment) -> Fate:
         """Return what is to become of a task that has not started."""
-        if envelope.deadline > now.at:
+        if envelope.deadline > (now.known or now.at):
             return Fate.RUNS
         if now.timely:
             return Fate.EXPIRED
@@ -66,6 +70,6 @@ class Deadlines:
 
 def seconds_of(envelope: Envelope, definition: TaskDefinition, now: Moment) -> float:
     """Return the seconds that an attempt has: until the deadline only where that is known."""
-    if now.timely:
-        return seconds_for(envelope, definition, now.at)
+    if now.known is not None:
+        return seconds_for(envelope, definition, now.known)
     return timeout_of(envelope, definition)

@@ -107,11 +107,14 @@ class Lanes:
         rooms: Rooms | None = None,
         times: Queues | None = None,
         deadlines: LaneDeadlines | None = None,
+        known: Callable[[], datetime | None] = lambda: None,
     ) -> None:
         """Publish through `publisher`; `roster` knows the agents that have queues of their own.
 
-        `rooms` has the room of what finds no way; `deadlines` hears of what lanes have.
+        `rooms` has the room of what finds no way; `deadlines` hears of what lanes have. What is
+        `known` of the cluster's time tells what is over, if `clock` is ahead of it.
         """
+        self._known = known
         self._rooms = rooms or Rooms()
         self._deadlines = deadlines
         self._traces = traces
@@ -170,7 +173,7 @@ class Lanes:
         """
         if self._cancellations.has(envelope.tenant, envelope.id):
             self.end(cancelled(envelope, now), envelope, source)
-        elif envelope.deadline <= now:
+        elif envelope.deadline <= min(now, self._known() or now):
             self.end(expired(envelope, now, waiting=waiting), envelope, source)
         else:
             return False

@@ -155,6 +155,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         rooms=rooms,
         times=queues,
         deadlines=deadlines,
+        known=time.known,
     )
     marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
     moves = Moves(

@@ -69,17 +69,18 @@ class ClusterTime:
         return datetime.fromtimestamp(self._difference + self._steady(), UTC)
 
     def now(self) -> datetime:
-        """Return the time by which all is dated: this machine's, if it is `near` the cluster's.
+        """Return the time by which all is dated: this machine's, if that may be the cluster's.
 
-        Of the two clocks it is the better one then: of two machines they differ by less than the
-        times that were told, each of which is late by as long as its telling took.
+        What is known of the cluster's is late, by as long as the telling took, and in each process
+        by another time: by that alone the parts of a trace would be out of order. But whether
+        something is over is judged by what is `known`.
         """
         return self._wall() - timedelta(seconds=self.off())
 
     def off(self) -> float:
         """Return by how many seconds this machine's clock is ahead of `now`."""
         ahead = self._ahead()
-        return ahead if abs(ahead) > self._times.near else 0.0
+        return 0.0 if -self._times.behind <= ahead <= self._times.agree else ahead
 
     def wrong(self) -> float:
         """Return by how many seconds this machine's clock is ahead; 0 where that is about none."""
