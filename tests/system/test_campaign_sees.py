@@ -9,10 +9,9 @@ import pytest
 from maniple.messages import Status
 from maniple.records import TaskKey
 from system.campaign.matrix import markdown_of
-from system.campaign.measure import TENANT
 from system.campaign.moves import moves
 from system.campaign.tally import Told
-from system.campaign.witness import Look, Witness
+from system.campaign.witness import TENANT, Look, Witness
 from system.campaign_case import STRUCK, Case
 
 LATER = {"t2": STRUCK + 8.0}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from maniple.control import AgentDescription, Announce, Heartbeat, Reconnect, Retire
+from maniple.timings import Bounds
 from maniple_registry.clock import Clock
 from maniple_registry.domain.fleet import Fleet
 from maniple_registry.domain.reaping import Reaping, all_critical
@@ -84,6 +85,30 @@ def test_a_failed_agent_is_forgotten_after_ten_minutes() -> None:
     assert fleet.get("a") is not None
     pass_time(fleet, at(609))
     assert fleet.get("a") is None
+
+
+def test_a_place_of_which_all_say_that_it_lets_none_of_them_consume_is_to_blame() -> None:
+    fleet, patience = Fleet(), Bounds().hopeless
+    seen: list[tuple[int, frozenset[str]]] = []
+
+    def say(second: int, *agents: str) -> None:
+        for agent in ("a1", "a2", "a3"):
+            said: dict[str, Any] = {"unconsumed": ("x",)} if agent in agents else {}
+            told = {"agent": agent, "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
+            description = AgentDescription.model_validate(told | {"lanes": ["x", "y"]})
+            fleet.hear(beat(agent, second + 1, description=description, **said), at(second))
+        fleet.look({}, at(second))
+        if not seen or seen[-1][1] != fleet.suspected:
+            seen.append((second, fleet.suspected))
+
+    for second in range(0, 30, 3):
+        say(second, "a1", "a2")  # a3 gets what is there: it is not the queue
+    for second in range(30, 60, 3):
+        say(second, "a1", "a2", "a3")
+    for second in range(60, 70, 3):
+        say(second, "a2")
+    late = next(second for second in range(30, 60, 3) if second >= 30 + patience)
+    assert seen == [(0, frozenset()), (late, frozenset({"x"})), (60, frozenset())]
 
 
 def test_ten_thousand_agents_cost_microseconds_a_heartbeat() -> None:

@@ -42,6 +42,7 @@ class ClusterOptions:
     agents: int = 3
     dispatchers: int = 1
     registries: int = 2
+    policies: int = 1
     handlers: tuple[str, ...] = ()
     data_dir: Path | None = None
     restart: bool = True
@@ -180,7 +181,7 @@ class Cluster:
     def _plan(self) -> list[ServiceProcess]:
         names = [
             ("registry", self.options.registries),
-            ("policy", 1),
+            ("policy", self.options.policies),
             ("dispatcher", self.options.dispatchers),
             ("agent", self.options.agents),
         ]

@@ -1,17 +1,32 @@
 """What is done to the cluster: each function here is one fault, from its beginning to its end."""
 
 import asyncio
+import contextlib
+import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from faults import close_connections, frozen, restart_broker
-from holding import held
+from holding import held, meanwhile
+from maniple.local.cluster import ServiceProcess
+from maniple.local.http import fetch
+from maniple.records import TaskKey
 from maniple.topology import Queue
 from rabbitmqctl import Commanded, suspended
-from system.campaign.scene import Scene
+from system.campaign.plan import SPLIT
+from system.campaign.policies import ALL, CHANGED, SECONDS
+from system.campaign.scene import CHOICE_SECONDS, MISTAKEN, Scene, is_there
+from system.campaign_handlers import OUTLIVES
 from waiting import wait_until
 
+DISPATCHER = "dispatcher"
+STARTED = 50
+ASKED, LIMIT = 1600, 400  # tasks of its own that a fault submits, and that a limit lets through
+UNUSED = 0.1  # share of a limit that may die with a dispatcher, which had it to give
+LASTS = 3.0  # seconds that each of them takes
+LIMITED_TTL, ENDED_WITHIN = 30.0, 60.0
+CHANGE_EVERY = 2.0
 CONSUL_SECONDS = 20.0
 SUSPECTED_WITHIN = 6.0
 UNDECIDED = 4.2  # after an agent is suspected; the registry acts 4.5 s after that
@@ -228,3 +243,104 @@ def end_consul(away: float = 0.0) -> Injection:
         scene.over()
 
     return inject
+
+
+async def kill_agent_with_child(scene: Scene) -> None:
+    """Kill an agent whose handler has forked a child, which lives on."""
+    (victim,) = await scene.working_agents()
+    child = await scene.child_of(victim)
+    scene.strike(victim)
+    scene.kill(victim.child)
+    await asyncio.sleep(OUTLIVES / 2)
+    if not is_there(child):
+        scene.incident.problems.append("its child did not outlive it")
+    scene.over()
+
+
+def mistake_time(seconds: float, lasts: float) -> Injection:
+    """Kill an agent, and have its next life begin with a clock that is ahead by so much."""
+
+    async def inject(scene: Scene) -> None:
+        (victim,) = await scene.at_work(scene.cluster.process(MISTAKEN))
+        scene.strike(victim)
+        scene.set_clock(seconds)
+        scene.kill(victim.child)
+        await scene.confirm(
+            lambda: _says(victim, f"{seconds:.0f} s ahead of"),
+            lasts,
+            f"{victim.instance} does not say that its clock is wrong",
+        )
+        await asyncio.sleep(max(0.0, scene.incident.struck + lasts - time.time()))
+        scene.set_clock(0.0)
+        scene.over()
+
+    return inject
+
+
+async def _says(process: ServiceProcess, words: str) -> bool:
+    _, page = await fetch(f"{process.http}/health")
+    return words in page
+
+
+def cut_policies_off(seconds: float) -> Injection:
+    """Cut one of two policy services off from Consul, and go on changing a policy."""
+
+    async def inject(scene: Scene) -> None:
+        kind, name = CHANGED
+        seen: dict[str, list[int]] = {p.instance: [] for p in scene.cluster.of_service(DISPATCHER)}
+        scene.strike()
+        async with frozen(scene.consul_network) as wires, meanwhile(_versions(scene, seen)):
+            if not wires:
+                scene.incident.problems.append("no connection was cut")
+            changes = 0
+            while time.time() < scene.incident.struck + seconds:
+                changes += 1
+                wanted = {"seconds": SECONDS | {"max": SECONDS["max"] + changes}}
+                await scene.change(kind, name, wanted, match=ALL)
+                await asyncio.sleep(CHANGE_EVERY)
+        scene.over()
+        for dispatcher, versions in seen.items():
+            if versions != sorted(versions) or len(set(versions)) < changes:
+                scene.incident.problems.append(f"{dispatcher} went by the versions {versions}")
+
+    return inject
+
+
+async def _versions(scene: Scene, seen: Mapping[str, list[int]]) -> None:
+    """Note each change of the version that a dispatcher goes by."""
+    while True:
+        for process in scene.cluster.of_service(DISPATCHER):
+            _, page = await fetch(f"{process.http}/health")
+            with contextlib.suppress(ValueError):
+                version = json.loads(page)["versions"].get("/".join(CHANGED), 0)
+                if seen[process.instance][-1:] != [version]:
+                    seen[process.instance].append(version)
+        await asyncio.sleep(0.1)
+
+
+async def kill_dispatcher_under_limit(scene: Scene) -> None:
+    """Kill a dispatcher among more tasks than a limit lets through, of a tenant of their own.
+
+    What comes again from it may have been let through: it is charged nothing, and not refused. For
+    what nobody decides meanwhile there is no room later: it waits until its time is over.
+    """
+    tenant, client = f"limited-{scene.chance.randrange(10**9)}", scene.world.client
+    keys = [TaskKey(tenant, f"{tenant}-{number}") for number in range(ASKED)]
+    spec = {"limit": LIMIT, "period": 3600, "over": "reject"}
+    match = {"capability": SPLIT, "tenant": tenant}
+    async with scene.world.policy("rate_limit", "limited", spec, match=match):
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(
+                    client.submit(SPLIT, LASTS, id=key.id, tenant=tenant, ttl=LIMITED_TTL)
+                )
+            await scene.confirm(
+                lambda: scene.ran(keys) > STARTED, CHOICE_SECONDS, "too few were started"
+            )
+            scene.strike()
+            scene.kill(scene.service(DISPATCHER).child)
+        scene.over()
+        await scene.confirm(lambda: scene.has_ended(keys), ENDED_WITHIN, "not all have ended")
+    scene.incident.problems.extend(scene.refused_wrongly(keys))
+    if not LIMIT * (1 - UNUSED) <= scene.ran(keys) < ASKED:
+        scene.incident.problems.append(f"{scene.ran(keys)} of {ASKED} ran under a limit of {LIMIT}")

@@ -1,6 +1,6 @@
 """What one fault did, from what the submitters, the stream, the handlers and the registry say."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -14,9 +14,8 @@ from system.campaign.plan import PlannedTask
 from system.campaign.scene import Fault, Incident
 from system.campaign.tally import Tally
 from system.campaign.truth import untruths
-from system.campaign.witness import Witness
+from system.campaign.witness import TENANT, Witness
 
-TENANT = "default"
 AT_HOME_WITHIN = 11.0  # they wait in their agent's own queue until it has failed
 SILENCE = 3.0  # the longest time without any news of a result while work goes on
 
@@ -29,6 +28,8 @@ class Evidence:
     witness: Witness
     journal: Journal
     courier: Courier = field(default_factory=Courier)
+    deciding: Callable[[str], frozenset[str]] = lambda _: frozenset()
+    """Which policies the result of a capability's task has to name."""
 
     def ends(self, task: str) -> tuple[End, ...]:
         """Return the terminal results of a task, the first first."""
@@ -115,7 +116,11 @@ def _wrong_ends(tasks: Collection[PlannedTask], ends: Ends, evidence: Evidence) 
         if status != "succeeded":
             yield f"{task.id} ended {status} ({found[0].ending.code})"
             continue
-        recorded = evidence.witness.outputs.get(TaskKey(TENANT, task.id))
+        key = TaskKey(TENANT, task.id)
+        missing = evidence.deciding(task.capability) - evidence.witness.policies[key]
+        if missing:
+            yield f"{task.id} was not judged by {', '.join(sorted(missing))}"
+        recorded = evidence.witness.outputs.get(key)
         for output, where in ((told.output, "its submitter"), (recorded, "the records")):
             if output != task.seconds:
                 yield f"{task.id} returned {output} in place of {task.seconds}, says {where}"

@@ -10,6 +10,9 @@ from operator import attrgetter
 SHORTEST, LONGEST = 0.001, 5.0
 LONGEST_COMPUTATION = 0.05  # two cores carry the whole cluster
 COMPUTES, AFFINE, SHORT = "campaign.process", "campaign.affine", "campaign.short"
+SPLIT, THREAD = "campaign.async", "campaign.thread"
+TTL = 100.0
+"""Seconds that tasks have; not `SHORT` ones, whose lane is stuck for longer than others may be."""
 SHORTEST_ALONE = 0.003  # what takes less is of a capability of its own: bundles of it form
 TOGETHER = 2.0  # seconds: so often the short tasks come, all at once
 KEYS = 20
@@ -56,6 +59,11 @@ class PlannedTask:
     due: float
     affinity: str | None = None
 
+    @property
+    def ttl(self) -> float | None:
+        """For how many seconds it may wait and run; None if it does not say."""
+        return None if self.capability == SHORT else TTL
+
 
 def chance(seed: int, row: int, purpose: str) -> random.Random:
     """Return a source of randomness that is the same whenever this is asked for."""
@@ -87,7 +95,7 @@ def _tasks(
 
 
 def _mixed(rng: random.Random) -> tuple[str, float]:
-    capabilities = ("campaign.async", "campaign.thread", COMPUTES, AFFINE)
+    capabilities = (SPLIT, THREAD, COMPUTES, AFFINE)
     (capability,) = rng.choices(capabilities, (50, 30, 10, 10))
     longest = LONGEST_COMPUTATION if capability == COMPUTES else LONGEST
     # A long tail: equally many in each power of ten.

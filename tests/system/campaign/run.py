@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faults import Reached
+from flaky_network import FlakyNetwork
 from holding import meanwhile
+from maniple.cli.control import operator_plane
 from maniple.client import Client, connect
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.transport.probe import probe
 from paths import PYTHONPATH
+from policy_world import World
 from system.brokers import BrokerKind, broker_of
 from system.campaign import checks
 from system.campaign.courier import Courier
@@ -26,7 +29,8 @@ from system.campaign.matrix import Row
 from system.campaign.measure import Evidence, measure
 from system.campaign.memory import Memory
 from system.campaign.plan import BRIEF, FULL, Form, PlannedTask, Submitter, chance, planned
-from system.campaign.scene import Fault, Incident, Scene, Stage
+from system.campaign.policies import VARIANTS, deciding, put_in_force
+from system.campaign.scene import CUT_OFF, MISTAKEN, Fault, Incident, Scene, Stage, set_clock
 from system.campaign.submitters import PlainPublisher, submit
 from system.campaign.table import FAULTS
 from system.campaign.tally import Tally
@@ -35,6 +39,8 @@ from system.campaign.watching import watching
 from system.campaign_handlers import JOURNAL_VARIABLE
 from waiting import hold_within, wait_until
 
+WRONG_CLOCK = Path(__file__).parent / "wrong_clock"
+CLOCK = "clock"
 AGENTS = 5  # the fewest that the registry's storm guard looks after
 PATIENCE = 60.0
 
@@ -109,7 +115,7 @@ class Campaign:
         self.cluster = stage.cluster
         self.broker = stage.reached.broker
         self.courier = Courier()
-        self.evidence = Evidence(tally, stage.witness, stage.journal, self.courier)
+        self.evidence = Evidence(tally, stage.witness, stage.journal, self.courier, deciding)
         self.memory = Memory(self.cluster, self.broker)
         self.incidents: list[tuple[Fault, Incident]] = []
         self._stage = stage
@@ -174,24 +180,38 @@ async def running(kind: BrokerKind, folder: Path) -> AsyncIterator[Campaign]:
     agents = {
         "PYTHONPATH": os.pathsep.join([PYTHONPATH, os.environ.get("PYTHONPATH", "")]),
         "MANIPLE_PROCESSES": "1",
+        "MANIPLE_VARIANTS": VARIANTS,
         JOURNAL_VARIABLE: str(journal.path),
+    }
+    mistaken = {
+        "PYTHONPATH": os.pathsep.join([str(WRONG_CLOCK), agents["PYTHONPATH"]]),
+        "CAMPAIGN_CLOCK": str(folder / CLOCK),
     }
     options = ClusterOptions(
         agents=AGENTS,
         dispatchers=2,
+        policies=2,
         handlers=("system.campaign_handlers",),
-        env={"agent": agents},
+        env={"agent": agents, MISTAKEN: mistaken},
     )
     tally = Tally()
     async with AsyncExitStack() as stack:
         reached = await stack.enter_async_context(Reached(broker_of(kind, folder / "rabbitmq")))
-        cluster = await stack.enter_async_context(Cluster(options, broker=reached))
+        consul = await stack.enter_async_context(FlakyNetwork(lambda: starting.servers.consul_url))
+        url = f"http://127.0.0.1:{consul.port}"
+        options = replace(options, env={**options.env, CUT_OFF: {"MANIPLE_CONSUL_URL": url}})
+        set_clock(folder / CLOCK, 0.0)
+        starting = Cluster(options, broker=reached)
+        cluster = await stack.enter_async_context(starting)
         witness = await stack.enter_async_context(watching(cluster))
         info = cluster.ready_info()
         one = await stack.enter_async_context(connect(info["client_url"]))
         two = await stack.enter_async_context(connect(info["client_url"]))
         plain = stack.enter_context(PlainPublisher(info["broker_url"], "campaign.plain", tally))
-        stage = Stage(cluster, reached, witness, journal)
+        plane = await stack.enter_async_context(operator_plane(info["operator_url"]))
+        world = World(cluster, one, plane, folder)
+        await put_in_force(world)
+        stage = Stage(cluster, reached, witness, journal, world, consul, folder / CLOCK)
         campaign = Campaign(stage, tally, (one, two, plain))
         async with meanwhile(campaign.courier.run(reached.url("agent"))):
             yield campaign

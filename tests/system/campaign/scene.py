@@ -1,5 +1,6 @@
 """Where faults happen: the cluster and what it stands on, and what was done to it when."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -9,25 +10,34 @@ import random
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from faults import Reached
 from flaky_network import FlakyNetwork
+from maniple.errors import ManipleError
 from maniple.events import AgentUnreachable
 from maniple.local.child import Child
 from maniple.local.cluster import Cluster, ServiceProcess
 from maniple.local.http import fetch
+from maniple.records import TaskKey
 from maniple.service.names import PUBLISHING_BLOCKED
+from policy_world import World
 from system.brokers import Broker
 from system.campaign.journal import Journal
 from system.campaign.plan import PlannedTask
 from system.campaign.witness import Witness
+from system.campaign_handlers import children_of
 from waiting import hold_within, wait_until
 
 OK = 200
+MISTAKEN, CUT_OFF = "agent-5", "policy-2"
 CHOICE_SECONDS = 10.0
+AGAIN = 0.2
 STILL_RUNS = 0.3  # seconds that a task has to go on for, if it is to be lost with its agent
 BLOCKED = re.compile(rf"^{PUBLISHING_BLOCKED.name}\{{[^}}]*\}} 1", re.MULTILINE)
 
@@ -70,6 +80,12 @@ class Stage:
     reached: Reached
     witness: Witness
     journal: Journal
+    world: World
+    """What changes policies."""
+    consul: FlakyNetwork
+    """What `CUT_OFF` has between itself and Consul."""
+    clock: Path
+    """The file that says by how many seconds the clock of `MISTAKEN` is wrong."""
 
 
 class Scene:
@@ -83,6 +99,9 @@ class Scene:
         self.network: FlakyNetwork = stage.reached.network
         self.chance = chance
         self.incident = Incident()
+        self.world = stage.world
+        self.consul_network = stage.consul
+        self.set_clock = partial(set_clock, stage.clock)
         self._witness = stage.witness
         self._journal = stage.journal
         # Those with an affinity key are left out: they move later.
@@ -94,12 +113,56 @@ class Scene:
 
     async def working_agents(self, count: int = 1) -> list[ServiceProcess]:
         """Choose agents, and return once each runs a task that it would not finish at once."""
-        chosen = self.agents(count)
+        return await self.at_work(*self.agents(count))
+
+    async def at_work(self, *chosen: ServiceProcess) -> list[ServiceProcess]:
+        """Return once each of these agents runs a task that it would not finish at once."""
         names = {agent.instance for agent in chosen}
         await self.confirm(
             lambda: names <= self._working(), CHOICE_SECONDS, "the agents had nothing to do"
         )
-        return chosen
+        return list(chosen)
+
+    async def child_of(self, agent: ServiceProcess) -> int:
+        """Return the process id of the child that a handler has forked this life of an agent."""
+        file, parent = children_of(self._journal.path, agent.instance), agent.child.pid
+
+        def there() -> bool:
+            return file.exists() and _parent_of(int(file.read_text() or 0)) == parent
+
+        await self.confirm(there, CHOICE_SECONDS, f"{agent.instance} has no child")
+        return int(file.read_text())
+
+    def refused_wrongly(self, tasks: Collection[TaskKey]) -> Iterator[str]:
+        """Tell which of a fault's own tasks have more than one end, or ran and were refused."""
+        self._journal.read()
+        for key in tasks:
+            fate = self._witness.others.get(key)
+            ends = [end.ending.status.value for end in fate.ends] if fate else []
+            if len(set(ends)) != 1:
+                yield f"{key.id} has the ends {ends}"
+            elif ends[0] != "succeeded" and self._journal.of(key.id):
+                yield f"{key.id} ended {ends[0]}, and ran"
+
+    def ran(self, tasks: Collection[TaskKey]) -> int:
+        """Return how many of these have been started."""
+        self._journal.read()
+        return sum(bool(self._journal.of(key.id)) for key in tasks)
+
+    def has_ended(self, tasks: Collection[TaskKey]) -> bool:
+        """Whether all of these have an end in the records."""
+        fates = map(self._witness.others.get, tasks)
+        return all(fate is not None and fate.ends for fate in fates)
+
+    async def change(self, kind: str, name: str, spec: Mapping[str, Any], **more: Any) -> None:
+        """Change a policy, also where a service cannot just now: another may be asked then."""
+        while True:
+            try:
+                await self.world.apply(kind, name, dict(spec), **more)
+            except ManipleError:
+                await asyncio.sleep(AGAIN)
+            else:
+                return
 
     def service(self, name: str) -> ServiceProcess:
         """Choose a process of a service."""
@@ -182,6 +245,27 @@ class Scene:
             for run in self._journal.held_by(None, now)
             if run.started + lengths.get(run.task, -math.inf) > now + STILL_RUNS
         }
+
+
+def set_clock(file: Path, seconds: float) -> None:
+    """Have the clock of `MISTAKEN` be ahead by so much."""
+    written = file.with_suffix(".new")
+    written.write_text(str(seconds))
+    written.replace(file)  # it is read all the time
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs."""
+    return _parent_of(pid) is not None
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, parent = text.rpartition(")")[2].split()[:2]
+    return None if state == "Z" else int(parent)
 
 
 def holder_of(body: str) -> str:

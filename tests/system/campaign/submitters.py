@@ -26,7 +26,7 @@ async def submit(client: Client, task: PlannedTask, tally: Tally) -> None:
     while True:
         try:
             handle = await client.submit(
-                task.capability, task.seconds, id=task.id, affinity=task.affinity
+                task.capability, task.seconds, id=task.id, affinity=task.affinity, ttl=task.ttl
             )
         except (BrokerUnavailable, PublishRefused):
             await asyncio.sleep(PAUSE)  # it may have arrived nevertheless: the same id again
@@ -92,9 +92,10 @@ class PlainPublisher:
             properties = pika.BasicProperties(
                 message_id=task.id, correlation_id=task.id, reply_to=self._reply_to, delivery_mode=2
             )
-            body = json.dumps({"payload": task.seconds, "affinity": task.affinity}).encode()
+            said = {"payload": task.seconds, "affinity": task.affinity, "ttl": task.ttl}
+            body = json.dumps({key: value for key, value in said.items() if value is not None})
             channel.basic_publish(
-                "maniple.tasks", task.capability, body, properties, mandatory=True
+                "maniple.tasks", task.capability, body.encode(), properties, mandatory=True
             )
             self._unconfirmed = None
             self._loop.call_soon_threadsafe(self._tally.confirm, task.id)

@@ -7,12 +7,14 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from maniple.codec import decode_value
-from maniple.events import AgentEvent
+from maniple.events import AgentEvent, Event
 from maniple.messages import Result
 from maniple.records import Batch, Entry, FirstWins, TaskKey, Verdict
 
+TENANT = "default"
 ACTIVE = "active"
 STEADY = 1.0
+COPY = "~mirror"
 
 
 class AgentView(NamedTuple):
@@ -48,11 +50,15 @@ class Witness:
 
     def __init__(self) -> None:
         self.ledger = FirstWins()
+        self.others = FirstWins()
+        """Of tasks that a fault submitted itself, and of copies that are nobody's."""
         self.events: list[AgentEvent] = []
         self.looks: list[Look] = []
         self.unreadable = 0
         self.outputs: dict[TaskKey, Any] = {}
         """What the first result of each task says that it returned."""
+        self.policies: dict[TaskKey, frozenset[str]] = {}
+        """The policies that it names."""
         self.changed: list[TaskKey] = []
         """Tasks of which a second result was taken for the first."""
 
@@ -64,7 +70,11 @@ class Witness:
 
     def take(self, entry: Entry) -> None:
         """Take one record."""
-        record, verdict = entry.record, self.ledger.take(entry)
+        record = entry.record
+        if not isinstance(record, Event) and not _is_planned(record.tenant, record.id):
+            self.others.take(entry)
+            return
+        verdict = self.ledger.take(entry)
         if isinstance(record, AgentEvent):
             self.events.append(record)
         if verdict is Verdict.FIRST and isinstance(record, Result):
@@ -72,6 +82,7 @@ class Witness:
             if key in self.outputs:
                 self.changed.append(key)
             self.outputs[key] = decode_value(record.output)
+            self.policies[key] = frozenset(record.policies)
 
     def said(self, kind: type[AgentEvent], since: float) -> Iterator[AgentEvent]:
         """Iterate over the events of a kind from a time on, each once."""
@@ -99,3 +110,7 @@ class Witness:
             elif look.at - since >= STEADY:
                 return since
         return None
+
+
+def _is_planned(tenant: str, task: str) -> bool:
+    return tenant == TENANT and not task.endswith(COPY)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 async def loaded(watched: Watched) -> AsyncIterator[Watched]:
-    """A canary that is tried again, a limit, a breaker that opens, and more than can be held."""
+    """A canary that is tried again, a limit, a breaker that opens, a death, too much to hold."""
     world = watched.world
     canary = {"variants": [{"variant": "canary", "weight": 1}, {"weight": 1}]}
     limits = {"reject": "work.echo", "shape": "work.wait"}
@@ -42,6 +44,8 @@ async def loaded(watched: Watched) -> AsyncIterator[Watched]:
         await world.ends("work.fragile", range(4))
         world.broken.unlink()
         slow = [await world.client.submit("test.slow", 1.5) for _ in range(150)]
+        # What it has comes again, and another hands it back to its lane.
+        os.kill(world.cluster.of_service("agent")[0].child.pid, signal.SIGKILL)
         yield watched
         await asyncio.gather(*(handle.outcome(timeout=60) for handle in slow))
 

@@ -21,6 +21,7 @@ from maniple_registry.domain.records import (
     Instant,
     LaneView,
 )
+from maniple_registry.domain.silent_places import SilentPlaces
 from maniple_registry.domain.zombies import Crowd, look
 
 Decided = list[tuple[AgentId, Decision]]
@@ -63,6 +64,7 @@ class Fleet:
         self._due: list[tuple[float, AgentId]] = []
         self._looked_at = AgentId("")
         self.suspected: frozenset[str] = frozenset()
+        self._silent = SilentPlaces(self._bounds.hopeless)
 
     def __iter__(self) -> Iterator[AgentRecord]:
         return map(self._records.__getitem__, tuple(self._ids))
@@ -204,7 +206,8 @@ class Fleet:
     def look(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
         """Take a look at places; return what that has changed, by agent.
 
-        `suspected` are then the places that are rather to blame than those who starve there.
+        `suspected` are then the places that are rather to blame than those who starve there, or
+        who all say that they would consume there.
         """
         untaken = any(view.untaken for view in views.values())
         concerned = [
@@ -220,7 +223,7 @@ class Fleet:
                 suspected.add(record.starving.place)
             decision = look(record, crowd.views_for(record), now, self._bounds, spared=spared)
             decided.append((record.agent, self._keep(decision)))
-        self.suspected = frozenset(suspected)
+        self.suspected = self._silent.look(self._records.values(), now.seconds) | suspected
         return decided
 
     def learn(self, event: AgentFailed, now: Instant) -> Decision:
