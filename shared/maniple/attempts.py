@@ -28,16 +28,14 @@ class Ran:
     agent: str | None
     started_at: datetime | None
     finished_at: datetime
-    timely: bool = True
-    """Whether the cluster's time was known then, by which alone a deadline is judged."""
-    known: datetime | None = None
-    """That time, if it is not `finished_at`."""
+    known: Callable[[], datetime | None] | None = None
+    """Tells the cluster's time, by which alone a deadline is judged; without it, that is
+    `finished_at`."""
 
     def seconds_before(self, deadline: datetime) -> float:
-        """Return the seconds until a deadline; without end where nobody knows."""
-        if not self.timely:
-            return math.inf
-        return (deadline - (self.known or self.finished_at)).total_seconds()
+        """Return the seconds until a deadline; without end where nobody knows the time."""
+        now = self.finished_at if self.known is None else self.known()
+        return math.inf if now is None else (deadline - now).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

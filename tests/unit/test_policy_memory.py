@@ -49,7 +49,7 @@ def record(*seconds: float) -> Stored:
 
 
 class Consul:
-    """The keys of a Consul; `lost` answers of transactions are about what was done."""
+    """The keys of a Consul, which takes transactions as it does."""
 
     def __init__(self) -> None:
         self.keys: dict[str, Entry] = {}

@@ -49,8 +49,7 @@ class Conclusions:
 
     def ran(self, started_at: datetime | None = None) -> Ran:
         """Return where and when a task ran that has ended now."""
-        now = self._deadlines.now()
-        return Ran(self._agent, started_at, now.at, timely=now.timely, known=now.known)
+        return Ran(self._agent, started_at, self._deadlines.clock(), self._deadlines.known)
 
     def decide(self, job: Job, outcome: Outcome) -> Result | Again:
         """Return what comes of a job that has ended."""

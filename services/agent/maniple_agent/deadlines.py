@@ -45,13 +45,13 @@ class Deadlines:
 
     def __init__(self, known: Known, clock: Callable[[], datetime]) -> None:
         """Judge by `known`; `clock` dates what happens."""
-        self._known = known
-        self._clock = clock
+        self.known = known
+        self.clock = clock
         self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def now(self) -> Moment:
         """Return the time; once for all tasks that are looked at together."""
-        return Moment(self._clock(), self._known())
+        return Moment(self.clock(), self.known())
 
     def fate(self, envelope: Envelope, now: Moment) -> Fate:
         """Return what is to become of a task that has not started."""

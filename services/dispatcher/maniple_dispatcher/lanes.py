@@ -173,7 +173,7 @@ class Lanes:
         """
         if self._cancellations.has(envelope.tenant, envelope.id):
             self.end(cancelled(envelope, now), envelope, source)
-        elif envelope.deadline <= min(now, self._known() or now):
+        elif envelope.deadline <= now and envelope.deadline <= (self._known() or now):
             self.end(expired(envelope, now, waiting=waiting), envelope, source)
         else:
             return False

@@ -18,6 +18,7 @@ COMPONENT = "clock"
 MOST_SOURCES: Final = 16
 YEARS: Final = range(2000, 9000)
 TWICE: Final = 2
+COMPARED: Final = 0.1  # seconds after which this machine's clock, which may be set, is compared
 CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the first
 
 
@@ -49,6 +50,8 @@ class ClusterTime:
         self._steady = steady
         self._heard: dict[str, deque[tuple[float, float]]] = {}
         self._difference: float | None = None
+        self._off = 0.0
+        self._compare_at = 0.0
 
     def take(self, told: Time) -> None:
         """Take what a registry tells."""
@@ -61,6 +64,7 @@ class ClusterTime:
         self._drop(now - self._times.kept)
         latest = sorted(max(ahead for _, ahead in one) for one in self._heard.values())
         self._difference = latest[(len(latest) - 1) // 2]
+        self._compare_at = now
 
     def known(self) -> datetime | None:
         """Return the cluster's time, or None where no registry has told it yet."""
@@ -75,12 +79,21 @@ class ClusterTime:
         by another time: by that alone the parts of a trace would be out of order. But whether
         something is over is judged by what is `known`.
         """
-        return self._wall() - timedelta(seconds=self.off())
+        off = self.off()
+        return self._wall() - timedelta(seconds=off) if off else self._wall()
 
     def off(self) -> float:
-        """Return by how many seconds this machine's clock is ahead of `now`."""
-        ahead = self._ahead()
-        return 0.0 if -self._times.behind <= ahead <= self._times.agree else ahead
+        """Return by how many seconds this machine's clock is ahead of `now`.
+
+        It is compared now and then: all that happens is dated.
+        """
+        now = self._steady()
+        if now >= self._compare_at:
+            self._compare_at = now + COMPARED
+            ahead = self._ahead()
+            good = -self._times.behind <= ahead <= self._times.agree
+            self._off = 0.0 if good else ahead
+        return self._off
 
     def wrong(self) -> float:
         """Return by how many seconds this machine's clock is ahead; 0 where that is about none."""

@@ -16,15 +16,17 @@ HEAD = """# What fails, and what it costs
 This page is written by the fault campaign; do not edit it. Above each table is the command that
 wrote it.
 
-The campaign runs a cluster of {agents} agents, two dispatchers, two registries and a policy service
-on a broker and a Consul of its own. Two clients of the SDK and one plain AMQP publisher submit
-{rate:.0f} tasks of 1 ms to 5 s a second, before, during and after each of the faults below, which
-are injected one after the other. A row in which something of this does not hold ends the campaign
-with an error, and nothing is written here:
+The campaign runs a cluster of {agents} agents, two dispatchers, two registries and two policy
+services on a broker and a Consul of its own. Two clients of the SDK and one plain AMQP publisher
+submit {rate:.0f} tasks of 1 ms to 5 s a second, before, during and after each of the faults below,
+which are injected one after the other. All the time policies of every kind are in force that let
+through far more than comes. A row in which something of this does not hold ends the campaign with
+an error, and nothing is written here:
 
 - every submission is confirmed, and has exactly one first terminal result in the stream
   `maniple.records`, which no later one replaces; it says `succeeded` and has the right output; its
-  submitter is told of it at least once, and of nothing else;
+  submitter is told of it at least once, and of nothing else; it names each policy that decides
+  about such tasks, so that none was without them;
 - what a lost agent had runs elsewhere: within 1 s if it was killed, 10 s if it was frozen or cut
   off, less what two trips of a message of nobody's, through the same network and broker, took
   longer than usual meanwhile (at most a quarter of that 1 s or 10 s, and never more than a second);

@@ -74,7 +74,7 @@ class Options:
     @property
     def counts(self) -> list[int]:
         """How many tasks to submit, fault by fault."""
-        return [self.form.tasks(fault.lasts) for fault in self.faults]
+        return [self.form.tasks(0 if one.idle else one.lasts) for one in self.faults]
 
     @property
     def total(self) -> int:

@@ -296,6 +296,8 @@ class Fault:
     """Whether the short form has it."""
     busy: bool = False
     """Whether its tasks compute, on all cores."""
+    idle: bool = False
+    """Whether it goes on after the last task has come."""
     shakes_all: bool = False
     """Whether agents that it does not hit may be suspected all the same."""
     shakes_consul: bool = False

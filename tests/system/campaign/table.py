@@ -115,6 +115,12 @@ FAULTS: tuple[Fault, ...] = (
         works_meanwhile=True,
     ),
     Fault(
+        "a lane's queue does not answer for 60 s, and nothing is submitted",
+        *(silence(lane_queues(SHORT)[:1], 60), 60),
+        whole_within=75,
+        idle=True,
+    ),
+    Fault(
         "each queue of dispatchers in turn does not answer for 3 s",
         *(silence(IN_TURN, 3), 3 * len(IN_TURN)),
     ),

@@ -43,8 +43,8 @@ class HandlerLoop:
         self._not_begun: dict[Job, bool] = {}  # who takes one out of it has it; both threads may
         self._finished: deque[Finished] = deque()
         self._crossing = False
-        self._created: dict[asyncio.Task[None] | None, Job] = {}  # tasks without a first step
-        self._tasks: dict[Job, asyncio.Task[None] | None] = {}
+        self._created: dict[asyncio.Task[None], Job] = {}  # tasks without a first step
+        self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._began: dict[Job, float] = {}
         self._pinged_at: float | None = None
         self._stopping = False
@@ -53,7 +53,7 @@ class HandlerLoop:
         self._thread.start()
 
     @property
-    def begun(self) -> dict[Job, asyncio.Task[None] | None]:
+    def begun(self) -> dict[Job, asyncio.Task[None]]:
         """The jobs whose handlers have begun and not ended; a copy."""
         return dict(self._tasks)
 
@@ -75,7 +75,7 @@ class HandlerLoop:
         """Take back what was cancelled before it began, as by who cancels all tasks of the loop."""
         back = []
         for task, job in dict(self._created).items():
-            if task is not None and task.done():
+            if task.done():
                 self._created.pop(task, None)  # it may have ended by itself just now
                 if self.take_one_back(job):
                     back.append(job)
@@ -120,7 +120,7 @@ class HandlerLoop:
         while not self._stopping:
             self._guarded(self._loop.run_forever)
         self._not_begun.clear()
-        tasks = [task for task in self._tasks.values() if task is not None]
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         ended = asyncio.gather(*tasks, return_exceptions=True)
@@ -142,10 +142,12 @@ class HandlerLoop:
     def _begin(self) -> None:
         while self._arrived:
             job = self._arrived.popleft()
-            self._created[self._loop.create_task(self._run(job))] = job
+            own: list[asyncio.Task[None]] = []
+            own.append(self._loop.create_task(self._run(job, own)))
+            self._created[own[0]] = job
 
-    async def _run(self, job: Job) -> None:
-        task = asyncio.current_task()
+    async def _run(self, job: Job, own: Sequence[asyncio.Task[None]]) -> None:
+        (task,) = own  # quicker than to ask for it, once for each job
         self._created.pop(task, None)
         if not self._not_begun.pop(job, False):
             return  # it was taken back
