@@ -143,13 +143,17 @@ def test_short_tasks_come_together_and_affine_ones_have_keys() -> None:
 
 
 @pytest.mark.parametrize("short", [False, True])
-def test_there_is_work_before_during_and_after_every_fault(short: bool) -> None:
+def test_there_is_work_before_during_and_after_every_fault_but_those_of_an_idle_fleet(
+    short: bool,
+) -> None:
     options = Options(short=short, seed=5)
     earliest, latest = options.form.lead
     for row, (fault, count) in enumerate(zip(options.faults, options.counts, strict=True)):
         due = [task.due for task in planned(options.seed, row, count, busy=fault.busy)]
         assert sum(at < earliest for at in due) > RATE, fault.name
-        assert sum(at > latest + fault.lasts for at in due) > RATE, fault.name
+        lasts = 0.0 if fault.idle else fault.lasts
+        assert sum(at > latest + lasts for at in due) > RATE, fault.name
+        assert fault.idle == (max(due) < earliest + fault.lasts), fault.name
 
 
 def test_the_full_form_has_its_tasks_the_short_one_its_minutes_and_a_part_its_share() -> None:

@@ -322,7 +322,8 @@ async def kill_dispatcher_under_limit(scene: Scene) -> None:
     """Kill a dispatcher among more tasks than a limit lets through, of a tenant of their own.
 
     What comes again from it may have been let through: it is charged nothing, and not refused. For
-    what nobody decides meanwhile there is no room later: it waits until its time is over.
+    what nobody decides meanwhile there is no room later: it waits, and some of it begins when
+    hardly any of its time is left, until that is over.
     """
     tenant, client = f"limited-{scene.chance.randrange(10**9)}", scene.world.client
     keys = [TaskKey(tenant, f"{tenant}-{number}") for number in range(ASKED)]

@@ -141,8 +141,8 @@ class Scene:
             ends = [end.ending.status.value for end in fate.ends] if fate else []
             if len(set(ends)) != 1:
                 yield f"{key.id} has the ends {ends}"
-            elif ends[0] != "succeeded" and self._journal.of(key.id):
-                yield f"{key.id} ended {ends[0]}, and ran"
+            elif ends[0] == "rejected" and self._journal.of(key.id):
+                yield f"{key.id} was rejected, and ran"
 
     def ran(self, tasks: Collection[TaskKey]) -> int:
         """Return how many of these have been started."""

@@ -53,7 +53,6 @@ FAULTS: tuple[Fault, ...] = (
         "a dispatcher is killed among tasks that a limit refuses",
         *(kill_dispatcher_under_limit, 15),
         whole_within=RESTART,
-        short=True,
     ),
     Fault(
         "one of two policy services is cut off from Consul for 30 s",
