@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from maniple.errors import ErrorCode
 from maniple.identifiers import REFUSED_PREFIX
@@ -178,6 +179,11 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     owing: bool = False
     policies: dict[str, int] = {}
     clamped: dict[str, float] = {}
+
+
+def without_room(envelope: Envelope) -> Envelope:
+    """Return a task that takes no room in a bulkhead: it waits, or is a copy of one that has it."""
+    return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)
 
 
 class Failure(Struct, frozen=True, kw_only=True):

@@ -1,32 +1,22 @@
 """Room in a bulkhead is given back once, by whoever knows that its task needs it no more."""
 
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from maniple.codec import decode_envelopes
-from maniple.messages import Envelope, Waiting
-from maniple.service.outlets import ResultOutlet
-from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.settlement import Settlement
+from gate_with_fakes import GateWithFakes, Kind
+from maniple.messages import Waiting
 from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import RETRY_QUEUE, lane_queues
 from maniple_dispatcher.dead import BROKER_KEY, Undeliverable
-from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
-from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.returns import Returns
 from maniple_dispatcher.rooms import Rooms
-from maniple_dispatcher.traces import Traces
-from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+from work_with_fakes import NOW, Delivery, envelope
 
-Kind = tuple[str, dict[str, Any]]
 ROOM: Kind = ("bulkhead", {"max_in_flight": 1})
 BREAKER: Kind = ("circuit_breaker", {"consecutive": 3})
 KEY, LANE = "bulkhead/p", "a.task@it"
@@ -54,70 +44,25 @@ class Fleet:
         self.taken[limit.key] -= 1
 
 
-class Scene:
-    """A dispatcher from its gate to its lanes, and back from a wait."""
+class Scene(GateWithFakes):
+    """One that gives room in a bulkhead."""
 
     def __init__(self, *policies: Kind) -> None:
-        self.publisher, self.now = FakePublisher(), NOW
         self.fleet = Fleet()
         fleet: Any = self.fleet
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
-        self.policies = PolicySet(
-            parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
-        )
-        self.traces = Traces(NO_TRACER, self.clock, ratio=0.0)
         self.rooms = Rooms.of(fleet)
-        self.roster = Roster()
-        self.lanes = Lanes(
-            self.publisher,
-            self.results,
-            Metrics(),
-            self.clock,
-            roster=self.roster,
-            traces=self.traces,
-            rooms=self.rooms,
-        )
-        nothing: Any = None
-        self.gate = Gate(
-            self.lanes,
-            fleet,
-            self.policies,
-            self.results,
-            good=nothing,
-            metrics=Metrics(),
-            clock=self.clock,
-        )
-        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=self.traces)
-
-    def clock(self) -> datetime:
-        return self.now
+        super().__init__(policies, fleet, rooms=self.rooms)
 
     def admit(self, **fields: Any) -> Delivery:
-        task, delivery = envelope("1", lane=LANE, **fields), Delivery()
-        resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
-        self.gate.admit(task, resolved, Settlement(delivery, 1))  # type: ignore[arg-type]  # a fake
-        return delivery
+        return self.bring(envelope("1", lane=LANE, **fields))
 
     async def comes(self, **fields: Any) -> None:
         self.admit(**fields)
-        await self.lanes.drain()
-        await self.results.drain()
-
-    async def comes_back(self, task: Envelope) -> None:
-        self.returns.take(Delivery(task))  # type: ignore[arg-type]  # a fake
-        await self.lanes.drain()
-        await self.results.drain()
+        await self.drain()
 
     @property
     def taken(self) -> int:
         return int(self.fleet.taken[KEY])
-
-    def tasks(self, exchange: str) -> list[Envelope]:
-        return [
-            task
-            for message in self.publisher.to(exchange)
-            for task in decode_envelopes(message.body)
-        ]
 
 
 async def test_a_task_that_its_lane_took_has_room() -> None:
@@ -139,7 +84,7 @@ async def test_one_that_its_lane_refuses_has_none_until_it_comes_back(
     scene.publisher.full.clear()
     now[0] += 1.0
     scene.now += timedelta(seconds=1)
-    await scene.comes_back(waiting)
+    await scene.bring_back(waiting)
     assert scene.taken == 1
 
 
@@ -203,13 +148,13 @@ async def test_what_waits_has_no_room_though_an_older_agent_names_it(*, late: bo
     scene = Scene(ROOM)
     scene.fleet.taken[KEY] = 5
     deadline = NOW - timedelta(seconds=1) if late else NOW + timedelta(hours=1)
-    await scene.comes_back(envelope("1", bulkhead=KEY, attempt=2, deadline=deadline))
+    await scene.bring_back(envelope("1", bulkhead=KEY, attempt=2, deadline=deadline))
     assert scene.taken == (5 if late else 6)
 
 
 async def test_room_that_a_task_had_under_a_policy_that_is_gone_is_not_named_any_more() -> None:
     scene = Scene()
-    await scene.comes_back(envelope("1", bulkhead=KEY, attempt=2))
+    await scene.bring_back(envelope("1", bulkhead=KEY, attempt=2))
     assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [None]
 
 

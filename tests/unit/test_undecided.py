@@ -1,31 +1,20 @@
 """A task for which nobody decides gets no end, fallback or other lane: it waits, and pays once."""
 
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from maniple.codec import decode_envelopes
+from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Envelope, Waiting
-from maniple.service.outlets import ResultOutlet
-from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import DELAY_TIERS, tier_name
-from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
-from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.returns import Returns
-from maniple_dispatcher.traces import Traces
-from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+from work_with_fakes import NOW, envelope
 
-Kind = tuple[str, dict[str, Any]]
 RATE: Kind = ("rate_limit", {"limit": 10})
 SHAPE: Kind = ("rate_limit", {"limit": 10, "over": "shape"})
 DEGRADE: Kind = ("rate_limit", {"limit": 10, "over": "degrade", "variant": "cheap"})
@@ -62,41 +51,16 @@ class Fleet:
         return "rate_limit" if limit.terms else "bulkhead" if limit.most else "circuit_breaker"
 
 
-class Scene:
-    """A dispatcher from its gate to its lanes, and back from a wait."""
+class Scene(GateWithFakes):
+    """One that asks a fleet which answers as it is told to."""
 
     def __init__(self, *policies: Kind) -> None:
-        self.publisher, self.fleet, self.now = FakePublisher(), Fleet(), NOW
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
-        self.policies = PolicySet(
-            parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
-        )
-        traces = Traces(NO_TRACER, self.clock, ratio=0.0)
-        self.lanes = Lanes(
-            self.publisher, self.results, Metrics(), self.clock, roster=Roster(), traces=traces
-        )
-        fleet: Any = self.fleet
-        nothing: Any = None
-        self.gate = Gate(
-            self.lanes,
-            fleet,
-            self.policies,
-            self.results,
-            good=nothing,
-            metrics=Metrics(),
-            clock=self.clock,
-        )
-        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=traces)
-
-    def clock(self) -> datetime:
-        return self.now
+        self.fleet = Fleet()
+        super().__init__(policies, self.fleet)
 
     async def comes(self, before: Before = Before.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
-        task = envelope("1", lane="a.task", reply_to="theirs", **fields)
-        resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
-        source = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
-        self.gate.admit(task, resolved, source, before)
+        self.bring(envelope("1", lane="a.task", reply_to="theirs", **fields), before)
         await self.lanes.drain()
 
     async def comes_back(self, after: float = 60.0, *, redelivered: bool = False) -> None:
@@ -104,15 +68,11 @@ class Scene:
         task = self.waiting
         self.now += timedelta(seconds=after)
         self.publisher.sent.clear()
-        delivery = Delivery(task, redelivered=redelivered)
-        self.returns.take(delivery)  # type: ignore[arg-type]  # a fake
-        await self.lanes.drain()
-        await self.results.drain()
+        await self.bring_back(task, redelivered=redelivered)
 
     @property
     def waiting(self) -> Envelope:
-        (message,) = self.publisher.to("maniple.delay")
-        (task,) = decode_envelopes(message.body)
+        (task,) = self.tasks("maniple.delay")
         return task
 
     @property
@@ -121,8 +81,7 @@ class Scene:
 
     @property
     def sent(self) -> Envelope:
-        (message,) = self.publisher.to("maniple.lanes")
-        (task,) = decode_envelopes(message.body)
+        (task,) = self.tasks("maniple.lanes")
         return task
 
 

@@ -1,35 +1,26 @@
 """A task that has waited knows why: its result says so, and its dispatch where it came from."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gate_with_fakes import GateWithFakes, Kind
 from kept_spans import Kept
-from maniple.codec import decode_envelopes
 from maniple.messages import Envelope, Waiting
-from maniple.service.outlets import ResultOutlet
-from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
 from maniple.traceparent import begun_trace
-from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.breaker import State
-from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.returns import Returns
-from maniple_dispatcher.traces import Traces
-from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+from work_with_fakes import NOW, envelope
 
 LIMIT = {"limit": 1, "period": 60}
-SHAPE = [("rate_limit", LIMIT | {"over": "shape", "max_wait": 60})]
-ACCEPT = [
+SHAPE: list[Kind] = [("rate_limit", LIMIT | {"over": "shape", "max_wait": 60})]
+ACCEPT: list[Kind] = [
     ("rate_limit", LIMIT),
     ("fallback", {"on": ["rate_limited"], "accept": True}),
 ]
-BULKHEAD = [("bulkhead", {"max_in_flight": 1, "over": "wait"})]
-ACCEPT_ROOM = [
+BULKHEAD: list[Kind] = [("bulkhead", {"max_in_flight": 1, "over": "wait"})]
+ACCEPT_ROOM: list[Kind] = [
     ("bulkhead", {"max_in_flight": 1}),
     ("fallback", {"on": ["overloaded"], "accept": True}),
 ]
@@ -48,56 +39,23 @@ class Fleet:
         then(self.passes or self.shaped, 0.0 if self.passes else 30.0)
 
 
-class Scene:
-    """A dispatcher's way from its gate to its lanes, and back from a wait."""
+class Scene(GateWithFakes):
+    """One whose limits are used up, and that is traced."""
 
-    def __init__(self, policies: list[tuple[str, dict[str, Any]]]) -> None:
-        self.kept, self.publisher, self.fleet = Kept(), FakePublisher(), Fleet()
+    def __init__(self, policies: list[Kind]) -> None:
+        self.kept, self.fleet = Kept(), Fleet()
         self.fleet.shaped = policies is SHAPE
-        self.now = NOW
-        self.policies = PolicySet(
-            parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
-        )
-        traces = Traces(self.kept.tracer(), self.clock, ratio=0.0)
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
-        self.known: datetime | None = None
-        self.lanes = Lanes(
-            self.publisher,
-            self.results,
-            Metrics(),
-            self.clock,
-            roster=Roster(),
-            traces=traces,
-            known=lambda: self.known,
-        )
-        nothing: Any = None
-        fleet: Any = self.fleet
-        self.gate = Gate(
-            self.lanes,
-            fleet,
-            self.policies,
-            self.results,
-            good=nothing,
-            metrics=Metrics(),
-            clock=self.clock,
-        )
-        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=traces)
-
-    def clock(self) -> datetime:
-        return self.now
+        super().__init__(policies, self.fleet, tracer=self.kept.tracer())
 
     async def waits(self, task: Envelope) -> Envelope:
         """Admit a task that has to wait; return it as it is in the delay."""
-        resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
-        self.gate.admit(task, resolved, Settlement(Delivery(), 1))  # type: ignore[arg-type]  # a fake
+        self.bring(task)
         await self.lanes.drain()
-        return decode_envelopes(self.publisher.to("maniple.delay")[-1].body)[0]
+        return self.tasks("maniple.delay")[-1]
 
     async def comes_back(self, task: Envelope, seconds: float) -> None:
         self.now = NOW + timedelta(seconds=seconds)
-        self.returns.take(Delivery(task))  # type: ignore[arg-type]  # a fake
-        await self.lanes.drain()
-        await self.results.drain()
+        await self.bring_back(task)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +68,7 @@ class Scene:
     ],
 )
 async def test_a_task_that_a_policy_held_says_so_when_it_expires_and_in_its_trace(
-    policies: list[tuple[str, dict[str, Any]]], why: Waiting
+    policies: list[Kind], why: Waiting
 ) -> None:
     task = envelope("t", traceparent=begun_trace(7 << 64, sampled=True), dispatched_at=NOW)
     scene = Scene(policies)

@@ -30,11 +30,7 @@ class Moment(NamedTuple):
 
     at: datetime
     known: datetime | None
-
-    @property
-    def timely(self) -> bool:
-        """Whether the cluster's time is known, by which alone anything is over."""
-        return self.known is not None
+    """By which alone anything is over; None while nobody has told it."""
 
 
 class Deadlines:
@@ -57,7 +53,7 @@ class Deadlines:
         """Return what is to become of a task that has not started."""
         if envelope.deadline > (now.known or now.at):
             return Fate.RUNS
-        if now.timely:
+        if now.known is not None:
             return Fate.EXPIRED
         key = (envelope.tenant, envelope.id)
         if key in self._asked:

@@ -10,7 +10,15 @@ from msgspec.structs import replace
 from maniple.attempts import Again
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
-from maniple.messages import ENVELOPES_TYPE, RUNNING_TYPE, Envelope, Result, TaskRunning, Waiting
+from maniple.messages import (
+    ENVELOPES_TYPE,
+    RUNNING_TYPE,
+    Envelope,
+    Result,
+    TaskRunning,
+    Waiting,
+    without_room,
+)
 from maniple.service.done import Done
 from maniple.service.doors import TIER_KEYS, Doors, tiers_for
 from maniple.service.names import HANDED_BACK, RESULTS, TASKS_RETRIED
@@ -133,7 +141,7 @@ class Departures:
         self, again: Again, final: Callable[[], Result], done: Done, *, may_copy: bool
     ) -> None:
         """Let a task wait in the broker for another attempt; without room it ends as `final`."""
-        envelope = _without_room(again.envelope)
+        envelope = without_room(again.envelope)
         self._metrics.counter(TASKS_RETRIED, envelope.capability).inc()
 
         def delayed(error: ManipleError | None) -> None:
@@ -288,7 +296,7 @@ class Departures:
     def ask(self, envelope: Envelope, done: Done, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
         self._metrics.counter(HANDED_BACK, "deadline").inc()
-        self._wait(_Task(encode(_without_room(envelope)), done, may_copy), DELAY_TIERS[0])
+        self._wait(_Task(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])
 
     async def drain(self) -> None:
         """Return when everything has been confirmed, or what was done instead.
@@ -300,8 +308,3 @@ class Departures:
             await self._changed.wait()
         await self._events.drain()
         await self._results.drain()
-
-
-def _without_room(envelope: Envelope) -> Envelope:
-    """Return a task that waits: it takes no room in a bulkhead."""
-    return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from maniple.codec import decode_members, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import Envelope, Status, Task
+from maniple.messages import Envelope, Status, Task, without_room
 from maniple.remnants import remnant_of
 from maniple.service.done import Done
 from maniple.service.names import DEAD_LETTERS
@@ -25,7 +25,7 @@ from maniple_dispatcher.domain.admission import UNKNOWN, Arrival, bare_arrival, 
 from maniple_dispatcher.domain.refusing import Refusal, Refused, refusal_of, refusals_of, whole
 from maniple_dispatcher.domain.routing import given_up
 from maniple_dispatcher.refusals import tell
-from maniple_dispatcher.rooms import Rooms, without
+from maniple_dispatcher.rooms import Rooms
 from maniple_dispatcher.submissions import raw_arrival
 from maniple_dispatcher.traces import Traces
 
@@ -102,7 +102,7 @@ class Undeliverable:
             remnant_of(member, now) if isinstance(member, InvalidMessage) else member
             for member in members
         ]
-        ended = [one if has_room else without(one) for one in envelopes if one is not None]
+        ended = [one if has_room else without_room(one) for one in envelopes if one is not None]
         return [partial(self._give_up, one, why) for one in ended]
 
     def _give_up(self, envelope: Envelope, why: str, done: Done) -> None:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ErrorCode
-from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting
+from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
 from maniple.service.done import as_ours
 from maniple.service.names import POLICY_DECISIONS
 from maniple.service.outlets import ResultOutlet
@@ -43,7 +43,6 @@ from maniple_dispatcher.domain.routing import LONGEST_WAIT, acceptance, refused,
 from maniple_dispatcher.domain.ways import bulkhead_of, mirrored, rate_limit_of, routed
 from maniple_dispatcher.going import Going, Refusal, owing, paid
 from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.rooms import without
 from maniple_dispatcher.submissions import Policies
 
 _WAITING = {
@@ -340,7 +339,7 @@ class Gate:
         if going.room is None:
             return going
         self._fleet.free(going.room, monotonic())
-        return replace(going, envelope=without(going.envelope), room=None)
+        return replace(going, envelope=without_room(going.envelope), room=None)
 
     def _fall_back(self, going: Going, refusal: Refusal, fallback: FallbackPolicy) -> None:
         output = self._output(fallback.spec, going.envelope)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
-from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, Waiting
+from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, Waiting, without_room
 from maniple.service.done import Done
 from maniple.service.doors import Doors
 from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
@@ -45,7 +45,7 @@ from maniple_dispatcher.domain.routing import (
     wait,
 )
 from maniple_dispatcher.domain.sizing import Sizes
-from maniple_dispatcher.rooms import Rooms, without
+from maniple_dispatcher.rooms import Rooms
 from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
@@ -261,7 +261,7 @@ class Lanes:
             going = ticket.item
             self._rooms.arrived(going.envelope)
             # A queue may have it: it may run, and has its room there; the copy asks for another.
-            copy = _with(going, without(going.envelope))
+            copy = _with(going, without_room(going.envelope))
             self._wait(copy, Waiting.UNCONFIRMED, insist=True)
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)

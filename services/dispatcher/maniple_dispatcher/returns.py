@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from maniple.codec import decode_members
 from maniple.errors import InvalidMessage
-from maniple.messages import Envelope
+from maniple.messages import Envelope, without_room
 from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.topology import RETRY_QUEUE
@@ -17,7 +17,6 @@ from maniple_dispatcher.domain.routing import is_due, waited_for
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.members import Members
-from maniple_dispatcher.rooms import without
 from maniple_dispatcher.traces import Traces
 
 
@@ -50,7 +49,7 @@ class Returns:
         try:
             # What waits has no room, though its envelope may still name what it had.
             members = [
-                without(one) if isinstance(one, Envelope) else one
+                without_room(one) if isinstance(one, Envelope) else one
                 for one in decode_members(delivery.body, Envelope)
             ]
         except InvalidMessage as error:

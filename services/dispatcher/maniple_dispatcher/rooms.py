@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 
-from msgspec.structs import replace
-
-from maniple.messages import Envelope
+from maniple.messages import Envelope, without_room
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.permits import Limit
 
@@ -53,9 +51,4 @@ class Rooms:
         if envelope.bulkhead is None:
             return envelope
         self._give_back(envelope.bulkhead)
-        return without(envelope)
-
-
-def without(envelope: Envelope) -> Envelope:
-    """Return a task that has no room: a copy of it may."""
-    return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)
+        return without_room(envelope)

@@ -1,0 +1,95 @@
+"""A dispatcher from its gate to its lanes, and back from a wait, without a broker."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from maniple.codec import decode_envelopes
+from maniple.messages import Envelope
+from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple.service.telemetry.tracing import NO_TRACER, Tracer
+from maniple_dispatcher.domain.affinity import Roster
+from maniple_dispatcher.domain.before import Before
+from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.returns import Returns
+from maniple_dispatcher.rooms import Rooms
+from maniple_dispatcher.traces import Traces
+from work_with_fakes import NOW, Delivery, FakePublisher
+
+Kind = tuple[str, dict[str, Any]]
+"""A policy's kind and what it says."""
+
+
+class GateWithFakes:
+    """It goes by `policies`, asks a `fleet` for permits, and publishes to a fake."""
+
+    def __init__(
+        self,
+        policies: Iterable[Kind],
+        fleet: Any,
+        *,
+        tracer: Tracer = NO_TRACER,
+        rooms: Rooms | None = None,
+    ) -> None:
+        self.publisher, self.roster, self.now = FakePublisher(), Roster(), NOW
+        self.known: datetime | None = None
+        """The cluster's time, if it is known."""
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.policies = PolicySet(
+            parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
+        )
+        self.traces = Traces(tracer, self.clock, ratio=0.0)
+        self.lanes = Lanes(
+            self.publisher,
+            self.results,
+            Metrics(),
+            self.clock,
+            roster=self.roster,
+            traces=self.traces,
+            rooms=rooms,
+            known=lambda: self.known,
+        )
+        nothing: Any = None
+        self.gate = Gate(
+            self.lanes,
+            fleet,
+            self.policies,
+            self.results,
+            good=nothing,
+            metrics=Metrics(),
+            clock=self.clock,
+        )
+        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=self.traces)
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def bring(self, task: Envelope, before: Before = Before.UNKNOWN) -> Delivery:
+        """Have a task admitted; return what brought it."""
+        delivery = Delivery()
+        resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
+        source = Settlement(delivery, 1)  # type: ignore[arg-type]  # a fake
+        self.gate.admit(task, resolved, source, before)
+        return delivery
+
+    async def bring_back(self, task: Envelope, *, redelivered: bool = False) -> None:
+        """Have a task that has waited taken, and return when all that comes of it is published."""
+        self.returns.take(Delivery(task, redelivered=redelivered))  # type: ignore[arg-type]  # a fake
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Return when everything has been published."""
+        await self.lanes.drain()
+        await self.results.drain()
+
+    def tasks(self, exchange: str) -> list[Envelope]:
+        """Return the tasks that were published to an exchange."""
+        return [
+            task
+            for message in self.publisher.to(exchange)
+            for task in decode_envelopes(message.body)
+        ]
