@@ -309,6 +309,8 @@ class Queues(Part):
     """for which one that refused is not tried"""
     reply: float = 120.0
     """for which a reply that nobody waits for any more goes on being tried"""
+    silence: float = 10.0
+    """without any confirm until a queue's late replies are dropped for want of room"""
     leftover: float = _outside(30.0, 6.0)
     """without a message until the queue of an agent that is gone is removed"""
 

@@ -2,19 +2,26 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import pytest
 
+from maniple.errors import ManipleError
 from maniple.messages import Result, Status
 from maniple.service import replies
+from maniple.service.done import Done
 from maniple.service.names import REPLIES_DROPPED
-from maniple.service.outlets import ResultOutlet
+from maniple.service.outlets import Outlet, ResultOutlet
+from maniple.service.replies import Replies
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, FakePublisher, envelope
 
 NOW_OVERDUE = Queues(patience=0.0, cancel=0.0)
+SILENT_AT_ONCE = Queues(patience=0.0, cancel=0.0, silence=0.0)
 LATER = Queues(patience=3600.0)
 TASKS = 20
 SILENT = {"maniple.replies.me": "me", "theirs": "theirs"}
@@ -115,16 +122,17 @@ async def test_what_follows_to_a_queue_that_is_known_to_be_silent_waits_for_its_
     assert (world.done["third"], world.dropped) == (1, 0)
 
 
-@pytest.mark.parametrize("queues", [Queues(patience=0.0, reply=0.0), NOW_OVERDUE])
+@pytest.mark.parametrize("queues", [Queues(patience=0.0, reply=0.0), SILENT_AT_ONCE])
 async def test_replies_that_are_late_for_too_long_or_are_too_many_are_dropped_and_counted(
     queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(queues)
-    if queues is NOW_OVERDUE:
-        monkeypatch.setattr(replies, "REPLY_BYTES", 5 * replies.BESIDES)
+    if queues is SILENT_AT_ONCE:
+        monkeypatch.setattr(replies, "REPLY_BYTES", 0)  # one is kept, and no other besides
     for number in range(TASKS):  # more than are sent at once
         await world.report(str(number))
-    world.outlet.look(taking=True)
+    for _ in range(TASKS):  # each look makes room for what the next may release
+        world.outlet.look(taking=True)
     await world.report("to another", "other")
     assert world.done == dict.fromkeys([*map(str, range(TASKS)), "to another"], 1)
     assert (world.dropped, world.outlet._under_way.kept) == (TASKS, 0)
@@ -132,6 +140,69 @@ async def test_replies_that_are_late_for_too_long_or_are_too_many_are_dropped_an
     world.publisher.freed.set()
     await world.outlet.drain()
     assert sum(world.done.values()) == TASKS + 1
+
+
+async def test_large_replies_to_a_slow_queue_hold_up_their_tasks_and_none_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replies, "REPLY_BYTES", 5 * replies.BESIDES)
+    world = World(NOW_OVERDUE)
+    for number in range(TASKS):
+        await world.report(str(number))
+    world.outlet.look(taking=True)
+    await world.report("more")
+    world.outlet.look(taking=True)
+    released = sum(world.done.values())
+    assert 0 < released <= 6
+    assert world.outlet._under_way.kept <= replies.REPLY_BYTES + 2 * replies.BESIDES
+    assert world.dropped == 0
+    world.publisher.freed.set()
+    await wait_until(lambda: sum(world.done.values()) == TASKS + 1)
+    assert (world.dropped, world.outlet._under_way.kept) == (0, 0)
+
+
+class Wire:
+    """An outlet that keeps what is added; a test tells what becomes of it."""
+
+    def __init__(self) -> None:
+        self.sent: list[Done] = []
+
+    def add(self, _key: str, _encoded: bytes, done: Done) -> None:
+        self.sent.append(done)
+
+    def withdraw(self, _key: str) -> list[Done]:
+        return []
+
+    def cancel(self, _key: str, _given_up: Callable[[Done], bool]) -> None:
+        self.sent.clear()
+
+
+def _count(done: Counter[str], name: str, _error: ManipleError | None) -> None:
+    done[name] += 1
+
+
+@pytest.mark.parametrize("confirms", [0, 1])
+async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
+    confirms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(replies, "monotonic", lambda: now)
+    monkeypatch.setattr(replies, "REPLY_BYTES", 5 * replies.BESIDES)
+    wire, done, dropped = Wire(), Counter[str](), Counter[str]()
+    under_way = Replies(lambda: dropped.update(["one"]), Queues(patience=0.0, silence=10.0))
+    for number in range(TASKS):
+        ended = partial(_count, done, str(number))
+        under_way.send((cast("Outlet", wire), "me"), b"", ended)
+    under_way.answered(1.0)
+    under_way.look(taking=True)
+    for _ in range(3):
+        now += 9.0
+        for _ in range(confirms):
+            wire.sent.pop(0)(None)
+        under_way.look(taking=True)
+    assert set(done.values()) == {1}
+    assert (dropped.total() > 0) == (confirms == 0)
+    assert under_way.kept <= 6 * replies.BESIDES
 
 
 async def test_who_leaves_waits_for_no_silent_reply_queue() -> None:

@@ -43,9 +43,10 @@ class Replies:
     """Sends replies, and says soon that they are done: the record has what they say.
 
     Who waits for a reply is told after `Queues.patience` seconds without a confirm, while others
-    have theirs; and at once while others to the same queue are not confirmed. It goes on being
-    tried for `Queues.reply` seconds, as long as no more than `REPLY_BYTES` are kept so; then what
-    waits for that queue is `dropped`.
+    have theirs; and at once while others to the same queue are late. It goes on being tried for
+    `Queues.reply` seconds. No more than `REPLY_BYTES` are kept so; beyond that replies are waited
+    for, which holds up their tasks. A queue that is slow is never given up for its bytes, only one
+    that has confirmed nothing for `Queues.silence` seconds: what waits for it is `dropped`.
     """
 
     def __init__(self, dropped: Callable[[], None], times: Queues | None = None) -> None:
@@ -54,7 +55,8 @@ class Replies:
         self._dropped = dropped
         self._under_way: UnderWay[Reply] = UnderWay(self._times.patience)
         self._released: dict[Reply, float] = {}  # in order of time
-        self._stuck: Counter[Place] = Counter()
+        self._late: Counter[Place] = Counter()  # how many of each place are released
+        self._heard: dict[Place, float] = {}  # since when each of these has confirmed nothing
         self._ended = asyncio.Event()
         self.kept = 0
         """Bytes of replies that nobody waits for any more."""
@@ -71,7 +73,7 @@ class Replies:
         """Send one; `done` is called once, unless the process ends before."""
         reply = Reply(place, len(encoded) + BESIDES, done, self._told, type_, correlation_id)
         outlet, key = place
-        if place in self._stuck:
+        if place in self._late and self.kept <= REPLY_BYTES:
             self._release(reply, monotonic())
         else:
             reply.ticket = self._under_way.begin(("", key), reply, monotonic())
@@ -90,15 +92,38 @@ class Replies:
         if not taking:
             self._under_way.renew(now)
             self._released = dict.fromkeys(self._released, now)
+            self._heard = dict.fromkeys(self._heard, now)
             return
-        for ticket in self._under_way.overdue(now):
+        for ticket in self._under_way.overdue(now, self._fits()):
             self._release(ticket.item, now)
-        while self._released:
-            oldest, since = next(iter(self._released.items()))
-            if self.kept <= REPLY_BYTES and now - since < self._times.reply:
-                break
-            self._drop(oldest.place)
+        for place in self._given_up(now):
+            self._drop(place)
         self._ended.set()
+
+    def _fits(self) -> Callable[[Reply], bool]:
+        """Return what tells of each reply in turn whether it may be released besides the others."""
+        kept = self.kept
+
+        def fits(reply: Reply) -> bool:
+            nonlocal kept
+            if kept > REPLY_BYTES:
+                return False
+            kept += reply.size
+            return True
+
+        return fits
+
+    def _given_up(self, now: float) -> list[Place]:
+        """Return the places whose replies are late for too long, or silent while room is wanted."""
+        places: dict[Place, None] = {}
+        for reply, since in self._released.items():
+            if now - since < self._times.reply:
+                break
+            places[reply.place] = None
+        if self.kept > REPLY_BYTES:
+            silent = (p for p, heard in self._heard.items() if now - heard >= self._times.silence)
+            places.update(dict.fromkeys(silent))
+        return list(places)
 
     async def drain(self) -> None:
         """Return when nobody waits for a reply any more."""
@@ -109,9 +134,11 @@ class Replies:
     def _told(self, reply: Reply, error: ManipleError | None) -> None:
         """Take what became of a reply, which may have been released or dropped before."""
         refused = isinstance(error, PublishRefused)
+        is_answer = error is None or refused
+        if is_answer and reply.place in self._heard:
+            self._heard[reply.place] = monotonic()
         waited = False
         if reply.ticket is not None:
-            is_answer = error is None or refused
             waited = (self._under_way.end if is_answer else self._under_way.withdraw)(reply.ticket)
             self._ended.set()
         if refused and (waited or reply in self._released):
@@ -123,7 +150,8 @@ class Replies:
 
     def _release(self, reply: Reply, now: float) -> None:
         self._released[reply] = now
-        self._stuck[reply.place] += 1
+        self._late[reply.place] += 1
+        self._heard.setdefault(reply.place, now)
         self.kept += reply.size
         tell([reply.done], None)
 
@@ -131,9 +159,9 @@ class Replies:
         if self._released.pop(reply, None) is None:
             return
         self.kept -= reply.size
-        self._stuck[reply.place] -= 1
-        if not self._stuck[reply.place]:
-            del self._stuck[reply.place]
+        self._late[reply.place] -= 1
+        if not self._late[reply.place]:
+            del self._late[reply.place], self._heard[reply.place]
 
     def _drop(self, place: Place) -> None:
         """Give up what was released of a place, and whatever waits behind it."""

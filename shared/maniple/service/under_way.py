@@ -20,6 +20,7 @@ quarter of an hour may reach those 32.
 The connection then is built anew, half a minute later.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -85,24 +86,26 @@ class UnderWay(Generic[T]):
         """Tell whether a copy of a ticket's item waits, or it has ended."""
         return ticket not in self._tickets
 
-    def overdue(self, now: float) -> list[Ticket[T]]:
-        """Give up what takes too long, and return it.
+    def overdue(self, now: float, fits: Callable[[T], bool] = lambda _: True) -> list[Ticket[T]]:
+        """Give up what takes too long and `fits`, each asked for in turn, and return it.
 
         While nothing sent later has been answered, that is the oldest only, and one more each time
         that as long has passed: the answer to its copy, or none, tells a lane that is stuck from a
         broker that stands still; and where the copy went may be stuck too.
         """
-        late = []
+        late: list[Ticket[T]] = []
         for ticket in self._tickets:
             if now - ticket.since < self.patience:
                 break
             if not ticket.may_copy:
                 continue
-            if self._answered - ticket.since >= self.patience:
-                late.append(ticket)
-            elif not late and (self._probed is None or now - self._probed >= self.patience):
+            is_known = self._answered - ticket.since >= self.patience
+            is_due = not late and (self._probed is None or now - self._probed >= self.patience)
+            if not (is_known or is_due) or not fits(ticket.item):
+                continue
+            late.append(ticket)
+            if not is_known:
                 self._probed = now
-                late.append(ticket)
                 break
         for ticket in late:
             del self._tickets[ticket]
