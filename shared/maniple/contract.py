@@ -123,7 +123,8 @@ def _of_stream(queue: Queue, names: tuple[str, ...]) -> dict[str, Any]:
     return {
         "address": queue.name,
         "description": "A stream: read it by offset with the argument x-stream-offset and a "
-        f"prefetch. Kept for {queue.arguments['x-max-age']}.",
+        "prefetch, and pass over types that you do not know. "
+        f"Kept for {queue.arguments['x-max-age']}.",
         "messages": {name: _reference("messages", name) for name in names},
         "bindings": {
             "amqp": {

@@ -33,6 +33,7 @@ ENVELOPES_TYPE = "maniple.envelopes.v1"
 RESULTS_TYPE = "maniple.results.v1"
 ACCEPTED_TYPE = "maniple.accepted.v1"
 RUNNING_TYPE = "maniple.running.v1"
+MARK_TYPE = "maniple.mark.v1"
 
 REPEATED_HEADER = "maniple-repeated"
 """With `true` its sender says that the same submission may have been taken before."""

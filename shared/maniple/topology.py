@@ -68,6 +68,7 @@ EXCHANGES: Final = (
 BATCH_KEY: Final = "batch"
 ACCEPTED_KEY: Final = "task.accepted"
 RUNNING_KEY: Final = "task.running"
+MARK_KEY: Final = "maniple.mark"  # of what shows a reader of the records that it has all
 RESERVED_PREFIX: Final = "maniple."
 REPLY_PREFIX: Final = "maniple.replies."
 

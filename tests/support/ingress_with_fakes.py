@@ -38,6 +38,7 @@ class Submission(SimpleNamespace):
             properties=commands.Basic.Properties(correlation_id="c", **properties),
         )
         self.acked = self.rejected = 0
+        self.alive = True
 
     def ack(self) -> None:
         self.acked += 1

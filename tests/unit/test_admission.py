@@ -131,13 +131,17 @@ def test_what_may_have_been_admitted_before_is_not_refused_by_a_ceiling(
     assert (task.timeout, task.clamped) == (2.0, {"timeout": 5.0})
 
 
-@pytest.mark.parametrize("properties", AGAIN, ids=str)
-def test_what_may_have_been_admitted_before_is_no_bad_input_when_its_deadline_has_passed(
-    properties: dict[str, Any],
-) -> None:
+def test_what_a_dispatcher_had_is_no_bad_input_when_its_deadline_has_passed() -> None:
     past = NOW - timedelta(seconds=5)
-    come = check_arrival(raw(**properties), NOW)
+    come = check_arrival(raw(redelivered=True), NOW)
     assert decide(Task(deadline=past), come).deadline == past
+
+
+def test_a_deadline_that_has_passed_is_bad_input_whatever_its_sender_says_of_it() -> None:
+    come = check_arrival(raw(headers={REPEATED_HEADER: "true"}), NOW)
+    with pytest.raises(InvalidMessage) as caught:
+        decide(Task(deadline=NOW - timedelta(seconds=5)), come)
+    assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED
 
 
 def test_the_retry_plan_is_the_policies() -> None:

@@ -57,6 +57,7 @@ class Source:
     """A source message that knows whether it is settled."""
 
     patient = False
+    alive = True
 
     def __init__(self) -> None:
         self.settled = 0

@@ -164,10 +164,19 @@ def test_what_may_have_been_admitted_before_passes_or_waits(
     assert lanes.last.owing <= (became != "sent")
 
 
-def test_what_a_dispatcher_had_is_not_charged_again() -> None:
-    limits = Limits()
-    assert admitted(Resolved(rate_limit=LIMIT), limits, Before.DELIVERED) == ["sent"]
-    assert limits.asked == []
+@pytest.mark.parametrize(("limit", "asked"), [(LIMIT, ["rate_limit/it"]), (DEGRADING, [])])
+def test_what_a_dispatcher_had_is_charged_only_where_the_limit_would_have_ended_it(
+    limit: Any, asked: list[str]
+) -> None:
+    limits = Limits(True)
+    admitted(Resolved(rate_limit=limit), limits, Before.DELIVERED)
+    assert limits.asked == asked
+
+
+def test_what_a_dispatcher_had_waits_where_what_is_new_is_refused() -> None:
+    lanes = Lanes()
+    (became,) = admitted(Resolved(rate_limit=LIMIT), Limits(False), Before.DELIVERED, lanes)
+    assert became in {"held", "waits"}
 
 
 def test_what_a_sender_says_does_not_buy_a_passage() -> None:

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiormq
+import pytest
 
 from channels import until_idle
+from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
-from maniple.transport import Outgoing, Publisher
+from maniple.transport import Outgoing, Publisher, publisher
 from maniple.transport.publisher import LOST_AFTER
 
 TIMES = Amqp(confirm=3.0, answer=2.0)
@@ -22,9 +24,13 @@ class Channel:
         self.silent = {"stuck"}
         self.refused: set[str] = set()
         self.alive = True
+        self.closed = 0
         self.asked = 0
 
     async def basic_publish(self, _body: bytes, *, routing_key: str, **_: Any) -> None:
+        if self.closed:
+            self.closed -= 1
+            raise ConnectionError
         if routing_key in self.silent:
             await asyncio.Event().wait()
         if routing_key in self.refused:
@@ -41,7 +47,9 @@ class On:
 
     def __init__(self) -> None:
         self.channel = Channel()
-        link: Any = SimpleNamespace(times=TIMES, add=lambda *_: None, wait_up=self._up)
+        link: Any = SimpleNamespace(
+            times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=lambda: None
+        )
         self.publisher = Publisher(link)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -125,3 +133,24 @@ async def test_where_nothing_is_under_way_nothing_is_overdue() -> None:
     assert not any(await on.passes(3 * MOST))
     assert on.channel.asked == 0
     await on.close()
+
+
+@pytest.mark.parametrize("once", [False, True])
+async def test_what_is_sent_once_is_not_sent_again_over_a_new_connection(
+    once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "FIRST_BACKOFF", 0.0)
+    on = await On().open()
+    message = Outgoing("", "well", b"1", message_id="m", type="t", once=once)
+    on.channel.closed = 1
+    if once:
+        with pytest.raises(BrokerUnavailable):
+            await on.publisher.publish(message)
+    else:
+        await on.publisher.publish(message)
+    on.publisher.lost()
+    if once:  # nor is what was to be sent while there was none
+        with pytest.raises(BrokerUnavailable):
+            await on.publisher.publish(message)
+    await on.open()
+    await on.publisher.publish(message)

@@ -43,7 +43,7 @@ async def test_a_dispatcher_knows_what_may_have_been_admitted(
         ({}, "refused"),
         ({"timestamp": NOW - timedelta(minutes=1)}, "expired"),
         ({"redelivered": True}, "expired"),
-        ({"headers": {REPEATED_HEADER: "true"}}, "expired"),
+        ({"headers": {REPEATED_HEADER: "true"}}, "refused"),
     ],
     ids=str,
 )

@@ -13,15 +13,28 @@ from maniple.codec import decode_members, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import Envelope, Status, Task, without_room
+from maniple.records import TaskKey
 from maniple.remnants import remnant_of
 from maniple.service.done import Done
 from maniple.service.names import DEAD_LETTERS
 from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import OTHER, Metrics
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple.transport import Delivery
-from maniple_dispatcher.domain.admission import UNKNOWN, Arrival, bare_arrival, claim_of
+from maniple_dispatcher.again import Again
+from maniple_dispatcher.domain.admission import (
+    UNKNOWN,
+    Arrival,
+    RawArrival,
+    admit,
+    bare_arrival,
+    capability_of,
+    check_arrival,
+    claim_of,
+    identity,
+)
 from maniple_dispatcher.domain.refusing import Refusal, Refused, refusal_of, refusals_of, whole
 from maniple_dispatcher.domain.routing import given_up
 from maniple_dispatcher.refusals import tell
@@ -41,7 +54,7 @@ _log = logging.getLogger(__name__)
 class Undeliverable:
     """Takes `maniple.dead.broker`; the bytes themselves are kept in `maniple.dead.log`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it tells, and by what it finds out
         self,
         results: ResultOutlet,
         metrics: Metrics,
@@ -49,8 +62,13 @@ class Undeliverable:
         *,
         traces: Traces,
         rooms: Rooms | None = None,
+        again: Again | None = None,
     ) -> None:
-        """Send results through `results`; what tasks had in bulkheads goes back by `rooms`."""
+        """Send results through `results`; what tasks had in bulkheads goes back by `rooms`.
+
+        What has expired may have been admitted before that, and ended: `again` finds out.
+        """
+        self._again = again
         self._rooms = rooms or Rooms()
         self._traces = traces
         self._results = results
@@ -63,12 +81,15 @@ class Undeliverable:
         """Publish the terminal result of each task in a message that no consumer settled."""
         reason = _death(delivery, "reason")
         self._seen.get(reason, self._other).inc()
-        arrival = bare_arrival(raw_arrival(delivery), self._clock())
+        raw = raw_arrival(delivery)
+        arrival = bare_arrival(raw, self._clock())
         queue = delivery.routing_key.removeprefix(BROKER_KEY)
         try:
             if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
-                arrival = dataclasses.replace(arrival, routing_key=_death(delivery, "routing-keys"))
-                ends = self._of_submission(delivery.body, arrival, reason)
+                key = _death(delivery, "routing-keys")
+                arrival = dataclasses.replace(arrival, routing_key=key)
+                raw = dataclasses.replace(raw, routing_key=key)
+                ends = self._of_submission(delivery.body, raw, arrival, reason)
             else:
                 ends = self._of_tasks(delivery.body, queue, reason)
         except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
@@ -85,10 +106,12 @@ class Undeliverable:
                 _log.exception("a task that the broker gave up cannot be ended")
                 self._refuse(_unreadable(arrival), arrival, source.settle)
 
-    def _of_submission(self, body: bytes, arrival: Arrival, reason: str) -> list[End]:
-        return [
-            partial(self._refuse, refusal, arrival) for refusal in _refusals(body, arrival, reason)
-        ]
+    def _of_submission(
+        self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str
+    ) -> list[End]:
+        refusals = _refusals(body, raw, arrival, reason)
+        end = self._expire if reason == EXPIRED else self._refuse
+        return [partial(end, refusal, arrival) for refusal in refusals]
 
     def _of_tasks(self, body: bytes, queue: str, reason: str) -> list[End]:
         why = f"the broker gave it up in {queue} ({reason})"
@@ -116,6 +139,15 @@ class Undeliverable:
         """Tell of what no dispatcher has admitted, as far as one can know."""
         tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, done)
 
+    def _expire(self, refusal: Refusal, arrival: Arrival, done: Done) -> None:
+        """Tell that the time of a task was over, unless a dispatcher had it, too, before that."""
+        tell_it = partial(self._refuse, refusal, arrival, done)
+        if self._again is None:
+            tell_it()
+            return
+        key = TaskKey(refusal.answer.tenant, refusal.answer.id)
+        self._again.look(key, (arrival.reply_to, arrival.correlation_id), done, tell_it)
+
 
 def _unreadable(arrival: Arrival) -> Refusal:
     error = InvalidMessage(ErrorCode.UNDECODABLE, "the broker gave it up, and it cannot be read")
@@ -123,11 +155,11 @@ def _unreadable(arrival: Arrival) -> Refusal:
     return refusal_of(refused, arrival, new_id)
 
 
-def _refusals(body: bytes, arrival: Arrival, reason: str) -> list[Refusal]:
+def _refusals(body: bytes, raw: RawArrival, arrival: Arrival, reason: str) -> list[Refusal]:
     """Return what is told of each member of a submission that no dispatcher settled.
 
-    A task whose time was over in the queue ends by that, under its identity. Of any other a
-    dispatcher may have admitted it, before it died: so it has no claim on that.
+    A good task whose time was over in the queue ends by that, under its identity. Of any other a
+    dispatcher may have admitted it, before it died: so it has no claim on that. Nor has bad input.
     """
     expired = reason == EXPIRED
     code = ErrorCode.DEADLINE_EXCEEDED if expired else ErrorCode.UNDECODABLE
@@ -144,7 +176,10 @@ def _refusals(body: bytes, arrival: Arrival, reason: str) -> list[Refusal]:
     refusals = refusals_of(refused, (), arrival, new_id)
     if not expired:
         return refusals
-    return [_expired(refusal, member) for refusal, member in zip(refusals, members, strict=True)]
+    return [
+        _expired(refusal, is_good=_is_good(member, raw, arrival))
+        for refusal, member in zip(refusals, members, strict=True)
+    ]
 
 
 def _refused(
@@ -155,8 +190,30 @@ def _refused(
     return Refused(error, claimed, known.tenant, known.capability, position)
 
 
-def _expired(refusal: Refusal, member: Task | InvalidMessage) -> Refusal:
-    record = refusal.record if isinstance(member, InvalidMessage) else refusal.answer
+def _is_good(member: Task | InvalidMessage, raw: RawArrival, arrival: Arrival) -> bool:
+    """Tell whether a dispatcher would have admitted it, had it come in time."""
+    if isinstance(member, InvalidMessage):
+        return False
+    try:
+        checked = check_arrival(raw, arrival.received_at)
+        capability = capability_of(member, raw.routing_key)
+        task_id = identity(member.id, checked, None, new_id)
+        nothing = Resolved()
+        admit(
+            member,
+            checked,
+            task_id=task_id,
+            capability=capability,
+            decided=nothing,
+            traceparent="",
+        )
+    except InvalidMessage:
+        return False
+    return True
+
+
+def _expired(refusal: Refusal, *, is_good: bool) -> Refusal:
+    record = refusal.answer if is_good else refusal.record
     return Refusal(
         replace(record, status=Status.EXPIRED), replace(refusal.answer, status=Status.EXPIRED)
     )

@@ -115,15 +115,17 @@ class Gate:
     ) -> None:
         """Bring a task on its way that may be on it: no policy ends it, nor want of room.
 
-        One that a dispatcher had is charged nothing, for it may have been. One of which only its
-        sender says so is: or it would say so to pass.
+        One that a dispatcher had is charged nothing, for it may have been; unless the limit ends
+        what it does not let through: that has no record, so hardly any of it had been charged. One
+        of which only its sender says so is, or it would say so to pass.
         """
-        said = before is Before.SAID and resolved.rate_limit is not None
-        envelope = replace(envelope, waits=max(1, envelope.waits), owing=said)
+        policy = resolved.rate_limit
+        owes = policy is not None and (before is Before.SAID or policy.spec.over == "reject")
+        envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes)
         if resolved.route is not None:
             envelope = routed(resolved.route, envelope)
         going = Going(envelope, resolved, source, returned=True)
-        if said:
+        if owes:
             self._limit(going)
         elif resolved.guarded:
             self._take_room(going)

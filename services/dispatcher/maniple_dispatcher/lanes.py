@@ -204,12 +204,14 @@ class Lanes:
         self._wait(_with(going, self._rooms.back(going.envelope)), why)
 
     def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
-        """Publish the terminal result of a task that goes no further."""
+        """Publish the terminal result of a task that goes no further, while its source is ours."""
         envelope = self._rooms.back(envelope)
         if result.error is not None:
             self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
         result, done = self._traces.ended(result, envelope, source.settle)
-        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+        self._results.conclude(
+            result, envelope.reply_to, envelope.correlation_id, done, alive=lambda: source.alive
+        )
 
     def wait_on(
         self,

@@ -1,22 +1,19 @@
 """Learning good results from the records, while a fallback is in force that gives them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from maniple.errors import BrokerUnavailable, InvalidMessage
 from maniple.messages import RESULTS_TYPE, Result
-from maniple.records import Batch, Entry, RecordReader, decode_records
+from maniple.records import Batch, Entry, decode_records
 from maniple.service.policy_view import PolicyView
 from maniple.service.runner import Runtime
-from maniple.transport import Link
 from maniple_dispatcher.domain.good_results import GoodResults
+from maniple_dispatcher.reading import Reading, reading
 
 LOOK = 0.5
 LOOKS_BACK = timedelta(minutes=5)
-START_TIMEOUT = 30.0
 ASTRAY_AFTER = 10.0  # seconds; what was read last comes at once, unless the broker is unwell
 PAUSE = 0.02  # seconds between batches, for the tasks' sake
 _MARK = b'"payload_digest"'
@@ -37,9 +34,12 @@ class Learning:
                 await asyncio.sleep(LOOK)
                 continue
             try:
-                async with self._reading() as reading:
-                    await reading.until(lambda: not self._wanted)
-                if reading.astray:  # what was learned is as good as it was
+                start = datetime.now(UTC) - LOOKS_BACK
+                async with reading(
+                    self._runtime, "records", self._take, start=start, decode=decode_good
+                ) as one:
+                    astray = await _astray(one, lambda: not self._wanted)
+                if astray:  # what was learned is as good as it was
                     self._runtime.log.warning(
                         "good results are learned from a few minutes ago on",
                         reason="maniple.records was declared anew, or its end has been lost",
@@ -54,25 +54,6 @@ class Learning:
     def _wanted(self) -> bool:
         return self._policies.current.gives_last_good
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator["_Reading"]:
-        runtime = self._runtime
-        settings = runtime.settings
-        name = runtime.connection_name("records")
-        link = Link(settings.broker_url, name=name, times=settings.timings.amqp)
-        start = datetime.now(UTC) - LOOKS_BACK
-        reader = RecordReader(link, self._take, start=start, decode=decode_good)
-        await link.start(START_TIMEOUT)
-        work = asyncio.create_task(reader.run())
-        try:
-            yield _Reading(link, reader, work)
-        finally:
-            work.cancel()
-            (end,) = await asyncio.gather(work, return_exceptions=True)
-            if isinstance(end, Exception):  # tasks go on without it
-                runtime.log.error("good results are not learned", exc_info=end)
-            await link.close()
-
     async def _take(self, batch: Batch) -> None:
         for entry in batch.entries:
             if isinstance(entry.record, Result):
@@ -83,22 +64,13 @@ class Learning:
         await asyncio.sleep(PAUSE)
 
 
-@dataclass
-class _Reading:
-    """One time of reading along; `astray` once what was read last is not in the stream any more."""
-
-    link: Link
-    reader: RecordReader
-    work: asyncio.Task[None]
-    astray: bool = False
-
-    async def until(self, ended: Callable[[], bool]) -> None:
-        """Return when it is `ended`, has ended by itself, or is astray."""
-        missing = 0.0
-        while not (ended() or self.work.done() or self.astray):
-            await asyncio.sleep(LOOK)
-            missing = missing + LOOK if self.link.is_up and not self.reader.in_place else 0.0
-            self.astray = missing >= ASTRAY_AFTER
+async def _astray(one: Reading, ended: Callable[[], bool]) -> bool:
+    """Return when it is `ended`, or has by itself; True if what was read last is not there now."""
+    missing = 0.0
+    while not (ended() or one.work.done() or missing >= ASTRAY_AFTER):
+        await asyncio.sleep(LOOK)
+        missing = missing + LOOK if one.link.is_up and not one.reader.in_place else 0.0
+    return missing >= ASTRAY_AFTER
 
 
 def decode_good(kind: str | None, body: bytes, offset: int) -> list[Entry | InvalidMessage]:

@@ -13,6 +13,7 @@ from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.topology import RETRY_QUEUE
 from maniple.transport import Delivery
+from maniple_dispatcher.again import Again
 from maniple_dispatcher.domain.routing import is_due, waited_for
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
@@ -27,7 +28,7 @@ class Returns:
     twice. What is not due yet goes round once more.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where what comes back may go
         self,
         lanes: Lanes,
         gate: Gate,
@@ -35,8 +36,10 @@ class Returns:
         clock: Callable[[], datetime],
         *,
         traces: Traces,
+        again: Again | None = None,
     ) -> None:
         """Send what is due to `gate`; keep what cannot be read in `log`."""
+        self._again = again
         self._traces = traces
         self._lanes = lanes
         self._gate = gate
@@ -59,18 +62,18 @@ class Returns:
         if not members:
             delivery.ack()
         source = Settlement(delivery, len(members))
-        onward = partial(self._take_member, again=delivery.redelivered)
+        onward = self._take_member
+        if delivery.redelivered and self._again is not None:
+            onward = partial(self._again.take, onward=onward)
         self._members.bring(members, source, onward, RETRY_QUEUE.name)
 
-    def _take_member(self, envelope: Envelope, source: Settlement, *, again: bool) -> None:
+    def _take_member(self, envelope: Envelope, source: Settlement) -> None:
         now = self._clock()
         back = replace(self._traces.returned(envelope, now), dispatched_at=now)
         if self._lanes.ends(back, source, now, waiting=waited_for(envelope)):
             return
         if is_due(back, now):
             due = replace(back, not_before=None) if back.not_before else back
-            if again and due.owing:  # the dispatcher that was lost over it may have paid
-                due = replace(due, owing=False, waits=max(1, due.waits))
             self._gate.again(due, source)
         else:
             self._lanes.wait_on(back, source)

@@ -19,6 +19,7 @@ from maniple.service.policy_view import PolicyView
 from maniple.service.refusals import RefusedLog
 from maniple.service.runner import Runtime
 from maniple.transport import Pulls
+from maniple_dispatcher.again import Again
 from maniple_dispatcher.agents import Agents
 from maniple_dispatcher.dead import Undeliverable
 from maniple_dispatcher.domain.affinity import Roster
@@ -31,6 +32,7 @@ from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.handlers import Handlers, routes
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.learning import Learning
+from maniple_dispatcher.lookups import Lookups
 from maniple_dispatcher.marks import Marks
 from maniple_dispatcher.members import Members
 from maniple_dispatcher.memory import Memory
@@ -170,10 +172,11 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         log=refused,
     )
     agents = Agents(runtime, plane, roster, moves, marks, deadlines=deadlines)
-    refusals = Refusals(results, refused, runtime.metrics)
     agents.ended = lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself)
     good = GoodResults()
     gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
+    lookups = Lookups(runtime, hot.publisher, lambda: hot.outage)
+    again = Again(lookups, gate, results)
     talk = Talk(hot, fleet, plane, runtime, roster)
     memory = Memory(
         runtime.consul,
@@ -183,10 +186,14 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         log=runtime.log,
     )
     submissions = Submissions(
-        gate.admit, refusals, policies, runtime.metrics, time.now, traces=traces
+        again.admit,
+        Refusals(results, refused, runtime.metrics),
+        policies,
+        runtime.metrics,
+        time.now,
+        traces=traces,
     )
-    pulls = _pulls(runtime)
-    around = _around(runtime, hot, fleet, time.now)
+    pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.now)
     turn_over = TurnOver(
         lanes,
         Members(lanes, refused, time.now),
@@ -195,11 +202,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         settle=settings.timings.expiry.settle,
     )
     expiry = Expiry(deadlines, pulls, turn_over, around, runtime.log)
-    returns = Returns(lanes, gate, refused, time.now, traces=traces)
+    returns = Returns(lanes, gate, refused, time.now, traces=traces, again=again)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(queue, submissions.take, settings.prefetch)
     hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
-    dead = Undeliverable(results, runtime.metrics, time.now, traces=traces, rooms=rooms)
+    dead = Undeliverable(
+        results, runtime.metrics, time.now, traces=traces, rooms=rooms, again=again
+    )
     hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
         hear = follow(time, runtime.health)
@@ -217,6 +226,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
                 "show breakers": talk.show_breakers(),
                 "memory": memory.keep(),
                 "expiry": expiry.run(),
+                "lookups": lookups.run(),
                 "learn good results": Learning(runtime, policies, good).run(),
             }.items():
                 runtime.spawn(work, name)

@@ -39,7 +39,9 @@ Decode = Callable[[str | None, bytes, int], Sequence[Entry | InvalidMessage]]
 
 
 class RecordReader:
-    """Hands the records from `start` (an offset or a time) on to `take`, batch by batch, each once.
+    """Hands the records from `start` on to `take`, batch by batch, each once.
+
+    `start` is an offset, a time, or how long ago by the broker's own clock ("60s").
 
     `decode` returns the records in a message, or those of them that are wanted.
 
@@ -59,7 +61,7 @@ class RecordReader:
         link: Link,
         take: Take,
         *,
-        start: int | datetime = 0,
+        start: int | datetime | str = 0,
         prefetch: int = PREFETCH,
         decode: Decode = decode_records,
     ) -> None:

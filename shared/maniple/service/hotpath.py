@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from time import monotonic
 
 from maniple.service.broker import BLOCKED
 from maniple.service.names import HELD_BYTES, PUBLISHING_BLOCKED, QUEUES_HELD_BACK, RECONNECTS
@@ -30,6 +31,7 @@ START_TIMEOUT = 30.0
 PAUSE_TIMEOUT = 2.0
 SETTLE_TIMEOUT = 1.0
 POLL = 0.05
+LATELY = 60.0
 MAX_LOSSES = 3  # of its connection, while one and the same reply was under way
 
 
@@ -80,6 +82,7 @@ class HotPath:
         """For what goes to addresses that outsiders chose."""
         self._keepers: dict[str, Keeper] = {}
         self._was_up: set[str] = set()
+        self._lost_at = self._back_at = 0.0
         self._differing: set[str] = set()
 
     @property
@@ -91,6 +94,11 @@ class HotPath:
     def up(self) -> bool:
         """Whether the connections that tasks need stand, as far as this process knows."""
         return self.outlet.is_up and self.intake.is_up
+
+    @property
+    def outage(self) -> float:
+        """For how many seconds nothing could be consumed, if that was in the last minute; or 0."""
+        return self._back_at - self._lost_at if monotonic() - self._back_at < LATELY else 0.0
 
     @property
     def publishes(self) -> bool:
@@ -225,6 +233,10 @@ class HotPath:
         self._runtime.health.set("broker.publishing", ok=not blocked, detail=detail)
 
     def _changed(self, link: str, *, up: bool, required: bool = True) -> None:
+        if link == "consume" and not up:
+            self._lost_at = self._back_at = monotonic()
+        elif link == "consume" and link in self._was_up:
+            self._back_at = monotonic()
         reconnects = self._runtime.metrics.counter(RECONNECTS, link)
         if up and link in self._was_up:
             reconnects.inc()

@@ -10,7 +10,7 @@ from typing import Self
 
 from maniple.bundles import MAX_ITEMS, Bundler
 from maniple.codec import encode, join
-from maniple.errors import ManipleError, PublishRefused
+from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import PROGRESS_TYPE, RESULT_TYPE, RESULTS_TYPE, Progress, Result
 from maniple.service.done import All, Done, as_ours, ignored, tell
@@ -76,6 +76,7 @@ class Outlet:
         self._forget_at = MAX_KEYS
         self._patience = 0.0
         self._timeout: float | None = None
+        self._once = False
         self._metrics: Metrics | None = None
         self._answered: Callable[[float], None] | None = None
         self._window = WINDOW
@@ -95,6 +96,11 @@ class Outlet:
     def within(self, seconds: float) -> Self:
         """Give up bundles that are not confirmed in time, and return the outlet."""
         self._timeout = seconds
+        return self
+
+    def once(self) -> Self:
+        """Send no bundle again over a new connection, and return the outlet."""
+        self._once = True
         return self
 
     def telling(self, answered: Callable[[float], None]) -> Self:
@@ -185,6 +191,7 @@ class Outlet:
             type=self._type,
             persistent=not self._courtesy,
             mandatory=not self._courtesy,
+            once=self._once,
         )
 
     def _count(self, items: int, size: int) -> None:
@@ -255,6 +262,13 @@ class ResultOutlet:
             .telling(self._under_way.answered)
             .measured(metrics)
         )
+        self._verdicts = (
+            Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
+            .patient(RECORD_PATIENCE)
+            .once()
+            .telling(self._under_way.answered)
+            .measured(metrics)
+        )
         self._replies = Outlet(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
         self._letters = _Letters(replier)
         self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, courtesy=True).within(
@@ -265,7 +279,7 @@ class ResultOutlet:
     @property
     def kept(self) -> int:
         """Bytes of results that were reported and are not recorded yet."""
-        return self._records.kept
+        return self._records.kept + self._verdicts.kept
 
     def report(
         self,
@@ -282,6 +296,39 @@ class ResultOutlet:
         both = All(2, done).part
         self._records.add(result.capability, encoded, both)
         self.reply(encoded, reply_to, correlation_id, both)
+
+    def conclude(
+        self,
+        result: Result,
+        reply_to: str | None,
+        correlation_id: str | None,
+        done: Done,
+        *,
+        alive: Callable[[], bool],
+    ) -> None:
+        """Record how a task ends that nobody runs, then reply: in this order, and while `alive`.
+
+        When what the task came in is not ours any more, it comes again to somebody who looks into
+        the records first. So nothing may be told of it that is not there, nor be recorded later:
+        what is not recorded by then is given up, and `done` told so (`BrokerUnavailable`).
+        """
+        encoded = encode(result)
+
+        def record() -> None:
+            if alive():
+                self._verdicts.add(result.capability, encoded, recorded)
+            else:
+                done(BrokerUnavailable("what it came in is delivered again"))
+
+        def recorded(error: ManipleError | None) -> None:
+            if isinstance(error, BrokerUnavailable):
+                record()
+            elif error is not None or reply_to is None:
+                done(error)
+            else:
+                self.reply(encoded, reply_to, correlation_id, done)
+
+        record()
 
     def reply(self, encoded: bytes, reply_to: str, correlation_id: str | None, done: Done) -> None:
         """Send an encoded result to `reply_to` only."""
@@ -321,6 +368,7 @@ class ResultOutlet:
     async def drain(self) -> None:
         """Return when everything reported has been sent."""
         await self._records.drain()
+        await self._verdicts.drain()
         await self._under_way.drain()
         await self._progress.drain()
         await self._watched.drain()

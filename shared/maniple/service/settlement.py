@@ -25,6 +25,11 @@ class Settlement:
         self._lost = False
         self._refused = False
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be acknowledged; if not it is delivered again, to whomever."""
+        return self._delivery.alive
+
     def expect(self, parts: int) -> None:
         """Wait for so many calls of `settle` more; to be called before the last one."""
         self._remaining += parts

@@ -23,7 +23,8 @@ class Outgoing:
     """One message to publish. `exchange` may be "" for the default exchange.
 
     A `reply_to` that changes with the connection is a function, called each time that it is sent.
-    `again` are headers besides, when it is sent once more after a lost connection.
+    `again` are headers besides, when it is sent once more after a lost connection; with `once` it
+    is not, but given up as `BrokerUnavailable`, for whoever sent it to decide anew.
     """
 
     exchange: str
@@ -37,6 +38,7 @@ class Outgoing:
     persistent: bool = True
     mandatory: bool = True
     again: dict[str, Any] | None = None
+    once: bool = False
 
     def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
         """AMQP properties of the message; `repeated` if it may have arrived before."""
@@ -126,9 +128,9 @@ class Publisher:
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         """Publish and return when the broker has confirmed.
 
-        A lost connection means sending again, under the same id. Raises `PublishRefused` when a
-        queue refuses or nothing is bound, `BrokerUnavailable` after `timeout` seconds (None: never)
-        or when the link is closed.
+        A lost connection means sending again, under the same id, unless it is sent `once`. Raises
+        `PublishRefused` when a queue refuses or nothing is bound, `BrokerUnavailable` after
+        `timeout` seconds (None: never) or when the link is closed.
         """
         if timeout is None:
             await self._publish(message)
@@ -149,6 +151,9 @@ class Publisher:
         return self._link.last_error or "no answer"
 
     async def _publish(self, message: Outgoing) -> None:
+        if message.once and self._channel is None:
+            await self._link.wait_up()
+            raise BrokerUnavailable("there was no connection when it was to be sent")
         lost_on = None
         losses = 0
         while losses != self._max_losses:
@@ -156,6 +161,8 @@ class Publisher:
                 channel = await self._open_channel()
                 if await self._is_published(channel, message, repeated=lost_on is not None):
                     return
+            if message.once:
+                raise BrokerUnavailable("the connection was lost before RabbitMQ confirmed")
             if channel is not lost_on:
                 lost_on = channel
                 losses += 1

@@ -149,6 +149,12 @@ class Scene:
         self._journal.read()
         return sum(bool(self._journal.of(key.id)) for key in tasks)
 
+    def refused(self, tasks: Collection[TaskKey]) -> int:
+        """Return how many of these have been refused, by the records."""
+        fates = map(self._witness.others.get, tasks)
+        ends = [fate.ends[0].ending.status.value for fate in fates if fate and fate.ends]
+        return ends.count("rejected")
+
     def has_ended(self, tasks: Collection[TaskKey]) -> bool:
         """Whether all of these have an end in the records."""
         fates = map(self._witness.others.get, tasks)

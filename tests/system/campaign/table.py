@@ -15,9 +15,9 @@ from system.campaign.injections import (
     freeze_service,
     kill_agent_with_child,
     kill_agents,
-    kill_dispatcher_under_limit,
     kill_leader,
     kill_one_of,
+    kill_under_limit,
     last,
     mistake_time,
     nothing,
@@ -51,7 +51,12 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "a dispatcher is killed among tasks that a limit refuses",
-        *(kill_dispatcher_under_limit, 15),
+        *(kill_under_limit(all_of_them=False), 15),
+        whole_within=RESTART,
+    ),
+    Fault(
+        "all dispatchers are killed while a limit refuses",
+        *(kill_under_limit(all_of_them=True), 15),
         whole_within=RESTART,
     ),
     Fault(

@@ -234,8 +234,9 @@ def capability_of(task: Task, routing_key: str) -> str:
 def deadline_of(task: Task, arrival: Arrival) -> datetime:
     """Return when a task expires. Raises `InvalidMessage` for times that cannot be.
 
-    One that was past when the task was sent is bad input; but of a task that may have been
-    admitted before nobody knows when it was sent first: it expires, as any other.
+    One that was past when the task was sent is bad input. Of a task that a dispatcher had before
+    nobody knows when it was sent first: it expires, as any other. What only its sender says is no
+    reason: whoever writes the id of a task that runs would end it.
     """
     if task.deadline is None:
         # Not from `sent_at`: the sender's clock is another machine's, and a task that has a minute
@@ -247,7 +248,7 @@ def deadline_of(task: Task, arrival: Arrival) -> datetime:
         raise InvalidMessage(
             ErrorCode.INVALID_TASK, f"deadline is more than {MAX_TTL / 86400:g} days away"
         )
-    if task.deadline <= arrival.sent_at and arrival.before is Before.UNKNOWN:
+    if task.deadline <= arrival.sent_at and arrival.before is not Before.DELIVERED:
         raise InvalidMessage(
             ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
         )

@@ -1,0 +1,151 @@
+"""Looking up in the records what became of tasks that come again.
+
+What a dispatcher had when it died, or lost its connection, is delivered again, also if it had told
+of its end and only the acknowledgement was missing. The records have each end before anybody is
+told of it (`ResultOutlet.conclude`), and that a task is in its lane right after it is.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Collection, Sequence
+from time import monotonic
+
+from maniple.codec import encode
+from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
+from maniple.identifiers import new_id
+from maniple.messages import (
+    ACCEPTED_TYPE,
+    MARK_TYPE,
+    RESULTS_TYPE,
+    RUNNING_TYPE,
+    Result,
+    TaskAccepted,
+    TaskRunning,
+)
+from maniple.records import Batch, Entry, Record, TaskKey, decode_records
+from maniple.service.runner import Runtime
+from maniple.topology import MARK_KEY, RESULTS
+from maniple.transport import Outgoing, Publisher
+from maniple_dispatcher.reading import reading
+
+BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
+LIMIT = 20.0  # seconds that one look may take; then it is as if there were no records
+_TYPES = (ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
+_IDS = re.compile(rb'"id":"((?:[^"\\]|\\.)*)"')
+
+Then = Callable[[Record | None], None]
+"""Told what the records have of a task: its end if there is one, None if they have nothing."""
+
+_log = logging.getLogger(__name__)
+
+
+class Lookups:
+    """Answers, for all that ask meanwhile, by one reading of the records of the last minute or so.
+
+    That there are no more is known by a mark that is published first, and that readers pass over.
+    """
+
+    def __init__(self, runtime: Runtime, publisher: Publisher, outage: Callable[[], float]) -> None:
+        """Read through a connection of its own; further back by the last `outage()`, in seconds."""
+        self._runtime = runtime
+        self._publisher = publisher
+        self._outage = outage
+        self._asked: dict[TaskKey, list[Then]] = {}
+        self._any = asyncio.Event()
+
+    def ask(self, key: TaskKey, then: Then) -> None:
+        """Have `then` told soon what became of a task."""
+        self._asked.setdefault(key, []).append(then)
+        self._any.set()
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        while True:
+            await self._any.wait()
+            self._any.clear()
+            asked, self._asked = self._asked, {}
+            found = await self._look(asked)
+            for key, all_of_it in asked.items():
+                for then in all_of_it:
+                    try:
+                        then(found.get(key))
+                    except Exception:  # noqa: BLE001 - one of them must not cost the others
+                        _log.exception("what came again cannot be brought on its way")
+                await asyncio.sleep(0)
+
+    async def _look(self, wanted: Collection[TaskKey]) -> dict[TaskKey, Record]:
+        begun, search = monotonic(), Search(wanted)
+        try:
+            async with asyncio.timeout(LIMIT):
+                await self._read(search)
+        except (ManipleError, TimeoutError) as error:
+            self._runtime.log.warning(
+                "the records of tasks that come again are not read",
+                tasks=len(wanted),
+                reason=repr(error),
+            )
+        self._runtime.log.info(
+            "tasks come again",
+            tasks=len(wanted),
+            ended=sum(isinstance(one, Result) for one in search.found.values()),
+            known=len(search.found),
+            seconds=round(monotonic() - begun, 3),
+        )
+        return search.found
+
+    async def _read(self, search: "Search") -> None:
+        start = f"{round(BACK + self._outage())}s"
+        async with reading(
+            self._runtime, "lookups", search.take, start=start, decode=search.decode
+        ) as one:
+            await self._publisher.publish(search.mark)
+            ended = asyncio.create_task(search.ended.wait())
+            try:
+                await asyncio.wait((ended, one.work), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ended.cancel()
+        if not search.ended.is_set():
+            raise BrokerUnavailable("the reader has ended")
+
+
+class Search:
+    """What is looked for in one reading, and found; the first end of a task is its end."""
+
+    def __init__(self, wanted: Collection[TaskKey]) -> None:
+        """Look for what is `wanted`, until the mark."""
+        self._wanted = frozenset(wanted)
+        self._ids = frozenset(encode(key.id)[1:-1] for key in wanted)
+        body = encode({"mark": new_id()})
+        self.mark = Outgoing(RESULTS.name, MARK_KEY, body, message_id=new_id(), type=MARK_TYPE)
+        self._passed = False
+        self.found: dict[TaskKey, Record] = {}
+        self.ended = asyncio.Event()
+
+    def decode(
+        self, kind: str | None, body: bytes, offset: int
+    ) -> Sequence[Entry | InvalidMessage]:
+        """Return the records in a message that are looked for; the others are not decoded."""
+        if kind == MARK_TYPE:
+            self._passed = self._passed or body == self.mark.body
+        if kind not in _TYPES or self._ids.isdisjoint(_IDS.findall(body)):
+            return ()
+        entries = decode_records(kind, body, offset)
+        return [one for one in entries if isinstance(one, Entry) and _key(one) in self._wanted]
+
+    async def take(self, batch: Batch) -> None:
+        """Take what was found, and whether that was all."""
+        for entry in batch.entries:
+            key = _key(entry)
+            if key is not None and not isinstance(self.found.get(key), Result):
+                self.found[key] = entry.record
+        if self._passed:
+            self.ended.set()
+        await asyncio.sleep(0)
+
+
+def _key(entry: Entry) -> TaskKey | None:
+    record = entry.record
+    if isinstance(record, Result | TaskAccepted | TaskRunning):
+        return TaskKey(record.tenant, record.id)
+    return None

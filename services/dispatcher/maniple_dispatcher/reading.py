@@ -1,0 +1,53 @@
+"""Reading along in the records, over a connection of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from maniple.records import Batch, RecordReader
+from maniple.records.reader import Decode
+from maniple.service.runner import Runtime
+from maniple.transport import Link
+
+START_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One time of reading along; `work` ends by itself only if it fails."""
+
+    link: Link
+    reader: RecordReader
+    work: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def reading(
+    runtime: Runtime,
+    name: str,
+    take: Callable[[Batch], Awaitable[None]],
+    *,
+    start: datetime | str,
+    decode: Decode,
+) -> AsyncIterator[Reading]:
+    """Hand records from `start` on to `take` meanwhile; `name` is that of the connection.
+
+    Raises `BrokerUnavailable` if it does not stand within 30 s.
+    """
+    settings = runtime.settings
+    link = Link(
+        settings.broker_url, name=runtime.connection_name(name), times=settings.timings.amqp
+    )
+    reader = RecordReader(link, take, start=start, decode=decode)
+    await link.start(START_TIMEOUT)
+    work = asyncio.create_task(reader.run())
+    try:
+        yield Reading(link, reader, work)
+    finally:
+        work.cancel()
+        (end,) = await asyncio.gather(work, return_exceptions=True)
+        if isinstance(end, Exception):  # tasks go on without it
+            runtime.log.error("records are not read", connection=link.name, exc_info=end)
+        await link.close()

@@ -1,0 +1,129 @@
+"""What became of tasks that come again is found in the real stream."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
+from uuid import uuid4
+
+import pytest
+from structlog.testing import capture_logs
+
+from local_servers import LocalServers
+from maniple.codec import encode
+from maniple.messages import ACCEPTED_TYPE, RESULTS_TYPE, Result, Status, TaskAccepted
+from maniple.records import Record, TaskKey
+from maniple.service.runner import Runtime
+from maniple.service.telemetry import get_logger
+from maniple.timings import Timings
+from maniple.topology import ACCEPTED_KEY, EVENTS, RESULTS
+from maniple.transport import Link, Outgoing, Publisher, declare_topology
+from maniple_dispatcher import lookups
+from maniple_dispatcher.lookups import Lookups
+from waiting import wait_until
+
+NOW = datetime(2026, 11, 29, 18, 0, tzinfo=UTC)
+MANY = 300
+
+
+class Scene:
+    """A dispatcher's lookups, and a publisher to record what they find."""
+
+    def __init__(self, url: str) -> None:
+        self.link = Link(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
+        self.publisher = Publisher(self.link)
+        runtime = SimpleNamespace(
+            settings=SimpleNamespace(broker_url=url, timings=Timings()),
+            connection_name=lambda purpose: f"test.{purpose}.{uuid4()}",
+            log=get_logger(),
+        )
+        self.lookups = Lookups(cast("Runtime", runtime), self.publisher, lambda: 0.0)
+        self.found: dict[str, list[Record | None]] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Scene"]:
+        await self.link.start(10)
+        work = asyncio.create_task(self.lookups.run())
+        try:
+            yield self
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            await self.link.close()
+
+    async def accept(self, *names: str) -> None:
+        accepted = [
+            TaskAccepted(
+                id=name, capability="c", lane="c", submitted_at=NOW, dispatched_at=NOW, deadline=NOW
+            )
+            for name in names
+        ]
+        await self.publisher.publish(
+            Outgoing(EVENTS.name, ACCEPTED_KEY, encode(accepted), str(uuid4()), ACCEPTED_TYPE)
+        )
+
+    async def end(self, *names: str) -> None:
+        ends = [
+            Result(id=name, capability="c", status=Status.REJECTED, finished_at=NOW)
+            for name in names
+        ]
+        await self.publisher.publish(
+            Outgoing(RESULTS.name, "c", encode(ends), str(uuid4()), RESULTS_TYPE)
+        )
+
+    def ask(self, *names: str) -> None:
+        for name in names:
+            key = TaskKey("default", name)
+            self.lookups.ask(key, self.found.setdefault(name, []).append)
+
+    async def answers(self) -> list[str]:
+        """Return the kinds of all answers, once there is one for each that was asked for."""
+        await wait_until(lambda: all(self.found.values()), 30)
+        return [type(one[0]).__name__ for one in self.found.values()]
+
+
+@pytest.fixture
+async def scene(servers: LocalServers) -> AsyncIterator[Scene]:
+    async with Scene(servers.rabbitmq.url("ledger")).running() as made:
+        yield made
+
+
+def names(count: int) -> list[str]:
+    run = uuid4()
+    return [f"{run}-{number}" for number in range(count)]
+
+
+async def test_what_was_just_recorded_is_found_and_what_was_not_is_known_not_to_be(
+    scene: Scene,
+) -> None:
+    accepted, ended, unknown = names(3)
+    await scene.accept(accepted, ended)
+    await scene.end(ended)
+    scene.ask(accepted, ended, unknown)
+    assert await scene.answers() == ["TaskAccepted", "Result", "NoneType"]
+
+
+async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) -> None:
+    ended = names(MANY)
+    for first in range(0, MANY, 10):
+        await scene.end(*ended[first : first + 10])
+    with capture_logs() as lines:
+        scene.ask(*ended)
+        assert await scene.answers() == ["Result"] * MANY
+    assert [line["ended"] for line in lines if line["event"] == "tasks come again"] == [MANY]
+
+
+async def test_records_that_cannot_be_read_hold_up_nobody_for_ever(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "LIMIT", 0.0)
+    (ended,) = names(1)
+    await scene.end(ended)
+    scene.ask(ended)
+    assert await scene.answers() == ["NoneType"]
+    monkeypatch.undo()
+    scene.found.clear()
+    scene.ask(ended)  # and the next are answered
+    assert await scene.answers() == ["Result"]

@@ -1,0 +1,165 @@
+"""What is delivered again is brought onward only if nothing of it is in the records."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from maniple.codec import decode_results, encode
+from maniple.messages import (
+    ACCEPTED_TYPE,
+    MARK_TYPE,
+    RESULTS_TYPE,
+    Result,
+    Status,
+    TaskAccepted,
+    TaskRunning,
+)
+from maniple.records import Batch, Entry, Record, TaskKey
+from maniple.service.outlets import ResultOutlet
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple_dispatcher.again import Again
+from maniple_dispatcher.lookups import Lookups, Search, Then
+from work_with_fakes import NOW, Delivery, FakePublisher, envelope
+
+KEY = TaskKey("default", "1")
+HOUR = timedelta(hours=1)
+
+
+def ended(name: str, status: Status = Status.SUCCEEDED, tenant: str = "default") -> Result:
+    return Result(id=name, capability="a.task", status=status, finished_at=NOW, tenant=tenant)
+
+
+def accepted(name: str) -> TaskAccepted:
+    return TaskAccepted(
+        id=name,
+        capability="a.task",
+        lane="a.task",
+        submitted_at=NOW,
+        dispatched_at=NOW,
+        deadline=NOW + HOUR,
+    )
+
+
+RUNNING = TaskRunning(id="1", capability="a.task", attempt=1, agent="a", started_at=NOW)
+
+
+class Known(Lookups):
+    """Lookups that are answered at once, by what they are made with."""
+
+    def __init__(self, record: Record | None) -> None:
+        self.record = record
+        self.asked: list[TaskKey] = []
+
+    def ask(self, key: TaskKey, then: Then) -> None:
+        self.asked.append(key)
+        then(self.record)
+
+
+class Scene:
+    """A task that is delivered again."""
+
+    def __init__(self, record: Record | None) -> None:
+        self.publisher, self.delivery = FakePublisher(), Delivery()
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        gate: Any = None
+        self.known = Known(record)
+        self.again = Again(self.known, gate, self.results)
+        self.onward: list[str] = []
+
+    async def comes(self, *, accepted: bool = False, reply_to: str | None = "theirs") -> None:
+        source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
+        task = envelope("1", accepted=accepted, reply_to=reply_to)
+        self.again.take(task, source, lambda one, _: self.onward.append(one.id))
+        await self.results.drain()
+
+    @property
+    def answers(self) -> list[Result]:
+        assert not self.publisher.to("maniple.results")  # it is recorded already
+        return [one for m in self.publisher.to("") for one in decode_results(m.body)]
+
+
+async def test_what_has_no_record_goes_onward() -> None:
+    scene = Scene(None)
+    await scene.comes()
+    assert (scene.known.asked, scene.onward) == ([KEY], ["1"])
+    assert (scene.delivery.acked, scene.answers) == (0, [])
+
+
+@pytest.mark.parametrize("reply_to", ["theirs", None])
+@pytest.mark.parametrize("status", [Status.REJECTED, Status.SUCCEEDED], ids=str)
+async def test_what_has_ended_is_answered_once_more_and_settled(
+    status: Status, reply_to: str | None
+) -> None:
+    end = ended("1", status)
+    scene = Scene(end)
+    await scene.comes(reply_to=reply_to)
+    assert (scene.onward, scene.delivery.acked) == ([], 1)
+    assert scene.answers == ([end] if reply_to else [])
+
+
+@pytest.mark.parametrize("record", [accepted("1"), RUNNING], ids=["accepted", "running"])
+async def test_what_is_in_its_lane_is_settled_unless_it_came_back_from_there(
+    record: Record,
+) -> None:
+    scene = Scene(record)
+    await scene.comes()
+    assert (scene.onward, scene.delivery.acked, scene.answers) == ([], 1, [])
+    back = Scene(record)
+    await back.comes(accepted=True)
+    assert (back.onward, back.delivery.acked) == (["1"], 0)
+
+
+async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
+    scene = Scene(None)
+    source = Settlement(scene.delivery, 1)  # type: ignore[arg-type]  # a fake
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    scene.again.take(envelope("1"), source, fails)
+    assert (scene.delivery.acked, scene.delivery.rejected) == (0, 1)
+
+
+async def found(
+    search: Search, *messages: tuple[str, list[Record]], offset: int = 0
+) -> dict[TaskKey, Record]:
+    """Let a search read messages, and return what it has found."""
+    for number, (kind, records) in enumerate(messages, offset):
+        decoded = search.decode(kind, encode(records), number)
+        entries = tuple(one for one in decoded if isinstance(one, Entry))
+        await search.take(Batch(entries, number + 1))
+    return search.found
+
+
+async def test_the_first_end_of_a_task_is_found_among_others() -> None:
+    names = ["1", 'quo"te', "ümlaut", "sl\\ash"]
+    search = Search([TaskKey("default", name) for name in names])
+    refusal = ended("1", Status.REJECTED)
+    got = await found(
+        search,
+        (ACCEPTED_TYPE, [accepted("x"), accepted("1")]),
+        (RESULTS_TYPE, [ended("y"), ended("1", tenant="other"), refusal]),
+        (RESULTS_TYPE, [ended("1")]),
+        (ACCEPTED_TYPE, [accepted("1")]),
+        (RESULTS_TYPE, [ended(name) for name in names[1:]]),
+    )
+    assert got == {
+        TaskKey("default", name): refusal if name == "1" else ended(name) for name in names
+    }
+
+
+async def test_what_nobody_asks_for_is_not_decoded() -> None:
+    search = Search([KEY])
+    assert not search.decode(RESULTS_TYPE, b'[{"id":"2", and so on', 0)
+    assert not search.decode("newer", encode([ended("1")]), 0)
+
+
+async def test_it_ends_at_its_own_mark_and_no_other() -> None:
+    search, other = Search([KEY]), Search([KEY])
+    for mark, over in ((other.mark, False), (search.mark, True)):
+        assert mark.type == MARK_TYPE
+        search.decode(mark.type, mark.body, 0)
+        await search.take(Batch((), 1))
+        assert search.ended.is_set() == over

@@ -1,0 +1,75 @@
+"""How a task ends that nobody runs: recorded while its source is ours, and only then told."""
+
+import asyncio
+
+import pytest
+
+from maniple.errors import BrokerUnavailable, ManipleError
+from maniple.messages import Result, Status
+from maniple.service.outlets import ResultOutlet
+from maniple.service.telemetry import Metrics
+from maniple.transport import Outgoing
+from waiting import wait_until
+from work_with_fakes import FakePublisher
+
+REFUSAL = Result(id="1", capability="a.task", status=Status.REJECTED)
+
+
+class Losing(FakePublisher):
+    """Loses its connection `losses` times, before it confirms."""
+
+    losses = 0
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        if message.once and self.losses:
+            self.losses -= 1
+            raise BrokerUnavailable("lost")
+        await super().publish(message, timeout=timeout)
+
+
+class Scene:
+    """A task that is refused."""
+
+    def __init__(self) -> None:
+        self.publisher = Losing()
+        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.alive = True
+        self.told: list[ManipleError | None] = []
+
+    def refuse(self, reply_to: str | None = "theirs") -> None:
+        self.results.conclude(REFUSAL, reply_to, "c", self.told.append, alive=lambda: self.alive)
+
+    @property
+    def sent(self) -> list[str]:
+        return [message.exchange for message in self.publisher.sent]
+
+
+async def test_nobody_is_told_before_it_is_recorded() -> None:
+    scene = Scene()
+    scene.publisher.silent = {"a.task"}
+    scene.refuse()
+    await asyncio.sleep(0.05)  # longer than records wait for company
+    assert (scene.sent, scene.told) == ([], [])
+    scene.publisher.freed.set()
+    await wait_until(lambda: bool(scene.told))
+    assert (scene.sent, scene.told) == (["maniple.results", ""], [None])
+
+
+async def test_it_is_recorded_again_over_a_new_connection_while_its_source_is_ours() -> None:
+    scene = Scene()
+    scene.publisher.losses = 2
+    scene.refuse(None)
+    await wait_until(lambda: bool(scene.told))
+    assert (scene.sent, scene.told) == (["maniple.results"], [None])
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+async def test_what_comes_again_to_somebody_is_neither_recorded_nor_told(losses: int) -> None:
+    scene = Scene()
+    scene.publisher.losses = losses
+    scene.alive = bool(losses)
+    scene.refuse()
+    scene.alive = False
+    await wait_until(lambda: bool(scene.told))
+    assert scene.sent == []
+    assert [type(one) for one in scene.told] == [BrokerUnavailable]
