@@ -4,6 +4,7 @@ from typing import Any
 
 from maniple.messages import (
     ACCEPTED_TYPE,
+    ADMITTED_TYPE,
     MAX_TASKS,
     PROGRESS_TYPE,
     REPEATED_HEADER,
@@ -28,7 +29,16 @@ from maniple.topology import (
 )
 from maniple.wording import FIELDS, REPEATED, RESULT_EXAMPLES, SUMMARIES, TASK_EXAMPLES
 
-DOCUMENTED = ("Task", "Result", "Progress", "TaskAccepted", "TaskRunning", "Request", "Response")
+DOCUMENTED = (
+    "Task",
+    "Result",
+    "Progress",
+    "TaskAdmitted",
+    "TaskAccepted",
+    "TaskRunning",
+    "Request",
+    "Response",
+)
 
 
 def _reference(kind: str, name: str) -> dict[str, str]:
@@ -86,6 +96,7 @@ def messages() -> dict[str, Any]:
         ),
         "progress": _array("progress", PROGRESS_TYPE, "Progress", SUMMARIES["Progress"]),
         "accepted": _array("accepted", ACCEPTED_TYPE, "TaskAccepted", SUMMARIES["TaskAccepted"]),
+        "admitted": _array("admitted", ADMITTED_TYPE, "TaskAdmitted", SUMMARIES["TaskAdmitted"]),
         "running": _array("running", RUNNING_TYPE, "TaskRunning", SUMMARIES["TaskRunning"]),
         "results": _array(
             "results", RESULTS_TYPE, "Result", "Results as they are recorded: in arrays."
@@ -167,7 +178,7 @@ def channels() -> dict[str, Any]:
         },
         "progress": _of_exchange(EVENTS, progress_key("{capability}"), ("progress",))
         | {"parameters": {"capability": {"description": "The task's capability."}}},
-        "records": _of_stream(RECORDS, ("accepted", "running", "results")),
+        "records": _of_stream(RECORDS, ("admitted", "accepted", "running", "results")),
         "dead": _of_stream(DEAD_LOG, ("bytes",)),
         "refused": _of_stream(REFUSED_LOG, ("bytes",)),
     }

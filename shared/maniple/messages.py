@@ -33,6 +33,7 @@ ENVELOPES_TYPE = "maniple.envelopes.v1"
 RESULTS_TYPE = "maniple.results.v1"
 ACCEPTED_TYPE = "maniple.accepted.v1"
 RUNNING_TYPE = "maniple.running.v1"
+ADMITTED_TYPE = "maniple.admitted.v1"
 MARK_TYPE = "maniple.mark.v1"
 
 REPEATED_HEADER = "maniple-repeated"
@@ -238,6 +239,18 @@ class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     policies: dict[str, int] = {}
     clamped: dict[str, float] = {}
     traceparent: str | None = None
+
+
+class TaskAdmitted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record that a rate limit does not end a task (`task.admitted`).
+
+    It is there before the task goes to a lane or to wait, which may fail yet; of a task under no
+    rate limit there is none.
+    """
+
+    id: str
+    capability: str
+    tenant: str = "default"
 
 
 class TaskRunning(Struct, frozen=True, kw_only=True, omit_defaults=True):

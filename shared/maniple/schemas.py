@@ -21,6 +21,7 @@ from maniple.messages import (
     Result,
     Task,
     TaskAccepted,
+    TaskAdmitted,
     TaskRunning,
 )
 from maniple.service.policies.documents import DOCUMENT
@@ -31,6 +32,7 @@ HOT: tuple[type[msgspec.Struct], ...] = (
     Task,
     Result,
     Progress,
+    TaskAdmitted,
     TaskAccepted,
     TaskRunning,
     Envelope,

@@ -24,6 +24,7 @@ SUMMARIES = {
     f"{MAX_BODY:,} bytes in all. Unknown fields are refused by name.",
     "Result": "How a task ended. The first terminal result of a task wins.",
     "Progress": "What a handler reported while it ran.",
+    "TaskAdmitted": "A rate limit does not end a task; it goes to its lane or waits.",
     "TaskAccepted": "A task was admitted and its lane has confirmed it.",
     "TaskRunning": "An attempt has been running for a second.",
     "Envelope": "Internal: an admitted task on its way to an agent.",

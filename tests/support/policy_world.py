@@ -58,7 +58,8 @@ class World:
         async def everywhere() -> bool:
             urls = [process.http for process in self.cluster.of_service("dispatcher")]
             bodies = [(await fetch(f"{url}/health"))[1] for url in urls]
-            return all(json.loads(body)["versions"].get(key) == version for body in bodies)
+            # One that is starting answers nothing yet.
+            return all(body and json.loads(body)["versions"].get(key) == version for body in bodies)
 
         await wait_until(everywhere)
 

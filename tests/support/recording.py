@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 from maniple.events import Event
 from maniple.identifiers import new_id
-from maniple.messages import Result, TaskAccepted, TaskRunning
+from maniple.messages import Result, TaskAccepted, TaskAdmitted, TaskRunning
 from maniple.records import Batch, RecordReader
 from maniple.transport import Link
 
-TaskRecord = TaskAccepted | TaskRunning | Result
+TaskRecord = TaskAdmitted | TaskAccepted | TaskRunning | Result
 
 
 class Recording:

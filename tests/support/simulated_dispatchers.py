@@ -68,6 +68,9 @@ class Lanes:
     def ends(self, *_: object) -> bool:
         return False
 
+    def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
+        then()
+
     def send(self, envelope: Envelope, *_: object) -> None:
         self._became.watch(self._of)
         self._became.lanes.add(envelope.lane)
@@ -77,7 +80,9 @@ class Lanes:
         self._became.waiting.append(replace(envelope, waits=envelope.waits + 1, waited_for=why))
         self._note(self._became.held)
 
-    def wait_on(self, envelope: Envelope, _source: object, why: Waiting | None = None) -> None:
+    def wait_on(
+        self, envelope: Envelope, _source: object, why: Waiting | None = None, **_: object
+    ) -> None:
         self._became.waiting.append(replace(envelope, waited_for=why or envelope.waited_for))
         self._note(self._became.held)
 

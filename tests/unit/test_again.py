@@ -8,19 +8,25 @@ import pytest
 from maniple.codec import decode_results, encode
 from maniple.messages import (
     ACCEPTED_TYPE,
+    ADMITTED_TYPE,
     MARK_TYPE,
     RESULTS_TYPE,
+    Envelope,
     Result,
     Status,
     TaskAccepted,
+    TaskAdmitted,
     TaskRunning,
 )
 from maniple.records import Batch, Entry, Record, TaskKey
 from maniple.service.outlets import ResultOutlet
+from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple_dispatcher.again import Again
-from maniple_dispatcher.lookups import Lookups, Search, Then
+from maniple_dispatcher.domain.before import Before
+from maniple_dispatcher.lookups import Found, Lookups, Missing, Search, Then
+from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 
 KEY = TaskKey("default", "1")
@@ -42,13 +48,14 @@ def accepted(name: str) -> TaskAccepted:
     )
 
 
+ADMITTED = TaskAdmitted(id="1", capability="a.task")
 RUNNING = TaskRunning(id="1", capability="a.task", attempt=1, agent="a", started_at=NOW)
 
 
 class Known(Lookups):
     """Lookups that are answered at once, by what they are made with."""
 
-    def __init__(self, record: Record | None) -> None:
+    def __init__(self, record: Found) -> None:
         self.record = record
         self.asked: list[TaskKey] = []
 
@@ -60,13 +67,25 @@ class Known(Lookups):
 class Scene:
     """A task that is delivered again."""
 
-    def __init__(self, record: Record | None) -> None:
+    def __init__(self, record: Found) -> None:
         self.publisher, self.delivery = FakePublisher(), Delivery()
         self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
-        gate: Any = None
+        gate: Any = self
         self.known = Known(record)
         self.again = Again(self.known, gate, self.results)
         self.onward: list[str] = []
+        self.before: Before | None = None
+
+    def admit(
+        self, _envelope: Envelope, _resolved: Resolved, _source: Settlement, before: Before
+    ) -> None:
+        self.before = before
+
+    def submitted(self, before: Before, resolved: Resolved) -> Before | None:
+        """Return as what it goes to the gate, if it does."""
+        source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
+        self.again.admit(envelope("1"), resolved, source, before)
+        return self.before
 
     async def comes(self, *, accepted: bool = False, reply_to: str | None = "theirs") -> None:
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
@@ -80,8 +99,40 @@ class Scene:
         return [one for m in self.publisher.to("") for one in decode_results(m.body)]
 
 
-async def test_what_has_no_record_goes_onward() -> None:
-    scene = Scene(None)
+LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": 1, "period": 60}))
+AS_IT_CAME = [
+    (before, Resolved(), before) for before in (Before.UNKNOWN, Before.SAID, Before.DELIVERED)
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "resolved", "becomes"),
+    [
+        *AS_IT_CAME,
+        (Before.BOTH, Resolved(), Before.BOTH),
+        (Before.DELIVERED, LIMITED, Before.UNKNOWN),
+        (Before.BOTH, LIMITED, Before.SAID),
+    ],
+)
+def test_what_has_no_record_is_as_new_where_one_is_written_before_it_leaves(
+    before: Before, resolved: Resolved, becomes: Before
+) -> None:
+    assert Scene(Missing.UNRECORDED).submitted(before, resolved) is becomes
+
+
+@pytest.mark.parametrize("found", [Missing.UNREAD, ADMITTED], ids=["unread", "admitted"])
+@pytest.mark.parametrize("before", [Before.DELIVERED, Before.BOTH])
+def test_what_may_have_been_charged_is_not_as_new(found: Found, before: Before) -> None:
+    assert Scene(found).submitted(before, LIMITED) is before
+
+
+def test_what_has_ended_is_not_admitted() -> None:
+    assert Scene(ended("1")).submitted(Before.DELIVERED, LIMITED) is None
+
+
+@pytest.mark.parametrize("found", [*Missing, ADMITTED], ids=str)
+async def test_what_has_no_end_goes_onward(found: Found) -> None:
+    scene = Scene(found)
     await scene.comes()
     assert (scene.known.asked, scene.onward) == ([KEY], ["1"])
     assert (scene.delivery.acked, scene.answers) == (0, [])
@@ -112,7 +163,7 @@ async def test_what_is_in_its_lane_is_settled_unless_it_came_back_from_there(
 
 
 async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
-    scene = Scene(None)
+    scene = Scene(Missing.UNRECORDED)
     source = Settlement(scene.delivery, 1)  # type: ignore[arg-type]  # a fake
 
     def fails(*_: object) -> None:
@@ -139,6 +190,7 @@ async def test_the_first_end_of_a_task_is_found_among_others() -> None:
     refusal = ended("1", Status.REJECTED)
     got = await found(
         search,
+        (ADMITTED_TYPE, [ADMITTED]),
         (ACCEPTED_TYPE, [accepted("x"), accepted("1")]),
         (RESULTS_TYPE, [ended("y"), ended("1", tenant="other"), refusal]),
         (RESULTS_TYPE, [ended("1")]),

@@ -1,5 +1,6 @@
 """What the gate makes of a task for which nobody decided, with limits that the tests decide."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -39,6 +40,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self.became: list[str] = []
+        self.recorded = 0
         self.last: Envelope | None = None
 
     def wait_on(self, envelope: Envelope, *_: object, **__: object) -> None:
@@ -47,6 +49,10 @@ class Lanes:
 
     def ends(self, *_: object) -> bool:
         return False
+
+    def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
+        self.recorded += 1
+        then()
 
     def mirror(self, *_: object) -> None:
         self.became.append("mirrored")
@@ -164,19 +170,28 @@ def test_what_may_have_been_admitted_before_passes_or_waits(
     assert lanes.last.owing <= (became != "sent")
 
 
-@pytest.mark.parametrize(("limit", "asked"), [(LIMIT, ["rate_limit/it"]), (DEGRADING, [])])
-def test_what_a_dispatcher_had_is_charged_only_where_the_limit_would_have_ended_it(
-    limit: Any, asked: list[str]
+def test_what_a_dispatcher_had_is_not_charged_again() -> None:
+    limits = Limits()
+    assert admitted(Resolved(rate_limit=LIMIT), limits, Before.DELIVERED) == ["sent"]
+    assert limits.asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "before", "recorded"),
+    [
+        (True, Before.UNKNOWN, 1),
+        (None, Before.UNKNOWN, 1),
+        (False, Before.UNKNOWN, 0),  # its end is on record
+        (True, Before.SAID, 0),
+        (True, Before.DELIVERED, 0),
+    ],
+)
+def test_what_a_limit_does_not_end_is_on_record_before_it_goes(
+    answer: bool | None, before: Before, recorded: int
 ) -> None:
-    limits = Limits(True)
-    admitted(Resolved(rate_limit=limit), limits, Before.DELIVERED)
-    assert limits.asked == asked
-
-
-def test_what_a_dispatcher_had_waits_where_what_is_new_is_refused() -> None:
     lanes = Lanes()
-    (became,) = admitted(Resolved(rate_limit=LIMIT), Limits(False), Before.DELIVERED, lanes)
-    assert became in {"held", "waits"}
+    admitted(Resolved(rate_limit=LIMIT), Limits(answer), before, lanes)
+    assert lanes.recorded == recorded
 
 
 def test_what_a_sender_says_does_not_buy_a_passage() -> None:

@@ -1,5 +1,6 @@
 """A task over which the gate fails costs neither itself nor those who are told after it."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,9 @@ class Lanes:
 
     def ends(self, *_: object) -> bool:
         return False
+
+    def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
+        then()
 
     def send(self, envelope: Envelope, *_: object) -> None:
         if envelope.id in self.bad | self.worse:

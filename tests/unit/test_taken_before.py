@@ -26,7 +26,7 @@ from work_with_fakes import NOW
         ({"headers": {REPEATED_HEADER: "false"}}, Before.UNKNOWN),
         ({"headers": {REPEATED_HEADER: "true"}}, Before.SAID),
         ({"redelivered": True}, Before.DELIVERED),
-        ({"redelivered": True, "headers": {REPEATED_HEADER: "true"}}, Before.DELIVERED),
+        ({"redelivered": True, "headers": {REPEATED_HEADER: "true"}}, Before.BOTH),
     ],
 )
 async def test_a_dispatcher_knows_what_may_have_been_admitted(

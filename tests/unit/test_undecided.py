@@ -9,7 +9,7 @@ import pytest
 
 from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Envelope, Waiting
-from maniple.topology import DELAY_TIERS, tier_name
+from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
@@ -63,12 +63,12 @@ class Scene(GateWithFakes):
         self.bring(envelope("1", lane="a.task", reply_to="theirs", **fields), before)
         await self.lanes.drain()
 
-    async def comes_back(self, after: float = 60.0) -> None:
+    async def comes_back(self, after: float = 60.0, *, redelivered: bool = False) -> None:
         """Let it come back from where it waits."""
         task = self.waiting
         self.now += timedelta(seconds=after)
         self.publisher.sent.clear()
-        await self.bring_back(task)
+        await self.bring_back(task, redelivered=redelivered)
 
     @property
     def waiting(self) -> Envelope:
@@ -77,7 +77,8 @@ class Scene(GateWithFakes):
 
     @property
     def exchanges(self) -> set[str]:
-        return {message.exchange for message in self.publisher.sent}
+        sent = self.publisher.sent
+        return {one.exchange for one in sent if one.routing_key != ADMITTED_KEY}
 
     @property
     def sent(self) -> Envelope:
@@ -142,6 +143,15 @@ async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -
     await scene.comes_back()
     assert (scene.fleet.asked["rate_limit"], scene.fleet.asked["bulkhead"]) == (2, 2)
     assert scene.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
+
+
+async def test_what_a_dispatcher_was_lost_over_that_may_have_been_paid_is_not_paid_again() -> None:
+    scene = Scene(RATE)
+    scene.fleet.answers["rate_limit"] = NOBODY
+    await scene.comes()
+    scene.fleet.answers["rate_limit"] = NO
+    await scene.comes_back(redelivered=True)
+    assert (scene.sent.lane, scene.fleet.asked["rate_limit"]) == ("a.task", 1)
 
 
 async def test_a_turn_that_is_reserved_after_all_is_not_reserved_again() -> None:

@@ -4,23 +4,29 @@ from collections.abc import Callable
 from functools import partial
 
 from maniple.codec import encode
-from maniple.messages import Envelope, Result
-from maniple.records import Record, TaskKey
+from maniple.messages import Envelope, Result, TaskAdmitted
+from maniple.records import TaskKey
 from maniple.service.done import Done, as_ours
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lookups import Lookups
+from maniple_dispatcher.lookups import Found, Lookups, Missing
 from maniple_dispatcher.members import Onward
+
+To = tuple[str | None, str | None]
+"""A reply's address and correlation."""
+GoOn = Callable[[Found], None]
+"""What is done with a task that has not ended; told what is known of it."""
 
 
 class Again:
     """Settles those that have ended or are in their lanes, and brings the others onward.
 
     Whoever had them may have told of that, and only the acknowledgement was lost. Of what has no
-    record nothing was told, though it may be in its lane or where it waits, without a confirm.
+    record nothing was told, though it may be in its lane or where it waits, without a confirm; but
+    not if it is under a rate limit, as that is recorded first: it then is as new.
     """
 
     def __init__(self, lookups: Lookups, gate: Gate, results: ResultOutlet) -> None:
@@ -33,58 +39,66 @@ class Again:
         self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Before
     ) -> None:
         """Admit a task, as `Gate.admit` does, when it is known what became of it."""
-        if before is Before.DELIVERED:
-            onward = partial(self._admit, resolved)
-            self.take(envelope, source, onward)
+        if before in {Before.DELIVERED, Before.BOTH}:
+            go_on = partial(self._admit, envelope, resolved, source, before)
+            self.look(TaskKey(envelope.tenant, envelope.id), _to(envelope), source.settle, go_on)
         else:
             self._gate.admit(envelope, resolved, source, before)
 
     def take(self, envelope: Envelope, source: Settlement, onward: Onward) -> None:
-        """Call `onward` when it is known that a task has not ended, nor come to its lane."""
-        to = envelope.reply_to, envelope.correlation_id
-        key = TaskKey(envelope.tenant, envelope.id)
-        go_on = partial(onward, envelope, source)
-        self.look(key, to, source.settle, go_on, accepted=envelope.accepted)
+        """Call `onward` with what has waited when it is known not to have ended since.
+
+        What comes back from an attempt has been in its lane before: that says nothing.
+        """
+        key, go_on = TaskKey(envelope.tenant, envelope.id), partial(onward, envelope, source)
+        self.look(key, _to(envelope), source.settle, lambda _: go_on(), accepted=envelope.accepted)
 
     def look(
-        self,
-        key: TaskKey,
-        to: tuple[str | None, str | None],
-        done: Done,
-        go_on: Callable[[], None],
-        *,
-        accepted: bool = False,
+        self, key: TaskKey, to: To, done: Done, go_on: GoOn, *, accepted: bool = False
     ) -> None:
-        """Answer `to` (its address and correlation) how a task has ended; or else `go_on`.
+        """Answer `to` how a task has ended, or leave it in its lane; or else `go_on`.
 
-        One that was `accepted` before came back from an attempt: that it has been says nothing.
+        Of one that was `accepted` before, that it was says nothing.
         """
         self._lookups.ask(key, partial(self._found, to, done, go_on, accepted))
 
-    def _admit(self, resolved: Resolved, envelope: Envelope, source: Settlement) -> None:
-        self._gate.admit(envelope, resolved, source, Before.DELIVERED)
+    def _admit(
+        self,
+        envelope: Envelope,
+        resolved: Resolved,
+        source: Settlement,
+        before: Before,
+        found: Found,
+    ) -> None:
+        if found is Missing.UNRECORDED and resolved.rate_limit is not None:
+            before = Before.SAID if before is Before.BOTH else Before.UNKNOWN
+        self._gate.admit(envelope, resolved, source, before)
 
     def _found(
         self,
-        to: tuple[str | None, str | None],
+        to: To,
         done: Done,
-        go_on: Callable[[], None],
-        accepted: bool,  # noqa: FBT001 - the same
-        record: Record | None,
+        go_on: GoOn,
+        accepted: bool,  # noqa: FBT001 - given by position
+        found: Found,
     ) -> None:
         try:
-            if isinstance(record, Result):
-                self._answer(record, to, done)
-            elif record is None or accepted:
-                go_on()
+            if isinstance(found, Result):
+                self._answer(found, to, done)
+            elif isinstance(found, Missing | TaskAdmitted) or accepted:
+                go_on(found)
             else:
                 done(None)
         except Exception as error:  # noqa: BLE001 - it ends as the broker's dead letter
             done(as_ours(error))
 
-    def _answer(self, result: Result, to: tuple[str | None, str | None], done: Done) -> None:
+    def _answer(self, result: Result, to: To, done: Done) -> None:
         reply_to, correlation_id = to
         if reply_to is None:
             done(None)
         else:
             self._results.reply(encode(result), reply_to, correlation_id, done)
+
+
+def _to(envelope: Envelope) -> To:
+    return envelope.reply_to, envelope.correlation_id

@@ -146,7 +146,8 @@ class Undeliverable:
             tell_it()
             return
         key = TaskKey(refusal.answer.tenant, refusal.answer.id)
-        self._again.look(key, (arrival.reply_to, arrival.correlation_id), done, tell_it)
+        to = arrival.reply_to, arrival.correlation_id
+        self._again.look(key, to, done, lambda _: tell_it())
 
 
 def _unreadable(arrival: Arrival) -> Refusal:

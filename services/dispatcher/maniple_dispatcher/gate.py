@@ -115,12 +115,10 @@ class Gate:
     ) -> None:
         """Bring a task on its way that may be on it: no policy ends it, nor want of room.
 
-        One that a dispatcher had is charged nothing, for it may have been; unless the limit ends
-        what it does not let through: that has no record, so hardly any of it had been charged. One
-        of which only its sender says so is, or it would say so to pass.
+        One that a dispatcher had is charged nothing, for it may have been. One of which only its
+        sender says so is: or it would say so to pass.
         """
-        policy = resolved.rate_limit
-        owes = policy is not None and (before is Before.SAID or policy.spec.over == "reject")
+        owes = before is Before.SAID and resolved.rate_limit is not None
         envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes)
         if resolved.route is not None:
             envelope = routed(resolved.route, envelope)
@@ -242,6 +240,9 @@ class Gate:
         self._refuse(going, Refusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds))
 
     def _let_through(self, going: Going) -> None:
+        self._leave(going, partial(self._send, going))
+
+    def _send(self, going: Going) -> None:
         envelope = going.envelope
         mirror = going.resolved.mirror
         if mirror is not None and not going.returned:
@@ -251,6 +252,25 @@ class Gate:
                 envelope = replace(envelope, policies=versions)
                 self._lanes.mirror(copy)
         self._lanes.send(envelope, going.source)
+
+    def _leave(self, going: Going, go: Callable[[], None]) -> None:
+        """Let a task `go` that is not ended here, once that is recorded if somebody may ask.
+
+        A dispatcher to which it is delivered again then knows whether it was charged: what has no
+        record never left, and is as new.
+        """
+        new = not going.returned
+        if new and (going.fell or going.resolved.rate_limit is not None):
+            self._lanes.admitted(going.envelope, going.source, partial(self._left, going, go))
+        else:
+            go()
+
+    def _left(self, going: Going, go: Callable[[], None]) -> None:
+        try:
+            go()
+        except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
+            _log.exception("a task cannot be brought on its way")
+            self._hold_failed(replace(going, returned=True))
 
     # --- asking --------------------------------------------------------------------------
 
@@ -278,8 +298,8 @@ class Gate:
         One that cannot wait either is refused by its source, and ends as the broker's dead letter.
         """
         try:
-            self._give_back(going)
-            self._lanes.hold(going.envelope, going.source, Waiting.UNDECIDED)
+            going = self._give_back(going)
+            self._leave(going, partial(self._keep, going, Waiting.UNDECIDED))
         except Exception as error:  # noqa: BLE001 - whatever it was, it is settled
             _log.exception("nor can it wait")
             going.source.settle(as_ours(error))
@@ -290,7 +310,10 @@ class Gate:
         """Let a task ask again later that nobody has refused."""
         going = self._give_back(going)
         self._count(policy, "undecided")
-        self._lanes.hold(going.envelope, going.source, Waiting.UNDECIDED)
+        self._leave(going, partial(self._keep, going, Waiting.UNDECIDED))
+
+    def _keep(self, going: Going, why: Waiting) -> None:
+        self._lanes.hold(going.envelope, going.source, why)
 
     # --- refused -------------------------------------------------------------------------
 
@@ -326,10 +349,11 @@ class Gate:
         if going.envelope.owing and refusal.seconds > LONGEST_WAIT:
             self._wait_for(going, refusal.seconds, _WAITING[refusal.code])
         else:
-            self._lanes.hold(going.envelope, going.source, _WAITING[refusal.code])
+            self._leave(going, partial(self._keep, going, _WAITING[refusal.code]))
 
     def _wait_for(self, going: Going, seconds: float, why: Waiting) -> None:
-        self._lanes.wait_on(self._due(going, seconds), going.source, why)
+        due = self._due(going, seconds)
+        self._leave(going, partial(self._lanes.wait_on, due, going.source, why))
 
     def _due(self, going: Going, seconds: float) -> Envelope:
         seconds = min(max(seconds, DELAY_TIERS[0]), MAX_TTL)  # it expires before that
@@ -385,13 +409,15 @@ class Gate:
         """Answer that the task is accepted, and let it ask again when there may be room."""
         if refusal.code is ErrorCode.RATE_LIMITED:
             going = owing(going)
+        self._leave(going, partial(self._promise, going, refusal))
+
+    def _promise(self, going: Going, refusal: Refusal) -> None:
         envelope = going.envelope
         if envelope.reply_to is not None:
             said = encode(acceptance(envelope))
             self._results.announce(said, ACCEPTED_TYPE, envelope.reply_to, envelope.correlation_id)
-        self._lanes.wait_on(
-            self._due(going, refusal.seconds), going.source, _WAITING[refusal.code], insist=True
-        )
+        due, why = self._due(going, refusal.seconds), _WAITING[refusal.code]
+        self._lanes.wait_on(due, going.source, why, insist=True)
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()

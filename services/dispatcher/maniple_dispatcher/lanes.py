@@ -18,7 +18,16 @@ from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
-from maniple.messages import ACCEPTED_TYPE, ENVELOPES_TYPE, Envelope, Result, Waiting, without_room
+from maniple.messages import (
+    ACCEPTED_TYPE,
+    ADMITTED_TYPE,
+    ENVELOPES_TYPE,
+    Envelope,
+    Result,
+    TaskAdmitted,
+    Waiting,
+    without_room,
+)
 from maniple.service.done import Done
 from maniple.service.doors import Doors
 from maniple.service.names import MIRRORS_DROPPED, TASKS_ACCEPTED, TASKS_DELAYED, TASKS_REJECTED
@@ -27,7 +36,7 @@ from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.under_way import Key, Ticket, UnderWay
 from maniple.timings import Queues
-from maniple.topology import ACCEPTED_KEY, AGENTS, EVENTS, LANES, Exchange, lane_key
+from maniple.topology import ACCEPTED_KEY, ADMITTED_KEY, AGENTS, EVENTS, LANES, Exchange, lane_key
 from maniple.transport import Publisher
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.affinity import Roster
@@ -135,6 +144,7 @@ class Lanes:
             .patient(RECORD_PATIENCE)
             .measured(metrics)
         )
+        self._admissions = Outlet(publisher, EVENTS, ADMITTED_TYPE, insist=True).measured(metrics)
         self._results = results
         self._metrics = metrics
         self._clock = clock
@@ -178,6 +188,20 @@ class Lanes:
         else:
             return False
         return True
+
+    def admitted(self, envelope: Envelope, source: Settlement, then: Callable[[], None]) -> None:
+        """Record that a new task goes to a lane or waits, `then` let it."""
+        record = TaskAdmitted(
+            id=envelope.id, capability=envelope.capability, tenant=envelope.tenant
+        )
+
+        def recorded(error: ManipleError | None) -> None:
+            if error is None:
+                then()
+            else:
+                source.settle(error)
+
+        self._admissions.add(ADMITTED_KEY, encode(record), recorded)
 
     def send(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
         """Bring one task on its way; `alone` keeps it out of bundles."""
@@ -276,6 +300,7 @@ class Lanes:
 
     async def drain(self) -> None:
         """Return when everything on its way has been confirmed."""
+        await self._admissions.drain()
         for way in self._ways.values():
             await way.drain()
         await self._mirrors.drain()

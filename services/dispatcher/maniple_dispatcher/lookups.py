@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Sequence
+from enum import Enum
 from time import monotonic
 
 from maniple.codec import encode
@@ -16,11 +17,13 @@ from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
 from maniple.messages import (
     ACCEPTED_TYPE,
+    ADMITTED_TYPE,
     MARK_TYPE,
     RESULTS_TYPE,
     RUNNING_TYPE,
     Result,
     TaskAccepted,
+    TaskAdmitted,
     TaskRunning,
 )
 from maniple.records import Batch, Entry, Record, TaskKey, decode_records
@@ -31,11 +34,21 @@ from maniple_dispatcher.reading import reading
 
 BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
 LIMIT = 20.0  # seconds that one look may take; then it is as if there were no records
-_TYPES = (ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
+_TYPES = (ADMITTED_TYPE, ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
 _IDS = re.compile(rb'"id":"((?:[^"\\]|\\.)*)"')
 
-Then = Callable[[Record | None], None]
-"""Told what the records have of a task: its end if there is one, None if they have nothing."""
+
+class Missing(Enum):
+    """Why there is no record of a task."""
+
+    UNRECORDED = "unrecorded"
+    UNREAD = "unread"
+    """The records could not be read."""
+
+
+Found = Record | Missing
+Then = Callable[[Found], None]
+"""Told what the records have of a task: its end if there is one, else the last that they have."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,16 +78,16 @@ class Lookups:
             await self._any.wait()
             self._any.clear()
             asked, self._asked = self._asked, {}
-            found = await self._look(asked)
+            found, missing = await self._look(asked)
             for key, all_of_it in asked.items():
                 for then in all_of_it:
                     try:
-                        then(found.get(key))
+                        then(found.get(key, missing))
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
                         _log.exception("what came again cannot be brought on its way")
                 await asyncio.sleep(0)
 
-    async def _look(self, wanted: Collection[TaskKey]) -> dict[TaskKey, Record]:
+    async def _look(self, wanted: Collection[TaskKey]) -> tuple[dict[TaskKey, Record], Missing]:
         begun, search = monotonic(), Search(wanted)
         try:
             async with asyncio.timeout(LIMIT):
@@ -92,7 +105,7 @@ class Lookups:
             known=len(search.found),
             seconds=round(monotonic() - begun, 3),
         )
-        return search.found
+        return search.found, Missing.UNRECORDED if search.ended.is_set() else Missing.UNREAD
 
     async def _read(self, search: "Search") -> None:
         start = f"{round(BACK + self._outage())}s"
@@ -146,6 +159,6 @@ class Search:
 
 def _key(entry: Entry) -> TaskKey | None:
     record = entry.record
-    if isinstance(record, Result | TaskAccepted | TaskRunning):
+    if isinstance(record, Result | TaskAdmitted | TaskAccepted | TaskRunning):
         return TaskKey(record.tenant, record.id)
     return None

@@ -62,18 +62,20 @@ class Returns:
         if not members:
             delivery.ack()
         source = Settlement(delivery, len(members))
-        onward = self._take_member
+        onward = partial(self._take_member, again=delivery.redelivered)
         if delivery.redelivered and self._again is not None:
             onward = partial(self._again.take, onward=onward)
         self._members.bring(members, source, onward, RETRY_QUEUE.name)
 
-    def _take_member(self, envelope: Envelope, source: Settlement) -> None:
+    def _take_member(self, envelope: Envelope, source: Settlement, *, again: bool) -> None:
         now = self._clock()
         back = replace(self._traces.returned(envelope, now), dispatched_at=now)
         if self._lanes.ends(back, source, now, waiting=waited_for(envelope)):
             return
         if is_due(back, now):
             due = replace(back, not_before=None) if back.not_before else back
+            if again and due.owing:  # the dispatcher that was lost over it may have paid
+                due = replace(due, owing=False, waits=max(1, due.waits))
             self._gate.again(due, source)
         else:
             self._lanes.wait_on(back, source)

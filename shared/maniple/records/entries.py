@@ -11,14 +11,16 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.events import AGENT_EVENTS, BreakerChanged, Event, PolicyChanged
 from maniple.messages import (
     ACCEPTED_TYPE,
+    ADMITTED_TYPE,
     RESULTS_TYPE,
     RUNNING_TYPE,
     Result,
     TaskAccepted,
+    TaskAdmitted,
     TaskRunning,
 )
 
-Record = TaskAccepted | TaskRunning | Result | Event
+Record = TaskAdmitted | TaskAccepted | TaskRunning | Result | Event
 _Decode = Callable[[bytes], "Sequence[Record | InvalidMessage]"]
 _EVENTS: Final[tuple[type[Event], ...]] = (*AGENT_EVENTS, PolicyChanged, BreakerChanged)
 
@@ -59,7 +61,7 @@ def decode_records(kind: str | None, body: bytes, offset: int) -> list[Entry | I
     ]
 
 
-def _members(model: type[TaskAccepted | TaskRunning | Result]) -> _Decode:
+def _members(model: type[TaskAdmitted | TaskAccepted | TaskRunning | Result]) -> _Decode:
     def decode(body: bytes) -> Sequence[Record | InvalidMessage]:
         return decode_members(body, model)
 
@@ -77,6 +79,7 @@ def _event(model: type[Event]) -> _Decode:
 
 
 _DECODERS: Final[Mapping[str, _Decode]] = {
+    ADMITTED_TYPE: _members(TaskAdmitted),
     ACCEPTED_TYPE: _members(TaskAccepted),
     RUNNING_TYPE: _members(TaskRunning),
     RESULTS_TYPE: _members(Result),

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from maniple.errors import ErrorCode
 from maniple.events import Event
-from maniple.messages import Result, Status, TaskAccepted, TaskRunning
+from maniple.messages import Result, Status, TaskAccepted, TaskAdmitted, TaskRunning
 from maniple.records.entries import Entry, Position, TaskKey
 from maniple.states import TaskState
 
@@ -142,11 +142,12 @@ class FirstWins:
     def take(self, entry: Entry) -> Verdict | None:
         """Take one record; the verdict on a terminal result, None for all others.
 
-        Events of agents and policies say nothing of tasks.
+        Events of agents and policies say nothing of tasks, and that one was admitted nothing that
+        would last.
         """
         position, record = entry.position, entry.record
         self.next_offset = max(self.next_offset, position.offset + 1)
-        if isinstance(record, Event):
+        if isinstance(record, Event | TaskAdmitted):
             return None
         key = TaskKey(record.tenant, record.id)
         fate = self._fates.get(key) or Fate()

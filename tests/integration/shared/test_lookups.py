@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -14,14 +14,14 @@ from structlog.testing import capture_logs
 from local_servers import LocalServers
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULTS_TYPE, Result, Status, TaskAccepted
-from maniple.records import Record, TaskKey
+from maniple.records import TaskKey
 from maniple.service.runner import Runtime
 from maniple.service.telemetry import get_logger
 from maniple.timings import Timings
 from maniple.topology import ACCEPTED_KEY, EVENTS, RESULTS
 from maniple.transport import Link, Outgoing, Publisher, declare_topology
 from maniple_dispatcher import lookups
-from maniple_dispatcher.lookups import Lookups
+from maniple_dispatcher.lookups import Found, Lookups, Missing
 from waiting import wait_until
 
 NOW = datetime(2026, 11, 29, 18, 0, tzinfo=UTC)
@@ -40,7 +40,7 @@ class Scene:
             log=get_logger(),
         )
         self.lookups = Lookups(cast("Runtime", runtime), self.publisher, lambda: 0.0)
-        self.found: dict[str, list[Record | None]] = {}
+        self.found: dict[str, list[Found]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Scene"]:
@@ -78,10 +78,12 @@ class Scene:
             key = TaskKey("default", name)
             self.lookups.ask(key, self.found.setdefault(name, []).append)
 
-    async def answers(self) -> list[str]:
-        """Return the kinds of all answers, once there is one for each that was asked for."""
+    async def answers(self) -> list[Any]:
+        """Return what kinds of record were found, or why none, once all are there."""
         await wait_until(lambda: all(self.found.values()), 30)
-        return [type(one[0]).__name__ for one in self.found.values()]
+        return [
+            one[0] if isinstance(one[0], Missing) else type(one[0]) for one in self.found.values()
+        ]
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ async def test_what_was_just_recorded_is_found_and_what_was_not_is_known_not_to_
     await scene.accept(accepted, ended)
     await scene.end(ended)
     scene.ask(accepted, ended, unknown)
-    assert await scene.answers() == ["TaskAccepted", "Result", "NoneType"]
+    assert await scene.answers() == [TaskAccepted, Result, Missing.UNRECORDED]
 
 
 async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) -> None:
@@ -111,7 +113,7 @@ async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) 
         await scene.end(*ended[first : first + 10])
     with capture_logs() as lines:
         scene.ask(*ended)
-        assert await scene.answers() == ["Result"] * MANY
+        assert await scene.answers() == [Result] * MANY
     assert [line["ended"] for line in lines if line["event"] == "tasks come again"] == [MANY]
 
 
@@ -122,8 +124,8 @@ async def test_records_that_cannot_be_read_hold_up_nobody_for_ever(
     (ended,) = names(1)
     await scene.end(ended)
     scene.ask(ended)
-    assert await scene.answers() == ["NoneType"]
+    assert await scene.answers() == [Missing.UNREAD]
     monkeypatch.undo()
     scene.found.clear()
     scene.ask(ended)  # and the next are answered
-    assert await scene.answers() == ["Result"]
+    assert await scene.answers() == [Result]

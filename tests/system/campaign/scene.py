@@ -24,7 +24,9 @@ from maniple.events import AgentUnreachable
 from maniple.local.child import Child
 from maniple.local.cluster import Cluster, ServiceProcess
 from maniple.local.http import fetch
+from maniple.messages import Status
 from maniple.records import TaskKey
+from maniple.records.first_wins import Ending
 from maniple.service.names import PUBLISHING_BLOCKED
 from policy_world import World
 from system.brokers import Broker
@@ -38,8 +40,15 @@ OK = 200
 MISTAKEN, CUT_OFF = "agent-5", "policy-2"
 CHOICE_SECONDS = 10.0
 AGAIN = 0.2
+REFUSED = "refused"
 STILL_RUNS = 0.3  # seconds that a task has to go on for, if it is to be lost with its agent
 BLOCKED = re.compile(rf"^{PUBLISHING_BLOCKED.name}\{{[^}}]*\}} 1", re.MULTILINE)
+
+
+def _told(ending: Ending) -> str:
+    """Return how a task ended; a fallback's output is a refusal, too: no agent has run it."""
+    gone = ending.status in {Status.EXPIRED, Status.CANCELLED}
+    return REFUSED if ending.agent is None and not gone else ending.status.value
 
 
 class Truth(StrEnum):
@@ -138,11 +147,11 @@ class Scene:
         self._journal.read()
         for key in tasks:
             fate = self._witness.others.get(key)
-            ends = [end.ending.status.value for end in fate.ends] if fate else []
+            ends = [_told(end.ending) for end in fate.ends] if fate else []
             if len(set(ends)) != 1:
                 yield f"{key.id} has the ends {ends}"
-            elif ends[0] == "rejected" and self._journal.of(key.id):
-                yield f"{key.id} was rejected, and ran"
+            elif ends[0] == REFUSED and self._journal.of(key.id):
+                yield f"{key.id} was refused, and ran"
 
     def ran(self, tasks: Collection[TaskKey]) -> int:
         """Return how many of these have been started."""
@@ -152,8 +161,8 @@ class Scene:
     def refused(self, tasks: Collection[TaskKey]) -> int:
         """Return how many of these have been refused, by the records."""
         fates = map(self._witness.others.get, tasks)
-        ends = [fate.ends[0].ending.status.value for fate in fates if fate and fate.ends]
-        return ends.count("rejected")
+        ends = [_told(fate.ends[0].ending) for fate in fates if fate and fate.ends]
+        return ends.count(REFUSED)
 
     def has_ended(self, tasks: Collection[TaskKey]) -> bool:
         """Whether all of these have an end in the records."""

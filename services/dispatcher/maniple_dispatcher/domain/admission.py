@@ -248,7 +248,7 @@ def deadline_of(task: Task, arrival: Arrival) -> datetime:
         raise InvalidMessage(
             ErrorCode.INVALID_TASK, f"deadline is more than {MAX_TTL / 86400:g} days away"
         )
-    if task.deadline <= arrival.sent_at and arrival.before is not Before.DELIVERED:
+    if task.deadline <= arrival.sent_at and arrival.before in {Before.UNKNOWN, Before.SAID}:
         raise InvalidMessage(
             ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
         )

@@ -19,10 +19,12 @@ class Before(Enum):
     """Its sender says that it may have been."""
     DELIVERED = "delivered"
     """A dispatcher had it, and did not settle it."""
+    BOTH = "both"
 
 
 def taken_before(headers: Mapping[str, Any], *, redelivered: bool) -> Before:
     """Return what is known of whether a submission was taken before."""
+    said = headers.get(REPEATED_HEADER) == "true"
     if redelivered:
-        return Before.DELIVERED
-    return Before.SAID if headers.get(REPEATED_HEADER) == "true" else Before.UNKNOWN
+        return Before.BOTH if said else Before.DELIVERED
+    return Before.SAID if said else Before.UNKNOWN
