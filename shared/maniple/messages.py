@@ -148,7 +148,8 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     room it takes, `mirror_of` the id of the task that it is a copy of; while it is `owing` it has
     not passed its rate limit. `span` is the id of the span of its dispatch, if its trace is
     sampled. With a `payload_digest` its result may stand in for that of another task. `clamped` is
-    what it asked for where a policy gave it less. Unknown fields are ignored.
+    what it asked for where a policy gave it less. `again` says that it was delivered more than once
+    before it was settled, so that another copy of it may be on its way. Unknown fields are ignored.
     """
 
     id: str
@@ -181,6 +182,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     owing: bool = False
     policies: dict[str, int] = {}
     clamped: dict[str, float] = {}
+    again: bool = False
 
 
 def without_room(envelope: Envelope) -> Envelope:
@@ -245,12 +247,13 @@ class TaskAdmitted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record that a rate limit does not end a task (`task.admitted`).
 
     It is there before the task goes to a lane or to wait, which may fail yet; of a task under no
-    rate limit there is none.
+    rate limit there is none. One that is `owing` waits, and has yet to pass its limit.
     """
 
     id: str
     capability: str
     tenant: str = "default"
+    owing: bool = False
 
 
 class TaskRunning(Struct, frozen=True, kw_only=True, omit_defaults=True):

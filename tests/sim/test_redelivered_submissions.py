@@ -1,13 +1,11 @@
 """What a dispatcher had when it died comes to another, while its limit is used up; virtual time."""
 
-from typing import Any
-
 import pytest
 
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved
 from maniple_dispatcher.domain.before import Before
-from simulated_dispatchers import FAR, LANE, NOW, Dispatcher, Dispatchers, policy
+from simulated_dispatchers import FAR, HELD, LANE, NOW, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 
 LIMIT, HAD = 400, 150
@@ -25,8 +23,7 @@ def deliver(one: Dispatcher, tasks: int, before: Before) -> None:
                 id=str(number), capability=LANE, lane=LANE, submitted_at=NOW, deadline=FAR
             )
             one.undecided += 1
-            nothing: Any = None
-            one.gate.admit(task, LIMITED, nothing, before)
+            one.gate.admit(task, LIMITED, HELD, before)
 
     one.world.after(0.0, come, one.process)
 

@@ -11,10 +11,12 @@ from maniple.service.policies import PolicySet, parse_policy
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
+from maniple_dispatcher.again import Again
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.lookups import Lookups
 from maniple_dispatcher.returns import Returns
 from maniple_dispatcher.rooms import Rooms
 from maniple_dispatcher.traces import Traces
@@ -34,6 +36,7 @@ class GateWithFakes:
         *,
         tracer: Tracer = NO_TRACER,
         rooms: Rooms | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
         self.publisher, self.roster, self.now = FakePublisher(), Roster(), NOW
         self.known: datetime | None = None
@@ -63,7 +66,10 @@ class GateWithFakes:
             metrics=Metrics(),
             clock=self.clock,
         )
-        self.returns = Returns(self.lanes, self.gate, nothing, self.clock, traces=self.traces)
+        again = None if lookups is None else Again(lookups, self.gate, self.results)
+        self.returns = Returns(
+            self.lanes, self.gate, nothing, self.clock, traces=self.traces, again=again
+        )
 
     def clock(self) -> datetime:
         return self.now

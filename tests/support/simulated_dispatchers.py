@@ -33,6 +33,8 @@ from simulated_cluster import metrics
 from simulated_consul import Servers, SimulatedConsul
 from virtual_time import Process, World
 
+HELD: Any = SimpleNamespace(alive=True)
+"""A source message on a connection that stands."""
 LANE = "text.stats"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FAR = NOW + timedelta(hours=1)
@@ -191,8 +193,7 @@ class Dispatcher:
                     id=str(number), capability=LANE, lane=LANE, submitted_at=NOW, deadline=FAR
                 )
                 self.undecided += 1
-                nothing: Any = None
-                self.gate.admit(task, resolved, nothing)
+                self.gate.admit(task, resolved, HELD)
 
         self.world.after(0.0, come, self.process)
 
@@ -206,8 +207,7 @@ class Dispatcher:
         def come() -> None:
             for envelope in envelopes:
                 self.undecided += 1
-                nothing: Any = None
-                self.gate.again(replace(envelope, not_before=None), nothing)
+                self.gate.again(replace(envelope, not_before=None), HELD)
 
         self.world.after(0.0, come, self.process)
 

@@ -1,10 +1,13 @@
 """What is delivered again is brought onward only if nothing of it is in the records."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from gate_with_fakes import GateWithFakes
 from maniple.codec import decode_results, encode
 from maniple.messages import (
     ACCEPTED_TYPE,
@@ -58,8 +61,10 @@ class Known(Lookups):
     def __init__(self, record: Found) -> None:
         self.record = record
         self.asked: list[TaskKey] = []
+        self.since = 0.0
 
-    def ask(self, key: TaskKey, then: Then) -> None:
+    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
+        self.since = since
         self.asked.append(key)
         then(self.record)
 
@@ -126,6 +131,12 @@ def test_what_may_have_been_charged_is_not_as_new(found: Found, before: Before) 
     assert Scene(found).submitted(before, LIMITED) is before
 
 
+@pytest.mark.parametrize("before", [Before.DELIVERED, Before.BOTH])
+def test_what_waited_and_had_yet_to_pay_has_to_pay(before: Before) -> None:
+    owing = TaskAdmitted(id="1", capability="a.task", owing=True)
+    assert Scene(owing).submitted(before, LIMITED) is Before.SAID
+
+
 def test_what_has_ended_is_not_admitted() -> None:
     assert Scene(ended("1")).submitted(Before.DELIVERED, LIMITED) is None
 
@@ -171,6 +182,27 @@ async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
 
     scene.again.take(envelope("1"), source, fails)
     assert (scene.delivery.acked, scene.delivery.rejected) == (0, 1)
+
+
+@pytest.mark.parametrize("found", [ended("1"), accepted("1"), Missing.UNRECORDED], ids=str)
+async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_its_lane(
+    found: Found,
+) -> None:
+    known, fleet = Known(found), SimpleNamespace()
+    scene = GateWithFakes([], fleet, lookups=known)
+    task = envelope("1", again=True, waits=1, reply_to="theirs", deadline=NOW)
+    await scene.bring_back(replace(task, submitted_at=NOW - HOUR))
+    results = [one for m in scene.publisher.to("maniple.results") for one in decode_results(m.body)]
+    expires = found is Missing.UNRECORDED
+    assert [one.status for one in results] == [Status.EXPIRED] * expires
+    assert known.since == HOUR.total_seconds()
+
+
+async def test_what_waited_alone_expires_without_being_looked_up() -> None:
+    known = Known(ended("1"))
+    scene = GateWithFakes([], SimpleNamespace(), lookups=known)
+    await scene.bring_back(envelope("1", waits=1, deadline=NOW))
+    assert (known.asked, len(scene.publisher.to("maniple.results"))) == ([], 1)
 
 
 async def found(

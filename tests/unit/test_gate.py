@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved, parse_policy
 from maniple.service.telemetry import Metrics
@@ -41,6 +43,9 @@ class Lanes:
     def __init__(self) -> None:
         self.became: list[str] = []
         self.recorded = 0
+        self.settled: list[object] = []
+        self.source: Any = SimpleNamespace(alive=True, settle=self.settled.append)
+        self.lost_meanwhile = False
         self.last: Envelope | None = None
 
     def wait_on(self, envelope: Envelope, *_: object, **__: object) -> None:
@@ -52,6 +57,7 @@ class Lanes:
 
     def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
         self.recorded += 1
+        self.source.alive = not self.lost_meanwhile
         then()
 
     def mirror(self, *_: object) -> None:
@@ -80,10 +86,11 @@ class Limits:
         self._answers = list(answers)
         self.freed: list[str] = []
         self.asked: list[str] = []
+        self.seconds = 1.0
 
     def ask(self, limit: Limit, then: Then, _now: float) -> None:
         self.asked.append(limit.key)
-        then(self._answers.pop(0), 1.0)
+        then(self._answers.pop(0), self.seconds)
 
     def free(self, limit: Limit, _now: float) -> None:
         self.freed.append(limit.key)
@@ -106,8 +113,7 @@ def admitted(
     task = Envelope(
         id="1", capability=LANE, lane=LANE, submitted_at=NOW, deadline=NOW + timedelta(hours=1)
     )
-    source: Any = nothing
-    gate.admit(task, resolved, source, before)
+    gate.admit(task, resolved, lanes.source, before)
     return lanes.became
 
 
@@ -192,6 +198,17 @@ def test_what_a_limit_does_not_end_is_on_record_before_it_goes(
     lanes = Lanes()
     admitted(Resolved(rate_limit=LIMIT), Limits(answer), before, lanes)
     assert lanes.recorded == recorded
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_is_given_to_another_dispatcher_does_not_leave_and_keeps_no_room(when: str) -> None:
+    lanes, limits = Lanes(), Limits(True, True)
+    lanes.source.alive = when != "before"
+    lanes.lost_meanwhile = when == "meanwhile"
+    limits.seconds = 0.0
+    assert admitted(Resolved(rate_limit=LIMIT, bulkhead=BULKHEAD), limits, lanes=lanes) == []
+    assert (lanes.recorded, limits.freed) == (int(when == "meanwhile"), ["bulkhead/it"])
+    assert [type(one) for one in lanes.settled] == [BrokerUnavailable]
 
 
 def test_what_a_sender_says_does_not_buy_a_passage() -> None:

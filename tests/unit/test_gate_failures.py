@@ -30,6 +30,7 @@ class Source:
 
     def __init__(self) -> None:
         self.errors: list[ManipleError | None] = []
+        self.alive = True
 
     def settle(self, error: ManipleError | None = None) -> None:
         self.errors.append(error)
@@ -150,7 +151,8 @@ def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> N
     fleet: Any = SimpleNamespace(ask=lambda _, then, __: then(True, seconds))
     gate = Gate(lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW)
     for before in (Before.UNKNOWN, Before.SAID):
-        gate.admit(envelope("1"), LIMITED, nothing, before)
+        source: Any = Source()
+        gate.admit(envelope("1"), LIMITED, source, before)
     assert (lanes.sent, lanes.held, len(lanes.due)) == ([], [], 2)
     for due in lanes.due:
         assert NOW + timedelta(seconds=DELAY_TIERS[0]) <= due <= NOW + timedelta(days=7)

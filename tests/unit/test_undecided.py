@@ -145,13 +145,13 @@ async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -
     assert scene.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
 
 
-async def test_what_a_dispatcher_was_lost_over_that_may_have_been_paid_is_not_paid_again() -> None:
+async def test_what_a_dispatcher_was_lost_over_has_yet_to_pay() -> None:
     scene = Scene(RATE)
     scene.fleet.answers["rate_limit"] = NOBODY
     await scene.comes()
     scene.fleet.answers["rate_limit"] = NO
     await scene.comes_back(redelivered=True)
-    assert (scene.sent.lane, scene.fleet.asked["rate_limit"]) == ("a.task", 1)
+    assert (scene.waiting.owing, scene.waiting.again) == (True, True)
 
 
 async def test_a_turn_that_is_reserved_after_all_is_not_reserved_again() -> None:

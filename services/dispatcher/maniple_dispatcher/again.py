@@ -45,21 +45,23 @@ class Again:
         else:
             self._gate.admit(envelope, resolved, source, before)
 
-    def take(self, envelope: Envelope, source: Settlement, onward: Onward) -> None:
+    def take(
+        self, envelope: Envelope, source: Settlement, onward: Onward, *, since: float = 0.0
+    ) -> None:
         """Call `onward` with what has waited when it is known not to have ended since.
 
-        What comes back from an attempt has been in its lane before: that says nothing.
+        That it was accepted says nothing of what comes back from an attempt. It may have ended
+        longer ago than a dispatcher holds anything: up to `since` seconds.
         """
         key, go_on = TaskKey(envelope.tenant, envelope.id), partial(onward, envelope, source)
-        self.look(key, _to(envelope), source.settle, lambda _: go_on(), accepted=envelope.accepted)
+        then = partial(
+            self._found, _to(envelope), source.settle, lambda _: go_on(), envelope.accepted
+        )
+        self._lookups.ask(key, then, since)
 
-    def look(
-        self, key: TaskKey, to: To, done: Done, go_on: GoOn, *, accepted: bool = False
-    ) -> None:
-        """Answer `to` how a task has ended, or leave it in its lane; or else `go_on`.
-
-        Of one that was `accepted` before, that it was says nothing.
-        """
+    def look(self, key: TaskKey, to: To, done: Done, go_on: GoOn) -> None:
+        """Answer `to` how a task has ended, or leave it in its lane; or else `go_on`."""
+        accepted = False
         self._lookups.ask(key, partial(self._found, to, done, go_on, accepted))
 
     def _admit(
@@ -72,6 +74,8 @@ class Again:
     ) -> None:
         if found is Missing.UNRECORDED and resolved.rate_limit is not None:
             before = Before.SAID if before is Before.BOTH else Before.UNKNOWN
+        elif isinstance(found, TaskAdmitted) and found.owing:
+            before = Before.SAID
         self._gate.admit(envelope, resolved, source, before)
 
     def _found(

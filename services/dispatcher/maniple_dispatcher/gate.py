@@ -18,7 +18,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from maniple.codec import encode
-from maniple.errors import ErrorCode
+from maniple.errors import BrokerUnavailable, ErrorCode
 from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
 from maniple.service.done import as_ours
 from maniple.service.names import POLICY_DECISIONS
@@ -119,7 +119,7 @@ class Gate:
         sender says so is: or it would say so to pass.
         """
         owes = before is Before.SAID and resolved.rate_limit is not None
-        envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes)
+        envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes, again=True)
         if resolved.route is not None:
             envelope = routed(resolved.route, envelope)
         going = Going(envelope, resolved, source, returned=True)
@@ -257,17 +257,26 @@ class Gate:
         """Let a task `go` that is not ended here, once that is recorded if somebody may ask.
 
         A dispatcher to which it is delivered again then knows whether it was charged: what has no
-        record never left, and is as new.
+        record never left, and is as new. So what is not ours any more must not leave: another may
+        have ended it by now.
         """
-        new = not going.returned
-        if new and (going.fell or going.resolved.rate_limit is not None):
+        if going.returned or not (going.fell or going.resolved.rate_limit is not None):
+            go()
+        elif going.source.alive:
             self._lanes.admitted(going.envelope, going.source, partial(self._left, going, go))
         else:
-            go()
+            self._drop(going)
+
+    def _drop(self, going: Going) -> None:
+        self._give_back(going)
+        going.source.settle(BrokerUnavailable("what it came in is delivered again"))
 
     def _left(self, going: Going, go: Callable[[], None]) -> None:
         try:
-            go()
+            if going.source.alive:
+                go()
+            else:
+                self._drop(going)
         except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
             _log.exception("a task cannot be brought on its way")
             self._hold_failed(replace(going, returned=True))

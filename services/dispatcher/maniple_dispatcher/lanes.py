@@ -183,7 +183,7 @@ class Lanes:
         """
         if self._cancellations.has(envelope.tenant, envelope.id):
             self.end(cancelled(envelope, now), envelope, source)
-        elif envelope.deadline <= now and envelope.deadline <= (self._known() or now):
+        elif self.is_over(envelope, now):
             self.end(expired(envelope, now, waiting=waiting), envelope, source)
         else:
             return False
@@ -192,7 +192,10 @@ class Lanes:
     def admitted(self, envelope: Envelope, source: Settlement, then: Callable[[], None]) -> None:
         """Record that a new task goes to a lane or waits, `then` let it."""
         record = TaskAdmitted(
-            id=envelope.id, capability=envelope.capability, tenant=envelope.tenant
+            id=envelope.id,
+            capability=envelope.capability,
+            tenant=envelope.tenant,
+            owing=envelope.owing,
         )
 
         def recorded(error: ManipleError | None) -> None:
@@ -202,6 +205,10 @@ class Lanes:
                 source.settle(error)
 
         self._admissions.add(ADMITTED_KEY, encode(record), recorded)
+
+    def is_over(self, envelope: Envelope, now: datetime) -> bool:
+        """Tell whether a task's time is over."""
+        return envelope.deadline <= now and envelope.deadline <= (self._known() or now)
 
     def send(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
         """Bring one task on its way; `alone` keeps it out of bundles."""

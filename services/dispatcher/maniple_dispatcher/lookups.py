@@ -33,6 +33,7 @@ from maniple.transport import Outgoing, Publisher
 from maniple_dispatcher.reading import reading
 
 BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
+MOST_BACK = 600.0
 LIMIT = 20.0  # seconds that one look may take; then it is as if there were no records
 _TYPES = (ADMITTED_TYPE, ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
 _IDS = re.compile(rb'"id":"((?:[^"\\]|\\.)*)"')
@@ -65,10 +66,12 @@ class Lookups:
         self._publisher = publisher
         self._outage = outage
         self._asked: dict[TaskKey, list[Then]] = {}
+        self._since = 0.0
         self._any = asyncio.Event()
 
-    def ask(self, key: TaskKey, then: Then) -> None:
-        """Have `then` told soon what became of a task."""
+    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
+        """Have `then` told soon what became of a task, also if that was `since` seconds ago."""
+        self._since = max(self._since, min(since, MOST_BACK))
         self._asked.setdefault(key, []).append(then)
         self._any.set()
 
@@ -108,7 +111,8 @@ class Lookups:
         return search.found, Missing.UNRECORDED if search.ended.is_set() else Missing.UNREAD
 
     async def _read(self, search: "Search") -> None:
-        start = f"{round(BACK + self._outage())}s"
+        since, self._since = self._since, 0.0
+        start = f"{round(max(BACK + self._outage(), since))}s"
         async with reading(
             self._runtime, "lookups", search.take, start=start, decode=search.decode
         ) as one:

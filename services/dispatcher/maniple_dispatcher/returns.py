@@ -70,12 +70,20 @@ class Returns:
     def _take_member(self, envelope: Envelope, source: Settlement, *, again: bool) -> None:
         now = self._clock()
         back = replace(self._traces.returned(envelope, now), dispatched_at=now)
+        if again and not back.again:
+            back = replace(back, again=True)
+        if back.again and self._again is not None and self._lanes.is_over(back, now):
+            since = (now - back.submitted_at).total_seconds()
+            self._again.take(back, source, self._end, since=since)
+            return
         if self._lanes.ends(back, source, now, waiting=waited_for(envelope)):
             return
         if is_due(back, now):
             due = replace(back, not_before=None) if back.not_before else back
-            if again and due.owing:  # the dispatcher that was lost over it may have paid
-                due = replace(due, owing=False, waits=max(1, due.waits))
             self._gate.again(due, source)
         else:
             self._lanes.wait_on(back, source)
+
+    def _end(self, envelope: Envelope, source: Settlement) -> None:
+        """End what is over, and of which no copy has come to its end or its lane."""
+        self._lanes.ends(envelope, source, self._clock(), waiting=waited_for(envelope))
