@@ -36,7 +36,7 @@ def numbers_in(annotation: Any) -> Iterator[Within]:
         yield from numbers_in(arguments[0])
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         for inner in numbers_in(arguments[1]):
-            yield lambda number, inner=inner: {"a": inner(number)}
+            yield partial(_named, inner)
     elif isinstance(origin, type) and issubclass(origin, list | tuple | set | frozenset):
         several = arguments[:1] if arguments[1:] in {(), (...,)} else arguments
         for n, one in enumerate(several):
@@ -47,13 +47,18 @@ def numbers_in(annotation: Any) -> Iterator[Within]:
             yield from numbers_in(one)
 
 
+def _named(inner: Within, number: Any) -> dict[str, Any]:
+    return {"a": inner(number)}
+
+
 def _among(place: int, types: Sequence[Any], inner: Within, number: Any) -> list[Any]:
     others = [_SOME.get(one, []) for one in types]
     return [*others[:place], inner(number), *others[place + 1 :]]
 
 
 def all_of(kind: type) -> Iterator[type]:
-    for one in kind.__subclasses__():
+    subclasses: list[type] = kind.__subclasses__()
+    for one in subclasses:
         if one.__module__.partition(".")[0] in {package.__name__ for package in OURS}:
             yield one
         yield from all_of(one)
