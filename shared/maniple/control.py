@@ -17,9 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
+    Strict,
     StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -50,6 +48,11 @@ Name = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
 """Of a capability, variant or lane: printable ASCII without spaces."""
 Text = Annotated[str, StringConstraints(max_length=1000)]
 ConnectionName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Whole = Annotated[int, Strict()]
+"""Not true, nor a text: whoever writes either is no process of ours."""
+Count = Annotated[Whole, Field(ge=0)]
+Seconds = Annotated[float, Strict(), Field(ge=0)]
+Period = Annotated[float, Strict(), Field(gt=0)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES), AfterValidator(_sorted_unique)]
 """A set of names, kept sorted so that equal sets have equal bytes and equal digests."""
 Texts = Annotated[Mapping[Text, Text], Field(max_length=MOST_NAMES)]
@@ -101,13 +104,13 @@ class AgentTimings(BaseModel):
 
     digest: Annotated[str, StringConstraints(max_length=64)]
     """Equal for equal timings, of which the others here are the most important."""
-    heartbeat: PositiveFloat
+    heartbeat: Period
     """The longest between two heartbeats."""
-    unreachable: PositiveFloat
-    fenced: PositiveFloat
-    exclusive: PositiveFloat
+    unreachable: Period
+    fenced: Period
+    exclusive: Period
     """From the sending of the last confirmed heartbeat until nothing exclusive runs any more."""
-    failed: PositiveFloat
+    failed: Period
 
     @classmethod
     def of(cls, timings: Timings) -> Self:
@@ -136,7 +139,7 @@ class AgentDescription(ControlMessage):
     agent: AgentName
     incarnation: Life
     host: Text
-    pid: NonNegativeInt
+    pid: Count
     capabilities: Names = ()
     affinity: Names = ()
     """Capabilities marked `affinity=True`: the dispatcher may address this agent's own queue."""
@@ -145,7 +148,7 @@ class AgentDescription(ControlMessage):
     labels: Texts = Field(default_factory=dict)
     versions: Texts = Field(default_factory=dict)
     """At least `maniple` and `python`."""
-    slots: Mapping[Name, NonNegativeInt] = Field(default_factory=dict, max_length=MOST_NAMES)
+    slots: Mapping[Name, Count] = Field(default_factory=dict, max_length=MOST_NAMES)
     """Slots by executor: `async`, `thread`, `process`."""
     http: Text = ""
     """URL of /health, /ready and /metrics."""
@@ -166,21 +169,21 @@ class Heartbeat(ControlMessage):
 
     agent: AgentName
     incarnation: Life
-    sequence: NonNegativeInt
+    sequence: Count
     """Rises by one with each heartbeat of an incarnation: tells a late or doubled one."""
     sent_at: AwareDatetime
     state: AgentPhase = AgentPhase.ACTIVE
-    slots: NonNegativeInt = 0
-    in_flight: NonNegativeInt = 0
+    slots: Count = 0
+    in_flight: Count = 0
     """Slots taken: by tasks that run, and by threads that outlived a timeout."""
-    held: NonNegativeInt = 0
+    held: Count = 0
     """Tasks received and neither started nor handed back."""
     last_delivery_at: AwareDatetime | None = None
     hungry: Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES)] | None = None
     """Lanes of which it would take more now; None when it does not say."""
     unconsumed: Annotated[tuple[Name, ...], Field(max_length=2 * MOST_NAMES + 1)] = ()
     """Places (see `Reconnect`) where it would consume, and the queue does not let it."""
-    loop_lag: NonNegativeFloat = 0.0
+    loop_lag: Seconds = 0.0
     """The longest delay of the agent's connection loop since the last heartbeat, in seconds."""
     connections: tuple[ConnectionName, ...] = Field(default=(), max_length=MOST_CONNECTIONS)
     """The `connection_name` of each of its connections, by which the broker shows them."""
@@ -211,7 +214,7 @@ class Drain(Command):
 
     TYPE: ClassVar[str] = "maniple.drain.v1"
 
-    timeout: NonNegativeFloat | None = None
+    timeout: Seconds | None = None
 
 
 class Reconnect(Command):
@@ -302,9 +305,9 @@ class RunTimes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    count: NonNegativeInt = 0
-    mean: NonNegativeFloat = 0.0
-    p99: NonNegativeFloat = 0.0
+    count: Count = 0
+    mean: Seconds = 0.0
+    p99: Seconds = 0.0
 
 
 class LaneEnds(BaseModel):
@@ -312,9 +315,9 @@ class LaneEnds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    succeeded: NonNegativeInt = 0
-    failed: NonNegativeInt = 0
-    failing: NonNegativeInt = 0
+    succeeded: Count = 0
+    failed: Count = 0
+    failing: Count = 0
     """Failures after the last success."""
 
 
@@ -324,7 +327,7 @@ class LaneOutcomes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     lane: str
-    finished: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
+    finished: Mapping[str, Count] = Field(default_factory=dict)
     """Counts of finished attempts by status."""
     runs: RunTimes = RunTimes()
     ends: LaneEnds = LaneEnds()
@@ -336,8 +339,8 @@ class BulkheadLoad(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     key: str
-    here: NonNegativeInt = 0
-    ended: NonNegativeInt = 0
+    here: Count = 0
+    ended: Count = 0
 
 
 class Load(BaseModel):
@@ -347,8 +350,8 @@ class Load(BaseModel):
 
     lane: str
     tenant: str
-    held: NonNegativeInt = 0
-    running: NonNegativeInt = 0
+    held: Count = 0
+    running: Count = 0
 
 
 class Outcomes(ControlMessage):
@@ -358,7 +361,7 @@ class Outcomes(ControlMessage):
 
     agent: AgentName
     incarnation: Life
-    sequence: NonNegativeInt
+    sequence: Count
     sent_at: AwareDatetime
     lanes: tuple[LaneOutcomes, ...] = ()
     loads: tuple[Load, ...] = ()

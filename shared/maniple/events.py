@@ -4,12 +4,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AwareDatetime, Field, NonNegativeInt
+from pydantic import AwareDatetime, Field
 
-from maniple.control import AgentDescription, AgentId, ControlMessage, Incarnation
+from maniple.control import AgentDescription, AgentId, ControlMessage, Count, Incarnation
 
 MAX_REVISION = 2**53 - 1
-PolicyRevision = Annotated[int, Field(ge=0, le=MAX_REVISION)]
+PolicyRevision = Annotated[Count, Field(le=MAX_REVISION)]
 
 
 class Event(ControlMessage):
@@ -31,7 +31,7 @@ class AgentEvent(Event):
 
     agent: AgentId
     incarnation: Incarnation
-    sequence: NonNegativeInt = 0
+    sequence: Count = 0
     """Of the last heartbeat that counted."""
     reason: str = ""
 
@@ -108,7 +108,7 @@ class PolicyChanged(Event):
 
     kind: str
     name: str
-    version: NonNegativeInt
+    version: Count
     deleted: bool = False
     digest: str = ""
     """Of the whole set after the change."""
@@ -132,7 +132,7 @@ class BreakerChanged(Event):
 
     lane: str
     state: str
-    epoch: NonNegativeInt
+    epoch: Count
     """Rises with each change of this breaker."""
 
     @property
@@ -152,7 +152,7 @@ class PolicyApplied(Event):
     digest: str
     revision: PolicyRevision = 0
     """Of the set; 0 if the process does not know it."""
-    versions: Mapping[str, NonNegativeInt] = Field(default_factory=dict)
+    versions: Mapping[str, Count] = Field(default_factory=dict)
     """By `kind/name`, of what has changed since its last report; 0 for what is no longer there."""
 
     @property

@@ -69,6 +69,32 @@ async def in_pool(gate: str, context: TaskContext) -> None:
     await asyncio.to_thread(call)
 
 
+@task("x.shields")
+async def shields(gate: str) -> None:
+    """Leave a call by no longer waiting for it; it is not cancelled."""
+    async with asyncio.timeout(POLL):
+        await asyncio.shield(asyncio.to_thread(_wait_for, gate))
+
+
+@task("x.waits")
+async def waits(gate: str) -> None:
+    """Leave a call as `shields` does, in another usual way."""
+    call = asyncio.get_running_loop().run_in_executor(None, _wait_for, gate)
+    done, _ = await asyncio.wait({call}, timeout=POLL)
+    if not done:
+        raise LookupError("too slow")
+
+
+@task("x.stubborn_in_pool")
+async def stubborn_in_pool(gate: str, context: TaskContext) -> None:
+    """Wait for a call, whatever happens."""
+    call = asyncio.ensure_future(asyncio.to_thread(_wait_for, gate))
+    context.progress("begun")
+    while not call.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(call)
+
+
 @task("x.polls")
 async def polls(gate: str, context: TaskContext) -> None:
     """Set up what goes on in a thread for good, as a library does for its first user."""

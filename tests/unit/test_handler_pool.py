@@ -3,14 +3,14 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextvars import copy_context
 from typing import Any
 
 import pytest
 
-from maniple_agent.executors.pool import LEFT_AFTER, Caller, HandlerPool, calling
+from maniple_agent.executors.pool import LEFT_AFTER, STARVED_AFTER, Caller, HandlerPool, calling
 from waiting import wait_until
 
 SOON = 30.0
@@ -47,7 +47,7 @@ async def test_a_call_is_left_once_it_was_given_up_and_its_handler_is_over_for_a
     ours.over = True
     assert pool.over(200.0) == []
     over = pool.over(200.0 + LEFT_AFTER)
-    assert [(call.name, call.abandoned) for call in over] == [("x.async", True), ("x.async", False)]
+    assert [(call.name, call.left) for call in over] == [("x.async", True), ("x.async", False)]
     stuck.gate.set()
     for each in (future, other):
         each.result(SOON)
@@ -66,6 +66,112 @@ def test_others_have_threads_for_those_that_are_kept() -> None:
     stuck.gate.set()
     pool.grow(0)
     assert [pool.submit(int, n).result(SOON) for n in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_all_that_wait_have_threads_once_there_may_be_more() -> None:
+    pool, stuck, ours = HandlerPool(1), Stuck(), Caller("x.async")
+    for _ in range(4):
+        submitted(pool, ours, stuck)
+    stuck.wait_for(1)
+    pool.grow(3)
+    stuck.wait_for(3)
+    stuck.gate.set()
+
+
+class Looks:
+    """Whether a pool is starved, by a clock that a look moves."""
+
+    def __init__(self, threads: int) -> None:
+        self.now = 0.0
+        self.pool = HandlerPool(threads, clock=lambda: self.now)
+        self.stuck = Stuck()
+
+    def keep(self, caller: Caller, threads: int) -> None:
+        for _ in range(threads):
+            submitted(self.pool, caller, self.stuck)
+        self.stuck.wait_for(threads)
+
+    def starved_after(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.pool.starved(self.now)
+
+    def starves(self) -> bool:
+        """Whether it is, for all that can be seen of it in time."""
+        self.starved_after(2 * LEFT_AFTER)
+        return self.starved_after(STARVED_AFTER)
+
+
+@pytest.fixture
+def looks() -> Iterator[Looks]:
+    looks = Looks(2)
+    yield looks
+    looks.stuck.gate.set()
+
+
+@pytest.mark.parametrize("how", ["over", "given_up"])
+def test_a_pool_is_starved_while_tasks_that_are_over_keep_all_its_threads(
+    how: str, looks: Looks
+) -> None:
+    kept, goes_on = Caller("x.over"), Caller("x.async")
+    looks.keep(kept, 2)
+    waiting = submitted(looks.pool, goes_on, lambda: 1)
+    assert not looks.starves()  # they are at work for one that goes on
+    setattr(kept, how, True)
+    assert not looks.starved_after(LEFT_AFTER)
+    assert looks.starved_after(STARVED_AFTER)
+    assert waiting.cancel()
+    assert looks.starves()  # the next would wait, too
+    looks.stuck.gate.set()
+    assert submitted(looks.pool, goes_on, lambda: 1).result(SOON) == 1
+    assert not looks.starved_after(0.0)
+
+
+def test_a_pool_that_has_fewer_threads_for_tasks_that_go_on_is_starved_while_some_wait(
+    looks: Looks,
+) -> None:
+    kept, goes_on = Caller("x.over"), Caller("x.async")
+    kept.over = True
+    looks.keep(kept, 1)
+    looks.keep(goes_on, 1)
+    assert not looks.starves()
+    waiting = submitted(looks.pool, goes_on, lambda: 1)
+    assert looks.starves()
+    waiting.cancel()
+    assert not looks.starves()
+
+
+def test_tasks_that_go_on_starve_nobody(looks: Looks) -> None:
+    kept, goes_on = Caller("x.over"), Caller("x.async")
+    kept.over = True
+    looks.keep(kept, 1)
+    looks.pool.grow(1)
+    looks.keep(goes_on, 2)
+    submitted(looks.pool, goes_on, lambda: 1)
+    assert not any(looks.starved_after(LEFT_AFTER) for _ in range(100))
+
+
+def test_a_lack_of_threads_counts_only_if_each_look_sees_it(looks: Looks) -> None:
+    passing, goes_on = Caller("x.passing"), Caller("x.async")
+    looks.keep(goes_on, 1)
+    looks.keep(passing, 1)
+    submitted(looks.pool, goes_on, lambda: 1)
+    for _ in range(10):
+        passing.over = not passing.over
+        assert not looks.starved_after(STARVED_AFTER)
+
+
+def test_a_pool_that_can_start_no_threads_is_starved_until_it_can(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = Caller("x.async")
+    looks.keep(goes_on, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuses)
+        waiting = submitted(looks.pool, goes_on, lambda: 1)
+        assert looks.starves()
+    looks.pool.grow(0)
+    assert waiting.result(SOON) == 1
+    assert not looks.starved_after(0.0)
 
 
 def test_a_call_that_was_cancelled_before_its_turn_does_not_run() -> None:

@@ -1,61 +1,19 @@
-"""The loop of async handlers while one of them blocks it, and after; calls left in its threads.
-
-The loop and its thread are real, the seconds are the test's.
-"""
+"""The loop of async handlers while one of them blocks it, and after."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from executor_bench import Gate, Told, job
+from executor_bench import Gate, job
 from maniple.errors import ErrorCode
 from maniple.loops import new_event_loop
 from maniple_agent.domain.blocking import BLOCKED_AFTER, LOST_AFTER
-from maniple_agent.executors import Job, pool
-from maniple_agent.executors.on_loop import HandlerLoopLost, LoopExecutor
+from maniple_agent.executors import pool
+from maniple_agent.executors.on_loop import HandlerLoopLost
 from waiting import wait_until
-
-SLOTS = 20
-SECOND = 1.0
-
-
-class Watched(LoopExecutor):
-    """An executor that looks when the test says so, by the test's clock."""
-
-    def __init__(self, told: Told, loop_factory: Any = new_event_loop) -> None:
-        super().__init__(SLOTS, "agent-1", told, loop_factory, clock=lambda: self.now)
-        self.now = 1000.0
-        self.told = told
-
-    async def begin(self) -> None:
-        await self.start(_never)
-
-    def looks_after(self, seconds: float) -> None:
-        """Look, and again after so many seconds: a loop that is silent has not answered.
-
-        Twice then, as the first look after a standstill is passed over.
-        """
-        self.look()
-        self.now += seconds
-        self.look()
-        self.look()
-
-    def is_free(self, slots: int = SLOTS) -> bool:
-        self.look()
-        return self.free == slots
-
-    async def is_blocked_by(self, blocker: Job) -> None:
-        self.run([blocker])
-        await wait_until(lambda: self.told.values == ["begun"])
-        self.looks_after(BLOCKED_AFTER + SECOND)
-
-
-def _never(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-    work.close()
-    return asyncio.create_task(asyncio.sleep(0), name=name)
+from watched_loop import SECOND, SLOTS, Watched, watched
 
 
 @pytest.fixture
@@ -65,11 +23,8 @@ def gate(tmp_path: Path) -> Gate:
 
 @pytest.fixture(params=[new_event_loop, asyncio.new_event_loop], ids=["ours", "asyncio"])
 async def loop(request: pytest.FixtureRequest, gate: Gate) -> AsyncIterator[Watched]:
-    executor = Watched(Told(), request.param)
-    await executor.begin()
-    yield executor
-    gate.open()
-    await executor.stop()
+    async with watched(gate, request.param) as executor:
+        yield executor
 
 
 async def test_what_handlers_keep_of_their_loop_goes_on_after_a_block(
@@ -214,53 +169,6 @@ async def test_a_process_that_stood_still_does_not_take_its_loop_for_lost(loop: 
     loop.run([job("it", "x.async", 1)])
     loop.looks_after(LOST_AFTER * 10)  # what was asked before is answered only now
     await wait_until(loop.is_free)
-
-
-async def test_calls_left_in_threads_keep_slots_and_others_have_threads(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool, "THREADS", 2)
-    loop = Watched(Told())
-    await loop.begin()
-    try:
-        left = [job(str(n), "x.in_pool", str(gate)) for n in range(SLOTS)]
-        for count in range(2, SLOTS + 1, 2):
-            pair = left[count - 2 : count]
-            loop.run(pair)
-            await wait_until(lambda: len(loop.told.values) == count)  # noqa: B023 - in this turn
-            for each in pair:
-                loop.cancel(each)
-            await wait_until(lambda: not any(map(loop.holds, pair)))  # noqa: B023 - the same
-            loop.looks_after(pool.LEFT_AFTER)
-            assert list(loop.stuck) == ["x.in_pool (its call in a thread)"] * count
-            assert loop.free == SLOTS - count
-        freed = loop.told.freed
-        gate.open()
-        await wait_until(loop.is_free)
-        assert loop.told.freed > freed
-        assert list(loop.stuck) == []
-    finally:
-        gate.open()
-        await loop.stop()
-
-
-async def test_what_a_library_keeps_in_a_thread_for_good_keeps_no_slot_and_others_have_threads(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(pool, "THREADS", 1)
-    loop, open_gate = Watched(Told()), Gate(tmp_path / "open")
-    open_gate.open()
-    await loop.begin()
-    try:
-        loop.run([job("first", "x.polls", str(gate))])
-        await wait_until(loop.is_free)
-        loop.looks_after(pool.LEFT_AFTER)  # sooner than the loop counts as blocked
-        assert (loop.free, list(loop.stuck)) == (SLOTS, [])
-        loop.run([job("other", "x.in_pool", str(open_gate))])
-        await wait_until(loop.is_free)
-    finally:
-        gate.open()
-        await loop.stop()
 
 
 async def test_a_call_of_a_handler_that_goes_on_keeps_no_slot_of_its_own(

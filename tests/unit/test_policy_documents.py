@@ -119,6 +119,9 @@ def test_no_matching_policy_is_more_specific_than_the_one_that_wins(
         {"kind": "retry", "name": "r", "spec": {"attempts": 3, "factor": 0.5}},
         {"kind": "timeout", "name": "t", "spec": {"seconds": 0}},
         {"kind": "timeout", "name": "t", "spec": {"seconds": float("inf")}},
+        {"kind": "timeout", "name": "t", "spec": {"seconds": True}},
+        {"kind": "timeout", "name": "t", "spec": {"seconds": {"max": True}}},
+        {"kind": "timeout", "name": "t", "spec": {"seconds": 1}, "version": True},
         {"kind": "timeout", "name": "Not A Name", "spec": {"seconds": 1}},
         {"kind": "timeout", "name": "t", "spec": {"seconds": 1}, "extra": 1},
         {"kind": "timeout", "name": "t", "match": {"queue": "x"}, "spec": {"seconds": 1}},
@@ -131,6 +134,21 @@ def test_no_matching_policy_is_more_specific_than_the_one_that_wins(
 def test_a_wrong_document_is_refused(document: Any) -> None:
     with pytest.raises(ValidationError):
         parse_policy(document)
+
+
+def test_a_text_that_says_a_number_is_one() -> None:
+    policies = PolicySet(
+        [
+            parse_policy(
+                {
+                    "kind": "timeout",
+                    "name": "t",
+                    "spec": {"seconds": {"default": "2", "max": "1e3"}},
+                }
+            )
+        ]
+    )
+    assert policies.resolve("c", "t", {}).timeout == 2.0
 
 
 def test_two_policies_of_one_name_are_refused() -> None:

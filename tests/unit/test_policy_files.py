@@ -121,6 +121,14 @@ def test_a_wrong_file_ends_apply_with_2_before_anybody_is_asked() -> None:
     )
 
 
+def test_a_truth_in_place_of_a_number_is_told_with_its_line() -> None:
+    code, err = invoke("apply", "-", given=GOOD.replace("3", "\n  {max: true}"))
+    assert (code, err) == (
+        2,
+        "maniple: <stdin>:5: spec.seconds.max: Input should be a valid number\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

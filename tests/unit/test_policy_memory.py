@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import structlog
 
 from maniple.control import Request, Response
@@ -208,21 +209,26 @@ def test_a_guard_of_another_release_says_nothing() -> None:
     assert Memory.read(newer).ends == {"r": (1, -2, 0)}
 
 
-async def test_a_change_that_comes_again_is_told_after_anothers_too(tmp_path: Path) -> None:
-    for op, body in (
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("op", "body"),
+    [
         ("apply", {"document": document("t", 7), "expect": 2}),
         ("delete", WHICH),
         ("rollback", {**WHICH, "to": 1}),
-    ):
-        for ids in (lambda arrival: arrival, nameless):
-            both = Replicas(tmp_path / op)
-            await both.apply(1, 2)
-            asked = ids(both.request(op, **body))
-            first = await both.deliver(asked)
-            assert essence(first) == (3, True, 2)
-            await both.apply(9)
-            assert essence(await both.again(asked)) == (3, True, 2)
-            assert await both.version() == 4
+    ],
+)
+async def test_a_change_that_comes_again_is_told_after_anothers_too(
+    op: str, body: dict[str, Any], named: bool, tmp_path: Path
+) -> None:
+    both = Replicas(tmp_path)
+    await both.apply(1, 2)
+    request = both.request(op, **body)
+    asked = request if named else nameless(request)
+    assert essence(await both.deliver(asked)) == (3, True, 2)
+    await both.apply(9)
+    assert essence(await both.again(asked)) == (3, True, 2)
+    assert await both.version() == 4
 
 
 async def test_what_changed_nothing_changes_nothing_when_it_comes_again(tmp_path: Path) -> None:

@@ -72,11 +72,16 @@ async def test_a_task_that_its_lane_took_has_room() -> None:
     assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [KEY]
 
 
-async def test_one_that_its_lane_refuses_has_none_until_it_comes_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    scene, now = Scene(ROOM), [100.0]
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What lanes take for the time, to be set."""
+    now = [100.0]
     monkeypatch.setattr("maniple_dispatcher.lanes.monotonic", lambda: now[0])
+    return now
+
+
+async def test_one_that_its_lane_refuses_has_none_until_it_comes_back(now: list[float]) -> None:
+    scene = Scene(ROOM)
     scene.publisher.full.add(LANE)
     await scene.comes()
     (waiting,) = scene.tasks("maniple.delay")
@@ -128,10 +133,9 @@ async def test_one_whose_time_is_over_when_its_lane_refuses_it_gives_its_room_ba
 
 
 async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room(
-    monkeypatch: pytest.MonkeyPatch,
+    now: list[float],
 ) -> None:
-    scene, now = Scene(ROOM), [100.0]
-    monkeypatch.setattr("maniple_dispatcher.lanes.monotonic", lambda: now[0])
+    scene = Scene(ROOM)
     scene.publisher.silent.add(LANE)
     scene.admit()
     now[0] += 10.0

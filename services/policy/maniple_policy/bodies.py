@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from maniple.control import Whole
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -14,7 +16,7 @@ class Change(_Body):
 
     author: str = Field(default="unknown", max_length=256)
     reason: str = Field(default="", max_length=2000)
-    expect: int | None = Field(default=None, ge=0)
+    expect: Whole | None = Field(default=None, ge=0)
     dry_run: bool = False
 
 
@@ -49,14 +51,14 @@ class Delete(Change, Which):
 class Rollback(Change, Which):
     """A new version with what version `to` said."""
 
-    to: int = Field(ge=1)
+    to: Whole = Field(ge=1)
 
 
 class Diff(Which):
     """Two versions: by default the present one, and the one before it."""
 
-    before: int | None = Field(default=None, ge=1)
-    after: int | None = Field(default=None, ge=1)
+    before: Whole | None = Field(default=None, ge=1)
+    after: Whole | None = Field(default=None, ge=1)
 
 
 class Snapshot(BaseModel):

@@ -17,7 +17,14 @@ from maniple.client.tracing import Submitting
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
-from maniple.messages import PROGRESS_TYPE, REPEATED_HEADER, TASK_TYPE, Progress, Result
+from maniple.messages import (
+    PROGRESS_TYPE,
+    REPEATED_HEADER,
+    RESULT_TYPE,
+    TASK_TYPE,
+    Progress,
+    Result,
+)
 from maniple.topology import BATCH_KEY, TASKS
 from maniple.transport import Delivery, Link, Outgoing, Publisher
 from maniple.transport.replies import ReplyConsumer
@@ -31,6 +38,8 @@ CLOSE_TIMEOUT = 10.0
 BUNDLE_TASKS = 256
 PREFETCH = 64
 REPEATED = {REPEATED_HEADER: "true"}
+RESULTS_OF_ANY_KIND = "maniple.result"
+"""How the types of messages with results begin: of one, of many, and of later versions."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,12 +162,15 @@ class AmqpCarrier:
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        kind = delivery.properties.message_type or RESULT_TYPE
         try:
-            if delivery.properties.message_type == PROGRESS_TYPE:
+            if kind == PROGRESS_TYPE:
                 reports = codec.decode_members(delivery.body, Progress)
                 self._outstanding.report([r for r in reports if isinstance(r, Progress)])
-            else:
+            elif kind.startswith(RESULTS_OF_ANY_KIND):
                 self._outstanding.settle(codec.decode_members(delivery.body, Result))
+            else:  # such as that a task is accepted, which is told to plain reply queues
+                _log.debug("a reply of type %s says of no task that it has ended", kind)
         except InvalidMessage as error:
             _log.warning("a reply that cannot be read: %s", error)
         delivery.ack()

@@ -10,6 +10,9 @@ from maniple.codec import peek_identity
 from maniple.errors import BAD_INPUT, ErrorCode, InvalidMessage, ManipleError
 from maniple.messages import Progress, Result, Status
 
+_PERHAPS_REFUSED = frozenset({Status.REJECTED, Status.EXPIRED})
+"""How what was never admitted ends: the broker may have dropped it at the end of its time."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,8 +56,8 @@ class Outstanding:
             if isinstance(result, InvalidMessage):
                 self._give_up(result)
                 continue
-            if result.status is Status.REJECTED:
-                self._reject(result)
+            if result.error is not None and result.status in _PERHAPS_REFUSED:
+                self._refuse(result)
                 continue
             ticket = take((result.tenant, result.id), None)
             if ticket is not None:
@@ -75,20 +78,21 @@ class Outstanding:
             self.discard(ticket)
             ticket.abandon(error)
 
-    def _reject(self, result: Result) -> None:
+    def _refuse(self, result: Result) -> None:
         """Hand on a rejection: of a task, of bad input, or of a whole message by that one's id.
 
         Bad input in another message says nothing of the task that is outstanding under its id now.
         """
-        message_id = _message_of(result)
         ticket = self._tickets.get((result.tenant, result.id))
         if ticket is None:
             self._settle_message(result)
-        elif message_id and ticket.message_id and message_id != ticket.message_id:
-            _log.warning("task %s was refused in another message, %s", ticket.id, message_id)
-        else:
+            return
+        message_id = _message_of(result, ticket.message_id)
+        if message_id == ticket.message_id:
             self.discard(ticket)
             ticket.settle(result)
+        else:
+            _log.warning("task %s was refused in another message, %.100s", ticket.id, message_id)
 
     def _give_up(self, unreadable: InvalidMessage) -> None:
         _log.warning("a result that cannot be read: %s", unreadable)
@@ -101,6 +105,8 @@ class Outstanding:
             )
 
     def _settle_message(self, result: Result) -> None:
+        if _message_of(result, result.id) != result.id:
+            return
         for ticket in [t for t in self._tickets.values() if t.message_id == result.id]:
             self.discard(ticket)
             ticket.settle(
@@ -108,10 +114,15 @@ class Outstanding:
             )
 
 
-def _message_of(result: Result) -> str | None:
-    """Return the id of the message that a refusal of bad input is about; None if it is another."""
+def _message_of(result: Result, ours: str) -> str:
+    """Return the id of the message that a refusal of bad input is about; `ours` if of no other.
+
+    A dispatcher tells the claimed id and the message's. If that has none, it is not one of ours,
+    which all have. A dispatcher of an earlier release tells neither.
+    """
     if result.error is None or result.error.code not in BAD_INPUT:
-        return None  # whoever has written that detail means something else by it
+        return ours  # whoever has written that detail means something else by it
     detail = result.error.detail
-    found = detail.get("message_id") if isinstance(detail, dict) else None
-    return found if isinstance(found, str) else None
+    if not isinstance(detail, dict) or not detail.keys() & {"id", "message_id"}:
+        return ours
+    return str(detail.get("message_id", "without an id"))

@@ -127,7 +127,7 @@ class _Broker(RabbitBroker):
 
     async def _look_up(self, exchange: Exchange) -> RabbitExchange:
         known = RabbitExchange(exchange.name, type=ExchangeType(exchange.kind), declare=False)
-        await self.config.declarer.declare_exchange(known, declare=False)
+        await self.config.declarer.declare_exchange(known)
         return known
 
 

@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 
 from maniple.errors import ConfigurationError
 from maniple.forks import keep_from_children
+from maniple.loops import end
 from maniple.service.settings import ServiceSettings
 
 FAILING_AFTER = 30.0  # seconds for which a required component may be bad before /health is 503
@@ -232,5 +233,4 @@ class HealthServer:
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             await asyncio.wait({self._task}, timeout=3)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)

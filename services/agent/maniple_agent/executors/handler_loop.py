@@ -37,7 +37,7 @@ class HandlerLoop:
         self._agent = agent
         self._collected = collected
         self._progress = progress
-        self.pool = HandlerPool()
+        self.pool = HandlerPool(clock=clock)
         loop.set_default_executor(self.pool)
         self._arrived: deque[Job] = deque()
         self._not_begun: dict[Job, bool] = {}  # who takes one out of it has it; both threads may
@@ -45,7 +45,7 @@ class HandlerLoop:
         self._crossing = False
         self._created: dict[asyncio.Task[None], Job] = {}  # tasks without a first step
         self._tasks: dict[Job, asyncio.Task[None]] = {}
-        self._began: dict[Job, float] = {}
+        self._callers: dict[Job, Caller] = {}
         self._pinged_at: float | None = None
         self._stopping = False
         self._log = structlog.get_logger("maniple.agent.executor")
@@ -83,10 +83,18 @@ class HandlerLoop:
 
     def began_at(self, job: Job) -> float | None:
         """Return when the handler of a job has begun; None if it has not, or has ended."""
-        return self._began.get(job)
+        caller = self._callers.get(job)
+        return None if caller is None else caller.began_at
+
+    def give_up(self, job: Job) -> None:
+        """Take that a job is over, though its handler may go on."""
+        caller = self._callers.get(job)
+        if caller is not None:
+            caller.given_up = True
 
     def cancel(self, job: Job) -> None:
         """Cancel the handler of a job, if it has begun."""
+        self.give_up(job)
         self._loop.call_soon_threadsafe(self._cancel, job)
 
     def _cancel(self, job: Job) -> None:
@@ -152,16 +160,16 @@ class HandlerLoop:
         if not self._not_begun.pop(job, False):
             return  # it was taken back
         self._tasks[job] = task
-        caller = Caller(job.definition.capability)
+        started = self._clock()
+        self._callers[job] = caller = Caller(job.definition.capability, started)
         calling.set(caller)
-        self._began[job] = started = self._clock()
         try:
             with in_span(job.traceparent):
                 outcome = await self._outcome(job)
         except BaseException as error:  # noqa: BLE001 - or its slot would never come back
             outcome = of_exception(error)
         caller.over = True
-        del self._tasks[job], self._began[job]
+        del self._tasks[job], self._callers[job]
         if self._stopping:
             return  # nobody is there to hear it
         self._finished.append((job, outcome, self._clock() - started))

@@ -50,6 +50,7 @@ class LoopExecutor:
         self._log = structlog.get_logger("maniple.agent.executor")
         self._running: dict[Job, float] = {}
         self._left: list[str] = []
+        self._starved = ""
         self._health = LoopHealth()
         self._blockers = ""
         self._made: HandlerLoop | None = None
@@ -60,7 +61,7 @@ class LoopExecutor:
     @property
     def free(self) -> int:
         """Jobs that can be run now. A call that its handler has left in a thread keeps a slot."""
-        if self._health.state is not LoopState.ANSWERS:
+        if self._health.state is not LoopState.ANSWERS or self._starved:
             return 0
         return max(0, self.capacity - len(self._running) - len(self._left))
 
@@ -69,6 +70,8 @@ class LoopExecutor:
         """Why slots cannot be used: handlers that were given up and go on, or calls of theirs."""
         if self._health.state is not LoopState.ANSWERS:
             return [f"the event loop is blocked by {self._blockers}"] * self.capacity
+        if self._starved:
+            return [self._starved] * self.capacity
         given_up = [job.definition.capability for job in self._running if job.settled]
         return [*given_up, *(f"{name} (its call in a thread)" for name in self._left)]
 
@@ -148,6 +151,7 @@ class LoopExecutor:
             began = self._loop.began_at(job)
             if began is not None:
                 if now - began > job.timeout + GRACE:
+                    self._loop.give_up(job)
                     tell(self._report, job, timed_out(job.timeout), now - began)
             elif self._loop.take_one_back(job):
                 late.append(job)
@@ -189,7 +193,7 @@ class LoopExecutor:
     def _look_at_threads(self, now: float) -> None:
         """Count the calls that were left, and replace their threads, so that others have some."""
         over = self._loop.pool.over(now)
-        left = [call.name for call in over if call.abandoned]
+        left = [call.name for call in over if call.left]
         if len(left) > len(self._left):
             self._log.warning(
                 "calls in threads go on without their handlers", handlers=sorted(set(left))
@@ -197,5 +201,21 @@ class LoopExecutor:
         gained = len(left) < len(self._left)
         self._left = left
         self._loop.pool.grow(min(len(over), self.capacity))
+        gained |= self._looks_fed(now, sorted({call.name for call in over}))
         if gained:
             self._report.slots_free()
+
+    def _looks_fed(self, now: float, keepers: list[str]) -> bool:
+        """See whether calls get threads; tell whether they do again."""
+        before = self._starved
+        self._starved = ""
+        if self._loop.pool.starved(now):
+            kept = ", ".join(keepers)
+            self._starved = f"threads are kept by {kept}" if kept else "no thread can be started"
+        if self._starved and not before:
+            self._log.error(
+                "calls get no threads; nothing is taken until they do", reason=self._starved
+            )
+        if before and not self._starved:
+            self._log.info("calls get threads again")
+        return bool(before) and not self._starved

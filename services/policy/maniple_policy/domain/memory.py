@@ -10,13 +10,14 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maniple.control import Whole
 from maniple_policy.domain.changes import Step
 from maniple_policy.domain.records import Stored
 
 KEPT = 200  # requests
 KEPT_BYTES = 32 * 1024  # beside up to 400 KiB of records, where Consul takes 512 KiB
 
-Ends = tuple[int, ...]
+Ends = tuple[Whole, ...]
 """What became of each policy of a request: the version made, minus the one that said it, or 0."""
 
 

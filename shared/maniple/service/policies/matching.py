@@ -12,9 +12,9 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 ANY = "*"
 REGION = "region"
@@ -26,9 +26,35 @@ Matcher = Callable[[str], object]
 
 
 class StrictModel(BaseModel):
-    """Frozen, and strict about names and numbers."""
+    """Frozen, and strict about names and numbers: true is not 1, but a text may say a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_no_truth_for_a_number(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or bool not in map(type, value.values()):
+            return value
+        numbers = {name for name, field in cls.model_fields.items() if _is_number(field.annotation)}
+        return {
+            name: _Truth(each) if isinstance(each, bool) and name in numbers else each
+            for name, each in value.items()
+        }
+
+
+class _Truth:
+    """True or false where a number belongs, which no number is read from."""
+
+    def __init__(self, value: bool) -> None:  # noqa: FBT001 - its one argument
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+def _is_number(annotation: Any) -> bool:
+    """Tell whether a type is a number, perhaps among others."""
+    return annotation in {int, float} or any(map(_is_number, get_args(annotation)))
 
 
 class Match(StrictModel):

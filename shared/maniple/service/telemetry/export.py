@@ -19,7 +19,7 @@ from prometheus_client import Counter
 
 from maniple.service import spans
 from maniple.service.settings import ServiceSettings
-from maniple.service.spans import Span
+from maniple.service.spans import Span, earlier
 from maniple.service.telemetry.logs import get_logger
 
 MAX_QUEUE = 16_384  # spans
@@ -76,10 +76,15 @@ class Exporter(SpanProcessor):
         if len(self._queue) == MAX_BATCH:
             self._wake.set()
 
+    def put_of_handler(self, span: Span | ReadableSpan) -> None:
+        """Take a span that a handler made, by this machine's clock; see `become_provider`."""
+        ahead = self._ahead()
+        self.put(earlier(span, ahead) if isinstance(span, Span) else _earlier(span, ahead))
+
     def on_end(self, span: ReadableSpan) -> None:
-        """Take a span that a handler made."""
+        """Take a span that a handler made in this process."""
         if span.context is not None and span.context.trace_flags.sampled:
-            self.put(_earlier(span, self._ahead()))
+            self.put_of_handler(span)
 
     def become_provider(self, ahead: Callable[[], float]) -> None:
         """Give handlers tracers that write here, unless their modules brought a provider.
@@ -158,13 +163,14 @@ def readable(span: Span, resource: Resource, scope: InstrumentationScope) -> Rea
 
 def _earlier(span: ReadableSpan, seconds: float) -> ReadableSpan:
     by = round(seconds * spans.BILLION)
+    events = [Event(event.name, event.attributes, event.timestamp - by) for event in span.events]
     return ReadableSpan(
         span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
         attributes=span.attributes,
-        events=[Event(e.name, e.attributes, e.timestamp - by) for e in span.events],
+        events=events,
         links=span.links,
         kind=span.kind,
         status=span.status,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from maniple.service.names import SPANS_DROPPED, TRACES_LIMITED
 from maniple.service.settings import ServiceSettings
-from maniple.service.spans import Span, earlier
+from maniple.service.spans import Span
 from maniple.service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ class Tracer:
         # Who asks for everything to be sampled takes nothing from what goes wrong.
         self._submitted, self._late = Allowance(rate), Allowance(rate)
         self._metrics = metrics
-        self._ahead: Callable[[], float] = lambda: 0.0
 
     def write(self, span: Span) -> None:
         """Export a span soon; one too many is dropped and counted."""
@@ -86,13 +85,13 @@ class Tracer:
 
         They go by this machine's clock, ours by the cluster's: `ahead` tells the seconds between.
         """
-        self._ahead = ahead
         if self._exporter is not None:
             self._exporter.become_provider(ahead)
 
     def write_of_handler(self, span: Span) -> None:
         """Export one that a handler made in another process of this machine."""
-        self.write(earlier(span, self._ahead()))
+        if self._exporter is not None:
+            self._exporter.put_of_handler(span)
 
     def close(self, timeout: float) -> None:
         """Export what waits, within `timeout` seconds; blocks."""

@@ -1,0 +1,86 @@
+"""An executor of `async def` handlers that looks when a test says so.
+
+The loop and its threads are real, the seconds are the test's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from executor_bench import Gate, Told
+from maniple.loops import new_event_loop
+from maniple_agent.domain.blocking import BLOCKED_AFTER
+from maniple_agent.executors import Job
+from maniple_agent.executors.on_loop import LoopExecutor
+from waiting import wait_until
+
+SLOTS = 20
+SECOND = 1.0
+
+
+class Watched(LoopExecutor):
+    """An executor that looks when the test says so, by the test's clock."""
+
+    def __init__(self, told: Told, loop_factory: Any = new_event_loop) -> None:
+        super().__init__(SLOTS, "agent-1", told, loop_factory, clock=lambda: self.now)
+        self.now = 1000.0
+        self.told = told
+
+    async def begin(self) -> None:
+        await self.start(_never)
+
+    def looks_after(self, seconds: float) -> None:
+        """Look, and again after so many seconds: a loop that is silent has not answered.
+
+        Twice then, as the first look after a standstill is passed over.
+        """
+        self.look()
+        self.now += seconds
+        self.look()
+        self.look()
+
+    def is_free(self, slots: int = SLOTS) -> bool:
+        self.look()
+        return self.free == slots
+
+    def says_later(self, stuck: list[str]) -> bool:
+        """Whether this is why slots cannot be used, when some time has gone by."""
+        self.looks_after(SECOND / 2)
+        return list(self.stuck) == stuck
+
+    def keeps_later(self, threads: int) -> bool:
+        """Whether tasks that are over keep so many threads, when some time has gone by."""
+        self.looks_after(SECOND / 2)
+        return len(self._loop.pool.over(self.now)) == threads
+
+    async def is_free_at_each_look(self, slots: int) -> bool:
+        """Whether so many slots are free all the time."""
+        free = set()
+        for _ in range(20):
+            self.looks_after(SECOND)
+            free.add(self.free)
+            await wait_until(lambda: self._loop.silent_for(self.now) == 0.0)
+        return free == {slots}
+
+    async def is_blocked_by(self, blocker: Job) -> None:
+        self.run([blocker])
+        await wait_until(lambda: self.told.values == ["begun"])
+        self.looks_after(BLOCKED_AFTER + SECOND)
+
+
+def _never(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    work.close()
+    return asyncio.create_task(asyncio.sleep(0), name=name)
+
+
+@asynccontextmanager
+async def watched(gate: Gate, loop_factory: Any = new_event_loop) -> AsyncIterator[Watched]:
+    """Run one; what waits at the gate may go on in the end."""
+    executor = Watched(Told(), loop_factory)
+    await executor.begin()
+    try:
+        yield executor
+    finally:
+        gate.open()
+        await executor.stop()
