@@ -38,13 +38,19 @@ class Taken(Struct, frozen=True):
     """What a limit gives: the first `granted` may pass, the others may ask `again` (seconds).
 
     With tokens taken in advance the n-th (from 0) of them waits for `first + n * step` seconds, if
-    that is above 0.
+    that is above 0. The others are refused, or, if it is `undecided`, they are not: nobody knows.
     """
 
     granted: int
     again: float = 0.0
     first: float = 0.0
     step: float = 0.0
+    undecided: bool = False
+
+    @property
+    def refusal(self) -> bool | None:
+        """What the others are told: None if nobody knows whether they might pass."""
+        return None if self.undecided else False
 
     def wait(self, place: int) -> float:
         """Return the seconds that the one at this place waits."""

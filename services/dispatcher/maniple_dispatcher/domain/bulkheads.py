@@ -15,17 +15,19 @@ task that runs again, because its agent died between its end and the acknowledge
 The owner tells the other dispatchers what it has granted, so that whoever owns the bulkhead next
 knows what may be in a queue. Known weakness: what it granted to itself in the few milliseconds
 before it died.
+
+What is only remembered from before all dispatchers died takes room too, but nobody who lives tells
+of it: a bulkhead that is full by that is not known to be full.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from maniple.peers import Room
 from maniple.timings import Reports
+from maniple_dispatcher.domain.bulkhead import MAX_LANES, Bulkhead, Missing
 from maniple_dispatcher.domain.holders import Holders
 
-MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
 NOTED = 10.0  # seconds for which it is noted that there were more than twice as many
 BLANK = 10.0  # times as long as of others nothing is known of queues that look blank
 AT_REST: Room = (0, ())
@@ -52,54 +54,12 @@ class Doubt:
     number: int
 
 
-@dataclass(slots=True)
-class _Missing:
-    """Tasks that were nowhere at any look since a time."""
-
-    since: float
-    least: int
-    blank: bool
-
-
-@dataclass(slots=True)
-class _Bulkhead:
-    counted: int = 0
-    grants: deque[tuple[float, int]] = field(default_factory=deque)
-    lanes: set[str] = field(default_factory=set)
-    missing: _Missing | None = None
-    most: int = 0
-    """About how many there were lately: no less, and seldom another number."""
-    most_at: float = 0.0
-
-    def lately(self, now: float, seconds: float) -> int:
-        while self.grants and now - self.grants[0][0] > seconds:
-            self.grants.popleft()
-        return sum(number for _, number in self.grants)
-
-    def grant(self, number: int, lanes: Iterable[str], now: float) -> None:
-        self.counted += number
-        self.grants.append((now, number))
-        self.went_to(lanes)
-
-    def went_to(self, lanes: Iterable[str]) -> None:
-        for lane in lanes:
-            if len(self.lanes) < MAX_LANES:
-                self.lanes.add(lane)
-
-    def ended(self, number: int) -> None:
-        self.counted = max(0, self.counted - number)
-
-    @property
-    def room(self) -> Room:
-        return self.counted, tuple(sorted(self.lanes))
-
-
 class Bulkheads:
     """All that were asked for here, or told of by agents."""
 
     def __init__(self, times: Reports | None = None) -> None:
         self._times = times or Reports()
-        self._bulkheads: dict[str, _Bulkhead] = {}
+        self._bulkheads: dict[str, Bulkhead] = {}
         self._agents = Holders[Life](self._times.heard)
         self._dispatchers = Holders[str](self._times.heard)
         self._looked_at: float | None = None
@@ -134,7 +94,7 @@ class Bulkheads:
 
     def take(self, key: str, lanes: Iterable[str], most: int, want: int, now: float) -> int:
         """Return how many of `want` tasks may go."""
-        bulkhead = self._bulkheads.setdefault(key, _Bulkhead())
+        bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         in_flight = self.in_flight(key)
         granted = max(0, min(want, most - in_flight))
         if granted:
@@ -144,9 +104,22 @@ class Bulkheads:
             self._changed.add(key)
         return granted
 
+    def is_full(self, key: str, most: int) -> bool:
+        """Whether it is known to be: not only by what is remembered."""
+        return self.in_flight(key) - self.unsure(key) >= most
+
+    def unsure(self, key: str) -> int:
+        """Return of how many in flight nobody who lives has told."""
+        bulkhead = self._bulkheads.get(key)
+        if bulkhead is None:
+            return 0
+        # It may be that those untold are others: then these stay unsure for longer.
+        bulkhead.unsure = max(0, min(bulkhead.unsure, self._untold_of(key, bulkhead)))
+        return bulkhead.unsure
+
     # --- what outlives all dispatchers ---------------------------------------------------
 
-    def _note(self, bulkhead: _Bulkhead, now: float) -> None:
+    def _note(self, bulkhead: Bulkhead, now: float) -> None:
         too_few = bulkhead.counted > bulkhead.most
         if too_few or (bulkhead.counted < bulkhead.most // 2 and now - bulkhead.most_at > NOTED):
             bulkhead.most = bulkhead.counted + bulkhead.counted // 4
@@ -170,16 +143,24 @@ class Bulkheads:
         remembered, self._remembered = self._remembered, None
         for key, room in (remembered or {}).items() if alone else ():
             if key not in self._bulkheads:
-                self.follow(key, room, now, ours=True)
+                self.follow(key, room, now, ours=True, unsure=room[0])
                 self._changed.add(key)
 
-    def follow(self, key: str, told: Room, now: float, *, ours: bool) -> None:
-        """Take what another owner has granted; of `ours` it is the latest that it knew."""
+    def follow(self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0) -> None:
+        """Take what another owner has granted; of `ours` it is the latest that it knew.
+
+        Of that, so many are `unsure`.
+        """
         counted, lanes = told
-        bulkhead = self._bulkheads.setdefault(key, _Bulkhead())
+        bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         bulkhead.went_to(lanes)
-        if counted > bulkhead.counted:
-            bulkhead.grant(counted - bulkhead.counted, (), now)
+        more = counted - bulkhead.counted
+        if not ours:
+            bulkhead.unsure = unsure
+        elif more > 0:
+            bulkhead.unsure += min(more, unsure)
+        if more > 0:
+            bulkhead.grant(more, (), now)
         elif not ours:
             bulkhead.counted = counted
 
@@ -255,7 +236,7 @@ class Bulkheads:
         elif number <= 0:
             pass  # there may be some: what was granted just now may be untold as well
         elif missing is None:
-            bulkhead.missing = _Missing(now, number, blank)
+            bulkhead.missing = Missing(now, number, blank)
         else:
             missing.blank = missing.blank or blank
             missing.least = min(missing.least, number)
@@ -283,8 +264,10 @@ class Bulkheads:
             for key, bulkhead in self._bulkheads.items()
             if not bulkhead.counted and not bulkhead.lately(now, lately)
         ]
-        for bulkhead in self._bulkheads.values():
+        for key, bulkhead in self._bulkheads.items():
             self._note(bulkhead, now)
+            if bulkhead.unsure:
+                self.unsure(key)  # what was told of once is sure
         for key in resting:
             self.version += bool(self._bulkheads[key].most)
             del self._bulkheads[key]
@@ -294,6 +277,6 @@ class Bulkheads:
         for bulkhead in self._bulkheads.values():
             bulkhead.missing = None
 
-    def _untold_of(self, key: str, bulkhead: _Bulkhead) -> int:
+    def _untold_of(self, key: str, bulkhead: Bulkhead) -> int:
         """Return how many tasks were granted of which neither agents nor dispatchers tell."""
         return bulkhead.counted - self._agents.count(key) - self._dispatchers.count(key)

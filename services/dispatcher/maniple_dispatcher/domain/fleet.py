@@ -160,7 +160,8 @@ class Fleet:
         for key, level in report.levels.items():
             self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
         for key, room in report.rooms.items():
-            self.owned.bulkheads.follow(key, room, now, ours=self.peers.owns(key))
+            ours, unsure = self.peers.owns(key), report.unsure.get(key, 0)
+            self.owned.bulkheads.follow(key, room, now, ours=ours, unsure=unsure)
         self.owned.follow(report.breakers, now)
 
     def _answer(self, ask: Ask, asker: str, now: float) -> None:
@@ -179,6 +180,7 @@ class Fleet:
                 again=taken.again,
                 first=taken.first,
                 step=taken.step,
+                undecided=taken.undecided,
             )
         )
         self.due = True
@@ -230,6 +232,7 @@ class Fleet:
             # Rooms are for one who has just come, and owns some of them from now on.
             self.owned.buckets.tell_nothing()
         talk, state = _Space(TALK_BYTES), _Space(TALK_BYTES)
+        rooms = dict(state.fill(self.owned.bulkheads.changes(self.peers.owns)))
         report = DispatcherReport(
             dispatcher=self.peers.me,
             ready=not self._leaving and self._has_listened(now),
@@ -238,7 +241,8 @@ class Fleet:
             grants=tuple(talk.fill(_taken(self._grants))),
             asks=tuple(talk.fill(self.permits.asks(now))),
             breakers=tuple(talk.fill(self.owned.news(now))),
-            rooms=dict(state.fill(self.owned.bulkheads.changes(self.peers.owns))),
+            rooms=rooms,
+            unsure={k: n for k in rooms if (n := self.owned.bulkheads.unsure(k))},
             levels=dict(state.fill(self.owned.buckets.changes(now))),
             turns={} if self._lanes is None else self._lanes.take_turns(),
             going=self._told_of_way(now),
@@ -269,4 +273,4 @@ def _tell(then: Then, taken: Taken) -> None:
     if taken.granted:
         then(True, taken.wait(0))
     else:
-        then(False, taken.again)
+        then(taken.refusal, taken.again)

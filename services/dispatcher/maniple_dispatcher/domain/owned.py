@@ -78,7 +78,10 @@ class Owned:
             return self.buckets.take(limit.key, limit.terms, want, now)
         if limit.most:
             granted = self.bulkheads.take(limit.key, limit.goes_to, limit.most, want, now)
-            return Taken(granted, 0.0 if granted == want else FULL_AGAIN_AFTER)
+            if granted == want:
+                return Taken(granted)
+            undecided = not self.bulkheads.is_full(limit.key, limit.most)
+            return Taken(granted, FULL_AGAIN_AFTER, undecided=undecided)
         lane = limit.key.removeprefix(BREAKER)
         spec = self._spec_of(lane)
         if spec is None:

@@ -251,12 +251,12 @@ class Permits:
         line.answered_at = line.alive_at = line.credited_at = now
         line.credit = 0.0
         line.flow.granted(grant.granted, now)
-        taken = Taken(grant.granted, grant.again, grant.first, grant.step)
+        taken = Taken(grant.granted, grant.again, grant.first, grant.step, grant.undecided)
         for place, then in enumerate(asked):
             if place < taken.granted:
                 then(True, taken.wait(place))
             else:
-                then(False, taken.again)
+                then(taken.refusal, taken.again)
 
     def look(self, now: float) -> list[tuple[Limit, list[Then]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
