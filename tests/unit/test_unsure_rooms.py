@@ -54,14 +54,19 @@ def test_what_was_granted_since_fills_it_for_certain() -> None:
     assert bulkheads.is_full(KEY, 3)
 
 
-def test_what_was_nowhere_for_long_is_remembered_no_more() -> None:
-    bulkheads, now = remembering(), 0.0
-    while now < 2 * Reports().heard:
+@pytest.mark.parametrize(("lanes", "within"), [((LANE,), 1.0), ((), 10.0)])
+def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_are_known(
+    lanes: tuple[str, ...], within: float
+) -> None:
+    bulkheads, now = Bulkheads(), 0.0
+    bulkheads.remember({KEY: (MOST, lanes)})
+    bulkheads.recall(0.0, alone=True)
+    while bulkheads.unsure(KEY):
         now += 0.5
         bulkheads.look(lambda _: True, now)
         for doubt in tuple(bulkheads.doubtful(now)):
             bulkheads.looked(doubt.key, 0, now)
-    assert bulkheads.unsure(KEY) == 0
+    assert 0.0 < now - within * Reports().heard < Reports().heard
     assert granted(bulkheads, 9, now) == MOST
     assert bulkheads.is_full(KEY, MOST)
 

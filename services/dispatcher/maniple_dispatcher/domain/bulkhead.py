@@ -27,6 +27,8 @@ class Bulkhead:
 
     counted: int = 0
     unsure: int = 0
+    astray: bool = False
+    """Where the unsure ones may be is not known: there was no room to write down their lanes."""
     grants: deque[tuple[float, int]] = field(default_factory=deque)
     lanes: set[str] = field(default_factory=set)
     missing: Missing | None = None

@@ -17,7 +17,8 @@ knows what may be in a queue. Known weakness: what it granted to itself in the f
 before it died.
 
 What is only remembered from before all dispatchers died takes room too, but nobody who lives tells
-of it: a bulkhead that is full by that is not known to be full.
+of it: a bulkhead that is full by that is not known to be full. Known weakness: if there was no room
+to write down its lanes it is looked for only where new tasks go, for as long as in a blank queue.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -154,6 +155,7 @@ class Bulkheads:
         counted, lanes = told
         bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         bulkhead.went_to(lanes)
+        bulkhead.astray |= bool(unsure) and not lanes
         more = counted - bulkhead.counted
         if not ours:
             bulkhead.unsure = unsure
@@ -231,6 +233,7 @@ class Bulkheads:
         untold = self._untold_of(key, bulkhead) - ready
         number = untold - bulkhead.lately(now, self._times.lately)
         missing = bulkhead.missing
+        blank = blank or (bulkhead.astray and self.unsure(key) > 0)
         if untold <= 0:
             bulkhead.missing = None
         elif number <= 0:
