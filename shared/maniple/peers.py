@@ -17,7 +17,8 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     be taken in advance; `most` is the size of a bulkhead, `lane` where one of its tasks goes, and
     `lanes` where others do; neither means the probes of a breaker. `number` tells the asker which
     request an answer is to; `used` is what it let through without being answered, `freed` what it
-    was granted and did not need.
+    was granted and did not need. `left` are lanes that are not there, so that nothing of the
+    asker's is in them.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lanes: tuple[str, ...] = ()
     used: int = 0
     freed: int = 0
+    left: tuple[str, ...] = ()
 
 
 class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from maniple.peers import Room
 
 MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
+MOST_LANES = 2 * MAX_LANES  # that are known; more than these may be there for a moment
+MOST_NAMES = 50
+ANYBODY = "*"
 
 
 @dataclass(slots=True)
@@ -30,7 +33,8 @@ class Bulkhead:
     astray: bool = False
     """Where the unsure ones may be is not known: there was no room to write down their lanes."""
     grants: deque[tuple[float, int]] = field(default_factory=deque)
-    lanes: set[str] = field(default_factory=set)
+    lanes: dict[str, set[str]] = field(default_factory=dict)
+    """Where tasks may be, and which dispatchers sent some there, as far as they are known."""
     missing: Missing | None = None
     most: int = 0
     """About how many there were lately: no less, and seldom another number."""
@@ -42,17 +46,35 @@ class Bulkhead:
             self.grants.popleft()
         return sum(number for _, number in self.grants)
 
-    def grant(self, number: int, lanes: Iterable[str], now: float) -> None:
-        """Let some go, to any of these lanes."""
+    def grant(self, number: int, lanes: Iterable[str], now: float) -> bool:
+        """Let some go, to any of these lanes; tells whether one of these is new."""
         self.counted += number
         self.grants.append((now, number))
-        self.went_to(lanes)
+        return self.went_to(lanes)
 
-    def went_to(self, lanes: Iterable[str]) -> None:
-        """Take that some may be in these lanes."""
+    def went_to(self, lanes: Iterable[str]) -> bool:
+        """Take that some may be in these lanes; tells whether one is new."""
+        before = len(self.lanes)
         for lane in lanes:
-            if len(self.lanes) < MAX_LANES:
-                self.lanes.add(lane)
+            if lane not in self.lanes and len(self.lanes) < MOST_LANES:
+                self.lanes[lane] = set()
+        return len(self.lanes) > before
+
+    def sends(self, lanes: Iterable[str], who: str) -> None:
+        """Take that a dispatcher may send some there."""
+        for lane in lanes:
+            names = self.lanes.get(lane)
+            if names is not None:
+                names.add(who if len(names) < MOST_NAMES else ANYBODY)
+
+    def left(self, lanes: Iterable[str], who: str) -> None:
+        """Take that there are no such lanes, and nothing on its way there from one dispatcher."""
+        for lane in lanes:
+            names = self.lanes.get(lane)
+            if names is not None:
+                names.discard(who)
+                if not names:
+                    del self.lanes[lane]
 
     def ended(self, number: int) -> None:
         """Take that some take room no more."""

@@ -100,10 +100,20 @@ class Bulkheads:
         granted = max(0, min(want, most - in_flight))
         if granted:
             bulkhead.counted = in_flight
-            bulkhead.grant(granted, lanes, now)
+            self.version += bulkhead.grant(granted, lanes, now)
             self._note(bulkhead, now)
             self._changed.add(key)
         return granted
+
+    def sends(self, key: str, lanes: Iterable[str], who: str) -> None:
+        """Take that a dispatcher may send what it was granted to these lanes."""
+        if (bulkhead := self._bulkheads.get(key)) is not None:
+            bulkhead.sends(lanes, who)
+
+    def left_lanes(self, key: str, lanes: Iterable[str], who: str) -> None:
+        """Take that there are no such lanes, and that nothing is on its way there from one."""
+        if (bulkhead := self._bulkheads.get(key)) is not None:
+            bulkhead.left(lanes, who)
 
     def is_full(self, key: str, most: int) -> bool:
         """Whether it is known to be: not only by what is remembered."""
@@ -154,6 +164,8 @@ class Bulkheads:
         """
         counted, lanes = told
         bulkhead = self._bulkheads.setdefault(key, Bulkhead())
+        if not ours:
+            bulkhead.lanes.clear()
         bulkhead.went_to(lanes)
         bulkhead.astray |= bool(unsure) and not lanes
         more = counted - bulkhead.counted

@@ -8,37 +8,25 @@ it says that it is ready, and counts from when that is heard, by all at about th
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
-
-import msgspec
 
 from maniple import timings
 from maniple.bundles import MAX_BYTES
 from maniple.peers import Ask, DispatcherReport, Grant
 from maniple_dispatcher.domain.buckets import Taken
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.domain.outstanding import Outstanding
 from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
+from maniple_dispatcher.domain.space import Space
 
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
 MOST_TOLD = 20  # times that one is told all in one life; what it has not taken by then lies ready
 MAX_LISTENING = 1_000
 
 T = TypeVar("T")
-
-
-class _Space:
-    """What a report has room for; an item may go beyond it by its own size."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def fill(self, items: Iterator[T]) -> Iterator[T]:
-        """Yield items as long as there is space, and take none from `items` that finds none."""
-        while self.left > 0 and (item := next(items, None)) is not None:
-            self.left -= len(msgspec.json.encode(item)) + 1  # and a comma
-            yield item
 
 
 class Fleet:
@@ -63,6 +51,7 @@ class Fleet:
         self.peers = Peers(me, self._times, now)
         self.permits = Permits(self.peers, owned.buckets.level, self._times)
         self.wake: Callable[[], object] = lambda: None
+        self._outstanding = Outstanding()
         self.on_way: Callable[[], dict[str, int]] = dict
         """Returns how many tasks of bulkheads are here for long, and on their way to a queue."""
         self._way_told_at = float("-inf")
@@ -90,14 +79,40 @@ class Fleet:
 
     def ask(self, limit: Limit, then: Then, now: float) -> None:
         """Ask for one permit; `then` is told at once, or within about a second."""
+        if limit.most:
+            self._outstanding.begins((limit.key, limit.lane))
+            then = partial(self._answered, limit, then)
         if self.peers.owns(limit.key):
-            _tell(then, self.owned.take(limit, 1, now))
+            _tell(then, self.owned.take(limit, 1, now, who=self.peers.me))
             self.due = self.due or not self.peers.alone
         else:
             self.due |= self.permits.wait(limit, then, now)
 
+    def _answered(self, limit: Limit, then: Then, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+        if not passes:
+            self._outstanding.ends((limit.key, limit.lane))
+        then(passes, seconds)
+
+    def arrived(self, key: str, lane: str) -> None:
+        """Take that a queue has, or may have, a task that got room in a bulkhead."""
+        self._outstanding.arrives((key, lane))
+
+    def found_no_lane(self, limit: Limit, now: float) -> None:
+        """Give back room whose task's lane is not there: it need not be looked for in that lane."""
+        if self._outstanding.ends((limit.key, limit.lane)):
+            if self.peers.owns(limit.key):
+                self.owned.bulkheads.left_lanes(limit.key, (limit.lane,), self.peers.me)
+            else:
+                self.permits.left_lane(limit)
+        self._free(limit, now)
+
     def free(self, limit: Limit, now: float) -> None:
-        """Give back a permit that was not needed."""
+        """Give back a permit that was not needed; of a bulkhead `lane` is where it did not go."""
+        if limit.lane:
+            self._outstanding.ends((limit.key, limit.lane))
+        self._free(limit, now)
+
+    def _free(self, limit: Limit, now: float) -> None:
         if self.peers.owns(limit.key):
             self.owned.free(limit, 1, now)
         else:
@@ -170,7 +185,8 @@ class Fleet:
         limit = limit_asked(ask)
         self.owned.used(limit, ask.used, now)
         self.owned.free(limit, ask.freed, now)
-        taken = self.owned.take(limit, ask.want, now)
+        self.owned.bulkheads.left_lanes(ask.key, ask.left, asker)
+        taken = self.owned.take(limit, ask.want, now, who=asker)
         self._grants.append(
             Grant(
                 key=ask.key,
@@ -195,7 +211,7 @@ class Fleet:
             self.owned.used(limit, used, now)
             self.owned.free(limit, freed, now)
             for then in waiting:
-                _tell(then, self.owned.take(limit, 1, now))
+                _tell(then, self.owned.take(limit, 1, now, who=self.peers.me))
         self.due |= self.permits.due
         self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.look(self.peers.owns, now)
@@ -231,7 +247,7 @@ class Fleet:
         elif self.peers.alone and not self._telling_all:
             # Rooms are for one who has just come, and owns some of them from now on.
             self.owned.buckets.tell_nothing()
-        talk, state = _Space(TALK_BYTES), _Space(TALK_BYTES)
+        talk, state = Space(TALK_BYTES), Space(TALK_BYTES)
         rooms = dict(state.fill(self.owned.bulkheads.changes(self.peers.owns)))
         report = DispatcherReport(
             dispatcher=self.peers.me,

@@ -72,12 +72,14 @@ class Owned:
         """Rises whenever something changes that is worth being written down."""
         return self.buckets.version + self.bulkheads.version + self._version
 
-    def take(self, limit: Limit, want: int, now: float) -> Taken:
-        """Give permits of a limit that is ours."""
+    def take(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
+        """Give permits of a limit that is ours, to the dispatcher that asks."""
         if limit.terms is not None:
             return self.buckets.take(limit.key, limit.terms, want, now)
         if limit.most:
             granted = self.bulkheads.take(limit.key, limit.goes_to, limit.most, want, now)
+            if granted:
+                self.bulkheads.sends(limit.key, limit.goes_to, who)
             if granted == want:
                 return Taken(granted)
             undecided = not self.bulkheads.is_full(limit.key, limit.most)
