@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from maniple.control import LaneEnds
+from maniple.service.catalog import Entry
 from maniple.service.policies import CircuitBreakerSpec, Resolved
 from maniple.timings import Peers
 from maniple_dispatcher.domain.breaker import State
@@ -14,6 +15,7 @@ from virtual_time import World, seeds
 
 FIVE = 5
 FIVE_AN_HOUR = Resolved(rate_limit=policy("rate_limit", {"limit": FIVE, "period": 3600}))
+FAST = Resolved(rate_limit=policy("rate_limit", {"limit": 1000}))
 BREAKS = CircuitBreakerSpec(consecutive=3, open_for=600.0)
 WRITTEN = 1.5  # seconds after which what was decided is in Consul
 READY = 3.0
@@ -191,6 +193,24 @@ def test_nothing_is_written_while_there_is_no_news_though_tasks_are_refused(
             world.run(3.7)
         assert fleet.consul.index == written
         assert len(fleet.became.sent) == FIVE
+
+
+def test_a_limit_that_is_full_again_in_a_moment_costs_consul_nothing() -> None:
+    with World(0) as world, Dispatchers(world) as fleet:
+        one = fleet.start("d0")
+        world.run(READY)
+        read, kv_get = list[float](), one.consul.kv_get
+
+        async def counting(key: str) -> Entry | None:
+            read.append(world.now)
+            return await kv_get(key)
+
+        world.patch.setattr(one.consul, "kv_get", counting)
+        for _ in range(100):
+            one.admit(FAST, 10)
+            world.run(0.3)
+        assert len(read) <= 30.0 / LOOK + 1
+        assert not fleet.consul.keys
 
 
 @pytest.mark.parametrize("seed", range(5))

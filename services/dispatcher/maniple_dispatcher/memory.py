@@ -50,6 +50,7 @@ class Memory:
         self._fleet = fleet
         self._log = log
         self._loaded = False
+        self._ours_before = Notes()
         self._written = pages.write(Notes(), 0.0)
         self._without = frozenset[str]()
 
@@ -89,7 +90,7 @@ class Memory:
             if version == seen or not (self._loaded and peers.counts(peers.me)):
                 continue
             try:
-                if await self._write():
+                if await self._write(look=version[1] != seen[1]):
                     seen = version
             except _AWAY as error:
                 self._log.debug("limits and breakers not written", reason=str(error))
@@ -103,21 +104,25 @@ class Memory:
             async with asyncio.timeout(STOPPING):
                 if not self._loaded:
                     await self._load()
-                while self._fleet.peers.counts(self._fleet.peers.me) and not await self._write():
-                    pass
+                while self._fleet.peers.counts(self._fleet.peers.me):
+                    if await self._write(look=True):
+                        break
         except (TimeoutError, *_AWAY) as error:
             self._log.warning("the latest of limits and breakers not written", reason=repr(error))
         except Exception:  # noqa: BLE001 - what comes next in the stop must not be lost with it
             self._log.exception("the latest of limits and breakers not written")
 
-    async def _write(self) -> bool:
+    async def _write(self, *, look: bool) -> bool:
         """Write down what is ours beside what was written there before, if that is any news.
 
-        False if there is more, or if somebody else has written there meanwhile.
+        Without `look` what was written last is taken to be there. False if there is more to write,
+        or if somebody else has written there meanwhile.
         """
         for _ in self._fleet.owned.buckets.look(self._fleet.peers.owns, monotonic()):
             await asyncio.sleep(0)  # there may be thousands, and tasks come meanwhile
-        ours = self._ours()
+        ours, done = self._ours(), not self._fleet.owned.buckets.behind
+        if not look and notes.with_ours(self._ours_before, ours).says_as(self._ours_before):
+            return done  # most changes are of limits that are full again in a moment
         entry = await self._consul.kv_get(self._key)
         now = time.time()
         before = self._before(entry)
@@ -125,13 +130,12 @@ class Memory:
         merged = notes.with_ours(before or Notes(), ours).lasting(now)
         written = pages.write(merged, now)
         self._tell_what_is_left(written)
-        done = not self._fleet.owned.buckets.behind
-        if before is not None and written.notes.says_as(before.lasting(now)):
-            return done
-        cas = entry.index if entry else CREATE_ONLY
-        if not await self._consul.kv_put(self._key, written.value, cas=cas):
-            return False
-        self._written = written
+        if before is None or not written.notes.says_as(before.lasting(now)):
+            cas = entry.index if entry else CREATE_ONLY
+            if not await self._consul.kv_put(self._key, written.value, cas=cas):
+                return False
+            self._written = written
+        self._ours_before = ours
         return done
 
     def _before(self, entry: Entry | None) -> Notes | None:
