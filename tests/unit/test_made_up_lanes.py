@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from fleet_simulation import Simulation
+from maniple.timings import Reports
 from maniple_dispatcher.domain.bulkhead import MAX_LANES
 from maniple_dispatcher.domain.bulkheads import Bulkheads
 from maniple_dispatcher.domain.permits import Limit
@@ -127,3 +128,11 @@ def test_a_lane_that_is_new_is_worth_writing_down_at_once_and_no_other() -> None
         bulkheads.take(KEY, (lane,), MOST, 1, 0.0)
         versions.append(bulkheads.version)
     assert [after - before for before, after in pairwise(versions)] == [0, 1, 0]
+
+
+def test_a_lane_is_looked_at_once_what_went_there_must_have_been_told_of() -> None:
+    bulkheads, lately = Bulkheads(), Reports().lately
+    bulkheads.take(KEY, (LANE,), MOST, 4, 0.0)
+    bulkheads.take(KEY, ("new",), MOST, 3, 5.0)
+    assert [d.lanes for d in bulkheads.doubtful(5.0)] == [{LANE}]
+    assert [d.lanes for d in bulkheads.doubtful(5.0 + lately)] == [{LANE, "new"}]

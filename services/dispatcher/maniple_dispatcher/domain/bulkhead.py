@@ -22,6 +22,14 @@ class Missing:
 
 
 @dataclass(slots=True)
+class Known:
+    """Of a lane: since when tasks may be there, and which dispatchers sent some, if it is known."""
+
+    since: float
+    senders: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Bulkhead:
     """What its owner knows of one, beside what agents and dispatchers tell.
 
@@ -33,8 +41,8 @@ class Bulkhead:
     astray: bool = False
     """Where the unsure ones may be is not known: there was no room to write down their lanes."""
     grants: deque[tuple[float, int]] = field(default_factory=deque)
-    lanes: dict[str, set[str]] = field(default_factory=dict)
-    """Where tasks may be, and which dispatchers sent some there, as far as they are known."""
+    lanes: dict[str, Known] = field(default_factory=dict)
+    """Where tasks may be."""
     missing: Missing | None = None
     most: int = 0
     """About how many there were lately: no less, and seldom another number."""
@@ -50,30 +58,36 @@ class Bulkhead:
         """Let some go, to any of these lanes; tells whether one of these is new."""
         self.counted += number
         self.grants.append((now, number))
-        return self.went_to(lanes)
+        return self.went_to(lanes, now)
 
-    def went_to(self, lanes: Iterable[str]) -> bool:
+    def went_to(self, lanes: Iterable[str], now: float) -> bool:
         """Take that some may be in these lanes; tells whether one is new."""
         before = len(self.lanes)
         for lane in lanes:
             if lane not in self.lanes and len(self.lanes) < MOST_LANES:
-                self.lanes[lane] = set()
+                self.lanes[lane] = Known(now)
         return len(self.lanes) > before
+
+    def keep_lanes(self, lanes: Iterable[str]) -> None:
+        """Take that there are none in any other."""
+        self.lanes = {lane: self.lanes[lane] for lane in lanes if lane in self.lanes}
+
+    def lanes_before(self, then: float) -> frozenset[str]:
+        """Return where those may be that went before."""
+        return frozenset(lane for lane, known in self.lanes.items() if known.since <= then)
 
     def sends(self, lanes: Iterable[str], who: str) -> None:
         """Take that a dispatcher may send some there."""
         for lane in lanes:
-            names = self.lanes.get(lane)
-            if names is not None:
-                names.add(who if len(names) < MOST_NAMES else ANYBODY)
+            if (known := self.lanes.get(lane)) is not None:
+                known.senders.add(who if len(known.senders) < MOST_NAMES else ANYBODY)
 
     def left(self, lanes: Iterable[str], who: str) -> None:
         """Take that there are no such lanes, and nothing on its way there from one dispatcher."""
         for lane in lanes:
-            names = self.lanes.get(lane)
-            if names is not None:
-                names.discard(who)
-                if not names:
+            if (known := self.lanes.get(lane)) is not None:
+                known.senders.discard(who)
+                if not known.senders:
                     del self.lanes[lane]
 
     def ended(self, number: int) -> None:

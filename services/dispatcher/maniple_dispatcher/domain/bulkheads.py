@@ -165,8 +165,8 @@ class Bulkheads:
         counted, lanes = told
         bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         if not ours:
-            bulkhead.lanes.clear()
-        bulkhead.went_to(lanes)
+            bulkhead.keep_lanes(lanes)
+        bulkhead.went_to(lanes, now)
         bulkhead.astray |= bool(unsure) and not lanes
         more = counted - bulkhead.counted
         if not ours:
@@ -223,16 +223,19 @@ class Bulkheads:
     # --- what is told of nowhere ---------------------------------------------------------
 
     def doubtful(self, now: float) -> Iterator[Doubt]:
-        """Yield of which bulkheads more was granted than is told of."""
+        """Yield of which bulkheads more was granted than is told of.
+
+        What was granted just now is not in doubt: nor need one look where nothing else went.
+        """
+        lately = self._times.lately
         for key, bulkhead in self._bulkheads.items():
             number = self._untold_of(key, bulkhead)
             if number <= 0:
                 bulkhead.missing = None
-            elif (
-                number > bulkhead.lately(now, self._times.lately)
-                and len(bulkhead.lanes) < MAX_LANES
-            ):
-                yield Doubt(key, frozenset(bulkhead.lanes), number)
+            elif number > bulkhead.lately(now, lately):
+                lanes = bulkhead.lanes_before(now - lately)
+                if len(lanes) < MAX_LANES:
+                    yield Doubt(key, lanes, number)
 
     def looked(self, key: str, ready: int, now: float, *, blank: bool = False) -> None:
         """Take how many tasks may wait in the queues where those of a bulkhead may be.
