@@ -1,5 +1,6 @@
 """How much a report carries. Pure."""
 
+from collections import deque
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -20,3 +21,9 @@ class Space:
         while self.left > 0 and (item := next(items, None)) is not None:
             self.left -= len(msgspec.json.encode(item)) + 1  # and a comma
             yield item
+
+
+def taken(queue: deque[T]) -> Iterator[T]:
+    """Yield what is in a queue, each once it is taken out: who stops goes on there."""
+    while queue:
+        yield queue.popleft()
