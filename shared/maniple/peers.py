@@ -17,7 +17,8 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     be taken in advance; `most` is the size of a bulkhead, `lane` where one of its tasks goes, and
     `lanes` where others do; neither means the probes of a breaker. `number` tells the asker which
     request an answer is to; `used` is what it let through without being answered, `freed` what it
-    was granted and did not need.
+    was granted and did not need. `left` are lanes that are not there, so that nothing of the
+    asker's is in them.
     """
 
     key: str
@@ -32,12 +33,14 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lanes: tuple[str, ...] = ()
     used: int = 0
     freed: int = 0
+    left: tuple[str, ...] = ()
 
 
 class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer: the first `granted` may pass, the others may ask `again` (seconds).
 
     With tokens taken in advance the n-th of them (from 0) waits for `first + n * step` seconds.
+    The others are refused, unless it is `undecided`: then nobody knows whether they might pass.
     """
 
     key: str
@@ -47,6 +50,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     again: float = 0.0
     first: float = 0.0
     step: float = 0.0
+    undecided: bool = False
 
 
 class BreakerNews(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,7 +76,8 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Only one that is `ready` owns anything: it has heard what the others know. `life` counts how
     often it has begun anew: it knows by that what it has said since. `levels` are the tokens in
     buckets now, each with its rate and its capacity; `rooms` the tasks that bulkheads of the
-    sender's have granted and that have not left, each with the lanes that they went to.
+    sender's have granted and that have not left, each with the lanes that they went to; `unsure`
+    says of how many of these nobody who lives has told.
     `going`, if it is told, are tasks of any bulkhead that the sender has for a while and that are
     on their way to a queue, all of them. `turns` are
     the lanes' queues that it turns over, or has, each with the time at which it began (seconds, of
@@ -89,6 +94,7 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grants: tuple[Grant, ...] = ()
     levels: dict[str, Level] = {}
     rooms: dict[str, Room] = {}
+    unsure: dict[str, int] = {}
     breakers: tuple[BreakerNews, ...] = ()
     turns: dict[str, Turn] = {}
     going: dict[str, int] | None = None

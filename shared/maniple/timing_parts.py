@@ -257,7 +257,8 @@ class Peers(Part):
     """for which an answer is waited for; an owner whose machine is busy takes as long, and who goes
     on without it passes less"""
     asked_anew: float = 0.1
-    """after which another owner is asked: the answer of the one before may have been under way"""
+    """after which another owner is asked: the answer of the one before may have been under way; and
+    for which one that owns a bulkhead from now on waits to hear what the one before has granted"""
     held: float = 1.5
     """for which a task waits when nobody owns its limit: all have just started"""
     deaf: float = 5.0

@@ -5,17 +5,21 @@ from functools import partial
 import pytest
 
 from maniple.control import LaneEnds
+from maniple.service.catalog import Entry
 from maniple.service.policies import CircuitBreakerSpec, Resolved
 from maniple.timings import Peers
 from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.memory import LOOK, STOPPING
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 
 FIVE = 5
 FIVE_AN_HOUR = Resolved(rate_limit=policy("rate_limit", {"limit": FIVE, "period": 3600}))
+FAST = Resolved(rate_limit=policy("rate_limit", {"limit": 1000}))
 BREAKS = CircuitBreakerSpec(consecutive=3, open_for=600.0)
 WRITTEN = 1.5  # seconds after which what was decided is in Consul
 READY = 3.0
+TOLD_AGAIN = LOOK + 2.0  # seconds after which a Consul that has lost it has it again
 
 
 class Lives:
@@ -36,13 +40,27 @@ class Lives:
         if (one := self.of.pop(instance, None)) is not None:
             self.fleet.broker.kill(one.process)
 
-    def drain(self, world: World) -> None:
+    def stop(self, instance: str) -> None:
+        """Let it say what it knows, and end."""
+        one = self.of[instance]
+        one.process.step(lambda: one.process.create_task(one.memory.flush()))
+
+    def drain(self, world: World, until: float = WRITTEN) -> None:
         """Let five an hour pass, and three attempts fail."""
         for one in self.of.values():
             one.admit(FIVE_AN_HOUR, 20)
         self.fleet.report(LaneEnds(failed=3, failing=3))
-        world.run(WRITTEN)
+        world.run(until)
         assert len(self.fleet.became.sent) == FIVE
+
+    def die(self, world: World) -> None:
+        """Let all die, and as many begin."""
+        instances = tuple(self.of)
+        for instance in instances:
+            self.end(instance)
+        for instance in instances:
+            self.begin(instance)
+        world.run(READY)
 
     def check(self, world: World) -> None:
         """Nothing more passes, and the lane stays shut."""
@@ -135,6 +153,95 @@ def test_who_reads_consul_before_its_first_policies_forgets_no_breaker(after: fl
         fleet.policies_known = True
         world.run(READY)
         lives.check(world)
+
+
+@pytest.mark.parametrize("instances", [("d0",), ("d0", "d1", "d2")])
+@pytest.mark.parametrize("became", ["empty", "old"])
+def test_a_consul_that_comes_back_without_it_is_told_again(
+    became: str, instances: tuple[str, ...]
+) -> None:
+    with World(0) as world, Dispatchers(world, lambda _: BREAKS) as fleet:
+        lives = Lives(fleet)
+        for instance in instances:
+            lives.begin(instance)
+        world.run(READY)
+        before = dict(fleet.consul.keys)
+        lives.drain(world)
+        for _ in range(2):
+            lives.die(world)
+            fleet.consul.keys = dict(before) if became == "old" else {}
+            world.run(TOLD_AGAIN)
+        lives.die(world)
+        lives.check(world)
+
+
+@pytest.mark.parametrize("dispatchers", [1, 3])
+def test_nothing_is_written_while_there_is_no_news_though_tasks_are_refused(
+    dispatchers: int,
+) -> None:
+    with World(0) as world, Dispatchers(world, lambda _: BREAKS) as fleet:
+        lives = Lives(fleet)
+        for number in range(dispatchers):
+            lives.begin(f"d{number}")
+        world.run(READY)
+        lives.drain(world)
+        world.run(TOLD_AGAIN)
+        written = fleet.consul.index
+        for _ in range(20):
+            for one in lives.of.values():
+                one.admit(FIVE_AN_HOUR, 3)
+            world.run(3.7)
+        assert fleet.consul.index == written
+        assert len(fleet.became.sent) == FIVE
+
+
+def test_a_limit_that_is_full_again_in_a_moment_costs_consul_nothing() -> None:
+    with World(0) as world, Dispatchers(world) as fleet:
+        one = fleet.start("d0")
+        world.run(READY)
+        read, kv_get = list[float](), one.consul.kv_get
+
+        async def counting(key: str) -> Entry | None:
+            read.append(world.now)
+            return await kv_get(key)
+
+        world.patch.setattr(one.consul, "kv_get", counting)
+        for _ in range(100):
+            one.admit(FAST, 10)
+            world.run(0.3)
+        assert len(read) <= 30.0 / LOOK + 1
+        assert not fleet.consul.keys
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_stops_has_written_down_what_it_decided_last(seed: int) -> None:
+    with World(seed) as world, Dispatchers(world, lambda _: BREAKS) as fleet:
+        lives = Lives(fleet)
+        lives.begin("d0")
+        world.run(READY + world.random.random())
+        lives.drain(world, until=0.1)
+        lives.stop("d0")
+        world.run(0.1)
+        lives.die(world)
+        lives.check(world)
+
+
+def test_a_stop_ends_though_consul_is_away() -> None:
+    with World(0) as world, Dispatchers(world, lambda _: BREAKS) as fleet:
+        lives = Lives(fleet)
+        one = lives.begin("d0")
+        world.run(READY)
+        fleet.consul.away_until = world.now + 60.0
+        lives.drain(world, until=0.1)
+        ended: list[float] = []
+
+        async def stop() -> None:
+            await one.memory.flush()
+            ended.append(world.now)
+
+        one.process.step(lambda: one.process.create_task(stop()))
+        world.run(STOPPING + 0.5)
+        assert ended
 
 
 def test_who_is_long_in_reaching_the_broker_owns_nothing_before_it_has_listened() -> None:

@@ -24,13 +24,8 @@ from maniple.timings import Timings
 from maniple.topology import EVENTS
 from maniple_policy.settings import PolicySettings
 from maniple_policy.wiring import build
+from policy_records import document
 from timed import timed
-
-
-def document(name: str, seconds: float = 3.0, **match: str) -> dict[str, Any]:
-    """A timeout; without a selector, one of its own, so that no two are a tie."""
-    match = match or {"capability": f"{name}.*"}
-    return {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
 
 
 def policy_key(servers: LocalServers, name: str) -> str:

@@ -146,7 +146,7 @@ class Dispatcher:
         self.lanes = self.make_lanes()
         consul: Any = self.consul
         log = structlog.get_logger()
-        memory = Memory(consul, "maniple/dev", self._instance, fleet=self.fleet, log=log)
+        self.memory = Memory(consul, "maniple/dev", self._instance, fleet=self.fleet, log=log)
         nothing: Any = None
         policies: Any = SimpleNamespace(resolve=lambda *_: self.resolved)
         self.gate = Gate(
@@ -171,7 +171,7 @@ class Dispatcher:
         async def live() -> None:
             await intake.start(1.0)
             await outlet.start(1.0)
-            self.process.create_task(memory.keep())
+            self.process.create_task(self.memory.keep())
             await talk.run()
 
         self.process.run(live())

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 import maniple.service.outlets
 import maniple_dispatcher.delays
-from maniple.codec import decode_envelopes
+from maniple.codec import decode_envelopes, decode_results
 from maniple.control import AgentId, BulkheadLoad, Incarnation, Outcomes
 from maniple.errors import PublishRefused
 from maniple.messages import Envelope
@@ -23,7 +23,7 @@ from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Reports, Timings
-from maniple.topology import AGENTS, DELAY, LANES, OUTCOMES, agent_queue, lane_queues
+from maniple.topology import AGENTS, DELAY, LANES, OUTCOMES, RESULTS, agent_queue, lane_queues
 from maniple.transport import QueueView
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.routing import is_due
@@ -298,6 +298,9 @@ class Queues:
         self.refusing: set[str] = set()
         self.submitted: list[str] = []
         self.ended: set[str] = set()
+        """Tasks that agents have run."""
+        self.refused: set[str] = set()
+        """Tasks that dispatchers have ended."""
         self.sources: list[Source] = []
         self.excused: set[str] = set()
         self.agents: list[Agent] = []
@@ -347,6 +350,8 @@ class Queues:
             if name in self.refusing:
                 return False
             self.put(name, Message(decode_envelopes(message.body)))
+        elif message.exchange == RESULTS.name:
+            self.refused.update(result.id for result in decode_results(message.body))
         return True
 
     def put(self, queue: str, message: Message) -> None:

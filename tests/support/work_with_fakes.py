@@ -46,12 +46,14 @@ async def an_exclusive_task(payload: Any) -> Any:
 class FakePublisher(Publisher):
     """Keeps what is published; refuses the routing keys in `full`, confirms while `up`.
 
-    What goes to keys in `silent` is confirmed only once it is `freed`.
+    There are no queues for those in `absent`. What goes to keys in `silent` is confirmed only once
+    it is `freed`.
     """
 
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
         self.full: set[str] = set()
+        self.absent: set[str] = set()
         self.silent: set[str] = set()
         self.freed = asyncio.Event()
         self.up = asyncio.Event()
@@ -62,8 +64,9 @@ class FakePublisher(Publisher):
         await self.up.wait()
         if message.routing_key in self.silent:
             await self.freed.wait()
-        if message.routing_key in self.full:
-            raise PublishRefused(message.exchange, message.routing_key, unroutable=False)
+        if message.routing_key in self.full | self.absent:
+            unroutable = message.routing_key in self.absent
+            raise PublishRefused(message.exchange, message.routing_key, unroutable=unroutable)
         self.sent.append(message)
 
     def to(self, exchange: str) -> list[Outgoing]:

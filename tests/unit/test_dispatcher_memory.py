@@ -4,7 +4,9 @@ import asyncio
 from collections import Counter
 from typing import Any, cast
 
+import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from maniple.service.catalog import Entry
 from maniple.service.consul import Consul, ConsulUnavailable
@@ -15,6 +17,7 @@ from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
 from maniple_dispatcher.memory import Memory
+from maniple_dispatcher.wiring import hand_over
 from waiting import wait_until
 
 ONE_AN_HOUR = Limit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
@@ -107,3 +110,69 @@ async def test_without_consul_or_with_rubbish_in_it_a_dispatcher_begins_with_ful
     shelf.away = True
     await memory(shelf, "one", of).load()
     assert passes(of, asyncio.get_running_loop().time())
+
+
+async def test_who_has_more_than_there_is_room_for_says_so_when_it_begins_and_when_it_ends() -> (
+    None
+):
+    shelf, of = Shelf(), fleet("one")
+    keeper, now = memory(shelf, "one", of), asyncio.get_running_loop().time()
+    lanes = tuple(f"{n}".ljust(128, "x") for n in range(1500))
+    of.owned.bulkheads.take("bulkhead/b", lanes, 10, 10, now)
+    with capture_logs() as said:
+        for number in range(3):
+            passes(of, now + number)  # there is something to write
+            await keeper.flush()
+        of.owned.bulkheads.free("bulkhead/b", 10)
+        of.owned.bulkheads.look(lambda _: True, now + 60.0)
+        await keeper.flush()
+    assert [(one["event"], one.get("lanes_of_rooms")) for one in said] == [
+        ("too much to write down", 1),
+        ("all written", None),
+    ]
+    assert b"rate_limit/hour" in b"".join(shelf.kept.values())
+
+
+@pytest.mark.parametrize("fails", [ConsulUnavailable("away"), ValueError("a defect")])
+async def test_a_stop_goes_on_whatever_writing_fails_for_and_says_so(
+    fails: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, of = Shelf(), fleet("one")
+
+    async def kv_put(*_: object, **__: object) -> bool:
+        raise fails
+
+    monkeypatch.setattr(shelf, "kv_put", kv_put)
+    assert passes(of, asyncio.get_running_loop().time())
+    with capture_logs() as said:
+        await memory(shelf, "one", of).flush()
+    assert [one["log_level"] in {"warning", "error"} for one in said] == [True]
+
+
+async def test_who_stops_before_it_could_read_reads_first() -> None:
+    shelf, first, second = Shelf(), fleet("one"), fleet("two")
+    now = asyncio.get_running_loop().time()
+    assert passes(first, now)
+    await memory(shelf, "one", first).flush()
+    assert passes(second, now)
+    await memory(shelf, "one", second).flush()
+    third = fleet("three")
+    await memory(shelf, "one", third).load()
+    assert not passes(third, now)
+
+
+async def test_a_dispatcher_writes_when_it_takes_nothing_more_and_still_owns_what_it_wrote() -> (
+    None
+):
+    done: list[str] = []
+
+    class Part:
+        def __getattr__(self, name: str) -> Any:
+            async def do() -> None:
+                done.append(name)
+
+            return do
+
+    part: Any = Part()
+    await hand_over(part, part, part)
+    assert done == ["pause", "flush", "leave"]

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from maniple_dispatcher.domain.notes import BYTES, IN_USE, OLD, Notes, latest, read, with_ours
+from maniple_dispatcher.domain.notes import IN_USE, OLD, Notes, latest, read, with_ours
+from maniple_dispatcher.domain.pages import BYTES, write
 
 NOW = 1_800_000_000.0
+CONSUL_TAKES = 512 * 1024
 EMPTY = (0.0, 1 / 3600, 5.0, NOW)
 
 
@@ -44,8 +46,8 @@ def test_what_is_written_has_room_in_consul_and_keeps_what_matters_most() -> Non
     lanes = {
         f"{n:05}" + "l" * 200: ("open" if n < 100 else "closed", n + 1, NOW) for n in range(9_000)
     }
-    value = Notes(levels, lanes).to_json(NOW)
-    assert len(value) <= BYTES + 100
+    value = write(Notes(levels, lanes), NOW).value
+    assert len(value) <= CONSUL_TAKES
     kept = read(value, NOW)
     assert sum(state == "open" for state, _, _ in kept.breakers.values()) == 100
     assert sorted(kept.levels) == sorted(levels)[: len(kept.levels)]
@@ -54,7 +56,7 @@ def test_what_is_written_has_room_in_consul_and_keeps_what_matters_most() -> Non
 
 def test_what_was_written_is_read_as_it_was_and_by_older_dispatchers_too() -> None:
     notes = Notes({"k": EMPTY}, {"lane": ("half_open", 7, NOW)}, NOW)
-    value = notes.to_json(NOW)
+    value = write(notes, NOW).value
     assert read(value, NOW) == notes
     assert json.loads(value) == {
         "at": NOW,
@@ -94,7 +96,7 @@ def test_an_object_that_says_nothing_is_nothing(value: bytes) -> None:
 def test_what_bulkheads_had_is_read_as_it_was_written_and_the_later_statement_counts() -> None:
     early = Notes(rooms={"b": (9, ("x",), NOW - 60)})
     late = Notes(rooms={"b": (3, ("x", "y"), NOW)})
-    assert read(late.to_json(NOW), NOW).rooms == late.rooms
+    assert read(write(late, NOW).value, NOW).rooms == late.rooms
     assert latest([early, late]).rooms == latest([late, early]).rooms == late.rooms
     assert with_ours(early, Notes()).rooms == {}
     assert Notes(rooms={"b": (9, (), NOW - IN_USE - 1)}).lasting(NOW).rooms == {}
@@ -106,3 +108,66 @@ def test_what_bulkheads_had_is_read_as_it_was_written_and_the_later_statement_co
 def test_a_bulkhead_that_cannot_be_used_costs_no_other(room: Any) -> None:
     good = [2, ["x"], NOW]
     assert read(written(rooms={"bad": room, "good": good}), NOW).rooms == {"good": (2, ("x",), NOW)}
+
+
+MANY = tuple(f"x{n}-".ljust(128, "y") for n in range(3000))
+BREAKER = ("open", 1, NOW)
+
+
+def kept(notes: Notes) -> Notes:
+    return read(write(notes, NOW).value, NOW)
+
+
+def test_a_bulkhead_of_too_many_lanes_goes_without_them_and_costs_nothing_else() -> None:
+    rooms = {"huge": (9000, MANY, NOW), "b": (3, ("x",), NOW)}
+    written = write(Notes({"k": EMPTY}, {"lane": BREAKER}, rooms=rooms), NOW)
+    assert written.bare == 1
+    assert written.left == {}
+    assert kept(written.notes).says_as(written.notes)
+    assert written.notes.rooms == {"huge": (9000, (), NOW), "b": (3, ("x",), NOW)}
+    assert (written.notes.levels, written.notes.breakers) == ({"k": EMPTY}, {"lane": BREAKER})
+
+
+@pytest.mark.parametrize("kind", ["levels", "breakers", "rooms"])
+def test_many_of_one_kind_cost_no_other_and_are_counted(kind: str) -> None:
+    few: dict[str, Any] = {"levels": EMPTY, "breakers": BREAKER, "rooms": (3, ("x",), NOW)}
+    said: dict[str, Any] = {one: {"k": value} for one, value in few.items()}
+    said[kind] = dict.fromkeys(("k", *MANY), few[kind])
+    written = write(Notes(**said), NOW)
+    assert len(written.value) <= CONSUL_TAKES
+    for one in few:
+        there = getattr(kept(written.notes), one)
+        assert len(there) + written.left.get(one, 0) == len(said[one])
+        assert (len(there) < len(said[one])) == (one == kind)
+
+
+def test_one_that_is_too_large_costs_no_other_of_its_kind() -> None:
+    huge = "k" * (BYTES["levels"] + 1)
+    written = write(Notes({huge: EMPTY, "k": (1.0, *EMPTY[1:])}), NOW)
+    assert (set(written.notes.levels), written.left) == ({"k"}, {"levels": 1})
+
+
+def test_the_emptiest_are_those_that_are_so_now() -> None:
+    filling = {f"{n}" + "k" * 1000: (0.0, 0.009, 1.0, NOW - 100) for n in range(500)}
+    written = write(Notes({**filling, "k": (3.0, 1 / 3600, 5.0, NOW)}), NOW)
+    assert "k" in written.notes.levels
+    assert written.left["levels"] > 0
+
+
+def test_what_is_written_in_other_letters_has_as_much_room() -> None:
+    tenants = {f"{n}" + "\U0001f600" * 124: EMPTY for n in range(400)}
+    assert len(kept(Notes(tenants)).levels) == 400
+    assert write(Notes({"\ud800": EMPTY, "k": EMPTY}), NOW).notes.levels == {"k": EMPTY}
+
+
+@pytest.mark.parametrize(
+    ("later", "same"),
+    [((1.0, 0.01, 5.0, NOW + 100), True), ((1.01, 0.01, 5.0, NOW + 100), True),
+     ((0.0, 0.01, 5.0, NOW + 100), False), ((1.0, 0.01, 6.0, NOW + 100), False),
+     ((1.0, 0.02, 5.0, NOW + 100), False)],
+)  # fmt: skip
+def test_what_says_the_same_as_before_is_no_news(later: Any, *, same: bool) -> None:
+    before = Notes({"k": (0.0, 0.01, 5.0, NOW)})
+    assert with_ours(before, Notes({"k": later})).says_as(before) == same
+    again = Notes(breakers={"lane": ("open", 7, NOW + 1)})
+    assert with_ours(Notes(breakers={"lane": ("open", 7, NOW)}), again).breakers["lane"][2] == NOW

@@ -10,7 +10,8 @@ from maniple.bundles import MAX_BYTES
 from maniple.peers import DispatcherReport
 from maniple.timings import Peers
 from maniple_dispatcher.domain.buckets import Terms
-from maniple_dispatcher.domain.fleet import MOST_TOLD, Fleet
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.listeners import MOST_TOLD
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.domain.permits import Limit
 
@@ -178,9 +179,9 @@ def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
     requests, largest = told(asking, 0.0)
     assert largest < LARGEST
     for request in requests:
-        owner.hear(request, 0.0)
-    answers, largest = told(owner, 0.0)
+        owner.hear(request, 0.5)
+    answers, largest = told(owner, 0.5)
     assert largest < LARGEST
     for answer in answers:
-        asking.hear(answer, 0.0)
+        asking.hear(answer, 0.5)
     assert granted == [True] * 20_000

@@ -1,9 +1,7 @@
 """What the policy service remembers of requests, and how those that come again are answered."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,58 +12,19 @@ import structlog
 from maniple.control import Request, Response
 from maniple.errors import RequestFailed
 from maniple.events import MAX_REVISION, PolicyApplied, PolicyChanged
-from maniple.service.catalog import Entry, Put
 from maniple.service.health import Health
 from maniple.service.letters import Arrival
-from maniple.service.policies import parse_policy
 from maniple.service.requests import Responder, answer
 from maniple.service.telemetry import Metrics
 from maniple_policy.answers import Answers
 from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.memory import KEPT, KEPT_BYTES, Memory
-from maniple_policy.domain.records import HISTORY_KEPT, Revision, Stored, succeed
+from maniple_policy.domain.records import HISTORY_KEPT, succeed
 from maniple_policy.handlers import Handlers, routes
 from maniple_policy.store import Store
+from policy_records import KEY, NAME, NOW, KeptKeys, document, record, revision
 
-NOW = datetime(2026, 11, 29, tzinfo=UTC)
-KEY = "timeout/t"
-WHICH = {"kind": "timeout", "name": "t"}
-
-
-def document(name: str, seconds: float) -> dict[str, Any]:
-    match = {"capability": f"{name}.*"}
-    return {"kind": "timeout", "name": name, "match": match, "spec": {"seconds": seconds}}
-
-
-def revision(seconds: float) -> Revision:
-    return Revision(policy=parse_policy(document("t", seconds)), author="ann", at=NOW)
-
-
-def record(*seconds: float) -> Stored:
-    made: Stored | None = None
-    for one in seconds:
-        made = succeed(made, revision(one))
-    assert made is not None
-    return made
-
-
-class Consul:
-    """The keys of a Consul, which takes transactions as it does."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, Entry] = {}
-        self.index = 0
-
-    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
-        return self.index, [one for key, one in self.keys.items() if key.startswith(prefix)]
-
-    async def transaction(self, puts: Sequence[Put]) -> bool:
-        found = [self.keys.get(put.key) for put in puts]
-        if [put.cas for put in puts] != [one.index if one else 0 for one in found]:
-            return False
-        self.index += 1
-        self.keys |= {put.key: Entry(put.key, put.value, self.index) for put in puts}
-        return True
+WHICH = {"kind": "timeout", "name": NAME}
 
 
 def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
@@ -98,7 +57,7 @@ class Replicas:
     """Two policy services over one Consul."""
 
     def __init__(self, folder: Path) -> None:
-        self.consul = Consul()
+        self.consul = KeptKeys()
         self.routes = [self._routes(folder / name) for name in ("one", "two")]
         self._sent = 0
 

@@ -1,44 +1,22 @@
 """The policy service's decisions when Consul and its own copy differ."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.service.policies import parse_policy
 from maniple_policy.domain.reconcile import NEW, Found, reconcile
 from maniple_policy.domain.records import (
     CONSUL,
     HISTORY_BYTES,
     HISTORY_KEPT,
-    Revision,
     Stored,
     read,
     succeed,
 )
-
-NOW = datetime(2026, 11, 22, tzinfo=UTC)
-KEY = "timeout/t"
-
-
-def document(seconds: float = 1.0, **more: Any) -> dict[str, Any]:
-    return {"kind": "timeout", "name": "t", "spec": {"seconds": seconds}, **more}
-
-
-def change(seconds: float = 1.0, author: str = "ann") -> Revision:
-    return Revision(policy=parse_policy(document(seconds)), author=author, at=NOW)
-
-
-def record(*seconds: float) -> Stored:
-    """A record with one version for each value."""
-    made: Stored | None = None
-    for value in seconds:
-        made = succeed(made, change(value))
-    assert made is not None
-    return made
+from policy_records import KEY, NAME, NOW, document, record, revision
 
 
 def found(value: Stored | dict[str, Any] | bytes, index: int = 5) -> dict[str, Found]:
@@ -58,7 +36,7 @@ def test_history_is_bounded_in_number_and_size() -> None:
     assert len(record(*range(1, HISTORY_KEPT + 10)).history) == HISTORY_KEPT
     made = None
     for n in range(60):
-        made = succeed(made, change(n + 1).model_copy(update={"reason": "x" * 10_000}))
+        made = succeed(made, revision(n + 1).model_copy(update={"reason": "x" * 10_000}))
     assert made is not None
     assert HISTORY_BYTES / 2 < len(made.to_json()) < 512 * 1024
 
@@ -104,7 +82,7 @@ def test_a_bare_document_becomes_a_version_above_ours(
     ours: tuple[float, ...], version: int, expected: int
 ) -> None:
     mine = {KEY: record(*ours)} if ours else {}
-    (write,) = reconcile(mine, found(document(7, version=version)), NOW).write
+    (write,) = reconcile(mine, found(document(NAME, 7) | {"version": version}), NOW).write
     assert (write.record.version, write.record.author) == (expected, CONSUL)
 
 
@@ -116,8 +94,8 @@ def test_a_bare_document_becomes_a_version_above_ours(
         b"[]",
         b"{}",
         b"null",
-        json.dumps(document(-1)).encode(),
-        json.dumps(document() | {"name": "another"}).encode(),
+        json.dumps(document(NAME, -1)).encode(),
+        json.dumps(document(NAME) | {"name": "another"}).encode(),
         b'{"policy": {}}',
     ],
 )
@@ -129,7 +107,7 @@ def test_what_cannot_be_used_is_reported_and_ours_stays(value: bytes) -> None:
 
 values = st.one_of(
     st.lists(st.sampled_from([1.0, 2.0, 3.0]), min_size=1, max_size=4).map(lambda s: record(*s)),
-    st.sampled_from([document(5), document(6, version=2), document(-1)]),
+    st.sampled_from([document(NAME, 5), document(NAME, 6) | {"version": 2}, document(NAME, -1)]),
     st.binary(max_size=5),
 )
 ours = st.lists(st.sampled_from([1.0, 2.0]), max_size=4).map(

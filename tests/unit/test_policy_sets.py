@@ -1,6 +1,5 @@
 """A set of policies after a change: made of what was ready before, and shown, told and kept."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from maniple.control import digest
 from maniple.events import PolicyChanged
 from maniple.service import names
-from maniple.service.catalog import Entry, Put
 from maniple.service.consul import Consul
 from maniple.service.health import Health
 from maniple.service.policies import InForce, Policy, PolicySet, Where, parse_policy
@@ -22,6 +20,7 @@ from maniple.service.telemetry import Metrics
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.store import Store
+from policy_records import KeptKeys
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -72,14 +71,6 @@ def test_versions_that_changed_are_shown_and_those_that_went_are_not() -> None:
     assert shown() == {"b": 2}
 
 
-class EmptyConsul:
-    async def kv_list(self, _prefix: str) -> tuple[int, list[Entry]]:
-        return 1, []
-
-    async def transaction(self, _puts: Sequence[Put]) -> bool:
-        return True
-
-
 async def test_a_change_is_told_before_it_is_written_to_disk(tmp_path: Path) -> None:
     path = tmp_path / "policy-store.json"
     kept_when_told: list[bool] = []
@@ -88,7 +79,7 @@ async def test_a_change_is_told_before_it_is_written_to_disk(tmp_path: Path) -> 
         kept_when_told.append(path.exists())
 
     store = Store(
-        cast("Consul", EmptyConsul()),
+        cast("Consul", KeptKeys()),
         "maniple/dev",
         path,
         health=Health("policy", "one"),

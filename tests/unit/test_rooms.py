@@ -4,13 +4,15 @@ from collections import Counter
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Waiting
+from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
-from maniple.topology import RETRY_QUEUE, lane_queues
+from maniple.topology import RETRY_QUEUE, lane_key, lane_queues
 from maniple_dispatcher.dead import BROKER_KEY, Undeliverable
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
@@ -31,6 +33,8 @@ class Fleet:
         self.taken: Counter[str] = Counter()
         self.owned = SimpleNamespace(breaker=lambda _: (State.HALF_OPEN, 0.0))
         self.on_way: Any = None
+        self.arrived = Mock()
+        self.absent: list[str] = []
 
     def ask(self, limit: Limit, then: Then, _now: float) -> None:
         if not limit.most:
@@ -42,6 +46,10 @@ class Fleet:
     def free(self, limit: Limit, _now: float) -> None:
         assert limit.most
         self.taken[limit.key] -= 1
+
+    def found_no_lane(self, limit: Limit, now: float) -> None:
+        self.absent.append(limit.lane)
+        self.free(limit, now)
 
 
 class Scene(GateWithFakes):
@@ -91,6 +99,50 @@ async def test_one_that_its_lane_refuses_has_none_until_it_comes_back(now: list[
     scene.now += timedelta(seconds=1)
     await scene.bring_back(waiting)
     assert scene.taken == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "lost", "absent"),
+    [(LANE, 0, [LANE]), (LANE, 2, []), (lane_key(LANE, 2), 2, [])],
+)
+async def test_only_of_one_whose_lane_is_not_there_it_is_said_so(
+    key: str, lost: int, absent: list[str]
+) -> None:
+    scene = Scene(ROOM)
+    scene.publisher.absent.add(key)
+    await scene.comes(lost=lost)
+    assert scene.fleet.absent == absent
+    assert scene.taken == (0 if scene.tasks("maniple.delay") else 1)
+    full = Scene(ROOM)
+    full.publisher.full.add(LANE)
+    await full.comes()
+    assert (full.taken, full.fleet.absent, full.fleet.arrived.called) == (0, [], False)
+
+
+async def test_one_that_its_lane_took_or_may_have_has_arrived() -> None:
+    scene = Scene(ROOM)
+    await scene.comes()
+    assert scene.fleet.arrived.call_args.args == (KEY, LANE)
+
+
+async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene, delivery, now = Scene(ROOM), Delivery(), [100.0]
+    monkeypatch.setattr("maniple_dispatcher.lanes.monotonic", lambda: now[0])
+    scene.fleet.taken[KEY] = 5
+    scene.publisher.absent.add(LANE)
+    task = envelope("1", lane=LANE, bulkhead=KEY)
+    scene.lanes.put_back(task, Settlement(delivery, 1), alone=False)  # type: ignore[arg-type]  # a fake
+    await scene.drain()
+    assert (scene.taken, scene.fleet.absent) == (4, [])
+    scene.publisher.up.clear()
+    scene.publisher.absent.clear()
+    now[0] += 1.0
+    scene.admit()
+    assert [scene.fleet.on_way() for _ in range(2)] == [{}, {KEY: 1}]
+    scene.publisher.up.set()
+    await scene.lanes.drain()
 
 
 async def test_one_whose_agents_own_queue_refuses_it_keeps_its_room_for_the_lane() -> None:

@@ -231,8 +231,15 @@ class Lanes:
 
     def _turned_away(self, going: _Going, why: Waiting) -> None:
         """Let a task wait that no queue has: in none it takes room."""
-        self._rooms.arrived(going.envelope)
-        self._wait(_with(going, self._rooms.back(going.envelope)), why)
+        envelope = going.envelope
+        if going.back:
+            envelope = self._rooms.back(envelope)
+        else:
+            no_lane = (
+                why is Waiting.NO_AGENT and lane_key(envelope.lane, envelope.lost) == envelope.lane
+            )
+            envelope = self._rooms.turned_away(envelope, no_lane=no_lane)
+        self._wait(_with(going, envelope), why)
 
     def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further, while its source is ours."""
@@ -292,7 +299,7 @@ class Lanes:
         overdue = self._under_way.overdue(now)
         for ticket in overdue:
             going = ticket.item
-            self._rooms.arrived(going.envelope)
+            self._arrived(going)
             # A queue may have it: it may run, and has its room there; the copy asks for another.
             copy = _with(going, without_room(going.envelope))
             self._wait(copy, Waiting.UNCONFIRMED, insist=True)
@@ -358,8 +365,12 @@ class Lanes:
             tried.refused(why)
             self._withdraw(ticket.key, why)
         else:
-            self._rooms.arrived(going.envelope)
+            self._arrived(going)
             going.source.settle(error)
+
+    def _arrived(self, going: _Going) -> None:
+        if not going.back:  # what was in its lane before is not counted as on its way there
+            self._rooms.arrived(going.envelope)
 
     def _note(self, envelope: Envelope) -> None:
         if self._deadlines is not None:

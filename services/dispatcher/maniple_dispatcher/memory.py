@@ -1,14 +1,15 @@
 """What a dispatcher keeps in Consul of the limits and breakers that it owns.
 
 So that a limit of one an hour, a breaker that is open, or what waits in queues under a bulkhead,
-outlives all dispatchers. Each writes a
-key of its own when something has changed, and reads those of all first; without Consul it goes on
-without. It writes nothing before it has read, and nothing that it is not the owner of: what it
-does not know of is no news.
+outlives all dispatchers. Each writes a key of its own when something has changed, and looks now and
+then whether it is still there: Consul may come back without it, or as it was long ago. It reads
+those of all first; without Consul it goes on without. It writes nothing before it has read, and
+nothing that it is not the owner of: what it does not know of is no news.
 """
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from time import monotonic
 
@@ -16,15 +17,18 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.service.catalog import Entry
 from maniple.service.consul import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
-from maniple_dispatcher.domain import notes
+from maniple_dispatcher.domain import notes, pages
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.notes import OLD, Notes
 from maniple_dispatcher.domain.owned import BREAKER
+from maniple_dispatcher.domain.pages import Written
 
-SLOW = 5.0  # seconds to fill: a bucket that takes longer is worth writing down
 PERIOD = 0.5
+LOOK = 5.0  # seconds after which what was written is looked for, though nothing has changed
 FRESH = 300  # seconds for which it need not be written again that a bulkhead is in use
+STOPPING = 2.0  # seconds for which a stop waits that what is known is written
+AT_ONCE = 1_000
 _AWAY = (ConsulUnavailable, ConsulRefused)
 
 
@@ -45,68 +49,139 @@ class Memory:
         self._key = self._folder + instance
         self._fleet = fleet
         self._log = log
+        self._loaded = False
+        self._ours_before = Notes()
+        self._written = pages.write(Notes(), 0.0)
+        self._without = frozenset[str]()
 
     async def load(self) -> bool:
         """Take what dispatchers have written down; tells whether Consul could be read."""
         try:
-            _, entries = await self._consul.kv_list(self._folder)
-            found = {entry: kept for entry in entries if (kept := self._read(entry)) is not None}
-            self._restore(found.values())
-            await self._forget_old(found)
+            await self._load()
         except _AWAY as error:
             self._log.info("limits and breakers not read", reason=str(error))
             return False
         return True
+
+    async def _load(self) -> None:
+        _, entries = await self._consul.kv_list(self._folder)
+        found = {}
+        for entry in entries:
+            if (kept := self._read(entry)) is not None:
+                found[entry] = kept
+            await asyncio.sleep(0)  # each takes its time
+        await self._restore(found.values())
+        await self._forget_old(found)
+        self._loaded = True
 
     async def keep(self) -> None:
         """Load, then write down what changes, until cancelled.
 
         A start waits for no Consul: for its first second this dispatcher owns nothing anyway.
         """
-        loaded, seen, written = False, (-1, -1), Notes()
+        seen = (-1, -1)
+        owned, peers = self._fleet.owned, self._fleet.peers
         while True:
-            loaded = loaded or await self.load()
+            if not self._loaded:
+                await self.load()
             await asyncio.sleep(PERIOD)
-            peers = self._fleet.peers
-            version = self._fleet.owned.version, int(monotonic() // FRESH)
-            if not loaded or version == seen or not peers.counts(peers.me):
+            owned.buckets.look_round(peers.owns, monotonic())
+            version = owned.version, int(monotonic() // LOOK)
+            if version == seen or not (self._loaded and peers.counts(peers.me)):
                 continue
-            ours = self._ours()
             try:
-                if ours == written or await self._write(ours):
-                    seen, written = version, ours
+                if await self._write(look=version[1] != seen[1]):
+                    seen = version
             except _AWAY as error:
                 self._log.debug("limits and breakers not written", reason=str(error))
 
-    async def _write(self, ours: Notes) -> bool:
-        """Write down what is ours beside what was written there before; False if that changed."""
+    async def flush(self) -> None:
+        """Write down what is ours and is not written yet: it soon is another's, or nobody's.
+
+        It takes a while at most, and does not fail: what stops goes on to.
+        """
+        try:
+            async with asyncio.timeout(STOPPING):
+                if not self._loaded:
+                    await self._load()
+                while self._fleet.peers.counts(self._fleet.peers.me):
+                    if await self._write(look=True):
+                        break
+        except (TimeoutError, *_AWAY) as error:
+            self._log.warning("the latest of limits and breakers not written", reason=repr(error))
+        except Exception:  # noqa: BLE001 - what comes next in the stop must not be lost with it
+            self._log.exception("the latest of limits and breakers not written")
+
+    async def _write(self, *, look: bool) -> bool:
+        """Write down what is ours beside what was written there before, if that is any news.
+
+        Without `look` what was written last is taken to be there. False if there is more to write,
+        or if somebody else has written there meanwhile.
+        """
+        for _ in self._fleet.owned.buckets.look(self._fleet.peers.owns, monotonic()):
+            await asyncio.sleep(0)  # there may be thousands, and tasks come meanwhile
+        ours, done = self._ours(), not self._fleet.owned.buckets.behind
+        if not look and notes.with_ours(self._ours_before, ours).says_as(self._ours_before):
+            return done  # most changes are of limits that are full again in a moment
         entry = await self._consul.kv_get(self._key)
         now = time.time()
-        before = None if entry is None else self._read(entry)
-        value = notes.with_ours(before or Notes(), ours).lasting(now).to_json(now)
-        return await self._consul.kv_put(
-            self._key, value, cas=entry.index if entry else CREATE_ONLY
-        )
+        before = self._before(entry)
+        await asyncio.sleep(0)
+        merged = notes.with_ours(before or Notes(), ours).lasting(now)
+        written = pages.write(merged, now)
+        self._tell_what_is_left(written)
+        if before is None or not written.notes.says_as(before.lasting(now)):
+            cas = entry.index if entry else CREATE_ONLY
+            if not await self._consul.kv_put(self._key, written.value, cas=cas):
+                return False
+            self._written = written
+        self._ours_before = ours
+        return done
+
+    def _before(self, entry: Entry | None) -> Notes | None:
+        """Return what is written there; None if that cannot be read."""
+        if entry is None:
+            return Notes()
+        if entry.value == self._written.value:
+            return self._written.notes  # reading it takes its time
+        return self._read(entry)
+
+    def _tell_what_is_left(self, written: Written) -> None:
+        """Say of what there is too much to be written down, once it becomes so, or is not any more.
+
+        What is left out is not known when all dispatchers die.
+        """
+        counts = Counter(written.left)
+        counts["levels"] += self._fleet.owned.buckets.left
+        counts["lanes_of_rooms"] += written.bare
+        without = +counts
+        if without.keys() != self._without:
+            self._without = frozenset(without)
+            self._log.warning("too much to write down" if without else "all written", **without)
 
     def _ours(self) -> Notes:
-        offset = time.time() - monotonic()
+        now = monotonic()
+        offset = time.time() - now
 
         def wall(at: float) -> int:
             return round(at + offset)  # so that it stays the same
 
         owned, owns = self._fleet.owned, self._fleet.peers.owns
-        levels = {key: (*level, wall(at)) for key, level, at in owned.buckets.slow(SLOW, owns)}
+        levels = {key: (*level, wall(at)) for key, level, at in owned.buckets.slow()}
         ours = ((lane, b) for lane, b in owned.breakers() if owns(BREAKER + lane))
         breakers = {lane: (b.state.value, b.epoch, wall(b.since)) for lane, b in ours}
-        today = wall(monotonic()) // FRESH * FRESH  # so that it stays the same for a while
+        today = wall(now) // FRESH * FRESH  # so that it stays the same for a while
         rooms = {k: (*room, today) for k, room in owned.bulkheads.lately_in_use(owns)}
         return Notes(levels, breakers, rooms=rooms)
 
-    def _restore(self, found: Iterable[Notes]) -> None:
+    async def _restore(self, found: Iterable[Notes]) -> None:
         now, wall = monotonic(), time.time()
         owned = self._fleet.owned
         kept = notes.latest(found).lasting(wall)
-        for key, (level, rate, capacity, at) in kept.levels.items():
+        for number, (key, (level, rate, capacity, at)) in enumerate(kept.levels.items()):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+                now, wall = monotonic(), time.time()
             owned.buckets.restore(key, (level, rate, capacity), wall - at, now)
         owned.bulkheads.remember({key: room[:2] for key, room in kept.rooms.items()})
         for lane, (state, epoch, since) in kept.breakers.items():

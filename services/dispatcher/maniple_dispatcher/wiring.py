@@ -72,6 +72,13 @@ async def _drain(hot: HotPath, lanes: Lanes, results: ResultOutlet, refused: Ref
     await refused.drain()
 
 
+async def hand_over(hot: HotPath, memory: Memory, talk: Talk) -> None:
+    """Take nothing more, write down what is known while it is ours, and say goodbye."""
+    await hot.pause()
+    await memory.flush()
+    await talk.leave()
+
+
 async def _ask_for_time(
     plane: ControlPlane, hear: Callable[[Time], None], runtime: Runtime
 ) -> None:
@@ -231,8 +238,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             }.items():
                 runtime.spawn(work, name)
             yield
-            await hot.pause()
-            await talk.leave()
+            await hand_over(hot, memory, talk)
             await moves.stop()
             await expiry.stop()
             await _drain(hot, lanes, results, refused)

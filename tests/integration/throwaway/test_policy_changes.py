@@ -11,7 +11,8 @@ from local_servers import LocalServers, SharedServers
 from maniple.control import Request
 from maniple.errors import RequestFailed
 from maniple.service.consul import Consul
-from policy_services import Operator, asking, document, policy_key, policy_service
+from policy_records import document
+from policy_services import Operator, asking, policy_key, policy_service
 from waiting import wait_until
 
 

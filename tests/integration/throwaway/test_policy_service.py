@@ -14,7 +14,8 @@ from maniple.errors import RequestFailed
 from maniple.service.consul import CREATE_ONLY, Consul, ConsulUnavailable
 from maniple.service.runner import running
 from maniple.service.settings import ServiceSettings
-from policy_services import Follower, Operator, asking, document, policy_key, policy_service
+from policy_records import document
+from policy_services import Follower, Operator, asking, policy_key, policy_service
 from waiting import wait_until
 
 

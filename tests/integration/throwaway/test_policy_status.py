@@ -14,7 +14,8 @@ from maniple.events import PolicyApplied
 from maniple.service.runner import Runtime, running
 from maniple.service.settings import ServiceSettings
 from maniple.timings import Policies, Timings
-from policy_services import Follower, Operator, asking, document, policy_service, views
+from policy_records import document
+from policy_services import Follower, Operator, asking, policy_service, views
 from waiting import wait_until
 
 PROCESSES = 50

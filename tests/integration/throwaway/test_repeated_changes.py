@@ -15,7 +15,8 @@ from flaky_network import FlakyNetwork
 from local_servers import LocalServers
 from maniple.control import Request
 from maniple.service.consul import Consul
-from policy_services import Operator, asking, document, policy_key, policy_service
+from policy_records import document
+from policy_services import Operator, asking, policy_key, policy_service
 from waiting import wait_until
 
 PATIENCE = 60.0

@@ -11,9 +11,11 @@ from msgspec import Struct
 
 from maniple.peers import Level
 from maniple.timings import Peers
+from maniple_dispatcher.domain.foremost import Foremost
 
 MAX_BUCKETS = 100_000
-MAX_KEPT = 1_000
+MAX_KEPT = 3_500  # of which more have hardly room in a dispatcher's notes
+SLOW = 5.0  # seconds to fill: a bucket that takes longer is worth being written down
 
 
 class Terms(Struct, frozen=True):
@@ -38,13 +40,19 @@ class Taken(Struct, frozen=True):
     """What a limit gives: the first `granted` may pass, the others may ask `again` (seconds).
 
     With tokens taken in advance the n-th (from 0) of them waits for `first + n * step` seconds, if
-    that is above 0.
+    that is above 0. The others are refused, or, if it is `undecided`, they are not: nobody knows.
     """
 
     granted: int
     again: float = 0.0
     first: float = 0.0
     step: float = 0.0
+    undecided: bool = False
+
+    @property
+    def refusal(self) -> bool | None:
+        """What the others are told: None if nobody knows whether they might pass."""
+        return None if self.undecided else False
 
     def wait(self, place: int) -> float:
         """Return the seconds that the one at this place waits."""
@@ -83,7 +91,9 @@ class Buckets:
         self._remember = (times or Peers()).spilled
         self._buckets: dict[str, _Bucket] = {}
         self._changed: set[str] = set()
+        self._slow = Foremost(MAX_KEPT)
         self.version = 0
+        """Rises whenever what is `slow` may have become another."""
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -155,19 +165,47 @@ class Buckets:
         """Let nothing count as changed."""
         self._changed.clear()
 
-    def slow(
-        self, longer: float, owns: Callable[[str], bool]
-    ) -> Iterator[tuple[str, Level, float]]:
-        """Yield our buckets that take longer (seconds) to fill, as of their last change, and that.
+    # --- what is worth being written down --------------------------------------------------
 
-        Of more than `MAX_KEPT` the emptiest.
+    def look_round(self, owns: Callable[[str], bool], now: float) -> None:
+        """Look for slow buckets that are ours by now, and were not asked for since."""
+        self.version += self._slow.go_round(self._buckets, self._emptiness(owns, now))
+
+    def look(self, owns: Callable[[str], bool], now: float) -> Iterator[None]:
+        """Find those that are `slow`; pauses after every few.
+
+        Not all that have changed are looked at each time: while it is `behind` there are more.
         """
-        slow = [
-            (key, b) for key, b in self._buckets.items() if b.terms.refill > longer and owns(key)
-        ]
-        slow.sort(key=lambda item: item[1].level / item[1].terms.capacity)
-        for key, b in slow[:MAX_KEPT]:
-            yield key, (b.level, b.terms.rate, b.terms.capacity), b.at
+        return self._slow.look(self._emptiness(owns, now))
+
+    def slow(self) -> Iterator[tuple[str, Level, float]]:
+        """Yield our slow buckets that are not full, as of their last change, and that.
+
+        Of more than `MAX_KEPT` the emptiest, as they were at the last `look`.
+        """
+        for key in self._slow.first:
+            if (b := self._buckets.get(key)) is not None:
+                yield key, (b.level, b.terms.rate, b.terms.capacity), b.at
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more that has changed."""
+        return self._slow.behind
+
+    @property
+    def left(self) -> int:
+        """How many slow buckets of ours there are besides, as far as is known."""
+        return self._slow.left
+
+    def _emptiness(self, owns: Callable[[str], bool], now: float) -> Callable[[str], float | None]:
+        def rank(key: str) -> float | None:
+            b = self._buckets.get(key)
+            if b is None or b.terms.refill <= SLOW:
+                return None
+            share = _level(b, b.terms, now) / b.terms.capacity
+            return share if share < 1.0 and owns(key) else None
+
+        return rank
 
     def restore(self, key: str, kept: Level, age: float, now: float) -> None:
         """Take a level that was written down `age` seconds ago, unless another told of it since.
@@ -194,6 +232,7 @@ class Buckets:
 
     def _note(self, key: str) -> None:
         self._changed.add(key)
+        self._slow.changed(key)
         self.version += 1
 
     def _add(self, key: str, bucket: _Bucket, now: float) -> None:

@@ -15,17 +15,20 @@ task that runs again, because its agent died between its end and the acknowledge
 The owner tells the other dispatchers what it has granted, so that whoever owns the bulkhead next
 knows what may be in a queue. Known weakness: what it granted to itself in the few milliseconds
 before it died.
+
+What is only remembered from before all dispatchers died takes room too, but nobody who lives tells
+of it: a bulkhead that is full by that is not known to be full. Known weakness: if there was no room
+to write down its lanes it is looked for only where new tasks go, for as long as in a blank queue.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from maniple.peers import Room
 from maniple.timings import Reports
+from maniple_dispatcher.domain.bulkhead import MAX_LANES, Bulkhead, Missing
 from maniple_dispatcher.domain.holders import Holders
 
-MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
 NOTED = 10.0  # seconds for which it is noted that there were more than twice as many
 BLANK = 10.0  # times as long as of others nothing is known of queues that look blank
 AT_REST: Room = (0, ())
@@ -52,54 +55,12 @@ class Doubt:
     number: int
 
 
-@dataclass(slots=True)
-class _Missing:
-    """Tasks that were nowhere at any look since a time."""
-
-    since: float
-    least: int
-    blank: bool
-
-
-@dataclass(slots=True)
-class _Bulkhead:
-    counted: int = 0
-    grants: deque[tuple[float, int]] = field(default_factory=deque)
-    lanes: set[str] = field(default_factory=set)
-    missing: _Missing | None = None
-    most: int = 0
-    """About how many there were lately: no less, and seldom another number."""
-    most_at: float = 0.0
-
-    def lately(self, now: float, seconds: float) -> int:
-        while self.grants and now - self.grants[0][0] > seconds:
-            self.grants.popleft()
-        return sum(number for _, number in self.grants)
-
-    def grant(self, number: int, lanes: Iterable[str], now: float) -> None:
-        self.counted += number
-        self.grants.append((now, number))
-        self.went_to(lanes)
-
-    def went_to(self, lanes: Iterable[str]) -> None:
-        for lane in lanes:
-            if len(self.lanes) < MAX_LANES:
-                self.lanes.add(lane)
-
-    def ended(self, number: int) -> None:
-        self.counted = max(0, self.counted - number)
-
-    @property
-    def room(self) -> Room:
-        return self.counted, tuple(sorted(self.lanes))
-
-
 class Bulkheads:
     """All that were asked for here, or told of by agents."""
 
     def __init__(self, times: Reports | None = None) -> None:
         self._times = times or Reports()
-        self._bulkheads: dict[str, _Bulkhead] = {}
+        self._bulkheads: dict[str, Bulkhead] = {}
         self._agents = Holders[Life](self._times.heard)
         self._dispatchers = Holders[str](self._times.heard)
         self._looked_at: float | None = None
@@ -134,19 +95,42 @@ class Bulkheads:
 
     def take(self, key: str, lanes: Iterable[str], most: int, want: int, now: float) -> int:
         """Return how many of `want` tasks may go."""
-        bulkhead = self._bulkheads.setdefault(key, _Bulkhead())
+        bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         in_flight = self.in_flight(key)
         granted = max(0, min(want, most - in_flight))
         if granted:
             bulkhead.counted = in_flight
-            bulkhead.grant(granted, lanes, now)
+            self.version += bulkhead.grant(granted, lanes, now)
             self._note(bulkhead, now)
             self._changed.add(key)
         return granted
 
+    def sends(self, key: str, lanes: Iterable[str], who: str) -> None:
+        """Take that a dispatcher may send what it was granted to these lanes."""
+        if (bulkhead := self._bulkheads.get(key)) is not None:
+            bulkhead.sends(lanes, who)
+
+    def left_lanes(self, key: str, lanes: Iterable[str], who: str) -> None:
+        """Take that there are no such lanes, and that nothing is on its way there from one."""
+        if (bulkhead := self._bulkheads.get(key)) is not None:
+            bulkhead.left(lanes, who)
+
+    def is_full(self, key: str, most: int) -> bool:
+        """Whether it is known to be: not only by what is remembered."""
+        return self.in_flight(key) - self.unsure(key) >= most
+
+    def unsure(self, key: str) -> int:
+        """Return of how many in flight nobody who lives has told."""
+        bulkhead = self._bulkheads.get(key)
+        if bulkhead is None:
+            return 0
+        # It may be that those untold are others: then these stay unsure for longer.
+        bulkhead.unsure = max(0, min(bulkhead.unsure, self._untold_of(key, bulkhead)))
+        return bulkhead.unsure
+
     # --- what outlives all dispatchers ---------------------------------------------------
 
-    def _note(self, bulkhead: _Bulkhead, now: float) -> None:
+    def _note(self, bulkhead: Bulkhead, now: float) -> None:
         too_few = bulkhead.counted > bulkhead.most
         if too_few or (bulkhead.counted < bulkhead.most // 2 and now - bulkhead.most_at > NOTED):
             bulkhead.most = bulkhead.counted + bulkhead.counted // 4
@@ -170,16 +154,27 @@ class Bulkheads:
         remembered, self._remembered = self._remembered, None
         for key, room in (remembered or {}).items() if alone else ():
             if key not in self._bulkheads:
-                self.follow(key, room, now, ours=True)
+                self.follow(key, room, now, ours=True, unsure=room[0])
                 self._changed.add(key)
 
-    def follow(self, key: str, told: Room, now: float, *, ours: bool) -> None:
-        """Take what another owner has granted; of `ours` it is the latest that it knew."""
+    def follow(self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0) -> None:
+        """Take what another owner has granted; of `ours` it is the latest that it knew.
+
+        Of that, so many are `unsure`.
+        """
         counted, lanes = told
-        bulkhead = self._bulkheads.setdefault(key, _Bulkhead())
-        bulkhead.went_to(lanes)
-        if counted > bulkhead.counted:
-            bulkhead.grant(counted - bulkhead.counted, (), now)
+        bulkhead = self._bulkheads.setdefault(key, Bulkhead())
+        if not ours:
+            bulkhead.keep_lanes(lanes)
+        bulkhead.went_to(lanes, now)
+        bulkhead.astray |= bool(unsure) and not lanes
+        more = counted - bulkhead.counted
+        if not ours:
+            bulkhead.unsure = unsure
+        elif more > 0:
+            bulkhead.unsure += min(more, unsure)
+        if more > 0:
+            bulkhead.grant(more, (), now)
         elif not ours:
             bulkhead.counted = counted
 
@@ -228,16 +223,19 @@ class Bulkheads:
     # --- what is told of nowhere ---------------------------------------------------------
 
     def doubtful(self, now: float) -> Iterator[Doubt]:
-        """Yield of which bulkheads more was granted than is told of."""
+        """Yield of which bulkheads more was granted than is told of.
+
+        What was granted just now is not in doubt: nor need one look where nothing else went.
+        """
+        lately = self._times.lately
         for key, bulkhead in self._bulkheads.items():
             number = self._untold_of(key, bulkhead)
             if number <= 0:
                 bulkhead.missing = None
-            elif (
-                number > bulkhead.lately(now, self._times.lately)
-                and len(bulkhead.lanes) < MAX_LANES
-            ):
-                yield Doubt(key, frozenset(bulkhead.lanes), number)
+            elif number > bulkhead.lately(now, lately):
+                lanes = bulkhead.lanes_before(now - lately)
+                if len(lanes) < MAX_LANES:
+                    yield Doubt(key, lanes, number)
 
     def looked(self, key: str, ready: int, now: float, *, blank: bool = False) -> None:
         """Take how many tasks may wait in the queues where those of a bulkhead may be.
@@ -250,12 +248,13 @@ class Bulkheads:
         untold = self._untold_of(key, bulkhead) - ready
         number = untold - bulkhead.lately(now, self._times.lately)
         missing = bulkhead.missing
+        blank = blank or (bulkhead.astray and self.unsure(key) > 0)
         if untold <= 0:
             bulkhead.missing = None
         elif number <= 0:
             pass  # there may be some: what was granted just now may be untold as well
         elif missing is None:
-            bulkhead.missing = _Missing(now, number, blank)
+            bulkhead.missing = Missing(now, number, blank)
         else:
             missing.blank = missing.blank or blank
             missing.least = min(missing.least, number)
@@ -283,8 +282,10 @@ class Bulkheads:
             for key, bulkhead in self._bulkheads.items()
             if not bulkhead.counted and not bulkhead.lately(now, lately)
         ]
-        for bulkhead in self._bulkheads.values():
+        for key, bulkhead in self._bulkheads.items():
             self._note(bulkhead, now)
+            if bulkhead.unsure:
+                self.unsure(key)  # what was told of once is sure
         for key in resting:
             self.version += bool(self._bulkheads[key].most)
             del self._bulkheads[key]
@@ -294,6 +295,6 @@ class Bulkheads:
         for bulkhead in self._bulkheads.values():
             bulkhead.missing = None
 
-    def _untold_of(self, key: str, bulkhead: _Bulkhead) -> int:
+    def _untold_of(self, key: str, bulkhead: Bulkhead) -> int:
         """Return how many tasks were granted of which neither agents nor dispatchers tell."""
         return bulkhead.counted - self._agents.count(key) - self._dispatchers.count(key)

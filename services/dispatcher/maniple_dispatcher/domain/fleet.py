@@ -7,38 +7,22 @@ it says that it is ready, and counts from when that is heard, by all at about th
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TypeVar
-
-import msgspec
+from collections.abc import Callable
+from functools import partial
 
 from maniple import timings
 from maniple.bundles import MAX_BYTES
 from maniple.peers import Ask, DispatcherReport, Grant
 from maniple_dispatcher.domain.buckets import Taken
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.domain.listeners import Listeners
+from maniple_dispatcher.domain.outstanding import Outstanding
 from maniple_dispatcher.domain.owned import Owned, limit_asked
 from maniple_dispatcher.domain.peers import Peers
 from maniple_dispatcher.domain.permits import Limit, Permits, Then
+from maniple_dispatcher.domain.space import Space, taken
 
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
-MOST_TOLD = 20  # times that one is told all in one life; what it has not taken by then lies ready
-MAX_LISTENING = 1_000
-
-T = TypeVar("T")
-
-
-class _Space:
-    """What a report has room for; an item may go beyond it by its own size."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def fill(self, items: Iterator[T]) -> Iterator[T]:
-        """Yield items as long as there is space, and take none from `items` that finds none."""
-        while self.left > 0 and (item := next(items, None)) is not None:
-            self.left -= len(msgspec.json.encode(item)) + 1  # and a comma
-            yield item
 
 
 class Fleet:
@@ -63,6 +47,9 @@ class Fleet:
         self.peers = Peers(me, self._times, now)
         self.permits = Permits(self.peers, owned.buckets.level, self._times)
         self.wake: Callable[[], object] = lambda: None
+        self._outstanding = Outstanding()
+        self._knows_at = float("-inf")
+        self._early: list[Callable[[float], None]] = []  # until we know what others have granted
         self.on_way: Callable[[], dict[str, int]] = dict
         """Returns how many tasks of bulkheads are here for long, and on their way to a queue."""
         self._way_told_at = float("-inf")
@@ -72,7 +59,7 @@ class Fleet:
         self._hears_since: float | None = None
         self._full = False
         self._full_at = float("-inf")
-        self._told: dict[str, tuple[int, int]] = {}  # in which life, and how often, each was told
+        self._listeners = Listeners()
         self._telling_all = False
         self._leaving = False
         self._grants: deque[Grant] = deque()
@@ -90,14 +77,49 @@ class Fleet:
 
     def ask(self, limit: Limit, then: Then, now: float) -> None:
         """Ask for one permit; `then` is told at once, or within about a second."""
+        if limit.most:
+            self._outstanding.begins((limit.key, limit.lane))
+            then = partial(self._answered, limit, then)
+        self._ask(limit, then, now)
+
+    def _ask(self, limit: Limit, then: Then, now: float) -> None:
         if self.peers.owns(limit.key):
-            _tell(then, self.owned.take(limit, 1, now))
+            self._decide(limit, then, now)
             self.due = self.due or not self.peers.alone
         else:
             self.due |= self.permits.wait(limit, then, now)
 
+    def _decide(self, limit: Limit, then: Then, now: float) -> None:
+        if limit.most and now < self._knows_at:
+            self._early.append(partial(self._ask, limit, then))
+        else:
+            _tell(then, self.owned.take(limit, 1, now, who=self.peers.me))
+
+    def _answered(self, limit: Limit, then: Then, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+        if not passes:
+            self._outstanding.ends((limit.key, limit.lane))
+        then(passes, seconds)
+
+    def arrived(self, key: str, lane: str) -> None:
+        """Take that a queue has, or may have, a task that got room in a bulkhead."""
+        self._outstanding.arrives((key, lane))
+
+    def found_no_lane(self, limit: Limit, now: float) -> None:
+        """Give back room whose task's lane is not there: it need not be looked for in that lane."""
+        if self._outstanding.ends((limit.key, limit.lane)):
+            if self.peers.owns(limit.key):
+                self.owned.bulkheads.left_lanes(limit.key, (limit.lane,), self.peers.me)
+            else:
+                self.permits.left_lane(limit)
+        self._free(limit, now)
+
     def free(self, limit: Limit, now: float) -> None:
-        """Give back a permit that was not needed."""
+        """Give back a permit that was not needed; of a bulkhead `lane` is where it did not go."""
+        if limit.lane:
+            self._outstanding.ends((limit.key, limit.lane))
+        self._free(limit, now)
+
+    def _free(self, limit: Limit, now: float) -> None:
         if self.peers.owns(limit.key):
             self.owned.free(limit, 1, now)
         else:
@@ -131,22 +153,15 @@ class Fleet:
         new = self.peers.heard(report.dispatcher, now, ready=ready)
         if new and is_me:  # whoever was there before has told what it knew
             self.owned.bulkheads.recall(now, alone=self.peers.alone)
+            self._knows_at = now + self._times.asked_anew  # what was granted just now is told yet
         listens = not is_me and not report.ready
         # Those who listen may report a hundred times as often as they are told all.
         may = listens and now - self._full_at >= self._times.tells_all
-        if (new and not is_me) or (may and self._is_to_be_told(report)):
+        if (new and not is_me) or (
+            may and self._listeners.is_to_be_told(report.dispatcher, report.life)
+        ):
             self._full = self.due = True
             self._full_at = now
-
-    def _is_to_be_told(self, report: DispatcherReport) -> bool:
-        """Tell whether one that listens is told all again: not for ever, if it stays deaf."""
-        life, times = self._told.pop(report.dispatcher, (report.life, 0))
-        if life != report.life:
-            times = 0
-        if len(self._told) >= MAX_LISTENING:
-            del self._told[next(iter(self._told))]
-        self._told[report.dispatcher] = report.life, min(times + 1, MOST_TOLD)
-        return times < MOST_TOLD
 
     def _hear_ourselves(self, now: float, *, ready: bool) -> None:
         if self._hears_since is None:
@@ -160,16 +175,21 @@ class Fleet:
         for key, level in report.levels.items():
             self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
         for key, room in report.rooms.items():
-            self.owned.bulkheads.follow(key, room, now, ours=self.peers.owns(key))
+            ours, unsure = self.peers.owns(key), report.unsure.get(key, 0)
+            self.owned.bulkheads.follow(key, room, now, ours=ours, unsure=unsure)
         self.owned.follow(report.breakers, now)
 
     def _answer(self, ask: Ask, asker: str, now: float) -> None:
         if ask.to != self.peers.me or not self.peers.owns(ask.key):
             return  # it will ask who owns it by then
+        if ask.most and now < self._knows_at:
+            self._early.append(partial(self._answer, ask, asker))
+            return
         limit = limit_asked(ask)
         self.owned.used(limit, ask.used, now)
         self.owned.free(limit, ask.freed, now)
-        taken = self.owned.take(limit, ask.want, now)
+        self.owned.bulkheads.left_lanes(ask.key, ask.left, asker)
+        taken = self.owned.take(limit, ask.want, now, who=asker)
         self._grants.append(
             Grant(
                 key=ask.key,
@@ -179,6 +199,7 @@ class Fleet:
                 again=taken.again,
                 first=taken.first,
                 step=taken.step,
+                undecided=taken.undecided,
             )
         )
         self.due = True
@@ -188,12 +209,16 @@ class Fleet:
         if self.peers.may_be_replaced(now):
             self._begin_anew()
         self.peers.look(now)
+        if self._early and now >= self._knows_at:
+            early, self._early = self._early, []
+            for ask in early:
+                ask(now)
         for limit, waiting in self.permits.look(now):
             used, freed = self.permits.settled(limit.key)
             self.owned.used(limit, used, now)
             self.owned.free(limit, freed, now)
             for then in waiting:
-                _tell(then, self.owned.take(limit, 1, now))
+                self._decide(limit, then, now)
         self.due |= self.permits.due
         self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.look(self.peers.owns, now)
@@ -229,16 +254,18 @@ class Fleet:
         elif self.peers.alone and not self._telling_all:
             # Rooms are for one who has just come, and owns some of them from now on.
             self.owned.buckets.tell_nothing()
-        talk, state = _Space(TALK_BYTES), _Space(TALK_BYTES)
+        talk, state = Space(TALK_BYTES), Space(TALK_BYTES)
+        rooms = dict(state.fill(self.owned.bulkheads.changes(self.peers.owns)))
         report = DispatcherReport(
             dispatcher=self.peers.me,
             ready=not self._leaving and self._has_listened(now),
             leaving=self._leaving,
             life=self._life,
-            grants=tuple(talk.fill(_taken(self._grants))),
+            grants=tuple(talk.fill(taken(self._grants))),
             asks=tuple(talk.fill(self.permits.asks(now))),
             breakers=tuple(talk.fill(self.owned.news(now))),
-            rooms=dict(state.fill(self.owned.bulkheads.changes(self.peers.owns))),
+            rooms=rooms,
+            unsure={k: n for k in rooms if (n := self.owned.bulkheads.unsure(k))},
             levels=dict(state.fill(self.owned.buckets.changes(now))),
             turns={} if self._lanes is None else self._lanes.take_turns(),
             going=self._told_of_way(now),
@@ -260,13 +287,8 @@ class Fleet:
         return self._way_told if before or self._way_told else None
 
 
-def _taken(queue: deque[T]) -> Iterator[T]:
-    while queue:
-        yield queue.popleft()
-
-
 def _tell(then: Then, taken: Taken) -> None:
     if taken.granted:
         then(True, taken.wait(0))
     else:
-        then(False, taken.again)
+        then(taken.refusal, taken.again)

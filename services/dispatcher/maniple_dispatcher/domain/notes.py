@@ -1,7 +1,7 @@
-"""What dispatchers write down of limits and breakers: read with suspicion, merged, bounded. Pure.
+"""What dispatchers write down of limits and breakers: read with suspicion, and merged. Pure.
 
 Each dispatcher writes what it owns, and keeps what it wrote before for as long as that may matter:
-who owns it now writes it too, once it changes, and of two statements the later one counts.
+who owns it now writes it too, and of two statements the later one counts.
 """
 
 import json
@@ -12,21 +12,28 @@ from typing import Any
 
 from maniple_dispatcher.domain.breaker import State
 
-BYTES = 256 * 1024  # of a dispatcher's notes; Consul takes twice that
 OLD = 86_400.0
 """Seconds after which a breaker that nobody has changed is forgotten: none is open for so long."""
 IN_USE = 3600.0
 """Seconds after which a bulkhead that nobody has used is taken to have no tasks."""
 LARGEST = 1e300
 MOST_EPOCHS = 2**53
+SLACK = 2.0
+"""Seconds by which the times of two statements may differ that say the same."""
+HALF = 0.5
+"""Of a token, which are whole: two statements that differ by more do not say the same."""
 OLDEST = 30 * 86_400.0  # seconds; a bucket that takes longer to fill is taken for full after that
 
+_FIELDS = ("level", "rate", "capacity", "at")
 Level = tuple[float, float, float, float]
 """Tokens, tokens per second, tokens at most, and the time of day at which this was so."""
 Breaker = tuple[str, int, float]
 """State, epoch, and the time of day at which it was entered."""
 Room = tuple[int, tuple[str, ...], float]
-"""Tasks, the lanes that they went to, and the time of day at which it was in use."""
+"""Tasks, the lanes that they went to, and the time of day at which it was in use.
+
+Without any lane nobody knows where they went.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +57,13 @@ class Notes:
         rooms = {key: one for key, one in self.rooms.items() if now - one[2] <= IN_USE}
         return Notes(levels, breakers, self.at, rooms)
 
-    def to_json(self, now: float) -> bytes:
-        """Write them, as many as there is room for: open breakers, then the emptiest buckets."""
-        room = BYTES
-        kept: dict[str, dict[str, Any]] = {"levels": {}, "breakers": {}}
-        if self.rooms:
-            kept["rooms"] = {}
-        for _, kind, key, value in sorted(self._by_worth(), key=lambda one: one[0]):
-            room -= len(json.dumps([key, value])) + 1
-            if room < 0:
-                break
-            kept[kind][key] = value
-        return json.dumps({"at": now, **kept}).encode()
-
-    def _by_worth(self) -> Iterable[tuple[tuple[int, float], str, str, Any]]:
-        for lane, breaker in self.breakers.items():
-            yield (2 if breaker[0] == State.CLOSED else 0, -breaker[2]), "breakers", lane, breaker
-        for key, level in self.levels.items():
-            yield (1, level[0] / level[2]), "levels", key, level
-        for key, room in self.rooms.items():
-            yield (1, -float(room[0])), "rooms", key, room
+    def says_as(self, other: "Notes") -> bool:
+        """Whether another says the same, whenever that was written."""
+        return (self.levels, self.breakers, self.rooms) == (
+            other.levels,
+            other.breakers,
+            other.rooms,
+        )
 
 
 def read(value: bytes, now: float) -> Notes:
@@ -107,12 +101,33 @@ def latest(notes: Iterable[Notes]) -> Notes:
 
 
 def with_ours(before: Notes, ours: Notes) -> Notes:
-    """Return what was written, with what we decide about in its place.
+    """Return what was written, with what we decide about in its place, unless that says the same.
 
     Of bulkheads that are at rest, or others', nothing is to be known any more.
     """
-    levels, breakers = {**before.levels, **ours.levels}, {**before.breakers, **ours.breakers}
+    levels, breakers = dict(before.levels), dict(before.breakers)
+    for key, level in ours.levels.items():
+        if key not in levels or not _is_same_level(levels[key], level):
+            levels[key] = level
+    for lane, breaker in ours.breakers.items():
+        if lane not in breakers or not _is_same_breaker(breakers[lane], breaker):
+            breakers[lane] = breaker
     return Notes(levels, breakers, rooms=ours.rooms)
+
+
+def share(level: Level, now: float) -> float:
+    """Return how full a bucket is now; 1 and more is full."""
+    tokens, rate, capacity, at = level
+    return (tokens + (now - at) * rate) / capacity
+
+
+def _is_same_level(one: Level, other: Level) -> bool:
+    expected = one[0] + (other[3] - one[3]) * one[1]
+    return one[1:3] == other[1:3] and abs(expected - other[0]) <= min(HALF, SLACK * one[1] + 1e-6)
+
+
+def _is_same_breaker(one: Breaker, other: Breaker) -> bool:
+    return one[:2] == other[:2] and abs(one[2] - other[2]) <= SLACK
 
 
 def _entries(value: Any) -> Iterable[tuple[str, Any]]:
@@ -121,11 +136,12 @@ def _entries(value: Any) -> Iterable[tuple[str, Any]]:
 
 def _level(value: Any, now: float) -> Level | None:
     # What a newer dispatcher adds at the end does no harm.
-    numbers = [_number(one) for one in value[:4]] if isinstance(value, list) else []
-    match numbers:
-        case [float(level), float(rate), float(capacity), float(at)] if rate > 0 < capacity:
-            return min(level, capacity), rate, capacity, min(now, at)
-    return None
+    if not isinstance(value, list) or len(value) < len(_FIELDS):
+        return None
+    level, rate, capacity, at = (_number(one) for one in value[: len(_FIELDS)])
+    if level is None or rate is None or capacity is None or at is None or not rate > 0 < capacity:
+        return None
+    return min(level, capacity), rate, capacity, min(now, at)
 
 
 def _breaker(value: Any, now: float) -> Breaker | None:
@@ -163,6 +179,4 @@ def _number(value: Any) -> float | None:
 
 
 def _is_missing(level: Level, now: float) -> bool:
-    tokens, rate, capacity, at = level
-    age = now - at
-    return age <= OLDEST and tokens + age * rate < capacity
+    return now - level[3] <= OLDEST and share(level, now) < 1.0

@@ -72,13 +72,18 @@ class Owned:
         """Rises whenever something changes that is worth being written down."""
         return self.buckets.version + self.bulkheads.version + self._version
 
-    def take(self, limit: Limit, want: int, now: float) -> Taken:
-        """Give permits of a limit that is ours."""
+    def take(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
+        """Give permits of a limit that is ours, to the dispatcher that asks."""
         if limit.terms is not None:
             return self.buckets.take(limit.key, limit.terms, want, now)
         if limit.most:
             granted = self.bulkheads.take(limit.key, limit.goes_to, limit.most, want, now)
-            return Taken(granted, 0.0 if granted == want else FULL_AGAIN_AFTER)
+            if granted:
+                self.bulkheads.sends(limit.key, limit.goes_to, who)
+            if granted == want:
+                return Taken(granted)
+            undecided = not self.bulkheads.is_full(limit.key, limit.most)
+            return Taken(granted, FULL_AGAIN_AFTER, undecided=undecided)
         lane = limit.key.removeprefix(BREAKER)
         spec = self._spec_of(lane)
         if spec is None:

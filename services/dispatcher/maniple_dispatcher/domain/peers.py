@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 from maniple import timings
 
-MAX_OWNERS = 50_000
+MAX_OWNERS = 50_000  # found lately; as many from before are known beside them
 
 
 class Peers:
@@ -26,6 +26,7 @@ class Peers:
         self._heard: dict[str, float] = {}
         self._ready: frozenset[str] = frozenset()
         self._owners: dict[str, str | None] = {}
+        self._owners_before: dict[str, str | None] = {}
         self.alone = True
         """Whether nobody else owns anything."""
 
@@ -102,8 +103,11 @@ class Peers:
         except KeyError:
             pass
         if len(self._owners) >= MAX_OWNERS:
-            self._owners.clear()
-        found = max(self._ready, key=lambda peer: _weight(peer, key), default=None)
+            self._owners_before, self._owners = self._owners, {}
+        if key in self._owners_before:
+            found = self._owners_before[key]
+        else:
+            found = max(self._ready, key=lambda peer: _weight(peer, key), default=None)
         self._owners[key] = found
         return found
 
@@ -117,6 +121,7 @@ class Peers:
             self._ready = ready
             self.alone = ready <= {self.me}
             self._owners.clear()
+            self._owners_before.clear()
 
 
 def _weight(peer: str, key: str) -> tuple[bytes, str]:

@@ -100,6 +100,10 @@ class _Line:
     others: dict[str, _Flow] = field(default_factory=dict)
     lanes: dict[str, float] = field(default_factory=dict)
     """Of a bulkhead: when a task last asked that goes to a lane."""
+    left: set[str] = field(default_factory=set)
+    """Lanes that are not there, so that no task from here is in them: the owner is to know."""
+    told_left: tuple[str, ...] = ()
+    """Of these, what the request that is under way tells."""
 
     @property
     def wants(self) -> bool:
@@ -189,6 +193,7 @@ class Permits:
         line = self._line(limit)
         if limit.most:
             line.lanes[limit.lane] = now
+            line.left.discard(limit.lane)
         if line.silent and line.asked_of == self._peers.owner(limit.key):
             self._accrue(line, now)
             _pass_by_credit(line, then)
@@ -205,6 +210,13 @@ class Permits:
         line = self._line(limit if known is None else known.limit)
         line.freed += 1
         return self._could_ask(line)
+
+    def left_lane(self, limit: Limit) -> None:
+        """Take that no task from here is in a lane; to be told with what is given back."""
+        line = self._lines.get(limit.key)
+        if line is not None:
+            line.lanes.pop(limit.lane, None)
+            line.left.add(limit.lane)
 
     def _could_ask(self, line: _Line) -> bool:
         """Tell whether a request is due; those of limits without an owner wait."""
@@ -223,7 +235,7 @@ class Permits:
             line.asked_at, line.asked_of = now, to
             self._number += 1
             line.number = self._number
-            line.told = line.untold(to)
+            line.told, line.told_left = line.untold(to), tuple(line.left)
             yield _ask(line, to or "", now)
 
     def answered(self, grant: Grant, now: float) -> bool:
@@ -247,16 +259,17 @@ class Permits:
         asked, line.asked = line.asked, []
         line.number, line.silent = 0, False
         line.heard_of(line.told)
+        line.left.difference_update(line.told_left)
         line.lost_before(grant.number)
         line.answered_at = line.alive_at = line.credited_at = now
         line.credit = 0.0
         line.flow.granted(grant.granted, now)
-        taken = Taken(grant.granted, grant.again, grant.first, grant.step)
+        taken = Taken(grant.granted, grant.again, grant.first, grant.step, grant.undecided)
         for place, then in enumerate(asked):
             if place < taken.granted:
                 then(True, taken.wait(place))
             else:
-                then(False, taken.again)
+                then(taken.refusal, taken.again)
 
     def look(self, now: float) -> list[tuple[Limit, list[Then]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
@@ -372,4 +385,5 @@ def _ask(line: _Line, to: str, now: float) -> Ask:
         lanes=limit.lanes,
         used=line.told[0],
         freed=line.told[1],
+        left=line.told_left,
     )

@@ -1,0 +1,39 @@
+"""Tasks of bulkheads that this dispatcher has, by lane, from when they ask for room. Pure.
+
+So that it can tell when none of its tasks can be in a lane: the lane is not there, and no other of
+its tasks is on its way to it.
+"""
+
+Way = tuple[str, str]
+"""A bulkhead and a lane."""
+
+
+class Outstanding:
+    """Counts until a queue has a task, or it goes nowhere."""
+
+    def __init__(self) -> None:
+        self._count: dict[Way, int] = {}
+        self._taken: set[Way] = set()
+
+    def begins(self, way: Way) -> None:
+        """Take that a task asks for room on a way."""
+        self._count[way] = self._count.get(way, 0) + 1
+
+    def arrives(self, way: Way) -> None:
+        """Take that a queue has it, or may have it."""
+        if way in self._count:
+            self._taken.add(way)
+            self.ends(way)
+
+    def ends(self, way: Way) -> bool:
+        """Take that it goes nowhere; tells whether none of those that began with it went there."""
+        count = self._count.get(way, 0)
+        if count > 1:
+            self._count[way] = count - 1
+            return False
+        if not count:
+            return False
+        del self._count[way]
+        went = way in self._taken
+        self._taken.discard(way)
+        return not went

@@ -1,0 +1,138 @@
+"""A bulkhead is looked for only in lanes that are there, whatever lanes submitters make up."""
+
+from itertools import pairwise
+
+import pytest
+
+from fleet_simulation import Simulation
+from maniple.timings import Reports
+from maniple_dispatcher.domain.bulkhead import MAX_LANES
+from maniple_dispatcher.domain.bulkheads import Bulkheads
+from maniple_dispatcher.domain.permits import Limit
+
+KEY, LANE = "bulkhead/x", "text.stats"
+MADE_UP = tuple(f"made-up-{number}" for number in range(MAX_LANES + 1000))
+MOST = 10_000
+SOON = 0.3
+
+
+def limit(lane: str = LANE) -> Limit:
+    return Limit(KEY, most=MOST, lane=lane)
+
+
+def lanes(fleet: Simulation, name: str) -> set[str]:
+    """Return where one looks for tasks, as it would write it down."""
+    written = dict(bulkheads(fleet, name).lately_in_use(lambda _: True))
+    return set(written[KEY][1]) if KEY in written else set()
+
+
+def bulkheads(fleet: Simulation, name: str) -> Bulkheads:
+    return fleet.alive[name].owned.bulkheads
+
+
+def comes(fleet: Simulation, name: str, *to: str) -> None:
+    """Let one get room for tasks to these lanes, which it has then on their way."""
+    for lane in to:
+        fleet.submit(name, limit(lane))
+    fleet.run(SOON)
+
+
+def no_lane(fleet: Simulation, name: str, *which: str) -> None:
+    """Let it find that these lanes are not there."""
+    for lane in which:
+        fleet.alive[name].found_no_lane(limit(lane), fleet.now)
+    fleet.run(SOON)
+
+
+@pytest.fixture(params=["its owner", "another"])
+def one(request: pytest.FixtureRequest) -> tuple[Simulation, str, str]:
+    """Two dispatchers, and the name of one that has tasks and of the other."""
+    fleet = Simulation(2)
+    owner = fleet.owner(KEY)
+    (other,) = fleet.alive.keys() - {owner}
+    return (fleet, owner, other) if request.param == "its owner" else (fleet, other, owner)
+
+
+def test_lanes_that_are_not_there_are_known_for_a_moment_only(
+    one: tuple[Simulation, str, str],
+) -> None:
+    fleet, name, _ = one
+    comes(fleet, name, *MADE_UP, LANE)
+    assert MADE_UP[-1] in lanes(fleet, fleet.owner(KEY))
+    fleet.alive[name].arrived(KEY, LANE)
+    no_lane(fleet, name, *MADE_UP)
+    comes(fleet, name, LANE)
+    assert [lanes(fleet, each) for each in fleet.alive] == [{LANE}, {LANE}]
+    fleet.kill(fleet.owner(KEY))
+    fleet.run(3.0)
+    assert [d.lanes for d in bulkheads(fleet, fleet.owner(KEY)).doubtful(fleet.now)] == [{LANE}]
+
+
+def test_a_lane_where_another_task_may_be_stays(one: tuple[Simulation, str, str]) -> None:
+    fleet, name, other = one
+    owner = fleet.owner(KEY)
+    comes(fleet, name, "new", "new", "made-up")
+    no_lane(fleet, name, "new", "made-up")
+    assert lanes(fleet, owner) == {"new"}  # the other is on its way, and may find it made
+    comes(fleet, other, "new")
+    no_lane(fleet, name, "new")
+    assert lanes(fleet, owner) == {"new"}  # another dispatcher has one on its way
+    no_lane(fleet, other, "new")
+    assert lanes(fleet, owner) == set()
+
+
+def test_a_lane_that_took_one_stays_though_it_was_not_there_a_moment_ago(
+    one: tuple[Simulation, str, str],
+) -> None:
+    fleet, name, _ = one
+    comes(fleet, name, "new", "new")
+    fleet.alive[name].arrived(KEY, "new")
+    no_lane(fleet, name, "new")
+    assert lanes(fleet, fleet.owner(KEY)) == {"new"}
+
+
+def test_tasks_that_got_no_room_or_gave_it_back_are_on_no_way(
+    one: tuple[Simulation, str, str],
+) -> None:
+    fleet, name, _ = one
+    full = Limit(KEY, most=1, lane="made-up")
+    fleet.submit(name, full, 3)
+    fleet.run(SOON)
+    assert (fleet.passed.total(), len(fleet.refused)) == (1, 2)
+    no_lane(fleet, name, "made-up")
+    assert lanes(fleet, fleet.owner(KEY)) == set()
+    comes(fleet, name, "made-up", "made-up")
+    fleet.alive[name].free(limit("made-up"), fleet.now)
+    no_lane(fleet, name, "made-up")
+    assert lanes(fleet, fleet.owner(KEY)) == set()
+
+
+def test_a_lane_that_is_not_told_of_in_time_is_told_of_later() -> None:
+    fleet = Simulation(3)
+    owner = fleet.owner(KEY)
+    name = min(fleet.alive.keys() - {owner})
+    comes(fleet, name, "made-up", LANE)
+    fleet.kill(owner)
+    no_lane(fleet, name, "made-up")
+    fleet.run(4.0)
+    comes(fleet, name, LANE)
+    assert lanes(fleet, fleet.owner(KEY)) == {LANE}
+
+
+def test_a_lane_that_is_new_is_worth_writing_down_at_once_and_no_other() -> None:
+    bulkheads = Bulkheads()
+    bulkheads.take(KEY, (LANE,), MOST, 4, 0.0)
+    versions = [bulkheads.version]
+    for lane in (LANE, "new", "new"):
+        bulkheads.free(KEY, 1)
+        bulkheads.take(KEY, (lane,), MOST, 1, 0.0)
+        versions.append(bulkheads.version)
+    assert [after - before for before, after in pairwise(versions)] == [0, 1, 0]
+
+
+def test_a_lane_is_looked_at_once_what_went_there_must_have_been_told_of() -> None:
+    bulkheads, lately = Bulkheads(), Reports().lately
+    bulkheads.take(KEY, (LANE,), MOST, 4, 0.0)
+    bulkheads.take(KEY, ("new",), MOST, 3, 5.0)
+    assert [d.lanes for d in bulkheads.doubtful(5.0)] == [{LANE}]
+    assert [d.lanes for d in bulkheads.doubtful(5.0 + lately)] == [{LANE, "new"}]

@@ -1,0 +1,110 @@
+"""Room that is only remembered takes room, but a bulkhead that is full by it is not known to be."""
+
+import msgspec
+import pytest
+
+from fleet_simulation import Simulation
+from maniple.peers import Ask, DispatcherReport, Grant
+from maniple.timings import Reports
+from maniple_dispatcher.domain.bulkheads import Bulkheads, Held
+from maniple_dispatcher.domain.fleet import Fleet
+from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.domain.permits import Limit
+
+KEY, LANE, MOST = "bulkhead/x", "text.stats", 5
+ONE = ("agent-1", "1")
+LIMIT = Limit(KEY, most=MOST, lane=LANE)
+
+
+def remembering(number: int = MOST) -> Bulkheads:
+    bulkheads = Bulkheads()
+    bulkheads.remember({KEY: (number, (LANE,))})
+    bulkheads.recall(0.0, alone=True)
+    return bulkheads
+
+
+def granted(bulkheads: Bulkheads, want: int, now: float = 0.0) -> int:
+    return bulkheads.take(KEY, (LANE,), MOST, want, now)
+
+
+def test_what_is_only_remembered_takes_room_and_is_not_known_to() -> None:
+    bulkheads = remembering()
+    assert (granted(bulkheads, 1), bulkheads.is_full(KEY, MOST)) == (0, False)
+
+
+def test_what_agents_tell_of_is_known_for_good() -> None:
+    bulkheads = remembering()
+    for here, unsure in ((3, 2), (5, 0), (4, 0)):
+        bulkheads.hear(ONE, [Held(KEY, here, ended=0)], 0.5)
+        bulkheads.look(lambda _: True, 0.5)
+        assert bulkheads.unsure(KEY) == unsure
+    assert (granted(bulkheads, 1), bulkheads.is_full(KEY, MOST)) == (0, True)
+
+
+def test_what_dispatchers_have_on_its_way_is_known() -> None:
+    bulkheads = remembering()
+    bulkheads.on_way("d1", {KEY: MOST}, 0.5)
+    assert bulkheads.is_full(KEY, MOST)
+
+
+def test_what_was_granted_since_fills_it_for_certain() -> None:
+    bulkheads = remembering(2)
+    assert granted(bulkheads, 9) == 3
+    assert not bulkheads.is_full(KEY, MOST)
+    assert bulkheads.is_full(KEY, 3)
+
+
+@pytest.mark.parametrize(("lanes", "within"), [((LANE,), 1.0), ((), 10.0)])
+def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_are_known(
+    lanes: tuple[str, ...], within: float
+) -> None:
+    bulkheads, now = Bulkheads(), 0.0
+    bulkheads.remember({KEY: (MOST, lanes)})
+    bulkheads.recall(0.0, alone=True)
+    while bulkheads.unsure(KEY):
+        now += 0.5
+        bulkheads.look(lambda _: True, now)
+        for doubt in tuple(bulkheads.doubtful(now)):
+            bulkheads.looked(doubt.key, 0, now)
+    assert 0.0 < now - within * Reports().heard < Reports().heard
+    assert granted(bulkheads, 9, now) == MOST
+    assert bulkheads.is_full(KEY, MOST)
+
+
+def answers(fleet: Simulation, name: str) -> list[bool | None]:
+    said: list[bool | None] = []
+    fleet.alive[name].ask(LIMIT, lambda passes, _: said.append(passes), fleet.now)
+    fleet.run(0.5)
+    return said
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: bool) -> None:
+    fleet = Simulation(1)
+    (name,) = fleet.alive
+    bulkheads = fleet.alive[name].owned.bulkheads
+    bulkheads.follow(KEY, (MOST, (LANE,)), fleet.now, ours=True, unsure=MOST)
+    for number in range(2):
+        fleet.start(f"another-{number}")
+    fleet.run(3.0)
+    if dies:
+        fleet.kill(fleet.owner(KEY))
+        fleet.run(3.0)
+    assert {name: answers(fleet, name) for name in fleet.alive} == {
+        name: [None] for name in fleet.alive
+    }
+
+
+def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() -> None:
+    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    for name in ("one", "two"):
+        fleet.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
+    key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")
+    said: list[bool | None] = []
+    fleet.ask(Limit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0)
+    (ask,) = fleet.report(10.0).asks
+    assert isinstance(ask, Ask)
+    old = msgspec.json.encode({"key": key, "to": "one", "number": ask.number, "granted": 0})
+    grant = msgspec.json.decode(old, type=Grant)
+    fleet.hear(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), 10.1)
+    assert said == [False]
