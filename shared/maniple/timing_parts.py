@@ -318,9 +318,10 @@ class Queues(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiry(Part):
-    """Of a dispatcher that ends what is over in lanes whose agents are gone.
+    """Of a dispatcher that ends what is over in lanes whose agents are gone, or busy.
 
-    Two looks after its deadline, which is rounded up to a second, a task's lane is turned over.
+    Two looks after its deadline, which is rounded up to a second, a task's lane is turned over; two
+    more, and once `every`, where agents are that take nothing.
     """
 
     look: float = 1.0

@@ -353,3 +353,58 @@ async def test_what_is_no_bundle_of_ours_does_not_stay_in_the_way(body: bytes) -
         await wait_until(lambda: "over" in scene.ends() and not scene.expiry._turning)
     assert scene.broker.rejected == ([body] if body != b"[]" else [])
     assert scene.broker.ids() == []
+
+
+async def test_behind_long_tasks_what_is_over_ends_and_the_rest_stays_in_its_order() -> None:
+    scene = Scene(LANE)
+    scene.broker.consumers = 1  # which takes nothing
+    for n in range(100):
+        scene.broker.put(task(str(n), deadline=OVER) if n % 10 == 3 else task(str(n)))
+    async with scene.runs():
+        await wait_until(lambda: len(scene.ends()) == 10 and not scene.expiry._turning)
+    assert scene.ends() == {str(n): "deadline_exceeded" for n in range(3, 100, 10)}
+    assert scene.broker.ids() == [str(n) for n in range(100) if n % 10 != 3]
+    (message, *_) = scene.broker.to("maniple.results")
+    (result, *_) = decode_results(message.body)
+    assert result.error is not None
+    assert "agents busy" in result.error.message
+
+
+async def test_it_goes_once_round_though_agents_take_something_meanwhile() -> None:
+    scene = Scene(LANE)
+    scene.broker.consumers = 1
+    for n in range(100):
+        scene.broker.put(task(str(n)))
+    scene.broker.up.clear()
+    async with scene.runs():
+        await wait_until(lambda: len(scene.broker.taken) == OPEN)
+        for _ in range(10):
+            scene.broker.queues[QUEUE].popleft()  # as agents do
+        scene.broker.up.set()
+        await scene.turned_over()
+    left = [str(n) for n in range(100) if not OPEN <= n < OPEN + 10]
+    assert sorted(scene.broker.ids(), key=int) == left
+    # All went round once, and the first once more.
+    assert scene.broker.ids() == [*left[1:], left[0]]
+
+
+async def test_a_lane_whose_agents_take_and_end_tasks_is_not_touched() -> None:
+    scene = Scene(LANE)
+    scene.broker.consumers = 1
+    scene.broker.put(task("over", deadline=OVER), task("well"))
+    looks = 0
+    original = scene.queues.look
+
+    async def look(queue: str) -> QueueView:
+        nonlocal looks
+        looks += queue == QUEUE
+        scene.lanes.learn(LANE, 1, 0.5)
+        view: QueueView = await original(queue)
+        return view
+
+    scene.queues.look = look
+    async with scene.runs():
+        await wait_until(lambda: looks > 5)
+        assert scene.broker.pulls == 0
+        scene.queues.look = original  # from now on nobody tells of an end
+        await wait_until(lambda: "over" in scene.ends())

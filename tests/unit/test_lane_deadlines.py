@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.json import decode, encode
@@ -27,6 +28,7 @@ class Scene:
         self.owned = owns
         self.known = LaneDeadlines(TIMES, lambda _: self.owned, WALL)
         self.ready, self.consumers = 0, 0
+        self.moves = False  # whether agents tell each second of something that has ended
         self.now = 0.0
         self.turned: list[float] = []
         self.looks = 0
@@ -48,6 +50,8 @@ class Scene:
     def run(self, seconds: int) -> None:
         for _ in range(seconds):
             self.now += TIMES.look
+            if self.moves:
+                self.known.move(LANE)
             self.known.tick(WALL + self.now, self.now, self.others)
             for place in self.known.to_look_at(self.now):
                 self.look(place)
@@ -74,10 +78,11 @@ def test_a_lane_without_agents_is_turned_over_within_5_seconds_of_a_deadline() -
 
 def test_a_lane_that_agents_read_is_left_to_them_until_they_are_gone() -> None:
     scene = Scene()
-    scene.consumers = 1
+    scene.consumers, scene.moves = 1, True
     scene.put(ttl=2)
     scene.run(60)
     assert scene.turned == []
+    assert scene.looks <= 2 * (60 / TIMES.every + 2)  # as often as if nothing were over
     scene.consumers = 0
     scene.run(10)
     (at,) = scene.turned
@@ -86,7 +91,7 @@ def test_a_lane_that_agents_read_is_left_to_them_until_they_are_gone() -> None:
 
 def test_agents_that_are_just_coming_back_find_their_tasks_where_they_were() -> None:
     scene = Scene(owns=True)
-    scene.consumers = 1
+    scene.consumers, scene.moves = 1, True
     scene.put(ttl=2)
     for _ in range(10):
         scene.run(5)
@@ -96,6 +101,72 @@ def test_agents_that_are_just_coming_back_find_their_tasks_where_they_were() -> 
         scene.run(1)
         scene.consumers = 1
     assert scene.turned == []
+
+
+def test_a_lane_whose_agents_are_all_busy_is_turned_over_within_5_seconds_of_a_deadline() -> None:
+    for owns in (True, False):
+        scene = Scene(owns=owns)
+        scene.consumers = 4
+        scene.put(ttl=WEEK)
+        scene.put(ttl=20.5)
+        scene.known_by_now()
+        scene.run(20)
+        assert scene.turned == []
+        scene.run(60)
+        (at,) = scene.turned
+        assert 20.5 < at <= 20.5 + 5
+
+
+def test_a_lane_from_which_agents_take_is_not_turned_over_though_none_has_told_of_an_end() -> None:
+    scene = Scene()
+    scene.consumers, scene.ready = 1, 200
+    scene.known.note(LANE, WALL + 2)
+    for _ in range(100):
+        scene.ready -= 1
+        scene.run(1)
+    assert scene.turned == []
+    scene.run(15)
+    assert len(scene.turned) == 1
+
+
+def test_where_agents_cease_to_take_what_is_over_ends_within_10_seconds_of_its_deadline() -> None:
+    for owns in (True, False):
+        for stops in range(1, 30):
+            scene = Scene(owns=owns)
+            scene.consumers, scene.moves = 1, True
+            scene.put(ttl=5.5)
+            scene.put(ttl=20.5)
+            scene.known_by_now()
+            scene.run(stops)
+            scene.moves = False
+            scene.run(60 - stops)
+            latest = 20.5 + 10 if stops <= 20 else stops + 12
+            assert 20.5 < scene.turned[-1] <= latest
+
+
+def test_what_a_dispatcher_knew_that_is_gone_is_found_once_where_agents_are_busy_too() -> None:
+    for owns, turned in ((True, 1), (False, 0)):
+        scene = Scene(owns=owns)
+        scene.known.learn([LANE])
+        scene.ready, scene.consumers = 5, 1
+        scene.run(60)
+        assert len(scene.turned) == turned
+        scene.others = frozenset()
+        for _ in range(60):
+            scene.known.stir([LANE])  # what its agents have is known to who sent it
+            scene.run(1)
+        assert len(scene.turned) == 2 * turned
+
+
+def test_a_very_long_lane_is_left_to_the_agents_that_read_it() -> None:
+    scene = Scene()
+    scene.consumers, scene.ready = 1, lane_deadlines.MOST_READ
+    scene.put(ttl=2)
+    scene.run(60)
+    assert scene.turned == []
+    scene.consumers = 0
+    scene.run(10)
+    assert len(scene.turned) == 1
 
 
 def test_a_dispatcher_that_starts_turns_over_once_what_it_owns_and_knows_nothing_of() -> None:
@@ -145,15 +216,16 @@ def test_a_queue_that_shows_nothing_is_looked_at_until_it_shows_something_again(
     assert len(scene.turned) == 1
 
 
-def test_a_long_lane_is_turned_over_half_of_the_time_at_most() -> None:
+@pytest.mark.parametrize(("consumers", "part"), [(0, 2), (1, 1 + lane_deadlines.REST)])
+def test_a_long_lane_is_turned_over_a_part_of_the_time_at_most(consumers: int, part: int) -> None:
     scene = Scene()
-    scene.takes = 30.0
-    for second in range(300):
+    scene.takes, scene.consumers = 30.0, consumers
+    for second in range(600):
         scene.put(ttl=second + 1)
-    scene.run(300)
+    scene.run(600)
     gaps = [b - a for a, b in pairwise(scene.turned)]
     assert gaps
-    assert min(gaps) >= 2 * scene.takes - TIMES.look
+    assert min(gaps) >= part * scene.takes - TIMES.look
 
 
 def test_a_queue_that_fails_is_tried_again_ever_later_and_nothing_is_forgotten() -> None:
@@ -190,6 +262,22 @@ def test_a_consumer_that_appears_ends_the_turning_over() -> None:
     assert consumed == [False, True, True]
     scene.known.end(place, scene.now, 2.0, whole=False)
     assert (place.due, place.turning) == (True, False)
+
+
+def test_agents_that_have_read_it_all_the_time_do_not_end_it() -> None:
+    scene = Scene()
+    scene.ready, scene.consumers = 1, 2
+    scene.known.note(LANE, WALL + 1)
+    begun: list[Place] = []
+    while not begun:
+        scene.now += TIMES.look
+        scene.known.tick(WALL + scene.now, scene.now, scene.others)
+        begun = [one for one in scene.known.to_look_at(scene.now) if scene.known.see(one, 1, 2, 9)]
+    (place, *_) = begun
+    scene.known.begin(place)
+    for consumers in (2, 3, 0, 1):
+        scene.known.see(place, 1, consumers, scene.now)
+    assert not place.consumed
 
 
 def test_of_several_dispatchers_that_know_of_a_deadline_the_owner_turns_the_lane_over() -> None:

@@ -31,7 +31,7 @@ class Broker:
         self.begun: list[str] = []
         self.closed = 0
         self.consumers: list[Any] = []
-        self.replies = self.listening = None
+        self.replies = self.listening = self.asking = None
         self.link = SimpleNamespace(connect=self._done, wire=_Wire(), close=self._done)
         channels = SimpleNamespace(get_channel=self._channel)
         declarer = SimpleNamespace(declare_queue=self._declare)

@@ -44,6 +44,27 @@ async def test_a_clock_that_is_behind_runs_nothing_beyond_its_deadline() -> None
     assert waits.acked == 1
 
 
+async def test_what_waits_in_an_agent_that_is_busy_ends_when_it_is_over() -> None:
+    known: list[datetime | None] = [NOW]
+    agent = Agent(capacity=1, known=lambda: known[0])
+    await agent.take(Delivery(envelope("long", deadline=MINUTE)))
+    waits = Delivery(envelope("1", deadline=MINUTE), envelope("2", deadline=MINUTE + OFF))
+    suspect = Delivery(envelope("3", deadline=MINUTE, lost=2))
+    await agent.take(waits)
+    await agent.take(suspect, suspect=True)
+    agent.work.dissolve()
+    assert agent.results() == []
+    for known[0] in (None, MINUTE):
+        agent.now = MINUTE
+        agent.work.dissolve()
+        await agent.settle()
+        ends = {result.id: result.status for result in agent.results()}
+        assert ends == ({} if known[0] is None else dict.fromkeys("13", Status.EXPIRED))
+    assert (waits.acked, suspect.acked) == (0, 1)
+    assert [job.envelope.id for job in agent.work.waiting] == ["2"]
+    assert agent.executor.ids == ["long"]
+
+
 async def test_who_does_not_know_the_time_has_a_dispatcher_judge_and_runs_what_comes_back() -> None:
     agent, delivery = Agent(known=lambda: None), Delivery(envelope("1", deadline=MINUTE))
     agent.now = NOW + OFF

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
@@ -110,6 +111,13 @@ class Waiting:
                 self._hold[kind] = min(self._times.longest, 2 * self._hold[kind])
             overdue += late
         return overdue
+
+    def take_expired(self, now: datetime) -> list[Job]:
+        """Take out what is over by `now`, the cluster's time."""
+        expired = [job for job in self if job.envelope.deadline <= now]
+        for job in expired:
+            (self._suspects if job.suspect else self._plain[job.definition.executor]).remove(job)
+        return expired
 
     def take_all(self) -> list[Job]:
         """Take out everything."""

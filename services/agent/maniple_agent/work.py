@@ -362,11 +362,17 @@ class Work:
     # --- handing back --------------------------------------------------------------------
 
     def dissolve(self) -> None:
-        """Hand back what has waited for too long, and forget what has not come again."""
+        """End what is over, hand back what has waited for too long, forget what has not come again.
+
+        Nobody knows any more when that is over which comes back to its lane after its deadline.
+        """
         now = monotonic()
         for job in self.waiting.forget_orphans(now):
             self.attempts.forget(job)
         if not self._fenced():
+            if (known := self._deadlines.known()) is not None:
+                for job in self.waiting.take_expired(known):
+                    self._conclusions.expire(job)
             self._conclusions.hand_back(self.waiting.take_overdue(now), OVERLOAD)
 
     async def drain(self, timeout: float) -> None:

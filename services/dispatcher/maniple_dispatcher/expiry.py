@@ -1,11 +1,14 @@
-"""What is over in a lane whose agents are gone is ended: the lane is turned over.
+"""What is over in a lane whose agents are gone, or busy, is ended: the lane is turned over.
 
 What waits is taken out and, unless it is over or cancelled, put back behind the others: published
 and confirmed before it is acknowledged, so that nothing is lost and dying in between makes copies.
-At most as many messages are taken as were seen in it before, and none any more once somebody
-consumes it. Which lanes, and when, `domain/lane_deadlines.py` decides; twice does no harm.
+At most as many messages are taken as were seen in it before. If nobody read it, none is taken any
+more once somebody does. If agents do, it goes once round, so that tasks stay in their order: it
+ends with the first that it has put back itself. Which lanes, and when, `domain/lane_deadlines.py`
+decides; twice does no harm.
 
-Known weakness: what a dispatcher had taken (16 messages of a queue at most) comes back as
+Known weaknesses: one task of a lane in which agents take something meanwhile may come behind the
+others; and what a dispatcher had taken (16 messages of a queue at most) comes back as
 redelivered when it dies or its connection is lost, and counts as lost with an agent.
 """
 
@@ -35,6 +38,8 @@ from maniple_dispatcher.marks import Marks
 from maniple_dispatcher.members import Members
 from maniple_dispatcher.traces import Traces
 
+BUSY = "agents busy"  # what a task waits for in a lane that agents read
+KNOWN = 1024  # tasks put back by which is seen that a lane has gone round
 OPEN = 16  # messages of one queue that are taken and not settled
 AT_ONCE = 4  # queues
 SPARE = 30.0  # seconds for which connections are kept that nobody needs
@@ -72,6 +77,28 @@ class Around:
     """Where the names of lanes are kept."""
 
 
+class _Round:
+    """Tells whether a lane that agents read has been gone through: what was put back comes again.
+
+    The first that were put back come first.
+    """
+
+    def __init__(self, read: bool) -> None:  # noqa: FBT001 - its only argument
+        self.is_whole = False
+        self._left = KNOWN if read else 0
+        self._seen: set[tuple[str, str]] = set()
+
+    def take(self, member: Envelope | InvalidMessage) -> None:
+        """Take what is in a message that was taken out."""
+        if not isinstance(member, Envelope):
+            return
+        task = (member.tenant, member.id)
+        self.is_whole = self.is_whole or task in self._seen
+        if self._left:
+            self._left -= 1
+            self._seen.add(task)
+
+
 class TurnOver:
     """Ends what is over in one queue, and puts the rest back."""
 
@@ -100,7 +127,7 @@ class TurnOver:
         Raises `BrokerUnavailable` when the queue does not answer, or what came of it is not
         confirmed.
         """
-        taken = 0
+        taken, round_ = 0, _Round(place.read)
         while taken < most and goes_on():
             await self._await_room(pull, OPEN)
             delivery = await pull.take()
@@ -108,7 +135,9 @@ class TurnOver:
                 taken = most
                 break
             taken += 1
-            self._take(delivery, place)
+            self._take(delivery, place, round_)
+            if round_.is_whole:
+                taken = most
         await self._await_room(pull, 1)
         await pull.finish()
         return taken >= most
@@ -118,7 +147,7 @@ class TurnOver:
             if self._around.taking():
                 raise BrokerUnavailable(f"what was taken is not settled within {self._settle:g} s")
 
-    def _take(self, delivery: Delivery, place: Place) -> None:
+    def _take(self, delivery: Delivery, place: Place, round_: "_Round") -> None:
         try:
             members = decode_members(delivery.body, Envelope)
         except InvalidMessage:
@@ -126,19 +155,22 @@ class TurnOver:
             return
         if not members:
             delivery.ack()
+        for member in members:
+            round_.take(member)
         source = Settlement(delivery, len(members))
-        onward = partial(self._take_member, lost=delivery.redelivered, suspect=place.is_suspects)
+        onward = partial(self._take_member, place=place, lost=delivery.redelivered)
         self._members.bring(members, source, onward, LANES.name)
 
     def _take_member(
-        self, envelope: Envelope, source: Settlement, *, lost: bool, suspect: bool
+        self, envelope: Envelope, source: Settlement, *, place: Place, lost: bool
     ) -> None:
         """End a task, or put it back; alone and as lost once more, if an agent had it."""
-        if self._lanes.ends(envelope, source, self._around.clock(), waiting=Waiting.NO_AGENT):
+        waiting = BUSY if place.read else Waiting.NO_AGENT
+        if self._lanes.ends(envelope, source, self._around.clock(), waiting=waiting):
             return
         if lost:
             envelope = self._traces.migrated(envelope, "agent gone", lost=True)
-            envelope = once_more(envelope, suspect=suspect)
+            envelope = once_more(envelope, suspect=place.is_suspects)
             if (why := too_often(envelope)) is not None:
                 self._lanes.end(given_up(envelope, self._around.clock(), why), envelope, source)
                 return

@@ -163,6 +163,8 @@ class Lanes:
 
     def learn(self, lane: str, runs: int, p99: float) -> None:
         """Take the run times of a lane: they decide how many tasks a bundle carries."""
+        if self._deadlines is not None:
+            self._deadlines.move(lane)
         self._ways[LANES.name, False].limit(lane, self._sizes.learn(lane, runs, p99))
         for agent in self._roster.serving(lane):
             self._ways[AGENTS.name, False].limit(agent, self._size_of_agent(agent))

@@ -36,7 +36,7 @@ from maniple.loops import left_alone
 from maniple.service.letters import Arrival, Letter, Receiver
 from maniple.service.serving import SharedQueue
 from maniple.timings import Amqp
-from maniple.topology import Exchange
+from maniple.topology import REQUESTS, Exchange
 from maniple.transport import declare_topology
 from maniple.transport.loss import is_loss, translated
 from maniple.transport.supervision import Supervised
@@ -99,6 +99,8 @@ class _Broker(RabbitBroker):
         # Replies have a channel of their own: listeners may wait for them.
         self.replies = Channel(prefetch_count=PREFETCH)
         self.listening = Channel(prefetch_count=PREFETCH)
+        # Questions too: a channel stands that publishes first to a queue without a leader.
+        self.asking = Channel(on_return_raises=True)
         self.consumers: list[Any] = []  # FastStream itself keeps them by weak reference only
         self._looked_up: dict[str, asyncio.Task[RabbitExchange]] = {}
 
@@ -127,7 +129,9 @@ class _Broker(RabbitBroker):
 
     async def _look_up(self, exchange: Exchange) -> RabbitExchange:
         known = RabbitExchange(exchange.name, type=ExchangeType(exchange.kind), declare=False)
-        await self.config.declarer.declare_exchange(known)
+        # What is published there goes by the channel on which it was found.
+        channel = self.asking if exchange.name == REQUESTS.name else None
+        await self.config.declarer.declare_exchange(known, channel=channel)
         return known
 
 
@@ -175,7 +179,8 @@ class Connection(Supervised):
         self._broker = broker
         self._keep(broker.link.wire, broker.link.close)
         await broker.start()
-        await self._hear_of_channel(broker, None)
+        for channel in (None, broker.asking):
+            await self._hear_of_channel(broker, channel)
         try:
             for subscription in self._subscriptions:
                 await self._begin(broker, subscription)

@@ -23,6 +23,7 @@ from maniple.transport import (
     Keeper,
     Link,
     Publisher,
+    Scouts,
     declare,
     declare_topology,
 )
@@ -77,8 +78,8 @@ class HotPath:
             on_state=lambda up: self._changed("reply", up=up, required=False),
             times=times,
         )
-        self.publisher = Publisher(self.outlet)
-        self.replier = Publisher(self._reply_link, max_losses=MAX_LOSSES)
+        self.publisher = Publisher(self.outlet, scouts=Scouts())
+        self.replier = Publisher(self._reply_link, max_losses=MAX_LOSSES, scouts=Scouts())
         """For what goes to addresses that outsiders chose."""
         self._keepers: dict[str, Keeper] = {}
         self._was_up: set[str] = set()

@@ -38,7 +38,7 @@ from maniple.transport import Outgoing, Publisher
 
 MAX_KEYS = 512
 WINDOW = 8  # bundles of a key that are under way
-# Of single messages more; RabbitMQ stops a channel of which one queue has 32 unconfirmed.
+# Of single messages more; see `maniple.transport.scouts` for what 32 unconfirmed would do.
 LETTERS_WINDOW = 24
 REFUSED_PAUSE = 1.0
 # Records have no reader who waits, and cost the broker as much as a reply if they travel alone.

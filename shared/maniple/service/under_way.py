@@ -11,13 +11,10 @@ another: copies would only add to its work.
 
 The connection stays: `Publisher` asks whether its channel answers.
 
-Where something was given up, hardly anything is tried for a while (`maniple.service.doors`):
-RabbitMQ stops a channel that has 32 messages unconfirmed by one queue.
-
-Known weaknesses: RabbitMQ registers a channel with the leader of a queue at the channel's first
-publish to it, and that stops the whole channel while there is none; and a queue that is stuck for a
-quarter of an hour may reach those 32.
-The connection then is built anew, half a minute later.
+Where something was given up, hardly anything is tried for a while (`maniple.service.doors`), and
+what is goes by a scout (`maniple.transport.scouts`), as does the first publish to a queue: a queue
+without a leader stops the channel that publishes to it first, and has 32 messages of a channel
+unconfirmed before it stops the connection.
 """
 
 from collections.abc import Callable

@@ -19,6 +19,7 @@ from maniple.transport.link import Link
 from maniple.transport.listener import Inspector, Listener, QueueView
 from maniple.transport.publisher import Outgoing, Publisher
 from maniple.transport.pull import Pull, Pulls
+from maniple.transport.scouts import Scouts
 
 __all__ = [
     "ByteBudget",
@@ -35,6 +36,7 @@ __all__ = [
     "Pull",
     "Pulls",
     "QueueView",
+    "Scouts",
     "declare",
     "declare_queue",
     "declare_topology",

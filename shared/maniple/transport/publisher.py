@@ -13,6 +13,7 @@ from pamqp import commands
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.transport.link import Link
 from maniple.transport.loss import is_loss
+from maniple.transport.scouts import Place, Scouts
 from maniple.transport.supervision import FIRST_BACKOFF
 
 LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
@@ -40,6 +41,11 @@ class Outgoing:
     again: dict[str, Any] | None = None
     once: bool = False
 
+    @property
+    def place(self) -> Place:
+        """Where it goes."""
+        return self.exchange, self.routing_key
+
     def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
         """AMQP properties of the message; `repeated` if it may have arrived before."""
         headers = self.headers
@@ -59,8 +65,15 @@ class Outgoing:
 class Publisher:
     """Publishes with confirms on a channel of its own, over reconnections if need be."""
 
-    def __init__(self, link: Link, *, max_losses: int | None = None) -> None:
+    def __init__(
+        self, link: Link, *, max_losses: int | None = None, scouts: Scouts | None = None
+    ) -> None:
         """Publish on `link`, which must not have been started yet.
+
+        With `scouts` the first message to each place goes by another channel, and so does what is
+        sent where something has not been confirmed for `Amqp.answer` seconds: there may be no
+        leader of that queue, and that would stop the channel. Without, it goes where either all or
+        nothing is answered.
 
         A message that is under way at `max_losses` losses of the connection (None: any number) is
         given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
@@ -68,11 +81,13 @@ class Publisher:
         """
         self._link = link
         self._max_losses = max_losses
+        self._scouts = scouts
         self._suspects = asyncio.Lock()
         self._channel: AbstractChannel | None = None
         self._ticks = 0
         self._sent = 0
-        self._unconfirmed: dict[int, int] = {}  # in order of sending: the tick in which each was
+        # In order of sending: the tick in which each was, and whither.
+        self._unconfirmed: dict[int, tuple[int, Place]] = {}
         self._answered = 0  # the tick in which was sent what has been answered
         self._asking: asyncio.Task[None] | None = None
         self._asked = 0
@@ -83,11 +98,15 @@ class Publisher:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         self._channel = channel
         self._answered = self._ticks
+        if self._scouts is not None:
+            self._scouts.open(connection)
         return channel
 
     def lost(self) -> None:
         """Forget the channel; waiting publishes are sent again on the next one."""
         self._channel = None
+        if self._scouts is not None:
+            self._scouts.lost()
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
@@ -102,8 +121,9 @@ class Publisher:
         Ticks at which an alarm of the broker holds back publishes are so not counted.
         """
         self._ticks += 1
-        oldest = next(iter(self._unconfirmed.values()), self._ticks)
+        oldest, _ = next(iter(self._unconfirmed.values()), (self._ticks, None))
         times = self._link.times
+        self._tell_scouts(times.ticks(times.answer))
         most = times.ticks(times.confirm)
         if self._ticks - oldest <= most or self._ticks - self._answered <= most:
             return self._ticks - oldest > LOST_AFTER * most
@@ -111,6 +131,15 @@ class Publisher:
             self._asked = self._ticks
             self._asking = asyncio.get_running_loop().create_task(self._ask())
         return self._ticks - self._asked > times.ticks(times.answer)
+
+    def _tell_scouts(self, patience: int) -> None:
+        if self._scouts is None:
+            return
+        self._scouts.tick()
+        for sent_at, place in self._unconfirmed.values():
+            if self._ticks - sent_at <= patience:
+                break
+            self._scouts.forget(place)
 
     async def _ask(self) -> None:
         """Ask the channel for an answer that needs no queue."""
@@ -151,14 +180,13 @@ class Publisher:
         return self._link.last_error or "no answer"
 
     async def _publish(self, message: Outgoing) -> None:
-        if message.once and self._channel is None:
-            await self._link.wait_up()
-            raise BrokerUnavailable("there was no connection when it was to be sent")
-        lost_on = None
+        begun, lost_on = self._channel, None
         losses = 0
         while losses != self._max_losses:
             async with self._turn(losses):
-                channel = await self._open_channel()
+                channel = await self._open_channel(message.place)
+                if message.once and channel is not begun:
+                    raise BrokerUnavailable("the connection is not the one on which it was begun")
                 if await self._is_published(channel, message, repeated=lost_on is not None):
                     return
             if message.once:
@@ -171,12 +199,18 @@ class Publisher:
     def _turn(self, losses: int) -> AbstractAsyncContextManager[None]:
         return self._suspects if losses and self._max_losses else nullcontext()
 
-    async def _open_channel(self) -> AbstractChannel:
+    async def _open_channel(self, place: Place) -> AbstractChannel:
+        """Return the channel, once it is there and no scout is out to `place`."""
         while True:
             await self._link.wait_up()
-            if self._channel is not None:
+            if self._channel is None:
+                await asyncio.sleep(0)
+            elif (
+                (scouts := self._scouts) is None
+                or scouts.knows(place)
+                or await scouts.is_free(place)
+            ):
                 return self._channel
-            await asyncio.sleep(0)
 
     async def _is_published(
         self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
@@ -205,21 +239,44 @@ class Publisher:
         self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
     ) -> None:
         self._sent = number = self._sent + 1
-        self._unconfirmed[number] = sent_at = self._ticks
+        self._unconfirmed[number] = self._ticks, message.place
+        properties = message.properties(repeated=repeated)
         try:
-            await channel.basic_publish(
-                message.body,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                properties=message.properties(repeated=repeated),
-                mandatory=message.mandatory,
+            if self._scouts is None or self._scouts.knows(message.place):
+                await self._send(channel, message, properties)
+                return
+            await self._scouts.send(
+                message.place, lambda scout: _basic_publish(scout, message, properties)
             )
-            self._answered = max(self._answered, sent_at)
-        except aiormq.exceptions.DeliveryError:  # refused, or bound to nothing
-            self._answered = max(self._answered, sent_at)
-            raise
         finally:
             del self._unconfirmed[number]
+
+    async def _send(
+        self, channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
+    ) -> None:
+        sent_at, scouts = self._ticks, self._scouts
+        try:
+            await _basic_publish(channel, message, properties)
+        except aiormq.exceptions.DeliveryError as error:  # refused, or bound to nothing
+            self._answered = max(self._answered, sent_at)
+            if scouts is not None and isinstance(error, aiormq.exceptions.PublishError):
+                scouts.forget(message.place)
+            raise
+        self._answered = max(self._answered, sent_at)
+        if scouts is not None:
+            scouts.learn(message.place)
+
+
+async def _basic_publish(
+    channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
+) -> None:
+    await channel.basic_publish(
+        message.body,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        properties=properties,
+        mandatory=message.mandatory,
+    )
 
 
 def _refused(message: Outgoing, *, unroutable: bool) -> PublishRefused:

@@ -1,4 +1,4 @@
-"""What waits in a lane whose agents are all gone ends when its time is over, whoever sent it."""
+"""What waits in a lane whose agents are gone, or busy, ends when its time is over."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
-from dying import kill, mortal, revive
+from dying import SLOTS, kill, mortal, revive
 from maniple import topology
 from maniple.local.cluster import Cluster
 from maniple.service.consul import Consul
@@ -14,8 +14,10 @@ from outsider import Outsider
 from waiting import wait_until
 
 CAPABILITY = "test.double"
+SLOW = "test.slow"
 TTL = 2.0
 PROMISED = 5.0  # seconds after its deadline within which a task ends
+BUSY = 40.0  # seconds for which each agent is
 HOUR = 3600
 
 pytestmark = pytest.mark.timeout(240)
@@ -31,10 +33,10 @@ async def is_marked(cluster: Cluster, lane: str) -> bool:
         consul.close()
 
 
-def waiting(url: str) -> int:
+def waiting(url: str, capability: str = CAPABILITY) -> int:
     """Return how many messages are in the lane."""
     connection: Any = BlockingConnection(pika.URLParameters(url))
-    lane, _ = topology.lane_queues(CAPABILITY)
+    lane, _ = topology.lane_queues(capability)
     found = connection.channel().queue_declare(lane.name, passive=True)
     connection.close()
     return int(found.method.message_count)
@@ -67,3 +69,23 @@ async def test_a_task_ends_in_time_in_a_lane_whose_agents_are_gone(
             assert (end["status"], end["error"]["code"]) == ("expired", "deadline_exceeded")
             assert long not in outsider.replies
         assert outsider.wait(long, seconds=60)[0]["output"] == 4
+
+
+async def test_a_task_ends_in_time_behind_long_ones_and_the_others_run_as_if_nothing_were(
+    trio: Cluster,
+) -> None:
+    info, agents = trio.ready_info(), len(trio.of_service("agent"))
+    with Outsider(info["broker_url"]) as outsider:
+        for _ in range(agents):
+            assert outsider.ask(SLOW, {"payload": 0.2})["output"] == 0.2
+        busy = [outsider.send(SLOW, {"payload": BUSY}) for _ in range(agents * SLOTS)]
+        await wait_until(lambda: waiting(info["operator_url"], SLOW) == 0)
+        others = [outsider.send(SLOW, {"payload": 0.2, "ttl": HOUR}) for _ in range(20)]
+        short = outsider.send(SLOW, {"payload": 0.2, "ttl": TTL})
+        (end,) = outsider.wait(short, seconds=TTL + 2 * PROMISED)
+        assert (end["status"], end["error"]["code"]) == ("expired", "deadline_exceeded")
+        # It has not come to its turn: what it waited behind goes on.
+        assert not any(one in outsider.replies for one in (*busy, *others))
+        ends = [outsider.wait(one, seconds=2 * BUSY)[0] for one in (*busy, *others)]
+        assert [end["status"] for end in ends] == ["succeeded"] * len(ends)
+        assert {(end["attempt"], end["lost"]) for end in ends} == {(1, 0)}

@@ -28,8 +28,8 @@ from maniple.service.broker import ControlPlane, prepare_broker
 from maniple.service.health import Health
 from maniple.service.names import CONTROL_DROPPED, RECONNECTS
 from maniple.service.telemetry import Metrics
-from maniple.topology import CONTROL, EVENTS, HEARTBEATS
-from rabbitmqctl import Installed, close_connection
+from maniple.topology import CONTROL, EVENTS, HEARTBEATS, request_queue
+from rabbitmqctl import Installed, close_connection, suspended
 from scraping import counted
 from waiting import wait_until
 
@@ -103,6 +103,25 @@ async def test_what_cannot_be_decoded_and_handlers_that_fail_stop_nobody(url: st
         await wait_until(lambda: heard == [2])
         for reason in ("undecodable", "handler"):
             assert counted(metrics, CONTROL_DROPPED, reason=reason) == 1
+
+
+async def test_what_asks_a_service_whose_queue_is_silent_is_heard_all_the_same(
+    servers: LocalServers, url: str
+) -> None:
+    """RabbitMQ stops the channel that publishes there first."""
+    queue = request_queue("policy").name
+    async with planes(url) as (service, agent):
+        heard: list[int] = []
+        await service.subscribe(HEARTBEATS, (), Heartbeat, lambda one: heard.append(one.sequence))
+        broker = servers.rabbitmq
+        async with suspended(Installed(broker), broker.environment, queue):
+            for _ in range(2):
+                with pytest.raises((RequestTimeout, BrokerUnavailable)):
+                    await agent.request("policy", "any", timeout=0.5)
+            for number in range(10):
+                await agent.heartbeat(beat(number))
+            await wait_until(lambda: heard == list(range(10)))
+        assert agent.reconnects == 0
 
 
 async def test_many_requests_are_under_way_at_once(url: str) -> None:

@@ -57,6 +57,10 @@ def reconnects(cluster: Cluster) -> float:
     return scrape(cluster.processes)[sample_name(RECONNECTS)]
 
 
+def reconnects_of(process: ServiceProcess) -> float:
+    return scrape([process])[sample_name(RECONNECTS)]
+
+
 async def echo(outsider: Outsider, count: int) -> None:
     """Have so many tasks run on a lane that answers."""
     sent = [outsider.send("test.double", {"payload": number}) for number in range(count)]
@@ -146,6 +150,48 @@ async def test_a_dispatcher_that_starts_while_one_of_its_queues_is_silent_dispat
             await echo(outsider, ECHOES)
         await wait_until(lambda: names_it(dispatcher, queue), 40)
     await wait_until(lambda: is_well(dispatcher), 60)
+
+
+async def test_a_dispatcher_that_has_never_published_to_a_silent_lane_serves_the_others(
+    one: Cluster, broker: Installed
+) -> None:
+    """A channel stands that publishes there first."""
+    info, (dispatcher,) = one.ready_info(), one.of_service("dispatcher")
+    queue = topology.lane_queues(STUCK)[0].name
+    async with mortal(dispatcher):
+        with Outsider(info["broker_url"]) as outsider:
+            async with suspended(broker, info["environment"], queue):
+                await kill(dispatcher)
+                await revive(dispatcher)
+                stuck = [outsider.send(STUCK, {"payload": [n]}) for n in range(ECHOES)]
+                await echo(outsider, ECHOES)
+                assert reconnects_of(dispatcher) == 0
+                assert not any(one_of_them in outsider.replies for one_of_them in stuck)
+            ends = [outsider.wait(one_of_them, seconds=90)[0] for one_of_them in stuck]
+            assert [end["output"] for end in ends] == list(range(ECHOES))
+    await wait_until(lambda: is_well(dispatcher), 60)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_silent_queue_of_replies_costs_no_others_theirs(
+    one: Cluster, broker: Installed, known: bool
+) -> None:
+    info = one.ready_info()
+    with Outsider(info["broker_url"]) as outsider, Outsider(info["broker_url"]) as other:
+        queue = f"replies-{'known' if known else 'new'}"
+        quorum = {"x-queue-type": "quorum"}
+        other.channel.queue_declare(queue, durable=True, arguments=quorum)
+        other.channel.basic_consume(queue, other._heard, auto_ack=True)
+        if known:
+            assert other.ask("test.double", {"payload": 4}, reply_to=queue)["output"] == 8
+        await echo(outsider, 4)
+        before = reconnects(one)
+        async with suspended(broker, info["environment"], queue):
+            asked = [other.send("test.double", {"payload": n}, reply_to=queue) for n in range(40)]
+            await echo(outsider, ECHOES)
+            assert reconnects(one) == before
+        ends = [other.wait(one_of_them, seconds=60)[0] for one_of_them in asked]
+        assert [end["output"] for end in ends] == [2 * number for number in range(40)]
 
 
 @pytest.mark.parametrize("service", ["registry", "policy"])

@@ -1,16 +1,18 @@
 """When tasks that wait in lanes are over, and which lanes are to be turned over for it. Pure.
 
-An agent ends a task that is over when it takes it. Where there is no agent a dispatcher turns the
-lane over: it takes what waits, ends what is over and puts the rest back. That costs as much as the
-lane is long, so it is done only
+An agent ends a task that is over when it takes it. Where there is no agent, or all are busy with
+long tasks, a dispatcher turns the lane over: it takes what waits, ends what is over and puts the
+rest back. That costs as much as the lane is long, so it is done only
 
 - when a deadline has passed of something that this dispatcher has put there, or
 - once by the dispatcher that owns the lane, when agents have been there since the last time, or a
   dispatcher has left: then nobody may know what is in there.
 
 And only when two looks in a row have found messages and no consumer: agents that are about to come
-back find their tasks where they were. RabbitMQ shows nothing at all of a queue that does not
-answer: such a lane is left alone, and looked at again.
+back find their tasks where they were. Or three have found messages and consumers, of whom none has
+taken any between them: fewer wait if one has, or agents have told of something that ended in that
+lane. A lane that moves is left to its agents. RabbitMQ shows nothing at all of a queue that does
+not answer: such a lane is left alone, and looked at again.
 """
 
 import math
@@ -26,6 +28,8 @@ from maniple.topology import lane_queues
 MOST_LANES = 4096
 MOST_DUE = 500
 MOST_SLOW = 50  # looks at once, of those that nothing presses
+MOST_READ = 10_000  # messages of a lane that is turned over though agents read it
+REST = 4  # times as long as that took it is left alone then
 LOOKS = 2
 SOON = 6  # looks in which somebody is to begin, also where all dispatchers have just started
 MINUTE, HOUR = 60, 3600
@@ -91,8 +95,16 @@ class Place:
     """When that was last seen (seconds, the cluster's time)."""
     stirred: bool = True
     """There may be something in it of which nobody knows the deadline."""
+    forgotten: bool = True
+    """The same, and agents have not put it there: a dispatcher that is gone may have."""
+    read: bool = False
+    """There were consumers at the last look, or at that for which it is turned over."""
+    ready: int = 0
+    """Messages that waited at the last look."""
+    moved: bool = True
+    """Since then something has ended in its lane."""
     idle: int = 0
-    """Looks in a row that found messages and no consumer."""
+    """Looks in a row that found messages, and nobody who takes them."""
     turning: bool = False
     began: float = 0.0
     """When that was (seconds, the cluster's time)."""
@@ -151,6 +163,12 @@ class LaneDeadlines:
                     place.stirred = True
                     place.look_at = min(place.look_at, 0.0)
 
+    def move(self, lane: str) -> None:
+        """Take that a task of this lane has ended with an agent: it has taken another, or will."""
+        known = self._lanes.get(lane)
+        for place in known.places if known is not None else ():
+            place.moved = True
+
     def learn(self, lanes: Iterable[str]) -> None:
         """Take that there are these lanes."""
         for lane in lanes:
@@ -172,10 +190,14 @@ class LaneDeadlines:
         self.wall = wall
         if self._others - others:
             self.stir(self._lanes)
+            for place in self._places.values():
+                place.forgotten = True
         self._others = others
         for lane in self._lanes.values():
             if lane.deadlines.pass_until(wall):
                 for place in lane.places:
+                    if not place.due:
+                        place.ready, place.moved = 0, False  # what counts is what it does now
                     place.due, place.passed = True, wall
                     place.look_at = min(place.look_at, now)
 
@@ -192,24 +214,34 @@ class LaneDeadlines:
     def see(self, place: Place, ready: int, consumers: int, now: float) -> bool:
         """Take a look at a queue; tell whether it is to be turned over now."""
         place.stirred = place.stirred or consumers > 0
+        moved, place.moved = place.moved or ready < place.ready, False
+        place.ready = ready
         if place.turning:
             self._turns[place.queue] = (place.began, False)
-            place.consumed = place.consumed or consumers > 0
+            place.consumed = place.consumed or (consumers > 0 and not place.read)
             place.look_at = now + self.times.look
             return False
         # Nothing and nobody may mean that the queue does not answer.
         place.due = place.due and (ready > 0 or not consumers)
-        waits = ready > 0 and not consumers
+        if place.read != (consumers > 0):
+            place.read, place.idle = consumers > 0, 0
+        waits = ready > 0 and not (place.read and moved)
         place.idle = place.idle + 1 if waits else 0
         is_owned = self.owns(place.lane)
-        wanted = place.due or (place.stirred and is_owned)
-        if waits and (wanted or place.idle < SOON):
+        wanted = self._is_wanted(place, is_owned=is_owned)
+        if waits and (wanted or (place.idle < SOON and not place.read)):
             place.look_at = now + self.times.look
         else:
             place.look_at = now + self.times.every if place.due or place.stirred else NEVER
         # The others hear of it when the owner has begun.
-        looks = LOOKS if is_owned else LOOKS + 1
+        looks = LOOKS + (not is_owned) + place.read
         return wanted and place.idle >= looks and now >= place.not_before
+
+    @staticmethod
+    def _is_wanted(place: Place, *, is_owned: bool) -> bool:
+        if not place.read:
+            return place.due or (place.stirred and is_owned)
+        return place.ready <= MOST_READ and (place.due or (place.forgotten and is_owned))
 
     def hear(self, turns: Mapping[str, Turn], now: float) -> None:
         """Take which queues another dispatcher turns over, or has: twice would do no harm."""
@@ -237,18 +269,18 @@ class LaneDeadlines:
         """Take that a queue is turned over from now on; what happens meanwhile counts anew."""
         place.turning, place.began = True, self.wall
         self._turns[place.queue] = (place.began, False)
-        place.due = place.stirred = place.consumed = False
+        place.due = place.stirred = place.forgotten = place.consumed = False
         place.idle = 0
 
     def end(self, place: Place, now: float, seconds: float, *, whole: bool) -> None:
         """Take that this took so many seconds, and whether all that was there has been taken.
 
-        A long lane is turned over half of the time at most.
+        A long lane is turned over half of the time at most, and less where agents read it.
         """
         place.turning, place.failures = False, 0
         self._turns[place.queue] = (place.began, whole)
         place.due = place.due or not whole
-        place.not_before = now + seconds
+        place.not_before = now + seconds * (REST if place.read else 1)
         place.look_at = now + self.times.look if place.due or place.stirred else NEVER
 
     def fail(self, place: Place, now: float) -> None:
