@@ -141,7 +141,7 @@ def test_what_has_ended_is_not_admitted() -> None:
     assert Scene(ended("1")).submitted(Before.DELIVERED, LIMITED) is None
 
 
-@pytest.mark.parametrize("found", [*Missing, ADMITTED], ids=str)
+@pytest.mark.parametrize("found", [*Missing, ADMITTED], ids=["unrecorded", "unread", "admitted"])
 async def test_what_has_no_end_goes_onward(found: Found) -> None:
     scene = Scene(found)
     await scene.comes()
@@ -184,7 +184,11 @@ async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
     assert (scene.delivery.acked, scene.delivery.rejected) == (0, 1)
 
 
-@pytest.mark.parametrize("found", [ended("1"), accepted("1"), Missing.UNRECORDED], ids=str)
+@pytest.mark.parametrize(
+    "found",
+    [ended("1"), accepted("1"), Missing.UNRECORDED],
+    ids=["ended", "accepted", "unrecorded"],
+)
 async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_its_lane(
     found: Found,
 ) -> None:
