@@ -336,7 +336,7 @@ def kill_under_limit(*, all_of_them: bool) -> Injection:
         match = {"capability": SPLIT, "tenant": tenant}
         victims = scene.cluster.of_service(DISPATCHER) if all_of_them else []
         first = keys[:LIMIT] if all_of_them else keys
-        async with scene.world.policy("rate_limit", "limited", spec, match=match):
+        async with scene.world.policy("rate_limit", tenant, spec, match=match):
             async with asyncio.TaskGroup() as group:
                 submit = partial(client.submit, SPLIT, LASTS, tenant=tenant, ttl=LIMITED_TTL)
                 for key in first:
