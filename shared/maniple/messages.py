@@ -244,7 +244,7 @@ class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskAdmitted(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The record that a rate limit does not end a task (`task.admitted`).
+    """The record that a rate limit does not end a task.
 
     It is there before the task goes to a lane or to wait, which may fail yet; of a task under no
     rate limit there is none. One that is `owing` waits, and has yet to pass its limit.

@@ -68,7 +68,7 @@ EXCHANGES: Final = (
 BATCH_KEY: Final = "batch"
 ACCEPTED_KEY: Final = "task.accepted"
 RUNNING_KEY: Final = "task.running"
-ADMITTED_KEY: Final = "task.admitted"
+ADMITTED_KEY: Final = "maniple.admitted"  # of `maniple.results`, of which the records have all
 MARK_KEY: Final = "maniple.mark"  # of what shows a reader of the records that it has all
 RESERVED_PREFIX: Final = "maniple."
 REPLY_PREFIX: Final = "maniple.replies."
@@ -139,7 +139,6 @@ RECORDS: Final = Queue(
     _stream(RECORDS_AGE, 50_000_000_000),
     (
         (RESULTS.name, "#"),
-        (EVENTS.name, ADMITTED_KEY),
         (EVENTS.name, ACCEPTED_KEY),
         (EVENTS.name, RUNNING_KEY),
         (EVENTS.name, "agent.#"),

@@ -28,7 +28,7 @@ from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple_dispatcher.again import Again
 from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.lookups import Found, Lookups, Missing, Search, Then
+from maniple_dispatcher.lookups import Lookups, Search, Then
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 
@@ -58,7 +58,7 @@ RUNNING = TaskRunning(id="1", capability="a.task", attempt=1, agent="a", started
 class Known(Lookups):
     """Lookups that are answered at once, by what they are made with."""
 
-    def __init__(self, record: Found) -> None:
+    def __init__(self, record: Record | None) -> None:
         self.record = record
         self.asked: list[TaskKey] = []
         self.since = 0.0
@@ -72,7 +72,7 @@ class Known(Lookups):
 class Scene:
     """A task that is delivered again."""
 
-    def __init__(self, record: Found) -> None:
+    def __init__(self, record: Record | None) -> None:
         self.publisher, self.delivery = FakePublisher(), Delivery()
         self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
         gate: Any = self
@@ -122,27 +122,26 @@ AS_IT_CAME = [
 def test_what_has_no_record_is_as_new_where_one_is_written_before_it_leaves(
     before: Before, resolved: Resolved, becomes: Before
 ) -> None:
-    assert Scene(Missing.UNRECORDED).submitted(before, resolved) is becomes
+    assert Scene(None).submitted(before, resolved) is becomes
 
 
-@pytest.mark.parametrize("found", [Missing.UNREAD, ADMITTED], ids=["unread", "admitted"])
 @pytest.mark.parametrize("before", [Before.DELIVERED, Before.BOTH])
-def test_what_may_have_been_charged_is_not_as_new(found: Found, before: Before) -> None:
-    assert Scene(found).submitted(before, LIMITED) is before
+def test_what_was_charged_is_not_charged_again(before: Before) -> None:
+    assert Scene(ADMITTED).submitted(before, LIMITED) is Before.DELIVERED
 
 
 @pytest.mark.parametrize("before", [Before.DELIVERED, Before.BOTH])
 def test_what_waited_and_had_yet_to_pay_has_to_pay(before: Before) -> None:
     owing = TaskAdmitted(id="1", capability="a.task", owing=True)
-    assert Scene(owing).submitted(before, LIMITED) is Before.SAID
+    assert Scene(owing).submitted(before, LIMITED) is Before.BOTH
 
 
 def test_what_has_ended_is_not_admitted() -> None:
     assert Scene(ended("1")).submitted(Before.DELIVERED, LIMITED) is None
 
 
-@pytest.mark.parametrize("found", [*Missing, ADMITTED], ids=["unrecorded", "unread", "admitted"])
-async def test_what_has_no_end_goes_onward(found: Found) -> None:
+@pytest.mark.parametrize("found", [None, ADMITTED], ids=["nothing", "admitted"])
+async def test_what_has_no_end_goes_onward(found: Record | None) -> None:
     scene = Scene(found)
     await scene.comes()
     assert (scene.known.asked, scene.onward) == ([KEY], ["1"])
@@ -174,7 +173,7 @@ async def test_what_is_in_its_lane_is_settled_unless_it_came_back_from_there(
 
 
 async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
-    scene = Scene(Missing.UNRECORDED)
+    scene = Scene(None)
     source = Settlement(scene.delivery, 1)  # type: ignore[arg-type]  # a fake
 
     def fails(*_: object) -> None:
@@ -186,18 +185,18 @@ async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
 
 @pytest.mark.parametrize(
     "found",
-    [ended("1"), accepted("1"), Missing.UNRECORDED],
+    [ended("1"), accepted("1"), None],
     ids=["ended", "accepted", "unrecorded"],
 )
 async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_its_lane(
-    found: Found,
+    found: Record | None,
 ) -> None:
     known, fleet = Known(found), SimpleNamespace()
     scene = GateWithFakes([], fleet, lookups=known)
     task = envelope("1", again=True, waits=1, reply_to="theirs", deadline=NOW)
     await scene.bring_back(replace(task, submitted_at=NOW - HOUR))
     results = [one for m in scene.publisher.to("maniple.results") for one in decode_results(m.body)]
-    expires = found is Missing.UNRECORDED
+    expires = found is None
     assert [one.status for one in results] == [Status.EXPIRED] * expires
     assert known.since == HOUR.total_seconds()
 
@@ -251,3 +250,12 @@ async def test_it_ends_at_its_own_mark_and_no_other() -> None:
         search.decode(mark.type, mark.body, 0)
         await search.take(Batch((), 1))
         assert search.ended.is_set() == over
+
+
+async def test_ids_of_all_lengths_are_found_and_what_is_longer_costs_nothing() -> None:
+    longest = "\u0001" * 128  # six bytes each, as it is written
+    search = Search([TaskKey("default", longest)])
+    payload = b'{"id":"' + b"a" * 1_000_000 + b'"}'
+    body = b'[{"id":"x","capability":"c","status":"succeeded","output":%b}]' % payload
+    assert not search.decode(RESULTS_TYPE, body, 0)
+    assert await found(search, (RESULTS_TYPE, [ended(longest)]))

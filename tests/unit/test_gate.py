@@ -188,8 +188,8 @@ def test_what_a_dispatcher_had_is_not_charged_again() -> None:
         (True, Before.UNKNOWN, 1),
         (None, Before.UNKNOWN, 1),
         (False, Before.UNKNOWN, 0),  # its end is on record
-        (True, Before.SAID, 0),
-        (True, Before.DELIVERED, 0),
+        (True, Before.SAID, 1),
+        (True, Before.DELIVERED, 1),
     ],
 )
 def test_what_a_limit_does_not_end_is_on_record_before_it_goes(

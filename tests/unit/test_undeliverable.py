@@ -12,12 +12,15 @@ from pamqp import commands
 
 from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import is_refusal, member_id, refusal_id
-from maniple.messages import Result
+from maniple.messages import Result, Status, TaskAccepted, TaskAdmitted
+from maniple.records import Record, TaskKey
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple_dispatcher import dead
+from maniple_dispatcher.again import Again
 from maniple_dispatcher.dead import Undeliverable
+from maniple_dispatcher.lookups import Lookups, Then
 from maniple_dispatcher.traces import Traces
 from work_with_fakes import NOW, FakePublisher
 
@@ -38,21 +41,39 @@ class Delivery(SimpleNamespace):
         self.acked += 1
 
 
+class Known(Lookups):
+    """Lookups that are answered at once."""
+
+    def __init__(self, record: Record | None) -> None:
+        self.record = record
+        self.asked: list[str] = []
+
+    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
+        del since
+        self.asked.append(key.id)
+        then(self.record)
+
+
 async def told(
-    body: bytes, routing_key: str = SUBMIT, reason: str = "delivery_limit"
+    body: bytes,
+    routing_key: str = SUBMIT,
+    reason: str = "delivery_limit",
+    known: Lookups | None = None,
 ) -> tuple[list[Result], list[Result]]:
     """Return what is recorded of one message, and what its sender is answered."""
     publisher, delivery = FakePublisher(), Delivery(body, routing_key, reason)
     metrics = Metrics()
     results = ResultOutlet(publisher, metrics, replier=publisher)
     traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
-    taker: Any = Undeliverable(results, metrics, lambda: NOW, traces=traces)
+    gate: Any = None
+    again = Again(known, gate, results) if known else None
+    taker: Any = Undeliverable(results, metrics, lambda: NOW, traces=traces, again=again)
     taker.take(delivery)
     await results.drain()
     assert delivery.acked == 1
     recorded = [r for m in publisher.to("maniple.results") for r in decode_results(m.body)]
     answered = [m for m in publisher.to("") if m.routing_key == "theirs"]
-    assert len(answered) == len(recorded)
+    assert len(answered) == len(recorded)  # one is answered by what is recorded
     return recorded, [r for m in answered for r in decode_results(m.body)]
 
 
@@ -118,3 +139,36 @@ async def test_whatever_goes_wrong_the_sender_is_told(monkeypatch: pytest.Monkey
         monkeypatch.setattr(dead, name, broken)
         (result,) = await ends(b"{}", key)
         assert (result.id, result.status) == (MESSAGE, "rejected")
+
+
+GOOD, BAD = b'{"id":"mine"}', b'{"id":"mine","x":1}'
+ENDED = Result(id="mine", capability="text.stats", status=Status.SUCCEEDED)
+ACCEPTED = TaskAccepted(
+    id="mine",
+    capability="text.stats",
+    lane="text.stats",
+    submitted_at=NOW,
+    dispatched_at=NOW,
+    deadline=NOW,
+)
+
+
+@pytest.mark.parametrize("record", [ENDED, ACCEPTED], ids=["ended", "accepted"])
+async def test_what_expired_and_is_known_to_be_elsewhere_is_not_told_of(record: Record) -> None:
+    recorded, answered = await told(GOOD, reason="expired", known=Known(record))
+    assert (recorded, answered) == ([], [])
+
+
+@pytest.mark.parametrize("record", [None, TaskAdmitted(id="mine", capability="text.stats")])
+async def test_what_may_have_left_a_dispatcher_expires_under_an_id_of_its_own(
+    record: Record | None,
+) -> None:
+    recorded, answered = await told(GOOD, reason="expired", known=Known(record))
+    assert [is_refusal(one.id) for one in recorded] == [record is not None]
+    assert [(one.id, one.status) for one in answered] == [("mine", "expired")]
+
+
+async def test_bad_input_has_nobody_looked_up() -> None:
+    known = Known(ENDED)
+    recorded, _ = await told(BAD, reason="expired", known=known)
+    assert (known.asked, [is_refusal(one.id) for one in recorded]) == ([], [True])

@@ -6,6 +6,7 @@ import pytest
 
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.messages import Result, Status
+from maniple.service import outlets
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.transport import Outgoing
@@ -19,11 +20,13 @@ class Losing(FakePublisher):
     """Loses its connection `losses` times, before it confirms."""
 
     losses = 0
+    refused = 0
 
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         if message.once and self.losses:
             self.losses -= 1
             raise BrokerUnavailable("lost")
+        self.refused += message.routing_key in self.full
         await super().publish(message, timeout=timeout)
 
 
@@ -73,3 +76,20 @@ async def test_what_comes_again_to_somebody_is_neither_recorded_nor_told(losses:
     await wait_until(lambda: bool(scene.told))
     assert scene.sent == []
     assert [type(one) for one in scene.told] == [BrokerUnavailable]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_record_that_is_refused_is_tried_again_only_while_its_source_is_ours(
+    alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlets, "REFUSED_PAUSE", 0.0)
+    scene = Scene()
+    scene.publisher.full = {"a.task"}
+    scene.refuse(None)
+    await wait_until(lambda: scene.publisher.refused > 1)
+    scene.alive = alive
+    if alive:
+        scene.publisher.full.clear()
+    await wait_until(lambda: bool(scene.told))
+    assert scene.sent == ["maniple.results"] * alive
+    assert [error is None for error in scene.told] == [alive]

@@ -5,19 +5,20 @@ from functools import partial
 
 from maniple.codec import encode
 from maniple.messages import Envelope, Result, TaskAdmitted
-from maniple.records import TaskKey
+from maniple.records import Record, TaskKey
 from maniple.service.done import Done, as_ours
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lookups import Found, Lookups, Missing
+from maniple_dispatcher.lookups import Lookups
 from maniple_dispatcher.members import Onward
 
 To = tuple[str | None, str | None]
 """A reply's address and correlation."""
-GoOn = Callable[[Found], None]
+NOBODY: To = (None, None)
+GoOn = Callable[[Record | None], None]
 """What is done with a task that has not ended; told what is known of it."""
 
 
@@ -60,7 +61,10 @@ class Again:
         self._lookups.ask(key, then, since)
 
     def look(self, key: TaskKey, to: To, done: Done, go_on: GoOn) -> None:
-        """Answer `to` how a task has ended, or leave it in its lane; or else `go_on`."""
+        """Answer `to` how a task has ended, or leave it in its lane; or else `go_on`.
+
+        Who may only claim its id is not answered: then nobody is in `to`.
+        """
         accepted = False
         self._lookups.ask(key, partial(self._found, to, done, go_on, accepted))
 
@@ -70,12 +74,14 @@ class Again:
         resolved: Resolved,
         source: Settlement,
         before: Before,
-        found: Found,
+        found: Record | None,
     ) -> None:
-        if found is Missing.UNRECORDED and resolved.rate_limit is not None:
-            before = Before.SAID if before is Before.BOTH else Before.UNKNOWN
-        elif isinstance(found, TaskAdmitted) and found.owing:
-            before = Before.SAID
+        if resolved.rate_limit is not None:
+            if found is None:  # it never left
+                before = Before.SAID if before is Before.BOTH else Before.UNKNOWN
+            else:
+                owes = isinstance(found, TaskAdmitted) and found.owing
+                before = Before.BOTH if owes else Before.DELIVERED
         self._gate.admit(envelope, resolved, source, before)
 
     def _found(
@@ -84,12 +90,12 @@ class Again:
         done: Done,
         go_on: GoOn,
         accepted: bool,  # noqa: FBT001 - given by position
-        found: Found,
+        found: Record | None,
     ) -> None:
         try:
             if isinstance(found, Result):
                 self._answer(found, to, done)
-            elif isinstance(found, Missing | TaskAdmitted) or accepted:
+            elif found is None or isinstance(found, TaskAdmitted) or accepted:
                 go_on(found)
             else:
                 done(None)

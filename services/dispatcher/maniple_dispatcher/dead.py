@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from maniple.codec import decode_members, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.identifiers import new_id
+from maniple.identifiers import is_refusal, new_id, refusal_id
 from maniple.messages import Envelope, Status, Task, without_room
-from maniple.records import TaskKey
+from maniple.records import Record, TaskKey
 from maniple.remnants import remnant_of
 from maniple.service.done import Done
 from maniple.service.names import DEAD_LETTERS
@@ -23,7 +23,7 @@ from maniple.service.settlement import Settlement
 from maniple.service.telemetry import OTHER, Metrics
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple.transport import Delivery
-from maniple_dispatcher.again import Again
+from maniple_dispatcher.again import NOBODY, Again
 from maniple_dispatcher.domain.admission import (
     UNKNOWN,
     Arrival,
@@ -141,13 +141,18 @@ class Undeliverable:
 
     def _expire(self, refusal: Refusal, arrival: Arrival, done: Done) -> None:
         """Tell that the time of a task was over, unless a dispatcher had it, too, before that."""
-        tell_it = partial(self._refuse, refusal, arrival, done)
-        if self._again is None:
-            tell_it()
+        if self._again is None or is_refusal(refusal.record.id):  # bad input has no claim
+            self._refuse(refusal, arrival, done)
             return
         key = TaskKey(refusal.answer.tenant, refusal.answer.id)
-        to = arrival.reply_to, arrival.correlation_id
-        self._again.look(key, to, done, lambda _: tell_it())
+        self._again.look(key, NOBODY, done, partial(self._end, refusal, arrival, done))
+
+    def _end(self, refusal: Refusal, arrival: Arrival, done: Done, found: Record | None) -> None:
+        """End a task that expired, under its id only if it never left a dispatcher."""
+        if found is not None:
+            own = refusal_id(arrival.message_id or new_id(), None)
+            refusal = Refusal(replace(refusal.record, id=own), refusal.answer)
+        self._refuse(refusal, arrival, done)
 
 
 def _unreadable(arrival: Arrival) -> Refusal:

@@ -93,7 +93,7 @@ class Gate:
         if before is not Before.UNKNOWN:
             self._admit_again(envelope, resolved, source, before)
         elif resolved.guarded:
-            self._begin(Going(envelope, resolved, source))
+            self._begin(Going(envelope, resolved, source, submitted=True))
         else:
             self._lanes.send(envelope, source)
 
@@ -118,11 +118,12 @@ class Gate:
         One that a dispatcher had is charged nothing, for it may have been. One of which only its
         sender says so is: or it would say so to pass.
         """
-        owes = before is Before.SAID and resolved.rate_limit is not None
-        envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes, again=True)
+        again = before is not Before.SAID  # or its sender could have us look for it
+        owes = before in {Before.SAID, Before.BOTH} and resolved.rate_limit is not None
+        envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes, again=again)
         if resolved.route is not None:
             envelope = routed(resolved.route, envelope)
-        going = Going(envelope, resolved, source, returned=True)
+        going = Going(envelope, resolved, source, returned=True, submitted=True)
         if owes:
             self._limit(going)
         elif resolved.guarded:
@@ -260,7 +261,8 @@ class Gate:
         record never left, and is as new. So what is not ours any more must not leave: another may
         have ended it by now.
         """
-        if going.returned or not (going.fell or going.resolved.rate_limit is not None):
+        limited = going.fell or going.resolved.rate_limit is not None
+        if not (going.submitted and limited):
             go()
         elif going.source.alive:
             self._lanes.admitted(going.envelope, going.source, partial(self._left, going, go))
@@ -279,7 +281,7 @@ class Gate:
                 self._drop(going)
         except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
             _log.exception("a task cannot be brought on its way")
-            self._hold_failed(replace(going, returned=True))
+            self._hold_failed(replace(going, submitted=False))
 
     # --- asking --------------------------------------------------------------------------
 
@@ -412,7 +414,7 @@ class Gate:
             retry=resolved.retry,
             policies={**envelope.policies, **resolved.versions},
         )
-        self._begin(Going(envelope, resolved, going.source, fell=True))
+        self._begin(Going(envelope, resolved, going.source, submitted=True, fell=True))
 
     def _accept(self, going: Going, refusal: Refusal) -> None:
         """Answer that the task is accepted, and let it ask again when there may be room."""

@@ -20,6 +20,8 @@ class Going(Struct, frozen=True):
     source: Settlement
     returned: bool = False
     """It comes back from a wait: it is not to end for being refused."""
+    submitted: bool = False
+    """It comes from a submission, new or not."""
     fell: bool = False
     """It is here instead of another capability that refused it."""
     room: Limit | None = None

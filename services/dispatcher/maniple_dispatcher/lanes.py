@@ -36,7 +36,16 @@ from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.under_way import Key, Ticket, UnderWay
 from maniple.timings import Queues
-from maniple.topology import ACCEPTED_KEY, ADMITTED_KEY, AGENTS, EVENTS, LANES, Exchange, lane_key
+from maniple.topology import (
+    ACCEPTED_KEY,
+    ADMITTED_KEY,
+    AGENTS,
+    EVENTS,
+    LANES,
+    RESULTS,
+    Exchange,
+    lane_key,
+)
 from maniple.transport import Publisher
 from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.affinity import Roster
@@ -144,7 +153,7 @@ class Lanes:
             .patient(RECORD_PATIENCE)
             .measured(metrics)
         )
-        self._admissions = Outlet(publisher, EVENTS, ADMITTED_TYPE, insist=True).measured(metrics)
+        self._admissions = Outlet(publisher, RESULTS, ADMITTED_TYPE, insist=True).measured(metrics)
         self._results = results
         self._metrics = metrics
         self._clock = clock
@@ -303,7 +312,7 @@ class Lanes:
             going = ticket.item
             self._arrived(going)
             # A queue may have it: it may run, and has its room there; the copy asks for another.
-            copy = _with(going, without_room(going.envelope))
+            copy = _with(going, replace(without_room(going.envelope), again=True))
             self._wait(copy, Waiting.UNCONFIRMED, insist=True)
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)

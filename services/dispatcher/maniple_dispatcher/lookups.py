@@ -8,8 +8,7 @@ told of it (`ResultOutlet.conclude`), and that a task is in its lane right after
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection, Sequence
-from enum import Enum
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic
 
 from maniple.codec import encode
@@ -33,23 +32,18 @@ from maniple.transport import Outgoing, Publisher
 from maniple_dispatcher.reading import reading
 
 BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
-MOST_BACK = 600.0
-LIMIT = 20.0  # seconds that one look may take; then it is as if there were no records
+MOST_BACK = 300.0
+LIMIT = 20.0  # seconds that one look may take until another one is begun
+RESTS = 2  # times as long as a look took, until the next: the loop is the tasks'
+LONGEST_REST = 5.0
+AGAIN = 1.0
 _TYPES = (ADMITTED_TYPE, ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
-_IDS = re.compile(rb'"id":"((?:[^"\\]|\\.)*)"')
+# An id has 128 characters at most; what is longer is somebody's payload.
+_IDS = re.compile(rb'"id":"((?:[^"\\]|\\.){1,768})"')
 
 
-class Missing(Enum):
-    """Why there is no record of a task."""
-
-    UNRECORDED = "unrecorded"
-    UNREAD = "unread"
-    """The records could not be read."""
-
-
-Found = Record | Missing
-Then = Callable[[Found], None]
-"""Told what the records have of a task: its end if there is one, else the last that they have."""
+Then = Callable[[Record | None], None]
+"""Told what the records have of a task: its end if there is one, else the last; None if nothing."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,26 +75,36 @@ class Lookups:
             await self._any.wait()
             self._any.clear()
             asked, self._asked = self._asked, {}
-            found, missing = await self._look(asked)
+            begun = monotonic()
+            found = await self._look(asked)
             for key, all_of_it in asked.items():
                 for then in all_of_it:
                     try:
-                        then(found.get(key, missing))
+                        then(found.get(key))
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
                         _log.exception("what came again cannot be brought on its way")
                 await asyncio.sleep(0)
+            await asyncio.sleep(min(RESTS * (monotonic() - begun), LONGEST_REST))
 
-    async def _look(self, wanted: Collection[TaskKey]) -> tuple[dict[TaskKey, Record], Missing]:
-        begun, search = monotonic(), Search(wanted)
-        try:
-            async with asyncio.timeout(LIMIT):
-                await self._read(search)
-        except (ManipleError, TimeoutError) as error:
-            self._runtime.log.warning(
-                "the records of tasks that come again are not read",
-                tasks=len(wanted),
-                reason=repr(error),
-            )
+    async def _look(self, wanted: Collection[TaskKey]) -> Mapping[TaskKey, Record]:
+        """Read until there is no more: what nobody knows of a task is no reason to end it."""
+        begun, since = monotonic(), self._since
+        self._since = 0.0
+        while True:
+            search = Search(wanted)
+            back = max(BACK + self._outage(), since) + monotonic() - begun
+            try:
+                async with asyncio.timeout(LIMIT):
+                    await self._read(search, back)
+            except (ManipleError, TimeoutError) as error:
+                self._runtime.log.warning(
+                    "the records of tasks that come again cannot be read",
+                    tasks=len(wanted),
+                    reason=repr(error),
+                )
+                await asyncio.sleep(AGAIN)
+            else:
+                break
         self._runtime.log.info(
             "tasks come again",
             tasks=len(wanted),
@@ -108,11 +112,10 @@ class Lookups:
             known=len(search.found),
             seconds=round(monotonic() - begun, 3),
         )
-        return search.found, Missing.UNRECORDED if search.ended.is_set() else Missing.UNREAD
+        return search.found
 
-    async def _read(self, search: "Search") -> None:
-        since, self._since = self._since, 0.0
-        start = f"{round(max(BACK + self._outage(), since))}s"
+    async def _read(self, search: "Search", back: float) -> None:
+        start = f"{round(back)}s"
         async with reading(
             self._runtime, "lookups", search.take, start=start, decode=search.decode
         ) as one:

@@ -263,7 +263,7 @@ class ResultOutlet:
             .measured(metrics)
         )
         self._verdicts = (
-            Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
+            Outlet(publisher, RESULTS, RESULTS_TYPE)
             .patient(RECORD_PATIENCE)
             .once()
             .telling(self._under_way.answered)
@@ -323,6 +323,8 @@ class ResultOutlet:
         def recorded(error: ManipleError | None) -> None:
             if isinstance(error, BrokerUnavailable):
                 record()
+            elif isinstance(error, PublishRefused):
+                asyncio.get_running_loop().call_later(REFUSED_PAUSE, record)
             elif error is not None or reply_to is None:
                 done(error)
             else:

@@ -73,7 +73,8 @@ class Replies:
         """Send one; `done` is called once, unless the process ends before."""
         reply = Reply(place, len(encoded) + BESIDES, done, self._told, type_, correlation_id)
         outlet, key = place
-        if place in self._late and self.kept <= REPLY_BYTES:
+        # The other half is for places that are late for the first time.
+        if place in self._late and self.kept <= REPLY_BYTES // 2:
             self._release(reply, monotonic())
         else:
             reply.ticket = self._under_way.begin(("", key), reply, monotonic())

@@ -14,14 +14,14 @@ from structlog.testing import capture_logs
 from local_servers import LocalServers
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULTS_TYPE, Result, Status, TaskAccepted
-from maniple.records import TaskKey
+from maniple.records import Record, TaskKey
 from maniple.service.runner import Runtime
 from maniple.service.telemetry import get_logger
 from maniple.timings import Timings
 from maniple.topology import ACCEPTED_KEY, EVENTS, RESULTS
 from maniple.transport import Link, Outgoing, Publisher, declare_topology
 from maniple_dispatcher import lookups
-from maniple_dispatcher.lookups import Found, Lookups, Missing
+from maniple_dispatcher.lookups import Lookups
 from waiting import wait_until
 
 NOW = datetime(2026, 11, 29, 18, 0, tzinfo=UTC)
@@ -40,7 +40,7 @@ class Scene:
             log=get_logger(),
         )
         self.lookups = Lookups(cast("Runtime", runtime), self.publisher, lambda: 0.0)
-        self.found: dict[str, list[Found]] = {}
+        self.found: dict[str, list[Record | None]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Scene"]:
@@ -81,9 +81,7 @@ class Scene:
     async def answers(self) -> list[Any]:
         """Return what kinds of record were found, or why none, once all are there."""
         await wait_until(lambda: all(self.found.values()), 30)
-        return [
-            one[0] if isinstance(one[0], Missing) else type(one[0]) for one in self.found.values()
-        ]
+        return [one[0] and type(one[0]) for one in self.found.values()]
 
 
 @pytest.fixture
@@ -104,7 +102,7 @@ async def test_what_was_just_recorded_is_found_and_what_was_not_is_known_not_to_
     await scene.accept(accepted, ended)
     await scene.end(ended)
     scene.ask(accepted, ended, unknown)
-    assert await scene.answers() == [TaskAccepted, Result, Missing.UNRECORDED]
+    assert await scene.answers() == [TaskAccepted, Result, None]
 
 
 async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) -> None:
@@ -117,15 +115,29 @@ async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) 
     assert [line["ended"] for line in lines if line["event"] == "tasks come again"] == [MANY]
 
 
-async def test_records_that_cannot_be_read_hold_up_nobody_for_ever(
+async def test_what_cannot_be_read_is_looked_up_again_until_it_can(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookups, "LIMIT", 0.0)
     (ended,) = names(1)
     await scene.end(ended)
-    scene.ask(ended)
-    assert await scene.answers() == [Missing.UNREAD]
+    with capture_logs() as lines:
+        scene.ask(ended)
+        await wait_until(lambda: any("cannot be read" in line["event"] for line in lines))
+    assert not any(scene.found.values())
     monkeypatch.undo()
-    scene.found.clear()
-    scene.ask(ended)  # and the next are answered
+    assert await scene.answers() == [Result]
+
+
+async def test_what_happened_longer_ago_is_found_if_that_is_asked_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "BACK", 0.0)
+    ended, other = names(2)
+    await scene.end(ended)
+    await asyncio.sleep(2.0)  # chunks bear the broker's time, and "0s" is now
+    await scene.end(other)
+    scene.lookups.ask(
+        TaskKey("default", ended), scene.found.setdefault(ended, []).append, since=60.0
+    )
     assert await scene.answers() == [Result]
