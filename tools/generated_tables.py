@@ -31,7 +31,7 @@ EXCHANGES = {
     "maniple.agents": "dispatchers: tasks with affinity, by agent",
     "maniple.delay": "dispatchers, agents: tasks that wait, by tier",
     "maniple.retry": "the delay tiers: tasks whose wait is over",
-    "maniple.results": "dispatchers, agents: results, by capability",
+    "maniple.results": "dispatchers, agents: results, by capability, and what was admitted",
     "maniple.replies": "dispatchers, agents: results and progress for SDK clients, by client",
     "maniple.events": "all: `task.accepted`, `agent.…`, `policy.…`",
     "maniple.heartbeats": "agents",
