@@ -25,7 +25,9 @@ DISPATCHER = "dispatcher"
 STARTED = 50
 ASKED, LIMIT = 1600, 400  # tasks of its own that a fault submits, and that a limit lets through
 REFUSED = 200  # of them, when all dispatchers are killed
-UNUSED = 0.1  # share of a limit that may die with a dispatcher, which had it to give
+KEPT_WITHIN = 2.0  # seconds after which what a limit has left is in Consul
+# Share of a limit that may die with a dispatcher: what it had been given for tasks in its hands.
+UNUSED = 0.6
 FORGIVEN = 0.1  # share that its heir may give besides, of which it was not told
 LASTS = 3.0  # seconds that each of them takes
 LIMITED_TTL, ENDED_WITHIN = 30.0, 60.0
@@ -344,6 +346,8 @@ def kill_under_limit(*, all_of_them: bool) -> Injection:
                 await scene.confirm(
                     lambda: scene.ran(keys) > STARTED, CHOICE_SECONDS, "too few were started"
                 )
+                if all_of_them:
+                    await asyncio.sleep(KEPT_WITHIN)
                 for key in keys[len(first) :]:
                     group.create_task(submit(id=key.id))
                 if all_of_them:
@@ -358,7 +362,8 @@ def kill_under_limit(*, all_of_them: bool) -> Injection:
             scene.over()
             await scene.confirm(lambda: scene.has_ended(keys), ENDED_WITHIN, "not all have ended")
         scene.incident.problems.extend(scene.refused_wrongly(keys))
-        if not LIMIT * (1 - UNUSED) <= scene.ran(keys) <= LIMIT * (1 + FORGIVEN):
+        unused = FORGIVEN if all_of_them else UNUSED
+        if not LIMIT * (1 - unused) <= scene.ran(keys) <= LIMIT * (1 + FORGIVEN):
             scene.incident.problems.append(
                 f"{scene.ran(keys)} of {ASKED} ran under a limit of {LIMIT}"
             )
