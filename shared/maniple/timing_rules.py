@@ -178,11 +178,6 @@ RULES: Final = (
         10 * ("amqp.confirm",),
         "one reply queue that is stuck would cost the connection of all",
     ),
-    Rule(
-        ("queues.patience", "queues.silence"),
-        ("queues.reply",),
-        "room would be made by dropping the replies of one queue, never of one that is silent",
-    ),
     Rule(("queues.stuck",), ("queues.most_stuck",), "a stuck lane would be tried ever more often"),
     Rule(
         ("amqp.heartbeat", "amqp.heartbeat", "amqp.heartbeat"),
