@@ -23,7 +23,8 @@ from maniple.cli.output import run
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.service.broker import ControlPlane
 from maniple.service.policy_view import PolicyView
-from policy_services import Operator, document, views
+from policy_records import document
+from policy_services import Operator, views
 
 BOUND = 1.0
 PATIENCE = 30.0
