@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gate_with_fakes import GateWithFakes
+from known_records import Known
 from maniple.codec import decode_results, encode
 from maniple.messages import (
     ACCEPTED_TYPE,
@@ -28,7 +29,7 @@ from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple_dispatcher.again import Again
 from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.lookups import Lookups, Search, Then
+from maniple_dispatcher.lookups import Search
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 
@@ -53,20 +54,6 @@ def accepted(name: str) -> TaskAccepted:
 
 ADMITTED = TaskAdmitted(id="1", capability="a.task")
 RUNNING = TaskRunning(id="1", capability="a.task", attempt=1, agent="a", started_at=NOW)
-
-
-class Known(Lookups):
-    """Lookups that are answered at once, by what they are made with."""
-
-    def __init__(self, record: Record | None) -> None:
-        self.record = record
-        self.asked: list[TaskKey] = []
-        self.since = 0.0
-
-    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
-        self.since = since
-        self.asked.append(key)
-        then(self.record)
 
 
 class Scene:

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands
 
+from known_records import Known
 from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import Result, Status, TaskAccepted, TaskAdmitted
-from maniple.records import Record, TaskKey
+from maniple.records import Record
 from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple_dispatcher import dead
 from maniple_dispatcher.again import Again
 from maniple_dispatcher.dead import Undeliverable
-from maniple_dispatcher.lookups import Lookups, Then
 from maniple_dispatcher.traces import Traces
 from work_with_fakes import NOW, FakePublisher
 
@@ -41,24 +41,11 @@ class Delivery(SimpleNamespace):
         self.acked += 1
 
 
-class Known(Lookups):
-    """Lookups that are answered at once."""
-
-    def __init__(self, record: Record | None) -> None:
-        self.record = record
-        self.asked: list[str] = []
-
-    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
-        del since
-        self.asked.append(key.id)
-        then(self.record)
-
-
 async def told(
     body: bytes,
     routing_key: str = SUBMIT,
     reason: str = "delivery_limit",
-    known: Lookups | None = None,
+    known: Known | None = None,
 ) -> tuple[list[Result], list[Result]]:
     """Return what is recorded of one message, and what its sender is answered."""
     publisher, delivery = FakePublisher(), Delivery(body, routing_key, reason)
@@ -166,6 +153,15 @@ async def test_what_may_have_left_a_dispatcher_expires_under_an_id_of_its_own(
     recorded, answered = await told(GOOD, reason="expired", known=Known(record))
     assert [is_refusal(one.id) for one in recorded] == [record is not None]
     assert [(one.id, one.status) for one in answered] == [("mine", "expired")]
+
+
+async def test_each_of_an_array_has_an_id_of_its_own_where_all_may_have_left() -> None:
+    admitted = TaskAdmitted(id="mine", capability="text.stats")
+    recorded, answered = await told(
+        b'[{"id":"mine"},{"id":"other"}]', reason="expired", known=Known(admitted)
+    )
+    assert len({one.id for one in recorded if is_refusal(one.id)}) == len(recorded) == 2
+    assert [one.id for one in answered] == ["mine", "other"]
 
 
 async def test_bad_input_has_nobody_looked_up() -> None:

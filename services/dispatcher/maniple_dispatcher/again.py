@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from maniple.codec import encode
 from maniple.messages import Envelope, Result, TaskAdmitted
@@ -15,11 +16,20 @@ from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.lookups import Lookups
 from maniple_dispatcher.members import Onward
 
-To = tuple[str | None, str | None]
-"""A reply's address and correlation."""
-NOBODY: To = (None, None)
 GoOn = Callable[[Record | None], None]
 """What is done with a task that has not ended; told what is known of it."""
+
+
+class Asker(NamedTuple):
+    """For whom a task is looked up: whom to answer, and whom to tell when that is done.
+
+    That a task was `accepted` says nothing of one that comes back from an attempt.
+    """
+
+    done: Done
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    accepted: bool = False
 
 
 class Again:
@@ -42,7 +52,7 @@ class Again:
         """Admit a task, as `Gate.admit` does, when it is known what became of it."""
         if before in {Before.DELIVERED, Before.BOTH}:
             go_on = partial(self._admit, envelope, resolved, source, before)
-            self.look(TaskKey(envelope.tenant, envelope.id), _to(envelope), source.settle, go_on)
+            self.look(_key(envelope), _asker(envelope, source), go_on)
         else:
             self._gate.admit(envelope, resolved, source, before)
 
@@ -51,22 +61,14 @@ class Again:
     ) -> None:
         """Call `onward` with what has waited when it is known not to have ended since.
 
-        That it was accepted says nothing of what comes back from an attempt. It may have ended
-        longer ago than a dispatcher holds anything: up to `since` seconds.
+        It may have ended longer ago than a dispatcher holds anything: up to `since` seconds.
         """
-        key, go_on = TaskKey(envelope.tenant, envelope.id), partial(onward, envelope, source)
-        then = partial(
-            self._found, _to(envelope), source.settle, lambda _: go_on(), envelope.accepted
-        )
-        self._lookups.ask(key, then, since)
+        go_on = partial(onward, envelope, source)
+        self.look(_key(envelope), _asker(envelope, source), lambda _: go_on(), since=since)
 
-    def look(self, key: TaskKey, to: To, done: Done, go_on: GoOn) -> None:
-        """Answer `to` how a task has ended, or leave it in its lane; or else `go_on`.
-
-        Who may only claim its id is not answered: then nobody is in `to`.
-        """
-        accepted = False
-        self._lookups.ask(key, partial(self._found, to, done, go_on, accepted))
+    def look(self, key: TaskKey, asker: Asker, go_on: GoOn, *, since: float = 0.0) -> None:
+        """Answer how a task has ended, or leave it in its lane; or else `go_on`."""
+        self._lookups.ask(key, partial(self._found, asker, go_on), since)
 
     def _admit(
         self,
@@ -84,31 +86,30 @@ class Again:
                 before = Before.BOTH if owes else Before.DELIVERED
         self._gate.admit(envelope, resolved, source, before)
 
-    def _found(
-        self,
-        to: To,
-        done: Done,
-        go_on: GoOn,
-        accepted: bool,  # noqa: FBT001 - given by position
-        found: Record | None,
-    ) -> None:
+    def _found(self, asker: Asker, go_on: GoOn, found: Record | None) -> None:
         try:
             if isinstance(found, Result):
-                self._answer(found, to, done)
-            elif found is None or isinstance(found, TaskAdmitted) or accepted:
+                self._answer(found, asker)
+            elif found is None or isinstance(found, TaskAdmitted) or asker.accepted:
                 go_on(found)
             else:
-                done(None)
+                asker.done(None)
         except Exception as error:  # noqa: BLE001 - it ends as the broker's dead letter
-            done(as_ours(error))
+            asker.done(as_ours(error))
 
-    def _answer(self, result: Result, to: To, done: Done) -> None:
-        reply_to, correlation_id = to
-        if reply_to is None:
-            done(None)
+    def _answer(self, result: Result, asker: Asker) -> None:
+        if asker.reply_to is None:
+            asker.done(None)
         else:
-            self._results.reply(encode(result), reply_to, correlation_id, done)
+            encoded = encode(result)
+            self._results.reply(encoded, asker.reply_to, asker.correlation_id, asker.done)
 
 
-def _to(envelope: Envelope) -> To:
-    return envelope.reply_to, envelope.correlation_id
+def _key(envelope: Envelope) -> TaskKey:
+    return TaskKey(envelope.tenant, envelope.id)
+
+
+def _asker(envelope: Envelope, source: Settlement) -> Asker:
+    return Asker(
+        source.settle, envelope.reply_to, envelope.correlation_id, accepted=envelope.accepted
+    )

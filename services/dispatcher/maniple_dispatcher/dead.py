@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from maniple.codec import decode_members, decode_submission, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.identifiers import is_refusal, new_id, refusal_id
+from maniple.identifiers import new_id
 from maniple.messages import Envelope, Status, Task, without_room
 from maniple.records import Record, TaskKey
 from maniple.remnants import remnant_of
@@ -23,7 +23,7 @@ from maniple.service.settlement import Settlement
 from maniple.service.telemetry import OTHER, Metrics
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple.transport import Delivery
-from maniple_dispatcher.again import NOBODY, Again
+from maniple_dispatcher.again import Again, Asker
 from maniple_dispatcher.domain.admission import (
     UNKNOWN,
     Arrival,
@@ -81,14 +81,13 @@ class Undeliverable:
         """Publish the terminal result of each task in a message that no consumer settled."""
         reason = _death(delivery, "reason")
         self._seen.get(reason, self._other).inc()
-        raw = raw_arrival(delivery)
-        arrival = bare_arrival(raw, self._clock())
+        raw, now = raw_arrival(delivery), self._clock()
+        arrival = bare_arrival(raw, now)
         queue = delivery.routing_key.removeprefix(BROKER_KEY)
         try:
             if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
-                key = _death(delivery, "routing-keys")
-                arrival = dataclasses.replace(arrival, routing_key=key)
-                raw = dataclasses.replace(raw, routing_key=key)
+                raw = dataclasses.replace(raw, routing_key=_death(delivery, "routing-keys"))
+                arrival = bare_arrival(raw, now)
                 ends = self._of_submission(delivery.body, raw, arrival, reason)
             else:
                 ends = self._of_tasks(delivery.body, queue, reason)
@@ -109,9 +108,14 @@ class Undeliverable:
     def _of_submission(
         self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str
     ) -> list[End]:
-        refusals = _refusals(body, raw, arrival, reason)
-        end = self._expire if reason == EXPIRED else self._refuse
-        return [partial(end, refusal, arrival) for refusal in refusals]
+        members, refusals = _refusals(body, arrival, reason)
+        if reason != EXPIRED:
+            return [partial(self._refuse, refusal, arrival) for refusal in refusals]
+        checked = _checked(raw, arrival.received_at)
+        return [
+            partial(self._expire if _is_good(member, checked) else self._refuse, refusal, arrival)
+            for member, refusal in zip(members, refusals, strict=True)
+        ]
 
     def _of_tasks(self, body: bytes, queue: str, reason: str) -> list[End]:
         why = f"the broker gave it up in {queue} ({reason})"
@@ -140,18 +144,17 @@ class Undeliverable:
         tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, done)
 
     def _expire(self, refusal: Refusal, arrival: Arrival, done: Done) -> None:
-        """Tell that the time of a task was over, unless a dispatcher had it, too, before that."""
-        if self._again is None or is_refusal(refusal.record.id):  # bad input has no claim
-            self._refuse(refusal, arrival, done)
+        """Tell that the time of a good task was over, unless a dispatcher had it before that."""
+        if self._again is None:
+            self._end(refusal, arrival, done, None)
             return
         key = TaskKey(refusal.answer.tenant, refusal.answer.id)
-        self._again.look(key, NOBODY, done, partial(self._end, refusal, arrival, done))
+        self._again.look(key, Asker(done), partial(self._end, refusal, arrival, done))
 
     def _end(self, refusal: Refusal, arrival: Arrival, done: Done, found: Record | None) -> None:
         """End a task that expired, under its id only if it never left a dispatcher."""
-        if found is not None:
-            own = refusal_id(arrival.message_id or new_id(), None)
-            refusal = Refusal(replace(refusal.record, id=own), refusal.answer)
+        if found is None:
+            refusal = Refusal(refusal.answer, refusal.answer)
         self._refuse(refusal, arrival, done)
 
 
@@ -161,11 +164,12 @@ def _unreadable(arrival: Arrival) -> Refusal:
     return refusal_of(refused, arrival, new_id)
 
 
-def _refusals(body: bytes, raw: RawArrival, arrival: Arrival, reason: str) -> list[Refusal]:
-    """Return what is told of each member of a submission that no dispatcher settled.
+def _refusals(
+    body: bytes, arrival: Arrival, reason: str
+) -> tuple[Sequence[Task | InvalidMessage], list[Refusal]]:
+    """Return the members of a submission that no dispatcher settled, and what is told of each.
 
-    A good task whose time was over in the queue ends by that, under its identity. Of any other a
-    dispatcher may have admitted it, before it died: so it has no claim on that. Nor has bad input.
+    A dispatcher may have admitted it, before it died: so it has no claim on its identity.
     """
     expired = reason == EXPIRED
     code = ErrorCode.DEADLINE_EXCEEDED if expired else ErrorCode.UNDECODABLE
@@ -180,12 +184,7 @@ def _refusals(body: bytes, raw: RawArrival, arrival: Arrival, reason: str) -> li
         for position, member in enumerate(members)
     ]
     refusals = refusals_of(refused, (), arrival, new_id)
-    if not expired:
-        return refusals
-    return [
-        _expired(refusal, is_good=_is_good(member, raw, arrival))
-        for refusal, member in zip(refusals, members, strict=True)
-    ]
+    return members, [_expired(one) for one in refusals] if expired else refusals
 
 
 def _refused(
@@ -196,21 +195,26 @@ def _refused(
     return Refused(error, claimed, known.tenant, known.capability, position)
 
 
-def _is_good(member: Task | InvalidMessage, raw: RawArrival, arrival: Arrival) -> bool:
+def _checked(raw: RawArrival, now: datetime) -> Arrival | None:
+    """Return the properties of a message that a dispatcher would have looked into."""
+    try:
+        return check_arrival(raw, now)
+    except InvalidMessage:
+        return None
+
+
+def _is_good(member: Task | InvalidMessage, arrival: Arrival | None) -> bool:
     """Tell whether a dispatcher would have admitted it, had it come in time."""
-    if isinstance(member, InvalidMessage):
+    if arrival is None or isinstance(member, InvalidMessage):
         return False
     try:
-        checked = check_arrival(raw, arrival.received_at)
-        capability = capability_of(member, raw.routing_key)
-        task_id = identity(member.id, checked, None, new_id)
-        nothing = Resolved()
+        capability = capability_of(member, arrival.routing_key)
         admit(
             member,
-            checked,
-            task_id=task_id,
+            arrival,
+            task_id=identity(member.id, arrival, None, new_id),
             capability=capability,
-            decided=nothing,
+            decided=Resolved(),
             traceparent="",
         )
     except InvalidMessage:
@@ -218,11 +222,9 @@ def _is_good(member: Task | InvalidMessage, raw: RawArrival, arrival: Arrival) -
     return True
 
 
-def _expired(refusal: Refusal, *, is_good: bool) -> Refusal:
-    record = refusal.answer if is_good else refusal.record
-    return Refusal(
-        replace(record, status=Status.EXPIRED), replace(refusal.answer, status=Status.EXPIRED)
-    )
+def _expired(refusal: Refusal) -> Refusal:
+    record, answer = refusal.record, refusal.answer
+    return Refusal(replace(record, status=Status.EXPIRED), replace(answer, status=Status.EXPIRED))
 
 
 def _death(delivery: Delivery, name: str) -> str:

@@ -310,7 +310,7 @@ class Gate:
         """
         try:
             going = self._give_back(going)
-            self._leave(going, partial(self._keep, going, Waiting.UNDECIDED))
+            self._wait(going, Waiting.UNDECIDED)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is settled
             _log.exception("nor can it wait")
             going.source.settle(as_ours(error))
@@ -321,10 +321,10 @@ class Gate:
         """Let a task ask again later that nobody has refused."""
         going = self._give_back(going)
         self._count(policy, "undecided")
-        self._leave(going, partial(self._keep, going, Waiting.UNDECIDED))
+        self._wait(going, Waiting.UNDECIDED)
 
-    def _keep(self, going: Going, why: Waiting) -> None:
-        self._lanes.hold(going.envelope, going.source, why)
+    def _wait(self, going: Going, why: Waiting) -> None:
+        self._leave(going, partial(self._lanes.hold, going.envelope, going.source, why))
 
     # --- refused -------------------------------------------------------------------------
 
@@ -360,7 +360,7 @@ class Gate:
         if going.envelope.owing and refusal.seconds > LONGEST_WAIT:
             self._wait_for(going, refusal.seconds, _WAITING[refusal.code])
         else:
-            self._leave(going, partial(self._keep, going, _WAITING[refusal.code]))
+            self._wait(going, _WAITING[refusal.code])
 
     def _wait_for(self, going: Going, seconds: float, why: Waiting) -> None:
         due = self._due(going, seconds)

@@ -13,6 +13,7 @@ from time import monotonic
 
 from maniple.codec import encode
 from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
+from maniple.events import Event
 from maniple.identifiers import new_id
 from maniple.messages import (
     ACCEPTED_TYPE,
@@ -21,9 +22,6 @@ from maniple.messages import (
     RESULTS_TYPE,
     RUNNING_TYPE,
     Result,
-    TaskAccepted,
-    TaskAdmitted,
-    TaskRunning,
 )
 from maniple.records import Batch, Entry, Record, TaskKey, decode_records
 from maniple.service.runner import Runtime
@@ -166,6 +164,4 @@ class Search:
 
 def _key(entry: Entry) -> TaskKey | None:
     record = entry.record
-    if isinstance(record, Result | TaskAdmitted | TaskAccepted | TaskRunning):
-        return TaskKey(record.tenant, record.id)
-    return None
+    return None if isinstance(record, Event) else TaskKey(record.tenant, record.id)

@@ -69,9 +69,9 @@ class Returns:
 
     def _take_member(self, envelope: Envelope, source: Settlement, *, again: bool) -> None:
         now = self._clock()
-        back = replace(self._traces.returned(envelope, now), dispatched_at=now)
-        if again and not back.again:
-            back = replace(back, again=True)
+        back = replace(
+            self._traces.returned(envelope, now), dispatched_at=now, again=again or envelope.again
+        )
         if back.again and self._again is not None and self._lanes.is_over(back, now):
             since = (now - back.submitted_at).total_seconds()
             self._again.take(back, source, self._end, since=since)

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,13 +14,11 @@ from local_servers import LocalServers
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULTS_TYPE, Result, Status, TaskAccepted
 from maniple.records import Record, TaskKey
-from maniple.service.runner import Runtime
-from maniple.service.telemetry import get_logger
-from maniple.timings import Timings
 from maniple.topology import ACCEPTED_KEY, EVENTS, RESULTS
 from maniple.transport import Link, Outgoing, Publisher, declare_topology
 from maniple_dispatcher import lookups
 from maniple_dispatcher.lookups import Lookups
+from reader_runtime import reader_runtime
 from waiting import wait_until
 
 NOW = datetime(2026, 11, 29, 18, 0, tzinfo=UTC)
@@ -34,12 +31,7 @@ class Scene:
     def __init__(self, url: str) -> None:
         self.link = Link(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
         self.publisher = Publisher(self.link)
-        runtime = SimpleNamespace(
-            settings=SimpleNamespace(broker_url=url, timings=Timings()),
-            connection_name=lambda purpose: f"test.{purpose}.{uuid4()}",
-            log=get_logger(),
-        )
-        self.lookups = Lookups(cast("Runtime", runtime), self.publisher, lambda: 0.0)
+        self.lookups = Lookups(reader_runtime(url), self.publisher, lambda: 0.0)
         self.found: dict[str, list[Record | None]] = {}
 
     @asynccontextmanager

@@ -16,14 +16,12 @@ from local_servers import SharedServers
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.service.policy_view import PolicyView
-from maniple.service.runner import Runtime
-from maniple.service.telemetry import get_logger
-from maniple.timings import Timings
 from maniple.topology import RECORDS, RESULTS
 from maniple.transport import Link, Outgoing, Publisher, declare_topology
 from maniple_dispatcher import learning
 from maniple_dispatcher.domain.good_results import GoodResults
 from maniple_dispatcher.learning import Learning
+from reader_runtime import reader_runtime
 from waiting import wait_until
 
 USER = "ledger"
@@ -63,16 +61,11 @@ async def test_good_results_are_learned_when_the_stream_begins_anew(
 ) -> None:
     monkeypatch.setattr(learning, "ASTRAY_AFTER", 2.0)
     good = GoodResults()
-    runtime = SimpleNamespace(
-        settings=SimpleNamespace(broker_url=url, timings=Timings()),
-        connection_name=lambda purpose: f"test.{purpose}.{uuid4()}",
-        log=get_logger(),
-    )
     policies = SimpleNamespace(current=SimpleNamespace(gives_last_good=True))
     old = await record(url, 10)
     with capture_logs() as lines:
         work = asyncio.create_task(
-            Learning(cast("Runtime", runtime), cast("PolicyView", policies), good).run()
+            Learning(reader_runtime(url), cast("PolicyView", policies), good).run()
         )
         await wait_until(lambda: learned(good) >= old, 30)
         with BlockingConnection(pika.URLParameters(url)) as connection:

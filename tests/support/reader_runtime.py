@@ -1,0 +1,19 @@
+"""What readers of the records need of a process's runtime."""
+
+from types import SimpleNamespace
+from typing import cast
+from uuid import uuid4
+
+from maniple.service.runner import Runtime
+from maniple.service.telemetry import get_logger
+from maniple.timings import Timings
+
+
+def reader_runtime(url: str) -> Runtime:
+    """Return a runtime that connects to `url`, each time under another name."""
+    runtime = SimpleNamespace(
+        settings=SimpleNamespace(broker_url=url, timings=Timings()),
+        connection_name=lambda purpose: f"test.{purpose}.{uuid4()}",
+        log=get_logger(),
+    )
+    return cast("Runtime", runtime)
