@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -82,10 +82,20 @@ class _Unrepaired(RobustConnection):
         """Do nothing: the wire's owner closes it, and there may be no loop any more."""
 
 
+class _Found(RabbitExchange):
+    """An exchange as it was found on one channel, by which what is published there goes."""
+
+    __eq__ = object.__eq__  # else FastStream has one for all channels
+    __hash__ = object.__hash__
+
+
 class _Broker(RabbitBroker):
     """FastStream's broker for one life of the connection."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(
+        self, url: URL, on_opened: Callable[["_Broker", Channel], Awaitable[None]]
+    ) -> None:
+        self._on_opened = on_opened
         super().__init__(
             str(url),
             default_channel=Channel(on_return_raises=True),
@@ -99,27 +109,27 @@ class _Broker(RabbitBroker):
         # Replies have a channel of their own: listeners may wait for them.
         self.replies = Channel(prefetch_count=PREFETCH)
         self.listening = Channel(prefetch_count=PREFETCH)
-        # Questions too: a channel stands that publishes first to a queue without a leader.
-        self.asking = Channel(on_return_raises=True)
         self.consumers: list[Any] = []  # FastStream itself keeps them by weak reference only
-        self._looked_up: dict[str, asyncio.Task[RabbitExchange]] = {}
+        self._looked_up: dict[tuple[str, str], asyncio.Task[RabbitExchange]] = {}
 
     async def _connect(self) -> RobustConnection:
         self.config.connect(self.link)
         self._channel = await self.config.channel_manager.get_channel()
         return self.link
 
-    async def exchange(self, exchange: Exchange) -> RabbitExchange:
-        """Return an exchange as FastStream wants it, looked up before anything is published there.
+    async def exchange(self, letter: Letter) -> RabbitExchange:
+        """Return where a letter goes as FastStream wants it, looked up before that is published.
 
         FastStream does so in the first publication, of which any may be cancelled; aiormq closes
         the channel of a call that is cancelled, which all publish on, and what they send after that
         costs the connection.
         """
-        looking = self._looked_up.get(exchange.name)
+        asked = letter.key if letter.exchange.name == REQUESTS.name else ""
+        place = letter.exchange.name, asked
+        looking = self._looked_up.get(place)
         if looking is None:
-            looking = left_alone(asyncio.create_task(self._look_up(exchange)))
-            self._looked_up[exchange.name] = looking
+            looking = left_alone(asyncio.create_task(self._look_up(letter.exchange, asked)))
+            self._looked_up[place] = looking
         return await asyncio.shield(looking)
 
     def forget(self, queue: RabbitQueue) -> None:
@@ -127,11 +137,14 @@ class _Broker(RabbitBroker):
         declarer: Any = self.config.declarer
         declarer._queues.pop(queue, None)  # noqa: SLF001 - there is no other way
 
-    async def _look_up(self, exchange: Exchange) -> RabbitExchange:
-        known = RabbitExchange(exchange.name, type=ExchangeType(exchange.kind), declare=False)
-        # What is published there goes by the channel on which it was found.
-        channel = self.asking if exchange.name == REQUESTS.name else None
+    async def _look_up(self, exchange: Exchange, asked: str) -> RabbitExchange:
+        known = _Found(exchange.name, type=ExchangeType(exchange.kind), declare=False)
+        # Questions have a channel for each service: one stands that publishes first to a queue
+        # without a leader.
+        channel = Channel(on_return_raises=True) if asked else None
         await self.config.declarer.declare_exchange(known, channel=channel)
+        if channel is not None:
+            await self._on_opened(self, channel)
         return known
 
 
@@ -174,13 +187,12 @@ class Connection(Supervised):
         self._broker: _Broker | None = None
 
     async def _build(self) -> None:
-        broker = _Broker(self._url)
+        broker = _Broker(self._url, self._hear_of_channel)
         await broker.link.connect(self.times.connect)
         self._broker = broker
         self._keep(broker.link.wire, broker.link.close)
         await broker.start()
-        for channel in (None, broker.asking):
-            await self._hear_of_channel(broker, channel)
+        await self._hear_of_channel(broker, None)
         try:
             for subscription in self._subscriptions:
                 await self._begin(broker, subscription)
@@ -349,7 +361,7 @@ class Connection(Supervised):
     async def _publish(self, broker: _Broker, letter: Letter) -> None:
         await broker.publish(
             letter.body,
-            exchange=await broker.exchange(letter.exchange),
+            exchange=await broker.exchange(letter),
             routing_key=letter.key,
             mandatory=letter.mandatory,
             persist=True,

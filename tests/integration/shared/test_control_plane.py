@@ -105,7 +105,7 @@ async def test_what_cannot_be_decoded_and_handlers_that_fail_stop_nobody(url: st
             assert counted(metrics, CONTROL_DROPPED, reason=reason) == 1
 
 
-async def test_what_asks_a_service_whose_queue_is_silent_is_heard_all_the_same(
+async def test_what_asks_a_service_whose_queue_is_silent_is_heard_and_may_ask_others(
     servers: LocalServers, url: str
 ) -> None:
     """RabbitMQ stops the channel that publishes there first."""
@@ -113,6 +113,7 @@ async def test_what_asks_a_service_whose_queue_is_silent_is_heard_all_the_same(
     async with planes(url) as (service, agent):
         heard: list[int] = []
         await service.subscribe(HEARTBEATS, (), Heartbeat, lambda one: heard.append(one.sequence))
+        await service.respond("registry", {"echo": echo})
         broker = servers.rabbitmq
         async with suspended(Installed(broker), broker.environment, queue):
             for _ in range(2):
@@ -121,6 +122,7 @@ async def test_what_asks_a_service_whose_queue_is_silent_is_heard_all_the_same(
             for number in range(10):
                 await agent.heartbeat(beat(number))
             await wait_until(lambda: heard == list(range(10)))
+            assert await agent.request("registry", "echo", {"n": 1}) == {"n": 1}
         assert agent.reconnects == 0
 
 
