@@ -89,6 +89,15 @@ async def block(_payload: Any) -> Any:
     time.sleep(2.0)  # noqa: ASYNC251 - it blocks the loop on purpose
 
 
+@task("test.hold")
+def hold(folder: str, context: TaskContext) -> None:
+    """Say in `folder` that this has begun, and wait until there is a file `over`."""
+    Path(folder, context.task_id).touch()
+    over, until = Path(folder, "over"), time.monotonic() + GIVEN_UP_AFTER
+    while not over.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 @task("test.block_until")
 async def block_until(folder: str, context: TaskContext) -> int:
     return _burn(folder, context)

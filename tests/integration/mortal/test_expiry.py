@@ -1,5 +1,6 @@
 """What waits in a lane whose agents are gone, or busy, ends when its time is over."""
 
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -14,10 +15,9 @@ from outsider import Outsider
 from waiting import wait_until
 
 CAPABILITY = "test.double"
-SLOW = "test.slow"
+HOLD = "test.hold"
 TTL = 2.0
 PROMISED = 5.0  # seconds after its deadline within which a task ends
-BUSY = 40.0  # seconds for which each agent is
 HOUR = 3600
 
 pytestmark = pytest.mark.timeout(240)
@@ -72,20 +72,30 @@ async def test_a_task_ends_in_time_in_a_lane_whose_agents_are_gone(
 
 
 async def test_a_task_ends_in_time_behind_long_ones_and_the_others_run_as_if_nothing_were(
-    trio: Cluster,
+    trio: Cluster, tmp_path: Path
 ) -> None:
-    info, agents = trio.ready_info(), len(trio.of_service("agent"))
+    info, slots = trio.ready_info(), SLOTS * len(trio.of_service("agent"))
     with Outsider(info["broker_url"]) as outsider:
-        for _ in range(agents):
-            assert outsider.ask(SLOW, {"payload": 0.2})["output"] == 0.2
-        busy = [outsider.send(SLOW, {"payload": BUSY}) for _ in range(agents * SLOTS)]
-        await wait_until(lambda: waiting(info["operator_url"], SLOW) == 0)
-        others = [outsider.send(SLOW, {"payload": 0.2, "ttl": HOUR}) for _ in range(20)]
-        short = outsider.send(SLOW, {"payload": 0.2, "ttl": TTL})
-        (end,) = outsider.wait(short, seconds=TTL + 2 * PROMISED)
+
+        def send(ttl: float) -> str:
+            return outsider.send(HOLD, {"payload": str(tmp_path), "ttl": ttl})
+
+        ahead: list[str] = []
+
+        def all_are_busy() -> bool:
+            if len(list(tmp_path.iterdir())) >= slots:
+                return True
+            # An agent may take more than it has slots for before others have any.
+            ahead.append(send(HOUR))
+            return False
+
+        await wait_until(all_are_busy, every=0.1)
+        behind = [send(HOUR) for _ in range(20)]
+        (end,) = outsider.wait(send(TTL), seconds=TTL + 2 * PROMISED)
         assert (end["status"], end["error"]["code"]) == ("expired", "deadline_exceeded")
         # It has not come to its turn: what it waited behind goes on.
-        assert not any(one in outsider.replies for one in (*busy, *others))
-        ends = [outsider.wait(one, seconds=2 * BUSY)[0] for one in (*busy, *others)]
+        assert not any(one in outsider.replies for one in (*ahead, *behind))
+        (tmp_path / "over").touch()
+        ends = [outsider.wait(one, seconds=60)[0] for one in (*ahead, *behind)]
         assert [end["status"] for end in ends] == ["succeeded"] * len(ends)
         assert {(end["attempt"], end["lost"]) for end in ends} == {(1, 0)}
