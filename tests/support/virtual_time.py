@@ -36,6 +36,7 @@ READ_MONOTONIC = (
     "maniple_dispatcher.handlers",
     "maniple_dispatcher.lanes",
     "maniple_dispatcher.memory",
+    "maniple_dispatcher.moving",
     "maniple_dispatcher.rooms",
     "maniple_dispatcher.talk",
     "maniple_registry.watch",

@@ -8,6 +8,8 @@ Every dispatcher does so, as competing consumers. Why nothing that was confirmed
 - What the agent still holds (frozen, or its connection half dead) comes back to the queue when the
   broker ends that connection, after at most three of its heartbeats of 5 s. So the queue must have
   been quiet for longer, and no other consumer may be left: neither the agent nor a dispatcher.
+- So one that finds others stops for at least as long as they may go on: the last of them is alone,
+  unless others have come. Each time for up to three times as long, however many they are.
 - Quorum queues know no "delete if empty". So the binding is removed first and the queue last,
   while we consume it: what slips in between is delivered to us before the queue ends, and we hold
   its bytes. Removing the binding any sooner could take it from an agent that has just come back.
@@ -51,7 +53,10 @@ from maniple_dispatcher.members import Members
 from maniple_dispatcher.traces import Traces
 
 POLL = 0.25
+LOOKS = 10  # at a queue that is left to others, in the time that is `quiet`
 AGAIN = 1.0
+MOST_ROUNDS = 4
+LONGEST = 1.3  # times `quiet` for which one consumes until it looks whether it is alone
 STOP_TIMEOUT = 3.0
 # Seconds for which others are waited for. An agent that changes its prefetch may count as two
 # consumers for as long as it runs what it took before.
@@ -145,23 +150,24 @@ class Moves:
         if await queue.look() is None:
             return True
         self._runtime.log.info("moving tasks of an agent that is gone", agent=agent)
-        unbound = False
+        rounds = 0
         while await self._await_quiet(agent, queue):
             await queue.unbind()
-            unbound = True
+            rounds += 1
             if await self._remove(agent, queue):
                 self._runtime.log.info("queue removed", agent=agent)
                 return True
             await queue.pause()
-            await self._idle(agent, self._quiet * random.uniform(0.2, 1.0))
+            most = 3.0 ** min(rounds, MOST_ROUNDS)
+            await self._leave(agent, queue, self._quiet * LONGEST * random.uniform(1.0, most))
         await queue.pause()
-        if unbound:
+        if rounds:
             await queue.bind()
         return False
 
     async def _await_quiet(self, agent: str, queue: Leftover) -> bool:
         """Consume until nothing has come for long enough; False when our part is over."""
-        patience = self._quiet * random.uniform(1.0, 1.3)
+        patience = self._quiet * random.uniform(1.0, LONGEST)
         if self._is_over(agent):
             return False  # as when it was replaced: then we hear of both lives at once
         await queue.consume()
@@ -190,11 +196,17 @@ class Moves:
                 return
             await asyncio.sleep(POLL)
 
-    async def _idle(self, agent: str, seconds: float) -> None:
-        for _ in range(int(seconds / POLL) + 1):
-            if self._is_over(agent):
-                return
+    async def _leave(self, agent: str, queue: Leftover, seconds: float) -> None:
+        """Leave the queue to others for so long, or until it is gone or nobody takes what waits."""
+        now = monotonic()
+        until, next_look = now + seconds, now + self._quiet / LOOKS
+        while not self._is_over(agent) and not queue.lost and now < until:
             await asyncio.sleep(POLL)
+            now = monotonic()
+            if now >= next_look:
+                seen, next_look = await queue.look(), now + self._quiet / LOOKS
+                if seen is None or (seen.ready and not seen.consumers):
+                    return
 
     def _take(self, delivery: Delivery) -> None:
         """Dispatch a message again: alone and as lost once more, if its agent had it."""
