@@ -14,11 +14,12 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A request for `want` permits of the limit `key`, to the dispatcher that owns it.
 
     `rate` (tokens per second) and `capacity` are those of a bucket, of which `reserve` seconds may
-    be taken in advance; `most` is the size of a bulkhead, `lane` where one of its tasks goes, and
-    `lanes` where others do; neither means the probes of a breaker. `number` tells the asker which
-    request an answer is to; `used` is what it let through without being answered, `freed` what it
-    was granted and did not need. `left` are lanes that are not there, so that nothing of the
-    asker's is in them.
+    be taken in advance; `most` is the size of a bulkhead, `lane` where the first of the tasks goes,
+    and `lanes` where the others do, in their order; neither means the probes of a breaker. `number`
+    tells the asker which request an answer is to; `used` is what it let through without being
+    answered, `freed` what it was granted and did not need. `left` are lanes that are not there, so
+    that nothing of the asker's is in them; `had`, those where something may be that it was granted
+    lately (None of one that is older, whose `lanes` are in no order and have these too).
     """
 
     key: str
@@ -31,6 +32,7 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     most: int = 0
     lane: str = ""
     lanes: tuple[str, ...] = ()
+    had: tuple[str, ...] | None = None
     used: int = 0
     freed: int = 0
     left: tuple[str, ...] = ()

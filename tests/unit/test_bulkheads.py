@@ -8,13 +8,15 @@ from maniple_dispatcher.domain.bulkheads import Bulkheads, Doubt, Held
 from maniple_dispatcher.domain.permits import Limit
 
 LATELY, HEARD = Reports().lately, Reports().heard
-KEY, LANE = "bulkhead/x", "text.stats"
+KEY, LANE, ME = "bulkhead/x", "text.stats", "dispatcher"
 ONE, TWO = ("agent-1", "1"), ("agent-2", "1")
 LOOK = 0.5
 
 
 def granted(bulkheads: Bulkheads, want: int, now: float, most: int = 10) -> int:
-    return bulkheads.take(KEY, (LANE,), most, want, now)
+    number = bulkheads.take(KEY, most, want, now)
+    bulkheads.sends(KEY, (LANE,), ME, now)
+    return number
 
 
 def looked(

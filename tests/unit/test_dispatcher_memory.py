@@ -118,7 +118,8 @@ async def test_who_has_more_than_there_is_room_for_says_so_when_it_begins_and_wh
     shelf, of = Shelf(), fleet("one")
     keeper, now = memory(shelf, "one", of), asyncio.get_running_loop().time()
     lanes = tuple(f"{n}".ljust(128, "x") for n in range(1500))
-    of.owned.bulkheads.take("bulkhead/b", lanes, 10, 10, now)
+    of.owned.bulkheads.take("bulkhead/b", 10, 10, now)
+    of.owned.bulkheads.sends("bulkhead/b", lanes, "one", now)
     with capture_logs() as said:
         for number in range(3):
             passes(of, now + number)  # there is something to write

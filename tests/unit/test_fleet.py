@@ -119,7 +119,7 @@ def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(100_000)}
     for key in keys:
-        fleet.owned.bulkheads.take(key, ("text.stats",), 1, 1, 0.0)
+        fleet.owned.bulkheads.take(key, 1, 1, 0.0)
         fleet.owned.buckets.take(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
     _, largest = told(fleet, 0.0)
     assert largest < LARGEST
@@ -135,7 +135,7 @@ def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(5_000)}
     for key in keys:
-        fleet.owned.bulkheads.take(key, ("text.stats",), 1, 1, 0.0)
+        fleet.owned.bulkheads.take(key, 1, 1, 0.0)
     told(fleet, 0.0)
     fleet.hear(DispatcherReport(dispatcher="two"), 1.0)
     first = fleet.report(1.0)

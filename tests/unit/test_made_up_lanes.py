@@ -3,11 +3,15 @@
 from itertools import pairwise
 
 import pytest
+from msgspec import structs
 
 from fleet_simulation import Simulation
+from maniple.peers import Ask
 from maniple.timings import Reports
 from maniple_dispatcher.domain.bulkhead import MAX_LANES
 from maniple_dispatcher.domain.bulkheads import Bulkheads
+from maniple_dispatcher.domain.outstanding import Outstanding
+from maniple_dispatcher.domain.owned import limit_asked
 from maniple_dispatcher.domain.permits import Limit
 
 KEY, LANE = "bulkhead/x", "text.stats"
@@ -119,20 +123,64 @@ def test_a_lane_that_is_not_told_of_in_time_is_told_of_later() -> None:
     assert lanes(fleet, fleet.owner(KEY)) == {LANE}
 
 
+def granted(bulkheads: Bulkheads, lane: str, number: int, now: float = 0.0) -> None:
+    """Grant room to tasks that go to a lane."""
+    bulkheads.take(KEY, MOST, number, now)
+    bulkheads.sends(KEY, (lane,), "dispatcher", now)
+
+
+def test_lanes_of_tasks_that_are_refused_are_not_known(one: tuple[Simulation, str, str]) -> None:
+    fleet, name, _ = one
+    full = 5
+    for number in range(full):
+        fleet.submit(name, Limit(KEY, most=full, lane=f"lane-{number}"))
+    fleet.run(SOON)
+    places = {f"lane-{number}" for number in range(full)}
+    for made_up in MADE_UP:
+        fleet.submit(name, Limit(KEY, most=full, lane=made_up))
+    fleet.run(SOON)
+    assert len(fleet.refused) == len(MADE_UP)
+    bulkheads(fleet, fleet.owner(KEY)).free(KEY, 1)  # as an agent tells that one has ended
+    fleet.submit(name, Limit(KEY, most=full, lane="last"))
+    for made_up in MADE_UP:
+        fleet.submit(name, Limit(KEY, most=full, lane=made_up))
+    fleet.run(SOON)
+    assert lanes(fleet, fleet.owner(KEY)) == places | {"last"}
+    fleet.kill(fleet.owner(KEY))
+    fleet.run(3.0)
+    assert lanes(fleet, fleet.owner(KEY)) == places | {"last"}
+
+
+def test_an_older_dispatcher_may_have_sent_what_it_is_granted_to_any_lane_that_it_names() -> None:
+    ask = Ask(key=KEY, to="owner", number=1, want=3, most=MOST, lane="c", lanes=("a", "b"))
+    assert set(limit_asked(ask).goes_to(1)) == {"a", "b", "c"}
+    assert limit_asked(structs.replace(ask, had=("b",))).goes_to(1) == ("c", "b")
+
+
+def test_a_lane_is_left_with_the_last_that_does_not_go_there_if_one_missed_it() -> None:
+    outstanding, way = Outstanding(), (KEY, "made-up")
+    outstanding.begins(way)
+    outstanding.begins(way)
+    assert not outstanding.ends(way, missed=True)  # the other may find it
+    assert outstanding.ends(way)  # it was refused: nobody has found it
+    outstanding.begins(way)
+    assert not outstanding.ends(way)  # nor missed it
+
+
 def test_a_lane_that_is_new_is_worth_writing_down_at_once_and_no_other() -> None:
     bulkheads = Bulkheads()
-    bulkheads.take(KEY, (LANE,), MOST, 4, 0.0)
+    granted(bulkheads, LANE, 4)
     versions = [bulkheads.version]
     for lane in (LANE, "new", "new"):
         bulkheads.free(KEY, 1)
-        bulkheads.take(KEY, (lane,), MOST, 1, 0.0)
+        granted(bulkheads, lane, 1)
         versions.append(bulkheads.version)
     assert [after - before for before, after in pairwise(versions)] == [0, 1, 0]
 
 
 def test_a_lane_is_looked_at_once_what_went_there_must_have_been_told_of() -> None:
     bulkheads, lately = Bulkheads(), Reports().lately
-    bulkheads.take(KEY, (LANE,), MOST, 4, 0.0)
-    bulkheads.take(KEY, ("new",), MOST, 3, 5.0)
+    granted(bulkheads, LANE, 4)
+    granted(bulkheads, "new", 3, 5.0)
     assert [d.lanes for d in bulkheads.doubtful(5.0)] == [{LANE}]
     assert [d.lanes for d in bulkheads.doubtful(5.0 + lately)] == [{LANE, "new"}]

@@ -24,7 +24,7 @@ def remembering(number: int = MOST) -> Bulkheads:
 
 
 def granted(bulkheads: Bulkheads, want: int, now: float = 0.0) -> int:
-    return bulkheads.take(KEY, (LANE,), MOST, want, now)
+    return bulkheads.take(KEY, MOST, want, now)
 
 
 def test_what_is_only_remembered_takes_room_and_is_not_known_to() -> None:

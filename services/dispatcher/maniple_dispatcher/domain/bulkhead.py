@@ -54,11 +54,10 @@ class Bulkhead:
             self.grants.popleft()
         return sum(number for _, number in self.grants)
 
-    def grant(self, number: int, lanes: Iterable[str], now: float) -> bool:
-        """Let some go, to any of these lanes; tells whether one of these is new."""
+    def grant(self, number: int, now: float) -> None:
+        """Let some go."""
         self.counted += number
         self.grants.append((now, number))
-        return self.went_to(lanes, now)
 
     def went_to(self, lanes: Iterable[str], now: float) -> bool:
         """Take that some may be in these lanes; tells whether one is new."""

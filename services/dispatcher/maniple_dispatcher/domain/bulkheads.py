@@ -21,7 +21,7 @@ of it: a bulkhead that is full by that is not known to be full. Known weakness: 
 to write down its lanes it is looked for only where new tasks go, for as long as in a blank queue.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from maniple.peers import Room
@@ -93,21 +93,22 @@ class Bulkheads:
         """Take how many tasks a dispatcher has that no queue has taken yet."""
         self._dispatchers.tell(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
 
-    def take(self, key: str, lanes: Iterable[str], most: int, want: int, now: float) -> int:
-        """Return how many of `want` tasks may go."""
+    def take(self, key: str, most: int, want: int, now: float) -> int:
+        """Return how many of `want` tasks may go; `sends` is to say where."""
         bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         in_flight = self.in_flight(key)
         granted = max(0, min(want, most - in_flight))
         if granted:
             bulkhead.counted = in_flight
-            self.version += bulkhead.grant(granted, lanes, now)
+            bulkhead.grant(granted, now)
             self._note(bulkhead, now)
             self._changed.add(key)
         return granted
 
-    def sends(self, key: str, lanes: Iterable[str], who: str) -> None:
+    def sends(self, key: str, lanes: Collection[str], who: str, now: float) -> None:
         """Take that a dispatcher may send what it was granted to these lanes."""
         if (bulkhead := self._bulkheads.get(key)) is not None:
+            self.version += bulkhead.went_to(lanes, now)
             bulkhead.sends(lanes, who)
 
     def left_lanes(self, key: str, lanes: Iterable[str], who: str) -> None:
@@ -174,7 +175,7 @@ class Bulkheads:
         elif more > 0:
             bulkhead.unsure += min(more, unsure)
         if more > 0:
-            bulkhead.grant(more, (), now)
+            bulkhead.grant(more, now)
         elif not ours:
             bulkhead.counted = counted
 

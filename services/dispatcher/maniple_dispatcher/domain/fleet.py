@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from maniple import timings
 from maniple.bundles import MAX_BYTES
 from maniple.peers import Ask, DispatcherReport, Grant
@@ -97,7 +99,7 @@ class Fleet:
 
     def _answered(self, limit: Limit, then: Then, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         if not passes:
-            self._outstanding.ends((limit.key, limit.lane))
+            self._goes_nowhere(limit)
         then(passes, seconds)
 
     def arrived(self, key: str, lane: str) -> None:
@@ -106,17 +108,21 @@ class Fleet:
 
     def found_no_lane(self, limit: Limit, now: float) -> None:
         """Give back room whose task's lane is not there: it need not be looked for in that lane."""
-        if self._outstanding.ends((limit.key, limit.lane)):
+        self._goes_nowhere(limit, missed=True)
+        self._free(limit, now)
+
+    def _goes_nowhere(self, limit: Limit, *, missed: bool = False) -> None:
+        """Take that a task does not go to its lane; if it `missed` that, perhaps none does."""
+        if self._outstanding.ends((limit.key, limit.lane), missed=missed):
             if self.peers.owns(limit.key):
                 self.owned.bulkheads.left_lanes(limit.key, (limit.lane,), self.peers.me)
             else:
                 self.permits.left_lane(limit)
-        self._free(limit, now)
 
     def free(self, limit: Limit, now: float) -> None:
         """Give back a permit that was not needed; of a bulkhead `lane` is where it did not go."""
         if limit.lane:
-            self._outstanding.ends((limit.key, limit.lane))
+            self._goes_nowhere(limit)
         self._free(limit, now)
 
     def _free(self, limit: Limit, now: float) -> None:
@@ -217,8 +223,8 @@ class Fleet:
             used, freed = self.permits.settled(limit.key)
             self.owned.used(limit, used, now)
             self.owned.free(limit, freed, now)
-            for then in waiting:
-                self._decide(limit, then, now)
+            for one in waiting:
+                self._decide(replace(limit, lane=one.lane), one.then, now)
         self.due |= self.permits.due
         self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.look(self.peers.owns, now)

@@ -14,6 +14,7 @@ class Outstanding:
     def __init__(self) -> None:
         self._count: dict[Way, int] = {}
         self._taken: set[Way] = set()
+        self._missed: set[Way] = set()
 
     def begins(self, way: Way) -> None:
         """Take that a task asks for room on a way."""
@@ -25,15 +26,21 @@ class Outstanding:
             self._taken.add(way)
             self.ends(way)
 
-    def ends(self, way: Way) -> bool:
-        """Take that it goes nowhere; tells whether none of those that began with it went there."""
+    def ends(self, way: Way, *, missed: bool = False) -> bool:
+        """Take that it goes nowhere, for it `missed` the lane, or before that.
+
+        Tells whether none of those that began with it went there, and some missed it.
+        """
         count = self._count.get(way, 0)
+        if not count:
+            return False
+        if missed:
+            self._missed.add(way)
         if count > 1:
             self._count[way] = count - 1
             return False
-        if not count:
-            return False
         del self._count[way]
-        went = way in self._taken
+        left = way in self._missed and way not in self._taken
         self._taken.discard(way)
-        return not went
+        self._missed.discard(way)
+        return left

@@ -25,7 +25,9 @@ def probes_of(lane: str) -> Limit:
 def limit_asked(ask: Ask) -> Limit:
     """Return the limit that another dispatcher asks for."""
     terms = Terms(ask.rate, ask.capacity, ask.reserve) if ask.rate > 0 else None
-    return Limit(ask.key, terms, ask.most, ask.lane, ask.lanes)
+    if ask.had is None:  # one of an older dispatcher, whose lanes are in no order
+        return Limit(ask.key, terms, ask.most, ask.lane, had=ask.lanes)
+    return Limit(ask.key, terms, ask.most, ask.lane, ask.lanes, ask.had)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,8 @@ class Owned:
         if limit.terms is not None:
             return self.buckets.take(limit.key, limit.terms, want, now)
         if limit.most:
-            granted = self.bulkheads.take(limit.key, limit.goes_to, limit.most, want, now)
-            if granted:
-                self.bulkheads.sends(limit.key, limit.goes_to, who)
+            granted = self.bulkheads.take(limit.key, limit.most, want, now)
+            self.bulkheads.sends(limit.key, limit.goes_to(granted), who, now)
             if granted == want:
                 return Taken(granted)
             undecided = not self.bulkheads.is_full(limit.key, limit.most)

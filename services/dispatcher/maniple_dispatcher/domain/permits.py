@@ -13,6 +13,7 @@ an owner counts only from when there can be one: while the dispatcher hears at l
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import exp
+from typing import NamedTuple
 
 from msgspec import Struct, structs
 
@@ -26,7 +27,7 @@ MAX_LINES = 20_000
 MAX_LATE = 16
 FLOWED_IN = 1.0  # seconds of which "lately" is the mean
 NO_FLOW = 1e-6  # permits a second
-ASKED_LATELY = 30.0  # seconds for which at most somebody who has asked waits for an answer
+GRANTED_LATELY = 30.0  # seconds after which an owner has been told where what was granted went
 
 Then = Callable[[bool | None, float], None]
 """Told whether a task passes, and after how many seconds; or, if not, when it may ask again.
@@ -39,7 +40,8 @@ It must not raise: many are told one after another.
 class Limit(Struct, frozen=True):
     """What a permit is asked of: a bucket, a bulkhead (`most`), or a breaker's probes.
 
-    `lane` is where the task goes; `lanes`, where others go that ask with it.
+    `lane` is where the task goes; `lanes`, where others go that ask after it, in their order; `had`
+    are lanes of tasks that have been granted something before.
     """
 
     key: str
@@ -47,11 +49,18 @@ class Limit(Struct, frozen=True):
     most: int = 0
     lane: str = ""
     lanes: tuple[str, ...] = ()
+    had: tuple[str, ...] = ()
 
-    @property
-    def goes_to(self) -> tuple[str, ...]:
-        """All lanes that may get what is asked for."""
-        return (self.lane, *self.lanes)
+    def goes_to(self, granted: int) -> tuple[str, ...]:
+        """Return where tasks may be when so many of those that ask are granted something."""
+        return (*(self.lane, *self.lanes)[:granted], *self.had)
+
+
+class Waiter(NamedTuple):
+    """One that waits, and where its task goes."""
+
+    then: Then
+    lane: str
 
 
 class _Flow:
@@ -76,9 +85,9 @@ class _Line:
     """Those who wait for permits of one limit."""
 
     limit: Limit
-    waiting: list[Then] = field(default_factory=list)
+    waiting: list[Waiter] = field(default_factory=list)
     since: float = 0.0
-    asked: list[Then] = field(default_factory=list)
+    asked: list[Waiter] = field(default_factory=list)
     asked_at: float = 0.0
     number: int = 0
     """Of the request that is under way; 0 if none is."""
@@ -98,8 +107,8 @@ class _Line:
     """Who was asked by requests that were not answered in time and what they tell, by number."""
     flow: _Flow = field(default_factory=_Flow)
     others: dict[str, _Flow] = field(default_factory=dict)
-    lanes: dict[str, float] = field(default_factory=dict)
-    """Of a bulkhead: when a task last asked that goes to a lane."""
+    had: dict[str, float] = field(default_factory=dict)
+    """Of a bulkhead: when a task was last granted room that goes to a lane."""
     left: set[str] = field(default_factory=set)
     """Lanes that are not there, so that no task from here is in them: the owner is to know."""
     told_left: tuple[str, ...] = ()
@@ -115,12 +124,22 @@ class _Line:
         return not (self.number or self.wants)
 
     def goes_to(self, now: float) -> Limit:
-        """Return the limit with all lanes of those who wait or may have been granted lately."""
+        """Return the limit with the lanes of those who ask, and of those who were granted lately.
+
+        A new owner may not have been told of these.
+        """
         if not self.limit.most:
             return self.limit
-        self.lanes = {lane: at for lane, at in self.lanes.items() if now - at <= ASKED_LATELY}
-        others = tuple(lane for lane in self.lanes if lane != self.limit.lane)
-        return structs.replace(self.limit, lanes=others)
+        self.had = {lane: at for lane, at in self.had.items() if now - at <= GRANTED_LATELY}
+        lane, *others = dict.fromkeys(one.lane for one in self.asked) or [""]
+        return structs.replace(self.limit, lane=lane, lanes=tuple(others), had=tuple(self.had))
+
+    def passes(self, one: Waiter, seconds: float, now: float) -> None:
+        """Let one pass that is granted what it asked for."""
+        if self.limit.most:
+            self.had[one.lane] = now
+            self.left.discard(one.lane)
+        one.then(True, seconds)
 
     def flow_to(self, other: str, now: float) -> _Flow:
         """Return what another is granted; forget those who were granted nothing for long."""
@@ -160,7 +179,7 @@ class _Line:
         stale = now - self.asked_at > asked_anew
         return bool(self.number) and owner != self.asked_of and stale
 
-    def unanswered(self) -> list[Then]:
+    def unanswered(self) -> list[Waiter]:
         """Take the request that is under way for one that is not answered; return who asked."""
         asked, self.asked = self.asked, []
         while len(self.late) >= MAX_LATE:
@@ -191,16 +210,13 @@ class Permits:
     def wait(self, limit: Limit, then: Then, now: float) -> bool:
         """Let a task wait for a permit that another dispatcher gives."""
         line = self._line(limit)
-        if limit.most:
-            line.lanes[limit.lane] = now
-            line.left.discard(limit.lane)
         if line.silent and line.asked_of == self._peers.owner(limit.key):
             self._accrue(line, now)
             _pass_by_credit(line, then)
         else:
             if not line.waiting:
                 line.since = now
-            line.waiting.append(then)
+            line.waiting.append(Waiter(then, limit.lane))
         return self._could_ask(line)
 
     def free(self, limit: Limit) -> bool:
@@ -215,7 +231,7 @@ class Permits:
         """Take that no task from here is in a lane; to be told with what is given back."""
         line = self._lines.get(limit.key)
         if line is not None:
-            line.lanes.pop(limit.lane, None)
+            line.had.pop(limit.lane, None)
             line.left.add(limit.lane)
 
     def _could_ask(self, line: _Line) -> bool:
@@ -265,15 +281,15 @@ class Permits:
         line.credit = 0.0
         line.flow.granted(grant.granted, now)
         taken = Taken(grant.granted, grant.again, grant.first, grant.step, grant.undecided)
-        for place, then in enumerate(asked):
+        for place, one in enumerate(asked):
             if place < taken.granted:
-                then(True, taken.wait(place))
+                line.passes(one, taken.wait(place), now)
             else:
-                then(taken.refusal, taken.again)
+                one.then(taken.refusal, taken.again)
 
-    def look(self, now: float) -> list[tuple[Limit, list[Then]]]:
+    def look(self, now: float) -> list[tuple[Limit, list[Waiter]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
-        ours = list[tuple[Limit, list[Then]]]()
+        ours = list[tuple[Limit, list[Waiter]]]()
         for line in tuple(self._busy.values()):
             owner = self._peers.owner(line.limit.key)
             if owner == self._peers.me:
@@ -288,8 +304,8 @@ class Permits:
                 line.since = now
             elif line.waiting and not line.number and self._is_over(line, now):
                 waiting, line.waiting = line.waiting, []
-                for then in waiting:
-                    then(None, RETRY_AFTER)
+                for one in waiting:
+                    one.then(None, RETRY_AFTER)
         self._busy = {key: line for key, line in self._busy.items() if not line.idle}
         self.due = any(self._could_ask(line) for line in self._busy.values())
         return ours
@@ -316,8 +332,8 @@ class Permits:
             line.credit = max(line.credit, self._part(line, terms, now))
             line.alive_at = max(line.alive_at, line.asked_at)
             line.silent = True
-        for then in line.unanswered():
-            _pass_by_credit(line, then)
+        for one in line.unanswered():
+            _pass_by_credit(line, one.then)
 
     def _part(self, line: _Line, terms: Terms, now: float) -> int:
         """Return what is ours of the tokens that were left, the owner's own part being left to it.
@@ -383,6 +399,7 @@ def _ask(line: _Line, to: str, now: float) -> Ask:
         most=limit.most,
         lane=limit.lane,
         lanes=limit.lanes,
+        had=limit.had,
         used=line.told[0],
         freed=line.told[1],
         left=line.told_left,
