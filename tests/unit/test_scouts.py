@@ -27,11 +27,15 @@ HOT = 1  # the number of the channel that is opened first
 
 
 class Broker:
-    """Queues of which the `silent` have no leader, the `full` refuse, and the `absent` are none."""
+    """Queues of which the `silent` have no leader, the `full` refuse, and the `absent` are none.
+
+    What the `unconfirming` take they do not confirm.
+    """
 
     def __init__(self) -> None:
         self.connection_tune = SimpleNamespace(channel_max=2047)
         self.silent: set[str] = set()
+        self.unconfirming: set[str] = set()
         self.full: set[str] = set()
         self.absent: set[str] = set()
         self.answered = asyncio.Condition()
@@ -81,6 +85,8 @@ class Channel:
                 await self.broker.leader_of(routing_key)
                 self._registered.add(routing_key)
         await self.broker.leader_of(routing_key)
+        if routing_key in self.broker.unconfirming:
+            await asyncio.Event().wait()
         if routing_key in self.broker.absent:
             raise aiormq.exceptions.PublishError(RETURNED, RETURNED.delivery)
         if routing_key in self.broker.full:
@@ -200,7 +206,9 @@ async def test_an_answer_counts_for_what_waits_for_it_and_no_longer() -> None:
         ]
 
 
-async def test_where_something_is_not_confirmed_one_message_waits_and_no_more_are_sent() -> None:
+async def test_where_something_is_not_confirmed_one_message_waits_by_a_channel_that_stands() -> (
+    None
+):
     """However often it is tried: 32 of one channel would stop it."""
     async with publishing() as on:
         await on.send("queue", "first", "second", "third")
@@ -214,11 +222,12 @@ async def test_where_something_is_not_confirmed_one_message_waits_and_no_more_ar
             await on.send("well", f"well {number}")
             assert on.confirmed(f"well {number}")
         to_it = [one for one in on.broker.sent[before:] if one[0] == "queue"]
-        assert [message for *_, message in to_it] == ["probe 0"]
+        # The first goes by a channel that knows the queue, and goes on: its answer might be lost.
+        assert [message for *_, message in to_it] == ["probe 0", "probe 10"]
         assert len(on.broker.open) <= 3
         await on.broker.answers("queue")
         await on.send("queue", "after")
-        assert on.broker.messages("queue")[-4:] == ["late", "probe 0", "probe 99", "after"]
+        assert on.broker.messages("queue")[-4:] == ["late", "probe 10", "probe 99", "after"]
 
 
 async def test_a_scout_that_nobody_waits_for_tells_all_the_same_and_is_sent_once() -> None:
@@ -231,6 +240,29 @@ async def test_a_scout_that_nobody_waits_for_tells_all_the_same_and_is_sent_once
         assert len(on.broker.sent) == 1
         await on.broker.answers("stuck")
         assert on.broker.taken[-2:] == [("stuck", 2, "1"), ("stuck", HOT, "2")]
+
+
+async def test_where_the_answer_was_lost_of_a_scout_that_nobody_waits_for_another_may_go() -> None:
+    async with publishing() as on:
+        await on.send("well", "w1", "w2")
+        on.broker.unconfirming.add("odd")
+        on.broker.silent.add("stuck")
+        await on.send("odd", "1")
+        await on.send("stuck", "s1")
+        for one in ("1", "s1"):
+            on.results[one].cancel()
+        await on.send("odd", "2")
+        await on.send("stuck", "s2")
+        on.broker.unconfirming.clear()
+        await on.passes(LOST_AFTER * TIMES.ticks(TIMES.confirm))
+        assert not on.confirmed("2")
+        await on.passes(2)
+        assert on.confirmed("2")
+        assert on.broker.messages("odd") == ["2"]
+        assert len(on.broker.open) == 1 + 2  # of which one goes on to wait at the queue that stands
+        await on.broker.answers("stuck")
+        assert on.confirmed("s2")
+        assert on.broker.messages("stuck") == ["s1", "s2"]
 
 
 async def test_over_a_new_connection_nothing_is_known_and_what_waited_is_sent_again() -> None:

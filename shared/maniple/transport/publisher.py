@@ -123,8 +123,8 @@ class Publisher:
         self._ticks += 1
         oldest, _ = next(iter(self._unconfirmed.values()), (self._ticks, None))
         times = self._link.times
-        self._tell_scouts(times.ticks(times.answer))
         most = times.ticks(times.confirm)
+        self._tell_scouts(times.ticks(times.answer), LOST_AFTER * most)
         if self._ticks - oldest <= most or self._ticks - self._answered <= most:
             return self._ticks - oldest > LOST_AFTER * most
         if self._asking is None:
@@ -132,10 +132,10 @@ class Publisher:
             self._asking = asyncio.get_running_loop().create_task(self._ask())
         return self._ticks - self._asked > times.ticks(times.answer)
 
-    def _tell_scouts(self, patience: int) -> None:
+    def _tell_scouts(self, patience: int, lost_after: int) -> None:
         if self._scouts is None:
             return
-        self._scouts.tick()
+        self._scouts.tick(lost_after)
         for sent_at, place in self._unconfirmed.values():
             if self._ticks - sent_at <= patience:
                 break

@@ -9,7 +9,8 @@ RabbitMQ 3.10; other channels of the connection go on meanwhile.
 So where a channel is to publish for the first time, or again after something was not confirmed for
 some seconds, a scout goes first: a message that is to be published anyway, on a channel of its own.
 What goes to the same place waits until it is answered. A scout that is not stays where it is, and
-with it its channel; others get other channels, up to `MOST`.
+with it its channel; others get other channels, up to `MOST`. If nobody waits for it any more and
+its channel answers other questions, its answer may have been lost: then another may go.
 
 Only what waits then follows at once, for a moment later the queue may have lost its leader; what
 comes later, before the first of those is confirmed, sends another scout. So a place where little
@@ -50,6 +51,12 @@ class _Scout:
         self.since = 0
         self.waits = True
         """It has no channel yet."""
+        self.channel: AbstractChannel | None = None
+        self.orphaned = False
+        """Nobody waits for it."""
+        self.sending: asyncio.Task[None] | None = None
+        self.asked = False
+        """Whether its channel has been asked for an answer that needs no queue."""
         self.back = asyncio.Event()
 
 
@@ -86,9 +93,22 @@ class Scouts:
         for task in self._sending:
             task.cancel()
 
-    def tick(self) -> None:
-        """Let time pass."""
+    def tick(self, patience: int) -> None:
+        """Let time pass; `patience` is after how many ticks an answer may have been lost."""
         self._ticks += 1
+        for scout in self._out.values():
+            overdue = not scout.waits and self._ticks - scout.since > patience
+            if overdue and scout.orphaned and not scout.asked:
+                scout.asked = True
+                self._own(asyncio.create_task(self._ask(scout), name=f"ask of {scout.place}"))
+
+    async def _ask(self, scout: _Scout) -> None:
+        """Give a scout up whose channel goes on."""
+        if scout.channel is not None:
+            with contextlib.suppress(*LOST):
+                await scout.channel.basic_qos(prefetch_count=0)
+                if scout.sending is not None:
+                    scout.sending.cancel()
 
     def knows(self, place: Place) -> bool:
         """Whether the channel may publish there."""
@@ -125,11 +145,13 @@ class Scouts:
         """
         scout = self._out[place] = _Scout(place, self._connection)
         sending = asyncio.create_task(self._send(scout, publish), name=f"scout {place}")
+        scout.sending = sending
         sending.add_done_callback(lambda _: self._came_back(scout))  # also of one that never began
         self._own(sending)
         try:
             await asyncio.shield(sending)
         except asyncio.CancelledError:
+            scout.orphaned = True
             if scout.waits:
                 sending.cancel()
             raise
@@ -137,7 +159,7 @@ class Scouts:
     async def _send(self, scout: _Scout, publish: Publish) -> None:
         channel, sound = None, True
         try:
-            channel = await self._channel(scout)
+            scout.channel = channel = await self._channel(scout)
             scout.since = self._ticks
             await publish(channel)
             self._take_answer(scout)
@@ -148,6 +170,9 @@ class Scouts:
             sound = self._ticks - scout.since <= SOON
             if sound:
                 self._take_answer(scout)
+            raise
+        except asyncio.CancelledError:
+            sound = False  # an answer may come yet
             raise
         finally:
             if self._connection is scout.connection:
