@@ -51,7 +51,7 @@ class Again:
     ) -> None:
         """Admit a task, as `Gate.admit` does, when it is known what became of it."""
         if before in {Before.DELIVERED, Before.BOTH}:
-            go_on = partial(self._admit, envelope, resolved, source, before)
+            go_on = partial(self.bring, envelope, resolved, source, before)
             self.look(_key(envelope), _asker(envelope, source), go_on)
         else:
             self._gate.admit(envelope, resolved, source, before)
@@ -70,7 +70,7 @@ class Again:
         """Answer how a task has ended, or leave it in its lane; or else `go_on`."""
         self._lookups.ask(key, partial(self._found, asker, go_on), since)
 
-    def _admit(
+    def bring(
         self,
         envelope: Envelope,
         resolved: Resolved,
@@ -78,6 +78,7 @@ class Again:
         before: Before,
         found: Record | None,
     ) -> None:
+        """Admit a task of which it is known what was `found`: no end."""
         if resolved.rate_limit is not None:
             if found is None:  # it never left
                 before = Before.SAID if before is Before.BOTH else Before.UNKNOWN

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 from msgspec.structs import replace
 
@@ -15,7 +15,6 @@ from maniple.identifiers import new_id
 from maniple.messages import Envelope, Status, Task, without_room
 from maniple.records import Record, TaskKey
 from maniple.remnants import remnant_of
-from maniple.service.done import Done
 from maniple.service.names import DEAD_LETTERS
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
@@ -35,6 +34,7 @@ from maniple_dispatcher.domain.admission import (
     claim_of,
     identity,
 )
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.refusing import Refusal, Refused, refusal_of, refusals_of, whole
 from maniple_dispatcher.domain.routing import given_up
 from maniple_dispatcher.refusals import tell
@@ -45,8 +45,10 @@ from maniple_dispatcher.traces import Traces
 BROKER_KEY = "broker."
 EXPIRED = "expired"
 REASONS = (EXPIRED, "rejected", "maxlen", "delivery_limit")
-End = Callable[[Done], None]
-"""Tells of one end; what it is called with hears when that is confirmed."""
+End = Callable[[Settlement], None]
+"""Tells of one end, and settles a part of the source when that is confirmed."""
+Admitted = Callable[[Task, Arrival, str], tuple[Envelope, Resolved]]
+"""Admits a good task under an id."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,12 +65,14 @@ class Undeliverable:
         traces: Traces,
         rooms: Rooms | None = None,
         again: Again | None = None,
+        admitted: Admitted | None = None,
     ) -> None:
         """Send results through `results`; what tasks had in bulkheads goes back by `rooms`.
 
-        What has expired may have been admitted before that, and ended: `again` finds out.
+        What has expired may have been `admitted` before that, and ended: `again` finds out.
         """
         self._again = again
+        self._admitted = admitted
         self._rooms = rooms or Rooms()
         self._traces = traces
         self._results = results
@@ -100,10 +104,10 @@ class Undeliverable:
         source = Settlement(delivery, len(ends))
         for end in ends:
             try:
-                end(source.settle)
+                end(source)
             except Exception:  # noqa: BLE001 - one of them must not cost the others
                 _log.exception("a task that the broker gave up cannot be ended")
-                self._refuse(_unreadable(arrival), arrival, source.settle)
+                self._refuse(_unreadable(arrival), arrival, source)
 
     def _of_submission(
         self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str
@@ -113,7 +117,9 @@ class Undeliverable:
             return [partial(self._refuse, refusal, arrival) for refusal in refusals]
         checked = _checked(raw, arrival.received_at)
         return [
-            partial(self._expire if _is_good(member, checked) else self._refuse, refusal, arrival)
+            partial(self._expire, refusal, checked, member)
+            if checked is not None and _is_good(member, checked)
+            else partial(self._refuse, refusal, arrival)
             for member, refusal in zip(members, refusals, strict=True)
         ]
 
@@ -132,30 +138,41 @@ class Undeliverable:
         ended = [one if has_room else without_room(one) for one in envelopes if one is not None]
         return [partial(self._give_up, one, why) for one in ended]
 
-    def _give_up(self, envelope: Envelope, why: str, done: Done) -> None:
+    def _give_up(self, envelope: Envelope, why: str, source: Settlement) -> None:
         """End a task that was admitted."""
         self._rooms.back(envelope)
         result = given_up(envelope, self._clock(), why)
-        result, done = self._traces.given_up(result, envelope, done)
+        result, done = self._traces.given_up(result, envelope, source.settle)
         self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
 
-    def _refuse(self, refusal: Refusal, arrival: Arrival, done: Done) -> None:
+    def _refuse(self, refusal: Refusal, arrival: Arrival, source: Settlement) -> None:
         """Tell of what no dispatcher has admitted, as far as one can know."""
-        tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, done)
+        tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, source.settle)
 
-    def _expire(self, refusal: Refusal, arrival: Arrival, done: Done) -> None:
+    def _expire(self, refusal: Refusal, arrival: Arrival, task: Task, source: Settlement) -> None:
         """Tell that the time of a good task was over, unless a dispatcher had it before that."""
+        end = partial(self._end, refusal, arrival, task, source)
         if self._again is None:
-            self._end(refusal, arrival, done, None)
+            end(None)
             return
         key = TaskKey(refusal.answer.tenant, refusal.answer.id)
-        self._again.look(key, Asker(done), partial(self._end, refusal, arrival, done))
+        self._again.look(key, Asker(source.settle, arrival.reply_to, arrival.correlation_id), end)
 
-    def _end(self, refusal: Refusal, arrival: Arrival, done: Done, found: Record | None) -> None:
-        """End a task that expired, under its id only if it never left a dispatcher."""
-        if found is None:
-            refusal = Refusal(refusal.answer, refusal.answer)
-        self._refuse(refusal, arrival, done)
+    def _end(
+        self,
+        refusal: Refusal,
+        arrival: Arrival,
+        task: Task,
+        source: Settlement,
+        found: Record | None,
+    ) -> None:
+        """End a task that expired if it never left a dispatcher; one that may have goes on."""
+        if found is None or self._again is None or self._admitted is None:
+            ended = Refusal(refusal.answer, refusal.answer)
+            self._refuse(ended, arrival, source)
+        else:
+            envelope, resolved = self._admitted(task, arrival, refusal.answer.id)
+            self._again.bring(envelope, resolved, source, Before.DELIVERED, found)
 
 
 def _unreadable(arrival: Arrival) -> Refusal:
@@ -203,9 +220,9 @@ def _checked(raw: RawArrival, now: datetime) -> Arrival | None:
         return None
 
 
-def _is_good(member: Task | InvalidMessage, arrival: Arrival | None) -> bool:
+def _is_good(member: Task | InvalidMessage, arrival: Arrival) -> TypeGuard[Task]:
     """Tell whether a dispatcher would have admitted it, had it come in time."""
-    if arrival is None or isinstance(member, InvalidMessage):
+    if isinstance(member, InvalidMessage):
         return False
     try:
         capability = capability_of(member, arrival.routing_key)

@@ -114,20 +114,16 @@ class Submissions:
                 continue
             task_id = identity(member.id, arrival, position, new_id)
             try:
-                envelope, resolved = self._admitted(member, arrival, task_id, seen)
+                _check_first(member.tenant, task_id, seen)
+                envelope, resolved = self.admitted(member, arrival, task_id)
+                seen.add((member.tenant, task_id))
                 admitted.append((envelope, resolved, position))
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
                 refused.append(_refused(_reason(error), member, arrival, position))
         return admitted, refused
 
-    def _admitted(
-        self, task: Task, arrival: Arrival, task_id: str, seen: set[tuple[str, str]]
-    ) -> tuple[Envelope, Resolved]:
+    def admitted(self, task: Task, arrival: Arrival, task_id: str) -> tuple[Envelope, Resolved]:
         """Return a task that is admitted, with what the policies say. Raises `InvalidMessage`."""
-        if (task.tenant, task_id) in seen:
-            raise InvalidMessage(
-                ErrorCode.INVALID_TASK, f"id {task_id!r} stands twice in one array"
-            )
         capability = capability_of(task, arrival.routing_key)
         resolved = self._policies.resolve(capability, task.tenant, task.labels, task_id)
         envelope = admit(
@@ -140,7 +136,6 @@ class Submissions:
         )
         if self._traces.has(envelope):
             envelope = dispatching(envelope)
-        seen.add((task.tenant, task_id))
         return envelope, resolved
 
     def _fail(
@@ -164,6 +159,11 @@ class Submissions:
         refusal = refusal_of(whole(error, arrival), arrival, new_id)
         source = Settlement(delivery, PARTS)
         self._refusals.refuse(error, refusal, arrival, delivery.body, source)
+
+
+def _check_first(tenant: str, task_id: str, seen: set[tuple[str, str]]) -> None:
+    if (tenant, task_id) in seen:
+        raise InvalidMessage(ErrorCode.INVALID_TASK, f"id {task_id!r} stands twice in one array")
 
 
 def _unreadable(error: InvalidMessage, arrival: Arrival, position: int | None) -> Refused:

@@ -214,7 +214,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         hot.consume(queue, submissions.take, settings.prefetch)
     hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
     dead = Undeliverable(
-        results, runtime.metrics, time.now, traces=traces, rooms=rooms, again=again
+        results,
+        runtime.metrics,
+        time.now,
+        traces=traces,
+        rooms=rooms,
+        again=again,
+        admitted=submissions.admitted,
     )
     hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
