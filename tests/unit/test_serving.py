@@ -26,12 +26,12 @@ class Broker:
     silent: set[str]
     lives: list["Broker"]
 
-    def __init__(self, _url: object) -> None:
+    def __init__(self, *_: object) -> None:
         self.lives.append(self)
         self.begun: list[str] = []
         self.closed = 0
         self.consumers: list[Any] = []
-        self.replies = self.listening = self.asking = None
+        self.replies = self.listening = None
         self.link = SimpleNamespace(connect=self._done, wire=_Wire(), close=self._done)
         channels = SimpleNamespace(get_channel=self._channel)
         declarer = SimpleNamespace(declare_queue=self._declare)

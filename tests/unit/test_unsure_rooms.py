@@ -18,7 +18,7 @@ LIMIT = Limit(KEY, most=MOST, lane=LANE)
 
 def remembering(number: int = MOST) -> Bulkheads:
     bulkheads = Bulkheads()
-    bulkheads.remember({KEY: (number, (LANE,))})
+    bulkheads.remember({KEY: (number, (LANE,))}, 0.0)
     bulkheads.recall(0.0, alone=True)
     return bulkheads
 
@@ -30,6 +30,19 @@ def granted(bulkheads: Bulkheads, want: int, now: float = 0.0) -> int:
 def test_what_is_only_remembered_takes_room_and_is_not_known_to() -> None:
     bulkheads = remembering()
     assert (granted(bulkheads, 1), bulkheads.is_full(KEY, MOST)) == (0, False)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_is_remembered_late_takes_room_beside_what_was_granted_meanwhile(
+    *, alone: bool
+) -> None:
+    """Consul may take its time; whoever was not alone has been told."""
+    bulkheads = Bulkheads()
+    bulkheads.recall(0.0, alone=alone)
+    assert granted(bulkheads, 2) == 2
+    bulkheads.remember({KEY: (MOST - 3, (LANE,))}, 5.0)
+    assert granted(bulkheads, MOST, 5.0) == (1 if alone else MOST - 2)
+    assert bulkheads.unsure(KEY) == (MOST - 3 if alone else 0)
 
 
 def test_what_agents_tell_of_is_known_for_good() -> None:
@@ -59,7 +72,7 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
     lanes: tuple[str, ...], within: float
 ) -> None:
     bulkheads, now = Bulkheads(), 0.0
-    bulkheads.remember({KEY: (MOST, lanes)})
+    bulkheads.remember({KEY: (MOST, lanes)}, 0.0)
     bulkheads.recall(0.0, alone=True)
     while bulkheads.unsure(KEY):
         now += 0.5

@@ -183,7 +183,7 @@ class Memory:
                 await asyncio.sleep(0)
                 now, wall = monotonic(), time.time()
             owned.buckets.restore(key, (level, rate, capacity), wall - at, now)
-        owned.bulkheads.remember({key: room[:2] for key, room in kept.rooms.items()})
+        owned.bulkheads.remember({key: room[:2] for key, room in kept.rooms.items()}, now)
         for lane, (state, epoch, since) in kept.breakers.items():
             owned.restore(lane, State(state), epoch, now - (wall - since))
 

@@ -67,6 +67,7 @@ class Bulkheads:
         self._changed: set[str] = set()
         self._untold: set[str] = set()
         self._remembered: dict[str, Room] | None = {}
+        self._began_alone = False
         self.version = 0
         """Rises whenever what is `lately_in_use` becomes another."""
 
@@ -145,18 +146,29 @@ class Bulkheads:
             if bulkhead.most and owns(key):
                 yield key, (bulkhead.most, tuple(sorted(bulkhead.lanes)))
 
-    def remember(self, rooms: Mapping[str, Room]) -> None:
-        """Take what dispatchers before us have written down, for the case that nobody tells."""
+    def remember(self, rooms: Mapping[str, Room], now: float) -> None:
+        """Take what dispatchers before us have written down, for the case that nobody tells.
+
+        It may come when we own them: then what we have granted meanwhile counts besides.
+        """
         if self._remembered is not None:
             self._remembered = dict(rooms)
+        elif self._began_alone:
+            for key, (number, lanes) in rooms.items():
+                known = self._bulkheads.get(key, Bulkhead()).counted
+                self._take_remembered(key, (known + number, lanes), number, now)
 
     def recall(self, now: float, *, alone: bool) -> None:
         """Begin to own: with what is remembered, if we are `alone` and nobody has told anything."""
         remembered, self._remembered = self._remembered, None
+        self._began_alone = alone
         for key, room in (remembered or {}).items() if alone else ():
             if key not in self._bulkheads:
-                self.follow(key, room, now, ours=True, unsure=room[0])
-                self._changed.add(key)
+                self._take_remembered(key, room, room[0], now)
+
+    def _take_remembered(self, key: str, room: Room, unsure: int, now: float) -> None:
+        self.follow(key, room, now, ours=True, unsure=unsure)
+        self._changed.add(key)
 
     def follow(self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0) -> None:
         """Take what another owner has granted; of `ours` it is the latest that it knew.
