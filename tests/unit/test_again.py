@@ -21,12 +21,14 @@ from maniple.messages import (
     TaskAccepted,
     TaskAdmitted,
     TaskRunning,
+    Waiting,
 )
 from maniple.records import Batch, Entry, Record, TaskKey
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
+from maniple.topology import DELAY, RESULTS
 from maniple_dispatcher.again import Again
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.lookups import Search
@@ -246,3 +248,20 @@ async def test_ids_of_all_lengths_are_found_and_what_is_longer_costs_nothing() -
     body = b'[{"id":"x","capability":"c","status":"succeeded","output":%b}]' % payload
     assert not search.decode(RESULTS_TYPE, body, 0)
     assert await found(search, (RESULTS_TYPE, [ended(longest)]))
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_what_came_again_and_is_over_before_it_can_wait_is_looked_up_when_it_comes_back(
+    *, again: bool
+) -> None:
+    scene = GateWithFakes((), None, lookups=Known(ended("1")))
+    task = replace(envelope("1"), again=again, deadline=NOW - HOUR)
+    source = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
+    scene.lanes.hold(task, source, Waiting.NO_AGENT)
+    await scene.drain()
+    waits = scene.tasks(DELAY.name)
+    assert [one.id for one in waits] == (["1"] if again else [])
+    for one in waits:
+        await scene.bring_back(one)
+    expired = [r.status for m in scene.publisher.to(RESULTS.name) for r in decode_results(m.body)]
+    assert expired == ([] if again else [Status.EXPIRED])

@@ -409,7 +409,9 @@ class Lanes:
     def _wait(self, going: _Going, why: Waiting, *, insist: bool = False) -> None:
         now = self._clock()
         envelope = going.envelope
-        if self.ends(envelope, going.source, now, waiting=why):
+        # One that came again is looked up before it expires: when it comes back.
+        looked_up = envelope.again and self.is_over(envelope, now)
+        if not looked_up and self.ends(envelope, going.source, now, waiting=why):
             return
         self._metrics.counter(TASKS_DELAYED, why.value).inc()
         longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
