@@ -201,7 +201,10 @@ class Lanes:
         return True
 
     def admitted(self, envelope: Envelope, source: Settlement, then: Callable[[], None]) -> None:
-        """Record that a new task goes to a lane or waits, `then` let it."""
+        """Record that a new task goes to a lane or waits, `then` let it.
+
+        That may take long, and all the while it has its room.
+        """
         record = TaskAdmitted(
             id=envelope.id,
             capability=envelope.capability,
@@ -211,11 +214,15 @@ class Lanes:
 
         def recorded(error: ManipleError | None) -> None:
             if error is None:
+                self._rooms.recorded(envelope)
                 then()
             else:
+                self._rooms.turned_away(envelope, no_lane=False)
                 source.settle(error)
 
-        self._admissions.add(ADMITTED_KEY, encode(record), recorded)
+        encoded = encode(record)
+        self._rooms.goes(envelope)
+        self._admissions.add(ADMITTED_KEY, encoded, recorded)
 
     def is_over(self, envelope: Envelope, now: datetime) -> bool:
         """Tell whether a task's time is over."""
