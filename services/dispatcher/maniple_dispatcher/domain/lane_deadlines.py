@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from maniple.messages import CAPABILITY_PATTERN, VARIANT_PATTERN
 from maniple.peers import Turn
 from maniple.timings import Expiry
-from maniple.topology import lane_queues
+from maniple.topology import lane_queues, suspect_lane
 
 MOST_LANES = 4096
 MOST_DUE = 500
@@ -122,6 +122,11 @@ class Place:
     def is_suspects(self) -> bool:
         """Whether it is the queue of tasks that lost agents."""
         return self.queue == lane_queues(self.lane)[1].name
+
+    @property
+    def key(self) -> str:
+        """By what `maniple.lanes` routes to it."""
+        return suspect_lane(self.lane) if self.is_suspects else self.lane
 
 
 @dataclass(slots=True)
