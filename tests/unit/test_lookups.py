@@ -10,9 +10,16 @@ import pytest
 import structlog
 
 from maniple.records import Batch, Record, TaskKey
+from maniple.service import hotpath
+from maniple.service.consul import Consul
+from maniple.service.health import Health
+from maniple.service.hotpath import HotPath
+from maniple.service.runner import Runtime
+from maniple.service.settings import ServiceSettings
 from maniple.transport import Outgoing
 from maniple_dispatcher import lookups
-from maniple_dispatcher.lookups import LIMIT, Lookups
+from maniple_dispatcher.lookups import BACK, LIMIT, LONGEST_REST, MOST_BACK, Lookups
+from simulated_cluster import metrics
 from virtual_time import Process, World
 
 
@@ -61,12 +68,20 @@ class Scene:
 
     def __init__(self, world: World) -> None:
         self.world, self.records = world, Records(world)
-        self.outage = 0.0
-        world.patch.setattr(lookups, "monotonic", world.monotonic)
+        for module in (lookups, hotpath):
+            world.patch.setattr(module, "monotonic", world.monotonic)
         world.patch.setattr(lookups, "reading", self.records.reading)
-        runtime: Any = SimpleNamespace(log=structlog.get_logger())
+        runtime = Runtime(
+            settings=ServiceSettings(instance="one"),
+            health=Health("dispatcher", "one"),
+            metrics=metrics(),
+            consul=Consul("http://127.0.0.1:1"),
+            log=structlog.get_logger(),
+            stopping=asyncio.Event(),
+        )
+        self.hot = HotPath(runtime, held_bytes=1024**2)
         publisher: Any = self.records
-        self.lookups = Lookups(runtime, publisher, lambda: self.outage)
+        self.lookups = Lookups(runtime, publisher, lambda: self.hot.outage)
         self.told: dict[str, float] = {}
         self.process = Process(world, "dispatcher")
         self.process.run(self.lookups.run())
@@ -77,6 +92,20 @@ class Scene:
 
         key = TaskKey("default", name)
         self.process.step(lambda: self.lookups.ask(key, then, **since))
+
+    def cut(self, seconds: float) -> None:
+        """Let nothing be consumed for so long."""
+        self.hot.intake._set_up(up=True)
+        self.hot.intake._set_up(up=False)
+        self.world.run(seconds)
+        self.hot.intake._set_up(up=True)
+
+    def back(self, name: str, **since: float) -> float:
+        """Return how far back the look goes for a task that is asked for now."""
+        self.ask(name, **since)
+        self.world.run(LONGEST_REST + 5.0)
+        assert name in self.told
+        return self.records.looks[-1][1]
 
 
 @pytest.fixture
@@ -108,3 +137,32 @@ def test_a_mark_that_is_there_no_more_when_its_turn_comes_is_set_again(scene: Sc
     scene.ask("1")
     scene.world.run(LIMIT + 5)
     assert (len(scene.records.looks), "1" in scene.told) == (1, True)
+
+
+def test_after_an_outage_a_look_goes_back_by_as_long_for_a_minute(scene: Scene) -> None:
+    assert scene.back("before") == pytest.approx(BACK, abs=1)
+    scene.cut(200.0)
+    assert scene.back("soon after") == pytest.approx(BACK + 200, abs=1)
+    scene.world.run(60.0)
+    assert scene.back("long after") == pytest.approx(BACK, abs=1)
+
+
+def test_one_look_goes_back_for_as_long_as_is_asked_but_not_for_ever(scene: Scene) -> None:
+    asked = {"short": (1.0, BACK), "long": (120.0, 120.0), "endless": (1e9, MOST_BACK)}
+    for name, (since, back) in asked.items():
+        assert scene.back(name, since=since) == pytest.approx(back, abs=1)
+        assert scene.back(f"after {name}") == pytest.approx(BACK, abs=1)
+
+
+def test_what_has_to_wait_for_the_next_look_is_looked_for_from_before_it_was_asked(
+    scene: Scene,
+) -> None:
+    scene.records.batches, scene.records.pace = 20, LIMIT / 2
+    scene.ask("1")
+    scene.cut(50.0)
+    scene.ask("2")
+    asked = scene.world.now
+    scene.world.run(20 * LIMIT)
+    _, (began, back) = scene.records.looks
+    assert began - asked > BACK
+    assert back == pytest.approx(began - asked + BACK + 50, abs=1)

@@ -7,6 +7,7 @@ told of it (`ResultOutlet.conclude`), and that a task is in its lane right after
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic
@@ -58,12 +59,13 @@ class Lookups:
         self._publisher = publisher
         self._outage = outage
         self._asked: dict[TaskKey, list[Then]] = {}
-        self._since = 0.0
+        self._from = math.inf  # for what is asked; monotonic
         self._any = asyncio.Event()
 
     def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
         """Have `then` told soon what became of a task, also if that was `since` seconds ago."""
-        self._since = max(self._since, min(since, MOST_BACK))
+        back = max(BACK + self._outage(), min(since, MOST_BACK))
+        self._from = min(self._from, monotonic() - back)
         self._asked.setdefault(key, []).append(then)
         self._any.set()
 
@@ -86,13 +88,12 @@ class Lookups:
 
     async def _look(self, wanted: Collection[TaskKey]) -> Mapping[TaskKey, Record]:
         """Read until there is no more: what nobody knows of a task is no reason to end it."""
-        begun, since = monotonic(), self._since
-        self._since = 0.0
+        begun, start = monotonic(), self._from
+        self._from = math.inf
         while True:
             search = Search(wanted)
-            back = max(BACK + self._outage(), since) + monotonic() - begun
             try:
-                await self._read(search, back)
+                await self._read(search, monotonic() - start)
             except (ManipleError, TimeoutError) as error:
                 self._runtime.log.warning(
                     "the records of tasks that come again cannot be read",
