@@ -16,6 +16,7 @@ MOST = 5
 KEY = "bulkhead/it"
 WAITING = Resolved(bulkhead=policy("bulkhead", {"max_in_flight": MOST, "over": "wait"}))
 LOADED = 40.0
+SILENT = 1.2 * Reports().heard  # for longer than room is looked for that nobody tells of
 DONE_WITHIN = 6 * Reports().heard
 
 
@@ -103,13 +104,34 @@ def test_no_more_are_in_flight_than_there_is_room_and_all_room_comes_back(
                 assert one.fleet.owned.bulkheads.in_flight(KEY) == 0
 
 
-def watch(world: World, queues: Queues) -> list[int]:
+@pytest.mark.parametrize("seed", range(4))
+def test_what_waits_for_its_record_keeps_its_room_however_long_that_takes(seed: int) -> None:
+    limit = policy("rate_limit", {"limit": 1000, "period": 1})
+    resolved = Resolved(bulkhead=WAITING.bulkhead, rate_limit=limit)
+    with World(seed) as world, Queues(world, resolved, affinity=False, agents=3) as queues:
+        for number in range(2):
+            queues.start(f"d{number}")
+        world.run(3.0)
+        most = watch(world, queues, 3 * SILENT + DONE_WITHIN)
+        queues.records_are_silent = True
+        for _ in range(3):
+            for _ in range(MOST):
+                queues.submit(None)
+            world.run(SILENT)
+        queues.records_are_silent = False
+        world.run(DONE_WITHIN)
+        assert max(most) == MOST
+        assert set(queues.submitted) == queues.ended
+
+
+def watch(world: World, queues: Queues, seconds: float = LOADED) -> list[int]:
     """Note all the time how many are in flight that an owner did not let through as it died."""
     seen: list[int] = []
+    end = world.now + seconds
 
     def note() -> None:
         seen.append(len(queues.in_flight() - queues.excused))
-        if world.now < 1003.0 + LOADED:
+        if world.now < end:
             world.after(0.01, note)
 
     note()

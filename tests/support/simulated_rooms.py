@@ -4,6 +4,7 @@ Dispatchers are the product's own, from their gate to their lanes; the broker's 
 agents are simulated. A message that was delivered comes again when who had it dies.
 """
 
+import asyncio
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,7 +24,16 @@ from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Reports, Timings
-from maniple.topology import AGENTS, DELAY, LANES, OUTCOMES, RESULTS, agent_queue, lane_queues
+from maniple.topology import (
+    ADMITTED_KEY,
+    AGENTS,
+    DELAY,
+    LANES,
+    OUTCOMES,
+    RESULTS,
+    agent_queue,
+    lane_queues,
+)
 from maniple.transport import QueueView
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.routing import is_due
@@ -84,6 +94,8 @@ class Publisher(SimulatedPublisher):
         if message.exchange == OUTCOMES.name:
             await super().publish(message, timeout=timeout)
             return
+        while self.queues.keeps_waiting(message):  # noqa: ASYNC110 - told by nobody
+            await asyncio.sleep(0.1)
         await self._link.wire.published(store, timeout)
         if refused[-1]:
             raise PublishRefused(message.exchange, message.routing_key, unroutable=False)
@@ -296,6 +308,8 @@ class Queues:
         self.broker = self.fleet.broker
         self.ready: dict[str, deque[Message]] = {}
         self.refusing: set[str] = set()
+        self.records_are_silent = False
+        """Whether nothing is confirmed that is admitted."""
         self.submitted: list[str] = []
         self.ended: set[str] = set()
         """Tasks that agents have run."""
@@ -350,9 +364,13 @@ class Queues:
             if name in self.refusing:
                 return False
             self.put(name, Message(decode_envelopes(message.body)))
-        elif message.exchange == RESULTS.name:
+        elif message.exchange == RESULTS.name and message.routing_key != ADMITTED_KEY:
             self.refused.update(result.id for result in decode_results(message.body))
         return True
+
+    def keeps_waiting(self, message: Any) -> bool:
+        """Tell whether what a dispatcher publishes is not confirmed yet."""
+        return self.records_are_silent and message.routing_key == ADMITTED_KEY
 
     def put(self, queue: str, message: Message) -> None:
         """Store a message."""

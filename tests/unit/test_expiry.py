@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
@@ -39,13 +39,21 @@ QUICK = Times(look=0.01, every=0.04, answer=1.0, settle=1.0)
 OVER = NOW - timedelta(seconds=1)
 
 
+class Message(NamedTuple):
+    """One in a queue."""
+
+    body: bytes
+    redelivered: bool = False
+    headers: dict[str, Any] | None = None
+
+
 class Broker(FakePublisher):
     """Lanes in memory: what is published to them can be looked at and taken."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.queues: dict[str, deque[tuple[bytes, bool]]] = {QUEUE: deque(), SUSPECTS: deque()}
-        self.taken: dict[int, tuple[str, bytes]] = {}
+        self.queues: dict[str, deque[Message]] = {QUEUE: deque(), SUSPECTS: deque()}
+        self.taken: dict[int, tuple[str, Message]] = {}
         self.tags = 0
         self.most_open = 0
         self.rejected: list[bytes] = []
@@ -54,15 +62,17 @@ class Broker(FakePublisher):
         self.pulls = 0
 
     def put(self, *members: Envelope, queue: str = QUEUE, redelivered: bool = False) -> None:
-        self.queues[queue].append((join([encode(one) for one in members]), redelivered))
+        body = join([encode(one) for one in members])
+        self.queues[queue].append(Message(body, redelivered))
 
     def ids(self, queue: str = QUEUE) -> list[str]:
-        return [one.id for body, _ in self.queues[queue] for one in decode_envelopes(body)]
+        return [one.id for body, *_ in self.queues[queue] for one in decode_envelopes(body)]
 
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         await super().publish(message, timeout=timeout)
         if message.exchange == "maniple.lanes":
-            self.queues[f"maniple.lane.{message.routing_key}"].append((message.body, False))
+            stored = Message(message.body, headers=message.headers)
+            self.queues[f"maniple.lane.{message.routing_key}"].append(stored)
 
     async def look(self, queue: str) -> QueueView:
         return QueueView(len(self.queues[queue]), self.consumers)
@@ -74,9 +84,9 @@ class Broker(FakePublisher):
         try:
             yield Pull(channel, queue, QUICK.answer)
         finally:
-            for tag, (place, body) in tuple(self.taken.items()):
+            for tag, (place, message) in tuple(self.taken.items()):
                 if place == queue:
-                    self.queues[queue].append((body, True))
+                    self.queues[queue].append(message._replace(redelivered=True))
                     del self.taken[tag]
 
     async def trim(self) -> None: ...
@@ -99,19 +109,20 @@ class Channel:
             return DeliveredMessage(
                 delivery=empty, header=ContentHeader(), body=b"", channel=channel
             )
-        body, redelivered = broker.queues[queue].popleft()
+        message = broker.queues[queue].popleft()
         broker.tags += 1
-        broker.taken[broker.tags] = queue, body
+        broker.taken[broker.tags] = queue, message
         broker.most_open = max(broker.most_open, len(broker.taken))
-        got = commands.Basic.GetOk(broker.tags, redelivered, "maniple.lanes", LANE, 0)
-        return DeliveredMessage(delivery=got, header=ContentHeader(), body=body, channel=channel)
+        got = commands.Basic.GetOk(broker.tags, message.redelivered, "maniple.lanes", LANE, 0)
+        header = ContentHeader(properties=commands.Basic.Properties(headers=message.headers))
+        return DeliveredMessage(delivery=got, header=header, body=message.body, channel=channel)
 
     async def basic_ack(self, tag: int) -> None:
         del self.broker.taken[tag]
 
     async def basic_reject(self, tag: int, *, requeue: bool) -> None:
         assert not requeue
-        self.broker.rejected.append(self.broker.taken.pop(tag)[1])
+        self.broker.rejected.append(self.broker.taken.pop(tag)[1].body)
 
 
 class Marks:
@@ -180,6 +191,13 @@ class Scene:
         results = [result for message in sent for result in decode_results(message.body)]
         return {one.id: one.error.code.value if one.error else "" for one in results}
 
+    async def first_is_back(self) -> deque[Message]:
+        """Return the lane as soon as something has been put back there."""
+        queue = self.broker.queues[QUEUE]
+        while not any(message.headers for message in queue):  # noqa: ASYNC110 - told by nobody
+            await asyncio.sleep(0)
+        return queue
+
     async def turned_over(self) -> None:
         await wait_until(lambda: self.broker.pulls > 0 and not self.expiry._turning)
 
@@ -234,7 +252,7 @@ async def test_what_goes_back_is_as_it_was_and_few_are_taken_at_a_time() -> None
         scene.broker.put(one)
     async with scene.runs():
         await scene.turned_over()
-    back = [one for body, _ in scene.broker.queues[QUEUE] for one in decode_envelopes(body)]
+    back = [one for body, *_ in scene.broker.queues[QUEUE] for one in decode_envelopes(body)]
     assert [encode(one) for one in back] == [encode(one) for one in many]
     assert 1 < scene.broker.most_open <= OPEN
     assert scene.broker.pulls == 1
@@ -251,7 +269,7 @@ async def test_what_an_agent_had_counts_as_lost_with_it() -> None:
     losses = {
         one.id: (queue, one.lost, one.suspected)
         for queue, bodies in scene.broker.queues.items()
-        for body, redelivered in bodies
+        for body, redelivered, _ in bodies
         for one in decode_envelopes(body)
         if not redelivered
     }
@@ -271,7 +289,7 @@ async def test_what_has_cost_too_many_agents_ends_here_as_it_would_at_an_agent()
     async with scene.runs():
         await wait_until(lambda: bool(scene.ends()) and not scene.expiry._turning)
     assert scene.ends() == {"killer": "agent_lost"}
-    ((body, _),) = scene.broker.queues[SUSPECTS]
+    ((body, *_),) = scene.broker.queues[SUSPECTS]
     assert [(one.id, one.lost) for one in decode_envelopes(body)] == [("waits", 6)]
 
 
@@ -347,7 +365,7 @@ async def test_a_queue_that_does_not_answer_costs_no_other() -> None:
 @pytest.mark.parametrize("body", [b"garbage", b"[]"])
 async def test_what_is_no_bundle_of_ours_does_not_stay_in_the_way(body: bytes) -> None:
     scene = Scene(LANE)
-    scene.broker.queues[QUEUE].append((body, False))
+    scene.broker.queues[QUEUE].append(Message(body))
     scene.broker.put(task("over", deadline=OVER))
     async with scene.runs():
         await wait_until(lambda: "over" in scene.ends() and not scene.expiry._turning)
@@ -370,7 +388,7 @@ async def test_behind_long_tasks_what_is_over_ends_and_the_rest_stays_in_its_ord
     assert "agents busy" in result.error.message
 
 
-async def test_it_goes_once_round_though_agents_take_something_meanwhile() -> None:
+async def test_it_goes_once_round_though_agents_take_something_and_more_comes_meanwhile() -> None:
     scene = Scene(LANE)
     scene.broker.consumers = 1
     for n in range(100):
@@ -381,11 +399,37 @@ async def test_it_goes_once_round_though_agents_take_something_meanwhile() -> No
         for _ in range(10):
             scene.broker.queues[QUEUE].popleft()  # as agents do
         scene.broker.up.set()
+        queue = await scene.first_is_back()
+        queue.extend(Message(encode([task("new")])) for _ in range(10))
         await scene.turned_over()
     left = [str(n) for n in range(100) if not OPEN <= n < OPEN + 10]
-    assert sorted(scene.broker.ids(), key=int) == left
-    # All went round once, and the first once more.
-    assert scene.broker.ids() == [*left[1:], left[0]]
+    # All went round once, the first once more, and nothing that has come since.
+    assert [name for name in scene.broker.ids() if name != "new"] == [*left[1:], left[0]]
+    sent = scene.broker.to("maniple.lanes")
+    assert "new" not in [one.id for message in sent for one in decode_envelopes(message.body)]
+
+
+async def test_a_lane_goes_round_whole_though_tasks_in_it_have_the_same_id() -> None:
+    scene = Scene(LANE)
+    scene.broker.consumers = 1
+    for n in range(100):
+        scene.broker.put(task("over", deadline=OVER) if n == 50 else task("same"))
+    async with scene.runs():
+        await scene.turned_over()
+    assert scene.ends() == {"over": "deadline_exceeded"}
+    assert scene.broker.ids() == 99 * ["same"]
+
+
+async def test_what_an_agent_had_of_those_put_back_does_not_end_the_round() -> None:
+    scene = Scene(LANE)
+    scene.broker.consumers = 1
+    for n in range(100):
+        scene.broker.put(task("over", deadline=OVER) if n == 90 else task(str(n)))
+    async with scene.runs():
+        queue = await scene.first_is_back()
+        queue.appendleft(queue.pop()._replace(redelivered=True))
+        await scene.turned_over()
+    assert scene.ends() == {"over": "deadline_exceeded"}
 
 
 async def test_a_lane_whose_agents_take_and_end_tasks_is_not_touched() -> None:

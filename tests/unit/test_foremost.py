@@ -70,6 +70,17 @@ def test_a_round_finds_what_counts_by_now_and_tells_so_once() -> None:
     assert not any(many.go_round() for _ in range(6))
 
 
+def test_what_has_changed_once_has_its_turn_though_many_others_change_all_the_time() -> None:
+    many = Many(4 * MOST_ANEW)
+    for key in many.ranks:
+        many.foremost.changed(key)
+    for _ in range(4):
+        for key in list(many.ranks)[MOST:]:
+            many.foremost.changed(key)
+        many.look()
+    assert many.foremost.first == [str(n) for n in range(MOST)]
+
+
 def test_what_was_left_out_comes_in_when_there_is_room() -> None:
     many = Many(2 * MOST)
     many.go_round()

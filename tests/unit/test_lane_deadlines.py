@@ -28,6 +28,7 @@ class Scene:
         self.owned = owns
         self.known = LaneDeadlines(TIMES, lambda _: self.owned, WALL)
         self.ready, self.consumers = 0, 0
+        self.suspects = 0  # that wait in the other queue, which the same agents read
         self.moves = False  # whether agents tell each second of something that has ended
         self.now = 0.0
         self.turned: list[float] = []
@@ -58,8 +59,8 @@ class Scene:
 
     def look(self, place: Place) -> None:
         self.looks += 1
-        ready = 0 if place.is_suspects else self.ready
-        consumers = 0 if place.is_suspects else self.consumers
+        ready = self.suspects if place.is_suspects else self.ready
+        consumers = 0 if place.is_suspects and not self.suspects else self.consumers
         if self.known.see(place, ready, consumers, self.now):
             self.turned.append(self.now)
             self.known.begin(place)
@@ -127,6 +128,30 @@ def test_a_lane_from_which_agents_take_is_not_turned_over_though_none_has_told_o
     assert scene.turned == []
     scene.run(15)
     assert len(scene.turned) == 1
+
+
+def test_a_lane_from_which_agents_take_again_is_left_to_them_when_a_deadline_passes() -> None:
+    scene = Scene(owns=True)
+    scene.consumers, scene.ready = 1, 200
+    scene.known.note(LANE, WALL + 30.5)
+    scene.known_by_now()
+    scene.known.stir([LANE])
+    scene.run(29)  # nobody takes any, and nothing is over
+    for _ in range(30):
+        scene.ready -= 1
+        scene.run(1)
+    assert scene.turned == []
+
+
+def test_suspects_that_are_over_end_behind_a_long_one_though_the_other_tasks_move() -> None:
+    for owns in (True, False):
+        scene = Scene(owns=owns)
+        scene.consumers, scene.moves, scene.suspects = 1, True, 1
+        scene.put(ttl=20.5)
+        scene.known_by_now()
+        scene.run(60)
+        (at,) = scene.turned
+        assert 20.5 < at <= 20.5 + 5
 
 
 def test_where_agents_cease_to_take_what_is_over_ends_within_10_seconds_of_its_deadline() -> None:

@@ -9,10 +9,11 @@ from unittest.mock import Mock
 import pytest
 
 from gate_with_fakes import GateWithFakes, Kind
+from maniple.errors import BrokerUnavailable
 from maniple.messages import Waiting
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
-from maniple.topology import RETRY_QUEUE, lane_key, lane_queues
+from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
 from maniple_dispatcher.dead import BROKER_KEY, Undeliverable
 from maniple_dispatcher.domain.breaker import State
 from maniple_dispatcher.domain.permits import Limit, Then
@@ -20,6 +21,7 @@ from maniple_dispatcher.rooms import Rooms
 from work_with_fakes import NOW, Delivery, envelope
 
 ROOM: Kind = ("bulkhead", {"max_in_flight": 1})
+LIMIT: Kind = ("rate_limit", {"limit": 1, "period": 60})
 BREAKER: Kind = ("circuit_breaker", {"consecutive": 3})
 KEY, LANE = "bulkhead/p", "a.task@it"
 YES, NO, NOBODY = (True, 0.0), (False, 1.0), (None, 1.0)
@@ -246,3 +248,26 @@ async def test_what_is_long_on_its_way_to_a_lane_is_told() -> None:
     scene.publisher.up.set()
     await scene.lanes.drain()
     assert scene.fleet.on_way() == {}
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_what_waits_for_its_record_is_told_as_on_its_way(*, alive: bool) -> None:
+    scene = Scene(LIMIT, ROOM)
+    scene.publisher.silent.add(ADMITTED_KEY)
+    delivery = scene.admit()
+    assert [scene.fleet.on_way() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    delivery.alive = alive
+    scene.publisher.freed.set()
+    await scene.drain()
+    assert scene.fleet.on_way() == {}
+    assert scene.taken == len(scene.tasks("maniple.lanes")) == alive
+
+
+async def test_one_whose_record_cannot_be_written_gives_its_room_back_once() -> None:
+    scene = Scene(LIMIT, ROOM)
+    scene.fleet.taken[KEY] = 5
+    scene.publisher.publish = Mock(side_effect=BrokerUnavailable("closed"))  # type: ignore[method-assign]  # it ends
+    scene.admit()
+    await scene.drain()
+    assert scene.taken == 5
+    assert [scene.fleet.on_way() for _ in range(2)] == [{}, {}]

@@ -4,7 +4,8 @@ What waits is taken out and, unless it is over or cancelled, put back behind the
 and confirmed before it is acknowledged, so that nothing is lost and dying in between makes copies.
 At most as many messages are taken as were seen in it before. If nobody read it, none is taken any
 more once somebody does. If agents do, it goes once round, so that tasks stay in their order: it
-ends with the first that it has put back itself. Which lanes, and when, `domain/lane_deadlines.py`
+ends with the first message that bears the stamp of what was sent there since it began; what the
+tasks in it are called has no say in that. Which lanes, and when, `domain/lane_deadlines.py`
 decides; twice does no harm.
 
 Known weaknesses: one task of a lane in which agents take something meanwhile may come behind the
@@ -33,13 +34,12 @@ from maniple.topology import LANES
 from maniple.transport import Delivery, Pull, QueueView
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines, Place
 from maniple_dispatcher.domain.routing import given_up
-from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.lanes import ROUND_HEADER, Lanes
 from maniple_dispatcher.marks import Marks
 from maniple_dispatcher.members import Members
 from maniple_dispatcher.traces import Traces
 
 BUSY = "agents busy"  # what a task waits for in a lane that agents read
-KNOWN = 1024  # tasks put back by which is seen that a lane has gone round
 OPEN = 16  # messages of one queue that are taken and not settled
 AT_ONCE = 4  # queues
 SPARE = 30.0  # seconds for which connections are kept that nobody needs
@@ -77,28 +77,6 @@ class Around:
     """Where the names of lanes are kept."""
 
 
-class _Round:
-    """Tells whether a lane that agents read has been gone through: what was put back comes again.
-
-    The first that were put back come first.
-    """
-
-    def __init__(self, read: bool) -> None:  # noqa: FBT001 - its only argument
-        self.is_whole = False
-        self._left = KNOWN if read else 0
-        self._seen: set[tuple[str, str]] = set()
-
-    def take(self, member: Envelope | InvalidMessage) -> None:
-        """Take what is in a message that was taken out."""
-        if not isinstance(member, Envelope):
-            return
-        task = (member.tenant, member.id)
-        self.is_whole = self.is_whole or task in self._seen
-        if self._left:
-            self._left -= 1
-            self._seen.add(task)
-
-
 class TurnOver:
     """Ends what is over in one queue, and puts the rest back."""
 
@@ -127,17 +105,18 @@ class TurnOver:
         Raises `BrokerUnavailable` when the queue does not answer, or what came of it is not
         confirmed.
         """
-        taken, round_ = 0, _Round(place.read)
-        while taken < most and goes_on():
-            await self._await_room(pull, OPEN)
-            delivery = await pull.take()
-            if delivery is None:
-                taken = most
-                break
-            taken += 1
-            self._take(delivery, place, round_)
-            if round_.is_whole:
-                taken = most
+        taken = 0
+        with self._lanes.round(place.key) as stamp:
+            while taken < most and goes_on():
+                await self._await_room(pull, OPEN)
+                delivery = await pull.take()
+                if delivery is None:
+                    taken = most
+                    break
+                taken += 1
+                self._take(delivery, place)
+                if place.read and _is_of(stamp, delivery):
+                    taken = most
         await self._await_room(pull, 1)
         await pull.finish()
         return taken >= most
@@ -147,7 +126,7 @@ class TurnOver:
             if self._around.taking():
                 raise BrokerUnavailable(f"what was taken is not settled within {self._settle:g} s")
 
-    def _take(self, delivery: Delivery, place: Place, round_: "_Round") -> None:
+    def _take(self, delivery: Delivery, place: Place) -> None:
         try:
             members = decode_members(delivery.body, Envelope)
         except InvalidMessage:
@@ -155,8 +134,6 @@ class TurnOver:
             return
         if not members:
             delivery.ack()
-        for member in members:
-            round_.take(member)
         source = Settlement(delivery, len(members))
         onward = partial(self._take_member, place=place, lost=delivery.redelivered)
         self._members.bring(members, source, onward, LANES.name)
@@ -175,6 +152,11 @@ class TurnOver:
                 self._lanes.end(given_up(envelope, self._around.clock(), why), envelope, source)
                 return
         self._lanes.put_back(envelope, source, alone=lost)
+
+
+def _is_of(stamp: str, delivery: Delivery) -> bool:
+    """Tell whether a message has come round: what an agent had comes again at the head."""
+    return delivery.headers.get(ROUND_HEADER) == stamp and not delivery.redelivered
 
 
 class Expiry:

@@ -8,16 +8,19 @@ is not lost.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from msgspec.structs import replace
 
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
+from maniple.identifiers import new_id
 from maniple.messages import (
     ACCEPTED_TYPE,
     ADMITTED_TYPE,
@@ -67,6 +70,7 @@ from maniple_dispatcher.rooms import Rooms
 from maniple_dispatcher.traces import Traces
 
 RETRY_AFTER = 5.0
+ROUND_HEADER = "maniple-round"
 KEPT_BACK = 0.25  # seconds after which room is looked for again, for what is kept back
 MIRROR_SECONDS = 5.0
 MIRRORED_BYTES = 8 * 1024**2  # of copies that the broker has not confirmed
@@ -145,6 +149,9 @@ class Lanes:
             (LANES.name, False): self._way(publisher, LANES, metrics, self._sizes.size),
             (LANES.name, True): self._way(publisher, LANES, metrics, lambda _: 1),
         }
+        self._rounds: dict[str, str] = {}
+        for alone in (False, True):
+            self._ways[LANES.name, alone].bearing(self._headers_of)
         mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
         self._mirrors = mirrors.within(MIRROR_SECONDS)
         self._delays = Delays(publisher, metrics, times, clock=clock)
@@ -201,7 +208,10 @@ class Lanes:
         return True
 
     def admitted(self, envelope: Envelope, source: Settlement, then: Callable[[], None]) -> None:
-        """Record that a new task goes to a lane or waits, `then` let it."""
+        """Record that a new task goes to a lane or waits, `then` let it.
+
+        That may take long, and all the while it has its room.
+        """
         record = TaskAdmitted(
             id=envelope.id,
             capability=envelope.capability,
@@ -211,11 +221,15 @@ class Lanes:
 
         def recorded(error: ManipleError | None) -> None:
             if error is None:
+                self._rooms.recorded(envelope)
                 then()
             else:
+                self._rooms.turned_away(envelope, no_lane=False)
                 source.settle(error)
 
-        self._admissions.add(ADMITTED_KEY, encode(record), recorded)
+        encoded = encode(record)
+        self._rooms.goes(envelope)
+        self._admissions.add(ADMITTED_KEY, encoded, recorded)
 
     def is_over(self, envelope: Envelope, now: datetime) -> bool:
         """Tell whether a task's time is over."""
@@ -231,6 +245,22 @@ class Lanes:
         else:
             # What the agent's own queue does not take goes to the lane that all agents read.
             self._try(AGENTS, agent, going, lambda _: self._to_lane(going))
+
+    @contextmanager
+    def round(self, key: str) -> Iterator[str]:
+        """Stamp what goes to a lane's queue meanwhile, and so comes behind what is there now.
+
+        Yields the value of its header `ROUND_HEADER`.
+        """
+        stamp = self._rounds[key] = new_id()
+        try:
+            yield stamp
+        finally:
+            del self._rounds[key]
+
+    def _headers_of(self, key: str) -> dict[str, Any] | None:
+        stamp = self._rounds.get(key)
+        return None if stamp is None else {ROUND_HEADER: stamp}
 
     def put_back(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:
         """Send a task to the lane that it was taken from; `alone` keeps it out of bundles."""

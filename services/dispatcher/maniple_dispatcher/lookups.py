@@ -7,6 +7,7 @@ told of it (`ResultOutlet.conclude`), and that a task is in its lane right after
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic
@@ -31,7 +32,7 @@ from maniple_dispatcher.reading import reading
 
 BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
 MOST_BACK = 300.0
-LIMIT = 20.0  # seconds that one look may take until another one is begun
+LIMIT = 20.0  # seconds for which nothing comes until a look is begun again
 RESTS = 2  # times as long as a look took, until the next: the loop is the tasks'
 LONGEST_REST = 5.0
 AGAIN = 1.0
@@ -58,12 +59,13 @@ class Lookups:
         self._publisher = publisher
         self._outage = outage
         self._asked: dict[TaskKey, list[Then]] = {}
-        self._since = 0.0
+        self._from = math.inf  # for what is asked; monotonic
         self._any = asyncio.Event()
 
     def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
         """Have `then` told soon what became of a task, also if that was `since` seconds ago."""
-        self._since = max(self._since, min(since, MOST_BACK))
+        back = max(BACK + self._outage(), min(since, MOST_BACK))
+        self._from = min(self._from, monotonic() - back)
         self._asked.setdefault(key, []).append(then)
         self._any.set()
 
@@ -86,14 +88,12 @@ class Lookups:
 
     async def _look(self, wanted: Collection[TaskKey]) -> Mapping[TaskKey, Record]:
         """Read until there is no more: what nobody knows of a task is no reason to end it."""
-        begun, since = monotonic(), self._since
-        self._since = 0.0
+        begun, start = monotonic(), self._from
+        self._from = math.inf
         while True:
             search = Search(wanted)
-            back = max(BACK + self._outage(), since) + monotonic() - begun
             try:
-                async with asyncio.timeout(LIMIT):
-                    await self._read(search, back)
+                await self._read(search, monotonic() - start)
             except (ManipleError, TimeoutError) as error:
                 self._runtime.log.warning(
                     "the records of tasks that come again cannot be read",
@@ -113,16 +113,30 @@ class Lookups:
         return search.found
 
     async def _read(self, search: "Search", back: float) -> None:
-        start = f"{round(back)}s"
-        async with reading(
-            self._runtime, "lookups", search.take, start=start, decode=search.decode
-        ) as one:
-            await self._publisher.publish(search.mark)
-            ended = asyncio.create_task(search.ended.wait())
-            try:
-                await asyncio.wait((ended, one.work), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                ended.cancel()
+        """Read for as long as something comes, however long that is."""
+        async with asyncio.timeout(LIMIT) as silence:
+
+            async def take(batch: Batch) -> None:
+                if not silence.expired():
+                    silence.reschedule(asyncio.get_running_loop().time() + LIMIT)
+                await search.take(batch)
+
+            async with reading(
+                self._runtime, "lookups", take, start=f"{round(back)}s", decode=search.decode
+            ) as one:
+                await self._reach_mark(search, one.work)
+
+    async def _reach_mark(self, search: "Search", work: asyncio.Task[None]) -> None:
+        """Wait for the mark; it is set again now and then, as retention may have removed it."""
+        ended = asyncio.create_task(search.ended.wait())
+        try:
+            while not (ended.done() or work.done()):
+                await self._publisher.publish(search.mark)
+                await asyncio.wait(
+                    (ended, work), timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            ended.cancel()
         if not search.ended.is_set():
             raise BrokerUnavailable("the reader has ended")
 

@@ -34,9 +34,14 @@ class Rooms:
         return dict(before & self._before)
 
     def goes(self, envelope: Envelope) -> None:
-        """Take that a task is on its way to a queue."""
+        """Take that a task is on its way to a queue, or first to a record that it needs."""
         if envelope.bulkhead is not None:
             self._going[envelope.bulkhead] += 1
+
+    def recorded(self, envelope: Envelope) -> None:
+        """Take that a task has its record: it still has its room, and is yet to go."""
+        if envelope.bulkhead is not None:
+            self._ends(envelope.bulkhead)
 
     def arrived(self, envelope: Envelope) -> None:
         """Take that it is on its way no more: a queue has it, or may have it."""

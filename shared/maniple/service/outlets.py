@@ -6,7 +6,7 @@ Every `add` takes a `done` callback; see `maniple.service.done`.
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 
 from maniple.bundles import MAX_ITEMS, Bundler
 from maniple.codec import encode, join
@@ -77,6 +77,7 @@ class Outlet:
         self._patience = 0.0
         self._timeout: float | None = None
         self._once = False
+        self._headers_of: Callable[[str], dict[str, Any] | None] = lambda _: None
         self._metrics: Metrics | None = None
         self._answered: Callable[[float], None] | None = None
         self._window = WINDOW
@@ -101,6 +102,11 @@ class Outlet:
     def once(self) -> Self:
         """Send no bundle again over a new connection, and return the outlet."""
         self._once = True
+        return self
+
+    def bearing(self, headers_of: Callable[[str], dict[str, Any] | None]) -> Self:
+        """Let bundles of a key bear the headers `headers_of(key)`, and return the outlet."""
+        self._headers_of = headers_of
         return self
 
     def telling(self, answered: Callable[[float], None]) -> Self:
@@ -189,6 +195,7 @@ class Outlet:
             join([encoded for encoded, _ in items]),
             message_id=new_id(),
             type=self._type,
+            headers=self._headers_of(key),
             persistent=not self._courtesy,
             mandatory=not self._courtesy,
             once=self._once,

@@ -172,23 +172,56 @@ async def test_a_dispatcher_that_has_never_published_to_a_silent_lane_serves_the
     await wait_until(lambda: is_well(dispatcher), 60)
 
 
+def have_known(outsider: Outsider, queue: str) -> None:
+    """Have all agents know a queue of replies: each sends several at a time there, again and again.
+
+    One that is sent alone goes by a scout each time, as the first one does.
+    """
+    many = [{"capability": "test.double", "payload": number} for number in range(ECHOES)]
+    for batch in [outsider.send("batch", many, reply_to=queue) for _ in range(8)]:
+        outsider.wait(batch, len(many), seconds=60)
+
+
+async def crowded_channels(broker: Installed, vhost: str) -> int:
+    """Return on how many channels more than one message is not confirmed, as told last.
+
+    A scout's has one.
+    """
+    return int(
+        await broker.control(
+            "eval",
+            "length([P || {P, Told} <- ets:tab2list(channel_metrics), "
+            "proplists:get_value(messages_unconfirmed, Told, 0) > 1, "
+            "[{_, Made}] <- [ets:lookup(channel_created, P)], "
+            f'proplists:get_value(vhost, Made) =:= <<"{vhost}">>]).',
+        )
+    )
+
+
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_silent_queue_of_replies_costs_no_others_theirs(
     one: Cluster, broker: Installed, known: bool
 ) -> None:
-    info = one.ready_info()
+    info, agents = one.ready_info(), one.of_service("agent")
+
+    async def are_crowded(channels: int) -> bool:
+        return await crowded_channels(broker, info["environment"]) == channels
+
     with Outsider(info["broker_url"]) as outsider, Outsider(info["broker_url"]) as other:
         queue = f"replies-{'known' if known else 'new'}"
         quorum = {"x-queue-type": "quorum"}
         other.channel.queue_declare(queue, durable=True, arguments=quorum)
         other.channel.basic_consume(queue, other._heard, auto_ack=True)
         if known:
-            assert other.ask("test.double", {"payload": 4}, reply_to=queue)["output"] == 8
+            have_known(other, queue)
         await echo(outsider, 4)
+        await wait_until(lambda: are_crowded(0), 30)
         before = reconnects(one)
         async with suspended(broker, info["environment"], queue):
             asked = [other.send("test.double", {"payload": n}, reply_to=queue) for n in range(40)]
             await echo(outsider, ECHOES)
+            # Where it is known they have gone by the channel of all replies, and not by scouts.
+            await wait_until(lambda: are_crowded(len(agents) if known else 0), 20)
             assert reconnects(one) == before
         ends = [other.wait(one_of_them, seconds=60)[0] for one_of_them in asked]
         assert [end["output"] for end in ends] == [2 * number for number in range(40)]

@@ -21,7 +21,8 @@ class Foremost:
         self._most = most
         self._kept: list[str] = []
         self._known: set[str] = set()
-        self._changed: set[str] = set()
+        # In the order in which they changed: none waits behind those that change all the time.
+        self._changed: dict[str, None] = {}
         self._round: list[str] = []
         self._left: set[str] = set()
 
@@ -38,7 +39,7 @@ class Foremost:
     def changed(self, key: str) -> None:
         """Take that one may have another rank."""
         if len(self._changed) < MOST_CHANGED:
-            self._changed.add(key)
+            self._changed[key] = None
 
     def go_round(self, everything: Iterable[str], rank: Rank) -> bool:
         """Look at the next of `everything`; tells whether it found what was not known of."""
@@ -51,14 +52,15 @@ class Foremost:
             if not counts:
                 self._left.discard(key)
             elif key not in self._left or len(self._kept) < self._most:
-                self._changed.add(key)
+                self._changed[key] = None
                 found = True
         return found
 
     def look(self, rank: Rank) -> Iterator[None]:
         """Find the first of those kept and some that have changed; pauses after every few."""
         some = list(islice(self._changed, MOST_ANEW))
-        self._changed.difference_update(some)
+        for key in some:
+            del self._changed[key]
         looked = {*self._kept, *some}
         ranked: list[tuple[float, str]] = []
         for number, key in enumerate(looked):

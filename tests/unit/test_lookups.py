@@ -1,0 +1,168 @@
+"""How long a look into the records goes on, and how far back it goes, in virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from maniple.records import Batch, Record, TaskKey
+from maniple.service import hotpath
+from maniple.service.consul import Consul
+from maniple.service.health import Health
+from maniple.service.hotpath import HotPath
+from maniple.service.runner import Runtime
+from maniple.service.settings import ServiceSettings
+from maniple.transport import Outgoing
+from maniple_dispatcher import lookups
+from maniple_dispatcher.lookups import BACK, LIMIT, LONGEST_REST, MOST_BACK, Lookups
+from simulated_cluster import metrics
+from virtual_time import Process, World
+
+
+class Records:
+    """In place of the stream: it brings `batches` to each look, and then the marks it has."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.batches, self.pace = 0, 1.0  # how many, and seconds between two of them
+        self.removes = 0  # marks that retention removes before they are read
+        self.marks: list[Outgoing] = []
+        self.looks: list[tuple[float, float]] = []
+        """When each began, and how many seconds back."""
+
+    async def publish(self, mark: Outgoing) -> None:
+        if self.removes:
+            self.removes -= 1
+        else:
+            self.marks.append(mark)
+
+    @asynccontextmanager
+    async def reading(
+        self, _runtime: object, _name: str, take: Any, *, start: str, decode: Any
+    ) -> AsyncIterator[Any]:
+        self.looks.append((self.world.now, float(start.removesuffix("s"))))
+        work = asyncio.create_task(self._bring(take, decode))
+        try:
+            yield SimpleNamespace(work=work)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _bring(self, take: Any, decode: Any) -> None:
+        number = 0
+        while True:
+            await asyncio.sleep(self.pace)
+            number += 1
+            if number > self.batches:
+                for mark in self.marks:
+                    decode(mark.type, mark.body, number)
+            await take(Batch((), number))
+
+
+class Scene:
+    """A dispatcher that looks into records."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.records = world, Records(world)
+        for module in (lookups, hotpath):
+            world.patch.setattr(module, "monotonic", world.monotonic)
+        world.patch.setattr(lookups, "reading", self.records.reading)
+        runtime = Runtime(
+            settings=ServiceSettings(instance="one"),
+            health=Health("dispatcher", "one"),
+            metrics=metrics(),
+            consul=Consul("http://127.0.0.1:1"),
+            log=structlog.get_logger(),
+            stopping=asyncio.Event(),
+        )
+        self.hot = HotPath(runtime, held_bytes=1024**2)
+        publisher: Any = self.records
+        self.lookups = Lookups(runtime, publisher, lambda: self.hot.outage)
+        self.told: dict[str, float] = {}
+        self.process = Process(world, "dispatcher")
+        self.process.run(self.lookups.run())
+
+    def ask(self, name: str, **since: float) -> None:
+        def then(_: Record | None) -> None:
+            self.told[name] = self.world.now
+
+        key = TaskKey("default", name)
+        self.process.step(lambda: self.lookups.ask(key, then, **since))
+
+    def cut(self, seconds: float) -> None:
+        """Let nothing be consumed for so long."""
+        self.hot.intake._set_up(up=True)
+        self.hot.intake._set_up(up=False)
+        self.world.run(seconds)
+        self.hot.intake._set_up(up=True)
+
+    def back(self, name: str, **since: float) -> float:
+        """Return how far back the look goes for a task that is asked for now."""
+        self.ask(name, **since)
+        self.world.run(LONGEST_REST + 5.0)
+        assert name in self.told
+        return self.records.looks[-1][1]
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    with World(0) as world:
+        yield Scene(world)
+
+
+def test_a_look_goes_on_for_as_long_as_it_gets_anywhere(scene: Scene) -> None:
+    scene.records.batches, scene.records.pace = 20, LIMIT / 2
+    scene.ask("1")
+    scene.world.run(20 * LIMIT)
+    assert len(scene.records.looks) == 1
+    assert "1" in scene.told
+
+
+def test_one_to_which_nothing_comes_is_begun_again_from_as_long_ago(scene: Scene) -> None:
+    scene.records.pace = 1.5 * LIMIT
+    scene.ask("1")
+    scene.world.run(2 * LIMIT)
+    (first, back), (second, further) = scene.records.looks
+    assert second - first >= LIMIT
+    assert further - back == pytest.approx(second - first, abs=1.0)
+    assert not scene.told
+
+
+def test_a_mark_that_is_there_no_more_when_its_turn_comes_is_set_again(scene: Scene) -> None:
+    scene.records.removes = 1
+    scene.ask("1")
+    scene.world.run(LIMIT + 5)
+    assert (len(scene.records.looks), "1" in scene.told) == (1, True)
+
+
+def test_after_an_outage_a_look_goes_back_by_as_long_for_a_minute(scene: Scene) -> None:
+    assert scene.back("before") == pytest.approx(BACK, abs=1)
+    scene.cut(200.0)
+    assert scene.back("soon after") == pytest.approx(BACK + 200, abs=1)
+    scene.world.run(60.0)
+    assert scene.back("long after") == pytest.approx(BACK, abs=1)
+
+
+def test_one_look_goes_back_for_as_long_as_is_asked_but_not_for_ever(scene: Scene) -> None:
+    asked = {"short": (1.0, BACK), "long": (120.0, 120.0), "endless": (1e9, MOST_BACK)}
+    for name, (since, back) in asked.items():
+        assert scene.back(name, since=since) == pytest.approx(back, abs=1)
+        assert scene.back(f"after {name}") == pytest.approx(BACK, abs=1)
+
+
+def test_what_has_to_wait_for_the_next_look_is_looked_for_from_before_it_was_asked(
+    scene: Scene,
+) -> None:
+    scene.records.batches, scene.records.pace = 20, LIMIT / 2
+    scene.ask("1")
+    scene.cut(50.0)
+    scene.ask("2")
+    asked = scene.world.now
+    scene.world.run(20 * LIMIT)
+    _, (began, back) = scene.records.looks
+    assert began - asked > BACK
+    assert back == pytest.approx(began - asked + BACK + 50, abs=1)
