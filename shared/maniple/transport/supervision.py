@@ -17,6 +17,7 @@ from yarl import URL
 from maniple.errors import BrokerUnavailable, ConfigurationError
 from maniple.loops import end
 from maniple.timings import Amqp
+from maniple.transport.cancellation import hear_cancellations
 from maniple.transport.loss import is_loss
 from maniple.transport.pulse import Pulse
 from maniple.transport.tolerance import tolerate_foreign_bytes
@@ -114,6 +115,7 @@ class Supervised(ABC):
         once if the broker refuses the credentials. Raises `TooFewChannels`.
         """
         tolerate_foreign_bytes()
+        hear_cancellations()
         for logger in _LIBRARIES:
             if logger.level == logging.NOTSET:
                 # They log each loss with a traceback; we say it in one line.
