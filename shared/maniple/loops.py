@@ -6,6 +6,7 @@ ends at the same moment, so that the caller goes on for ever; we use `asyncio.ti
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 REPEAT = 1.0
@@ -35,13 +36,20 @@ def left_alone(task: asyncio.Task[T]) -> asyncio.Task[T]:
     return task
 
 
-async def end(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, again where a library has swallowed that, and return when it has ended.
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, again where a library has swallowed that, and return when all have ended.
 
-    What it had died of is logged. A caller that is cancelled itself stops waiting.
+    A caller that is cancelled itself stops waiting.
     """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=REPEAT)
+    going = {task for task in tasks if not task.done()}
+    while going:
+        for task in going:
+            task.cancel()
+        _, going = await asyncio.wait(going, timeout=REPEAT)
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Do as `cancel`, and log what the task had died of."""
+    await cancel([task])
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("%s had died", task.get_name(), exc_info=error)

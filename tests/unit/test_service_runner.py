@@ -7,12 +7,15 @@ import subprocess
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from ending import ended
+from maniple import loops
 from maniple.errors import BrokerUnavailable, ConfigurationError
 from maniple.local.ports import free_ports
 from maniple.service.runner import Runtime, running, serve
@@ -97,17 +100,67 @@ async def test_a_background_task_that_ends_or_is_cancelled_ends_nothing() -> Non
         assert not runtime.stopping.is_set()
 
 
-async def test_a_process_that_does_not_drain_is_cut_short() -> None:
+async def test_a_process_that_does_not_drain_is_cut_short_and_says_what_it_waited_for() -> None:
     stopping = asyncio.Event()
+
+    async def endless() -> None:
+        await asyncio.sleep(60)
+
+    @contextlib.asynccontextmanager
+    async def build(runtime: Runtime) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_later(0.1, stopping.set)
+        runtime.spawn(asyncio.sleep(60), "outbox")
+        yield
+        await endless()
+
+    async with asyncio.timeout(8):
+        with capture_logs() as said:
+            assert await serve(settings(drain_timeout=0), build, stopping) == 1
+    (late,) = [line for line in said if line["log_level"] == "error"]
+    assert late["tasks"] == ["outbox"]
+    frames = traceback.extract_tb(late["exc_info"].__traceback__)
+    assert "endless" in {frame.name for frame in frames}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_end(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "REPEAT", 0.05)
+
+    async def stubborn() -> None:
+        for _ in range(times):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    @contextlib.asynccontextmanager
+    async def build(runtime: Runtime) -> AsyncIterator[None]:
+        runtime.spawn(stubborn(), "stubborn")
+        yield
+        await runtime.cancel_spawned()
+
+    async with asyncio.timeout(5), running(settings(drain_timeout=0), build):
+        pass
+
+
+async def test_a_start_that_swallows_its_cancellation_is_not_tried_again() -> None:
+    stopping = asyncio.Event()
+    tries: list[int] = []
 
     @contextlib.asynccontextmanager
     async def build(_runtime: Runtime) -> AsyncIterator[None]:
-        asyncio.get_running_loop().call_later(0.1, stopping.set)
+        tries.append(1)
+        stopping.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise BrokerUnavailable("as the connection was lost") from None
         yield
-        await asyncio.sleep(60)
 
-    async with asyncio.timeout(8):
-        assert await serve(settings(drain_timeout=0), build, stopping) == 1
+    async with asyncio.timeout(5):
+        assert await serve(settings(), build, stopping) == 0
+    assert tries == [1]
 
 
 async def test_a_blocked_loop_is_measured() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from maniple.timings import Amqp
-from maniple.transport import Link
+from maniple.transport import Link, supervision
 from maniple.transport.supervision import Supervised
+from maniple.transport.wire import Wire
 from waiting import wait_until
 
 
@@ -131,3 +132,33 @@ async def test_a_connection_that_nobody_watches_any_more_is_built_anew(where: st
         standing.suspect()
     await wait_until(lambda: standing.built > 1)
     await standing.close()
+
+
+class Unread(Standing):
+    """A connection whose broker reads nothing, also not that it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(where="")
+        self.gone = asyncio.Event()
+
+    def _keep(self, wire: Wire, close: Any = None) -> None:  # noqa: ARG002
+        wire.abort = self.gone.set  # type: ignore[method-assign]
+        super()._keep(wire, self._close)
+
+    async def _close(self) -> None:
+        # As aiormq and aio-pika: a cancellation does not end the waiting for the socket.
+        try:
+            await self.gone.wait()
+        finally:
+            await self.gone.wait()
+
+
+async def test_a_connection_whose_broker_reads_nothing_is_closed_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervision, "CLOSE_TIMEOUT", 0.05)
+    unread = Unread()
+    await unread.start(10.0)
+    async with asyncio.timeout(5):
+        await unread.close()
+    assert unread.gone.is_set()

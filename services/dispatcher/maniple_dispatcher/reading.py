@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+from maniple.loops import cancel
 from maniple.records import Batch, RecordReader
 from maniple.records.reader import Decode
 from maniple.service.runner import Runtime
@@ -46,8 +47,8 @@ async def reading(
     try:
         yield Reading(link, reader, work)
     finally:
-        work.cancel()
-        (end,) = await asyncio.gather(work, return_exceptions=True)
-        if isinstance(end, Exception):  # tasks go on without it
-            runtime.log.error("records are not read", connection=link.name, exc_info=end)
+        await cancel([work])
+        error = None if work.cancelled() else work.exception()
+        if error is not None:  # tasks go on without it
+            runtime.log.error("records are not read", connection=link.name, exc_info=error)
         await link.close()

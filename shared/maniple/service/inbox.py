@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from maniple.control import ControlMessage
-from maniple.loops import left_alone
+from maniple.loops import cancel, left_alone
 from maniple.service.letters import Arrival, Receiver
 from maniple.service.names import CONTROL_DROPPED
 from maniple.service.telemetry import Metrics
@@ -54,9 +54,7 @@ class Inbox:
         """Let handlers finish for `timeout` seconds, then cancel them."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout)
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await cancel(self._running)
 
     async def _guarded(self, handler: Handler[M], message: M) -> None:
         try:

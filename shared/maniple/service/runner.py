@@ -23,7 +23,7 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import BrokerUnavailable, ConfigurationError
 from maniple.forks import keep_signals_from_children
-from maniple.loops import new_event_loop
+from maniple.loops import cancel, new_event_loop
 from maniple.service import names
 from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.health import Health, HealthServer
@@ -91,10 +91,12 @@ class Runtime:
 
     async def cancel_spawned(self) -> None:
         """End every background task and wait for it."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(self._tasks - {asyncio.current_task()})
+
+    @property
+    def spawned(self) -> list[str]:
+        """Names of the background tasks that have not ended."""
+        return sorted(task.get_name() for task in self._tasks)
 
 
 Build = Callable[[Runtime], AbstractAsyncContextManager[None]]
@@ -193,6 +195,8 @@ class _Process:
             else:
                 return
             await runtime.cancel_spawned()
+            if self.leave.is_set():  # a library has swallowed our cancellation
+                return
             await asyncio.sleep(
                 random.uniform(0.5, 1.0) * min(RETRY_CAP, 0.5 * 2.0 ** min(attempt, 8))
             )
@@ -204,9 +208,15 @@ class _Process:
         limit = self.settings.drain_timeout + DRAIN_MARGIN
         _, late = await asyncio.wait({body}, timeout=limit)
         if late:
-            self.log.error("not drained in time; giving up", seconds=limit)
+            running = runtime.spawned
             body.cancel()
             await asyncio.wait({body}, timeout=1.0)
+            self.log.error(
+                "not drained in time; giving up",
+                seconds=limit,
+                tasks=running,
+                exc_info=_cut_short(body),
+            )
         await runtime.cancel_spawned()
         error = body.exception() if body.done() and not body.cancelled() else None
         if error is not None:
@@ -232,6 +242,16 @@ class _Process:
         self.metrics.gauge(names.READY).set(self.health.ready)
         for component, ok in self.health.components.items():
             self.metrics.gauge(names.COMPONENT_OK, component).set(ok)
+
+
+def _cut_short(body: asyncio.Task[None]) -> BaseException | None:
+    """Return the error of a task that was cancelled: its traceback tells what it waited for."""
+    if body.cancelled():
+        try:
+            body.result()
+        except asyncio.CancelledError as error:
+            return error
+    return None
 
 
 async def _leave(runtime: Runtime, presence: Presence) -> None:

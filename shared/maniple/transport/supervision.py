@@ -1,11 +1,10 @@
 """Keeping a connection up: it is built, watched, and when any part is lost built again, whole."""
 
 import asyncio
-import contextlib
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,8 +14,9 @@ from aiormq.exceptions import ProbableAuthenticationError
 from yarl import URL
 
 from maniple.errors import BrokerUnavailable, ConfigurationError
-from maniple.loops import end
+from maniple.loops import end, left_alone
 from maniple.timings import Amqp
+from maniple.transport.cancellation import hear_cancellations
 from maniple.transport.loss import is_loss
 from maniple.transport.pulse import Pulse
 from maniple.transport.tolerance import tolerate_foreign_bytes
@@ -81,7 +81,7 @@ class Supervised(ABC):
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
         self._wire: Wire | None = None
-        self._close_wire: Callable[[], Awaitable[Any]] | None = None
+        self._close_wire: Callable[[], Coroutine[Any, Any, Any]] | None = None
         self._closed = False
         self._supervisor: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -114,6 +114,7 @@ class Supervised(ABC):
         once if the broker refuses the credentials. Raises `TooFewChannels`.
         """
         tolerate_foreign_bytes()
+        hear_cancellations()
         for logger in _LIBRARIES:
             if logger.level == logging.NOTSET:
                 # They log each loss with a traceback; we say it in one line.
@@ -195,7 +196,9 @@ class Supervised(ABC):
             return False
         return True
 
-    def _keep(self, wire: Wire, close: Callable[[], Awaitable[Any]] | None = None) -> None:
+    def _keep(
+        self, wire: Wire, close: Callable[[], Coroutine[Any, Any, Any]] | None = None
+    ) -> None:
         """Watch over the present wire, and close it in the end: by `close`, if it is given."""
         self._wire = wire
         self._close_wire = close or wire.close
@@ -273,8 +276,11 @@ def safely(callback: Callable[[], object]) -> None:
         _log.exception("the callback of a connection failed")
 
 
-async def _end(wire: Wire, close: Callable[[], Awaitable[Any]]) -> None:
-    with contextlib.suppress(Exception, asyncio.CancelledError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            await close()
+async def _end(wire: Wire, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Close a wire in at most twice `CLOSE_TIMEOUT`, with or without the broker."""
+    closing = left_alone(asyncio.create_task(close()))
+    await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+    # Not cancelled before: the libraries then wait for the socket, which this ends.
     wire.abort()
+    await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+    closing.cancel()

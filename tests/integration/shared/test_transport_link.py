@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import aiormq
 import msgspec
@@ -21,6 +22,7 @@ from rabbitmqctl import Installed
 from waiting import wait_until
 
 COUNT = 1000
+MORE_THAN_BUFFERS = 32 * 1024**2  # bytes; of the sockets and the network
 
 
 @pytest.fixture
@@ -156,6 +158,28 @@ async def test_closing_a_link_fails_the_publishes_under_way_also_when_the_broker
         await asyncio.wait(publishing)
         assert Counter(type(one.exception()) for one in publishing) == {BrokerUnavailable: 20}
         network.thaw()
+
+
+async def test_a_link_is_closed_also_when_the_broker_does_not_read_what_was_sent_before(
+    servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "CLOSE_TIMEOUT", 0.2)
+    async with (
+        FlakyNetwork(servers.rabbitmq.url("agent")) as network,
+        bench(network.url, queue) as on,
+    ):
+        await on.link.start(10)
+        network.freeze()
+        large = replace(on.message(0), body=bytes(MORE_THAN_BUFFERS))
+        publishing = asyncio.create_task(on.publisher.publish(large))
+        await wait_until(lambda: network.held > 0)
+        try:
+            async with asyncio.timeout(10):
+                await on.link.close()
+        finally:
+            network.thaw()
+        with pytest.raises(BrokerUnavailable):
+            await publishing
 
 
 async def test_a_wrong_password_is_said_at_once_however_patient_the_start_is(
