@@ -235,7 +235,8 @@ class Agent:
         )
         ended, self.ended = self.ended, Counter()
         loads = tuple(
-            BulkheadLoad(key=key, here=here[key], ended=ended[key]) for key in {*here, *ended}
+            BulkheadLoad(key=key, here=here[key], ended=ended[key])
+            for key in sorted({*here, *ended})
         )
         if not (loads or self.had_load):
             return

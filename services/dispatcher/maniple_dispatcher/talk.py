@@ -140,7 +140,7 @@ class Talk:
         Tells how many may, for a message may be a bundle, and whether a queue looks blank, without
         tasks and readers.
         """
-        queues = [queue.name for lane in doubt.lanes for queue in lane_queues(lane)]
+        queues = [queue.name for lane in sorted(doubt.lanes) for queue in lane_queues(lane)]
         queues += [agent_queue(agent).name for agent in self._roster.may_have(doubt.lanes)]
         ready, blank = 0, False
         for queue in queues:
