@@ -1,4 +1,4 @@
-"""What has been granted of a bulkhead keeps its room while the broker stands still."""
+"""What is granted of a bulkhead keeps its room while the broker, or its owner, stands still."""
 
 import pytest
 
@@ -9,6 +9,7 @@ from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World
 
 MOST = 5
+KEY = "bulkhead/it"
 FIVE = Resolved(bulkhead=policy("bulkhead", {"max_in_flight": MOST}))
 READY = 3.0
 
@@ -31,4 +32,25 @@ def test_what_waits_in_a_lane_keeps_its_room_while_the_broker_stands_still(
         for one in all_of_them:
             one.admit(FIVE, MOST)
         world.run(2.0)
+        assert len(fleet.became.sent) == MOST
+
+
+@pytest.mark.parametrize("seconds", [1.1, 1.5, 3.0])
+def test_what_comes_first_when_an_owner_wakes_is_not_let_through_beside_the_next_owner(
+    seconds: float,
+) -> None:
+    """It is asked before it has looked at its clock, and tells nobody what was its own before."""
+    with World(0) as world, Dispatchers(world) as fleet:
+        for lane in lane_queues(LANE):
+            fleet.broker.queues[lane.name] = QueueView(ready=MOST, consumers=1)
+        for number in range(2):
+            fleet.start(f"d{number}")
+        world.run(READY)
+        owner = fleet.owner(KEY)
+        (other,) = (one for one in fleet.all if one is not owner)
+        owner.process.freeze(seconds)
+        owner.admit(FIVE, MOST)
+        world.run(seconds + 0.5)
+        other.admit(FIVE, MOST)
+        world.run(READY)
         assert len(fleet.became.sent) == MOST

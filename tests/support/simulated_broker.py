@@ -39,7 +39,7 @@ class Wire:
         self.broker, self.process, self.name = broker, process, name
         self.up = False
         self.on_state: Callable[[bool], object] = lambda _: None
-        self.waiting: set[asyncio.Future[None]] = set()
+        self.waiting: dict[asyncio.Future[None], None] = {}  # in the order of their sending
         self.life = 0
         self.losses = 0
         self.is_cut = False
@@ -143,7 +143,7 @@ class Wire:
         if not self.up:
             raise BrokerUnavailable("no connection")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.add(future)
+        self.waiting[future] = None
 
         def there() -> None:
             do()
@@ -153,7 +153,7 @@ class Wire:
         try:
             await future
         finally:
-            self.waiting.discard(future)
+            self.waiting.pop(future, None)
 
     async def published(self, do: Callable[[], object], timeout: float | None) -> None:
         """Have the broker do something, again if the wire is lost before it has said so."""

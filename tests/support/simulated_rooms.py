@@ -145,11 +145,17 @@ class Worker(Dispatcher):
 
 @dataclass(eq=False)
 class Bundle:
-    """What an agent was delivered and has not acknowledged; `ended` of its tasks have ended."""
+    """What an agent was delivered and has not acknowledged; `ended` of its tasks have ended.
+
+    Those `moved` have taken their room with them to a lane.
+    """
 
     message: Message
     rest: int
     ended: Counter[str] = field(default_factory=Counter)
+    moved: set[str] = field(default_factory=set)
+    settled: bool = False
+    """Its acknowledgement is on its way, and what it tells of its end will be or has been heard."""
 
 
 class Agent:
@@ -197,6 +203,10 @@ class Agent:
         """Hand a task back to its lane, with its room."""
 
         def there() -> None:
+            if bundle in self.unacked:
+                bundle.moved.add(task.id)
+            else:  # somebody else has been given it by now
+                self.queues.twice.append(task.id)
             self.queues.put(lane_queues(LANE)[task.lost >= 2].name, Message([task]))
             self.wire.to_process(partial(self._done, bundle))
 
@@ -223,6 +233,7 @@ class Agent:
         if bundle.rest or bundle not in self.here:
             return
         self.here.remove(bundle)
+        bundle.settled = True
         self.ended += bundle.ended
 
         def there() -> None:
@@ -247,7 +258,8 @@ class Agent:
         )
         ended, self.ended = self.ended, Counter()
         loads = tuple(
-            BulkheadLoad(key=key, here=here[key], ended=ended[key]) for key in {*here, *ended}
+            BulkheadLoad(key=key, here=here[key], ended=ended[key])
+            for key in sorted({*here, *ended})
         )
         if not (loads or self.had_load):
             return
@@ -290,6 +302,11 @@ class Agent:
         self.alive = False
         self.process.dead = True
         for bundle in self.unacked:
+            self.queues.twice += [
+                task.id
+                for task in bundle.message.tasks
+                if bundle.settled or task.id in bundle.moved
+            ]
             self.queues.back(bundle.message)
         self.unacked = []
         self.queues.deliver()
@@ -317,6 +334,9 @@ class Queues:
         """Tasks that dispatchers have ended."""
         self.sources: list[Source] = []
         self.excused: set[str] = set()
+        self.twice: list[str] = []
+        """Tasks whose room is given back twice: they had ended or moved with an agent that died
+        before its acknowledgement was there."""
         self.agents: list[Agent] = []
         self._wanted = agents
 
@@ -506,5 +526,6 @@ class Queues:
             for agent in self.agents
             for bundle in agent.unacked
             for task in bundle.message.tasks
+            if task.id not in bundle.moved  # it takes its room where it is by now
         )
         return {*queued, *held}

@@ -18,13 +18,16 @@ import types
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
+from zlib import crc32
 
 import pytest
 import structlog
 
 SEED = "MANIPLE_SIM_SEED"
 FACTOR = "MANIPLE_SIM_FACTOR"
+TOLD = "MANIPLE_SIM_TOLD"
 EPOCH = 1_800_000_000.0  # of the time of day in a world, seconds
 CHUNKS = 4
 STORY = 40
@@ -64,7 +67,10 @@ def seeds(count: int) -> list[range]:
 class World:
     """A clock, what will happen, and chance. Enter it: then the product reads its clock.
 
-    What fails inside says by which seed it comes again, and what was done to the processes.
+    What fails inside says by which seed it comes again, and what was done to the processes. All of
+    it is the same for the same seed: what decides anything must not be read out of a set, whose
+    order differs between processes. `MANIPLE_SIM_TOLD` names a file that gets a line for each world
+    by which they can be compared.
     """
 
     def __init__(self, seed: int) -> None:
@@ -100,6 +106,9 @@ class World:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if told := os.environ.get(TOLD):
+            with Path(told).open("a", encoding="utf-8") as lines:
+                lines.write(f"{self.seed} {self._fingerprint()}\n")
         self._end()
         self._stack.close()
         if error is None:
@@ -107,6 +116,11 @@ class World:
         if error is not None:
             error.add_note(f"seed {self.seed} (again alone: {SEED}={self.seed} pytest …)")
             error.add_note("\n".join(self.story))
+
+    def _fingerprint(self) -> str:
+        """Return how much has happened, and what is left of all chance."""
+        chance = self.random.getstate(), random.getstate()
+        return f"{next(self._order)} {crc32(repr(chance).encode()):08x}"
 
     def _end(self) -> None:
         """Cancel what still runs: coroutines that nobody ends complain when they are collected."""
@@ -205,7 +219,7 @@ class Process:
         self._busy_until = 0.0
         self._ready: deque[asyncio.Handle] = deque()
         self._running = False
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}  # ordered: a set of them is so by address
         world.processes.append(self)
 
     def __repr__(self) -> str:
@@ -327,8 +341,8 @@ class Process:
 
     def create_task(self, coro: Any, **named: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(coro, loop=self._loop, **named)
-        self.tasks.add(task)  # as long as it runs: a loop itself keeps none alive
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = None  # as long as it runs: a loop itself keeps none alive
+        task.add_done_callback(self.tasks.pop)
         return task
 
     def run_in_executor(

@@ -50,8 +50,9 @@ class Talk:
         self._inspector = Inspector(hot.intake)
         self._fleet = fleet
         self._due = asyncio.Event()
-        self._noticed = self._looked = monotonic()
+        self._looked = monotonic()
         self._was_up = True
+        self._life = fleet.life
         fleet.wake = self._due.set
         self._decoder = msgspec.json.Decoder(DispatcherReport)
         self._log = structlog.get_logger("maniple.dispatcher.talk")
@@ -75,7 +76,7 @@ class Talk:
         What a look has changed is told at once. Where the broker takes its time to confirm that,
         looking goes on.
         """
-        self._noticed = self._looked = monotonic()
+        self._looked = monotonic()
         async with asyncio.TaskGroup() as both:
             both.create_task(self._look_and_tell())
             both.create_task(self._look_meanwhile())
@@ -104,11 +105,13 @@ class Talk:
 
     def _notice(self, now: float) -> None:
         """Begin anew if we stood still, or if a connection is back."""
-        is_up, stood_still = self._hot.up, now - self._noticed
-        if stood_still > self._times.stood_still or (is_up and not self._was_up):
-            self._log.info("begins anew among the dispatchers", stood_still=stood_still)
+        is_up, was_up, self._was_up = self._hot.up, self._was_up, self._hot.up
+        self._fleet.notice(now)
+        if is_up and not was_up:
             self._fleet.rejoin(now)
-        self._noticed, self._was_up = now, is_up
+        if self._fleet.life != self._life:
+            self._life = self._fleet.life
+            self._log.info("begins anew among the dispatchers", life=self._life)
 
     async def _pause(self) -> None:
         """Wait until something is due, or until it is time to look."""
@@ -137,7 +140,7 @@ class Talk:
         Tells how many may, for a message may be a bundle, and whether a queue looks blank, without
         tasks and readers.
         """
-        queues = [queue.name for lane in doubt.lanes for queue in lane_queues(lane)]
+        queues = [queue.name for lane in sorted(doubt.lanes) for queue in lane_queues(lane)]
         queues += [agent_queue(agent).name for agent in self._roster.may_have(doubt.lanes)]
         ready, blank = 0, False
         for queue in queues:

@@ -150,7 +150,7 @@ class Roster:
         """
         looked_for = frozenset(lanes)
         here = (agent for agent, life in self._lives.items() if self._may_have(life, looked_for))
-        return list({*here, *self._withheld})
+        return sorted({*here, *self._withheld})
 
     def _may_have(self, life: _Life, lanes: frozenset[str]) -> bool:
         return life.here and life.has_queue and not (life.lanes and life.lanes.isdisjoint(lanes))

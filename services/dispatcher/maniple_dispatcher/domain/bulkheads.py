@@ -9,8 +9,12 @@ A report may be lost with its agent, and a grant with the dispatcher that got it
 never be given back. So the owner looks wherever a task may be that no agent tells of: in queues,
 and at what dispatchers say that they have on its way there. What cannot be anywhere at any look,
 for longer than anybody may have it untold, has ended. Known weaknesses: such room stays lost while
-a lane has a backlog of others' tasks, and so does as much of it as is granted within any 1.5 s; a
-task that runs again, because its agent died between its end and the acknowledgement, ends twice.
+a lane has a backlog of others' tasks, and so does as much of it as is granted within any 1.5 s.
+
+A task whose agent died, or lost its connection, between its end (or its way back to a lane) and the
+acknowledgement is there twice with one room, and gives it back twice. Known weakness: until the
+bulkhead is at rest one more may go for each of these, but none while agents tell of as many as
+there is room for.
 
 The owner tells the other dispatchers what it has granted, so that whoever owns the bulkhead next
 knows what may be in a queue. Known weakness: what it granted to itself in the few milliseconds

@@ -57,7 +57,10 @@ class Fleet:
         self._way_told_at = float("-inf")
         self._way_told: dict[str, int] = {}
         self._due = True
-        self._life = 0
+        self._noticed = float("inf")  # nobody looks yet
+        self._stood_still = self._times.stood_still
+        self.life = 0
+        """Rises whenever we begin anew."""
         self._hears_since: float | None = None
         self._full = False
         self._full_at = float("-inf")
@@ -79,6 +82,8 @@ class Fleet:
 
     def ask(self, limit: Limit, then: Then, now: float) -> None:
         """Ask for one permit; `then` is told at once, or within about a second."""
+        if now - self._noticed > self._stood_still:
+            self.notice(now)  # what came while we stood still asks before anybody looks
         if limit.most:
             self._outstanding.begins((limit.key, limit.lane))
             then = partial(self._answered, limit, then)
@@ -151,7 +156,7 @@ class Fleet:
         """Take that a dispatcher is there, and whether it owns its part by now."""
         ready, is_me = report.ready, report.dispatcher == self.peers.me
         if is_me:  # not what was said before we began anew
-            ready = ready and report.life == self._life
+            ready = ready and report.life == self.life
             self._hear_ourselves(now, ready=ready)
         if ready and not self.peers.counts(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
@@ -229,6 +234,12 @@ class Fleet:
         self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.look(self.peers.owns, now)
 
+    def notice(self, now: float) -> None:
+        """Take that we run, and begin anew if we stood still: others may own what was ours."""
+        stood_still, self._noticed = now - self._noticed, now
+        if stood_still > self._stood_still:
+            self.rejoin(now)
+
     def rejoin(self, now: float) -> None:
         """Begin anew: something may have been missed."""
         self.peers.begin(now)
@@ -237,7 +248,7 @@ class Fleet:
     def _begin_anew(self) -> None:
         self.peers.left(self.peers.me)
         self.owned.bulkheads.tell_nothing()
-        self._life += 1
+        self.life += 1
         self._hears_since = None
         self.due = True
 
@@ -266,7 +277,7 @@ class Fleet:
             dispatcher=self.peers.me,
             ready=not self._leaving and self._has_listened(now),
             leaving=self._leaving,
-            life=self._life,
+            life=self.life,
             grants=tuple(talk.fill(taken(self._grants))),
             asks=tuple(talk.fill(self.permits.asks(now))),
             breakers=tuple(talk.fill(self.owned.news(now))),
