@@ -147,6 +147,15 @@ def test_after_an_outage_a_look_goes_back_by_as_long_for_a_minute(scene: Scene) 
     assert scene.back("long after") == pytest.approx(BACK, abs=1)
 
 
+def test_a_short_outage_soon_after_a_long_one_hides_it_not(scene: Scene) -> None:
+    begun = scene.world.now
+    scene.cut(200.0)
+    scene.world.run(20.0)
+    scene.cut(1.0)
+    outages = scene.world.now - begun
+    assert scene.back("after both") == pytest.approx(BACK + outages, abs=1)
+
+
 def test_one_look_goes_back_for_as_long_as_is_asked_but_not_for_ever(scene: Scene) -> None:
     asked = {"short": (1.0, BACK), "long": (120.0, 120.0), "endless": (1e9, MOST_BACK)}
     for name, (since, back) in asked.items():

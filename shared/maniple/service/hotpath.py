@@ -98,7 +98,10 @@ class HotPath:
 
     @property
     def outage(self) -> float:
-        """For how many seconds nothing could be consumed, if that was in the last minute; or 0."""
+        """For how many seconds nothing could be consumed, if that was in the last minute; or 0.
+
+        Losses within a minute of each other count as one, from the first on.
+        """
         return self._back_at - self._lost_at if monotonic() - self._back_at < LATELY else 0.0
 
     @property
@@ -235,7 +238,9 @@ class HotPath:
 
     def _changed(self, link: str, *, up: bool, required: bool = True) -> None:
         if link == "consume" and not up:
-            self._lost_at = self._back_at = monotonic()
+            if not self.outage:
+                self._lost_at = monotonic()
+            self._back_at = monotonic()
         elif link == "consume" and link in self._was_up:
             self._back_at = monotonic()
         reconnects = self._runtime.metrics.counter(RECONNECTS, link)
