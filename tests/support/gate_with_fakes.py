@@ -74,11 +74,13 @@ class GateWithFakes:
     def clock(self) -> datetime:
         return self.now
 
-    def bring(self, task: Envelope, before: Before = Before.UNKNOWN) -> Delivery:
+    def bring(
+        self, task: Envelope, before: Before = Before.UNKNOWN, *, expires: bool = False
+    ) -> Delivery:
         """Have a task admitted; return what brought it."""
         delivery = Delivery()
         resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
-        source = Settlement(delivery, 1)  # type: ignore[arg-type]  # a fake
+        source = Settlement(delivery, 1, expires=expires)  # type: ignore[arg-type]  # a fake
         self.gate.admit(task, resolved, source, before)
         return delivery
 

@@ -463,8 +463,8 @@ class SimulatedInspector:
         broker, found = self._link.broker, list[QueueView]()
 
         def see() -> None:
-            blank = QueueView(0, 0)
-            found.append(blank if queue in broker.silent else broker.queues.get(queue, blank))
+            none = QueueView(0, 0, there=queue in broker.silent)
+            found.append(none if none.there else broker.queues.get(queue, none))
 
         try:
             async with asyncio.timeout(LOOK_TIMEOUT):

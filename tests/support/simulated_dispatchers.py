@@ -33,7 +33,7 @@ from simulated_cluster import metrics
 from simulated_consul import Servers, SimulatedConsul
 from virtual_time import Process, World
 
-HELD: Any = SimpleNamespace(alive=True)
+HELD: Any = SimpleNamespace(alive=True, expires=False)
 """A source message on a connection that stands."""
 LANE = "text.stats"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

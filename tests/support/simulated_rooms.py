@@ -70,6 +70,7 @@ class Source:
     before: Before = Before.UNKNOWN
     of: Dispatcher | None = None
     alive: bool = True
+    expires: bool = False
     redelivered: bool = False
 
     def ack(self) -> None:

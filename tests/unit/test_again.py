@@ -28,7 +28,7 @@ from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
-from maniple.topology import DELAY, RESULTS
+from maniple.topology import DELAY, LANES, RESULTS
 from maniple_dispatcher.again import Again
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.lookups import Search
@@ -265,3 +265,24 @@ async def test_what_came_again_and_is_over_before_it_can_wait_is_looked_up_when_
         await scene.bring_back(one)
     expired = [r.status for m in scene.publisher.to(RESULTS.name) for r in decode_results(m.body)]
     assert expired == ([] if again else [Status.EXPIRED])
+
+
+@pytest.mark.parametrize("before", [Before.UNKNOWN, Before.DELIVERED])
+@pytest.mark.parametrize("expires", [True, False])
+async def test_what_would_expire_in_its_queue_is_on_record_before_it_leaves(
+    before: Before, *, expires: bool
+) -> None:
+    """Or what expires there, and has no record, might be running."""
+    scene = GateWithFakes((), None)
+    brought = scene.bring(envelope("1"), before, expires=expires)
+    recorded = [message.type for message in scene.publisher.to(RESULTS.name)]
+    assert (recorded, scene.tasks(LANES.name)) == ([], [])
+    await scene.drain()
+    recorded = [message.type for message in scene.publisher.to(RESULTS.name)]
+    assert recorded == ([ADMITTED_TYPE] if expires else [])
+    assert [one.id for one in scene.tasks(LANES.name)] == ["1"]
+    assert brought.acked == 1
+    gone = scene.bring(envelope("2"), before, expires=expires)
+    gone.alive = False  # its queue has it again, and it may have expired by now
+    await scene.drain()
+    assert ("2" in [one.id for one in scene.tasks(LANES.name)]) is not expires

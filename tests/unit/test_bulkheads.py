@@ -280,7 +280,7 @@ def test_what_was_written_down_counts_where_nobody_is_left_to_tell(
     *, alone: bool, told: int, room: int
 ) -> None:
     bulkheads = Bulkheads()
-    bulkheads.remember({KEY: (7, (LANE,))}, 0.0)
+    bulkheads.remember({KEY: (7, (LANE,))}, 0.0, 0.0)
     if told:
         bulkheads.follow(KEY, (told, (LANE,)), 0.5, ours=False)
     bulkheads.recall(1.0, alone=alone)

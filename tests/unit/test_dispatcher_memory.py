@@ -9,7 +9,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from maniple.service.catalog import Entry
-from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.policies import CircuitBreakerSpec
 from maniple_dispatcher.domain.breaker import Ends, State
 from maniple_dispatcher.domain.buckets import Terms
@@ -30,8 +30,8 @@ class Shelf:
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
-        self.away = False
-
+        self.away = self.forbids_deletes = False
+        self.deletes = 0
         self.indices: Counter[str] = Counter()
 
     async def kv_get(self, key: str) -> Entry | None:
@@ -46,6 +46,9 @@ class Shelf:
         return True
 
     async def kv_delete(self, key: str, *, cas: int) -> bool:
+        self.deletes += 1
+        if self.forbids_deletes:
+            raise ConsulRefused("403")
         if cas == self.indices[key]:
             del self.kept[key]
         return True
@@ -89,6 +92,32 @@ async def test_what_one_owned_another_knows_that_never_met_it() -> None:
     await memory(shelf, "two", second).load()
     assert not passes(second, now + 1.0)
     assert second.owned.breaker("lane")[0] is State.OPEN
+
+
+async def test_a_consul_that_lets_nothing_be_deleted_is_read_once_and_written_to() -> None:
+    shelf, of = Shelf(), fleet("one")
+    shelf.kept["maniple/dev/dispatchers/gone"] = b'{"at": 1}'
+    shelf.forbids_deletes = True
+    of.owned.bulkheads.recall(0.0, alone=True)
+    of.owned.hear("lane", Ends(failed=3, failing=3), asyncio.get_running_loop().time())
+    await remember(shelf, of)
+    assert shelf.deletes == 1
+
+
+async def test_who_owns_already_remembers_no_room_that_was_written_by_one_that_lives() -> None:
+    shelf, first, second = Shelf(), fleet("one"), fleet("two")
+    now = asyncio.get_running_loop().time()
+    for of in (first, second):
+        of.owned.bulkheads.recall(now, alone=True)
+    reading = memory(shelf, "two", second)
+    first.owned.bulkheads.take("bulkhead/b", 5, 5, now)
+    first.owned.hear("lane", Ends(failed=3, failing=3), now)
+    await remember(shelf, first)
+    assert b"bulkhead/b" in shelf.kept["maniple/dev/dispatchers/one"]
+    await reading.load()
+    assert second.owned.bulkheads.in_flight("bulkhead/b") == 0
+    await memory(shelf, "two", second).load()  # as one that begins after that
+    assert second.owned.bulkheads.in_flight("bulkhead/b") > 0
 
 
 async def test_two_that_are_called_the_same_lose_nothing_of_each_other() -> None:

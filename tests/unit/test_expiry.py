@@ -12,6 +12,7 @@ import pytest
 import structlog
 from aiormq.abc import DeliveredMessage
 from msgspec import Raw
+from msgspec.structs import replace
 from pamqp import commands
 from pamqp.header import ContentHeader
 
@@ -23,10 +24,11 @@ from maniple.service.outlets import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Expiry as Times
+from maniple.topology import lane_queues
 from maniple.transport import Outgoing, Pull, QueueView
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.expiry import OPEN, Around, Expiry, TurnOver
+from maniple_dispatcher.expiry import AT_ONCE, OPEN, Around, Expiry, TurnOver
 from maniple_dispatcher.lanes import Lanes
 from maniple_dispatcher.members import Members
 from maniple_dispatcher.traces import Traces
@@ -233,6 +235,33 @@ async def test_a_dispatcher_that_knows_only_the_names_of_lanes_ends_what_is_over
         scene.now += timedelta(seconds=31)
         await wait_until(lambda: "later" in scene.ends())  # which it knows of by now
     assert scene.broker.ids() == ["well"]
+
+
+async def test_a_queue_that_takes_its_time_to_be_looked_at_holds_up_no_other() -> None:
+    scene, looking = Scene("a.first", LANE), asyncio.Event()
+
+    async def look(queue: str) -> QueueView:
+        if "first" in queue:
+            looking.set()
+            await asyncio.Event().wait()
+        return await scene.broker.look(queue)
+
+    scene.queues.look = look
+    scene.broker.put(task("over", deadline=OVER))
+    async with scene.runs():
+        await looking.wait()
+        await wait_until(lambda: "over" in scene.ends())
+
+
+async def test_of_many_lanes_the_next_is_turned_over_when_one_is_through() -> None:
+    lanes = [f"lane-{number}" for number in range(3 * AT_ONCE)]
+    scene = Scene(*lanes)
+    for lane in lanes:
+        scene.broker.queues |= {queue.name: deque() for queue in lane_queues(lane)}
+        over = replace(task(lane, deadline=OVER), lane=lane)
+        scene.broker.put(over, queue=f"maniple.lane.{lane}")
+    async with scene.runs():
+        await wait_until(lambda: scene.ends().keys() == set(lanes))
 
 
 async def test_what_goes_back_is_as_it_was_and_few_are_taken_at_a_time() -> None:

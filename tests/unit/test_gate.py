@@ -44,7 +44,7 @@ class Lanes:
         self.became: list[str] = []
         self.recorded = 0
         self.settled: list[object] = []
-        self.source: Any = SimpleNamespace(alive=True, settle=self.settled.append)
+        self.source: Any = SimpleNamespace(alive=True, expires=False, settle=self.settled.append)
         self.lost_meanwhile = False
         self.last: Envelope | None = None
 

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
+from gate_with_fakes import GateWithFakes
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Waiting
 from maniple.peers import DispatcherReport, Grant
 from maniple.service.policies import Resolved, parse_policy
 from maniple.service.telemetry import Metrics
-from maniple.topology import DELAY_TIERS
+from maniple.topology import DELAY, DELAY_TIERS
+from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.rooms import Rooms
 from work_with_fakes import NOW, envelope
 
 LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
@@ -27,6 +30,8 @@ SOON, LATER = 0.01, 1.0
 
 class Source:
     """A source message, and with which errors it was settled."""
+
+    expires = False
 
     def __init__(self) -> None:
         self.errors: list[ManipleError | None] = []
@@ -156,3 +161,26 @@ def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> N
     assert (lanes.sent, lanes.held, len(lanes.due)) == ([], [], 2)
     for due in lanes.due:
         assert NOW + timedelta(seconds=DELAY_TIERS[0]) <= due <= NOW + timedelta(days=7)
+
+
+class Unsteady(Roster):
+    """Fails over a task for some time."""
+
+    fails = True
+
+    def choose(self, envelope: Envelope) -> str | None:
+        if self.fails:
+            raise OverflowError(envelope.id)
+        return super().choose(envelope)
+
+
+async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on_its_way() -> None:
+    fleet = Fleet("me", Owned(lambda _: None), 0.0)
+    fleet.hear(DispatcherReport(dispatcher="me", ready=True), -LATER)
+    scene = GateWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, rooms=Rooms.of(fleet))
+    scene.lanes._roster = Unsteady()
+    scene.bring(envelope("1"))
+    await scene.drain()
+    assert [one.id for one in scene.tasks(DELAY.name)] == ["1"]
+    assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 0
+    assert (fleet.on_way(), fleet.on_way()) == ({}, {})

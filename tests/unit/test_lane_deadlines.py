@@ -11,7 +11,14 @@ from maniple.peers import DispatcherReport
 from maniple.timings import Expiry, Timings
 from maniple_dispatcher.domain import lane_deadlines
 from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.lane_deadlines import HOUR, MINUTE, Deadlines, LaneDeadlines, Place
+from maniple_dispatcher.domain.lane_deadlines import (
+    HOUR,
+    MINUTE,
+    MOST_BLANK,
+    Deadlines,
+    LaneDeadlines,
+    Place,
+)
 from maniple_dispatcher.domain.owned import Owned
 
 TIMES = Expiry()
@@ -404,3 +411,24 @@ def test_names_that_are_no_lanes_and_too_many_are_not_kept() -> None:
     known.note("one.more", WALL)
     assert len(list(known.lanes)) == lane_deadlines.MOST_LANES
     assert len(known.to_look_at(0.0)) == lane_deadlines.MOST_SLOW
+
+
+def test_queues_that_may_not_answer_come_behind_the_others_and_each_gets_its_turn() -> None:
+    deadlines = LaneDeadlines(Expiry(), lambda _: True, 0.0)
+    silent = [f"silent-{number}" for number in range(3 * MOST_BLANK)]
+    for lane in silent:
+        deadlines.note(lane, 1.0)
+    seen: set[str] = set()
+    for second in range(2, 60):
+        now = float(second)
+        if second == 30:
+            deadlines.note("well", 31.0)
+        deadlines.tick(now, now, frozenset())
+        looks = deadlines.to_look_at(now)
+        blank = [place.blank for place in looks]
+        assert blank == sorted(blank)
+        assert sum(blank) <= MOST_BLANK
+        seen |= {place.lane for place in looks if second > 40}
+        for place in looks:
+            deadlines.see(place, int(place.lane == "well"), 0, now)
+    assert seen == {*silent, "well"}

@@ -1,6 +1,7 @@
 """What the broker dead-letters ends with a result, whatever it is."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,15 +32,16 @@ from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
 SUBMIT = "broker.maniple.submit"
-DECIDED = Resolved(rate_limit=policy("rate_limit", {"limit": 1}))
+LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": 1}))
 
 
 class Delivery(SimpleNamespace):
     """A message from `maniple.dead.broker`, and how it was settled."""
 
-    def __init__(self, body: bytes, routing_key: str, reason: str) -> None:
+    def __init__(self, body: bytes, routing_key: str, reason: str, *, itself: bool) -> None:
         properties = commands.Basic.Properties(message_id=MESSAGE, reply_to="theirs")
-        headers = {"x-death": [{"reason": reason, "routing-keys": ["text.stats"]}]}
+        death = {"reason": reason, "routing-keys": ["text.stats"]}
+        headers = {"x-death": [death | ({"original-expiration": "100"} if itself else {})]}
         super().__init__(body=body, routing_key=routing_key, properties=properties, headers=headers)
         self.acked, self.redelivered = 0, False
 
@@ -47,17 +49,19 @@ class Delivery(SimpleNamespace):
         self.acked += 1
 
 
-def admitted(task: Task, arrival: Arrival, task_id: str) -> tuple[Envelope, Resolved]:
+def admitted(
+    decided: Resolved, task: Task, arrival: Arrival, task_id: str
+) -> tuple[Envelope, Resolved]:
     """Admit a task as `Submissions` does."""
     envelope = admit(
         task,
         arrival,
         task_id=task_id,
         capability=arrival.routing_key,
-        decided=DECIDED,
+        decided=decided,
         traceparent="",
     )
-    return envelope, DECIDED
+    return envelope, decided
 
 
 class Gate:
@@ -66,30 +70,35 @@ class Gate:
     def __init__(self) -> None:
         self.admitted: list[tuple[str, Before]] = []
 
-    def admit(
-        self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Before
-    ) -> None:
-        assert resolved == DECIDED
+    def admit(self, envelope: Envelope, _: Resolved, source: Settlement, before: Before) -> None:
         self.admitted.append((envelope.id, before))
         source.settle()
 
 
-async def told(
+async def told(  # noqa: PLR0913 - what a test may decide about it
     body: bytes,
     routing_key: str = SUBMIT,
     reason: str = "delivery_limit",
     known: Known | None = None,
     gate: Gate | None = None,
+    *,
+    itself: bool = True,
+    decided: Resolved | None = None,
 ) -> tuple[list[Result], list[Result]]:
     """Return what is recorded of one message, and what its sender is answered."""
-    publisher, delivery = FakePublisher(), Delivery(body, routing_key, reason)
+    publisher, delivery = FakePublisher(), Delivery(body, routing_key, reason, itself=itself)
     metrics = Metrics()
     results = ResultOutlet(publisher, metrics, replier=publisher)
     traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
     lets: Any = gate or Gate()
     again = Again(known, lets, results) if known else None
     taker: Any = Undeliverable(
-        results, metrics, lambda: NOW, traces=traces, again=again, admitted=admitted
+        results,
+        metrics,
+        lambda: NOW,
+        traces=traces,
+        again=again,
+        admitted=partial(admitted, decided or LIMITED),
     )
     taker.take(delivery)
     await results.drain()
@@ -184,10 +193,20 @@ async def test_what_expired_and_is_known_to_be_elsewhere_is_told_of_if_it_ended(
     assert (recorded, answered) == ([], [record] if record is ENDED else [])
 
 
-async def test_what_expired_and_never_left_a_dispatcher_ends_under_its_id() -> None:
-    recorded, answered = await told(GOOD, reason="expired", known=Known(None))
+@pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("decided", [LIMITED, Resolved()], ids=["limited", "free"])
+async def test_what_expired_and_never_left_a_dispatcher_ends_under_its_id(
+    decided: Resolved, *, itself: bool
+) -> None:
+    """What its queue has expired, under no limit, may have left without a record: it goes on."""
+    gate, known = Gate(), Known(None)
+    recorded, answered = await told(
+        GOOD, reason="expired", known=known, gate=gate, itself=itself, decided=decided
+    )
     assert recorded == answered
-    assert [(one.id, one.status) for one in answered] == [("mine", "expired")]
+    ends = itself or decided is LIMITED
+    assert [(one.id, one.status) for one in answered] == ([("mine", "expired")] if ends else [])
+    assert gate.admitted == ([] if ends else [("mine", Before.DELIVERED)])
 
 
 @pytest.mark.parametrize(("owing", "before"), [(False, Before.DELIVERED), (True, Before.BOTH)])

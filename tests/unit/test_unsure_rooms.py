@@ -18,7 +18,7 @@ LIMIT = Limit(KEY, most=MOST, lane=LANE)
 
 def remembering(number: int = MOST) -> Bulkheads:
     bulkheads = Bulkheads()
-    bulkheads.remember({KEY: (number, (LANE,))}, 0.0)
+    bulkheads.remember({KEY: (number, (LANE,))}, 0.0, 0.0)
     bulkheads.recall(0.0, alone=True)
     return bulkheads
 
@@ -33,16 +33,30 @@ def test_what_is_only_remembered_takes_room_and_is_not_known_to() -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_what_is_remembered_late_takes_room_beside_what_was_granted_meanwhile(
-    *, alone: bool
-) -> None:
+def test_what_is_remembered_late_takes_room_with_what_was_granted_meanwhile(*, alone: bool) -> None:
     """Consul may take its time; whoever was not alone has been told."""
     bulkheads = Bulkheads()
     bulkheads.recall(0.0, alone=alone)
-    assert granted(bulkheads, 2) == 2
-    bulkheads.remember({KEY: (MOST - 3, (LANE,))}, 5.0)
-    assert granted(bulkheads, MOST, 5.0) == (1 if alone else MOST - 2)
+    assert granted(bulkheads, 1) == 1
+    bulkheads.remember({KEY: (MOST - 2, (LANE,))}, 5.0, 5.0)
     assert bulkheads.unsure(KEY) == (MOST - 3 if alone else 0)
+    assert granted(bulkheads, MOST, 5.0) == (2 if alone else MOST - 1)
+
+
+def test_what_is_remembered_when_agents_and_queues_have_shown_what_there_is_takes_none() -> None:
+    bulkheads = Bulkheads()
+    bulkheads.recall(0.0, alone=True)
+    bulkheads.remember({KEY: (MOST, (LANE,))}, Reports().heard, Reports().heard)
+    assert granted(bulkheads, MOST, Reports().heard) == MOST
+
+
+def test_what_is_remembered_does_not_grow_with_each_restart() -> None:
+    number = 8
+    for _ in range(20):
+        bulkheads = remembering(number)
+        bulkheads.look(lambda _: True, 0.5)
+        ((_, (number, _)),) = bulkheads.lately_in_use(lambda _: True)
+    assert number == 8
 
 
 def test_what_agents_tell_of_is_known_for_good() -> None:
@@ -72,7 +86,7 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
     lanes: tuple[str, ...], within: float
 ) -> None:
     bulkheads, now = Bulkheads(), 0.0
-    bulkheads.remember({KEY: (MOST, lanes)}, 0.0)
+    bulkheads.remember({KEY: (MOST, lanes)}, 0.0, 0.0)
     bulkheads.recall(0.0, alone=True)
     while bulkheads.unsure(KEY):
         now += 0.5

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeGuard
@@ -92,7 +93,8 @@ class Undeliverable:
             if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
                 raw = dataclasses.replace(raw, routing_key=_death(delivery, "routing-keys"))
                 arrival = bare_arrival(raw, now)
-                ends = self._of_submission(delivery.body, raw, arrival, reason)
+                itself = bool(_death(delivery, "original-expiration"))
+                ends = self._of_submission(delivery.body, raw, arrival, reason, itself=itself)
             else:
                 ends = self._of_tasks(delivery.body, queue, reason)
         except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
@@ -110,14 +112,15 @@ class Undeliverable:
                 self._refuse(_unreadable(arrival), arrival, source)
 
     def _of_submission(
-        self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str
+        self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str, *, itself: bool
     ) -> list[End]:
+        """Return what ends each member; `itself` says when it expires, if its queue does not."""
         members, refusals = _refusals(body, arrival, reason)
         if reason != EXPIRED:
             return [partial(self._refuse, refusal, arrival) for refusal in refusals]
         checked = _checked(raw, arrival.received_at)
         return [
-            partial(self._expire, refusal, checked, member)
+            partial(self._expire, _Expired(refusal, checked, member, itself))
             if checked is not None and _is_good(member, checked)
             else partial(self._refuse, refusal, arrival)
             for member, refusal in zip(members, refusals, strict=True)
@@ -149,30 +152,38 @@ class Undeliverable:
         """Tell of what no dispatcher has admitted, as far as one can know."""
         tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, source.settle)
 
-    def _expire(self, refusal: Refusal, arrival: Arrival, task: Task, source: Settlement) -> None:
+    def _expire(self, one: "_Expired", source: Settlement) -> None:
         """Tell that the time of a good task was over, unless a dispatcher had it before that."""
-        end = partial(self._end, refusal, arrival, task, source)
+        end, arrival = partial(self._end, one, source), one.arrival
         if self._again is None:
             end(None)
             return
-        key = TaskKey(refusal.answer.tenant, refusal.answer.id)
+        key = TaskKey(one.refusal.answer.tenant, one.refusal.answer.id)
         self._again.look(key, Asker(source.settle, arrival.reply_to, arrival.correlation_id), end)
 
-    def _end(
-        self,
-        refusal: Refusal,
-        arrival: Arrival,
-        task: Task,
-        source: Settlement,
-        found: Record | None,
-    ) -> None:
-        """End a task that expired if it never left a dispatcher; one that may have goes on."""
-        if found is None or self._again is None or self._admitted is None:
-            ended = Refusal(refusal.answer, refusal.answer)
-            self._refuse(ended, arrival, source)
-        else:
-            envelope, resolved = self._admitted(task, arrival, refusal.answer.id)
-            self._again.bring(envelope, resolved, source, Before.DELIVERED, found)
+    def _end(self, one: "_Expired", source: Settlement, found: Record | None) -> None:
+        """End a task that expired if it never left a dispatcher; one that may have goes on.
+
+        Under no rate limit that is on record only if its message said when it expires.
+        """
+        answer = one.refusal.answer
+        if self._again is not None and self._admitted is not None:
+            envelope, resolved = self._admitted(one.task, one.arrival, answer.id)
+            if found is not None or not (one.itself or resolved.rate_limit):
+                self._again.bring(envelope, resolved, source, Before.DELIVERED, found)
+                return
+        self._refuse(Refusal(answer, answer), one.arrival, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Expired:
+    """A good task that expired in a queue of submissions, and what is told of it if it ends so."""
+
+    refusal: Refusal
+    arrival: Arrival
+    task: Task
+    itself: bool
+    """Its message said when it expires, not its queue."""
 
 
 def _unreadable(arrival: Arrival) -> Refusal:

@@ -15,6 +15,7 @@ redelivered when it dies or its connection is lost, and counts as lost with an a
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ from maniple_dispatcher.traces import Traces
 
 BUSY = "agents busy"  # what a task waits for in a lane that agents read
 OPEN = 16  # messages of one queue that are taken and not settled
-AT_ONCE = 4  # queues
+AT_ONCE = 8  # queues, each by a connection
+LOOKERS = 4  # at queues at a time: one that does not answer takes a quarter of a second to look at
 SPARE = 30.0  # seconds for which connections are kept that nobody needs
 READ = 60.0  # between two looks at what other dispatchers have marked
 STOP_TIMEOUT = 3.0
@@ -178,6 +180,10 @@ class Expiry:
         self._log = log
         self._times = deadlines.times
         self._turning: set[asyncio.Task[None]] = set()
+        self._wanted: dict[str, tuple[Place, int]] = {}
+        self._late = deque[Place]()
+        self._looked_at = set[str]()
+        self._lookers: set[asyncio.Task[None]] = set()
         self._used = monotonic()
         self._stopping = False
 
@@ -192,14 +198,14 @@ class Expiry:
         self._stopping = True
         if self._turning:
             await asyncio.wait(self._turning, timeout=STOP_TIMEOUT)
-        for task in self._turning:
+        for task in self._turning | self._lookers:
             task.cancel()
 
     async def _keep_looking(self) -> None:
         while not self._stopping:
             await asyncio.sleep(self._times.look)
             try:
-                await self._look()
+                await self._look_at_late()
             except Exception:  # noqa: BLE001 - whatever it was, lanes are looked at again
                 self._log.exception("lanes not looked at")
 
@@ -216,7 +222,7 @@ class Expiry:
                     await asyncio.sleep(self._times.every)
             await asyncio.sleep(self._times.look)
 
-    async def _look(self) -> None:
+    async def _look_at_late(self) -> None:
         now = monotonic()
         self._deadlines.tick(self._around.clock().timestamp(), now, self._around.others())
         if self._turning:
@@ -225,27 +231,52 @@ class Expiry:
             await self._queues.trim()
         if not self._around.taking():
             return
-        for place in self._deadlines.to_look_at(now):
-            view = await self._view(place)
-            if view is None:
-                return  # or all of them would be waited for, one after the other
-            has_room = len(self._turning) < AT_ONCE and not self._stopping
-            if self._deadlines.see(place, view.ready, view.consumers, monotonic()) and has_room:
-                self._begin(place, view.ready)
+        self._wanted.clear()
+        late = self._deadlines.to_look_at(now)
+        self._late = deque(place for place in late if place.queue not in self._looked_at)
+        while self._late and len(self._lookers) < LOOKERS:
+            looker = asyncio.create_task(self._look_at_next(self._late.popleft()))
+            self._lookers.add(looker)
+            looker.add_done_callback(self._lookers.discard)
 
-    async def _view(self, place: Place) -> QueueView | None:
+    async def _look_at_next(self, place: Place) -> None:
+        """Look at one after the other, as others do beside; who gets no answer leaves the rest."""
         try:
-            return await self._queues.look(place.queue)
+            while await self._look_at(place) and self._late:
+                place = self._late.popleft()
+        except Exception:  # noqa: BLE001 - whatever it was, lanes are looked at again
+            self._log.exception("lanes not looked at")
+
+    async def _look_at(self, place: Place) -> bool:
+        self._looked_at.add(place.queue)
+        try:
+            view = await self._queues.look(place.queue)
         except BrokerUnavailable as error:
             self._log.info("a lane is not looked at", queue=place.queue, reason=str(error))
             self._deadlines.miss(place, monotonic())
-            return None
+            return False
+        finally:
+            self._looked_at.discard(place.queue)
+        if self._deadlines.see(place, view.ready, view.consumers, monotonic()):
+            self._wanted[place.queue] = place, view.ready
+            self._begin_next()
+        return True
+
+    def _begin_next(self) -> None:
+        """Turn over as many as may be at a time of those that are to be."""
+        while self._wanted and len(self._turning) < AT_ONCE and not self._stopping:
+            queue = next(iter(self._wanted))
+            self._begin(*self._wanted.pop(queue))
 
     def _begin(self, place: Place, ready: int) -> None:
         self._deadlines.begin(place)
         task = asyncio.create_task(self._turn(place, ready), name=f"turn over {place.queue}")
         self._turning.add(task)
-        task.add_done_callback(self._turning.discard)
+        task.add_done_callback(self._turned)
+
+    def _turned(self, task: asyncio.Task[None]) -> None:
+        self._turning.discard(task)
+        self._begin_next()
 
     async def _turn(self, place: Place, ready: int) -> None:
         began = monotonic()

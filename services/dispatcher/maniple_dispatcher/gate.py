@@ -92,7 +92,7 @@ class Gate:
             return
         if before is not Before.UNKNOWN:
             self._admit_again(envelope, resolved, source, before)
-        elif resolved.guarded:
+        elif resolved.guarded or source.expires:
             self._begin(Going(envelope, resolved, source, submitted=True))
         else:
             self._lanes.send(envelope, source)
@@ -126,7 +126,7 @@ class Gate:
         going = Going(envelope, resolved, source, returned=True, submitted=True)
         if owes:
             self._limit(going)
-        elif resolved.guarded:
+        elif resolved.guarded or source.expires:
             self._take_room(going)
         else:
             self._lanes.send(envelope, source)
@@ -185,7 +185,7 @@ class Gate:
         policy = going.resolved.bulkhead
         if passes or policy is None:
             envelope = replace(going.envelope, bulkhead=limit.key)
-            self._look_at_breaker(replace(going, envelope=envelope, room=limit))
+            self._go_on_with_room(replace(going, envelope=envelope, room=limit))
             return
         if passes is None:
             self._wait_undecided(going, policy)
@@ -196,6 +196,13 @@ class Gate:
             self._hold(going, refusal)
         else:
             self._refuse(going, refusal)
+
+    def _go_on_with_room(self, going: Going) -> None:
+        try:
+            self._look_at_breaker(going)
+        except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
+            _log.exception("a task with room cannot be brought on its way")
+            self._hold_failed(going)
 
     def _look_at_breaker(self, going: Going) -> None:
         policy = going.resolved.circuit_breaker
@@ -257,12 +264,12 @@ class Gate:
     def _leave(self, going: Going, go: Callable[[], None]) -> None:
         """Let a task `go` that is not ended here, once that is recorded if somebody may ask.
 
-        A dispatcher to which it is delivered again then knows whether it was charged: what has no
-        record never left, and is as new. So what is not ours any more must not leave: another may
-        have ended it by now.
+        A dispatcher to which it is delivered again then knows whether it was charged, and one that
+        finds that it has expired, whether it may run: what has no record never left, and is as new.
+        So what is not ours any more must not leave: another may have ended it by now.
         """
-        limited = going.fell or going.resolved.rate_limit is not None
-        if not (going.submitted and limited):
+        asked = going.fell or going.resolved.rate_limit is not None or going.source.expires
+        if not (going.submitted and asked):
             go()
         elif going.source.alive:
             self._lanes.admitted(going.envelope, going.source, partial(self._left, going, go))

@@ -221,7 +221,7 @@ class Lanes:
 
         def recorded(error: ManipleError | None) -> None:
             if error is None:
-                self._rooms.recorded(envelope)
+                self._rooms.keeps(envelope)
                 then()
             else:
                 self._rooms.turned_away(envelope, no_lane=False)
@@ -239,12 +239,16 @@ class Lanes:
         """Bring one task on its way; `alone` keeps it out of bundles."""
         going = _Going(envelope, source, alone)
         self._rooms.goes(envelope)
-        agent = self._roster.choose(envelope)
-        if agent is None:
-            self._to_lane(going)
-        else:
-            # What the agent's own queue does not take goes to the lane that all agents read.
-            self._try(AGENTS, agent, going, lambda _: self._to_lane(going))
+        try:
+            agent = self._roster.choose(envelope)
+            if agent is None:
+                self._to_lane(going)
+            else:
+                # What the agent's own queue does not take goes to the lane that all agents read.
+                self._try(AGENTS, agent, going, lambda _: self._to_lane(going))
+        except Exception:
+            self._rooms.keeps(envelope)  # whoever sent it gives that back
+            raise
 
     @contextmanager
     def round(self, key: str) -> Iterator[str]:

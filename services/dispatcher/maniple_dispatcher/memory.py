@@ -10,11 +10,12 @@ nothing that it is not the owner of: what it does not know of is no news.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
 
+from maniple.peers import Room
 from maniple.service.catalog import Entry
 from maniple.service.consul import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
 from maniple_dispatcher.domain import notes, pages
@@ -50,6 +51,7 @@ class Memory:
         self._fleet = fleet
         self._log = log
         self._loaded = False
+        self._born, self._born_wall = monotonic(), time.time()
         self._ours_before = Notes()
         self._written = pages.write(Notes(), 0.0)
         self._without = frozenset[str]()
@@ -71,8 +73,11 @@ class Memory:
                 found[entry] = kept
             await asyncio.sleep(0)  # each takes its time
         await self._restore(found.values())
-        await self._forget_old(found)
-        self._loaded = True
+        self._loaded = True  # once: what is read again counts for what it was before we began
+        try:
+            await self._forget_old(found)
+        except _AWAY as error:
+            self._log.info("what is long past is not forgotten", reason=str(error))
 
     async def keep(self) -> None:
         """Load, then write down what changes, until cancelled.
@@ -174,7 +179,17 @@ class Memory:
         rooms = {k: (*room, today) for k, room in owned.bulkheads.lately_in_use(owns)}
         return Notes(levels, breakers, rooms=rooms)
 
-    async def _restore(self, found: Iterable[Notes]) -> None:
+    def _left_behind(self, found: Iterable[Notes], wall: float) -> dict[str, Room]:
+        """Return the rooms that were written before we began, once we own any.
+
+        Whoever has written since lives, and tells of its own.
+        """
+        if self._fleet.peers.counts(self._fleet.peers.me):
+            found = [one for one in found if one.at < self._born_wall]
+        before = notes.latest(found).lasting(wall)
+        return {key: room[:2] for key, room in before.rooms.items()}
+
+    async def _restore(self, found: Collection[Notes]) -> None:
         now, wall = monotonic(), time.time()
         owned = self._fleet.owned
         kept = notes.latest(found).lasting(wall)
@@ -183,7 +198,7 @@ class Memory:
                 await asyncio.sleep(0)
                 now, wall = monotonic(), time.time()
             owned.buckets.restore(key, (level, rate, capacity), wall - at, now)
-        owned.bulkheads.remember({key: room[:2] for key, room in kept.rooms.items()}, now)
+        owned.bulkheads.remember(self._left_behind(found, wall), now, now - self._born)
         for lane, (state, epoch, since) in kept.breakers.items():
             owned.restore(lane, State(state), epoch, now - (wall - since))
 

@@ -38,8 +38,8 @@ class Rooms:
         if envelope.bulkhead is not None:
             self._going[envelope.bulkhead] += 1
 
-    def recorded(self, envelope: Envelope) -> None:
-        """Take that a task has its record: it still has its room, and is yet to go."""
+    def keeps(self, envelope: Envelope) -> None:
+        """Take that a task is on its way no more, and still has its room."""
         if envelope.bulkhead is not None:
             self._ends(envelope.bulkhead)
 

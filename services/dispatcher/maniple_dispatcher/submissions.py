@@ -86,7 +86,9 @@ class Submissions:
         admitted, refused = self._sorted(members, arrival, is_array=is_array)
         # What only its sender says is repeated may not end for want of room, nor take more of it.
         patient = arrival.before is Before.SAID
-        source = Settlement(delivery, len(admitted) + PARTS * len(refused), patient=patient)
+        parts = len(admitted) + PARTS * len(refused)
+        expires = delivery.properties.expiration is not None
+        source = Settlement(delivery, parts, patient=patient, expires=expires)
         if refused:
             alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
             refusals = refusals_of(refused, alive, arrival, new_id)

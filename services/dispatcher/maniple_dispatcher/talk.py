@@ -138,7 +138,7 @@ class Talk:
         """Look wherever tasks may wait, also in agents' own queues, until it is enough.
 
         Tells how many may, for a message may be a bundle, and whether a queue looks blank, without
-        tasks and readers.
+        tasks and readers: it may not answer. In one that is not there nothing waits.
         """
         queues = [queue.name for lane in sorted(doubt.lanes) for queue in lane_queues(lane)]
         queues += [agent_queue(agent).name for agent in self._roster.may_have(doubt.lanes)]
@@ -146,7 +146,7 @@ class Talk:
         for queue in queues:
             view = await self._inspector.look(queue)
             ready += view.ready * MAX_ITEMS
-            blank = blank or not (view.ready or view.consumers)
+            blank = blank or (view.there and not (view.ready or view.consumers))
             if ready >= doubt.number:
                 break
         return ready, blank

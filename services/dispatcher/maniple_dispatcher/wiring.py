@@ -27,7 +27,7 @@ from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.good_results import GoodResults
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.expiry import Around, Expiry, TurnOver
+from maniple_dispatcher.expiry import LOOKERS, Around, Expiry, TurnOver
 from maniple_dispatcher.gate import Gate
 from maniple_dispatcher.handlers import Handlers, routes
 from maniple_dispatcher.lanes import Lanes
@@ -111,6 +111,7 @@ def _pulls(runtime: Runtime) -> Pulls:
         runtime.connection_name("expiry"),
         times=settings.timings.amqp,
         answer=settings.timings.expiry.answer,
+        lookers=LOOKERS,
     )
 
 

@@ -12,14 +12,18 @@ class Settlement:
     connection is closed under it, it is left to be delivered again.
 
     One that is `patient` may be kept back while there is no room for what came of it: so its queue
-    fills, and pushes back to who publishes there.
+    fills, and pushes back to who publishes there. One that `expires` ends in its queue without
+    anybody's doing, should it go back there.
     """
 
-    __slots__ = ("_delivery", "_lost", "_refused", "_remaining", "patient")
+    __slots__ = ("_delivery", "_lost", "_refused", "_remaining", "expires", "patient")
 
-    def __init__(self, delivery: Delivery, parts: int, *, patient: bool = False) -> None:
+    def __init__(
+        self, delivery: Delivery, parts: int, *, patient: bool = False, expires: bool = False
+    ) -> None:
         """Wait for `parts` calls of `settle`."""
         self.patient = patient
+        self.expires = expires
         self._delivery = delivery
         self._remaining = parts
         self._lost = False

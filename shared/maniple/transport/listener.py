@@ -54,10 +54,11 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """What a queue is like now; one that is not there has neither messages nor consumers."""
+    """What a queue is like now; one that is not `there` has neither messages nor consumers."""
 
     ready: int
     consumers: int
+    there: bool = True
 
 
 class Inspector:
@@ -88,7 +89,7 @@ class Inspector:
                     return await self._look(queue)
             except aiormq.exceptions.ChannelNotFoundEntity:
                 self._channel = None
-                return QueueView(0, 0)
+                return QueueView(0, 0, there=False)
             except (Exception, asyncio.CancelledError) as error:
                 await self._abandon()
                 if isinstance(error, BrokerUnavailable) or not (

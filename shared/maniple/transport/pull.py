@@ -90,8 +90,14 @@ class Pull:
         for tag in rejected:
             await self._channel.basic_reject(tag, requeue=False)
 
+    def lost(self) -> None:
+        """Take that what is not settled is the queue's again, and goes to others."""
+        self.generation += 1
+        self._open.clear()
+        self._news.set()
+
     def _settle(self, delivery: Delivery, tags: list[int]) -> None:
-        if self._open.pop(delivery.tag, None) is not None:
+        if delivery.alive and self._open.pop(delivery.tag, None) is not None:
             tags.append(delivery.tag)
             self._news.set()
 
@@ -103,8 +109,13 @@ class Pulls:
     kept until `trim`.
     """
 
-    def __init__(self, url: str, name: str, *, times: Amqp, answer: float) -> None:
-        """Call the connections `name` with a number; `answer` is the `Pull`'s."""
+    def __init__(
+        self, url: str, name: str, *, times: Amqp, answer: float, lookers: int = 1
+    ) -> None:
+        """Call the connections `name` with a number; `answer` is the `Pull`'s.
+
+        So many `lookers` look at a time.
+        """
         self._url = url
         self._name = name
         self._times = times
@@ -112,7 +123,9 @@ class Pulls:
         self._spare: list[Link] = []
         self._made = 0
         self._looking = Link(url, name=name, times=times)
-        self._inspector = Inspector(self._looking)
+        self._inspectors = asyncio.Queue[Inspector]()
+        for _ in range(lookers):
+            self._inspectors.put_nowait(Inspector(self._looking))
 
     @asynccontextmanager
     async def up(self, timeout: float) -> AsyncIterator[None]:
@@ -125,8 +138,15 @@ class Pulls:
             await self._looking.close()
 
     async def look(self, queue: str) -> QueueView:
-        """Look at a queue. Raises `BrokerUnavailable`, also when the broker will not say."""
-        return await self._inspector.look(queue)
+        """Look at a queue, when a looker is free.
+
+        Raises `BrokerUnavailable`, also when the broker will not say.
+        """
+        inspector = await self._inspectors.get()
+        try:
+            return await inspector.look(queue)
+        finally:
+            self._inspectors.put_nowait(inspector)
 
     @asynccontextmanager
     async def open(self, queue: str) -> AsyncIterator[Pull]:
@@ -135,7 +155,9 @@ class Pulls:
         try:
             async with asyncio.timeout(self._answer):
                 channel = await (await link.connection()).channel(publisher_confirms=False)
-            yield Pull(channel, queue, self._answer)
+            pull = Pull(channel, queue, self._answer)
+            channel.closing.add_done_callback(lambda _: pull.lost())
+            yield pull
             async with asyncio.timeout(self._answer):
                 await channel.close()
         except (Exception, asyncio.CancelledError) as error:

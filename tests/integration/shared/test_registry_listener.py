@@ -82,7 +82,7 @@ async def test_queues_are_looked_at_and_one_that_is_not_there_costs_no_connectio
         await on.say(b"1", "", queue.name)
         assert await on.inspector.look(queue.name) == QueueView(1, 0)
         for _ in range(3):
-            assert await on.inspector.look("maniple.agent.nobody") == QueueView(0, 0)
+            assert await on.inspector.look("maniple.agent.nobody") == QueueView(0, 0, there=False)
         assert await on.inspector.look(queue.name) == QueueView(1, 0)
         assert (on.link.reconnects, on.link.is_up) == (0, True)
 

@@ -1,12 +1,15 @@
 """Taking what waits in a queue without consuming it."""
 
+from contextlib import AsyncExitStack
+
 import pytest
 
 from link_bench import bench, depth, is_left, new_queue
 from local_servers import LocalServers
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
-from maniple.transport import Pulls, QueueView
+from maniple.transport import Delivery, Pulls, QueueView
+from rabbitmqctl import Installed, close_connection
 from waiting import wait_until
 
 MESSAGES = 40
@@ -63,6 +66,30 @@ async def test_what_is_not_settled_goes_back_when_working_on_it_fails(
                 one.ack()
             await pull.finish()
         await wait_until(lambda: is_left(servers, queue))
+
+
+def is_ours(delivery: Delivery) -> bool:
+    return delivery.alive
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_what_was_taken_is_ours_no_more_when_the_connection_is_lost_or_the_pull_is_over(
+    servers: LocalServers, *, lost: bool
+) -> None:
+    queue, taking = new_queue(), pulls(servers)
+    async with bench(servers.rabbitmq.url("agent"), queue) as on, taking.up(10):
+        await on.link.start(10)
+        await on.publish(range(1))
+        async with AsyncExitStack() as stack:
+            pull = await stack.enter_async_context(taking.open(queue.name))
+            taken = await pull.take()
+            assert taken is not None
+            assert is_ours(taken)
+            if lost:
+                assert await close_connection(Installed(servers.rabbitmq), "test.pull-1") == 1
+                await wait_until(lambda: not is_ours(taken))
+        assert not is_ours(taken)
+        await wait_until(lambda: is_left(servers, queue, 1))
 
 
 async def test_a_queue_that_is_not_there_costs_its_own_connection_only(

@@ -139,7 +139,9 @@ class Bulkheads:
     def _note(self, bulkhead: Bulkhead, now: float) -> None:
         too_few = bulkhead.counted > bulkhead.most
         if too_few or (bulkhead.counted < bulkhead.most // 2 and now - bulkhead.most_at > NOTED):
-            bulkhead.most = bulkhead.counted + bulkhead.counted // 4
+            # What is remembered had its reserve when it was written, and each restart would add.
+            sure = bulkhead.counted - bulkhead.unsure
+            bulkhead.most = bulkhead.counted + sure // 4
             self.version += 1
         if bulkhead.counted >= bulkhead.most // 2:
             bulkhead.most_at = now
@@ -150,17 +152,18 @@ class Bulkheads:
             if bulkhead.most and owns(key):
                 yield key, (bulkhead.most, tuple(sorted(bulkhead.lanes)))
 
-    def remember(self, rooms: Mapping[str, Room], now: float) -> None:
+    def remember(self, rooms: Mapping[str, Room], now: float, age: float) -> None:
         """Take what dispatchers before us have written down, for the case that nobody tells.
 
-        It may come when we own them: then what we have granted meanwhile counts besides.
+        It may come when we own them, with an `age` of some seconds. For as long as it takes until
+        what is nowhere to be found has ended, there are at least as many; after that, agents and
+        queues have shown what there is.
         """
         if self._remembered is not None:
             self._remembered = dict(rooms)
-        elif self._began_alone:
-            for key, (number, lanes) in rooms.items():
-                known = self._bulkheads.get(key, Bulkhead()).counted
-                self._take_remembered(key, (known + number, lanes), number, now)
+        elif self._began_alone and age < self._times.heard:
+            for key, room in rooms.items():
+                self._take_remembered(key, room, room[0], now)
 
     def recall(self, now: float, *, alone: bool) -> None:
         """Begin to own: with what is remembered, if we are `alone` and nobody has told anything."""

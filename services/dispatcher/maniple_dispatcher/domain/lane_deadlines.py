@@ -27,6 +27,7 @@ from maniple.topology import lane_queues, suspect_lane
 
 MOST_LANES = 4096
 MOST_DUE = 500
+MOST_BLANK = 8
 MOST_SLOW = 50  # looks at once, of those that nothing presses
 MOST_READ = 10_000  # messages of a lane that is turned over though agents read it
 REST = 4  # times as long as that took it is left alone then
@@ -105,6 +106,8 @@ class Place:
     """Since then something has ended in its lane."""
     idle: int = 0
     """Looks in a row that found messages, and nobody who takes them."""
+    blank: bool = False
+    """The last look found nothing and nobody where something is due: it may not answer."""
     turning: bool = False
     began: float = 0.0
     """When that was (seconds, the cluster's time)."""
@@ -213,14 +216,18 @@ class LaneDeadlines:
                     place.look_at = min(place.look_at, now)
 
     def to_look_at(self, now: float) -> list[Place]:
-        """Return the queues to be looked at now, those first that wait the longest for it."""
+        """Return the queues to be looked at now, those first that wait the longest for it.
+
+        But last, and not many, those that may not answer: that takes its time.
+        """
         late = [
             place for lane in self._lanes.values() for place in lane.places if place.look_at <= now
         ]
         late.sort(key=lambda place: place.look_at)
-        pressing = [place for place in late if place.presses]
+        pressing = [place for place in late if place.presses and not place.blank]
+        blank = [place for place in late if place.presses and place.blank]
         slow = [place for place in late if not place.presses]
-        return pressing[:MOST_DUE] + slow[:MOST_SLOW]
+        return pressing[:MOST_DUE] + slow[:MOST_SLOW] + blank[:MOST_BLANK]
 
     def see(self, place: Place, ready: int, consumers: int, now: float) -> bool:
         """Take a look at a queue; tell whether it is to be turned over now."""
@@ -238,6 +245,7 @@ class LaneDeadlines:
             place.read, place.idle = consumers > 0, 0
         waits = ready > 0 and not (place.read and moved)
         place.idle = place.idle + 1 if waits else 0
+        place.blank = place.due and not (ready or consumers)
         is_owned = self.owns(place.lane)
         wanted = self._is_wanted(place, is_owned=is_owned)
         if waits and (wanted or (place.idle < SOON and not place.read)):
