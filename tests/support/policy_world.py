@@ -57,9 +57,12 @@ class World:
     async def _until(self, key: str, version: int | None) -> None:
         async def everywhere() -> bool:
             urls = [process.http for process in self.cluster.of_service("dispatcher")]
-            bodies = [(await fetch(f"{url}/health"))[1] for url in urls]
-            # One that is starting answers nothing yet.
-            return all(body and json.loads(body)["versions"].get(key) == version for body in bodies)
+            answers = [await fetch(f"{url}/health") for url in urls]
+            # One that is starting does not answer yet.
+            return all(
+                status and body and json.loads(body)["versions"].get(key) == version
+                for status, body in answers
+            )
 
         await wait_until(everywhere)
 
