@@ -17,7 +17,7 @@ from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
 from maniple.records import Record
 from maniple.service.outlets import ResultOutlet
-from maniple.service.policies import Resolved
+from maniple.service.policies import Ceiling, Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
@@ -219,6 +219,24 @@ async def test_what_expired_and_may_have_left_a_dispatcher_goes_on(
     recorded, answered = await told(body, reason="expired", known=Known(record), gate=gate)
     assert (recorded, answered) == ([], [])
     assert gate.admitted == [("mine", before), ("other", before)]
+
+
+@pytest.mark.parametrize("record", [None, TaskAdmitted(id="mine", capability="text.stats")])
+@pytest.mark.parametrize("itself", [True, False])
+async def test_what_expired_above_a_ceiling_ends_or_goes_on_as_all_else(
+    record: Record | None, *, itself: bool
+) -> None:
+    """It may have been admitted before there was one; that it is refused now would tell nobody."""
+    ceiling = Resolved(most_timeout=Ceiling(1.0, refuses=True, policy="timeout/it", version=1))
+    gate, known = Gate(), Known(record)
+    body = b'{"id":"mine","timeout":5}'
+    recorded, answered = await told(
+        body, reason="expired", known=known, gate=gate, itself=itself, decided=ceiling
+    )
+    ends = itself and record is None
+    assert recorded == answered
+    assert [(one.id, one.status) for one in answered] == ([("mine", "expired")] if ends else [])
+    assert [name for name, _ in gate.admitted] == ([] if ends else ["mine"])
 
 
 async def test_bad_input_has_nobody_looked_up() -> None:

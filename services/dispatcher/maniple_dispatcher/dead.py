@@ -167,10 +167,13 @@ class Undeliverable:
         Under no rate limit that is on record only if its message said when it expires.
         """
         answer = one.refusal.answer
-        if self._again is not None and self._admitted is not None:
-            envelope, resolved = self._admitted(one.task, one.arrival, answer.id)
-            if found is not None or not (one.itself or resolved.rate_limit):
-                self._again.bring(envelope, resolved, source, Before.DELIVERED, found)
+        never_left = found is None and one.itself
+        if not never_left and self._again is not None and self._admitted is not None:
+            # No ceiling refuses it: it may have been admitted before that was lowered.
+            arrival = dataclasses.replace(one.arrival, before=Before.DELIVERED)
+            envelope, resolved = self._admitted(one.task, arrival, answer.id)
+            if found is not None or resolved.rate_limit is None:
+                self._again.bring(envelope, resolved, source, arrival.before, found)
                 return
         self._refuse(Refusal(answer, answer), one.arrival, source)
 
