@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import aiormq
@@ -142,9 +143,11 @@ async def test_closing_a_link_releases_who_waits_for_it(queue: Queue) -> None:
         await on.publisher.publish(on.message(2), timeout=1)
 
 
-async def test_closing_a_link_fails_the_publishes_under_way_also_when_the_broker_is_silent(
+@asynccontextmanager
+async def on_a_frozen_network(
     servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> AsyncIterator[tuple[FlakyNetwork, Bench]]:
+    """A link that is up, over a network that carries nothing any more until the end."""
     monkeypatch.setattr(supervision, "CLOSE_TIMEOUT", 0.2)
     async with (
         FlakyNetwork(servers.rabbitmq.url("agent")) as network,
@@ -152,32 +155,32 @@ async def test_closing_a_link_fails_the_publishes_under_way_also_when_the_broker
     ):
         await on.link.start(10)
         network.freeze()
+        try:
+            yield network, on
+        finally:
+            network.thaw()
+
+
+async def test_closing_a_link_fails_the_publishes_under_way_also_when_the_broker_is_silent(
+    servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with on_a_frozen_network(servers, queue, monkeypatch) as (_, on):
         publishing = [on.publishing(range(n, n + 1)) for n in range(20)]
         await asyncio.sleep(0)
         await on.link.close()
         await asyncio.wait(publishing)
         assert Counter(type(one.exception()) for one in publishing) == {BrokerUnavailable: 20}
-        network.thaw()
 
 
 async def test_a_link_is_closed_also_when_the_broker_does_not_read_what_was_sent_before(
     servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervision, "CLOSE_TIMEOUT", 0.2)
-    async with (
-        FlakyNetwork(servers.rabbitmq.url("agent")) as network,
-        bench(network.url, queue) as on,
-    ):
-        await on.link.start(10)
-        network.freeze()
+    async with on_a_frozen_network(servers, queue, monkeypatch) as (network, on):
         large = replace(on.message(0), body=bytes(MORE_THAN_BUFFERS))
         publishing = asyncio.create_task(on.publisher.publish(large))
         await wait_until(lambda: network.held > 0)
-        try:
-            async with asyncio.timeout(10):
-                await on.link.close()
-        finally:
-            network.thaw()
+        async with asyncio.timeout(10):
+            await on.link.close()
         with pytest.raises(BrokerUnavailable):
             await publishing
 
