@@ -163,7 +163,7 @@ class Bulkheads:
             self._remembered = dict(rooms)
         elif self._began_alone and age < self._times.heard:
             for key, room in rooms.items():
-                self._take_remembered(key, room, room[0], now)
+                self._take_remembered(key, room, now)
 
     def recall(self, now: float, *, alone: bool) -> None:
         """Begin to own: with what is remembered, if we are `alone` and nobody has told anything."""
@@ -171,10 +171,10 @@ class Bulkheads:
         self._began_alone = alone
         for key, room in (remembered or {}).items() if alone else ():
             if key not in self._bulkheads:
-                self._take_remembered(key, room, room[0], now)
+                self._take_remembered(key, room, now)
 
-    def _take_remembered(self, key: str, room: Room, unsure: int, now: float) -> None:
-        self.follow(key, room, now, ours=True, unsure=unsure)
+    def _take_remembered(self, key: str, room: Room, now: float) -> None:
+        self.follow(key, room, now, ours=True, unsure=room[0])
         self._changed.add(key)
 
     def follow(self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0) -> None:
