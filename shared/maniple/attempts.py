@@ -31,6 +31,8 @@ class Ran:
     known: Callable[[], datetime | None] | None = None
     """Tells the cluster's time, by which alone a deadline is judged; without it, that is
     `finished_at`."""
+    limit: float = math.inf
+    """The seconds that the attempt had, see `seconds_for`."""
 
     def seconds_before(self, deadline: datetime) -> float:
         """Return the seconds until a deadline; without end where nobody knows the time."""
@@ -84,13 +86,17 @@ def conclude(
 ) -> Result | Again:
     """Return the result of an attempt, or that it is to be tried again.
 
-    `jitter` gives a number from 0 to 1 (full jitter over the exponential backoff).
+    `jitter` gives a number from 0 to 1 (full jitter over the exponential backoff). Who had only
+    until the deadline and took all of it has expired, though by another reading of the time some
+    milliseconds may be left.
     """
     if outcome.failure is None:
         return result_of(envelope, Status.SUCCEEDED, ran, output=Raw(outcome.output))
     left = ran.seconds_before(envelope.deadline)
-    if outcome.failure.code is ErrorCode.TIMEOUT and left <= 0:
-        return expired(envelope, ran)
+    if outcome.failure.code is ErrorCode.TIMEOUT:
+        had_the_rest = ran.limit < timeout_of(envelope, definition)
+        if left <= 0 or had_the_rest:
+            return expired(envelope, ran)
     plan = envelope.retry or definition.retry or NO_PLAN
     if _may_retry(envelope, definition, outcome, plan):
         seconds = _backoff(plan, envelope.attempt) * jitter()

@@ -145,14 +145,15 @@ class _Run:
             failure = Failure(
                 code=ErrorCode.NO_AGENT, message="no handler here offers the capability"
             )
-            return result_of(envelope, Status.EXPIRED, _ran(None), failure=failure)
+            return result_of(envelope, Status.EXPIRED, _never_ran(), failure=failure)
         while True:
             started = datetime.now(UTC)
             timeout = seconds_for(envelope, definition, started)
             if timeout <= 0:
-                return expired(envelope, _ran(None))
+                return expired(envelope, _never_ran())
             outcome = await self._attempt(definition, envelope, timeout)
-            decision = conclude(envelope, definition, outcome, _ran(started), jitter=lambda: 0.0)
+            ran = Ran(AGENT, started, datetime.now(UTC), limit=timeout)
+            decision = conclude(envelope, definition, outcome, ran, jitter=lambda: 0.0)
             if isinstance(decision, Result):
                 return decision
             envelope = decision.envelope
@@ -186,5 +187,5 @@ class _Run:
             self._loop.call_soon_threadsafe(self._carrier.report, progress)
 
 
-def _ran(started_at: datetime | None) -> Ran:
-    return Ran(AGENT, started_at, datetime.now(UTC))
+def _never_ran() -> Ran:
+    return Ran(AGENT, None, datetime.now(UTC))

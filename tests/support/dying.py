@@ -9,7 +9,7 @@ from maniple.local.cluster import ServiceProcess
 from waiting import wait_until
 
 TIME_SCALE = 0.5  # of the shared cluster
-SLOTS = 4  # of each agent of the shared cluster
+SLOTS = 4  # of each agent of the shared cluster, on its loop and as many in threads
 QUIET = 9.5  # seconds after which its dispatchers remove a queue that nobody needs
 READY_SECONDS = 30.0
 

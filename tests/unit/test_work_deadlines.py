@@ -98,11 +98,52 @@ async def test_an_attempt_that_took_too_long_has_expired_only_by_the_time_of_the
 ) -> None:
     told: list[datetime | None] = [NOW]
     agent = Agent(known=lambda: told[-1])
-    await agent.take(Delivery(envelope("1", deadline=MINUTE, max_attempts=1)))
+    task = envelope("1", deadline=MINUTE, timeout=50.0, max_attempts=1)
+    await agent.take(Delivery(task))
     agent.now = NOW + OFF
     told.append(known)
     await agent.finish("1", failed(ErrorCode.TIMEOUT, "too long"))
     assert [result.status for result in agent.results()] == [status]
+
+
+@pytest.mark.parametrize("known", [MINUTE - timedelta(milliseconds=3), None])
+async def test_an_attempt_that_took_all_the_time_there_was_has_expired_by_any_later_reading_of_it(
+    known: datetime | None,
+) -> None:
+    told: list[datetime | None] = [NOW]
+    agent = Agent(known=lambda: told[-1])
+    await agent.take(Delivery(envelope("1", deadline=MINUTE, max_attempts=2)))
+    assert [job.timeout for job in agent.executor.jobs] == [60.0]
+    told.append(known)
+    await agent.finish("1", failed(ErrorCode.TIMEOUT, "too long"))
+    assert [result.status for result in agent.results()] == [Status.EXPIRED]
+
+
+async def test_what_began_while_nobody_knew_the_time_ends_in_time_once_somebody_does() -> None:
+    told: list[datetime | None] = [None]
+    agent = Agent(known=lambda: told[-1])
+    delivery = Delivery(envelope("1", deadline=MINUTE), envelope("2", deadline=MINUTE + OFF))
+    await agent.take(delivery)
+    for known in (None, NOW, MINUTE):
+        assert agent.executor.ids == ["1", "2"]
+        told.append(known)
+        agent.work.dissolve()
+    await agent.settle()
+    assert (agent.executor.ids, agent.executor.cancelled) == (["2"], ["1"])
+    assert {job.envelope.id for job in agent.work.running} == {"2"}
+    assert [(result.id, result.status) for result in agent.results()] == [("1", Status.EXPIRED)]
+    await agent.finish("2")
+    assert delivery.acked == 1
+
+
+async def test_what_knew_its_deadline_is_ended_by_its_executor_alone() -> None:
+    told = [NOW]
+    agent = Agent(known=lambda: told[-1])
+    await agent.take(Delivery(envelope("1", deadline=MINUTE)))
+    told.append(MINUTE + OFF)  # as after a standstill, in which it may have ended well
+    agent.work.dissolve()
+    await agent.finish("1")
+    assert [result.status for result in agent.results()] == [Status.SUCCEEDED]
 
 
 async def test_who_does_not_know_the_time_leaves_it_to_dispatchers_if_there_is_any_left() -> None:

@@ -1,5 +1,6 @@
 """What comes of the tasks in an agent: results, other attempts, and what goes on elsewhere."""
 
+import math
 import random
 from collections.abc import Iterable
 from datetime import datetime
@@ -47,16 +48,16 @@ class Conclusions:
         self._budget = RetryBudget()
         self._log = structlog.get_logger("maniple.agent.work")
 
-    def ran(self, started_at: datetime | None = None) -> Ran:
-        """Return where and when a task ran that has ended now."""
-        return Ran(self._agent, started_at, self._deadlines.clock(), self._deadlines.known)
+    def ran(self, started_at: datetime | None = None, limit: float = math.inf) -> Ran:
+        """Return where and when a task ran that has ended now, and the seconds that it had."""
+        return Ran(self._agent, started_at, self._deadlines.clock(), self._deadlines.known, limit)
 
     def decide(self, job: Job, outcome: Outcome) -> Result | Again:
         """Return what comes of a job that has ended."""
         return self._traces.attempted(job, self._decided(job, outcome))
 
     def _decided(self, job: Job, outcome: Outcome) -> Result | Again:
-        ran = self.ran(job.started_at)
+        ran = self.ran(job.started_at, limit=job.timeout)
         decision = conclude(job.envelope, job.definition, outcome, ran, random.random)
         plan, lane = job.envelope.retry, job.envelope.lane
         if plan is None or plan.budget is None:

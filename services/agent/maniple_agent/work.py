@@ -16,7 +16,7 @@ from msgspec import Raw
 from maniple.attempts import Again, expired
 from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.execution import Outcome
+from maniple.execution import Outcome, timed_out
 from maniple.messages import Envelope
 from maniple.remnants import remnant_of, undecodable
 from maniple.service.names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
@@ -246,6 +246,7 @@ class Work:
             end(job)
             return False
         job.timeout = seconds_of(envelope, job.definition, now)
+        job.deadline_known = now.known is not None
         job.started_at = now.at
         self._traces.begins(job)
         self.running.add(job)
@@ -362,7 +363,7 @@ class Work:
     # --- handing back --------------------------------------------------------------------
 
     def dissolve(self) -> None:
-        """End what is over, hand back what has waited for too long, forget what has not come again.
+        """End what is over, hand back what waited for too long, forget what has not come again.
 
         Nobody knows any more when that is over which comes back to its lane after its deadline.
         """
@@ -373,7 +374,17 @@ class Work:
             if (known := self._deadlines.known()) is not None:
                 for job in self.waiting.take_expired(known):
                     self._conclusions.expire(job)
+                self._end_overdue(known)
             self._conclusions.hand_back(self.waiting.take_overdue(now), OVERLOAD)
+
+    def _end_overdue(self, known: datetime) -> None:
+        """End what began while nobody knew the time, and goes on though its deadline has passed."""
+        for job in tuple(self.running):
+            if job.deadline_known or job.envelope.deadline > known or job.started_at is None:
+                continue
+            self.slots.cancel(job)
+            seconds = max(0.0, (self._deadlines.clock() - job.started_at).total_seconds())
+            self.outcome(job, timed_out(seconds), seconds)
 
     async def drain(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds.

@@ -17,6 +17,7 @@ async def trio(shared: SharedServers) -> AsyncIterator[Cluster]:
     agent = {
         "PYTHONPATH": PYTHONPATH,
         "MANIPLE_SLOTS": str(SLOTS),
+        "MANIPLE_THREADS": str(SLOTS),
         "MANIPLE_DRAIN_TIMEOUT": "10",
     }
     env = dict.fromkeys(("registry", "dispatcher", "policy"), quiet)

@@ -80,22 +80,28 @@ async def test_a_task_ends_in_time_behind_long_ones_and_the_others_run_as_if_not
         def send(ttl: float) -> str:
             return outsider.send(HOLD, {"payload": str(tmp_path), "ttl": ttl})
 
+        def running() -> int:
+            return len(list(tmp_path.iterdir()))
+
         ahead: list[str] = []
 
         def all_are_busy() -> bool:
-            if len(list(tmp_path.iterdir())) >= slots:
+            if running() >= slots:
                 return True
             # An agent may take more than it has slots for before others have any.
             ahead.append(send(HOUR))
             return False
 
-        await wait_until(all_are_busy, every=0.1)
-        behind = [send(HOUR) for _ in range(20)]
-        (end,) = outsider.wait(send(TTL), seconds=TTL + 2 * PROMISED)
-        assert (end["status"], end["error"]["code"]) == ("expired", "deadline_exceeded")
-        # It has not come to its turn: what it waited behind goes on.
-        assert not any(one in outsider.replies for one in (*ahead, *behind))
-        (tmp_path / "over").touch()
+        try:
+            await wait_until(all_are_busy, every=0.1)
+            behind = [send(HOUR) for _ in range(20)]
+            (end,) = outsider.wait(send(TTL), seconds=TTL + 2 * PROMISED)
+            assert (end["status"], end["error"]["code"]) == ("expired", "deadline_exceeded")
+            # It has not come to its turn: what it waited behind goes on.
+            assert running() == slots
+            assert not any(one in outsider.replies for one in (*ahead, *behind))
+        finally:
+            (tmp_path / "over").touch()
         ends = [outsider.wait(one, seconds=60)[0] for one in (*ahead, *behind)]
         assert [end["status"] for end in ends] == ["succeeded"] * len(ends)
         assert {(end["attempt"], end["lost"]) for end in ends} == {(1, 0)}

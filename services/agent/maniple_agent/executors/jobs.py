@@ -39,6 +39,7 @@ class Job:
         "announced",
         "bundle",
         "copies",
+        "deadline_known",
         "definition",
         "envelope",
         "key",
@@ -68,6 +69,9 @@ class Job:
         """The id of its span, if it is sampled."""
         self.started_at: datetime | None = None
         self.timeout = 0.0
+        """The seconds that it may take, known when it begins."""
+        self.deadline_known = True
+        """Whether they end with its deadline, as far as that is nearer than its own timeout."""
 
     @property
     def lane_key(self) -> str:
