@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from system.brokers import BrokerKind
 from system.campaign.matrix import Row, table_of
 from system.campaign.page import PAGE, memory_of, page_of
-from system.campaign.run import AGENTS, Options, Outcome, run
+from system.campaign.run import Options, Outcome, run
+from system.campaign.table import AGENTS
 
 
 def arguments() -> argparse.Namespace:

@@ -32,7 +32,7 @@ from system.campaign.plan import BRIEF, FULL, Form, PlannedTask, Submitter, chan
 from system.campaign.policies import VARIANTS, deciding, put_in_force
 from system.campaign.scene import CUT_OFF, MISTAKEN, Fault, Incident, Scene, Stage, set_clock
 from system.campaign.submitters import PlainPublisher, submit
-from system.campaign.table import FAULTS
+from system.campaign.table import AGENTS, FAULTS
 from system.campaign.tally import Tally
 from system.campaign.truth import unexplained
 from system.campaign.watching import watching
@@ -41,7 +41,6 @@ from waiting import hold_within, wait_until
 
 WRONG_CLOCK = Path(__file__).parent / "wrong_clock"
 CLOCK = "clock"
-AGENTS = 5  # the fewest that the registry's storm guard looks after
 PATIENCE = 60.0
 
 Report = Callable[[str, int, list[Row]], None]

@@ -1,7 +1,7 @@
 """The faults of the campaign; it injects them in this order."""
 
 from faults import disk_alarm, memory_alarm
-from maniple.topology import QUEUES, lane_queues
+from maniple.topology import QUEUES, agent_queue, lane_queues
 from system.campaign.injections import (
     alarm,
     close_all_of,
@@ -25,13 +25,18 @@ from system.campaign.injections import (
     silence,
     stall_broker,
 )
-from system.campaign.plan import SHORT
+from system.campaign.plan import AFFINE, COMPUTES, SHORT, SPLIT, THREAD
 from system.campaign.scene import Fault, Truth
 
 KILLED_WITHIN, SILENT_WITHIN = 1.0, 10.0  # in which tasks have to run elsewhere
 FAILED, SUSPECTED = Truth.FAILED, Truth.SUSPECTED
+AGENTS = 5  # the fewest that the registry's storm guard looks after
 # All but the streams, which are everybody's, and of which a suspended leader loses nothing either.
-IN_TURN = tuple(queue for queue in QUEUES if queue.kind == "quorum")
+IN_TURN = (
+    *(queue for queue in QUEUES if queue.kind == "quorum"),
+    *(queue for lane in (SPLIT, THREAD, COMPUTES, AFFINE, SHORT) for queue in lane_queues(lane)),
+    *(agent_queue(f"agent-{number}") for number in range(1, AGENTS + 1)),
+)
 RESTART = 30.0  # a process that died is started after a pause, and Python and its imports take time
 
 FAULTS: tuple[Fault, ...] = (
@@ -125,7 +130,7 @@ FAULTS: tuple[Fault, ...] = (
         idle=True,
     ),
     Fault(
-        "each queue of dispatchers in turn does not answer for 3 s",
+        "each queue in turn, lanes and agents' own among them, does not answer for 3 s",
         *(silence(IN_TURN, 3), 3 * len(IN_TURN)),
     ),
     Fault("the broker's memory alarm for 12 s", alarm(memory_alarm, 12), 14, shakes_all=True),
