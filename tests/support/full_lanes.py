@@ -44,13 +44,14 @@ def flood(url: str, capability: str, *, messages: int, each: int) -> None:
     connection.close()
 
 
-async def purge(broker: Commanded, vhost: str) -> None:
-    """Throw away what waits in lanes and in delays."""
+async def purge(broker: Commanded, vhost: str, *prefixes: str) -> None:
+    """Throw away what waits in queues whose names begin so; else in lanes and in delays."""
+    of = ", ".join(f'"{prefix}"' for prefix in prefixes or ("maniple.lane.", "maniple.delay."))
     await broker.control(
         "eval",
         f'[rabbit_amqqueue:purge(Q) || Q <- rabbit_amqqueue:list(<<"{vhost}">>), '
         "{resource, _, _, N} <- [amqqueue:get_name(Q)], "
-        'Prefix <- ["maniple.lane.", "maniple.delay."], '
+        f"Prefix <- [{of}], "
         "string:prefix(N, Prefix) =/= nomatch].",
     )
 

@@ -12,11 +12,14 @@ import pytest
 import maniple_policy.fleet
 from consul_server import ConsulServer
 from flaky_network import FlakyNetwork
+from full_lanes import purge
 from local_servers import LocalServers
 from maniple.control import Request
 from maniple.service.consul import Consul
+from maniple.topology import request_queue
 from policy_records import document
 from policy_services import Operator, asking, policy_key, policy_service
+from rabbitmqctl import Installed
 from waiting import wait_until
 
 PATIENCE = 60.0
@@ -47,6 +50,8 @@ async def two_replicas(
     servers: LocalServers, consul: ConsulServer, folder: Path
 ) -> AsyncIterator[tuple[FlakyNetwork, Operator, Registry]]:
     broker, registry = servers.rabbitmq, Registry()
+    # A request that came twice may be left of the test before, and would make another version.
+    await purge(Installed(broker), broker.environment, request_queue("policy").name)
     async with (
         FlakyNetwork(broker.url("policy")) as network,
         policy_service(broker, consul, folder / "one", network=network),
