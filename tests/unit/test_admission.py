@@ -298,6 +298,23 @@ def test_other_properties_that_refuse_the_whole_message() -> None:
     assert check_arrival(raw(**fine), NOW).routing_key == "text.stats"
 
 
+PLAIN = ("utf-8", "UTF-8", "identity", "Identity", "utf8", "US-ASCII", "binary", "8bit", " utf-8 ")
+
+
+@pytest.mark.parametrize("encoding", PLAIN)
+def test_an_encoding_that_changes_no_byte_is_taken_as_none(encoding: str) -> None:
+    assert check_arrival(raw(content_encoding=encoding), NOW) == check_arrival(raw(), NOW)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "GZIP", "deflate", "utf-16", "latin-1", "gzip, utf-8"]
+)
+def test_an_encoding_that_we_cannot_read_is_refused_by_name(encoding: str) -> None:
+    with pytest.raises(InvalidMessage, match=encoding) as refused:
+        check_arrival(raw(content_encoding=encoding), NOW)
+    assert refused.value.code is ErrorCode.UNDECODABLE
+
+
 SHORT = st.none() | st.text(max_size=300)
 TIMES = st.datetimes(
     timezones=st.sampled_from(
@@ -321,7 +338,7 @@ RAW_ARRIVALS = st.builds(
     message_type=SHORT,
     reply_to=SHORT,
     correlation_id=SHORT,
-    content_encoding=st.none() | st.just("gzip"),
+    content_encoding=st.none() | st.sampled_from(["gzip", "UTF-8", "x" * 300]),
     timestamp=st.none() | st.datetimes() | TIMES,
     headers=st.dictionaries(st.text(max_size=20), st.none() | st.text() | st.integers()),
 )

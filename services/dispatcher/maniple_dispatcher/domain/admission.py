@@ -50,6 +50,8 @@ _BROKER_HEADERS = (
     "CC",
     "BCC",
 )
+# What clients set by themselves for bytes that are as they are: kombu a charset, or `binary`.
+_PLAIN = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "7bit", "8bit"})
 UNKNOWN = "unknown"
 MAX_CLOCK_LAG = timedelta(seconds=MAX_TTL)
 
@@ -94,10 +96,10 @@ def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
     for name in ("message_id", "correlation_id"):
         if readable(getattr(raw, name)) != getattr(raw, name):
             raise InvalidMessage(ErrorCode.UNDECODABLE, f"{name} is not UTF-8")
-    if raw.content_encoding:
+    if raw.content_encoding and raw.content_encoding.strip().lower() not in _PLAIN:
         raise InvalidMessage(
             ErrorCode.UNDECODABLE,
-            f"content_encoding {raw.content_encoding!r} is not taken: send plain JSON",
+            f"content_encoding {raw.content_encoding!r} is not taken: send plain JSON as UTF-8",
         )
     if raw.message_type and raw.message_type.startswith(RESERVED_PREFIX):
         _check_type(raw.message_type)
