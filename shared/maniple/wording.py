@@ -42,7 +42,8 @@ _TASK = {
     "max_attempts": "Attempts in all; default from policy, else from the handler.",
     "timeout": "Seconds for one attempt; default from policy, else from the handler.",
     "deadline": "RFC 3339 with an offset: after it the task expires wherever it is. Not with ttl.",
-    "ttl": "The same as seconds from when it is taken; default 86,400. Not with deadline.",
+    "ttl": "The same as seconds from when it is taken; default from policy, else 86,400. Not with "
+    "deadline.",
     "traceparent": "W3C trace context; default the AMQP header of that name.",
     **dict.fromkeys(RESERVED_FIELDS, _LATER),
 }

@@ -24,6 +24,7 @@ from maniple_dispatcher.domain.admission import (
     readable,
     trace_of,
 )
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.refusing import Refused, refusal_of
 from maniple_dispatcher.domain.routing import acceptance
 
@@ -114,6 +115,35 @@ def test_above_a_ceiling_that_refuses_a_task_is_refused_by_that_policy(asked: Ta
     assert refused.value.code is ErrorCode.FORBIDDEN
     assert refused.value.detail is not None
     assert refused.value.detail["policy"] in {"timeout/t", "retry/r"}
+
+
+def lives(over: str = "clamp") -> Resolved:
+    """What a document says that is a ceiling: an hour, up to a day."""
+    spec = {"seconds": {"default": 3600, "max": 86_400, "over": over}}
+    document = {"kind": "ttl", "name": "t", "version": 6, "spec": spec}
+    return PolicySet([parse_policy(document)]).resolve("text.stats", "default", {})
+
+
+DAY = timedelta(days=1)
+
+
+def test_a_task_that_does_not_say_lives_as_long_as_its_policy_says() -> None:
+    assert under(lives(), Task()).deadline == NOW + timedelta(hours=1)
+    assert under(lives(), Task(ttl=7200)).deadline == NOW + timedelta(hours=2)
+    assert under(lives(), Task(deadline=NOW + DAY)).deadline == NOW + DAY
+    assert under(lives(), Task(ttl=7200)).clamped == {}
+
+
+@pytest.mark.parametrize("asked", [Task(ttl=2 * 86_400), Task(deadline=NOW + 2 * DAY)])
+def test_no_task_lives_longer_than_its_policy_allows(asked: Task) -> None:
+    task = under(lives(), asked)
+    assert (task.deadline, task.clamped) == (NOW + DAY, {"ttl": 2 * 86_400.0})
+    assert task.policies == {"ttl/t": 6}
+    with pytest.raises(InvalidMessage, match="policy ttl/t allows at most 86400") as refused:
+        under(lives("reject"), asked)
+    assert refused.value.code is ErrorCode.FORBIDDEN
+    again = under(lives("reject"), asked, before=Before.SAID)
+    assert (again.deadline, again.clamped) == (NOW + DAY, {"ttl": 2 * 86_400.0})
 
 
 AGAIN: tuple[dict[str, Any], ...] = (
