@@ -1,7 +1,9 @@
 """Neighbours of a flood of long tasks, `python -m system.flood`: how long theirs take, and quiet.
 
 An outsider sends one array of long tasks of one capability; neighbours ask for something short
-before, and while all of those run or wait. Run it where `tests` and `tests/support` are importable.
+before, and while all of those run or wait.
+
+    PYTHONPATH=tests/support:tests uv run python -m system.flood --capability flood.block
 """
 
 import argparse
