@@ -32,7 +32,7 @@ EXCHANGES = {
     "maniple.delay": "dispatchers, agents: tasks that wait, by tier",
     "maniple.retry": "the delay tiers: tasks whose wait is over",
     "maniple.results": "dispatchers, agents: results, by capability, and what was admitted",
-    "maniple.replies": "dispatchers, agents: results and progress for SDK clients, by client",
+    "maniple.replies": "dispatchers, agents: results and progress for SDK clients, by address",
     "maniple.events": "all: `task.accepted`, `agent.…`, `policy.…`",
     "maniple.heartbeats": "agents",
     "maniple.outcomes": "agents: finished tasks, run times and load by lane and bulkhead; "
@@ -54,7 +54,7 @@ QUEUES = {
     "maniple.lane.<lane>": "admitted tasks of a lane; agents compete",
     "maniple.lane.<lane>.suspect": "tasks of a lane that lost two agents; prefetch 1",
     "maniple.agent.<agent>": "that agent, if it serves a capability with affinity",
-    "maniple.replies.<client>": "results for one SDK client",
+    "maniple.replies.<client>": "results for one SDK client; nobody can guess its address",
 }
 # The words of the others stand under the fields themselves, where `--help` has them too.
 SETTINGS = {
@@ -114,7 +114,7 @@ def _examples() -> tuple[Queue, ...]:
     return (
         *topology.lane_queues("<lane>"),
         topology.agent_queue("<agent>"),
-        topology.reply_queue("<client>"),
+        topology.reply_queue("<client>", "<address>"),
     )
 
 

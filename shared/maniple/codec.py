@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from msgspec import Raw
 
+from maniple import malformed
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import MAX_BODY, MAX_DEPTH, MAX_NAME, MAX_TASKS, Envelope, Result, Task
 
@@ -47,19 +48,27 @@ def decode_value(raw: bytes | Raw) -> Any:
     try:
         return _decode_any(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidMessage(ErrorCode.UNDECODABLE, f"not a JSON value: {error}") from error
+        why = malformed.reason(str(error), bytes(raw))
+        raise InvalidMessage(ErrorCode.UNDECODABLE, f"not a JSON value: {why}") from error
+
+
+def is_list(body: bytes) -> bool:
+    """Tell whether a submission is an array of tasks, if it is anything."""
+    return body.removeprefix(malformed.BOM).lstrip()[:1] == b"["
 
 
 def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
     """Return the members of a submission: tasks, and in place of a bad member why it is bad.
 
-    A bad member carries its bytes in `body`. Raises `InvalidMessage` when all of it is refused.
+    A byte order mark before it is passed over. A bad member carries its bytes in `body`. Raises
+    `InvalidMessage` when all of it is refused.
     """
     if len(body) > MAX_BODY:
         raise InvalidMessage(
             ErrorCode.PAYLOAD_TOO_LARGE,
             f"a submission is at most {MAX_BODY:,} bytes, this one has {len(body):,}",
         )
+    body = body.removeprefix(malformed.BOM)
     check_text(body)
     first = body.lstrip()[:1]
     if first == b"{":
@@ -67,9 +76,11 @@ def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
     try:
         tasks = _decode_tasks(body)
     except (msgspec.MsgspecError, RecursionError) as error:
-        if first != b"[":
-            raise refusal(error) from error
-        return _members(body)
+        if first == b"[":
+            return _members(body)
+        if isinstance(error, msgspec.ValidationError):
+            raise _no_object("a submission is an object or an array", body) from error
+        raise refusal(error, body) from error
     _check_count(len(tasks))
     return [_checked_or_refused(task) for task in tasks]
 
@@ -81,7 +92,8 @@ def check_text(body: bytes) -> None:
     try:
         body.decode()
     except UnicodeDecodeError as error:
-        raise InvalidMessage(ErrorCode.UNDECODABLE, f"not UTF-8: {error}") from error
+        why = malformed.foreign(body) or malformed.not_utf8(error)
+        raise InvalidMessage(ErrorCode.UNDECODABLE, why) from error
 
 
 def _members(body: bytes) -> list[Task | InvalidMessage]:
@@ -89,7 +101,7 @@ def _members(body: bytes) -> list[Task | InvalidMessage]:
     try:
         members = _decode_members(body)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise refusal(error) from error
+        raise refusal(error, body) from error
     _check_count(len(members))
     return [_member(raw) for raw in members]
 
@@ -98,11 +110,22 @@ def _member(raw: Raw | bytes) -> Task | InvalidMessage:
     try:
         return _checked(_decode_task(raw))
     except (msgspec.MsgspecError, RecursionError) as error:
-        refused = refusal(error)
+        refused = _why_bad(error, bytes(raw))
     except InvalidMessage as error:
         refused = error
     refused.body = bytes(raw)
     return refused
+
+
+def _why_bad(error: Exception, body: bytes) -> InvalidMessage:
+    if body.lstrip()[:1] != b"{":
+        return _no_object("a task is an object", body)
+    return refusal(error, body)
+
+
+def _no_object(wanted: str, body: bytes) -> InvalidMessage:
+    kind = malformed.kind_of(body)
+    return InvalidMessage(ErrorCode.INVALID_TASK, f"{wanted}, this is {kind}")
 
 
 def _checked_or_refused(task: Task) -> Task | InvalidMessage:
@@ -167,8 +190,8 @@ def exceeds_depth(raw: bytes, limit: int) -> bool:
     return False
 
 
-def refusal(error: Exception) -> InvalidMessage:
-    """Return what a sender is told about a decoding error."""
+def refusal(error: Exception, body: bytes) -> InvalidMessage:
+    """Return what a sender is told about an error of decoding `body`."""
     if isinstance(error, RecursionError):
         return InvalidMessage(ErrorCode.UNDECODABLE, f"nested deeper than {MAX_DEPTH}")
     text = str(error)
@@ -178,7 +201,7 @@ def refusal(error: Exception) -> InvalidMessage:
         )
     if isinstance(error, msgspec.ValidationError):
         return InvalidMessage(ErrorCode.INVALID_TASK, text)
-    return InvalidMessage(ErrorCode.UNDECODABLE, text)
+    return InvalidMessage(ErrorCode.UNDECODABLE, malformed.reason(text, body))
 
 
 def decode_envelopes(body: bytes) -> list[Envelope]:
@@ -235,4 +258,4 @@ def _internal(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
         return decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise refusal(error) from error
+        raise refusal(error, body) from error

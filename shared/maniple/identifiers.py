@@ -1,5 +1,6 @@
 """Identities: new task ids, and the ids that members of an array get."""
 
+import secrets
 from typing import NewType
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -12,12 +13,18 @@ Lane = NewType("Lane", str)
 REFUSED_PREFIX = "maniple.refused."
 """What ids of refusals begin with, and those of tasks do not."""
 
+SECRET_BYTES = 16
 _REFUSALS = UUID("5d3f0f0e-6b0c-5f0a-9d0e-0c6f4f1b8a51")
 
 
 def new_id() -> str:
     """Return a new UUIDv7 as text: unique, and sorted by time of making."""
     return str(uuid_utils.uuid7())
+
+
+def new_secret() -> str:
+    """Return a new word that nobody can guess, of 22 letters, digits, `-` and `_`."""
+    return secrets.token_urlsafe(SECRET_BYTES)
 
 
 def member_id(message_id: str, position: int) -> str:

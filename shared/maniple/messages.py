@@ -227,7 +227,8 @@ class Result(Struct, frozen=True, kw_only=True):
 class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record that a lane has confirmed a task; published once, in bundles (`task.accepted`).
 
-    `clamped` is the `timeout` and `max_attempts` that it asked for where a policy gave it less.
+    `clamped` is the `timeout`, `max_attempts` and `ttl` that it asked for where a policy gave it
+    less.
     """
 
     id: str

@@ -267,8 +267,11 @@ def _work_queue(name: str, exchange: Exchange, key: str) -> Queue:
     )
 
 
-def reply_queue(client: str) -> Queue:
-    """Return the SDK's own bounded reply queue; it outlives a lost connection for 5 minutes."""
+def reply_queue(client: str, address: str) -> Queue:
+    """Return the SDK's own bounded reply queue; it outlives a lost connection for 5 minutes.
+
+    Its name can be read in many places; only who knows the `address` can have results sent to it.
+    """
     return Queue(
         f"{REPLY_PREFIX}{client}",
         "classic",
@@ -277,7 +280,7 @@ def reply_queue(client: str) -> Queue:
             "x-overflow": "reject-publish",
             "x-expires": REPLY_EXPIRY_MS,
         },
-        ((REPLIES.name, client),),
+        ((REPLIES.name, address),),
     )
 
 

@@ -12,7 +12,7 @@ A cluster of agents that execute tasks. Publish a task to the exchange `{TASKS.n
 with publisher confirms, with its capability as the routing key, and a queue of your own (or \
 `amq.rabbitmq.reply-to`) as `reply_to`: what the broker has confirmed ends in exactly one result. \
 Execution is at least once; order is not promised. JSON only: UTF-8, no NaN, nested at most 100 \
-deep, no content_encoding; headers are strings."""
+deep, not compressed; headers are strings."""
 
 ROLES = """\
 One RabbitMQ user per role. `outside`: write maniple.tasks, have queues of its own, nothing else. \
@@ -42,7 +42,8 @@ _TASK = {
     "max_attempts": "Attempts in all; default from policy, else from the handler.",
     "timeout": "Seconds for one attempt; default from policy, else from the handler.",
     "deadline": "RFC 3339 with an offset: after it the task expires wherever it is. Not with ttl.",
-    "ttl": "The same as seconds from when it is taken; default 86,400. Not with deadline.",
+    "ttl": "The same as seconds from when it is taken; default from policy, else 86,400. Not with "
+    "deadline.",
     "traceparent": "W3C trace context; default the AMQP header of that name.",
     **dict.fromkeys(RESERVED_FIELDS, _LATER),
 }

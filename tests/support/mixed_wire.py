@@ -27,6 +27,7 @@ from maniple.service.policies import Resolved
 from maniple.service.refusals import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.topology import REPLY_PREFIX
 from maniple_dispatcher import submissions
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.lanes import Lanes
@@ -130,6 +131,8 @@ async def hear(told: Told) -> Told:
     for body in told["replies"]:
         delivery: Any = Delivery(body=body.encode())
         delivery.properties = SimpleNamespace(message_type=RESULTS_TYPE)
+        address = getattr(carrier._replies, "address", "")  # the earlier release has none
+        delivery.routing_key = address.removeprefix(REPLY_PREFIX)
         carrier._on_delivery(delivery)
     ends: Told = {}
     for handle in submitted:

@@ -97,6 +97,10 @@ class FakeExecutor:
     def free(self) -> int:
         return self.capacity - len(self.jobs) - len(self.stuck)
 
+    @property
+    def kept(self) -> list[str]:
+        return [*self.stuck, *(job.definition.capability for job in self.slow)]
+
     async def start(self, _spawn: Spawn) -> None: ...
 
     async def stop(self) -> None: ...
@@ -155,6 +159,7 @@ class Agent:
         queues: Queues | None = None,
         most_bytes: int = MOST_BYTES,
         publisher: FakePublisher | None = None,
+        at_once: dict[str, int] | None = None,
     ) -> None:
         self.publisher = publisher or FakePublisher()
         self.executor = FakeExecutor(capacity)
@@ -176,6 +181,7 @@ class Agent:
             times=times,
             known=known,
             most_bytes=most_bytes,
+            at_once=at_once,
         )
         self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
 

@@ -24,6 +24,7 @@ from maniple_dispatcher.domain.admission import (
     readable,
     trace_of,
 )
+from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.refusing import Refused, refusal_of
 from maniple_dispatcher.domain.routing import acceptance
 
@@ -114,6 +115,35 @@ def test_above_a_ceiling_that_refuses_a_task_is_refused_by_that_policy(asked: Ta
     assert refused.value.code is ErrorCode.FORBIDDEN
     assert refused.value.detail is not None
     assert refused.value.detail["policy"] in {"timeout/t", "retry/r"}
+
+
+def lives(over: str = "clamp") -> Resolved:
+    """What a document says that is a ceiling: an hour, up to a day."""
+    spec = {"seconds": {"default": 3600, "max": 86_400, "over": over}}
+    document = {"kind": "ttl", "name": "t", "version": 6, "spec": spec}
+    return PolicySet([parse_policy(document)]).resolve("text.stats", "default", {})
+
+
+DAY = timedelta(days=1)
+
+
+def test_a_task_that_does_not_say_lives_as_long_as_its_policy_says() -> None:
+    assert under(lives(), Task()).deadline == NOW + timedelta(hours=1)
+    assert under(lives(), Task(ttl=7200)).deadline == NOW + timedelta(hours=2)
+    assert under(lives(), Task(deadline=NOW + DAY)).deadline == NOW + DAY
+    assert under(lives(), Task(ttl=7200)).clamped == {}
+
+
+@pytest.mark.parametrize("asked", [Task(ttl=2 * 86_400), Task(deadline=NOW + 2 * DAY)])
+def test_no_task_lives_longer_than_its_policy_allows(asked: Task) -> None:
+    task = under(lives(), asked)
+    assert (task.deadline, task.clamped) == (NOW + DAY, {"ttl": 2 * 86_400.0})
+    assert task.policies == {"ttl/t": 6}
+    with pytest.raises(InvalidMessage, match="policy ttl/t allows at most 86400") as refused:
+        under(lives("reject"), asked)
+    assert refused.value.code is ErrorCode.FORBIDDEN
+    again = under(lives("reject"), asked, before=Before.SAID)
+    assert (again.deadline, again.clamped) == (NOW + DAY, {"ttl": 2 * 86_400.0})
 
 
 AGAIN: tuple[dict[str, Any], ...] = (
@@ -298,6 +328,23 @@ def test_other_properties_that_refuse_the_whole_message() -> None:
     assert check_arrival(raw(**fine), NOW).routing_key == "text.stats"
 
 
+PLAIN = ("utf-8", "UTF-8", "identity", "Identity", "utf8", "US-ASCII", "binary", "8bit", " utf-8 ")
+
+
+@pytest.mark.parametrize("encoding", PLAIN)
+def test_an_encoding_that_changes_no_byte_is_taken_as_none(encoding: str) -> None:
+    assert check_arrival(raw(content_encoding=encoding), NOW) == check_arrival(raw(), NOW)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "GZIP", "deflate", "utf-16", "latin-1", "gzip, utf-8"]
+)
+def test_an_encoding_that_we_cannot_read_is_refused_by_name(encoding: str) -> None:
+    with pytest.raises(InvalidMessage, match=encoding) as refused:
+        check_arrival(raw(content_encoding=encoding), NOW)
+    assert refused.value.code is ErrorCode.UNDECODABLE
+
+
 SHORT = st.none() | st.text(max_size=300)
 TIMES = st.datetimes(
     timezones=st.sampled_from(
@@ -321,7 +368,7 @@ RAW_ARRIVALS = st.builds(
     message_type=SHORT,
     reply_to=SHORT,
     correlation_id=SHORT,
-    content_encoding=st.none() | st.just("gzip"),
+    content_encoding=st.none() | st.sampled_from(["gzip", "UTF-8", "x" * 300]),
     timestamp=st.none() | st.datetimes() | TIMES,
     headers=st.dictionaries(st.text(max_size=20), st.none() | st.text() | st.integers()),
 )

@@ -3,6 +3,7 @@
 Whoever submits may name any queue as `reply_to`, and any id.
 """
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,10 @@ from maniple.client.handle import TaskHandle
 from maniple.client.outstanding import Outstanding
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULT_TYPE, RUNNING_TYPE, Failure, Result, TaskAccepted
+from maniple.service.policies.documents import FallbackPolicy
+from maniple.service.policies.specs import FallbackSpec
+from maniple.topology import REPLY_PREFIX
+from maniple.transport.replies import ReplyConsumer
 from work_with_fakes import NOW, Delivery
 
 OURS = "our-message"
@@ -30,12 +35,28 @@ class Client:
         self.handle.message_id = message_id
         outstanding.add(self.handle)
 
-    def hear(self, *results: Any, message_type: str | None = RESULT_TYPE) -> None:
+    def hear(
+        self,
+        *results: Any,
+        message_type: str | None = RESULT_TYPE,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> None:
+        replies = self._carrier._replies
         for result in results:
             delivery: Any = Delivery(body=encode(result))
-            delivery.properties = SimpleNamespace(message_type=message_type)
+            delivery.routing_key = (
+                replies.address.removeprefix(REPLY_PREFIX) if key is None else key
+            )
+            delivery.properties = SimpleNamespace(
+                message_type=message_type, correlation_id=correlation_id
+            )
             self._carrier._on_delivery(delivery)
             assert delivery.acked == 1
+
+    @property
+    def replies(self) -> ReplyConsumer:
+        return self._carrier._replies
 
     async def ends_as(self, code: ErrorCode) -> bool:
         error = (await self.handle.outcome(0)).error
@@ -49,6 +70,79 @@ def refusal(status: Status, detail: Any, task_id: str = "x") -> Result:
 
 def succeeded() -> Result:
     return Result(id="x", capability="a.task", status=Status.SUCCEEDED)
+
+
+FORGED = {
+    "under the name of the queue": {"key": "{client}"},
+    "through the default exchange": {"key": "maniple.replies.{client}"},
+    "under another client's address": {"key": "c2VjcmV0"},
+    "with no key": {"key": ""},
+}
+
+
+@pytest.mark.parametrize("how", FORGED)
+async def test_what_comes_without_the_secret_of_the_address_ends_no_task(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client()
+    key = FORGED[how]["key"].format(client=client.replies.queue.removeprefix(REPLY_PREFIX))
+    for _ in range(3):
+        client.hear(succeeded(), key=key)
+    assert not client.handle.done
+    assert len([one for one in caplog.records if one.levelno >= logging.WARNING]) == 1
+    client.hear(succeeded())
+    assert (await client.handle.outcome(0)).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("correlation_id", [None, "", "guessed"])
+async def test_where_the_address_is_a_queues_name_the_correlation_id_is_the_secret(
+    correlation_id: str | None,
+) -> None:
+    client = Client()
+    assert client.replies.correlation_id is None
+    client.replies.exclusive, client.replies.queue = True, "amq.gen-1"
+    assert client.replies.address == "amq.gen-1"
+    client.hear(succeeded(), key="amq.gen-1", correlation_id=correlation_id)
+    assert not client.handle.done
+    client.hear(succeeded(), key="amq.gen-1", correlation_id=client.replies.correlation_id)
+    assert (await client.handle.outcome(0)).status is Status.SUCCEEDED
+
+
+def test_a_reply_address_has_nothing_that_the_name_of_its_queue_tells() -> None:
+    one, other = Client().replies, Client().replies
+    name, address = one.queue.removeprefix(REPLY_PREFIX), one.address.removeprefix(REPLY_PREFIX)
+    assert name not in address
+    assert address not in name
+    assert one.address != other.address
+    assert len(address) >= 22
+
+
+OVERLOADED = Failure(code=ErrorCode.OVERLOADED, message="full")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Result(id="x", capability="maniple.echo", status=Status.SUCCEEDED),
+        Result(id="x", capability="maniple.fail", status=Status.FAILED, error=OVERLOADED),
+        Result(id="x", capability="a.task2", status=Status.REJECTED, error=OVERLOADED),
+        Result(id="x", capability="", status=Status.SUCCEEDED, policies={"retry/fallback": 1}),
+    ],
+)
+async def test_a_result_of_another_capability_ends_no_task(result: Result) -> None:
+    client = Client()
+    client.hear(result)
+    assert not client.handle.done
+    client.hear(succeeded())
+    assert (await client.handle.outcome(0)).capability == "a.task"
+
+
+async def test_a_capability_that_a_fallback_has_run_instead_ends_the_task() -> None:
+    client = Client()
+    spec = FallbackSpec(capability="a.cheap")
+    policies = {FallbackPolicy(name="cheap", spec=spec).key: 2}
+    client.hear(Result(id="x", capability="a.cheap", status=Status.SUCCEEDED, policies=policies))
+    assert (await client.handle.outcome(0)).capability == "a.cheap"
 
 
 @pytest.mark.parametrize("status", REFUSED)

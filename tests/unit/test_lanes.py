@@ -7,6 +7,7 @@ from maniple.service.health import Health
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.topology import Queue
 from maniple.transport import Consumer
+from maniple_agent.domain.shares import most_of
 from maniple_agent.lanes import Lanes
 from maniple_agent.slots import Slots
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
@@ -129,7 +130,7 @@ async def test_from_lanes_whose_slots_are_all_stuck_nothing_is_taken() -> None:
         taking.agent.work.measures[lane].bundled(1)
     taking.fill()
     before = taking.adapted()
-    assert set(before.values()) == {8, 1}
+    assert set(before.values()) == {8, 7, 1}  # of those for several capabilities one slot is left
     taking.executors[Executor.THREAD].stuck = ["a.thread"] * 4
     assert taking.adapted() == before | {"lane.a.thread": 4}
     taking.executors[Executor.THREAD].stuck *= 2
@@ -149,9 +150,9 @@ async def test_a_lane_holds_more_once_it_has_used_up_what_it_may_hold() -> None:
     taking.agent.work.measures["a.plain"].bundled(1)
     assert (taking.adapted())["lane.a.plain"] == 1
     taking.fill()
-    assert (taking.adapted())["lane.a.plain"] == 100
+    assert (taking.adapted())["lane.a.plain"] == most_of(100)
     taking.agent.work.measures["a.plain"].bundle = 10.0
-    assert (taking.adapted())["lane.a.plain"] == 10
+    assert (taking.adapted())["lane.a.plain"] == 9
 
 
 async def test_a_lane_is_not_taken_from_again_while_the_agent_takes_nothing() -> None:

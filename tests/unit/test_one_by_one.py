@@ -22,6 +22,7 @@ from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.topology import REPLY_PREFIX
 from maniple_dispatcher.dead import Undeliverable
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.lanes import Lanes
@@ -248,6 +249,7 @@ class Client:
     def hear(self, body: bytes, message_type: str = RESULTS_TYPE) -> None:
         delivery: Any = Delivery(body=body)
         delivery.properties = SimpleNamespace(message_type=message_type)
+        delivery.routing_key = self._carrier._replies.address.removeprefix(REPLY_PREFIX)
         self._carrier._on_delivery(delivery)
         assert delivery.acked == 1
 

@@ -122,6 +122,7 @@ SPECS: dict[str, list[dict[str, Any]]] = {
     "mirror": [{"variant": "next", "percent": 1.5}],
     "retry": [{"attempts": 3}, {"attempts": 5, "codes": ["timeout"], "budget": 0.2}],
     "timeout": [{"seconds": 0.5}],
+    "ttl": [{"seconds": 60}, {"seconds": {"default": 60, "max": 3600, "over": "reject"}}],
 }
 DOCUMENTS = [
     {"kind": kind, "name": f"{kind}.{n}", "spec": spec}

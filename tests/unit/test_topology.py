@@ -17,7 +17,7 @@ def test_names_are_unique_and_of_our_own() -> None:
 
 def test_every_binding_leads_from_an_exchange_that_is_declared() -> None:
     known = {exchange.name for exchange in EXCHANGES}
-    for queue in (*ALL_QUEUES, topology.reply_queue("c")):
+    for queue in (*ALL_QUEUES, topology.reply_queue("c", "secret")):
         assert {exchange for exchange, _ in queue.bindings} <= known, queue.name
 
 
@@ -74,9 +74,9 @@ def test_lanes_are_named_by_capability_and_variant() -> None:
 
 
 def test_the_reply_queue_of_a_client_is_bounded_and_ends_by_itself() -> None:
-    queue = topology.reply_queue("c1")
+    queue = topology.reply_queue("c1", "secret")
     assert queue.name == "maniple.replies.c1"
-    assert queue.bindings == ((topology.REPLIES.name, "c1"),)
+    assert queue.bindings == ((topology.REPLIES.name, "secret"),)
     assert {"x-max-length", "x-expires"} <= set(queue.all_arguments)
 
 

@@ -141,4 +141,4 @@ async def test_what_comes_again_by_the_suspects_lane_waits_among_the_suspects() 
     await agent.take(again, suspect=True)
     (job,) = agent.work.waiting
     assert (job.suspect, job.lane_key) == (True, "a.task.suspect")
-    assert agent.work.waiting.next(job.definition.executor, suspects=False) is None
+    assert agent.work.waiting.next(job.definition.executor, 100, suspects=False) is None

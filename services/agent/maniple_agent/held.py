@@ -1,15 +1,17 @@
 """The attempts in an agent: which have not started, and which the broker may bring again."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 
 from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
+from maniple.tasks import TaskDefinition
 from maniple.timings import Holding
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Job
 from maniple_agent.executors.jobs import key_of
+from maniple_agent.turns import Held, Share, Turns, first, take
 
 
 class Attempts:
@@ -56,67 +58,78 @@ class Waiting:
     def __init__(self, times: Holding | None = None) -> None:
         """Begin with none."""
         self._times = times or Holding()
-        self._plain: dict[Kind, deque[Job]] = {kind: deque() for kind in Kind}
+        self._turns = {kind: Turns(self._times.dissolve) for kind in Kind}
+        self._shares: dict[str, Share] = {}
         self._suspects: deque[Job] = deque()
-        self._hold = dict.fromkeys(Kind, self._times.dissolve)
-        self._waited_at = dict.fromkeys(Kind, 0.0)
         self._orphans: dict[Job, float] = {}
 
     def __iter__(self) -> Iterator[Job]:
         for jobs in self._queues():
             yield from jobs
 
+    def turns(self, kind: Kind) -> Turns:
+        """Return what waits for an executor."""
+        return self._turns[kind]
+
+    def share(self, definition: TaskDefinition) -> Share:
+        """Return the share that a capability has of its executor's slots."""
+        known = self._shares.get(definition.capability)
+        if known is None:
+            turns = self._turns[definition.executor]
+            known = self._shares[definition.capability] = turns.share(definition.capability)
+        return known
+
+    def usable(self, definition: TaskDefinition, slots: int) -> int:
+        """Return how many of so many slots a capability can have, if no other wants any."""
+        return self._turns[definition.executor].usable(definition.capability, slots)
+
     def add(self, job: Job) -> None:
         """Let a job wait for its turn."""
-        (self._suspects if job.suspect else self._plain[job.definition.executor]).append(job)
+        if job.suspect:
+            self._suspects.append(job)
+            return
+        share = job.share
+        share.jobs.append(job)
+        if not share.queued:
+            self._turns[job.definition.executor].queue(share)
 
     def next(
-        self, kind: Kind, *, suspects: bool, held: Callable[[Envelope], bool] | None = None
+        self,
+        kind: Kind,
+        free: int,
+        *,
+        suspects: bool,
+        held: Held | None = None,
+        spare: int | None = None,
     ) -> Job | None:
-        """Take out the next job for an executor; a suspect first, if one may run.
+        """Take out the next job for an executor with `free` slots; a suspect first, if one may run.
 
-        What is `held` is passed over.
+        What is `held` is passed over. `spare` are the bytes of payloads that may run besides, if
+        these are few.
         """
         if suspects and self._suspects:
-            job = _first(self._suspects, held)
+            job = first(self._suspects, held)
             if job is not None and job.definition.executor is kind:
                 self._suspects.remove(job)
                 return job
-        jobs = self._plain[kind]
-        job = _first(jobs, held)
-        if job is None:
-            if not jobs:
-                self._hold[kind] = self._times.dissolve
-        elif job is jobs[0]:
-            jobs.popleft()
-        else:
-            jobs.remove(job)
-        return job
+        return self._turns[kind].next(free, held, spare)
 
     def take_overdue(self, now: float) -> list[Job]:
         """Take out what has not started in time (a second) after its bundle's arrival.
 
-        An executor that stays full gives up what comes again after 2, 4, 8 and 16 times as long,
-        and begins anew once it has room, or when nothing has come again for that time.
+        A capability whose slots stay full gives up what comes again after 2, 4, 8 and 16 times as
+        long, and begins anew once it has room, or when nothing has come again for that time.
         """
-        overdue = _take(self._suspects, opened_by=now - self._times.dissolve)
-        for kind, jobs in self._plain.items():
-            if jobs:
-                self._waited_at[kind] = now
-            elif now - self._waited_at[kind] > self._times.dissolve:
-                self._hold[kind] = self._times.dissolve
-            late = _take(jobs, opened_by=now - self._hold[kind])
-            if late:
-                # The lane may well send it back to us: while we are full, ever more slowly.
-                self._hold[kind] = min(self._times.longest, 2 * self._hold[kind])
-            overdue += late
+        overdue = take(self._suspects, opened_by=now - self._times.dissolve)
+        for turns in self._turns.values():
+            overdue += turns.take_overdue(now, self._times.longest)
         return overdue
 
     def take_expired(self, now: datetime) -> list[Job]:
         """Take out what is over by `now`, the cluster's time."""
         expired = [job for job in self if job.envelope.deadline <= now]
         for job in expired:
-            (self._suspects if job.suspect else self._plain[job.definition.executor]).remove(job)
+            (self._suspects if job.suspect else job.share.jobs).remove(job)
         return expired
 
     def take_all(self) -> list[Job]:
@@ -158,22 +171,6 @@ class Waiting:
         return old
 
     def _queues(self) -> Iterator[deque[Job]]:
-        yield from self._plain.values()
+        for turns in self._turns.values():
+            yield from (share.jobs for share in turns)
         yield self._suspects
-
-
-def _first(jobs: deque[Job], held: Callable[[Envelope], bool] | None) -> Job | None:
-    """Return the first of these that is not held."""
-    if held is None:
-        return jobs[0] if jobs else None
-    return next((job for job in jobs if not held(job.envelope)), None)
-
-
-def _take(jobs: deque[Job], *, opened_by: float) -> list[Job]:
-    """Take out the jobs whose bundle came at that time or before."""
-    going = [job for job in jobs if job.bundle.opened_at <= opened_by]
-    if going:
-        staying = [job for job in jobs if job.bundle.opened_at > opened_by]
-        jobs.clear()
-        jobs.extend(staying)
-    return going

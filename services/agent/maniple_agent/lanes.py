@@ -38,8 +38,8 @@ class Lanes:
         }
         self._own: Consumer | None = None
         self._capacities = capacities
-        self._kinds = {
-            lane_name(definition.capability, variant): definition.executor
+        self._served = {
+            lane_name(definition.capability, variant): definition
             for definition in definitions
             for variant in (None, *variants)
         }
@@ -53,7 +53,7 @@ class Lanes:
     @property
     def names(self) -> tuple[str, ...]:
         """The lanes served."""
-        return tuple(self._kinds)
+        return tuple(self._served)
 
     @property
     def hungry(self) -> tuple[str, ...]:
@@ -90,9 +90,9 @@ class Lanes:
         def consumer(queue: Queue, handle: Callable[[Delivery], None], prefetch: int) -> Consumer:
             return hot.consume(queue, handle, prefetch, on_lost=work.connection_lost)
 
-        for lane in self._kinds:
+        for lane in self._served:
             plain, suspects = lane_queues(lane)
-            slots = self._capacities[self._kinds[lane]]
+            slots = self._capacities[self._served[lane].executor]
             wanted = prefetch_for(slots, LaneMeasure())
             self._consumers[lane] = consumer(plain, work.take, wanted)
             self._suspects[lane] = consumer(suspects, partial(work.take, suspect=True), 1)
@@ -101,7 +101,7 @@ class Lanes:
             self._own = self._places[self._own_queue.name] = consumer(
                 self._own_queue, work.take, wanted
             )
-        for lane in self._kinds:
+        for lane in self._served:
             self._places[suspect_lane(lane)] = self._suspects[lane]
         self._places |= self._consumers
 
@@ -136,6 +136,8 @@ class Lanes:
 
     def _wanted(self, lane: str, work: Work) -> int:
         """Return the prefetch of a lane; 0 if none of its slots can be used."""
-        kind = self._kinds[lane]
+        definition = self._served[lane]
+        kind = definition.executor
         slots = self._capacities[kind] - len(work.slots.stuck(kind))
+        slots = work.waiting.usable(definition, slots)
         return prefetch_for(slots, work.measures.get(lane) or LaneMeasure()) if slots > 0 else 0

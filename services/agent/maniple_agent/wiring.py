@@ -103,6 +103,7 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         times=settings.timings.holding,
         known=time.known,
         most_bytes=settings.held_bytes,
+        at_once=diagnostics.AT_ONCE,
     )
     executors = _executors(settings, registry, work, runtime.tracer, known=time.known)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))

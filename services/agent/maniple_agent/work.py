@@ -36,6 +36,7 @@ from maniple_agent.domain.losses import (
     may_copy,
     unknown_capability,
 )
+from maniple_agent.domain.shares import tight_from
 from maniple_agent.domain.slots import LaneMeasure
 from maniple_agent.executors import Executor, Job
 from maniple_agent.held import Attempts, Waiting
@@ -67,11 +68,13 @@ class Work:
         times: Holding | None = None,
         known: Known | None = None,
         most_bytes: int = MOST_BYTES,
+        at_once: dict[str, int] | None = None,
     ) -> None:
         """Publish through `departures`; `equip` gives executors before anything is taken.
 
         Deadlines go by what is `known` (None: by `clock`, which then is the cluster's time). No
         more is begun while payloads that run and results on their way have `most_bytes`.
+        `at_once` is how many of some capabilities may run here.
         """
         self._traces = traces
         self._registry = registry
@@ -97,6 +100,7 @@ class Work:
         self.waiting = Waiting(times)
         self.running: set[Job] = set()
         self._most_bytes = most_bytes
+        self._at_once = at_once or {}
         self._running_bytes = 0
         self.measures: defaultdict[str, LaneMeasure] = defaultdict(LaneMeasure)
         self.last_delivery_at: datetime | None = None
@@ -105,6 +109,9 @@ class Work:
         """Give the executors that run jobs, and what tells whether none may be started."""
         self.slots = Slots(executors)
         self._fenced = fenced
+        for kind, executor in self.slots:
+            names = [one.capability for one in self._registry if one.executor is kind]
+            self.waiting.turns(kind).divide(names, executor.capacity, self._at_once)
 
     # --- in ------------------------------------------------------------------------------
 
@@ -176,7 +183,8 @@ class Work:
         elif is_over(envelope, definition):
             result = lost_at_most_once(envelope, self._conclusions.ran())
         else:
-            job = Job(envelope, definition, bundle, suspect=suspect)
+            share = self.waiting.share(definition)
+            job = Job(envelope, definition, bundle, suspect=suspect, share=share)
             self.attempts.add(job)
             self.waiting.add(job)
             return
@@ -212,24 +220,30 @@ class Work:
         if self._fenced():
             return
         for kind, executor in self.slots:
-            jobs = self._due(kind, executor.free)
+            jobs = self._due(kind, executor)
             if jobs:
                 executor.run(jobs)
 
-    def _due(self, kind: Kind, free: int) -> list[Job]:
+    def _due(self, kind: Kind, executor: Executor) -> list[Job]:
         """Take the jobs that an executor can run now; one suspect at a time in this agent."""
         jobs: list[Job] = []
+        free = executor.free
+        turns = self.waiting.turns(kind)
+        turns.look(free, executor.capacity - free, lambda: executor.kept)
         now = self._deadlines.now()
         held = self._splits.holds if self._splits.under_way else None
         most = self._most_bytes - self._departures.results_kept
-        while (
-            len(jobs) < free
-            and self._running_bytes < most
-            and (job := self.waiting.next(kind, suspects=self._suspect is None, held=held))
-        ):
+        tight = tight_from(most)
+        while free > 0 and self._running_bytes < most:
+            spare = None if self._running_bytes < tight else most - self._running_bytes
+            suspects = self._suspect is None
+            job = self.waiting.next(kind, free, suspects=suspects, held=held, spare=spare)
+            if job is None:
+                break
             try:
                 if self._begins(job, now):
                     jobs.append(job)
+                    free -= 1
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
                 self._ended(job)
                 self._conclusions.fail_job(job, error)
@@ -250,7 +264,10 @@ class Work:
         job.started_at = now.at
         self._traces.begins(job)
         self.running.add(job)
-        self._running_bytes += len(envelope.payload)
+        size, share = len(envelope.payload), job.share
+        share.running += 1
+        share.bytes += size
+        self._running_bytes += size
         self._idle.clear()
         if job.suspect:
             self._suspect = job
@@ -312,7 +329,10 @@ class Work:
     def _ended(self, job: Job) -> None:
         if job in self.running:
             self.running.remove(job)
-            self._running_bytes -= len(job.envelope.payload)
+            size, share = len(job.envelope.payload), job.share
+            share.running -= 1
+            share.bytes -= size
+            self._running_bytes -= size
         if not self.running:
             self._idle.set()
         if job is self._suspect:

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from msgspec.structs import replace
 
-from maniple.codec import decode_members, decode_submission, peek_identity
+from maniple.codec import decode_members, decode_submission, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import Envelope, Status, Task, without_room
@@ -207,7 +207,7 @@ def _refusals(
     error = InvalidMessage(code, f"no dispatcher took it: the broker gave it up ({reason})")
     try:
         members = decode_submission(body)
-        is_array = body.lstrip()[:1] == b"["
+        is_array = is_list(body)
     except InvalidMessage as unreadable:
         members, is_array = [unreadable], False
     refused = [

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
-from maniple.codec import decode_submission, encode, peek_identity
+from maniple.codec import decode_submission, encode, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import Envelope, Task
@@ -82,8 +82,7 @@ class Submissions:
             self._refuse_whole(error, raw, delivery, now)
             return
         self._submitted.inc(len(members))
-        is_array = delivery.body.lstrip()[:1] == b"["
-        admitted, refused = self._sorted(members, arrival, is_array=is_array)
+        admitted, refused = self._sorted(members, arrival, is_array=is_list(delivery.body))
         # What only its sender says is repeated may not end for want of room, nor take more of it.
         patient = arrival.before is Before.SAID
         parts = len(admitted) + PARTS * len(refused)

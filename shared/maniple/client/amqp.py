@@ -96,6 +96,7 @@ class AmqpCarrier:
         # In messages of their own: what is said of a message is said of all that is in it.
         self._repeats = Bundler(self._send, max_items=BUNDLE_TASKS)
         self._closed = False
+        self._warned = False
 
     async def start(self, timeout: float) -> None:
         """Connect. Raises `BrokerUnavailable` after `timeout` seconds."""
@@ -129,7 +130,7 @@ class AmqpCarrier:
         def address() -> str:
             nonlocal life
             life = self._replies.life
-            return self._replies.queue
+            return self._replies.address
 
         try:
             message = self._message(bundle, address)
@@ -156,12 +157,23 @@ class AmqpCarrier:
             body=first.body if len(bundle) == 1 else codec.join([t.body for t in bundle]),
             message_id=message_id,
             type=TASK_TYPE,
+            correlation_id=lambda: self._replies.correlation_id,
             reply_to=address,
             headers=dict(REPEATED) if first.repeated else None,
             again=REPEATED,
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        if self._replies.is_ours(delivery):
+            self._hear(delivery)
+        else:
+            # Anybody may send as many as he likes: the first one is enough of a warning.
+            level = logging.DEBUG if self._warned else logging.WARNING
+            _log.log(level, "somebody else's result came to %s", self._replies.queue)
+            self._warned = True
+        delivery.ack()
+
+    def _hear(self, delivery: Delivery) -> None:
         kind = delivery.properties.message_type or RESULT_TYPE
         try:
             if kind == PROGRESS_TYPE:
@@ -173,7 +185,6 @@ class AmqpCarrier:
                 _log.debug("a reply of type %s says of no task that it has ended", kind)
         except InvalidMessage as error:
             _log.warning("a reply that cannot be read: %s", error)
-        delivery.ack()
 
     def _on_state(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
         # What is not confirmed yet is sent again, and its result comes to the next queue.

@@ -13,6 +13,9 @@ from maniple.messages import Progress, Result, Status
 _PERHAPS_REFUSED = frozenset({Status.REJECTED, Status.EXPIRED})
 """How what was never admitted ends: the broker may have dropped it at the end of its time."""
 
+FALLBACKS = "fallback/"
+"""How the names of policies begin that may run another capability."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +63,12 @@ class Outstanding:
                 self._refuse(result)
                 continue
             ticket = take((result.tenant, result.id), None)
-            if ticket is not None:
+            if ticket is None:
+                continue
+            if _is_of(ticket, result):
                 ticket.settle(result)
+            else:
+                self._tickets[result.tenant, result.id] = ticket
 
     def report(self, reports: Iterable[Progress]) -> None:
         """Hand on progress."""
@@ -86,6 +93,8 @@ class Outstanding:
         ticket = self._tickets.get((result.tenant, result.id))
         if ticket is None:
             self._settle_message(result)
+            return
+        if not _is_bad_input(result) and not _is_of(ticket, result):
             return
         message_id = _message_of(result, ticket.message_id)
         if message_id == ticket.message_id:
@@ -114,13 +123,28 @@ class Outstanding:
             )
 
 
+def _is_of(ticket: Ticket, result: Result) -> bool:
+    """Tell whether a result is of the capability that was asked for, or of a fallback for it."""
+    if result.capability == ticket.capability:
+        return True
+    if any(policy.startswith(FALLBACKS) for policy in result.policies):
+        return True
+    _log.warning("task %s has got a result of %.100s", ticket.id, result.capability)
+    return False
+
+
+def _is_bad_input(result: Result) -> bool:
+    """Tell whether it is about a message, of which it may not even be known what it asked for."""
+    return result.error is not None and result.error.code in BAD_INPUT
+
+
 def _message_of(result: Result, ours: str) -> str:
     """Return the id of the message that a refusal of bad input is about; `ours` if of no other.
 
     A dispatcher tells the claimed id and the message's. If that has none, it is not one of ours,
     which all have. A dispatcher of an earlier release tells neither.
     """
-    if result.error is None or result.error.code not in BAD_INPUT:
+    if result.error is None or not _is_bad_input(result):
         return ours  # whoever has written that detail means something else by it
     detail = result.error.detail
     if not isinstance(detail, dict) or not detail.keys() & {"id", "message_id"}:

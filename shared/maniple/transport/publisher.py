@@ -23,7 +23,8 @@ LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
 class Outgoing:
     """One message to publish. `exchange` may be "" for the default exchange.
 
-    A `reply_to` that changes with the connection is a function, called each time that it is sent.
+    A `reply_to` or `correlation_id` that changes with the connection is a function, called each
+    time that it is sent.
     `again` are headers besides, when it is sent once more after a lost connection; with `once` it
     is not, but given up as `BrokerUnavailable`, for whoever sent it to decide anew.
     """
@@ -33,7 +34,7 @@ class Outgoing:
     body: bytes
     message_id: str
     type: str
-    correlation_id: str | None = None
+    correlation_id: str | Callable[[], str | None] | None = None
     reply_to: str | Callable[[], str] | None = None
     headers: dict[str, Any] | None = None
     persistent: bool = True
@@ -56,10 +57,14 @@ class Outgoing:
             delivery_mode=2 if self.persistent else 1,
             message_id=self.message_id,
             message_type=self.type,
-            correlation_id=self.correlation_id,
-            reply_to=self.reply_to() if callable(self.reply_to) else self.reply_to,
+            correlation_id=_now(self.correlation_id),
+            reply_to=_now(self.reply_to),
             headers=headers,
         )
+
+
+def _now(value: str | Callable[[], str | None] | None) -> str | None:
+    return value() if callable(value) else value
 
 
 class Publisher:

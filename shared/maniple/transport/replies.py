@@ -6,7 +6,8 @@ from collections.abc import Callable
 import aiormq
 from aiormq.abc import AbstractChannel
 
-from maniple.topology import reply_queue
+from maniple.identifiers import new_secret
+from maniple.topology import REPLY_PREFIX, reply_queue
 from maniple.transport.consumer import Consumer
 from maniple.transport.declare import declare_queue
 from maniple.transport.delivery import Delivery
@@ -21,16 +22,37 @@ class ReplyConsumer(Consumer):
     not declare it (403) gets a server-named queue instead, which ends with the connection and to
     which each result comes alone: `exclusive` then is true and `queue` changes on reconnecting.
     `life` counts queues: also one of the same name, if the one before it was gone.
+
+    Whoever submits may name any queue as `reply_to`, and names of queues are no secret. So results
+    come under a word that nobody can guess: as a part of the `address`, or, where that is a queue's
+    name, as the `correlation_id` of what is submitted. What comes without it is not ours.
     """
 
     def __init__(
         self, link: Link, client: str, handle: Callable[[Delivery], None], *, prefetch: int
     ) -> None:
         """Describe the consumer; `link.add` puts it to work: without it the link is not up."""
-        self._durable = reply_queue(client)
+        self._secret = new_secret()
+        self._durable = reply_queue(client, self._secret)
         self.exclusive = False
         self.life = 0
         super().__init__(self._durable.name, handle, prefetch=prefetch, owner=link)
+
+    @property
+    def address(self) -> str:
+        """Where results are to be sent."""
+        return self.queue if self.exclusive else f"{REPLY_PREFIX}{self._secret}"
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What results are to bear, if their address alone says nothing."""
+        return self._secret if self.exclusive else None
+
+    def is_ours(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is about what was submitted from here."""
+        if self.exclusive:
+            return delivery.properties.correlation_id == self._secret
+        return delivery.routing_key == self._secret
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Declare, then consume."""

@@ -82,6 +82,19 @@ def test_bad_properties_are_rejected_with_their_code(outsider: Outsider, name: s
     assert (result["status"], result["error"]["code"]) == ("rejected", code)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "Identity", "binary"])
+def test_what_clients_set_by_themselves_for_plain_bytes_is_taken(
+    outsider: Outsider, encoding: str
+) -> None:
+    result = outsider.ask("maniple.echo", {"payload": 1}, content_encoding=encoding)
+    assert result["output"] == 1
+
+
+def test_a_byte_order_mark_before_the_json_is_dropped(outsider: Outsider) -> None:
+    body = json.dumps({"payload": 1}).encode("utf-8-sig")
+    assert outsider.ask("maniple.echo", body)["output"] == 1
+
+
 def test_a_bad_member_gets_its_own_result_and_the_others_run(outsider: Outsider) -> None:
     members = [
         {"id": "good", **GOOD},

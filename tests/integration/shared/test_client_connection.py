@@ -11,6 +11,7 @@ from maniple.client.amqp import AmqpCarrier
 from maniple.client.core import Client
 from maniple.local.cluster import Cluster
 from maniple.transport.probe import probe
+from outsider import Outsider
 from waiting import wait_until
 
 PATIENCE = 60.0  # guards against hanging: nothing here is about how fast it is
@@ -64,6 +65,22 @@ async def test_an_outside_user_gets_results_on_a_queue_of_the_brokers_naming(
         assert carrier_of(client)._replies.queue.startswith("amq.gen-")
         outputs = [output async for output in client.map("maniple.echo", range(300))]
         assert outputs == list(range(300))
+
+
+@pytest.mark.parametrize(
+    ("user", "named"),
+    [("client_url", "queue"), ("broker_url", "queue"), ("client_url", "address")],
+)
+async def test_a_forged_result_ends_no_task_of_another(
+    cluster: Cluster, outsider: Outsider, user: str, named: str
+) -> None:
+    """The forger knows the task's id and the name of the queue, or even its address."""
+    async with connect(cluster.ready_info()[user]) as client:
+        reply_to = getattr(carrier_of(client)._replies, named)
+        handle = await client.submit("maniple.sleep", {"seconds": 2})
+        outsider.send("maniple.echo", {"id": handle.id, "payload": "forged"}, reply_to=reply_to)
+        assert outsider.ask("maniple.echo", {"payload": 1})["output"] == 1
+        assert await handle.result(PATIENCE) == {"seconds": 2}
 
 
 async def test_an_outside_user_is_told_when_results_are_lost_with_the_connection(

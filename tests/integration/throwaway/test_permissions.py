@@ -193,10 +193,10 @@ def test_a_client_has_its_reply_queue_and_nothing_more(
 ) -> None:
     connection = connect("client")
     channel = connection.channel()
-    queue = topology.reply_queue("c1")
+    queue = topology.reply_queue("c1", "secret")
     channel.queue_declare(queue.name, arguments=queue.all_arguments, exclusive=True)
     channel.queue_bind(queue.name, *queue.bindings[0])
-    dispatcher.basic_publish("maniple.replies", "c1", b"result")
+    dispatcher.basic_publish("maniple.replies", "secret", b"result")
     assert_refused(connection, lambda c: c.basic_publish("maniple.requests", "policy", b"{}"))
     assert_refused(connection, FORBIDDEN_TO_OUTSIDERS["publish to the lanes"])
     assert channel.basic_get(queue.name, auto_ack=True)[2] == b"result"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from msgspec import Raw
@@ -18,6 +18,9 @@ from maniple.tasks import TaskContext, TaskDefinition
 from maniple.topology import suspect_lane
 from maniple.traceparent import with_span
 from maniple_agent.bundle import Bundle
+
+if TYPE_CHECKING:
+    from maniple_agent.turns import Share
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -44,6 +47,7 @@ class Job:
         "envelope",
         "key",
         "settled",
+        "share",
         "span",
         "started_at",
         "suspect",
@@ -52,10 +56,18 @@ class Job:
     )
 
     def __init__(
-        self, envelope: Envelope, definition: TaskDefinition, bundle: Bundle, *, suspect: bool
+        self,
+        envelope: Envelope,
+        definition: TaskDefinition,
+        bundle: Bundle,
+        *,
+        suspect: bool,
+        share: "Share",
     ) -> None:
         """Describe an attempt that has not started; `bundle` is what it came in."""
         self.envelope = envelope
+        self.share = share
+        """Where its slot is counted."""
         self.key = key_of(envelope)
         self.definition = definition
         self.bundle = bundle
@@ -162,6 +174,11 @@ class Executor(Protocol):
     @property
     def stuck(self) -> Sequence[str]:
         """Why slots cannot be used for now, one reason each: what keeps it, or is not there."""
+        ...
+
+    @property
+    def kept(self) -> Sequence[str]:
+        """The capability of each slot that is kept by what was given up."""
         ...
 
     async def start(self, spawn: Spawn) -> None:

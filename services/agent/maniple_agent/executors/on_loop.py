@@ -72,8 +72,16 @@ class LoopExecutor:
             return [f"the event loop is blocked by {self._blockers}"] * self.capacity
         if self._starved:
             return [self._starved] * self.capacity
-        given_up = [job.definition.capability for job in self._running if job.settled]
-        return [*given_up, *(f"{name} (its call in a thread)" for name in self._left)]
+        return [*self._given_up, *(f"{name} (its call in a thread)" for name in self._left)]
+
+    @property
+    def kept(self) -> Sequence[str]:
+        """Capabilities of handlers that were given up and go on, and of calls that were left."""
+        return [*self._given_up, *self._left]
+
+    @property
+    def _given_up(self) -> list[str]:
+        return [job.definition.capability for job in self._running if job.settled]
 
     @property
     def _loop(self) -> HandlerLoop:

@@ -63,6 +63,11 @@ class ProcessExecutor:
         """One reason for each worker that does not start; those that run can be ended."""
         return [NOT_STARTED] * self._failing
 
+    @property
+    def kept(self) -> Sequence[str]:
+        """None: whatever is given up is killed."""
+        return ()
+
     async def start(self, spawn: Spawn) -> None:
         """Start a keeper for each worker process."""
         self._keepers = [

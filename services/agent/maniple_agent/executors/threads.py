@@ -44,9 +44,14 @@ class ThreadExecutor:
 
     @property
     def stuck(self) -> Sequence[str]:
-        """Capabilities of the handlers that were given up and do not return."""
+        """What is `kept`, and why there is no thread for other slots."""
         missing = ["no thread can be started"] * (self.capacity - self._available)
-        return [*(job.definition.capability for job in self._timers if job.settled), *missing]
+        return [*self.kept, *missing]
+
+    @property
+    def kept(self) -> Sequence[str]:
+        """Capabilities of the handlers that were given up and do not return."""
+        return [job.definition.capability for job in self._timers if job.settled]
 
     @property
     def _available(self) -> int:

@@ -27,7 +27,7 @@ from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 from maniple.traceparent import parse_traceparent, written
 from maniple_dispatcher.domain.before import Before, taken_before
-from maniple_dispatcher.domain.ceilings import chosen
+from maniple_dispatcher.domain.ceilings import chosen, until
 from maniple_dispatcher.domain.direct_replies import is_sound
 from maniple_dispatcher.domain.good_results import digest_of
 
@@ -50,6 +50,8 @@ _BROKER_HEADERS = (
     "CC",
     "BCC",
 )
+# What clients set by themselves for bytes that are as they are: kombu a charset, or `binary`.
+_PLAIN = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "7bit", "8bit"})
 UNKNOWN = "unknown"
 MAX_CLOCK_LAG = timedelta(seconds=MAX_TTL)
 
@@ -94,10 +96,10 @@ def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
     for name in ("message_id", "correlation_id"):
         if readable(getattr(raw, name)) != getattr(raw, name):
             raise InvalidMessage(ErrorCode.UNDECODABLE, f"{name} is not UTF-8")
-    if raw.content_encoding:
+    if raw.content_encoding and raw.content_encoding.strip().lower() not in _PLAIN:
         raise InvalidMessage(
             ErrorCode.UNDECODABLE,
-            f"content_encoding {raw.content_encoding!r} is not taken: send plain JSON",
+            f"content_encoding {raw.content_encoding!r} is not taken: send plain JSON as UTF-8",
         )
     if raw.message_type and raw.message_type.startswith(RESERVED_PREFIX):
         _check_type(raw.message_type)
@@ -231,8 +233,10 @@ def capability_of(task: Task, routing_key: str) -> str:
     return capability
 
 
-def deadline_of(task: Task, arrival: Arrival) -> datetime:
-    """Return when a task expires. Raises `InvalidMessage` for times that cannot be.
+def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datetime:
+    """Return when a task expires; one that says nothing of it after `ttl` seconds.
+
+    Raises `InvalidMessage` for times that cannot be.
 
     One that was past when the task was sent is bad input. Of a task that a dispatcher had before
     nobody knows when it was sent first: it expires, as any other. What only its sender says is no
@@ -241,7 +245,7 @@ def deadline_of(task: Task, arrival: Arrival) -> datetime:
     if task.deadline is None:
         # Not from `sent_at`: the sender's clock is another machine's, and a task that has a minute
         # would be over at once where that is behind by one.
-        return arrival.received_at + timedelta(seconds=task.ttl or DEFAULT_TTL)
+        return arrival.received_at + timedelta(seconds=task.ttl or ttl or DEFAULT_TTL)
     if task.ttl is not None:
         raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
     if task.deadline > arrival.received_at + timedelta(seconds=MAX_TTL):
@@ -276,7 +280,11 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
     """Return the envelope of a task that is admitted. Raises `InvalidMessage`."""
     if task.not_before is not NULL or task.idempotency_key is not NULL or task.sealed is not NULL:
         check_supported(task)
-    may = chosen(task, decided, may_refuse=arrival.before is Before.UNKNOWN)
+    may_refuse = arrival.before is Before.UNKNOWN
+    may = chosen(task, decided, may_refuse=may_refuse)
+    deadline, most = deadline_of(task, arrival, decided.ttl), decided.most_ttl
+    if most is not None:
+        deadline = until(deadline, arrival.received_at, most, may.clamped, may_refuse=may_refuse)
     return Envelope(
         id=task_id,
         capability=capability,
@@ -293,7 +301,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
         traceparent=traceparent,
         submitted_at=arrival.sent_at,
         dispatched_at=arrival.received_at,
-        deadline=deadline_of(task, arrival),
+        deadline=deadline,
         payload_digest=digest_of(task.payload) if decided.keeps_good else None,
         policies=dict(decided.versions) if decided.versions else {},
         clamped=may.clamped,

@@ -1,6 +1,7 @@
 """What a task may choose itself: up to the `max` of a policy, above which it decides. Pure."""
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import Task
@@ -35,6 +36,26 @@ def chosen(task: Task, decided: Resolved, *, may_refuse: bool) -> Chosen:
         clamped["max_attempts"] = _above(attempts, "max_attempts", most, may_refuse=may_refuse)
         attempts = int(most.value)
     return Chosen(timeout, attempts, clamped)
+
+
+def until(
+    deadline: datetime,
+    taken_at: datetime,
+    most: Ceiling,
+    clamped: dict[str, float],
+    *,
+    may_refuse: bool,
+) -> datetime:
+    """Return when a task expires that lives no longer than a policy allows.
+
+    What it asked for is put into `clamped` where it has less. Raises as `chosen` does.
+    """
+    latest = taken_at + timedelta(seconds=most.value)
+    if deadline <= latest:
+        return deadline
+    asked = (deadline - taken_at).total_seconds()
+    clamped["ttl"] = _above(asked, "ttl", most, may_refuse=may_refuse)
+    return latest
 
 
 def _above(asked: float, name: str, most: Ceiling, *, may_refuse: bool) -> float:

@@ -15,6 +15,7 @@ from maniple.service.policies.documents import (
     RetryPolicy,
     RoutePolicy,
     TimeoutPolicy,
+    TtlPolicy,
     field_path,
     parse_policy,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "RetryPolicy",
     "RoutePolicy",
     "TimeoutPolicy",
+    "TtlPolicy",
     "Verdict",
     "Where",
     "as_yaml",

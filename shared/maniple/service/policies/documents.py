@@ -1,4 +1,4 @@
-"""The documents: eight kinds of policy.
+"""The documents: nine kinds of policy.
 
 A new kind is a spec, a document class in `Document`, and a field of `Resolved`.
 """
@@ -23,6 +23,7 @@ from maniple.service.policies.specs import (
     RetrySpec,
     RouteSpec,
     TimeoutSpec,
+    TtlSpec,
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -39,6 +40,7 @@ class Kind(StrEnum):
     MIRROR = "mirror"
     RETRY = "retry"
     TIMEOUT = "timeout"
+    TTL = "ttl"
 
 
 class Rollout(StrictModel):
@@ -133,6 +135,13 @@ class TimeoutPolicy(_Policy):
     spec: TimeoutSpec
 
 
+class TtlPolicy(_Policy):
+    """The time that a task may live."""
+
+    kind: Literal["ttl"] = "ttl"
+    spec: TtlSpec
+
+
 Policy = (
     RateLimitPolicy
     | BulkheadPolicy
@@ -142,6 +151,7 @@ Policy = (
     | MirrorPolicy
     | RetryPolicy
     | TimeoutPolicy
+    | TtlPolicy
 )
 Document = Annotated[Policy, Field(discriminator="kind")]
 DOCUMENT: TypeAdapter[Policy] = TypeAdapter(Document)

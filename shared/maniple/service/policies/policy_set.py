@@ -25,6 +25,7 @@ from maniple.service.policies.documents import (
     RetryPolicy,
     RoutePolicy,
     TimeoutPolicy,
+    TtlPolicy,
 )
 from maniple.service.policies.matching import REGION
 from maniple.service.policies.rules import Gate, Rule, Subject, Where, ordered, rules_of
@@ -54,8 +55,10 @@ class Resolved:
 
     timeout: float | None = None
     attempts: int | None = None
+    ttl: float | None = None
     most_timeout: Ceiling | None = None
     most_attempts: Ceiling | None = None
+    most_ttl: Ceiling | None = None
     retry: RetryPlan | None = None
     rate_limit: RateLimitPolicy | None = None
     bulkhead: BulkheadPolicy | None = None
@@ -253,6 +256,8 @@ _ONLY_WHERE_IT_ACTS = (Kind.FALLBACK, Kind.MIRROR)
 def _said(policy: Policy) -> dict[str, Any]:
     if isinstance(policy, TimeoutPolicy):
         return _bounded(policy, "timeout", policy.spec.seconds)
+    if isinstance(policy, TtlPolicy):
+        return _bounded(policy, "ttl", policy.spec.seconds)
     if isinstance(policy, RetryPolicy):
         return {**_bounded(policy, "attempts", policy.spec.attempts), "retry": _plan(policy.spec)}
     return {policy.kind: policy}

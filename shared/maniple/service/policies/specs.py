@@ -262,3 +262,16 @@ class TimeoutSpec(StrictModel):
         Annotated[Seconds, Tag(PLAIN)] | Annotated[BoundedSeconds, Tag(CEILING)],
         Discriminator(_way),
     ]
+
+
+class TtlSpec(StrictModel):
+    """How long a task may live from when it is taken, in seconds, whatever it waits for.
+
+    A number is what a task has that says neither `ttl` nor `deadline`; with a `max` it may choose
+    below, and a `deadline` is bounded as well.
+    """
+
+    seconds: Annotated[
+        Annotated[Seconds, Tag(PLAIN)] | Annotated[BoundedSeconds, Tag(CEILING)],
+        Discriminator(_way),
+    ]
