@@ -11,6 +11,7 @@ from dying import SLOTS, kill, mortal, revive
 from maniple import topology
 from maniple.local.cluster import Cluster
 from maniple.service.consul import Consul
+from maniple_agent.domain.shares import most_of
 from outsider import Outsider
 from waiting import wait_until
 
@@ -74,7 +75,7 @@ async def test_a_task_ends_in_time_in_a_lane_whose_agents_are_gone(
 async def test_a_task_ends_in_time_behind_long_ones_and_the_others_run_as_if_nothing_were(
     trio: Cluster, tmp_path: Path
 ) -> None:
-    info, slots = trio.ready_info(), SLOTS * len(trio.of_service("agent"))
+    info, slots = trio.ready_info(), most_of(SLOTS) * len(trio.of_service("agent"))
     with Outsider(info["broker_url"]) as outsider:
 
         def send(ttl: float) -> str:
