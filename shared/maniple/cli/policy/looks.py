@@ -15,7 +15,7 @@ from maniple.cli.output import (
     print_line,
 )
 from maniple.cli.policy.common import NamesArgument, ask_policy, print_json, seconds_of, which
-from maniple.service.policies import as_yaml, parse_policy
+from maniple.service.policies import as_yaml, known_policy
 
 LabelsOption = Annotated[
     list[str] | None, typer.Option("--label", "-l", help="A label of the task, NAME=VALUE.")
@@ -30,7 +30,7 @@ def get(
     if as_json:
         print_json(found)
     else:
-        print_line(as_yaml(parse_policy(found["policy"])).rstrip())
+        print_line(as_yaml(known_policy(found["policy"])).rstrip())
 
 
 def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> None:

@@ -16,6 +16,7 @@ from maniple.service.policies.documents import (
     RoutePolicy,
     TimeoutPolicy,
     field_path,
+    known_policy,
     parse_policy,
 )
 from maniple.service.policies.explain import Explained, Question, Verdict, explain
@@ -54,6 +55,7 @@ __all__ = [
     "difference",
     "explain",
     "field_path",
+    "known_policy",
     "parse_policy",
     "readable",
     "ties",

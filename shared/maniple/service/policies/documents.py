@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
 from maniple.control import canonical
-from maniple.service.policies.matching import ANY, Match, StrictModel
+from maniple.service.policies.matching import ANY, NEW, Match, StrictModel
 from maniple.service.policies.specs import (
     CEILING,
     PLAIN,
@@ -172,5 +172,10 @@ def field_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def parse_policy(value: Any) -> Policy:
-    """Read a document from a JSON value; raises `pydantic.ValidationError`."""
+    """Read a document that is to come into force; raises `pydantic.ValidationError`."""
+    return DOCUMENT.validate_python(value, context=NEW)
+
+
+def known_policy(value: Any) -> Policy:
+    """Read a document that is in force, or was; raises `pydantic.ValidationError`."""
     return DOCUMENT.validate_python(value)
