@@ -7,6 +7,7 @@ durations seconds. What has happened is told by the events in `maniple.events`.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Final, NewType, Self, cast
 from uuid import UUID
@@ -41,9 +42,11 @@ def _sorted_unique(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # What stands in routing keys and names of queues has to fit there: 255 bytes in all.
-AgentName = Annotated[AgentId, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+_AGENT_NAME = r"[A-Za-z0-9_-]{1,100}"
+AgentName = Annotated[AgentId, StringConstraints(pattern=f"^{_AGENT_NAME}$")]
 """As `MANIPLE_INSTANCE`: one word of a routing key."""
-Life = Annotated[Incarnation, StringConstraints(min_length=1, max_length=64)]
+MOST_OF_A_LIFE = 64
+Life = Annotated[Incarnation, StringConstraints(min_length=1, max_length=MOST_OF_A_LIFE)]
 Name = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
 """Of a capability, variant or lane: printable ASCII without spaces."""
 Text = Annotated[str, StringConstraints(max_length=1000)]
@@ -72,6 +75,11 @@ class ControlMessage(BaseModel):
     def from_json(cls, body: bytes) -> Self:
         """Read a body; raises `pydantic.ValidationError` (a `ValueError`) for anything else."""
         return cls.model_validate_json(body)
+
+
+def is_agent_name(text: str) -> bool:
+    """Tell whether an agent can be called so."""
+    return re.fullmatch(_AGENT_NAME, text) is not None
 
 
 def digest(value: Any) -> str:

@@ -23,6 +23,7 @@ FIRST_TIMEOUT = 2.0
 TICK = 1.0
 TICKS = 120  # between questions to the registry, while the connection stands
 MARK_TICKS = 5
+MOST_MOVED = 100  # queues looked for at once of agents that only marks tell of
 GONE = {"failed", "left"}
 HEARD = (AgentRegistered, AgentDraining, AgentFailed, AgentLeft)
 
@@ -127,9 +128,10 @@ class Agents:
         self._missing = {
             agent: self._missing.get(agent, now) for agent in {*marked, *self._roster.here} - known
         }
-        for agent, since in self._missing.items():
-            if now - since < self._patience:
-                continue
+        late = [agent for agent, since in self._missing.items() if now - since >= self._patience]
+        here = set(self._roster.here)
+        unheard = [agent for agent in late if agent not in here]
+        for agent in [*(one for one in late if one in here), *unheard[:MOST_MOVED]]:
             if self._roster.missing(agent, marked=agent in marked):
                 self._moves.begin(agent)
 

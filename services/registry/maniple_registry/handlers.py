@@ -8,7 +8,16 @@ from typing import Any
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import ALL_AGENTS, AgentId, Announce, Heartbeat, Incarnation, Request
+from maniple.control import (
+    ALL_AGENTS,
+    MOST_OF_A_LIFE,
+    AgentId,
+    Announce,
+    Heartbeat,
+    Incarnation,
+    Request,
+    is_agent_name,
+)
 from maniple.errors import RequestFailed
 from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
 from maniple.service.names import HEARTBEATS_SEEN, QUEUES_SUSPECTED
@@ -103,6 +112,7 @@ class Handlers:
         events = [
             AgentFailed(at=now.at, agent=AgentId(agent), incarnation=Incarnation(incarnation))
             for agent, incarnation in failed.items()
+            if is_agent_name(agent) and 0 < len(incarnation) <= MOST_OF_A_LIFE
         ]
         learned = [(event.agent, self.fleet.learn(event, now)) for event in events]
         self.actor.take(learned, now.seconds)

@@ -15,6 +15,7 @@ from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored
 
 _Above = tuple[datetime, int]
 """When an edit was found, and what its version is to be above."""
+MOST_SAID = 500  # characters about what cannot be used
 NEW = 0  # compare-and-set index of a key that must not exist yet
 
 
@@ -76,7 +77,7 @@ def reconcile(
         try:
             record_or_bare = read(key, found.value)
         except ValueError as error:
-            plan.invalid[key] = str(error)
+            plan.invalid[key] = str(error)[:MOST_SAID]
             continue
         _compare(plan, ours.get(key), record_or_bare, index=found.index, above=(now, floor))
     _refuse_ties(plan, ours, theirs)

@@ -25,6 +25,8 @@ from maniple.service.policies.specs import (
     TimeoutSpec,
 )
 
+MOST_VERSIONS = 2**40
+"""Those of thousands of policies together are then a revision, see `maniple.events`."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 
@@ -61,7 +63,7 @@ class _Policy(StrictModel):
     name: Name
     match: Match = Match()
     rollout: Rollout | None = None
-    version: int = Field(default=0, ge=0)
+    version: int = Field(default=0, ge=0, le=MOST_VERSIONS)
 
     @cached_property
     def key(self) -> str:
