@@ -22,6 +22,7 @@ from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.errors import LocalError, ServerUnreachable
 from maniple.local.status import ProcessStatus, status_of, table_of
+from maniple.shown import shown
 
 DONE, FAILED, UNREACHABLE = 0, 1, 3
 TICK_SECONDS = 1.0
@@ -99,7 +100,7 @@ class Screen:
         if death.restart_in is not None:
             again = f"restarting in {death.restart_in:.1f} s"
         self.say(f"{death.name} (pid {death.pid}) died: {death.cause}; {again}. Its last lines:")
-        self.say("\n".join(f"    {line}" for line in death.tail.splitlines()))
+        self.say("\n".join(f"    {shown(line)}" for line in death.tail.split("\n")))
 
     def show(self, rows: list[ProcessStatus]) -> None:
         """Show how the processes are: as a table, or as lines for what has changed."""
