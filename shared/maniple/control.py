@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, NewType, Self, cast
 from uuid import UUID
 
@@ -250,6 +251,35 @@ class Retire(Command):
     replaced: bool = False
     after: Annotated[str, StringConstraints(max_length=64)] = ""
     """The last life that ended under this id, if it is another: the new one must sort after it."""
+
+
+FAR: Final = 86_400.0
+"""Seconds by which a life may have begun in the future: clocks differ, and are set back."""
+_LAST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
+
+
+def began(life: str) -> float | None:
+    """Return the Unix second at which a life began by its host's clock; None if it says none."""
+    try:
+        known = UUID(life)
+    except ValueError:
+        return None
+    return (known.int >> 80) / 1000 if str(known) == life else None
+
+
+def is_of_the_future(life: str, *times: float) -> bool:
+    """Tell whether a life begins a day or more after all of these times, in Unix seconds.
+
+    Without any, whether no clock can say such a time. What says none is, if it sorts after all
+    that do: no life could follow it.
+    """
+    at = began(life)
+    if at is None:
+        return life > _NEVER
+    return at > max(times, default=_LAST) + FAR
+
+
+_NEVER: Final = str(UUID(int=int(_LAST * 1000) << 80))
 
 
 def later_life(fresh: str, *ended: str) -> Incarnation:

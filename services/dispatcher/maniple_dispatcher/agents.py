@@ -7,6 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, cast
 
+from maniple.control import is_of_the_future
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
 from maniple.events import AgentDraining, AgentEvent, AgentFailed, AgentLeft, AgentRegistered
 from maniple.service.broker import ControlPlane
@@ -70,7 +71,9 @@ class Agents:
         self._runtime.spawn(self._keep_asking(0 if asked else TICKS), "ask for agents")
 
     def heard(self, event: AgentEvent) -> None:
-        """Take an event."""
+        """Take an event; one of a life that cannot be would make all that follow seem older."""
+        if is_of_the_future(event.incarnation):
+            return
         if isinstance(event, AgentRegistered):
             described = event.description
             self._deadlines.stir(described.lanes)
@@ -143,6 +146,8 @@ class Agents:
 
     def _take_agent(self, shown: Mapping[str, Any]) -> None:
         agent, incarnation = shown["id"], shown["incarnation"]
+        if is_of_the_future(incarnation):
+            return
         self._deadlines.learn(shown.get("lanes", ()))
         if shown["state"] in GONE:
             self._gone(agent, incarnation)

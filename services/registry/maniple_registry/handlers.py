@@ -20,7 +20,7 @@ from maniple.control import (
 )
 from maniple.errors import RequestFailed
 from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
-from maniple.service.names import HEARTBEATS_SEEN, QUEUES_SUSPECTED
+from maniple.service.names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple.service.requests import Responder
 from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks
@@ -72,6 +72,10 @@ class Handlers:
         now = self.clock.now()
         self.last_heard = now.seconds
         decision = self.fleet.hear(heartbeat, now)
+        if decision.refused:
+            self.metrics.counter(CONTROL_DROPPED, "future").inc()
+            life = heartbeat.incarnation
+            self.log.warning("a life of the future", agent=heartbeat.agent, incarnation=life)
         if decision.events or decision.commands or decision.failed:
             self.actor.take([(heartbeat.agent, decision)], now.seconds)
 
