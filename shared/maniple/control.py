@@ -7,7 +7,9 @@ durations seconds. What has happened is told by the events in `maniple.events`.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, NewType, Self, cast
 from uuid import UUID
 
@@ -41,9 +43,11 @@ def _sorted_unique(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 # What stands in routing keys and names of queues has to fit there: 255 bytes in all.
-AgentName = Annotated[AgentId, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+_AGENT_NAME = r"[A-Za-z0-9_-]{1,100}"
+AgentName = Annotated[AgentId, StringConstraints(pattern=f"^{_AGENT_NAME}$")]
 """As `MANIPLE_INSTANCE`: one word of a routing key."""
-Life = Annotated[Incarnation, StringConstraints(min_length=1, max_length=64)]
+MOST_OF_A_LIFE = 64
+Life = Annotated[Incarnation, StringConstraints(min_length=1, max_length=MOST_OF_A_LIFE)]
 Name = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
 """Of a capability, variant or lane: printable ASCII without spaces."""
 Text = Annotated[str, StringConstraints(max_length=1000)]
@@ -72,6 +76,11 @@ class ControlMessage(BaseModel):
     def from_json(cls, body: bytes) -> Self:
         """Read a body; raises `pydantic.ValidationError` (a `ValueError`) for anything else."""
         return cls.model_validate_json(body)
+
+
+def is_agent_name(text: str) -> bool:
+    """Tell whether an agent can be called so."""
+    return re.fullmatch(_AGENT_NAME, text) is not None
 
 
 def digest(value: Any) -> str:
@@ -242,6 +251,35 @@ class Retire(Command):
     replaced: bool = False
     after: Annotated[str, StringConstraints(max_length=64)] = ""
     """The last life that ended under this id, if it is another: the new one must sort after it."""
+
+
+FAR: Final = 86_400.0
+"""Seconds by which a life may have begun in the future: clocks differ, and are set back."""
+_LAST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
+
+
+def began(life: str) -> float | None:
+    """Return the Unix second at which a life began by its host's clock; None if it says none."""
+    try:
+        known = UUID(life)
+    except ValueError:
+        return None
+    return (known.int >> 80) / 1000 if str(known) == life else None
+
+
+def is_of_the_future(life: str, *times: float) -> bool:
+    """Tell whether a life begins a day or more after all of these times, in Unix seconds.
+
+    Without any, whether no clock can say such a time. What says none is, if it sorts after all
+    that do: no life could follow it.
+    """
+    at = began(life)
+    if at is None:
+        return life > _NEVER
+    return at > max(times, default=_LAST) + FAR
+
+
+_NEVER: Final = str(UUID(int=int(_LAST * 1000) << 80))
 
 
 def later_life(fresh: str, *ended: str) -> Incarnation:

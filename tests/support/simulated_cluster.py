@@ -298,7 +298,14 @@ class Agent:
         )
         ending: Any = SimpleNamespace(begin=lambda _seconds: self.kill())
         table = routes(
-            Handlers(self.heartbeats, ending, self._reconnect, self._renew, world.new_id)
+            Handlers(
+                self.heartbeats,
+                ending,
+                self._reconnect,
+                self._renew,
+                world.new_id,
+                clock=lambda: world.now,
+            )
         )
 
         def obey(command: Command) -> None:

@@ -28,7 +28,7 @@ import structlog
 SEED = "MANIPLE_SIM_SEED"
 FACTOR = "MANIPLE_SIM_FACTOR"
 TOLD = "MANIPLE_SIM_TOLD"
-EPOCH = 1_800_000_000.0  # of the time of day in a world, seconds
+EPOCH = 1_700_000_000.0  # of the time of day in a world, seconds; before the real one
 CHUNKS = 4
 STORY = 40
 ENDING = 100  # seconds in which processes may end

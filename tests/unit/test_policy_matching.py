@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maniple.service.policies import Match, Policy, PolicySet, Where, parse_policy, ties
+from maniple.service.policies import Match, Policy, PolicySet, Where, matching, parse_policy, ties
 from maniple.service.policies.matching import globs_overlap, matcher
 
 TEXTS = ["".join(letters) for n in range(5) for letters in itertools.product("ab", repeat=n)]
@@ -133,3 +133,51 @@ def test_a_document_is_no_tie_with_itself_or_with_another_kind() -> None:
     one = timeout("one", Match())
     retry = parse_policy({"kind": "retry", "name": "two", "spec": {"attempts": 1}})
     assert list(ties(one, [one, retry])) == []
+
+
+STARS = "*a" * 40
+BOMBS = [
+    # Two regions that are also asked for as a label, so that one text has to match all four.
+    ("the issue's", {"region": STARS + "x", "labels": {"region": STARS + "x"}}, True),
+    ("of what is fixed", {"region": "?" * 250, "labels": {"region": "*a?" * 60 + "*b"}}, True),
+    ("of capabilities", {"capability": "*a" * 127 + "*x", "tenant": "*?" * 127}, True),
+]
+
+
+@pytest.mark.parametrize(("_", "bomb", "tied"), BOMBS, ids=[name for name, _, _ in BOMBS])
+def test_globs_that_are_made_to_take_long_are_compared_at_once(
+    _: str, bomb: dict[str, Any], tied: bool
+) -> None:
+    one, two = Match(**bomb), Match(**{name: _starred(glob) for name, glob in bomb.items()})
+    assert one.overlaps(two) == tied
+
+
+def _starred(glob: Any) -> Any:
+    """Return what is as specific, and not the same."""
+    if isinstance(glob, dict):
+        return {name: _starred(one) for name, one in glob.items()}
+    return glob.replace("*a", "a*")
+
+
+@pytest.mark.parametrize("glob", ["*a" * 127 + "x", "*a?" * 85, "*" * 256])
+def test_a_glob_of_many_stars_reads_a_long_text_once(glob: str) -> None:
+    assert fits(glob, "a" * 1_000_000) == (not glob.endswith("x"))
+
+
+@settings(deadline=None)
+@given(st.lists(short_globs, min_size=1, max_size=3))
+def test_a_quick_answer_about_overlaps_is_that_of_the_whole_walk(some: list[str]) -> None:
+    assert globs_overlap(*some) == matching._walk(*some)
+
+
+@pytest.mark.parametrize(
+    "match",
+    [{"region": "*a" * 40 + "x"}, {"labels": {"x": "*****"}}, {"capability": "a*b*c*d*e*f"}],
+)
+def test_a_new_document_has_at_most_four_stars_in_a_glob_and_an_old_one_stays_in_force(
+    match: dict[str, Any],
+) -> None:
+    document = {"kind": "timeout", "name": "p", "match": match, "spec": {"seconds": 1}}
+    with pytest.raises(ValueError, match="has more than 4 stars"):
+        parse_policy(document)
+    assert PolicySet.from_json([{"policy": document}]).versions == {"timeout/p": 0}

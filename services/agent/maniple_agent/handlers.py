@@ -1,12 +1,14 @@
 """What an agent does on command."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import structlog
 
 from maniple.control import Announce, Command, Drain, Reconnect, Retire, Time, later_life
+from maniple_agent.domain.returning import Returning
 from maniple_agent.heartbeat import Heartbeats
 
 
@@ -35,6 +37,8 @@ class Handlers:
     new_id: Callable[[], str]
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
+    returning: Returning = field(default_factory=Returning)
+    clock: Callable[[], float] = monotonic
 
     def announce(self, _command: Announce) -> None:
         """Send the description in full."""
@@ -45,14 +49,17 @@ class Handlers:
         self.ending.begin(command.timeout)
 
     def retire(self, command: Retire) -> None:
-        """Come back as a new incarnation, or leave, if it is this one that was declared failed."""
+        """Come back as a new incarnation, or leave, if it is this one that was declared failed.
+
+        One that is told so again and again waits before it comes back: it is told once more.
+        """
         if command.incarnation != self.heartbeats.incarnation:
             return
         if command.replaced:
             log = structlog.get_logger("maniple.agent.handlers")
             log.error("another process has taken this agent's id; leaving")
             self.ending.begin(None)
-        else:
+        elif self.returning.allows(self.clock()):
             life = later_life(self.new_id(), command.incarnation, command.after)
             self.heartbeats.begin_new_life(life)
 

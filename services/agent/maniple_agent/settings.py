@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from maniple.clusters import BROKER_VARIABLE
 from maniple.messages import VARIANT_PATTERN
-from maniple.service.settings import ServiceSettings
+from maniple.service.settings import BrokerUrl, ServiceSettings
 
 Words = Annotated[tuple[str, ...], NoDecode]
 
@@ -18,6 +19,8 @@ class AgentSettings(ServiceSettings):
 
     service: ClassVar[str] = "agent"
 
+    client_url: BrokerUrl | None = Field(default=None, repr=False)
+    """RabbitMQ with a client's login, for `connect()` in handlers; without it they have none"""
     handlers: Words = ()
     """modules, or paths ending in `.py`, by comma"""
     variants: Words = ()
@@ -36,6 +39,11 @@ class AgentSettings(ServiceSettings):
     """bytes of messages held at once, about (see Memory)"""
     drain_timeout: float = Field(default=20.0, ge=0)
     """seconds to finish after SIGTERM"""
+
+    @property
+    def handed_on(self) -> dict[str, str]:
+        """A login of their own for handlers, under the name that `connect()` looks for."""
+        return {} if self.client_url is None else {BROKER_VARIABLE: self.client_url}
 
     @field_validator("handlers", "variants", mode="before")
     @classmethod

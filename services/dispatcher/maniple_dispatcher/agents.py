@@ -7,6 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, cast
 
+from maniple.control import is_of_the_future
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
 from maniple.events import AgentDraining, AgentEvent, AgentFailed, AgentLeft, AgentRegistered
 from maniple.service.broker import ControlPlane
@@ -23,6 +24,7 @@ FIRST_TIMEOUT = 2.0
 TICK = 1.0
 TICKS = 120  # between questions to the registry, while the connection stands
 MARK_TICKS = 5
+MOST_MOVED = 100  # queues looked for at once of agents that only marks tell of
 GONE = {"failed", "left"}
 HEARD = (AgentRegistered, AgentDraining, AgentFailed, AgentLeft)
 
@@ -69,7 +71,9 @@ class Agents:
         self._runtime.spawn(self._keep_asking(0 if asked else TICKS), "ask for agents")
 
     def heard(self, event: AgentEvent) -> None:
-        """Take an event."""
+        """Take an event; one of a life that cannot be would make all that follow seem older."""
+        if is_of_the_future(event.incarnation):
+            return
         if isinstance(event, AgentRegistered):
             described = event.description
             self._deadlines.stir(described.lanes)
@@ -127,9 +131,10 @@ class Agents:
         self._missing = {
             agent: self._missing.get(agent, now) for agent in {*marked, *self._roster.here} - known
         }
-        for agent, since in self._missing.items():
-            if now - since < self._patience:
-                continue
+        late = [agent for agent, since in self._missing.items() if now - since >= self._patience]
+        here = set(self._roster.here)
+        unheard = [agent for agent in late if agent not in here]
+        for agent in [*(one for one in late if one in here), *unheard[:MOST_MOVED]]:
             if self._roster.missing(agent, marked=agent in marked):
                 self._moves.begin(agent)
 
@@ -141,6 +146,8 @@ class Agents:
 
     def _take_agent(self, shown: Mapping[str, Any]) -> None:
         agent, incarnation = shown["id"], shown["incarnation"]
+        if is_of_the_future(incarnation):
+            return
         self._deadlines.learn(shown.get("lanes", ()))
         if shown["state"] in GONE:
             self._gone(agent, incarnation)

@@ -25,7 +25,7 @@ from maniple_dispatcher.dead import Undeliverable
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.fleet import Fleet
 from maniple_dispatcher.domain.good_results import GoodResults
-from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines, is_lane
 from maniple_dispatcher.domain.owned import Owned
 from maniple_dispatcher.expiry import LOOKERS, Around, Expiry, TurnOver
 from maniple_dispatcher.gate import Gate
@@ -121,7 +121,7 @@ def _around(runtime: Runtime, hot: HotPath, fleet: Fleet, clock: Callable[[], da
         clock=clock,
         others=lambda: fleet.peers.others,
         taking=lambda: hot.up and not hot.blocked,
-        marks=Marks(runtime.consul, prefix, runtime.log, folder="lanes"),
+        marks=Marks(runtime.consul, prefix, runtime.log, folder="lanes", is_name=is_lane),
     )
 
 

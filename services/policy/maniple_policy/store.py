@@ -31,6 +31,8 @@ BACKOFF_CAP = 5.0
 TRIES = 40
 GUARD = ".guard"  # written with every new version, so that two cannot be decided side by side
 PUSHED_BYTES = 16 * 1024  # of a document that its event carries
+MOST_NAMED = 100  # unusable policies that are named
+MOST_OF_A_KEY = 200  # characters, as kind and name have at most
 COMPONENT = "policies"
 READING = "policies in Consul"
 AHEAD = "policies elsewhere"
@@ -43,7 +45,7 @@ Announce = Callable[[PolicyChanged], Awaitable[None]]
 class Store:
     """The records in force in this process, kept equal to Consul's.
 
-    `invalid` says what Consul holds that is not in force, by `kind/name`, and why.
+    `invalid` says what Consul holds that is not in force, by `kind/name`, and why: the first 100.
 
     `revision` is that of the whole set, and rises with every change.
 
@@ -110,13 +112,17 @@ class Store:
                 written = await self.sync(entries)
                 index = index if written else (newer if newer >= index else 0)
                 failures = 0
+                continue
             except (ConsulUnavailable, ConsulRefused) as error:
-                failures += 1
-                index = 0
                 self._is_current(str(error))
                 log.info("following Consul failed", reason=str(error))
-                pause = min(BACKOFF_CAP, 0.25 * 2.0 ** min(failures, 8))
-                await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+            except Exception as error:  # whatever is written there, what is in force stays so
+                self._is_current(repr(error))
+                log.exception("following Consul failed")
+            failures += 1
+            index = 0
+            pause = min(BACKOFF_CAP, 0.25 * 2.0 ** min(failures, 8))
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
 
     async def _look(self, index: int) -> tuple[int, list[Entry]]:
         if index == 0:  # a blocking query would wait for the first key of an empty Consul
@@ -271,11 +277,12 @@ class Store:
         show_versions(self._health, self._metrics, before.versions, self.policies.versions)
 
     def _report(self, plan: Plan) -> None:
-        before, self.invalid = self.invalid, dict(sorted(plan.invalid.items()))
-        self._metrics.gauge(names.POLICIES_INVALID).set(len(self.invalid))
+        before, self.invalid = self.invalid, _some(plan.invalid)
+        self._metrics.gauge(names.POLICIES_INVALID).set(len(plan.invalid))
         detail = "; ".join(f"{key}: {reason}" for key, reason in self.invalid.items())
         if detail and self.invalid != before:
-            log.error("Consul holds policies that cannot be used", reason=detail)
+            number = len(plan.invalid)
+            log.error("Consul holds policies that cannot be used", number=number, reason=detail)
         self._health.set(COMPONENT, ok=not detail, detail=detail[:500])
 
     async def _tell(self, records: Sequence[Stored]) -> None:
@@ -298,6 +305,11 @@ class Store:
             author=record.author,
             in_force=in_force if pushed else None,
         )
+
+
+def _some(invalid: Mapping[str, str]) -> dict[str, str]:
+    """Return the first of what cannot be used, by the beginnings of their keys."""
+    return {key[:MOST_OF_A_KEY]: invalid[key] for key in sorted(invalid)[:MOST_NAMED]}
 
 
 @dataclass(frozen=True, slots=True)

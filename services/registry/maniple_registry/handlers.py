@@ -8,10 +8,19 @@ from typing import Any
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import ALL_AGENTS, AgentId, Announce, Heartbeat, Incarnation, Request
+from maniple.control import (
+    ALL_AGENTS,
+    MOST_OF_A_LIFE,
+    AgentId,
+    Announce,
+    Heartbeat,
+    Incarnation,
+    Request,
+    is_agent_name,
+)
 from maniple.errors import RequestFailed
 from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
-from maniple.service.names import HEARTBEATS_SEEN, QUEUES_SUSPECTED
+from maniple.service.names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple.service.requests import Responder
 from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks
@@ -63,6 +72,10 @@ class Handlers:
         now = self.clock.now()
         self.last_heard = now.seconds
         decision = self.fleet.hear(heartbeat, now)
+        if decision.refused:
+            self.metrics.counter(CONTROL_DROPPED, "future").inc()
+            life = heartbeat.incarnation
+            self.log.warning("a life of the future", agent=heartbeat.agent, incarnation=life)
         if decision.events or decision.commands or decision.failed:
             self.actor.take([(heartbeat.agent, decision)], now.seconds)
 
@@ -103,6 +116,7 @@ class Handlers:
         events = [
             AgentFailed(at=now.at, agent=AgentId(agent), incarnation=Incarnation(incarnation))
             for agent, incarnation in failed.items()
+            if is_agent_name(agent) and 0 < len(incarnation) <= MOST_OF_A_LIFE
         ]
         learned = [(event.agent, self.fleet.learn(event, now)) for event in events]
         self.actor.take(learned, now.seconds)

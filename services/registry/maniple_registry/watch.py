@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Iterable
 from functools import partial
 from time import monotonic
 
-from maniple.control import AgentId
+from maniple.control import MOST_OF_A_LIFE, AgentId, is_agent_name
 from maniple.errors import ManipleError
 from maniple.service.broker import ControlPlane
 from maniple.service.catalog import Instance, service_name
@@ -23,6 +24,7 @@ COUNT_PERIOD = 1.0
 OWN_LOOKS = 20  # agents whose own queues are looked at in one turn
 AGENT_SERVICE = service_name("agent")
 CRITICAL = "critical"
+_LIFE = rf"[A-Za-z0-9-]{{0,{MOST_OF_A_LIFE}}}"
 
 
 class SilenceWatch:
@@ -200,7 +202,12 @@ class ConsulWatch:
 
     async def _listed(self) -> list[Instance]:
         found = await self._consul.instances(AGENT_SERVICE)
-        return [one for one in found if one.meta.get("environment") == self._environment]
+        ours = [one for one in found if one.meta.get("environment") == self._environment]
+        agents = [one for one in ours if is_agent_name(one.id) and _life(one) is not None]
+        if len(agents) < len(ours):
+            odd = len(ours) - len(agents)
+            self._handlers.log.warning("entries in Consul that no agent has", number=odd)
+        return agents
 
     def _all_heard(self, listed: Iterable[Instance]) -> bool:
         return all(self._handlers.fleet.hears(one.id) for one in listed)
@@ -211,4 +218,13 @@ class ConsulWatch:
         for one in listed:
             # Its checks say that no heartbeat of its was confirmed for that long.
             lapsed = self._ttl if one.checks.get(ttl_check(one.id)) == CRITICAL else 0.0
-            self._handlers.fleet.seed(one.id, one.meta.get("life", ""), heard - lapsed, now)
+            self._handlers.fleet.seed(one.id, _life(one) or "", heard - lapsed, now)
+
+
+def _life(agent: Instance) -> str | None:
+    """Return which life of an agent an entry is of, empty for one that does not say.
+
+    None if it says what is none: connections are closed by what begins as it.
+    """
+    life = agent.meta.get("life", "")
+    return life if re.fullmatch(_LIFE, life) else None

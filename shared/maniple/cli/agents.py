@@ -1,6 +1,5 @@
 """`maniple agents`: who is there, as the registry sees it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +10,11 @@ from maniple.cli.output import (
     BrokerOption,
     ExitCode,
     JsonOption,
+    cells,
     complain,
     console,
     operator_url,
-    print_line,
+    print_json,
     run,
 )
 
@@ -34,13 +34,13 @@ async def _agents(broker_url: str | None, *, as_json: bool) -> ExitCode:
     if not answer["hearing"]:
         complain(DEAF)
     if as_json:
-        print_line(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
     elif not found:
         complain("no agents are registered; start one with 'python -m maniple_agent'")
     else:
         table = Table(*COLUMNS, box=None, pad_edge=False)
         for agent in found:
-            table.add_row(*_row(agent))
+            table.add_row(*cells(*_row(agent)))
         console().print(table)
     return ExitCode.DONE
 

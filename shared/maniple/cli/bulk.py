@@ -187,7 +187,7 @@ def _bar(size: int | None) -> Iterator[Any]:
     columns = (
         SpinnerColumn(),
         BarColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=error_console(), transient=True) as progress:

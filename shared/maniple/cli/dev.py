@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -22,6 +22,8 @@ from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.errors import LocalError, ServerUnreachable
 from maniple.local.status import ProcessStatus, status_of, table_of
+from maniple.service.settings import without_password
+from maniple.shown import shown
 
 DONE, FAILED, UNREACHABLE = 0, 1, 3
 TICK_SECONDS = 1.0
@@ -89,6 +91,11 @@ class Screen:
         self._live: Live | None = None
         self._seen: dict[str, tuple[int, str]] = {}
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks, and no file or log keeps what is said."""
+        return self._console.is_terminal
+
     def say(self, text: str) -> None:
         """Print a line; above the table if there is one."""
         self._console.print(text)
@@ -99,7 +106,7 @@ class Screen:
         if death.restart_in is not None:
             again = f"restarting in {death.restart_in:.1f} s"
         self.say(f"{death.name} (pid {death.pid}) died: {death.cause}; {again}. Its last lines:")
-        self.say("\n".join(f"    {line}" for line in death.tail.splitlines()))
+        self.say("\n".join(f"    {shown(line)}" for line in death.tail.split("\n")))
 
     def show(self, rows: list[ProcessStatus]) -> None:
         """Show how the processes are: as a table, or as lines for what has changed."""
@@ -164,7 +171,7 @@ async def _serve(options: ClusterOptions, screen: Screen, ready_file: Path | Non
     cluster = Cluster(options, on_death=screen.died)
     try:
         async with cluster:
-            screen.say(_addresses(cluster))
+            screen.say(addresses(cluster.ready_info(), secret=not screen.is_terminal))
             await _watch(cluster, screen, ready_file)
     except asyncio.CancelledError:
         screen.close()
@@ -210,17 +217,24 @@ def write_ready_file(path: Path, info: dict[str, Any]) -> None:
             draft.unlink()
 
 
-def _addresses(cluster: Cluster) -> str:
-    info = cluster.ready_info()
+def addresses(info: Mapping[str, Any], *, secret: bool) -> str:
+    """Say where everything is, by the ready file; without the passwords where they are `secret`."""
+
+    def told(url: str) -> str:
+        return without_password(url) if secret else url
+
     lines = ["everything is ready"]
     if info["management_url"]:
         parts = urlsplit(info["management_url"])
         where = f"{parts.scheme}://{parts.hostname}:{parts.port}"
-        lines.append(f"  RabbitMQ    {where}  (user {parts.username}, password {parts.password})")
+        login = f"user {parts.username}" + ("" if secret else f", password {parts.password}")
+        lines.append(f"  RabbitMQ    {where}  ({login})")
     lines += [
         f"  Consul      {info['consul_url']}/ui",
-        f"  submit to   {info['broker_url']}",
-        f"  maniple     MANIPLE_BROKER_URL={info['operator_url']}",
-        f"  logs        {cluster.data_dir}",
+        f"  submit to   {told(info['broker_url'])}",
+        f"  maniple     MANIPLE_BROKER_URL={told(info['operator_url'])}",
+        f"  logs        {info['data_dir']}",
     ]
+    if secret:
+        lines.append(f"  passwords   in {run_file()}, for you alone")
     return "\n".join(lines)

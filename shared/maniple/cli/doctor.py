@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import typer
+from rich.text import Text
 
 from maniple.cli.checks import examine
 from maniple.cli.checks.findings import Finding, Places, Verdict
@@ -19,6 +20,7 @@ from maniple.cli.output import (
     run,
 )
 from maniple.errors import BrokerUnavailable
+from maniple.shown import shown
 
 _STYLES = {
     Verdict.OK: "green",
@@ -77,7 +79,7 @@ def _places(broker_url: str | None, consul_url: str | None, management_url: str 
 def _print(finding: Finding) -> None:
     screen = console()
     style = _STYLES[finding.verdict]
-    screen.print(f"[{style}]{finding.verdict:<8}[/] {finding.check:<16} ", end="")
-    screen.print(finding.found, markup=False)
+    verdict = Text(f"{finding.verdict:<8}", style)
+    screen.print(Text.assemble(verdict, shown(f" {finding.check:<16} {finding.found}")))
     if finding.advice:
-        screen.print(f"{'':<9}→ {finding.advice}", markup=False)
+        screen.print(Text(f"{'':<9}→ {shown(finding.advice)}"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from maniple.cli.agents import DEAF
 from maniple.cli.control import ask_over, operator_plane
@@ -22,6 +23,7 @@ from maniple.cli.output import (
 from maniple.control import UNTOLD, Drain, agent_key
 from maniple.errors import BrokerUnavailable, RequestFailed
 from maniple.service.broker import ControlPlane
+from maniple.shown import shown
 
 PERIOD = 0.5
 WAY_OUT = 5.0  # seconds that an agent has for it beyond the drain timeout
@@ -95,13 +97,13 @@ async def _until_gone(
     patience = WAY_OUT + kept["heartbeat"] + kept["failed"]  # if it dies on its way
     deadline = loop.time() + (LONGEST if timeout is None else timeout) + patience
     seen = before
-    with error_console().status(f"{agent} drains") as status:
+    with error_console().status(Text(shown(f"{agent} drains"))) as status:
         while seen["state"] not in ENDS and loop.time() < deadline:
             await asyncio.sleep(PERIOD)
             seen = await _look(plane, agent, seen)
             if is_another(before, seen):
                 return {**seen, "state": "left"}  # and somebody has started it again
-            status.update(f"{agent} drains: {seen['in_flight']} running")
+            status.update(Text(shown(f"{agent} drains: {seen['in_flight']} running")))
     return seen
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Coroutine
@@ -11,10 +12,12 @@ from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from maniple.clusters import Cluster, find_cluster
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.loops import new_event_loop
+from maniple.shown import shown, shown_json
 
 T = TypeVar("T")
 
@@ -116,16 +119,26 @@ def _code(error: Exception) -> ExitCode:
 
 def complain(message: str) -> None:
     """Say what is wrong, in one line on standard error."""
-    sys.stderr.write(f"maniple: {' '.join(message.split())}\n")
+    sys.stderr.write(f"maniple: {shown(' '.join(message.split()))}\n")
 
 
 def print_line(text: str) -> None:
-    """Print a line of output as it is."""
-    sys.stdout.write(f"{text}\n")
+    """Print text of ours, perhaps in several lines; what others have said in it is `shown`."""
+    lines = map(shown, text.split("\n"))
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def print_json(value: Any) -> None:
+    """Print for programs."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    sys.stdout.write(f"{shown_json(text)}\n")
 
 
 def print_bytes(line: bytes) -> None:
-    """Print a line that is already encoded as UTF-8."""
+    """Print a line of JSON that is already encoded: byte for byte, but not to a terminal."""
+    if sys.stdout.isatty():
+        sys.stdout.write(shown_json(line.decode()) + "\n")
+        return
     with contextlib.suppress(AttributeError):  # a test's stand-in for standard output
         sys.stdout.buffer.write(line + b"\n")
         return
@@ -134,9 +147,15 @@ def print_bytes(line: bytes) -> None:
 
 def console() -> Console:
     """Return where tables go: standard output, plain unless it is a terminal."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    soft_wrap = not sys.stdout.isatty()
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+
+
+def cells(*values: object) -> tuple[Text, ...]:
+    """Return a row of a table: what others have said is neither markup nor more than text."""
+    return tuple(Text(shown(value)) for value in values)
 
 
 def error_console() -> Console:
     """Return where progress bars go: standard error."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -95,7 +95,10 @@ async def _single(
         handle = await client.submit_task(task)
         if not wait:
             identity: dict[str, Any] = {"id": handle.id, "tenant": handle.tenant}
-            print_line(codec.encode(identity).decode() if as_json else handle.id)
+            if as_json:
+                print_bytes(codec.encode(identity))
+            else:
+                print_line(handle.id)
             return ExitCode.DONE
         result = await handle.outcome(timeout)
     error = error_of(result)

@@ -76,7 +76,10 @@ class Bars:
     def __init__(self, console: Console) -> None:
         """Draw on `console`."""
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(), console=console
+            TextColumn("{task.description}", markup=False),
+            BarColumn(40),
+            MofNCompleteColumn(),
+            console=console,
         )
         self._bars: dict[str, TaskID] = {}
 

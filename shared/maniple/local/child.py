@@ -30,6 +30,9 @@ class ChildState(StrEnum):
     ENDED = "ended"
 
 
+UMASK = 0o077  # logs and the broker's files have payloads in them, others passwords
+
+
 @dataclass(frozen=True)
 class ChildSpec:
     """What to run: `argv` with `env` added to ours, its output appended to `log`."""
@@ -142,8 +145,9 @@ class Child:
         return f"{self.spec.name}: {how}; last lines of {self.spec.log}:\n{tail_of(self.spec.log)}"
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        self.spec.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.spec.log.open("ab") as log:
+        self.spec.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with os.fdopen(os.open(self.spec.log, flags, 0o600), "ab") as log:
             try:
                 process = await asyncio.create_subprocess_exec(
                     *self.spec.argv,
@@ -152,6 +156,7 @@ class Child:
                     stderr=asyncio.subprocess.STDOUT,
                     env={**os.environ, **self.spec.env},
                     start_new_session=True,
+                    umask=UMASK,
                 )
             except FileNotFoundError as error:
                 raise ServerMissing(f"{self.spec.name}: {error.filename} is not there") from error

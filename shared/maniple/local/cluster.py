@@ -161,7 +161,7 @@ class Cluster:
     def _make_folder(self) -> Path:
         if self.options.data_dir is not None:
             folder = self.options.data_dir.absolute()
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return folder
         folder = Path(tempfile.mkdtemp(prefix="maniple-"))
         self._reaper.watch_folder(folder)
@@ -225,6 +225,7 @@ class Cluster:
             # The broker lets a user close its own connections: the registry acts as the agents.
             environ["MANIPLE_MANAGEMENT_URL"] = self.servers.management_url(Role.AGENT)
         if service == "agent":
+            environ["MANIPLE_CLIENT_URL"] = self.servers.broker_url(Role.CLIENT)
             environ["MANIPLE_HANDLERS"] = ",".join(self.options.handlers)
             paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
             environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

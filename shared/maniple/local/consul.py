@@ -56,7 +56,7 @@ class ConsulServer:
 
     async def _start(self) -> None:
         program = programs.consul()
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.port, server, serf = free_ports(3)
         argv = [str(program), *self._arguments(server, serf)]
         if await _version(program) >= GRPC_TLS_SINCE:

@@ -125,20 +125,19 @@ class RabbitMQServer:
         return status == OK
 
     def _write_files(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in ("home", "conf.d"):
-            (self.data_dir / folder).mkdir(exist_ok=True)
+            (self.data_dir / folder).mkdir(mode=0o700, exist_ok=True)
         cookie = self.data_dir / "home" / ".erlang.cookie"
         cookie.unlink(missing_ok=True)
         _write_private(cookie, secrets.token_hex(20), mode=0o400)
         definitions = self.data_dir / "definitions.json"
         _write_private(definitions, json.dumps(rendered(self.environment, self.passwords)))
-        (self.data_dir / "rabbitmq-env.conf").write_text("")
-        (self.data_dir / "advanced.config").write_text("[].\n")
-        (self.data_dir / "enabled_plugins").write_text(
-            "[rabbitmq_management,rabbitmq_prometheus].\n"
-        )
-        (self.data_dir / "rabbitmq.conf").write_text(self._configuration(definitions))
+        plugins = "[rabbitmq_management,rabbitmq_prometheus].\n"
+        _write_private(self.data_dir / "rabbitmq-env.conf", "")
+        _write_private(self.data_dir / "advanced.config", "[].\n")
+        _write_private(self.data_dir / "enabled_plugins", plugins)
+        _write_private(self.data_dir / "rabbitmq.conf", self._configuration(definitions))
 
     def _configuration(self, definitions: Path) -> str:
         settings = {

@@ -1,14 +1,19 @@
 """What Consul's answers say, as values, and what it is asked and told."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
 
 from maniple.timings import Catalog
 
 DEREGISTER_AFTER = "1m"  # Consul's own minimum
 SELECTED = 20  # instances asked for in one call
+
+log = structlog.get_logger("maniple.consul")
+T = TypeVar("T")
 
 
 def service_name(kind: str) -> str:
@@ -66,9 +71,25 @@ class Put:
     cas: int | None = None
 
 
+def each(read: Callable[[Any], T], items: Iterable[Any] | None) -> list[T]:
+    """Read items one by one; one that is not as Consul writes it costs no other, and is told."""
+    found, odd = list[T](), 0
+    for item in items or ():
+        if item is None:  # as a key that is not there
+            continue
+        try:
+            found.append(read(item))
+        except UNREADABLE:
+            odd += 1
+    if odd:
+        log.warning("Consul told what cannot be read", number=odd)
+    return found
+
+
 def entry_of(item: Mapping[str, Any]) -> Entry:
     """Read one item of `/v1/kv`, its value already decoded."""
-    return Entry(item["Key"], item["Value"] or b"", item["ModifyIndex"], item.get("Session"))
+    index = int(item["ModifyIndex"])
+    return Entry(str(item["Key"]), item["Value"] or b"", index, item.get("Session"))
 
 
 def operation_of(put: Put) -> dict[str, Any]:
@@ -78,6 +99,7 @@ def operation_of(put: Put) -> dict[str, Any]:
     return {"KV": {**verb, "Key": put.key, "Value": value}}
 
 
+UNREADABLE = (LookupError, TypeError, AttributeError, ValueError)
 _WORSE = ("passing", "warning", "critical")
 
 
@@ -102,11 +124,18 @@ def instance_of(found: Mapping[str, Any]) -> Instance:
 def ailing_of(found: Iterable[Mapping[str, Any]], prefix: str, tag: str) -> list[Ailing]:
     """Read `/v1/health/state/critical`: instances with a tag of services that begin so."""
     checks: dict[tuple[str, str, str], set[str]] = {}
-    for item in found:
-        name = item.get("ServiceName") or ""
-        if name.startswith(prefix) and tag in (item.get("ServiceTags") or ()):
-            checks.setdefault((item["ServiceID"], name, item["Node"]), set()).add(item["CheckID"])
+    for which, check in filter(None, each(lambda item: _check_of(item, prefix, tag), found)):
+        checks.setdefault(which, set()).add(check)
     return [Ailing(*who, critical=frozenset(which)) for who, which in checks.items()]
+
+
+def _check_of(
+    item: Mapping[str, Any], prefix: str, tag: str
+) -> tuple[tuple[str, str, str], str] | None:
+    name = item.get("ServiceName") or ""
+    if not name.startswith(prefix) or tag not in (item.get("ServiceTags") or ()):
+        return None
+    return (item["ServiceID"], name, item["Node"]), item["CheckID"]
 
 
 def checks_of(http_id: str, url: str, times: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:

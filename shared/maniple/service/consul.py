@@ -19,13 +19,16 @@ import requests
 from consul import std
 
 from maniple.errors import ManipleError
+from maniple.service.bounded_http import BoundedSession
 from maniple.service.catalog import (
+    UNREADABLE,
     Ailing,
     Entry,
     Instance,
     Put,
     ailing_of,
     checks_of,
+    each,
     entry_of,
     instance_of,
     operation_of,
@@ -35,6 +38,9 @@ from maniple.timings import Catalog
 
 CALL_TIMEOUT = 3.0  # seconds
 THREADS = 4
+MOST_DIGITS = 20  # of an index
+MOST_BYTES = 64 * 1024 * 1024  # of an answer: some ten thousand agents, or keys at their largest
+MOST_TOLD = 500  # characters of an error
 CREATE_ONLY = 0  # compare-and-set index of a key that must not exist yet
 
 T = TypeVar("T")
@@ -125,43 +131,42 @@ class Consul:
 
     async def registered(self, instance: str) -> bool:
         """Whether the agent knows this instance and its TTL check."""
-        return ttl_check(instance) in await self._call(lambda c: c.agent.checks())
+        return await self._call(lambda c: ttl_check(instance) in c.agent.checks())
 
     # --- everybody's ---------------------------------------------------------------------
 
     async def services(self) -> dict[str, list[str]]:
         """Names of all services, each with its tags."""
-        return dict((await self._call(lambda c: c.catalog.services()))[1])
+        return await self._call(lambda c: dict(c.catalog.services()[1]))
 
     async def instances(self, service: str) -> list[Instance]:
         """Every instance of a service, healthy or not, by id."""
-        _, found = await self._call(lambda c: c.health.service(service))
-        return sorted(map(instance_of, found or ()), key=lambda i: i.id)
+        found = await self._call(lambda c: each(instance_of, c.health.service(service)[1]))
+        return sorted(found, key=lambda i: i.id)
 
     async def some_instances(self, service: str, ids: Iterable[str]) -> list[Instance]:
         """Those instances of a service that have one of these ids, by id."""
         found: list[Instance] = []
         for query in selecting(ids):
-            answer = await self._call(partial(_filtered, service=service, query=query))
-            found += map(instance_of, answer)
+            found += await self._call(partial(_filtered, service=service, query=query))
         return found
 
     async def ailing(self, prefix: str, tag: str) -> list[Ailing]:
         """Instances with critical checks, of the services that begin so, that bear a tag."""
-        _, found = await self._call(lambda c: c.health.state("critical"))
-        return ailing_of(found or (), prefix, tag)
+        return await self._call(
+            lambda c: ailing_of(c.health.state("critical")[1] or (), prefix, tag)
+        )
 
     # --- key-value store -----------------------------------------------------------------
 
     async def kv_get(self, key: str) -> Entry | None:
         """Read one key."""
-        _, found = await self._call(lambda c: c.kv.get(key))
-        return entry_of(found) if found else None
+        found = await self._call(lambda c: each(entry_of, [c.kv.get(key)[1]]))
+        return found[0] if found else None
 
     async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
         """Read all keys with a prefix, and the index at which this was so."""
-        index, found = await self._call(lambda c: c.kv.get(prefix, recurse=True))
-        return int(index or 0), [entry_of(item) for item in found or ()]
+        return await self._call(lambda c: _listed(c.kv.get(prefix, recurse=True)))
 
     async def watch(self, prefix: str, index: int, wait: float = 30.0) -> tuple[int, list[Entry]]:
         """Like `kv_list`, but waits up to `wait` seconds for something newer than `index`.
@@ -169,12 +174,13 @@ class Consul:
         An index that went backwards (Consul was restarted) comes back as it is: pass on what
         you are given.
         """
-        query: Callable[[Any], Any] = lambda c: c.kv.get(  # noqa: E731 - typed for mypy
-            prefix, recurse=True, index=max(1, index), wait=f"{wait:g}s"
-        )
+
+        def query(client: Any) -> tuple[int, list[Entry]]:
+            asked = {"index": max(1, index), "wait": f"{wait:g}s"}
+            return _listed(client.kv.get(prefix, recurse=True, **asked))
+
         # Consul adds up to a sixteenth of jitter to `wait`.
-        found_at, found = await self._call_alone(query, wait * 17 / 16 + CALL_TIMEOUT)
-        return int(found_at or 0), [entry_of(item) for item in found or ()]
+        return await self._call_alone(query, wait * 17 / 16 + CALL_TIMEOUT)
 
     async def kv_put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
         """Write a key. With `cas` only if its index is that one, `CREATE_ONLY` if it is new."""
@@ -227,7 +233,7 @@ class Consul:
         client = std.Consul.__new__(std.Consul)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         client.http = client.http_connect(parts.hostname, port, parts.scheme, timeout=timeout)
-        client.http.session.trust_env = False  # no proxy between a process and its own agent
+        client.http.session = BoundedSession(MOST_BYTES)
         client.token, client.dc, client.consistency = self._token, None, "default"
         for part in ("Agent", "Catalog", "Health", "KV", "Session", "Txn"):
             setattr(client, part.lower(), getattr(std.Consul, part)(client))
@@ -277,19 +283,30 @@ def ttl_check(instance: str) -> str:
     return f"ttl:{instance}"
 
 
-def _filtered(client: Any, *, service: str, query: str) -> Any:
+def _listed(answer: tuple[Any, Any]) -> tuple[int, list[Entry]]:
+    told, found = answer
+    # An index that is none is taken for that of a Consul that began anew.
+    is_one = str(told).isdecimal() and len(str(told)) <= MOST_DIGITS
+    return int(told) if is_one else 0, each(entry_of, found)
+
+
+def _filtered(client: Any, *, service: str, query: str) -> list[Instance]:
     # The library's own `health.service` has no filter.
     headers = {"X-Consul-Token": client.token} if client.token else {}
     path, params = f"/v1/health/service/{service}", [("filter", query)]
-    return client.http.get(consul2.base.CB.json(), path=path, params=params, headers=headers)
+    found = client.http.get(consul2.base.CB.json(), path=path, params=params, headers=headers)
+    return each(instance_of, found)
 
 
 def _translated(work: Callable[[Any], T], client: Any) -> T:
     try:
         return work(client)
     except (consul2.base.ClientError, consul2.base.BadRequest, consul2.NotFound) as error:
-        raise ConsulRefused(str(error)) from error
+        raise ConsulRefused(str(error)[:MOST_TOLD]) from error
     except (consul2.ACLDisabled, consul2.ACLPermissionDenied) as error:
-        raise ConsulRefused(f"Consul: permission denied: {error}") from error
+        raise ConsulRefused(f"Consul: permission denied: {error}"[:MOST_TOLD]) from error
     except (requests.RequestException, consul2.ConsulException, OSError, ValueError) as error:
-        raise ConsulUnavailable(f"Consul: {error}") from error
+        raise ConsulUnavailable(f"Consul: {error}"[:MOST_TOLD]) from error
+    except (*UNREADABLE, RecursionError) as error:
+        # No Consul answers so: what listens there is something else, or what came is not whole.
+        raise ConsulUnavailable(f"Consul: not its answer: {error!r}"[:MOST_TOLD]) from error

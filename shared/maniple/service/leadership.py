@@ -17,6 +17,8 @@ from maniple.service.runner import Runtime
 
 LAST_WORD = 1.0
 COMPONENT = "leader"
+MOST_OF_A_NAME = 100  # of an instance, see `ServiceSettings`
+SOMEBODY = "somebody who is none of ours"
 
 
 class Leadership:
@@ -79,7 +81,7 @@ class Leadership:
             return self._instance if await self._acquire() else ""
         if entry.session == self._session:
             return self._instance
-        holder = entry.value.decode("utf-8", "replace")
+        holder = _name(entry.value)
         if holder != self._instance:
             return holder
         # An earlier life of ours, or a session whose beginning we were not told.
@@ -117,3 +119,9 @@ class Leadership:
                     # ends with our check.
                     await self._consul.release(self._key, session)
                     await self._consul.destroy_session(session)
+
+
+def _name(value: bytes) -> str:
+    """Return who holds a lock, by what is written there."""
+    name = value.decode("utf-8", "replace")
+    return name if name.isprintable() and 0 < len(name) <= MOST_OF_A_NAME else SOMEBODY

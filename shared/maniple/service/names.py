@@ -136,7 +136,7 @@ QUEUES_HELD_BACK = GaugeName(
 )
 CONTROL_DROPPED = CounterName(
     "maniple_control_messages_dropped",
-    "Messages of the control plane not acted on: undecodable, or the handler failed",
+    "Messages of the control plane not acted on: undecodable, of the future, or it failed",
     ("reason",),
 )
 

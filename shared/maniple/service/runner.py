@@ -29,7 +29,7 @@ from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.health import Health, HealthServer
 from maniple.service.log_levels import LogLevels
 from maniple.service.presence import Presence, Pulse
-from maniple.service.settings import WRONG_USAGE, ServiceSettings
+from maniple.service.settings import WRONG_USAGE, ServiceSettings, leave_no_secrets
 from maniple.service.telemetry import Metrics, configure_logging, get_logger, process_metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer, make_tracer
 
@@ -318,6 +318,7 @@ def run(settings: ServiceSettings, build: Build) -> None:
     1: something crashed or was not drained in time; 2: a setting is wrong.
     """
     configure_logging(settings)
+    leave_no_secrets(settings)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             code = runner.run(_main(settings, build))

@@ -29,6 +29,7 @@ from pydantic_settings import (
 
 from maniple.timings import LEAST_SCALE, MOST_SCALE, Timings, WrongTimings
 
+_SECRET_ENDS = ("_TOKEN", "_PASSWORD", "_SECRET")
 PREFIX = "MANIPLE_"
 WRONG_USAGE = 2
 DEFAULT_ENVIRONMENT = "default"
@@ -173,6 +174,11 @@ class ServiceSettings(BaseSettings):
         )
 
     @property
+    def handed_on(self) -> dict[str, str]:
+        """Variables for the code that this process runs for others, and for its children."""
+        return {}
+
+    @property
     def environment(self) -> str:
         """Name of the environment: the vhost's, everywhere."""
         return environment_of(self.broker_url)
@@ -242,3 +248,32 @@ def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
         reason = f"{PREFIX}*: {error}"
     sys.stderr.write(f"{program}: {reason}\n")
     raise SystemExit(WRONG_USAGE)
+
+
+def leave_no_secrets(settings: ServiceSettings) -> None:
+    """Take what is secret out of the environment, and what is `handed_on` into it.
+
+    Children inherit it, and code of others reads it, in tracebacks too. Known weakness: the system
+    shows the user of a process with what variables and arguments it was started, and code that
+    runs in the process can find the settings themselves.
+    """
+    kind = type(settings)
+    for name in [*os.environ]:
+        if _is_secret(name, os.environ[name], kind):
+            del os.environ[name]
+    os.environ.update(settings.handed_on)
+    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    if given & {_flag(name) for name in _secret_fields(kind)}:
+        del sys.argv[1:]
+
+
+def _secret_fields(kind: type[ServiceSettings]) -> set[str]:
+    return {name for name, field in kind.model_fields.items() if not field.repr}
+
+
+def _is_secret(variable: str, value: str, kind: type[ServiceSettings]) -> bool:
+    name = variable.upper()
+    if not name.startswith(PREFIX):
+        return False
+    is_field = name.removeprefix(PREFIX).lower() in _secret_fields(kind)
+    return is_field or name.endswith(_SECRET_ENDS) or without_password(value) != value

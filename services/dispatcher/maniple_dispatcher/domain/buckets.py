@@ -73,7 +73,7 @@ class _Bucket:
 
     def fill(self, terms: Terms, now: float) -> None:
         """Let it fill until now by the terms of now: those of before may be none."""
-        level = _level(self, terms, now)
+        level = max(-terms.most_owed, _level(self, terms, now))
         over = self.level + max(0.0, now - self.at) * terms.rate - level
         if over > 0:
             self.spilled = min(over + self.spilled_lately(now), self.remembers * terms.rate)

@@ -26,6 +26,7 @@ from maniple.timings import Expiry
 from maniple.topology import lane_queues, suspect_lane
 
 MOST_LANES = 4096
+MOST_OF_A_NAME = 255 - len(lane_queues("")[1].name)  # in the name of the queue of its suspects
 MOST_DUE = 500
 MOST_BLANK = 8
 MOST_SLOW = 50  # looks at once, of those that nothing presses
@@ -191,7 +192,7 @@ class LaneDeadlines:
     def _begin(self, lane: str) -> _Lane | None:
         # What is known exists in the broker, so outsiders cannot name more and more; still, lanes
         # beyond the bound are left to their agents.
-        if len(self._lanes) >= MOST_LANES or not _is_lane(lane):
+        if len(self._lanes) >= MOST_LANES or not is_lane(lane):
             return None
         first, suspects = (Place(lane, queue.name) for queue in lane_queues(lane))
         self._places |= {place.queue: place for place in (first, suspects)}
@@ -310,6 +311,9 @@ class LaneDeadlines:
         place.not_before = place.look_at = now + min(pause, self.times.longest)
 
 
-def _is_lane(name: str) -> bool:
+def is_lane(name: str) -> bool:
+    """Tell whether a lane can be called so."""
+    if len(name) > MOST_OF_A_NAME:
+        return False
     capability, at, variant = name.partition("@")
     return bool(_CAPABILITY.match(capability)) and (not at or bool(_VARIANT.match(variant)))

@@ -5,12 +5,13 @@ who owns it now writes it too, and of two statements the later one counts.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.domain.lane_deadlines import is_lane
 
 OLD = 86_400.0
 """Seconds after which a breaker that nobody has changed is forgotten: none is open for so long."""
@@ -18,6 +19,9 @@ IN_USE = 3600.0
 """Seconds after which a bulkhead that nobody has used is taken to have no tasks."""
 LARGEST = 1e300
 MOST_EPOCHS = 2**53
+MOST_OF_A_KEY = 16_384  # characters of the name of a bucket or bulkhead
+MOST_KEPT = 20_000
+"""Of all dispatchers together, of each kind; one that owns the most writes some thousands."""
 SLACK = 2.0
 """Seconds by which the times of two statements may differ that say the same."""
 HALF = 0.5
@@ -34,6 +38,7 @@ Room = tuple[int, tuple[str, ...], float]
 
 Without any lane nobody knows where they went.
 """
+T = TypeVar("T", Level, Breaker, Room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,9 @@ def read(value: bytes, now: float) -> Notes:
     if not isinstance(kept, dict):
         raise ValueError("must be a JSON object")  # noqa: TRY004 - all that is unusable is one error
     levels = {key: _level(one, now) for key, one in _entries(kept.get("levels"))}
-    breakers = {lane: _breaker(one, now) for lane, one in _entries(kept.get("breakers"))}
+    breakers = {
+        lane: _breaker(one, now) for lane, one in _entries(kept.get("breakers")) if is_lane(lane)
+    }
     rooms = {key: _room(one, now) for key, one in _entries(kept.get("rooms"))}
     return Notes(
         {key: level for key, level in levels.items() if level is not None},
@@ -83,21 +90,24 @@ def read(value: bytes, now: float) -> Notes:
 
 
 def latest(notes: Iterable[Notes]) -> Notes:
-    """Return of each bucket and lane what was said last."""
+    """Return of each bucket and lane what was said last, and of too many the first."""
     levels: dict[str, Level] = {}
     breakers: dict[str, Breaker] = {}
     rooms: dict[str, Room] = {}
     for one in notes:
         for key, room in one.rooms.items():
-            if key not in rooms or (room[2], room[0]) > (rooms[key][2], rooms[key][0]):
-                rooms[key] = room
+            _keep(rooms, key, room, lambda room: (room[2], room[0]))
         for key, level in one.levels.items():
-            if key not in levels or (level[3], -level[0]) > (levels[key][3], -levels[key][0]):
-                levels[key] = level
+            _keep(levels, key, level, lambda level: (level[3], -level[0]))
         for lane, breaker in one.breakers.items():
-            if lane not in breakers or breaker[1] > breakers[lane][1]:
-                breakers[lane] = breaker
+            _keep(breakers, lane, breaker, lambda breaker: breaker[1])
     return Notes(levels, breakers, rooms=rooms)
+
+
+def _keep(kept: dict[str, T], key: str, one: T, age: Callable[[T], Any]) -> None:
+    known = kept.get(key)
+    if len(kept) < MOST_KEPT if known is None else age(one) > age(known):
+        kept[key] = one
 
 
 def with_ours(before: Notes, ours: Notes) -> Notes:
@@ -131,7 +141,8 @@ def _is_same_breaker(one: Breaker, other: Breaker) -> bool:
 
 
 def _entries(value: Any) -> Iterable[tuple[str, Any]]:
-    return value.items() if isinstance(value, dict) else ()
+    entries = value.items() if isinstance(value, dict) else ()
+    return (entry for entry in entries if len(entry[0]) <= MOST_OF_A_KEY)
 
 
 def _level(value: Any, now: float) -> Level | None:
@@ -141,7 +152,9 @@ def _level(value: Any, now: float) -> Level | None:
     level, rate, capacity, at = (_number(one) for one in value[: len(_FIELDS)])
     if level is None or rate is None or capacity is None or at is None or not rate > 0 < capacity:
         return None
-    return min(level, capacity), rate, capacity, min(now, at)
+    # None can owe more than it gets in the time after which it counts as full.
+    level = min(max(level, -capacity - rate * OLDEST), capacity)
+    return level, rate, capacity, min(now, at)
 
 
 def _breaker(value: Any, now: float) -> Breaker | None:
@@ -158,7 +171,7 @@ def _room(value: Any, now: float) -> Room | None:
     if not isinstance(value, list):
         return None
     match value[:3]:
-        case [int(number), [*lanes], at] if _is_count(number) and _are_texts(lanes):
+        case [int(number), [*lanes], at] if _is_count(number) and _are_lanes(lanes):
             since = _number(at)
             return None if since is None else (number, tuple(lanes), min(now, since))
     return None
@@ -168,8 +181,8 @@ def _is_count(number: int) -> bool:
     return number is not True and 0 < number < MOST_EPOCHS
 
 
-def _are_texts(values: list[Any]) -> bool:
-    return all(isinstance(one, str) for one in values)
+def _are_lanes(values: list[Any]) -> bool:
+    return all(isinstance(one, str) and is_lane(one) for one in values)
 
 
 def _number(value: Any) -> float | None:

@@ -1,8 +1,10 @@
 """Documents between which nothing decides, in a whole set of them."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from maniple.service.policies import InForce, Policy, ties
+from maniple.service.policies import InForce, Match, Policy
 
 
 def conflicts(among: Mapping[str, InForce], changed: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -10,12 +12,24 @@ def conflicts(among: Mapping[str, InForce], changed: Iterable[str]) -> Iterator[
 
     What a rollout leaves to the others is in force too, and counts.
     """
+    peers = defaultdict[Any, list[tuple[str, Match]]](list)
+    for key, one in among.items():
+        for document in _documents(one):
+            peers[_rank(document)].append((key, document.match))
     for key in changed:
-        for other, in_force in among.items():
-            if other != key and any(
-                any(ties(document, _documents(in_force))) for document in _documents(among[key])
-            ):
-                yield key, other
+        tied = {
+            other: None
+            for document in _documents(among[key])
+            for other, match in peers[_rank(document)]
+            if other != key and match.overlaps(document.match)
+        }
+        for other in tied:
+            yield key, other
+
+
+def _rank(document: Policy) -> tuple[Any, ...]:
+    """Return what two documents have in common that nothing decides between."""
+    return (document.kind, *document.match.specificity)
 
 
 def _documents(one: InForce) -> tuple[Policy, ...]:

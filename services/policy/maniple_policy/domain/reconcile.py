@@ -15,6 +15,7 @@ from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored
 
 _Above = tuple[datetime, int]
 """When an edit was found, and what its version is to be above."""
+MOST_SAID = 500  # characters about what cannot be used
 NEW = 0  # compare-and-set index of a key that must not exist yet
 
 
@@ -76,7 +77,7 @@ def reconcile(
         try:
             record_or_bare = read(key, found.value)
         except ValueError as error:
-            plan.invalid[key] = str(error)
+            plan.invalid[key] = str(error)[:MOST_SAID]
             continue
         _compare(plan, ours.get(key), record_or_bare, index=found.index, above=(now, floor))
     _refuse_ties(plan, ours, theirs)
@@ -85,15 +86,16 @@ def reconcile(
 
 def _refuse_ties(plan: Plan, ours: Mapping[str, Stored], theirs: Mapping[str, Found]) -> None:
     """Leave out news that ties with something; of two news the one that was written later."""
-    while news := plan.news:
-        # Of what Consul holds as something unusable, processes may have different last good ones.
-        usable = {key: record for key, record in ours.items() if key not in plan.invalid} | news
-        in_force = {key: r.in_force for key, r in usable.items() if not r.deleted}
-        pairs = conflicts(in_force, (key for key in news if key in in_force))
-        latest = max(pairs, key=lambda pair: (theirs[pair[0]].index, pair), default=None)
-        if latest is None:
-            return
-        plan.refuse(*latest)
+    news = plan.news
+    # Of what Consul holds as something unusable, processes may have different last good ones.
+    usable = {key: record for key, record in ours.items() if key not in plan.invalid} | news
+    in_force = {key: r.in_force for key, r in usable.items() if not r.deleted}
+    pairs = conflicts(in_force, (key for key in news if key in in_force))
+    refused = set[str]()
+    for pair in sorted(pairs, key=lambda pair: (theirs[pair[0]].index, pair), reverse=True):
+        if refused.isdisjoint(pair):
+            plan.refuse(*pair)
+            refused.add(pair[0])
 
 
 def _compare(

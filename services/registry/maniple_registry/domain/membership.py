@@ -7,7 +7,16 @@ Pure: time is an argument. What may follow what is in `transitions`; what its la
 from dataclasses import replace
 from typing import Final
 
-from maniple.control import AgentId, AgentPhase, Announce, Heartbeat, Incarnation, Retire
+from maniple.control import (
+    AgentId,
+    AgentPhase,
+    Announce,
+    Heartbeat,
+    Incarnation,
+    Retire,
+    began,
+    is_of_the_future,
+)
 from maniple.events import (
     AgentDraining,
     AgentEvent,
@@ -53,18 +62,34 @@ def seed(agent: AgentId, life: str, heard: float, now: Instant) -> Decision:
 
 
 def decide(record: AgentRecord | None, heartbeat: Heartbeat, now: Instant) -> Decision:
-    """Take a heartbeat; one that is late, doubled or of an old incarnation changes no state."""
-    if record is None:
-        return _first(heartbeat, now)
-    if heartbeat.incarnation != record.incarnation:
-        if record.incarnation == UNKNOWN_LIFE:
-            return _meet(record, heartbeat, now)
-        return _other_incarnation(record, heartbeat, now)
+    """Take a heartbeat; one that is late, doubled or of an old incarnation changes no state.
+
+    Nor does one of an incarnation of the future: all that come after it would seem older.
+    """
+    if record is None or heartbeat.incarnation != record.incarnation:
+        return _another(record, heartbeat, now)
     if record.state is AgentState.FAILED:
         return Decision(record, commands=(Retire(incarnation=record.incarnation),))
     if record.state is AgentState.LEFT or heartbeat.sequence <= record.heartbeat.sequence:
         return Decision(record)
     return _hear(record, heartbeat, now)
+
+
+def _another(record: AgentRecord | None, heartbeat: Heartbeat, now: Instant) -> Decision:
+    if _cannot_be(record, heartbeat, now):
+        return Decision(record, refused=True)
+    if record is None:
+        return _first(heartbeat, now)
+    if record.incarnation == UNKNOWN_LIFE:
+        return _meet(record, heartbeat, now)
+    return _other_incarnation(record, heartbeat, now)
+
+
+def _cannot_be(record: AgentRecord | None, heartbeat: Heartbeat, now: Instant) -> bool:
+    # Its clock may be wrong, or ours. And one that comes back begins after the life that has ended.
+    before = began(record.incarnation) if record is not None else None
+    times = (now.at.timestamp(), heartbeat.sent_at.timestamp(), before or 0.0)
+    return is_of_the_future(heartbeat.incarnation, *times)
 
 
 def tick(record: AgentRecord, now: Instant, bounds: Bounds) -> Decision:
@@ -98,6 +123,8 @@ def check(record: AgentRecord, now: Instant, bounds: Bounds, *, critical: bool) 
 
 def learn(record: AgentRecord | None, event: AgentFailed, now: Instant) -> Decision:
     """Take that another registry has declared an incarnation failed: that is final for us too."""
+    if is_of_the_future(event.incarnation):
+        return Decision(record, refused=True)
     if record is None:
         if event.incarnation == UNKNOWN_LIFE:
             return Decision(None)

@@ -193,3 +193,5 @@ class Decision:
     events: tuple[AgentEvent, ...] = ()
     commands: tuple[Command, ...] = ()
     failed: tuple[AgentRecord, ...] = ()
+    refused: bool = False
+    """What was heard cannot be, and has changed nothing."""

@@ -8,7 +8,10 @@ from typing import Any
 
 import requests
 
+from maniple.service.bounded_http import BoundedSession
+
 TIMEOUT = 5.0
+MOST_BYTES = 32 * 1024 * 1024  # the management API tells of all queues at once
 DATE_STEP = 1.0  # seconds: HTTP's Date has no fractions
 
 
@@ -34,8 +37,7 @@ async def read(url: str, timeout: float = TIMEOUT) -> Page:
 
 
 def _read(url: str, timeout: float) -> Page:
-    with requests.Session() as session:
-        session.trust_env = False
+    with BoundedSession(MOST_BYTES) as session:
         sent = time.time()
         try:
             answer = session.get(url, timeout=timeout)
@@ -45,6 +47,8 @@ def _read(url: str, timeout: float) -> Page:
             raise PageUnread(f"answered {answer.status_code}: {answer.text[:200]}") from error
         except requests.RequestException as error:
             raise PageUnread(_reason(error)) from error
+        except (ValueError, RecursionError) as error:
+            raise PageUnread(f"answered what is no JSON of ours: {error!r}"[:200]) from error
 
 
 def _reason(error: requests.RequestException) -> str:
@@ -62,7 +66,7 @@ def least_ahead(date: str | None, sent: float, received: float) -> float | None:
         return None
     try:
         told = parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if told > received:
         return told - received

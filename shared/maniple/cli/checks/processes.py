@@ -88,10 +88,10 @@ async def _ask_each(instances: list[Instance], heard: Heard) -> None:
 def components(pages: Mapping[str, Mapping[str, Any]], listed: int) -> Finding:
     """Judge what processes tell at `/health`, by instance, of so many that are listed."""
     bad = [
-        f"{instance}: {name} is not ok ({component.get('detail') or 'it does not say why'})"
+        f"{instance}: {name} is not ok ({_dict(component).get('detail') or 'it does not say why'})"
         for instance, page in pages.items()
-        for name, component in page.get("components", {}).items()
-        if not component.get("ok")
+        for name, component in _dict(page.get("components")).items()
+        if not _dict(component).get("ok")
     ]
     found = f"{len(pages)} of {listed} processes asked"
     if bad:
@@ -100,6 +100,10 @@ def components(pages: Mapping[str, Mapping[str, Any]], listed: int) -> Finding:
         advice = "run this where they can be reached, as in 'docker compose run --rm cli doctor'"
         return Finding("health", Verdict.SKIPPED, f"{found}: none can be reached from here", advice)
     return Finding("health", Verdict.OK, f"{found}, every component is ok")
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 async def _look_at_leader(consul_url: str, heard: Heard) -> None:

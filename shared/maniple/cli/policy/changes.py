@@ -10,6 +10,7 @@ from maniple.cli.output import (
     ExitCode,
     JsonOption,
     complain,
+    print_json,
     print_line,
 )
 from maniple.cli.policy.common import (
@@ -20,11 +21,12 @@ from maniple.cli.policy.common import (
     ReasonOption,
     ask_policy,
     author,
-    print_json,
+    lines_of,
     which,
 )
 from maniple.cli.policy.files import Given, WrongFiles, read_all
 from maniple.service.policies import readable
+from maniple.shown import shown
 
 SourcesArgument = Annotated[
     list[str], typer.Argument(metavar="FILE|FOLDER|-", help="YAML or JSON; - is standard input.")
@@ -133,10 +135,10 @@ def _show(key: str, change: Mapping[str, Any]) -> None:
     print_line(f"{key}: {done} version {version}{', deleted' if change['deleted'] else ''}")
     if not change["dry_run"]:
         return
-    for line in change["diff"].splitlines():
+    for line in lines_of(change["diff"]):
         print_line(f"  {line}")
     if change["touches"] is None:
         print_line("  what it touches is not known: no registry has answered")
         return
-    touched = ", ".join(f"{name} ({agents})" for name, agents in change["touches"].items())
+    touched = ", ".join(f"{shown(name)} ({agents})" for name, agents in change["touches"].items())
     print_line(f"  touches capabilities (agents): {touched or 'none'}")

@@ -1,7 +1,6 @@
 """What the policy commands share: naming a policy, who changes it, asking the service."""
 
 import getpass
-import json
 import socket
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from maniple.cli.control import ask
-from maniple.cli.output import operator_url, print_line, run
+from maniple.cli.output import operator_url, run
 from maniple.service.policies import KINDS
 
 PATIENCE = 30.0  # seconds: a large folder is several transactions, and many events
@@ -61,9 +60,9 @@ def ask_policy(broker_url: str | None, op: str, body: Mapping[str, Any]) -> dict
     return run(asked())
 
 
-def print_json(value: Any) -> None:
-    """Print for programs."""
-    print_line(json.dumps(value, indent=2, ensure_ascii=False))
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a diff: nothing that somebody wrote in one makes two of it."""
+    return text.rstrip("\n").split("\n") if text else []
 
 
 def seconds_of(time: str) -> str:

@@ -10,12 +10,15 @@ from rich.table import Table
 from maniple.cli.output import (
     BrokerOption,
     JsonOption,
+    cells,
     complain,
     console,
+    print_json,
     print_line,
 )
-from maniple.cli.policy.common import NamesArgument, ask_policy, print_json, seconds_of, which
-from maniple.service.policies import as_yaml, parse_policy
+from maniple.cli.policy.common import NamesArgument, ask_policy, lines_of, seconds_of, which
+from maniple.service.policies import as_yaml, known_policy
+from maniple.shown import shown
 
 LabelsOption = Annotated[
     list[str] | None, typer.Option("--label", "-l", help="A label of the task, NAME=VALUE.")
@@ -30,7 +33,7 @@ def get(
     if as_json:
         print_json(found)
     else:
-        print_line(as_yaml(parse_policy(found["policy"])).rstrip())
+        print_line(as_yaml(known_policy(found["policy"])).rstrip())
 
 
 def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> None:
@@ -45,14 +48,15 @@ def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> No
                       pad_edge=False)  # fmt: skip
         for one in found:
             policy = one["policy"]
-            table.add_row(
+            row = (
                 f"{policy['kind']}/{policy['name']}",
-                str(policy["version"]),
+                policy["version"],
                 _match(policy["match"]),
                 _rollout(policy["rollout"]),
                 seconds_of(one["at"]),
                 one["author"],
             )
+            table.add_row(*cells(*row))
         console().print(table)
 
 
@@ -66,12 +70,12 @@ def history(
         return
     for revision in found["revisions"]:
         gone = ", deleted" if revision["deleted"] else ""
-        said = f": {revision['reason']}" if revision["reason"] else ""
+        said = f": {shown(revision['reason'])}" if revision["reason"] else ""
         print_line(
             f"version {revision['policy']['version']}{gone}, {seconds_of(revision['at'])} "
-            f"by {revision['author']}{said}"
+            f"by {shown(revision['author'])}{said}"
         )
-        for line in revision["diff"].splitlines()[2:]:
+        for line in lines_of(revision["diff"])[2:]:
             print_line(f"  {line}")
 
 
@@ -129,7 +133,8 @@ def explain(  # noqa: PLR0913 - a command's options
         table = Table("policy", "version", "", "why", "says", box=None, pad_edge=False)
         for one in found:
             says = _short(one["spec"]) if one["verdict"] in {"applies", "partly"} else ""
-            table.add_row(one["policy"], str(one["version"]), one["verdict"], one["reason"], says)
+            row = (one["policy"], one["version"], one["verdict"], one["reason"], says)
+            table.add_row(*cells(*row))
         console().print(table)
 
 

@@ -5,8 +5,16 @@ from typing import Any
 
 from rich.table import Table
 
-from maniple.cli.output import BrokerOption, JsonOption, complain, console, print_line
-from maniple.cli.policy.common import ask_policy, print_json
+from maniple.cli.output import (
+    BrokerOption,
+    JsonOption,
+    cells,
+    complain,
+    console,
+    print_json,
+    print_line,
+)
+from maniple.cli.policy.common import ask_policy
 
 OLDER_PERIOD = 30.0  # of a policy service that does not tell it yet
 COUNTS = ("have", "lag", "stale", "unknown")
@@ -35,7 +43,7 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
         )
     policies = Table("policy", "version", *COUNTS, box=None, pad_edge=False)
     for one in found["policies"]:
-        policies.add_row(one["policy"], str(one["version"]), *(str(one[name]) for name in COUNTS))
+        policies.add_row(*cells(one["policy"], one["version"], *(one[name] for name in COUNTS)))
     if found["policies"]:
         console().print(policies)
     else:
@@ -45,7 +53,7 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
         processes = Table("process", "service", "state", "heard", "behind", box=None,
                           pad_edge=False)  # fmt: skip
         for one in found["processes"]:
-            processes.add_row(*_row(one))
+            processes.add_row(*cells(*_row(one)))
         console().print(processes)
 
 

@@ -17,6 +17,7 @@ from maniple.service.policies.documents import (
     TimeoutPolicy,
     TtlPolicy,
     field_path,
+    known_policy,
     parse_policy,
 )
 from maniple.service.policies.explain import Explained, Question, Verdict, explain
@@ -56,6 +57,7 @@ __all__ = [
     "difference",
     "explain",
     "field_path",
+    "known_policy",
     "parse_policy",
     "readable",
     "ties",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
 from maniple.control import canonical
-from maniple.service.policies.matching import ANY, Match, StrictModel
+from maniple.service.policies.matching import ANY, NEW, Match, StrictModel
 from maniple.service.policies.specs import (
     CEILING,
     PLAIN,
@@ -26,6 +26,8 @@ from maniple.service.policies.specs import (
     TtlSpec,
 )
 
+MOST_VERSIONS = 2**40
+"""Those of thousands of policies together are then a revision, see `maniple.events`."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 
@@ -63,7 +65,7 @@ class _Policy(StrictModel):
     name: Name
     match: Match = Match()
     rollout: Rollout | None = None
-    version: int = Field(default=0, ge=0)
+    version: int = Field(default=0, ge=0, le=MOST_VERSIONS)
 
     @cached_property
     def key(self) -> str:
@@ -182,5 +184,10 @@ def field_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def parse_policy(value: Any) -> Policy:
-    """Read a document from a JSON value; raises `pydantic.ValidationError`."""
+    """Read a document that is to come into force; raises `pydantic.ValidationError`."""
+    return DOCUMENT.validate_python(value, context=NEW)
+
+
+def known_policy(value: Any) -> Policy:
+    """Read a document that is in force, or was; raises `pydantic.ValidationError`."""
     return DOCUMENT.validate_python(value)

@@ -10,18 +10,43 @@ first name in the alphabet wins.
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Protocol, get_args
+from itertools import zip_longest
+from typing import Annotated, Any, Final, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 ANY = "*"
+ONE = "?"
 REGION = "region"
 
 MATCHERS_KEPT = 8192
+MOST_STARS = 4
+MOST_PLACES = 1000
+"""Of all globs together that are tried for one text which all of them match; see `_walk`."""
+NEW: Final = {"new": True}
+"""Context in which a document is read that is to come into force, and was not before."""
 
-Glob = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+def _has_few_stars(glob: str, info: ValidationInfo) -> str:
+    # What an earlier release has taken stays in force.
+    if info.context == NEW and glob.count(ANY) > MOST_STARS:
+        raise ValueError(f"has more than {MOST_STARS} stars")
+    return glob
+
+
+Glob = Annotated[
+    str, StringConstraints(min_length=1, max_length=256), AfterValidator(_has_few_stars)
+]
 Matcher = Callable[[str], object]
 
 
@@ -76,7 +101,7 @@ class Match(StrictModel):
         """Sorts above that of every less specific match."""
         globs = [self.capability, self.tenant, *self.labels.values(), self.region, self.instance]
         used = [glob for glob in globs if glob != ANY]
-        literal = [len(glob) - glob.count("*") - glob.count("?") for glob in used]
+        literal = [len(glob) - glob.count(ANY) - glob.count(ONE) for glob in used]
         return (
             len(used) + sum(glob == ANY for glob in self.labels.values()),
             sum(not is_glob(glob) for glob in used),
@@ -89,18 +114,17 @@ class Match(StrictModel):
 
     def overlaps(self, other: "Match") -> bool:
         """Tell whether there can be a task, and a process, that both match."""
-        both = [
-            (self.capability, other.capability),
-            (self.tenant, other.tenant),
-            (self.instance, other.instance),
-            *(
-                (self.labels[name], other.labels[name])
+        return (
+            globs_overlap(self.capability, other.capability)
+            and globs_overlap(self.tenant, other.tenant)
+            and globs_overlap(self.instance, other.instance)
+            and all(
+                globs_overlap(self.labels[name], other.labels[name])
                 for name in self.labels.keys() & other.labels
                 if name != REGION
-            ),
-            (self.region, other.region, *self.region_labels, *other.region_labels),
-        ]
-        return all(globs_overlap(*globs) for globs in both)
+            )
+            and globs_overlap(self.region, other.region, *self.region_labels, *other.region_labels)
+        )
 
     @property
     def region_labels(self) -> tuple[str, ...]:
@@ -141,7 +165,7 @@ def ties(document: Selecting, others: Iterable[Selecting]) -> Iterator[Selecting
 
 def is_glob(text: str) -> bool:
     """Tell whether a selector has wildcards."""
-    return "*" in text or "?" in text
+    return ANY in text or ONE in text
 
 
 @lru_cache(MATCHERS_KEPT)  # every change makes a new set, of which nearly all is as it was
@@ -155,11 +179,73 @@ def matcher(glob: str) -> Matcher | None:
 
 
 def globs_overlap(*globs: str) -> bool:
-    """Tell whether some text matches all globs. Takes at most the product of their lengths."""
-    # Walk through all globs side by side, as if they were automata that read the same text.
+    """Tell whether some text matches all globs, in about as long as they are.
+
+    Where one has no stars and question marks, and several have stars, only so much is tried; what
+    is then not decided counts as an overlap.
+    """
+    asked = {*globs} - {ANY}
+    if len(asked) < 2:  # noqa: PLR2004 - nothing to compare it with
+        return True
+    starred = [glob.split(ANY) for glob in asked if ANY in glob]
+    whole = [glob for glob in asked if ANY not in glob]
+    begin = _merged(parts[0] for parts in starred)
+    end = _merged(parts[-1][::-1] for parts in starred)
+    if begin is None or end is None:
+        return False
+    # What they have between can be said one after the other: the stars of the others stand for it.
+    return not whole or _overlap_in_one_size(whole, starred, begin, end)
+
+
+def _overlap_in_one_size(
+    whole: Sequence[str], starred: Sequence[Sequence[str]], begin: str, end: str
+) -> bool:
+    """Tell whether some text matches globs without stars and these, which begin and end so."""
+    size = len(whole[0])
+    if any(len(parts[0]) + len(parts[-1]) > size for parts in starred):
+        return False
+    text = _merged([*whole, begin, end.ljust(size, ONE)[::-1]])
+    if text is None or any(len(glob) != size for glob in whole):
+        return False
+    free = [parts for parts in starred if any(parts[1:-1])]
+    if not all(_holds(text, parts) for parts in free):
+        return False
+    return len(free) < 2 or ONE not in text or _walk(text, *map(ANY.join, free))  # noqa: PLR2004 - one alone may have all of it
+
+
+def _merged(texts: Iterable[str]) -> str | None:
+    """Return what begins as each of these; None if two of them contradict each other."""
+    merged = ""
+    for text in texts:
+        longer, shorter = (merged, text) if len(merged) > len(text) else (text, merged)
+        if not longer.startswith(shorter):
+            if not _fits(longer[: len(shorter)], shorter):
+                return None
+            pairs = zip_longest(longer, shorter, fillvalue=ONE)
+            longer = "".join(b if a == ONE else a for a, b in pairs)
+        merged = longer
+    return merged
+
+
+def _holds(text: str, parts: Sequence[str]) -> bool:
+    """Tell whether a text with free letters can have these parts, in this order, apart."""
+    place, end = len(parts[0]), len(text) - len(parts[-1])
+    for part in parts[1:-1]:
+        while place + len(part) <= end and not _fits(text[place : place + len(part)], part):
+            place += 1
+        place += len(part)
+    return place <= end
+
+
+def _fits(text: str, part: str) -> bool:
+    return all(a == b or ONE in (a, b) for a, b in zip(text, part, strict=True))
+
+
+def _walk(*globs: str) -> bool:
+    """Walk through all globs side by side, as if they were automata that read the same text."""
     reached = {(0,) * len(globs)}
     waiting = list(reached)
-    while waiting:
+    while waiting and len(reached) < MOST_PLACES:
         places = waiting.pop()
         rests = [glob[place:] for glob, place in zip(globs, places, strict=True)]
         if not any(rest.strip(ANY) for rest in rests):
@@ -169,9 +255,9 @@ def globs_overlap(*globs: str) -> bool:
             for n, place in enumerate(places)
             if rests[n].startswith(ANY)
         }
-        letters = {rest[:1] for rest in rests} - {ANY, "?"}
+        letters = {rest[:1] for rest in rests} - {ANY, ONE}
         if "" not in letters and len(letters) <= 1:  # all can read the same letter
             steps.add(tuple(p + (rest[0] != ANY) for p, rest in zip(places, rests, strict=True)))
         waiting += steps - reached
         reached |= steps
-    return False
+    return bool(waiting)

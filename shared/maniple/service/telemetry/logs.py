@@ -10,11 +10,13 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.messages import Envelope
 from maniple.service.settings import ServiceSettings, without_password
+from maniple.shown import shown
 from maniple.tasks import current_task
 from maniple.traceparent import trace_id_of
 
 _CHATTY = ("faststream", "aiormq", "aio_pika", "pamqp", "urllib3", "uvicorn", "asyncio")
 
+_OF_LINES = ("exception", "stack")
 EventDict = MutableMapping[str, Any]
 
 
@@ -49,6 +51,14 @@ def _hide_passwords(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return event
 
 
+def _show(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if isinstance(value, str):
+            lines = value.split("\n") if key in _OF_LINES else [value]
+            event[key] = "\n".join(map(shown, lines))
+    return event
+
+
 def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -> None:
     """Send structlog and the standard library's logging, in one form, to `stream` (stderr)."""
     about = {"service": settings.service, "instance": settings.instance}
@@ -75,7 +85,7 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
         screen = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
-        last = [structlog.processors.format_exc_info, _hide_passwords, screen]
+        last = [structlog.processors.format_exc_info, _hide_passwords, _show, screen]
 
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(

@@ -1,0 +1,42 @@
+"""HTTP to servers that nobody vouches for: an answer is read up to a size, and no further."""
+
+import io
+from typing import Any
+
+import requests
+import urllib3.exceptions
+
+PIECE = 64 * 1024
+
+
+class BoundedSession(requests.Session):
+    """A session that asks past every proxy, and that takes an answer of at most `most` bytes.
+
+    A larger one is a `requests.RequestException`.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin; nothing is connected yet."""
+        super().__init__()
+        self.trust_env = False
+        self._most = most
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send one request and read its answer."""
+        answer = super().send(request, **{**kwargs, "stream": True})
+        try:
+            body = self._read(answer)
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.ConnectionError(error, request=request) from error
+        finally:
+            answer.close()
+        answer.raw = io.BytesIO(body)
+        return answer
+
+    def _read(self, answer: requests.Response) -> bytes:
+        body = bytearray()
+        for piece in answer.raw.stream(PIECE, decode_content=True):
+            body += piece
+            if len(body) > self._most:
+                raise requests.RequestException(f"the answer has more than {self._most:,} bytes")
+        return bytes(body)
