@@ -28,8 +28,9 @@ from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
+from maniple.loading import load_registry
 from maniple.messages import DEFAULT_TTL, Envelope, Failure, Progress, Result, Status, Task
-from maniple.tasks import Executor, TaskDefinition, TaskRegistry, load_registry
+from maniple.tasks import Executor, TaskDefinition, TaskRegistry
 
 AGENT = "testing"
 SLOTS = 16

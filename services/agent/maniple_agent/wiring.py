@@ -21,6 +21,7 @@ from maniple.control import (
     control_keys,
 )
 from maniple.identifiers import new_id
+from maniple.loading import load_registry
 from maniple.loops import new_event_loop
 from maniple.service.broker import ControlPlane
 from maniple.service.cluster_time import ClusterTime, follow
@@ -29,7 +30,7 @@ from maniple.service.outlets import ResultOutlet
 from maniple.service.runner import Runtime
 from maniple.service.telemetry.tracing import Tracer
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry, load_registry
+from maniple.tasks import TaskRegistry
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.deadlines import Known

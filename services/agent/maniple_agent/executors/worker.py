@@ -23,9 +23,10 @@ from maniple.codec import encode
 from maniple.errors import ConfigurationError
 from maniple.execution import encode_progress, run_sync
 from maniple.forks import keep_from_children, keep_signals_from_children
+from maniple.loading import load_registry
 from maniple.service.telemetry import configure_logging
 from maniple.service.telemetry.context import in_span
-from maniple.tasks import TaskContext, TaskRegistry, load_registry
+from maniple.tasks import TaskContext, TaskRegistry
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
 from maniple_agent.executors.latest import PERIOD
 from maniple_agent.executors.lifeline import die_with_agent
