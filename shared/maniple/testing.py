@@ -166,7 +166,8 @@ class _Run:
             envelope, timeout, AGENT, lambda value: self._report(envelope.attempt, value)
         )
         if definition.executor is Executor.ASYNC:
-            return await run_async(definition, context, envelope.payload)
+            # In a task of its own, as another attempt would find what this one sets.
+            return await self._loop.create_task(run_async(definition, context, envelope.payload))
         work = self._carrier.in_thread(lambda: run_sync(definition, context, envelope.payload))
         try:
             async with asyncio.timeout(timeout):

@@ -220,8 +220,12 @@ class _Process:
         await runtime.cancel_spawned()
         error = body.exception() if body.done() and not body.cancelled() else None
         if error is not None:
+            if isinstance(error, ConfigurationError):
+                # Of what was wrong in somebody's own code, its traceback; ours tells nothing more.
+                self.log.error("cannot start", reason=str(error), exc_info=error.__cause__)
+                return WRONG_USAGE
             self.log.error("process crashed", exc_info=error)
-            return WRONG_USAGE if isinstance(error, ConfigurationError) else CRASHED
+            return CRASHED
         return CRASHED if runtime.crashed or late else 0
 
     async def _measure_lag(self) -> None:

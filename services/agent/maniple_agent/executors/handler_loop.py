@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from time import monotonic
 
 import structlog
@@ -34,6 +35,7 @@ class HandlerLoop:
         self._clock = clock
         self._home = asyncio.get_running_loop()
         self._loop = loop
+        self._context = copy_context()  # what is set in it was set before there were tasks
         self._agent = agent
         self._collected = collected
         self._progress = progress
@@ -151,7 +153,8 @@ class HandlerLoop:
         while self._arrived:
             job = self._arrived.popleft()
             own: list[asyncio.Task[None]] = []
-            own.append(self._loop.create_task(self._run(job, own)))
+            work = self._run(job, own)
+            own.append(self._loop.create_task(work, context=self._context.copy()))
             self._created[own[0]] = job
 
     async def _run(self, job: Job, own: Sequence[asyncio.Task[None]]) -> None:
@@ -175,8 +178,9 @@ class HandlerLoop:
         self._finished.append((job, outcome, self._clock() - started))
         if not self._crossing:
             self._crossing = True
-            # At the end of this turn, so that all that finishes in it crosses together.
-            self._loop.call_soon(self._cross)
+            # At the end of this turn, so that all that finishes in it crosses together; without
+            # what this handler has set, which what follows over there would find.
+            self._loop.call_soon(self._cross, context=Context())
 
     async def _outcome(self, job: Job) -> Outcome:
         if job.settled:  # it was cancelled before it began: nobody hears this

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Sequence
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from time import monotonic
 
@@ -35,6 +36,7 @@ class ThreadExecutor:
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._home: asyncio.AbstractEventLoop | None = None
         self._none_until = 0.0
+        self._context = Context()
         self._log = structlog.get_logger("maniple.agent.executor")
 
     @property
@@ -53,8 +55,9 @@ class ThreadExecutor:
         return self.capacity if monotonic() >= self._none_until else len(self._threads)
 
     async def start(self, _spawn: Spawn) -> None:
-        """Remember the loop that outcomes are told on."""
+        """Remember the loop that outcomes are told on, and what is set before there are tasks."""
         self._home = asyncio.get_running_loop()
+        self._context = copy_context()
 
     async def stop(self) -> None:
         """Let idle threads end; busy ones end with the process."""
@@ -82,7 +85,8 @@ class ThreadExecutor:
 
     def _new_thread(self, loop: asyncio.AbstractEventLoop) -> bool:
         name = f"handler-{len(self._threads) + 1}"
-        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        run = self._context.copy().run
+        thread = threading.Thread(target=run, args=(self._serve,), name=name, daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:

@@ -58,9 +58,11 @@ def main(arguments: list[str]) -> None:
         sys.stderr.write(f"worker: {error}\n")
         raise SystemExit(2) from error
     _send(connection, Reply(ready=True))
+    folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     while (body := _receive(connection)) is not None:
         _send(connection, Reply(ready=True))
         _send(connection, _run(registry, _decode_call(body), connection))
+        os.fchdir(folder)  # where the next handler is, wherever this one went
 
 
 def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply:
