@@ -6,7 +6,7 @@ Used by the agent's executors, its worker processes, and `maniple.testing`.
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import lru_cache
 from typing import Any
@@ -15,13 +15,13 @@ import msgspec
 import structlog
 from msgspec import Raw, Struct
 
+from maniple.causes import MAX_MESSAGE, behind, text_of
 from maniple.codec import decode_value, encode, exceeds_depth
 from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped, TaskError
 from maniple.messages import MAX_DEPTH, MAX_OUTPUT, MAX_PROGRESS, Failure
 from maniple.tasks import TaskContext, TaskDefinition, current_task
 from maniple.values import dumps
 
-MAX_MESSAGE = 2000
 _PLAIN = (str, int, bool, type(None))
 
 
@@ -46,8 +46,19 @@ def timed_out(timeout: float) -> Outcome:
     return failed(ErrorCode.TIMEOUT, f"the attempt took longer than its {timeout:g} s")
 
 
+Heard = Callable[[BaseException], object]
+"""Takes what a handler raised, before it is an outcome; must not raise."""
+
+
+def _not_heard(_error: BaseException) -> None:
+    pass
+
+
 async def run_async(
-    definition: TaskDefinition, context: TaskContext, payload: bytes | Raw
+    definition: TaskDefinition,
+    context: TaskContext,
+    payload: bytes | Raw,
+    heard: Heard = _not_heard,
 ) -> Outcome:
     """Run an `async def` handler; it is cancelled at `context.timeout` seconds."""
     limit = asyncio.timeout(context.timeout)
@@ -60,41 +71,52 @@ async def run_async(
                 output = await output
         return Outcome(encode_output(output))
     except TimeoutError as error:
+        heard(error)
         # The handler's own TimeoutError is an error of the handler.
         return timed_out(context.timeout) if limit.expired() else of_exception(error)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise  # the process is ending
+        heard(error)
         return of_exception(error)
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        heard(error)
         return of_exception(error)
     finally:
         current_task.reset(token)
 
 
-def run_sync(definition: TaskDefinition, context: TaskContext, payload: bytes | Raw) -> Outcome:
+def run_sync(
+    definition: TaskDefinition,
+    context: TaskContext,
+    payload: bytes | Raw,
+    heard: Heard = _not_heard,
+) -> Outcome:
     """Run a plain handler in the calling thread; who calls it watches the time.
 
     What it sets in context variables ends with it.
     """
-    return copy_context().run(_run_here, definition, context, payload)
+    return copy_context().run(_run_here, definition, context, payload, heard)
 
 
-def _run_here(definition: TaskDefinition, context: TaskContext, payload: bytes | Raw) -> Outcome:
+def _run_here(
+    definition: TaskDefinition, context: TaskContext, payload: bytes | Raw, heard: Heard
+) -> Outcome:
     current_task.set(context)
     try:
         output = _called(definition, definition.decode(payload), context)
         if inspect.isawaitable(output):
             with asyncio.Runner() as runner:
-                return runner.run(_awaited(definition, output, context))
+                return runner.run(_awaited(definition, output, context, heard))
         return Outcome(encode_output(output))
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        heard(error)
         return of_exception(error)
 
 
 async def _awaited(
-    definition: TaskDefinition, output: Awaitable[Any], context: TaskContext
+    definition: TaskDefinition, output: Awaitable[Any], context: TaskContext, heard: Heard
 ) -> Outcome:
     """Await what a plain function has given, as a decorator does that hides an `async def`."""
     _warn_of_awaitable(definition.capability)
@@ -103,7 +125,10 @@ async def _awaited(
         async with limit:
             return Outcome(encode_output(await output))
     except TimeoutError as error:
-        return timed_out(context.timeout) if limit.expired() else of_exception(error)
+        if not limit.expired():
+            raise
+        heard(error)
+        return timed_out(context.timeout)
 
 
 @lru_cache(maxsize=1024)
@@ -140,25 +165,27 @@ def _told(error: BaseException) -> Outcome:
         code = ErrorCode(error.code)
         if not code.known:
             raise ValueError(f"{code} is no code of an error")
-        return failed(code, _text(error.message), retryable=False, detail=detail)
+        return failed(code, text_of(error.message), retryable=False, detail=detail)
     if isinstance(error, TaskError):
         failure = Failure(
             code=ErrorCode.HANDLER_ERROR,
-            message=_text(error.message),
+            message=text_of(error.message),
             retry_after=_seconds(error.retry_after),
-            detail=_json_or_text(error.detail),
+            detail=_more_than_its_type(error)
+            if error.detail is None
+            else _json_or_text(error.detail),
         )
         return Outcome(failure=failure)
     if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
-        message = _text(f"the handler tried to end its process: {error!r}")
-        return failed(ErrorCode.HANDLER_CRASHED, message)
+        message = text_of(f"the handler tried to end its process: {error!r}")
+        return failed(ErrorCode.HANDLER_CRASHED, message, detail=_more_than_its_type(error))
     name = type(error).__name__[:MAX_MESSAGE]
-    return failed(ErrorCode.HANDLER_ERROR, _text(f"{name}: {error}"), detail={"type": name})
+    return failed(ErrorCode.HANDLER_ERROR, text_of(f"{name}: {error}"), detail=behind(error))
 
 
-def _text(message: str) -> str:
-    """Return a message that can be encoded and is not endless."""
-    return str(message)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+def _more_than_its_type(error: BaseException) -> dict[str, Any] | None:
+    told = behind(error)
+    return told if len(told) > 1 else None
 
 
 def _seconds(value: Any) -> float | None:
@@ -173,7 +200,7 @@ def _json_or_text(value: Any) -> Any:
     try:
         return decode_value(encode_output(value))
     except Exception:  # noqa: BLE001 - a model's own serializer may raise whatever it likes
-        return _text(repr(value))
+        return text_of(repr(value))
 
 
 def encode_output(value: Any) -> bytes:

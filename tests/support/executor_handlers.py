@@ -221,6 +221,25 @@ async def sets_in_pool(name: str, context: TaskContext) -> list[Any]:
     return await loop.run_in_executor(None, _left_by_others, name, context)
 
 
+@task("x.group")
+async def fails_in_group(payload: str) -> None:
+    async def fails() -> None:
+        raise LookupError(payload)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails())
+
+
+@task("x.thread_raises")
+def raises_in_thread(payload: str) -> None:
+    raise LookupError(payload)
+
+
+@task("x.process_raises", executor="process")
+def raises_in_process(payload: str) -> None:
+    raise LookupError(payload)
+
+
 @task("x.moves", executor="process")
 def moves(folder: str | None) -> str:
     """Return the current folder, and go to another one; None ends the worker."""

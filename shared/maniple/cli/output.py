@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -117,6 +117,12 @@ def _code(error: Exception) -> ExitCode:
 def complain(message: str) -> None:
     """Say what is wrong, in one line on standard error."""
     sys.stderr.write(f"maniple: {' '.join(message.split())}\n")
+
+
+def explain(lines: Iterable[str]) -> None:
+    """Say more about what was wrong, below it; the lines keep what they are indented by."""
+    for line in lines:
+        sys.stderr.write(f"  {line}\n")
 
 
 def print_line(text: str) -> None:

@@ -13,6 +13,8 @@ from msgspec import Raw
 
 from maniple.execution import Outcome, of_exception, run_async, timed_out
 from maniple.service.telemetry.context import in_span
+from maniple.tasks import TaskContext
+from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job
 from maniple_agent.executors.latest import Latest
 from maniple_agent.executors.pool import Caller, HandlerPool, calling
@@ -50,6 +52,7 @@ class HandlerLoop:
         self._callers: dict[Job, Caller] = {}
         self._pinged_at: float | None = None
         self._stopping = False
+        self._failures = Failures(clock)
         self._log = structlog.get_logger("maniple.agent.executor")
         self._thread = threading.Thread(target=self._serve, name="handlers", daemon=True)
         self._thread.start()
@@ -187,13 +190,15 @@ class HandlerLoop:
             return timed_out(job.timeout)
         if not job.definition.takes_context:
             context = job.context(self._agent, None)
-            return await run_async(job.definition, context, job.envelope.payload)
+            return await self._ran(job, context)
         latest = Latest(job, self._home, self._progress)
         try:
-            context = job.context(self._agent, latest.report)
-            return await run_async(job.definition, context, job.envelope.payload)
+            return await self._ran(job, job.context(self._agent, latest.report))
         finally:
             latest.close()
+
+    async def _ran(self, job: Job, context: TaskContext) -> Outcome:
+        return await run_async(job.definition, context, job.envelope.payload, self._failures.tell)
 
     def _cross(self) -> None:
         self._crossing = False

@@ -17,6 +17,7 @@ import structlog
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, of_exception, run_sync, timed_out
 from maniple.service.telemetry.context import in_span
+from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 from maniple_agent.executors.latest import Latest
 
@@ -37,6 +38,7 @@ class ThreadExecutor:
         self._home: asyncio.AbstractEventLoop | None = None
         self._none_until = 0.0
         self._context = Context()
+        self._failures = Failures()
         self._log = structlog.get_logger("maniple.agent.executor")
 
     @property
@@ -112,7 +114,8 @@ class ThreadExecutor:
         try:
             context = job.context(self._agent, latest.report)
             with in_span(job.traceparent):
-                return run_sync(job.definition, context, job.envelope.payload)
+                payload = job.envelope.payload
+                return run_sync(job.definition, context, payload, self._failures.tell)
         except BaseException as error:  # noqa: BLE001 - or the thread and its slot would be gone
             return of_exception(error)
         finally:

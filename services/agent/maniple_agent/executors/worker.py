@@ -27,6 +27,7 @@ from maniple.loading import load_registry
 from maniple.service.telemetry import configure_logging
 from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext, TaskRegistry
+from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
 from maniple_agent.executors.latest import PERIOD
 from maniple_agent.executors.lifeline import die_with_agent
@@ -58,14 +59,17 @@ def main(arguments: list[str]) -> None:
         sys.stderr.write(f"worker: {error}\n")
         raise SystemExit(2) from error
     _send(connection, Reply(ready=True))
+    failures = Failures()
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     while (body := _receive(connection)) is not None:
         _send(connection, Reply(ready=True))
-        _send(connection, _run(registry, _decode_call(body), connection))
+        _send(connection, _run(registry, _decode_call(body), connection, failures))
         os.fchdir(folder)  # where the next handler is, wherever this one went
 
 
-def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply:
+def _run(
+    registry: TaskRegistry, call: Call, connection: socket.socket, failures: Failures
+) -> Reply:
     definition = registry.get(call.capability)
     if definition is None:
         raise SystemExit(f"worker: no handler for {call.capability!r}")
@@ -87,7 +91,7 @@ def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply
     started = monotonic()
     collector = _collector() if call.traced else None
     with in_span(call.traceparent if call.traced else None):
-        outcome = run_sync(definition, context, call.payload)
+        outcome = run_sync(definition, context, call.payload, failures.tell)
     progress.close()
     return Reply(
         spans=[] if collector is None else collector.take(),
