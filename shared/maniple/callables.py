@@ -156,6 +156,10 @@ def _parameters(layer: Any, capability: str) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(layer, follow_wrapped=False).parameters.values())
     except (ValueError, TypeError) as error:
+        if (
+            len(list(layers(layer))) > 1
+        ):  # made in C, as by functools.cache: it passes on all it gets
+            return [inspect.Parameter("passed_on", inspect.Parameter.VAR_POSITIONAL)]
         raise wrong(layer, capability, f"it cannot be told what it takes: {error}") from error
 
 
@@ -171,7 +175,6 @@ def kept_in(value: Any) -> Iterator[Any]:
     elif isinstance(value, functools.partial):
         kept = [value.func, *value.args]
     elif callable(value):
-        kept = [
-            getattr(one, "__func__", one) for one in list(getattr(value, "__dict__", {}).values())
-        ]
+        own = list(getattr(value, "__dict__", {}).values())
+        kept = [*own, *(one.__func__ for one in own if isinstance(one, staticmethod | classmethod))]
     yield from filter(callable, kept)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import sysconfig
 import traceback
@@ -44,7 +45,7 @@ def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskReg
 
 def located(modules: Iterable[str], folder: Path) -> list[str]:
     """Return the modules by names that mean the same wherever a process is: paths are absolute."""
-    return [str((folder / name).resolve()) if name.endswith(SUFFIX) else name for name in modules]
+    return [os.path.normpath(folder / name) if name.endswith(SUFFIX) else name for name in modules]
 
 
 def here() -> Path:
@@ -59,7 +60,7 @@ def _import(name: str, folder: Path) -> ModuleType:
     _make_importable(folder)
     if not name.endswith(SUFFIX):
         return importlib.import_module(name)
-    path = Path(name)
+    path = Path(name).resolve()
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}; paths are relative to {folder}")
     if path.stem in sys.stdlib_module_names:

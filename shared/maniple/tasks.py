@@ -290,7 +290,7 @@ class TaskRegistry:
 
 
 def _why_hidden(function: Any, keeper: Any) -> str:
-    if callables.is_method(function):
+    if callables.is_method(function) or isinstance(keeper, type):
         return (
             "a method is no handler; mark a function of the module, "
             "or give the bound method a name there"

@@ -103,6 +103,8 @@ async def output_of(definition: TaskDefinition, payload: bytes) -> Outcome:
         (Counted(task("a.b")(plain)), b'["counted",42]'),
         (guard(guard(task("a.b")(plain))), b'["guarded",["guarded",42]]'),
         (task("a.b")(guard(plain)), b'["guarded",42]'),
+        (task("a.b")(functools.lru_cache(plain)), b"42"),
+        (functools.cache(task("a.b")(plain)), b"42"),
     ],
 )
 async def test_what_stands_above_the_mark_runs_too(handler: Function, expected: bytes) -> None:

@@ -48,7 +48,10 @@ DECORATORS = [
         "class Shop:\n    @task('shop.total')  # here\n    def f(self, payload): ...",
         "a method is no",
     ),
-    ("class Shop:\n    @task('a.b')  # here\n    @staticmethod\n    def f(payload): ...", "method"),
+    (
+        "class Shop:\n    @task('a.b')  # here\n    @staticmethod\n    def f(payload): ...",
+        "a method is no",
+    ),
     ("@task('shop.total')  # here\nclass Total:\n    def __init__(self, p): ...", "a class is no"),
     (
         "class Shop:\n    @task('shop.total')  # here\n    @property\n    def f(self): ...",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from maniple.loading import load_registry, located
+from paths import ROOT
 
 HANDLER = "from maniple import task\n@task({!r})\ndef f(payload): return {!r}\n"
 
@@ -78,3 +79,13 @@ def test_a_file_that_failed_can_be_loaded_once_it_is_mended(tmp_path: Path) -> N
     with pytest.raises(Exception, match="not yet"):
         load_registry([write(file, "raise ValueError('not yet')\n")])
     assert load_registry([write(file, HANDLER.format("a.b", "mended"))]).get("a.b") is not None
+
+
+WITH_HANDLERS = [
+    file for file in sorted((ROOT / "examples").rglob("*.py")) if "@task(" in file.read_text()
+]
+
+
+@pytest.mark.parametrize("file", WITH_HANDLERS, ids=lambda file: file.name)
+def test_the_examples_can_be_loaded(file: Path) -> None:
+    assert len(load_registry([str(file)])) > 0

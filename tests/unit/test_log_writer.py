@@ -36,12 +36,24 @@ asyncio.run(work())
 """
 
 
+CRASH = """
+import os, sys
+from maniple.service.settings import ServiceSettings
+from maniple.service.telemetry import configure_logging, get_logger
+
+configure_logging(ServiceSettings(instance="p1"), patience=60.0)
+for number in range(5):
+    get_logger().info("line", number=number)
+os._exit(3)
+"""
+
+
 class Pipe:
     """A pipe and a logger that writes to it."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, patience: float = 0.0) -> None:
         self.read_end, self.write_end = os.pipe()
-        self.writer = LogWriter(self.write_end, most_bytes)
+        self.writer = LogWriter(self.write_end, most_bytes, patience)
         self.log = logging.Logger("piped")  # noqa: LOG001 - of this test alone
         self.log.addHandler(self.writer)
 
@@ -158,3 +170,33 @@ def test_a_process_that_ends_has_written_what_it_logged() -> None:
         _, said = process.communicate()
     assert json.loads(said.splitlines()[-1])["event"] == "last"
     assert len(said.splitlines()) == 21
+
+
+def test_what_a_patient_process_has_logged_is_there_when_it_crashes() -> None:
+    command = [sys.executable, "-c", CRASH]
+    with ended(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) as process:
+        _, said = process.communicate()
+    assert [json.loads(line)["number"] for line in said.splitlines()] == [0, 1, 2, 3, 4]
+
+
+def test_patience_ends_with_the_first_line_that_nobody_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe = Pipe(1_000_000, patience=0.01)
+    waited: list[float] = []
+    written_within = pipe.writer._written_within
+
+    def counted(seconds: float) -> bool:
+        waited.append(seconds)
+        return written_within(seconds)
+
+    monkeypatch.setattr(pipe.writer, "_written_within", counted)
+    pipe.log.warning("x" * 500_000)
+    for _ in range(100):
+        pipe.log.warning("line")
+    assert waited == [0.01]
+    pipe.lines(until="line\n" * 100)
+    pipe.writer.flush()
+    pipe.log.warning("again")
+    assert len(waited) == 3
+    os.close(pipe.read_end)

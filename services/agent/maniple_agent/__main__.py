@@ -2,18 +2,25 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 
+from maniple.errors import ConfigurationError
+from maniple.loading import here
 from maniple.service.runner import run
-from maniple.service.settings import load_settings
+from maniple.service.settings import WRONG_USAGE, load_settings
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
 
 
 def main() -> None:
     """Run until SIGTERM."""
+    settings = load_settings(AgentSettings, sys.argv[1:])
+    try:
+        folder = here()
+    except ConfigurationError as error:
+        sys.stderr.write(f"maniple-agent: {error}\n")
+        raise SystemExit(WRONG_USAGE) from error
     # The folder as it is now: what is built again may find another one.
-    run(load_settings(AgentSettings, sys.argv[1:]), partial(build, folder=Path.cwd()))
+    run(settings, partial(build, folder=folder))
 
 
 if __name__ == "__main__":

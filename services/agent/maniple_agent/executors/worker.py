@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from maniple.service.telemetry.export import Collector
 
 NICENESS = 5
+LOG_PATIENCE = 0.1  # seconds for a line to be written: a handler may crash after it
 
 _decode_call = msgspec.json.Decoder(Call).decode
 
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> None:
     keep_from_children(connection.fileno())  # or the agent would not see that this process ended
     _be_the_first_to_go()
     os.nice(NICENESS)  # room for the agent's heartbeats when all processors are busy
-    configure_logging(AgentSettings())
+    configure_logging(AgentSettings(), patience=LOG_PATIENCE)
     try:
         registry = load_registry(arguments[3:])
     except ConfigurationError as error:

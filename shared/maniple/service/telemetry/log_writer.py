@@ -13,7 +13,7 @@ from time import monotonic, sleep
 
 MOST_BYTES = 8 * 1024**2
 FLUSH_TIMEOUT = 1.0  # seconds that the end of the process waits for what is left
-_POLL = 0.005
+_POLL = 0.0005
 
 
 class LogWriter(logging.Handler):
@@ -23,13 +23,21 @@ class LogWriter(logging.Handler):
     killed, and what could not be written within a second of its end, is lost.
     """
 
-    def __init__(self, descriptor: int, most_bytes: int = MOST_BYTES) -> None:
-        """Write to `descriptor`; the thread starts with the first line."""
+    def __init__(
+        self, descriptor: int, most_bytes: int = MOST_BYTES, patience: float = 0.0
+    ) -> None:
+        """Write to `descriptor`; the thread starts with the first line.
+
+        Who logs waits so many seconds for each line to be written, `patience`, until that has not
+        been enough: so that it is there if the process crashes next.
+        """
         super().__init__()
         self.dropped = 0
         """Lines that were not written, since the start."""
         self._descriptor = descriptor
         self._most_bytes = most_bytes
+        self._patience = patience
+        self._is_late = False
         self._lines: SimpleQueue[bytes] = SimpleQueue()
         # Each is written by one side only: those who log, which take turns, and the thread.
         self._put = 0
@@ -57,12 +65,23 @@ class LogWriter(logging.Handler):
             self._lines.put(line)
             if self._thread is None:
                 self._start()
+            if self._patience:
+                self._wait_a_little(len(line))
+
+    def _wait_a_little(self, last: int) -> None:
+        if self._is_late and self._put - self._done > last:
+            return
+        self._is_late = not self._written_within(self._patience)
 
     def flush(self) -> None:
         """Return when all is written, or after a second."""
-        until = monotonic() + FLUSH_TIMEOUT
+        self._written_within(FLUSH_TIMEOUT)
+
+    def _written_within(self, seconds: float) -> bool:
+        until = monotonic() + seconds
         while self._is_behind and monotonic() < until:
             sleep(_POLL)
+        return not self._is_behind
 
     @property
     def _is_behind(self) -> bool:

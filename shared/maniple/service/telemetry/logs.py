@@ -50,10 +50,12 @@ def _hide_passwords(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -> None:
+def configure_logging(
+    settings: ServiceSettings, stream: TextIO | None = None, *, patience: float = 0.0
+) -> None:
     """Send structlog and the standard library's logging, in one form, to `stream`.
 
-    Without one, to standard error, by a thread: see `LogWriter`.
+    Without one, to standard error, by a thread, with `patience`: see `LogWriter`.
     """
     about = {"service": settings.service, "instance": settings.instance}
 
@@ -81,7 +83,7 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
         )
         last = [structlog.processors.format_exc_info, _hide_passwords, screen]
 
-    handler = _standard_error() if stream is None else logging.StreamHandler(stream)
+    handler = _standard_error(patience) if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=common,
@@ -102,11 +104,11 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
     set_level(settings.log_level)
 
 
-def _standard_error() -> logging.Handler:
+def _standard_error(patience: float) -> logging.Handler:
     if sys.stderr is None:  # it was closed when the process began
         return logging.NullHandler()
     try:
-        return LogWriter(sys.stderr.fileno())
+        return LogWriter(sys.stderr.fileno(), patience=patience)
     except (OSError, ValueError):  # what stands in for it, as in a test
         return logging.StreamHandler(sys.stderr)
 
