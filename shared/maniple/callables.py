@@ -8,27 +8,39 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Iterator
-from types import FunctionType, MethodType, SimpleNamespace
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, get_type_hints
 
 from maniple.errors import ConfigurationError
 
 MOST_LAYERS = 50
+_JSON = (int, float, str, bool, bytes, list, dict)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_JSON_TYPES = tuple(one for kind in _JSON for one in (kind, kind.__name__))
 _TAKES = "a handler takes (payload) or (payload, context)"
 
 
 def layers(function: Any) -> Iterator[Any]:
-    """Go through a callable from the outside in: what it wraps, by `__wrapped__` or as partial."""
+    """Go through a callable from the outside in: what it wraps, as a partial, or by `__call__`."""
     layer = function
     for _ in range(MOST_LAYERS):  # what wraps itself has no end
-        yield layer
-        if isinstance(layer, functools.partial):
-            layer = layer.func
-        elif callable(inner := getattr(layer, "__wrapped__", None)):
-            layer = inner
-        else:
+        if layer is None:
             return
+        yield layer
+        layer = _inside(layer)
+
+
+def _inside(layer: Any) -> Any:
+    if isinstance(layer, functools.partial):
+        return layer.func
+    wrapped = getattr(layer, "__wrapped__", None)
+    if callable(wrapped):
+        # What a decorated method wraps wants the same object first.
+        return MethodType(wrapped, layer.__self__) if isinstance(layer, MethodType) else wrapped
+    if isinstance(layer, FunctionType | MethodType | BuiltinFunctionType | type):
+        return None
+    call = getattr(layer, "__call__", None)  # noqa: B004 - what is called, not whether it can be
+    return call if isinstance(call, MethodType) else None
 
 
 def body_of(layer: Any) -> FunctionType | None:
@@ -103,7 +115,7 @@ def takes_context(function: Any, capability: str) -> bool:
         count = sum(p.kind in _POSITIONAL for p in parameters)
         if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
             break
-    else:
+    if not count and any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise wrong(
             function,
             capability,
@@ -111,6 +123,12 @@ def takes_context(function: Any, capability: str) -> bool:
         )
     if not 1 <= count <= 2:  # noqa: PLR2004 - payload, context
         raise wrong(function, capability, f"{_TAKES}, not {count} parameters")
+    if count > 1 and parameters[1].annotation in _JSON_TYPES:
+        name = parameters[1].name
+        why = (
+            f"{_TAKES}, but its second parameter, {name!r}, is no context; take one payload of both"
+        )
+        raise wrong(function, capability, why)
     return count > 1
 
 
@@ -156,9 +174,7 @@ def _parameters(layer: Any, capability: str) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(layer, follow_wrapped=False).parameters.values())
     except (ValueError, TypeError) as error:
-        if (
-            len(list(layers(layer))) > 1
-        ):  # made in C, as by functools.cache: it passes on all it gets
+        if _inside(layer) is not None:  # made in C, as by functools.cache: it passes on all it gets
             return [inspect.Parameter("passed_on", inspect.Parameter.VAR_POSITIONAL)]
         raise wrong(layer, capability, f"it cannot be told what it takes: {error}") from error
 

@@ -58,6 +58,21 @@ class Counted:
         return ["counted", self._function(payload)]
 
 
+class Wrapped:
+    @passing
+    async def __call__(self, payload: int) -> int:
+        return payload * 2
+
+    @passing
+    async def method(self, payload: int) -> int:
+        return payload * 2
+
+    @task("a.b")
+    @passing
+    async def marked(self, payload: int) -> int:
+        return payload * 2
+
+
 class Session:
     async def __call__(self, payload: dict[str, int]) -> dict[str, int]:
         await asyncio.sleep(0)
@@ -118,6 +133,9 @@ async def test_what_stands_above_the_mark_runs_too(handler: Function, expected: 
         passing(task("a.b")(double)),
         task("a.b")(functools.partial(double)),
         task("a.b")(passing(functools.partial(passing(double)))),
+        task("a.b")(Wrapped()),
+        task("a.b")(functools.partial(Wrapped().method)),
+        Wrapped().marked,
     ],
 )
 async def test_what_gives_a_coroutine_runs_on_the_loop_and_is_awaited(handler: Function) -> None:
@@ -186,6 +204,13 @@ async def test_a_decorator_may_take_the_context_and_pass_on_less() -> None:
     assert definition.takes_context
     assert definition.payload_type is int
     assert (await output_of(definition, b"21")).output == b'["1",42]'
+
+
+async def test_what_takes_more_than_it_must_is_given_its_payload() -> None:
+    def lavish(payload: int, *rest: object, **more: object) -> list[object]:
+        return [payload, *rest, more]
+
+    assert (await output_of(loaded(task("a.b")(lavish)), b"1")).output == b"[1,{}]"
 
 
 async def test_a_guard_runs_in_the_cluster_in_memory_too() -> None:

@@ -65,6 +65,7 @@ DECORATORS = [
         "@task('shop.total')  # here\ndef f(payload, *, strict): ...",
         "'strict': give that a default",
     ),
+    ("@task('shop.total')  # here\ndef f(price: int, count: int): ...", "take one payload of both"),
     (
         "@task('shop.total')  # here\ndef f(p): ...\n@task('shop.total')\ndef g(p): ...",
         "give one another name",
