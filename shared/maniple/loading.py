@@ -15,11 +15,9 @@ from maniple.errors import ConfigurationError
 from maniple.tasks import TaskRegistry
 
 SUFFIX = ".py"
-_NOT_THEIRS = (
-    "<",  # of the import system
-    str(Path(__file__).parent),
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-)
+_OURS = ("<", str(Path(__file__).parent) + os.sep)  # the import system's, and this distribution's
+_INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+_PYTHON = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 
 
 def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskRegistry:
@@ -109,6 +107,7 @@ def _placed(error: ConfigurationError) -> str:
 
 def _told(error: BaseException, name: str, folder: Path) -> str:
     place = _place_of(error)
+    at = f"{place}: " if place else ""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     if isinstance(error, ModuleNotFoundError) and not place:
@@ -117,23 +116,28 @@ def _told(error: BaseException, name: str, folder: Path) -> str:
             f"or a path that ends in {SUFFIX}"
         )
     if isinstance(error, ModuleNotFoundError):
-        return f"{place}: {error}; install it where the agent runs, or mend its name"
+        return f"{at}{error}; install it where the agent runs, or mend its name"
     if isinstance(error, ImportError) and name.endswith(SUFFIX) and "relative import" in str(error):
-        return f"{place}: {error}; name it as package.module, not by its path"
+        return f"{at}{error}; name it as package.module, not by its path"
     if not isinstance(error, Exception):
         return (
-            f"{place}: it raises {error!r} when it is imported; put what is not to be done then "
+            f"{at}it raises {error!r} when it is imported; put what is not to be done then "
             'below `if __name__ == "__main__":`'
         )
-    return f"{place}: it raises {error!r} when it is imported"
+    return f"{at}it raises {error!r} when it is imported"
 
 
 def _place_of(error: BaseException) -> str:
-    """Return file and line of the author's that an error comes from, as near to it as can be."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not _is_not_theirs(frame.filename)]
+    """Return file and line of the author's that an error comes from, as near to it as can be.
+
+    What is installed is theirs only if nothing else is.
+    """
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OURS)
+    ]
+    installed = [frame for frame in frames if frame.filename.startswith(_INSTALLED)]
+    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED + _PYTHON)]
+    theirs = own or installed
     return f"{theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
-
-
-def _is_not_theirs(file: str) -> bool:
-    return file.startswith(_NOT_THEIRS)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from maniple import loading
 from maniple.errors import ConfigurationError
 from maniple.loading import load_registry
 
@@ -140,3 +141,12 @@ def test_a_module_that_gives_no_handlers_is_told_with_what_to_do(
     (tmp_path / "queue.py").write_text(HEAD + "@task('a.b')\ndef f(payload): ...\n")
     with pytest.raises(ConfigurationError, match=says.format(folder=re.escape(str(tmp_path)))):
         load_registry([name], tmp_path)
+
+
+def test_of_handlers_that_are_installed_the_line_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_INSTALLED", (str(tmp_path),))
+    (tmp_path / "installed_shop.py").write_text("number = 1\nnumber / 0\n")
+    with pytest.raises(ConfigurationError, match=r"installed_shop\.py:2: it raises ZeroDivision"):
+        load_registry(["installed_shop"], tmp_path)
