@@ -4,24 +4,25 @@ Used by the agent's executors, its worker processes, and `maniple.testing`.
 """
 
 import asyncio
-import dataclasses
-import json
+import inspect
 import math
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from functools import lru_cache
 from typing import Any
 
 import msgspec
-import pydantic
+import structlog
 from msgspec import Raw, Struct
 
+from maniple.causes import MAX_MESSAGE, behind, text_of
 from maniple.codec import decode_value, encode, exceeds_depth
 from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped, TaskError
 from maniple.messages import MAX_DEPTH, MAX_OUTPUT, MAX_PROGRESS, Failure
 from maniple.tasks import TaskContext, TaskDefinition, current_task
+from maniple.values import dumps
 
-MAX_MESSAGE = 2000
 _PLAIN = (str, int, bool, type(None))
-_UNTYPED = (Any, dict, list, object)
 
 
 class Outcome(Struct, frozen=True):
@@ -45,48 +46,107 @@ def timed_out(timeout: float) -> Outcome:
     return failed(ErrorCode.TIMEOUT, f"the attempt took longer than its {timeout:g} s")
 
 
+Heard = Callable[[BaseException], object]
+"""Takes what a handler raised, before it is an outcome; must not raise."""
+
+
+def _not_heard(_error: BaseException) -> None:
+    pass
+
+
 async def run_async(
-    definition: TaskDefinition, context: TaskContext, payload: bytes | Raw
+    definition: TaskDefinition,
+    context: TaskContext,
+    payload: bytes | Raw,
+    heard: Heard = _not_heard,
 ) -> Outcome:
     """Run an `async def` handler; it is cancelled at `context.timeout` seconds."""
     limit = asyncio.timeout(context.timeout)
     token = current_task.set(context)
     try:
-        value = decode_payload(definition, payload)
+        value = definition.decode(payload)
         async with limit:
-            if definition.takes_context:
-                output = await definition.function(value, context)
-            else:
-                output = await definition.function(value)
+            output = _called(definition, value, context)
+            if inspect.isawaitable(output):  # a decorator may have made something else of it
+                output = await output
         return Outcome(encode_output(output))
     except TimeoutError as error:
+        heard(error)
         # The handler's own TimeoutError is an error of the handler.
         return timed_out(context.timeout) if limit.expired() else of_exception(error)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise  # the process is ending
+        heard(error)
         return of_exception(error)
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        heard(error)
         return of_exception(error)
     finally:
         current_task.reset(token)
 
 
-def run_sync(definition: TaskDefinition, context: TaskContext, payload: bytes | Raw) -> Outcome:
-    """Run a plain handler in the calling thread; who calls it watches the time."""
-    token = current_task.set(context)
+def run_sync(
+    definition: TaskDefinition,
+    context: TaskContext,
+    payload: bytes | Raw,
+    heard: Heard = _not_heard,
+) -> Outcome:
+    """Run a plain handler in the calling thread; who calls it watches the time.
+
+    What it sets in context variables ends with it.
+    """
+    return copy_context().run(_run_here, definition, context, payload, heard)
+
+
+def _run_here(
+    definition: TaskDefinition, context: TaskContext, payload: bytes | Raw, heard: Heard
+) -> Outcome:
+    current_task.set(context)
     try:
-        value = decode_payload(definition, payload)
-        if definition.takes_context:
-            output = definition.function(value, context)
-        else:
-            output = definition.function(value)
+        output = _called(definition, definition.decode(payload), context)
+        if inspect.isawaitable(output):
+            with asyncio.Runner() as runner:
+                return runner.run(_awaited(definition, output, context, heard))
         return Outcome(encode_output(output))
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        heard(error)
         return of_exception(error)
-    finally:
-        current_task.reset(token)
+
+
+async def _awaited(
+    definition: TaskDefinition, output: Awaitable[Any], context: TaskContext, heard: Heard
+) -> Outcome:
+    """Await what a plain function has given, as a decorator does that hides an `async def`."""
+    _warn_of_awaitable(definition.capability)
+    limit = asyncio.timeout(context.timeout)
+    try:
+        async with limit:
+            return Outcome(encode_output(await output))
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        heard(error)
+        return timed_out(context.timeout)
+
+
+@lru_cache(maxsize=1024)
+def _warn_of_awaitable(capability: str) -> None:
+    """Log for who wrote the handler, but not each time."""
+    structlog.get_logger("maniple.task").warning(
+        "a handler that is no async def gives what is to be awaited; each task has a loop of its "
+        "own; give its decorator functools.wraps",
+        capability=capability,
+    )
+
+
+def _called(definition: TaskDefinition, value: Any, context: TaskContext) -> Any:
+    return (
+        definition.function(value, context)
+        if definition.takes_context
+        else definition.function(value)
+    )
 
 
 def of_exception(error: BaseException) -> Outcome:
@@ -105,25 +165,27 @@ def _told(error: BaseException) -> Outcome:
         code = ErrorCode(error.code)
         if not code.known:
             raise ValueError(f"{code} is no code of an error")
-        return failed(code, _text(error.message), retryable=False, detail=detail)
+        return failed(code, text_of(error.message), retryable=False, detail=detail)
     if isinstance(error, TaskError):
         failure = Failure(
             code=ErrorCode.HANDLER_ERROR,
-            message=_text(error.message),
+            message=text_of(error.message),
             retry_after=_seconds(error.retry_after),
-            detail=_json_or_text(error.detail),
+            detail=_more_than_its_type(error)
+            if error.detail is None
+            else _json_or_text(error.detail),
         )
         return Outcome(failure=failure)
     if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
-        message = _text(f"the handler tried to end its process: {error!r}")
-        return failed(ErrorCode.HANDLER_CRASHED, message)
+        message = text_of(f"the handler tried to end its process: {error!r}")
+        return failed(ErrorCode.HANDLER_CRASHED, message, detail=_more_than_its_type(error))
     name = type(error).__name__[:MAX_MESSAGE]
-    return failed(ErrorCode.HANDLER_ERROR, _text(f"{name}: {error}"), detail={"type": name})
+    return failed(ErrorCode.HANDLER_ERROR, text_of(f"{name}: {error}"), detail=behind(error))
 
 
-def _text(message: str) -> str:
-    """Return a message that can be encoded and is not endless."""
-    return str(message)[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+def _more_than_its_type(error: BaseException) -> dict[str, Any] | None:
+    told = behind(error)
+    return told if len(told) > 1 else None
 
 
 def _seconds(value: Any) -> float | None:
@@ -138,37 +200,14 @@ def _json_or_text(value: Any) -> Any:
     try:
         return decode_value(encode_output(value))
     except Exception:  # noqa: BLE001 - a model's own serializer may raise whatever it likes
-        return _text(repr(value))
-
-
-def decode_payload(definition: TaskDefinition, payload: bytes | Raw) -> Any:
-    """Return the payload as the handler's annotation wants it.
-
-    Raises `InvalidMessage` (`invalid_task`) when it does not fit.
-    """
-    if definition.payload_type in _UNTYPED:
-        return decode_value(payload)
-    try:
-        return _adapter(definition.payload_type).validate_json(bytes(payload))
-    except pydantic.ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        raise InvalidMessage(
-            ErrorCode.INVALID_TASK,
-            f"the payload does not fit {definition.capability}: {problems[0]['msg']}",
-            detail={"errors": [{"at": list(p["loc"]), "message": p["msg"]} for p in problems[:20]]},
-        ) from error
-
-
-@lru_cache(maxsize=1024)
-def _adapter(payload_type: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(payload_type)
+        return text_of(repr(value))
 
 
 def encode_output(value: Any) -> bytes:
     """Return what a handler returned as JSON.
 
     Raises `InvalidMessage` (`invalid_output`) for what is no JSON value, nests over 100 deep or is
-    over 1 MiB. pydantic models, dataclasses and msgspec structs are taken by their fields.
+    over 1 MiB. What a payload may be annotated with is taken, see `maniple.values`.
     """
     try:
         raw = _encoded(value)
@@ -204,25 +243,8 @@ def encode_progress(value: Any) -> bytes:
 
 
 def _encoded(value: Any) -> bytes:
-    return encode(value) if type(value) in _PLAIN else _dumps(value)
+    return encode(value) if type(value) in _PLAIN else dumps(value)
 
 
 def _is_too_deep(raw: bytes) -> bool:
     return exceeds_depth(raw, MAX_DEPTH - 2)
-
-
-def _dumps(value: Any) -> bytes:
-    # The standard library's encoder, because it can refuse NaN; msgspec writes null for it.
-    return json.dumps(
-        value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_default
-    ).encode()
-
-
-def _default(value: Any) -> Any:
-    if isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Struct):
-        return msgspec.to_builtins(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -4,31 +4,43 @@
 modules, for an agent, a worker process or a test.
 """
 
-import importlib
 import inspect
 import re
-import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
-import structlog
-
-from maniple.errors import ConfigurationError, ProgressDropped
+from maniple import callables
+from maniple.codec import decode_value
+from maniple.errors import ConfigurationError
 from maniple.messages import CAPABILITY_PATTERN, MAX_NAME, RetryPlan
+from maniple.task_context import TaskContext, current_task
 from maniple.task_options import check_options
 from maniple.topology import BATCH_KEY
-from maniple.traceparent import trace_id_of
+from maniple.values import Decode, decoder_of
+
+__all__ = [
+    "DEFAULT_ATTEMPTS",
+    "DEFAULT_TIMEOUT",
+    "Executor",
+    "TaskContext",
+    "TaskDefinition",
+    "TaskOptions",
+    "TaskRegistry",
+    "check_capability",
+    "current_task",
+    "define",
+    "definition_of",
+    "is_capability",
+    "task",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARK = "__maniple_task__"
+MOST_HIDDEN = 3
 SUSPECT_SUFFIX = ".suspect"
 DEFAULT_ATTEMPTS = 1
 DEFAULT_TIMEOUT = 300.0
@@ -63,87 +75,27 @@ class TaskOptions(TypedDict, total=False):
     affinity: bool
 
 
-class Reported:
-    """Whether a progress value was taken; if not, `refusal` says why. May be awaited too."""
+@dataclass(frozen=True)
+class Mark:
+    """What `@task` has said of a function."""
 
-    __slots__ = ("refusal",)
-
-    def __init__(self, refusal: str | None = None) -> None:
-        """Say that it was taken, or why not."""
-        self.refusal = refusal
-
-    def __bool__(self) -> bool:
-        return self.refusal is None
-
-    def __await__(self) -> Generator[None, None, bool]:
-        yield from ()
-        return bool(self)
-
-
-@lru_cache(maxsize=1024)
-def _warn_once(capability: str, refusal: str) -> None:
-    """Log for who wrote the handler, but not each time: it may report in a tight loop."""
-    log = structlog.get_logger("maniple.task")
-    log.warning("progress was dropped", capability=capability, reason=refusal)
-
-
-current_task: ContextVar["TaskContext | None"] = ContextVar("maniple_current_task", default=None)
-"""The task whose handler runs here: what is logged meanwhile is about it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskContext:
-    """What a handler may know and do, if it has a second parameter.
-
-    `deadline` is the task's; `timeout` the seconds this attempt has. `attempt` counts from 1.
-    """
-
-    task_id: str
     capability: str
-    attempt: int
-    deadline: datetime
-    timeout: float
-    tenant: str = "default"
-    labels: Mapping[str, str] = field(default_factory=dict)
-    agent: str = ""
-    traceparent: str | None = None
-    report: Callable[[Any], None] | None = None
-
-    @property
-    def logger(self) -> Any:
-        """A structlog logger bound to the task."""
-        return structlog.get_logger("maniple.task").bind(
-            task_id=self.task_id,
-            capability=self.capability,
-            attempt=self.attempt,
-            agent=self.agent,
-            **({} if self.traceparent is None else {"trace_id": trace_id_of(self.traceparent)}),
-        )
-
-    def progress(self, value: Any) -> Reported:
-        """Tell watchers and the submitter how far the task is: any JSON value up to 64 KiB.
-
-        At most ten a second are sent, the latest wins. Returns false for what is dropped, because
-        it is larger or no JSON. May be awaited; need not be.
-        """
-        try:
-            if self.report is not None:
-                self.report(value)
-        except ProgressDropped as why:
-            _warn_once(self.capability, str(why))
-            return Reported(str(why))
-        return Reported()
+    options: TaskOptions
 
 
 @dataclass(frozen=True)
 class TaskDefinition:
-    """A handler and how it is to be run."""
+    """A handler and how it is to be run.
+
+    `decode` gives it its payload from JSON; it raises `InvalidMessage` for what does not fit.
+    """
 
     capability: str
     function: Callable[..., Any]
     executor: Executor
     takes_context: bool
     payload_type: Any = Any
+    decode: Decode = field(default=decode_value, repr=False, compare=False)
     timeout: float | None = None
     max_attempts: int | None = None
     retry: RetryPlan | None = None
@@ -158,13 +110,22 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
 
     The function takes the payload, and a `TaskContext` if it has a second parameter, and returns
     any JSON value. `async def` runs on the handlers' loop, a plain function in a thread, with
-    `executor="process"` in a process. A payload annotated with a pydantic model, dataclass or typed
-    dict is validated. Raises `ConfigurationError` for a wrong name or option.
+    `executor="process"` in a process. A payload that is annotated is validated. What is loaded is
+    what the module has by that name in the end, with all decorators above this one. Raises
+    `ConfigurationError` for a wrong name or option.
     """
     check_capability(capability)
 
     def mark(function: F) -> F:
-        setattr(function, MARK, define(capability, function, options))
+        callables.check(function, capability)
+        _executor(capability, function, options)
+        try:
+            setattr(function, MARK, Mark(capability, options))
+        except AttributeError as error:
+            why = "it cannot be marked; mark the def itself"
+            raise callables.wrong(function, capability, why) from error
+        if not callables.is_method(function):  # it is found only when bound to an object
+            callables.takes_context(function, capability)
         return function
 
     return mark
@@ -190,47 +151,81 @@ def check_capability(capability: str) -> None:
         )
 
 
+def mark_of(function: Any) -> Mark | None:
+    """Return what `@task` has said of a function, or of one that it is made of; None if nothing."""
+    try:
+        mark = getattr(function, MARK, None)
+    except Exception:  # noqa: BLE001 - a proxy may raise whatever it likes
+        return None
+    return mark if isinstance(mark, Mark) and callable(function) else None
+
+
+def definition_of(function: Any) -> TaskDefinition:
+    """Return how a marked function is to be run, as it is now: with what decorators made of it.
+
+    Raises `ConfigurationError` if it has no mark, or takes what nobody gives it.
+    """
+    mark = mark_of(function)
+    if mark is None:
+        raise ConfigurationError(f"{function!r} is not marked with @task")
+    return define(mark.capability, function, mark.options)
+
+
 def define(capability: str, function: Callable[..., Any], options: TaskOptions) -> TaskDefinition:
-    """Return the definition of a handler. Raises `ConfigurationError` for options that clash."""
-    check_options(capability, options)
-    is_async = inspect.iscoroutinefunction(function)
-    executor = Executor(options.get("executor") or ("async" if is_async else "thread"))
-    if is_async != (executor is Executor.ASYNC):
-        raise ConfigurationError(
-            f"{capability}: executor {executor.value!r} wants "
-            f"{'an async def' if executor is Executor.ASYNC else 'a plain function'}"
-        )
-    if executor is Executor.THREAD and options.get("exclusive"):
-        raise ConfigurationError(
-            f"{capability}: a thread cannot be stopped, so it cannot be exclusive; "
-            "make it an async def, or give it executor='process'"
-        )
-    parameters = _positional(capability, function)
+    """Return the definition of a handler.
+
+    Raises `ConfigurationError` for options that clash, and for what can be no handler.
+    """
+    callables.check(function, capability)
+    payload_type = callables.payload_type(function, capability)
     rest = {k: v for k, v in options.items() if k != "executor" and v is not None}
     return TaskDefinition(
         capability=capability,
         function=function,
-        executor=executor,
-        takes_context=len(parameters) > 1,
-        payload_type=_payload_type(function, parameters),
+        executor=_executor(capability, function, options),
+        takes_context=callables.takes_context(function, capability),
+        payload_type=payload_type,
+        decode=_decoder(payload_type, function, capability),
         **rest,  # type: ignore[arg-type]  # TaskOptions has the fields of TaskDefinition
     )
 
 
-def _positional(capability: str, function: Callable[..., Any]) -> list[str]:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in inspect.signature(function).parameters.values() if p.kind in kinds]
-    if not 1 <= len(names) <= 2:  # noqa: PLR2004 - payload, context
-        raise ConfigurationError(f"{capability}: a handler takes (payload) or (payload, context)")
-    return names
-
-
-def _payload_type(function: Callable[..., Any], parameters: list[str]) -> Any:
+def _decoder(payload_type: Any, function: Callable[..., Any], capability: str) -> Decode:
     try:
-        hints = get_type_hints(function)
-    except (NameError, TypeError):
-        return Any  # an annotation that only a type checker can resolve
-    return hints.get(parameters[0], Any)
+        return decoder_of(payload_type, capability)
+    except Exception as error:
+        why = str(error).partition("\n")[0]
+        raise callables.wrong(
+            function,
+            capability,
+            f"its payload is annotated with what cannot be validated ({why}); take a pydantic "
+            "model, a dataclass, a typed dict or a JSON type, or leave the annotation out",
+        ) from error
+
+
+def _executor(capability: str, function: Callable[..., Any], options: TaskOptions) -> Executor:
+    """Return where a handler runs. Raises `ConfigurationError` for options that clash."""
+    try:
+        check_options(capability, options)
+    except ConfigurationError as error:
+        place = callables.place_of(function)
+        raise ConfigurationError(f"{place}: {error}" if place else str(error)) from error
+    is_async = callables.is_async(function)
+    executor = Executor(options.get("executor") or ("async" if is_async else "thread"))
+    if executor is Executor.ASYNC and not is_async:
+        why = "executor 'async' wants an async def"
+        raise callables.wrong(function, capability, why)
+    if executor is not Executor.ASYNC and inspect.iscoroutinefunction(callables.body_of(function)):
+        why = f"executor {executor.value!r} wants a plain function, not an async def"
+        raise callables.wrong(function, capability, why)
+    if executor is Executor.THREAD and options.get("exclusive"):
+        raise callables.wrong(
+            function,
+            capability,
+            "a thread cannot be stopped, so it cannot be exclusive; "
+            "make it an async def, or give it executor='process'",
+        )
+    return executor
 
 
 class TaskRegistry:
@@ -244,19 +239,44 @@ class TaskRegistry:
 
     def add(self, function: Callable[..., Any]) -> None:
         """Take one marked function. Raises `ConfigurationError` if it has no mark or a twin."""
-        definition = getattr(function, MARK, None)
-        if not isinstance(definition, TaskDefinition):
-            raise ConfigurationError(f"{function!r} is not marked with @task")
+        definition = definition_of(function)
         known = self._definitions.get(definition.capability)
-        if known is not None and known.function is not definition.function:
-            raise ConfigurationError(f"two handlers for {definition.capability!r}")
+        if known is not None and known.function is not function:
+            both = (known.function, function)
+            places = " and ".join(callables.place_of(one) or repr(one) for one in both)
+            raise ConfigurationError(
+                f"two handlers for {definition.capability!r}, {places}; "
+                "give one another name, also if it is the other one decorated"
+            )
         self._definitions[definition.capability] = definition
 
     def collect(self, module: ModuleType) -> None:
-        """Take every marked function that `module` has by name."""
-        for value in list(vars(module).values()):
-            if callable(value) and isinstance(getattr(value, MARK, None), TaskDefinition):
-                self.add(value)
+        """Take every marked function that `module` has by name, as it is found there.
+
+        Raises `ConfigurationError` if there is none, or one that no name leads to.
+        """
+        values = list(vars(module).values())
+        found = [value for value in values if mark_of(value) is not None]
+        for function in found:
+            self.add(function)
+        for value in values:
+            self._look_for_hidden(value, depth=MOST_HIDDEN)
+        if not found:
+            raise ConfigurationError(
+                f"there is no handler in {getattr(module, '__file__', None) or module.__name__}; "
+                "mark a function with @task('a.name'), and name the module that has it"
+            )
+
+    def _look_for_hidden(self, value: Any, depth: int) -> None:
+        """Refuse a marked function that only something else leads to: it would never be offered."""
+        if isinstance(value, ModuleType) or mark_of(value) is not None:
+            return
+        for inner in callables.kept_in(value) if depth else ():
+            mark = mark_of(inner)
+            if mark is None:
+                self._look_for_hidden(inner, depth - 1)
+            elif mark.capability not in self._definitions:
+                raise callables.wrong(inner, mark.capability, _why_hidden(inner, value))
 
     def get(self, capability: str) -> TaskDefinition | None:
         """Return the handler of a capability."""
@@ -269,30 +289,11 @@ class TaskRegistry:
         return len(self._definitions)
 
 
-def load_registry(modules: Iterable[str]) -> TaskRegistry:
-    """Import modules by name (`package.handlers`, or a path ending in `.py`) and collect handlers.
-
-    The current directory is importable. Raises `ConfigurationError` that names the module.
-    """
-    registry = TaskRegistry()
-    for name in modules:
-        try:
-            registry.collect(_import(name))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"handlers {name!r}: {error}") from error
-        except Exception as error:
-            text = error if isinstance(error, ImportError) else repr(error)
-            raise ConfigurationError(f"handlers {name!r} cannot be imported: {text}") from error
-    return registry
-
-
-def _import(name: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    path = Path(name).resolve()
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    return importlib.import_module(path.stem)
+def _why_hidden(function: Any, keeper: Any) -> str:
+    if callables.is_method(function) or isinstance(keeper, type):
+        return (
+            "a method is no handler; mark a function of the module, "
+            "or give the bound method a name there"
+        )
+    name = getattr(keeper, "__qualname__", type(keeper).__name__)
+    return f"{name} above it hides its @task; write @task above that, or give that functools.wraps"

@@ -28,8 +28,9 @@ from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
+from maniple.loading import load_registry
 from maniple.messages import DEFAULT_TTL, Envelope, Failure, Progress, Result, Status, Task
-from maniple.tasks import Executor, TaskDefinition, TaskRegistry, load_registry
+from maniple.tasks import Executor, TaskDefinition, TaskRegistry
 
 AGENT = "testing"
 SLOTS = 16
@@ -165,7 +166,8 @@ class _Run:
             envelope, timeout, AGENT, lambda value: self._report(envelope.attempt, value)
         )
         if definition.executor is Executor.ASYNC:
-            return await run_async(definition, context, envelope.payload)
+            # In a task of its own, as another attempt would find what this one sets.
+            return await self._loop.create_task(run_async(definition, context, envelope.payload))
         work = self._carrier.in_thread(lambda: run_sync(definition, context, envelope.payload))
         try:
             async with asyncio.timeout(timeout):

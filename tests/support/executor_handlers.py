@@ -11,8 +11,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from maniple import TaskContext, task
 
@@ -20,6 +23,7 @@ POLL = 0.005
 GIVEN_UP_AFTER = 60.0  # of a test that failed and opened nothing
 LOCKS: dict[str, asyncio.Lock] = {}
 POLLERS: list[asyncio.Future[None]] = []
+TENANT: ContextVar[str] = ContextVar("tenant", default="nobody")
 
 
 @task("x.async")
@@ -182,6 +186,68 @@ def _two_steps(gates: list[str], context: TaskContext) -> None:
     for number, gate in enumerate(gates, 1):
         context.progress(number)
         _wait_for(gate)
+
+
+def _left_by_others(name: str, context: TaskContext) -> list[Any]:
+    """Return what is set here, and set it."""
+    context.progress("told")  # crosses to the agent's loop with whatever is set
+    logged = structlog.contextvars.get_contextvars()
+    before = [TENANT.get(), logged.get("tenant")]
+    TENANT.set(name)
+    structlog.contextvars.bind_contextvars(tenant=name)
+    context.progress("told again")
+    return before
+
+
+@task("x.sets")
+async def sets(name: str, context: TaskContext) -> list[Any]:
+    return _left_by_others(name, context)
+
+
+@task("x.thread_sets")
+def sets_in_thread(name: str, context: TaskContext) -> list[Any]:
+    return _left_by_others(name, context)
+
+
+@task("x.process_sets", executor="process")
+def sets_in_process(name: str, context: TaskContext) -> list[Any]:
+    return _left_by_others(name, context)
+
+
+@task("x.pool_sets")
+async def sets_in_pool(name: str, context: TaskContext) -> list[Any]:
+    """Do so in a thread of the loop, which does not get the handler's context there."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, _left_by_others, name, context)
+
+
+@task("x.group")
+async def fails_in_group(payload: str) -> None:
+    async def fails() -> None:
+        raise LookupError(payload)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails())
+
+
+@task("x.thread_raises")
+def raises_in_thread(payload: str) -> None:
+    raise LookupError(payload)
+
+
+@task("x.process_raises", executor="process")
+def raises_in_process(payload: str) -> None:
+    raise LookupError(payload)
+
+
+@task("x.moves", executor="process")
+def moves(folder: str | None) -> str:
+    """Return the current folder, and go to another one; None ends the worker."""
+    before = str(Path.cwd())
+    if folder is None:
+        os._exit(3)
+    os.chdir(folder)
+    return before
 
 
 @task("x.touch", executor="process")

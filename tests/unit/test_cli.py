@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import socket
@@ -27,6 +28,15 @@ async def double(payload: int) -> int:
     return payload * 2
 
 
+@task("test.group")
+async def group(payload: str) -> None:
+    async def fails() -> None:
+        raise LookupError(payload) from OSError("the shop is shut")
+
+    async with asyncio.TaskGroup() as together:
+        together.create_task(fails())
+
+
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("BROKER", "CONSUL", "MANAGEMENT"):
@@ -38,7 +48,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands submit to a cluster in memory."""
     for module in (submit, bulk):
-        monkeypatch.setattr(module, "connect", lambda _: cluster(double))
+        monkeypatch.setattr(module, "connect", lambda _: cluster(double, group))
 
 
 def invoke(*arguments: str, given: str = "") -> tuple[int, str, str]:
@@ -55,6 +65,20 @@ def closed_port() -> int:
 @pytest.mark.usefixtures("in_memory")
 def test_one_task_prints_its_output() -> None:
     assert invoke("submit", "test.double", "21", "--broker-url", URL) == (0, "42\n", "")
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_what_is_behind_a_failure_is_shown_below_it_and_moves_nothing_on_a_terminal() -> None:
+    code, _, err = invoke("submit", "test.group", '"a\\u001b[2J\\nb"', "--broker-url", URL)
+    assert code == ExitCode.FAILED
+    assert err.splitlines() == [
+        (
+            "maniple: failed: handler_error: ExceptionGroup: unhandled errors in a TaskGroup "
+            "(1 sub-exception)"
+        ),
+        "  - LookupError: a [2J b",
+        "    because of OSError: the shop is shut",
+    ]
 
 
 @pytest.mark.usefixtures("in_memory")

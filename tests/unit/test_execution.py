@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from maniple.errors import ErrorCode, InvalidMessage, TaskError
 from maniple.execution import Outcome, encode_output, run_async, run_sync
 from maniple.messages import MAX_OUTPUT
-from maniple.tasks import MARK, TaskContext, TaskDefinition, task
+from maniple.tasks import TaskContext, TaskDefinition, definition_of, task
 
 
 class Point(BaseModel):
@@ -28,9 +28,7 @@ class Size:
 
 
 def definition(function: Callable[..., Any]) -> TaskDefinition:
-    marked = getattr(task("test.task")(function), MARK)
-    assert isinstance(marked, TaskDefinition)
-    return marked
+    return definition_of(task("test.task")(function))
 
 
 def context(timeout: float = 5.0) -> TaskContext:
@@ -150,7 +148,7 @@ def deep() -> list[Any]:
 
 @pytest.mark.parametrize(
     "value",
-    [object(), b"bytes", {1, 2}, math.nan, [math.inf], "\ud800", cycle(), deep(), {(1, 2): 3}],
+    [object(), b"\xff", {object()}, math.nan, [math.inf], "\ud800", cycle(), deep(), {(1, 2): 3}],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_json_is_an_invalid_output(value: object) -> None:

@@ -1,6 +1,7 @@
 """What crosses from a handler's thread to the connection loop, at times that a test decides."""
 
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from executor_bench import Told, job
@@ -14,7 +15,8 @@ class Home:
         self.crossed: list[Callable[[], None]] = []
         self.timers: list[Timer] = []
 
-    def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
+    def call_soon_threadsafe(self, call: Callable[[], None], *, context: Context) -> None:
+        assert list(context) == []
         self.crossed.append(call)
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> "Timer":

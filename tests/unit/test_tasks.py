@@ -5,23 +5,16 @@ from typing import Any
 import pytest
 
 from maniple.errors import ConfigurationError
+from maniple.loading import load_registry
 from maniple.messages import RetryPlan
 from maniple.task_options import _CHECKS
 from maniple.tasks import (
-    MARK,
     Executor,
-    TaskDefinition,
     TaskOptions,
     TaskRegistry,
-    load_registry,
+    definition_of,
     task,
 )
-
-
-def definition_of(function: Any) -> TaskDefinition:
-    definition = getattr(function, MARK)
-    assert isinstance(definition, TaskDefinition)
-    return definition
 
 
 async def coroutine(payload: Any) -> Any:

@@ -1,16 +1,26 @@
 """Run an agent: `python -m maniple_agent`."""
 
 import sys
+from functools import partial
 
+from maniple.errors import ConfigurationError
+from maniple.loading import here
 from maniple.service.runner import run
-from maniple.service.settings import load_settings
+from maniple.service.settings import WRONG_USAGE, load_settings
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
 
 
 def main() -> None:
     """Run until SIGTERM."""
-    run(load_settings(AgentSettings, sys.argv[1:]), build)
+    settings = load_settings(AgentSettings, sys.argv[1:])
+    try:
+        folder = here()
+    except ConfigurationError as error:
+        sys.stderr.write(f"maniple-agent: {error}\n")
+        raise SystemExit(WRONG_USAGE) from error
+    # The folder as it is now: what is built again may find another one.
+    run(settings, partial(build, folder=folder))
 
 
 if __name__ == "__main__":

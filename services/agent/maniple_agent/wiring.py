@@ -4,10 +4,12 @@ import contextlib
 import os
 import platform
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from time import monotonic
 from typing import cast
 
@@ -21,18 +23,17 @@ from maniple.control import (
     control_keys,
 )
 from maniple.identifiers import new_id
+from maniple.loading import here, load_registry, located
 from maniple.loops import new_event_loop
 from maniple.service.broker import ControlPlane
 from maniple.service.cluster_time import ClusterTime, follow
 from maniple.service.hotpath import PAUSE_TIMEOUT, HotPath
 from maniple.service.outlets import ResultOutlet
 from maniple.service.runner import Runtime
-from maniple.service.telemetry.tracing import Tracer
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry, load_registry
+from maniple.tasks import TaskRegistry
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
-from maniple_agent.deadlines import Known
 from maniple_agent.departures import Departures
 from maniple_agent.domain.fencing import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
@@ -71,14 +72,15 @@ class Parts:
     time: ClusterTime
 
 
-def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
+def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
     """Put an agent together; nothing is started. Raises `ConfigurationError` for its handlers."""
     time = ClusterTime(now, settings.timings.clocks)
     # Before their modules are there, which may ask for tracers.
     runtime.tracer.serve_handlers(time.off)
-    registry = load_registry(settings.handlers)
+    registry = load_registry(settings.handlers, folder)
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
+    runtime.log.info("handlers are loaded", **_offers(registry))
     lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, held_bytes=settings.held_bytes)
     queues = settings.timings.queues
@@ -105,7 +107,14 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
         most_bytes=settings.held_bytes,
         at_once=diagnostics.AT_ONCE,
     )
-    executors = _executors(settings, registry, work, runtime.tracer, known=time.known)
+    workers = partial(
+        ProcessExecutor,
+        handlers=located(settings.handlers, folder),
+        folder=folder,
+        clock=time.known,
+        tracer=runtime.tracer,
+    )
+    executors = _executors(settings, registry, work, workers)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))
     lanes.consume(hot, work)
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
@@ -113,10 +122,13 @@ def assemble(runtime: Runtime, settings: AgentSettings) -> Parts:
 
 
 @contextlib.asynccontextmanager
-async def build(runtime: Runtime) -> AsyncIterator[None]:
-    """Start an agent, and drain it on the way out."""
+async def build(runtime: Runtime, folder: Path | None = None) -> AsyncIterator[None]:
+    """Start an agent, and drain it on the way out.
+
+    Its handlers are looked for in `folder` (None: the current one), where its workers begin.
+    """
     settings = cast("AgentSettings", runtime.settings)
-    parts = assemble(runtime, settings)
+    parts = assemble(runtime, settings, folder or here())
     description = describe(runtime, settings, parts)
     plane = ControlPlane(
         settings.broker_url,
@@ -229,6 +241,14 @@ def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDe
     )
 
 
+def _offers(registry: TaskRegistry) -> dict[str, list[str]]:
+    """Return the capabilities of each executor, for a log line."""
+    offers: dict[str, list[str]] = {}
+    for definition in registry:
+        offers.setdefault(definition.executor.value, []).append(definition.capability)
+    return offers
+
+
 def _capacities(settings: AgentSettings) -> dict[Kind, int]:
     return {
         Kind.ASYNC: settings.slots,
@@ -238,7 +258,10 @@ def _capacities(settings: AgentSettings) -> dict[Kind, int]:
 
 
 def _executors(
-    settings: AgentSettings, registry: TaskRegistry, work: Work, tracer: Tracer, *, known: Known
+    settings: AgentSettings,
+    registry: TaskRegistry,
+    work: Work,
+    workers: Callable[..., ProcessExecutor],
 ) -> dict[Kind, Executor]:
     """Return an executor for each kind of handler that there is."""
     kinds = {definition.executor for definition in registry}
@@ -250,14 +273,11 @@ def _executors(
     if Kind.THREAD in kinds:
         executors[Kind.THREAD] = ThreadExecutor(settings.threads, settings.instance, work)
     if Kind.PROCESS in kinds:
-        executors[Kind.PROCESS] = ProcessExecutor(
+        executors[Kind.PROCESS] = workers(
             settings.processes,
             settings.instance,
             work,
-            handlers=settings.handlers,
             memory=settings.process_memory,
-            clock=known,
-            tracer=tracer,
             environment={
                 "MANIPLE_INSTANCE": settings.instance,
                 "MANIPLE_LOG_LEVEL": settings.log_level,

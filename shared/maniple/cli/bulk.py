@@ -15,8 +15,16 @@ from msgspec.structs import asdict, replace
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from maniple import codec
+from maniple.causes import lines_of
 from maniple.cli.jsonl import Line, read_lines
-from maniple.cli.output import ExitCode, complain, error_console, print_bytes, print_line
+from maniple.cli.output import (
+    ExitCode,
+    complain,
+    error_console,
+    explain,
+    print_bytes,
+    print_line,
+)
 from maniple.client import Client, connect
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import MAX_BODY, Failure, Result, Status, Task
@@ -139,6 +147,7 @@ class Bulk:
         shown = sum(count for name, count in self.counts.items() if name not in _GOOD)
         if shown <= SHOWN_ERRORS:
             complain(f"line {number}: {status}: {failure.code}: {failure.message}")
+            explain(lines_of(failure.detail))
         if shown == SHOWN_ERRORS:
             complain("… further failures are only counted here")
 

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -120,6 +120,12 @@ def _code(error: Exception) -> ExitCode:
 def complain(message: str) -> None:
     """Say what is wrong, in one line on standard error."""
     sys.stderr.write(f"maniple: {shown(' '.join(message.split()))}\n")
+
+
+def explain(lines: Iterable[str]) -> None:
+    """Say more about what was wrong, below it; the lines keep what they are indented by."""
+    for line in lines:
+        sys.stderr.write(f"  {line}\n")
 
 
 def print_line(text: str) -> None:

@@ -13,6 +13,7 @@ from maniple.cli.output import (
     ExitCode,
     JsonOption,
     complain,
+    explain,
     operator_url,
     print_bytes,
     print_line,
@@ -109,6 +110,7 @@ async def _single(
     if error is None:
         return ExitCode.DONE
     complain(f"{result.status}: {error}")
+    explain(getattr(error, "__notes__", ()))
     return ExitCode.FAILED
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+from maniple.causes import lines_of
 from maniple.client.tracing import end
 from maniple.codec import decode_value
 from maniple.errors import (
@@ -32,18 +33,24 @@ _NO_REASON = Failure(code=ErrorCode.HANDLER_ERROR, message="no reason given")
 
 
 def error_of(result: Result) -> TaskError | None:
-    """Return the error that a result stands for, None if the task succeeded."""
+    """Return the error that a result stands for, None if the task succeeded.
+
+    What is behind it, as far as its `detail` tells, are its notes.
+    """
     if result.status is Status.SUCCEEDED:
         return None
     kind = _ERRORS.get(result.status, TaskError)  # a newer cluster may have one more
     failure = result.error or _NO_REASON
-    return kind(
+    error = kind(
         failure.code,
         failure.message,
         task_id=result.id,
         retry_after=failure.retry_after,
         detail=failure.detail,
     )
+    for line in lines_of(failure.detail):
+        error.add_note(line)
+    return error
 
 
 class Ticket(ABC):

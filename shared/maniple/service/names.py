@@ -150,6 +150,9 @@ TRACES_LIMITED = CounterName(
     ("why",),
 )
 LOOP_LAG = GaugeName("maniple_loop_lag_seconds", "How late the connection loop was, at worst")
+LOG_LINES_DROPPED = CounterName(
+    "maniple_log_lines_dropped", "Log lines that were not written: nobody read them in time"
+)
 READY = GaugeName("maniple_ready", "1 while work may be sent to this process")
 COMPONENT_OK = GaugeName(
     "maniple_component_ok", "1 while a component of /health is well", ("component",)
@@ -199,6 +202,7 @@ ALL: tuple[MetricName, ...] = (
     SPANS_DROPPED,
     TRACES_LIMITED,
     LOOP_LAG,
+    LOG_LINES_DROPPED,
     READY,
     COMPONENT_OK,
     POLICY_VERSION,

@@ -30,7 +30,14 @@ from maniple.service.health import Health, HealthServer
 from maniple.service.log_levels import LogLevels
 from maniple.service.presence import Presence, Pulse
 from maniple.service.settings import WRONG_USAGE, ServiceSettings, leave_no_secrets
-from maniple.service.telemetry import Metrics, configure_logging, get_logger, process_metrics
+from maniple.service.telemetry import (
+    Metrics,
+    configure_logging,
+    dropped_lines,
+    flush_logs,
+    get_logger,
+    process_metrics,
+)
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer, make_tracer
 
 FAREWELL = 0.5  # seconds that Consul has before the draining begins
@@ -220,13 +227,18 @@ class _Process:
         await runtime.cancel_spawned()
         error = body.exception() if body.done() and not body.cancelled() else None
         if error is not None:
+            if isinstance(error, ConfigurationError):
+                # Of what was wrong in somebody's own code, its traceback; ours tells nothing more.
+                self.log.error("cannot start", reason=str(error), exc_info=error.__cause__)
+                return WRONG_USAGE
             self.log.error("process crashed", exc_info=error)
-            return WRONG_USAGE if isinstance(error, ConfigurationError) else CRASHED
+            return CRASHED
         return CRASHED if runtime.crashed or late else 0
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
         gauge = self.metrics.gauge(names.LOOP_LAG)
+        lost, counted = self.metrics.counter(names.LOG_LINES_DROPPED), 0
         recent = [0.0] * LAG_WINDOW
         for turn in range(sys.maxsize):
             due = loop.time() + LAG_PERIOD
@@ -237,6 +249,9 @@ class _Process:
             late = worst >= LAG_LIMIT
             self.health.set("loop", ok=not late, detail=f"{worst:.2f} s late" if late else "")
             self._show_health()
+            dropped = dropped_lines()
+            lost.inc(max(0, dropped - counted))
+            counted = dropped
 
     def _show_health(self) -> None:
         self.metrics.gauge(names.READY).set(self.health.ready)
@@ -323,6 +338,7 @@ def run(settings: ServiceSettings, build: Build) -> None:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             code = runner.run(_main(settings, build))
     except ConfigurationError as error:
+        flush_logs()
         sys.stderr.write(f"maniple-{settings.service}: {error}\n")
         code = WRONG_USAGE
     if code:

@@ -1,5 +1,8 @@
 """Handlers that misbehave end with their code, and the agent lives."""
 
+import json
+from typing import Any
+
 import pytest
 from yarl import URL
 
@@ -7,6 +10,7 @@ from maniple import TaskError, TaskFailed, connect
 from maniple.local.cluster import Cluster
 from needs import PROC, need
 from outsider import Outsider
+from waiting import wait_until
 
 MISBEHAVING = {
     "test.raise": "handler_error",
@@ -67,6 +71,24 @@ async def test_progress_reaches_the_submitter(cluster: Cluster) -> None:
         assert await handle.result(timeout=60) == 4
     assert seen == sorted(seen)
     assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("capability", ["test.raise", "maniple.fail", "test.allocate"])
+async def test_why_a_handler_failed_is_in_the_log_of_its_agent(
+    cluster: Cluster, capability: str
+) -> None:
+    async with connect(cluster.ready_info()["client_url"]) as client:
+        result = await (await client.submit(capability)).outcome(timeout=60)
+    logs = cluster.data_dir / "logs"
+
+    def told() -> list[dict[str, Any]]:
+        lines = (logs / f"{result.agent}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if result.id in line and "Traceback" in line]
+
+    await wait_until(lambda: len(told()) == 1)
+    (line,) = told()
+    assert (line["capability"], line["attempt"]) == (capability, 1)
+    assert line["event"] == "an attempt failed"
 
 
 async def test_a_failure_carries_code_message_and_detail(cluster: Cluster) -> None:

@@ -39,6 +39,7 @@ FED: dict[str, tuple[MetricName, ...]] = {
 }
 EVERYWHERE = {names.LOOP_LAG, names.READY, names.COMPONENT_OK}
 SELDOM = {
+    names.LOG_LINES_DROPPED,
     names.HANDED_BACK,
     names.DEAD_LETTERS,
     names.EVICTIONS,

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -18,7 +19,6 @@ START_TIMEOUT = 60.0
 # What reading from a worker raises that has ended, or that somebody else wrote for.
 ENDED = (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError)
 
-_NOTHING: Mapping[str, str] = {}
 _decode_reply = msgspec.json.Decoder(Reply).decode
 
 
@@ -52,9 +52,9 @@ class Worker:
 
     @classmethod
     async def start(
-        cls, handlers: Sequence[str], environment: Mapping[str, str] = _NOTHING
+        cls, handlers: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> "Worker":
-        """Start a process that has imported `handlers`, with variables besides our own.
+        """Start a process that has imported `handlers`, in `folder`, with these variables.
 
         Raises `TimeoutError` or `ENDED`.
         """
@@ -67,7 +67,9 @@ class Worker:
                 keep_from_children(ours.fileno())
                 keep_from_children(lifeline_write)
                 try:
-                    process = await _spawned(theirs.fileno(), lifeline_read, handlers, environment)
+                    process = await _spawned(
+                        theirs.fileno(), lifeline_read, handlers, environment, folder
+                    )
                 finally:
                     os.close(lifeline_read)
             reader, writer = await asyncio.open_connection(sock=ours)
@@ -127,7 +129,11 @@ def _exists(pid: int) -> bool:
 
 
 async def _spawned(
-    connection: int, lifeline: int, handlers: Sequence[str], environment: Mapping[str, str]
+    connection: int,
+    lifeline: int,
+    handlers: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -137,7 +143,8 @@ async def _spawned(
         str(lifeline),
         str(os.getpid()),
         *handlers,
-        env={**os.environ, **environment},
+        cwd=folder,
+        env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         start_new_session=True,  # so that what a handler starts ends with it
         pass_fds=(connection, lifeline),

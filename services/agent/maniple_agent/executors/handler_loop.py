@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from time import monotonic
 
 import structlog
@@ -12,6 +13,8 @@ from msgspec import Raw
 
 from maniple.execution import Outcome, of_exception, run_async, timed_out
 from maniple.service.telemetry.context import in_span
+from maniple.tasks import TaskContext
+from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job
 from maniple_agent.executors.latest import Latest
 from maniple_agent.executors.pool import Caller, HandlerPool, calling
@@ -34,6 +37,7 @@ class HandlerLoop:
         self._clock = clock
         self._home = asyncio.get_running_loop()
         self._loop = loop
+        self._context = copy_context()  # what is set in it was set before there were tasks
         self._agent = agent
         self._collected = collected
         self._progress = progress
@@ -48,6 +52,7 @@ class HandlerLoop:
         self._callers: dict[Job, Caller] = {}
         self._pinged_at: float | None = None
         self._stopping = False
+        self._failures = Failures(clock)
         self._log = structlog.get_logger("maniple.agent.executor")
         self._thread = threading.Thread(target=self._serve, name="handlers", daemon=True)
         self._thread.start()
@@ -151,7 +156,8 @@ class HandlerLoop:
         while self._arrived:
             job = self._arrived.popleft()
             own: list[asyncio.Task[None]] = []
-            own.append(self._loop.create_task(self._run(job, own)))
+            work = self._run(job, own)
+            own.append(self._loop.create_task(work, context=self._context.copy()))
             self._created[own[0]] = job
 
     async def _run(self, job: Job, own: Sequence[asyncio.Task[None]]) -> None:
@@ -175,21 +181,24 @@ class HandlerLoop:
         self._finished.append((job, outcome, self._clock() - started))
         if not self._crossing:
             self._crossing = True
-            # At the end of this turn, so that all that finishes in it crosses together.
-            self._loop.call_soon(self._cross)
+            # At the end of this turn, so that all that finishes in it crosses together; without
+            # what this handler has set, which what follows over there would find.
+            self._loop.call_soon(self._cross, context=Context())
 
     async def _outcome(self, job: Job) -> Outcome:
         if job.settled:  # it was cancelled before it began: nobody hears this
             return timed_out(job.timeout)
         if not job.definition.takes_context:
             context = job.context(self._agent, None)
-            return await run_async(job.definition, context, job.envelope.payload)
+            return await self._ran(job, context)
         latest = Latest(job, self._home, self._progress)
         try:
-            context = job.context(self._agent, latest.report)
-            return await run_async(job.definition, context, job.envelope.payload)
+            return await self._ran(job, job.context(self._agent, latest.report))
         finally:
             latest.close()
+
+    async def _ran(self, job: Job, context: TaskContext) -> Outcome:
+        return await run_async(job.definition, context, job.envelope.payload, self._failures.tell)
 
     def _cross(self) -> None:
         self._crossing = False

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from msgspec import Raw
@@ -50,7 +51,8 @@ class Latest:
 
     def _cross(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # its loop has closed: the process is ending
-            self._home.call_soon_threadsafe(function)
+            # Without what the handler has set: over there, others' tasks go on.
+            self._home.call_soon_threadsafe(function, context=Context())
 
     def _arrive(self) -> None:
         if self._timer is None:

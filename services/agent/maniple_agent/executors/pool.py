@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import partial
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
@@ -100,7 +100,7 @@ class Call:
     def run(self) -> None:
         """Call it, and tell who waits."""
         try:
-            result = self.work()
+            result = Context().run(self.work)  # another call's finds nothing that it sets
         except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
             self.future.set_exception(error)
         else:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from time import monotonic
 
 import structlog
@@ -33,12 +35,15 @@ class ProcessExecutor:
         clock: Callable[[], datetime | None],
         tracer: Tracer = NO_TRACER,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Import `handlers` in each worker; `memory` is bytes of its address space.
 
-        Workers have the variables of `environment` besides the agent's own.
+        Workers have the variables of `environment` besides the agent's own. They begin in `folder`
+        (None: the current one). Both are as now, whatever handlers do in this process.
         """
-        self._environment = environment or {}
+        self._environment = {**os.environ, **(environment or {})}
+        self._folder = folder or Path.cwd()
         self._tracer = tracer
         self.capacity = capacity
         self._agent = agent
@@ -112,7 +117,7 @@ class ProcessExecutor:
         try:
             while True:
                 try:
-                    return await Worker.start(self._handlers, self._environment)
+                    return await Worker.start(self._handlers, self._environment, self._folder)
                 except (TimeoutError, *ENDED) as error:
                     self._log.error(NOT_STARTED, reason=repr(error))
                     self._failing += 1 - failing

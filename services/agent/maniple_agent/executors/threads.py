@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Sequence
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from time import monotonic
 
@@ -16,6 +17,7 @@ import structlog
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, of_exception, run_sync, timed_out
 from maniple.service.telemetry.context import in_span
+from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 from maniple_agent.executors.latest import Latest
 
@@ -35,6 +37,8 @@ class ThreadExecutor:
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._home: asyncio.AbstractEventLoop | None = None
         self._none_until = 0.0
+        self._context = Context()
+        self._failures = Failures()
         self._log = structlog.get_logger("maniple.agent.executor")
 
     @property
@@ -58,8 +62,9 @@ class ThreadExecutor:
         return self.capacity if monotonic() >= self._none_until else len(self._threads)
 
     async def start(self, _spawn: Spawn) -> None:
-        """Remember the loop that outcomes are told on."""
+        """Remember the loop that outcomes are told on, and what is set before there are tasks."""
         self._home = asyncio.get_running_loop()
+        self._context = copy_context()
 
     async def stop(self) -> None:
         """Let idle threads end; busy ones end with the process."""
@@ -87,7 +92,8 @@ class ThreadExecutor:
 
     def _new_thread(self, loop: asyncio.AbstractEventLoop) -> bool:
         name = f"handler-{len(self._threads) + 1}"
-        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        run = self._context.copy().run
+        thread = threading.Thread(target=run, args=(self._serve,), name=name, daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:
@@ -113,7 +119,8 @@ class ThreadExecutor:
         try:
             context = job.context(self._agent, latest.report)
             with in_span(job.traceparent):
-                return run_sync(job.definition, context, job.envelope.payload)
+                payload = job.envelope.payload
+                return run_sync(job.definition, context, payload, self._failures.tell)
         except BaseException as error:  # noqa: BLE001 - or the thread and its slot would be gone
             return of_exception(error)
         finally:

@@ -23,9 +23,11 @@ from maniple.codec import encode
 from maniple.errors import ConfigurationError
 from maniple.execution import encode_progress, run_sync
 from maniple.forks import keep_from_children, keep_signals_from_children
+from maniple.loading import load_registry
 from maniple.service.telemetry import configure_logging
 from maniple.service.telemetry.context import in_span
-from maniple.tasks import TaskContext, TaskRegistry, load_registry
+from maniple.tasks import TaskContext, TaskRegistry
+from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
 from maniple_agent.executors.latest import PERIOD
 from maniple_agent.executors.lifeline import die_with_agent
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from maniple.service.telemetry.export import Collector
 
 NICENESS = 5
+LOG_PATIENCE = 0.1  # seconds for a line to be written: a handler may crash after it
 
 _decode_call = msgspec.json.Decoder(Call).decode
 
@@ -50,19 +53,24 @@ def main(arguments: list[str]) -> None:
     keep_from_children(connection.fileno())  # or the agent would not see that this process ended
     _be_the_first_to_go()
     os.nice(NICENESS)  # room for the agent's heartbeats when all processors are busy
-    configure_logging(AgentSettings())
+    configure_logging(AgentSettings(), patience=LOG_PATIENCE)
     try:
         registry = load_registry(arguments[3:])
     except ConfigurationError as error:
         sys.stderr.write(f"worker: {error}\n")
         raise SystemExit(2) from error
     _send(connection, Reply(ready=True))
+    failures = Failures()
+    folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     while (body := _receive(connection)) is not None:
         _send(connection, Reply(ready=True))
-        _send(connection, _run(registry, _decode_call(body), connection))
+        _send(connection, _run(registry, _decode_call(body), connection, failures))
+        os.fchdir(folder)  # where the next handler is, wherever this one went
 
 
-def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply:
+def _run(
+    registry: TaskRegistry, call: Call, connection: socket.socket, failures: Failures
+) -> Reply:
     definition = registry.get(call.capability)
     if definition is None:
         raise SystemExit(f"worker: no handler for {call.capability!r}")
@@ -84,7 +92,7 @@ def _run(registry: TaskRegistry, call: Call, connection: socket.socket) -> Reply
     started = monotonic()
     collector = _collector() if call.traced else None
     with in_span(call.traceparent if call.traced else None):
-        outcome = run_sync(definition, context, call.payload)
+        outcome = run_sync(definition, context, call.payload, failures.tell)
     progress.close()
     return Reply(
         spans=[] if collector is None else collector.take(),

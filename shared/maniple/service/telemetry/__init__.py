@@ -1,6 +1,13 @@
 """What a process tells about itself: logs, metrics, spans."""
 
-from maniple.service.telemetry.logs import about, configure_logging, get_logger, set_level
+from maniple.service.telemetry.logs import (
+    about,
+    configure_logging,
+    dropped_lines,
+    flush_logs,
+    get_logger,
+    set_level,
+)
 from maniple.service.telemetry.metrics import MAX_CHILDREN, OTHER, Metrics, process_metrics
 
 __all__ = [
@@ -9,6 +16,8 @@ __all__ = [
     "Metrics",
     "about",
     "configure_logging",
+    "dropped_lines",
+    "flush_logs",
     "get_logger",
     "process_metrics",
     "set_level",

@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.messages import Envelope
 from maniple.service.settings import ServiceSettings, without_password
+from maniple.service.telemetry.log_writer import LogWriter
 from maniple.shown import shown
 from maniple.tasks import current_task
 from maniple.traceparent import trace_id_of
@@ -59,8 +60,13 @@ def _show(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -> None:
-    """Send structlog and the standard library's logging, in one form, to `stream` (stderr)."""
+def configure_logging(
+    settings: ServiceSettings, stream: TextIO | None = None, *, patience: float = 0.0
+) -> None:
+    """Send structlog and the standard library's logging, in one form, to `stream`.
+
+    Without one, to standard error, by a thread, with `patience`: see `LogWriter`.
+    """
     about = {"service": settings.service, "instance": settings.instance}
 
     def say_who(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -87,7 +93,7 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
         )
         last = [structlog.processors.format_exc_info, _hide_passwords, _show, screen]
 
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _standard_error(patience) if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=common,
@@ -106,6 +112,27 @@ def configure_logging(settings: ServiceSettings, stream: TextIO | None = None) -
         cache_logger_on_first_use=False,
     )
     set_level(settings.log_level)
+
+
+def _standard_error(patience: float) -> logging.Handler:
+    if sys.stderr is None:  # it was closed when the process began
+        return logging.NullHandler()
+    try:
+        return LogWriter(sys.stderr.fileno(), patience=patience)
+    except (OSError, ValueError):  # what stands in for it, as in a test
+        return logging.StreamHandler(sys.stderr)
+
+
+def flush_logs() -> None:
+    """Have written what is logged, as far as somebody takes it within a second."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def dropped_lines() -> int:
+    """Return how many lines this process has logged that were not written."""
+    handlers = logging.getLogger().handlers
+    return sum(handler.dropped for handler in handlers if isinstance(handler, LogWriter))
 
 
 def set_level(name: str) -> None:

@@ -1,0 +1,196 @@
+"""What a handler is, as it was found in its module: a function, or what decorators made of one.
+
+Decorators, `functools.partial`, methods and objects with `__call__` are looked through from the
+outside in. What is called is always the outermost; what it wants is told by the first that says so.
+"""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
+from typing import Any, get_type_hints
+
+from maniple.errors import ConfigurationError
+
+MOST_LAYERS = 50
+_JSON = (int, float, str, bool, bytes, list, dict)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_JSON_TYPES = tuple(one for kind in _JSON for one in (kind, kind.__name__))
+_TAKES = "a handler takes (payload) or (payload, context)"
+
+
+def layers(function: Any) -> Iterator[Any]:
+    """Go through a callable from the outside in: what it wraps, as a partial, or by `__call__`."""
+    layer = function
+    for _ in range(MOST_LAYERS):  # what wraps itself has no end
+        if layer is None:
+            return
+        yield layer
+        layer = _inside(layer)
+
+
+def _inside(layer: Any) -> Any:
+    if isinstance(layer, functools.partial):
+        return layer.func
+    wrapped = getattr(layer, "__wrapped__", None)
+    if callable(wrapped):
+        # What a decorated method wraps wants the same object first.
+        return MethodType(wrapped, layer.__self__) if isinstance(layer, MethodType) else wrapped
+    if isinstance(layer, FunctionType | MethodType | BuiltinFunctionType | type):
+        return None
+    call = getattr(layer, "__call__", None)  # noqa: B004 - what is called, not whether it can be
+    return call if isinstance(call, MethodType) else None
+
+
+def body_of(layer: Any) -> FunctionType | None:
+    """Return the Python function that runs when a layer is called; None if there is none."""
+    if isinstance(layer, MethodType):
+        layer = layer.__func__
+    if not isinstance(layer, FunctionType | type | functools.partial):
+        layer = inspect.getattr_static(type(layer), "__call__", None)
+    return layer if isinstance(layer, FunctionType) else None
+
+
+def place_of(function: Any) -> str:
+    """Return file and line of what is innermost, empty if that has none."""
+    body = None
+    for layer in layers(function):
+        body = body_of(layer) or body
+    return f"{body.__code__.co_filename}:{body.__code__.co_firstlineno}" if body else ""
+
+
+def wrong(function: Any, capability: str, why: str) -> ConfigurationError:
+    """Return the error about a handler, which names its file and line."""
+    place = place_of(function)
+    return ConfigurationError(f"{place}: {capability}: {why}" if place else f"{capability}: {why}")
+
+
+def is_async(function: Any) -> bool:
+    """Tell whether a call gives what is to be awaited, as far as that can be seen."""
+    return any(inspect.iscoroutinefunction(body_of(layer)) for layer in layers(function))
+
+
+def check(function: Any, capability: str) -> None:
+    """Raise `ConfigurationError` for what can be no handler, whatever it takes."""
+    body = body_of(function)
+    if isinstance(function, type):
+        raise wrong(function, capability, "a class is no handler; mark a function that uses it")
+    if not callable(function):
+        raise wrong(
+            function,
+            capability,
+            f"@task marks functions, not a {type(function).__name__}; put it right above the def, "
+            "below what makes a property or the like of it",
+        )
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+        raise wrong(
+            function,
+            capability,
+            "a generator is no JSON; return a list, or tell parts with context.progress(…)",
+        )
+
+
+def is_method(function: Any) -> bool:
+    """Tell whether a function stands in the body of a class, and so wants its object first."""
+    if not isinstance(function, FunctionType):
+        return False
+    scope = function.__qualname__.rpartition(".")[0]
+    return bool(scope) and not scope.endswith("<locals>")
+
+
+def takes_context(function: Any, capability: str) -> bool:
+    """Tell whether a handler takes a context too. Raises `ConfigurationError` for what takes else.
+
+    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes.
+    """
+    outermost = _parameters(function, capability)
+    needed = [p.name for p in outermost if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if needed:
+        raise wrong(
+            function, capability, f"{_TAKES}; nothing gives it {needed[0]!r}: give that a default"
+        )
+    for layer in layers(function):
+        parameters = _parameters(layer, capability)
+        count = sum(p.kind in _POSITIONAL for p in parameters)
+        if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            break
+    if not count and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise wrong(
+            function,
+            capability,
+            f"{_TAKES}; its decorator hides which: give that one functools.wraps",
+        )
+    if not 1 <= count <= 2:  # noqa: PLR2004 - payload, context
+        raise wrong(function, capability, f"{_TAKES}, not {count} parameters")
+    if count > 1 and parameters[1].annotation in _JSON_TYPES:
+        name = parameters[1].name
+        why = (
+            f"{_TAKES}, but its second parameter, {name!r}, is no context; take one payload of both"
+        )
+        raise wrong(function, capability, why)
+    return count > 1
+
+
+def payload_type(function: Any, capability: str) -> Any:
+    """Return what the payload is annotated with, `Any` without an annotation.
+
+    Only that annotation must be there at run time, not the others of the function. Raises
+    `ConfigurationError` if it cannot be resolved.
+    """
+    for layer in layers(function):
+        first = next((p for p in _parameters(layer, capability) if p.kind in _POSITIONAL), None)
+        if first is not None and first.annotation is not first.empty:
+            return _resolved(first.annotation, layer, function, capability)
+    return Any
+
+
+def _resolved(annotation: Any, layer: Any, function: Any, capability: str) -> Any:
+    # `functools.wraps` copies annotations: they mean what they mean where the innermost stands.
+    body = [body_of(inner) for inner in layers(layer)][-1]
+    said: Any = SimpleNamespace(__annotations__={"payload": annotation})
+    names = ({}, {}) if body is None else (body.__globals__, _cells(body))
+    try:
+        return get_type_hints(said, *names, include_extras=True)["payload"]
+    except Exception as error:
+        raise wrong(
+            function,
+            capability,
+            f"the annotation of its payload, {annotation!r}, means nothing when it is loaded "
+            f"({error}); import what it names outside `if TYPE_CHECKING:`, or mend its spelling",
+        ) from error
+
+
+def _cells(body: FunctionType) -> dict[str, Any]:
+    """Return what the functions around a function have given it."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(body.__code__.co_freevars, body.__closure__ or (), strict=False):
+        with contextlib.suppress(ValueError):  # it has none yet
+            found[name] = cell.cell_contents
+    return found
+
+
+def _parameters(layer: Any, capability: str) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(layer, follow_wrapped=False).parameters.values())
+    except (ValueError, TypeError) as error:
+        if _inside(layer) is not None:  # made in C, as by functools.cache: it passes on all it gets
+            return [inspect.Parameter("passed_on", inspect.Parameter.VAR_POSITIONAL)]
+        raise wrong(layer, capability, f"it cannot be told what it takes: {error}") from error
+
+
+def kept_in(value: Any) -> Iterator[Any]:
+    """Go through the callables that something keeps where nobody finds them by name.
+
+    What a decorator without `functools.wraps` has made keeps them in its closure or as attributes,
+    a class has methods.
+    """
+    kept: list[Any] = []
+    if isinstance(value, FunctionType):
+        kept = list(_cells(value).values())
+    elif isinstance(value, functools.partial):
+        kept = [value.func, *value.args]
+    elif callable(value):
+        own = list(getattr(value, "__dict__", {}).values())
+        kept = [*own, *(one.__func__ for one in own if isinstance(one, staticmethod | classmethod))]
+    yield from filter(callable, kept)

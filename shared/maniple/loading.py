@@ -1,0 +1,143 @@
+"""Importing the modules of handlers; what goes wrong says where it is, and what to do."""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from maniple.errors import ConfigurationError
+from maniple.tasks import TaskRegistry
+
+SUFFIX = ".py"
+_OURS = ("<", str(Path(__file__).parent) + os.sep)  # the import system's, and this distribution's
+_INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+_PYTHON = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+
+
+def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskRegistry:
+    """Import modules by name (`package.handlers`, or a path ending in `.py`) and collect handlers.
+
+    `folder` (the current one) is importable, and paths are relative to it. Raises
+    `ConfigurationError` that names the module, file and line.
+    """
+    folder = folder or here()
+    registry = TaskRegistry()
+    for name in located(modules, folder):
+        try:
+            registry.collect(_import(name, folder))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"handlers {name!r}: {_placed(error)}") from error
+        except KeyboardInterrupt:
+            raise  # somebody does not want to wait for it
+        except BaseException as error:
+            why = f"handlers {name!r} cannot be imported: {_told(error, name, folder)}"
+            raise ConfigurationError(why) from error
+    return registry
+
+
+def located(modules: Iterable[str], folder: Path) -> list[str]:
+    """Return the modules by names that mean the same wherever a process is: paths are absolute."""
+    return [os.path.normpath(folder / name) if name.endswith(SUFFIX) else name for name in modules]
+
+
+def here() -> Path:
+    """Return the current folder. Raises `ConfigurationError` if that is gone."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigurationError("the current folder is gone; start in another one") from error
+
+
+def _import(name: str, folder: Path) -> ModuleType:
+    _make_importable(folder)
+    if not name.endswith(SUFFIX):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}; paths are relative to {folder}")
+    if path.stem in sys.stdlib_module_names:
+        raise ConfigurationError(
+            f"{path} is called like a module of Python's own, which whoever imports "
+            f"{path.stem!r} would no longer get; give it another name"
+        )
+    _make_importable(path.parent)
+    name = _name_for(path)
+    return sys.modules.get(name) or _load(name, path)
+
+
+def _make_importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _name_for(path: Path) -> str:
+    """Return the name of a file's module: the file's, unless another module has that."""
+    taken = sys.modules.get(path.stem)
+    origin = getattr(taken, "__file__", None)
+    if taken is None or (origin is not None and Path(origin).resolve() == path):
+        return path.stem
+    return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigurationError(f"{path} is no Python module")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return sys.modules.get(name, module)
+
+
+def _placed(error: ConfigurationError) -> str:
+    """Return what a configuration error says, and where, unless it does so itself."""
+    place = _place_of(error)
+    said = place.rpartition(":")[0]
+    return f"{place}: {error}" if said and said not in str(error) else str(error)
+
+
+def _told(error: BaseException, name: str, folder: Path) -> str:
+    place = _place_of(error)
+    at = f"{place}: " if place else ""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    if isinstance(error, ModuleNotFoundError) and not place:
+        return (
+            f"there is no module {error.name!r}; give a name that can be imported in {folder}, "
+            f"or a path that ends in {SUFFIX}"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return f"{at}{error}; install it where the agent runs, or mend its name"
+    if isinstance(error, ImportError) and name.endswith(SUFFIX) and "relative import" in str(error):
+        return f"{at}{error}; name it as package.module, not by its path"
+    if not isinstance(error, Exception):
+        return (
+            f"{at}it raises {error!r} when it is imported; put what is not to be done then "
+            'below `if __name__ == "__main__":`'
+        )
+    return f"{at}it raises {error!r} when it is imported"
+
+
+def _place_of(error: BaseException) -> str:
+    """Return file and line of the author's that an error comes from, as near to it as can be.
+
+    What is installed is theirs only if nothing else is.
+    """
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OURS)
+    ]
+    installed = [frame for frame in frames if frame.filename.startswith(_INSTALLED)]
+    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED + _PYTHON)]
+    theirs = own or installed
+    return f"{theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""

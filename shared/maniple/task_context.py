@@ -1,0 +1,85 @@
+"""What a handler may know of its task, and tell about it while it runs."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import structlog
+
+from maniple.errors import ProgressDropped
+from maniple.traceparent import trace_id_of
+
+
+class Reported:
+    """Whether a progress value was taken; if not, `refusal` says why. May be awaited too."""
+
+    __slots__ = ("refusal",)
+
+    def __init__(self, refusal: str | None = None) -> None:
+        """Say that it was taken, or why not."""
+        self.refusal = refusal
+
+    def __bool__(self) -> bool:
+        return self.refusal is None
+
+    def __await__(self) -> Generator[None, None, bool]:
+        yield from ()
+        return bool(self)
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(capability: str, refusal: str) -> None:
+    """Log for who wrote the handler, but not each time: it may report in a tight loop."""
+    log = structlog.get_logger("maniple.task")
+    log.warning("progress was dropped", capability=capability, reason=refusal)
+
+
+current_task: ContextVar["TaskContext | None"] = ContextVar("maniple_current_task", default=None)
+"""The task whose handler runs here: what is logged meanwhile is about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What a handler may know and do, if it has a second parameter.
+
+    `deadline` is the task's; `timeout` the seconds this attempt has. `attempt` counts from 1.
+    """
+
+    task_id: str
+    capability: str
+    attempt: int
+    deadline: datetime
+    timeout: float
+    tenant: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    agent: str = ""
+    traceparent: str | None = None
+    report: Callable[[Any], None] | None = None
+
+    @property
+    def logger(self) -> Any:
+        """A structlog logger bound to the task."""
+        return structlog.get_logger("maniple.task").bind(
+            task_id=self.task_id,
+            capability=self.capability,
+            attempt=self.attempt,
+            agent=self.agent,
+            **({} if self.traceparent is None else {"trace_id": trace_id_of(self.traceparent)}),
+        )
+
+    def progress(self, value: Any) -> Reported:
+        """Tell watchers and the submitter how far the task is: any JSON value up to 64 KiB.
+
+        At most ten a second are sent, the latest wins. Returns false for what is dropped, because
+        it is larger or no JSON. May be awaited; need not be.
+        """
+        try:
+            if self.report is not None:
+                self.report(value)
+        except ProgressDropped as why:
+            _warn_once(self.capability, str(why))
+            return Reported(str(why))
+        return Reported()

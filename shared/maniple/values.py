@@ -1,0 +1,173 @@
+"""What handlers take and return, and the JSON that stands for it: the same types both ways.
+
+What a payload may be annotated with may be returned, by the same names: of a field with an alias,
+that one.
+"""
+
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import msgspec
+import pydantic
+from msgspec import Raw, Struct
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from maniple.codec import decode_value
+from maniple.errors import ErrorCode, InvalidMessage
+
+Decode = Callable[[bytes | Raw], Any]
+
+MAX_PROBLEMS = 20
+_UNTYPED = (Any, object)
+_KEYS = (UUID, date, time, timedelta, Decimal, Enum)
+
+
+def decoder_of(payload_type: Any, capability: str) -> Decode:
+    """Return what makes a payload of JSON; it raises `InvalidMessage` (`invalid_task`) for others.
+
+    Raises whatever pydantic says of a type that it cannot build.
+    """
+    if payload_type in _UNTYPED:
+        return decode_value
+    if payload_type is dict or payload_type is list:
+        return _bare(payload_type, capability)
+    if isinstance(payload_type, type) and issubclass(payload_type, Struct):
+        return _struct(payload_type, capability)
+    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(payload_type)
+    if not adapter.pydantic_complete:
+        adapter.rebuild(raise_errors=True)
+
+    def decode(payload: bytes | Raw) -> Any:
+        try:
+            return adapter.validate_json(bytes(payload))
+        except pydantic.ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            told = [{"at": list(p["loc"]), "message": p["msg"]} for p in problems[:MAX_PROBLEMS]]
+            raise _misfit(capability, problems[0]["msg"], told) from error
+
+    return decode
+
+
+def _bare(kind: type, capability: str) -> Decode:
+    wanted = "an object" if kind is dict else "an array"
+
+    def decode(payload: bytes | Raw) -> Any:
+        value = decode_value(payload)
+        if not isinstance(value, kind):
+            raise _misfit(capability, f"it should be {wanted}")
+        return value
+
+    return decode
+
+
+def _struct(kind: type[Struct], capability: str) -> Decode:
+    decoder = msgspec.json.Decoder(kind)
+
+    def decode(payload: bytes | Raw) -> Any:
+        try:
+            return decoder.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise _misfit(capability, str(error)) from error
+
+    return decode
+
+
+def _misfit(
+    capability: str, why: str, problems: list[dict[str, Any]] | None = None
+) -> InvalidMessage:
+    return InvalidMessage(
+        ErrorCode.INVALID_TASK,
+        f"the payload does not fit {capability}: {why}",
+        detail={"errors": problems or [{"at": [], "message": why}]},
+    )
+
+
+def dumps(value: Any) -> bytes:
+    """Return a value as JSON.
+
+    Raises `TypeError`, `ValueError`, `RecursionError` or `msgspec.MsgspecError` for what is none.
+    """
+    try:
+        text = _dumped(value)
+    except _NotJson:
+        raise
+    except TypeError:  # a key that is no string
+        text = _dumped(_with_keys(value))
+    return text.encode()
+
+
+class _NotJson(TypeError):
+    """A value of a type that JSON has nothing for."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(f"{type(value).__name__} is not JSON")
+
+
+def _dumped(value: Any) -> str:
+    # The standard library's encoder, because it can refuse NaN; msgspec writes null for it.
+    return json.dumps(
+        value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of no JSON type as one, what is in it perhaps not yet."""
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, Struct):
+        return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+    if isinstance(value, type | Iterator):
+        raise _NotJson(value)
+    if isinstance(value, set | frozenset | deque):
+        return list(value)
+    kind = type(value)
+    if dataclasses.is_dataclass(kind) and not hasattr(kind, "__pydantic_serializer__"):
+        return {alias: getattr(value, name) for name, alias in _aliases(kind).items()}
+    try:
+        return to_jsonable_python(value, by_alias=True)
+    except PydanticSerializationError as error:
+        raise _NotJson(value) from error
+
+
+@lru_cache(maxsize=1024)
+def _aliases(kind: type[Any]) -> dict[str, str]:
+    """Return the fields of a dataclass, each with what JSON calls it."""
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except (NameError, TypeError):  # it could be no payload either
+        hints = {}
+    return {f.name: _alias(hints.get(f.name), f) for f in dataclasses.fields(kind)}
+
+
+def _alias(hint: Any, field: dataclasses.Field[Any]) -> str:
+    extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    for info in (field.default, *extras):
+        if isinstance(info, FieldInfo):
+            return info.serialization_alias or info.alias or field.name
+    return field.name
+
+
+def _with_keys(value: Any) -> Any:
+    """Return a value all of whose keys are JSON's."""
+    if isinstance(value, dict):
+        return {_key(key): _with_keys(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_keys(inner) for inner in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return _with_keys(_plain(value))
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, _KEYS) and not isinstance(key, str | int):
+        (key,) = to_jsonable_python({key: None})
+    return key

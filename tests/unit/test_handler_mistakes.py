@@ -1,0 +1,152 @@
+"""A new author's mistakes: what was written, and what the start says of it.
+
+Each message names the file and the line that is marked with `# here`, and says what to do.
+"""
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from maniple import loading
+from maniple.errors import ConfigurationError
+from maniple.loading import load_registry
+
+HEAD = "from maniple import RetryPlan, TaskContext, task\n"
+GUARD = """
+def guard(function):
+    def guarded(payload):
+        return function(payload)
+    return guarded
+"""
+
+OPTIONS = [
+    ("@task('shop.total', timeout='abc')  # here\ndef f(payload): ...", "a number above 0"),
+    ("@task('shop.total', retries=3)  # here\ndef f(payload): ...", "no option 'retries'; there"),
+    ("@task('shop.total', exclusive=True)  # here\ndef f(payload): ...", "make it an async def"),
+    ("@task('shop.total', executor='async')  # here\ndef f(payload): ...", "wants an async def"),
+    ("@task('shop.total', executor='thread')  # here\nasync def f(p): ...", "a plain function"),
+    ("@task('Shop Total')  # here\ndef f(payload): ...", "dotted lower-case name such as"),
+]
+DECORATORS = [
+    (f"{GUARD}\n@guard  # here\n@task('shop.total')\ndef f(payload): ...", "functools.wraps"),
+    (
+        (
+            "class Guard:\n    def __init__(self, f): self.f = f\n    def __call__(self, p): ...\n"
+            "@Guard  # here\n@task('shop.total')\ndef f(payload): ..."
+        ),
+        "Guard above it hides its @task",
+    ),
+    (
+        (
+            "def loose(function):\n    def any_of(*args): return function(*args)  # here\n"
+            "    return any_of\n@task('shop.total')\n@loose\ndef f(payload): ..."
+        ),
+        "give that one functools.wraps",
+    ),
+    (
+        "class Shop:\n    @task('shop.total')  # here\n    def f(self, payload): ...",
+        "a method is no",
+    ),
+    (
+        "class Shop:\n    @task('a.b')  # here\n    @staticmethod\n    def f(payload): ...",
+        "a method is no",
+    ),
+    ("@task('shop.total')  # here\nclass Total:\n    def __init__(self, p): ...", "a class is no"),
+    (
+        "class Shop:\n    @task('shop.total')  # here\n    @property\n    def f(self): ...",
+        "property",
+    ),
+    ("@task('shop.total')  # here\ndef f(payload):\n    yield 1", "return a list"),
+    ("@task('shop.total')  # here\nasync def f(payload):\n    yield 1", "return a list"),
+    ("f = task('shop.total')(print)  # here", "cannot be marked; mark the def itself"),
+    ("@task('shop.total')  # here\ndef f(): ...", "takes (payload) or (payload, context), not 0"),
+    (
+        "@task('shop.total')  # here\ndef f(payload, *, strict): ...",
+        "'strict': give that a default",
+    ),
+    ("@task('shop.total')  # here\ndef f(price: int, count: int): ...", "take one payload of both"),
+    (
+        "@task('shop.total')  # here\ndef f(p): ...\n@task('shop.total')\ndef g(p): ...",
+        "give one another name",
+    ),
+]
+TYPES = [
+    (
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from shop import Order\n"
+            "@task('shop.total')  # here\ndef f(order: 'Order'): ..."
+        ),
+        "import what it names outside `if TYPE_CHECKING:`",
+    ),
+    ("@task('shop.total')  # here\ndef f(order: 'dict[str, Itn]'): ...", "mend its spelling"),
+    (
+        "class Order: ...\n@task('shop.total')  # here\ndef f(order: Order): ...",
+        "take a pydantic model, a dataclass",
+    ),
+    (
+        (
+            "from pydantic import BaseModel\nclass Order(BaseModel):\n    item: 'Nothing'\n"
+            "@task('shop.total')  # here\ndef f(order: Order): ..."
+        ),
+        "'Nothing' is not defined",
+    ),
+    (
+        "import threading\n@task('shop.total')  # here\ndef f(order: list[threading.Lock]): ...",
+        "or leave the annotation out",
+    ),
+]
+IMPORTS = [
+    ("raise ValueError('the database')  # here", "ValueError('the database') when it is imported"),
+    ("import sys\nsys.exit(0)  # here", 'below `if __name__ == "__main__":`'),
+    ("import asyncio\nraise asyncio.CancelledError  # here", "CancelledError() when it is"),
+    ("raise GeneratorExit('over')  # here", "GeneratorExit('over') when it is imported"),
+    ("import no_such_module_here  # here", "install it where the agent runs"),
+    ("from . import sibling  # here", "name it as package.module"),
+    ("@task(  # here", "SyntaxError"),
+]
+
+
+@pytest.mark.parametrize(("source", "says"), [*OPTIONS, *DECORATORS, *TYPES, *IMPORTS])
+def test_a_mistake_is_told_with_file_and_line_and_what_to_do(
+    tmp_path: Path, source: str, says: str
+) -> None:
+    file = tmp_path / f"shop_{abs(hash((tmp_path, source)))}.py"
+    file.write_text(HEAD + textwrap.dedent(source) + "\n")
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "# here" in text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_registry([str(file)])
+    told = str(caught.value)
+    assert told.startswith(f"handlers '{file}'")
+    assert f"{file}:{line}" in told
+    assert says in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no.such.module", "there is no module 'no'; give a name that can be imported in"),
+        ("missing.py", "there is no file {folder}/missing.py; paths are relative to {folder}"),
+        ("empty.py", "there is no handler in {folder}/empty.py; mark a function with @task"),
+        ("queue.py", "{folder}/queue.py is called like a module of Python's own"),
+        ("json", "there is no handler in .*json/__init__.py; mark a function"),
+    ],
+)
+def test_a_module_that_gives_no_handlers_is_told_with_what_to_do(
+    tmp_path: Path, name: str, says: str
+) -> None:
+    (tmp_path / "empty.py").write_text("number = 3\n")
+    (tmp_path / "queue.py").write_text(HEAD + "@task('a.b')\ndef f(payload): ...\n")
+    with pytest.raises(ConfigurationError, match=says.format(folder=re.escape(str(tmp_path)))):
+        load_registry([name], tmp_path)
+
+
+def test_of_handlers_that_are_installed_the_line_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_INSTALLED", (str(tmp_path),))
+    (tmp_path / "installed_shop.py").write_text("number = 1\nnumber / 0\n")
+    with pytest.raises(ConfigurationError, match=r"installed_shop\.py:2: it raises ZeroDivision"):
+        load_registry(["installed_shop"], tmp_path)

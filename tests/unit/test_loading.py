@@ -1,0 +1,91 @@
+"""Files of handlers are loaded each for itself, wherever the process stands."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maniple.loading import load_registry, located
+from paths import ROOT
+
+HANDLER = "from maniple import task\n@task({!r})\ndef f(payload): return {!r}\n"
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    path, modules, folder = list(sys.path), set(sys.modules), Path.cwd()
+    yield
+    sys.path[:] = path
+    os.chdir(folder)
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def write(file: Path, text: str) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return str(file)
+
+
+def test_two_files_of_one_name_are_both_loaded(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / side / "handlers.py", HANDLER.format(f"{side}.one", side))
+        for side in ("left", "right")
+    ]
+    registry = load_registry([*files, files[0]])
+    assert [d.capability for d in registry] == ["left.one", "right.one"]
+    assert [d.function(None) for d in registry] == ["left", "right"]
+
+
+@pytest.mark.parametrize("name", ["structlog.py", "my-handlers.py", "v1.2.py"])
+def test_a_file_may_be_called_like_an_installed_module_or_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    theirs = sys.modules["structlog"]
+    assert load_registry([write(tmp_path / name, HANDLER.format("a.b", 1))]).get("a.b") is not None
+    assert sys.modules["structlog"] is theirs
+
+
+def test_a_file_that_was_imported_already_is_not_loaded_twice(tmp_path: Path) -> None:
+    write(tmp_path / "shop_by_name.py", HANDLER.format("a.b", 1))
+    by_name = load_registry(["shop_by_name"], tmp_path).get("a.b")
+    by_path = load_registry(["shop_by_name.py"], tmp_path).get("a.b")
+    assert by_name is not None
+    assert by_path is not None
+    assert by_name.function is by_path.function
+
+
+def test_a_module_that_changes_the_folder_breaks_none_after_it(tmp_path: Path) -> None:
+    for number in (1, 2):
+        text = f"import os\nos.chdir('/')\n{HANDLER.format(f'a.n{number}', 1)}"
+        write(tmp_path / f"moves_{number}.py", text)
+    os.chdir(tmp_path)
+    registry = load_registry(["moves_1.py", "moves_2.py"])
+    assert [d.capability for d in registry] == ["a.n1", "a.n2"]
+
+
+def test_paths_mean_the_same_wherever_a_worker_is(tmp_path: Path) -> None:
+    assert located(["shop.py", "shop.handlers", "/a/b.py"], tmp_path) == [
+        str(tmp_path.resolve() / "shop.py"),
+        "shop.handlers",
+        "/a/b.py",
+    ]
+
+
+def test_a_file_that_failed_can_be_loaded_once_it_is_mended(tmp_path: Path) -> None:
+    file = tmp_path / "mended_later.py"
+    with pytest.raises(Exception, match="not yet"):
+        load_registry([write(file, "raise ValueError('not yet')\n")])
+    assert load_registry([write(file, HANDLER.format("a.b", "mended"))]).get("a.b") is not None
+
+
+WITH_HANDLERS = [
+    file for file in sorted((ROOT / "examples").rglob("*.py")) if "@task(" in file.read_text()
+]
+
+
+@pytest.mark.parametrize("file", WITH_HANDLERS, ids=lambda file: file.name)
+def test_the_examples_can_be_loaded(file: Path) -> None:
+    assert len(load_registry([str(file)])) > 0
