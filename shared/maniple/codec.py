@@ -50,10 +50,12 @@ def decode_value(raw: bytes | Raw) -> Any:
         raise InvalidMessage(ErrorCode.UNDECODABLE, f"not a JSON value: {error}") from error
 
 
-def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
+def decode_submission(body: bytes, most_bad: int = MAX_TASKS) -> list[Task | InvalidMessage]:
     """Return the members of a submission: tasks, and in place of a bad member why it is bad.
 
-    A bad member carries its bytes in `body`. Raises `InvalidMessage` when all of it is refused.
+    A bad member carries its bytes in `body`. The first beyond `most_bad` of them is the last that
+    is returned: what comes after it in the array is not looked into. Raises `InvalidMessage` when
+    all of it is refused.
     """
     if len(body) > MAX_BODY:
         raise InvalidMessage(
@@ -69,7 +71,7 @@ def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
     except (msgspec.MsgspecError, RecursionError) as error:
         if first != b"[":
             raise refusal(error) from error
-        return _members(body)
+        return _members(body, most_bad)
     _check_count(len(tasks))
     return [_checked_or_refused(task) for task in tasks]
 
@@ -84,14 +86,20 @@ def check_text(body: bytes) -> None:
         raise InvalidMessage(ErrorCode.UNDECODABLE, f"not UTF-8: {error}") from error
 
 
-def _members(body: bytes) -> list[Task | InvalidMessage]:
+def _members(body: bytes, most_bad: int) -> list[Task | InvalidMessage]:
     """Decode an array member by member, so that a bad one does not take the others with it."""
     try:
         members = _decode_members(body)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise refusal(error) from error
     _check_count(len(members))
-    return [_member(raw) for raw in members]
+    found: list[Task | InvalidMessage] = []
+    for raw in members:
+        found.append(member := _member(raw))
+        most_bad -= isinstance(member, InvalidMessage)
+        if most_bad < 0:
+            break
+    return found
 
 
 def _member(raw: Raw | bytes) -> Task | InvalidMessage:
