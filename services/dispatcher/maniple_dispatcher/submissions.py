@@ -67,8 +67,13 @@ class Submissions:
         clock: Callable[[], datetime],
         *,
         traces: Traces,
+        check_address: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Send what is admitted `onward`, what is not to `refusals`."""
+        """Send what is admitted `onward`, what is not to `refusals`.
+
+        `check_address` raises `InvalidMessage` for a `reply_to` that would cost the connection.
+        """
+        self._check_address = check_address
         self._traces = traces
         self._onward = onward
         self._refusals = refusals
@@ -84,6 +89,8 @@ class Submissions:
         raw = raw_arrival(delivery)
         try:
             arrival = check_arrival(raw, now)
+            if arrival.reply_to is not None:
+                self._check_address(arrival.reply_to)
             most_bad = MOST if arrival.before is Before.UNKNOWN else MAX_TASKS
             members = decode_submission(delivery.body, most_bad)
         except InvalidMessage as error:

@@ -20,6 +20,7 @@ from maniple.transport.listener import Inspector, Listener, QueueView
 from maniple.transport.publisher import Outgoing, Publisher
 from maniple.transport.pull import Pull, Pulls
 from maniple.transport.scouts import Scouts
+from maniple.transport.suspects import Suspects
 
 __all__ = [
     "TASK_BYTES",
@@ -38,6 +39,7 @@ __all__ = [
     "Pulls",
     "QueueView",
     "Scouts",
+    "Suspects",
     "declare",
     "declare_queue",
     "declare_topology",
