@@ -14,20 +14,13 @@ from maniple.local.http import fetch
 from maniple.messages import Result
 from maniple.service import names
 from outsider import DIRECT_REPLY_TO, Outsider
+from poison import KEY, of_a_node_that_is_gone
 from recording import recording
 from scraping import sample_name, scrape
 from waiting import wait_until
 
-KEY = b64encode(bytes(16)).decode()
 REPLY_LINK = "reply"
 MALFORMED = ("garbage.x", f"{b64encode(b'no process id').decode()}.{KEY}", f"g2gC.{KEY}")
-
-
-def of_a_node_that_is_gone(number: int) -> str:
-    """Return an address as brokers make them, but of no node of this cluster."""
-    node = b"reply@%d" % number
-    process = b"\x83\x58\x77" + bytes([len(node)]) + node + bytes(12)
-    return f"{DIRECT_REPLY_TO}.{b64encode(process).decode()}.{KEY}"
 
 
 def losses(cluster: Cluster) -> dict[str, float]:
