@@ -2,7 +2,7 @@
 # with `setup`, which is quick when done.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup demo test test-system check bench campaign up down
+.PHONY: help setup demo test test-system check bench campaign floods up down
 
 # Test processes, each with a RabbitMQ and a Consul of its own: more than processors, as tests mostly wait.
 WORKERS ?= 3
@@ -52,6 +52,9 @@ check: setup ## lint, format, types, import contracts
 
 bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker, and what tracing costs; the last line is JSON
 	@uv run --locked --all-packages --group bench python -m bench.run
+
+floods: setup ## what hostile publishers do to a neighbour and to a dispatcher's memory; the last line is JSON
+	@PYTHONPATH=tests/support:tests uv run --no-sync python -m system.floods $(ARGS)
 
 campaign: setup ## inject every fault, print the matrix and write docs/failure-matrix.md; ARGS=--help tells more
 	@PYTHONPATH=tests/support:tests uv run --no-sync python -m system.campaign $(ARGS)

@@ -57,11 +57,12 @@ def is_list(body: bytes) -> bool:
     return body.removeprefix(malformed.BOM).lstrip()[:1] == b"["
 
 
-def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
+def decode_submission(body: bytes, most_bad: int = MAX_TASKS) -> list[Task | InvalidMessage]:
     """Return the members of a submission: tasks, and in place of a bad member why it is bad.
 
-    A byte order mark before it is passed over. A bad member carries its bytes in `body`. Raises
-    `InvalidMessage` when all of it is refused.
+    A byte order mark before it is passed over. A bad member carries its bytes in `body`. The first
+    beyond `most_bad` of them is the last that is returned: what comes after it in the array is not
+    looked into. Raises `InvalidMessage` when all of it is refused.
     """
     if len(body) > MAX_BODY:
         raise InvalidMessage(
@@ -77,7 +78,7 @@ def decode_submission(body: bytes) -> list[Task | InvalidMessage]:
         tasks = _decode_tasks(body)
     except (msgspec.MsgspecError, RecursionError) as error:
         if first == b"[":
-            return _members(body)
+            return _members(body, most_bad)
         if isinstance(error, msgspec.ValidationError):
             raise _no_object("a submission is an object or an array", body) from error
         raise refusal(error, body) from error
@@ -96,14 +97,20 @@ def check_text(body: bytes) -> None:
         raise InvalidMessage(ErrorCode.UNDECODABLE, why) from error
 
 
-def _members(body: bytes) -> list[Task | InvalidMessage]:
+def _members(body: bytes, most_bad: int) -> list[Task | InvalidMessage]:
     """Decode an array member by member, so that a bad one does not take the others with it."""
     try:
         members = _decode_members(body)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise refusal(error, body) from error
     _check_count(len(members))
-    return [_member(raw) for raw in members]
+    found: list[Task | InvalidMessage] = []
+    for raw in members:
+        found.append(member := _member(raw))
+        most_bad -= isinstance(member, InvalidMessage)
+        if most_bad < 0:
+            break
+    return found
 
 
 def _member(raw: Raw | bytes) -> Task | InvalidMessage:

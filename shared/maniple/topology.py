@@ -69,6 +69,7 @@ BATCH_KEY: Final = "batch"
 ACCEPTED_KEY: Final = "task.accepted"
 RUNNING_KEY: Final = "task.running"
 ADMITTED_KEY: Final = "maniple.admitted"  # of `maniple.results`, of which the records have all
+REFUSED_KEY: Final = "maniple.refused"  # of what was never admitted: any name may stand in it
 MARK_KEY: Final = "maniple.mark"  # of what shows a reader of the records that it has all
 RESERVED_PREFIX: Final = "maniple."
 REPLY_PREFIX: Final = "maniple.replies."

@@ -15,6 +15,7 @@ from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.transport import Outgoing
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.refusals import Refusals
 from maniple_dispatcher.submissions import Submissions
@@ -37,8 +38,11 @@ class Submission(SimpleNamespace):
             redelivered=properties.pop("redelivered", False),
             properties=commands.Basic.Properties(correlation_id="c", **properties),
         )
-        self.acked = self.rejected = 0
+        self.acked = self.rejected = self.weight = 0
         self.alive = True
+
+    def lighten(self, weight: int) -> None:
+        self.weight = weight
 
     def ack(self) -> None:
         self.acked += 1
@@ -83,6 +87,10 @@ class Ingress:
 
     def _in(self, exchange: str) -> Sequence[Result]:
         return [r for m in self.publisher.to(exchange) for r in decode_results(m.body)]
+
+    @property
+    def kept(self) -> Sequence[Outgoing]:
+        return self.publisher.to("maniple.dead")
 
     @property
     def recorded(self) -> Sequence[Result]:

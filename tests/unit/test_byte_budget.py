@@ -277,3 +277,20 @@ def test_an_array_of_small_tasks_counts_for_what_is_made_of_it() -> None:
     assert weight_of(b" []") == 3 + TASK_BYTES
     hostile = b"[" + b"{" * 100_000
     assert weight_of(hostile) == len(hostile) + MOST_TASKS * TASK_BYTES
+
+
+async def test_what_turns_out_to_be_light_makes_room_for_what_waits() -> None:
+    array = b"[" + b"{" * MOST_TASKS
+    on = await taking(*[array] * 3, limit=MOST_TASKS * TASK_BYTES + MIB, staged=True)
+    assert (len(on.held), on.on.waits_unopened) == (1, True)
+    for opened in range(2, 4):
+        on.held[-1].lighten(TASK_BYTES)
+        await until_idle()
+        assert len(on.held) == opened
+    assert on.budget is not None
+    on.held[0].lighten(MOST_TASKS * TASK_BYTES)  # it cannot become more
+    await on.settle(2)
+    on.held[0].ack()
+    on.held[0].lighten(1)
+    await until_idle()
+    assert (on.budget.in_hand, on.budget.held) == (0, 0)

@@ -27,7 +27,8 @@ def test_the_file_holds_every_role_and_no_password() -> None:
 def test_rendering_names_the_vhost_everywhere() -> None:
     definitions = rendered("staging", {})
     assert [vhost["name"] for vhost in definitions["vhosts"]] == ["staging"]
-    assert {grant["vhost"] for grant in definitions["permissions"]} == {"staging"}
+    for kind in ("permissions", "parameters", "policies"):
+        assert {one["vhost"] for one in definitions[kind]} == {"staging"}
 
 
 def test_each_user_gets_the_hash_of_its_own_password() -> None:

@@ -150,6 +150,28 @@ async def test_a_task_that_the_broker_let_expire_has_ended_and_bad_input_has_not
     ]
 
 
+MANY: dict[str, list[Any]] = {
+    "unknown fields": [{"x": 1}] * 500,
+    "numbers": [1] * 500,
+    "keys that disagree": [{"capability": "another.name"}] * 500,
+}
+
+
+@pytest.mark.parametrize("reason", ["expired", "delivery_limit"])
+@pytest.mark.parametrize("name", MANY)
+async def test_many_bad_members_have_one_end_beside_those_of_the_others(
+    name: str, reason: str
+) -> None:
+    body = json.dumps([*MANY[name], {"id": "good"}]).encode()
+    recorded, answered = await told(body, reason=reason)
+    whole = refusal_id(MESSAGE, None)
+    assert {one.id for one in answered} == {"good", whole}
+    good = "good" if reason == "expired" else refusal_id(MESSAGE, 500)
+    assert {one.id for one in recorded} == {good, whole}
+    alone, answers = await told(json.dumps(MANY[name]).encode(), reason=reason)
+    assert ([one.id for one in alone], [one.id for one in answers]) == ([whole], [MESSAGE])
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=60) | st.sampled_from([b'{"id":"\\ud800"}', b'{"capability":"\\udfff"}']))
 def test_of_any_bytes_an_identity_can_be_asked(body: bytes) -> None:

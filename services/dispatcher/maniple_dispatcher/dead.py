@@ -36,7 +36,15 @@ from maniple_dispatcher.domain.admission import (
     identity,
 )
 from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.domain.refusing import Refusal, Refused, refusal_of, refusals_of, whole
+from maniple_dispatcher.domain.refusing import (
+    MOST,
+    Refusal,
+    Refused,
+    as_one,
+    refusal_of,
+    refusals_of,
+    whole,
+)
 from maniple_dispatcher.domain.routing import given_up
 from maniple_dispatcher.refusals import tell
 from maniple_dispatcher.rooms import Rooms
@@ -115,15 +123,26 @@ class Undeliverable:
         self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str, *, itself: bool
     ) -> list[End]:
         """Return what ends each member; `itself` says when it expires, if its queue does not."""
-        members, refusals = _refusals(body, arrival, reason)
-        if reason != EXPIRED:
-            return [partial(self._refuse, refusal, arrival) for refusal in refusals]
+        members, refused = _refused_members(body, arrival, reason)
         checked = _checked(raw, arrival.received_at)
+        good = [
+            member if checked is not None and _is_good(member, checked) else None
+            for member in members
+        ]
+        if good.count(None) > MOST:
+            bad = next(one for one, task in zip(refused, good, strict=True) if task is None)
+            refused = [one for one, task in zip(refused, good, strict=True) if task is not None]
+            good = [task for task in good if task is not None]
+            refused.append(as_one(bad.error, arrival, others=bool(good)))
+            good.append(None)
+        refusals = refusals_of(refused, (), arrival, new_id)
+        if reason == EXPIRED:
+            refusals = [_expired(refusal) for refusal in refusals]
         return [
-            partial(self._expire, _Expired(refusal, checked, member, itself))
-            if checked is not None and _is_good(member, checked)
-            else partial(self._refuse, refusal, arrival)
-            for member, refusal in zip(members, refusals, strict=True)
+            partial(self._refuse, refusal, arrival)
+            if task is None or checked is None or reason != EXPIRED
+            else partial(self._expire, _Expired(refusal, checked, task, itself))
+            for task, refusal in zip(good, refusals, strict=True)
         ]
 
     def _of_tasks(self, body: bytes, queue: str, reason: str) -> list[End]:
@@ -195,15 +214,14 @@ def _unreadable(arrival: Arrival) -> Refusal:
     return refusal_of(refused, arrival, new_id)
 
 
-def _refusals(
+def _refused_members(
     body: bytes, arrival: Arrival, reason: str
-) -> tuple[Sequence[Task | InvalidMessage], list[Refusal]]:
+) -> tuple[Sequence[Task | InvalidMessage], list[Refused]]:
     """Return the members of a submission that no dispatcher settled, and what is told of each.
 
     A dispatcher may have admitted it, before it died: so it has no claim on its identity.
     """
-    expired = reason == EXPIRED
-    code = ErrorCode.DEADLINE_EXCEEDED if expired else ErrorCode.UNDECODABLE
+    code = ErrorCode.DEADLINE_EXCEEDED if reason == EXPIRED else ErrorCode.UNDECODABLE
     error = InvalidMessage(code, f"no dispatcher took it: the broker gave it up ({reason})")
     try:
         members = decode_submission(body)
@@ -214,8 +232,7 @@ def _refusals(
         _refused(member, error, arrival, position if is_array else None)
         for position, member in enumerate(members)
     ]
-    refusals = refusals_of(refused, (), arrival, new_id)
-    return members, [_expired(one) for one in refusals] if expired else refusals
+    return members, refused
 
 
 def _refused(

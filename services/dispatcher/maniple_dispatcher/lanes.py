@@ -54,7 +54,9 @@ from maniple_dispatcher.delays import Delays
 from maniple_dispatcher.domain.affinity import Roster
 from maniple_dispatcher.domain.cancellations import Cancellations
 from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.domain.looks import Looks
 from maniple_dispatcher.domain.routing import (
+    SELDOM,
     Wait,
     acceptance,
     cancelled,
@@ -167,6 +169,7 @@ class Lanes:
         self._cancellations = Cancellations()
         self._times = times or Queues()
         self._doors = Doors(self._times)
+        self._looks = Looks(deadlines.knows if deadlines is not None else lambda _: True)
         self._under_way: UnderWay[_Going] = UnderWay(self._times.patience)
         self._cancel_at: dict[Key, float] = {}
         self._kept_back: set[asyncio.TimerHandle] = set()
@@ -274,8 +277,8 @@ class Lanes:
         key = lane_key(going.envelope.lane, going.envelope.lost)
         self._try(LANES, key, going, lambda why: self._turned_away(going, why))
 
-    def _turned_away(self, going: _Going, why: Waiting) -> None:
-        """Let a task wait that no queue has: in none it takes room."""
+    def _turned_away(self, going: _Going, why: Waiting, *, least: int = 0) -> None:
+        """Let a task wait that no queue has: in none it takes room; `least` as in `wait`."""
         envelope = going.envelope
         if going.back:
             envelope = self._rooms.back(envelope)
@@ -284,7 +287,7 @@ class Lanes:
                 why is Waiting.NO_AGENT and lane_key(envelope.lane, envelope.lost) == envelope.lane
             )
             envelope = self._rooms.turned_away(envelope, no_lane=no_lane)
-        self._wait(_with(going, envelope), why)
+        self._wait(_with(going, envelope), why, least=least)
 
     def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further, while its source is ours."""
@@ -374,6 +377,9 @@ class Lanes:
         """Publish a task, unless that was refused just now."""
         door = (exchange.name, key)
         why = self._doors.refusal(door, monotonic())
+        if why is None and exchange is LANES and not self._may_try(going):
+            self._turned_away(going, Waiting.NO_AGENT, least=SELDOM)
+            return
         if why is not None:
             refused(why)
             return
@@ -384,6 +390,10 @@ class Lanes:
         told = _Try(ticket, refused, self._told)
         self._ways[exchange.name, going.alone].add(key, encode(accepted), told)
 
+    def _may_try(self, going: _Going) -> bool:
+        # What was in its lane before has shown that it is there.
+        return going.back or self._looks.may_try(going.envelope.lane, monotonic())
+
     def _told(self, tried: _Try, error: ManipleError | None) -> None:
         """Take what became of a publish."""
         ticket, going = tried.ticket, tried.ticket.item
@@ -391,6 +401,7 @@ class Lanes:
         if error is None:
             self._doors.open(ticket.key)
             if ticket.key[0] == LANES.name:
+                self._looks.found(going.envelope.lane)
                 self._note(going.envelope)
         if is_answer:
             self._delays.answered(ticket.since)
@@ -407,6 +418,8 @@ class Lanes:
         elif isinstance(error, PublishRefused):
             why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
             self._doors.shut(ticket.key, why, monotonic())
+            if error.unroutable and ticket.key[0] == LANES.name:
+                self._looks.missed(going.envelope.lane)
             tried.refused(why)
             self._withdraw(ticket.key, why)
         else:
@@ -440,7 +453,7 @@ class Lanes:
         self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
         self._events.add(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
 
-    def _wait(self, going: _Going, why: Waiting, *, insist: bool = False) -> None:
+    def _wait(self, going: _Going, why: Waiting, *, insist: bool = False, least: int = 0) -> None:
         now = self._clock()
         envelope = going.envelope
         # One that came again is looked up before it expires: when it comes back.
@@ -451,7 +464,7 @@ class Lanes:
         longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
         # What nobody has decided does not end for want of room either.
         insist = insist or why is Waiting.UNDECIDED
-        waiting = wait(envelope, now, why, longer=longer)
+        waiting = wait(envelope, now, why, longer=longer, least=least)
         self._delay(waiting, envelope, going.source, why, insist=insist)
 
     def _delay(

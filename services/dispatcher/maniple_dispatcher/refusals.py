@@ -1,7 +1,9 @@
 """Telling senders of what is not admitted, recording it, and keeping its bytes."""
 
-from maniple.codec import encode
-from maniple.errors import InvalidMessage
+from collections.abc import Sequence
+
+from maniple.codec import encode, join
+from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.service.done import All, Done
 from maniple.service.names import TASKS_REJECTED
 from maniple.service.outlets import ResultOutlet
@@ -9,7 +11,7 @@ from maniple.service.refusals import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple_dispatcher.domain.admission import Arrival
-from maniple_dispatcher.domain.refusing import Refusal
+from maniple_dispatcher.domain.refusing import Refusal, Refused
 
 PARTS = 2
 """Of a source, that a refusal settles."""
@@ -33,16 +35,56 @@ class Refusals:
         source: Settlement,
     ) -> None:
         """Send `refusal`, keep `body`; settles two parts of `source`."""
+        self._tell(error, refusal, arrival, source)
+        self._log.keep(body, error, _origin(refusal, arrival), source.settle)
+
+    def refuse_members(
+        self,
+        refused: Sequence[Refused],
+        refusals: Sequence[Refusal],
+        arrival: Arrival,
+        source: Settlement,
+    ) -> None:
+        """Send the `refusals` of bad members; settles two parts of `source` for each.
+
+        The bytes of those that are refused for the same are kept as one array.
+        """
+        alike: dict[ErrorCode, list[int]] = {}
+        for number, (member, refusal) in enumerate(zip(refused, refusals, strict=True)):
+            self._tell(member.error, refusal, arrival, source)
+            alike.setdefault(member.error.code, []).append(number)
+        for numbers in alike.values():
+            members = [refused[number] for number in numbers]
+            bodies = [member.body or b"null" for member in members]
+            origin = _origin(refusals[numbers[0]], arrival)
+            if members[0].position is not None:
+                origin["positions"] = ",".join(str(member.position) for member in members)
+            body = bodies[0] if len(bodies) == 1 else join(bodies)
+            self._log.keep(body, members[0].error, origin, _each(source, len(members)))
+
+    def _tell(
+        self, error: InvalidMessage, refusal: Refusal, arrival: Arrival, source: Settlement
+    ) -> None:
         self._metrics.counter(TASKS_REJECTED, error.code.value).inc()
         tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, source.settle)
-        origin = {
-            "routing_key": arrival.routing_key,
-            "message_id": arrival.message_id or "",
-            "reply_to": arrival.reply_to or "",
-            "task_id": refusal.record.id,
-            "claimed_id": refusal.answer.id,
-        }
-        self._log.keep(body, error, origin, source.settle)
+
+
+def _origin(refusal: Refusal, arrival: Arrival) -> dict[str, str]:
+    return {
+        "routing_key": arrival.routing_key,
+        "message_id": arrival.message_id or "",
+        "reply_to": arrival.reply_to or "",
+        "task_id": refusal.record.id,
+        "claimed_id": refusal.answer.id,
+    }
+
+
+def _each(source: Settlement, parts: int) -> Done:
+    def settle(error: ManipleError | None) -> None:
+        for _ in range(parts):
+            source.settle(error)
+
+    return settle
 
 
 def tell(
@@ -52,10 +94,13 @@ def tell(
     correlation_id: str | None,
     done: Done,
 ) -> None:
-    """Record a refusal and answer its sender; `done` when both are confirmed."""
+    """Record a refusal and answer its sender; `done` when both are confirmed.
+
+    Among many the answer is not waited for: who floods us may not hold up others with a slow queue.
+    """
     if reply_to is None:
-        results.report(refusal.record, None, None, done)
+        results.refuse(refusal.record, done)
         return
     both = All(2, done).part
-    results.report(refusal.record, None, None, both)
-    results.reply(encode(refusal.answer), reply_to, correlation_id, both)
+    results.refuse(refusal.record, both)
+    results.reply(encode(refusal.answer), reply_to, correlation_id, both, offered=True)

@@ -8,13 +8,13 @@ from typing import Protocol
 from maniple.codec import decode_submission, encode, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import Envelope, Task
+from maniple.messages import MAX_TASKS, Envelope, Task
 from maniple.service.names import SUBMISSIONS_READ, TASKS_SUBMITTED
 from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.task_traces import dispatching
 from maniple.service.telemetry import Metrics
-from maniple.transport import Delivery
+from maniple.transport import TASK_BYTES, Delivery
 from maniple_dispatcher.domain.admission import (
     Arrival,
     RawArrival,
@@ -27,7 +27,14 @@ from maniple_dispatcher.domain.admission import (
     trace_of,
 )
 from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.domain.refusing import Refused, refusal_of, refusals_of, whole
+from maniple_dispatcher.domain.refusing import (
+    MOST,
+    Refused,
+    many,
+    refusal_of,
+    refusals_of,
+    whole,
+)
 from maniple_dispatcher.refusals import PARTS, Refusals
 from maniple_dispatcher.traces import Traces
 
@@ -60,8 +67,13 @@ class Submissions:
         clock: Callable[[], datetime],
         *,
         traces: Traces,
+        check_address: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Send what is admitted `onward`, what is not to `refusals`."""
+        """Send what is admitted `onward`, what is not to `refusals`.
+
+        `check_address` raises `InvalidMessage` for a `reply_to` that would cost the connection.
+        """
+        self._check_address = check_address
         self._traces = traces
         self._onward = onward
         self._refusals = refusals
@@ -77,12 +89,22 @@ class Submissions:
         raw = raw_arrival(delivery)
         try:
             arrival = check_arrival(raw, now)
-            members = decode_submission(delivery.body)
+            if arrival.reply_to is not None:
+                self._check_address(arrival.reply_to)
+            most_bad = MOST if arrival.before is Before.UNKNOWN else MAX_TASKS
+            members = decode_submission(delivery.body, most_bad)
         except InvalidMessage as error:
             self._refuse_whole(error, raw, delivery, now)
             return
-        self._submitted.inc(len(members))
-        admitted, refused = self._sorted(members, arrival, is_array=is_list(delivery.body))
+        is_array = is_list(delivery.body)
+        admitted, refused = self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
+        if len(refused) > MOST:
+            if arrival.before is Before.UNKNOWN:  # or a copy of those that are good may be running
+                admitted = []
+            refused = [many(refused, arrival, others=bool(admitted), body=delivery.body)]
+        self._submitted.inc(len(admitted) + len(refused))
+        if not admitted:
+            delivery.lighten(len(delivery.body) + len(refused) * TASK_BYTES)
         # What only its sender says is repeated may not end for want of room, nor take more of it.
         patient = arrival.before is Before.SAID
         parts = len(admitted) + PARTS * len(refused)
@@ -91,9 +113,7 @@ class Submissions:
         if refused:
             alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
             refusals = refusals_of(refused, alive, arrival, new_id)
-            for member, refusal in zip(refused, refusals, strict=True):
-                body = member.body or delivery.body
-                self._refusals.refuse(member.error, refusal, arrival, body, source)
+            self._refusals.refuse_members(refused, refusals, arrival, source)
         for envelope, resolved, position in admitted:
             try:
                 self._onward(envelope, resolved, source, arrival.before)
@@ -102,13 +122,20 @@ class Submissions:
                 self._fail(error, envelope, arrival, position, source)
 
     def _sorted(
-        self, members: list[Task | InvalidMessage], arrival: Arrival, *, is_array: bool
+        self,
+        members: list[Task | InvalidMessage],
+        arrival: Arrival,
+        *,
+        is_array: bool,
+        most_bad: int,
     ) -> tuple[list[_Admitted], list[Refused]]:
-        """Tell what is admitted from what is not."""
+        """Tell what is admitted from what is not, until more than `most_bad` are not."""
         admitted: list[_Admitted] = []
         refused: list[Refused] = []
         seen: set[tuple[str, str]] = set()
         for number, member in enumerate(members):
+            if len(refused) > most_bad:
+                break
             position = number if is_array else None
             if isinstance(member, InvalidMessage):
                 refused.append(_unreadable(member, arrival, position))

@@ -19,6 +19,7 @@ from maniple.service.policy_view import PolicyView
 from maniple.service.refusals import RefusedLog
 from maniple.service.runner import Runtime
 from maniple.transport import Pulls
+from maniple_dispatcher.addresses import Addresses
 from maniple_dispatcher.again import Again
 from maniple_dispatcher.agents import Agents
 from maniple_dispatcher.dead import Undeliverable
@@ -200,6 +201,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         runtime.metrics,
         time.now,
         traces=traces,
+        check_address=Addresses(hot.replier, runtime.spawn).check,
     )
     pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.now)
     turn_over = TurnOver(

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+OF_VHOST = ("permissions", "parameters", "policies")
 SALT_BYTES = 4
 PASSWORD_BYTES = 18
 
@@ -63,7 +64,10 @@ def render(
         **definitions,
         "vhosts": [{**vhost, "name": environment} for vhost in definitions["vhosts"]],
         "users": users,
-        "permissions": [{**grant, "vhost": environment} for grant in definitions["permissions"]],
+        **{
+            kind: [{**one, "vhost": environment} for one in definitions.get(kind, ())]
+            for kind in OF_VHOST
+        },
     }
 
 

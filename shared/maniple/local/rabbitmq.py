@@ -23,6 +23,7 @@ ABORT_SECONDS = 0.5  # one that has never answered has nothing to close
 CONSUMER_TIMEOUT_MS = (
     24 * 3_600_000
 )  # bounds the longest attempt of a task (DESIGN: a task's timeout)
+MAX_MESSAGE_BYTES = 4 * 1024**2  # nothing of ours is as large
 OK = 200
 # Another process can take a port between our choice and the broker's start.
 PORT_TAKEN = ("eaddrinuse", "address already in use", "could not be bound")
@@ -149,6 +150,7 @@ class RabbitMQServer:
             "loopback_users": "none",
             "load_definitions": definitions,
             "consumer_timeout": CONSUMER_TIMEOUT_MS,
+            "max_message_size": MAX_MESSAGE_BYTES,
         }
         return "".join(f"{name} = {value}\n" for name, value in settings.items())
 

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from time import monotonic
 
+from maniple.direct_replies import node_of
 from maniple.service.broker import BLOCKED
 from maniple.service.names import HELD_BYTES, PUBLISHING_BLOCKED, QUEUES_HELD_BACK, RECONNECTS
 from maniple.service.runner import Runtime
@@ -24,6 +25,7 @@ from maniple.transport import (
     Link,
     Publisher,
     Scouts,
+    Suspects,
     declare,
     declare_topology,
 )
@@ -79,7 +81,12 @@ class HotPath:
             times=times,
         )
         self.publisher = Publisher(self.outlet, scouts=Scouts())
-        self.replier = Publisher(self._reply_link, max_losses=MAX_LOSSES, scouts=Scouts())
+        self.replier = Publisher(
+            self._reply_link,
+            max_losses=MAX_LOSSES,
+            scouts=Scouts(),
+            suspects=Suspects(node_of),
+        )
         """For what goes to addresses that outsiders chose."""
         self._keepers: dict[str, Keeper] = {}
         self._was_up: set[str] = set()

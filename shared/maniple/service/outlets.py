@@ -28,6 +28,7 @@ from maniple.timings import Queues
 from maniple.topology import (
     DEFAULT,
     EVENTS,
+    REFUSED_KEY,
     REPLIES,
     REPLY_PREFIX,
     RESULTS,
@@ -304,6 +305,13 @@ class ResultOutlet:
         self._records.add(result.capability, encoded, both)
         self.reply(encoded, reply_to, correlation_id, both)
 
+    def refuse(self, result: Result, done: Done) -> None:
+        """Record what was never admitted; `done` when that is confirmed.
+
+        Whatever names stand in it, it travels with others of its kind.
+        """
+        self._records.add(REFUSED_KEY, encode(result), done)
+
     def conclude(
         self,
         result: Result,
@@ -339,14 +347,23 @@ class ResultOutlet:
 
         record()
 
-    def reply(self, encoded: bytes, reply_to: str, correlation_id: str | None, done: Done) -> None:
-        """Send an encoded result to `reply_to` only."""
+    def reply(
+        self,
+        encoded: bytes,
+        reply_to: str,
+        correlation_id: str | None,
+        done: Done,
+        *,
+        offered: bool = False,
+    ) -> None:
+        """Send an encoded result to `reply_to` only; `offered` as `Replies.offer` says."""
+        send = self._under_way.offer if offered else self._under_way.send
         if reply_to.startswith(REPLY_PREFIX):
             client = reply_to.removeprefix(REPLY_PREFIX)
-            self._under_way.send((self._replies, client), encoded, done)
+            send((self._replies, client), encoded, done)
             return
         place = (self._letters, reply_to)
-        self._under_way.send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
+        send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
     def look(self, *, taking: bool) -> None:
         """Let nobody wait for replies that are late; to be called now and then, see `Replies`."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 REPLY_BYTES = 16 * 1024**2  # of replies that nobody waits for any more
 BESIDES = 1024  # bytes that one takes besides its own, about
+OFFERS = 32  # that are waited for
+OFFERED_BYTES = 8 * 1024**2  # of those that are not
+OFFERED_BYTES_OF_PLACE = 1024**2
 
 Place = tuple["Outlet", str]
 """An outlet, and a key of it."""
@@ -58,6 +61,9 @@ class Replies:
         self._late: Counter[Place] = Counter()  # how many of each place are released
         self._heard: dict[Place, float] = {}  # since when each of these has confirmed nothing
         self._ended = asyncio.Event()
+        self._offers = 0
+        self._offered: Counter[Place] = Counter()  # bytes of each place
+        self._offered_bytes = 0
         self.kept = 0
         """Bytes of replies that nobody waits for any more."""
 
@@ -79,6 +85,55 @@ class Replies:
         else:
             reply.ticket = self._under_way.begin(("", key), reply, monotonic())
         outlet.add(key, encoded, reply)
+
+    def offer(
+        self,
+        place: Place,
+        encoded: bytes,
+        done: Done,
+        *,
+        type_: str = "",
+        correlation_id: str | None = None,
+    ) -> None:
+        """Send one of which senders of rubbish can cause any number.
+
+        While `OFFERS` are waited for, nobody waits for another. Of those no more than
+        `OFFERED_BYTES` are kept, and of one place less, so that one that is flooded costs no other
+        its replies; what finds no room is dropped.
+        """
+        size = len(encoded) + BESIDES
+        if self._offers < OFFERS:
+            self._offers += 1
+            taken = self._waited(done)
+        elif (
+            self._offered_bytes + size <= OFFERED_BYTES
+            and self._offered[place] + size <= OFFERED_BYTES_OF_PLACE
+        ):
+            taken = self._unwaited(place, size)
+            tell([done], None)
+        else:
+            self._dropped()
+            tell([done], None)
+            return
+        self.send(place, encoded, taken, type_=type_, correlation_id=correlation_id)
+
+    def _waited(self, done: Done) -> Done:
+        def ended(error: ManipleError | None) -> None:
+            self._offers -= 1
+            done(error)
+
+        return ended
+
+    def _unwaited(self, place: Place, size: int) -> Done:
+        def ended(_: ManipleError | None) -> None:
+            self._offered_bytes -= size
+            self._offered[place] -= size
+            if not self._offered[place]:
+                del self._offered[place]
+
+        self._offered_bytes += size
+        self._offered[place] += size
+        return ended
 
     def answered(self, since: float) -> None:
         """Take that the broker has confirmed something else that was sent at `since`."""

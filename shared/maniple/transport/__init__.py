@@ -9,7 +9,7 @@ publishes that were not confirmed are sent again under the same message ids. A c
 
 from aiormq import Connection
 
-from maniple.transport.budget import ByteBudget
+from maniple.transport.budget import TASK_BYTES, ByteBudget
 from maniple.transport.consumer import Consumer
 from maniple.transport.declare import declare, declare_queue, declare_topology
 from maniple.transport.delivery import Delivery
@@ -20,8 +20,10 @@ from maniple.transport.listener import Inspector, Listener, QueueView
 from maniple.transport.publisher import Outgoing, Publisher
 from maniple.transport.pull import Pull, Pulls
 from maniple.transport.scouts import Scouts
+from maniple.transport.suspects import Suspects
 
 __all__ = [
+    "TASK_BYTES",
     "ByteBudget",
     "Connection",
     "Consumer",
@@ -37,6 +39,7 @@ __all__ = [
     "Pulls",
     "QueueView",
     "Scouts",
+    "Suspects",
     "declare",
     "declare_queue",
     "declare_topology",

@@ -173,6 +173,12 @@ class Share:
         self.in_hand -= delivery.weight
         self._budget.in_hand -= delivery.weight
 
+    def lighten(self, delivery: "Delivery", weight: int) -> None:
+        """Count less for a delivery that is worked on."""
+        self.in_hand -= delivery.weight - weight
+        self._budget.in_hand -= delivery.weight - weight
+        delivery.weight = weight
+
     def clear(self) -> None:
         """Give back everything: the deliveries are lost."""
         self._budget.held -= self.held

@@ -306,6 +306,15 @@ class Consumer:
             self._rejected.append(delivery.tag)
             self._schedule_flush()
 
+    def lighten(self, delivery: Delivery, weight: int) -> None:
+        """Count less for a delivery; see `Delivery.lighten`."""
+        share = self._share
+        if share is None or not self._may_settle(delivery) or weight >= delivery.weight:
+            return
+        share.lighten(delivery, weight)
+        # Not within what handles this one, which may be one of many that wait.
+        asyncio.get_running_loop().call_soon(share.hand_on)
+
     def _end(self, tag: int) -> None:
         delivery = self._unsettled.pop(tag)
         if self._share is not None:

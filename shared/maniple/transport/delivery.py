@@ -22,6 +22,10 @@ class Receiver(Protocol):
         """Refuse a delivery."""
         ...
 
+    def lighten(self, delivery: "Delivery", weight: int) -> None:
+        """Count less for a delivery that is worked on."""
+        ...
+
     async def flush(self) -> None:
         """Send the acknowledgements that wait."""
         ...
@@ -68,6 +72,10 @@ class Delivery:
     def ack(self) -> None:
         """Acknowledge soon; idempotent; abandoned when the connection has been lost since."""
         self._consumer.ack(self)
+
+    def lighten(self, weight: int) -> None:
+        """Say that it takes less than could be seen before it was read; others get the room."""
+        self._consumer.lighten(self, weight)
 
     async def flushed(self) -> None:
         """Return once acknowledgements until now are written, or their connection is lost."""

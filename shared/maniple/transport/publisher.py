@@ -15,6 +15,7 @@ from maniple.transport.link import Link
 from maniple.transport.loss import is_loss
 from maniple.transport.scouts import Place, Scouts
 from maniple.transport.supervision import FIRST_BACKOFF
+from maniple.transport.suspects import SHUNNED_SECONDS, Suspects
 
 LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
 
@@ -71,7 +72,12 @@ class Publisher:
     """Publishes with confirms on a channel of its own, over reconnections if need be."""
 
     def __init__(
-        self, link: Link, *, max_losses: int | None = None, scouts: Scouts | None = None
+        self,
+        link: Link,
+        *,
+        max_losses: int | None = None,
+        scouts: Scouts | None = None,
+        suspects: Suspects | None = None,
     ) -> None:
         """Publish on `link`, which must not have been started yet.
 
@@ -82,12 +88,18 @@ class Publisher:
 
         A message that is under way at `max_losses` losses of the connection (None: any number) is
         given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
-        of its like beside it, so that they do not pay for it.
+        of its like beside it, so that they do not pay for it. What `suspects` take to be the cause
+        is given up at once, and of its losses no other message pays.
         """
         self._link = link
         self._max_losses = max_losses
         self._scouts = scouts
-        self._suspects = asyncio.Lock()
+        self._suspects = suspects
+        self._blamed: AbstractChannel | None = None
+        """The channel on which a suspect is under way, or was when it was lost."""
+        self._broken: AbstractChannel | None = None
+        """The last one that the broker closed for an error of its own."""
+        self._lost_ones = asyncio.Lock()
         self._channel: AbstractChannel | None = None
         self._ticks = 0
         self._sent = 0
@@ -112,6 +124,8 @@ class Publisher:
         self._channel = None
         if self._scouts is not None:
             self._scouts.lost()
+        if self._suspects is not None:
+            self._suspects.lost()
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
@@ -187,22 +201,59 @@ class Publisher:
     async def _publish(self, message: Outgoing) -> None:
         begun, lost_on = self._channel, None
         losses = 0
-        while losses != self._max_losses:
-            async with self._turn(losses):
+        while losses != self._max_losses and not self.shuns(message.routing_key):
+            suspected = not self.trusts(message.routing_key)
+            async with self._turn(losses, suspected=suspected):
+                if self.shuns(message.routing_key):
+                    break
+                # It may have been cleared of that meanwhile.
+                suspected = suspected and not self.trusts(message.routing_key)
                 channel = await self._open_channel(message.place)
                 if message.once and channel is not begun:
                     raise BrokerUnavailable("the connection is not the one on which it was begun")
+                if suspected:
+                    self._blamed = channel
                 if await self._is_published(channel, message, repeated=lost_on is not None):
                     return
+                if suspected:
+                    self._blame(message, channel)
             if message.once:
                 raise BrokerUnavailable("the connection was lost before RabbitMQ confirmed")
             if channel is not lost_on:
                 lost_on = channel
-                losses += 1
+                losses += self._blamed is not channel
         raise _refused(message, unroutable=False)
 
-    def _turn(self, losses: int) -> AbstractAsyncContextManager[None]:
-        return self._suspects if losses and self._max_losses else nullcontext()
+    def shuns(self, key: str) -> bool:
+        """Tell whether nothing is sent there for now, because it would cost the connection."""
+        return self._suspects is not None and self._suspects.shuns(key, self._ticks)
+
+    def trusts(self, key: str) -> bool:
+        """Tell whether this connection is known to stand what is sent there."""
+        return self._suspects is None or not self._suspects.suspects(key)
+
+    def _turn(self, losses: int, *, suspected: bool) -> AbstractAsyncContextManager[None]:
+        if suspected and self._suspects is not None:
+            return self._suspects.turn
+        return self._lost_ones if losses and self._max_losses else nullcontext()
+
+    def _blame(self, message: Outgoing, channel: AbstractChannel) -> None:
+        if self._suspects is not None:
+            until = self._ticks + self._link.times.ticks(SHUNNED_SECONDS)
+            sure = self._broken is channel
+            self._suspects.blame(message.routing_key, until, sure=sure)
+
+    def _clear(self, message: Outgoing, channel: AbstractChannel) -> None:
+        """Take that the broker has answered a message, if only by refusing it."""
+        if (
+            self._suspects is None
+            or self._channel is not channel
+            or self.trusts(message.routing_key)
+        ):
+            return
+        self._suspects.answered(message.routing_key)
+        if self._blamed is channel:
+            self._blamed = None
 
     async def _open_channel(self, place: Place) -> AbstractChannel:
         """Return the channel, once it is there and no scout is out to `place`."""
@@ -223,16 +274,19 @@ class Publisher:
         """Publish once; False when the connection was lost before the broker has confirmed."""
         try:
             await self._publish_once(channel, message, repeated=repeated)
-        except aiormq.exceptions.PublishError as error:
-            raise _refused(message, unroutable=True) from error
         except aiormq.exceptions.DeliveryError as error:
-            raise _refused(message, unroutable=False) from error
+            self._clear(message, channel)
+            unroutable = isinstance(error, aiormq.exceptions.PublishError)
+            raise _refused(message, unroutable=unroutable) from error
         except (Exception, asyncio.CancelledError) as error:
             # Only a new connection tells what became of it.
             if not is_loss(error):
                 raise
+            if isinstance(error, aiormq.exceptions.ConnectionInternalError):
+                self._broken = channel
             await self._after_loss(channel)
             return False
+        self._clear(message, channel)
         return True
 
     async def _after_loss(self, channel: AbstractChannel) -> None:

@@ -77,6 +77,9 @@ class Pull:
         """Settle a delivery; see `Delivery.ack`."""
         self._settle(delivery, self._acked)
 
+    def lighten(self, delivery: Delivery, weight: int) -> None:
+        """Do nothing: what is taken one by one is not counted."""
+
     def reject(self, delivery: Delivery) -> None:
         """Refuse a delivery; see `Delivery.reject`."""
         self._settle(delivery, self._rejected)

@@ -4,13 +4,14 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 import structlog
 
 from maniple import connect
 from maniple.control import AgentId, Heartbeat, Incarnation
-from maniple.local.cluster import Cluster
+from maniple.local.cluster import Cluster, ServiceProcess
 from maniple.service.broker import ControlPlane
 from maniple.service.consul import Consul
 from waiting import wait_until
@@ -51,6 +52,10 @@ def logged(cluster: Cluster, instance: str, text: str) -> bool:
     return text in cluster.process(instance).child.spec.log.read_text()
 
 
+def has_begun_anew(process: ServiceProcess, restarts: int) -> bool:
+    return process.child.restarts == restarts
+
+
 @pytest.mark.usefixtures("consul")
 async def test_who_starts_beside_rubbish_in_consul_says_so_and_works(trio: Cluster) -> None:
     services = [p for p in trio.processes if p.service in {"dispatcher", "registry", "policy"}]
@@ -58,11 +63,11 @@ async def test_who_starts_beside_rubbish_in_consul_says_so_and_works(trio: Clust
     for process in services:
         os.kill(process.pid, signal.SIGKILL)
     for process in services:
-        await wait_until(lambda p=process: p.child.restarts == restarts[p.instance], 30)
+        await wait_until(partial(has_begun_anew, process, restarts[process.instance]), 30)
         await wait_until(process.ready, 30)
     for number in (1, 2):
-        await wait_until(lambda n=number: logged(trio, f"dispatcher-{n}", MARKS), 60)
-        await wait_until(lambda n=number: logged(trio, f"registry-{n}", ENTRIES), 60)
+        await wait_until(partial(logged, trio, f"dispatcher-{number}", MARKS), 60)
+        await wait_until(partial(logged, trio, f"registry-{number}", ENTRIES), 60)
     async with connect(trio.ready_info()["client_url"]) as client:
         assert await (await client.submit("test.double", 21)).result(60) == 42
     assert {p.instance: p.child.restarts for p in services} == restarts

@@ -14,19 +14,13 @@ from maniple.local.http import fetch
 from maniple.messages import Result
 from maniple.service import names
 from outsider import DIRECT_REPLY_TO, Outsider
+from poison import KEY, of_a_node_that_is_gone
 from recording import recording
 from scraping import sample_name, scrape
 from waiting import wait_until
 
-KEY = b64encode(bytes(16)).decode()
 REPLY_LINK = "reply"
 MALFORMED = ("garbage.x", f"{b64encode(b'no process id').decode()}.{KEY}", f"g2gC.{KEY}")
-
-
-def of_a_node_that_is_gone() -> str:
-    """Return an address as brokers make them, but of no node of this cluster."""
-    process = b"\x83\x58\x76\x00\x07reply@7" + bytes(12)
-    return f"{DIRECT_REPLY_TO}.{b64encode(process).decode()}.{KEY}"
 
 
 def losses(cluster: Cluster) -> dict[str, float]:
@@ -81,8 +75,8 @@ async def test_a_reply_that_breaks_its_connection_is_dropped_and_stops_nobody_el
     processes, dropped = cluster.of_service(service), sample_name(names.REPLIES_DROPPED)
     before, dropped_before = losses(cluster), scrape(processes)[dropped]
     sent = [new_id() for _ in range(3)]
-    for marker in sent:
-        reply_to = of_a_node_that_is_gone()
+    for number, marker in enumerate(sent):  # what comes later from one node may be refused
+        reply_to = of_a_node_that_is_gone(10 * len(service) + number)
         outsider.send("maniple.echo", body, reply_to=reply_to, message_id=marker)
     for number in range(20):
         assert outsider.ask("maniple.echo", {"payload": number})["output"] == number
@@ -93,6 +87,44 @@ async def test_a_reply_that_breaks_its_connection_is_dropped_and_stops_nobody_el
     ends = await ends_of(cluster, recorded)
     assert {str(end.status) for end in ends.values()} == {status}
     assert losses(cluster) == before
+
+
+POISON: dict[str, list[str]] = {
+    "one node": [of_a_node_that_is_gone(7)] * 60,
+    "many nodes": [of_a_node_that_is_gone(number) for number in range(100, 130)],
+    "a node between others": [of_a_node_that_is_gone(200), "no-such-queue"] * 30,
+}
+
+
+@pytest.mark.parametrize("body", [{"payload": 1}, {"no": 1}], ids=["good", "bad"])
+@pytest.mark.parametrize("name", POISON)
+def test_no_plain_reply_is_lost_beside_addresses_of_nodes_that_are_gone(
+    cluster: Cluster, outsider: Outsider, name: str, body: dict[str, int]
+) -> None:
+    with Outsider(cluster.ready_info()["broker_url"], direct=True) as innocent:
+        sent = []
+        for number, reply_to in enumerate(POISON[name]):
+            outsider.send("maniple.echo", body, reply_to=reply_to)
+            sent.append((innocent, innocent.send("maniple.echo", {"payload": number})))
+            sent.append((outsider, outsider.send("maniple.echo", {"payload": number})))
+        outputs = [client.wait(one)[0]["output"] for client, one in sent]
+        assert outputs == [number for number in range(len(POISON[name])) for _ in range(2)]
+
+
+async def test_an_address_of_a_node_that_is_gone_is_soon_refused_at_once(
+    cluster: Cluster, outsider: Outsider
+) -> None:
+    reply_to = of_a_node_that_is_gone(999)
+    async with recording(cluster.ready_info()["operator_url"]) as found:
+
+        async def is_refused() -> bool:
+            marker = new_id()
+            outsider.send("maniple.echo", {"payload": 1}, reply_to=reply_to, message_id=marker)
+            refusal = refusal_id(marker, None)
+            await wait_until(lambda: bool(found.results(marker) or found.results(refusal)))
+            return bool(found.results(refusal))
+
+        await wait_until(is_refused, 30)
 
 
 async def test_a_heartbeat_names_every_connection_of_its_agent(cluster: Cluster) -> None:

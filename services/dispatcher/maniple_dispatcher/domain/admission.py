@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
+from maniple.direct_replies import is_sound
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id
 from maniple.messages import (
@@ -28,7 +29,6 @@ from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 from maniple.traceparent import parse_traceparent, written
 from maniple_dispatcher.domain.before import Before, taken_before
 from maniple_dispatcher.domain.ceilings import chosen, until
-from maniple_dispatcher.domain.direct_replies import is_sound
 from maniple_dispatcher.domain.good_results import digest_of
 
 # What stands for bytes that are not UTF-8 (`maniple.transport.tolerance`); it is longer than they

@@ -183,6 +183,10 @@ class LaneDeadlines:
             place, _ = known.places
             place.moved = True
 
+    def knows(self, lane: str) -> bool:
+        """Tell whether there is a lane, as far as is known."""
+        return lane in self._lanes
+
     def learn(self, lanes: Iterable[str]) -> None:
         """Take that there are these lanes."""
         for lane in lanes:

@@ -5,18 +5,25 @@ that of a task that runs, or one id twice into an array. So the record of a refu
 its own, made of the message's id and the member's position, that no task can have. Its sender is
 answered in its own words: by the id that it gave, unless its message gives that to another member,
 too. In both, `error.detail` says which id was claimed, in which message, and where.
+
+An array with more than `MOST` bad members gets one refusal: so a message costs no more than a few
+others, whatever is in it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
 
-from maniple.errors import InvalidMessage
+from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import refusal_id
 from maniple.messages import Failure, Result, Status
 from maniple_dispatcher.domain.admission import Arrival, claim_of, recordable
+
+MOST = 20
+"""Bad members of one message that are refused one by one."""
+SHOWN = 200  # characters of why one of many is bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,48 @@ def refusal_of(
 def whole(error: InvalidMessage, arrival: Arrival) -> Refused:
     """Return the refusal of a message in which no member can be told from another."""
     return Refused(error, claim_of(arrival, None))
+
+
+def many(
+    refused: Sequence[Refused],
+    arrival: Arrival,
+    *,
+    others: bool,
+    body: bytes | None = None,
+) -> Refused:
+    """Return the one refusal of a message with more than `MOST` bad members; see `as_one`."""
+    first = refused[0]
+    if others:
+        what = f"{len(refused):,} members are bad, and the others go on"
+    else:
+        what = f"more than {MOST} members are bad, so none of the array is taken"
+    error = InvalidMessage(
+        ErrorCode.INVALID_TASK,
+        f"{what}; the first is member {first.position}: {first.error.message[:SHOWN]}",
+        detail={"bad": [_shown(one) for one in refused[:MOST]]},
+    )
+    return as_one(error, arrival, others=others, body=body)
+
+
+def as_one(
+    error: InvalidMessage, arrival: Arrival, *, others: bool, body: bytes | None = None
+) -> Refused:
+    """Return one refusal of several members.
+
+    With `others`, which are not refused, it does not claim the message's id: whoever knows several
+    tasks by that would take it for the end of all of them.
+    """
+    return Refused(error, None if others else claim_of(arrival, None), body=body)
+
+
+def _shown(refused: Refused) -> dict[str, Any]:
+    error = refused.error
+    return {
+        "position": refused.position,
+        "id": refused.claimed,
+        "code": error.code.value,
+        "message": error.message[:SHOWN],
+    }
 
 
 def refusals_of(

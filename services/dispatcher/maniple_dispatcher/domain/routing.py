@@ -21,6 +21,8 @@ WAITS = (
     (30.0, 60.0),
 )
 LONGEST_WAIT = WAITS[-1][-1]
+SELDOM = 3 + 8
+"""The round from which on a task looks seldom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,13 @@ class Wait:
     envelope: Envelope
 
 
-def wait(envelope: Envelope, now: datetime, why: Waiting, *, longer: bool) -> Wait:
+def wait(envelope: Envelope, now: datetime, why: Waiting, *, longer: bool, least: int = 0) -> Wait:
     """Return how a task waits that is not let through: its lane refused it, or a policy.
 
     The wait grows with the rounds and ends at the latest about when the task expires; `longer`
-    chooses one of the two times that a round may take.
+    chooses one of the two times that a round may take. At `least` it is so long as in that round.
     """
-    seconds = WAITS[min(envelope.waits, len(WAITS) - 1)][longer]
+    seconds = WAITS[min(max(envelope.waits, least), len(WAITS) - 1)][longer]
     remaining = (envelope.deadline - now).total_seconds()
     tier = delay_tier(min(seconds, max(remaining + DELAY_TIERS[0], DELAY_TIERS[0])))
     waited = msgspec.structs.replace(envelope, waits=envelope.waits + 1, waited_for=why.value)

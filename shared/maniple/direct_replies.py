@@ -5,7 +5,8 @@
 The process id stands in Erlang's external term format: version 131, tag 88, an atom `reply@<hash of
 the node's name>`, and its numbers. RabbitMQ decodes the address within the publishing channel, and
 3.10 closes the whole connection over one that it cannot decode. One that is sound may still be of a
-node that is gone, over which 3.10 does the same: a connection of its own bounds that harm.
+node that is gone, over which 3.10 does the same: so replies have a connection of their own, and the
+first to a node is sent with no other such beside it (`maniple.transport.suspects`).
 """
 
 import re
@@ -13,6 +14,7 @@ from base64 import b64decode
 from binascii import Error
 
 PREFIX = "amq.rabbitmq.reply-to."
+NO_KEY = "A" * 22 + "=="
 
 _TOKEN = re.compile(r"([A-Za-z0-9+/]+={0,2})\.[A-Za-z0-9+/]{22}==")
 _PROCESS = re.compile(
@@ -26,16 +28,25 @@ _PROCESS = re.compile(
 
 def is_sound(reply_to: str) -> bool:
     """Tell whether an address is none of direct reply-to, or one that a broker can decode."""
-    if not reply_to.startswith(PREFIX):
-        return True
-    token = _TOKEN.fullmatch(reply_to, len(PREFIX))
+    return not reply_to.startswith(PREFIX) or node_of(reply_to) is not None
+
+
+def node_of(reply_to: str) -> str | None:
+    """Return the node part of an address of direct reply-to; None of any other."""
+    token = _TOKEN.fullmatch(reply_to, len(PREFIX)) if reply_to.startswith(PREFIX) else None
     if token is None:
-        return False
+        return None
     try:
         process = _PROCESS.fullmatch(b64decode(token[1], validate=True))
     except Error:
-        return False
+        return None
     if process is None:
-        return False
+        return None
     length: bytes = process["long"] or process["short"]
-    return length[0] == len(process["node"])
+    node: bytes = process["node"]
+    return node.decode() if length[0] == len(node) else None
+
+
+def of_nobody(reply_to: str) -> str:
+    """Return an address of the same node at which nobody listens."""
+    return f"{reply_to.rpartition('.')[0]}.{NO_KEY}"

@@ -1,0 +1,147 @@
+"""What a message costs does not grow with how much of it is bad."""
+
+import json
+from typing import Any
+
+import pytest
+
+from ingress_with_fakes import MESSAGE, Ingress, Submission
+from maniple.codec import decode_submission
+from maniple.errors import InvalidMessage
+from maniple.identifiers import refusal_id
+from maniple.messages import MAX_TASKS
+from maniple.service.replies import OFFERED_BYTES_OF_PLACE, OFFERS
+from maniple.transport.budget import TASK_BYTES
+from maniple_dispatcher.domain.refusing import MOST
+from waiting import wait_until
+from work_with_fakes import FakePublisher
+
+PAST = "2020-01-01T00:00:00Z"
+MANY: dict[str, list[Any]] = {
+    "unknown fields": [{"x": 1}] * MAX_TASKS,
+    "numbers": [1] * MAX_TASKS,
+    "one id": [{"id": "a"}] * MAX_TASKS,
+    "other capabilities": [{"capability": f"other.x{n}"} for n in range(MAX_TASKS)],
+    "past deadlines": [{"deadline": PAST}] * MAX_TASKS,
+    "bad ones among good ones": [{}, {"x": 1}] * (MAX_TASKS // 2),
+}
+
+
+@pytest.fixture
+def scene() -> Ingress:
+    return Ingress()
+
+
+@pytest.mark.parametrize("name", MANY)
+async def test_an_array_with_many_bad_members_is_refused_as_a_whole(
+    scene: Ingress, name: str
+) -> None:
+    await scene.take(MANY[name])
+    assert scene.admitted == []
+    (record,), (answer,), (kept,) = scene.recorded, scene.answered, scene.kept
+    assert (record.id, answer.id) == (refusal_id(MESSAGE, None), MESSAGE)
+    assert (answer.status, answer.error) == ("rejected", record.error)
+    assert answer.error is not None
+    assert (answer.error.code, answer.capability) == ("invalid_task", "text.stats")
+    assert "more than 20 members are bad, so none of the array is taken" in answer.error.message
+    told: Any = answer.error.detail
+    assert (told["message_id"], len(told["bad"])) == (MESSAGE, MOST)
+    assert all(one["message"] and one["code"] for one in told["bad"])
+    assert json.loads(kept.body) == MANY[name]
+
+
+async def test_what_is_refused_as_a_whole_makes_room_for_others() -> None:
+    scene, delivery = Ingress(), Submission(MANY["unknown fields"])
+    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    await scene.drain()
+    assert delivery.weight == len(delivery.body) + TASK_BYTES
+
+
+async def test_up_to_twenty_are_refused_one_by_one_and_their_bytes_kept_together(
+    scene: Ingress,
+) -> None:
+    bad = [{"x": n} for n in range(MOST - 1)]
+    await scene.take([*bad, {}, {"ttl": "soon"}])
+    assert len(scene.admitted) == 1
+    positions = [*range(MOST - 1), MOST]
+    own = sorted(refusal_id(MESSAGE, position) for position in positions)
+    assert sorted(one.id for one in scene.recorded) == own
+    assert len(scene.answered) == MOST
+    alike, alone = sorted(scene.kept, key=lambda one: -len(one.body))
+    assert json.loads(alike.body) == bad
+    assert alike.headers is not None
+    assert alike.headers["positions"] == ",".join(map(str, range(MOST - 1)))
+    assert json.loads(alone.body) == {"ttl": "soon"}
+
+
+async def test_refusals_are_recorded_together_whatever_names_they_bear(scene: Ingress) -> None:
+    for number in range(50):
+        delivery: Any = Submission({"x": 1}, routing_key=f"invented.x{number}", message_id=None)
+        scene.submissions.take(delivery)
+    await scene.drain()
+    assert len(scene.recorded) == 50
+    assert len(scene.publisher.to("maniple.results")) == 1
+
+
+AGAIN: dict[str, dict[str, Any]] = {
+    "delivered again": {"redelivered": True},
+    "said to be repeated": {"headers": {"maniple-repeated": "true"}},
+    "both": {"redelivered": True, "headers": {"maniple-repeated": "true"}},
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+async def test_of_what_may_have_been_taken_before_the_good_ones_go_on(
+    scene: Ingress, name: str
+) -> None:
+    await scene.take([{"x": 1}] * 500 + [{"id": "good"}], **AGAIN[name])
+    assert scene.admitted == ["good"]
+    (record,) = scene.recorded
+    assert scene.answered == [record]  # by the message's id it would be taken for the end of all
+    assert record.id == refusal_id(MESSAGE, None)
+    assert record.error is not None
+    assert record.error.message.startswith("500 members are bad, and the others go on")
+
+
+def test_no_more_is_decoded_than_is_told() -> None:
+    body = json.dumps([{"x": 1}] * MAX_TASKS).encode()
+    assert len(decode_submission(body, MOST)) == MOST + 1
+    assert all(isinstance(one, InvalidMessage) for one in decode_submission(body))
+    mixed = json.dumps([{}, {"x": 1}] * (MAX_TASKS // 2)).encode()
+    assert len(decode_submission(mixed, MAX_TASKS)) == MAX_TASKS
+
+
+async def test_who_floods_and_reads_no_answers_holds_up_nothing_but_a_few() -> None:
+    publisher = FakePublisher()
+    publisher.silent = {"theirs"}
+    scene = Ingress(publisher)
+    sent: list[Any] = [Submission({"x": 1}, message_id=None) for _ in range(2000)]
+    for delivery in sent:
+        scene.submissions.take(delivery)
+    await wait_until(lambda: sum(one.acked for one in sent) == len(sent) - OFFERS)
+    publisher.freed.set()
+    await scene.drain()
+    assert sum(one.acked for one in sent) == len(sent)
+    most = OFFERED_BYTES_OF_PLACE // 1024 + OFFERS
+    assert OFFERS < len(scene.answered) < most
+    assert len(scene.recorded) == len(sent)
+    again: Any = Submission({"x": 1}, message_id="later")
+    scene.submissions.take(again)
+    await scene.drain()
+    assert scene.answered[-1].id == "later"
+
+
+async def test_a_flooded_address_costs_no_other_its_answers() -> None:
+    publisher = FakePublisher()
+    publisher.silent = {"theirs"}
+    scene = Ingress(publisher)
+    for _ in range(2000):
+        flood: Any = Submission({"x": 1}, message_id=None)
+        scene.submissions.take(flood)
+    innocent: Any = Submission({"x": 1}, reply_to="another", message_id="mine")
+    scene.submissions.take(innocent)
+    await wait_until(lambda: bool(innocent.acked))
+    (answer,) = [one for one in publisher.to("") if one.routing_key == "another"]
+    assert b'"mine"' in answer.body
+    publisher.freed.set()
+    await scene.drain()

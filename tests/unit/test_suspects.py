@@ -1,0 +1,154 @@
+"""Of an address that costs the connection nobody else's messages are lost."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import aiormq
+import pytest
+
+from channels import until_idle
+from maniple.direct_replies import node_of, of_nobody
+from maniple.errors import PublishRefused
+from maniple.timings import Amqp
+from maniple.transport import Outgoing, Publisher, Suspects
+from maniple.transport.suspects import MOST_KNOWN, SHUNNED_SECONDS
+
+TIMES = Amqp(confirm=3.0, answer=2.0)
+ADDRESS = (
+    "amq.rabbitmq.reply-to.g1h2AA9yZXBseUAxMDQzNDUzMzIAAAN9AAAAAGsM0uk=.mo0tGG4NqEGLXoLMF/70xw=="
+)
+
+
+def kind_of(key: str) -> str | None:
+    """Return the letters of an address such as `a:1`; any other is harmless."""
+    return key.partition(":")[0] if ":" in key else None
+
+
+class Broker:
+    """Ends the connection over addresses of kinds that are `gone`; confirms the others at once.
+
+    What goes to `slow` is confirmed only when another message is.
+    """
+
+    def __init__(self, *, says_so: bool) -> None:
+        self.gone = {"gone"}
+        self.sent: list[str] = []
+        self.taken: list[str] = []
+        self.losses = 0
+        self._says_so = says_so
+        self._open: dict[asyncio.Future[None], str] = {}
+        link: Any = SimpleNamespace(
+            times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=self._suspect
+        )
+        self.publisher = Publisher(link, max_losses=3, suspects=Suspects(kind_of))
+
+    async def _up(self) -> None: ...
+
+    def _suspect(self) -> None: ...
+
+    async def channel(self, **_: Any) -> Any:
+        return SimpleNamespace(basic_publish=self.basic_publish, basic_qos=self._up)
+
+    async def connect(self) -> None:
+        await self.publisher.open(self)  # type: ignore[arg-type]  # a fake
+
+    async def basic_publish(self, _body: bytes, *, routing_key: str, **_: Any) -> None:
+        self.sent.append(routing_key)
+        if kind_of(routing_key) in self.gone:
+            await self.lose()
+            raise self._error()
+        if routing_key == "slow":
+            done = asyncio.get_running_loop().create_future()
+            self._open[done] = routing_key
+            await done
+        self.taken.append(routing_key)
+
+    def _error(self) -> Exception:
+        return aiormq.exceptions.ConnectionInternalError("no") if self._says_so else OSError()
+
+    async def lose(self) -> None:
+        self.losses += 1
+        self.publisher.lost()
+        for waiting in self._open:
+            waiting.set_exception(self._error())
+        self._open.clear()
+        await self.connect()
+
+    def confirm(self) -> None:
+        for waiting in self._open:
+            waiting.set_result(None)
+        self._open.clear()
+
+
+async def publish(broker: Broker, key: str) -> bool:
+    """Publish to an address; tell whether it was taken, and not given up."""
+    try:
+        await broker.publisher.publish(Outgoing("", key, b"", message_id=key, type="t"))
+    except PublishRefused:
+        return False
+    return True
+
+
+@pytest.fixture(params=[True, False], ids=["the broker says so", "it says nothing"])
+async def broker(request: pytest.FixtureRequest) -> Broker:
+    made = Broker(says_so=request.param)
+    await made.connect()
+    return made
+
+
+async def test_its_like_cost_the_connection_once_or_twice_in_a_minute(broker: Broker) -> None:
+    most = 1 if broker._says_so else 2
+    assert not any([await publish(broker, f"gone:{number}") for number in range(10)])
+    assert broker.losses == most
+    assert broker.publisher.shuns("gone:11")
+    assert not broker.publisher.shuns("other:1")
+    for _ in range(TIMES.ticks(SHUNNED_SECONDS) + 1):
+        broker.publisher.overdue()
+    assert not broker.publisher.shuns("gone:11")  # the node may be back
+    assert not await publish(broker, "gone:11")
+    assert broker.losses <= 2 * most
+
+
+async def test_what_was_under_way_beside_them_is_sent_again_however_many_there_are(
+    broker: Broker,
+) -> None:
+    broker.gone = {f"gone{number}" for number in range(10)}
+    innocent = asyncio.create_task(publish(broker, "slow"))
+    await until_idle()
+    poisoned = [asyncio.create_task(publish(broker, f"{kind}:1")) for kind in sorted(broker.gone)]
+    assert not any(await asyncio.gather(*poisoned))
+    assert broker.losses >= 10
+    await until_idle()
+    broker.confirm()
+    assert await innocent
+
+
+async def test_addresses_of_a_kind_that_is_good_wait_for_no_other(broker: Broker) -> None:
+    assert await publish(broker, "good:1")
+    assert broker.publisher.trusts("good:2")
+    slow = asyncio.create_task(publish(broker, "slow"))
+    assert all(await asyncio.gather(*(publish(broker, f"good:{n}") for n in range(5))))
+    await broker.lose()
+    assert not broker.publisher.trusts("good:2")  # it may have been that node that is gone
+    assert await publish(broker, "good:2")
+    await until_idle()
+    broker.confirm()
+    assert await slow
+
+
+def test_what_is_known_of_kinds_is_bounded() -> None:
+    suspects = Suspects(kind_of)
+    for number in range(3 * MOST_KNOWN):
+        suspects.answered(f"a{number}:1")
+        suspects.blame(f"b{number}:1", 100, sure=True)
+        suspects.blame(f"c{number}:1", 100, sure=False)
+    assert len(suspects._good) <= MOST_KNOWN
+    assert (len(suspects._shunned), len(suspects._doubts)) == (MOST_KNOWN, MOST_KNOWN)
+    assert suspects.shuns(f"b{3 * MOST_KNOWN - 1}:1", 99)
+
+
+def test_the_node_of_an_address_is_read_from_it() -> None:
+    assert node_of(ADDRESS) == node_of(of_nobody(ADDRESS)) == "reply@104345332"
+    assert of_nobody(ADDRESS) != ADDRESS
+    assert [node_of(name) for name in ("theirs", "amq.rabbitmq.reply-to.x.y", "")] == [None] * 3
