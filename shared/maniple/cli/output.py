@@ -30,14 +30,18 @@ class ExitCode(IntEnum):
 
 
 def _broker_url(value: str | None) -> str | None:
-    parts = urlsplit(value or "amqp://host")
+    if value is None:
+        return None
+    parts = urlsplit(value)
     if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
         raise typer.BadParameter("must look like amqp://user:password@host:5672/vhost")
     return value
 
 
 def _http_url(value: str | None) -> str | None:
-    parts = urlsplit(value or "http://host")
+    if value is None:
+        return None
+    parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise typer.BadParameter("must look like http://host:8500")
     return value

@@ -72,20 +72,20 @@ class Client:
         """Submit a task and return once the broker has confirmed it: from then on it is not lost.
 
         `payload` is any JSON value; `id` defaults to a new UUIDv7. Raises `InvalidMessage` for what
-        the dispatcher would refuse, before anything is sent, `PublishRefused` when the broker is
-        full, and `BrokerUnavailable` when it does not confirm in time: the task may then run
-        nevertheless, so submit it again under the same `id`, as `repeated`: then no policy ends it
-        in place of the one that may run.
+        the dispatcher would refuse and for an option that there is not, before anything is sent,
+        `PublishRefused` when the broker is full, and `BrokerUnavailable` when it does not confirm
+        in time: the task may then run nevertheless, so submit it again under the same `id`, as
+        `repeated`: then no policy ends it in place of the one that may run.
         """
         options.setdefault("tenant", self.tenant)
         return await self.submit_task(
-            make_task(capability, id or new_id(), encode_payload(payload), options),
+            make_task(capability, new_id() if id is None else id, encode_payload(payload), options),
             repeated=repeated,
         )
 
     async def submit_task(self, task: Task, *, repeated: bool = False) -> TaskHandle:
         """Submit a task that is already one; as `submit`, which says what is raised."""
-        task = replace(task, id=task.id or new_id())
+        task = _identified(task)
         check_task(task)
         self._open()
         handle = self._sealed(task, TaskHandle)
@@ -200,7 +200,7 @@ class Client:
         return contextlib.aclosing(flow.run(items, make))
 
     def _slot(self, task: Task) -> Slot:
-        task = replace(task, id=task.id or new_id())
+        task = _identified(task)
         names = (task.id or "", task.tenant, task.capability or "")
         try:
             check_task(task)
@@ -220,6 +220,11 @@ class Client:
         ticket = kind(task.id or "", task.tenant, task.capability or "", body)
         ticket.span = span
         return ticket
+
+
+def _identified(task: Task) -> Task:
+    """Return the task with an id; one that is given is kept, also if it is none."""
+    return replace(task, id=new_id()) if task.id is None else task
 
 
 def _refused(slot: Slot, error: ManipleError | None) -> Result:

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -85,8 +86,9 @@ class ServiceSettings(BaseSettings):
     """Settings that all processes share; each has a subclass in its own `settings.py`.
 
     Every field is the flag `--<field>` and the environment variable `MANIPLE_<FIELD>`; a flag wins,
-    empty variables count as unset. Seconds are floats. `instance` has no dots, because it is one
-    word of a routing key. The text under a field is shown by `--help` and in the documents.
+    empty variables count as unset, empty flags are refused. Seconds are floats. `instance` has no
+    dots, because it is one word of a routing key. The text under a field is shown by `--help` and
+    in the documents.
     """
 
     model_config = SettingsConfigDict(
@@ -143,7 +145,7 @@ class ServiceSettings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _name_the_instance(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("instance"):
+        if isinstance(data, dict) and data.get("instance") is None:
             host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:40]
             return data | {"instance": f"{cls.service}-{host or 'host'}-{secrets.token_hex(3)}"}
         return data
@@ -213,6 +215,15 @@ def complaint(error: ValidationError, arguments: Sequence[str] = ()) -> str:
     return "; ".join(parts)
 
 
+def _empty(arguments: Sequence[str]) -> list[str]:
+    """Return the flags whose value is empty: the library would pass over them."""
+    return [
+        flag.removesuffix("=")
+        for flag, value in pairwise((*arguments, None))
+        if flag is not None and flag.startswith("--") and (flag.endswith("=") or value == "")
+    ]
+
+
 def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
     """Read the settings from the command line's arguments and the environment.
 
@@ -226,6 +237,8 @@ def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
         f"{PREFIX}DRAIN_TIMEOUT. A flag wins.",
         allow_abbrev=False,
     )
+    if empty := _empty(arguments):
+        parser.exit(WRONG_USAGE, f"{program}: {', '.join(empty)}: must not be empty\n")
     try:
         source = CliSettingsSource[Any](
             kind,

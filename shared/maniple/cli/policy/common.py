@@ -19,7 +19,7 @@ NamesArgument = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Kept in the history.")]
 AuthorOption = Annotated[
-    str, typer.Option("--author", help="Kept in the history; else USER@HOST.", show_default=False)
+    str | None, typer.Option("--author", help="Kept in the history; else USER@HOST.")
 ]
 ExpectOption = Annotated[
     int | None,
@@ -41,9 +41,11 @@ def which(names: list[str]) -> dict[str, str]:
     return {"kind": kind, "name": name}
 
 
-def author(given: str) -> str:
-    """Return who makes a change: the given one, else USER@HOST."""
-    if given:
+def author(given: str | None) -> str:
+    """Return who makes a change: the given one, else USER@HOST. Raises `typer.BadParameter`."""
+    if given is not None:
+        if not given.strip():
+            raise typer.BadParameter("must not be empty", param_hint="--author")
         return given
     try:
         user = getpass.getuser()

@@ -1,7 +1,7 @@
 """`maniple policy get`, `list`, `history`, `diff` and `explain`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -115,7 +115,7 @@ def explain(  # noqa: PLR0913 - a command's options
     asked = {
         "capability": capability,
         "tenant": tenant,
-        "labels": dict(map(_label, label or ())),
+        "labels": _labels(label or ()),
         "task": task,
         "instance": instance,
         "region": region,
@@ -133,11 +133,16 @@ def explain(  # noqa: PLR0913 - a command's options
         console().print(table)
 
 
-def _label(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found or not name:
-        raise typer.BadParameter("a label is NAME=VALUE")
-    return name, value
+def _labels(texts: Iterable[str]) -> dict[str, str]:
+    labels = dict[str, str]()
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found or not name:
+            raise typer.BadParameter("a label is NAME=VALUE")
+        if name in labels:
+            raise typer.BadParameter(f"--label {name} is given twice")
+        labels[name] = value
+    return labels
 
 
 def _match(match: Mapping[str, Any]) -> str:
