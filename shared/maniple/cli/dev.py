@@ -20,10 +20,10 @@ from rich.live import Live
 from maniple.clusters import forget_run, run_file
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.errors import LocalError, ServerUnreachable
+from maniple.local.errors import LocalError, ServerUnreachable, WrongVariable
 from maniple.local.status import ProcessStatus, status_of, table_of
 
-DONE, FAILED, UNREACHABLE = 0, 1, 3
+DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 TICK_SECONDS = 1.0
 ECHO_SECONDS = 2.0
 
@@ -138,6 +138,8 @@ async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | Non
         return DONE
     except LocalError as error:
         screen.say(f"maniple dev: {error}")
+        if isinstance(error, WrongVariable):
+            return USAGE
         return UNREACHABLE if isinstance(error, ServerUnreachable) else FAILED
     finally:
         screen.close()

@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.console import Console
 from maniple.clusters import Cluster, find_cluster
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.loops import new_event_loop
+from maniple.urls import check_broker_url, check_http_url
 
 T = TypeVar("T")
 
@@ -30,20 +30,19 @@ class ExitCode(IntEnum):
 
 
 def _broker_url(value: str | None) -> str | None:
-    if value is None:
-        return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-        raise typer.BadParameter("must look like amqp://user:password@host:5672/vhost")
-    return value
+    return _checked(check_broker_url, value)
 
 
 def _http_url(value: str | None) -> str | None:
-    if value is None:
-        return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise typer.BadParameter("must look like http://host:8500")
+    return _checked(check_http_url, value)
+
+
+def _checked(check: Callable[[str], object], value: str | None) -> str | None:
+    try:
+        if value is not None:
+            check(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     return value
 
 

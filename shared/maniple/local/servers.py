@@ -9,10 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from maniple.local.child import Child, Death
 from maniple.local.consul import ConsulServer
-from maniple.local.errors import ServerUnreachable
+from maniple.local.errors import ServerUnreachable, WrongVariable
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
+from maniple.urls import check_broker_url, check_http_url
 
 BROKER_VARIABLE = "MANIPLE_BROKER_URL"
 CONSUL_VARIABLE = "MANIPLE_CONSUL_URL"
@@ -31,12 +32,22 @@ class Existing:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Existing":
-        """Read the three variables; an empty one counts as unset."""
+        """Read the three variables; an empty one counts as unset. Raises `WrongVariable`."""
         return cls(
-            environ.get(BROKER_VARIABLE, ""),
-            environ.get(CONSUL_VARIABLE, ""),
-            environ.get(MANAGEMENT_VARIABLE, ""),
+            _checked(environ, BROKER_VARIABLE, check_broker_url),
+            _checked(environ, CONSUL_VARIABLE, check_http_url),
+            _checked(environ, MANAGEMENT_VARIABLE, check_http_url),
         )
+
+
+def _checked(environ: Mapping[str, str], name: str, check: Callable[[str], object]) -> str:
+    url = environ.get(name, "")
+    try:
+        if url:
+            check(url)
+    except ValueError as error:
+        raise WrongVariable(f"{name}: {error}") from error
+    return url
 
 
 class BrokerServer(Protocol):

@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from maniple.timings import LEAST_SCALE, MOST_SCALE, Timings, WrongTimings
+from maniple.urls import check_broker_url, check_http_url
 
 PREFIX = "MANIPLE_"
 WRONG_USAGE = 2
@@ -43,24 +44,15 @@ def environment_of(broker_url: str) -> str:
     return unquote(urlsplit(broker_url).path[1:]).strip("/") or DEFAULT_ENVIRONMENT
 
 
-def without_password(url: str) -> str:
-    """Return the URL with `***` for its password, fit for a log line."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", url)
-
-
 def _is_broker_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-        raise ValueError("must look like amqp://user:password@host:5672/vhost")
+    check_broker_url(url)
     if not _ENVIRONMENT.fullmatch(environment_of(url)):
         raise ValueError("the vhost names the environment: letters, digits, '_', '.' and '-' only")
     return url
 
 
 def _is_http_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must look like http://host:8500")
+    check_http_url(url)
     return url
 
 

@@ -11,7 +11,8 @@ from maniple.cli.checks.timings import timings
 from maniple.cli.consul import SERVICES, consul_at, listed
 from maniple.service.catalog import Instance
 from maniple.service.consul import ConsulRefused, ConsulUnavailable
-from maniple.service.settings import environment_of, without_password
+from maniple.service.settings import environment_of
+from maniple.urls import without_password
 
 ASKED = 200  # processes at most; more would take minutes where none can be reached
 AT_ONCE = 20
