@@ -213,6 +213,7 @@ class Cluster:
         environ = {
             "MANIPLE_BROKER_URL": self.servers.broker_url(service),
             "MANIPLE_CONSUL_URL": self.servers.consul_url,
+            **self.servers.unspoken,
             "MANIPLE_INSTANCE": instance,
             "MANIPLE_HTTP_HOST": LOOPBACK,
             "MANIPLE_HTTP_PORT": str(port),

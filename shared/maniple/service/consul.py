@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import consul as consul2
 import requests
@@ -32,6 +31,7 @@ from maniple.service.catalog import (
     selecting,
 )
 from maniple.timings import Catalog
+from maniple.tls import Tls, reason_of
 
 CALL_TIMEOUT = 3.0  # seconds
 THREADS = 4
@@ -51,9 +51,10 @@ class ConsulRefused(ManipleError):
 class Consul:
     """Async view of one Consul agent. Errors: `ConsulUnavailable`, `ConsulRefused`."""
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, tls: Tls | None = None) -> None:
         self.url = url
         self._token = token
+        self._tls = tls or Tls()
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="consul")
 
@@ -223,11 +224,12 @@ class Consul:
     def _client(self, timeout: float) -> Any:
         # The library's own __init__ lets CONSUL_HTTP_ADDR overrule its arguments and warns of ACLs
         # that nobody asked for, so its parts are put together here.
-        parts = urlsplit(self.url)
         client = std.Consul.__new__(std.Consul)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        client.http = client.http_connect(parts.hostname, port, parts.scheme, timeout=timeout)
-        client.http.session.trust_env = False  # no proxy between a process and its own agent
+        client.http = client.http_connect(
+            "", 0, "", verify=self._tls.verify, cert=self._tls.client, timeout=timeout
+        )
+        client.http.base_uri = self.url.rstrip("/")  # of the parts it makes none with brackets
+        client.http.session = self._tls.session()  # no proxy between a process and its own agent
         client.token, client.dc, client.consistency = self._token, None, "default"
         for part in ("Agent", "Catalog", "Health", "KV", "Session", "Txn"):
             setattr(client, part.lower(), getattr(std.Consul, part)(client))
@@ -291,5 +293,7 @@ def _translated(work: Callable[[Any], T], client: Any) -> T:
         raise ConsulRefused(str(error)) from error
     except (consul2.ACLDisabled, consul2.ACLPermissionDenied) as error:
         raise ConsulRefused(f"Consul: permission denied: {error}") from error
-    except (requests.RequestException, consul2.ConsulException, OSError, ValueError) as error:
+    except requests.RequestException as error:
+        raise ConsulUnavailable(f"Consul: {reason_of(error)}") from error
+    except (consul2.ConsulException, OSError, ValueError) as error:
         raise ConsulUnavailable(f"Consul: {error}") from error

@@ -121,7 +121,8 @@ class _Process:
 
     async def run(self) -> int:
         """Return the exit code."""
-        consul = Consul(self.settings.consul_url, self.settings.consul_token)
+        settings = self.settings
+        consul = Consul(settings.consul_url, settings.consul_token, settings.consul_tls)
         levels = LogLevels(consul, self.settings, self.log)
         besides = (
             asyncio.create_task(self._measure_lag(), name="loop-lag"),

@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from maniple.timings import LEAST_SCALE, MOST_SCALE, Timings, WrongTimings
+from maniple.tls import PARTS, Tls, variable
 from maniple.urls import check_broker_url, check_http_url
 
 PREFIX = "MANIPLE_"
@@ -99,6 +100,12 @@ class ServiceSettings(BaseSettings):
     """Consul's HTTP API"""
     consul_token: str | None = Field(default=None, repr=False)
     """ACL token for Consul"""
+    consul_cacert: Path | None = None
+    """PEM of the authorities of Consul's certificate, instead of the well-known ones"""
+    consul_cert: Path | None = None
+    """PEM of the certificate to show to Consul, if it asks for one"""
+    consul_key: Path | None = None
+    """PEM of that certificate's key, if it is not in the same file"""
     instance: InstanceName = ""
     """unique name: letters, digits, `_`, `-`"""
     region: str = Field(default="", max_length=256)
@@ -152,6 +159,16 @@ class ServiceSettings(BaseSettings):
             raise ValueError(f"{names}: {error}") from error
         return self
 
+    @model_validator(mode="after")
+    def _in_tls(self) -> Self:
+        check_tls("consul", self.consul_url, self.consul_tls)
+        return self
+
+    @property
+    def consul_tls(self) -> Tls:
+        """Whom to trust where Consul speaks TLS."""
+        return Tls(self.consul_cacert, self.consul_cert, self.consul_key)
+
     @cached_property
     def timings(self) -> Timings:
         """The protocol time that this process keeps, and relies on others keeping."""
@@ -185,6 +202,16 @@ class ServiceSettings(BaseSettings):
 
 
 S = TypeVar("S", bound=ServiceSettings)
+
+
+def check_tls(server: str, url: str, tls: Tls) -> None:
+    """Raise `ValueError` for files that cannot be used, or would not be."""
+    if tls and not url.startswith("https:"):
+        given = [part for part in PARTS if getattr(tls, part) is not None]
+        names = ", ".join(variable(server, part) for part in given)
+        raise ValueError(f"{names}: {variable(server, 'url')} is no https URL")
+    if tls:
+        tls.check(server)
 
 
 def _flag(field: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import requests
 
+from maniple.tls import Tls, reason_of
+
 TIMEOUT = 5.0
 DATE_STEP = 1.0  # seconds: HTTP's Date has no fractions
 
@@ -28,14 +30,13 @@ class PageUnread(Exception):
     """Nothing that can be used came back; the message says what did."""
 
 
-async def read(url: str, timeout: float = TIMEOUT) -> Page:
+async def read(url: str, timeout: float = TIMEOUT, tls: Tls | None = None) -> Page:
     """GET a JSON page, past any proxy of the environment. Raises `PageUnread`."""
-    return await asyncio.to_thread(_read, url, timeout)
+    return await asyncio.to_thread(_read, url, timeout, tls or Tls())
 
 
-def _read(url: str, timeout: float) -> Page:
-    with requests.Session() as session:
-        session.trust_env = False
+def _read(url: str, timeout: float, tls: Tls) -> Page:
+    with tls.session() as session:
         sent = time.time()
         try:
             answer = session.get(url, timeout=timeout)
@@ -44,13 +45,7 @@ def _read(url: str, timeout: float) -> Page:
         except requests.exceptions.JSONDecodeError as error:
             raise PageUnread(f"answered {answer.status_code}: {answer.text[:200]}") from error
         except requests.RequestException as error:
-            raise PageUnread(_reason(error)) from error
-
-
-def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.Timeout):
-        return "did not answer in time"
-    return "cannot be reached" if isinstance(error, requests.ConnectionError) else str(error)
+            raise PageUnread(reason_of(error)) from error
 
 
 def least_ahead(date: str | None, sent: float, received: float) -> float | None:
