@@ -4,6 +4,7 @@ import re
 from urllib.parse import SplitResult, urlsplit
 
 BROKER_EXAMPLE = "amqp://user:password@host:5672/vhost"
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 HTTP_EXAMPLE = "http://host:8500"
 
 _ENCODE = (
@@ -20,6 +21,13 @@ def check_broker_url(url: str) -> SplitResult:
 def check_http_url(url: str) -> SplitResult:
     """Return the parts of the URL of an HTTP API. Raises `ValueError`, in words."""
     return _checked(url, {"http", "https"}, HTTP_EXAMPLE)
+
+
+def place_of(broker_url: str) -> str:
+    """Return host, port and vhost of a broker's URL, as people are told where it is."""
+    parts = urlsplit(broker_url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}{parts.path}"
 
 
 def without_password(url: str) -> str:

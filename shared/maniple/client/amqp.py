@@ -58,8 +58,8 @@ async def connect(
 
     `url` defaults to MANIPLE_BROKER_URL, then to the cluster that `maniple dev` runs here. Raises
     `ConfigurationError` without any of these and for what is no URL, `BrokerUnavailable` after
-    `timeout` seconds. A lost connection is built anew; submissions then wait up to
-    `confirm_timeout` seconds.
+    `timeout` seconds, and at once `BrokerRefused` if RabbitMQ refuses the login or the vhost. A
+    lost connection is built anew; submissions then wait up to `confirm_timeout` seconds.
 
     A submission made within an OpenTelemetry span has a span of its own there and continues its
     trace; with a `tracer` each has one, made by that.
@@ -102,7 +102,7 @@ class AmqpCarrier:
             self._link, self.client_id, self._on_delivery, prefetch=PREFETCH
         )
         self._link.add(self._replies)
-        self._publisher = Publisher(self._link)
+        self._publisher = Publisher(self._link, tells_refusals=True)
         self._bundler = Bundler(self._send, max_items=BUNDLE_TASKS)
         # In messages of their own: what is said of a message is said of all that is in it.
         self._repeats = Bundler(self._send, max_items=BUNDLE_TASKS)

@@ -75,7 +75,8 @@ class Client:
         the dispatcher would refuse and for an option that there is not, before anything is sent,
         `PublishRefused` when the broker is full, and `BrokerUnavailable` when it does not confirm
         in time: the task may then run nevertheless, so submit it again under the same `id`, as
-        `repeated`: then no policy ends it in place of the one that may run.
+        `repeated`: then no policy ends it in place of the one that may run. `BrokerRefused`, at
+        once, says that this user may not submit, or nothing as large.
         """
         options.setdefault("tenant", self.tenant)
         return await self.submit_task(

@@ -13,6 +13,7 @@ from pamqp import commands
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.transport.link import Link
 from maniple.transport.loss import is_loss
+from maniple.transport.refusal import check_published
 from maniple.transport.scouts import Place, Scouts
 from maniple.transport.supervision import FIRST_BACKOFF
 
@@ -66,7 +67,12 @@ class Publisher:
     """Publishes with confirms on a channel of its own, over reconnections if need be."""
 
     def __init__(
-        self, link: Link, *, max_losses: int | None = None, scouts: Scouts | None = None
+        self,
+        link: Link,
+        *,
+        max_losses: int | None = None,
+        scouts: Scouts | None = None,
+        tells_refusals: bool = False,
     ) -> None:
         """Publish on `link`, which must not have been started yet.
 
@@ -78,10 +84,15 @@ class Publisher:
         A message that is under way at `max_losses` losses of the connection (None: any number) is
         given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
         of its like beside it, so that they do not pay for it.
+
+        One that `tells_refusals` raises `BrokerRefused` for a message that the broker closes the
+        channel for: one of a user without the right, or that is too large. Others try again, until
+        an operator has mended that.
         """
         self._link = link
         self._max_losses = max_losses
         self._scouts = scouts
+        self._tells_refusals = tells_refusals
         self._suspects = asyncio.Lock()
         self._channel: AbstractChannel | None = None
         self._ticks = 0
@@ -159,7 +170,7 @@ class Publisher:
 
         A lost connection means sending again, under the same id, unless it is sent `once`. Raises
         `PublishRefused` when a queue refuses or nothing is bound, `BrokerUnavailable` after
-        `timeout` seconds (None: never) or when the link is closed.
+        `timeout` seconds (None: never) or when the link is closed, `BrokerRefused` as told above.
         """
         if timeout is None:
             await self._publish(message)
@@ -227,6 +238,8 @@ class Publisher:
             if not is_loss(error):
                 raise
             await self._after_loss(channel)
+            if self._tells_refusals:
+                check_published(_end_of(channel), *message.place, len(message.body))
             return False
         return True
 
@@ -265,6 +278,12 @@ class Publisher:
         self._answered = max(self._answered, sent_at)
         if scouts is not None:
             scouts.learn(message.place)
+
+
+def _end_of(channel: AbstractChannel) -> BaseException | None:
+    """Return why a channel was closed, as far as is known."""
+    closing = channel.closing
+    return closing.exception() if closing.done() and not closing.cancelled() else None
 
 
 async def _basic_publish(
