@@ -52,7 +52,7 @@ def dev(  # noqa: PLR0913 - each is an option of the command
     """
     _check_modules(handlers or [])
     if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
+        _make_way(ready_file)
     options = ClusterOptions(
         agents=agents,
         dispatchers=dispatchers,
@@ -61,6 +61,14 @@ def dev(  # noqa: PLR0913 - each is an option of the command
         restart=not no_restart,
     )
     raise typer.Exit(asyncio.run(run(options, Screen(), ready_file=ready_file)))
+
+
+def _make_way(ready_file: Path) -> None:
+    try:
+        ready_file.unlink(missing_ok=True)
+    except OSError as error:
+        said = f"{ready_file}: {error.strerror}"
+        raise typer.BadParameter(said, param_hint="--ready-file") from error
 
 
 def _check_modules(modules: list[str]) -> None:
@@ -122,7 +130,7 @@ class Screen:
 
 
 async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | None) -> int:
-    """Run a cluster until SIGINT or SIGTERM and return the exit code.
+    """Run a cluster until SIGINT, SIGTERM or SIGHUP and return the exit code.
 
     A later signal ends it at once; the reaper then does what is left. Some senders signal both the
     process group and, through `uv run`, the process again: such an echo does not count.
@@ -130,7 +138,7 @@ async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | Non
     work = asyncio.create_task(_serve(options, screen, ready_file))
     loop = asyncio.get_running_loop()
     cancel = _canceller(work)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, cancel)
     try:
         return await work

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import IO
 
+from maniple.cli.texts import is_told, unmarked
 from maniple.messages import MAX_BODY
 
 CHUNK = 64 * 1024
@@ -53,17 +54,26 @@ class LineSplitter:
 
 
 async def read_lines(
-    source: IO[bytes], on_read: Callable[[int], None] = lambda _: None
+    source: IO[bytes], name: str = "the input", on_read: Callable[[int], None] = lambda _: None
 ) -> AsyncIterator[Line]:
     """Iterate over the lines of `source`; a slow pipe does not block the loop.
 
-    `on_read` is told how many bytes were read.
+    `on_read` is told how many bytes were read. Raises `ConfigurationError` if it is not UTF-8.
     """
-    read = getattr(source, "read1", source.read)  # what is there now, not a full chunk
     splitter = LineSplitter()
-    while chunk := await asyncio.to_thread(read, CHUNK):
+    async for chunk in _unmarked(source, name):
         on_read(len(chunk))
         for line in splitter.feed(chunk):
             yield line
     for line in splitter.end():
         yield line
+
+
+async def _unmarked(source: IO[bytes], name: str) -> AsyncIterator[bytes]:
+    read = getattr(source, "read1", source.read)  # what is there now, not a full chunk
+    beginning = await asyncio.to_thread(read, CHUNK)
+    while not is_told(beginning) and (more := await asyncio.to_thread(read, CHUNK)):
+        beginning += more
+    yield unmarked(beginning, name)
+    while chunk := await asyncio.to_thread(read, CHUNK):
+        yield chunk

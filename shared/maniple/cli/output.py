@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
@@ -100,9 +99,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             return runner.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except BrokenPipeError:
-        # Whoever read our output has gone; let the interpreter's last flush hit nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
         raise typer.Exit(ExitCode.FAILED) from None
     except (ManipleError, OSError) as error:
         complain(str(error) or repr(error))
@@ -118,8 +115,9 @@ def _code(error: Exception) -> ExitCode:
 
 
 def complain(message: str) -> None:
-    """Say what is wrong, in one line on standard error."""
-    sys.stderr.write(f"maniple: {' '.join(message.split())}\n")
+    """Say what is wrong, in one line on standard error, if that takes it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"maniple: {' '.join(message.split())}\n")
 
 
 def print_line(text: str) -> None:
