@@ -5,8 +5,10 @@ ends at the same moment, so that the caller goes on for ever; we use `asyncio.ti
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 REPEAT = 1.0
@@ -34,6 +36,35 @@ def left_alone(task: asyncio.Task[T]) -> asyncio.Task[T]:
 
     task.add_done_callback(look)
     return task
+
+
+async def in_thread_alone(work: Callable[[], T], name: str) -> T:
+    """Run work in a thread of its own, which keeps neither a cancelled caller nor the exit.
+
+    So it must hold no lock that the interpreter takes on its way out, as a buffered file's.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(result)  # type: ignore[arg-type]  # None only beside an error
+        else:
+            answer.set_exception(error)
+
+    def in_thread() -> None:
+        result, problem = None, None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting coroutine
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, problem)
+
+    threading.Thread(target=in_thread, name=name, daemon=True).start()
+    return await answer
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -97,6 +97,44 @@ def test_who_is_started_not_to_be_interrupted_is_not() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+READING = """
+from maniple.cli import bulk
+from maniple.cli.main import main
+from maniple.tasks import task
+from maniple.testing import cluster
+
+@task("test.echo")
+async def echo(payload: int) -> int:
+    return payload
+
+bulk.connect = lambda _: cluster(echo)
+main()
+"""
+
+
+@pytest.mark.parametrize("given", ["1\n", "1\n2\n", "1\n\n"])
+def test_an_interrupt_ends_who_waits_for_its_input(given: str) -> None:
+    arguments = ("submit", "test.echo", "-f", "-", "--json", *AWAY)
+    process = subprocess.Popen(
+        [sys.executable, "-c", READING, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    )
+    with ended(process):
+        assert process.stdin is not None
+        process.stdin.write(given)
+        process.stdin.flush()
+        assert '"succeeded"' in line(process)
+        process.send_signal(signal.SIGINT)
+        process.wait(GUARD)  # its input stays open
+        assert process.returncode == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 @contextlib.contextmanager
 def service(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     program = """

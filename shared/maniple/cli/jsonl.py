@@ -1,14 +1,16 @@
 """Reading JSON lines of any number from a file or a pipe, in bounded memory."""
 
-import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import IO
 
 from maniple.cli.texts import is_told, unmarked
+from maniple.loops import in_thread_alone
 from maniple.messages import MAX_BODY
 
 CHUNK = 64 * 1024
+READING = "maniple-reading"
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,19 @@ async def read_lines(
 
 
 async def _unmarked(source: IO[bytes], name: str) -> AsyncIterator[bytes]:
-    read = getattr(source, "read1", source.read)  # what is there now, not a full chunk
-    beginning = await asyncio.to_thread(read, CHUNK)
-    while not is_told(beginning) and (more := await asyncio.to_thread(read, CHUNK)):
+    read = _reader(source)
+    beginning = await in_thread_alone(read, READING)
+    while not is_told(beginning) and (more := await in_thread_alone(read, READING)):
         beginning += more
     yield unmarked(beginning, name)
-    while chunk := await asyncio.to_thread(read, CHUNK):
+    while chunk := await in_thread_alone(read, READING):
         yield chunk
+
+
+def _reader(source: IO[bytes]) -> Callable[[], bytes]:
+    """Return what reads what is there now: past the buffer, whose lock is taken on the way out."""
+    try:
+        number = source.fileno()
+    except OSError:  # it is no file
+        return lambda: source.read(CHUNK)
+    return lambda: os.read(number, CHUNK)

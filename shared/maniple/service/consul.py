@@ -6,7 +6,6 @@ it neither starves the others nor keeps the process from exiting.
 """
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import requests
 from consul import std
 
 from maniple.errors import ManipleError
+from maniple.loops import in_thread_alone
 from maniple.service.catalog import (
     Ailing,
     Entry,
@@ -245,28 +245,9 @@ class Consul:
         return await asyncio.get_running_loop().run_in_executor(self._pool, in_thread)
 
     async def _call_alone(self, work: Callable[[Any], T], timeout: float) -> T:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error is None:
-                answer.set_result(result)  # type: ignore[arg-type]  # None only beside an error
-            else:
-                answer.set_exception(error)
-
-        def in_thread() -> None:
-            result, problem = None, None
-            try:
-                result = _translated(work, self._client(timeout))
-            except BaseException as error:  # noqa: BLE001 - handed to the waiting coroutine
-                problem = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, result, problem)
-
-        threading.Thread(target=in_thread, name="consul-watch", daemon=True).start()
-        return await answer
+        return await in_thread_alone(
+            lambda: _translated(work, self._client(timeout)), "consul-watch"
+        )
 
 
 def http_check(instance: str) -> str:
