@@ -134,7 +134,7 @@ def print_bytes(line: bytes) -> None:
 
 
 def console() -> Console:
-    """Return where tables go: standard output, plain unless it is a terminal."""
+    """Return where lines go: standard output, plain unless it is a terminal."""
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 

@@ -1,5 +1,6 @@
 """The client itself, whatever carries its tasks."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from typing import Any, TypeVar, Unpack
@@ -26,6 +27,7 @@ from maniple.errors import (
     PublishRefused,
 )
 from maniple.identifiers import new_id, refusal_id
+from maniple.loops import check_loop
 from maniple.messages import NULL, Failure, Result, Status, Task
 
 T = TypeVar("T")
@@ -37,7 +39,8 @@ WINDOW = 2000
 class Client:
     """Submits tasks and hears how they end; made by `maniple.connect` or `maniple.testing.cluster`.
 
-    Belongs to one event loop. Submissions made close together share a message.
+    Belongs to the event loop on which it was made; from another one it raises `ConfigurationError`,
+    and nothing happens to it. Submissions made close together share a message.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Client:
         self._carrier = carrier
         self._outstanding = outstanding
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         self.tenant = tenant
 
     @property
@@ -108,6 +112,7 @@ class Client:
 
     def forget(self, handle: TaskHandle) -> None:
         """Stop waiting for a task's result; the task goes on."""
+        self._check_loop()
         self._outstanding.discard(handle)
         handle.abandon(ManipleError("the client was told to forget the task"))
 
@@ -172,6 +177,7 @@ class Client:
 
     async def close(self) -> None:
         """Send what waits, then let go; whoever still waits for a result gets `ManipleError`."""
+        self._check_loop()
         if self._closed:
             return
         self._closed = True
@@ -182,7 +188,11 @@ class Client:
                 ManipleError("the client was closed before the task's result arrived")
             )
 
+    def _check_loop(self) -> None:
+        check_loop(self._loop, "a client")
+
     def _open(self) -> None:
+        self._check_loop()
         if self._closed:
             raise ManipleError("the client is closed")
 

@@ -12,6 +12,7 @@ from maniple.cli.control import ask
 from maniple.cli.output import operator_url, print_line, run
 from maniple.service.policies import KINDS
 
+CONSUL = "consul"
 PATIENCE = 30.0  # seconds: a large folder is several transactions, and many events
 
 NamesArgument = Annotated[
@@ -52,6 +53,14 @@ def author(given: str | None) -> str:
     except (KeyError, OSError):  # a container's user without a name
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
+
+
+def claimed(author: str) -> str:
+    """Return an author as told: whoever may change policies may write any name there.
+
+    Only that somebody edited in Consul is what the service itself has found.
+    """
+    return author if author == CONSUL else f"{author} (as claimed)"
 
 
 def ask_policy(broker_url: str | None, op: str, body: Mapping[str, Any]) -> dict[str, Any]:

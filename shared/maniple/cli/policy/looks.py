@@ -11,10 +11,17 @@ from maniple.cli.output import (
     BrokerOption,
     JsonOption,
     complain,
-    console,
     print_line,
 )
-from maniple.cli.policy.common import NamesArgument, ask_policy, print_json, seconds_of, which
+from maniple.cli.policy.common import (
+    NamesArgument,
+    ask_policy,
+    claimed,
+    print_json,
+    seconds_of,
+    which,
+)
+from maniple.cli.tables import print_table
 from maniple.service.policies import as_yaml, parse_policy
 
 LabelsOption = Annotated[
@@ -41,7 +48,7 @@ def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> No
     elif not found:
         complain("no policies are in force")
     else:
-        table = Table("policy", "version", "match", "rollout", "since", "by", box=None,
+        table = Table("policy", "version", "match", "rollout", "since", "by (claimed)", box=None,
                       pad_edge=False)  # fmt: skip
         for one in found:
             policy = one["policy"]
@@ -53,13 +60,13 @@ def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> No
                 seconds_of(one["at"]),
                 one["author"],
             )
-        console().print(table)
+        print_table(table)
 
 
 def history(
     policy: NamesArgument, *, as_json: JsonOption = False, broker_url: BrokerOption = None
 ) -> None:
-    """Show every version with its author, time, reason, and what it changed; the latest first."""
+    """Show every version: who claims to have made it, time, reason, changes; the latest first."""
     found = ask_policy(broker_url, "history", which(policy))
     if as_json:
         print_json(found)
@@ -69,7 +76,7 @@ def history(
         said = f": {revision['reason']}" if revision["reason"] else ""
         print_line(
             f"version {revision['policy']['version']}{gone}, {seconds_of(revision['at'])} "
-            f"by {revision['author']}{said}"
+            f"by {claimed(revision['author'])}{said}"
         )
         for line in revision["diff"].splitlines()[2:]:
             print_line(f"  {line}")
@@ -130,7 +137,7 @@ def explain(  # noqa: PLR0913 - a command's options
         for one in found:
             says = _short(one["spec"]) if one["verdict"] in {"applies", "partly"} else ""
             table.add_row(one["policy"], str(one["version"]), one["verdict"], one["reason"], says)
-        console().print(table)
+        print_table(table)
 
 
 def _labels(texts: Iterable[str]) -> dict[str, str]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from maniple.cli.output import BrokerOption, JsonOption, complain, console, print_line
+from maniple.cli.output import BrokerOption, JsonOption, complain, print_line
 from maniple.cli.policy.common import ask_policy, print_json
+from maniple.cli.tables import print_table
 
 OLDER_PERIOD = 30.0  # of a policy service that does not tell it yet
 COUNTS = ("have", "lag", "stale", "unknown")
@@ -37,7 +38,7 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
     for one in found["policies"]:
         policies.add_row(one["policy"], str(one["version"]), *(str(one[name]) for name in COUNTS))
     if found["policies"]:
-        console().print(policies)
+        print_table(policies)
     else:
         complain("no policies are in force")
     if found["processes"]:
@@ -46,7 +47,7 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
                           pad_edge=False)  # fmt: skip
         for one in found["processes"]:
             processes.add_row(*_row(one))
-        console().print(processes)
+        print_table(processes)
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
