@@ -39,6 +39,7 @@ from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, Thr
 from maniple_agent.fence import Fence
 from maniple_agent.handlers import Ending, Handlers, routes
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
+from maniple_agent.identity import check_id
 from maniple_agent.lanes import Lanes
 from maniple_agent.progress import ProgressReports
 from maniple_agent.settings import AgentSettings
@@ -128,11 +129,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         await executor.start(runtime.spawn)
     try:
         async with parts.hot.publishing(), plane:
+            await check_id(plane, description, settings.timings.heartbeats)
             parts.confirmation.take(monotonic())  # what counts from now on is silence
             async with parts.hot.consuming():
                 heartbeats = await _report(runtime, parts, plane, description)
                 yield
                 await _leave(parts, heartbeats)
+            parts.ending.check()
     finally:
         for executor in parts.executors.values():
             await executor.stop()

@@ -321,6 +321,18 @@ class Connection(Supervised):
             broker.consumers.remove(subscriber)
             raise
 
+    async def consumers(self, queue: str, timeout: float) -> int:
+        """Return how many consume a queue; none if it is not there. Raises `BrokerUnavailable`."""
+        with translated(key=queue):
+            async with asyncio.timeout(timeout):
+                channel = await self._present_broker().link.wire.channel()
+                try:
+                    declared = await channel.queue_declare(queue, passive=True)
+                except ChannelNotFoundEntity:  # the broker has closed the channel
+                    return 0
+                await channel.close()
+                return declared.consumer_count or 0
+
     async def send(self, letter: Letter, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 

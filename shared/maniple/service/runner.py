@@ -221,9 +221,12 @@ class _Process:
             )
         await runtime.cancel_spawned()
         error = body.exception() if body.done() and not body.cancelled() else None
+        if isinstance(error, ConfigurationError):
+            self.log.error("cannot run like this", reason=str(error))
+            return WRONG_USAGE
         if error is not None:
             self.log.error("process crashed", exc_info=error)
-            return WRONG_USAGE if isinstance(error, ConfigurationError) else CRASHED
+            return CRASHED
         return CRASHED if runtime.crashed or late else 0
 
     async def _measure_lag(self) -> None:
