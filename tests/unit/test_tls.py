@@ -10,11 +10,13 @@ import pytest
 
 from certificates import Authority, Certificate, http_server
 from maniple.cli.checks.pages import PageUnread, read
+from maniple.errors import BrokerUnavailable
 from maniple.local.errors import WrongVariable
 from maniple.local.servers import Existing
 from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.settings import WRONG_USAGE, ServiceSettings, load_settings
 from maniple.tls import Tls
+from maniple.transport.probe import probe
 from maniple_registry.errors import ManagementUnavailable
 from maniple_registry.management import Management
 from maniple_registry.settings import RegistrySettings
@@ -103,6 +105,15 @@ async def test_who_is_not_trusted_is_named_so_by_everybody(secure: str) -> None:
         await Management(secure).close_connections({"a"})
     with pytest.raises(PageUnread, match=said):
         await read(secure)
+
+
+async def test_the_brokers_authority_is_part_of_its_url(secure: str, authority: Authority) -> None:
+    url = f"amqps://me:secret@{secure.removeprefix('https://')}/dev"
+    with pytest.raises(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        await probe(url, (), ())
+    with pytest.raises(BrokerUnavailable) as caught:  # trusted, but it is no broker
+        await probe(f"{url}?cafile={authority.cacert}", (), (), timeout=1.0)
+    assert "CERTIFICATE" not in str(caught.value)
 
 
 async def test_another_name_than_the_certificate_has_is_told(

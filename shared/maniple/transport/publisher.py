@@ -13,7 +13,7 @@ from pamqp import commands
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.transport.link import Link
 from maniple.transport.loss import is_loss
-from maniple.transport.refusal import check_published
+from maniple.transport.refusal import check_published, end_of
 from maniple.transport.scouts import Place, Scouts
 from maniple.transport.supervision import FIRST_BACKOFF
 
@@ -239,7 +239,7 @@ class Publisher:
                 raise
             await self._after_loss(channel)
             if self._tells_refusals:
-                check_published(_end_of(channel), *message.place, len(message.body))
+                check_published(end_of(channel), *message.place, len(message.body))
             return False
         return True
 
@@ -278,12 +278,6 @@ class Publisher:
         self._answered = max(self._answered, sent_at)
         if scouts is not None:
             scouts.learn(message.place)
-
-
-def _end_of(channel: AbstractChannel) -> BaseException | None:
-    """Return why a channel was closed, as far as is known."""
-    closing = channel.closing
-    return closing.exception() if closing.done() and not closing.cancelled() else None
 
 
 async def _basic_publish(

@@ -3,6 +3,7 @@
 import re
 
 import aiormq
+from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ProbableAuthenticationError
 
 from maniple.errors import BrokerRefused
@@ -30,6 +31,12 @@ def refusal(error: BaseException | None) -> str | None:
         case _:
             return None
     return None if _LIMIT.search(said) else f"refused: {said}"
+
+
+def end_of(channel: AbstractChannel) -> BaseException | None:
+    """Return why a channel was closed, as far as is known."""
+    closing = channel.closing
+    return closing.exception() if closing.done() and not closing.cancelled() else None
 
 
 def check_published(
