@@ -197,6 +197,27 @@ def test_a_supervisor_that_hangs_up_too_does_not_cut_the_draining_short() -> Non
         assert (process.returncode, out) == (0, "drained\n"), err
 
 
+DEV = """
+import asyncio, os, signal
+from maniple.cli import dev
+
+async def serve(*_):
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.sleep({seconds})
+    print("goes on")
+    return 0
+
+dev._serve = serve
+print(asyncio.run(dev.run(None, dev.Screen(), ready_file=None)))
+"""
+
+
+def test_a_cluster_for_development_drains_too_unless_it_runs_with_nohup() -> None:
+    assert in_shell("", "-c", DEV.format(seconds=GUARD)).stdout == "0\n"
+    ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{DEV}"
+    assert in_shell("", "-c", ignoring.format(seconds=0.1)).stdout == "goes on\n0\n"
+
+
 def test_nohup_is_obeyed() -> None:
     with service("nohup") as process:
         process.send_signal(signal.SIGHUP)

@@ -138,8 +138,10 @@ async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | Non
     work = asyncio.create_task(_serve(options, screen, ready_file))
     loop = asyncio.get_running_loop()
     cancel = _canceller(work)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, cancel)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as with `nohup`
+        loop.add_signal_handler(signal.SIGHUP, cancel)
     try:
         return await work
     except asyncio.CancelledError:
