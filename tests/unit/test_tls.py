@@ -17,6 +17,8 @@ from maniple.service.consul import Consul, ConsulUnavailable
 from maniple.service.settings import WRONG_USAGE, ServiceSettings, load_settings
 from maniple.tls import Tls
 from maniple.transport.probe import probe
+from maniple_agent.settings import AgentSettings
+from maniple_agent.wiring import worker_environment
 from maniple_registry.errors import ManagementUnavailable
 from maniple_registry.management import Management
 from maniple_registry.settings import RegistrySettings
@@ -161,6 +163,24 @@ async def test_the_files_are_settings(
     wanted = Tls(authority.cacert, certificate.cert, certificate.key)
     assert settings.consul_tls == settings.management_tls == wanted
     assert Tls.of_environment("consul") == wanted
+
+
+@pytest.mark.parametrize("lost", ["the file", "the URL", "both"])
+def test_a_worker_starts_whatever_became_of_the_files_of_its_agent(
+    lost: str, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cacert = tmp_path / "ca.pem"
+    cacert.write_bytes(authority.cacert.read_bytes())
+    environ = {"CONSUL_URL": "https://server", "CONSUL_CACERT": cacert}
+    settings = load(environ, monkeypatch, AgentSettings)
+    assert isinstance(settings, AgentSettings)
+    if lost != "the URL":
+        cacert.unlink()
+    if lost != "the file":
+        monkeypatch.delenv("MANIPLE_CONSUL_URL")
+    for name, value in worker_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert AgentSettings().instance == settings.instance
 
 
 HTTPS = {"CONSUL_URL": "https://server"}

@@ -30,6 +30,7 @@ from maniple.service.runner import Runtime
 from maniple.service.telemetry.tracing import Tracer
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, load_registry
+from maniple.tls import PARTS, variable
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.deadlines import Known
@@ -239,6 +240,19 @@ def _capacities(settings: AgentSettings) -> dict[Kind, int]:
     }
 
 
+def worker_environment(settings: AgentSettings) -> dict[str, str]:
+    """Return the variables of a worker process besides the agent's own.
+
+    It does not ask Consul: that its files are no longer there must not keep it from starting.
+    """
+    return {
+        "MANIPLE_INSTANCE": settings.instance,
+        "MANIPLE_LOG_LEVEL": settings.log_level,
+        "MANIPLE_LOG_FORMAT": settings.log_format,
+        **{variable("consul", part): "" for part in PARTS},
+    }
+
+
 def _executors(
     settings: AgentSettings, registry: TaskRegistry, work: Work, tracer: Tracer, *, known: Known
 ) -> dict[Kind, Executor]:
@@ -260,10 +274,6 @@ def _executors(
             memory=settings.process_memory,
             clock=known,
             tracer=tracer,
-            environment={
-                "MANIPLE_INSTANCE": settings.instance,
-                "MANIPLE_LOG_LEVEL": settings.log_level,
-                "MANIPLE_LOG_FORMAT": settings.log_format,
-            },
+            environment=worker_environment(settings),
         )
     return executors
