@@ -2,6 +2,7 @@
 
 from maniple.client import Client, SubmitOptions, TaskHandle, connect
 from maniple.errors import (
+    BrokerRefused,
     BrokerUnavailable,
     ConfigurationError,
     ErrorCode,
@@ -19,6 +20,7 @@ from maniple.messages import Result, RetryPlan, Status
 from maniple.tasks import TaskContext, task
 
 __all__ = [
+    "BrokerRefused",
     "BrokerUnavailable",
     "Client",
     "ConfigurationError",

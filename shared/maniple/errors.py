@@ -60,6 +60,10 @@ class BrokerUnavailable(ManipleError):
     """RabbitMQ could not be reached, or did not confirm in time."""
 
 
+class BrokerRefused(BrokerUnavailable):
+    """RabbitMQ refused a login, a vhost, a right or a message's size: trying again is no use."""
+
+
 class PublishRefused(ManipleError):
     """The broker refused a message: a queue is full (nack) or nothing is bound (returned).
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -20,8 +20,9 @@ from waiting import wait_until
 class ConsulServer:
     """`consul agent -dev` on free ports, known to the reaper; each start finds its memory empty."""
 
-    def __init__(self, folder: Path, reaper: Reaper) -> None:
+    def __init__(self, folder: Path, reaper: Reaper, options: Sequence[str] = ()) -> None:
         self._reaper = reaper
+        self._options = options
         self._log = folder / "consul.log"
         names = ("http", "grpc", "server", "serf-lan", "serf-wan")
         self._ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -37,7 +38,15 @@ class ConsulServer:
             ports.append("-grpc-tls-port=-1")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "agent", "-dev", "-bind=127.0.0.1", "-dns-port=-1", *ports],
+                [
+                    binary,
+                    "agent",
+                    "-dev",
+                    "-bind=127.0.0.1",
+                    "-dns-port=-1",
+                    *ports,
+                    *self._options,
+                ],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -72,10 +81,10 @@ class ConsulServer:
 
 
 @asynccontextmanager
-async def own_consul(folder: Path) -> AsyncIterator[ConsulServer]:
+async def own_consul(folder: Path, *options: str) -> AsyncIterator[ConsulServer]:
     """A Consul of the test's own for the block, with a leader at its beginning."""
     with Reaper() as reaper:
-        own = ConsulServer(folder, reaper)
+        own = ConsulServer(folder, reaper, options)
         try:
             own.start()
             await wait_until(own.answers)

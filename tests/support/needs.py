@@ -73,6 +73,11 @@ RABBITMQ = _server(programs.rabbitmq_server, programs.epmd)
 CONSUL = _server(programs.consul)
 PROMETHEUS = _server(lambda: program("prometheus"))
 PROMTOOL = _server(lambda: program("promtool"))
+OPENSSL = _seen(
+    lambda: shutil.which("openssl"),
+    "openssl is not installed: apt-get install openssl",
+    expected=True,
+)
 PS = _seen(lambda: shutil.which("ps"), "ps is not installed: apt-get install procps", expected=True)
 PROC = _seen(Path("/proc/self").exists, "there is no /proc, as Linux has it", expected=False)
 ENGINE = _docker("no Docker engine answers: start one, or set DOCKER_HOST", "version")

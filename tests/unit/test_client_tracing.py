@@ -48,7 +48,7 @@ class Program:
 
 
 @pytest.fixture
-def program() -> Program:
+async def program() -> Program:
     return Program()
 
 

@@ -8,9 +8,10 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
-from maniple.service.settings import ServiceSettings, load_settings, without_password
+from maniple.service.settings import ServiceSettings, load_settings
 from maniple.timing_rules import SETTINGS
 from maniple.timings import Timings
+from maniple.urls import without_password
 
 
 class ExampleSettings(ServiceSettings):

@@ -172,6 +172,8 @@ class Declaring:
     def __init__(self, silent: str) -> None:
         self.silent, self.declared = silent, list[str]()
 
+    async def open(self, _timeout: float) -> None: ...
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -198,10 +200,7 @@ async def test_one_queue_that_does_not_answer_keeps_no_process_from_starting(
 ) -> None:
     connection = Declaring(QUEUES[3].name)
 
-    async def connect(_url: str) -> Declaring:
-        return connection
-
-    monkeypatch.setattr(aiormq, "connect", connect)
+    monkeypatch.setattr(amqp, "Wire", lambda _url: connection)
     await prepare_broker("amqp://127.0.0.1:1/")
     others = {queue.name for queue in QUEUES} - {connection.silent}
     assert set(connection.declared) == others

@@ -3,6 +3,7 @@
 import sys
 from functools import partial
 
+from maniple.descriptors import open_missing
 from maniple.errors import ConfigurationError
 from maniple.loading import here
 from maniple.service.runner import run
@@ -13,6 +14,7 @@ from maniple_agent.wiring import build
 
 def main() -> None:
     """Run until SIGTERM."""
+    open_missing()
     settings = load_settings(AgentSettings, sys.argv[1:])
     try:
         folder = here()

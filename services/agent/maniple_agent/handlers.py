@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from maniple.control import Announce, Command, Drain, Reconnect, Retire, Time, later_life
+from maniple.errors import ConfigurationError
 from maniple_agent.domain.returning import Returning
 from maniple_agent.heartbeat import Heartbeats
 
@@ -18,12 +19,21 @@ class Ending:
 
     stop: Callable[[], None]
     seconds: float
+    taken: bool = False
+    """Whether another process has taken the agent's id."""
 
     def begin(self, seconds: float | None) -> None:
         """Leave now; `seconds` can only shorten what the settings allow."""
         if seconds is not None:
             self.seconds = min(self.seconds, seconds)
         self.stop()
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` if the agent left because another has its id."""
+        if self.taken:
+            raise ConfigurationError(
+                "another process has taken this agent's id: give each its own MANIPLE_INSTANCE"
+            )
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Handlers:
         if command.replaced:
             log = structlog.get_logger("maniple.agent.handlers")
             log.error("another process has taken this agent's id; leaving")
+            self.ending.taken = True
             self.ending.begin(None)
         elif self.returning.allows(self.clock()):
             life = later_life(self.new_id(), command.incarnation, command.after)

@@ -32,6 +32,7 @@ from maniple.service.outlets import ResultOutlet
 from maniple.service.runner import Runtime
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
+from maniple.tls import PARTS, variable
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.departures import Departures
@@ -40,6 +41,7 @@ from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, Thr
 from maniple_agent.fence import Fence
 from maniple_agent.handlers import Ending, Handlers, routes
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
+from maniple_agent.identity import check_id
 from maniple_agent.lanes import Lanes
 from maniple_agent.progress import ProgressReports
 from maniple_agent.settings import AgentSettings
@@ -141,11 +143,13 @@ async def build(runtime: Runtime, folder: Path | None = None) -> AsyncIterator[N
         await executor.start(runtime.spawn)
     try:
         async with parts.hot.publishing(), plane:
+            await check_id(plane, description, settings.timings.heartbeats)
             parts.confirmation.take(monotonic())  # what counts from now on is silence
             async with parts.hot.consuming():
                 heartbeats = await _report(runtime, parts, plane, description)
                 yield
                 await _leave(parts, heartbeats)
+            parts.ending.check()
     finally:
         for executor in parts.executors.values():
             await executor.stop()
@@ -257,6 +261,19 @@ def _capacities(settings: AgentSettings) -> dict[Kind, int]:
     }
 
 
+def worker_environment(settings: AgentSettings) -> dict[str, str]:
+    """Return the variables of a worker process besides the agent's own.
+
+    It does not ask Consul: that its files are no longer there must not keep it from starting.
+    """
+    return {
+        "MANIPLE_INSTANCE": settings.instance,
+        "MANIPLE_LOG_LEVEL": settings.log_level,
+        "MANIPLE_LOG_FORMAT": settings.log_format,
+        **{variable("consul", part): "" for part in PARTS},
+    }
+
+
 def _executors(
     settings: AgentSettings,
     registry: TaskRegistry,
@@ -278,10 +295,6 @@ def _executors(
             settings.instance,
             work,
             memory=settings.process_memory,
-            environment={
-                "MANIPLE_INSTANCE": settings.instance,
-                "MANIPLE_LOG_LEVEL": settings.log_level,
-                "MANIPLE_LOG_FORMAT": settings.log_format,
-            },
+            environment=worker_environment(settings),
         )
     return executors

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from maniple.control import Whole
+from maniple_policy.domain.records import CONSUL
 
 
 class _Body(BaseModel):
@@ -12,12 +13,22 @@ class _Body(BaseModel):
 
 
 class Change(_Body):
-    """`expect` is the version that is replaced, 0 for none; a dry run stores nothing."""
+    """`expect` is the version that is replaced, 0 for none; a dry run stores nothing.
 
-    author: str = Field(default="unknown", max_length=256)
+    `author` is what the sender claims; nobody may claim to be what the service itself writes.
+    """
+
+    author: str = Field(default="unknown", min_length=1, max_length=256)
     reason: str = Field(default="", max_length=2000)
     expect: Whole | None = Field(default=None, ge=0)
     dry_run: bool = False
+
+    @field_validator("author")
+    @classmethod
+    def _is_a_claim(cls, author: str) -> str:
+        if author.strip().casefold() == CONSUL:
+            raise ValueError(f"{CONSUL!r} is who edits in Consul")
+        return author
 
 
 class Which(_Body):

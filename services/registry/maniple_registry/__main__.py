@@ -2,6 +2,7 @@
 
 import sys
 
+from maniple.descriptors import open_missing
 from maniple.service.runner import run
 from maniple.service.settings import load_settings
 from maniple_registry.settings import RegistrySettings
@@ -10,6 +11,7 @@ from maniple_registry.wiring import build
 
 def main() -> None:
     """Run until SIGTERM."""
+    open_missing()
     run(load_settings(RegistrySettings, sys.argv[1:]), build)
 
 

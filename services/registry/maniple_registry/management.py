@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import requests
 
+from maniple.tls import Tls, reason_of
 from maniple_registry.errors import ManagementUnavailable
 
 TIMEOUT = 3.0
@@ -26,10 +27,9 @@ class Closed:
 class Management:
     """Synchronous HTTP in threads: it is used seldom and must not hold up heartbeats."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: Tls | None = None) -> None:
         self._url = url.rstrip("/")
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy between a registry and its broker
+        self._session = (tls or Tls()).session()  # no proxy between a registry and its broker
 
     async def close_connections(
         self, names: Collection[str], prefixes: Collection[str] = ()
@@ -60,7 +60,9 @@ class Management:
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
-        except (requests.RequestException, ValueError) as error:
+        except requests.RequestException as error:
+            raise ManagementUnavailable(f"RabbitMQ's management API: {reason_of(error)}") from error
+        except ValueError as error:
             raise ManagementUnavailable(f"RabbitMQ's management API: {error}") from error
         seen = frozenset(name for pair in found for name in pair if name)
         return Closed(sum(outcome is True for outcome in outcomes), seen)

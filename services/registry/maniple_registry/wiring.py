@@ -77,7 +77,9 @@ def assemble(
     """Put together what decides and acts; nothing is started."""
     timings = settings.timings
     fleet = Fleet(timings.bounds)
-    management = Management(settings.management_url) if settings.management_url else None
+    management = None
+    if settings.management_url:
+        management = Management(settings.management_url, settings.management_tls)
     evictor = Evictor(
         runtime.consul,
         management,

@@ -12,11 +12,11 @@ from maniple.cli.output import (
     JsonOption,
     cells,
     complain,
-    console,
     operator_url,
     print_json,
     run,
 )
+from maniple.cli.tables import print_table
 
 COLUMNS = ("agent", "state", "host", "running", "slots", "heard", "doubts", "capabilities")
 
@@ -41,7 +41,7 @@ async def _agents(broker_url: str | None, *, as_json: bool) -> ExitCode:
         table = Table(*COLUMNS, box=None, pad_edge=False)
         for agent in found:
             table.add_row(*cells(*_row(agent)))
-        console().print(table)
+        print_table(table)
     return ExitCode.DONE
 
 

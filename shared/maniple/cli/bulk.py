@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import stat
 import sys
 import time
 from collections import deque
@@ -26,11 +28,12 @@ from maniple.cli.output import (
     print_line,
 )
 from maniple.client import Client, connect
-from maniple.errors import ErrorCode, InvalidMessage
+from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage
 from maniple.messages import MAX_BODY, Failure, Result, Status, Task
 
 CONFIRMED_TOGETHER = 1000
 SHOWN_ERRORS = 20
+STDIN = "-"
 _BLANK = Task()
 
 
@@ -62,11 +65,12 @@ class Bulk:
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             source, size = _open(self._options.source, stack)
-            if self._options.output is not None:
-                self._sink = stack.enter_context(self._options.output.open("wb"))
+            _check_apart(source, self._options.output)
             if sys.stderr.isatty():
                 self._advance = stack.enter_context(_bar(size))
             async with connect(url) as client:
+                if self._options.output is not None:  # what stands in it is lost from here on
+                    self._sink = stack.enter_context(self._options.output.open("wb"))
                 if self._options.wait:
                     await self._with_results(client, source)
                 else:
@@ -103,7 +107,8 @@ class Bulk:
                 self._count("submitted")
 
     async def _tasks(self, source: IO[bytes]) -> AsyncIterator[Task]:
-        async for line in read_lines(source, lambda read: self._advance(read, self.counts)):
+        name = "standard input" if self._options.source == STDIN else self._options.source
+        async for line in read_lines(source, name, self._read):
             try:
                 task = self._task(line)
             except InvalidMessage as error:
@@ -111,6 +116,9 @@ class Bulk:
                 continue
             self._numbers.append(line.number)
             yield task
+
+    def _read(self, size: int) -> None:
+        self._advance(size, self.counts)
 
     def _task(self, line: Line) -> Task:
         if line.content is None:
@@ -180,10 +188,20 @@ def _refused(error: InvalidMessage, task: Task = _BLANK) -> Result:
 
 
 def _open(name: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], int | None]:
-    if name == "-":
+    if name == STDIN:
         return sys.stdin.buffer, None
     path = Path(name)
     return stack.enter_context(path.open("rb")), path.stat().st_size if path.is_file() else None
+
+
+def _check_apart(source: IO[bytes], output: Path | None) -> None:
+    """Raise `ConfigurationError` where the results would overwrite what is to be read."""
+    if output is None or not output.exists():
+        return
+    with contextlib.suppress(OSError, ValueError):  # a test's standard input is no file
+        read = os.fstat(source.fileno())
+        if stat.S_ISREG(read.st_mode) and os.path.samestat(read, output.stat()):
+            raise ConfigurationError(f"--output {output} is the file that is to be read")
 
 
 def _silent(_read: int, _counts: Mapping[str, int]) -> None:

@@ -2,16 +2,26 @@
 
 import os
 
+from maniple.errors import ConfigurationError
 from maniple.service.catalog import Instance, service_name
 from maniple.service.consul import Consul
+from maniple.tls import Tls
 
 SERVICES = ("registry", "dispatcher", "policy", "agent")
 TOKEN = "MANIPLE_CONSUL_TOKEN"  # noqa: S105 - the name of the variable
 
 
 def consul_at(url: str) -> Consul:
-    """Return Consul at `url`; whoever asks for it closes it."""
-    return Consul(url, os.environ.get(TOKEN) or None)
+    """Return Consul at `url`; whoever asks for it closes it. Raises `ConfigurationError`."""
+    return Consul(url, os.environ.get(TOKEN) or None, tls_of("consul"))
+
+
+def tls_of(server: str) -> Tls:
+    """Return what the environment tells of a server's TLS. Raises `ConfigurationError`."""
+    try:
+        return Tls.of_environment(server)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 async def listed(consul: Consul, service: str, environment: str) -> list[Instance]:

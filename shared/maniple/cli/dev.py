@@ -20,12 +20,12 @@ from rich.live import Live
 from maniple.clusters import forget_run, run_file
 from maniple.local.child import Death
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.errors import LocalError, ServerUnreachable
+from maniple.local.errors import LocalError, ServerUnreachable, WrongVariable
 from maniple.local.status import ProcessStatus, status_of, table_of
-from maniple.service.settings import without_password
 from maniple.shown import shown
+from maniple.urls import without_password
 
-DONE, FAILED, UNREACHABLE = 0, 1, 3
+DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 TICK_SECONDS = 1.0
 ECHO_SECONDS = 2.0
 
@@ -54,7 +54,7 @@ def dev(  # noqa: PLR0913 - each is an option of the command
     """
     _check_modules(handlers or [])
     if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
+        _make_way(ready_file)
     options = ClusterOptions(
         agents=agents,
         dispatchers=dispatchers,
@@ -63,6 +63,14 @@ def dev(  # noqa: PLR0913 - each is an option of the command
         restart=not no_restart,
     )
     raise typer.Exit(asyncio.run(run(options, Screen(), ready_file=ready_file)))
+
+
+def _make_way(ready_file: Path) -> None:
+    try:
+        ready_file.unlink(missing_ok=True)
+    except OSError as error:
+        said = f"{ready_file}: {error.strerror}"
+        raise typer.BadParameter(said, param_hint="--ready-file") from error
 
 
 def _check_modules(modules: list[str]) -> None:
@@ -129,7 +137,7 @@ class Screen:
 
 
 async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | None) -> int:
-    """Run a cluster until SIGINT or SIGTERM and return the exit code.
+    """Run a cluster until SIGINT, SIGTERM or SIGHUP and return the exit code.
 
     A later signal ends it at once; the reaper then does what is left. Some senders signal both the
     process group and, through `uv run`, the process again: such an echo does not count.
@@ -139,12 +147,16 @@ async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | Non
     cancel = _canceller(work)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, cancel)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as with `nohup`
+        loop.add_signal_handler(signal.SIGHUP, cancel)
     try:
         return await work
     except asyncio.CancelledError:
         return DONE
     except LocalError as error:
         screen.say(f"maniple dev: {error}")
+        if isinstance(error, WrongVariable):
+            return USAGE
         return UNREACHABLE if isinstance(error, ServerUnreachable) else FAILED
     finally:
         screen.close()

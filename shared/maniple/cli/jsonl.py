@@ -1,13 +1,16 @@
 """Reading JSON lines of any number from a file or a pipe, in bounded memory."""
 
-import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import IO
 
+from maniple.cli.texts import is_told, unmarked
+from maniple.loops import in_thread_alone
 from maniple.messages import MAX_BODY
 
 CHUNK = 64 * 1024
+READING = "maniple-reading"
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,35 @@ class LineSplitter:
 
 
 async def read_lines(
-    source: IO[bytes], on_read: Callable[[int], None] = lambda _: None
+    source: IO[bytes], name: str = "the input", on_read: Callable[[int], None] = lambda _: None
 ) -> AsyncIterator[Line]:
     """Iterate over the lines of `source`; a slow pipe does not block the loop.
 
-    `on_read` is told how many bytes were read.
+    `on_read` is told how many bytes were read. Raises `ConfigurationError` if it is not UTF-8.
     """
-    read = getattr(source, "read1", source.read)  # what is there now, not a full chunk
     splitter = LineSplitter()
-    while chunk := await asyncio.to_thread(read, CHUNK):
+    async for chunk in _unmarked(source, name):
         on_read(len(chunk))
         for line in splitter.feed(chunk):
             yield line
     for line in splitter.end():
         yield line
+
+
+async def _unmarked(source: IO[bytes], name: str) -> AsyncIterator[bytes]:
+    read = _reader(source)
+    beginning = await in_thread_alone(read, READING)
+    while not is_told(beginning) and (more := await in_thread_alone(read, READING)):
+        beginning += more
+    yield unmarked(beginning, name)
+    while chunk := await in_thread_alone(read, READING):
+        yield chunk
+
+
+def _reader(source: IO[bytes]) -> Callable[[], bytes]:
+    """Return what reads what is there now: past the buffer, whose lock is taken on the way out."""
+    try:
+        number = source.fileno()
+    except OSError:  # it is no file
+        return lambda: source.read(CHUNK)
+    return lambda: os.read(number, CHUNK)

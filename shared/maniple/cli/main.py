@@ -15,9 +15,11 @@ from maniple.cli.dev import dev
 from maniple.cli.doctor import doctor
 from maniple.cli.drain import drain
 from maniple.cli.log_level import log_level
-from maniple.cli.output import ExitCode, print_line
+from maniple.cli.output import ExitCode, complain, print_line
 from maniple.cli.submit import submit
+from maniple.descriptors import STANDARD, discard, open_missing
 
+_, STDOUT, STDERR = STANDARD
 COMMANDS = (dev, demo, submit, agents, doctor, log_level, asyncapi)
 AGENT_COMMANDS = (drain,)
 
@@ -64,9 +66,38 @@ def _program(
 
 def main() -> None:
     """Run the program; raises `SystemExit` with its exit code."""
+    open_missing()
     # What it logs while connecting, the commands say in a line of their own.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+    sys.exit(_written(_run()))
+
+
+def _run() -> int | str | None:
     try:
         build()()
+    except SystemExit as ended:
+        return ended.code
     except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.FAILED
+    except OSError as error:  # standard output does not take what is printed
+        complain(str(error))
+        return ExitCode.FAILED
+    return ExitCode.DONE
+
+
+def _written(code: int | str | None) -> int | str | None:
+    """Return the exit code once all that was printed is written, or cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        discard(STDOUT)
+        if not isinstance(error, BrokenPipeError) and not code:
+            complain(f"standard output: {error.strerror}")
+        code = code or ExitCode.FAILED
+    try:
+        sys.stderr.flush()
+    except OSError:
+        discard(STDERR)
+    return code

@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -18,6 +16,7 @@ from maniple.clusters import Cluster, find_cluster
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.loops import new_event_loop
 from maniple.shown import shown, shown_json
+from maniple.urls import check_broker_url, check_http_url
 
 T = TypeVar("T")
 
@@ -33,16 +32,19 @@ class ExitCode(IntEnum):
 
 
 def _broker_url(value: str | None) -> str | None:
-    parts = urlsplit(value or "amqp://host")
-    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-        raise typer.BadParameter("must look like amqp://user:password@host:5672/vhost")
-    return value
+    return _checked(check_broker_url, value)
 
 
 def _http_url(value: str | None) -> str | None:
-    parts = urlsplit(value or "http://host")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise typer.BadParameter("must look like http://host:8500")
+    return _checked(check_http_url, value)
+
+
+def _checked(check: Callable[[str], object], value: str | None) -> str | None:
+    try:
+        if value is not None:
+            check(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     return value
 
 
@@ -100,9 +102,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             return runner.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except BrokenPipeError:
-        # Whoever read our output has gone; let the interpreter's last flush hit nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
         raise typer.Exit(ExitCode.FAILED) from None
     except (ManipleError, OSError) as error:
         complain(str(error) or repr(error))
@@ -118,14 +118,16 @@ def _code(error: Exception) -> ExitCode:
 
 
 def complain(message: str) -> None:
-    """Say what is wrong, in one line on standard error."""
-    sys.stderr.write(f"maniple: {shown(' '.join(message.split()))}\n")
+    """Say what is wrong, in one line on standard error, if that takes it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"maniple: {shown(' '.join(message.split()))}\n")
 
 
 def explain(lines: Iterable[str]) -> None:
     """Say more about what was wrong, below it; the lines keep what they are indented by."""
-    for line in lines:
-        sys.stderr.write(f"  {line}\n")
+    with contextlib.suppress(OSError):
+        for line in lines:
+            sys.stderr.write(f"  {line}\n")
 
 
 def print_line(text: str) -> None:
@@ -152,7 +154,7 @@ def print_bytes(line: bytes) -> None:
 
 
 def console() -> Console:
-    """Return where tables go: standard output, plain unless it is a terminal."""
+    """Return where lines go: standard output, plain unless it is a terminal."""
     soft_wrap = not sys.stdout.isatty()
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 

@@ -21,6 +21,7 @@ from maniple.cli.output import (
 )
 from maniple.client import connect
 from maniple.client.handle import error_of
+from maniple.client.submission import check_task
 from maniple.errors import InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import NULL, Task
@@ -60,24 +61,42 @@ def submit(  # noqa: PLR0913 - a command's options
     broker_url: BrokerOption = None,
 ) -> None:
     """Submit a task and print its output, or submit many from a file."""
-    options: dict[str, Any] = {
-        "tenant": tenant,
-        "labels": _labels(label or []),
-        "ttl": ttl,
-        "timeout": timeout,
-        "max_attempts": max_attempts,
-    }
-    known = {name: value for name, value in options.items() if value}
+    known = _given(
+        tenant=tenant,
+        labels=_labels(label) if label else None,
+        ttl=ttl,
+        timeout=timeout,
+        max_attempts=max_attempts,
+    )
+    if file is None and output is not None:
+        raise typer.BadParameter("--output is for the results of a --file")
+    if wait_timeout is not None and not wait:
+        raise typer.BadParameter("--wait-timeout and --no-wait exclude each other")
     url = operator_url_or_exit(broker_url)
     if file is not None:
-        if payload is not None or task_id is not None:
-            raise typer.BadParameter("PAYLOAD and --id are for a single task, not for --file")
+        if payload is not None or task_id is not None or wait_timeout is not None:
+            raise typer.BadParameter(
+                "PAYLOAD, --id and --wait-timeout are for a single task, not for --file"
+            )
         bulk = Bulk(BulkOptions(file, output, capability, known, wait=wait, as_json=as_json))
         raise typer.Exit(run(bulk.run(url)))
     if capability is None:
         raise typer.BadParameter("give a CAPABILITY, or --file")
-    task = Task(capability=capability, payload=_payload(payload), id=task_id or new_id(), **known)
+    identity = _given(id=task_id) or {"id": new_id()}
+    task = Task(capability=capability, payload=_payload(payload), **identity, **known)
     raise typer.Exit(run(_single(url, task, wait=wait, timeout=wait_timeout, as_json=as_json)))
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    """Return the fields of a task that were given. Raises `typer.BadParameter` for a wrong one."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    for name, value in given.items():
+        try:
+            check_task(Task(capability="maniple.echo", **{name: value}))
+        except InvalidMessage as error:
+            flag = "--label" if name == "labels" else f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(error.message, param_hint=flag) from error
+    return given
 
 
 def operator_url_or_exit(broker_url: str | None) -> str:
@@ -133,5 +152,7 @@ def _labels(pairs: list[str]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise typer.BadParameter(f"--label {pair!r} must look like key=value")
+        if key in labels:
+            raise typer.BadParameter(f"--label {key} is given twice")
         labels[key] = value
     return labels

@@ -15,7 +15,7 @@ from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
 from maniple.client.tracing import Submitting
 from maniple.clusters import default_broker_url
-from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
+from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
 from maniple.messages import (
     PROGRESS_TYPE,
@@ -28,6 +28,7 @@ from maniple.messages import (
 from maniple.topology import BATCH_KEY, TASKS
 from maniple.transport import Delivery, Link, Outgoing, Publisher
 from maniple.transport.replies import ReplyConsumer
+from maniple.urls import check_broker_url
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -56,8 +57,9 @@ async def connect(
     """Connect to RabbitMQ and give a client; at the end, send what waits and disconnect.
 
     `url` defaults to MANIPLE_BROKER_URL, then to the cluster that `maniple dev` runs here. Raises
-    `ConfigurationError` without any of these, `BrokerUnavailable` after `timeout` seconds. A lost
-    connection is built anew; submissions then wait up to `confirm_timeout` seconds.
+    `ConfigurationError` without any of these and for what is no URL, `BrokerUnavailable` after
+    `timeout` seconds, and at once `BrokerRefused` if RabbitMQ refuses the login or the vhost. A
+    lost connection is built anew; submissions then wait up to `confirm_timeout` seconds.
 
     A submission made within an OpenTelemetry span has a span of its own there and continues its
     trace; with a `tracer` each has one, made by that.
@@ -68,13 +70,22 @@ async def connect(
     been submitted, and the handles raise `BrokerUnavailable`; the tasks themselves go on.
     """
     outstanding = Outstanding()
-    carrier = AmqpCarrier(url or default_broker_url(), outstanding, confirm_timeout)
+    carrier = AmqpCarrier(_broker_url(url), outstanding, confirm_timeout)
     await carrier.start(timeout)
     client = Client(carrier, outstanding, tenant=tenant, submitting=Submitting(tracer))
     try:
         yield client
     finally:
         await client.close()
+
+
+def _broker_url(given: str | None) -> str:
+    url = default_broker_url() if given is None else given
+    try:
+        check_broker_url(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the broker's URL: {error}") from error
+    return url
 
 
 class AmqpCarrier:
@@ -91,7 +102,7 @@ class AmqpCarrier:
             self._link, self.client_id, self._on_delivery, prefetch=PREFETCH
         )
         self._link.add(self._replies)
-        self._publisher = Publisher(self._link)
+        self._publisher = Publisher(self._link, tells_refusals=True)
         self._bundler = Bundler(self._send, max_items=BUNDLE_TASKS)
         # In messages of their own: what is said of a message is said of all that is in it.
         self._repeats = Bundler(self._send, max_items=BUNDLE_TASKS)

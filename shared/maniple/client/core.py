@@ -1,5 +1,6 @@
 """The client itself, whatever carries its tasks."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from typing import Any, TypeVar, Unpack
@@ -26,6 +27,7 @@ from maniple.errors import (
     PublishRefused,
 )
 from maniple.identifiers import new_id, refusal_id
+from maniple.loops import check_loop
 from maniple.messages import NULL, Failure, Result, Status, Task
 
 T = TypeVar("T")
@@ -37,7 +39,8 @@ WINDOW = 2000
 class Client:
     """Submits tasks and hears how they end; made by `maniple.connect` or `maniple.testing.cluster`.
 
-    Belongs to one event loop. Submissions made close together share a message.
+    Belongs to the event loop on which it was made; from another one it raises `ConfigurationError`,
+    and nothing happens to it. Submissions made close together share a message.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Client:
         self._carrier = carrier
         self._outstanding = outstanding
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         self.tenant = tenant
 
     @property
@@ -72,20 +76,21 @@ class Client:
         """Submit a task and return once the broker has confirmed it: from then on it is not lost.
 
         `payload` is any JSON value; `id` defaults to a new UUIDv7. Raises `InvalidMessage` for what
-        the dispatcher would refuse, before anything is sent, `PublishRefused` when the broker is
-        full, and `BrokerUnavailable` when it does not confirm in time: the task may then run
-        nevertheless, so submit it again under the same `id`, as `repeated`: then no policy ends it
-        in place of the one that may run.
+        the dispatcher would refuse and for an option that there is not, before anything is sent,
+        `PublishRefused` when the broker is full, and `BrokerUnavailable` when it does not confirm
+        in time: the task may then run nevertheless, so submit it again under the same `id`, as
+        `repeated`: then no policy ends it in place of the one that may run. `BrokerRefused`, at
+        once, says that this user may not submit, or nothing as large.
         """
         options.setdefault("tenant", self.tenant)
         return await self.submit_task(
-            make_task(capability, id or new_id(), encode_payload(payload), options),
+            make_task(capability, new_id() if id is None else id, encode_payload(payload), options),
             repeated=repeated,
         )
 
     async def submit_task(self, task: Task, *, repeated: bool = False) -> TaskHandle:
         """Submit a task that is already one; as `submit`, which says what is raised."""
-        task = replace(task, id=task.id or new_id())
+        task = _identified(task)
         check_task(task)
         self._open()
         handle = self._sealed(task, TaskHandle)
@@ -107,6 +112,7 @@ class Client:
 
     def forget(self, handle: TaskHandle) -> None:
         """Stop waiting for a task's result; the task goes on."""
+        self._check_loop()
         self._outstanding.discard(handle)
         handle.abandon(ManipleError("the client was told to forget the task"))
 
@@ -171,6 +177,7 @@ class Client:
 
     async def close(self) -> None:
         """Send what waits, then let go; whoever still waits for a result gets `ManipleError`."""
+        self._check_loop()
         if self._closed:
             return
         self._closed = True
@@ -181,7 +188,11 @@ class Client:
                 ManipleError("the client was closed before the task's result arrived")
             )
 
+    def _check_loop(self) -> None:
+        check_loop(self._loop, "a client")
+
     def _open(self) -> None:
+        self._check_loop()
         if self._closed:
             raise ManipleError("the client is closed")
 
@@ -200,7 +211,7 @@ class Client:
         return contextlib.aclosing(flow.run(items, make))
 
     def _slot(self, task: Task) -> Slot:
-        task = replace(task, id=task.id or new_id())
+        task = _identified(task)
         names = (task.id or "", task.tenant, task.capability or "")
         try:
             check_task(task)
@@ -220,6 +231,11 @@ class Client:
         ticket = kind(task.id or "", task.tenant, task.capability or "", body)
         ticket.span = span
         return ticket
+
+
+def _identified(task: Task) -> Task:
+    """Return the task with an id; one that is given is kept, also if it is none."""
+    return replace(task, id=new_id()) if task.id is None else task
 
 
 def _refused(slot: Slot, error: ManipleError | None) -> Result:

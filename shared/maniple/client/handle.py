@@ -19,6 +19,7 @@ from maniple.errors import (
     TaskFailed,
     TaskRejected,
 )
+from maniple.loops import check_loop
 from maniple.messages import Failure, Progress, Result, Status
 
 PROGRESS_KEPT = 100
@@ -105,11 +106,12 @@ class Ticket(ABC):
 class TaskHandle(Ticket):
     """A submitted task. `id` is its identity, together with `tenant`."""
 
-    __slots__ = ("_done", "_error", "_latest", "_listeners", "_result", "_sent")
+    __slots__ = ("_done", "_error", "_latest", "_listeners", "_loop", "_result", "_sent")
 
     def __init__(self, task_id: str, tenant: str, capability: str, body: bytes) -> None:
         """Describe a task; `Client.submit` makes handles."""
         super().__init__(task_id, tenant, capability, body)
+        self._loop = asyncio.get_running_loop()
         self._result: Result | None = None
         self._error: ManipleError | None = None
         self._sent: asyncio.Future[None] | None = None
@@ -133,6 +135,7 @@ class TaskHandle(Ticket):
         the client was closed, or lost the queue on which the result would come.
         """
         if not self.done:
+            check_loop(self._loop, "a task's handle")
             if self._done is None:
                 self._done = asyncio.Event()
             try:
@@ -159,6 +162,7 @@ class TaskHandle(Ticket):
 
     async def progress(self) -> AsyncIterator[Any]:
         """Iterate over what the handler reports, the latest report first, until the task ends."""
+        check_loop(self._loop, "a task's handle")
         listener = _Listener()
         if self._latest is not None:
             listener.put(self._latest)

@@ -35,14 +35,25 @@ class SubmitOptions(TypedDict, total=False):
     traceparent: str | None
 
 
+_OPTIONS = tuple(SubmitOptions.__annotations__)
+
+
 def make_task(capability: str, task_id: str, payload: Raw, options: SubmitOptions) -> Task:
-    """Return the task that the arguments describe, not yet checked."""
+    """Return the task that the arguments describe, its values not yet checked.
+
+    Raises `InvalidMessage` for an option that there is not: nobody would hear of it any more.
+    """
+    if unknown := [name for name in options if name not in _OPTIONS]:
+        raise InvalidMessage(
+            ErrorCode.UNKNOWN_FIELD,
+            f"there is no option {', '.join(map(repr, unknown))}: there is {', '.join(_OPTIONS)}",
+        )
     return Task(
         capability=capability,
         id=task_id,
         payload=payload,
         tenant=options.get("tenant", "default"),
-        labels=dict(options.get("labels") or {}),
+        labels=_labels(options.get("labels")),
         affinity=options.get("affinity"),
         max_attempts=options.get("max_attempts"),
         timeout=options.get("timeout"),
@@ -50,6 +61,14 @@ def make_task(capability: str, task_id: str, payload: Raw, options: SubmitOption
         ttl=options.get("ttl"),
         traceparent=options.get("traceparent"),
     )
+
+
+def _labels(given: Mapping[str, str] | None) -> dict[str, str]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidMessage(
+            ErrorCode.INVALID_TASK, f"labels must be a mapping, not {type(given).__name__}"
+        )
+    return dict(given or {})
 
 
 def encode_payload(value: Any) -> Raw:

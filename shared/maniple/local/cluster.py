@@ -109,6 +109,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         """Start everything; raises `LocalError` with nothing left running."""
+        existing = Existing.of(os.environ)
         self._reaper = Reaper()
         self.data_dir = self._make_folder()
         self.servers = Servers(
@@ -116,7 +117,7 @@ class Cluster:
             self._reaper,
             environment=self.options.environment,
             keep=not self._temporary,
-            existing=Existing.of(os.environ),
+            existing=existing,
             broker=self._broker,
         )
         try:
@@ -212,6 +213,7 @@ class Cluster:
         environ = {
             "MANIPLE_BROKER_URL": self.servers.broker_url(service),
             "MANIPLE_CONSUL_URL": self.servers.consul_url,
+            **self.servers.unspoken,
             "MANIPLE_INSTANCE": instance,
             "MANIPLE_HTTP_HOST": LOOPBACK,
             "MANIPLE_HTTP_PORT": str(port),

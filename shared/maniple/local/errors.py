@@ -1,6 +1,6 @@
 """Errors of starting servers and clusters on this machine."""
 
-from maniple.errors import ManipleError
+from maniple.errors import ConfigurationError, ManipleError
 
 
 class LocalError(ManipleError):
@@ -13,6 +13,10 @@ class ServerMissing(LocalError):
 
 class ServerUnreachable(LocalError):
     """An existing server that the environment names does not answer."""
+
+
+class WrongVariable(LocalError, ConfigurationError):
+    """The environment names an existing server by something that is no URL of one."""
 
 
 class StartFailed(LocalError):

@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from maniple.local.child import Child, Death
 from maniple.local.consul import ConsulServer
-from maniple.local.errors import ServerUnreachable
+from maniple.local.errors import ServerUnreachable, WrongVariable
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.local.reaper import Reaper
+from maniple.tls import PARTS, Tls, variable
+from maniple.urls import check_broker_url, check_http_url
 
 BROKER_VARIABLE = "MANIPLE_BROKER_URL"
 CONSUL_VARIABLE = "MANIPLE_CONSUL_URL"
@@ -28,15 +30,31 @@ class Existing:
     broker_url: str = ""
     consul_url: str = ""
     management_url: str = ""
+    consul_tls: Tls = field(default_factory=Tls)
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Existing":
-        """Read the three variables; an empty one counts as unset."""
+        """Read the variables; an empty one counts as unset. Raises `WrongVariable`."""
+        try:
+            tls = Tls.of_environment("consul", environ)
+        except ValueError as error:
+            raise WrongVariable(str(error)) from error
         return cls(
-            environ.get(BROKER_VARIABLE, ""),
-            environ.get(CONSUL_VARIABLE, ""),
-            environ.get(MANAGEMENT_VARIABLE, ""),
+            _checked(environ, BROKER_VARIABLE, check_broker_url),
+            _checked(environ, CONSUL_VARIABLE, check_http_url),
+            _checked(environ, MANAGEMENT_VARIABLE, check_http_url),
+            tls,
         )
+
+
+def _checked(environ: Mapping[str, str], name: str, check: Callable[[str], object]) -> str:
+    url = environ.get(name, "")
+    try:
+        if url:
+            check(url)
+    except ValueError as error:
+        raise WrongVariable(f"{name}: {error}") from error
+    return url
 
 
 class BrokerServer(Protocol):
@@ -121,6 +139,12 @@ class Servers:
             return self._rabbitmq.management_url(role)
         return self._existing.management_url
 
+    @property
+    def unspoken(self) -> dict[str, str]:
+        """Variables of TLS that are not meant for our own servers, which do not speak it."""
+        own = {"consul": self._consul, "management": self._rabbitmq}
+        return {variable(name, part): "" for name in own if own[name] for part in PARTS}
+
     async def start(self) -> None:
         """Start what is ours, side by side, and look whether the rest is there.
 
@@ -146,11 +170,12 @@ class Servers:
         await asyncio.gather(*(server.stop(seconds) for server in servers))
 
     async def _check_consul(self) -> None:
-        status, body = await fetch(f"{self._existing.consul_url.rstrip('/')}/v1/status/leader")
+        existing = self._existing
+        url = f"{existing.consul_url.rstrip('/')}/v1/status/leader"
+        status, body = await fetch(url, tls=existing.consul_tls)
         if status != OK:
-            raise ServerUnreachable(
-                f"{CONSUL_VARIABLE}: no Consul answers there ({status} {body[:200]})"
-            )
+            said = f"{status} {body[:200]}" if status else body
+            raise ServerUnreachable(f"{CONSUL_VARIABLE}: no Consul answers there ({said})")
 
     async def _check_broker(self) -> None:
         parts = urlsplit(self._existing.broker_url)

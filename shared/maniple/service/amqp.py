@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import aiormq
 from aio_pika import Connection as OnceConnected
 from aio_pika import RobustConnection, RobustQueue
 from aio_pika.abc import UnderlayConnection
@@ -39,6 +38,7 @@ from maniple.timings import Amqp
 from maniple.topology import REQUESTS, Exchange
 from maniple.transport import declare_topology
 from maniple.transport.loss import is_loss, translated
+from maniple.transport.refusal import refusal
 from maniple.transport.supervision import Supervised
 from maniple.transport.wire import Wire
 
@@ -52,9 +52,11 @@ async def prepare_broker(url: str) -> None:
     """Declare the shared topology over a connection of its own; raises `BrokerUnavailable`."""
     with translated():
         async with asyncio.timeout(DECLARE_TIMEOUT):
-            async with await aiormq.connect(url) as connection:
+            wire = Wire(url)
+            await wire.open(DECLARE_TIMEOUT)
+            async with wire:
                 # At most two of these pass: for the first queue without an answer, then for all.
-                await declare_topology(cast("aiormq.Connection", connection), DECLARE_TIMEOUT / 3)
+                await declare_topology(wire, DECLARE_TIMEOUT / 3)
 
 
 async def _undecoded(message: RabbitMessage) -> RabbitMessage:
@@ -319,6 +321,18 @@ class Connection(Supervised):
             broker.consumers.remove(subscriber)
             raise
 
+    async def consumers(self, queue: str, timeout: float) -> int:
+        """Return how many consume a queue; none if it is not there. Raises `BrokerUnavailable`."""
+        with translated(key=queue):
+            async with asyncio.timeout(timeout):
+                channel = await self._present_broker().link.wire.channel()
+                try:
+                    declared = await channel.queue_declare(queue, passive=True)
+                except ChannelNotFoundEntity:  # the broker has closed the channel
+                    return 0
+                await channel.close()
+                return declared.consumer_count or 0
+
     async def send(self, letter: Letter, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
@@ -342,7 +356,7 @@ class Connection(Supervised):
         try:
             await asyncio.wait({publishing, lost}, return_when=asyncio.FIRST_COMPLETED)
             if not publishing.done():
-                raise ConnectionError("lost before the confirm")  # noqa: TRY301 - as aio-pika would
+                raise self._end()  # noqa: TRY301 - handled as what the broker raises
             await publishing
         except (DeliveryError, PublishError):
             raise
@@ -357,6 +371,12 @@ class Connection(Supervised):
             publishing.cancel()
             lost.cancel()
         return True
+
+    def _end(self) -> BaseException:
+        """Return why what is under way is not confirmed any more."""
+        if self.last_error is not None and refusal(self.last_error) is not None:
+            return self.last_error
+        return ConnectionError("lost before the confirm")  # as aio-pika would say it
 
     async def _publish(self, broker: _Broker, letter: Letter) -> None:
         await broker.publish(

@@ -206,6 +206,10 @@ class ControlPlane:
         except (BrokerUnavailable, PublishRefused) as error:
             self._log.info("answer not delivered", reply_to=reply_to, reason=str(error))
 
+    async def is_served(self, queue: str, timeout: float = REQUEST_TIMEOUT) -> bool:
+        """Whether somebody consumes a queue now. Raises `BrokerUnavailable`."""
+        return await self._connection.consumers(queue, timeout) > 0
+
     async def request(
         self,
         service: str,

@@ -6,19 +6,18 @@ it neither starves the others nor keeps the process from exiting.
 """
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import consul as consul2
 import requests
 from consul import std
 
 from maniple.errors import ManipleError
+from maniple.loops import in_thread_alone
 from maniple.service.bounded_http import BoundedSession
 from maniple.service.catalog import (
     UNREADABLE,
@@ -35,6 +34,7 @@ from maniple.service.catalog import (
     selecting,
 )
 from maniple.timings import Catalog
+from maniple.tls import Tls, reason_of
 
 CALL_TIMEOUT = 3.0  # seconds
 THREADS = 4
@@ -57,9 +57,10 @@ class ConsulRefused(ManipleError):
 class Consul:
     """Async view of one Consul agent. Errors: `ConsulUnavailable`, `ConsulRefused`."""
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, tls: Tls | None = None) -> None:
         self.url = url
         self._token = token
+        self._tls = tls or Tls()
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="consul")
 
@@ -229,11 +230,13 @@ class Consul:
     def _client(self, timeout: float) -> Any:
         # The library's own __init__ lets CONSUL_HTTP_ADDR overrule its arguments and warns of ACLs
         # that nobody asked for, so its parts are put together here.
-        parts = urlsplit(self.url)
         client = std.Consul.__new__(std.Consul)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        client.http = client.http_connect(parts.hostname, port, parts.scheme, timeout=timeout)
-        client.http.session = BoundedSession(MOST_BYTES)
+        client.http = client.http_connect(
+            "", 0, "", verify=self._tls.verify, cert=self._tls.client, timeout=timeout
+        )
+        client.http.base_uri = self.url.rstrip("/")  # of the parts it makes none with brackets
+        # No proxy stands between a process and its own agent.
+        client.http.session = self._tls.session(BoundedSession(MOST_BYTES))
         client.token, client.dc, client.consistency = self._token, None, "default"
         for part in ("Agent", "Catalog", "Health", "KV", "Session", "Txn"):
             setattr(client, part.lower(), getattr(std.Consul, part)(client))
@@ -249,28 +252,9 @@ class Consul:
         return await asyncio.get_running_loop().run_in_executor(self._pool, in_thread)
 
     async def _call_alone(self, work: Callable[[Any], T], timeout: float) -> T:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if answer.done():
-                return
-            if error is None:
-                answer.set_result(result)  # type: ignore[arg-type]  # None only beside an error
-            else:
-                answer.set_exception(error)
-
-        def in_thread() -> None:
-            result, problem = None, None
-            try:
-                result = _translated(work, self._client(timeout))
-            except BaseException as error:  # noqa: BLE001 - handed to the waiting coroutine
-                problem = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, result, problem)
-
-        threading.Thread(target=in_thread, name="consul-watch", daemon=True).start()
-        return await answer
+        return await in_thread_alone(
+            lambda: _translated(work, self._client(timeout)), "consul-watch"
+        )
 
 
 def http_check(instance: str) -> str:
@@ -305,7 +289,9 @@ def _translated(work: Callable[[Any], T], client: Any) -> T:
         raise ConsulRefused(str(error)[:MOST_TOLD]) from error
     except (consul2.ACLDisabled, consul2.ACLPermissionDenied) as error:
         raise ConsulRefused(f"Consul: permission denied: {error}"[:MOST_TOLD]) from error
-    except (requests.RequestException, consul2.ConsulException, OSError, ValueError) as error:
+    except requests.RequestException as error:
+        raise ConsulUnavailable(f"Consul: {reason_of(error)}"[:MOST_TOLD]) from error
+    except (consul2.ConsulException, OSError, ValueError) as error:
         raise ConsulUnavailable(f"Consul: {error}"[:MOST_TOLD]) from error
     except (*UNREADABLE, RecursionError) as error:
         # No Consul answers so: what listens there is something else, or what came is not whole.

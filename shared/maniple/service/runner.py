@@ -1,9 +1,10 @@
 """The life of a process: start, run, drain, stop, in this order.
 
 Start: HTTP pages, then what `build` makes (again and again while RabbitMQ is away), then the
-entry in Consul. Stop, on SIGTERM or SIGINT: say that we drain, leave Consul, so that nobody is
-sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second signal ends
-the process at once.
+entry in Consul. Stop, on SIGTERM, SIGINT or SIGHUP: say that we drain, leave Consul, so that nobody
+is sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second SIGTERM
+or SIGINT ends the process at once. SIGHUP does not, which comes beside them, and twice where a
+terminal is closed; who is started with it ignored (`nohup`) goes on.
 """
 
 import asyncio
@@ -128,7 +129,8 @@ class _Process:
 
     async def run(self) -> int:
         """Return the exit code."""
-        consul = Consul(self.settings.consul_url, self.settings.consul_token)
+        settings = self.settings
+        consul = Consul(settings.consul_url, settings.consul_token, settings.consul_tls)
         levels = LogLevels(consul, self.settings, self.log)
         besides = (
             asyncio.create_task(self._measure_lag(), name="loop-lag"),
@@ -226,6 +228,9 @@ class _Process:
             )
         await runtime.cancel_spawned()
         error = body.exception() if body.done() and not body.cancelled() else None
+        if isinstance(error, ConfigurationError):
+            self.log.error("cannot run like this", reason=str(error))
+            return WRONG_USAGE
         if error is not None:
             if isinstance(error, ConfigurationError):
                 # Of what was wrong in somebody's own code, its traceback; ours tells nothing more.
@@ -320,9 +325,16 @@ async def _main(settings: ServiceSettings, build: Build) -> int:
         get_logger("maniple.runner").info("signal", name=signal.Signals(number).name)
         stopping.set()
 
+    def hung_up() -> None:
+        get_logger("maniple.runner").info("signal", name=signal.SIGHUP.name)
+        stopping.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
+        keep_signals_from_children(signal.SIGHUP)
     keep_signals_from_children(signal.SIGTERM, signal.SIGINT)
     return await serve(settings, build, stopping)
 

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,8 @@ from pydantic_settings import (
 )
 
 from maniple.timings import LEAST_SCALE, MOST_SCALE, Timings, WrongTimings
+from maniple.tls import PARTS, Tls, variable
+from maniple.urls import check_broker_url, check_http_url, without_password
 
 _SECRET_ENDS = ("_TOKEN", "_PASSWORD", "_SECRET")
 PREFIX = "MANIPLE_"
@@ -43,24 +46,15 @@ def environment_of(broker_url: str) -> str:
     return unquote(urlsplit(broker_url).path[1:]).strip("/") or DEFAULT_ENVIRONMENT
 
 
-def without_password(url: str) -> str:
-    """Return the URL with `***` for its password, fit for a log line."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", url)
-
-
 def _is_broker_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-        raise ValueError("must look like amqp://user:password@host:5672/vhost")
+    check_broker_url(url)
     if not _ENVIRONMENT.fullmatch(environment_of(url)):
         raise ValueError("the vhost names the environment: letters, digits, '_', '.' and '-' only")
     return url
 
 
 def _is_http_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must look like http://host:8500")
+    check_http_url(url)
     return url
 
 
@@ -86,8 +80,9 @@ class ServiceSettings(BaseSettings):
     """Settings that all processes share; each has a subclass in its own `settings.py`.
 
     Every field is the flag `--<field>` and the environment variable `MANIPLE_<FIELD>`; a flag wins,
-    empty variables count as unset. Seconds are floats. `instance` has no dots, because it is one
-    word of a routing key. The text under a field is shown by `--help` and in the documents.
+    empty variables count as unset, empty flags are refused. Seconds are floats. `instance` has no
+    dots, because it is one word of a routing key. The text under a field is shown by `--help` and
+    in the documents.
     """
 
     model_config = SettingsConfigDict(
@@ -106,6 +101,12 @@ class ServiceSettings(BaseSettings):
     """Consul's HTTP API"""
     consul_token: str | None = Field(default=None, repr=False)
     """ACL token for Consul"""
+    consul_cacert: Path | None = None
+    """PEM of the authorities of Consul's certificate, instead of the well-known ones"""
+    consul_cert: Path | None = None
+    """PEM of the certificate to show to Consul, if it asks for one"""
+    consul_key: Path | None = None
+    """PEM of that certificate's key, if it is not in the same file"""
     instance: InstanceName = ""
     """unique name: letters, digits, `_`, `-`"""
     region: str = Field(default="", max_length=256)
@@ -144,7 +145,7 @@ class ServiceSettings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _name_the_instance(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("instance"):
+        if isinstance(data, dict) and data.get("instance") is None:
             host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:40]
             return data | {"instance": f"{cls.service}-{host or 'host'}-{secrets.token_hex(3)}"}
         return data
@@ -158,6 +159,16 @@ class ServiceSettings(BaseSettings):
             names = ", ".join(f"{PREFIX}{name.upper()}" for name in given)
             raise ValueError(f"{names}: {error}") from error
         return self
+
+    @model_validator(mode="after")
+    def _in_tls(self) -> Self:
+        check_tls("consul", self.consul_url, self.consul_tls)
+        return self
+
+    @property
+    def consul_tls(self) -> Tls:
+        """Whom to trust where Consul speaks TLS."""
+        return Tls(self.consul_cacert, self.consul_cert, self.consul_key)
 
     @cached_property
     def timings(self) -> Timings:
@@ -199,6 +210,16 @@ class ServiceSettings(BaseSettings):
 S = TypeVar("S", bound=ServiceSettings)
 
 
+def check_tls(server: str, url: str, tls: Tls) -> None:
+    """Raise `ValueError` for files that cannot be used, or would not be."""
+    if tls and not url.startswith("https:"):
+        given = [part for part in PARTS if getattr(tls, part) is not None]
+        names = ", ".join(variable(server, part) for part in given)
+        raise ValueError(f"{names}: {variable(server, 'url')} is no https URL")
+    if tls:
+        tls.check(server)
+
+
 def _flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
@@ -219,6 +240,15 @@ def complaint(error: ValidationError, arguments: Sequence[str] = ()) -> str:
     return "; ".join(parts)
 
 
+def _empty(arguments: Sequence[str]) -> list[str]:
+    """Return the flags whose value is empty: the library would pass over them."""
+    return [
+        flag.removesuffix("=")
+        for flag, value in pairwise((*arguments, None))
+        if flag is not None and flag.startswith("--") and (flag.endswith("=") or value == "")
+    ]
+
+
 def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
     """Read the settings from the command line's arguments and the environment.
 
@@ -232,6 +262,8 @@ def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
         f"{PREFIX}DRAIN_TIMEOUT. A flag wins.",
         allow_abbrev=False,
     )
+    if empty := _empty(arguments):
+        parser.exit(WRONG_USAGE, f"{program}: {', '.join(empty)}: must not be empty\n")
     try:
         source = CliSettingsSource[Any](
             kind,

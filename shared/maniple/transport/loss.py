@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import aiormq
 from aiormq.exceptions import DeliveryError, PublishError
 
-from maniple.errors import BrokerUnavailable, PublishRefused
+from maniple.errors import BrokerRefused, BrokerUnavailable, PublishRefused
+from maniple.transport.refusal import refusal
 
 # What aiormq raises when a connection or channel is gone; "closed" and ChannelInvalidStateError are
 # RuntimeErrors. See `is_loss` for what it does besides.
@@ -32,7 +33,7 @@ def is_loss(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def translated(exchange: str = "", key: str = "") -> Iterator[None]:
-    """Raise `PublishRefused` or `BrokerUnavailable` for what aiormq and asyncio raise."""
+    """Raise `PublishRefused`, `BrokerUnavailable` or `BrokerRefused` for what they raise below."""
     try:
         yield
     except PublishError as error:
@@ -42,6 +43,8 @@ def translated(exchange: str = "", key: str = "") -> Iterator[None]:
     except TimeoutError as error:
         raise BrokerUnavailable(f"RabbitMQ did not confirm {exchange}/{key} in time") from error
     except LOST as error:
+        if (refused := refusal(error)) is not None:
+            raise BrokerRefused(f"RabbitMQ {refused}") from error
         raise BrokerUnavailable(f"the connection to RabbitMQ was lost: {error!r}") from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()

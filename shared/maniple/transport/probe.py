@@ -5,14 +5,16 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import aiormq
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
-from maniple.errors import BrokerUnavailable
+from maniple.errors import BrokerRefused, BrokerUnavailable
 from maniple.transport.loss import LOST
+from maniple.transport.refusal import refusal
+from maniple.transport.wire import Wire
+from maniple.urls import place_of
 
 T = TypeVar("T")
 
@@ -37,23 +39,22 @@ async def probe(
 ) -> BrokerView:
     """Connect once and look for these names; declares nothing.
 
-    Raises `BrokerUnavailable` with the reason: no answer, wrong password, no such vhost.
+    Raises `BrokerUnavailable` with the reason, `BrokerRefused` for a wrong password or vhost.
     """
-    parts = urlsplit(url)
-    where = f"{parts.hostname}:{parts.port or 5672}{parts.path}"
+    where = place_of(url)
     try:
         async with asyncio.timeout(timeout):
             return await _look(url, tuple(exchanges), tuple(queues))
-    except aiormq.exceptions.ProbableAuthenticationError as error:
-        raise BrokerUnavailable(f"{where} refused the user or password") from error
     except TimeoutError as error:
         raise BrokerUnavailable(f"{where} did not answer within {timeout:g} s") from error
     except LOST as error:
+        if (refused := refusal(error)) is not None:
+            raise BrokerRefused(f"{where} {refused}") from error
         raise BrokerUnavailable(f"{where}: {error!r}") from error
 
 
 async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -> BrokerView:
-    connection = aiormq.Connection(url)
+    connection = Wire(url)
     try:
         await connection.connect()
         properties = connection.server_properties

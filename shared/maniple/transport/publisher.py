@@ -13,6 +13,7 @@ from pamqp import commands
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.transport.link import Link
 from maniple.transport.loss import is_loss
+from maniple.transport.refusal import check_published, end_of
 from maniple.transport.scouts import Place, Scouts
 from maniple.transport.supervision import FIRST_BACKOFF
 from maniple.transport.suspects import SHUNNED_SECONDS, Suspects
@@ -78,6 +79,7 @@ class Publisher:
         max_losses: int | None = None,
         scouts: Scouts | None = None,
         suspects: Suspects | None = None,
+        tells_refusals: bool = False,
     ) -> None:
         """Publish on `link`, which must not have been started yet.
 
@@ -90,6 +92,10 @@ class Publisher:
         given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
         of its like beside it, so that they do not pay for it. What `suspects` take to be the cause
         is given up at once, and of its losses no other message pays.
+
+        One that `tells_refusals` raises `BrokerRefused` for a message that the broker closes the
+        channel for: one of a user without the right, or that is too large. Others try again, until
+        an operator has mended that.
         """
         self._link = link
         self._max_losses = max_losses
@@ -100,6 +106,7 @@ class Publisher:
         self._broken: AbstractChannel | None = None
         """The last one that the broker closed for an error of its own."""
         self._lost_ones = asyncio.Lock()
+        self._tells_refusals = tells_refusals
         self._channel: AbstractChannel | None = None
         self._ticks = 0
         self._sent = 0
@@ -178,7 +185,7 @@ class Publisher:
 
         A lost connection means sending again, under the same id, unless it is sent `once`. Raises
         `PublishRefused` when a queue refuses or nothing is bound, `BrokerUnavailable` after
-        `timeout` seconds (None: never) or when the link is closed.
+        `timeout` seconds (None: never) or when the link is closed, `BrokerRefused` as told above.
         """
         if timeout is None:
             await self._publish(message)
@@ -285,6 +292,8 @@ class Publisher:
             if isinstance(error, aiormq.exceptions.ConnectionInternalError):
                 self._broken = channel
             await self._after_loss(channel)
+            if self._tells_refusals:
+                check_published(end_of(channel), *message.place, len(message.body))
             return False
         self._clear(message, channel)
         return True

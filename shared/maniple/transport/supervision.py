@@ -7,20 +7,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ProbableAuthenticationError
 from yarl import URL
 
-from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.loops import end, left_alone
 from maniple.timings import Amqp
 from maniple.transport.cancellation import hear_cancellations
 from maniple.transport.loss import is_loss
 from maniple.transport.pulse import Pulse
+from maniple.transport.refusal import refusal
 from maniple.transport.tolerance import tolerate_foreign_bytes
 from maniple.transport.wire import Wire
+from maniple.urls import place_of
 
 FIRST_BACKOFF = 0.1
 STEADY_AFTER = 3.0  # seconds; what falls sooner counts as another failure in a row
@@ -39,7 +39,9 @@ class TooFewChannels(ConfigurationError):
     """The broker lets a connection have fewer channels than it needs; trying again is no use."""
 
 
-HOPELESS = (ProbableAuthenticationError, TooFewChannels)
+def is_hopeless(error: BaseException | None) -> bool:
+    """Whether what has failed would fail again."""
+    return isinstance(error, TooFewChannels) or refusal(error) is not None
 
 
 class Supervised(ABC):
@@ -48,7 +50,7 @@ class Supervised(ABC):
     `name` is what the broker shows as the connection's name. `on_state(up)` is told of each change,
     `on_blocked(blocked)` when an alarm of the broker (memory, disk) begins or ceases to hold back
     what is published; such a connection is left as it is, however long that takes. Until it has
-    stood once, what is `HOPELESS` ends it; afterwards everything is tried again.
+    stood once, what is hopeless ends it; afterwards everything is tried again.
     """
 
     def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
@@ -110,8 +112,8 @@ class Supervised(ABC):
     async def start(self, timeout: float | None = None) -> None:
         """Open it and wait until it is up; on failure it is closed.
 
-        Raises `BrokerUnavailable`: not up within `timeout` seconds (None waits for ever), or at
-        once if the broker refuses the credentials. Raises `TooFewChannels`.
+        Raises `BrokerUnavailable` if it is not up within `timeout` seconds (None waits for ever),
+        and at once `BrokerRefused` (the login, the vhost, a right) and `TooFewChannels`.
         """
         tolerate_foreign_bytes()
         hear_cancellations()
@@ -133,14 +135,14 @@ class Supervised(ABC):
             await self.close()
             if isinstance(self.last_error, TooFewChannels):
                 raise self.last_error
-            raise BrokerUnavailable(self._why_not(timeout)) from self.last_error
+            raise self._why_not(timeout) from self.last_error
 
-    def _why_not(self, timeout: float | None) -> str:
-        parts = urlsplit(str(self._url))
-        where = f"{parts.hostname}:{parts.port or 5672}{parts.path}"
-        if isinstance(self.last_error, ProbableAuthenticationError):
-            return f"RabbitMQ at {where} refused the credentials: {self.last_error}"
-        return f"RabbitMQ at {where} cannot be reached within {timeout:g} s: {self.last_error!r}"
+    def _why_not(self, timeout: float | None) -> BrokerUnavailable:
+        where = f"RabbitMQ at {place_of(str(self._url))}"
+        if (refused := refusal(self.last_error)) is not None:
+            return BrokerRefused(f"{where} {refused}")
+        within = "" if timeout is None else f" within {timeout:g} s"
+        return BrokerUnavailable(f"{where} cannot be reached{within}: {self.last_error!r}")
 
     async def wait_up(self) -> None:
         """Return when it is up. Raises `BrokerUnavailable` once it is closed."""
@@ -176,7 +178,7 @@ class Supervised(ABC):
                 self._set_up(up=False)
                 if loop.time() - since >= STEADY_AFTER:
                     failures = 0
-            elif isinstance(self.last_error, HOPELESS) and not self.reconnects:
+            elif is_hopeless(self.last_error) and not self.reconnects:
                 return
             await self._tear_down()
             failures += 1

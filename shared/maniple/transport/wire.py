@@ -2,18 +2,20 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import aiormq
-from aiormq.connection import TransportFactory
-from aiormq.exceptions import AMQPConnectionError
-from pamqp import frame
+from aiormq.connection import FrameReceiver, TransportFactory
+from aiormq.exceptions import AMQPConnectionError, ConnectionClosed, InvalidFrameError
+from pamqp import commands, frame
+from pamqp.base import Frame
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
 from maniple.forks import keep_from_children
 
 MOST_CHANNELS = 65535  # of the protocol
+_ask = aiormq.Connection._rpc  # noqa: SLF001 - nothing else tells what the broker answered
 _HEARTBEAT = frame.marshal(Heartbeat(), 0)
 
 
@@ -30,6 +32,23 @@ class Wire(aiormq.Connection):
         """Describe the connection; `open` opens it."""
         self._socket = _Socket()
         super().__init__(url, transport_factory=self._socket)
+
+    @staticmethod
+    async def _rpc(
+        request: Frame,
+        writer: asyncio.StreamWriter,
+        frame_receiver: Any,
+        wait_response: bool = True,  # noqa: FBT001, FBT002 - aiormq's own signature
+    ) -> Any:
+        # aiormq's own looks whether an answer is among the expected ones before it looks whether
+        # the broker has closed instead, and so loses what that says: no such vhost, say.
+        answers = _Answers(frame_receiver)
+        try:
+            return await _ask(request, writer, cast("FrameReceiver", answers), wait_response)
+        except InvalidFrameError as error:
+            if isinstance(answers.last, commands.Connection.Close):
+                raise ConnectionClosed(answers.last.reply_code, answers.last.reply_text) from error
+            raise
 
     async def open(self, timeout: float) -> None:
         """Connect within `timeout` seconds; nothing is left open when that fails."""
@@ -69,6 +88,18 @@ class Wire(aiormq.Connection):
         """Drop the connection without a word to the broker; idempotent."""
         if self._socket.transport is not None:
             self._socket.transport.abort()
+
+
+class _Answers:
+    """Reads frames as aiormq's receiver does, and keeps the last one."""
+
+    def __init__(self, receiver: Any) -> None:
+        self._receiver = receiver
+        self.last: object = None
+
+    async def get_frame(self) -> Any:
+        weight, channel, self.last = await self._receiver.get_frame()
+        return weight, channel, self.last
 
 
 class _Socket(TransportFactory):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from typing import Any
 
 from dying import TIME_SCALE
@@ -83,3 +84,20 @@ async def test_tasks_of_a_killed_agent_run_elsewhere(trio: Cluster) -> None:
     assert sum(result.lost for result in results) > 0
     await wait_until(lambda: victim.pid != old, 15)  # it was restarted
     await wait_until(victim.ready, 30)  # the next test finds it there
+
+
+async def test_a_second_agent_of_one_id_ends_with_2_and_says_who_has_it(trio: Cluster) -> None:
+    first = trio.process("agent-3")
+    before = await known(trio, "agent-3")
+    own = {"MANIPLE_HTTP_PORT": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, **first.child.spec.env, **own}
+    second = await asyncio.create_subprocess_exec(
+        *first.child.spec.argv,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await second.communicate()
+    assert second.returncode == 2, output.decode()
+    assert f"with pid {first.pid}" in output.decode()
+    assert (await known(trio, "agent-3"))["incarnation"] == before["incarnation"]

@@ -144,7 +144,7 @@ async def test_a_frozen_consul_costs_a_bounded_time(tmp_path: Path) -> None:
         consul = Consul(own.url)
         own.freeze()
         # Its timeout ended it, at the first try; how late one hears of that is up to the machine.
-        with pytest.raises(ConsulUnavailable, match=r"\): Read timed out\. \(read timeout=3\.0\)$"):
+        with pytest.raises(ConsulUnavailable, match=r"^Consul: did not answer in time$"):
             await consul.kv_get("test/a")
         own.thaw()
         assert await consul.kv_get("test/a") is None

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from maniple.cli.checks.findings import Finding, Places, Verdict, judged
 from maniple.cli.checks.pages import Page, PageUnread, read
+from maniple.cli.consul import tls_of
 from maniple.service.settings import environment_of
 from maniple.topology import QUEUES, Queue, lane_queues
 
@@ -55,7 +56,7 @@ async def ask(places: Places) -> Management:
 
 async def _page(url: str) -> Page:
     try:
-        page = await read(url)
+        page = await read(url, tls=tls_of("management"))
     except PageUnread as error:
         advice = "enable it with 'rabbitmq-plugins enable rabbitmq_management', or correct the URL"
         raise _unread(f"the management API {error}", advice) from error

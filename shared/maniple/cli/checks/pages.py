@@ -9,6 +9,7 @@ from typing import Any
 import requests
 
 from maniple.service.bounded_http import BoundedSession
+from maniple.tls import Tls, reason_of
 
 TIMEOUT = 5.0
 MOST_BYTES = 32 * 1024 * 1024  # the management API tells of all queues at once
@@ -31,13 +32,13 @@ class PageUnread(Exception):
     """Nothing that can be used came back; the message says what did."""
 
 
-async def read(url: str, timeout: float = TIMEOUT) -> Page:
+async def read(url: str, timeout: float = TIMEOUT, tls: Tls | None = None) -> Page:
     """GET a JSON page, past any proxy of the environment. Raises `PageUnread`."""
-    return await asyncio.to_thread(_read, url, timeout)
+    return await asyncio.to_thread(_read, url, timeout, tls or Tls())
 
 
-def _read(url: str, timeout: float) -> Page:
-    with BoundedSession(MOST_BYTES) as session:
+def _read(url: str, timeout: float, tls: Tls) -> Page:
+    with tls.session(BoundedSession(MOST_BYTES)) as session:
         sent = time.time()
         try:
             answer = session.get(url, timeout=timeout)
@@ -46,15 +47,9 @@ def _read(url: str, timeout: float) -> Page:
         except requests.exceptions.JSONDecodeError as error:
             raise PageUnread(f"answered {answer.status_code}: {answer.text[:200]}") from error
         except requests.RequestException as error:
-            raise PageUnread(_reason(error)) from error
+            raise PageUnread(reason_of(error)) from error
         except (ValueError, RecursionError) as error:
             raise PageUnread(f"answered what is no JSON of ours: {error!r}"[:200]) from error
-
-
-def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.Timeout):
-        return "did not answer in time"
-    return "cannot be reached" if isinstance(error, requests.ConnectionError) else str(error)
 
 
 def least_ahead(date: str | None, sent: float, received: float) -> float | None:

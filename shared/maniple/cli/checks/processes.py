@@ -8,10 +8,11 @@ from typing import Any
 from maniple.cli.checks.findings import Finding, Places, Verdict, judged
 from maniple.cli.checks.pages import PageUnread, read
 from maniple.cli.checks.timings import timings
-from maniple.cli.consul import SERVICES, consul_at, listed
+from maniple.cli.consul import SERVICES, consul_at, listed, tls_of
 from maniple.service.catalog import Instance
 from maniple.service.consul import ConsulRefused, ConsulUnavailable
-from maniple.service.settings import environment_of, without_password
+from maniple.service.settings import environment_of
+from maniple.urls import without_password
 
 ASKED = 200  # processes at most; more would take minutes where none can be reached
 AT_ONCE = 20
@@ -107,7 +108,7 @@ def _dict(value: Any) -> Mapping[str, Any]:
 
 
 async def _look_at_leader(consul_url: str, heard: Heard) -> None:
-    page = await read(f"{consul_url.rstrip('/')}/v1/status/leader")
+    page = await read(f"{consul_url.rstrip('/')}/v1/status/leader", tls=tls_of("consul"))
     if not isinstance(page.value, str):
         raise PageUnread(f"is not what answers there: {page.status} {page.value}")
     if not page.value:

@@ -40,7 +40,7 @@ def apply(  # noqa: PLR0913 - a command's options
     dry_run: DryRunOption = False,
     reason: ReasonOption = "",
     expect: ExpectOption = None,
-    by: AuthorOption = "",
+    by: AuthorOption = None,
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
@@ -66,7 +66,7 @@ def rollback(  # noqa: PLR0913 - a command's options
     dry_run: DryRunOption = False,
     reason: ReasonOption = "",
     expect: ExpectOption = None,
-    by: AuthorOption = "",
+    by: AuthorOption = None,
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
@@ -82,7 +82,7 @@ def delete(  # noqa: PLR0913 - a command's options
     dry_run: DryRunOption = False,
     reason: ReasonOption = "",
     expect: ExpectOption = None,
-    by: AuthorOption = "",
+    by: AuthorOption = None,
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
@@ -92,7 +92,7 @@ def delete(  # noqa: PLR0913 - a command's options
     _tell([answer], answer, as_json=as_json)
 
 
-def _how(by: str, reason: str, expect: int | None, *, dry_run: bool) -> dict[str, Any]:
+def _how(by: str | None, reason: str, expect: int | None, *, dry_run: bool) -> dict[str, Any]:
     """Return what a request says of every kind of change."""
     return {"author": author(by), "reason": reason, "expect": expect, "dry_run": dry_run}
 

@@ -11,6 +11,7 @@ from maniple.cli.control import ask
 from maniple.cli.output import operator_url, run
 from maniple.service.policies import KINDS
 
+CONSUL = "consul"
 PATIENCE = 30.0  # seconds: a large folder is several transactions, and many events
 
 NamesArgument = Annotated[
@@ -18,7 +19,7 @@ NamesArgument = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Kept in the history.")]
 AuthorOption = Annotated[
-    str, typer.Option("--author", help="Kept in the history; else USER@HOST.", show_default=False)
+    str | None, typer.Option("--author", help="Kept in the history; else USER@HOST.")
 ]
 ExpectOption = Annotated[
     int | None,
@@ -40,15 +41,25 @@ def which(names: list[str]) -> dict[str, str]:
     return {"kind": kind, "name": name}
 
 
-def author(given: str) -> str:
-    """Return who makes a change: the given one, else USER@HOST."""
-    if given:
+def author(given: str | None) -> str:
+    """Return who makes a change: the given one, else USER@HOST. Raises `typer.BadParameter`."""
+    if given is not None:
+        if not given.strip():
+            raise typer.BadParameter("must not be empty", param_hint="--author")
         return given
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
+
+
+def claimed(author: str) -> str:
+    """Return an author as told: whoever may change policies may write any name there.
+
+    Only that somebody edited in Consul is what the service itself has found.
+    """
+    return author if author == CONSUL else f"{author} (as claimed)"
 
 
 def ask_policy(broker_url: str | None, op: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from maniple.cli.texts import unmarked
 from maniple.errors import ConfigurationError
 from maniple.service.policies import KINDS, Policy, field_path, parse_policy, ties
 
@@ -94,17 +95,26 @@ def read_all(sources: Iterable[str]) -> list[Given]:
 def _texts(sources: Iterable[str]) -> Iterator[tuple[str, str]]:
     for source in sources:
         if source == STDIN:
-            yield "<stdin>", sys.stdin.read(MAX_BYTES)
+            yield "<stdin>", _text("<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1))
             continue
         path = Path(source)
         files = sorted(_inside(path)) if path.is_dir() else [path]
         if not files:
             raise WrongFiles([f"{source}: no file that ends in {', '.join(sorted(SUFFIXES))}"])
         for file in files:
-            try:
-                yield str(file), file.read_bytes()[:MAX_BYTES].decode()
-            except UnicodeDecodeError as error:
-                raise WrongFiles([f"{file}: is not UTF-8: {error}"]) from error
+            with file.open("rb") as opened:
+                yield str(file), _text(str(file), opened.read(MAX_BYTES + 1))
+
+
+def _text(name: str, content: bytes) -> str:
+    if len(content) > MAX_BYTES:
+        raise WrongFiles([f"{name}: is larger than {MAX_BYTES:,} bytes"])
+    try:
+        return unmarked(content, name).decode()
+    except ConfigurationError as error:
+        raise WrongFiles([str(error)]) from error
+    except UnicodeDecodeError as error:
+        raise WrongFiles([f"{name}: is not UTF-8: {error}"]) from error
 
 
 def _inside(folder: Path) -> Iterator[Path]:

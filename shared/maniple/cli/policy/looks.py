@@ -1,7 +1,7 @@
 """`maniple policy get`, `list`, `history`, `diff` and `explain`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -12,11 +12,18 @@ from maniple.cli.output import (
     JsonOption,
     cells,
     complain,
-    console,
     print_json,
     print_line,
 )
-from maniple.cli.policy.common import NamesArgument, ask_policy, lines_of, seconds_of, which
+from maniple.cli.policy.common import (
+    NamesArgument,
+    ask_policy,
+    claimed,
+    lines_of,
+    seconds_of,
+    which,
+)
+from maniple.cli.tables import print_table
 from maniple.service.policies import as_yaml, known_policy
 from maniple.shown import shown
 
@@ -44,7 +51,7 @@ def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> No
     elif not found:
         complain("no policies are in force")
     else:
-        table = Table("policy", "version", "match", "rollout", "since", "by", box=None,
+        table = Table("policy", "version", "match", "rollout", "since", "by (claimed)", box=None,
                       pad_edge=False)  # fmt: skip
         for one in found:
             policy = one["policy"]
@@ -57,13 +64,13 @@ def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> No
                 one["author"],
             )
             table.add_row(*cells(*row))
-        console().print(table)
+        print_table(table)
 
 
 def history(
     policy: NamesArgument, *, as_json: JsonOption = False, broker_url: BrokerOption = None
 ) -> None:
-    """Show every version with its author, time, reason, and what it changed; the latest first."""
+    """Show every version: who claims to have made it, time, reason, changes; the latest first."""
     found = ask_policy(broker_url, "history", which(policy))
     if as_json:
         print_json(found)
@@ -73,7 +80,7 @@ def history(
         said = f": {shown(revision['reason'])}" if revision["reason"] else ""
         print_line(
             f"version {revision['policy']['version']}{gone}, {seconds_of(revision['at'])} "
-            f"by {shown(revision['author'])}{said}"
+            f"by {shown(claimed(revision['author']))}{said}"
         )
         for line in lines_of(revision["diff"])[2:]:
             print_line(f"  {line}")
@@ -119,7 +126,7 @@ def explain(  # noqa: PLR0913 - a command's options
     asked = {
         "capability": capability,
         "tenant": tenant,
-        "labels": dict(map(_label, label or ())),
+        "labels": _labels(label or ()),
         "task": task,
         "instance": instance,
         "region": region,
@@ -135,14 +142,19 @@ def explain(  # noqa: PLR0913 - a command's options
             says = _short(one["spec"]) if one["verdict"] in {"applies", "partly"} else ""
             row = (one["policy"], one["version"], one["verdict"], one["reason"], says)
             table.add_row(*cells(*row))
-        console().print(table)
+        print_table(table)
 
 
-def _label(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found or not name:
-        raise typer.BadParameter("a label is NAME=VALUE")
-    return name, value
+def _labels(texts: Iterable[str]) -> dict[str, str]:
+    labels = dict[str, str]()
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found or not name:
+            raise typer.BadParameter("a label is NAME=VALUE")
+        if name in labels:
+            raise typer.BadParameter(f"--label {name} is given twice")
+        labels[name] = value
+    return labels
 
 
 def _match(match: Mapping[str, Any]) -> str:

@@ -10,11 +10,11 @@ from maniple.cli.output import (
     JsonOption,
     cells,
     complain,
-    console,
     print_json,
     print_line,
 )
 from maniple.cli.policy.common import ask_policy
+from maniple.cli.tables import print_table
 
 OLDER_PERIOD = 30.0  # of a policy service that does not tell it yet
 COUNTS = ("have", "lag", "stale", "unknown")
@@ -45,7 +45,7 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
     for one in found["policies"]:
         policies.add_row(*cells(one["policy"], one["version"], *(one[name] for name in COUNTS)))
     if found["policies"]:
-        console().print(policies)
+        print_table(policies)
     else:
         complain("no policies are in force")
     if found["processes"]:
@@ -54,7 +54,7 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
                           pad_edge=False)  # fmt: skip
         for one in found["processes"]:
             processes.add_row(*cells(*_row(one)))
-        console().print(processes)
+        print_table(processes)
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,11 +9,12 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from maniple.messages import Envelope
-from maniple.service.settings import ServiceSettings, without_password
+from maniple.service.settings import ServiceSettings
 from maniple.service.telemetry.log_writer import LogWriter
 from maniple.shown import shown
 from maniple.tasks import current_task
 from maniple.traceparent import trace_id_of
+from maniple.urls import without_password
 
 _CHATTY = ("faststream", "aiormq", "aio_pika", "pamqp", "urllib3", "uvicorn", "asyncio")
 

@@ -1,0 +1,63 @@
+"""What a broker refuses for good: trying again is no use, and whoever asked is told at once."""
+
+import re
+
+import aiormq
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import ProbableAuthenticationError
+
+from maniple.errors import BrokerRefused
+
+NOT_ALLOWED = 530
+
+# Of connections, that is: others go away.
+_LIMIT = re.compile(r"limit \(\d+\) is reached")
+_TOPIC = re.compile(r"access to topic '(?P<key>.*)' in exchange '(?P<exchange>.*)' in vhost ")
+_EXCHANGE = re.compile(r"access to exchange '(?P<exchange>.*)' in vhost ")
+_SIZE = re.compile(r"message size (?P<size>\d+) is larger than ")
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """Return the broker's words, if the error is a refusal for good: of a login, vhost or right."""
+    match error:
+        case ProbableAuthenticationError():
+            return f"refused the credentials: {error}"
+        case aiormq.exceptions.ChannelAccessRefused():
+            return f"refused: {error}"
+        case aiormq.exceptions.ConnectionNotAllowed():
+            said = str(error)
+        case aiormq.exceptions.ConnectionClosed(args=(code, text, *_)) if code == NOT_ALLOWED:
+            said = str(text)
+        case _:
+            return None
+    return None if _LIMIT.search(said) else f"refused: {said}"
+
+
+def end_of(channel: AbstractChannel) -> BaseException | None:
+    """Return why a channel was closed, as far as is known."""
+    closing = channel.closing
+    return closing.exception() if closing.done() and not closing.cancelled() else None
+
+
+def check_published(
+    error: BaseException | None, exchange: str, routing_key: str, size: int
+) -> None:
+    """Raise `BrokerRefused` if a channel was closed because of this message.
+
+    All that is under way on a channel ends with it, also what the broker would take.
+    """
+    said = str(error)
+    match error:
+        case aiormq.exceptions.ChannelAccessRefused():
+            topic, whole = _TOPIC.search(said), _EXCHANGE.search(said)
+            if topic is not None:
+                meant = (topic["exchange"], topic["key"]) == (exchange, routing_key)
+            else:
+                meant = whole is not None and whole["exchange"] == exchange
+        case aiormq.exceptions.ChannelPreconditionFailed():
+            found = _SIZE.search(said)
+            meant = found is not None and int(found["size"]) == size
+        case _:
+            return
+    if meant:
+        raise BrokerRefused(f"RabbitMQ refused: {said}") from error
