@@ -362,9 +362,15 @@ async def test_every_line_of_a_handler_says_which_task_it_is_about(
 ) -> None:
     result = outsider.ask(f"trace.log_{executor}", {"payload": 1})
     log = cluster.data_dir / "logs" / f"{result['agent']}.log"
-    lines = [json.loads(line) for line in log.read_text().splitlines() if result["id"] in line]
-    assert {line["event"] for line in lines} == {"by the standard library", "by its context"}
-    for line in lines:
+
+    def told() -> list[dict[str, Any]]:
+        text = log.read_text()
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        return [json.loads(line) for line in whole if result["id"] in line]
+
+    await wait_until(lambda: len(told()) == 2)
+    assert {line["event"] for line in told()} == {"by the standard library", "by its context"}
+    for line in told():
         assert line["trace_id"] == result["traceparent"][3:35]
         assert (line["task_id"], line["instance"]) == (result["id"], result["agent"])
 
