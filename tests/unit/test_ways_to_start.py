@@ -62,7 +62,11 @@ def in_shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess[s
 @pytest.mark.parametrize("redirection", CLOSED)
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(("--version",), 0), (("agents", *AWAY), 3), (("submit", "-f", "-", *AWAY), 3)],
+    [
+        (("--version",), 0),
+        (("log-level", "info", *AWAY, "--consul-url", "http://127.0.0.1:1"), 3),
+        (("policy", "apply", "-"), 2),
+    ],
 )
 def test_a_command_does_without_what_is_closed(
     redirection: str, arguments: tuple[str, ...], code: int
