@@ -108,7 +108,7 @@ async def test_where_the_address_is_a_queues_name_the_correlation_id_is_the_secr
     assert (await client.handle.outcome(0)).status is Status.SUCCEEDED
 
 
-def test_a_reply_address_has_nothing_that_the_name_of_its_queue_tells() -> None:
+async def test_a_reply_address_has_nothing_that_the_name_of_its_queue_tells() -> None:
     one, other = Client().replies, Client().replies
     name, address = one.queue.removeprefix(REPLY_PREFIX), one.address.removeprefix(REPLY_PREFIX)
     assert name not in address

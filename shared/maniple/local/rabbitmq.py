@@ -23,7 +23,7 @@ ABORT_SECONDS = 0.5  # one that has never answered has nothing to close
 CONSUMER_TIMEOUT_MS = (
     24 * 3_600_000
 )  # bounds the longest attempt of a task (DESIGN: a task's timeout)
-MAX_MESSAGE_BYTES = 4 * 1024**2  # nothing of ours is as large
+MAX_MESSAGE_BYTES = 16 * 1024**2  # as RabbitMQ 4 has it by itself
 OK = 200
 # Another process can take a port between our choice and the broker's start.
 PORT_TAKEN = ("eaddrinuse", "address already in use", "could not be bound")

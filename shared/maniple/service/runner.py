@@ -229,13 +229,11 @@ class _Process:
         await runtime.cancel_spawned()
         error = body.exception() if body.done() and not body.cancelled() else None
         if isinstance(error, ConfigurationError):
-            self.log.error("cannot run like this", reason=str(error))
+            # Of what was wrong in somebody's own code, its traceback; ours tells nothing more.
+            what = "cannot go on" if self.started.is_set() else "cannot start"
+            self.log.error(what, reason=str(error), exc_info=error.__cause__)
             return WRONG_USAGE
         if error is not None:
-            if isinstance(error, ConfigurationError):
-                # Of what was wrong in somebody's own code, its traceback; ours tells nothing more.
-                self.log.error("cannot start", reason=str(error), exc_info=error.__cause__)
-                return WRONG_USAGE
             self.log.error("process crashed", exc_info=error)
             return CRASHED
         return CRASHED if runtime.crashed or late else 0

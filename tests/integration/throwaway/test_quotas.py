@@ -58,7 +58,7 @@ def test_no_message_is_larger_than_the_largest_of_ours_by_far(
         channel.confirm_delivery()
         channel.basic_publish("maniple.tasks", "a.b", b"x" * 2 * 1024**2)
         with pytest.raises(pika.exceptions.ChannelClosedByBroker) as refused:
-            channel.basic_publish("maniple.tasks", "a.b", b"x" * 5 * 1024**2)
+            channel.basic_publish("maniple.tasks", "a.b", b"x" * 17 * 1024**2)
     assert refused.value.reply_code == TOO_LARGE
 
 
