@@ -81,7 +81,7 @@ class Cluster:
             (wiring, "ControlPlane", plane),
             (wiring, "prepare_broker", _nothing),
             (wiring, "Clock", partial(Clock, self.world.monotonic)),
-            (wiring, "Management", lambda _url: self),
+            (wiring, "Management", lambda _url, _tls: self),
             (wiring, "Handlers", self._kept),
             (hearing, "Link", link),
             (hearing, "Publisher", SimulatedPublisher),

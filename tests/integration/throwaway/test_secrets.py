@@ -11,6 +11,7 @@ from maniple.client import connect
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.definitions import Role
 from needs import CONSUL, RABBITMQ, need
+from paths import PYTHONPATH
 
 TOKEN = "a-token-of-consul"  # noqa: S105 - of nothing
 OTHERS = "http://somebody:hunter2@host:1"
@@ -20,13 +21,18 @@ OTHERS = "http://somebody:hunter2@host:1"
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """One agent with curious handlers, and a broker with a user for each role."""
     need(RABBITMQ, CONSUL)
+    agent = {
+        "PYTHONPATH": PYTHONPATH,
+        "MANIPLE_CONSUL_TOKEN": TOKEN,
+        "maniple_management_url": OTHERS,
+    }
     options = ClusterOptions(
         agents=1,
         registries=1,
         policies=0,
         handlers=("curious_handlers",),
         data_dir=tmp_path_factory.mktemp("there") / "data",
-        env={"agent": {"MANIPLE_CONSUL_TOKEN": TOKEN, "maniple_management_url": OTHERS}},
+        env={"agent": agent},
     )
     async with Cluster(options) as made:
         yield made

@@ -1,6 +1,6 @@
 """`make floods`: what an outside publisher can do to a neighbour, and to a dispatcher's memory.
 
-For each flood it prints the latencies of a neighbour's echoes as a ratio to how they were while it
+For each flood it prints the latencies of a neighbour as a ratio to how they were while it
 was quiet, by how much the dispatcher grew, and how much of a processor it used; the last line is
 JSON. Times are printed, not judged: they are the machine's.
 """

@@ -3,6 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pika
@@ -17,10 +19,18 @@ WEEK = 7 * 24 * 3600
 
 POISONED = 200
 A_SECOND = 10
+LONG = 120.0  # seconds
 
 Message = tuple[str, bytes, str | None]
 """A routing key, a body, and a `reply_to` if it is not a queue that nobody reads."""
-Kind = Callable[[], Iterator[Message]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is published, and which capability a neighbour asks for meanwhile."""
+
+    messages: Callable[[], Iterator[Message]]
+    neighbour: str = "maniple.echo"
 
 
 def bad_arrays() -> Iterator[Message]:
@@ -55,12 +65,21 @@ def poisoned() -> Iterator[Message]:
         time.sleep(1 / A_SECOND)
 
 
+def long_tasks(capability: str, payload: Any) -> Iterator[Message]:
+    """One array of tasks that take every slot which they may, and keep it."""
+    member = {"payload": payload, "ttl": LONG, "timeout": 2 * LONG}
+    yield capability, json.dumps([member] * MEMBERS).encode(), None
+
+
 KINDS: dict[str, Kind] = {
-    "arrays of bad members": bad_arrays,
-    "arrays of one id": one_id,
-    "bad messages": bad_singles,
-    "invented capabilities": invented,
-    "poisoned addresses": poisoned,
+    "arrays of bad members": Kind(bad_arrays),
+    "arrays of one id": Kind(one_id),
+    "bad messages": Kind(bad_singles),
+    "invented capabilities": Kind(invented),
+    "poisoned addresses": Kind(poisoned),
+    "long sleeps": Kind(partial(long_tasks, "maniple.sleep", {"seconds": LONG / 2})),
+    "long async tasks": Kind(partial(long_tasks, "flood.sleep", LONG), "flood.quick"),
+    "long tasks in threads": Kind(partial(long_tasks, "flood.block", LONG), "flood.plain"),
 }
 
 
@@ -69,7 +88,7 @@ def publish(url: str, kind: Kind) -> None:
     connection: Any = BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     queue = channel.queue_declare("flood-replies", durable=True).method.queue
-    for key, body, reply_to in kind():
+    for key, body, reply_to in kind.messages():
         properties = pika.BasicProperties(reply_to=reply_to or queue, delivery_mode=2)
         channel.basic_publish("maniple.tasks", key, body, properties)
     connection.close()

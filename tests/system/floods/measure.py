@@ -1,11 +1,11 @@
-"""A neighbour's echoes and a dispatcher's memory, while it is quiet and during a flood."""
+"""A neighbour's short tasks and a dispatcher's memory, while it is quiet and during a flood."""
 
 import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median, quantiles
 from time import monotonic
@@ -20,8 +20,8 @@ from process_memory import resident
 from system.floods.kinds import Kind, publish
 from waiting import hold_within
 
-PERIOD = 0.05  # seconds between echoes, and between looks at the memory
-GIVEN_UP = 120.0  # seconds after which an echo is
+PERIOD = 0.05  # seconds between the neighbour's tasks, and between looks at the memory
+GIVEN_UP = 120.0  # seconds after which an answer is
 WARM = 3.0
 
 
@@ -65,22 +65,23 @@ def _p99(latencies: list[float]) -> float:
 
 
 class Neighbour:
-    """A plain AMQP program that has a task echoed now and then, whatever became of the last."""
+    """A plain AMQP program that has a short task run now and then, whatever became of the last."""
 
-    def __init__(self, channel: Any, queue: Any) -> None:
+    def __init__(self, channel: Any, queue: Any, capability: str) -> None:
         self._channel = channel
+        self._capability = capability
         self._queue = queue
         self._begun: dict[str, float] = {}
         self._took: list[float] = []
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, url: str) -> AsyncIterator["Neighbour"]:
-        """Have one with a queue of its own."""
+    async def connected(cls, url: str, capability: str) -> AsyncIterator["Neighbour"]:
+        """Have one with a queue of its own, that asks for this."""
         async with await aio_pika.connect(url) as connection:
             channel = await connection.channel(publisher_confirms=False)
             queue = await channel.declare_queue(exclusive=True)
-            neighbour = cls(channel, queue)
+            neighbour = cls(channel, queue, capability)
             await queue.consume(neighbour._heard, no_ack=True)
             yield neighbour
 
@@ -89,8 +90,8 @@ class Neighbour:
         if begun is not None:
             self._took.append(monotonic() - begun)
 
-    async def echoes(self, seconds: float) -> tuple[list[float], int]:
-        """Return how long each echo took, and how many never came."""
+    async def answers(self, seconds: float) -> tuple[list[float], int]:
+        """Return how long each answer took, and how many never came."""
         self._took = []
         exchange = await self._channel.get_exchange("maniple.tasks", ensure=False)
         until = monotonic() + seconds
@@ -100,7 +101,7 @@ class Neighbour:
             message = aio_pika.Message(
                 b'{"payload":1}', reply_to=self._queue.name, correlation_id=number
             )
-            await exchange.publish(message, "maniple.echo")
+            await exchange.publish(message, self._capability)
             await asyncio.sleep(PERIOD)
         with contextlib.suppress(AssertionError):
             await hold_within(lambda: not self._begun, GIVEN_UP)
@@ -111,17 +112,18 @@ class Neighbour:
 
 async def measured(kind: Kind, seconds: float) -> Seen:
     """Measure one kind of flood in a cluster of one dispatcher."""
-    async with Cluster(one_dispatcher()) as cluster:
+    options = replace(one_dispatcher(), handlers=("system.floods.handlers",))
+    async with Cluster(options) as cluster:
         (dispatcher,) = cluster.of_service("dispatcher")
         url, seen = cluster.ready_info()["broker_url"], Seen()
-        async with Neighbour.connected(url) as neighbour:
-            await neighbour.echoes(WARM)
-            seen.quiet, _ = await neighbour.echoes(seconds)
+        async with Neighbour.connected(url, kind.neighbour) as neighbour:
+            await neighbour.answers(WARM)
+            seen.quiet, _ = await neighbour.answers(seconds)
             seen.before = seen.most = resident(dispatcher.pid)
             watching = asyncio.create_task(_watch(dispatcher, seen))
             began, used = monotonic(), _processor(dispatcher.pid)
             flooding = asyncio.create_task(asyncio.to_thread(publish, url, kind))
-            seen.beside, seen.lost = await neighbour.echoes(seconds)
+            seen.beside, seen.lost = await neighbour.answers(seconds)
             await flooding
             seen.processor = (_processor(dispatcher.pid) - used) / (monotonic() - began)
             watching.cancel()
