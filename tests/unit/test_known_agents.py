@@ -20,17 +20,27 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
         "affinity": ["a.task"],
     }
 
-    async def request(*_: Any, **__: Any) -> dict[str, Any]:
-        return {"agents": [{"id": ["odd"]}, good]}
+    told: list[Any] = [{"id": ["odd"]}, good]
 
-    roster, nothing = Roster(), None
+    async def request(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"agents": told}
+
+    async def refresh(_: Any) -> tuple[str, ...]:
+        return ()
+
+    roster = Roster()
     runtime: Any = SimpleNamespace(
         log=structlog.get_logger(), settings=SimpleNamespace(timings=Timings())
     )
     plane: Any = SimpleNamespace(request=request)
     moves: Any = SimpleNamespace(begin=lambda _: None)
-    marks: Any = nothing
+    marks: Any = SimpleNamespace(refresh=refresh)
     deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
     agents = Agents(runtime, plane, roster, moves, marks, deadlines=deadlines)
     assert not await agents._ask()  # so it is asked again, and nobody is taken for missing
     assert roster.reads("agent-1")
+    assert deadlines.knows("no.such")  # for all that is known
+    del told[0]
+    assert await agents._ask()
+    assert deadlines.knows("a.task")
+    assert not deadlines.knows("no.such")

@@ -54,6 +54,7 @@ class Scene:
     def __init__(self, broker: Absent) -> None:
         self.broker, self.now = broker, 1000.0
         self.deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
+        self.deadlines.told = True
         self.sources: list[Source] = []
         self.lanes = Lanes(
             broker,
@@ -104,6 +105,14 @@ async def test_a_lane_that_agents_offer_takes_its_tasks_among_them(scene: Scene)
     scene.deadlines.stir(["test.plain"])
     await scene.send("test.plain")
     assert len(scene.broker.to("maniple.lanes")) == 1
+
+
+async def test_before_a_registry_has_told_of_any_lane_all_are_tried(scene: Scene) -> None:
+    scene.deadlines.told = False
+    await scene.send(*INVENTED)
+    await scene.send("test.plain")
+    assert len(scene.broker.to("maniple.lanes")) == 1
+    assert scene.broker.returned == len(INVENTED)
 
 
 async def test_a_lane_that_nobody_told_of_is_found_and_known_from_then_on(scene: Scene) -> None:

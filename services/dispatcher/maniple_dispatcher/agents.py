@@ -121,6 +121,7 @@ class Agents:
         except (BrokerUnavailable, PublishRefused, RequestFailed, KeyError, TypeError) as error:
             self._runtime.log.info("agents not known from the registry", reason=repr(error))
             return False
+        self._deadlines.told = True
         await self._look_for_missing(known)
         return True
 

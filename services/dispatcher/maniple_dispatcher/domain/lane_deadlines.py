@@ -151,6 +151,8 @@ class LaneDeadlines:
         self._places: dict[str, Place] = {}
         self._others = frozenset[str]()
         self._turns: dict[str, Turn] = {}
+        self.told = False
+        """Whether a registry has told of all agents, and so of their lanes."""
 
     @property
     def lanes(self) -> Iterable[str]:
@@ -184,8 +186,8 @@ class LaneDeadlines:
             place.moved = True
 
     def knows(self, lane: str) -> bool:
-        """Tell whether there is a lane, as far as is known."""
-        return lane in self._lanes
+        """Tell whether there may be a lane: who has been told of none must take it for any."""
+        return lane in self._lanes or not self.told
 
     def learn(self, lanes: Iterable[str]) -> None:
         """Take that there are these lanes."""
