@@ -131,7 +131,7 @@ def _plain(value: Any) -> Any:
         return list(value)
     kind = type(value)
     if dataclasses.is_dataclass(kind) and not hasattr(kind, "__pydantic_serializer__"):
-        return {alias: getattr(value, name) for name, alias in _aliases(kind).items()}
+        return {alias: getattr(value, name) for name, alias in names_of(kind).items()}
     try:
         return to_jsonable_python(value, by_alias=True)
     except PydanticSerializationError as error:
@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _aliases(kind: type[Any]) -> dict[str, str]:
+def names_of(kind: type[Any]) -> dict[str, str]:
     """Return the fields of a dataclass, each with what JSON calls it."""
     try:
         hints = get_type_hints(kind, include_extras=True)

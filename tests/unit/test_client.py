@@ -3,10 +3,11 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from msgspec import Raw
+from pydantic import BaseModel, Field
 
 from channels import until_idle
 from maniple import ErrorCode, InvalidMessage, ManipleError, Status, TaskFailed, task
@@ -418,6 +419,27 @@ async def test_outcomes_gives_a_result_for_every_task_good_or_bad() -> None:
         ("c", Status.REJECTED, ErrorCode.NOT_SUPPORTED),
         ("d", Status.FAILED, ErrorCode.HANDLER_ERROR),
     ]
+
+
+class Model(BaseModel):
+    a_b: int = Field(alias="aB")
+
+
+@dataclass
+class Inner:
+    x_y: Annotated[int, Field(alias="xY")]
+
+
+@dataclass
+class Outer:
+    inner: list[Inner]
+    model: Model
+
+
+def test_fields_with_an_alias_go_by_that_as_in_outputs() -> None:
+    assert bytes(encode_payload({"one": [Model(aB=1)]})) == b'{"one":[{"aB":1}]}'
+    raw = encode_payload(Outer([Inner(2)], Model(aB=3)))
+    assert json.loads(bytes(raw)) == {"inner": [{"xY": 2}], "model": {"aB": 3}}
 
 
 def test_dataclasses_and_times_are_payloads_too() -> None:

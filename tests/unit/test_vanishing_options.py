@@ -34,6 +34,9 @@ def in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
+NOWHERE = "amqp://a:b@127.0.0.1:1/dev"
+
+
 def invoke(*arguments: str, given: str = "") -> tuple[int, str, str]:
     result = CliRunner().invoke(build(), list(arguments), input=given)
     return result.exit_code, result.stdout, result.stderr
@@ -48,6 +51,25 @@ async def test_an_option_that_there_is_not_is_refused_by_name(options: dict[str,
         assert caught.value.code is ErrorCode.UNKNOWN_FIELD
         with pytest.raises(InvalidMessage, match=name):
             await anext(client.map("test.echo", [1], **options))
+
+
+@pytest.mark.parametrize(
+    "options", [{"ttl": float("inf")}, {"timeout": float("nan")}, {"ttl": float("nan")}]
+)
+async def test_a_time_without_an_end_is_refused_by_name(options: dict[str, Any]) -> None:
+    (name,) = options
+    async with cluster(echo) as client:
+        with pytest.raises(InvalidMessage, match=name):
+            await client.submit("test.echo", 1, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--ttl", "inf"), ("--wait-timeout", "nan"), ("--wait-timeout", "-1")]
+)
+def test_so_it_is_on_the_command_line(arguments: tuple[str, str]) -> None:
+    code, _, said = invoke("submit", "test.echo", "1", "--broker-url", NOWHERE, *arguments)
+    assert code == 2
+    assert arguments[0].strip("-") in said
 
 
 @pytest.mark.parametrize("options", [{"id": ""}, {"labels": 0}, {"labels": [("a", "b")]}])

@@ -1,5 +1,6 @@
 """`maniple submit`: one task, or many from JSON lines."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +71,8 @@ def submit(  # noqa: PLR0913 - a command's options
     )
     if file is None and output is not None:
         raise typer.BadParameter("--output is for the results of a --file")
+    if wait_timeout is not None and not 0 <= wait_timeout < math.inf:
+        raise typer.BadParameter("--wait-timeout is a number of seconds, from 0 on")
     if wait_timeout is not None and not wait:
         raise typer.BadParameter("--wait-timeout and --no-wait exclude each other")
     url = operator_url_or_exit(broker_url)

@@ -1,6 +1,8 @@
 """From arguments to the bytes of a task, checked with the rules that the dispatcher applies."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict
@@ -13,6 +15,7 @@ from maniple import codec
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import MAX_BODY, MAX_DEPTH, NULL, RESERVED_FIELDS, Task
 from maniple.tasks import is_capability
+from maniple.values import names_of
 
 # A payload stands in a task, which stands in an array.
 _PAYLOAD_DEPTH = MAX_DEPTH - 2
@@ -74,10 +77,13 @@ def _labels(given: Mapping[str, str] | None) -> dict[str, str]:
 def encode_payload(value: Any) -> Raw:
     """Return `value` as JSON: JSON values, dataclasses, msgspec structs and pydantic models.
 
-    Times become RFC 3339, bytes base64. Raises `InvalidMessage` for anything else, for NaN and
-    Infinity, and for what nests too deep.
+    Fields with an alias go by that, as in outputs; of dataclasses in a list or a dict only where a
+    dataclass has that. Times become RFC 3339, bytes base64. Raises `InvalidMessage` for anything
+    else, for NaN and Infinity, and for what nests too deep.
     """
     try:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = _by_alias(value)
         raw = _encode(value)
         if b"null" in raw:
             _refuse_nan(value)
@@ -108,6 +114,10 @@ def check_task(task: Task) -> None:
             ErrorCode.INVALID_TASK,
             f"{task.capability!r} is no capability: a dotted lower-case name such as 'text.stats'",
         )
+    for name in ("timeout", "ttl"):
+        seconds = getattr(task, name)
+        if isinstance(seconds, float) and not math.isfinite(seconds):
+            raise InvalidMessage(ErrorCode.INVALID_TASK, f"{name} is {seconds}: leave it out")
     if task.deadline is not None and task.ttl is not None:
         raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
     for name in RESERVED_FIELDS:
@@ -122,9 +132,20 @@ def check_task(task: Task) -> None:
         raise checked
 
 
+def _by_alias(value: Any) -> Any:
+    """Return a dataclass, and those in it, with the names that JSON has for their fields."""
+    if isinstance(value, dict):
+        return {key: _by_alias(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_alias(inner) for inner in value]
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    return {alias: _by_alias(getattr(value, name)) for name, alias in names_of(type(value)).items()}
+
+
 def _hook(value: Any) -> Any:
     if isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
