@@ -1,6 +1,7 @@
 """What a message costs does not grow with how much of it is bad."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from maniple.codec import decode_submission
 from maniple.errors import InvalidMessage
 from maniple.identifiers import refusal_id
 from maniple.messages import MAX_TASKS
+from maniple.service.policies import Ceiling, Resolved
 from maniple.service.replies import OFFERED_BYTES_OF_PLACE, OFFERS
 from maniple.transport.budget import TASK_BYTES
 from maniple_dispatcher.domain.refusing import MOST
@@ -22,7 +24,8 @@ MANY: dict[str, list[Any]] = {
     "numbers": [1] * MAX_TASKS,
     "one id": [{"id": "a"}] * MAX_TASKS,
     "other capabilities": [{"capability": f"other.x{n}"} for n in range(MAX_TASKS)],
-    "past deadlines": [{"deadline": PAST}] * MAX_TASKS,
+    "two ends": [{"deadline": PAST, "ttl": 1}] * MAX_TASKS,
+    "reserved fields": [{"not_before": PAST}] * MAX_TASKS,
     "bad ones among good ones": [{}, {"x": 1}] * (MAX_TASKS // 2),
 }
 
@@ -72,6 +75,50 @@ async def test_up_to_twenty_are_refused_one_by_one_and_their_bytes_kept_together
     assert alike.headers is not None
     assert alike.headers["positions"] == ",".join(map(str, range(MOST - 1)))
     assert json.loads(alone.body) == {"ttl": "soon"}
+
+
+CEILING = Ceiling(60.0, refuses=True, policy="timeout/short", version=1)
+NO_SHAPE: dict[str, dict[str, Any]] = {
+    "above a ceiling of a timeout": {"timeout": 100},
+    "above a ceiling of a ttl": {"ttl": 100},
+    "above a ceiling of attempts": {"max_attempts": 100},
+    "past deadlines": {"deadline": PAST},
+    "deadlines far away": {"deadline": "2200-01-01T00:00:00Z"},
+}
+
+
+def ceilings(scene: Ingress) -> None:
+    """Put ceilings over `text.slow`."""
+    low = Resolved(most_timeout=CEILING, most_ttl=CEILING, most_attempts=CEILING)
+    policies: Any = SimpleNamespace(resolve=lambda c, *_: low if c == "text.slow" else Resolved())
+    scene.submissions._policies = policies
+
+
+@pytest.mark.parametrize("name", NO_SHAPE)
+async def test_what_a_policy_or_the_time_refuses_costs_no_other_in_its_array(
+    scene: Ingress, name: str
+) -> None:
+    """The SDK puts tasks into one array that know nothing of each other."""
+    ceilings(scene)
+    late = [{"capability": "text.slow", "id": f"late-{n}", **NO_SHAPE[name]} for n in range(100)]
+    good = [{"capability": "text.good", "id": f"good-{n}", "ttl": 9} for n in range(100)]
+    few = [{"id": f"few-{n}", "x": 1} for n in range(MOST)]
+    await scene.take([*late, *few, *good], routing_key="batch")
+    assert scene.admitted == [one["id"] for one in good]
+    assert {one.id for one in scene.answered} == {one["id"] for one in [*late, *few]}
+    assert len(scene.kept) <= 2 + (name == "past deadlines")
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_which_id_stands_twice_is_no_matter_of_policies(
+    scene: Ingress, *, before: bool
+) -> None:
+    ceilings(scene)
+    twice = {"capability": "text.slow", "id": "a", "ttl": 9}
+    tasks = [twice | {"timeout": 100}, twice]
+    await scene.take(tasks, routing_key="batch", redelivered=before)
+    assert scene.admitted == (["a"] if before else [])
+    assert [one.id for one in scene.answered if one.id != "a"] == [refusal_id(MESSAGE, 1)]
 
 
 async def test_refusals_are_recorded_together_whatever_names_they_bear(scene: Ingress) -> None:

@@ -24,6 +24,7 @@ from maniple_dispatcher.domain.admission import (
     check_arrival,
     claim_of,
     identity,
+    is_misshapen,
     trace_of,
 )
 from maniple_dispatcher.domain.before import Before
@@ -98,10 +99,13 @@ class Submissions:
             return
         is_array = is_list(delivery.body)
         admitted, refused = self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
-        if len(refused) > MOST:
+        bad = [one for one in refused if one.misshapen]
+        if len(bad) > MOST:
             if arrival.before is Before.UNKNOWN:  # or a copy of those that are good may be running
-                admitted = []
-            refused = [many(refused, arrival, others=bool(admitted), body=delivery.body)]
+                admitted, refused = [], bad
+            refused = [one for one in refused if not one.misshapen]
+            others = bool(admitted or refused)
+            refused.append(many(bad, arrival, others=others, body=delivery.body))
         self._submitted.inc(len(admitted) + len(refused))
         if not admitted:
             delivery.lighten(len(delivery.body) + len(refused) * TASK_BYTES)
@@ -129,16 +133,21 @@ class Submissions:
         is_array: bool,
         most_bad: int,
     ) -> tuple[list[_Admitted], list[Refused]]:
-        """Tell what is admitted from what is not, until more than `most_bad` are not."""
+        """Tell what is admitted from what is not, until more than `most_bad` are misshapen.
+
+        Which are, their bytes alone say: no policy and no clock, so it is the same at any time.
+        """
         admitted: list[_Admitted] = []
         refused: list[Refused] = []
         seen: set[tuple[str, str]] = set()
+        bad = 0
         for number, member in enumerate(members):
-            if len(refused) > most_bad:
+            if bad > most_bad:
                 break
             position = number if is_array else None
             if isinstance(member, InvalidMessage):
                 refused.append(_unreadable(member, arrival, position))
+                bad += 1
                 continue
             task_id = identity(member.id, arrival, position, new_id)
             try:
@@ -147,7 +156,14 @@ class Submissions:
                 seen.add((member.tenant, task_id))
                 admitted.append((envelope, resolved, position))
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
-                refused.append(_refused(_reason(error), member, arrival, position))
+                who = member.tenant, task_id
+                misshapen = who in seen or is_misshapen(member, arrival.routing_key)
+                if misshapen:
+                    bad += 1
+                else:
+                    seen.add(who)
+                reason = _reason(error)
+                refused.append(_refused(reason, member, arrival, position, misshapen=misshapen))
         return admitted, refused
 
     def admitted(self, task: Task, arrival: Arrival, task_id: str) -> tuple[Envelope, Resolved]:
@@ -197,12 +213,20 @@ def _check_first(tenant: str, task_id: str, seen: set[tuple[str, str]]) -> None:
 def _unreadable(error: InvalidMessage, arrival: Arrival, position: int | None) -> Refused:
     known = peek_identity(error.body or b"")
     claimed = known.id or claim_of(arrival, position)
-    return Refused(error, claimed, known.tenant, known.capability, position, error.body)
+    who = claimed, known.tenant, known.capability
+    return Refused(error, *who, position, error.body, misshapen=True)
 
 
-def _refused(error: InvalidMessage, task: Task, arrival: Arrival, position: int | None) -> Refused:
-    claimed = task.id or claim_of(arrival, position)
-    return Refused(error, claimed, task.tenant, task.capability, position, encode(task))
+def _refused(
+    error: InvalidMessage,
+    task: Task,
+    arrival: Arrival,
+    position: int | None,
+    *,
+    misshapen: bool,
+) -> Refused:
+    who = task.id or claim_of(arrival, position), task.tenant, task.capability
+    return Refused(error, *who, position, encode(task), misshapen=misshapen)
 
 
 def _reason(error: Exception) -> InvalidMessage:
