@@ -1,5 +1,6 @@
 """What a message costs does not grow with how much of it is bad."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from maniple.codec import decode_submission
 from maniple.errors import InvalidMessage
 from maniple.identifiers import refusal_id
 from maniple.messages import MAX_TASKS
+from maniple.records import TaskKey
 from maniple.service.policies import Ceiling, Resolved
 from maniple.service.replies import OFFERED_BYTES_OF_PLACE, OFFERS
 from maniple.transport.budget import TASK_BYTES
@@ -148,6 +150,61 @@ async def test_of_what_may_have_been_taken_before_the_good_ones_go_on(
     assert record.id == refusal_id(MESSAGE, None)
     assert record.error is not None
     assert record.error.message.startswith("500 members are bad, and the others go on")
+
+
+MIXED = [{"x": 1}] * 500 + [{"id": "good"}, {"id": "late", "deadline": "2200-01-01T00:00:00Z"}]
+
+
+@pytest.mark.parametrize("name", ["delivered again", "both"])
+async def test_an_array_that_was_refused_as_a_whole_stays_refused(
+    scene: Ingress, name: str
+) -> None:
+    """Whoever refused it may have died before the acknowledgement."""
+    await scene.take(MIXED)
+    (record,), (answer,) = scene.recorded, scene.answered
+    later = Ingress(known=record)
+    await later.take(MIXED, **AGAIN[name])
+    assert later.records.asked == [TaskKey("default", refusal_id(MESSAGE, None))]
+    assert (later.admitted, later.recorded) == ([], [])
+    assert [(one.id, one.status, one.error) for one in later.answered] == [
+        (MESSAGE, answer.status, answer.error)
+    ]
+    assert [json.loads(one.body) for one in later.kept] == [MIXED]
+
+
+async def test_what_else_is_on_record_of_its_message_refuses_no_array(scene: Ingress) -> None:
+    """Its bad members alone, as it came again; or another message under the same id."""
+    await scene.take(MIXED, redelivered=True)
+    assert scene.admitted == ["good"]
+    (told,) = [one for one in scene.recorded if one.id == refusal_id(MESSAGE, None)]
+    other = Ingress()
+    await other.take([{"y": 1}] * 500)
+    for known in (told, *other.recorded):
+        later = Ingress(known=known)
+        await later.take(MIXED, redelivered=True)
+        assert later.admitted == ["good"]
+
+
+async def test_that_an_array_is_refused_is_on_record_before_its_sender_is_told() -> None:
+    publisher = FakePublisher()
+    publisher.silent = {"maniple.refused"}
+    scene, delivery = Ingress(publisher), Submission(MIXED)
+    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    await wait_until(lambda: bool(scene.kept))
+    await asyncio.sleep(0.05)
+    assert (scene.answered, delivery.acked) == ([], 0)
+    publisher.freed.set()
+    await wait_until(lambda: bool(delivery.acked))
+    assert [one.id for one in scene.answered] == [MESSAGE]
+
+
+async def test_of_an_array_that_is_another_dispatchers_nothing_is_told() -> None:
+    scene, delivery = Ingress(), Submission(MIXED)
+    delivery.alive = False
+    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    await scene.drain()
+    assert (scene.recorded, scene.answered) == ([], [])
+    assert (delivery.acked, delivery.rejected) == (0, 0)
 
 
 def test_no_more_is_decoded_than_is_told() -> None:

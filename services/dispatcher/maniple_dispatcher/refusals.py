@@ -1,6 +1,7 @@
 """Telling senders of what is not admitted, recording it, and keeping its bytes."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from maniple.codec import encode, join
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
@@ -62,11 +63,44 @@ class Refusals:
             body = bodies[0] if len(bodies) == 1 else join(bodies)
             self._log.keep(body, members[0].error, origin, _each(source, len(members)))
 
+    def refuse_array(  # noqa: PLR0913 - what is refused, why, and for whom
+        self,
+        error: InvalidMessage,
+        refusal: Refusal,
+        arrival: Arrival,
+        body: bytes,
+        source: Settlement,
+        *,
+        known: bool = False,
+    ) -> None:
+        """Refuse an array with its good members; settles two parts of `source`.
+
+        Its sender is told when that is on record, and not before: whoever has it again looks there.
+        It may be `known` to be.
+        """
+        self._metrics.counter(TASKS_REJECTED, error.code.value).inc()
+        answer = partial(_answer, self._results, refusal, arrival, source.settle)
+        if known:
+            answer()
+        else:
+            self._results.refuse_first(
+                refusal.record, answer, source.settle, alive=lambda: source.alive
+            )
+        self._log.keep(body, error, _origin(refusal, arrival), source.settle)
+
     def _tell(
         self, error: InvalidMessage, refusal: Refusal, arrival: Arrival, source: Settlement
     ) -> None:
         self._metrics.counter(TASKS_REJECTED, error.code.value).inc()
         tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, source.settle)
+
+
+def _answer(results: ResultOutlet, refusal: Refusal, arrival: Arrival, done: Done) -> None:
+    if arrival.reply_to is None:
+        done(None)
+        return
+    encoded = encode(refusal.answer)
+    results.reply(encoded, arrival.reply_to, arrival.correlation_id, done, offered=True)
 
 
 def _origin(refusal: Refusal, arrival: Arrival) -> dict[str, str]:
