@@ -111,6 +111,17 @@ async def test_what_a_policy_or_the_time_refuses_costs_no_other_in_its_array(
     assert len(scene.kept) <= 2 + (name == "past deadlines")
 
 
+@pytest.mark.parametrize("name", NO_SHAPE)
+async def test_of_what_a_policy_or_the_time_refuses_each_is_answered(
+    scene: Ingress, name: str
+) -> None:
+    """Who sent it waits for that, and could not know."""
+    ceilings(scene)
+    ids = [f"late-{n}" for n in range(MAX_TASKS)]
+    await scene.take([{"id": one, **NO_SHAPE[name]} for one in ids], routing_key="text.slow")
+    assert [one.id for one in scene.answered] == ids
+
+
 @pytest.mark.parametrize("before", [False, True])
 async def test_which_id_stands_twice_is_no_matter_of_policies(
     scene: Ingress, *, before: bool
@@ -150,6 +161,17 @@ async def test_of_what_may_have_been_taken_before_the_good_ones_go_on(
     assert record.id == refusal_id(MESSAGE, None)
     assert record.error is not None
     assert record.error.message.startswith("500 members are bad, and the others go on")
+
+
+async def test_of_good_tasks_over_which_a_dispatcher_fails_each_is_answered(
+    scene: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(scene.submissions, "_onward", broken)
+    await scene.take([{"id": f"task-{n}"} for n in range(MAX_TASKS)])
+    assert [one.id for one in scene.answered] == [f"task-{n}" for n in range(MAX_TASKS)]
 
 
 MIXED = [{"x": 1}] * 500 + [{"id": "good"}, {"id": "late", "deadline": "2200-01-01T00:00:00Z"}]

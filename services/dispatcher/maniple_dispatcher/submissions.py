@@ -265,7 +265,7 @@ class Submissions:
         reason, body = _reason(error), encode(envelope)
         who = envelope.id, envelope.tenant, envelope.capability
         refusal = refusal_of(Refused(reason, *who, position), arrival, new_id)
-        self._refusals.refuse(reason, refusal, arrival, body, source)
+        self._refusals.refuse(reason, refusal, arrival, body, source, offered=False)
 
     def _refuse_whole(
         self, error: InvalidMessage, raw: RawArrival, delivery: Delivery, now: datetime

@@ -106,7 +106,8 @@ def as_one(
     With `others`, which are not refused, it does not claim the message's id: whoever knows several
     tasks by that would take it for the end of all of them.
     """
-    return Refused(error, None if others else claim_of(arrival, None), body=body)
+    claimed = None if others else claim_of(arrival, None)
+    return Refused(error, claimed, body=body, misshapen=True)
 
 
 def _shown(refused: Refused) -> dict[str, Any]:
