@@ -7,8 +7,10 @@ from typing import Any
 
 from pamqp import commands
 
+from known_records import Known
 from maniple.codec import decode_results
 from maniple.messages import Envelope, Result
+from maniple.records import Record
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
 from maniple.service.refusals import RefusedLog
@@ -54,8 +56,9 @@ class Submission(SimpleNamespace):
 class Ingress:
     """A dispatcher's way in, with what came of it."""
 
-    def __init__(self, publisher: FakePublisher | None = None) -> None:
+    def __init__(self, publisher: FakePublisher | None = None, known: Record | None = None) -> None:
         self.publisher, metrics = publisher or FakePublisher(), Metrics()
+        self.records = Known(known)
         self._results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
         self._log = RefusedLog(self.publisher, metrics)
         self.admitted: list[str] = []
@@ -68,6 +71,7 @@ class Ingress:
             metrics,
             lambda: NOW,
             traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+            look=self.records.ask,
         )
 
     def onward(self, envelope: Envelope, _: Resolved, source: Settlement, before: Before) -> None:

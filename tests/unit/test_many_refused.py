@@ -1,6 +1,8 @@
 """What a message costs does not grow with how much of it is bad."""
 
+import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from maniple.codec import decode_submission
 from maniple.errors import InvalidMessage
 from maniple.identifiers import refusal_id
 from maniple.messages import MAX_TASKS
+from maniple.records import TaskKey
+from maniple.service.policies import Ceiling, Resolved
 from maniple.service.replies import OFFERED_BYTES_OF_PLACE, OFFERS
 from maniple.transport.budget import TASK_BYTES
 from maniple_dispatcher.domain.refusing import MOST
@@ -22,7 +26,8 @@ MANY: dict[str, list[Any]] = {
     "numbers": [1] * MAX_TASKS,
     "one id": [{"id": "a"}] * MAX_TASKS,
     "other capabilities": [{"capability": f"other.x{n}"} for n in range(MAX_TASKS)],
-    "past deadlines": [{"deadline": PAST}] * MAX_TASKS,
+    "two ends": [{"deadline": PAST, "ttl": 1}] * MAX_TASKS,
+    "reserved fields": [{"not_before": PAST}] * MAX_TASKS,
     "bad ones among good ones": [{}, {"x": 1}] * (MAX_TASKS // 2),
 }
 
@@ -74,6 +79,61 @@ async def test_up_to_twenty_are_refused_one_by_one_and_their_bytes_kept_together
     assert json.loads(alone.body) == {"ttl": "soon"}
 
 
+CEILING = Ceiling(60.0, refuses=True, policy="timeout/short", version=1)
+NO_SHAPE: dict[str, dict[str, Any]] = {
+    "above a ceiling of a timeout": {"timeout": 100},
+    "above a ceiling of a ttl": {"ttl": 100},
+    "above a ceiling of attempts": {"max_attempts": 100},
+    "past deadlines": {"deadline": PAST},
+    "deadlines far away": {"deadline": "2200-01-01T00:00:00Z"},
+}
+
+
+def ceilings(scene: Ingress) -> None:
+    """Put ceilings over `text.slow`."""
+    low = Resolved(most_timeout=CEILING, most_ttl=CEILING, most_attempts=CEILING)
+    policies: Any = SimpleNamespace(resolve=lambda c, *_: low if c == "text.slow" else Resolved())
+    scene.submissions._policies = policies
+
+
+@pytest.mark.parametrize("name", NO_SHAPE)
+async def test_what_a_policy_or_the_time_refuses_costs_no_other_in_its_array(
+    scene: Ingress, name: str
+) -> None:
+    """The SDK puts tasks into one array that know nothing of each other."""
+    ceilings(scene)
+    late = [{"capability": "text.slow", "id": f"late-{n}", **NO_SHAPE[name]} for n in range(100)]
+    good = [{"capability": "text.good", "id": f"good-{n}", "ttl": 9} for n in range(100)]
+    few = [{"id": f"few-{n}", "x": 1} for n in range(MOST)]
+    await scene.take([*late, *few, *good], routing_key="batch")
+    assert scene.admitted == [one["id"] for one in good]
+    assert {one.id for one in scene.answered} == {one["id"] for one in [*late, *few]}
+    assert len(scene.kept) <= 2 + (name == "past deadlines")
+
+
+@pytest.mark.parametrize("name", NO_SHAPE)
+async def test_of_what_a_policy_or_the_time_refuses_each_is_answered(
+    scene: Ingress, name: str
+) -> None:
+    """Who sent it waits for that, and could not know."""
+    ceilings(scene)
+    ids = [f"late-{n}" for n in range(MAX_TASKS)]
+    await scene.take([{"id": one, **NO_SHAPE[name]} for one in ids], routing_key="text.slow")
+    assert [one.id for one in scene.answered] == ids
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_which_id_stands_twice_is_no_matter_of_policies(
+    scene: Ingress, *, before: bool
+) -> None:
+    ceilings(scene)
+    twice = {"capability": "text.slow", "id": "a", "ttl": 9}
+    tasks = [twice | {"timeout": 100}, twice]
+    await scene.take(tasks, routing_key="batch", redelivered=before)
+    assert scene.admitted == (["a"] if before else [])
+    assert [one.id for one in scene.answered if one.id != "a"] == [refusal_id(MESSAGE, 1)]
+
+
 async def test_refusals_are_recorded_together_whatever_names_they_bear(scene: Ingress) -> None:
     for number in range(50):
         delivery: Any = Submission({"x": 1}, routing_key=f"invented.x{number}", message_id=None)
@@ -101,6 +161,72 @@ async def test_of_what_may_have_been_taken_before_the_good_ones_go_on(
     assert record.id == refusal_id(MESSAGE, None)
     assert record.error is not None
     assert record.error.message.startswith("500 members are bad, and the others go on")
+
+
+async def test_of_good_tasks_over_which_a_dispatcher_fails_each_is_answered(
+    scene: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(scene.submissions, "_onward", broken)
+    await scene.take([{"id": f"task-{n}"} for n in range(MAX_TASKS)])
+    assert [one.id for one in scene.answered] == [f"task-{n}" for n in range(MAX_TASKS)]
+
+
+MIXED = [{"x": 1}] * 500 + [{"id": "good"}, {"id": "late", "deadline": "2200-01-01T00:00:00Z"}]
+
+
+@pytest.mark.parametrize("name", ["delivered again", "both"])
+async def test_an_array_that_was_refused_as_a_whole_stays_refused(
+    scene: Ingress, name: str
+) -> None:
+    """Whoever refused it may have died before the acknowledgement."""
+    await scene.take(MIXED)
+    (record,), (answer,) = scene.recorded, scene.answered
+    later = Ingress(known=record)
+    await later.take(MIXED, **AGAIN[name])
+    assert later.records.asked == [TaskKey("default", refusal_id(MESSAGE, None))]
+    assert (later.admitted, later.recorded) == ([], [])
+    assert [(one.id, one.status, one.error) for one in later.answered] == [
+        (MESSAGE, answer.status, answer.error)
+    ]
+    assert [json.loads(one.body) for one in later.kept] == [MIXED]
+
+
+async def test_what_else_is_on_record_of_its_message_refuses_no_array(scene: Ingress) -> None:
+    """Its bad members alone, as it came again; or another message under the same id."""
+    await scene.take(MIXED, redelivered=True)
+    assert scene.admitted == ["good"]
+    (told,) = [one for one in scene.recorded if one.id == refusal_id(MESSAGE, None)]
+    other = Ingress()
+    await other.take([{"y": 1}] * 500)
+    for known in (told, *other.recorded):
+        later = Ingress(known=known)
+        await later.take(MIXED, redelivered=True)
+        assert later.admitted == ["good"]
+
+
+async def test_that_an_array_is_refused_is_on_record_before_its_sender_is_told() -> None:
+    publisher = FakePublisher()
+    publisher.silent = {"maniple.refused"}
+    scene, delivery = Ingress(publisher), Submission(MIXED)
+    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    await wait_until(lambda: bool(scene.kept))
+    await asyncio.sleep(0.05)
+    assert (scene.answered, delivery.acked) == ([], 0)
+    publisher.freed.set()
+    await wait_until(lambda: bool(delivery.acked))
+    assert [one.id for one in scene.answered] == [MESSAGE]
+
+
+async def test_of_an_array_that_is_another_dispatchers_nothing_is_told() -> None:
+    scene, delivery = Ingress(), Submission(MIXED)
+    delivery.alive = False
+    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    await scene.drain()
+    assert (scene.recorded, scene.answered) == ([], [])
+    assert (delivery.acked, delivery.rejected) == (0, 0)
 
 
 def test_no_more_is_decoded_than_is_told() -> None:

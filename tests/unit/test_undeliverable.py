@@ -14,13 +14,14 @@ from pamqp import commands
 from known_records import Known
 from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import is_refusal, member_id, refusal_id
-from maniple.messages import Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
+from maniple.messages import MAX_TASKS, Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
 from maniple.records import Record
 from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Ceiling, Resolved
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
+from maniple.topology import REFUSED_KEY
 from maniple_dispatcher import dead
 from maniple_dispatcher.again import Again
 from maniple_dispatcher.dead import Undeliverable
@@ -84,9 +85,11 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
     *,
     itself: bool = True,
     decided: Resolved | None = None,
+    publisher: FakePublisher | None = None,
 ) -> tuple[list[Result], list[Result]]:
     """Return what is recorded of one message, and what its sender is answered."""
-    publisher, delivery = FakePublisher(), Delivery(body, routing_key, reason, itself=itself)
+    publisher = publisher or FakePublisher()
+    delivery = Delivery(body, routing_key, reason, itself=itself)
     metrics = Metrics()
     results = ResultOutlet(publisher, metrics, replier=publisher)
     traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
@@ -143,11 +146,38 @@ async def test_a_task_that_the_broker_let_expire_has_ended_and_bad_input_has_not
         ("bad", "expired"),
         (refusal_id(MESSAGE, 2), "expired"),
     ]
-    assert [r.id for r in recorded] == [
+    assert {r.id for r in recorded} == {
         "mine",
         refusal_id(MESSAGE, 1),
         refusal_id(MESSAGE, 2),
-    ]
+    }
+
+
+@pytest.mark.parametrize("reason", ["expired", "delivery_limit"])
+async def test_of_any_number_of_good_tasks_each_is_answered(reason: str) -> None:
+    body = json.dumps([{"id": f"task-{n}"} for n in range(MAX_TASKS)]).encode()
+    recorded, answered = await told(body, reason=reason)
+    assert len(recorded) == MAX_TASKS
+    assert [one.id for one in answered] == [f"task-{n}" for n in range(MAX_TASKS)]
+
+
+async def test_how_a_good_task_ends_is_recorded_under_its_capability() -> None:
+    publisher = FakePublisher()
+    body = b'[{"id":"mine"},{"id":"bad","x":1}]'
+    await told(body, reason="expired", publisher=publisher)
+    records = publisher.to("maniple.results")
+    assert {m.routing_key: [r.id for r in decode_results(m.body)] for m in records} == {
+        "text.stats": ["mine"],
+        REFUSED_KEY: [refusal_id(MESSAGE, 1)],
+    }
+
+
+@pytest.mark.parametrize("reason", ["expired", "delivery_limit"])
+async def test_who_was_late_already_is_answered_however_many_they_are(reason: str) -> None:
+    late = [{"id": f"late-{n}", "deadline": "2020-01-01T00:00:00Z"} for n in range(999)]
+    body = json.dumps([*late, {"id": "good"}]).encode()
+    _, answered = await told(body, reason=reason)
+    assert {one.id for one in answered} == {one["id"] for one in late} | {"good"}
 
 
 MANY: dict[str, list[Any]] = {

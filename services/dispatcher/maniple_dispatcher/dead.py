@@ -34,6 +34,7 @@ from maniple_dispatcher.domain.admission import (
     check_arrival,
     claim_of,
     identity,
+    is_misshapen,
 )
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.refusing import (
@@ -107,7 +108,7 @@ class Undeliverable:
                 ends = self._of_tasks(delivery.body, queue, reason)
         except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
             _log.exception("a message that the broker gave up cannot be looked into")
-            ends = [partial(self._refuse, _unreadable(arrival), arrival)]
+            ends = [partial(self._refuse, _unreadable(arrival), arrival, offered=True)]
         if not ends:
             delivery.ack()
             return
@@ -117,7 +118,7 @@ class Undeliverable:
                 end(source)
             except Exception:  # noqa: BLE001 - one of them must not cost the others
                 _log.exception("a task that the broker gave up cannot be ended")
-                self._refuse(_unreadable(arrival), arrival, source)
+                self._refuse(_unreadable(arrival), arrival, source, offered=False)
 
     def _of_submission(
         self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str, *, itself: bool
@@ -129,20 +130,22 @@ class Undeliverable:
             member if checked is not None and _is_good(member, checked) else None
             for member in members
         ]
-        if good.count(None) > MOST:
-            bad = next(one for one, task in zip(refused, good, strict=True) if task is None)
-            refused = [one for one, task in zip(refused, good, strict=True) if task is not None]
-            good = [task for task in good if task is not None]
-            refused.append(as_one(bad.error, arrival, others=bool(good)))
+        bad = [checked is None or _is_misshapen(member, checked) for member in members]
+        if sum(bad) > MOST:
+            error = refused[bad.index(True)].error
+            refused = [one for one, is_bad in zip(refused, bad, strict=True) if not is_bad]
+            good = [task for task, is_bad in zip(good, bad, strict=True) if not is_bad]
+            refused.append(as_one(error, arrival, others=bool(good)))
+            bad = [False for _ in good] + [True]
             good.append(None)
         refusals = refusals_of(refused, (), arrival, new_id)
         if reason == EXPIRED:
             refusals = [_expired(refusal) for refusal in refusals]
         return [
-            partial(self._refuse, refusal, arrival)
+            partial(self._refuse, refusal, arrival, offered=is_bad)
             if task is None or checked is None or reason != EXPIRED
             else partial(self._expire, _Expired(refusal, checked, task, itself))
-            for task, refusal in zip(good, refusals, strict=True)
+            for task, refusal, is_bad in zip(good, refusals, bad, strict=True)
         ]
 
     def _of_tasks(self, body: bytes, queue: str, reason: str) -> list[End]:
@@ -167,9 +170,11 @@ class Undeliverable:
         result, done = self._traces.given_up(result, envelope, source.settle)
         self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
 
-    def _refuse(self, refusal: Refusal, arrival: Arrival, source: Settlement) -> None:
+    def _refuse(
+        self, refusal: Refusal, arrival: Arrival, source: Settlement, *, offered: bool
+    ) -> None:
         """Tell of what no dispatcher has admitted, as far as one can know."""
-        tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, source.settle)
+        tell(self._results, refusal, arrival, source.settle, offered=offered)
 
     def _expire(self, one: "_Expired", source: Settlement) -> None:
         """Tell that the time of a good task was over, unless a dispatcher had it before that."""
@@ -194,7 +199,8 @@ class Undeliverable:
             if found is not None or resolved.rate_limit is None:
                 self._again.bring(envelope, resolved, source, arrival.before, found)
                 return
-        self._refuse(Refusal(answer, answer), one.arrival, source)
+        arrival = one.arrival
+        self._results.report(answer, arrival.reply_to, arrival.correlation_id, source.settle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +255,10 @@ def _checked(raw: RawArrival, now: datetime) -> Arrival | None:
         return check_arrival(raw, now)
     except InvalidMessage:
         return None
+
+
+def _is_misshapen(member: Task | InvalidMessage, arrival: Arrival) -> bool:
+    return isinstance(member, InvalidMessage) or is_misshapen(member, arrival.routing_key)
 
 
 def _is_good(member: Task | InvalidMessage, arrival: Arrival) -> TypeGuard[Task]:

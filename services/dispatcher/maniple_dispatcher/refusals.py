@@ -1,6 +1,7 @@
 """Telling senders of what is not admitted, recording it, and keeping its bytes."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from maniple.codec import encode, join
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
@@ -26,16 +27,18 @@ class Refusals:
         self._log = log
         self._metrics = metrics
 
-    def refuse(
+    def refuse(  # noqa: PLR0913 - what is refused, why, and for whom
         self,
         error: InvalidMessage,
         refusal: Refusal,
         arrival: Arrival,
         body: bytes,
         source: Settlement,
+        *,
+        offered: bool = True,
     ) -> None:
-        """Send `refusal`, keep `body`; settles two parts of `source`."""
-        self._tell(error, refusal, arrival, source)
+        """Send `refusal`, keep `body`; settles two parts of `source`. See `tell` for `offered`."""
+        self._tell(error, refusal, arrival, source, offered=offered)
         self._log.keep(body, error, _origin(refusal, arrival), source.settle)
 
     def refuse_members(
@@ -51,7 +54,7 @@ class Refusals:
         """
         alike: dict[ErrorCode, list[int]] = {}
         for number, (member, refusal) in enumerate(zip(refused, refusals, strict=True)):
-            self._tell(member.error, refusal, arrival, source)
+            self._tell(member.error, refusal, arrival, source, offered=member.misshapen)
             alike.setdefault(member.error.code, []).append(number)
         for numbers in alike.values():
             members = [refused[number] for number in numbers]
@@ -62,11 +65,52 @@ class Refusals:
             body = bodies[0] if len(bodies) == 1 else join(bodies)
             self._log.keep(body, members[0].error, origin, _each(source, len(members)))
 
+    def refuse_array(  # noqa: PLR0913 - what is refused, why, and for whom
+        self,
+        error: InvalidMessage,
+        refusal: Refusal,
+        arrival: Arrival,
+        body: bytes,
+        source: Settlement,
+        *,
+        known: bool = False,
+    ) -> None:
+        """Refuse an array with its good members; settles two parts of `source`.
+
+        Its sender is told when that is on record, and not before: whoever has it again looks there.
+        It may be `known` to be.
+        """
+        self._metrics.counter(TASKS_REJECTED, error.code.value).inc()
+        answer = partial(_answer, self._results, refusal, arrival, source.settle, offered=True)
+        if known:
+            answer()
+        else:
+            self._results.refuse_first(
+                refusal.record, answer, source.settle, alive=lambda: source.alive
+            )
+        self._log.keep(body, error, _origin(refusal, arrival), source.settle)
+
     def _tell(
-        self, error: InvalidMessage, refusal: Refusal, arrival: Arrival, source: Settlement
+        self,
+        error: InvalidMessage,
+        refusal: Refusal,
+        arrival: Arrival,
+        source: Settlement,
+        *,
+        offered: bool,
     ) -> None:
         self._metrics.counter(TASKS_REJECTED, error.code.value).inc()
-        tell(self._results, refusal, arrival.reply_to, arrival.correlation_id, source.settle)
+        tell(self._results, refusal, arrival, source.settle, offered=offered)
+
+
+def _answer(
+    results: ResultOutlet, refusal: Refusal, arrival: Arrival, done: Done, *, offered: bool
+) -> None:
+    if arrival.reply_to is None:
+        done(None)
+        return
+    encoded = encode(refusal.answer)
+    results.reply(encoded, arrival.reply_to, arrival.correlation_id, done, offered=offered)
 
 
 def _origin(refusal: Refusal, arrival: Arrival) -> dict[str, str]:
@@ -88,19 +132,13 @@ def _each(source: Settlement, parts: int) -> Done:
 
 
 def tell(
-    results: ResultOutlet,
-    refusal: Refusal,
-    reply_to: str | None,
-    correlation_id: str | None,
-    done: Done,
+    results: ResultOutlet, refusal: Refusal, arrival: Arrival, done: Done, *, offered: bool
 ) -> None:
     """Record a refusal and answer its sender; `done` when both are confirmed.
 
-    Among many the answer is not waited for: who floods us may not hold up others with a slow queue.
+    Of many that are `offered` the answers are not waited for, and some dropped: who floods us with
+    bad input may not hold up others with a slow queue. Each task that may be good has its answer.
     """
-    if reply_to is None:
-        results.refuse(refusal.record, done)
-        return
     both = All(2, done).part
     results.refuse(refusal.record, both)
-    results.reply(encode(refusal.answer), reply_to, correlation_id, both, offered=True)
+    _answer(results, refusal, arrival, both, offered=offered)

@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from maniple.codec import decode_submission, encode, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import MAX_TASKS, Envelope, Task
+from maniple.messages import MAX_TASKS, Envelope, Result, Task
+from maniple.records import Record, TaskKey
+from maniple.service.done import as_ours
 from maniple.service.names import SUBMISSIONS_READ, TASKS_SUBMITTED
 from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
@@ -24,17 +27,20 @@ from maniple_dispatcher.domain.admission import (
     check_arrival,
     claim_of,
     identity,
+    is_misshapen,
     trace_of,
 )
 from maniple_dispatcher.domain.before import Before
 from maniple_dispatcher.domain.refusing import (
     MOST,
+    Refusal,
     Refused,
     many,
     refusal_of,
     refusals_of,
     whole,
 )
+from maniple_dispatcher.lookups import Then
 from maniple_dispatcher.refusals import PARTS, Refusals
 from maniple_dispatcher.traces import Traces
 
@@ -68,11 +74,14 @@ class Submissions:
         *,
         traces: Traces,
         check_address: Callable[[str], None] = lambda _: None,
+        look: Callable[[TaskKey, Then], None] = lambda _, then: then(None),
     ) -> None:
         """Send what is admitted `onward`, what is not to `refusals`.
 
         `check_address` raises `InvalidMessage` for a `reply_to` that would cost the connection.
+        `look` tells what the records have of a refusal.
         """
+        self._look = look
         self._check_address = check_address
         self._traces = traces
         self._onward = onward
@@ -98,10 +107,76 @@ class Submissions:
             return
         is_array = is_list(delivery.body)
         admitted, refused = self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
-        if len(refused) > MOST:
-            if arrival.before is Before.UNKNOWN:  # or a copy of those that are good may be running
-                admitted = []
-            refused = [many(refused, arrival, others=bool(admitted), body=delivery.body)]
+        bad = [one for one in refused if one.misshapen]
+        if len(bad) > MOST:
+            apart = [one for one in refused if not one.misshapen]
+            self._take_mixed(delivery, arrival, bad, apart, admitted)
+        else:
+            self._go_on(delivery, arrival, refused, admitted)
+
+    def _take_mixed(
+        self,
+        delivery: Delivery,
+        arrival: Arrival,
+        bad: list[Refused],
+        apart: list[Refused],
+        admitted: list[_Admitted],
+    ) -> None:
+        """Refuse an array with more than `MOST` misshapen members, or only those.
+
+        One that is new is refused as a whole, once that is on record. Of one that a dispatcher had,
+        the records say whether it was: then it stays so. If it was not, nobody was told that it is,
+        and its good members may have been admitted, as by a release that finds less misshapen: they
+        go on, each of them looked up as any task. So they do in what only its sender says is
+        repeated, for which nothing is looked up.
+        """
+        body, before = delivery.body, arrival.before
+        all_of_it = many(bad, arrival, others=False, body=body)
+        refusal = refusal_of(all_of_it, arrival, new_id)
+        refuse = partial(self._refuse_array, all_of_it.error, refusal, arrival, delivery)
+        if before is Before.UNKNOWN or not (admitted or apart):
+            refuse(known=False)
+            return
+        refused = [*apart, many(bad, arrival, others=True, body=body)]
+        go_on = partial(self._go_on, delivery, arrival, refused, admitted)
+
+        def found(record: Record | None) -> None:
+            try:
+                # Others write messages under this id, too, of which that is not the refusal.
+                if isinstance(record, Result) and record.error == refusal.record.error:
+                    refuse(known=True)
+                else:
+                    go_on()
+            except Exception as error:  # noqa: BLE001 - it ends as the broker's dead letter
+                Settlement(delivery, 1).settle(as_ours(error))
+
+        if before is Before.SAID or arrival.message_id is None:
+            go_on()
+        else:
+            self._look(TaskKey(refusal.record.tenant, refusal.record.id), found)
+
+    def _refuse_array(
+        self,
+        error: InvalidMessage,
+        refusal: Refusal,
+        arrival: Arrival,
+        delivery: Delivery,
+        *,
+        known: bool,
+    ) -> None:
+        self._submitted.inc()
+        delivery.lighten(len(delivery.body) + TASK_BYTES)
+        source = Settlement(delivery, PARTS)
+        self._refusals.refuse_array(error, refusal, arrival, delivery.body, source, known=known)
+
+    def _go_on(
+        self,
+        delivery: Delivery,
+        arrival: Arrival,
+        refused: list[Refused],
+        admitted: list[_Admitted],
+    ) -> None:
+        """Send what is admitted onward, and refuse the others one by one."""
         self._submitted.inc(len(admitted) + len(refused))
         if not admitted:
             delivery.lighten(len(delivery.body) + len(refused) * TASK_BYTES)
@@ -129,16 +204,21 @@ class Submissions:
         is_array: bool,
         most_bad: int,
     ) -> tuple[list[_Admitted], list[Refused]]:
-        """Tell what is admitted from what is not, until more than `most_bad` are not."""
+        """Tell what is admitted from what is not, until more than `most_bad` are misshapen.
+
+        Which are, their bytes alone say: no policy and no clock, so it is the same at any time.
+        """
         admitted: list[_Admitted] = []
         refused: list[Refused] = []
         seen: set[tuple[str, str]] = set()
+        bad = 0
         for number, member in enumerate(members):
-            if len(refused) > most_bad:
+            if bad > most_bad:
                 break
             position = number if is_array else None
             if isinstance(member, InvalidMessage):
                 refused.append(_unreadable(member, arrival, position))
+                bad += 1
                 continue
             task_id = identity(member.id, arrival, position, new_id)
             try:
@@ -147,7 +227,14 @@ class Submissions:
                 seen.add((member.tenant, task_id))
                 admitted.append((envelope, resolved, position))
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
-                refused.append(_refused(_reason(error), member, arrival, position))
+                who = member.tenant, task_id
+                misshapen = who in seen or is_misshapen(member, arrival.routing_key)
+                if misshapen:
+                    bad += 1
+                else:
+                    seen.add(who)
+                reason = _reason(error)
+                refused.append(_refused(reason, member, arrival, position, misshapen=misshapen))
         return admitted, refused
 
     def admitted(self, task: Task, arrival: Arrival, task_id: str) -> tuple[Envelope, Resolved]:
@@ -178,7 +265,7 @@ class Submissions:
         reason, body = _reason(error), encode(envelope)
         who = envelope.id, envelope.tenant, envelope.capability
         refusal = refusal_of(Refused(reason, *who, position), arrival, new_id)
-        self._refusals.refuse(reason, refusal, arrival, body, source)
+        self._refusals.refuse(reason, refusal, arrival, body, source, offered=False)
 
     def _refuse_whole(
         self, error: InvalidMessage, raw: RawArrival, delivery: Delivery, now: datetime
@@ -197,12 +284,20 @@ def _check_first(tenant: str, task_id: str, seen: set[tuple[str, str]]) -> None:
 def _unreadable(error: InvalidMessage, arrival: Arrival, position: int | None) -> Refused:
     known = peek_identity(error.body or b"")
     claimed = known.id or claim_of(arrival, position)
-    return Refused(error, claimed, known.tenant, known.capability, position, error.body)
+    who = claimed, known.tenant, known.capability
+    return Refused(error, *who, position, error.body, misshapen=True)
 
 
-def _refused(error: InvalidMessage, task: Task, arrival: Arrival, position: int | None) -> Refused:
-    claimed = task.id or claim_of(arrival, position)
-    return Refused(error, claimed, task.tenant, task.capability, position, encode(task))
+def _refused(
+    error: InvalidMessage,
+    task: Task,
+    arrival: Arrival,
+    position: int | None,
+    *,
+    misshapen: bool,
+) -> Refused:
+    who = task.id or claim_of(arrival, position), task.tenant, task.capability
+    return Refused(error, *who, position, encode(task), misshapen=misshapen)
 
 
 def _reason(error: Exception) -> InvalidMessage:

@@ -202,6 +202,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now,
         traces=traces,
         check_address=Addresses(hot.replier, runtime.spawn).check,
+        look=lookups.ask,
     )
     pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.now)
     turn_over = TurnOver(

@@ -329,9 +329,34 @@ class ResultOutlet:
         """
         encoded = encode(result)
 
+        def answer() -> None:
+            if reply_to is None:
+                done(None)
+            else:
+                self.reply(encoded, reply_to, correlation_id, done)
+
+        self._record_first(result.capability, encoded, answer, done, alive)
+
+    def refuse_first(
+        self, result: Result, then: Callable[[], None], done: Done, *, alive: Callable[[], bool]
+    ) -> None:
+        """Record what was never admitted as `conclude` does, and only `then` tell of it.
+
+        `done` is told if that cannot be.
+        """
+        self._record_first(REFUSED_KEY, encode(result), then, done, alive)
+
+    def _record_first(
+        self,
+        key: str,
+        encoded: bytes,
+        then: Callable[[], None],
+        done: Done,
+        alive: Callable[[], bool],
+    ) -> None:
         def record() -> None:
             if alive():
-                self._verdicts.add(result.capability, encoded, recorded)
+                self._verdicts.add(key, encoded, recorded)
             else:
                 done(BrokerUnavailable("what it came in is delivered again"))
 
@@ -340,10 +365,10 @@ class ResultOutlet:
                 record()
             elif isinstance(error, PublishRefused):
                 asyncio.get_running_loop().call_later(REFUSED_PAUSE, record)
-            elif error is not None or reply_to is None:
+            elif error is not None:
                 done(error)
             else:
-                self.reply(encoded, reply_to, correlation_id, done)
+                then()
 
         record()
 

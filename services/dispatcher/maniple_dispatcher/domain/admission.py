@@ -246,8 +246,7 @@ def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datet
         # Not from `sent_at`: the sender's clock is another machine's, and a task that has a minute
         # would be over at once where that is behind by one.
         return arrival.received_at + timedelta(seconds=task.ttl or ttl or DEFAULT_TTL)
-    if task.ttl is not None:
-        raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
+    _check_one_end(task)
     if task.deadline > arrival.received_at + timedelta(seconds=MAX_TTL):
         raise InvalidMessage(
             ErrorCode.INVALID_TASK, f"deadline is more than {MAX_TTL / 86400:g} days away"
@@ -257,6 +256,22 @@ def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datet
             ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
         )
     return task.deadline
+
+
+def _check_one_end(task: Task) -> None:
+    if task.deadline is not None and task.ttl is not None:
+        raise InvalidMessage(ErrorCode.INVALID_TASK, "give deadline or ttl, not both")
+
+
+def is_misshapen(task: Task, routing_key: str) -> bool:
+    """Tell whether a task would be refused under whatever policies, and at whatever time."""
+    try:
+        capability_of(task, routing_key)
+        check_supported(task)
+        _check_one_end(task)
+    except InvalidMessage:
+        return True
+    return False
 
 
 def check_supported(task: Task) -> None:

@@ -6,8 +6,9 @@ its own, made of the message's id and the member's position, that no task can ha
 answered in its own words: by the id that it gave, unless its message gives that to another member,
 too. In both, `error.detail` says which id was claimed, in which message, and where.
 
-An array with more than `MOST` bad members gets one refusal: so a message costs no more than a few
-others, whatever is in it.
+An array with more than `MOST` misshapen members gets one refusal: so no rubbish costs more than a
+few other messages. What a policy or the time refuses does not count. That no sender can know
+beforehand, and those whose tasks travel in one array (the SDK's do) need not know of each other.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from maniple.messages import Failure, Result, Status
 from maniple_dispatcher.domain.admission import Arrival, claim_of, recordable
 
 MOST = 20
-"""Bad members of one message that are refused one by one."""
+"""Misshapen members of one message that are refused one by one."""
 SHOWN = 200  # characters of why one of many is bad
 
 
@@ -30,7 +31,8 @@ SHOWN = 200  # characters of why one of many is bad
 class Refused:
     """Input that is not admitted, and what can be read of it.
 
-    `position` is that of a member of an array; `body` is None if it is the whole message.
+    `position` is that of a member of an array; `body` is None if it is the whole message. What is
+    `misshapen` is so by its bytes alone, under whatever policies, and at whatever time.
     """
 
     error: InvalidMessage
@@ -39,6 +41,7 @@ class Refused:
     capability: str | None = None
     position: int | None = None
     body: bytes | None = None
+    misshapen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def many(
     others: bool,
     body: bytes | None = None,
 ) -> Refused:
-    """Return the one refusal of a message with more than `MOST` bad members; see `as_one`."""
+    """Return the one refusal of a message with more than `MOST` misshapen members; see `as_one`."""
     first = refused[0]
     if others:
         what = f"{len(refused):,} members are bad, and the others go on"
@@ -103,7 +106,8 @@ def as_one(
     With `others`, which are not refused, it does not claim the message's id: whoever knows several
     tasks by that would take it for the end of all of them.
     """
-    return Refused(error, None if others else claim_of(arrival, None), body=body)
+    claimed = None if others else claim_of(arrival, None)
+    return Refused(error, claimed, body=body, misshapen=True)
 
 
 def _shown(refused: Refused) -> dict[str, Any]:
