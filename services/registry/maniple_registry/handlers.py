@@ -192,6 +192,7 @@ def _shown(record: AgentRecord, now: float) -> dict[str, Any]:
         "state": record.state,
         "doubts": _doubts(record),
         "since_seconds": round(max(0.0, now - record.since), 3),
+        "sequence": heartbeat.sequence,
         "heartbeat_age": round(max(0.0, now - record.heard), 3),
         "slots": heartbeat.slots,
         "slots_by_executor": slots_by_executor,
