@@ -164,6 +164,8 @@ class AgentDescription(ControlMessage):
     started_at: AwareDatetime
     timings: Annotated[AgentTimings | None, WrapValidator(_understood)] = None
     """None of an agent that is older than this field, or that tells others: see `UNTOLD`."""
+    pids: Text = ""
+    """Equal where a `pid` means the same process; empty where that is not known."""
 
     @property
     def digest(self) -> str:

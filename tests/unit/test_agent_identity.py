@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -26,7 +27,9 @@ OURS = AgentDescription(
     pid=os.getpid(),
     http="http://127.0.0.1:1",
     started_at=datetime.now(UTC),
+    pids="boot 1",
 )
+NEVER = 1 << 80  # no process has such a pid
 Told = dict[str, Any] | Exception
 
 
@@ -72,8 +75,15 @@ def holder(**changes: Any) -> dict[str, Any]:
     [
         holder(),
         holder(state="draining"),
-        holder(host="here", pid=os.getppid()),
-        holder(host="here", pid=os.getpid()),  # the first process of another container
+        holder(host="here", pid=os.getppid(), pids=OURS.pids),
+        # In another container, which has the name of the host:
+        holder(host="here", pid=NEVER, pids="boot 2"),
+        holder(host="here", pid=OURS.pid, http=OURS.http, pids="boot 2"),
+        # or perhaps, as it does not say:
+        holder(host="here", pid=NEVER),
+        holder(host="here", pid=OURS.pid, http=OURS.http, pids=""),
+        # On another machine, which was begun as a copy of ours:
+        holder(host="there", pid=NEVER, pids=OURS.pids),
         holder(pid=None),
         {"state": "active", "host": "there", "pid": 17, "newer": {}},
     ],
@@ -161,9 +171,9 @@ Make = Callable[[int], Told]
         lambda _: holder(state="left"),
         lambda _: holder(state="failed"),
         lambda _: holder(state="of a later release"),
-        lambda pid: holder(host="here", pid=pid),
-        lambda _: holder(host="here", pid=OURS.pid, http=OURS.http),
-        lambda _: holder(host="here", pid=1 << 80),
+        lambda pid: holder(host="here", pid=pid, pids=OURS.pids),
+        lambda _: holder(host="here", pid=OURS.pid, pids=OURS.pids),
+        lambda _: holder(host="here", pid=NEVER, pids=OURS.pids),
         lambda _: holder(heartbeat_age="long ago"),
         lambda _: {},
         lambda _: RequestFailed("unknown_agent", "a1"),
@@ -175,6 +185,25 @@ async def test_where_nobody_has_it_the_agent_starts_at_once(make: Make, dead: in
     plane = Plane(make(dead), beats=True)
     await check(plane)
     assert plane.asked == 1
+
+
+async def test_where_pids_say_nothing_who_lives_keeps_its_id() -> None:
+    ours = OURS.model_copy(update={"pids": ""})
+    plane = Plane(holder(host="here", pid=NEVER, pids=""), beats=True)
+    with pytest.raises(ConfigurationError, match="agent a1 runs already"):
+        await check_id(cast("ControlPlane", plane), ours, TIMES)
+
+
+def test_a_child_sees_our_pids_and_who_is_not_told_of_them_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    say = "from maniple_agent.identity import pids; print(pids())"
+    told = subprocess.run([sys.executable, "-c", say], check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == identity.pids()
+    for name in ("BOOT", "NAMESPACE"):
+        with monkeypatch.context() as other:
+            other.setattr(identity, name, tmp_path / "none")
+            assert identity.pids() == ""
 
 
 async def test_without_a_registry_nobody_is_asked() -> None:

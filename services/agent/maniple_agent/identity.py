@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -16,6 +17,8 @@ from maniple.topology import request_queue
 ASKED = 1.0  # seconds for an answer; without one, nobody knows of another
 LOOKS = 12  # in the time in which who lives sends a heartbeat
 REGISTRY = "registry"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+NAMESPACE = Path("/proc/self/ns/pid")
 HOLDS = {"active", "unreachable", "draining"}
 
 
@@ -96,13 +99,27 @@ def _number(told: Mapping[str, Any]) -> tuple[str, int] | None:
     return (life, sequence) if isinstance(life, str) and isinstance(sequence, int) else None
 
 
+def pids() -> str:
+    """Return what is equal for two processes if one finds the other by its pid, or else nobody.
+
+    Containers may share the name of a host, and not its pids. Empty where Linux does not tell.
+    """
+    try:
+        boot = BOOT.read_text().strip()
+        return f"{boot} {NAMESPACE.stat().st_ino}" if boot else ""
+    except (OSError, ValueError):
+        return ""
+
+
 def _is_gone(told: Mapping[str, Any], ours: AgentDescription) -> bool:
-    """Whether it ran on this host, and does not any more, or is an earlier attempt of our own."""
+    """Whether it ran where we do, and does not any more, or is an earlier attempt of our own."""
     pid = told.get("pid")
-    if told.get("host") != ours.host or not isinstance(pid, int) or pid <= 0:
+    if (told.get("host"), told.get("pids")) != (ours.host, ours.pids) or not ours.pids:
         return False
-    if pid == ours.pid:  # in two containers that bear one name each may be the first process
-        return told.get("http") == ours.http
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    if pid == ours.pid:
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
