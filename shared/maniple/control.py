@@ -164,6 +164,8 @@ class AgentDescription(ControlMessage):
     started_at: AwareDatetime
     timings: Annotated[AgentTimings | None, WrapValidator(_understood)] = None
     """None of an agent that is older than this field, or that tells others: see `UNTOLD`."""
+    pids: Text = ""
+    """Equal where a `pid` means the same process; empty where that is not known."""
 
     @property
     def digest(self) -> str:
@@ -240,7 +242,9 @@ class Reconnect(Command):
 
 
 class Retire(Command):
-    """This incarnation was declared FAILED: come back as a new one. Others ignore it.
+    """This incarnation was declared FAILED, or is refused as one of the future: come back anew.
+
+    Others ignore it.
 
     `replaced`: another process has taken the agent's id; leave instead.
     """
@@ -277,6 +281,17 @@ def is_of_the_future(life: str, *times: float) -> bool:
     if at is None:
         return life > _NEVER
     return at > max(times, default=_LAST) + FAR
+
+
+def order(life: str, at: float) -> tuple[bool, str]:
+    """Return what sorts lives by their beginning, at a Unix second.
+
+    A life of the future comes before all others: its host's clock was ahead, and has been set right
+    since, if another life is heard of that is none.
+    """
+    by_clock = began(life)
+    is_ahead = by_clock is not None and by_clock > at + FAR
+    return bool(life) and not is_ahead, life
 
 
 _NEVER: Final = str(UUID(int=int(_LAST * 1000) << 80))

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from maniple.control import (
     FAR,
     AgentId,
+    AgentPhase,
+    Command,
     Incarnation,
     Retire,
     began,
@@ -31,7 +33,7 @@ from maniple_registry.actor import Actor
 from maniple_registry.clock import Clock
 from maniple_registry.domain.fleet import Fleet
 from maniple_registry.domain.membership import decide, learn
-from maniple_registry.domain.records import AgentState
+from maniple_registry.domain.records import AgentState, Decision, Instant
 from maniple_registry.handlers import Handlers
 from registry_values import DESCRIPTION, NOW, at, beat, known
 
@@ -126,16 +128,141 @@ def test_a_registry_counts_and_says_what_it_refuses() -> None:
     assert handlers.fleet.size == 0
 
 
+class Told:
+    """An outbox that keeps what is told."""
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.keys: list[str] = []
+
+    def tell(self, key: str, command: Command) -> None:
+        """Keep it."""
+        self.keys.append(key)
+        self.commands.append(command)
+
+
+class Registry:
+    """One that has just been started."""
+
+    def __init__(self) -> None:
+        self.fleet, self.told, self.seconds = Fleet(), Told(), 0.0
+        actor: Any = SimpleNamespace(outbox=self.told, take=self._take)
+        clock: Any = SimpleNamespace(seconds=lambda: self.seconds, now=self._now)
+        log = structlog.get_logger()
+        self.handlers = Handlers(self.fleet, clock, actor, process_metrics(), log)
+
+    def _now(self) -> Instant:
+        return Instant(self.seconds, NOW + timedelta(seconds=self.seconds))
+
+    def _take(self, decided: list[tuple[AgentId, Decision]], _now: float) -> None:
+        for agent, decision in decided:
+            for command in decision.commands:
+                if self.fleet.wants(agent, command):
+                    self.told.tell(agent, command)
+
+    def hear(self, **changes: Any) -> list[Command]:
+        """Return what the agent is told for it."""
+        self.told.commands.clear()
+        self.seconds += 1
+        sent_at = NOW + timedelta(seconds=self.seconds)
+        fields: dict[str, Any] = {"sent_at": sent_at, "description": DESCRIBED}
+        self.handlers.hear(beat(**(fields | changes)))
+        return list(self.told.commands)
+
+    @property
+    def life(self) -> str:
+        """That of the one agent which is taken for alive."""
+        record = known(self.fleet.get("a1"))
+        assert record.state is AgentState.ACTIVE
+        return record.incarnation
+
+
+AHEAD = NOW + timedelta(days=3)
+
+
+def test_an_agent_whose_clock_has_been_set_right_is_heard_again_by_all_registries() -> None:
+    agent = Returns("")
+    agent.incarnation = life(AHEAD)
+    earlier, later = Registry(), Registry()
+    assert earlier.hear(incarnation=agent.incarnation, sent_at=AHEAD) == []
+    assert earlier.hear(sequence=2, incarnation=agent.incarnation) == []  # it has been set right
+    later.seconds = earlier.seconds + 10
+    agent.at = NOW + timedelta(seconds=later.seconds)
+    (command,) = later.hear(sequence=3, incarnation=agent.incarnation)
+    assert later.told.keys == ["agent.a1"]
+    assert isinstance(command, Retire)
+    agent.handlers.retire(command)
+    assert agent.incarnation < life(AHEAD)
+    earlier.seconds = later.seconds
+    for sequence in (1, 2):
+        for registry in (earlier, later):
+            assert registry.hear(sequence=sequence, incarnation=agent.incarnation) == []
+            assert registry.life == agent.incarnation
+
+
+def test_a_late_heartbeat_from_before_a_clock_went_ahead_takes_no_place() -> None:
+    registry = Registry()
+    before = life(NOW - timedelta(seconds=60))
+    registry.hear(incarnation=life(AHEAD), sent_at=AHEAD)
+    registry.hear(sequence=9, incarnation=before)
+    assert registry.life == life(AHEAD)
+
+
+def test_a_registry_whose_clock_is_far_behind_takes_no_life_for_one_of_the_future() -> None:
+    registry = Registry()
+    registry.hear(incarnation=life(AHEAD), sent_at=AHEAD)
+    registry.hear(incarnation=life(NOW + timedelta(hours=12)), sent_at=AHEAD)
+    assert registry.life == life(AHEAD)
+
+
+def test_forged_lives_of_the_future_have_a_registry_tell_little() -> None:
+    registry = Registry()
+    assert registry.hear(incarnation=OURS) == []
+    told = 0
+    for number in range(1000):
+        told += len(registry.hear(incarnation=life(AHEAD, number)))
+        registry.seconds += 0.001 - 1
+    assert 1 <= told <= 12
+    assert registry.hear(incarnation=LAST) == []
+    assert registry.hear(incarnation=life(AHEAD), state=AgentPhase.LEAVING) == []
+    assert registry.life == OURS
+
+
+def test_a_dispatcher_goes_on_sending_to_an_agent_whose_clock_has_been_set_right() -> None:
+    at, lanes = NOW.timestamp(), frozenset({"x"})
+    roster = Roster()
+    roster.registered("a1", life(AHEAD), lanes, at)
+    roster.gone("a1", life(AHEAD), at)
+    roster.registered("a1", OURS, lanes, at)
+    assert roster.serving("x") == ["a1"]
+    roster.gone("a1", life(AHEAD), at)  # told again by another registry
+    roster.registered("a1", life(NOW - timedelta(days=1)), frozenset(), at)
+    assert roster.serving("x") == ["a1"]
+    roster.gone("a1", OURS, at)
+    assert roster.serving("x") == []
+
+
 class Returns:
     """An agent whose registry tells it at each heartbeat that `after` was a later life."""
 
     def __init__(self, after: str) -> None:
         self.incarnation, self.lives, self.now, self.after = Incarnation(new_id()), 0, 0.0, after
+        self.at: datetime | None = None
+        """What its clock says; the right time by default."""
         ending: Any = None
         heartbeats: Any = self
         self.handlers = AgentHandlers(
-            heartbeats, ending, lambda: None, lambda _: None, new_id, clock=lambda: self.now
+            heartbeats,
+            ending,
+            lambda: None,
+            lambda _: None,
+            self.new_id,
+            clock=lambda: self.now,
         )
+
+    def new_id(self) -> str:
+        """A life that begins now."""
+        return new_id() if self.at is None else life(self.at)
 
     def begin_new_life(self, incarnation: Incarnation) -> None:
         """Live anew; it says so at once, and is told at once."""

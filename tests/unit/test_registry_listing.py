@@ -126,6 +126,15 @@ async def test_one_that_says_too_much_of_itself_keeps_nobody_from_being_shown() 
     assert UNSHOWN in (await registry.request("agent", {"id": "b"}))["doubts"]
 
 
+async def test_of_an_agent_is_told_which_heartbeat_was_its_last() -> None:
+    """By its own number: every registry that has heard it tells the same, whenever it did."""
+    registry = Registry()
+    registry.hear("a")
+    registry.fleet.hear(beat(7, agent="a"), at(3))
+    told = await registry.request("agent", {"id": "a"})
+    assert (told["incarnation"], told["sequence"]) == ("1", 7)
+
+
 async def test_who_asks_for_no_page_gets_all_and_others_run_meanwhile() -> None:
     registry, turns = Registry(), 0
     for number in range(1000):

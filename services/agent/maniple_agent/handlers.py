@@ -7,7 +7,17 @@ from typing import Any
 
 import structlog
 
-from maniple.control import Announce, Command, Drain, Reconnect, Retire, Time, later_life
+from maniple.control import (
+    Announce,
+    Command,
+    Drain,
+    Reconnect,
+    Retire,
+    Time,
+    began,
+    is_of_the_future,
+    later_life,
+)
 from maniple.errors import ConfigurationError
 from maniple_agent.domain.returning import Returning
 from maniple_agent.heartbeat import Heartbeats
@@ -61,7 +71,9 @@ class Handlers:
     def retire(self, command: Retire) -> None:
         """Come back as a new incarnation, or leave, if it is this one that was declared failed.
 
-        One that is told so again and again waits before it comes back: it is told once more.
+        One that is told so again and again waits before it comes back: it is told once more. Behind
+        a life that began while our clock was far ahead comes one by the clock as it is now: others
+        would refuse a later one as well.
         """
         if command.incarnation != self.heartbeats.incarnation:
             return
@@ -71,8 +83,11 @@ class Handlers:
             self.ending.taken = True
             self.ending.begin(None)
         elif self.returning.allows(self.clock()):
-            life = later_life(self.new_id(), command.incarnation, command.after)
-            self.heartbeats.begin_new_life(life)
+            fresh = self.new_id()
+            by_clock = began(fresh)
+            ahead = by_clock is not None and is_of_the_future(command.incarnation, by_clock)
+            ended = "" if ahead else command.incarnation
+            self.heartbeats.begin_new_life(later_life(fresh, ended, command.after))
 
     def rebuild(self, command: Reconnect) -> None:
         """Build the connections of the hot path anew, or only consume some places anew.

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -16,61 +17,109 @@ from maniple.topology import request_queue
 ASKED = 1.0  # seconds for an answer; without one, nobody knows of another
 LOOKS = 12  # in the time in which who lives sends a heartbeat
 REGISTRY = "registry"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+NAMESPACE = Path("/proc/self/ns/pid")
 HOLDS = {"active", "unreachable", "draining"}
 
 
 async def check_id(plane: ControlPlane, ours: AgentDescription, times: Heartbeats) -> None:
     """Raise `ConfigurationError`, which says who it is, if another process lives under our id.
 
-    A registry knows who had it last. That one lives if a heartbeat of it is heard while we wait for
-    one: what was killed is silent, and we take its place. Where no registry answers we start, too:
-    then the later one of two has the id, and the other one leaves when a registry hears both.
+    A registry knows who had it last. That one lives if heartbeats of it go on being heard while we
+    wait for one: what was killed is silent, and we take its place. Where no registry answers we
+    start, too: then the later one of two has the id, and the other one leaves when a registry hears
+    both.
+
+    One that is new to us proves nothing: what was killed had sent it before, and the registry that
+    we asked first had not heard it yet, or not what another one has. The next one proves it.
     """
-    first = await _holder(plane, ours)
-    if first is None:
+    known = await _holder(plane, ours)
+    if known is None:
         return
     log = structlog.get_logger("maniple.agent.identity")
-    log.info("waiting whether who had this id still lives", host=first.get("host"))
+    log.info("waiting whether who had this id still lives", host=known.get("host"))
     patience = times.longest + ASKED
-    for _ in range(LOOKS):
-        await asyncio.sleep(patience / LOOKS)
-        seen = await _holder(plane, ours)
-        if seen is None:
+    until = asyncio.get_running_loop().time() + patience
+    again: float | None = None  # when we first knew of a heartbeat after the one told at first
+    while (seen := await _next(plane, ours, patience / LOOKS)) is not None:
+        if _is_later(seen, known, times.period / 2):
+            known = seen
+            if again is None:
+                again = float(seen["told_at"])
+                until = again + patience
+            elif seen["asked_at"] > again + times.period / 2:
+                host, pid = (seen.get(name) or "unknown" for name in ("host", "pid"))
+                raise ConfigurationError(
+                    f"agent {ours.agent} runs already, on host {host} with pid {pid}: "
+                    "give each its own MANIPLE_INSTANCE"
+                )
+        if seen["told_at"] >= until:
             return
-        if _heard_at(seen) > _heard_at(first) + times.period / 2:
-            host, pid = (seen.get(name) or "unknown" for name in ("host", "pid"))
-            raise ConfigurationError(
-                f"agent {ours.agent} runs already, on host {host} with pid {pid}: "
-                "give each its own MANIPLE_INSTANCE"
-            )
+
+
+async def _next(
+    plane: ControlPlane, ours: AgentDescription, pause: float
+) -> Mapping[str, Any] | None:
+    await asyncio.sleep(pause)
+    return await _holder(plane, ours)
 
 
 async def _holder(plane: ControlPlane, ours: AgentDescription) -> Mapping[str, Any] | None:
     """Return what a registry tells of who has our id, and when it did; None if nobody has it."""
+    clock = asyncio.get_running_loop().time
+    asked_at = clock()
     try:
         if not await plane.is_served(request_queue(REGISTRY).name, ASKED):
             return None
         told = await plane.request(REGISTRY, "agent", {"id": ours.agent}, ASKED)
     except (BrokerUnavailable, PublishRefused, RequestFailed):
         return None
-    told["told_at"] = asyncio.get_running_loop().time()
+    told |= {"asked_at": asked_at, "told_at": clock()}
     if told.get("state") not in HOLDS or not isinstance(told.get("heartbeat_age"), int | float):
         return None
     return None if _is_gone(told, ours) else told
 
 
-def _heard_at(told: Mapping[str, Any]) -> float:
-    """Return when it was heard last, by our clock, or a little later."""
-    return float(told["told_at"]) - float(told["heartbeat_age"])
+def _is_later(seen: Mapping[str, Any], known: Mapping[str, Any], margin: float) -> bool:
+    """Whether the last heartbeat of `seen` is another one, and after that of `known`.
+
+    By its own number, whoever heard it. A registry that is older than that tells only when it heard
+    it: no two hear one at the same time, and its answer was under way.
+    """
+    number, before = _number(seen), _number(known)
+    if number is not None and before is not None:
+        return number > before
+    since = float(known["told_at"]) - float(known["heartbeat_age"])
+    return float(seen["asked_at"]) - float(seen["heartbeat_age"]) > since + margin
+
+
+def _number(told: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return what rises with each heartbeat, also from one life to the next; None if not told."""
+    life, sequence = told.get("incarnation"), told.get("sequence")
+    return (life, sequence) if isinstance(life, str) and isinstance(sequence, int) else None
+
+
+def pids() -> str:
+    """Return what is equal for two processes if one finds the other by its pid, or else nobody.
+
+    Containers may share the name of a host, and not its pids. Empty where Linux does not tell.
+    """
+    try:
+        boot = BOOT.read_text().strip()
+        return f"{boot} {NAMESPACE.stat().st_ino}" if boot else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def _is_gone(told: Mapping[str, Any], ours: AgentDescription) -> bool:
-    """Whether it ran on this host, and does not any more, or is an earlier attempt of our own."""
+    """Whether it ran where we do, and does not any more, or is an earlier attempt of our own."""
     pid = told.get("pid")
-    if told.get("host") != ours.host or not isinstance(pid, int) or pid <= 0:
+    if (told.get("host"), told.get("pids")) != (ours.host, ours.pids) or not ours.pids:
         return False
-    if pid == ours.pid:  # in two containers that bear one name each may be the first process
-        return told.get("http") == ours.http
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    if pid == ours.pid:
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

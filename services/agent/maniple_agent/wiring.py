@@ -41,7 +41,7 @@ from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, Thr
 from maniple_agent.fence import Fence
 from maniple_agent.handlers import Ending, Handlers, routes
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
-from maniple_agent.identity import check_id
+from maniple_agent.identity import check_id, pids
 from maniple_agent.lanes import Lanes
 from maniple_agent.progress import ProgressReports
 from maniple_agent.settings import AgentSettings
@@ -242,6 +242,7 @@ def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDe
         http=runtime.http_url,
         started_at=now(),
         timings=AgentTimings.of(settings.timings),
+        pids=pids(),
     )
 
 

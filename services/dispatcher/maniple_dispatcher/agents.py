@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any, cast
 
 from maniple.control import is_of_the_future
@@ -79,7 +79,7 @@ class Agents:
             self._deadlines.stir(described.lanes)
             self.ended(event.agent, event.incarnation, False)
             lanes = affinity_lanes(described.lanes, described.affinity)
-            if self._roster.registered(event.agent, event.incarnation, lanes):
+            if self._roster.registered(event.agent, event.incarnation, lanes, time()):
                 self._moves.begin(event.agent)
         elif isinstance(event, AgentDraining):
             self._roster.draining(event.agent, event.incarnation)
@@ -90,7 +90,7 @@ class Agents:
         # A registry that never heard the agent, but missed it, does not know its incarnation.
         self.ended(agent, incarnation, True)
         if incarnation:
-            leaves_queue = self._roster.gone(agent, incarnation)
+            leaves_queue = self._roster.gone(agent, incarnation, time())
         else:
             leaves_queue = self._roster.missing(agent, marked=True)
         if leaves_queue:
@@ -155,7 +155,7 @@ class Agents:
             return
         if "lanes" in shown:
             lanes = affinity_lanes(shown["lanes"], shown.get("affinity", ()))
-            if self._roster.registered(agent, incarnation, lanes):
+            if self._roster.registered(agent, incarnation, lanes, time()):
                 self._moves.begin(agent)
         if shown["state"] == "draining":
             self._roster.draining(agent, incarnation)

@@ -1,5 +1,6 @@
 """What the registry does with heartbeats, silence, checks, lanes, events, and questions."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,11 +13,15 @@ from maniple.control import (
     ALL_AGENTS,
     MOST_OF_A_LIFE,
     AgentId,
+    AgentPhase,
     Announce,
     Heartbeat,
     Incarnation,
     Request,
+    Retire,
+    agent_key,
     is_agent_name,
+    is_of_the_future,
 )
 from maniple.errors import RequestFailed
 from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
@@ -40,6 +45,7 @@ from maniple_registry.domain.records import (
 )
 
 FAILED_PAGE = 1000
+REFUSED_PACE = 0.1  # seconds between two answers to lives of the future
 UNSHOWN = "says more of itself than can be shown"
 
 Route = tuple[tuple[str, ...], tuple[type[AgentEvent], ...], Callable[[AgentEvent], None]]
@@ -64,6 +70,7 @@ class Handlers:
     def __post_init__(self) -> None:
         """Begin as if we had heard somebody: silence is counted from now."""
         self.last_heard = self.clock.seconds()
+        self._refused = -math.inf
         self._seen = self.metrics.counter(HEARTBEATS_SEEN)
 
     def hear(self, heartbeat: Heartbeat) -> None:
@@ -76,8 +83,21 @@ class Handlers:
             self.metrics.counter(CONTROL_DROPPED, "future").inc()
             life = heartbeat.incarnation
             self.log.warning("a life of the future", agent=heartbeat.agent, incarnation=life)
+            self._answer_refused(heartbeat, now.seconds)
         if decision.events or decision.commands or decision.failed:
             self.actor.take([(heartbeat.agent, decision)], now.seconds)
+
+    def _answer_refused(self, heartbeat: Heartbeat, now: float) -> None:
+        """Have it begin a life by its clock, which may have been set right since.
+
+        Who did not send this passes over it. Many are answered one by one: each asks again.
+        """
+        life = heartbeat.incarnation
+        if heartbeat.state is AgentPhase.LEAVING or is_of_the_future(life):
+            return
+        if now - self._refused >= REFUSED_PACE:
+            self._refused = now
+            self.actor.outbox.tell(agent_key(heartbeat.agent), Retire(incarnation=life))
 
     def judge(self, overdue: Iterable[AgentId], then: Instant) -> None:
         """Take that these had been silent for too long by then, if not heard since."""
@@ -192,6 +212,7 @@ def _shown(record: AgentRecord, now: float) -> dict[str, Any]:
         "state": record.state,
         "doubts": _doubts(record),
         "since_seconds": round(max(0.0, now - record.since), 3),
+        "sequence": heartbeat.sequence,
         "heartbeat_age": round(max(0.0, now - record.heard), 3),
         "slots": heartbeat.slots,
         "slots_by_executor": slots_by_executor,

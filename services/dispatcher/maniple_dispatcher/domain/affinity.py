@@ -5,10 +5,12 @@ is the highest. So every dispatcher that knows the same agents chooses the same,
 leaves moves only its own keys.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
+from maniple.control import order
 from maniple.messages import Envelope
 from maniple.topology import SUSPECT_AFTER
 
@@ -78,14 +80,16 @@ class Roster:
         life = self._lives.get(agent)
         return life is not None and life.reads
 
-    def registered(self, agent: str, incarnation: str, lanes: frozenset[str]) -> bool:
-        """Take which lanes an incarnation serves with affinity.
+    def registered(
+        self, agent: str, incarnation: str, lanes: frozenset[str], at: float = math.inf
+    ) -> bool:
+        """Take which lanes an incarnation serves with affinity; `at` is the Unix second.
 
         Tells whether an earlier one, which served more, may have left a queue behind.
         """
         known = self._lives.get(agent)
         if known is not None:
-            stale = incarnation < known.incarnation
+            stale = order(incarnation, at) < order(known.incarnation, at)
             ended = incarnation == known.incarnation and not (known.here and known.takes)
             if stale or ended:
                 return False
@@ -99,10 +103,10 @@ class Roster:
         if known is not None and known.here and known.incarnation == incarnation:
             self._keep(agent, replace(known, lanes=frozenset(), takes=False))
 
-    def gone(self, agent: str, incarnation: str) -> bool:
+    def gone(self, agent: str, incarnation: str, at: float = math.inf) -> bool:
         """Take that an incarnation failed or left; tell whether that may leave a queue behind."""
         known = self._lives.get(agent)
-        if known is not None and incarnation < known.incarnation:
+        if known is not None and order(incarnation, at) < order(known.incarnation, at):
             return False
         has_queue = known is None or known.has_queue
         self._keep(agent, _Life(incarnation, has_queue=has_queue, takes=False, here=False))

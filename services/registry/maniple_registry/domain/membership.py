@@ -16,6 +16,7 @@ from maniple.control import (
     Retire,
     began,
     is_of_the_future,
+    order,
 )
 from maniple.events import (
     AgentDraining,
@@ -203,7 +204,7 @@ def _meet(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
 def _other_incarnation(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
     if heartbeat.incarnation in record.past:
         return _answer_past(record, heartbeat)
-    if heartbeat.incarnation < record.incarnation:
+    if heartbeat.incarnation < record.incarnation and not _is_set_right(record, heartbeat, now):
         # Incarnations sort by time, but a host's clock may have been set back between two of them,
         # and of a long past nothing is kept. Behind one that has ended none of these begins.
         return _answer_past(record, heartbeat) if record.state in FINAL else Decision(record)
@@ -216,6 +217,17 @@ def _other_incarnation(record: AgentRecord, heartbeat: Heartbeat, now: Instant) 
     gone = replace(record, state=AgentState.FAILED, since=now.seconds)
     events = (event_of(AgentFailed, gone, now, REPLACED), *begun.events)
     return replace(begun, events=events, failed=(gone,))
+
+
+def _is_set_right(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> bool:
+    """Whether its clock was far ahead when the life that we know began, and this one is later."""
+    at = now.at.timestamp()
+    first_heard = at - (now.seconds - record.begun)
+    by_clock = began(heartbeat.incarnation)
+    if by_clock is None or by_clock < first_heard:
+        return False
+    latest = max(at, heartbeat.sent_at.timestamp())  # our clock may be behind
+    return order(heartbeat.incarnation, latest) > order(record.incarnation, latest)
 
 
 def _answer_past(record: AgentRecord, heartbeat: Heartbeat) -> Decision:
