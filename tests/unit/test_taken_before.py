@@ -11,7 +11,7 @@ from ingress_with_fakes import Ingress
 from maniple.client.amqp import AmqpCarrier
 from maniple.client.core import Client
 from maniple.client.outstanding import Outstanding
-from maniple.errors import BrokerUnavailable
+from maniple.errors import BrokerUnavailable, ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal
 from maniple.messages import REPEATED_HEADER
 from maniple.transport import Outgoing
@@ -35,6 +35,22 @@ async def test_a_dispatcher_knows_what_may_have_been_admitted(
     ingress = Ingress()
     await ingress.take([{"id": "a"}, {"id": "b"}], **properties)
     assert (ingress.admitted, ingress.before) == (["a", "b"], before)
+
+
+@pytest.mark.parametrize(
+    ("properties", "admitted"),
+    [({}, []), ({"headers": {REPEATED_HEADER: "true"}}, ["t"]), ({"redelivered": True}, ["t"])],
+)
+async def test_what_may_have_been_admitted_is_not_refused_for_what_is_known_of_a_node_now(
+    properties: dict[str, Any], admitted: list[str]
+) -> None:
+    def check(_: str) -> None:
+        raise InvalidMessage(ErrorCode.FORBIDDEN, "of no node")
+
+    ingress = Ingress()
+    ingress.submissions._check_address = check
+    await ingress.take({"id": "t"}, **properties)
+    assert ingress.admitted == admitted
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ class Submissions:
         raw = raw_arrival(delivery)
         try:
             arrival = check_arrival(raw, now)
-            if arrival.reply_to is not None:
+            # What may be running is not refused for what was not known when it was admitted.
+            if arrival.reply_to is not None and arrival.before is Before.UNKNOWN:
                 self._check_address(arrival.reply_to)
             most_bad = MOST if arrival.before is Before.UNKNOWN else MAX_TASKS
             members = decode_submission(delivery.body, most_bad)

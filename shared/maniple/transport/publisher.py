@@ -16,7 +16,7 @@ from maniple.transport.loss import is_loss
 from maniple.transport.refusal import check_published, end_of
 from maniple.transport.scouts import Place, Scouts
 from maniple.transport.supervision import FIRST_BACKOFF
-from maniple.transport.suspects import SHUNNED_SECONDS, Suspects
+from maniple.transport.suspects import LOSS_SECONDS, SHUNNED_SECONDS, Suspects
 
 LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
 
@@ -91,7 +91,7 @@ class Publisher:
         A message that is under way at `max_losses` losses of the connection (None: any number) is
         given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
         of its like beside it, so that they do not pay for it. What `suspects` take to be the cause
-        is given up at once, and of its losses no other message pays.
+        is given up at once if the broker said so, and of its losses no other message pays.
 
         One that `tells_refusals` raises `BrokerRefused` for a message that the broker closes the
         channel for: one of a user without the right, or that is too large. Others try again, until
@@ -147,6 +147,8 @@ class Publisher:
         Ticks at which an alarm of the broker holds back publishes are so not counted.
         """
         self._ticks += 1
+        if self._suspects is not None:
+            self._suspects.tick(self._ticks)
         oldest, _ = next(iter(self._unconfirmed.values()), (self._ticks, None))
         times = self._link.times
         most = times.ticks(times.confirm)
@@ -210,7 +212,7 @@ class Publisher:
         losses = 0
         while losses != self._max_losses and not self.shuns(message.routing_key):
             suspected = not self.trusts(message.routing_key)
-            async with self._turn(losses, suspected=suspected):
+            async with self._turn(message, losses, suspected=suspected):
                 if self.shuns(message.routing_key):
                     break
                 # It may have been cleared of that meanwhile.
@@ -228,7 +230,7 @@ class Publisher:
                 raise BrokerUnavailable("the connection was lost before RabbitMQ confirmed")
             if channel is not lost_on:
                 lost_on = channel
-                losses += self._blamed is not channel
+                losses += suspected or self._blamed is not channel
         raise _refused(message, unroutable=False)
 
     def shuns(self, key: str) -> bool:
@@ -239,16 +241,23 @@ class Publisher:
         """Tell whether this connection is known to stand what is sent there."""
         return self._suspects is None or not self._suspects.suspects(key)
 
-    def _turn(self, losses: int, *, suspected: bool) -> AbstractAsyncContextManager[None]:
+    def _turn(
+        self, message: Outgoing, losses: int, *, suspected: bool
+    ) -> AbstractAsyncContextManager[None]:
         if suspected and self._suspects is not None:
-            return self._suspects.turn
+            return self._suspects.alone(message.routing_key)
         return self._lost_ones if losses and self._max_losses else nullcontext()
 
     def _blame(self, message: Outgoing, channel: AbstractChannel) -> None:
         if self._suspects is not None:
-            until = self._ticks + self._link.times.ticks(SHUNNED_SECONDS)
-            sure = self._broken is channel
-            self._suspects.blame(message.routing_key, until, sure=sure)
+            ticks = self._link.times.ticks
+            self._suspects.blame(
+                message.routing_key,
+                self._ticks,
+                shunned=ticks(SHUNNED_SECONDS),
+                held=ticks(LOSS_SECONDS),
+                sure=self._broken is channel,
+            )
 
     def _clear(self, message: Outgoing, channel: AbstractChannel) -> None:
         """Take that the broker has answered a message, if only by refusing it."""

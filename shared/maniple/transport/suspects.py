@@ -3,32 +3,79 @@
 RabbitMQ 3.10 closes a connection over a direct reply-to address of a node that is gone. Nobody can
 tell by looking at it which nodes there are. So until something that was sent to a node has been
 answered on this connection, its addresses are suspect: they are sent to one after the other. When
-the connection is lost, the one that was under way is to blame: its node is shunned for a while, and
-all else is sent again.
+the connection is lost, the one that was under way is to blame. If the broker said that it had
+failed over something, that node is shunned for a while; if not, it is only in doubt, for
+connections are lost for other reasons, too: what goes there is tried again, alone. All else is sent
+again.
+
+An outsider may name any number of nodes, each of which costs the connection once. So nodes that
+have answered before do not stand in line behind strangers; and those, when some have cost the
+connection, are tried only now and then.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from weakref import WeakValueDictionary
 
 MOST_KNOWN = 1024  # nodes; their names may be from outside
 SHUNNED_SECONDS = 60.0
-DOUBTS = 2  # losses of which the broker did not say that they were of its own making
+DOUBTS = 2  # losses in a row, not of the broker's own making, after which a node is a stranger
+LOSS_SECONDS = 10.0  # in which strangers may cost the connection once, in the long run
+FREE_LOSSES = 8  # that hold nobody back: some nodes that were taken away, or a few restarts
 
 
 class Suspects:
     """What is known of the kinds of addresses. Reads no clock: times are the caller's.
 
     `kind_of` tells the kind of an address, such as its node, or None for one that is harmless.
+
+    What goes to strangers while they are held back waits, as long as its sender likes. A task with
+    such an address is not refused: a refusal could not be told either, and would lose the task of
+    an innocent with its reply.
     """
 
     def __init__(self, kind_of: Callable[[str], str | None]) -> None:
         """Know nothing."""
         self._kind_of = kind_of
         self._good: set[str] = set()
+        self._good_before: set[str] = set()
+        """Those that have answered, if not on this connection."""
         self._doubts: dict[str, int] = {}
         self._shunned: dict[str, int] = {}
-        self.turn = asyncio.Lock()
-        """Whoever sends to a suspect has it."""
+        self._turn = asyncio.Lock()
+        self._strangers = asyncio.Lock()
+        self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._now = self._paid_until = self._most_ahead = 0
+        self._paid = asyncio.Event()
+        self._paid.set()
+
+    def tick(self, now: int) -> None:
+        """Take what time it is; to be called now and then."""
+        self._now = now
+        if self._paid_until - now <= self._most_ahead:
+            self._paid.set()
+
+    @asynccontextmanager
+    async def alone(self, key: str) -> AsyncIterator[None]:
+        """Let nobody else send to a suspect.
+
+        Of strangers only one at a time waits for that, and of those of one kind only one for that.
+        """
+        kind = self._kind_of(key) or ""
+        async with AsyncExitStack() as stack:
+            if self._is_strange(kind):
+                line = self._lines.setdefault(kind, asyncio.Lock())
+                await stack.enter_async_context(line)
+            if self._is_strange(kind):  # whoever was first may have shown what it is
+                await stack.enter_async_context(self._strangers)
+                await self._paid.wait()
+            await stack.enter_async_context(self._turn)
+            yield
+
+    def _is_strange(self, kind: str) -> bool:
+        known = kind in self._good or kind in self._good_before
+        return not known and self._shunned.get(kind, self._now) <= self._now
 
     def shuns(self, key: str, now: int) -> bool:
         """Tell whether nothing is to be sent to an address and its like."""
@@ -47,24 +94,40 @@ class Suspects:
         if kind is None:
             return
         self._doubts.pop(kind, None)
-        if len(self._good) >= MOST_KNOWN:
-            self._good.clear()  # what is in use is soon found again
-        self._good.add(kind)
+        for known in (self._good, self._good_before):
+            if len(known) >= MOST_KNOWN:
+                known.clear()  # what is in use is soon found again
+            known.add(kind)
 
-    def blame(self, key: str, until: int, *, sure: bool) -> None:
-        """Take that the connection was lost over an address; shun its like `until` then.
+    def blame(self, key: str, now: int, *, shunned: int, held: int, sure: bool) -> None:
+        """Take that the connection was lost over an address.
 
-        If that is not `sure`, after `DOUBTS` of them: connections are lost for other reasons, too.
+        If that is `sure`, shun its like for `shunned` ticks; if not, it is a stranger again after
+        `DOUBTS` of them. Once there were `FREE_LOSSES`, strangers wait `held` ticks for each.
         """
         kind = self._kind_of(key)
         if kind is None:
             return
+        self._now = now
+        self._most_ahead = FREE_LOSSES * held
+        self._paid_until = max(self._paid_until, now) + held
+        if self._paid_until - now > self._most_ahead:
+            self._paid.clear()
         doubts = self._doubts.pop(kind, 0) + 1
-        known = self._shunned if sure or doubts >= DOUBTS else self._doubts
-        if len(known) >= MOST_KNOWN:
-            known.pop(next(iter(known)))
-        known[kind] = until if known is self._shunned else doubts
+        if sure:
+            _keep(self._shunned, kind, now + shunned)
+        elif doubts < DOUBTS:
+            _keep(self._doubts, kind, doubts)
+            return
+        self._good_before.discard(kind)
 
     def lost(self) -> None:
         """Take that the connection is gone: one of those that were good may have gone with it."""
         self._good.clear()
+
+
+def _keep(known: dict[str, int], kind: str, value: int) -> None:
+    known.pop(kind, None)
+    if len(known) >= MOST_KNOWN:
+        known.pop(next(iter(known)))
+    known[kind] = value
