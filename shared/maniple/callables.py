@@ -52,11 +52,22 @@ def body_of(layer: Any) -> FunctionType | None:
     return layer if isinstance(layer, FunctionType) else None
 
 
-def place_of(function: Any) -> str:
-    """Return file and line of what is innermost, empty if that has none."""
+def _innermost(function: Any) -> FunctionType | None:
     body = None
     for layer in layers(function):
         body = body_of(layer) or body
+    return body
+
+
+def module_of(function: Any) -> str:
+    """Return the name of the module of what is innermost, empty if that has none."""
+    body = _innermost(function)
+    return body.__module__ or "" if body else ""
+
+
+def place_of(function: Any) -> str:
+    """Return file and line of what is innermost, empty if that has none."""
+    body = _innermost(function)
     return f"{body.__code__.co_filename}:{body.__code__.co_firstlineno}" if body else ""
 
 

@@ -1,5 +1,6 @@
 """Importing the modules of handlers; what goes wrong says where it is, and what to do."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -7,7 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -28,17 +29,29 @@ def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskReg
     """
     folder = folder or here()
     registry = TaskRegistry()
+    loaded: dict[str, ModuleType] = {}
     for name in located(modules, folder):
-        try:
-            registry.collect(_import(name, folder))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"handlers {name!r}: {_placed(error)}") from error
-        except KeyboardInterrupt:
-            raise  # somebody does not want to wait for it
-        except BaseException as error:
-            why = f"handlers {name!r} cannot be imported: {_told(error, name, folder)}"
-            raise ConfigurationError(why) from error
+        with _naming(name, folder):
+            loaded[name] = _import(name, folder)
+            registry.collect(loaded[name])
+    for name, module in loaded.items():  # each may keep what another one offers
+        with _naming(name, folder):
+            registry.check(module)
     return registry
+
+
+@contextlib.contextmanager
+def _naming(name: str, folder: Path) -> Iterator[None]:
+    """Raise what is wrong with a module as an error that names it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"handlers {name!r}: {_placed(error)}") from error
+    except KeyboardInterrupt:
+        raise  # somebody does not want to wait for it
+    except BaseException as error:
+        why = f"handlers {name!r} cannot be imported: {_told(error, name, folder)}"
+        raise ConfigurationError(why) from error
 
 
 def located(modules: Iterable[str], folder: Path) -> list[str]:

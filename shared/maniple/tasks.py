@@ -234,6 +234,7 @@ class TaskRegistry:
     def __init__(self, functions: Iterable[Callable[..., Any]] = ()) -> None:
         """Take marked functions."""
         self._definitions: dict[str, TaskDefinition] = {}
+        self._modules: set[str] = set()
         for function in functions:
             self.add(function)
 
@@ -253,19 +254,26 @@ class TaskRegistry:
     def collect(self, module: ModuleType) -> None:
         """Take every marked function that `module` has by name, as it is found there.
 
-        Raises `ConfigurationError` if there is none, or one that no name leads to.
+        Raises `ConfigurationError` if there is none. When all modules are collected, `check` them.
         """
-        values = list(vars(module).values())
-        found = [value for value in values if mark_of(value) is not None]
+        found = [value for value in list(vars(module).values()) if mark_of(value) is not None]
         for function in found:
             self.add(function)
-        for value in values:
-            self._look_for_hidden(value, depth=MOST_HIDDEN)
+        self._modules.add(module.__name__)
         if not found:
+            self.check(module)  # which can tell more
             raise ConfigurationError(
                 f"there is no handler in {getattr(module, '__file__', None) or module.__name__}; "
                 "mark a function with @task('a.name'), and name the module that has it"
             )
+
+    def check(self, module: ModuleType) -> None:
+        """Raise `ConfigurationError` for what is marked in `module` and would never be offered.
+
+        What a module keeps of another one that is not collected is no business of this process.
+        """
+        for value in list(vars(module).values()):
+            self._look_for_hidden(value, depth=MOST_HIDDEN)
 
     def _look_for_hidden(self, value: Any, depth: int) -> None:
         """Refuse a marked function that only something else leads to: it would never be offered."""
@@ -275,7 +283,10 @@ class TaskRegistry:
             mark = mark_of(inner)
             if mark is None:
                 self._look_for_hidden(inner, depth - 1)
-            elif mark.capability not in self._definitions:
+            elif (
+                mark.capability not in self._definitions
+                and callables.module_of(inner) in self._modules
+            ):
                 raise callables.wrong(inner, mark.capability, _why_hidden(inner, value))
 
     def get(self, capability: str) -> TaskDefinition | None:

@@ -150,3 +150,28 @@ def test_of_handlers_that_are_installed_the_line_is_told_too(
     (tmp_path / "installed_shop.py").write_text("number = 1\nnumber / 0\n")
     with pytest.raises(ConfigurationError, match=r"installed_shop\.py:2: it raises ZeroDivision"):
         load_registry(["installed_shop"], tmp_path)
+
+
+OFFERED = HEAD + "@task('{name}.total')\ndef total(payload): ...\n"
+HELPERS = {
+    "partial": "again = functools.partial(print, {other}.total)\n",
+    "closure": (
+        "def make(kept):\n    def helper(payload): return kept(payload)\n    return helper\n"
+        "again = make({other}.total)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("helper", HELPERS)
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first"), ("first",)])
+def test_a_helper_may_keep_a_handler_of_another_module_in_any_order(
+    tmp_path: Path, helper: str, order: tuple[str, ...]
+) -> None:
+    names = {one: f"{one}_{helper}_{abs(hash((tmp_path, helper)))}" for one in ("first", "second")}
+    first, second = names["first"], names["second"]
+    keeps = HELPERS[helper].format(other=second)
+    text = f"import functools\nimport {second}\n{OFFERED.format(name=first)}{keeps}"
+    (tmp_path / f"{first}.py").write_text(text)
+    (tmp_path / f"{second}.py").write_text(OFFERED.format(name=second))
+    registry = load_registry([names[one] for one in order], tmp_path)
+    assert {one.capability for one in registry} == {f"{names[one]}.total" for one in order}
