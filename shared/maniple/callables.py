@@ -113,7 +113,8 @@ def is_method(function: Any) -> bool:
 def takes_context(function: Any, capability: str) -> bool:
     """Tell whether a handler takes a context too. Raises `ConfigurationError` for what takes else.
 
-    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes.
+    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes; what it gives as
+    the second argument is its own affair.
     """
     outermost = _parameters(function, capability)
     needed = [p.name for p in outermost if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
@@ -134,7 +135,7 @@ def takes_context(function: Any, capability: str) -> bool:
         )
     if not 1 <= count <= 2:  # noqa: PLR2004 - payload, context
         raise wrong(function, capability, f"{_TAKES}, not {count} parameters")
-    if count > 1 and parameters[1].annotation in _JSON_TYPES:
+    if layer is function and count > 1 and parameters[1].annotation in _JSON_TYPES:
         name = parameters[1].name
         why = (
             f"{_TAKES}, but its second parameter, {name!r}, is no context; take one payload of both"

@@ -217,3 +217,19 @@ async def test_a_guard_runs_in_the_cluster_in_memory_too() -> None:
     async with maniple.testing.cluster(guard(task("a.b")(plain))) as client:
         handle = await client.submit("a.b", 1)
         assert await handle.result(timeout=5) == ["guarded", 2]
+
+
+async def test_a_decorator_may_give_the_second_argument_itself() -> None:
+    def counting(function: Function) -> Function:
+        @functools.wraps(function)
+        def counted(*args: Any, **_: Any) -> Any:
+            return function(args[0], 7)
+
+        return counted
+
+    def total(payload: int, retries: int) -> list[int]:
+        return [payload, retries]
+
+    definition = loaded(task("a.b")(counting(total)))
+    assert definition.payload_type is int
+    assert (await output_of(definition, b"21")).output == b"[21,7]"
