@@ -113,8 +113,8 @@ def is_method(function: Any) -> bool:
 def takes_context(function: Any, capability: str) -> bool:
     """Tell whether a handler takes a context too. Raises `ConfigurationError` for what takes else.
 
-    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes; what it gives as
-    the second argument is its own affair.
+    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes; what it
+    gives as the second argument is its own affair.
     """
     outermost = _parameters(function, capability)
     needed = [p.name for p in outermost if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
@@ -195,14 +195,19 @@ def kept_in(value: Any) -> Iterator[Any]:
     """Go through the callables that something keeps where nobody finds them by name.
 
     What a decorator without `functools.wraps` has made keeps them in its closure or as attributes,
-    a class has methods.
+    a class has methods. What a proxy stands for is left alone: it may not be there yet.
     """
     kept: list[Any] = []
-    if isinstance(value, FunctionType):
-        kept = list(_cells(value).values())
-    elif isinstance(value, functools.partial):
-        kept = [value.func, *value.args]
-    elif callable(value):
-        own = list(getattr(value, "__dict__", {}).values())
-        kept = [*own, *(one.__func__ for one in own if isinstance(one, staticmethod | classmethod))]
+    with contextlib.suppress(Exception):  # as it may raise whatever it likes
+        kept = _kept_in(value, type(value))
     yield from filter(callable, kept)
+
+
+def _kept_in(value: Any, kind: type) -> list[Any]:
+    if issubclass(kind, FunctionType):
+        return list(_cells(value).values())
+    if issubclass(kind, functools.partial):
+        return [value.func, *value.args]
+    own = list(getattr(value, "__dict__", {}).values()) if callable(value) else []
+    wrapping = [one for one in own if issubclass(type(one), staticmethod | classmethod)]
+    return [*own, *(one.__func__ for one in wrapping)]

@@ -153,11 +153,13 @@ def check_capability(capability: str) -> None:
 
 def mark_of(function: Any) -> Mark | None:
     """Return what `@task` has said of a function, or of one that it is made of; None if nothing."""
+    if not callable(function):
+        return None
     try:
         mark = getattr(function, MARK, None)
     except Exception:  # noqa: BLE001 - a proxy may raise whatever it likes
         return None
-    return mark if isinstance(mark, Mark) and callable(function) else None
+    return mark if type(mark) is Mark else None
 
 
 def definition_of(function: Any) -> TaskDefinition:
@@ -277,7 +279,7 @@ class TaskRegistry:
 
     def _look_for_hidden(self, value: Any, depth: int) -> None:
         """Refuse a marked function that only something else leads to: it would never be offered."""
-        if isinstance(value, ModuleType) or mark_of(value) is not None:
+        if issubclass(type(value), ModuleType) or mark_of(value) is not None:
             return
         for inner in callables.kept_in(value) if depth else ():
             mark = mark_of(inner)

@@ -233,3 +233,48 @@ async def test_a_decorator_may_give_the_second_argument_itself() -> None:
     definition = loaded(task("a.b")(counting(total)))
     assert definition.payload_type is int
     assert (await output_of(definition, b"21")).output == b"[21,7]"
+
+
+def fails() -> Any:
+    raise RuntimeError("DATABASE_URL is not set")
+
+
+class Unset:
+    """Is loaded by whoever asks for what it has or what it is, as settings may be."""
+
+    @property
+    def __class__(self) -> Any:
+        return fails()
+
+    @__class__.setter
+    def __class__(self, _: Any) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return fails()
+
+
+class CalledUnset(Unset):
+    def __call__(self) -> Any: ...
+
+
+class WhollyUnset(CalledUnset):
+    def __getattribute__(self, name: str) -> Any:
+        return fails()
+
+
+class Endless:
+    def __getattr__(self, name: str) -> "Unset":
+        return CalledUnset()
+
+    def __call__(self) -> Any: ...
+
+
+@pytest.mark.parametrize("kind", [Unset, CalledUnset, WhollyUnset, Endless])
+def test_what_is_lazy_in_a_module_may_raise_when_it_is_looked_at(kind: type) -> None:
+    module = ModuleType("shop")
+    vars(module).update(settings=kind(), handler=task("a.b")(plain))
+    vars(module)["helper"] = functools.partial(print, vars(module)["settings"])
+    registry = TaskRegistry()
+    registry.collect(module)
+    registry.check(module)
+    assert [one.capability for one in registry] == ["a.b"]
