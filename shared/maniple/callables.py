@@ -8,15 +8,19 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints, is_typeddict
+
+from msgspec import Struct
+from pydantic import BaseModel
 
 from maniple.errors import ConfigurationError
+from maniple.task_context import TaskContext
 
 MOST_LAYERS = 50
 _JSON = (int, float, str, bool, bytes, list, dict)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_JSON_TYPES = tuple(one for kind in _JSON for one in (kind, kind.__name__))
 _TAKES = "a handler takes (payload) or (payload, context)"
 
 
@@ -135,7 +139,7 @@ def takes_context(function: Any, capability: str) -> bool:
         )
     if not 1 <= count <= 2:  # noqa: PLR2004 - payload, context
         raise wrong(function, capability, f"{_TAKES}, not {count} parameters")
-    if layer is function and count > 1 and parameters[1].annotation in _JSON_TYPES:
+    if layer is function and count > 1 and _is_data(parameters[1].annotation, function, capability):
         name = parameters[1].name
         why = (
             f"{_TAKES}, but its second parameter, {name!r}, is no context; take one payload of both"
@@ -153,8 +157,25 @@ def payload_type(function: Any, capability: str) -> Any:
     for layer in layers(function):
         first = next((p for p in _parameters(layer, capability) if p.kind in _POSITIONAL), None)
         if first is not None and first.annotation is not first.empty:
-            return _resolved(first.annotation, layer, function, capability)
+            found = _resolved(first.annotation, layer, function, capability)
+            if isinstance(found, type) and issubclass(found, TaskContext):
+                why = f"{_TAKES}: the payload first, and {first.name!r} is a context"
+                raise wrong(function, capability, why)
+            return found
     return Any
+
+
+def _is_data(annotation: Any, function: Any, capability: str) -> bool:
+    """Tell whether what is annotated so is made of JSON, and no context; not if that is unsure."""
+    try:
+        kind = _resolved(annotation, function, function, capability)
+    except ConfigurationError:  # as of what is imported for a type checker only
+        return False
+    kind = get_origin(kind) or kind
+    if not isinstance(kind, type) or issubclass(kind, TaskContext) or issubclass(TaskContext, kind):
+        return False
+    is_model = issubclass(kind, BaseModel | Struct) or is_dataclass(kind) or is_typeddict(kind)
+    return kind in _JSON or is_model
 
 
 def _resolved(annotation: Any, layer: Any, function: Any, capability: str) -> Any:
