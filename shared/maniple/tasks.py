@@ -4,12 +4,17 @@
 modules, for an agent, a worker process or a test.
 """
 
+import contextlib
+import gc
 import inspect
 import re
+import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import ModuleType
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from maniple import callables
@@ -40,6 +45,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARK = "__maniple_task__"
+NOTES = "__maniple_notes__"
 MOST_HIDDEN = 3
 SUSPECT_SUFFIX = ".suspect"
 DEFAULT_ATTEMPTS = 1
@@ -81,6 +87,15 @@ class Mark:
 
     capability: str
     options: TaskOptions
+
+
+@dataclass(frozen=True)
+class Note:
+    """What has been marked where a module is run, whether or not that keeps it."""
+
+    mark: Mark
+    place: str
+    function: weakref.ref[Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -126,9 +141,23 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
             raise callables.wrong(function, capability, why) from error
         if not callables.is_method(function):  # it is found only when bound to an object
             callables.takes_context(function, capability)
+        _note(function, sys._getframe(1))  # noqa: SLF001 - where it is marked
         return function
 
     return mark
+
+
+def _note(function: Any, frame: FrameType) -> None:
+    """Note what is marked at the top of a module, until that is imported anew.
+
+    What functions make and the bodies of classes have is somebody's who keeps it on purpose.
+    """
+    spec = frame.f_globals.get("__spec__")
+    if frame.f_code.co_name != "<module>" or not isinstance(spec, ModuleSpec):
+        return
+    with contextlib.suppress(TypeError):  # some objects have no weak references
+        note = Note(getattr(function, MARK), callables.place_of(function), weakref.ref(function))
+        vars(spec).setdefault(NOTES, []).append(note)  # a spec is one import's
 
 
 def is_capability(name: str) -> bool:
@@ -276,6 +305,12 @@ class TaskRegistry:
         """
         for value in list(vars(module).values()):
             self._look_for_hidden(value, depth=MOST_HIDDEN)
+        notes = getattr(getattr(module, "__spec__", None), NOTES, ())
+        lost = [one for one in notes if one.mark.capability not in self._definitions]
+        if lost:
+            gc.collect()  # what nobody has any more is gone then
+        for note in lost:
+            _check_kept(note)
 
     def _look_for_hidden(self, value: Any, depth: int) -> None:
         """Refuse a marked function that only something else leads to: it would never be offered."""
@@ -300,6 +335,21 @@ class TaskRegistry:
 
     def __len__(self) -> int:
         return len(self._definitions)
+
+
+def _check_kept(note: Note) -> None:
+    """Raise `ConfigurationError` for what was marked and can be no handler of anybody's."""
+    function = note.function()
+    now = None if function is None else getattr(function, MARK, note.mark)
+    if now is note.mark:
+        return
+    why = (
+        "nothing in its module leads to it any more; is its name given twice, or does a "
+        "decorator above its @task return nothing?"
+        if now is None
+        else f"it is marked again, as {now.capability!r}; mark another function, which calls it"
+    )
+    raise ConfigurationError(f"{note.place}: {note.mark.capability}: {why}")
 
 
 def _why_hidden(function: Any, keeper: Any) -> str:

@@ -3,7 +3,9 @@
 Each message names the file and the line that is marked with `# here`, and says what to do.
 """
 
+import importlib
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -72,6 +74,46 @@ DECORATORS = [
         "give one another name",
     ),
 ]
+DROPPED = [
+    (
+        "@task('shop.a')  # here\ndef f(p): ...\n@task('shop.b')\ndef f(p): ...",
+        "shop.a: nothing in its module leads to it any more",
+    ),
+    (
+        (
+            "def noted(function): print(function)\n@noted  # here\n@task('shop.a')\n"
+            "def f(p): ...\n@task('shop.b')\ndef g(p): ..."
+        ),
+        "shop.a: nothing in its module leads to it any more",
+    ),
+    (
+        "@task('shop.a')  # here\n@task('shop.b')\ndef f(p): ...",
+        "shop.b: it is marked again, as 'shop.a'",
+    ),
+    ("@task('shop.a')  # here\ndef f(context: TaskContext, payload): ...", "the payload first"),
+    ("@task('shop.a')  # here\ndef f(context: 'TaskContext'): ...", "the payload first"),
+    (
+        (
+            "from pydantic import BaseModel\nclass A(BaseModel): ...\nclass B(BaseModel): ...\n"
+            "@task('shop.a')  # here\ndef f(a: A, b: 'B'): ..."
+        ),
+        "take one payload of both",
+    ),
+    (
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass A: ...\n"
+            "@task('shop.a')  # here\ndef f(a: A, b: A): ..."
+        ),
+        "take one payload of both",
+    ),
+    (
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass A: ...\n"
+            "@task('shop.a')  # here\ndef f(a: A, b: list[A]): ..."
+        ),
+        "take one payload of both",
+    ),
+]
 TYPES = [
     (
         (
@@ -108,7 +150,7 @@ IMPORTS = [
 ]
 
 
-@pytest.mark.parametrize(("source", "says"), [*OPTIONS, *DECORATORS, *TYPES, *IMPORTS])
+@pytest.mark.parametrize(("source", "says"), [*OPTIONS, *DECORATORS, *DROPPED, *TYPES, *IMPORTS])
 def test_a_mistake_is_told_with_file_and_line_and_what_to_do(
     tmp_path: Path, source: str, says: str
 ) -> None:
@@ -175,3 +217,38 @@ def test_a_helper_may_keep_a_handler_of_another_module_in_any_order(
     (tmp_path / f"{second}.py").write_text(OFFERED.format(name=second))
     registry = load_registry([names[one] for one in order], tmp_path)
     assert {one.capability for one in registry} == {f"{names[one]}.total" for one in order}
+
+
+LEFT = [
+    "KEPT = {}\nfor n in 'xy':\n    @task(f'shop.{n}')\n    def f(p): ...\n    KEPT[n] = f",
+    "KEPT = []\n@KEPT.append\n@task('shop.x')\ndef f(p): ...",
+    "def make():\n    @task('shop.x')\n    def f(p): ...\nmake()",
+    "def f(p): ...\nf = task('shop.b')(task('shop.b')(f))",
+    "def f(p): ...\nclass A:\n    f = staticmethod(task('shop.b')(f))",
+]
+
+
+@pytest.mark.parametrize("source", LEFT)
+def test_what_a_module_keeps_elsewhere_or_makes_in_functions_is_its_own_affair(
+    tmp_path: Path, source: str
+) -> None:
+    file = tmp_path / f"shop_{abs(hash((tmp_path, source)))}.py"
+    file.write_text(f"{HEAD}{source}\n@task('shop.z')\ndef z(p): ...\n")
+    assert load_registry([str(file)]).get("shop.z")
+
+
+def test_a_module_that_is_imported_anew_is_judged_by_what_it_has_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"shop_{abs(hash(tmp_path))}"
+    file = tmp_path / f"{name}.py"
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file.write_text(f"{HEAD}@task('shop.before')\ndef f(p): ...\n1 / 0\n")
+    with pytest.raises(ConfigurationError):
+        load_registry([str(file)])
+    for number in range(2):
+        file.write_text(f"{HEAD}@task('shop.n{number}')\ndef f(p): ...\n")
+        importlib.invalidate_caches()
+        if number:
+            importlib.reload(sys.modules[name])
+        assert [one.capability for one in load_registry([str(file)])] == [f"shop.n{number}"]
