@@ -184,12 +184,21 @@ async def test_a_decorator_that_runs_the_coroutine_itself_says_that_it_wants_a_t
     def running(function: Function) -> Function:
         @functools.wraps(function)
         def run(payload: Any) -> Any:
-            return asyncio.run(function(payload))
+            given = function(payload)
+            try:
+                return asyncio.run(given)
+            finally:
+                given.close()
 
         return run
 
     definition = loaded(task("a.b", executor="thread")(running(double)))
     assert (await output_of(definition, b"21")).output == b"42"
+    failure = (await output_of(loaded(task("a.b")(running(double))), b"21")).failure
+    assert failure is not None
+    assert failure.code is ErrorCode.HANDLER_ERROR
+    assert "running event loop" in failure.message
+    assert """@task("a.b", executor="thread")""" in failure.message
 
 
 async def test_a_decorator_may_take_the_context_and_pass_on_less() -> None:
