@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from maniple.errors import ConfigurationError
-from maniple.tasks import TaskRegistry
+from maniple.tasks import TaskRegistry, task
 
 SUFFIX = ".py"
 _OURS = ("<", str(Path(__file__).parent) + os.sep)  # the import system's, and this distribution's
@@ -70,6 +70,8 @@ def here() -> Path:
 def _import(name: str, folder: Path) -> ModuleType:
     _make_importable(folder)
     if not name.endswith(SUFFIX):
+        if not all(name.split(".")):
+            raise ConfigurationError(f"{name!r} is no name of a module; {_what_to_give(folder)}")
         return importlib.import_module(name)
     path = Path(name).resolve()
     if not path.is_file():
@@ -122,22 +124,25 @@ def _told(error: BaseException, name: str, folder: Path) -> str:
     place = _place_of(error)
     at = f"{place}: " if place else ""
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+        if error.filename and Path(error.filename).is_file():
+            at = f"{error.filename}:{error.lineno}: "
+        return f"{at}{type(error).__name__}: {error.msg}"
     if isinstance(error, ModuleNotFoundError) and not place:
-        return (
-            f"there is no module {error.name!r}; give a name that can be imported in {folder}, "
-            f"or a path that ends in {SUFFIX}"
-        )
+        return f"there is no module {error.name!r}; {_what_to_give(folder)}"
     if isinstance(error, ModuleNotFoundError):
         return f"{at}{error}; install it where the agent runs, or mend its name"
     if isinstance(error, ImportError) and name.endswith(SUFFIX) and "relative import" in str(error):
         return f"{at}{error}; name it as package.module, not by its path"
+    advice = ""
     if not isinstance(error, Exception):
-        return (
-            f"{at}it raises {error!r} when it is imported; put what is not to be done then "
-            'below `if __name__ == "__main__":`'
-        )
-    return f"{at}it raises {error!r} when it is imported"
+        advice = '; put what is not to be done then below `if __name__ == "__main__":`'
+    elif isinstance(error, TypeError) and str(error).startswith(f"{task.__name__}() "):
+        advice = "; write @task('a.name'), with options by their names"
+    return f"{at}it raises {error!r} when it is imported{advice}"
+
+
+def _what_to_give(folder: Path) -> str:
+    return f"give a name that can be imported in {folder}, or a path that ends in {SUFFIX}"
 
 
 def _place_of(error: BaseException) -> str:

@@ -129,6 +129,11 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
     what the module has by that name in the end, with all decorators above this one. Raises
     `ConfigurationError` for a wrong name or option.
     """
+    if not isinstance(capability, str):
+        given = type(capability).__name__
+        raise ConfigurationError(
+            f"@task wants the name of a capability, not a {given}; write @task('a.name')"
+        )
     check_capability(capability)
 
     def mark(function: F) -> F:
@@ -273,7 +278,7 @@ class TaskRegistry:
         """Take one marked function. Raises `ConfigurationError` if it has no mark or a twin."""
         definition = definition_of(function)
         known = self._definitions.get(definition.capability)
-        if known is not None and known.function is not function:
+        if known is not None and known.function != function:  # a bound method is made each time
             both = (known.function, function)
             places = " and ".join(callables.place_of(one) or repr(one) for one in both)
             raise ConfigurationError(

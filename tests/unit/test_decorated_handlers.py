@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 import maniple.testing
-from maniple.errors import ErrorCode
+from maniple.errors import ConfigurationError, ErrorCode
 from maniple.execution import Outcome, run_async, run_sync
 from maniple.tasks import Executor, TaskContext, TaskDefinition, TaskRegistry, task
 
@@ -287,3 +287,10 @@ def test_what_is_lazy_in_a_module_may_raise_when_it_is_looked_at(kind: type) -> 
     registry.collect(module)
     registry.check(module)
     assert [one.capability for one in registry] == ["a.b"]
+
+
+def test_one_method_of_one_object_is_one_handler_however_often_it_is_given() -> None:
+    session = Session()
+    assert len(TaskRegistry([session.method, session.method])) == 1
+    with pytest.raises(ConfigurationError, match=r"two handlers for 'a\.method'"):
+        TaskRegistry([session.method, Session().method])

@@ -30,6 +30,10 @@ OPTIONS = [
     ("@task('shop.total', executor='async')  # here\ndef f(payload): ...", "wants an async def"),
     ("@task('shop.total', executor='thread')  # here\nasync def f(p): ...", "a plain function"),
     ("@task('Shop Total')  # here\ndef f(payload): ...", "dotted lower-case name such as"),
+    ("@task  # here\ndef f(payload): ...", "write @task('a.name')"),
+    ("@task()  # here\ndef f(payload): ...", "write @task('a.name')"),
+    ("@task(3)  # here\ndef f(payload): ...", "write @task('a.name')"),
+    ("@task('shop.total', 30)  # here\ndef f(payload): ...", "write @task('a.name'), with options"),
 ]
 DECORATORS = [
     (f"{GUARD}\n@guard  # here\n@task('shop.total')\ndef f(payload): ...", "functools.wraps"),
@@ -147,6 +151,7 @@ IMPORTS = [
     ("import no_such_module_here  # here", "install it where the agent runs"),
     ("from . import sibling  # here", "name it as package.module"),
     ("@task(  # here", "SyntaxError"),
+    ("number = eval('1 +')  # here", "SyntaxError: "),
 ]
 
 
@@ -172,6 +177,9 @@ def test_a_mistake_is_told_with_file_and_line_and_what_to_do(
         ("no.such.module", "there is no module 'no'; give a name that can be imported in"),
         ("missing.py", "there is no file {folder}/missing.py; paths are relative to {folder}"),
         ("empty.py", "there is no handler in {folder}/empty.py; mark a function with @task"),
+        ("nul.py", "handlers '{folder}/nul.py' cannot be imported: .*null bytes"),
+        (".", "'.' is no name of a module; give a name that can be imported in {folder}"),
+        ("..shop", "'..shop' is no name of a module"),
         ("queue.py", "{folder}/queue.py is called like a module of Python's own"),
         ("json", "there is no handler in .*json/__init__.py; mark a function"),
     ],
@@ -180,9 +188,13 @@ def test_a_module_that_gives_no_handlers_is_told_with_what_to_do(
     tmp_path: Path, name: str, says: str
 ) -> None:
     (tmp_path / "empty.py").write_text("number = 3\n")
+    (tmp_path / "nul.py").write_text(HEAD + "number = 1\0\n")
     (tmp_path / "queue.py").write_text(HEAD + "@task('a.b')\ndef f(payload): ...\n")
     with pytest.raises(ConfigurationError, match=says.format(folder=re.escape(str(tmp_path)))):
         load_registry([name], tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        load_registry([name], tmp_path)
+    assert "None" not in str(caught.value)
 
 
 def test_of_handlers_that_are_installed_the_line_is_told_too(
