@@ -129,10 +129,11 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
     what the module has by that name in the end, with all decorators above this one. Raises
     `ConfigurationError` for a wrong name or option.
     """
-    if not isinstance(capability, str):
-        given = type(capability).__name__
+    given: Any = capability
+    if not isinstance(given, str):
         raise ConfigurationError(
-            f"@task wants the name of a capability, not a {given}; write @task('a.name')"
+            f"@task wants the name of a capability, not a {type(given).__name__}; "
+            "write @task('a.name')"
         )
     check_capability(capability)
 
