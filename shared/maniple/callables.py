@@ -8,15 +8,19 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints, is_typeddict
+
+from msgspec import Struct
+from pydantic import BaseModel
 
 from maniple.errors import ConfigurationError
+from maniple.task_context import TaskContext
 
 MOST_LAYERS = 50
 _JSON = (int, float, str, bool, bytes, list, dict)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_JSON_TYPES = tuple(one for kind in _JSON for one in (kind, kind.__name__))
 _TAKES = "a handler takes (payload) or (payload, context)"
 
 
@@ -52,11 +56,22 @@ def body_of(layer: Any) -> FunctionType | None:
     return layer if isinstance(layer, FunctionType) else None
 
 
-def place_of(function: Any) -> str:
-    """Return file and line of what is innermost, empty if that has none."""
+def _innermost(function: Any) -> FunctionType | None:
     body = None
     for layer in layers(function):
         body = body_of(layer) or body
+    return body
+
+
+def module_of(function: Any) -> str:
+    """Return the name of the module of what is innermost, empty if that has none."""
+    body = _innermost(function)
+    return body.__module__ or "" if body else ""
+
+
+def place_of(function: Any) -> str:
+    """Return file and line of what is innermost, empty if that has none."""
+    body = _innermost(function)
     return f"{body.__code__.co_filename}:{body.__code__.co_firstlineno}" if body else ""
 
 
@@ -102,7 +117,8 @@ def is_method(function: Any) -> bool:
 def takes_context(function: Any, capability: str) -> bool:
     """Tell whether a handler takes a context too. Raises `ConfigurationError` for what takes else.
 
-    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes.
+    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes; what it
+    gives as the second argument is its own affair.
     """
     outermost = _parameters(function, capability)
     needed = [p.name for p in outermost if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
@@ -123,7 +139,7 @@ def takes_context(function: Any, capability: str) -> bool:
         )
     if not 1 <= count <= 2:  # noqa: PLR2004 - payload, context
         raise wrong(function, capability, f"{_TAKES}, not {count} parameters")
-    if count > 1 and parameters[1].annotation in _JSON_TYPES:
+    if layer is function and count > 1 and _is_data(parameters[1].annotation, function, capability):
         name = parameters[1].name
         why = (
             f"{_TAKES}, but its second parameter, {name!r}, is no context; take one payload of both"
@@ -141,8 +157,25 @@ def payload_type(function: Any, capability: str) -> Any:
     for layer in layers(function):
         first = next((p for p in _parameters(layer, capability) if p.kind in _POSITIONAL), None)
         if first is not None and first.annotation is not first.empty:
-            return _resolved(first.annotation, layer, function, capability)
+            found = _resolved(first.annotation, layer, function, capability)
+            if isinstance(found, type) and issubclass(found, TaskContext):
+                why = f"{_TAKES}: the payload first, and {first.name!r} is a context"
+                raise wrong(function, capability, why)
+            return found
     return Any
+
+
+def _is_data(annotation: Any, function: Any, capability: str) -> bool:
+    """Tell whether what is annotated so is made of JSON, and no context; not if that is unsure."""
+    try:
+        kind = _resolved(annotation, function, function, capability)
+    except ConfigurationError:  # as of what is imported for a type checker only
+        return False
+    kind = get_origin(kind) or kind
+    if not isinstance(kind, type) or issubclass(kind, TaskContext) or issubclass(TaskContext, kind):
+        return False
+    is_model = issubclass(kind, BaseModel | Struct) or is_dataclass(kind) or is_typeddict(kind)
+    return kind in _JSON or is_model
 
 
 def _resolved(annotation: Any, layer: Any, function: Any, capability: str) -> Any:
@@ -183,14 +216,19 @@ def kept_in(value: Any) -> Iterator[Any]:
     """Go through the callables that something keeps where nobody finds them by name.
 
     What a decorator without `functools.wraps` has made keeps them in its closure or as attributes,
-    a class has methods.
+    a class has methods. What a proxy stands for is left alone: it may not be there yet.
     """
     kept: list[Any] = []
-    if isinstance(value, FunctionType):
-        kept = list(_cells(value).values())
-    elif isinstance(value, functools.partial):
-        kept = [value.func, *value.args]
-    elif callable(value):
-        own = list(getattr(value, "__dict__", {}).values())
-        kept = [*own, *(one.__func__ for one in own if isinstance(one, staticmethod | classmethod))]
+    with contextlib.suppress(Exception):  # as it may raise whatever it likes
+        kept = _kept_in(value, type(value))
     yield from filter(callable, kept)
+
+
+def _kept_in(value: Any, kind: type) -> list[Any]:
+    if issubclass(kind, FunctionType):
+        return list(_cells(value).values())
+    if issubclass(kind, functools.partial):
+        return [value.func, *value.args]
+    own = list(getattr(value, "__dict__", {}).values()) if callable(value) else []
+    wrapping = [one for one in own if issubclass(type(one), staticmethod | classmethod)]
+    return [*own, *(one.__func__ for one in wrapping)]

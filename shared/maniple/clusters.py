@@ -11,6 +11,8 @@ from typing import Any
 from maniple.errors import ConfigurationError
 
 BROKER_VARIABLE = "MANIPLE_BROKER_URL"
+NO_CLIENT_VARIABLE = "MANIPLE_NO_CLIENT"
+"""Set where handlers run, by an agent that has no login of a client for them."""
 RUN_FILE = "dev.json"
 
 
@@ -77,9 +79,17 @@ def find_cluster() -> Cluster | None:
 
 
 def default_broker_url() -> str:
-    """Return MANIPLE_BROKER_URL, else the local cluster's. Raises `ConfigurationError`."""
+    """Return MANIPLE_BROKER_URL, else the local cluster's. Raises `ConfigurationError`.
+
+    Handlers never get the local cluster's: their agent may be of another one.
+    """
     if url := os.environ.get(BROKER_VARIABLE):
         return url
+    if os.environ.get(NO_CLIENT_VARIABLE):
+        raise ConfigurationError(
+            "no broker for this handler: set MANIPLE_CLIENT_URL on the agent "
+            "(amqp://client:password@host:5672/vhost), or pass a URL"
+        )
     if cluster := find_cluster():
         return cluster.client_url
     raise ConfigurationError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
 from maniple.causes import MAX_MESSAGE, behind, text_of
 from maniple.codec import decode_value, encode, exceeds_depth
@@ -82,7 +82,7 @@ async def run_async(
         return of_exception(error)
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
         heard(error)
-        return of_exception(error)
+        return _with_a_hint(of_exception(error), definition.capability)
     finally:
         current_task.reset(token)
 
@@ -181,6 +181,16 @@ def _told(error: BaseException) -> Outcome:
         return failed(ErrorCode.HANDLER_CRASHED, message, detail=_more_than_its_type(error))
     name = type(error).__name__[:MAX_MESSAGE]
     return failed(ErrorCode.HANDLER_ERROR, text_of(f"{name}: {error}"), detail=behind(error))
+
+
+def _with_a_hint(outcome: Outcome, capability: str) -> Outcome:
+    """Say what to do about a decorator that runs the coroutine by a loop of its own."""
+    failure = outcome.failure
+    if failure is None or "cannot be called from a running event loop" not in failure.message:
+        return outcome
+    hint = f'await it, or, if a decorator does so, @task("{capability}", executor="thread")'
+    told = structs.replace(failure, message=text_of(f"{failure.message}; {hint}"))
+    return structs.replace(outcome, failure=told)
 
 
 def _more_than_its_type(error: BaseException) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Importing the modules of handlers; what goes wrong says where it is, and what to do."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -7,12 +8,12 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 from maniple.errors import ConfigurationError
-from maniple.tasks import TaskRegistry
+from maniple.tasks import TaskRegistry, task
 
 SUFFIX = ".py"
 _OURS = ("<", str(Path(__file__).parent) + os.sep)  # the import system's, and this distribution's
@@ -28,17 +29,29 @@ def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskReg
     """
     folder = folder or here()
     registry = TaskRegistry()
+    loaded: dict[str, ModuleType] = {}
     for name in located(modules, folder):
-        try:
-            registry.collect(_import(name, folder))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"handlers {name!r}: {_placed(error)}") from error
-        except KeyboardInterrupt:
-            raise  # somebody does not want to wait for it
-        except BaseException as error:
-            why = f"handlers {name!r} cannot be imported: {_told(error, name, folder)}"
-            raise ConfigurationError(why) from error
+        with _naming(name, folder):
+            loaded[name] = _import(name, folder)
+            registry.collect(loaded[name])
+    for name, module in loaded.items():  # each may keep what another one offers
+        with _naming(name, folder):
+            registry.check(module)
     return registry
+
+
+@contextlib.contextmanager
+def _naming(name: str, folder: Path) -> Iterator[None]:
+    """Raise what is wrong with a module as an error that names it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"handlers {name!r}: {_placed(error)}") from error
+    except KeyboardInterrupt:
+        raise  # somebody does not want to wait for it
+    except BaseException as error:
+        why = f"handlers {name!r} cannot be imported: {_told(error, name, folder)}"
+        raise ConfigurationError(why) from error
 
 
 def located(modules: Iterable[str], folder: Path) -> list[str]:
@@ -57,6 +70,8 @@ def here() -> Path:
 def _import(name: str, folder: Path) -> ModuleType:
     _make_importable(folder)
     if not name.endswith(SUFFIX):
+        if not all(name.split(".")):
+            raise ConfigurationError(f"{name!r} is no name of a module; {_what_to_give(folder)}")
         return importlib.import_module(name)
     path = Path(name).resolve()
     if not path.is_file():
@@ -109,22 +124,25 @@ def _told(error: BaseException, name: str, folder: Path) -> str:
     place = _place_of(error)
     at = f"{place}: " if place else ""
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+        if error.filename and Path(error.filename).is_file():
+            at = f"{error.filename}:{error.lineno}: "
+        return f"{at}{type(error).__name__}: {error.msg}"
     if isinstance(error, ModuleNotFoundError) and not place:
-        return (
-            f"there is no module {error.name!r}; give a name that can be imported in {folder}, "
-            f"or a path that ends in {SUFFIX}"
-        )
+        return f"there is no module {error.name!r}; {_what_to_give(folder)}"
     if isinstance(error, ModuleNotFoundError):
         return f"{at}{error}; install it where the agent runs, or mend its name"
     if isinstance(error, ImportError) and name.endswith(SUFFIX) and "relative import" in str(error):
         return f"{at}{error}; name it as package.module, not by its path"
+    advice = ""
     if not isinstance(error, Exception):
-        return (
-            f"{at}it raises {error!r} when it is imported; put what is not to be done then "
-            'below `if __name__ == "__main__":`'
-        )
-    return f"{at}it raises {error!r} when it is imported"
+        advice = '; put what is not to be done then below `if __name__ == "__main__":`'
+    elif isinstance(error, TypeError) and str(error).startswith(f"{task.__name__}() "):
+        advice = "; write @task('a.name'), with options by their names"
+    return f"{at}it raises {error!r} when it is imported{advice}"
+
+
+def _what_to_give(folder: Path) -> str:
+    return f"give a name that can be imported in {folder}, or a path that ends in {SUFFIX}"
 
 
 def _place_of(error: BaseException) -> str:

@@ -4,12 +4,17 @@
 modules, for an agent, a worker process or a test.
 """
 
+import contextlib
+import gc
 import inspect
 import re
+import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import ModuleType
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from maniple import callables
@@ -40,6 +45,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARK = "__maniple_task__"
+NOTES = "__maniple_notes__"
 MOST_HIDDEN = 3
 SUSPECT_SUFFIX = ".suspect"
 DEFAULT_ATTEMPTS = 1
@@ -84,6 +90,15 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What has been marked where a module is run, whether or not that keeps it."""
+
+    mark: Mark
+    place: str
+    function: weakref.ref[Callable[..., Any]]
+
+
+@dataclass(frozen=True)
 class TaskDefinition:
     """A handler and how it is to be run.
 
@@ -114,6 +129,12 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
     what the module has by that name in the end, with all decorators above this one. Raises
     `ConfigurationError` for a wrong name or option.
     """
+    given: Any = capability
+    if not isinstance(given, str):
+        raise ConfigurationError(
+            f"@task wants the name of a capability, not a {type(given).__name__}; "
+            "write @task('a.name')"
+        )
     check_capability(capability)
 
     def mark(function: F) -> F:
@@ -126,9 +147,23 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
             raise callables.wrong(function, capability, why) from error
         if not callables.is_method(function):  # it is found only when bound to an object
             callables.takes_context(function, capability)
+        _note(function, sys._getframe(1))  # noqa: SLF001 - where it is marked
         return function
 
     return mark
+
+
+def _note(function: Any, frame: FrameType) -> None:
+    """Note what is marked at the top of a module, until that is imported anew.
+
+    What functions make and the bodies of classes have is somebody's who keeps it on purpose.
+    """
+    spec = frame.f_globals.get("__spec__")
+    if frame.f_code.co_name != "<module>" or not isinstance(spec, ModuleSpec):
+        return
+    with contextlib.suppress(TypeError):  # some objects have no weak references
+        note = Note(getattr(function, MARK), callables.place_of(function), weakref.ref(function))
+        vars(spec).setdefault(NOTES, []).append(note)  # a spec is one import's
 
 
 def is_capability(name: str) -> bool:
@@ -153,11 +188,13 @@ def check_capability(capability: str) -> None:
 
 def mark_of(function: Any) -> Mark | None:
     """Return what `@task` has said of a function, or of one that it is made of; None if nothing."""
+    if not callable(function):
+        return None
     try:
         mark = getattr(function, MARK, None)
     except Exception:  # noqa: BLE001 - a proxy may raise whatever it likes
         return None
-    return mark if isinstance(mark, Mark) and callable(function) else None
+    return mark if type(mark) is Mark else None
 
 
 def definition_of(function: Any) -> TaskDefinition:
@@ -234,6 +271,7 @@ class TaskRegistry:
     def __init__(self, functions: Iterable[Callable[..., Any]] = ()) -> None:
         """Take marked functions."""
         self._definitions: dict[str, TaskDefinition] = {}
+        self._modules: set[str] = set()
         for function in functions:
             self.add(function)
 
@@ -241,7 +279,7 @@ class TaskRegistry:
         """Take one marked function. Raises `ConfigurationError` if it has no mark or a twin."""
         definition = definition_of(function)
         known = self._definitions.get(definition.capability)
-        if known is not None and known.function is not function:
+        if known is not None and known.function != function:  # a bound method is made each time
             both = (known.function, function)
             places = " and ".join(callables.place_of(one) or repr(one) for one in both)
             raise ConfigurationError(
@@ -253,29 +291,45 @@ class TaskRegistry:
     def collect(self, module: ModuleType) -> None:
         """Take every marked function that `module` has by name, as it is found there.
 
-        Raises `ConfigurationError` if there is none, or one that no name leads to.
+        Raises `ConfigurationError` if there is none. When all modules are collected, `check` them.
         """
-        values = list(vars(module).values())
-        found = [value for value in values if mark_of(value) is not None]
+        found = [value for value in list(vars(module).values()) if mark_of(value) is not None]
         for function in found:
             self.add(function)
-        for value in values:
-            self._look_for_hidden(value, depth=MOST_HIDDEN)
+        self._modules.add(module.__name__)
         if not found:
+            self.check(module)  # which can tell more
             raise ConfigurationError(
                 f"there is no handler in {getattr(module, '__file__', None) or module.__name__}; "
                 "mark a function with @task('a.name'), and name the module that has it"
             )
 
+    def check(self, module: ModuleType) -> None:
+        """Raise `ConfigurationError` for what is marked in `module` and would never be offered.
+
+        What a module keeps of another one that is not collected is no business of this process.
+        """
+        for value in list(vars(module).values()):
+            self._look_for_hidden(value, depth=MOST_HIDDEN)
+        notes = getattr(getattr(module, "__spec__", None), NOTES, ())
+        lost = [one for one in notes if one.mark.capability not in self._definitions]
+        if lost:
+            gc.collect()  # what nobody has any more is gone then
+        for note in lost:
+            _check_kept(note)
+
     def _look_for_hidden(self, value: Any, depth: int) -> None:
         """Refuse a marked function that only something else leads to: it would never be offered."""
-        if isinstance(value, ModuleType) or mark_of(value) is not None:
+        if issubclass(type(value), ModuleType) or mark_of(value) is not None:
             return
         for inner in callables.kept_in(value) if depth else ():
             mark = mark_of(inner)
             if mark is None:
                 self._look_for_hidden(inner, depth - 1)
-            elif mark.capability not in self._definitions:
+            elif (
+                mark.capability not in self._definitions
+                and callables.module_of(inner) in self._modules
+            ):
                 raise callables.wrong(inner, mark.capability, _why_hidden(inner, value))
 
     def get(self, capability: str) -> TaskDefinition | None:
@@ -287,6 +341,21 @@ class TaskRegistry:
 
     def __len__(self) -> int:
         return len(self._definitions)
+
+
+def _check_kept(note: Note) -> None:
+    """Raise `ConfigurationError` for what was marked and can be no handler of anybody's."""
+    function = note.function()
+    now = None if function is None else getattr(function, MARK, note.mark)
+    if now is note.mark:
+        return
+    why = (
+        "nothing in its module leads to it any more; is its name given twice, or does a "
+        "decorator above its @task return nothing?"
+        if now is None
+        else f"it is marked again, as {now.capability!r}; mark another function, which calls it"
+    )
+    raise ConfigurationError(f"{note.place}: {note.mark.capability}: {why}")
 
 
 def _why_hidden(function: Any, keeper: Any) -> str:

@@ -56,6 +56,9 @@ async def cluster(
                 registry.add(definition.function)
         else:
             registry.add(handler)
+    for handler in handlers:
+        if isinstance(handler, ModuleType):
+            registry.check(handler)
     outstanding = Outstanding()
     client = Client(MemoryCarrier(registry, outstanding, slots), outstanding, tenant=tenant)
     try:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 import maniple.testing
-from maniple.errors import ErrorCode
+from maniple.errors import ConfigurationError, ErrorCode
 from maniple.execution import Outcome, run_async, run_sync
 from maniple.tasks import Executor, TaskContext, TaskDefinition, TaskRegistry, task
 
@@ -184,12 +184,21 @@ async def test_a_decorator_that_runs_the_coroutine_itself_says_that_it_wants_a_t
     def running(function: Function) -> Function:
         @functools.wraps(function)
         def run(payload: Any) -> Any:
-            return asyncio.run(function(payload))
+            given = function(payload)
+            try:
+                return asyncio.run(given)
+            finally:
+                given.close()
 
         return run
 
     definition = loaded(task("a.b", executor="thread")(running(double)))
     assert (await output_of(definition, b"21")).output == b"42"
+    failure = (await output_of(loaded(task("a.b")(running(double))), b"21")).failure
+    assert failure is not None
+    assert failure.code is ErrorCode.HANDLER_ERROR
+    assert "running event loop" in failure.message
+    assert """@task("a.b", executor="thread")""" in failure.message
 
 
 async def test_a_decorator_may_take_the_context_and_pass_on_less() -> None:
@@ -217,3 +226,71 @@ async def test_a_guard_runs_in_the_cluster_in_memory_too() -> None:
     async with maniple.testing.cluster(guard(task("a.b")(plain))) as client:
         handle = await client.submit("a.b", 1)
         assert await handle.result(timeout=5) == ["guarded", 2]
+
+
+async def test_a_decorator_may_give_the_second_argument_itself() -> None:
+    def counting(function: Function) -> Function:
+        @functools.wraps(function)
+        def counted(*args: Any, **_: Any) -> Any:
+            return function(args[0], 7)
+
+        return counted
+
+    def total(payload: int, retries: int) -> list[int]:
+        return [payload, retries]
+
+    definition = loaded(task("a.b")(counting(total)))
+    assert definition.payload_type is int
+    assert (await output_of(definition, b"21")).output == b"[21,7]"
+
+
+def fails() -> Any:
+    raise RuntimeError("DATABASE_URL is not set")
+
+
+class Unset:
+    """Is loaded by whoever asks for what it has or what it is, as settings may be."""
+
+    @property
+    def __class__(self) -> Any:
+        return fails()
+
+    @__class__.setter
+    def __class__(self, _: Any) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return fails()
+
+
+class CalledUnset(Unset):
+    def __call__(self) -> Any: ...
+
+
+class WhollyUnset(CalledUnset):
+    def __getattribute__(self, name: str) -> Any:
+        return fails()
+
+
+class Endless:
+    def __getattr__(self, name: str) -> "Unset":
+        return CalledUnset()
+
+    def __call__(self) -> Any: ...
+
+
+@pytest.mark.parametrize("kind", [Unset, CalledUnset, WhollyUnset, Endless])
+def test_what_is_lazy_in_a_module_may_raise_when_it_is_looked_at(kind: type) -> None:
+    module = ModuleType("shop")
+    vars(module).update(settings=kind(), handler=task("a.b")(plain))
+    vars(module)["helper"] = functools.partial(print, vars(module)["settings"])
+    registry = TaskRegistry()
+    registry.collect(module)
+    registry.check(module)
+    assert [one.capability for one in registry] == ["a.b"]
+
+
+def test_one_method_of_one_object_is_one_handler_however_often_it_is_given() -> None:
+    session = Session()
+    assert len(TaskRegistry([session.method, session.method])) == 1
+    with pytest.raises(ConfigurationError, match=r"two handlers for 'a\.method'"):
+        TaskRegistry([session.method, Session().method])

@@ -3,7 +3,9 @@
 Each message names the file and the line that is marked with `# here`, and says what to do.
 """
 
+import importlib
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -28,6 +30,10 @@ OPTIONS = [
     ("@task('shop.total', executor='async')  # here\ndef f(payload): ...", "wants an async def"),
     ("@task('shop.total', executor='thread')  # here\nasync def f(p): ...", "a plain function"),
     ("@task('Shop Total')  # here\ndef f(payload): ...", "dotted lower-case name such as"),
+    ("@task  # here\ndef f(payload): ...", "write @task('a.name')"),
+    ("@task()  # here\ndef f(payload): ...", "write @task('a.name')"),
+    ("@task(3)  # here\ndef f(payload): ...", "write @task('a.name')"),
+    ("@task('shop.total', 30)  # here\ndef f(payload): ...", "write @task('a.name'), with options"),
 ]
 DECORATORS = [
     (f"{GUARD}\n@guard  # here\n@task('shop.total')\ndef f(payload): ...", "functools.wraps"),
@@ -72,6 +78,46 @@ DECORATORS = [
         "give one another name",
     ),
 ]
+DROPPED = [
+    (
+        "@task('shop.a')  # here\ndef f(p): ...\n@task('shop.b')\ndef f(p): ...",
+        "shop.a: nothing in its module leads to it any more",
+    ),
+    (
+        (
+            "def noted(function): print(function)\n@noted  # here\n@task('shop.a')\n"
+            "def f(p): ...\n@task('shop.b')\ndef g(p): ..."
+        ),
+        "shop.a: nothing in its module leads to it any more",
+    ),
+    (
+        "@task('shop.a')  # here\n@task('shop.b')\ndef f(p): ...",
+        "shop.b: it is marked again, as 'shop.a'",
+    ),
+    ("@task('shop.a')  # here\ndef f(context: TaskContext, payload): ...", "the payload first"),
+    ("@task('shop.a')  # here\ndef f(context: 'TaskContext'): ...", "the payload first"),
+    (
+        (
+            "from pydantic import BaseModel\nclass A(BaseModel): ...\nclass B(BaseModel): ...\n"
+            "@task('shop.a')  # here\ndef f(a: A, b: 'B'): ..."
+        ),
+        "take one payload of both",
+    ),
+    (
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass A: ...\n"
+            "@task('shop.a')  # here\ndef f(a: A, b: A): ..."
+        ),
+        "take one payload of both",
+    ),
+    (
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass A: ...\n"
+            "@task('shop.a')  # here\ndef f(a: A, b: list[A]): ..."
+        ),
+        "take one payload of both",
+    ),
+]
 TYPES = [
     (
         (
@@ -105,10 +151,11 @@ IMPORTS = [
     ("import no_such_module_here  # here", "install it where the agent runs"),
     ("from . import sibling  # here", "name it as package.module"),
     ("@task(  # here", "SyntaxError"),
+    ("number = eval('1 +')  # here", "SyntaxError: "),
 ]
 
 
-@pytest.mark.parametrize(("source", "says"), [*OPTIONS, *DECORATORS, *TYPES, *IMPORTS])
+@pytest.mark.parametrize(("source", "says"), [*OPTIONS, *DECORATORS, *DROPPED, *TYPES, *IMPORTS])
 def test_a_mistake_is_told_with_file_and_line_and_what_to_do(
     tmp_path: Path, source: str, says: str
 ) -> None:
@@ -130,6 +177,9 @@ def test_a_mistake_is_told_with_file_and_line_and_what_to_do(
         ("no.such.module", "there is no module 'no'; give a name that can be imported in"),
         ("missing.py", "there is no file {folder}/missing.py; paths are relative to {folder}"),
         ("empty.py", "there is no handler in {folder}/empty.py; mark a function with @task"),
+        ("nul.py", "handlers '{folder}/nul.py' cannot be imported: .*null bytes"),
+        (".", "'.' is no name of a module; give a name that can be imported in {folder}"),
+        ("..shop", "'..shop' is no name of a module"),
         ("queue.py", "{folder}/queue.py is called like a module of Python's own"),
         ("json", "there is no handler in .*json/__init__.py; mark a function"),
     ],
@@ -138,9 +188,13 @@ def test_a_module_that_gives_no_handlers_is_told_with_what_to_do(
     tmp_path: Path, name: str, says: str
 ) -> None:
     (tmp_path / "empty.py").write_text("number = 3\n")
+    (tmp_path / "nul.py").write_text(HEAD + "number = 1\0\n")
     (tmp_path / "queue.py").write_text(HEAD + "@task('a.b')\ndef f(payload): ...\n")
     with pytest.raises(ConfigurationError, match=says.format(folder=re.escape(str(tmp_path)))):
         load_registry([name], tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        load_registry([name], tmp_path)
+    assert "None" not in str(caught.value)
 
 
 def test_of_handlers_that_are_installed_the_line_is_told_too(
@@ -150,3 +204,63 @@ def test_of_handlers_that_are_installed_the_line_is_told_too(
     (tmp_path / "installed_shop.py").write_text("number = 1\nnumber / 0\n")
     with pytest.raises(ConfigurationError, match=r"installed_shop\.py:2: it raises ZeroDivision"):
         load_registry(["installed_shop"], tmp_path)
+
+
+OFFERED = HEAD + "@task('{name}.total')\ndef total(payload): ...\n"
+HELPERS = {
+    "partial": "again = functools.partial(print, {other}.total)\n",
+    "closure": (
+        "def make(kept):\n    def helper(payload): return kept(payload)\n    return helper\n"
+        "again = make({other}.total)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("helper", HELPERS)
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first"), ("first",)])
+def test_a_helper_may_keep_a_handler_of_another_module_in_any_order(
+    tmp_path: Path, helper: str, order: tuple[str, ...]
+) -> None:
+    names = {one: f"{one}_{helper}_{abs(hash((tmp_path, helper)))}" for one in ("first", "second")}
+    first, second = names["first"], names["second"]
+    keeps = HELPERS[helper].format(other=second)
+    text = f"import functools\nimport {second}\n{OFFERED.format(name=first)}{keeps}"
+    (tmp_path / f"{first}.py").write_text(text)
+    (tmp_path / f"{second}.py").write_text(OFFERED.format(name=second))
+    registry = load_registry([names[one] for one in order], tmp_path)
+    assert {one.capability for one in registry} == {f"{names[one]}.total" for one in order}
+
+
+LEFT = [
+    "KEPT = {}\nfor n in 'xy':\n    @task(f'shop.{n}')\n    def f(p): ...\n    KEPT[n] = f",
+    "KEPT = []\n@KEPT.append\n@task('shop.x')\ndef f(p): ...",
+    "def make():\n    @task('shop.x')\n    def f(p): ...\nmake()",
+    "def f(p): ...\nf = task('shop.b')(task('shop.b')(f))",
+    "def f(p): ...\nclass A:\n    f = staticmethod(task('shop.b')(f))",
+]
+
+
+@pytest.mark.parametrize("source", LEFT)
+def test_what_a_module_keeps_elsewhere_or_makes_in_functions_is_its_own_affair(
+    tmp_path: Path, source: str
+) -> None:
+    file = tmp_path / f"shop_{abs(hash((tmp_path, source)))}.py"
+    file.write_text(f"{HEAD}{source}\n@task('shop.z')\ndef z(p): ...\n")
+    assert load_registry([str(file)]).get("shop.z")
+
+
+def test_a_module_that_is_imported_anew_is_judged_by_what_it_has_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"shop_{abs(hash(tmp_path))}"
+    file = tmp_path / f"{name}.py"
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file.write_text(f"{HEAD}@task('shop.before')\ndef f(p): ...\n1 / 0\n")
+    with pytest.raises(ConfigurationError):
+        load_registry([str(file)])
+    for number in range(2):
+        file.write_text(f"{HEAD}@task('shop.n{number}')\ndef f(p): ...\n")
+        importlib.invalidate_caches()
+        if number:
+            importlib.reload(sys.modules[name])
+        assert [one.capability for one in load_registry([str(file)])] == [f"shop.n{number}"]

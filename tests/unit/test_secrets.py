@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from maniple import clusters
 from maniple.cli import dev
+from maniple.errors import ConfigurationError
 from maniple.service.settings import ServiceSettings, leave_no_secrets
 from maniple_agent.settings import AgentSettings
 from maniple_registry.settings import RegistrySettings
@@ -72,6 +74,17 @@ def test_handlers_get_the_login_of_a_client_under_the_usual_name() -> None:
     assert settings.broker_url == URL
     assert os.environ["MANIPLE_BROKER_URL"] == "amqp://client:c@host/dev"
     assert "MANIPLE_CLIENT_URL" not in os.environ
+
+
+def test_handlers_of_an_agent_without_a_clients_login_are_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clusters, "find_cluster", lambda: pytest.fail("another cluster"))
+    os.environ["MANIPLE_BROKER_URL"] = URL
+    os.environ.pop("MANIPLE_CLIENT_URL", None)
+    leave_no_secrets(AgentSettings())
+    with pytest.raises(ConfigurationError, match="set MANIPLE_CLIENT_URL on the agent"):
+        clusters.default_broker_url()
 
 
 INFO: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from maniple.clusters import BROKER_VARIABLE
+from maniple.clusters import BROKER_VARIABLE, NO_CLIENT_VARIABLE
 from maniple.messages import VARIANT_PATTERN
 from maniple.service.settings import BrokerUrl, ServiceSettings
 
@@ -42,8 +42,10 @@ class AgentSettings(ServiceSettings):
 
     @property
     def handed_on(self) -> dict[str, str]:
-        """A login of their own for handlers, under the name that `connect()` looks for."""
-        return {} if self.client_url is None else {BROKER_VARIABLE: self.client_url}
+        """A login of their own for handlers, or that there is none, as `connect()` looks for it."""
+        if self.client_url is None:
+            return {NO_CLIENT_VARIABLE: "1"}
+        return {BROKER_VARIABLE: self.client_url}
 
     @field_validator("handlers", "variants", mode="before")
     @classmethod
