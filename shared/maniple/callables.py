@@ -172,7 +172,7 @@ def _is_data(annotation: Any, function: Any, capability: str) -> bool:
     except ConfigurationError:  # as of what is imported for a type checker only
         return False
     kind = get_origin(kind) or kind
-    if not isinstance(kind, type) or issubclass(kind, TaskContext) or issubclass(TaskContext, kind):
+    if not isinstance(kind, type) or issubclass(kind, TaskContext):
         return False
     is_model = issubclass(kind, BaseModel | Struct) or is_dataclass(kind) or is_typeddict(kind)
     return kind in _JSON or is_model

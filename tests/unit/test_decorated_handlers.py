@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from pydantic import BaseModel
@@ -294,3 +294,14 @@ def test_one_method_of_one_object_is_one_handler_however_often_it_is_given() -> 
     assert len(TaskRegistry([session.method, session.method])) == 1
     with pytest.raises(ConfigurationError, match=r"two handlers for 'a\.method'"):
         TaskRegistry([session.method, Session().method])
+
+
+class Tried(Protocol):
+    attempt: int
+
+
+async def test_a_context_may_be_annotated_with_a_protocol_of_ones_own() -> None:
+    def tried(payload: int, context: Tried) -> list[int]:
+        return [payload, context.attempt]
+
+    assert (await output_of(loaded(task("a.b")(tried)), b"21")).output == b"[21,1]"
