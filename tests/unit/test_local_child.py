@@ -1,10 +1,11 @@
 """Supervision of one child process."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from maniple.local.child import Child, ChildSpec, Death, tail_of
 from maniple.local.errors import ServerMissing
 from maniple.local.reaper import Reaper
+from maniple.loops import new_event_loop
 from needs import PS, need
 from waiting import wait_until
 
@@ -24,6 +26,22 @@ def reaper() -> Iterator[Reaper]:
 
 def spec_of(folder: Path, code: str) -> ChildSpec:
     return ChildSpec("worker", (sys.executable, "-S", "-c", code), folder / "worker.log")
+
+
+@pytest.mark.parametrize("factory", [new_event_loop, asyncio.new_event_loop])
+def test_what_a_child_writes_is_open_to_nobody_else_whatever_loop_starts_it(
+    tmp_path: Path, reaper: Reaper, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    written = tmp_path / "written"
+    child = Child(spec_of(tmp_path, f"open({str(written)!r}, 'w').close()"), reaper)
+
+    async def end() -> None:
+        await child.start()
+        await wait_until(lambda: child.last_death is not None)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(end())
+    assert [path.stat().st_mode & 0o777 for path in (written, child.spec.log)] == [0o600, 0o600]
 
 
 async def test_a_death_is_told_with_code_and_last_words(tmp_path: Path, reaper: Reaper) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from maniple.local.errors import ServerMissing
@@ -156,7 +157,7 @@ class Child:
                     stderr=asyncio.subprocess.STDOUT,
                     env={**os.environ, **self.spec.env},
                     start_new_session=True,
-                    umask=UMASK,
+                    preexec_fn=partial(os.umask, UMASK),  # uvloop has no umask=
                 )
             except FileNotFoundError as error:
                 raise ServerMissing(f"{self.spec.name}: {error.filename} is not there") from error
