@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import generate_latest
 
 from kept_spans import Kept
+from maniple.allowance import Allowance
 from maniple.messages import Envelope
 from maniple.service.names import SPANS_DROPPED
 from maniple.service.settings import ServiceSettings
@@ -22,7 +23,7 @@ from maniple.service.task_traces import TaskTraces, dispatching
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry import export as module
 from maniple.service.telemetry.export import MAX_SPANS, Collector, Exporter
-from maniple.service.telemetry.tracing import NO_TRACER, Allowance, Tracer, make_tracer
+from maniple.service.telemetry.tracing import NO_TRACER, Tracer, make_tracer
 from maniple.traceparent import begun_trace, is_sampled, span_id_of
 from maniple_dispatcher.traces import Traces
 from span_collector import SpanCollector
@@ -51,12 +52,12 @@ def kept() -> Kept:
 
 
 def test_an_allowance_gives_its_rate_and_no_more() -> None:
-    now = [0.0]
-    allowance = Allowance(2.0, lambda: now[0])
-    assert [allowance.take() for _ in range(3)] == [True, True, False]
-    now[0] = 0.5
-    assert [allowance.take() for _ in range(2)] == [True, False]
-    assert not Allowance(0.0).take()
+    allowance = Allowance(2.0)
+    assert [allowance.take(0.0) for _ in range(3)] == [True, True, False]
+    assert [allowance.take(0.5) for _ in range(2)] == [True, False]
+    assert not Allowance(0.0).take(0.0)
+    some = Allowance(2.0, most=3.0)
+    assert [some.take(9.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_the_first_dispatch_of_a_trace_begun_here_is_its_root(kept: Kept) -> None:

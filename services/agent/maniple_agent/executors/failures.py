@@ -13,6 +13,7 @@ from time import monotonic
 
 import structlog
 
+from maniple.allowance import Allowance
 from maniple.causes import MOST_ERRORS
 from maniple.errors import ErrorCode, InvalidMessage, TaskError
 
@@ -28,8 +29,7 @@ class Failures:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         """Begin with room for some at once."""
         self._clock = clock
-        self._room = float(AT_ONCE)
-        self._at = clock()
+        self._allowance = Allowance(A_SECOND, AT_ONCE)
         self._left_out = 0
         self._lock = threading.Lock()
         self._log = structlog.get_logger("maniple.task")
@@ -42,21 +42,12 @@ class Failures:
         if isinstance(error, InvalidMessage) and error.code == ErrorCode.INVALID_TASK:
             return
         with self._lock:
-            if not self._has_room():
+            if not self._allowance.take(self._clock()):
                 self._left_out += 1
                 return
             left_out, self._left_out = self._left_out, 0
         with contextlib.suppress(Exception):  # an error of the handler's own may be unreadable
             self._say(error, {"left_out": left_out} if left_out else {})
-
-    def _has_room(self) -> bool:
-        now = self._clock()
-        self._room = min(float(AT_ONCE), self._room + (now - self._at) * A_SECOND)
-        self._at = now
-        if self._room < 1.0:
-            return False
-        self._room -= 1.0
-        return True
 
     def _say(self, error: BaseException, more: dict[str, int]) -> None:
         # What a handler says on purpose is no news for who runs the agent.

@@ -8,6 +8,8 @@ waits without. What agents are heard to offer, or took something before, is alwa
 
 from collections.abc import Callable
 
+from maniple.allowance import Allowance
+
 RATE = 20.0  # lanes a second
 BURST = 100.0
 MOST_LOOKING = 256
@@ -22,18 +24,14 @@ class Looks:
         self._knows = knows
         self._there: set[str] = set()
         self._looking: dict[str, None] = {}
-        self._left = BURST
-        self._at = 0.0
+        self._allowance = Allowance(RATE, BURST)
 
     def may_try(self, lane: str, now: float) -> bool:
         """Tell whether a task may try its lane; if it is looked for already, it goes with that."""
         if lane in self._there or lane in self._looking or self._knows(lane):
             return True
-        self._left = min(BURST, self._left + RATE * max(0.0, now - self._at))
-        self._at = now
-        if self._left < 1.0:
+        if not self._allowance.take(now):
             return False
-        self._left -= 1.0
         if len(self._looking) >= MOST_LOOKING:  # one that does not answer must not stay for ever
             del self._looking[next(iter(self._looking))]
         self._looking[lane] = None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from maniple.allowance import Allowance
 from maniple.service.names import SPANS_DROPPED, TRACES_LIMITED
 from maniple.service.settings import ServiceSettings
 from maniple.service.spans import Span
@@ -19,28 +20,6 @@ if TYPE_CHECKING:
 
 
 SUBMITTED = "submitted"
-
-
-class Allowance:
-    """So many in a second on average, and as many at once."""
-
-    def __init__(self, rate: float, clock: Callable[[], float] = monotonic) -> None:
-        """Begin full; `rate` is a number per second."""
-        self._rate = rate
-        self._left = max(1.0, rate) if rate else 0.0
-        self._most = self._left
-        self._clock = clock
-        self._filled_at = clock()
-
-    def take(self) -> bool:
-        """Take one, if there is one."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._filled_at) * self._rate)
-        self._filled_at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
 
 
 class Tracer:
@@ -74,7 +53,7 @@ class Tracer:
         if not self.on:
             return False
         allowance = self._submitted if why == SUBMITTED else self._late
-        if allowance.take():
+        if allowance.take(monotonic()):
             return True
         if self._metrics is not None:
             self._metrics.counter(TRACES_LIMITED, why).inc()
