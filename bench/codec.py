@@ -16,7 +16,7 @@ from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from maniple import codec
-from maniple.bundles import MAX_ITEMS
+from maniple.amqp.batching import MAX_ITEMS
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope
 

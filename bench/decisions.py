@@ -17,17 +17,17 @@ from itertools import count
 from typing import Any, cast
 
 from maniple.codec import decode_submission
+from maniple.limiter_messages import DispatcherReport
 from maniple.messages import Envelope
-from maniple.peers import DispatcherReport
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import CircuitBreakerSpec, PolicySet, parse_policy
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.good_results import GoodResults
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.result_cache import GoodResults
 
 ROUNDS = 15
 TASKS = 5000

@@ -31,7 +31,7 @@ from maniple.client import Client, connect
 from maniple.errors import ManipleError
 from maniple.events import AGENT_EVENTS, AgentEvent
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.topology import EVENTS
 
 AGENTS = 3

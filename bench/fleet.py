@@ -31,14 +31,14 @@ from aiormq.channel import Channel
 from pamqp import commands
 from rich.progress import Progress
 
+from maniple.amqp import Link
 from maniple.cli.output import error_console, run
 from maniple.control import AgentDescription, AgentId, Heartbeat, Incarnation
 from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple.identifiers import new_id
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.topology import EVENTS, HEARTBEATS
-from maniple.transport import Link
 
 PERIOD = 3.0
 JITTER = 0.1

@@ -1,4 +1,4 @@
-"""What one hop over the broker costs: FastStream beside `maniple.transport`, on the same queue.
+"""What one hop over the broker costs: FastStream beside `maniple.amqp`, on the same queue.
 
 `uv run python -m bench.hops`: bundles of 1 and of 128 tasks are published with confirms to a
 quorum queue of a broker of our own, consumed, decoded and acknowledged, all in this process.
@@ -25,12 +25,7 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, RabbitQueue
 
 from maniple import codec
-from maniple.bundles import MAX_ITEMS
-from maniple.identifiers import new_id
-from maniple.local.rabbitmq import RabbitMQServer
-from maniple.messages import ENVELOPES_TYPE
-from maniple.topology import Queue
-from maniple.transport import (
+from maniple.amqp import (
     Connection,
     Consumer,
     Delivery,
@@ -39,6 +34,11 @@ from maniple.transport import (
     Publisher,
     declare_queue,
 )
+from maniple.amqp.batching import MAX_ITEMS
+from maniple.identifiers import new_id
+from maniple.local.rabbitmq import RabbitMQServer
+from maniple.messages import ENVELOPES_TYPE
+from maniple.topology import Queue
 
 QUEUE = "maniple.bench.hops"
 PREFETCH = 256

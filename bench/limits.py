@@ -24,6 +24,7 @@ from typing import Any
 
 from bench.handlers import CAPABILITY
 
+from maniple.amqp import Link, Outgoing, Publisher
 from maniple.cli.control import ask_over, operator_plane
 from maniple.cli.output import run
 from maniple.codec import encode
@@ -32,7 +33,6 @@ from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.messages import TASK_TYPE, Result, Status
 from maniple.records import Batch, RecordReader
 from maniple.topology import TASKS
-from maniple.transport import Link, Outgoing, Publisher
 
 LIMIT = 1000.0
 OFFERED = 1600.0

@@ -21,7 +21,7 @@ import structlog
 
 from maniple.cli.output import run
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.service.policy_view import PolicyView
 from policy_records import document
 from policy_services import Operator, views

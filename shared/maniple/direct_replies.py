@@ -6,7 +6,7 @@ The process id stands in Erlang's external term format: version 131, tag 88, an 
 the node's name>`, and its numbers. RabbitMQ decodes the address within the publishing channel, and
 3.10 closes the whole connection over one that it cannot decode. One that is sound may still be of a
 node that is gone, over which 3.10 does the same: so replies have a connection of their own, and the
-first to a node is sent with no other such beside it (`maniple.transport.suspects`).
+first to a node is sent with no other such beside it (`maniple.amqp.suspect_addresses`).
 """
 
 import re

@@ -1,7 +1,7 @@
 """Every exchange, queue, binding and argument as data, so that all processes declare the same.
 
-Names are given once, here. `docs/topology.md` explains them; `maniple.transport.declare` and
-`maniple.service.broker` apply them.
+Names are given once, here. `docs/topology.md` explains them; `maniple.amqp.declare` and
+`maniple.service.control.plane` apply them.
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from maniple import topology
-from maniple.service import names
+from maniple.service import metric_names
 from needs import PROMTOOL, need
 from paths import ROOT
 from prometheus_server import SOURCE, program
@@ -307,7 +307,9 @@ def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
 
 @pytest.mark.parametrize("file", ["rules/alerts.yml", "rules/recording.yml"])
 def test_rules_ask_for_metrics_that_are_declared(file: str) -> None:
-    declared = {sample_name(spec) for spec in names.ALL} | {spec.name for spec in names.ALL}
+    declared = {sample_name(spec) for spec in metric_names.ALL} | {
+        spec.name for spec in metric_names.ALL
+    }
     asked = {SUFFIX.sub("", name) for name in ASKED.findall((SOURCE / file).read_text())}
     assert asked <= declared
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from maniple.service import names
+from maniple.service import metric_names
 from paths import ROOT
 
 GRAFANA = ROOT / "infra" / "grafana"
@@ -63,7 +63,7 @@ def test_panels_do_not_overlap(file: Path) -> None:
 
 @each_board
 def test_queries_use_metrics_and_variables_that_there_are(file: Path) -> None:
-    declared = {spec.name for spec in names.ALL}
+    declared = {spec.name for spec in metric_names.ALL}
     variables = {one["name"] for one in json.loads(file.read_text())["templating"]["list"]}
     for panel in panels(file):
         for target in panel["targets"]:
@@ -98,4 +98,4 @@ def test_queries_from_a_trace_use_metrics_that_there_are() -> None:
     queries = str(jaeger["jsonData"]["tracesToMetrics"]["queries"])
     asked = {SUFFIX.sub("", name) for name in re.findall(r"\bmaniple_\w+", queries)}
     assert asked
-    assert asked <= {spec.name for spec in names.ALL}
+    assert asked <= {spec.name for spec in metric_names.ALL}

@@ -7,7 +7,7 @@ import pytest
 
 from maniple.control import LaneEnds
 from maniple.service.policies import CircuitBreakerSpec, Resolved
-from maniple_dispatcher.domain.owned import BREAKER
+from maniple_dispatcher.limits.lease_owner import BREAKER
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from maniple.amqp import QueueView
 from maniple.service.policies import Resolved
 from maniple.topology import lane_queues
-from maniple.transport import QueueView
 from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from maniple.timings import Timings
-from maniple_registry.hearing import COMPONENT
+from maniple_registry.heartbeat_consumer import COMPONENT
 from simulated_broker import SILENCE
 from simulated_cluster import Cluster, Registry
 from virtual_time import World, seeds

@@ -7,7 +7,7 @@ import pytest
 
 from maniple.events import AgentFailed
 from maniple.timings import Bounds, Standby
-from maniple_registry.domain.records import FINAL
+from maniple_registry.domain.agent_record import FINAL
 from simulated_cluster import Agent, Cluster, Registry
 from virtual_time import World, seeds
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import structlog
 
-from maniple.transport import QueueView
-from maniple_dispatcher import moving
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.moving import Moves
+from maniple.amqp import QueueView
+from maniple_dispatcher.affinity import queue_drainer
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.queue_drainer import Moves
 from virtual_time import Process, World, seeds
 
 AGENT, LANES = "agent-1", frozenset({"cart.add"})
@@ -110,7 +110,7 @@ def test_it_is_removed_however_many_they_are(chunk: range, dispatchers: int) -> 
                 finally:
                     queue.consumers.discard(view)
 
-            world.patch.setattr(moving, "leftover", leftover)
+            world.patch.setattr(queue_drainer, "leftover", leftover)
             for number in range(dispatchers):
                 world.after(world.between(0.0, APART), lambda n=number: start(world, f"d{n}"))  # type: ignore[misc]
             world.run(REMOVED_WITHIN)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from maniple.amqp import QueueView
 from maniple.messages import Waiting
 from maniple.service.policies import Resolved
 from maniple.timings import Peers, Reports
 from maniple.topology import agent_queue, lane_queues
-from maniple.transport import QueueView
 from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World, seeds
 

@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 
 from maniple.control import LaneEnds
-from maniple.service.catalog import Entry
+from maniple.service.consul.catalog import Entry
 from maniple.service.policies import CircuitBreakerSpec, Resolved
 from maniple.timings import Peers
-from maniple_dispatcher.domain.breaker import State
-from maniple_dispatcher.memory import LOOK, STOPPING
+from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.limits.snapshot import LOOK, STOPPING
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 

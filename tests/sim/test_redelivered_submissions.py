@@ -4,7 +4,7 @@ import pytest
 
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved
-from maniple_dispatcher.domain.before import Before
+from maniple_dispatcher.ingress.redelivery import Before
 from simulated_dispatchers import FAR, HELD, LANE, NOW, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 

@@ -10,7 +10,7 @@ import pytest
 from maniple.messages import Envelope
 from maniple.service.policies import parse_policy
 from maniple.timings import Timings
-from maniple_dispatcher.domain.ways import routed
+from maniple_dispatcher.pipeline.selection import routed
 from maniple_policy.store import AHEAD
 from simulated_policies import Policies
 from virtual_time import World, seeds

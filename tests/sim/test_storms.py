@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from maniple.timings import Timings
-from maniple_registry.domain.storm import ENOUGH
+from maniple_registry.domain.mass_silence import ENOUGH
 from simulated_cluster import Agent, Cluster
 from virtual_time import World, seeds
 

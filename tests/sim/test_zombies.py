@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from maniple.amqp import Consumer, QueueView
 from maniple.control import Reconnect
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.timings import Timings
 from maniple.topology import Queue, lane_queues
-from maniple.transport import Consumer, QueueView
-from maniple_agent.lanes import Lanes
+from maniple_agent.lane_consumers import Lanes
 from simulated_cluster import Agent, Cluster
 from virtual_time import World, seeds
 

@@ -13,10 +13,10 @@ from flaky_network import FlakyNetwork
 from maniple import Client, TaskHandle, connect
 from maniple.identifiers import new_id
 from maniple.local.cluster import Cluster
-from maniple.service.names import HEARTBEATS_SENT
-from maniple.service.runner import Runtime, running
+from maniple.service.metric_names import HEARTBEATS_SENT
+from maniple.service.process import Runtime, running
 from maniple_agent import wiring
-from maniple_agent.fence import Fence
+from maniple_agent.fencing import Fence
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
 from scraping import counted

@@ -21,7 +21,7 @@ from maniple.messages import Envelope, Failure
 from maniple.tasks import TaskRegistry
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Executor, Job, ProcessExecutor, on_loop
-from maniple_agent.turns import Share
+from maniple_agent.fair_queue import Share
 from needs import PROC, need
 from waiting import wait_until
 

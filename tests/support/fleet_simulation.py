@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 
-from maniple.peers import DispatcherReport
+from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_owner import Owned
 
 TRAVEL = 0.004
 COLLECT = 0.004

@@ -6,20 +6,20 @@ from typing import Any
 
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
-from maniple_dispatcher.again import Again
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.lookups import Lookups
-from maniple_dispatcher.returns import Returns
-from maniple_dispatcher.rooms import Rooms
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.ingress.record_lookup import Lookups
+from maniple_dispatcher.ingress.redelivered_tasks import Again
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.retry_consumer import Returns
+from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.tracing import Traces
 from work_with_fakes import NOW, Delivery, FakePublisher
 
 Kind = tuple[str, dict[str, Any]]

@@ -31,10 +31,10 @@ from maniple.local.child import Child, ChildSpec
 from maniple.local.http import fetch
 from maniple.local.ports import free_ports
 from maniple.local.reaper import Reaper
-from maniple.service.broker import ControlPlane, prepare_broker
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
+from maniple.service.control.plane import ControlPlane, prepare_broker
 from maniple.service.leadership import COMPONENT as LEADER
-from maniple.service.runner import Runtime, running
+from maniple.service.process import Runtime, running
 from maniple.timings import Amqp, Bounds, Catalog, Fencing, Heartbeats, Timings, Watching
 from maniple.topology import CONTROL, EVENTS
 from maniple_registry.settings import RegistrySettings

@@ -8,20 +8,20 @@ from typing import Any
 from pamqp import commands
 
 from known_records import Known
+from maniple.amqp import Outgoing
 from maniple.codec import decode_results
 from maniple.messages import Envelope, Result
 from maniple.records import Record
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
-from maniple.service.refusals import RefusedLog
+from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
-from maniple.transport import Outgoing
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.refusals import Refusals
-from maniple_dispatcher.submissions import Submissions
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.refusal_sender import Refusals
+from maniple_dispatcher.ingress.submission import Submissions
+from maniple_dispatcher.tracing import Traces
 from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"

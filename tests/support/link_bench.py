@@ -9,9 +9,9 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from local_servers import LocalServers
+from maniple.amqp import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
 from maniple.timings import Amqp
 from maniple.topology import Queue
-from maniple.transport import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
 from waiting import wait_until
 
 CONFIRMED_WITHIN = 20.0

@@ -1,20 +1,21 @@
 """One part in the life of some tasks, without a broker, in the release whose sources are found.
 
 Run with the part's name; it reads what the part before has sent (JSON), and writes what it sends.
-It uses nothing that only one of two neighbouring releases has.
+It uses nothing that only one of two neighbouring releases has; what one of them has elsewhere, or
+under another name, stands in a table.
 """
 
 import asyncio
 import json
 import sys
 from datetime import timedelta
+from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 from pamqp import commands
 
-from maniple.client.amqp import AmqpCarrier
 from maniple.client.handle import TaskHandle
 from maniple.client.outstanding import Outstanding
 from maniple.client.submission import encode_task
@@ -22,16 +23,10 @@ from maniple.codec import decode_envelopes
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import RESULTS_TYPE, Task
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
-from maniple.service.refusals import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REPLY_PREFIX
-from maniple_dispatcher import submissions
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.traces import Traces
 from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher
 
 CAPABILITY = "a.task"
@@ -43,6 +38,32 @@ Told = dict[str, Any]
 def is_newer() -> bool:
     """Tell whether this is the present release."""
     return find_spec("maniple.open_enum") is not None
+
+
+def in_this_release(now: str, before: str) -> Any:
+    """Return a module, or `module:name`, that the previous release has as `before`."""
+    module, _, name = (now if is_newer() else before).partition(":")
+    found = import_module(module)
+    return getattr(found, name) if name else found
+
+
+AmqpCarrier = in_this_release(
+    "maniple.client.carrier:AmqpCarrier", "maniple.client.amqp:AmqpCarrier"
+)
+ResultOutlet = in_this_release(
+    "maniple.service.publish.batch_publisher:ResultOutlet", "maniple.service.outlets:ResultOutlet"
+)
+RefusedLog = in_this_release(
+    "maniple.service.publish.refused_log:RefusedLog", "maniple.service.refusals:RefusedLog"
+)
+ingress = in_this_release("maniple_dispatcher.ingress.submission", "maniple_dispatcher.submissions")
+Roster = in_this_release(
+    "maniple_dispatcher.affinity.assignment:Roster", "maniple_dispatcher.domain.affinity:Roster"
+)
+Lanes = in_this_release(
+    "maniple_dispatcher.egress.lane_publisher:Lanes", "maniple_dispatcher.lanes:Lanes"
+)
+Traces = in_this_release("maniple_dispatcher.tracing:Traces", "maniple_dispatcher.traces:Traces")
 
 
 def bodies(publisher: FakePublisher, exchange: str) -> list[str]:
@@ -77,7 +98,6 @@ async def dispatch(told: Told) -> Told:
     log = RefusedLog(publisher, metrics)
     traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
     lanes = Lanes(publisher, results, metrics, lambda: NOW, roster=Roster(), traces=traces)
-    ingress: Any = submissions  # in which each release has, or imports, what is named here
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
     way_in = ingress.Submissions(
         lambda envelope, _, source, *__: lanes.send(envelope, source),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from maniple.service.catalog import Entry, Put
+from maniple.service.consul.catalog import Entry, Put
 from maniple.service.policies import parse_policy
 from maniple_policy.domain.records import Revision, Stored, succeed
 

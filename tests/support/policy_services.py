@@ -13,11 +13,11 @@ from local_servers import LocalServers
 from maniple.errors import RequestFailed
 from maniple.events import PolicyChanged
 from maniple.local.rabbitmq import RabbitMQServer
-from maniple.service.broker import ControlPlane
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
+from maniple.service.control.plane import ControlPlane
 from maniple.service.health import Health
 from maniple.service.policy_view import PolicyView
-from maniple.service.runner import Runtime, running
+from maniple.service.process import Runtime, running
 from maniple.service.settings import ServiceSettings
 from maniple.service.telemetry import Metrics, get_logger
 from maniple.timings import Timings

@@ -15,7 +15,7 @@ from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
 from maniple.local.servers import BrokerServer
 from maniple.messages import Result
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from paths import PYTHONPATH
 from policy_handlers import BROKEN_VARIABLE
 from waiting import wait_until

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import cast
 from uuid import uuid4
 
-from maniple.service.runner import Runtime
+from maniple.service.process import Runtime
 from maniple.service.telemetry import get_logger
 from maniple.timings import Timings
 

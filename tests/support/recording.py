@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from maniple.amqp import Link
 from maniple.events import Event
 from maniple.identifiers import new_id
 from maniple.messages import Result, TaskAccepted, TaskAdmitted, TaskRunning
 from maniple.records import Batch, RecordReader
-from maniple.transport import Link
 
 TaskRecord = TaskAdmitted | TaskAccepted | TaskRunning | Result
 

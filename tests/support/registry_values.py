@@ -8,14 +8,14 @@ from maniple.control import (
     Heartbeat,
 )
 from maniple.timings import Bounds
-from maniple_registry.domain.membership import (
-    decide,
-)
-from maniple_registry.domain.records import (
+from maniple_registry.domain.agent_record import (
     AgentRecord,
     Decision,
     Instant,
     LaneView,
+)
+from maniple_registry.domain.state_machine import (
+    decide,
 )
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from maniple.local.cluster import ServiceProcess
-from maniple.service.names import CounterName, HistogramName, MetricName
+from maniple.service.metric_names import CounterName, HistogramName, MetricName
 from maniple.service.telemetry import Metrics
 
 ANSWER_SECONDS = 20.0  # a guard against hanging

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import structlog
 
-import maniple_registry.hearing
+import maniple_registry.heartbeat_consumer
 import maniple_registry.wiring
 from maniple.control import (
     COMMANDS,
@@ -22,21 +22,21 @@ from maniple.control import (
     control_keys,
 )
 from maniple.events import AgentFailed
+from maniple.service.consul.registration import Pulse
 from maniple.service.health import Health
-from maniple.service.presence import Pulse
-from maniple.service.runner import Runtime
+from maniple.service.process import Runtime
 from maniple.service.telemetry import Metrics
 from maniple.timings import Fencing
 from maniple.topology import CONTROL, lane_queues
-from maniple_agent.domain.fencing import Confirmation
-from maniple_agent.fence import Fence
-from maniple_agent.handlers import Handlers, routes
+from maniple_agent.commands import Handlers, routes
+from maniple_agent.domain.confirmation import Confirmation
+from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats
 from maniple_agent.heartbeat import Self as Told
-from maniple_agent.watch import Watch
-from maniple_registry.clock import Clock
-from maniple_registry.domain.records import AgentState
+from maniple_agent.task_watch import Watch
+from maniple_registry.domain.agent_record import AgentState
 from maniple_registry.handlers import Handlers as RegistryHandlers
+from maniple_registry.hearing_clock import Clock
 from maniple_registry.management import Closed
 from maniple_registry.settings import RegistrySettings
 from simulated_broker import (
@@ -76,7 +76,7 @@ class Cluster:
     def __enter__(self) -> Self:
         plane = type("Plane", (SimulatedPlane,), {"broker": self.broker})
         link = type("Link", (SimulatedLink,), {"broker": self.broker})
-        wiring, hearing = maniple_registry.wiring, maniple_registry.hearing
+        wiring, hearing = maniple_registry.wiring, maniple_registry.heartbeat_consumer
         for module, name, stand_in in (
             (wiring, "ControlPlane", plane),
             (wiring, "prepare_broker", _nothing),

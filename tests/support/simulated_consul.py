@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from maniple.service.catalog import Ailing, Entry, Instance, Put
-from maniple.service.consul import ConsulUnavailable, http_check, ttl_check
+from maniple.service.consul.catalog import Ailing, Entry, Instance, Put
+from maniple.service.consul.client import ConsulUnavailable, http_check, ttl_check
 from maniple.timings import Catalog
 from virtual_time import Process, World
 

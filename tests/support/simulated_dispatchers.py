@@ -9,19 +9,19 @@ from typing import Any, Self
 import structlog
 from msgspec.structs import replace
 
-import maniple_dispatcher.talk
+import maniple_dispatcher.limits.gossip
 from maniple.control import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
 from maniple.messages import Envelope, Waiting
 from maniple.service.policies import CircuitBreakerSpec, Resolved, parse_policy
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.affinity.assignment import Roster
 from maniple_dispatcher.handlers import Handlers
-from maniple_dispatcher.memory import Memory
-from maniple_dispatcher.talk import Talk
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.gossip import Talk
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.snapshot import Memory
+from maniple_dispatcher.pipeline.pipeline import Gate
 from simulated_broker import (
     Broker,
     SimulatedInspector,
@@ -227,7 +227,7 @@ class Dispatchers:
         self._patch = world.patch
 
     def __enter__(self) -> Self:
-        talk = maniple_dispatcher.talk
+        talk = maniple_dispatcher.limits.gossip
         self._patch.setattr(talk, "Listener", SimulatedListener)
         self._patch.setattr(talk, "Inspector", SimulatedInspector)
         self._patch.setattr(talk, "new_id", lambda: "")

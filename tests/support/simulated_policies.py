@@ -12,19 +12,19 @@ import maniple.service.policy_view
 import maniple_policy.store
 from maniple.errors import BrokerUnavailable
 from maniple.events import PolicyApplied, PolicyChanged
-from maniple.service.catalog import Entry
+from maniple.service.consul.catalog import Entry
+from maniple.service.control.requests import Asked
 from maniple.service.health import Health
 from maniple.service.policies import PolicySet, parse_policy
 from maniple.service.policy_view import PolicyView
-from maniple.service.requests import Asked
 from maniple.timings import Timings
 from maniple.topology import EVENTS
-from maniple_policy.answers import Answers, count
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy
-from maniple_policy.fleet import Fleet
 from maniple_policy.handlers import Handlers, routes
+from maniple_policy.live_processes import Fleet
+from maniple_policy.queries import Answers, count
 from maniple_policy.store import Store
 from simulated_broker import Broker, SimulatedPlane
 from simulated_cluster import metrics

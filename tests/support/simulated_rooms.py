@@ -13,14 +13,15 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-import maniple.service.outlets
-import maniple_dispatcher.delays
+import maniple.service.publish.batch_publisher
+import maniple_dispatcher.egress.delay
+from maniple.amqp import QueueView
 from maniple.codec import decode_envelopes, decode_results
 from maniple.control import AgentId, BulkheadLoad, Incarnation, Outcomes
 from maniple.errors import PublishRefused
 from maniple.messages import Envelope
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Reports, Timings
@@ -34,12 +35,11 @@ from maniple.topology import (
     agent_queue,
     lane_queues,
 )
-from maniple.transport import QueueView
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.domain.routing import is_due
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.rooms import Rooms
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.pipeline.verdicts import is_due
+from maniple_dispatcher.tracing import Traces
 from simulated_broker import UNHEARD, SimulatedPublisher
 from simulated_cluster import metrics
 from simulated_dispatchers import LANE, NOW, Dispatcher, Dispatchers
@@ -346,8 +346,8 @@ class Queues:
         patch = self.world.patch
         publisher = type("Publishes", (Publisher,), {"queues": self})
         patch.setattr("simulated_dispatchers.SimulatedPublisher", publisher)
-        patch.setattr(maniple_dispatcher.delays, "new_id", lambda: "")
-        patch.setattr(maniple.service.outlets, "new_id", lambda: "")
+        patch.setattr(maniple_dispatcher.egress.delay, "new_id", lambda: "")
+        patch.setattr(maniple.service.publish.batch_publisher, "new_id", lambda: "")
         for lane in lane_queues(LANE):
             self.ready[lane.name] = deque()
         self.agents += [Agent(self, f"a{number}") for number in range(self._wanted)]

@@ -34,21 +34,21 @@ STORY = 40
 ENDING = 100  # seconds in which processes may end
 READ_MONOTONIC = (
     "maniple_agent.heartbeat",
-    "maniple_dispatcher.delays",
-    "maniple_dispatcher.gate",
+    "maniple_dispatcher.egress.delay",
+    "maniple_dispatcher.pipeline.pipeline",
     "maniple_dispatcher.handlers",
-    "maniple_dispatcher.lanes",
-    "maniple_dispatcher.memory",
-    "maniple_dispatcher.moving",
-    "maniple_dispatcher.rooms",
-    "maniple_dispatcher.talk",
+    "maniple_dispatcher.egress.lane_publisher",
+    "maniple_dispatcher.limits.snapshot",
+    "maniple_dispatcher.affinity.queue_drainer",
+    "maniple_dispatcher.limits.bulkhead_counts",
+    "maniple_dispatcher.limits.gossip",
     "maniple_registry.watch",
 )
 READ_TIME = (
     "maniple.service.leadership",
-    "maniple_dispatcher.memory",
+    "maniple_dispatcher.limits.snapshot",
     "maniple_registry.eviction",
-    "maniple_registry.reaper",
+    "maniple_registry.catalog_reaper",
 )
 
 

@@ -6,23 +6,23 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from maniple.amqp import Outgoing, Publisher
 from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import PublishRefused
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Result
-from maniple.service.outlets import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.timings import Holding, Queues
-from maniple.transport import Outgoing, Publisher
 from maniple_agent.deadlines import Known
-from maniple_agent.departures import Departures
 from maniple_agent.executors import Job, Spawn
 from maniple_agent.progress import ProgressReports
-from maniple_agent.traces import Traces
-from maniple_agent.work import MOST_BYTES, Work
+from maniple_agent.publisher import Departures
+from maniple_agent.scheduler import MOST_BYTES, Work
+from maniple_agent.tracing import Traces
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 OK = Outcome(b"1")

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from maniple.amqp import Link
 from maniple.cli.control import ask
 from maniple.errors import ManipleError
 from maniple.local.errors import LocalError
 from maniple.local.http import fetch
 from maniple.records import Batch, FirstWins, RecordReader, TaskKey
-from maniple.transport import Link
 from needs import need
 from outsider import Outsider
 from paths import ROOT, SUPPORT

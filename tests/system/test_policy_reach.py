@@ -5,7 +5,7 @@ from pathlib import Path
 
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
-from maniple.service.runner import running
+from maniple.service.process import running
 from maniple.service.settings import ServiceSettings
 from policy_services import Follower, asking, policy_service
 from waiting import wait_until

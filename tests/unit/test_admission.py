@@ -14,7 +14,7 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import member_id
 from maniple.messages import REPEATED_HEADER, Envelope, RetryPlan, Task
 from maniple.service.policies import PolicySet, Resolved, parse_policy
-from maniple_dispatcher.domain.admission import (
+from maniple_dispatcher.ingress.admission import (
     Arrival,
     RawArrival,
     admit,
@@ -24,9 +24,9 @@ from maniple_dispatcher.domain.admission import (
     readable,
     trace_of,
 )
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.domain.refusing import Refused, refusal_of
-from maniple_dispatcher.domain.routing import acceptance
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.refusal import Refused, refusal_of
+from maniple_dispatcher.pipeline.verdicts import acceptance
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from maniple.messages import Envelope
-from maniple_dispatcher.domain.affinity import Roster, affinity_lanes
+from maniple_dispatcher.affinity.assignment import Roster, affinity_lanes
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 LANE = frozenset({"cart.add"})

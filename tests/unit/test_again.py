@@ -24,14 +24,14 @@ from maniple.messages import (
     Waiting,
 )
 from maniple.records import Batch, Entry, Record, TaskKey
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, LANES, RESULTS
-from maniple_dispatcher.again import Again
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.lookups import Search
+from maniple_dispatcher.ingress.record_lookup import Search
+from maniple_dispatcher.ingress.redelivered_tasks import Again
+from maniple_dispatcher.ingress.redelivery import Before
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 

@@ -13,10 +13,10 @@ import pytest
 
 from maniple.control import AgentDescription, AgentId, Incarnation
 from maniple.errors import BrokerUnavailable, ConfigurationError, PublishRefused, RequestFailed
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.timings import Heartbeats
 from maniple_agent import identity
-from maniple_agent.handlers import Ending
+from maniple_agent.commands import Ending
 from maniple_agent.identity import check_id
 
 TIMES = Heartbeats(period=0.2, confirm=0.1)

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from maniple.attempts import Again, Ran, conclude, last, seconds_for
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
-from maniple.losses import LOST_AFTER
 from maniple.messages import Envelope, Failure, Result, RetryPlan, Status, Waiting
+from maniple.redelivery import LOST_AFTER
 from maniple.tasks import TaskDefinition, define
 from maniple.topology import DELAY_TIERS, SUSPECT_AFTER
-from maniple_agent.domain.losses import Move, after_loss
+from maniple_agent.domain.redelivery import Move, after_loss
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 RAN = Ran("agent-1", NOW - timedelta(seconds=1), NOW)

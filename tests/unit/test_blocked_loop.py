@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.service.names import QUEUE_SECONDS
+from maniple.service.metric_names import QUEUE_SECONDS
 from maniple_agent.domain.blocking import BLOCKED_AFTER, LOST_AFTER, LoopHealth, LoopState
 from work_with_fakes import NOW, Agent, Delivery, envelope
 

@@ -1,15 +1,15 @@
-"""`maniple_dispatcher.domain.breaker`: when a breaker opens, and when it closes again."""
+"""`maniple_dispatcher.limits.breaker`: when a breaker opens, and when it closes again."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.peers import BreakerNews
-from maniple.service.names import BREAKER_OPEN
+from maniple.limiter_messages import BreakerNews
+from maniple.service.metric_names import BREAKER_OPEN
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.telemetry import MAX_CHILDREN, Metrics
-from maniple_dispatcher.domain.breaker import Breaker, Ends, State
-from maniple_dispatcher.domain.owned import Owned, probes_of
-from maniple_dispatcher.talk import show
+from maniple_dispatcher.limits.breaker import Breaker, Ends, State
+from maniple_dispatcher.limits.gossip import show
+from maniple_dispatcher.limits.lease_owner import Owned, probes_of
 
 LANE = "text.stats"
 THREE = CircuitBreakerSpec(consecutive=3, open_for=10.0, probes=2)

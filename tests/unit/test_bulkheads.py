@@ -1,11 +1,11 @@
-"""`maniple_dispatcher.domain.bulkheads`: tasks in flight, measured."""
+"""`maniple_dispatcher.limits.concurrency`: tasks in flight, measured."""
 
 import pytest
 
 from fleet_simulation import Simulation
 from maniple.timings import Reports
-from maniple_dispatcher.domain.bulkheads import Bulkheads, Doubt, Held
-from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.limits.concurrency import Bulkheads, Doubt, Held
+from maniple_dispatcher.limits.lease_client import Limit
 
 LATELY, HEARD = Reports().lately, Reports().heard
 KEY, LANE, ME = "bulkhead/x", "text.stats", "dispatcher"

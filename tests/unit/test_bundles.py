@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple import bundles
-from maniple.bundles import Bundler
+from maniple.amqp import batching
+from maniple.amqp.batching import Bundler
 from waiting import wait_until
 
 
@@ -67,7 +67,7 @@ async def test_under_load_bundles_fill_while_others_are_on_their_way() -> None:
 async def test_what_waits_for_company_goes_when_the_last_send_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bundles, "LINGER", 3600.0)
+    monkeypatch.setattr(batching, "LINGER", 3600.0)
     sender = Sender(hold=True)
     bundler = Bundler(sender)
     bundler.add(0, 1)
@@ -99,7 +99,7 @@ async def test_the_more_is_under_way_the_longer_the_next_waits(
 
     monkeypatch.setattr(loop, "call_later", call_later)
     bundler.add(6, 1)
-    assert waits == [pytest.approx(3 * bundles.LINGER)]
+    assert waits == [pytest.approx(3 * batching.LINGER)]
     sender.release()
     await bundler.drain()
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from channels import until_idle
-from maniple.transport import ByteBudget, Consumer, Delivery, consumer
-from maniple.transport.budget import ASSUMED, IDLE, MOST_TASKS, TASK_BYTES, weight_of
+from maniple.amqp import ByteBudget, Consumer, Delivery, consumer
+from maniple.amqp.byte_budget import ASSUMED, IDLE, MOST_TASKS, TASK_BYTES, weight_of
 from sending_queue import SendingQueue
 
 MIB = 1024**2

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from maniple.cli.policy import looks
 from maniple.cli.policy.common import claimed
-from maniple_policy.bodies import Change
+from maniple_policy.requests import Change
 
 
 @pytest.mark.parametrize("author", ["alice", "root@host", "Consul of Rome"])

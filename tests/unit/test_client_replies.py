@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from maniple import ErrorCode, ManipleError, Status
-from maniple.client.amqp import AmqpCarrier
+from maniple.amqp.reply_consumer import ReplyConsumer
+from maniple.client.carrier import AmqpCarrier
 from maniple.client.handle import TaskHandle
 from maniple.client.outstanding import Outstanding
 from maniple.codec import encode
@@ -18,7 +19,6 @@ from maniple.messages import ACCEPTED_TYPE, RESULT_TYPE, RUNNING_TYPE, Failure, 
 from maniple.service.policies.documents import FallbackPolicy
 from maniple.service.policies.specs import FallbackSpec
 from maniple.topology import REPLY_PREFIX
-from maniple.transport.replies import ReplyConsumer
 from work_with_fakes import NOW, Delivery
 
 OURS = "our-message"

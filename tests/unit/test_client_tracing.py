@@ -13,7 +13,7 @@ from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import Outstanding
 from maniple.client.submission import encode_task
-from maniple.client.tracing import Submitting
+from maniple.client.submit_span import Submitting
 from maniple.errors import BrokerUnavailable
 from maniple.messages import MAX_BODY, Task
 

@@ -1,4 +1,4 @@
-"""`maniple.service.consul` and the registry's reaper, with Consuls that say what the tests want."""
+"""`consul.client` and the registry's reaper, with Consuls that say what the tests want."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 
-from maniple.service.catalog import Ailing, Instance, selecting
-from maniple.service.consul import Consul, ConsulUnavailable
-from maniple_registry.reaper import Reaper
+from maniple.service.consul.catalog import Ailing, Instance, selecting
+from maniple.service.consul.client import Consul, ConsulUnavailable
+from maniple_registry.catalog_reaper import Reaper
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import pytest
 from pamqp import commands
 
 from channels import Channel, until_idle
-from maniple.transport import Consumer, consumer
+from maniple.amqp import Consumer, consumer
 
 
 class Broker:

@@ -1,4 +1,4 @@
-"""`maniple.service.requests`: every question gets an answer, and answers go where they may."""
+"""`control.requests`: every question gets an answer, and answers go where they may."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,8 +8,8 @@ import structlog
 
 from maniple.control import Request, Response
 from maniple.errors import BrokerUnavailable, RequestFailed
-from maniple.service.letters import Arrival
-from maniple.service.requests import Asked, Correlation, answer, failed, may_answer
+from maniple.service.control.messages import Arrival
+from maniple.service.control.requests import Asked, Correlation, answer, failed, may_answer
 
 LOG = structlog.get_logger()
 

@@ -5,15 +5,15 @@ from datetime import timedelta
 
 import pytest
 
+from maniple.amqp import Outgoing
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
-from maniple.service.refusals import RefusedLog
+from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
-from maniple.transport import Outgoing
-from maniple_dispatcher import delays as module
-from maniple_dispatcher.delays import Delays
-from maniple_dispatcher.domain.routing import Wait
+from maniple_dispatcher.egress import delay as module
+from maniple_dispatcher.egress.delay import Delays
+from maniple_dispatcher.pipeline.verdicts import Wait
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 

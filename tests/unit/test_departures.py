@@ -5,14 +5,14 @@ from collections import Counter
 
 import pytest
 
+from maniple.amqp import Outgoing
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import RetryPlan
-from maniple.service import outlets
+from maniple.service.publish import batch_publisher
 from maniple.timings import Holding, Queues
 from maniple.topology import DELAY_TIERS, tier_name
-from maniple.transport import Outgoing
-from maniple_agent import departures as module
+from maniple_agent import publisher as module
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, FakePublisher, envelope
 
@@ -204,7 +204,7 @@ async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.Monkey
     now = [1000.0]
     monkeypatch.setattr(module, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "REFUSED_PAUSE", DELAY_TIERS[0])
-    monkeypatch.setattr(outlets, "REFUSED_PAUSE", 0.05)
+    monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.05)
     agent = Agent(capacity=0, queues=Queues(), times=Holding(dissolve=1e-9))
     agent.publisher.full = {"a.task", *map(tier_name, DELAY_TIERS)}
     delivery = Delivery(envelope("1"))

@@ -1,4 +1,4 @@
-"""`maniple_dispatcher.memory`: limits and breakers outlive every dispatcher."""
+"""`maniple_dispatcher.limits.snapshot`: limits and breakers outlive every dispatcher."""
 
 import asyncio
 from collections import Counter
@@ -8,15 +8,15 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from maniple.service.catalog import Entry
-from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.consul.catalog import Entry
+from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.policies import CircuitBreakerSpec
-from maniple_dispatcher.domain.breaker import Ends, State
-from maniple_dispatcher.domain.buckets import Terms
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.domain.permits import Limit
-from maniple_dispatcher.memory import Memory
+from maniple_dispatcher.limits.breaker import Ends, State
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.snapshot import Memory
+from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.wiring import hand_over
 from waiting import wait_until
 

@@ -1,12 +1,12 @@
-"""`maniple_dispatcher.domain.notes`: what is written down is merged, bounded, and not trusted."""
+"""`limits.snapshot_notes`: what is written down is merged, bounded, and not trusted."""
 
 import json
 from typing import Any
 
 import pytest
 
-from maniple_dispatcher.domain.notes import IN_USE, OLD, Notes, latest, read, with_ours
-from maniple_dispatcher.domain.pages import BYTES, write
+from maniple_dispatcher.limits.snapshot_notes import IN_USE, OLD, Notes, latest, read, with_ours
+from maniple_dispatcher.limits.snapshot_pages import BYTES, write
 
 NOW = 1_800_000_000.0
 CONSUL_TAKES = 512 * 1024

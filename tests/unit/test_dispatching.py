@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
+from maniple.amqp import Outgoing
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service import outlets, replies
-from maniple.service.outlets import ResultOutlet
+from maniple.service.publish import batch_publisher, replies
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Queues
-from maniple.transport import Outgoing
-from maniple_dispatcher import lanes as module
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress import lane_publisher as module
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.tracing import Traces
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 
@@ -183,7 +183,7 @@ async def test_draining_waits_for_what_an_agents_own_queue_refuses(scene: Scene)
 async def test_a_reply_queue_that_confirms_nothing_holds_up_no_source(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for one in (outlets, replies):
+    for one in (batch_publisher, replies):
         monkeypatch.setattr(one, "monotonic", scene.clock)
     scene.broker.stuck = {"me"}
 

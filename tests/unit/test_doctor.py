@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from maniple.amqp.probe import BrokerView
 from maniple.cli.checks import broker, examine, management, policies, processes, work
 from maniple.cli.checks.findings import Finding, Places, Verdict
 from maniple.cli.checks.pages import PageUnread, least_ahead, read
 from maniple.errors import BrokerUnavailable
-from maniple.service.catalog import Instance
+from maniple.service.consul.catalog import Instance
 from maniple.topology import QUEUES, lane_queues
-from maniple.transport.probe import BrokerView
 
 HOUR = 3600.0
 

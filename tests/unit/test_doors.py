@@ -3,7 +3,7 @@
 import pytest
 
 from maniple.messages import Waiting
-from maniple.service.doors import MAX_DOORS, TIER_KEYS, Doors
+from maniple.service.destination_backoff import MAX_DOORS, TIER_KEYS, Doors
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS
 

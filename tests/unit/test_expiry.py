@@ -16,22 +16,22 @@ from msgspec.structs import replace
 from pamqp import commands
 from pamqp.header import ContentHeader
 
+from maniple.amqp import Outgoing, Pull, QueueView
 from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import BrokerUnavailable
-from maniple.losses import LOST_AFTER
 from maniple.messages import Envelope
-from maniple.service.outlets import ResultOutlet
+from maniple.redelivery import LOST_AFTER
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Expiry as Times
 from maniple.topology import lane_queues
-from maniple.transport import Outgoing, Pull, QueueView
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.expiry import AT_ONCE, OPEN, Around, Expiry, TurnOver
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.members import Members
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.egress.lane_expiry import AT_ONCE, OPEN, Around, Expiry, TurnOver
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.ingress.bundle_members import Members
+from maniple_dispatcher.tracing import Traces
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from maniple.amqp import Consumer
+from maniple.service.consul.registration import Pulse
 from maniple.service.health import Health
 from maniple.service.hotpath import HotPath
-from maniple.service.presence import Pulse
-from maniple.transport import Consumer
-from maniple_agent import fence as module
-from maniple_agent.domain.fencing import Confirmation
-from maniple_agent.fence import Fence
+from maniple_agent import fencing as module
+from maniple_agent.domain.confirmation import Confirmation
+from maniple_agent.fencing import Fence
 from work_with_fakes import Agent as FakeAgent
 from work_with_fakes import Delivery, envelope
 

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple_agent.domain.fencing import Confirmation, Pace
+from maniple_agent.domain.confirmation import Confirmation, Pace
 
 seconds = st.floats(0, 1e6)
 

@@ -6,14 +6,14 @@ import msgspec
 import pytest
 
 from fleet_simulation import Simulation
-from maniple.bundles import MAX_BYTES
-from maniple.peers import DispatcherReport
+from maniple.amqp.batching import MAX_BYTES
+from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers
-from maniple_dispatcher.domain.buckets import Terms
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.listeners import MOST_TOLD
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.listeners import MOST_TOLD
+from maniple_dispatcher.limits.token_bucket import Terms
 
 THOUSAND = Limit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))
 ONE_A_MINUTE = Limit("rate_limit/minute", Terms(rate=1 / 60, capacity=1.0))

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from fleet_simulation import Simulation
-from maniple.peers import Ask, DispatcherReport, Grant
+from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple.timings import Peers
-from maniple_dispatcher.domain.buckets import Buckets, Terms
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.token_bucket import Buckets, Terms
 
 TERMS = Terms(rate=1000.0, capacity=1000.0)
 THOUSAND = Limit("rate_limit/thousand", TERMS)

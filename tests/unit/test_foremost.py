@@ -1,14 +1,14 @@
-"""`maniple_dispatcher.domain.foremost`: the first few of very many, found a bit at a time."""
+"""`maniple_dispatcher.limits.foremost`: the first few of very many, found a bit at a time."""
 
 from collections import Counter
 
 import pytest
 
 from maniple.timings import Peers as Times
-from maniple_dispatcher.domain import peers
-from maniple_dispatcher.domain.buckets import MAX_KEPT, Buckets, Terms
-from maniple_dispatcher.domain.foremost import AT_ONCE, MOST_ANEW, Foremost
-from maniple_dispatcher.domain.peers import Peers
+from maniple_dispatcher.limits import membership
+from maniple_dispatcher.limits.foremost import AT_ONCE, MOST_ANEW, Foremost
+from maniple_dispatcher.limits.membership import Peers
+from maniple_dispatcher.limits.token_bucket import MAX_KEPT, Buckets, Terms
 
 MOST = 50
 HOURLY = Terms(rate=5 / 3600, capacity=5.0)
@@ -147,8 +147,8 @@ def test_the_owners_of_keys_in_use_are_found_once_however_many_others_come(
         weighed[key] += 1
         return key.encode(), peer
 
-    monkeypatch.setattr(peers, "_weight", weight)
-    monkeypatch.setattr(peers, "MAX_OWNERS", 500)
+    monkeypatch.setattr(membership, "_weight", weight)
+    monkeypatch.setattr(membership, "MAX_OWNERS", 500)
     known = Peers("me", Times(), 0.0)
     known.heard("me", 0.0, ready=True)
     for round_ in range(100):

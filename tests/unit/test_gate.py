@@ -12,11 +12,11 @@ from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved, parse_policy
 from maniple.service.telemetry import Metrics
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.domain.breaker import State
-from maniple_dispatcher.domain.permits import Limit, Then
-from maniple_dispatcher.domain.routing import is_committed
-from maniple_dispatcher.gate import Gate
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.pipeline.verdicts import is_committed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LANE = "text.stats"

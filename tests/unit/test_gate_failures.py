@@ -9,17 +9,17 @@ import pytest
 
 from gate_with_fakes import GateWithFakes
 from maniple.errors import ManipleError
+from maniple.limiter_messages import DispatcherReport, Grant
 from maniple.messages import Envelope, Waiting
-from maniple.peers import DispatcherReport, Grant
 from maniple.service.policies import Resolved, parse_policy
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, DELAY_TIERS
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.rooms import Rooms
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.pipeline.pipeline import Gate
 from work_with_fakes import NOW, envelope
 
 LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})

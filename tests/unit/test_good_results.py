@@ -1,4 +1,4 @@
-"""`maniple_dispatcher.domain.good_results`: what a fallback may give in place of running a task."""
+"""`maniple_dispatcher.result_cache`: what a fallback may give in place of running a task."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,9 +8,9 @@ from msgspec import UNSET, Raw
 
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, RUNNING_TYPE, Envelope, Result, Status
-from maniple_dispatcher.domain import good_results
-from maniple_dispatcher.domain.good_results import ENTRY, GoodResults, digest_of
-from maniple_dispatcher.learning import decode_good
+from maniple_dispatcher import result_cache
+from maniple_dispatcher.result_cache import ENTRY, GoodResults, digest_of
+from maniple_dispatcher.result_learning import decode_good
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PAYLOAD = Raw(b'{"n":1}')
@@ -79,7 +79,7 @@ def test_a_failure_takes_nothing_from_what_was_good() -> None:
 
 
 def test_memory_is_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(good_results, "MAX_BYTES", 3 * (ENTRY + 10))
+    monkeypatch.setattr(result_cache, "MAX_BYTES", 3 * (ENTRY + 10))
     payloads = [Raw(b"%d" % n) for n in range(5)]
     good = learned(
         *(result(b"0123456789", payload_digest=digest_of(p)) for p in payloads[:3]),

@@ -7,19 +7,19 @@ from msgspec import Raw
 
 from channels import until_idle
 from ingress_with_fakes import Ingress
+from maniple.amqp import ByteBudget, Consumer, byte_budget, consumer
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Resolved
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
-from maniple.transport import ByteBudget, Consumer, budget, consumer
-from maniple_agent.domain.shares import most_of
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.traces import Traces
+from maniple_agent.domain.slot_shares import most_of
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.tracing import Traces
 from sending_queue import SendingQueue
 from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher, envelope
 
@@ -88,8 +88,8 @@ def _task(size: int) -> bytes:
 @pytest.fixture
 def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer, "QUIET", 0.0)
-    monkeypatch.setattr(budget, "ASSUMED", budget.ASSUMED // SCALE)
-    monkeypatch.setattr(budget, "TASK_BYTES", budget.TASK_BYTES // SCALE)
+    monkeypatch.setattr(byte_budget, "ASSUMED", byte_budget.ASSUMED // SCALE)
+    monkeypatch.setattr(byte_budget, "TASK_BYTES", byte_budget.TASK_BYTES // SCALE)
 
 
 async def alarmed(limit: int, *before: tuple[int, int]) -> Dispatcher:

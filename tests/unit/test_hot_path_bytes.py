@@ -7,14 +7,14 @@ import pytest
 from prometheus_client import generate_latest
 
 from channels import until_idle
-from maniple.service.consul import Consul
+from maniple.amqp import Delivery, consumer
+from maniple.service.consul.client import Consul
 from maniple.service.health import Health
 from maniple.service.hotpath import HotPath
-from maniple.service.runner import Runtime
+from maniple.service.process import Runtime
 from maniple.service.settings import ServiceSettings
 from maniple.service.telemetry import Metrics, get_logger
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
-from maniple.transport import Delivery, consumer
 from sending_queue import SendingQueue
 
 MIB = 1024**2

@@ -9,9 +9,9 @@ import aiormq
 import pytest
 
 from channels import Channel, until_idle
+from maniple.amqp import Consumer, Keeper, consumer
+from maniple.amqp import subscription as module
 from maniple.timings import Amqp
-from maniple.transport import Consumer, Keeper, consumer
-from maniple.transport import keeper as module
 from waiting import wait_until
 
 TIMES = Amqp(backoff=0.01, answer=3.0, unanswered=5.0)  # in ticks of a second, which a test makes

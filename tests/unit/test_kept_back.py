@@ -12,11 +12,11 @@ from maniple.messages import REPEATED_HEADER
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
-from maniple_dispatcher import lanes as module
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.gate import Gate
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress import lane_publisher as module
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.tracing import Traces
 from waiting import wait_until
 from work_with_fakes import NOW, Recording
 

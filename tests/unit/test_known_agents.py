@@ -6,9 +6,9 @@ from typing import Any
 import structlog
 
 from maniple.timings import Timings
-from maniple_dispatcher.agents import Agents
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.affinity.agents import Agents
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 
 
 async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> None:

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.json import decode, encode
 
-from maniple.peers import DispatcherReport
+from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Expiry, Timings
-from maniple_dispatcher.domain import lane_deadlines
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.lane_deadlines import (
+from maniple_dispatcher.egress import lane_deadlines
+from maniple_dispatcher.egress.lane_deadlines import (
     HOUR,
     MINUTE,
     MOST_BLANK,
@@ -19,7 +18,8 @@ from maniple_dispatcher.domain.lane_deadlines import (
     LaneDeadlines,
     Place,
 )
-from maniple_dispatcher.domain.owned import Owned
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_owner import Owned
 
 TIMES = Expiry()
 WALL = 1_800_000_000.0  # of the cluster when a scene begins

@@ -3,12 +3,12 @@
 from types import SimpleNamespace
 from typing import Any
 
+from maniple.amqp import Consumer
 from maniple.service.health import Health
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.topology import Queue
-from maniple.transport import Consumer
-from maniple_agent.domain.shares import most_of
-from maniple_agent.lanes import Lanes
+from maniple_agent.domain.slot_shares import most_of
+from maniple_agent.lane_consumers import Lanes
 from maniple_agent.slots import Slots
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 

@@ -5,7 +5,7 @@ from contextvars import Context
 from typing import Any
 
 from executor_bench import Told, job
-from maniple_agent.executors.latest import PERIOD, Latest
+from maniple_agent.executors.latest_progress import PERIOD, Latest
 
 
 class Home:

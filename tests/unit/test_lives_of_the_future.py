@@ -23,18 +23,18 @@ from maniple.control import (
 )
 from maniple.events import AgentFailed, AgentRegistered
 from maniple.identifiers import new_id
-from maniple.service.names import CONTROL_DROPPED
+from maniple.service.metric_names import CONTROL_DROPPED
 from maniple.service.telemetry import process_metrics
-from maniple_agent.domain.returning import LONGEST
-from maniple_agent.handlers import Handlers as AgentHandlers
-from maniple_dispatcher.agents import Agents
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_registry.actor import Actor
-from maniple_registry.clock import Clock
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.membership import decide, learn
-from maniple_registry.domain.records import AgentState, Decision, Instant
+from maniple_agent.commands import Handlers as AgentHandlers
+from maniple_agent.domain.rejoin_backoff import LONGEST
+from maniple_dispatcher.affinity.agents import Agents
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_registry.actions import Actor
+from maniple_registry.domain.agent_record import AgentState, Decision, Instant
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.state_machine import decide, learn
 from maniple_registry.handlers import Handlers
+from maniple_registry.hearing_clock import Clock
 from registry_values import DESCRIPTION, NOW, at, beat, known
 
 LAST = "ffffffff-ffff-7fff-bfff-ffffffffffff"

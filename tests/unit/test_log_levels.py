@@ -16,8 +16,8 @@ from maniple.cli.consul import TOKEN, consul_at
 from maniple.cli.main import build
 from maniple.cli.output import ExitCode
 from maniple.service import log_levels
-from maniple.service.catalog import Entry, Instance
-from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.consul.catalog import Entry, Instance
+from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.log_levels import LogLevels
 from maniple.service.settings import ServiceSettings
 from maniple.service.telemetry import configure_logging, get_logger

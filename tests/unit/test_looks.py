@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from maniple.codec import decode_envelopes
-from maniple.service.outlets import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Timings
-from maniple_dispatcher import lanes as module
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.domain.looks import BURST, MOST_LOOKING, MOST_THERE, RATE, Looks
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress import lane_publisher as module
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.egress.lane_probes import BURST, MOST_LOOKING, MOST_THERE, RATE, Looks
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.tracing import Traces
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import structlog
 
+from maniple.amqp import Outgoing
 from maniple.records import Batch, Record, TaskKey
 from maniple.service import hotpath
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from maniple.service.health import Health
 from maniple.service.hotpath import HotPath
-from maniple.service.runner import Runtime
+from maniple.service.process import Runtime
 from maniple.service.settings import ServiceSettings
-from maniple.transport import Outgoing
-from maniple_dispatcher import lookups
-from maniple_dispatcher.lookups import BACK, LIMIT, LONGEST_REST, MOST_BACK, Lookups
+from maniple_dispatcher.ingress import record_lookup
+from maniple_dispatcher.ingress.record_lookup import BACK, LIMIT, LONGEST_REST, MOST_BACK, Lookups
 from simulated_cluster import metrics
 from virtual_time import Process, World
 
@@ -68,9 +68,9 @@ class Scene:
 
     def __init__(self, world: World) -> None:
         self.world, self.records = world, Records(world)
-        for module in (lookups, hotpath):
+        for module in (record_lookup, hotpath):
             world.patch.setattr(module, "monotonic", world.monotonic)
-        world.patch.setattr(lookups, "reading", self.records.reading)
+        world.patch.setattr(record_lookup, "reading", self.records.reading)
         runtime = Runtime(
             settings=ServiceSettings(instance="one"),
             health=Health("dispatcher", "one"),

@@ -8,8 +8,8 @@ import aiormq
 import pytest
 from aiormq.base import FutureStore
 
-from maniple.transport import Inspector, Link
-from maniple.transport.cancellation import hear_cancellations
+from maniple.amqp import Inspector, Link
+from maniple.amqp.cancellation import hear_cancellations
 
 TURNS = 8  # of the loop; after so many a loss has reached who waits
 

@@ -6,13 +6,13 @@ import pytest
 from msgspec import structs
 
 from fleet_simulation import Simulation
-from maniple.peers import Ask
+from maniple.limiter_messages import Ask
 from maniple.timings import Reports
-from maniple_dispatcher.domain.bulkhead import MAX_LANES
-from maniple_dispatcher.domain.bulkheads import Bulkheads
-from maniple_dispatcher.domain.outstanding import Outstanding
-from maniple_dispatcher.domain.owned import limit_asked
-from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.limits.bulkhead import MAX_LANES
+from maniple_dispatcher.limits.concurrency import Bulkheads
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_owner import limit_asked
+from maniple_dispatcher.limits.outstanding import Outstanding
 
 KEY, LANE = "bulkhead/x", "text.stats"
 MADE_UP = tuple(f"made-up-{number}" for number in range(MAX_LANES + 1000))

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from ingress_with_fakes import MESSAGE, Ingress, Submission
+from maniple.amqp.byte_budget import TASK_BYTES
 from maniple.codec import decode_submission
 from maniple.errors import InvalidMessage
 from maniple.identifiers import refusal_id
 from maniple.messages import MAX_TASKS
 from maniple.records import TaskKey
 from maniple.service.policies import Ceiling, Resolved
-from maniple.service.replies import OFFERED_BYTES_OF_PLACE, OFFERS
-from maniple.transport.budget import TASK_BYTES
-from maniple_dispatcher.domain.refusing import MOST
+from maniple.service.publish.replies import OFFERED_BYTES_OF_PLACE, OFFERS
+from maniple_dispatcher.ingress.refusal import MOST
 from waiting import wait_until
 from work_with_fakes import FakePublisher
 

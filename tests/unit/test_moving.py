@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import structlog
 
+from maniple.amqp import QueueView
 from maniple.messages import Envelope
-from maniple.transport import QueueView
-from maniple_dispatcher import moving
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.moving import Moves
+from maniple_dispatcher.affinity import queue_drainer
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.queue_drainer import Moves
 from waiting import wait_until
 from work_with_fakes import NOW
 
@@ -105,9 +105,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     async def leftover(*_: object) -> AsyncIterator[Queue]:
         yield made.queue
 
-    monkeypatch.setattr(moving, "leftover", leftover)
-    monkeypatch.setattr(moving, "POLL", 0.001)
-    monkeypatch.setattr(moving, "AGAIN", 0.001)
+    monkeypatch.setattr(queue_drainer, "leftover", leftover)
+    monkeypatch.setattr(queue_drainer, "POLL", 0.001)
+    monkeypatch.setattr(queue_drainer, "AGAIN", 0.001)
     return made
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ingress_with_fakes import Ingress, Submission
-from maniple.client.amqp import AmqpCarrier
+from maniple.client.carrier import AmqpCarrier
 from maniple.client.handle import TaskHandle, error_of
 from maniple.client.outstanding import Outstanding
 from maniple.codec import decode_members, decode_results, encode, join
@@ -16,18 +16,18 @@ from maniple.errors import ErrorCode, InvalidMessage, ManipleError, TaskError
 from maniple.messages import PROGRESS_TYPE, RESULTS_TYPE, Envelope, Progress, Result, Status
 from maniple.records import Entry, FirstWins, Position, TaskKey
 from maniple.remnants import remnant_of
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.refusals import RefusedLog
+from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REPLY_PREFIX
-from maniple_dispatcher.dead import Undeliverable
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.returns import Returns
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
+from maniple_dispatcher.ingress.retry_consumer import Returns
+from maniple_dispatcher.tracing import Traces
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 FAR = NOW + timedelta(hours=1)

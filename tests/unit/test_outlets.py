@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from maniple.amqp import Outgoing, Publisher
 from maniple.codec import encode
 from maniple.errors import (
     BrokerUnavailable,
@@ -14,13 +15,12 @@ from maniple.errors import (
     PublishRefused,
 )
 from maniple.messages import MAX_BODY, Result, Status
-from maniple.service import done, outlets, refusals
-from maniple.service.names import REPLIES_DROPPED
-from maniple.service.outlets import MAX_KEYS, Outlet, ResultOutlet
-from maniple.service.refusals import RefusedLog
+from maniple.service.metric_names import REPLIES_DROPPED
+from maniple.service.publish import batch_publisher, confirm, refused_log
+from maniple.service.publish.batch_publisher import MAX_KEYS, Outlet, ResultOutlet
+from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.topology import LANES, RESULTS
-from maniple.transport import Outgoing, Publisher
 
 RESULT = Result(id="1", capability="text.stats", status=Status.SUCCEEDED)
 
@@ -48,7 +48,7 @@ class Ends:
     def __init__(self) -> None:
         self.told: list[tuple[str, ManipleError | None]] = []
 
-    def of(self, name: str) -> done.Done:
+    def of(self, name: str) -> confirm.Done:
         return lambda error: self.told.append((name, error))
 
     def ended_well(self, count: int) -> bool:
@@ -91,7 +91,7 @@ async def test_a_refused_bundle_is_told_to_each_of_its_items(publisher: FakePubl
 async def test_an_outlet_that_insists_publishes_until_it_is_taken(
     publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlets, "REFUSED_PAUSE", 0.001)
+    monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.001)
     outlet, ends = Outlet(publisher, RESULTS, "t", insist=True), Ends()
     publisher.errors["k"] = [refused("k") for _ in range(3)]
     outlet.add("k", b"0", ends.of("it"))
@@ -249,7 +249,7 @@ async def test_what_is_not_confirmed_is_counted_in_bytes(publisher: FakePublishe
 async def test_of_input_over_the_limit_the_head_is_kept_until_it_is_taken(
     publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusals, "REFUSED_PAUSE", 0.001)
+    monkeypatch.setattr(refused_log, "REFUSED_PAUSE", 0.001)
     key, ends = "service.refused.payload_too_large", Ends()
     publisher.errors[key] = [refused(key)]
     body = b"x" * (MAX_BODY + 1)

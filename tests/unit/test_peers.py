@@ -2,12 +2,12 @@
 
 import pytest
 
-from maniple.peers import DispatcherReport
+from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers as Times
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.domain.peers import Peers
-from maniple_dispatcher.domain.permits import Limit
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.membership import Peers
 
 TIMES = Times()
 LONG = 10 * TIMES.alive

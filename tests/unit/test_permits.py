@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from fleet_simulation import Simulation
-from maniple.peers import Ask, DispatcherReport, Grant
-from maniple_dispatcher.domain.buckets import Buckets, Terms
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.domain.permits import Limit
+from maniple.limiter_messages import Ask, DispatcherReport, Grant
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.token_bucket import Buckets, Terms
 
 TERMS = Terms(rate=100.0, capacity=100.0)
 HUNDRED = Limit("rate_limit/hundred", TERMS)
@@ -144,7 +144,7 @@ def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
 def test_buckets_have_a_bound_whoever_tells_of_them(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maniple_dispatcher.domain.buckets.MAX_BUCKETS", 20)
+    monkeypatch.setattr("maniple_dispatcher.limits.token_bucket.MAX_BUCKETS", 20)
     known = Buckets()
     known.follow("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
     for number in range(100):

@@ -8,16 +8,16 @@ import pytest
 from prometheus_client import Gauge
 from structlog.testing import capture_logs
 
-from maniple.service import names
-from maniple.service.broker import ControlPlane
-from maniple.service.catalog import Instance
-from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service import metric_names
+from maniple.service.consul.catalog import Instance
+from maniple.service.consul.client import Consul, ConsulUnavailable
+from maniple.service.control.plane import ControlPlane
 from maniple.service.policies import PolicySet
 from maniple.service.telemetry import Metrics
-from maniple_policy import answers
-from maniple_policy.answers import Answers, count
-from maniple_policy.domain.reports import State
-from maniple_policy.fleet import Fleet
+from maniple_policy import queries
+from maniple_policy.domain.replicas import State
+from maniple_policy.live_processes import Fleet
+from maniple_policy.queries import Answers, count
 from maniple_policy.store import Store
 from waiting import wait_until
 
@@ -101,7 +101,7 @@ async def test_a_consul_that_is_away_is_told_of_once(clock: Clock) -> None:
 async def test_counting_survives_an_answer_that_nobody_expects(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "PRESENT_FOR", 0.01)
+    monkeypatch.setattr(queries, "PRESENT_FOR", 0.01)
     consul, metrics = Catalog("d1", "d2"), Metrics()
     consul.error = KeyError("Checks")
     store = cast(
@@ -112,6 +112,6 @@ async def test_counting_survives_an_answer_that_nobody_expects(
         counting = asyncio.create_task(count(counted, metrics))
         await wait_until(lambda: any("not counted" in line["event"] for line in lines))
         consul.error = None
-        unknown = metrics.gauge(names.POLICY_PROCESSES, State.UNKNOWN.value)
+        unknown = metrics.gauge(metric_names.POLICY_PROCESSES, State.UNKNOWN.value)
         await wait_until(lambda: value_of(unknown) == len(consul.ids))
         counting.cancel()

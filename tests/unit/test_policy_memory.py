@@ -12,15 +12,15 @@ import structlog
 from maniple.control import Request, Response
 from maniple.errors import RequestFailed
 from maniple.events import MAX_REVISION, PolicyApplied, PolicyChanged
+from maniple.service.control.messages import Arrival
+from maniple.service.control.requests import Responder, answer
 from maniple.service.health import Health
-from maniple.service.letters import Arrival
-from maniple.service.requests import Responder, answer
 from maniple.service.telemetry import Metrics
-from maniple_policy.answers import Answers
 from maniple_policy.domain.changes import Step, Wanted, steps
-from maniple_policy.domain.memory import KEPT, KEPT_BYTES, Memory
 from maniple_policy.domain.records import HISTORY_KEPT, succeed
+from maniple_policy.domain.request_log import KEPT, KEPT_BYTES, Memory
 from maniple_policy.handlers import Handlers, routes
+from maniple_policy.queries import Answers
 from maniple_policy.store import Store
 from policy_records import KEY, NAME, NOW, KeptKeys, document, record, revision
 

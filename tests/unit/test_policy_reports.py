@@ -8,7 +8,7 @@ import pytest
 from maniple.events import PolicyApplied
 from maniple.service.policies import parse_policy
 from maniple_policy.domain.reach import Known, doubts
-from maniple_policy.domain.reports import Reports
+from maniple_policy.domain.replicas import Reports
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

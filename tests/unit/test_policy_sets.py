@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 import maniple_policy.store
 from maniple.control import digest
 from maniple.events import PolicyChanged
-from maniple.service import names
-from maniple.service.consul import Consul
+from maniple.service import metric_names
+from maniple.service.consul.client import Consul
+from maniple.service.control.requests import Asked
 from maniple.service.health import Health
 from maniple.service.policies import InForce, Policy, PolicySet, Where, parse_policy
 from maniple.service.policy_cache import read_json, write_atomically
 from maniple.service.policy_versions import show_versions
-from maniple.service.requests import Asked
 from maniple.service.telemetry import Metrics
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
@@ -61,7 +61,7 @@ def test_versions_that_changed_are_shown_and_those_that_went_are_not() -> None:
     metrics = Metrics(registry)
 
     def shown() -> dict[str, float]:
-        families = [f for f in registry.collect() if f.name == names.POLICY_VERSION.name]
+        families = [f for f in registry.collect() if f.name == metric_names.POLICY_VERSION.name]
         return {s.labels["name"]: s.value for family in families for s in family.samples}
 
     show_versions(health, metrics, {}, {"timeout/a": 1, "retry/b": 2})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maniple.events import PolicyChanged
-from maniple.service.catalog import Entry
+from maniple.service.consul.catalog import Entry
 from maniple.service.health import Health
 from maniple.service.policies import parse_policy
 from maniple.service.telemetry import process_metrics

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.consul.client import Consul, ConsulUnavailable
+from maniple.service.consul.registration import Presence, Pulse
 from maniple.service.health import Health
-from maniple.service.presence import Presence, Pulse
 from maniple.service.settings import ServiceSettings
 from maniple.timings import Catalog, Timings
 from timed import timed

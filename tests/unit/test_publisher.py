@@ -8,10 +8,10 @@ import aiormq
 import pytest
 
 from channels import until_idle
+from maniple.amqp import Outgoing, Publisher, publisher
+from maniple.amqp.publisher import LOST_AFTER
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
-from maniple.transport import Outgoing, Publisher, publisher
-from maniple.transport.publisher import LOST_AFTER
 
 TIMES = Amqp(confirm=3.0, answer=2.0)
 MOST = TIMES.ticks(TIMES.confirm)

@@ -4,9 +4,9 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
+from maniple.amqp import Delivery, Link
 from maniple.records import Batch, Entry, RecordReader
 from maniple.records.reader import MAX_BYTES, OFFSET, TURN_BYTES
-from maniple.transport import Delivery, Link
 from waiting import wait_until
 
 MESSAGES = 40

@@ -11,8 +11,8 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import Failure, Result, Status
 from maniple.records import Entry, FirstWins, Position, TaskKey
-from maniple_dispatcher.domain.admission import Arrival, identity
-from maniple_dispatcher.domain.refusing import Refused, refusal_of
+from maniple_dispatcher.ingress.admission import Arrival, identity
+from maniple_dispatcher.ingress.refusal import Refused, refusal_of
 from work_with_fakes import NOW
 
 ALIVE = TaskKey("default", "alive")

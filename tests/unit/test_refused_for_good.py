@@ -12,10 +12,10 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
+from maniple.amqp.errors import translated
+from maniple.amqp.refusal import check_published, refusal
+from maniple.amqp.supervision import TooFewChannels, is_hopeless
 from maniple.errors import BrokerRefused, BrokerUnavailable
-from maniple.transport.loss import translated
-from maniple.transport.refusal import check_published, refusal
-from maniple.transport.supervision import TooFewChannels, is_hopeless
 
 TOPIC = "ACCESS_REFUSED - access to topic 'a.b' in exchange 'maniple.tasks' in vhost 'dev' refused"
 EXCHANGE = "ACCESS_REFUSED - write access to exchange 'maniple.tasks' in vhost 'dev' refused"

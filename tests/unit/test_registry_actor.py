@@ -1,4 +1,4 @@
-"""`maniple_registry.actor`: what many agents at once cost the registry that does not lead."""
+"""`maniple_registry.actions`: what many agents at once cost the registry that does not lead."""
 
 import json
 import time
@@ -10,16 +10,16 @@ import structlog
 
 from maniple.control import AgentDescription, AgentId, Heartbeat, Incarnation, Request
 from maniple.events import AgentFailed
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from maniple.service.telemetry import Metrics
 from maniple.timings import Standby
-from maniple_registry.actor import Actor
-from maniple_registry.clock import Clock
-from maniple_registry.domain.agenda import Agenda
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import Decision
+from maniple_registry.actions import Actor
+from maniple_registry.domain.agent_record import Decision
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.pending_actions import Agenda
 from maniple_registry.eviction import Evictor
 from maniple_registry.handlers import Handlers
+from maniple_registry.hearing_clock import Clock
 from maniple_registry.outbox import Outbox, Plane
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""`maniple_registry.domain.agenda`: a standby does what nobody else has done, in time and once."""
+"""`domain.pending_actions`: a standby does what nobody else has done, in time and once."""
 
 from datetime import UTC, datetime
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from maniple.control import AgentId, Announce, Heartbeat, Incarnation, Reconnect
 from maniple.events import AgentFailed
 from maniple.timings import Bounds, Standby
-from maniple_registry.domain.agenda import Agenda, Evict, Tell
-from maniple_registry.domain.records import AgentRecord, AgentState
+from maniple_registry.domain.agent_record import AgentRecord, AgentState
+from maniple_registry.domain.pending_actions import Agenda, Evict, Tell
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 STEP = 0.1

@@ -17,11 +17,12 @@ from maniple.errors import BrokerUnavailable
 from maniple.service.health import Health
 from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks, Timings
-from maniple_registry import clocks
-from maniple_registry.actor import Actor
-from maniple_registry.clock import Clock
-from maniple_registry.clocks import COMPONENT, ClockWatch
-from maniple_registry.domain.clocks import (
+from maniple_registry import clock_watch
+from maniple_registry.actions import Actor
+from maniple_registry.clock_watch import COMPONENT, ClockWatch
+from maniple_registry.domain.agent_record import Instant
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.clock_skew import (
     DAY,
     HOUR,
     LONGEST_STEP,
@@ -33,9 +34,8 @@ from maniple_registry.domain.clocks import (
     correction,
     slewed,
 )
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import Instant
 from maniple_registry.handlers import Handlers
+from maniple_registry.hearing_clock import Clock
 from registry_values import NOW, beat
 
 AGREE = Clocks().agree
@@ -46,8 +46,8 @@ class Passing:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds, self.stepped = 0.0, 0.0
-        monkeypatch.setattr(clocks, "datetime", self)
-        monkeypatch.setattr(clocks, "steady", lambda: self.seconds)
+        monkeypatch.setattr(clock_watch, "datetime", self)
+        monkeypatch.setattr(clock_watch, "steady", lambda: self.seconds)
 
     def now(self, zone: Any) -> datetime:
         return NOW.astimezone(zone) + timedelta(seconds=self.seconds + self.stepped)

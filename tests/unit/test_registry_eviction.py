@@ -13,9 +13,9 @@ import pytest
 import structlog
 
 from maniple.control import Heartbeat
-from maniple.service.consul import Consul
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import AgentRecord, AgentState, Instant
+from maniple.service.consul.client import Consul
+from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant
+from maniple_registry.domain.agents import Fleet
 from maniple_registry.eviction import Evictor
 from maniple_registry.management import Management
 from waiting import hold_within, wait_until

@@ -8,10 +8,7 @@ import pytest
 
 from maniple.control import AgentDescription, Announce, Heartbeat, Reconnect, Retire
 from maniple.timings import Bounds
-from maniple_registry.clock import Clock
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.reaping import Reaping, all_critical
-from maniple_registry.domain.records import (
+from maniple_registry.domain.agent_record import (
     UNKNOWN_LIFE,
     AgentRecord,
     AgentState,
@@ -19,7 +16,10 @@ from maniple_registry.domain.records import (
     Instant,
     LaneView,
 )
-from maniple_registry.domain.storm import threatens
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.mass_silence import threatens
+from maniple_registry.domain.reaping import Reaping, all_critical
+from maniple_registry.hearing_clock import Clock
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ import pytest
 from maniple.timings import Watching
 from maniple_registry import watch
 from maniple_registry.handlers import Handlers
-from maniple_registry.hearing import Hearing
+from maniple_registry.heartbeat_consumer import Hearing
 from maniple_registry.watch import LaneWatch
 
 

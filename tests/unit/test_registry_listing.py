@@ -12,15 +12,15 @@ import structlog
 from maniple.control import AgentDescription, Incarnation, Request, Response
 from maniple.errors import RequestFailed
 from maniple.events import AgentFailed
-from maniple.service.letters import Arrival
+from maniple.service.control.messages import Arrival
+from maniple.service.control.requests import answer
 from maniple.service.listing import Ask, all_agents, pages
-from maniple.service.requests import answer
 from maniple.service.telemetry import Metrics
-from maniple_registry import listing
-from maniple_registry.actor import Actor
-from maniple_registry.clock import Clock
-from maniple_registry.domain.fleet import Fleet
+from maniple_registry import agent_listing
+from maniple_registry.actions import Actor
+from maniple_registry.domain.agents import Fleet
 from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, Handlers, operations
+from maniple_registry.hearing_clock import Clock
 from registry_values import NOW, at, beat
 
 SLACK = 1024  # of an answer around its page
@@ -81,17 +81,17 @@ async def test_no_answer_about_many_agents_is_longer_than_a_page() -> None:
     for name in reversed(names):
         registry.hear(name)
     assert await ids(registry.ask()) == names
-    assert registry.longest <= listing.PAGE_BYTES + SLACK
+    assert registry.longest <= agent_listing.PAGE_BYTES + SLACK
     assert registry.asked > 10
 
 
 async def test_an_answer_about_a_few_is_one_page_and_none_is_shown_of_nobody() -> None:
     registry = Registry()
     assert await all_agents(registry.ask()) == {"agents": [], "hearing": True}
-    for number in range(listing.PAGE_AGENTS // 4):
+    for number in range(agent_listing.PAGE_AGENTS // 4):
         registry.hear(f"agent-{number}")
     registry.asked = 0
-    assert len(await ids(registry.ask())) == listing.PAGE_AGENTS // 4
+    assert len(await ids(registry.ask())) == agent_listing.PAGE_AGENTS // 4
     assert registry.asked == 1
 
 
@@ -122,7 +122,7 @@ async def test_one_that_says_too_much_of_itself_keeps_nobody_from_being_shown() 
     found = (await all_agents(registry.ask()))["agents"]
     assert [one["id"] for one in found] == ["a", "b", "c"]
     assert [UNSHOWN in one["doubts"] for one in found] == [False, True, False]
-    assert registry.longest <= listing.AGENT_BYTES
+    assert registry.longest <= agent_listing.AGENT_BYTES
     assert UNSHOWN in (await registry.request("agent", {"id": "b"}))["doubts"]
 
 
@@ -150,7 +150,7 @@ async def test_who_asks_for_no_page_gets_all_and_others_run_meanwhile() -> None:
     told = await registry.request("agents", {})
     counting.cancel()
     assert len(told["agents"]) == 1000
-    assert turns >= registry.longest // (listing.PAGE_BYTES + SLACK)
+    assert turns >= registry.longest // (agent_listing.PAGE_BYTES + SLACK)
 
 
 async def test_too_many_for_one_answer_are_refused_before_they_are_written(
@@ -159,7 +159,7 @@ async def test_too_many_for_one_answer_are_refused_before_they_are_written(
     registry, written = Registry(), 0
     for number in range(1000):
         registry.hear(f"agent-{number}")
-    monkeypatch.setattr(listing, "WHOLE_BYTES", 1000 * 1000 // listing.UNLIKE)
+    monkeypatch.setattr(agent_listing, "WHOLE_BYTES", 1000 * 1000 // agent_listing.UNLIKE)
 
     def write(_record: Any) -> bytes:
         nonlocal written
@@ -167,9 +167,9 @@ async def test_too_many_for_one_answer_are_refused_before_they_are_written(
         return b"x" * 2000
 
     with pytest.raises(RequestFailed) as caught:
-        await listing.whole(registry.fleet, write)
+        await agent_listing.whole(registry.fleet, write)
     assert caught.value.code == "too_large"
-    assert written <= listing.PAGE_AGENTS
+    assert written <= agent_listing.PAGE_AGENTS
     with pytest.raises(RequestFailed, match="page by page"):
         await registry.request("agents", {})
 
@@ -180,12 +180,12 @@ async def test_a_few_large_ones_at_first_do_not_make_all_too_many(
     registry = Registry()
     for number in range(1000):
         registry.hear(f"agent-{number:04}")
-    monkeypatch.setattr(listing, "WHOLE_BYTES", 1000 * 1000)
+    monkeypatch.setattr(agent_listing, "WHOLE_BYTES", 1000 * 1000)
 
     def write(record: Any) -> bytes:
         return b"x" * (2000 if record.agent < "agent-0200" else 100)
 
-    assert len(await listing.whole(registry.fleet, write)) == 1000
+    assert len(await agent_listing.whole(registry.fleet, write)) == 1000
 
 
 async def test_a_registry_that_knows_no_pages_is_understood_at_any_of_them() -> None:

@@ -11,9 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from maniple.control import AgentDescription, AgentId, AgentPhase, Heartbeat
 from maniple.events import AgentFailed
 from maniple.timings import Bounds
-from maniple_registry.domain import membership
-from maniple_registry.domain.membership import check, decide, learn, seed, tick
-from maniple_registry.domain.records import (
+from maniple_registry.domain import state_machine
+from maniple_registry.domain.agent_record import (
     FINAL,
     UNKNOWN_LIFE,
     AgentRecord,
@@ -22,8 +21,9 @@ from maniple_registry.domain.records import (
     Instant,
     LaneView,
 )
+from maniple_registry.domain.stalled_consumers import look
+from maniple_registry.domain.state_machine import check, decide, learn, seed, tick
 from maniple_registry.domain.transitions import TRANSITIONS
-from maniple_registry.domain.zombies import look
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 BOUNDS = Bounds()
@@ -50,7 +50,7 @@ class Membership(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(membership, "PAST_KEPT", 1)  # of a longer past nothing is known
+        self.patch.setattr(state_machine, "PAST_KEPT", 1)  # of a longer past nothing is known
         self.latest = ""
         self.record: AgentRecord | None = None
         self.seconds = 0.0

@@ -9,18 +9,18 @@ from maniple.control import (
     Retire,
 )
 from maniple.events import AgentFailed
-from maniple_registry.domain.membership import (
+from maniple_registry.domain.agent_record import (
+    UNKNOWN_LIFE,
+    AgentRecord,
+    AgentState,
+    Decision,
+)
+from maniple_registry.domain.state_machine import (
     check,
     decide,
     learn,
     seed,
     tick,
-)
-from maniple_registry.domain.records import (
-    UNKNOWN_LIFE,
-    AgentRecord,
-    AgentState,
-    Decision,
 )
 from maniple_registry.domain.transitions import TRANSITIONS
 from paths import ROOT

@@ -8,12 +8,12 @@ import structlog
 
 from maniple.control import AgentDescription, AgentTimings, Incarnation
 from maniple.service.health import Health
-from maniple.service.names import AGENTS_MISTIMED
+from maniple.service.metric_names import AGENTS_MISTIMED
 from maniple.service.telemetry import Metrics
 from maniple.timings import Bounds, Timings
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.misfits import Risk, misfit
-from maniple_registry.misfits import COMPONENT, MisfitWatch
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.timing_mismatch import Risk, misfit
+from maniple_registry.timing_watch import COMPONENT, MisfitWatch
 from registry_values import NOW, at, beat
 
 HALF = Timings().scaled(0.5)

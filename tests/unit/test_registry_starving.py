@@ -8,14 +8,14 @@ from maniple.control import (
     AgentPhase,
     Reconnect,
 )
-from maniple_registry.domain.membership import check, decide
-from maniple_registry.domain.records import (
+from maniple_registry.domain.agent_record import (
     AgentRecord,
     AgentState,
     Decision,
     LaneView,
 )
-from maniple_registry.domain.zombies import look
+from maniple_registry.domain.stalled_consumers import look
+from maniple_registry.domain.state_machine import check, decide
 from registry_values import BOUNDS, DESCRIPTION, NOTHING, NOW, WORK, at, beat, keys, known
 
 

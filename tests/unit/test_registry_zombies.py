@@ -1,4 +1,4 @@
-"""`maniple_registry.domain.zombies`: who takes nothing, and whether that is its own fault."""
+"""`domain.stalled_consumers`: who takes nothing, and whether that is its own fault."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from maniple.control import AgentDescription, Command, Heartbeat, Reconnect
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import AgentRecord, AgentState, Instant, LaneView
+from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant, LaneView
+from maniple_registry.domain.agents import Fleet
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 SICK = LaneView(0, 0)  # what RabbitMQ says of a quorum queue whose leader does not answer in time

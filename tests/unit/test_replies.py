@@ -10,11 +10,11 @@ import pytest
 
 from maniple.errors import ManipleError
 from maniple.messages import Result, Status
-from maniple.service import replies
-from maniple.service.done import Done
-from maniple.service.names import REPLIES_DROPPED
-from maniple.service.outlets import Outlet, ResultOutlet
-from maniple.service.replies import Replies
+from maniple.service.metric_names import REPLIES_DROPPED
+from maniple.service.publish import replies
+from maniple.service.publish.batch_publisher import Outlet, ResultOutlet
+from maniple.service.publish.confirm import Done
+from maniple.service.publish.replies import Replies
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from waiting import wait_until

@@ -1,6 +1,6 @@
-"""`maniple_agent.domain.budget`: retries are a share of what runs."""
+"""`maniple_agent.domain.retry_budget`: retries are a share of what runs."""
 
-from maniple_agent.domain.budget import WINDOW, RetryBudget
+from maniple_agent.domain.retry_budget import WINDOW, RetryBudget
 
 
 def test_when_everything_fails_no_more_than_the_share_is_tried_again() -> None:

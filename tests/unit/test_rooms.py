@@ -14,10 +14,10 @@ from maniple.messages import Waiting
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
-from maniple_dispatcher.dead import BROKER_KEY, Undeliverable
-from maniple_dispatcher.domain.breaker import State
-from maniple_dispatcher.domain.permits import Limit, Then
-from maniple_dispatcher.rooms import Rooms
+from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, Undeliverable
+from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.limits.lease_client import Limit, Then
 from work_with_fakes import NOW, Delivery, envelope
 
 ROOM: Kind = ("bulkhead", {"max_in_flight": 1})
@@ -86,7 +86,7 @@ async def test_a_task_that_its_lane_took_has_room() -> None:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What lanes take for the time, to be set."""
     now = [100.0]
-    monkeypatch.setattr("maniple_dispatcher.lanes.monotonic", lambda: now[0])
+    monkeypatch.setattr("maniple_dispatcher.egress.lane_publisher.monotonic", lambda: now[0])
     return now
 
 
@@ -131,7 +131,7 @@ async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scene, delivery, now = Scene(ROOM), Delivery(), [100.0]
-    monkeypatch.setattr("maniple_dispatcher.lanes.monotonic", lambda: now[0])
+    monkeypatch.setattr("maniple_dispatcher.egress.lane_publisher.monotonic", lambda: now[0])
     scene.fleet.taken[KEY] = 5
     scene.publisher.absent.add(LANE)
     task = envelope("1", lane=LANE, bulkhead=KEY)

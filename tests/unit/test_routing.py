@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Status, Waiting
 from maniple.topology import DELAY_TIERS
-from maniple_dispatcher.domain.routing import (
+from maniple_dispatcher.pipeline.verdicts import (
     WAITS,
     expired,
     is_committed,

@@ -13,23 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from maniple.service.catalog import Entry, Instance
-from maniple.service.consul import Consul
+from maniple.service.consul.catalog import Entry, Instance
+from maniple.service.consul.client import Consul
 from maniple.service.health import Health
 from maniple.service.leadership import SOMEBODY, Leadership
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.telemetry import process_metrics
 from maniple.timings import Bounds, Timings
-from maniple_dispatcher.domain import notes, pages
-from maniple_dispatcher.domain.buckets import Buckets, Terms
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.lane_deadlines import is_lane
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.marks import MOST, Marks
-from maniple_dispatcher.memory import Memory
+from maniple_dispatcher.affinity.queue_markers import MOST, Marks
+from maniple_dispatcher.egress.lane_deadlines import is_lane
+from maniple_dispatcher.limits import snapshot_notes, snapshot_pages
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.snapshot import Memory
+from maniple_dispatcher.limits.token_bucket import Buckets, Terms
 from maniple_policy.store import MOST_NAMED, Store
-from maniple_registry.domain import fleet as registry_fleet
-from maniple_registry.domain.records import Instant
+from maniple_registry.domain import agents as registry_fleet
+from maniple_registry.domain.agent_record import Instant
 from maniple_registry.watch import ConsulWatch
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -105,11 +105,13 @@ written = st.fixed_dictionaries({"levels": kinds, "breakers": kinds, "rooms": ki
 @given(written)
 def test_whatever_can_be_read_of_notes_can_be_merged_written_and_gone_on_with(value: Any) -> None:
     try:
-        kept = notes.read(json.dumps(value).encode(), 1e9)
+        kept = snapshot_notes.read(json.dumps(value).encode(), 1e9)
     except ValueError:
         return
-    merged = notes.with_ours(notes.latest([kept, kept]), kept).lasting(1e9)
-    assert notes.read(pages.write(merged, 1e9).value, 1e9).breakers == dict(merged.breakers)
+    merged = snapshot_notes.with_ours(snapshot_notes.latest([kept, kept]), kept).lasting(1e9)
+    assert snapshot_notes.read(snapshot_pages.write(merged, 1e9).value, 1e9).breakers == dict(
+        merged.breakers
+    )
     buckets = Buckets()
     for key, (level, rate, capacity, at) in kept.levels.items():
         buckets.restore(key, (level, rate, capacity), 1e9 - at, 10.0)
@@ -119,10 +121,10 @@ def test_whatever_can_be_read_of_notes_can_be_merged_written_and_gone_on_with(va
 
 def test_more_than_all_dispatchers_together_can_write_is_not_kept() -> None:
     many = [
-        notes.Notes(breakers={f"lane{n}.{m}": ("open", 1, 1.0) for m in range(5000)})
+        snapshot_notes.Notes(breakers={f"lane{n}.{m}": ("open", 1, 1.0) for m in range(5000)})
         for n in range(10)
     ]
-    assert len(notes.latest(many).breakers) == notes.MOST_KEPT
+    assert len(snapshot_notes.latest(many).breakers) == snapshot_notes.MOST_KEPT
 
 
 # --- marks of queues and lanes -----------------------------------------------------------

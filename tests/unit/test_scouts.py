@@ -15,11 +15,11 @@ import pytest
 from pamqp import commands
 
 from channels import until_idle
+from maniple.amqp import Outgoing, Publisher, Scouts
+from maniple.amqp.first_publish import KEPT, MOST, MOST_KNOWN, SOON, SPARE
+from maniple.amqp.publisher import LOST_AFTER
 from maniple.errors import PublishRefused
 from maniple.timings import Amqp
-from maniple.transport import Outgoing, Publisher, Scouts
-from maniple.transport.publisher import LOST_AFTER
-from maniple.transport.scouts import KEPT, MOST, MOST_KNOWN, SOON, SPARE
 
 TIMES = Amqp(confirm=3.0, answer=2.0)
 RETURNED: Any = SimpleNamespace(delivery=commands.Basic.Return(312, "NO_ROUTE", "", "absent"))

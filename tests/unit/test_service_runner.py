@@ -1,4 +1,4 @@
-"""`maniple.service.runner`: a process from its start to its end, without any server."""
+"""`maniple.service.process`: a process from its start to its end, without any server."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from ending import ended
 from maniple import loops
 from maniple.errors import BrokerUnavailable, ConfigurationError
 from maniple.local.ports import free_ports
-from maniple.service.runner import Runtime, running, serve
+from maniple.service.process import Runtime, running, serve
 from maniple.service.settings import ServiceSettings
 from waiting import wait_until
 
@@ -185,7 +185,7 @@ async def test_a_wrong_setting_found_while_building_ends_with_2() -> None:
 GUARD = 30.0  # seconds, against hanging: who is stuck would be for twice as long
 PROGRAM = """
 import contextlib, sys
-from maniple.service.runner import run
+from maniple.service.process import run
 from maniple.service.settings import ServiceSettings, load_settings
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from prometheus_client import generate_latest
 
-from maniple.service import names
+from maniple.service import metric_names
 from maniple.service.settings import ServiceSettings
 from maniple.service.telemetry import (
     MAX_CHILDREN,
@@ -81,8 +81,8 @@ def test_lines_for_eyes_hide_as_much(lines: io.StringIO) -> None:
 
 
 def test_every_metric_is_listed_and_has_our_prefix_and_no_label_without_bounds() -> None:
-    declared = {v for v in vars(names).values() if isinstance(v, names.MetricName)}
-    assert declared == set(names.ALL)
+    declared = {v for v in vars(metric_names).values() if isinstance(v, metric_names.MetricName)}
+    assert declared == set(metric_names.ALL)
     for spec in declared:
         assert spec.name.startswith("maniple_")
         assert not {"task", "task_id", "agent", "agent_id", "id"} & set(spec.labels)
@@ -90,10 +90,10 @@ def test_every_metric_is_listed_and_has_our_prefix_and_no_label_without_bounds()
 
 def test_children_are_kept_and_label_sets_are_bounded() -> None:
     metrics = Metrics()
-    first = metrics.counter(names.TASKS_ACCEPTED, "text.stats")
-    assert metrics.counter(names.TASKS_ACCEPTED, "text.stats") is first
+    first = metrics.counter(metric_names.TASKS_ACCEPTED, "text.stats")
+    assert metrics.counter(metric_names.TASKS_ACCEPTED, "text.stats") is first
     for number in range(MAX_CHILDREN * 2):
-        metrics.counter(names.TASKS_ACCEPTED, f"c{number}").inc()
+        metrics.counter(metric_names.TASKS_ACCEPTED, f"c{number}").inc()
     text = generate_latest(metrics.registry).decode()
     assert text.count("maniple_tasks_accepted_total{") == MAX_CHILDREN + 1
     other = 'maniple_tasks_accepted_total{capability="other"}'
@@ -102,9 +102,9 @@ def test_children_are_kept_and_label_sets_are_bounded() -> None:
 
 def test_a_gauge_can_be_set_anew_from_a_whole_picture() -> None:
     metrics = Metrics()
-    metrics.gauge(names.AGENTS, "active").set(3)
-    metrics.forget(names.AGENTS)
-    metrics.gauge(names.AGENTS, "failed").set(1)
+    metrics.gauge(metric_names.AGENTS, "active").set(3)
+    metrics.forget(metric_names.AGENTS)
+    metrics.gauge(metric_names.AGENTS, "failed").set(1)
     text = generate_latest(metrics.registry).decode()
     assert 'state="active"' not in text
     assert 'maniple_agents{state="failed"} 1.0' in text

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple_agent.domain.slots import (
+from maniple_agent.domain.prefetch import (
     MAX_PREFETCH,
     START_WITHIN,
     LaneMeasure,

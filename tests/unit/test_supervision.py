@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from maniple.amqp import Link, supervision
+from maniple.amqp.socket import Wire
+from maniple.amqp.supervision import Supervised
 from maniple.timings import Amqp
-from maniple.transport import Link, supervision
-from maniple.transport.supervision import Supervised
-from maniple.transport.wire import Wire
 from waiting import wait_until
 
 

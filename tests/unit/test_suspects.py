@@ -8,16 +8,16 @@ import aiormq
 import pytest
 
 from channels import until_idle
-from maniple.direct_replies import node_of, of_nobody
-from maniple.errors import PublishRefused
-from maniple.timings import Amqp
-from maniple.transport import Outgoing, Publisher, Suspects
-from maniple.transport.suspects import (
+from maniple.amqp import Outgoing, Publisher, Suspects
+from maniple.amqp.suspect_addresses import (
     FREE_LOSSES,
     LOSS_SECONDS,
     MOST_KNOWN,
     SHUNNED_SECONDS,
 )
+from maniple.direct_replies import node_of, of_nobody
+from maniple.errors import PublishRefused
+from maniple.timings import Amqp
 
 TIMES = Amqp(confirm=3.0, answer=2.0)
 ADDRESS = (

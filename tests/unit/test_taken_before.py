@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from ingress_with_fakes import Ingress
-from maniple.client.amqp import AmqpCarrier
+from maniple.amqp import Outgoing
+from maniple.client.carrier import AmqpCarrier
 from maniple.client.core import Client
 from maniple.client.outstanding import Outstanding
 from maniple.errors import BrokerUnavailable, ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal
 from maniple.messages import REPEATED_HEADER
-from maniple.transport import Outgoing
-from maniple_dispatcher.domain.before import Before
+from maniple_dispatcher.ingress.redelivery import Before
 from work_with_fakes import NOW
 
 

@@ -11,19 +11,19 @@ from pamqp import commands
 from kept_spans import Kept
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.outlets import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.spans import Span
 from maniple.service.task_traces import dispatching
 from maniple.service.telemetry import Metrics
 from maniple.traceparent import begun_trace, is_sampled
-from maniple_agent import bundle, work
-from maniple_dispatcher.dead import Undeliverable
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.moving import Moves
-from maniple_dispatcher.returns import Returns
-from maniple_dispatcher.traces import Traces
+from maniple_agent import bundle, scheduler
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.queue_drainer import Moves
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
+from maniple_dispatcher.ingress.retry_consumer import Returns
+from maniple_dispatcher.tracing import Traces
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 SUBMITTER = "00f067aa0ba902b7"
@@ -248,7 +248,7 @@ async def test_what_a_full_agent_hands_back_is_written_if_it_is_sampled(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, traceparent: str
 ) -> None:
     now = SimpleNamespace(seconds=0.0)
-    for module in (work, bundle):
+    for module in (scheduler, bundle):
         monkeypatch.setattr(module, "monotonic", lambda: now.seconds)
     agent = Agent(capacity=1, tracer=kept.tracer())
     await agent.take(Delivery(envelope("runs")))

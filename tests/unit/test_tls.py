@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from certificates import Authority, Certificate, http_server
+from maniple.amqp.probe import probe
 from maniple.cli.checks.pages import PageUnread, read
 from maniple.errors import BrokerUnavailable
 from maniple.local.errors import WrongVariable
 from maniple.local.servers import Existing
-from maniple.service.consul import Consul, ConsulUnavailable
+from maniple.service.consul.client import Consul, ConsulUnavailable
 from maniple.service.settings import WRONG_USAGE, ServiceSettings, load_settings
 from maniple.tls import Tls
-from maniple.transport.probe import probe
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import worker_environment
 from maniple_registry.errors import ManagementUnavailable

@@ -16,7 +16,7 @@ from prometheus_client import generate_latest
 from kept_spans import Kept
 from maniple.allowance import Allowance
 from maniple.messages import Envelope
-from maniple.service.names import SPANS_DROPPED
+from maniple.service.metric_names import SPANS_DROPPED
 from maniple.service.settings import ServiceSettings
 from maniple.service.spans import BILLION, Span
 from maniple.service.task_traces import TaskTraces, dispatching
@@ -25,7 +25,7 @@ from maniple.service.telemetry import export as module
 from maniple.service.telemetry.export import MAX_SPANS, Collector, Exporter
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer, make_tracer
 from maniple.traceparent import begun_trace, is_sampled, span_id_of
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.tracing import Traces
 from span_collector import SpanCollector
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)

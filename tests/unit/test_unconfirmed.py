@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from maniple.service.outlets import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, tier_name
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.tracing import Traces
 from work_with_fakes import NOW, Delivery, Recording, envelope
 
 LANE, AGENT = "a.task", "agent-1"

@@ -10,9 +10,9 @@ import pytest
 from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.domain.breaker import State
-from maniple_dispatcher.domain.permits import Limit, Then
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.limits.lease_client import Limit, Then
 from work_with_fakes import NOW, envelope
 
 RATE: Kind = ("rate_limit", {"limit": 10})

@@ -16,18 +16,18 @@ from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
 from maniple.records import Record
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import Ceiling, Resolved
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REFUSED_KEY
-from maniple_dispatcher import dead
-from maniple_dispatcher.again import Again
-from maniple_dispatcher.dead import Undeliverable
-from maniple_dispatcher.domain.admission import Arrival, admit
-from maniple_dispatcher.domain.before import Before
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.ingress import dead_letter_consumer
+from maniple_dispatcher.ingress.admission import Arrival, admit
+from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
+from maniple_dispatcher.ingress.redelivered_tasks import Again
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.tracing import Traces
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, FakePublisher
 
@@ -219,7 +219,7 @@ async def test_whatever_goes_wrong_the_sender_is_told(monkeypatch: pytest.Monkey
         raise RuntimeError("a bug")
 
     for name, key in (("decode_submission", SUBMIT), ("decode_members", "broker.maniple.retry")):
-        monkeypatch.setattr(dead, name, broken)
+        monkeypatch.setattr(dead_letter_consumer, name, broken)
         (result,) = await ends(b"{}", key)
         assert (result.id, result.status) == (MESSAGE, "rejected")
 

@@ -1,6 +1,6 @@
 """A lane that does not confirm is told from a broker that stands still."""
 
-from maniple.service.under_way import UnderWay
+from maniple.service.publish.in_flight_publishes import UnderWay
 from maniple.timings import Queues
 
 PATIENCE = Queues().patience

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
+from maniple.amqp import Outgoing
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.messages import Result, Status
-from maniple.service import outlets
-from maniple.service.outlets import ResultOutlet
+from maniple.service.publish import batch_publisher
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.service.telemetry import Metrics
-from maniple.transport import Outgoing
 from waiting import wait_until
 from work_with_fakes import FakePublisher
 
@@ -82,7 +82,7 @@ async def test_what_comes_again_to_somebody_is_neither_recorded_nor_told(losses:
 async def test_a_record_that_is_refused_is_tried_again_only_while_its_source_is_ours(
     alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlets, "REFUSED_PAUSE", 0.0)
+    monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.0)
     scene = Scene()
     scene.publisher.full = {"a.task"}
     scene.refuse(None)

@@ -11,7 +11,7 @@ from kept_spans import Kept
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY
 from maniple.traceparent import begun_trace
-from maniple_dispatcher.domain.breaker import State
+from maniple_dispatcher.limits.breaker import State
 from work_with_fakes import NOW, envelope
 
 LIMIT = {"limit": 1, "period": 60}

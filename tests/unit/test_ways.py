@@ -1,4 +1,4 @@
-"""`maniple_dispatcher.domain.ways`: variants, mirrors, and what a limit is divided by."""
+"""`maniple_dispatcher.pipeline.selection`: variants, mirrors, and what a limit is divided by."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ import pytest
 
 from maniple.messages import Envelope
 from maniple.service.policies import parse_policy
-from maniple_dispatcher.domain.ways import mirrored, rate_limit_of, routed
+from maniple_dispatcher.pipeline.selection import mirrored, rate_limit_of, routed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -32,7 +32,7 @@ main()
 SERVICE = """
 import contextlib, os, socket, sys
 from maniple.descriptors import open_missing
-from maniple.service.runner import run
+from maniple.service.process import run
 from maniple.service.settings import ServiceSettings, load_settings
 
 open_missing()
@@ -143,7 +143,7 @@ def test_an_interrupt_ends_who_waits_for_its_input(given: str) -> None:
 def service(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     program = """
 import asyncio, contextlib, sys
-from maniple.service.runner import run
+from maniple.service.process import run
 from maniple.service.settings import ServiceSettings, load_settings
 
 @contextlib.asynccontextmanager

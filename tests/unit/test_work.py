@@ -8,7 +8,7 @@ import pytest
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Status
-from maniple_agent.watch import Watch
+from maniple_agent.task_watch import Watch
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
 

@@ -12,7 +12,7 @@ from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Status
 from maniple_agent.deadlines import MOST_ASKED, Deadlines, Fate
-from maniple_dispatcher.domain.admission import RawArrival, check_arrival, deadline_of
+from maniple_dispatcher.ingress.admission import RawArrival, check_arrival, deadline_of
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
 MINUTE = NOW + timedelta(seconds=60)

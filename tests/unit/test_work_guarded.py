@@ -8,7 +8,7 @@ import pytest
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Result, Status
-from maniple_agent import conclusions
+from maniple_agent import completion
 from work_with_fakes import NOW, OK, Agent, Delivery, envelope
 
 NAIVE = NOW.replace(tzinfo=None)
@@ -76,8 +76,8 @@ async def test_a_failure_that_cannot_be_published_is_left_to_the_broker(
     await agent.take(bad)
     await agent.take(good)
     with monkeypatch.context() as patch:
-        patch.setattr(conclusions, "conclude", fails)
-        patch.setattr(conclusions, "last", fails)
+        patch.setattr(completion, "conclude", fails)
+        patch.setattr(completion, "last", fails)
         await agent.finish("1", OK)
     await agent.finish("2", OK)
     assert (bad.acked, bad.rejected, good.acked) == (0, 1, 1)

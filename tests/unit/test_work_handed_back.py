@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from maniple.errors import ErrorCode
-from maniple_agent import bundle, work
+from maniple_agent import bundle, scheduler
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, envelope
 
@@ -14,7 +14,7 @@ from work_with_fakes import Agent, Delivery, envelope
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=0.0)
-    for module in (work, bundle):
+    for module in (scheduler, bundle):
         monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     return clock
 
@@ -168,7 +168,7 @@ async def held_for(agent: Agent, clock: SimpleNamespace) -> float:
 
 
 async def test_draining_without_a_broker_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "DEPARTURE_SECONDS", 0.05)
+    monkeypatch.setattr(scheduler, "DEPARTURE_SECONDS", 0.05)
     agent, delivery = Agent(capacity=1), Delivery(envelope("1"), envelope("2"))
     await agent.take(delivery)
     agent.publisher.up.clear()

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from maniple.errors import ErrorCode
-from maniple_agent import departures, splitting
+from maniple_agent import publisher, suspect_redelivery
 from waiting import wait_until
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
@@ -70,7 +70,7 @@ async def test_a_suspect_that_is_held_holds_up_no_other_suspect() -> None:
 async def test_an_acknowledgement_that_takes_long_is_not_broken_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(splitting, "ACK_SECONDS", 0.05)
+    monkeypatch.setattr(suspect_redelivery, "ACK_SECONDS", 0.05)
     agent, lost = Agent(), Delivery(envelope("1"), redelivered=True)
     lost.written.clear()
     await agent.take(lost)
@@ -146,7 +146,7 @@ async def test_an_expired_suspect_does_not_hold_up_the_next() -> None:
 async def test_what_goes_back_to_a_full_lane_waits_in_the_broker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(departures, "REFUSED_PAUSE", 1.0)
+    monkeypatch.setattr(publisher, "REFUSED_PAUSE", 1.0)
     agent, delivery = Agent(), Delivery(envelope("1"), redelivered=True)
     agent.publisher.full = {"a.task"}
     await agent.take(delivery)

@@ -6,7 +6,7 @@ from functools import partial
 from maniple.descriptors import open_missing
 from maniple.errors import ConfigurationError
 from maniple.loading import here
-from maniple.service.runner import run
+from maniple.service.process import run
 from maniple.service.settings import WRONG_USAGE, load_settings
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build

@@ -4,10 +4,10 @@ from collections import Counter
 from time import monotonic
 from typing import Protocol
 
+from maniple.amqp import Delivery
 from maniple.errors import ManipleError
 from maniple.service.settlement import Settlement
 from maniple.service.spans import Link
-from maniple.transport import Delivery
 
 
 class Closed(Protocol):

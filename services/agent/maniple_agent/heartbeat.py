@@ -25,14 +25,14 @@ from maniple.control import (
     RunTimes,
 )
 from maniple.errors import ManipleError
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.service.health import Health
-from maniple.service.names import HEARTBEATS_SENT
+from maniple.service.metric_names import HEARTBEATS_SENT
 from maniple.service.telemetry import Metrics
 from maniple.timings import Reports, Timings
 from maniple.topology import OUTCOMES
-from maniple_agent.lanes import Lanes
-from maniple_agent.work import Work
+from maniple_agent.lane_consumers import Lanes
+from maniple_agent.scheduler import Work
 
 FREED_PERIOD = 0.02  # at most so often for a bulkhead's sake
 

@@ -10,7 +10,7 @@ import structlog
 
 from maniple.control import AgentDescription
 from maniple.errors import BrokerUnavailable, ConfigurationError, PublishRefused, RequestFailed
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.timings import Heartbeats
 from maniple.topology import request_queue
 

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from maniple.errors import ManipleError
 from maniple.messages import Progress
-from maniple.service.outlets import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple_agent.executors import Job
 
 BUDGET = 8 * 1024**2

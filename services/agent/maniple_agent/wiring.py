@@ -25,29 +25,29 @@ from maniple.control import (
 from maniple.identifiers import new_id
 from maniple.loading import here, load_registry, located
 from maniple.loops import new_event_loop
-from maniple.service.broker import ControlPlane
 from maniple.service.cluster_time import ClusterTime, follow
+from maniple.service.control.plane import ControlPlane
 from maniple.service.hotpath import PAUSE_TIMEOUT, HotPath
-from maniple.service.outlets import ResultOutlet
-from maniple.service.runner import Runtime
+from maniple.service.process import Runtime
+from maniple.service.publish.batch_publisher import ResultOutlet
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.tls import PARTS, variable
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
-from maniple_agent.departures import Departures
-from maniple_agent.domain.fencing import Confirmation
+from maniple_agent.commands import Ending, Handlers, routes
+from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
-from maniple_agent.fence import Fence
-from maniple_agent.handlers import Ending, Handlers, routes
+from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
 from maniple_agent.identity import check_id, pids
-from maniple_agent.lanes import Lanes
+from maniple_agent.lane_consumers import Lanes
 from maniple_agent.progress import ProgressReports
+from maniple_agent.publisher import Departures
+from maniple_agent.scheduler import Work
 from maniple_agent.settings import AgentSettings
-from maniple_agent.traces import Traces
-from maniple_agent.watch import Watch
-from maniple_agent.work import Work
+from maniple_agent.task_watch import Watch
+from maniple_agent.tracing import Traces
 
 LEAST_PAUSE = 1.0
 # Beyond what runs may take; what is left of the runner's margin is for closing.

@@ -8,11 +8,11 @@ from typing import Any
 
 from maniple.control import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes, Time
 from maniple.topology import CONTROL, OUTCOMES, Exchange
-from maniple_dispatcher.domain.breaker import Ends
-from maniple_dispatcher.domain.bulkheads import Held
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.owned import BREAKER
-from maniple_dispatcher.lanes import Lanes
+from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.limits.breaker import Ends
+from maniple_dispatcher.limits.concurrency import Held
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_owner import BREAKER
 
 _log = logging.getLogger(__name__)
 

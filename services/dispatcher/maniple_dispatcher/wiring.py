@@ -8,43 +8,43 @@ from time import monotonic, time_ns
 from typing import cast
 
 from maniple import topology
+from maniple.amqp import Pulls
 from maniple.control import Time
 from maniple.errors import ManipleError
-from maniple.service.broker import ControlPlane
 from maniple.service.cluster_time import ClusterTime, follow
+from maniple.service.control.plane import ControlPlane
 from maniple.service.hotpath import START_TIMEOUT, HotPath
-from maniple.service.outlets import ResultOutlet
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.policy_view import PolicyView
-from maniple.service.refusals import RefusedLog
-from maniple.service.runner import Runtime
-from maniple.transport import Pulls
-from maniple_dispatcher.addresses import Addresses
-from maniple_dispatcher.again import Again
-from maniple_dispatcher.agents import Agents
-from maniple_dispatcher.dead import Undeliverable
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.domain.fleet import Fleet
-from maniple_dispatcher.domain.good_results import GoodResults
-from maniple_dispatcher.domain.lane_deadlines import LaneDeadlines, is_lane
-from maniple_dispatcher.domain.owned import Owned
-from maniple_dispatcher.expiry import LOOKERS, Around, Expiry, TurnOver
-from maniple_dispatcher.gate import Gate
+from maniple.service.process import Runtime
+from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.refused_log import RefusedLog
+from maniple_dispatcher.affinity.agents import Agents
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.queue_drainer import Moves
+from maniple_dispatcher.affinity.queue_markers import Marks
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, is_lane
+from maniple_dispatcher.egress.lane_expiry import LOOKERS, Around, Expiry, TurnOver
+from maniple_dispatcher.egress.lane_publisher import Lanes
 from maniple_dispatcher.handlers import Handlers, routes
-from maniple_dispatcher.lanes import Lanes
-from maniple_dispatcher.learning import Learning
-from maniple_dispatcher.lookups import Lookups
-from maniple_dispatcher.marks import Marks
-from maniple_dispatcher.members import Members
-from maniple_dispatcher.memory import Memory
-from maniple_dispatcher.moving import Moves
-from maniple_dispatcher.refusals import Refusals
-from maniple_dispatcher.returns import Returns
-from maniple_dispatcher.rooms import Rooms
+from maniple_dispatcher.ingress.bundle_members import Members
+from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
+from maniple_dispatcher.ingress.record_lookup import Lookups
+from maniple_dispatcher.ingress.redelivered_tasks import Again
+from maniple_dispatcher.ingress.refusal_sender import Refusals
+from maniple_dispatcher.ingress.reply_address import Addresses
+from maniple_dispatcher.ingress.retry_consumer import Returns
+from maniple_dispatcher.ingress.submission import Submissions
+from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.gossip import Talk
+from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.snapshot import Memory
+from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.result_cache import GoodResults
+from maniple_dispatcher.result_learning import Learning
 from maniple_dispatcher.settings import DispatcherSettings
-from maniple_dispatcher.submissions import Submissions
-from maniple_dispatcher.talk import Talk
-from maniple_dispatcher.traces import Traces
+from maniple_dispatcher.tracing import Traces
 
 PREFETCH_DEAD = 16
 DEFAULT_TENANT = "default"

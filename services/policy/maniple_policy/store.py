@@ -10,21 +10,21 @@ from datetime import datetime
 from pathlib import Path
 
 from maniple.events import PolicyChanged
-from maniple.service import names
-from maniple.service.catalog import Entry, Put
-from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service import metric_names
+from maniple.service.consul.catalog import Entry, Put
+from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.control.requests import Asked
 from maniple.service.health import Health
 from maniple.service.policies import PolicySet
 from maniple.service.policy_cache import read_json, write_atomically
 from maniple.service.policy_versions import show_versions
-from maniple.service.requests import Asked
 from maniple.service.telemetry import Metrics, get_logger
+from maniple_policy.change_request import Work
 from maniple_policy.domain.changes import AT_ONCE, Step, Wanted, fitting, steps
-from maniple_policy.domain.memory import Memory
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
 from maniple_policy.domain.records import Stored, revision_of
+from maniple_policy.domain.request_log import Memory
 from maniple_policy.errors import StoreUnavailable
-from maniple_policy.work import Work
 
 WAIT = 10.0  # seconds of a blocking query, and so until it is known that Consul does not answer
 BACKOFF_CAP = 5.0
@@ -278,7 +278,7 @@ class Store:
 
     def _report(self, plan: Plan) -> None:
         before, self.invalid = self.invalid, _some(plan.invalid)
-        self._metrics.gauge(names.POLICIES_INVALID).set(len(plan.invalid))
+        self._metrics.gauge(metric_names.POLICIES_INVALID).set(len(plan.invalid))
         detail = "; ".join(f"{key}: {reason}" for key, reason in self.invalid.items())
         if detail and self.invalid != before:
             number = len(plan.invalid)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.events import PolicyApplied, PolicyChanged
-from maniple.service.broker import ControlPlane, prepare_broker
-from maniple.service.runner import Runtime
+from maniple.service.control.plane import ControlPlane, prepare_broker
+from maniple.service.process import Runtime
 from maniple.topology import EVENTS
-from maniple_policy.answers import Answers, count
-from maniple_policy.fleet import Fleet
 from maniple_policy.handlers import Handlers, routes
+from maniple_policy.live_processes import Fleet
+from maniple_policy.queries import Answers, count
 from maniple_policy.store import Store
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from maniple.descriptors import open_missing
-from maniple.service.runner import run
+from maniple.service.process import run
 from maniple.service.settings import load_settings
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build

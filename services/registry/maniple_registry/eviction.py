@@ -13,10 +13,10 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.control import AgentId
 from maniple.errors import ManipleError
-from maniple.service.catalog import service_name
-from maniple.service.consul import Consul
-from maniple_registry.domain.fleet import Target
-from maniple_registry.domain.records import AgentRecord
+from maniple.service.consul.catalog import service_name
+from maniple.service.consul.client import Consul
+from maniple_registry.domain.agent_record import AgentRecord
+from maniple_registry.domain.agents import Target
 from maniple_registry.management import Management
 
 PATIENCE = 10.0  # seconds for which a failed eviction is tried again

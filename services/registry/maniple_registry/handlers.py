@@ -25,17 +25,14 @@ from maniple.control import (
 )
 from maniple.errors import RequestFailed
 from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
-from maniple.service.names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
-from maniple.service.requests import Responder
+from maniple.service.control.requests import Responder
+from maniple.service.metric_names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks
 from maniple.topology import EVENTS, Exchange
-from maniple_registry import listing
-from maniple_registry.actor import Actor
-from maniple_registry.clock import Clock
-from maniple_registry.domain.clocks import told
-from maniple_registry.domain.fleet import Fleet
-from maniple_registry.domain.records import (
+from maniple_registry import agent_listing
+from maniple_registry.actions import Actor
+from maniple_registry.domain.agent_record import (
     FINAL,
     UNKNOWN_LIFE,
     AgentRecord,
@@ -43,6 +40,9 @@ from maniple_registry.domain.records import (
     Instant,
     LaneView,
 )
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.clock_skew import told
+from maniple_registry.hearing_clock import Clock
 
 FAILED_PAGE = 1000
 REFUSED_PACE = 0.1  # seconds between two answers to lives of the future
@@ -143,7 +143,7 @@ class Handlers:
 
     async def failed(self, request: Request) -> dict[str, Any]:
         """Answer `failed`: the incarnation of each failed agent; a page of them, if asked for."""
-        place = listing.after(request.body)
+        place = agent_listing.after(request.body)
         if place is None:
             return {"failed": _failed(self.fleet)}
         records = self.fleet.following(place, FAILED_PAGE + 1)
@@ -158,12 +158,12 @@ class Handlers:
         """
         now, following = self.clock.seconds(), ""
         write = partial(self._written, now=now)
-        place = listing.after(request.body)
+        place = agent_listing.after(request.body)
         if place is None:
-            written = await listing.whole(self.fleet, write)
+            written = await agent_listing.whole(self.fleet, write)
         else:
-            written, following = listing.page(self.fleet, place, write)
-        return listing.answer(written, hearing=self.hears(), following=following)
+            written, following = agent_listing.page(self.fleet, place, write)
+        return agent_listing.answer(written, hearing=self.hears(), following=following)
 
     async def agent(self, request: Request) -> bytes:
         """Answer `agent` with the one called `id`, or `unknown_agent`."""
@@ -182,7 +182,7 @@ class Handlers:
 
     def _written(self, record: AgentRecord, now: float) -> bytes:
         written = self._encoded(record, now)
-        if len(written) <= listing.AGENT_BYTES:
+        if len(written) <= agent_listing.AGENT_BYTES:
             return written
         return self._encoded(replace(record, description=None), now, UNSHOWN)
 

@@ -5,24 +5,24 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 from maniple.control import ALL_AGENTS, Time
-from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.control.plane import ControlPlane, prepare_broker
 from maniple.service.leadership import Leadership
-from maniple.service.names import EVICTIONS
-from maniple.service.runner import Runtime
+from maniple.service.metric_names import EVICTIONS
+from maniple.service.process import Runtime
 from maniple.topology import CONTROL
-from maniple_registry.actor import CAUSES, Actor
-from maniple_registry.clock import Clock
-from maniple_registry.clocks import ClockWatch
-from maniple_registry.domain.agenda import Agenda
-from maniple_registry.domain.fleet import Fleet
+from maniple_registry.actions import CAUSES, Actor
+from maniple_registry.catalog_reaper import Reaper
+from maniple_registry.clock_watch import ClockWatch
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.pending_actions import Agenda
 from maniple_registry.eviction import Evictor
 from maniple_registry.handlers import Handlers, operations, routes
-from maniple_registry.hearing import Hearing
+from maniple_registry.hearing_clock import Clock
+from maniple_registry.heartbeat_consumer import Hearing
 from maniple_registry.management import Management
-from maniple_registry.misfits import MisfitWatch
 from maniple_registry.outbox import Outbox
-from maniple_registry.reaper import Reaper
 from maniple_registry.settings import RegistrySettings
+from maniple_registry.timing_watch import MisfitWatch
 from maniple_registry.watch import ConsulWatch, LaneWatch, SilenceWatch, act, count, inherit
 
 

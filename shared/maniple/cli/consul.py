@@ -3,8 +3,8 @@
 import os
 
 from maniple.errors import ConfigurationError
-from maniple.service.catalog import Instance, service_name
-from maniple.service.consul import Consul
+from maniple.service.consul.catalog import Instance, service_name
+from maniple.service.consul.client import Consul
 from maniple.tls import Tls
 
 SERVICES = ("registry", "dispatcher", "policy", "agent")

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.service.listing import all_agents
 
 ANSWER_TIMEOUT = 5.0

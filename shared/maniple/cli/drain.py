@@ -22,7 +22,7 @@ from maniple.cli.output import (
 )
 from maniple.control import UNTOLD, Drain, agent_key
 from maniple.errors import BrokerUnavailable, RequestFailed
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.shown import shown
 
 PERIOD = 0.5

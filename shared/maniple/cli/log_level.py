@@ -16,7 +16,7 @@ from maniple.cli.output import (
     run,
 )
 from maniple.errors import ConfigurationError
-from maniple.service.consul import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.log_levels import ALL, LEVELS, PAUSE, key_of
 from maniple.service.settings import environment_of
 

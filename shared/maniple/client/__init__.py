@@ -1,6 +1,6 @@
 """The client: submitting tasks and getting their results."""
 
-from maniple.client.amqp import connect
+from maniple.client.carrier import connect
 from maniple.client.core import Client
 from maniple.client.handle import TaskHandle
 from maniple.client.submission import SubmitOptions

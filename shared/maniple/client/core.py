@@ -17,7 +17,7 @@ from maniple.client.submission import (
     encode_task,
     make_task,
 )
-from maniple.client.tracing import Submitting, end
+from maniple.client.submit_span import Submitting, end
 from maniple.codec import decode_value
 from maniple.errors import (
     ConfigurationError,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from maniple.causes import lines_of
-from maniple.client.tracing import end
+from maniple.client.submit_span import end
 from maniple.codec import decode_value
 from maniple.errors import (
     ErrorCode,

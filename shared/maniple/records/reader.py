@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from maniple.amqp import Consumer, Delivery, Link
 from maniple.errors import InvalidMessage
 from maniple.records.entries import Entry, decode_records
 from maniple.topology import RECORDS
-from maniple.transport import Consumer, Delivery, Link
 
 OFFSET = "x-stream-offset"
 PREFETCH = 100

@@ -11,12 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from time import monotonic
 
-from maniple.direct_replies import node_of
-from maniple.service.broker import BLOCKED
-from maniple.service.names import HELD_BYTES, PUBLISHING_BLOCKED, QUEUES_HELD_BACK, RECONNECTS
-from maniple.service.runner import Runtime
-from maniple.topology import QUEUES, Queue
-from maniple.transport import (
+from maniple.amqp import (
     ByteBudget,
     Connection,
     Consumer,
@@ -29,6 +24,16 @@ from maniple.transport import (
     declare,
     declare_topology,
 )
+from maniple.direct_replies import node_of
+from maniple.service.control.plane import BLOCKED
+from maniple.service.metric_names import (
+    HELD_BYTES,
+    PUBLISHING_BLOCKED,
+    QUEUES_HELD_BACK,
+    RECONNECTS,
+)
+from maniple.service.process import Runtime
+from maniple.topology import QUEUES, Queue
 
 START_TIMEOUT = 30.0
 PAUSE_TIMEOUT = 2.0

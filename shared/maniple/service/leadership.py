@@ -11,9 +11,9 @@ import random
 import time
 
 from maniple.errors import ManipleError
-from maniple.service.consul import Consul, ttl_check
-from maniple.service.names import LEADS
-from maniple.service.runner import Runtime
+from maniple.service.consul.client import Consul, ttl_check
+from maniple.service.metric_names import LEADS
+from maniple.service.process import Runtime
 
 LAST_WORD = 1.0
 COMPONENT = "leader"

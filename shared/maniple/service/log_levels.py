@@ -15,7 +15,7 @@ from typing import get_args
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.service.consul import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.consul.client import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.settings import LevelName, ServiceSettings
 from maniple.service.telemetry import set_level
 

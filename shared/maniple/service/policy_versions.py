@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from maniple.service import names
+from maniple.service import metric_names
 from maniple.service.health import Health
 from maniple.service.telemetry import Metrics
 
@@ -15,10 +15,10 @@ def show_versions(
     if before.keys() <= after.keys():
         changed = {key: version for key, version in after.items() if before.get(key) != version}
     else:
-        metrics.forget(names.POLICY_VERSION)
+        metrics.forget(metric_names.POLICY_VERSION)
         for key in before:
             health.versions.pop(key, None)
     health.versions.update(changed)
     for key, version in changed.items():
         kind, _, name = key.partition("/")
-        metrics.gauge(names.POLICY_VERSION, kind, name).set(version)
+        metrics.gauge(metric_names.POLICY_VERSION, kind, name).set(version)

@@ -8,11 +8,11 @@ from typing import Any
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
 from maniple.events import PolicyApplied, PolicyChanged
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from maniple.service.policies import InForce, PolicySet, Resolved, Where
 from maniple.service.policy_cache import PolicyCache, revision_in
 from maniple.service.policy_versions import show_versions
-from maniple.service.runner import Runtime
+from maniple.service.process import Runtime
 from maniple.topology import EVENTS
 
 NEWS = 50  # versions that a report names at most

@@ -1,7 +1,7 @@
 """When a delivery may be acknowledged: once all that came of it is safe."""
 
+from maniple.amqp import Delivery
 from maniple.errors import BrokerUnavailable, ManipleError
-from maniple.transport import Delivery
 
 
 class Settlement:

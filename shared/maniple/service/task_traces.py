@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result, Status
 from maniple.service import spans
-from maniple.service.done import Done
+from maniple.service.publish.confirm import Done
 from maniple.service.spans import Kind, Link, Span, Step, Value, nanoseconds
 from maniple.service.telemetry.tracing import Tracer, new_span_id
 from maniple.topology import RESULTS, RETRY_QUEUE, SUBMIT

@@ -21,7 +21,7 @@ from maniple.errors import RequestFailed
 from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
 from maniple.messages import Envelope
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from outsider import Outsider
 from waiting import wait_until
 

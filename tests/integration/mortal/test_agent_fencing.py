@@ -13,9 +13,9 @@ from fencing_handlers import most_together, release, started, stopped, stopped_a
 from local_servers import SharedServers
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.consul import Consul, ttl_check
+from maniple.service.consul.client import Consul, ttl_check
 from maniple.timings import Fencing
-from maniple_agent import fence
+from maniple_agent import fencing
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Job
 from waiting import wait_until
@@ -179,7 +179,7 @@ async def test_a_fenced_agent_starts_nothing_and_is_critical_until_it_is_heard_a
 async def test_an_agent_that_cannot_keep_more_results_stops_what_runs(
     agent: AgentInside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fence, "KEPT_BYTES", 100)
+    monkeypatch.setattr(fencing, "KEPT_BYTES", 100)
     small, endless = [await agent.start_held("fencing.plain") for _ in range(2)]
     agent.network.freeze()
     await wait_until(lambda: agent.fenced)

@@ -11,7 +11,7 @@ from holding import held
 from maniple import connect
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster
-from maniple.service.names import IN_FLIGHT
+from maniple.service.metric_names import IN_FLIGHT
 from maniple.timings import Timings
 from scraping import scrape
 from waiting import wait_until

@@ -10,8 +10,8 @@ from pika.adapters.blocking_connection import BlockingConnection
 from dying import SLOTS, kill, mortal, revive
 from maniple import topology
 from maniple.local.cluster import Cluster
-from maniple.service.consul import Consul
-from maniple_agent.domain.shares import most_of
+from maniple.service.consul.client import Consul
+from maniple_agent.domain.slot_shares import most_of
 from outsider import Outsider
 from waiting import wait_until
 

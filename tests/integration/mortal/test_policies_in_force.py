@@ -13,7 +13,7 @@ from local_servers import SharedServers
 from maniple.errors import ErrorCode
 from maniple.events import BreakerChanged
 from maniple.local.cluster import ServiceProcess
-from maniple.service.names import BREAKER_OPEN, TASKS_SUBMITTED
+from maniple.service.metric_names import BREAKER_OPEN, TASKS_SUBMITTED
 from outsider import Outsider
 from policy_world import World, codes, most_at_once, policy_world
 from recording import Recording, recording

@@ -12,8 +12,8 @@ import structlog
 from maniple import connect
 from maniple.control import AgentId, Heartbeat, Incarnation
 from maniple.local.cluster import Cluster, ServiceProcess
-from maniple.service.broker import ControlPlane
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
+from maniple.service.control.plane import ControlPlane
 from waiting import wait_until
 
 KEYS = {

@@ -22,7 +22,7 @@ from maniple import connect
 from maniple.cli.control import operator_plane
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
-from maniple.service.names import QUEUE_SECONDS, RUN_SECONDS
+from maniple.service.metric_names import QUEUE_SECONDS, RUN_SECONDS
 from maniple.topology import LANES, RESULTS
 from outsider import Outsider
 from paths import PYTHONPATH

@@ -10,16 +10,16 @@ from msgspec import Raw
 from agent_inside import AgentInside, agent_inside
 from fencing_handlers import held, release, started
 from link_bench import depth_at
+from maniple.amqp import Link, Outgoing, Publisher
 from maniple.cli.control import ask
 from maniple.codec import encode, join
 from maniple.control import Heartbeat
 from maniple.local.cluster import Cluster
 from maniple.messages import ENVELOPES_TYPE, Envelope
-from maniple.service.broker import ControlPlane
-from maniple.service.names import RECONNECTS, RESULTS
+from maniple.service.control.plane import ControlPlane
+from maniple.service.metric_names import RECONNECTS, RESULTS
 from maniple.service.telemetry import get_logger
 from maniple.topology import AGENTS, HEARTBEATS, agent_queue
-from maniple.transport import Link, Outgoing, Publisher
 from scraping import counted
 from waiting import wait_until
 

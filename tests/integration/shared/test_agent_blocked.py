@@ -9,7 +9,7 @@ import requests
 
 from maniple import TaskHandle, connect
 from maniple.local.cluster import Cluster, ServiceProcess
-from maniple.service.names import HEARTBEATS_SENT
+from maniple.service.metric_names import HEARTBEATS_SENT
 from scraping import sample_name, scrape
 from waiting import wait_until
 

@@ -16,7 +16,7 @@ from maniple import connect
 from maniple.cli.control import ask
 from maniple.errors import RequestFailed
 from maniple.local.cluster import Cluster
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from paths import PYTHONPATH
 from waiting import wait_until
 

@@ -13,7 +13,7 @@ import pytest
 from maniple.codec import decode_value
 from maniple.identifiers import new_id, refusal_id
 from maniple.local.cluster import Cluster
-from maniple.service import names
+from maniple.service import metric_names
 from outsider import Outsider, find_in_stream
 from recording import recording
 from scraping import sample_name, scrape
@@ -147,7 +147,7 @@ def test_a_reply_to_into_maniple_is_refused_and_kept(cluster: Cluster, outsider:
 async def test_a_reply_to_that_does_not_exist_costs_only_the_reply(
     cluster: Cluster, outsider: Outsider
 ) -> None:
-    dropped = sample_name(names.REPLIES_DROPPED)
+    dropped = sample_name(metric_names.REPLIES_DROPPED)
     agents = cluster.of_service("agent")
     before = scrape(agents)[dropped]
     marker = new_id()
@@ -181,7 +181,7 @@ def test_of_a_body_over_the_limit_the_head_and_hash_are_kept(
 def test_properties_that_are_not_utf8_do_not_stop_a_dispatcher(
     cluster: Cluster, outsider: Outsider
 ) -> None:
-    reconnects = sample_name(names.RECONNECTS)
+    reconnects = sample_name(metric_names.RECONNECTS)
     dispatchers = cluster.of_service("dispatcher")
     before = scrape(dispatchers).get(reconnects, 0.0)
     for name in ("correlation_id", "message_id", "app_id"):
@@ -219,7 +219,7 @@ def kept(cluster: Cluster, message_id: str) -> tuple[Any, bytes]:
 def test_a_field_name_longer_than_a_frame_costs_no_connection(
     cluster: Cluster, outsider: Outsider
 ) -> None:
-    dispatchers, reconnects = cluster.of_service("dispatcher"), sample_name(names.RECONNECTS)
+    dispatchers, reconnects = cluster.of_service("dispatcher"), sample_name(metric_names.RECONNECTS)
     before = scrape(dispatchers).get(reconnects, 0.0)
     result = outsider.ask("maniple.echo", {"x" * 200_000: 1})
     assert (result["status"], result["error"]["code"]) == ("rejected", "unknown_field")

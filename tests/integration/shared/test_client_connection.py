@@ -7,10 +7,10 @@ import pytest
 
 from flaky_network import FlakyNetwork
 from maniple import BrokerUnavailable, ManipleError, connect
-from maniple.client.amqp import AmqpCarrier
+from maniple.amqp.probe import probe
+from maniple.client.carrier import AmqpCarrier
 from maniple.client.core import Client
 from maniple.local.cluster import Cluster
-from maniple.transport.probe import probe
 from outsider import Outsider
 from waiting import wait_until
 

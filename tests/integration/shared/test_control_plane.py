@@ -23,10 +23,10 @@ from maniple.control import (
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed, RequestTimeout
 from maniple.events import AgentFailed
 from maniple.identifiers import new_id
-from maniple.service import broker as service_broker
-from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.control import plane as service_broker
+from maniple.service.control.plane import ControlPlane, prepare_broker
 from maniple.service.health import Health
-from maniple.service.names import CONTROL_DROPPED, RECONNECTS
+from maniple.service.metric_names import CONTROL_DROPPED, RECONNECTS
 from maniple.service.telemetry import Metrics
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS, request_queue
 from rabbitmqctl import Installed, close_connection, suspended

@@ -4,7 +4,7 @@ import structlog
 
 from maniple.control import ALL_AGENTS, Cancel
 from maniple.local.cluster import Cluster
-from maniple.service.broker import ControlPlane
+from maniple.service.control.plane import ControlPlane
 from outsider import Outsider
 
 

@@ -10,12 +10,12 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
+from maniple.amqp.probe import probe
 from maniple.cli.checks import examine
 from maniple.cli.checks.findings import Finding, Places, Verdict
 from maniple.local.cluster import Cluster
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from maniple.topology import LANES, Queue, lane_queues
-from maniple.transport.probe import probe
 from waiting import wait_until
 
 LANE, _ = lane_queues("test.nobody_serves_this")

@@ -19,7 +19,7 @@ from maniple_agent.executors import (
     ThreadExecutor,
     child,
     handler_loop,
-    latest,
+    latest_progress,
     processes,
     threads,
 )
@@ -113,7 +113,7 @@ async def test_a_flood_of_progress_stays_where_it_is_made(kind: str) -> None:
         last = [int((await told.of(name)).output) for name in names]
     # One at once, one in each period that the handler ran for, and the last one at its end.
     for name in names:
-        assert told.reports[name] <= told.seconds[name] / latest.PERIOD + 2
+        assert told.reports[name] <= told.seconds[name] / latest_progress.PERIOD + 2
     assert set(last) <= set(told.values)
 
 

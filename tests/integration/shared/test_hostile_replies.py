@@ -12,7 +12,7 @@ from maniple.identifiers import new_id, refusal_id
 from maniple.local.cluster import Cluster
 from maniple.local.http import fetch
 from maniple.messages import Result
-from maniple.service import names
+from maniple.service import metric_names
 from outsider import DIRECT_REPLY_TO, Outsider
 from poison import KEY, of_a_node_that_is_gone
 from recording import recording
@@ -31,7 +31,7 @@ def losses(cluster: Cluster) -> dict[str, float]:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 link = sample.labels.get("link")
-                if sample.name == sample_name(names.RECONNECTS) and link != REPLY_LINK:
+                if sample.name == sample_name(metric_names.RECONNECTS) and link != REPLY_LINK:
                     lost[f"{process.instance} {link}"] = sample.value
     return lost
 
@@ -72,7 +72,7 @@ async def test_an_address_that_no_broker_makes_is_refused_before_anything_is_sen
 async def test_a_reply_that_breaks_its_connection_is_dropped_and_stops_nobody_else(
     cluster: Cluster, outsider: Outsider, service: str, body: dict[str, int], status: str
 ) -> None:
-    processes, dropped = cluster.of_service(service), sample_name(names.REPLIES_DROPPED)
+    processes, dropped = cluster.of_service(service), sample_name(metric_names.REPLIES_DROPPED)
     before, dropped_before = losses(cluster), scrape(processes)[dropped]
     sent = [new_id() for _ in range(3)]
     for number, marker in enumerate(sent):  # what comes later from one node may be refused

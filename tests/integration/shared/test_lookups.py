@@ -11,13 +11,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from local_servers import LocalServers
+from maniple.amqp import Link, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULTS_TYPE, Result, Status, TaskAccepted
 from maniple.records import Record, TaskKey
 from maniple.topology import ACCEPTED_KEY, EVENTS, RESULTS
-from maniple.transport import Link, Outgoing, Publisher, declare_topology
-from maniple_dispatcher import lookups
-from maniple_dispatcher.lookups import Lookups
+from maniple_dispatcher.ingress import record_lookup
+from maniple_dispatcher.ingress.record_lookup import Lookups
 from reader_runtime import reader_runtime
 from waiting import wait_until
 
@@ -110,7 +110,7 @@ async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) 
 async def test_what_cannot_be_read_is_looked_up_again_until_it_can(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookups, "LIMIT", 0.0)
+    monkeypatch.setattr(record_lookup, "LIMIT", 0.0)
     (ended,) = names(1)
     await scene.end(ended)
     with capture_logs() as lines:
@@ -124,7 +124,7 @@ async def test_what_cannot_be_read_is_looked_up_again_until_it_can(
 async def test_what_happened_longer_ago_is_found_if_that_is_asked_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookups, "BACK", 0.0)
+    monkeypatch.setattr(record_lookup, "BACK", 0.0)
     ended, other = names(2)
     await scene.end(ended)
     await asyncio.sleep(2.0)  # chunks bear the broker's time, and "0s" is now

@@ -3,63 +3,63 @@
 from typing import Any
 
 from maniple.local.cluster import Cluster
-from maniple.service import names
-from maniple.service.names import GaugeName, MetricName
+from maniple.service import metric_names
+from maniple.service.metric_names import GaugeName, MetricName
 from outsider import Outsider
 from scraping import sample_name, scrape
 from waiting import wait_until
 
 FED: dict[str, tuple[MetricName, ...]] = {
     "dispatcher": (
-        names.TASKS_SUBMITTED,
-        names.SUBMISSIONS_READ,
-        names.TASKS_ACCEPTED,
-        names.TASKS_REJECTED,
-        names.TASKS_DELAYED,
-        names.BUNDLES_SENT,
-        names.BYTES_SENT,
-        names.BUNDLE_TASKS,
-        names.PUBLISHES_RETURNED,
+        metric_names.TASKS_SUBMITTED,
+        metric_names.SUBMISSIONS_READ,
+        metric_names.TASKS_ACCEPTED,
+        metric_names.TASKS_REJECTED,
+        metric_names.TASKS_DELAYED,
+        metric_names.BUNDLES_SENT,
+        metric_names.BYTES_SENT,
+        metric_names.BUNDLE_TASKS,
+        metric_names.PUBLISHES_RETURNED,
     ),
     "agent": (
-        names.RESULTS,
-        names.RUN_SECONDS,
-        names.QUEUE_SECONDS,
-        names.IN_FLIGHT,
-        names.HELD,
-        names.TASKS_RETRIED,
-        names.HEARTBEATS_SENT,
+        metric_names.RESULTS,
+        metric_names.RUN_SECONDS,
+        metric_names.QUEUE_SECONDS,
+        metric_names.IN_FLIGHT,
+        metric_names.HELD,
+        metric_names.TASKS_RETRIED,
+        metric_names.HEARTBEATS_SENT,
     ),
     "registry": (
-        names.HEARTBEATS_SEEN,
-        names.AGENTS,
-        names.LEADS,
+        metric_names.HEARTBEATS_SEEN,
+        metric_names.AGENTS,
+        metric_names.LEADS,
     ),
-    "policy": (names.POLICY_PROCESSES,),
+    "policy": (metric_names.POLICY_PROCESSES,),
 }
-EVERYWHERE = {names.LOOP_LAG, names.READY, names.COMPONENT_OK}
+EVERYWHERE = {metric_names.LOOP_LAG, metric_names.READY, metric_names.COMPONENT_OK}
 SELDOM = {
-    names.LOG_LINES_DROPPED,
-    names.HANDED_BACK,
-    names.DEAD_LETTERS,
-    names.EVICTIONS,
-    names.AGENTS_MISTIMED,
-    names.ECHOES,
-    names.QUEUES_SUSPECTED,
-    names.REPLIES_DROPPED,
-    names.PUBLISHES_REFUSED,
-    names.RECONNECTS,
-    names.PUBLISHING_BLOCKED,
-    names.HELD_BYTES,
-    names.QUEUES_HELD_BACK,
-    names.CONTROL_DROPPED,
-    names.POLICY_VERSION,
-    names.POLICIES_INVALID,
-    names.POLICY_DECISIONS,
-    names.MIRRORS_DROPPED,
-    names.BREAKER_OPEN,
-    names.SPANS_DROPPED,
-    names.TRACES_LIMITED,
+    metric_names.LOG_LINES_DROPPED,
+    metric_names.HANDED_BACK,
+    metric_names.DEAD_LETTERS,
+    metric_names.EVICTIONS,
+    metric_names.AGENTS_MISTIMED,
+    metric_names.ECHOES,
+    metric_names.QUEUES_SUSPECTED,
+    metric_names.REPLIES_DROPPED,
+    metric_names.PUBLISHES_REFUSED,
+    metric_names.RECONNECTS,
+    metric_names.PUBLISHING_BLOCKED,
+    metric_names.HELD_BYTES,
+    metric_names.QUEUES_HELD_BACK,
+    metric_names.CONTROL_DROPPED,
+    metric_names.POLICY_VERSION,
+    metric_names.POLICIES_INVALID,
+    metric_names.POLICY_DECISIONS,
+    metric_names.MIRRORS_DROPPED,
+    metric_names.BREAKER_OPEN,
+    metric_names.SPANS_DROPPED,
+    metric_names.TRACES_LIMITED,
 }
 """Only when something goes wrong, or once there is a policy."""
 
@@ -67,7 +67,7 @@ SELDOM = {
 def test_every_declared_metric_is_expected_of_somebody() -> None:
     fed = {spec for specs in FED.values() for spec in specs} | EVERYWHERE
     assert not fed & SELDOM
-    assert fed | SELDOM == set(names.ALL)
+    assert fed | SELDOM == set(metric_names.ALL)
 
 
 class Watched:
@@ -101,7 +101,7 @@ async def test_each_service_feeds_its_metrics(cluster: Cluster, outsider: Outsid
     lanes = ("test.hang_process", "test.process")
     crowd = [{"capability": lane, "payload": n} for n in range(9) for lane in lanes]
     crowded = outsider.send("batch", crowd)
-    await wait_until(lambda: not watched.missing() & {names.HELD, names.IN_FLIGHT})
+    await wait_until(lambda: not watched.missing() & {metric_names.HELD, metric_names.IN_FLIGHT})
     endings: dict[str, Any] = {
         "test.double": ("succeeded", {"payload": 1}),
         "test.raise": ("failed", {}),

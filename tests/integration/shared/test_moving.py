@@ -12,14 +12,14 @@ import structlog
 
 from link_bench import is_left
 from local_servers import LocalServers
+from maniple.amqp import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
 from maniple.codec import encode
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Envelope
 from maniple.service.settlement import Settlement
 from maniple.topology import AGENTS, agent_queue
-from maniple.transport import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
-from maniple_dispatcher.domain.affinity import Roster
-from maniple_dispatcher.moving import Moves
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.queue_drainer import Moves
 from waiting import wait_until
 
 LANE = "cart.add"

@@ -16,7 +16,7 @@ from maniple.control import Announce, Heartbeat, Request
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.events import AgentFailed
 from maniple.identifiers import new_id
-from maniple.service.broker import ControlPlane, prepare_broker
+from maniple.service.control.plane import ControlPlane, prepare_broker
 from maniple.service.health import Health
 from maniple.timings import Amqp
 from maniple.topology import CONTROL, EVENTS

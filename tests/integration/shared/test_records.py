@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 
 from local_servers import LocalServers
+from maniple.amqp import Link, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.records import Batch, FirstWins, RecordReader, TaskKey
 from maniple.topology import RESULTS
-from maniple.transport import Link, Outgoing, Publisher, declare_topology
 from waiting import wait_until
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

@@ -13,14 +13,14 @@ from pika.adapters.blocking_connection import BlockingConnection
 from structlog.testing import capture_logs
 
 from local_servers import SharedServers
+from maniple.amqp import Link, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.service.policy_view import PolicyView
 from maniple.topology import RECORDS, RESULTS
-from maniple.transport import Link, Outgoing, Publisher, declare_topology
-from maniple_dispatcher import learning
-from maniple_dispatcher.domain.good_results import GoodResults
-from maniple_dispatcher.learning import Learning
+from maniple_dispatcher import result_learning
+from maniple_dispatcher.result_cache import GoodResults
+from maniple_dispatcher.result_learning import Learning
 from reader_runtime import reader_runtime
 from waiting import wait_until
 
@@ -59,7 +59,7 @@ def learned(good: GoodResults) -> set[str]:
 async def test_good_results_are_learned_when_the_stream_begins_anew(
     url: str, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
-    monkeypatch.setattr(learning, "ASTRAY_AFTER", 2.0)
+    monkeypatch.setattr(result_learning, "ASTRAY_AFTER", 2.0)
     good = GoodResults()
     policies = SimpleNamespace(current=SimpleNamespace(gives_last_good=True))
     old = await record(url, 10)

@@ -21,7 +21,7 @@ from local_servers import LocalServers
 from maniple.control import AgentPhase, Announce, Retire
 from maniple.errors import RequestFailed
 from maniple.identifiers import new_id
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from waiting import wait_until
 
 

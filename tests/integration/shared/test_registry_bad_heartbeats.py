@@ -9,11 +9,11 @@ import pytest
 
 from heartbeating_agents import agent_of, keys, registry, shown
 from local_servers import LocalServers
+from maniple.amqp import Link, Outgoing, Publisher
 from maniple.control import Heartbeat
 from maniple.identifiers import new_id
-from maniple.service.names import CONTROL_DROPPED
+from maniple.service.metric_names import CONTROL_DROPPED
 from maniple.topology import HEARTBEATS
-from maniple.transport import Link, Outgoing, Publisher
 from scraping import counted
 from waiting import wait_until
 

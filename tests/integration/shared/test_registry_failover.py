@@ -28,7 +28,7 @@ from heartbeating_agents import (
 from local_servers import LocalServers, SharedServers
 from maniple.control import Retire
 from maniple.identifiers import new_id
-from maniple.service.consul import Consul, http_check
+from maniple.service.consul.client import Consul, http_check
 from maniple.timings import Bounds, Fencing, Heartbeats, Timings
 from waiting import wait_until
 

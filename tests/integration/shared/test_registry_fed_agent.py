@@ -9,10 +9,7 @@ from typing import Any
 
 from heartbeating_agents import Agent, agent_of, keys, registry, told
 from local_servers import LocalServers
-from maniple.control import AgentDescription
-from maniple.identifiers import new_id
-from maniple.topology import LANES, lane_queues
-from maniple.transport import (
+from maniple.amqp import (
     Connection,
     Consumer,
     Delivery,
@@ -22,6 +19,9 @@ from maniple.transport import (
     declare,
     declare_topology,
 )
+from maniple.control import AgentDescription
+from maniple.identifiers import new_id
+from maniple.topology import LANES, lane_queues
 from waiting import wait_until
 
 LANE = "fed.slowly"

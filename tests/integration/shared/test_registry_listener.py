@@ -1,4 +1,4 @@
-"""`maniple.transport.Listener` and `Inspector` on a real broker."""
+"""`maniple.amqp.Listener` and `Inspector` on a real broker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from local_servers import LocalServers
-from maniple.errors import BrokerUnavailable
-from maniple.identifiers import new_id
-from maniple.topology import EVENTS, HEARTBEATS, Queue
-from maniple.transport import (
+from maniple.amqp import (
     Connection,
     Inspector,
     Link,
@@ -21,6 +18,9 @@ from maniple.transport import (
     declare,
     declare_topology,
 )
+from maniple.errors import BrokerUnavailable
+from maniple.identifiers import new_id
+from maniple.topology import EVENTS, HEARTBEATS, Queue
 from waiting import wait_until
 
 

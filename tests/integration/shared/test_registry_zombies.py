@@ -16,12 +16,7 @@ from heartbeating_agents import (
     told,
 )
 from local_servers import LocalServers
-from maniple.control import Reconnect
-from maniple.identifiers import new_id
-from maniple.service.names import ECHOES
-from maniple.timings import Timings
-from maniple.topology import LANES, lane_queues
-from maniple.transport import (
+from maniple.amqp import (
     Connection,
     Link,
     Outgoing,
@@ -29,6 +24,11 @@ from maniple.transport import (
     declare,
     declare_topology,
 )
+from maniple.control import Reconnect
+from maniple.identifiers import new_id
+from maniple.service.metric_names import ECHOES
+from maniple.timings import Timings
+from maniple.topology import LANES, lane_queues
 from scraping import counted
 from waiting import wait_until
 

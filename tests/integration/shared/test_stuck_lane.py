@@ -12,12 +12,12 @@ from pika.adapters.blocking_connection import BlockingConnection
 
 from local_servers import LocalServers
 from maniple import topology
+from maniple.amqp import Publisher
 from maniple.codec import decode_envelopes
 from maniple.identifiers import new_id
-from maniple.service.names import RECONNECTS
-from maniple.service.runner import running
+from maniple.service.metric_names import RECONNECTS
+from maniple.service.process import running
 from maniple.timings import Amqp, Queues, Timings
-from maniple.transport import Publisher
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.wiring import build
 from rabbitmqctl import Installed, suspended

@@ -8,9 +8,9 @@ import pytest
 
 from link_bench import bench, depth, is_left, new_queue, numbers
 from local_servers import LocalServers
+from maniple.amqp import Delivery
+from maniple.amqp import consumer as transport_consumer
 from maniple.topology import Queue
-from maniple.transport import Delivery
-from maniple.transport import consumer as transport_consumer
 from waiting import wait_until
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from link_bench import bench, depth, new_queue
 from local_servers import LocalServers
-from maniple.transport import Delivery, leftover
+from maniple.amqp import Delivery, leftover
 from waiting import wait_until
 
 

@@ -13,11 +13,11 @@ import pytest
 from flaky_network import FlakyNetwork
 from link_bench import Bench, bench, channel_of, depth, done, new_queue, numbers
 from local_servers import LocalServers
+from maniple.amqp import supervision
+from maniple.amqp.supervision import TooFewChannels
 from maniple.errors import BrokerUnavailable
 from maniple.local.http import fetch
 from maniple.topology import Queue
-from maniple.transport import supervision
-from maniple.transport.supervision import TooFewChannels
 from maniple_registry.management import Management
 from rabbitmqctl import Installed
 from waiting import wait_until

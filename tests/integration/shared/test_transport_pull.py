@@ -6,9 +6,9 @@ import pytest
 
 from link_bench import bench, depth, is_left, new_queue
 from local_servers import LocalServers
+from maniple.amqp import Delivery, Pulls, QueueView
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
-from maniple.transport import Delivery, Pulls, QueueView
 from rabbitmqctl import Installed, close_connection
 from waiting import wait_until
 

@@ -1,4 +1,4 @@
-"""`maniple.service.consul` and `presence` against a real Consul."""
+"""`maniple.service.consul.client` and `presence` against a real Consul."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ import pytest
 
 from consul_server import ConsulServer, own_consul
 from maniple.local.ports import free_ports
-from maniple.service.catalog import SELECTED, Ailing, Put
-from maniple.service.consul import (
+from maniple.service.consul.catalog import SELECTED, Ailing, Put
+from maniple.service.consul.client import (
     CREATE_ONLY,
     Consul,
     ConsulUnavailable,
     ttl_check,
 )
+from maniple.service.consul.registration import Presence
 from maniple.service.health import Health, HealthServer
-from maniple.service.presence import Presence
-from maniple.service.runner import Runtime, running
+from maniple.service.process import Runtime, running
 from maniple.service.settings import ServiceSettings
 from maniple.timings import Bounds, Catalog, Timings
 from timed import timed

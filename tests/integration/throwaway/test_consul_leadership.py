@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from consul_server import ConsulServer, own_consul
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from maniple.service.leadership import COMPONENT, Leadership
-from maniple.service.names import LEADS
-from maniple.service.runner import Runtime, running
+from maniple.service.metric_names import LEADS
+from maniple.service.process import Runtime, running
 from maniple.service.settings import ServiceSettings
 from waiting import wait_until
 

@@ -11,8 +11,8 @@ import pytest
 from certificates import Authority
 from consul_server import own_consul
 from maniple.local.ports import free_ports
-from maniple.service.consul import CREATE_ONLY, Consul, ConsulUnavailable
-from maniple.service.runner import Runtime, running
+from maniple.service.consul.client import CREATE_ONLY, Consul, ConsulUnavailable
+from maniple.service.process import Runtime, running
 from maniple.service.settings import ServiceSettings
 from maniple.tls import Tls
 from waiting import wait_until

@@ -16,7 +16,7 @@ import faults
 from maniple import Client, connect
 from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
 from maniple.local.http import fetch
-from maniple.service.names import HELD_BYTES, QUEUES_HELD_BACK
+from maniple.service.metric_names import HELD_BYTES, QUEUES_HELD_BACK
 from needs import CONSUL, RABBITMQ, need
 from process_memory import resident
 from scraping import scrape

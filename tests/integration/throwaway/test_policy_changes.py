@@ -10,7 +10,7 @@ from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers, SharedServers
 from maniple.control import Request
 from maniple.errors import RequestFailed
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from policy_records import document
 from policy_services import Operator, asking, policy_key, policy_service
 from waiting import wait_until

@@ -11,7 +11,7 @@ import pytest
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
 from maniple.events import PolicyApplied
-from maniple.service.runner import Runtime, running
+from maniple.service.process import Runtime, running
 from maniple.service.settings import ServiceSettings
 from maniple.timings import Policies, Timings
 from policy_records import document

@@ -15,7 +15,7 @@ import faults
 from maniple import Client, TaskHandle, connect, topology
 from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
 from maniple.local.http import fetch
-from maniple.service.names import AGENTS, PUBLISHING_BLOCKED
+from maniple.service.metric_names import AGENTS, PUBLISHING_BLOCKED
 from maniple.timings import Timings
 from needs import CONSUL, RABBITMQ, need
 from rabbitmqctl import Commanded

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from maniple import BrokerRefused, TaskHandle, connect
+from maniple.amqp.probe import probe
 from maniple.cli.control import ask_for_agents
 from maniple.local.rabbitmq import RabbitMQServer
 from maniple.messages import MAX_BODY
-from maniple.service.broker import prepare_broker
+from maniple.service.control.plane import prepare_broker
 from maniple.topology import EXCHANGES, QUEUES
-from maniple.transport.probe import probe
 from needs import RABBITMQ, need
 from rabbitmqctl import Installed
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-import maniple_policy.fleet
+import maniple_policy.live_processes
 from consul_server import ConsulServer
 from flaky_network import FlakyNetwork
 from full_lanes import purge
 from local_servers import LocalServers
 from maniple.control import Request
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from maniple.topology import request_queue
 from policy_records import document
 from policy_services import Operator, asking, policy_key, policy_service
@@ -71,7 +71,7 @@ async def test_a_change_that_comes_again_is_told_and_not_made_again(
     op: str,
 ) -> None:
     for name, seconds in (("PATIENCE", PATIENCE), ("FRESH", 0.0), ("SILENT", 0.0)):
-        monkeypatch.setattr(maniple_policy.fleet, name, seconds)
+        monkeypatch.setattr(maniple_policy.live_processes, name, seconds)
     async with two_replicas(servers, consul, tmp_path) as (network, operator, registry):
         registry.answering.set()
         await operator.apply("t", 3)

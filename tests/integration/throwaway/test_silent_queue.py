@@ -14,7 +14,7 @@ from local_servers import SharedServers
 from maniple import connect, topology
 from maniple.local.cluster import Cluster, ServiceProcess
 from maniple.local.http import fetch
-from maniple.service.names import RECONNECTS
+from maniple.service.metric_names import RECONNECTS
 from outsider import Outsider
 from rabbitmqctl import Installed, suspended
 from scraping import sample_name, scrape

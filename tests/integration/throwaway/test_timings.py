@@ -19,7 +19,7 @@ from maniple.cli.checks.findings import Finding, Places, Verdict
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
-from maniple.service.runner import Build, running
+from maniple.service.process import Build, running
 from maniple.service.settings import ServiceSettings
 from maniple.timing_parts import Part
 from maniple.timings import Amqp, Timings

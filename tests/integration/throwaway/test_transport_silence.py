@@ -13,9 +13,9 @@ import faults
 from flaky_network import FlakyNetwork
 from link_bench import bench, depth, done, new_queue, numbers
 from local_servers import LocalServers
+from maniple.amqp import Link, liveness
 from maniple.timings import Amqp
 from maniple.topology import Queue
-from maniple.transport import Link, pulse
 from needs import CONSUL, RABBITMQ, need
 from system.brokers import NativeBroker
 from waiting import wait_until
@@ -28,13 +28,13 @@ class Ticks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._counts: Counter[int] = Counter()
-        tick = pulse.Pulse.tick
+        tick = liveness.Pulse.tick
 
-        async def counted(self_: pulse.Pulse) -> bool:
+        async def counted(self_: liveness.Pulse) -> bool:
             self._counts[id(self_._wire)] += 1
             return await tick(self_)
 
-        monkeypatch.setattr(pulse.Pulse, "tick", counted)
+        monkeypatch.setattr(liveness.Pulse, "tick", counted)
 
     def of(self, link: Link) -> Callable[[], int]:
         """Return what tells how many there have been on the link's present connection."""

@@ -27,7 +27,7 @@ from maniple.local.http import fetch
 from maniple.messages import Status
 from maniple.records import TaskKey
 from maniple.records.first_wins import Ending
-from maniple.service.names import PUBLISHING_BLOCKED
+from maniple.service.metric_names import PUBLISHING_BLOCKED
 from policy_world import World
 from system.brokers import Broker
 from system.campaign.journal import Journal

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from maniple.amqp import Link
 from maniple.errors import ManipleError
 from maniple.local.cluster import Cluster, ServiceProcess
 from maniple.records import RecordReader
-from maniple.service.broker import ControlPlane
-from maniple.transport import Link
+from maniple.service.control.plane import ControlPlane
 from system.campaign.truth import ANSWER_SECONDS
 from system.campaign.witness import AgentView, Look, Witness
 

@@ -19,7 +19,7 @@ from pika.adapters.blocking_connection import BlockingConnection
 from holding import held, meanwhile
 from maniple import topology
 from maniple.cli.control import ask_over
-from maniple.service.consul import Consul
+from maniple.service.consul.client import Consul
 from prometheus_server import SOURCE, alert_names
 from rabbitmqctl import suspended
 from waiting import wait_until

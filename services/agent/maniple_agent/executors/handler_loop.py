@@ -16,7 +16,7 @@ from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job
-from maniple_agent.executors.latest import Latest
+from maniple_agent.executors.latest_progress import Latest
 from maniple_agent.executors.pool import Caller, HandlerPool, calling
 
 Finished = tuple[Job, Outcome, float]

@@ -20,7 +20,7 @@ from maniple.traceparent import with_span
 from maniple_agent.bundle import Bundle
 
 if TYPE_CHECKING:
-    from maniple_agent.turns import Share
+    from maniple_agent.fair_queue import Share
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 

@@ -19,7 +19,7 @@ from maniple.execution import Outcome, failed, of_exception, run_sync, timed_out
 from maniple.service.telemetry.context import in_span
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
-from maniple_agent.executors.latest import Latest
+from maniple_agent.executors.latest_progress import Latest
 
 START_PAUSE = 1.0
 

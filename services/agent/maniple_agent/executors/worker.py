@@ -29,7 +29,7 @@ from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext, TaskRegistry
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
-from maniple_agent.executors.latest import PERIOD
+from maniple_agent.executors.latest_progress import PERIOD
 from maniple_agent.executors.lifeline import die_with_agent
 from maniple_agent.settings import AgentSettings
 

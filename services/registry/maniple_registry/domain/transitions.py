@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from maniple_registry.domain.records import AgentState
+from maniple_registry.domain.agent_record import AgentState
 
 
 class Trigger(StrEnum):

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator
 
+from maniple.amqp.probe import probe
 from maniple.cli.checks import broker, management, policies, processes, work
 from maniple.cli.checks.findings import Finding, Places
 from maniple.topology import EXCHANGES, QUEUES
-from maniple.transport.probe import probe
 
 TIMEOUT = 5.0
 

@@ -1,5 +1,6 @@
 """The broker as any user sees it over AMQP: version, what is declared, who consumes."""
 
+from maniple.amqp.probe import BrokerView
 from maniple.cli.checks.findings import Finding, Places, Verdict, judged
 from maniple.service.settings import environment_of
 from maniple.topology import (
@@ -12,7 +13,6 @@ from maniple.topology import (
     UNROUTED_QUEUE,
     request_queue,
 )
-from maniple.transport.probe import BrokerView
 
 OLDEST_BROKER = (3, 10)
 CONSUMED = {

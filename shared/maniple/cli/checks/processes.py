@@ -9,8 +9,8 @@ from maniple.cli.checks.findings import Finding, Places, Verdict, judged
 from maniple.cli.checks.pages import PageUnread, read
 from maniple.cli.checks.timings import timings
 from maniple.cli.consul import SERVICES, consul_at, listed, tls_of
-from maniple.service.catalog import Instance
-from maniple.service.consul import ConsulRefused, ConsulUnavailable
+from maniple.service.consul.catalog import Instance
+from maniple.service.consul.client import ConsulRefused, ConsulUnavailable
 from maniple.service.settings import environment_of
 from maniple.urls import without_password
 

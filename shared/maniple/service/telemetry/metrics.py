@@ -12,8 +12,8 @@ from prometheus_client import (
 )
 from prometheus_client.metrics import MetricWrapperBase
 
-from maniple.service import names
-from maniple.service.names import CounterName, GaugeName, HistogramName, MetricName
+from maniple.service import metric_names
+from maniple.service.metric_names import CounterName, GaugeName, HistogramName, MetricName
 
 MAX_CHILDREN = 1000  # label sets a metric may have, because capabilities come from outside
 OTHER = "other"
@@ -27,7 +27,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._parents = {spec.name: _made(spec, self.registry) for spec in names.ALL}
+        self._parents = {spec.name: _made(spec, self.registry) for spec in metric_names.ALL}
         self._children: dict[tuple[str, tuple[str, ...]], MetricWrapperBase] = {}
         self._counts: dict[str, int] = {}
 

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from maniple.allowance import Allowance
-from maniple.service.names import SPANS_DROPPED, TRACES_LIMITED
+from maniple.service.metric_names import SPANS_DROPPED, TRACES_LIMITED
 from maniple.service.settings import ServiceSettings
 from maniple.service.spans import Span
 from maniple.service.telemetry.metrics import Metrics

@@ -1,0 +1,112 @@
+"""What an agent does on command."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from maniple.control import (
+    Announce,
+    Command,
+    Drain,
+    Reconnect,
+    Retire,
+    Time,
+    began,
+    is_of_the_future,
+    later_life,
+)
+from maniple.errors import ConfigurationError
+from maniple_agent.domain.rejoin_backoff import Returning
+from maniple_agent.heartbeat import Heartbeats
+
+
+@dataclass
+class Ending:
+    """How the agent is told to leave, and how long what runs may take then, in seconds."""
+
+    stop: Callable[[], None]
+    seconds: float
+    taken: bool = False
+    """Whether another process has taken the agent's id."""
+
+    def begin(self, seconds: float | None) -> None:
+        """Leave now; `seconds` can only shorten what the settings allow."""
+        if seconds is not None:
+            self.seconds = min(self.seconds, seconds)
+        self.stop()
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` if the agent left because another has its id."""
+        if self.taken:
+            raise ConfigurationError(
+                "another process has taken this agent's id: give each its own MANIPLE_INSTANCE"
+            )
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """The commands' handlers, with what they act on."""
+
+    heartbeats: Heartbeats
+    ending: Ending
+    reconnect: Callable[[], None]
+    renew: Callable[[Iterable[str]], None]
+    new_id: Callable[[], str]
+    hear: Callable[[Time], None] = lambda _: None
+    """Takes the cluster's time."""
+    returning: Returning = field(default_factory=Returning)
+    clock: Callable[[], float] = monotonic
+
+    def announce(self, _command: Announce) -> None:
+        """Send the description in full."""
+        self.heartbeats.announce()
+
+    def drain(self, command: Drain) -> None:
+        """Leave as on SIGTERM."""
+        self.ending.begin(command.timeout)
+
+    def retire(self, command: Retire) -> None:
+        """Come back as a new incarnation, or leave, if it is this one that was declared failed.
+
+        One that is told so again and again waits before it comes back: it is told once more. Behind
+        a life that began while our clock was far ahead comes one by the clock as it is now: others
+        would refuse a later one as well.
+        """
+        if command.incarnation != self.heartbeats.incarnation:
+            return
+        if command.replaced:
+            log = structlog.get_logger("maniple.agent.handlers")
+            log.error("another process has taken this agent's id; leaving")
+            self.ending.taken = True
+            self.ending.begin(None)
+        elif self.returning.allows(self.clock()):
+            fresh = self.new_id()
+            by_clock = began(fresh)
+            ahead = by_clock is not None and is_of_the_future(command.incarnation, by_clock)
+            ended = "" if ahead else command.incarnation
+            self.heartbeats.begin_new_life(later_life(fresh, ended, command.after))
+
+    def rebuild(self, command: Reconnect) -> None:
+        """Build the connections of the hot path anew, or only consume some places anew.
+
+        What does not answer then is no longer told to be consumed.
+        """
+        if command.places:
+            self.renew(command.places)
+            self.heartbeats.hurry()
+        else:
+            self.reconnect()
+
+
+def routes(handlers: Handlers) -> Mapping[type[Command], Callable[[Any], None]]:
+    """Return which command goes to which handler."""
+    return {
+        Announce: handlers.announce,
+        Drain: handlers.drain,
+        Retire: handlers.retire,
+        Reconnect: handlers.rebuild,
+        Time: handlers.hear,
+    }

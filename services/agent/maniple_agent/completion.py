@@ -1,0 +1,154 @@
+"""What comes of the tasks in an agent: results, other attempts, and what goes on elsewhere."""
+
+import math
+import random
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from time import monotonic
+
+import structlog
+
+from maniple.attempts import Again, Ran, conclude, expired, last
+from maniple.errors import ErrorCode, ManipleError
+from maniple.execution import Outcome, failed
+from maniple.messages import Envelope, Result
+from maniple.service.publish.confirm import Done
+from maniple.service.telemetry import about
+from maniple_agent.deadlines import Deadlines
+from maniple_agent.domain.redelivery import after_stop, may_copy
+from maniple_agent.domain.retry_budget import RetryBudget
+from maniple_agent.executors import Job
+from maniple_agent.publisher import Departures
+from maniple_agent.run_queue import Attempts
+from maniple_agent.tracing import Traces, within
+
+DRAIN = "drain"
+OVERLOAD = "overload"
+
+
+class Conclusions:
+    """Publishes what comes of jobs, and settles each once the broker has confirmed it."""
+
+    def __init__(
+        self,
+        agent: str,
+        departures: Departures,
+        attempts: Attempts,
+        deadlines: Deadlines,
+        *,
+        traces: Traces,
+    ) -> None:
+        """Publish through `departures`; what is settled is forgotten in `attempts`."""
+        self._traces = traces
+        self._agent = agent
+        self._departures = departures
+        self._attempts = attempts
+        self._deadlines = deadlines
+        self._budget = RetryBudget()
+        self._log = structlog.get_logger("maniple.agent.work")
+
+    def ran(self, started_at: datetime | None = None, limit: float = math.inf) -> Ran:
+        """Return where and when a task ran that has ended now, and the seconds that it had."""
+        return Ran(self._agent, started_at, self._deadlines.clock(), self._deadlines.known, limit)
+
+    def decide(self, job: Job, outcome: Outcome) -> Result | Again:
+        """Return what comes of a job that has ended."""
+        return self._traces.attempted(job, self._decided(job, outcome))
+
+    def _decided(self, job: Job, outcome: Outcome) -> Result | Again:
+        ran = self.ran(job.started_at, limit=job.timeout)
+        decision = conclude(job.envelope, job.definition, outcome, ran, random.random)
+        plan, lane = job.envelope.retry, job.envelope.lane
+        if plan is None or plan.budget is None:
+            return decision
+        self._budget.ended(lane, monotonic())
+        if isinstance(decision, Again) and not self._budget.allows(lane, plan.budget, monotonic()):
+            return last(job.envelope, outcome, ran)
+        return decision
+
+    def publish(self, job: Job, decision: Result | Again, outcome: Outcome) -> None:
+        """Publish what was decided about a job."""
+        departed = partial(self._departed, job)
+        if isinstance(decision, Again):
+            ran = self.ran(job.started_at)
+            final = partial(last, job.envelope, outcome, ran)
+            copies = may_copy(job.definition)
+            self._departures.retry(decision, final, departed, may_copy=copies)
+        else:
+            self._departures.publish(decision, within(job), departed)
+
+    def expire(self, job: Job) -> None:
+        """End a job whose deadline has passed before it could start."""
+        result = expired(job.envelope, self.ran())
+        self._departures.publish(result, job.envelope, partial(self._departed, job))
+
+    def ask(self, job: Job) -> None:
+        """Have a dispatcher judge whether the time of a job that could not start is over."""
+        copies = may_copy(job.definition)
+        self._departures.ask(job.envelope, partial(self._departed, job), may_copy=copies)
+
+    def fail_job(self, job: Job, error: Exception) -> None:
+        """End a job that this agent cannot handle; see `fail`."""
+        self.fail(job.envelope, error, partial(self._departed, job), started_at=job.started_at)
+
+    def fail(
+        self,
+        envelope: Envelope,
+        error: Exception,
+        done: Done,
+        *,
+        started_at: datetime | None = None,
+    ) -> None:
+        """End a task that this agent cannot handle, so that it costs no other; log why.
+
+        If not even its failure can be published, the broker dead-letters what it came in.
+        """
+        self._log.error(
+            "a task cannot be handled",
+            exc_info=error,
+            **about(envelope),
+        )
+        message = f"its agent cannot handle it: {type(error).__name__}"
+        outcome = failed(ErrorCode.HANDLER_ERROR, message, retryable=False)
+        try:
+            self._departures.publish(last(envelope, outcome, self.ran(started_at)), envelope, done)
+        except Exception as second:  # noqa: BLE001 - nothing is left to try
+            self._log.exception("its failure cannot be published", **about(envelope))
+            done(ManipleError(f"cannot be published: {second!r}"))
+
+    def hand_back(self, jobs: Iterable[Job], reason: str) -> None:
+        """Send jobs that have not started back to their lanes.
+
+        For `OVERLOAD` no trace is kept that would not be anyway: it may happen to any task, often.
+        """
+        keep = reason != OVERLOAD
+        for job in jobs:
+            self._attempts.forget(job)  # it may come back before this is confirmed
+            if job.bundle.alive:
+                envelope = self._traces.migrated(job.envelope, reason, keep=keep)
+                self._alone(job.lane_key, envelope, reason, job)
+
+    def hand_on(self, jobs: Iterable[Job], reason: str) -> None:
+        """Send jobs that were stopped while they ran to where they may run again, or end them.
+
+        Nobody has died with them, so they do not count as lost.
+        """
+        for job in jobs:
+            if not job.bundle.alive:
+                continue
+            ran = self.ran(job.started_at)
+            fate = after_stop(self._traces.stopped(job, reason), job.definition, ran, job.lane_key)
+            if isinstance(fate, Result):
+                self._departures.publish(fate, job.envelope, job.settle)
+            else:
+                self._alone(fate.key, fate.envelope, reason, job)
+
+    def _alone(self, key: str, envelope: Envelope, reason: str, job: Job) -> None:
+        copies, keep = may_copy(job.definition), job.keeps_room
+        self._departures.alone(key, envelope, reason, job.settle, may_copy=copies, keep=keep)
+
+    def _departed(self, job: Job, error: ManipleError | None = None) -> None:
+        """Take that the broker has confirmed what came of a job."""
+        self._attempts.forget(job)
+        job.settle(error)

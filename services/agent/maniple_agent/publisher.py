@@ -1,0 +1,311 @@
+"""What leaves an agent: results, other attempts, and tasks that go back to a lane."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from msgspec.structs import replace
+
+from maniple.amqp import Publisher
+from maniple.attempts import Again
+from maniple.codec import encode
+from maniple.errors import ManipleError, PublishRefused
+from maniple.messages import (
+    ENVELOPES_TYPE,
+    RUNNING_TYPE,
+    Envelope,
+    Result,
+    TaskRunning,
+    Waiting,
+    without_room,
+)
+from maniple.service.destination_backoff import TIER_KEYS, Doors, tiers_for
+from maniple.service.metric_names import HANDED_BACK, RESULTS, TASKS_RETRIED
+from maniple.service.publish.batch_publisher import Outlet, ResultOutlet
+from maniple.service.publish.confirm import Done
+from maniple.service.publish.in_flight_publishes import Ticket, UnderWay
+from maniple.service.telemetry import Metrics
+from maniple.timings import Queues
+from maniple.topology import (
+    DELAY,
+    DELAY_TIERS,
+    EVENTS,
+    LANES,
+    RUNNING_KEY,
+    other_tier,
+    tier_name,
+)
+from maniple_agent.tracing import Traces
+
+REFUSED_PAUSE = 1.0
+LONGEST_PAUSE = 5.0  # of what has only to pass a dispatcher, which ends it if its time is over
+
+
+class _Withdrawn(ManipleError):
+    """It was not sent, because what was sent before it is not confirmed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """What leaves: an envelope, whom to tell, and whether there may be two of it.
+
+    `most` is the longest that it has time to wait, in seconds.
+    """
+
+    encoded: bytes
+    done: Done
+    may_copy: bool
+    most: float = LONGEST_PAUSE
+
+
+class _Leaving:
+    """A `done` of what may have to go another way."""
+
+    __slots__ = ("done", "instead", "outlet", "ticket", "told")
+    ticket: Ticket["_Leaving"]
+    told: Callable[["_Leaving", ManipleError | None], None]
+
+    def __init__(self, outlet: Outlet, done: Done, instead: Callable[[], None]) -> None:
+        self.outlet, self.done, self.instead = outlet, done, instead
+
+    def __call__(self, error: ManipleError | None) -> None:
+        self.told(self, error)
+
+
+class Departures:
+    """Publishes with confirms; every `done` is called once what was published is safe.
+
+    A lane or a delay tier that confirms nothing for some seconds, while others do, does not hold up
+    what came with a task: a copy of it waits elsewhere in the broker
+    (`publish.in_flight_publishes`), if it `may_copy`. One that must not run twice goes elsewhere
+    only as long as it was never sent.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        results: ResultOutlet,
+        metrics: Metrics,
+        *,
+        traces: Traces,
+        times: Queues | None = None,
+    ) -> None:
+        """Publish through `publisher` and `results`."""
+        self._traces = traces
+        self._results = results
+        self._metrics = metrics
+        self._lanes = (
+            Outlet(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
+        )
+        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
+        self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
+        self._times = times or Queues()
+        self._under_way: UnderWay[_Leaving] = UnderWay(self._times.patience)
+        self._doors = Doors(self._times)
+        self._cancel_at: dict[tuple[Outlet, str], float] = {}
+        self._paused: set[_Task] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def kept(self) -> int:
+        """Bytes that have been given here and are not confirmed."""
+        outlets = (self._results, self._lanes, self._delay)
+        paused = sum(len(task.encoded) for task in self._paused)
+        return sum(outlet.kept for outlet in outlets) + paused
+
+    @property
+    def results_kept(self) -> int:
+        """Bytes of them that are results; the others are copies of tasks that are held."""
+        return self._results.kept
+
+    def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
+        """Record a result and reply to whoever asked."""
+        variant = (result.lane or "").partition("@")[2]
+        self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
+        result, done = self._traces.ending(result, envelope, done)
+        if self._under_way.waits:
+            done = self._answering(done)
+        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+
+    def _answering(self, done: Done) -> Done:
+        """Let what waits elsewhere know by this confirm that the broker answers."""
+        since = monotonic()
+
+        def answered(error: ManipleError | None) -> None:
+            self._under_way.answered(since)
+            done(error)
+
+        return answered
+
+    def retry(
+        self, again: Again, final: Callable[[], Result], done: Done, *, may_copy: bool
+    ) -> None:
+        """Let a task wait in the broker for another attempt; without room it ends as `final`."""
+        envelope = without_room(again.envelope)
+        self._metrics.counter(TASKS_RETRIED, envelope.capability).inc()
+
+        def delayed(error: ManipleError | None) -> None:
+            if not isinstance(error, PublishRefused):
+                done(error)
+                return
+            self.publish(final(), envelope, done)
+
+        encoded = encode(envelope)
+        left = (envelope.deadline - (envelope.dispatched_at or envelope.deadline)).total_seconds()
+        left = max(left, LONGEST_PAUSE)
+        waiting = _Task(encoded, done, may_copy, left)
+        if self._doors.refusal(TIER_KEYS[again.tier][0], monotonic()) is not None:
+            self._wait(waiting, again.tier)
+            return
+        self._try(
+            self._delay,
+            tier_name(again.tier),
+            _Task(encoded, delayed, may_copy, left),
+            lambda: self._wait(waiting, other_tier(again.tier, left)),
+        )
+
+    def running(self, event: TaskRunning) -> None:
+        """Record that an attempt has been running for a second."""
+        self._events.add(RUNNING_KEY, encode(event), lambda _: None)
+
+    def alone(  # noqa: PLR0913 - what is moved, why, and whom to tell
+        self,
+        key: str,
+        envelope: Envelope,
+        reason: str,
+        done: Done,
+        *,
+        may_copy: bool,
+        keep: Callable[[str | None], object],
+    ) -> None:
+        """Publish one task alone to a lane; if that is full, gone or stuck, it waits elsewhere.
+
+        `keep` is told of room that it has there, or may have.
+        """
+        self._metrics.counter(HANDED_BACK, reason).inc()
+
+        def wait(why: Waiting) -> None:
+            encoded = encode(replace(envelope, waited_for=why.value, bulkhead=None))
+            self._wait(_Task(encoded, done, may_copy), REFUSED_PAUSE)
+
+        def sent(error: ManipleError | None) -> None:
+            if isinstance(error, PublishRefused):
+                wait(Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED)
+                return
+            keep(envelope.bulkhead)
+            done(error)
+
+        def unconfirmed() -> None:
+            keep(envelope.bulkhead)
+            wait(Waiting.UNCONFIRMED)
+
+        if self._doors.refusal((LANES.name, key), monotonic()) is not None:
+            wait(Waiting.UNCONFIRMED)
+            return
+        task = _Task(encode(envelope), sent, may_copy)
+        self._try(self._lanes, key, task, unconfirmed)
+
+    def _wait(self, task: _Task, tier: float) -> None:
+        """Let a task wait in a tier, or in another if that does not confirm or has no room.
+
+        While none of them confirms, it waits here for the next that may be tried. A refusal shows
+        that nothing was stored: it makes no copy.
+        """
+        (_, name), rest = self._doors.first(tiers_for(tier, task.most), monotonic())
+        if rest:
+            self._pause(task, rest, tier)
+            return
+        other = other_tier(float(name), task.most)
+
+        def sent(error: ManipleError | None) -> None:
+            if isinstance(error, PublishRefused):
+                self._pause(task, REFUSED_PAUSE, other)
+            else:
+                task.done(error)
+
+        trying = _Task(task.encoded, sent, task.may_copy, task.most)
+        self._try(self._delay, name, trying, lambda: self._wait(task, other))
+
+    def _pause(self, task: _Task, seconds: float, tier: float) -> None:
+        """Keep a task for some seconds, and then let it wait in a tier."""
+
+        def go_on() -> None:
+            self._paused.discard(task)
+            self._wait(task, tier)
+
+        self._paused.add(task)
+        asyncio.get_running_loop().call_later(seconds, go_on)
+
+    def _try(self, outlet: Outlet, key: str, task: _Task, instead: Callable[[], None]) -> None:
+        """Publish, and do something `instead` if that is not confirmed while others are."""
+        exchange = LANES if outlet is self._lanes else DELAY
+        leaving = _Leaving(outlet, task.done, instead)
+        leaving.ticket = self._under_way.begin(
+            (exchange.name, key), leaving, monotonic(), may_copy=task.may_copy
+        )
+        leaving.told = self._told
+        outlet.add(key, task.encoded, leaving)
+
+    def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
+        """Take what became of a publish."""
+        is_answer = error is None or isinstance(error, PublishRefused)
+        ended = self._under_way.end if is_answer else self._under_way.withdraw
+        self._changed.set()
+        if is_answer:
+            self._doors.open(leaving.ticket.key)
+        if not ended(leaving.ticket):
+            return  # something else was done about it
+        if isinstance(error, _Withdrawn):
+            leaving.instead()
+        else:
+            leaving.done(error)
+
+    def look(self, *, taking: bool) -> None:
+        """Do something else about what is not confirmed for too long; to be called now and then.
+
+        While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
+        """
+        self._results.look(taking=taking)
+        now = monotonic()
+        if not taking:
+            self._under_way.renew(now)
+            return
+        overdue, waited_for = self._under_way.overdue(now), self._under_way.waited_for(now)
+        for stuck in {ticket.key for ticket in overdue} | waited_for:
+            self._doors.shut(stuck, Waiting.UNCONFIRMED, now)
+        for ticket in overdue:
+            ticket.item.instead()
+        for outlet, key in {(ticket.item.outlet, ticket.key[1]) for ticket in overdue}:
+            self._cancel_at.setdefault((outlet, key), now + self._times.cancel)
+            self._withdraw(outlet, key)
+        for exchange, key in waited_for:
+            self._withdraw(self._lanes if exchange == LANES.name else self._delay, key)
+        for outlet, key in [at for at, due in self._cancel_at.items() if due <= now]:
+            del self._cancel_at[outlet, key]
+            outlet.cancel(key, self._is_given_up)
+        self._changed.set()
+
+    def _withdraw(self, outlet: Outlet, key: str) -> None:
+        """Let go another way what was not sent yet."""
+        for leaving in outlet.withdraw(key):
+            leaving(_Withdrawn("what was sent before it is not confirmed"))
+
+    def _is_given_up(self, done: Done) -> bool:
+        return isinstance(done, _Leaving) and self._under_way.is_given_up(done.ticket)
+
+    def ask(self, envelope: Envelope, done: Done, *, may_copy: bool) -> None:
+        """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
+        self._metrics.counter(HANDED_BACK, "deadline").inc()
+        self._wait(_Task(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])
+
+    async def drain(self) -> None:
+        """Return when everything has been confirmed, or what was done instead.
+
+        What a lane refuses or does not confirm goes to a tier, and from there perhaps to another.
+        """
+        while self._under_way.waits or self._paused:
+            self._changed.clear()
+            await self._changed.wait()
+        await self._events.drain()
+        await self._results.drain()

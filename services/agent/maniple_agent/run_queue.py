@@ -1,0 +1,176 @@
+"""The attempts in an agent: which have not started, and which the broker may bring again."""
+
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime
+
+from maniple.messages import Envelope
+from maniple.tasks import Executor as Kind
+from maniple.tasks import TaskDefinition
+from maniple.timings import Holding
+from maniple_agent.bundle import Bundle
+from maniple_agent.executors import Job
+from maniple_agent.executors.jobs import key_of
+from maniple_agent.fair_queue import Held, Share, Turns, first, take
+
+
+class Attempts:
+    """Every attempt that this agent has taken and whose end the broker has not confirmed."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._jobs: dict[tuple[str, str, int], Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: Job) -> None:
+        """Remember a job; a copy of one that is known stays apart."""
+        self._jobs.setdefault(job.key, job)
+
+    def forget(self, job: Job) -> None:
+        """Forget a job: the broker has what came of it, or must give it to others."""
+        known = self._jobs.pop(job.key, job)
+        if known is not job:
+            self._jobs[job.key] = known
+
+    def same(self, envelope: Envelope) -> Job | None:
+        """Return the job of the same attempt of the same submission, if it is here."""
+        job = self._jobs.get(key_of(envelope))
+        if job is None:
+            return None
+        known = job.envelope  # an id that somebody uses again asks for an answer of its own
+        same = (known.reply_to, known.correlation_id) == (
+            envelope.reply_to,
+            envelope.correlation_id,
+        )
+        return job if same else None
+
+
+class Waiting:
+    """The jobs that have not started, by executor, and the suspects, which run one at a time.
+
+    An orphan is a job whose delivery's connection is gone: the broker gives it to others, so it
+    must not start. Should the broker bring it here again, it goes on waiting as if nothing had
+    been.
+    """
+
+    def __init__(self, times: Holding | None = None) -> None:
+        """Begin with none."""
+        self._times = times or Holding()
+        self._turns = {kind: Turns(self._times.dissolve) for kind in Kind}
+        self._shares: dict[str, Share] = {}
+        self._suspects: deque[Job] = deque()
+        self._orphans: dict[Job, float] = {}
+
+    def __iter__(self) -> Iterator[Job]:
+        for jobs in self._queues():
+            yield from jobs
+
+    def turns(self, kind: Kind) -> Turns:
+        """Return what waits for an executor."""
+        return self._turns[kind]
+
+    def share(self, definition: TaskDefinition) -> Share:
+        """Return the share that a capability has of its executor's slots."""
+        known = self._shares.get(definition.capability)
+        if known is None:
+            turns = self._turns[definition.executor]
+            known = self._shares[definition.capability] = turns.share(definition.capability)
+        return known
+
+    def usable(self, definition: TaskDefinition, slots: int) -> int:
+        """Return how many of so many slots a capability can have, if no other wants any."""
+        return self._turns[definition.executor].usable(definition.capability, slots)
+
+    def add(self, job: Job) -> None:
+        """Let a job wait for its turn."""
+        if job.suspect:
+            self._suspects.append(job)
+            return
+        share = job.share
+        share.jobs.append(job)
+        if not share.queued:
+            self._turns[job.definition.executor].queue(share)
+
+    def next(
+        self,
+        kind: Kind,
+        free: int,
+        *,
+        suspects: bool,
+        held: Held | None = None,
+        spare: int | None = None,
+    ) -> Job | None:
+        """Take out the next job for an executor with `free` slots; a suspect first, if one may run.
+
+        What is `held` is passed over. `spare` are the bytes of payloads that may run besides, if
+        these are few.
+        """
+        if suspects and self._suspects:
+            job = first(self._suspects, held)
+            if job is not None and job.definition.executor is kind:
+                self._suspects.remove(job)
+                return job
+        return self._turns[kind].next(free, held, spare)
+
+    def take_overdue(self, now: float) -> list[Job]:
+        """Take out what has not started in time (a second) after its bundle's arrival.
+
+        A capability whose slots stay full gives up what comes again after 2, 4, 8 and 16 times as
+        long, and begins anew once it has room, or when nothing has come again for that time.
+        """
+        overdue = take(self._suspects, opened_by=now - self._times.dissolve)
+        for turns in self._turns.values():
+            overdue += turns.take_overdue(now, self._times.longest)
+        return overdue
+
+    def take_expired(self, now: datetime) -> list[Job]:
+        """Take out what is over by `now`, the cluster's time."""
+        expired = [job for job in self if job.envelope.deadline <= now]
+        for job in expired:
+            (self._suspects if job.suspect else job.share.jobs).remove(job)
+        return expired
+
+    def take_all(self) -> list[Job]:
+        """Take out everything."""
+        jobs = list(self)
+        for queue in self._queues():
+            queue.clear()
+        return jobs
+
+    def put_away(self, job: Job, now: float) -> None:
+        """Keep a job that must not start, for the case that it is brought again."""
+        self._orphans[job] = now
+
+    def put_away_lost(self, now: float) -> None:
+        """Put away every job whose delivery's connection is gone."""
+        for queue in self._queues():
+            jobs = list(queue)
+            queue.clear()
+            for job in jobs:
+                if job.bundle.alive:
+                    queue.append(job)
+                else:
+                    self.put_away(job, now)
+
+    def bring_back(self, job: Job, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
+        """Let an orphan wait again, as part of the bundle that brought it; False if it is none."""
+        if self._orphans.pop(job, None) is None:
+            return False
+        job.envelope, job.bundle = envelope, bundle
+        job.suspect = job.suspect or suspect
+        self.add(job)
+        return True
+
+    def forget_orphans(self, now: float) -> list[Job]:
+        """Take out the orphans that nobody has brought again in time."""
+        old = [job for job, since in self._orphans.items() if now - since > self._times.orphaned]
+        for job in old:
+            del self._orphans[job]
+        return old
+
+    def _queues(self) -> Iterator[deque[Job]]:
+        for turns in self._turns.values():
+            yield from (share.jobs for share in turns)
+        yield self._suspects

@@ -1,0 +1,67 @@
+"""Looking after tasks that wait or run for long."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from maniple.messages import TaskRunning
+from maniple.service.health import Health
+from maniple.service.metric_names import HELD, IN_FLIGHT
+from maniple.service.telemetry import Metrics
+from maniple_agent.fencing import Fence
+from maniple_agent.publisher import Departures
+from maniple_agent.scheduler import Work
+
+RUNNING_AFTER = timedelta(seconds=1)
+
+
+class Watch:
+    """Looks every `period` seconds at what the agent has."""
+
+    def __init__(self, work: Work, departures: Departures, agent: str, *, period: float) -> None:
+        """Look after `work`; what has been running for a second is told by `departures`."""
+        self._period = period
+        self._work = work
+        self._departures = departures
+        self._agent = agent
+
+    async def run(
+        self, fence: Fence, metrics: Metrics, health: Health, clock: Callable[[], datetime]
+    ) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(self._period)
+            fence.look()
+            self._departures.look(taking=fence.publishes)
+            self._work.dissolve()
+            self._work.slots_free()  # what waited for results to be confirmed hears of it here
+            if not fence.fenced:
+                self.announce_running(clock())
+            self.measure_load(metrics)
+            self._work.slots.tell(health)
+
+    def announce_running(self, now: datetime) -> None:
+        """Record the attempts that have been running for a second, each once."""
+        since = now - RUNNING_AFTER
+        for job in self._work.running:
+            if job.announced or job.started_at is None or job.started_at > since:
+                continue
+            job.announced = True
+            event = TaskRunning(
+                id=job.envelope.id,
+                capability=job.envelope.capability,
+                attempt=job.envelope.attempt,
+                agent=self._agent,
+                started_at=job.started_at,
+                tenant=job.envelope.tenant,
+                traceparent=job.envelope.traceparent,
+            )
+            self._departures.running(event)
+
+    def measure_load(self, metrics: Metrics) -> None:
+        """Set the gauges of what runs and what waits."""
+        running = Counter(job.definition.executor for job in self._work.running)
+        for kind, _ in self._work.slots:
+            metrics.gauge(IN_FLIGHT, kind.value).set(running[kind])
+        metrics.gauge(HELD).set(sum(1 for _ in self._work.waiting))

@@ -1,0 +1,152 @@
+"""The part of a task's trace that an agent writes."""
+
+import random
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from maniple.attempts import Again
+from maniple.messages import Envelope, Result
+from maniple.service import spans
+from maniple.service.publish.confirm import Done
+from maniple.service.spans import Event, Kind, Link, Span, Step, Value, nanoseconds
+from maniple.service.task_traces import ENDED_BADLY, TaskTraces, parent_of
+from maniple.service.telemetry.tracing import new_span_id
+from maniple.topology import LANES
+from maniple.traceparent import is_sampled, trace_id_of
+from maniple_agent.bundle import Bundle
+from maniple_agent.executors import Job
+
+_STOPPED = "stopped"
+
+
+class Traces(TaskTraces):
+    """Writes what happens to tasks in an agent.
+
+    An attempt's spans are written when it ends: by then it is known whether they are wanted. Only
+    of a task that is sampled before do handlers see a span, so only then are theirs kept.
+    """
+
+    def received(self, bundle: Bundle, envelopes: Sequence[Envelope]) -> None:
+        """Write the arrival of several tasks together, if one of them is sampled."""
+        if not self.on or len(envelopes) == 1:
+            return
+        members = [envelope for envelope in envelopes if is_sampled(envelope.traceparent)]
+        if not members:
+            return
+        bundle.link = Link(f"{random.getrandbits(128) or 1:032x}", new_span_id())
+        at = nanoseconds(self._clock())
+        said: dict[str, Value] = {
+            spans.SYSTEM: spans.RABBITMQ,
+            spans.OPERATION_TYPE: "receive",
+            spans.OPERATION_NAME: "receive",
+            spans.DESTINATION: LANES.name,
+            spans.LANE: members[0].lane,
+            spans.BATCH_COUNT: len(envelopes),
+        }
+        self._tracer.write(
+            Span(
+                name=spans.RECEIVE_BUNDLE,
+                trace_id=bundle.link.trace_id,
+                span_id=bundle.link.span_id,
+                kind=Kind.CLIENT,
+                start=at,
+                end=at,
+                attributes=said,
+                links=[Link(trace_id_of(e.traceparent or ""), parent_of(e)) for e in members],
+            )
+        )
+
+    def begins(self, job: Job) -> None:
+        """Give an attempt of a sampled task its span."""
+        if self.has(job.envelope):
+            job.span = new_span_id()
+
+    def attempted(self, job: Job, decision: Result | Again) -> Result | Again:
+        """Write an attempt that has ended, and return what was decided, in the same trace."""
+        if not self.on:
+            return decision
+        if isinstance(decision, Again):
+            job.envelope = self.kept(job.envelope, "retried")
+        elif decision.status in ENDED_BADLY:
+            job.envelope = self.kept(job.envelope, "ended")
+        if not self.has(job.envelope):
+            return decision
+        self._write_attempt(job, decision)
+        if isinstance(decision, Result):
+            return decision
+        marked = replace(
+            decision.envelope, traceparent=job.envelope.traceparent, span=job.envelope.span
+        )
+        return Again(decision.tier, marked, decision.code)
+
+    def stopped(self, job: Job, reason: str) -> Envelope:
+        """Write an attempt that its agent stopped; return its task, which goes on elsewhere."""
+        job.envelope = self.migrated(job.envelope, reason)
+        if self.has(job.envelope):
+            self._write_attempt(job, None)
+        return job.envelope
+
+    def ending(self, result: Result, envelope: Envelope, done: Done) -> tuple[Result, Done]:
+        """Return a result in its trace; what ends without having run has waited until now."""
+        if not self.on:
+            return result, done
+        if result.started_at is None:
+            if result.status in ENDED_BADLY:
+                envelope = self.kept(envelope, "ended")
+            if self.has(envelope):
+                error = None if result.error is None else result.error.code.value
+                self._write_queue(envelope, error)
+        return self.sending(result, envelope, done)
+
+    def _write_queue(self, envelope: Envelope, error: str | None, job: Job | None = None) -> None:
+        now = self._clock()
+        self.write(
+            envelope,
+            Step.QUEUE.of(envelope.capability),
+            envelope.dispatched_at or now,
+            (job.started_at if job else None) or now,
+            attributes={spans.DESTINATION: LANES.name, spans.ROUTING_KEY: envelope.lane},
+            error=error,
+        )
+
+    def _write_attempt(self, job: Job, decision: Result | Again | None) -> None:
+        envelope, now = job.envelope, self._clock()
+        self._write_queue(envelope, None, job)
+        job.span = job.span or new_span_id()
+        said: dict[str, Value] = {
+            spans.DESTINATION: LANES.name,
+            spans.ROUTING_KEY: job.lane_key,
+        }
+        events = []
+        if isinstance(decision, Again):
+            at = nanoseconds(now)
+            events.append(Event(spans.RETRIED, at, {spans.RETRY_DELAY: decision.tier}))
+        elif decision is not None:
+            said[spans.STATUS] = decision.status.value
+        self.write(
+            envelope,
+            Step.EXECUTE.of(envelope.capability),
+            job.started_at or now,
+            now,
+            operation=("process", "execute"),
+            kind=Kind.CONSUMER,
+            span_id=job.span,
+            attributes=said,
+            events=events,
+            links=[job.bundle.link] if job.bundle.link else [],
+            error=_error_of(decision),
+        )
+
+
+def within(job: Job) -> Envelope:
+    """Return the task of a job, as one whose spans stand under its attempt from now on."""
+    return job.envelope if job.span is None else replace(job.envelope, span=job.span)
+
+
+def _error_of(decision: Result | Again | None) -> str | None:
+    if decision is None:
+        return _STOPPED
+    if isinstance(decision, Again):
+        return decision.code.value
+    return None if decision.error is None else decision.error.code.value

@@ -1,0 +1,161 @@
+"""Which agents there are, for those that serve capabilities with affinity."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic, time
+from typing import Any, cast
+
+from maniple.control import is_of_the_future
+from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
+from maniple.events import AgentDraining, AgentEvent, AgentFailed, AgentLeft, AgentRegistered
+from maniple.service.control.plane import ControlPlane
+from maniple.service.listing import all_agents
+from maniple.service.process import Runtime
+from maniple.topology import EVENTS
+from maniple_dispatcher.affinity.assignment import Roster, affinity_lanes
+from maniple_dispatcher.affinity.queue_drainer import Moves
+from maniple_dispatcher.affinity.queue_markers import Marks
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.settings import DispatcherSettings
+
+FIRST_TIMEOUT = 2.0
+TICK = 1.0
+TICKS = 120  # between questions to the registry, while the connection stands
+MARK_TICKS = 5
+MOST_MOVED = 100  # queues looked for at once of agents that only marks tell of
+GONE = {"failed", "left"}
+HEARD = (AgentRegistered, AgentDraining, AgentFailed, AgentLeft)
+
+
+class Agents:
+    """Follows the agents' events; asks the registry at the start, after a loss, now and then.
+
+    While the registry is away, events alone decide. Who is missing in its answers for long (one
+    that has just started may not have heard everybody yet) is gone. `marks` tell of agents that
+    were there before this dispatcher, and that no registry knows any more.
+    """
+
+    def __init__(  # noqa: PLR0913 - whom it hears and asks, and who is to know
+        self,
+        runtime: Runtime,
+        plane: ControlPlane,
+        roster: Roster,
+        moves: Moves,
+        marks: Marks,
+        *,
+        deadlines: LaneDeadlines,
+    ) -> None:
+        """Keep `roster`, and have `moves` look after agents that are gone.
+
+        `deadlines` hears in which lanes agents are or were.
+        """
+        self._deadlines = deadlines
+        self._marks = marks
+        self._runtime = runtime
+        self._plane = plane
+        self._roster = roster
+        self._moves = moves
+        self._missing: dict[str, float] = {}
+        self.ended: Callable[[str, str, bool], object] = lambda *_: None
+        """Told which lives of an agent are over: up to this one (or all), or those before it."""
+        settings = cast("DispatcherSettings", runtime.settings)
+        self._patience = 2 * settings.timings.queues.leftover
+
+    async def start(self) -> None:
+        """Begin to follow; raises `BrokerUnavailable`. Without a registry it goes on after 2 s."""
+        keys = [event.KEY for event in HEARD]
+        await self._plane.subscribe(EVENTS, keys, HEARD, self.heard)
+        asked = await self._ask(FIRST_TIMEOUT)
+        self._runtime.spawn(self._keep_asking(0 if asked else TICKS), "ask for agents")
+
+    def heard(self, event: AgentEvent) -> None:
+        """Take an event; one of a life that cannot be would make all that follow seem older."""
+        if is_of_the_future(event.incarnation):
+            return
+        if isinstance(event, AgentRegistered):
+            described = event.description
+            self._deadlines.stir(described.lanes)
+            self.ended(event.agent, event.incarnation, False)
+            lanes = affinity_lanes(described.lanes, described.affinity)
+            if self._roster.registered(event.agent, event.incarnation, lanes, time()):
+                self._moves.begin(event.agent)
+        elif isinstance(event, AgentDraining):
+            self._roster.draining(event.agent, event.incarnation)
+        else:
+            self._gone(event.agent, event.incarnation)
+
+    def _gone(self, agent: str, incarnation: str) -> None:
+        # A registry that never heard the agent, but missed it, does not know its incarnation.
+        self.ended(agent, incarnation, True)
+        if incarnation:
+            leaves_queue = self._roster.gone(agent, incarnation, time())
+        else:
+            leaves_queue = self._roster.missing(agent, marked=True)
+        if leaves_queue:
+            self._moves.begin(agent)
+
+    async def _keep_asking(self, ticks: int) -> None:
+        reconnects = self._plane.reconnects
+        while True:
+            await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
+            ticks += 1
+            if ticks % MARK_TICKS == 0 and not self._marks.has(self._roster.readers):
+                await self._marks.refresh(self._roster.readers)
+            if ticks < TICKS and reconnects == self._plane.reconnects:
+                continue
+            reconnects = self._plane.reconnects
+            if not await self._ask():
+                ticks = TICKS
+            else:
+                ticks = max(0, TICKS - int(self._patience)) if self._missing else 0
+
+    async def _ask(self, timeout: float = 5.0) -> bool:
+        try:
+            request = partial(self._plane.request, "registry", "agents", timeout=timeout)
+            shown = (await all_agents(request))["agents"]
+            for one in shown:
+                self._take_one(one)
+            known = {one["id"] for one in shown}
+        except (BrokerUnavailable, PublishRefused, RequestFailed, KeyError, TypeError) as error:
+            self._runtime.log.info("agents not known from the registry", reason=repr(error))
+            return False
+        self._deadlines.told = True
+        await self._look_for_missing(known)
+        return True
+
+    async def _look_for_missing(self, known: set[str]) -> None:
+        """Look who is neither known to the registry nor gone with a farewell."""
+        marked = await self._marks.refresh(self._roster.readers)
+        now = monotonic()
+        self._missing = {
+            agent: self._missing.get(agent, now) for agent in {*marked, *self._roster.here} - known
+        }
+        late = [agent for agent, since in self._missing.items() if now - since >= self._patience]
+        here = set(self._roster.here)
+        unheard = [agent for agent in late if agent not in here]
+        for agent in [*(one for one in late if one in here), *unheard[:MOST_MOVED]]:
+            if self._roster.missing(agent, marked=agent in marked):
+                self._moves.begin(agent)
+
+    def _take_one(self, shown: Mapping[str, Any]) -> None:
+        try:
+            self._take_agent(shown)
+        except Exception:  # one of them must not cost the others
+            self._runtime.log.exception("an agent cannot be read in the registry's answer")
+
+    def _take_agent(self, shown: Mapping[str, Any]) -> None:
+        agent, incarnation = shown["id"], shown["incarnation"]
+        if is_of_the_future(incarnation):
+            return
+        self._deadlines.learn(shown.get("lanes", ()))
+        if shown["state"] in GONE:
+            self._gone(agent, incarnation)
+            return
+        if "lanes" in shown:
+            lanes = affinity_lanes(shown["lanes"], shown.get("affinity", ()))
+            if self._roster.registered(agent, incarnation, lanes, time()):
+                self._moves.begin(agent)
+        if shown["state"] == "draining":
+            self._roster.draining(agent, incarnation)

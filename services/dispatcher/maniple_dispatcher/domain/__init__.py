@@ -1,1 +1,0 @@
-"""What the dispatcher decides, without I/O: time, ids and randomness are arguments."""

@@ -1,0 +1,513 @@
+"""The way out of a dispatcher: lanes, agents' own queues, waits, results.
+
+Every task settles its source message when what became of it is confirmed. A lane that refuses or is
+missing sends it to wait at once; from one that does not confirm for some seconds while others do, a
+copy is sent to wait (`domain/under_way.py`): the task may run twice, but it holds up no other and
+is not lost.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from msgspec.structs import replace
+
+from maniple.amqp import Publisher
+from maniple.codec import encode
+from maniple.errors import ManipleError, PublishRefused
+from maniple.identifiers import new_id
+from maniple.messages import (
+    ACCEPTED_TYPE,
+    ADMITTED_TYPE,
+    ENVELOPES_TYPE,
+    Envelope,
+    Result,
+    TaskAdmitted,
+    Waiting,
+    without_room,
+)
+from maniple.service.destination_backoff import Doors
+from maniple.service.metric_names import (
+    MIRRORS_DROPPED,
+    TASKS_ACCEPTED,
+    TASKS_DELAYED,
+    TASKS_REJECTED,
+)
+from maniple.service.publish.batch_publisher import RECORD_PATIENCE, Outlet, ResultOutlet
+from maniple.service.publish.confirm import Done
+from maniple.service.publish.in_flight_publishes import Key, Ticket, UnderWay
+from maniple.service.settlement import Settlement
+from maniple.service.telemetry import Metrics
+from maniple.timings import Queues
+from maniple.topology import (
+    ACCEPTED_KEY,
+    ADMITTED_KEY,
+    AGENTS,
+    EVENTS,
+    LANES,
+    RESULTS,
+    Exchange,
+    lane_key,
+)
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.egress.bundle_size import Sizes
+from maniple_dispatcher.egress.delay import Delays
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.egress.lane_probes import Looks
+from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.pipeline.cancellations import Cancellations
+from maniple_dispatcher.pipeline.verdicts import (
+    SELDOM,
+    Wait,
+    acceptance,
+    cancelled,
+    expired,
+    is_committed,
+    overloaded,
+    rest_of,
+    shorter,
+    wait,
+)
+from maniple_dispatcher.tracing import Traces
+
+RETRY_AFTER = 5.0
+ROUND_HEADER = "maniple-round"
+KEPT_BACK = 0.25  # seconds after which room is looked for again, for what is kept back
+MIRROR_SECONDS = 5.0
+MIRRORED_BYTES = 8 * 1024**2  # of copies that the broker has not confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """A task on its way."""
+
+    envelope: Envelope
+    source: Settlement
+    alone: bool
+    back: bool = False
+    """It was in its lane before."""
+
+
+def _with(going: _Going, envelope: Envelope) -> _Going:
+    """Return what is on its way with another envelope."""
+    if envelope is going.envelope:
+        return going
+    return _Going(envelope, going.source, going.alone, going.back)
+
+
+class _Withdrawn(ManipleError):
+    """It was not sent, because what was sent before it was refused or is not confirmed."""
+
+    def __init__(self, why: Waiting) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Try:
+    """A `done` of a task that is tried at a door."""
+
+    ticket: Ticket[_Going]
+    refused: Callable[[Waiting], None]
+    told: Callable[["_Try", ManipleError | None], None]
+
+    def __call__(self, error: ManipleError | None) -> None:
+        self.told(self, error)
+
+
+class Lanes:
+    """Sends admitted tasks to their lanes, in bundles; what finds no way waits in the broker."""
+
+    def __init__(  # noqa: PLR0913 - whom it tells, and what decides
+        self,
+        publisher: Publisher,
+        results: ResultOutlet,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        *,
+        roster: Roster,
+        traces: Traces,
+        rooms: Rooms | None = None,
+        times: Queues | None = None,
+        deadlines: LaneDeadlines | None = None,
+        known: Callable[[], datetime | None] = lambda: None,
+    ) -> None:
+        """Publish through `publisher`; `roster` knows the agents that have queues of their own.
+
+        `rooms` has the room of what finds no way; `deadlines` hears of what lanes have. What is
+        `known` of the cluster's time tells what is over, if `clock` is ahead of it.
+        """
+        self._known = known
+        self._rooms = rooms or Rooms()
+        self._deadlines = deadlines
+        self._traces = traces
+        self._sizes = Sizes()
+        self._roster = roster
+        self._ways = {
+            # In the order of draining: what an agent's own queue refuses goes to a lane.
+            (AGENTS.name, False): self._way(publisher, AGENTS, metrics, self._size_of_agent),
+            (AGENTS.name, True): self._way(publisher, AGENTS, metrics, lambda _: 1),
+            (LANES.name, False): self._way(publisher, LANES, metrics, self._sizes.size),
+            (LANES.name, True): self._way(publisher, LANES, metrics, lambda _: 1),
+        }
+        self._rounds: dict[str, str] = {}
+        for alone in (False, True):
+            self._ways[LANES.name, alone].bearing(self._headers_of)
+        mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
+        self._mirrors = mirrors.within(MIRROR_SECONDS)
+        self._delays = Delays(publisher, metrics, times, clock=clock)
+        self._events = (
+            Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
+            .patient(RECORD_PATIENCE)
+            .measured(metrics)
+        )
+        self._admissions = Outlet(publisher, RESULTS, ADMITTED_TYPE, insist=True).measured(metrics)
+        self._results = results
+        self._metrics = metrics
+        self._clock = clock
+        self._cancellations = Cancellations()
+        self._times = times or Queues()
+        self._doors = Doors(self._times)
+        self._looks = Looks(deadlines.knows if deadlines is not None else lambda _: True)
+        self._under_way: UnderWay[_Going] = UnderWay(self._times.patience)
+        self._cancel_at: dict[Key, float] = {}
+        self._kept_back: set[asyncio.TimerHandle] = set()
+
+    @staticmethod
+    def _way(
+        publisher: Publisher, exchange: Exchange, metrics: Metrics, size_of: Callable[[str], int]
+    ) -> Outlet:
+        return Outlet(publisher, exchange, ENVELOPES_TYPE).limited(size_of).measured(metrics)
+
+    def learn(self, lane: str, runs: int, p99: float) -> None:
+        """Take the run times of a lane: they decide how many tasks a bundle carries."""
+        if self._deadlines is not None:
+            self._deadlines.move(lane)
+        self._ways[LANES.name, False].limit(lane, self._sizes.learn(lane, runs, p99))
+        for agent in self._roster.serving(lane):
+            self._ways[AGENTS.name, False].limit(agent, self._size_of_agent(agent))
+
+    def _size_of_agent(self, agent: str) -> int:
+        return min((self._sizes.size(lane) for lane in self._roster.lanes(agent)), default=1)
+
+    def cancel(self, tenant: str, task: str) -> None:
+        """End a task when it passes here."""
+        self._cancellations.add(tenant, task, self._clock())
+
+    def ends(
+        self, envelope: Envelope, source: Settlement, now: datetime, *, waiting: str = ""
+    ) -> bool:
+        """End a task that is cancelled or whose time is over; tell whether that was so.
+
+        `waiting` says what it has waited for.
+        """
+        if self._cancellations.has(envelope.tenant, envelope.id):
+            self.end(cancelled(envelope, now), envelope, source)
+        elif self.is_over(envelope, now):
+            self.end(expired(envelope, now, waiting=waiting), envelope, source)
+        else:
+            return False
+        return True
+
+    def admitted(self, envelope: Envelope, source: Settlement, then: Callable[[], None]) -> None:
+        """Record that a new task goes to a lane or waits, `then` let it.
+
+        That may take long, and all the while it has its room.
+        """
+        record = TaskAdmitted(
+            id=envelope.id,
+            capability=envelope.capability,
+            tenant=envelope.tenant,
+            owing=envelope.owing,
+        )
+
+        def recorded(error: ManipleError | None) -> None:
+            if error is None:
+                self._rooms.keeps(envelope)
+                then()
+            else:
+                self._rooms.turned_away(envelope, no_lane=False)
+                source.settle(error)
+
+        encoded = encode(record)
+        self._rooms.goes(envelope)
+        self._admissions.add(ADMITTED_KEY, encoded, recorded)
+
+    def is_over(self, envelope: Envelope, now: datetime) -> bool:
+        """Tell whether a task's time is over."""
+        return envelope.deadline <= now and envelope.deadline <= (self._known() or now)
+
+    def send(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
+        """Bring one task on its way; `alone` keeps it out of bundles."""
+        going = _Going(envelope, source, alone)
+        self._rooms.goes(envelope)
+        try:
+            agent = self._roster.choose(envelope)
+            if agent is None:
+                self._to_lane(going)
+            else:
+                # What the agent's own queue does not take goes to the lane that all agents read.
+                self._try(AGENTS, agent, going, lambda _: self._to_lane(going))
+        except Exception:
+            self._rooms.keeps(envelope)  # whoever sent it gives that back
+            raise
+
+    @contextmanager
+    def round(self, key: str) -> Iterator[str]:
+        """Stamp what goes to a lane's queue meanwhile, and so comes behind what is there now.
+
+        Yields the value of its header `ROUND_HEADER`.
+        """
+        stamp = self._rounds[key] = new_id()
+        try:
+            yield stamp
+        finally:
+            del self._rounds[key]
+
+    def _headers_of(self, key: str) -> dict[str, Any] | None:
+        stamp = self._rounds.get(key)
+        return None if stamp is None else {ROUND_HEADER: stamp}
+
+    def put_back(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:
+        """Send a task to the lane that it was taken from; `alone` keeps it out of bundles."""
+        self._to_lane(_Going(envelope, source, alone, back=True))
+
+    def _to_lane(self, going: _Going) -> None:
+        key = lane_key(going.envelope.lane, going.envelope.lost)
+        self._try(LANES, key, going, lambda why: self._turned_away(going, why))
+
+    def _turned_away(self, going: _Going, why: Waiting, *, least: int = 0) -> None:
+        """Let a task wait that no queue has: in none it takes room; `least` as in `wait`."""
+        envelope = going.envelope
+        if going.back:
+            envelope = self._rooms.back(envelope)
+        else:
+            no_lane = (
+                why is Waiting.NO_AGENT and lane_key(envelope.lane, envelope.lost) == envelope.lane
+            )
+            envelope = self._rooms.turned_away(envelope, no_lane=no_lane)
+        self._wait(_with(going, envelope), why, least=least)
+
+    def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
+        """Publish the terminal result of a task that goes no further, while its source is ours."""
+        envelope = self._rooms.back(envelope)
+        if result.error is not None:
+            self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
+        result, done = self._traces.ended(result, envelope, source.settle)
+        self._results.conclude(
+            result, envelope.reply_to, envelope.correlation_id, done, alive=lambda: source.alive
+        )
+
+    def wait_on(
+        self,
+        envelope: Envelope,
+        source: Settlement,
+        why: Waiting | None = None,
+        *,
+        insist: bool = False,
+    ) -> None:
+        """Let a task that is not due yet wait for another round, or `why` it is to begin to.
+
+        With `insist` it was promised that it is not to end for want of room.
+        """
+        self._metrics.counter(TASKS_DELAYED, Waiting.NOT_DUE.value).inc()
+        rest = rest_of(envelope, self._clock(), why)
+        self._delay(rest, envelope, source, Waiting.NOT_DUE, insist=insist)
+
+    def hold(self, envelope: Envelope, source: Settlement, why: Waiting) -> None:
+        """Let a task wait that is not to try its lane now."""
+        self._wait(_Going(envelope, source, alone=False), why)
+
+    def mirror(self, copy: Envelope) -> None:
+        """Send a copy that nobody waits for, and that is dropped where there is no room."""
+        if self._mirrors.kept > MIRRORED_BYTES:
+            self._metrics.counter(MIRRORS_DROPPED).inc()
+            return
+        copy, sent = self._traces.mirroring(copy, partial(self._mirror_sent, copy))
+        self._mirrors.add(copy.lane, encode(copy), sent)
+
+    def _mirror_sent(self, copy: Envelope, error: ManipleError | None) -> None:
+        if error is None:
+            self._note(copy)
+        else:
+            self._metrics.counter(MIRRORS_DROPPED).inc()
+
+    def look(self, *, taking: bool) -> None:
+        """Let wait what has not been confirmed for too long; to be called now and then.
+
+        While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
+        """
+        self._delays.look(taking=taking)
+        self._results.look(taking=taking)
+        if not taking:
+            self._under_way.renew(monotonic())
+            return
+        now = monotonic()
+        overdue = self._under_way.overdue(now)
+        for ticket in overdue:
+            going = ticket.item
+            self._arrived(going)
+            # A queue may have it: it may run, and has its room there; the copy asks for another.
+            copy = _with(going, replace(without_room(going.envelope), again=True))
+            self._wait(copy, Waiting.UNCONFIRMED, insist=True)
+        for door in {ticket.key for ticket in overdue}:
+            self._doors.shut(door, Waiting.UNCONFIRMED, now)
+            self._withdraw(door, Waiting.UNCONFIRMED)
+            self._cancel_at.setdefault(door, now + self._times.cancel)
+        for door in [door for door, at in self._cancel_at.items() if at <= now]:
+            del self._cancel_at[door]
+            for alone in (False, True):
+                self._ways[door[0], alone].cancel(door[1], self._is_given_up)
+
+    async def drain(self) -> None:
+        """Return when everything on its way has been confirmed."""
+        await self._admissions.drain()
+        for way in self._ways.values():
+            await way.drain()
+        await self._mirrors.drain()
+        await self._delays.drain()
+        await self._events.drain()
+        while self._kept_back:  # it is still in its queue
+            self._kept_back.pop().cancel()
+
+    def _try(
+        self, exchange: Exchange, key: str, going: _Going, refused: Callable[[Waiting], None]
+    ) -> None:
+        """Publish a task, unless that was refused just now."""
+        door = (exchange.name, key)
+        why = self._doors.refusal(door, monotonic())
+        if why is None and exchange is LANES and not self._may_try(going):
+            self._turned_away(going, Waiting.NO_AGENT, least=SELDOM)
+            return
+        if why is not None:
+            refused(why)
+            return
+        ticket = self._under_way.begin(door, going, monotonic())
+        # What comes back from the lane has been accepted, and is not announced again; it begins
+        # anew to wait.
+        accepted = replace(going.envelope, accepted=True, waits=0)
+        told = _Try(ticket, refused, self._told)
+        self._ways[exchange.name, going.alone].add(key, encode(accepted), told)
+
+    def _may_try(self, going: _Going) -> bool:
+        # What was in its lane before has shown that it is there.
+        return going.back or self._looks.may_try(going.envelope.lane, monotonic())
+
+    def _told(self, tried: _Try, error: ManipleError | None) -> None:
+        """Take what became of a publish."""
+        ticket, going = tried.ticket, tried.ticket.item
+        is_answer = error is None or isinstance(error, PublishRefused)
+        if error is None:
+            self._doors.open(ticket.key)
+            if ticket.key[0] == LANES.name:
+                self._looks.found(going.envelope.lane)
+                self._note(going.envelope)
+        if is_answer:
+            self._delays.answered(ticket.since)
+        ended = self._under_way.end if is_answer else self._under_way.withdraw
+        if not ended(ticket):
+            return
+        if error is None:
+            if going.back:
+                going.source.settle()
+            else:
+                self._accepted(going.envelope, going.source)
+        elif isinstance(error, _Withdrawn):
+            tried.refused(error.why)
+        elif isinstance(error, PublishRefused):
+            why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
+            self._doors.shut(ticket.key, why, monotonic())
+            if error.unroutable and ticket.key[0] == LANES.name:
+                self._looks.missed(going.envelope.lane)
+            tried.refused(why)
+            self._withdraw(ticket.key, why)
+        else:
+            self._arrived(going)
+            going.source.settle(error)
+
+    def _arrived(self, going: _Going) -> None:
+        if not going.back:  # what was in its lane before is not counted as on its way there
+            self._rooms.arrived(going.envelope)
+
+    def _note(self, envelope: Envelope) -> None:
+        if self._deadlines is not None:
+            self._deadlines.note(envelope.lane, envelope.deadline.timestamp())
+
+    def _is_given_up(self, done: Done) -> bool:
+        return isinstance(done, _Try) and self._under_way.is_given_up(done.ticket)
+
+    def _withdraw(self, door: Key, why: Waiting) -> None:
+        """Let what waits behind a bundle that found no way share its fate: none need be tried."""
+        exchange, key = door
+        for alone in (False, True):
+            for told in self._ways[exchange, alone].withdraw(key):
+                told(_Withdrawn(why))
+
+    def _accepted(self, envelope: Envelope, source: Settlement) -> None:
+        self._rooms.arrived(envelope)
+        self._traces.accepted(envelope)
+        if envelope.accepted:
+            source.settle()
+            return
+        self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
+        self._events.add(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
+
+    def _wait(self, going: _Going, why: Waiting, *, insist: bool = False, least: int = 0) -> None:
+        now = self._clock()
+        envelope = going.envelope
+        # One that came again is looked up before it expires: when it comes back.
+        looked_up = envelope.again and self.is_over(envelope, now)
+        if not looked_up and self.ends(envelope, going.source, now, waiting=why):
+            return
+        self._metrics.counter(TASKS_DELAYED, why.value).inc()
+        longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
+        # What nobody has decided does not end for want of room either.
+        insist = insist or why is Waiting.UNDECIDED
+        waiting = wait(envelope, now, why, longer=longer, least=least)
+        self._delay(waiting, envelope, going.source, why, insist=insist)
+
+    def _delay(
+        self,
+        waiting: Wait,
+        envelope: Envelope,
+        source: Settlement,
+        why: Waiting,
+        *,
+        insist: bool = False,
+    ) -> None:
+        since = monotonic()
+
+        def delayed(error: ManipleError | None) -> None:
+            self._under_way.answered(since)
+            if isinstance(error, PublishRefused) and source.patient:
+                self._keep_back(waiting, envelope, source, why)
+            elif isinstance(error, PublishRefused):
+                result = overloaded(envelope, self._clock(), RETRY_AFTER)
+                self.end(result, envelope, source)
+            else:
+                self._traces.delayed(envelope, why)
+                source.settle(error)
+
+        insist = not source.patient and (insist or is_committed(envelope))
+        self._delays.add(waiting, delayed, insist=insist)
+
+    def _keep_back(
+        self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting
+    ) -> None:
+        """Look in a moment for room in a shorter tier, the source being unsettled until then."""
+
+        def look_again() -> None:
+            self._kept_back.discard(timer)
+            if not self.ends(envelope, source, self._clock(), waiting=why):
+                tier = shorter(waiting.tier) or waiting.tier
+                self._delay(Wait(tier, waiting.envelope), envelope, source, why)
+
+        moment = KEPT_BACK * random.uniform(0.5, 1.5)
+        timer = asyncio.get_running_loop().call_later(moment, look_again)
+        self._kept_back.add(timer)

@@ -1,0 +1,1 @@
+"""What comes in: submissions, retries, dead letters; what is admitted, and what is refused."""

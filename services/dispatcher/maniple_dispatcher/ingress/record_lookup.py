@@ -1,0 +1,181 @@
+"""Looking up in the records what became of tasks that come again.
+
+What a dispatcher had when it died, or lost its connection, is delivered again, also if it had told
+of its end and only the acknowledgement was missing. The records have each end before anybody is
+told of it (`ResultOutlet.conclude`), and that a task is in its lane right after it is.
+"""
+
+import asyncio
+import logging
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from time import monotonic
+
+from maniple.amqp import Outgoing, Publisher
+from maniple.codec import encode
+from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
+from maniple.events import Event
+from maniple.identifiers import new_id
+from maniple.messages import (
+    ACCEPTED_TYPE,
+    ADMITTED_TYPE,
+    MARK_TYPE,
+    RESULTS_TYPE,
+    RUNNING_TYPE,
+    Result,
+)
+from maniple.records import Batch, Entry, Record, TaskKey, decode_records
+from maniple.service.process import Runtime
+from maniple.topology import MARK_KEY, RESULTS
+from maniple_dispatcher.record_stream import reading
+
+BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
+MOST_BACK = 300.0
+LIMIT = 20.0  # seconds for which nothing comes until a look is begun again
+RESTS = 2  # times as long as a look took, until the next: the loop is the tasks'
+LONGEST_REST = 5.0
+AGAIN = 1.0
+_TYPES = (ADMITTED_TYPE, ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
+# An id has 128 characters at most; what is longer is somebody's payload.
+_IDS = re.compile(rb'"id":"((?:[^"\\]|\\.){1,768})"')
+
+
+Then = Callable[[Record | None], None]
+"""Told what the records have of a task: its end if there is one, else the last; None if nothing."""
+
+_log = logging.getLogger(__name__)
+
+
+class Lookups:
+    """Answers, for all that ask meanwhile, by one reading of the records of the last minute or so.
+
+    That there are no more is known by a mark that is published first, and that readers pass over.
+    """
+
+    def __init__(self, runtime: Runtime, publisher: Publisher, outage: Callable[[], float]) -> None:
+        """Read through a connection of its own; further back by the last `outage()`, in seconds."""
+        self._runtime = runtime
+        self._publisher = publisher
+        self._outage = outage
+        self._asked: dict[TaskKey, list[Then]] = {}
+        self._from = math.inf  # for what is asked; monotonic
+        self._any = asyncio.Event()
+
+    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
+        """Have `then` told soon what became of a task, also if that was `since` seconds ago."""
+        back = max(BACK + self._outage(), min(since, MOST_BACK))
+        self._from = min(self._from, monotonic() - back)
+        self._asked.setdefault(key, []).append(then)
+        self._any.set()
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        while True:
+            await self._any.wait()
+            self._any.clear()
+            asked, self._asked = self._asked, {}
+            begun = monotonic()
+            found = await self._look(asked)
+            for key, all_of_it in asked.items():
+                for then in all_of_it:
+                    try:
+                        then(found.get(key))
+                    except Exception:  # noqa: BLE001 - one of them must not cost the others
+                        _log.exception("what came again cannot be brought on its way")
+                await asyncio.sleep(0)
+            await asyncio.sleep(min(RESTS * (monotonic() - begun), LONGEST_REST))
+
+    async def _look(self, wanted: Collection[TaskKey]) -> Mapping[TaskKey, Record]:
+        """Read until there is no more: what nobody knows of a task is no reason to end it."""
+        begun, start = monotonic(), self._from
+        self._from = math.inf
+        while True:
+            search = Search(wanted)
+            try:
+                await self._read(search, monotonic() - start)
+            except (ManipleError, TimeoutError) as error:
+                self._runtime.log.warning(
+                    "the records of tasks that come again cannot be read",
+                    tasks=len(wanted),
+                    reason=repr(error),
+                )
+                await asyncio.sleep(AGAIN)
+            else:
+                break
+        self._runtime.log.info(
+            "tasks come again",
+            tasks=len(wanted),
+            ended=sum(isinstance(one, Result) for one in search.found.values()),
+            known=len(search.found),
+            seconds=round(monotonic() - begun, 3),
+        )
+        return search.found
+
+    async def _read(self, search: "Search", back: float) -> None:
+        """Read for as long as something comes, however long that is."""
+        async with asyncio.timeout(LIMIT) as silence:
+
+            async def take(batch: Batch) -> None:
+                if not silence.expired():
+                    silence.reschedule(asyncio.get_running_loop().time() + LIMIT)
+                await search.take(batch)
+
+            async with reading(
+                self._runtime, "lookups", take, start=f"{round(back)}s", decode=search.decode
+            ) as one:
+                await self._reach_mark(search, one.work)
+
+    async def _reach_mark(self, search: "Search", work: asyncio.Task[None]) -> None:
+        """Wait for the mark; it is set again now and then, as retention may have removed it."""
+        ended = asyncio.create_task(search.ended.wait())
+        try:
+            while not (ended.done() or work.done()):
+                await self._publisher.publish(search.mark)
+                await asyncio.wait(
+                    (ended, work), timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            ended.cancel()
+        if not search.ended.is_set():
+            raise BrokerUnavailable("the reader has ended")
+
+
+class Search:
+    """What is looked for in one reading, and found; the first end of a task is its end."""
+
+    def __init__(self, wanted: Collection[TaskKey]) -> None:
+        """Look for what is `wanted`, until the mark."""
+        self._wanted = frozenset(wanted)
+        self._ids = frozenset(encode(key.id)[1:-1] for key in wanted)
+        body = encode({"mark": new_id()})
+        self.mark = Outgoing(RESULTS.name, MARK_KEY, body, message_id=new_id(), type=MARK_TYPE)
+        self._passed = False
+        self.found: dict[TaskKey, Record] = {}
+        self.ended = asyncio.Event()
+
+    def decode(
+        self, kind: str | None, body: bytes, offset: int
+    ) -> Sequence[Entry | InvalidMessage]:
+        """Return the records in a message that are looked for; the others are not decoded."""
+        if kind == MARK_TYPE:
+            self._passed = self._passed or body == self.mark.body
+        if kind not in _TYPES or self._ids.isdisjoint(_IDS.findall(body)):
+            return ()
+        entries = decode_records(kind, body, offset)
+        return [one for one in entries if isinstance(one, Entry) and _key(one) in self._wanted]
+
+    async def take(self, batch: Batch) -> None:
+        """Take what was found, and whether that was all."""
+        for entry in batch.entries:
+            key = _key(entry)
+            if key is not None and not isinstance(self.found.get(key), Result):
+                self.found[key] = entry.record
+        if self._passed:
+            self.ended.set()
+        await asyncio.sleep(0)
+
+
+def _key(entry: Entry) -> TaskKey | None:
+    record = entry.record
+    return None if isinstance(record, Event) else TaskKey(record.tenant, record.id)

@@ -1,0 +1,116 @@
+"""Tasks that are delivered again: what a dispatcher had when it died, or lost its connection."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from maniple.codec import encode
+from maniple.messages import Envelope, Result, TaskAdmitted
+from maniple.records import Record, TaskKey
+from maniple.service.policies import Resolved
+from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.confirm import Done, as_ours
+from maniple.service.settlement import Settlement
+from maniple_dispatcher.ingress.bundle_members import Onward
+from maniple_dispatcher.ingress.record_lookup import Lookups
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.pipeline.pipeline import Gate
+
+GoOn = Callable[[Record | None], None]
+"""What is done with a task that has not ended; told what is known of it."""
+
+
+class Asker(NamedTuple):
+    """For whom a task is looked up: whom to answer, and whom to tell when that is done.
+
+    That a task was `accepted` says nothing of one that comes back from an attempt.
+    """
+
+    done: Done
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    accepted: bool = False
+
+
+class Again:
+    """Settles those that have ended or are in their lanes, and brings the others onward.
+
+    Whoever had them may have told of that, and only the acknowledgement was lost. Of what has no
+    record nothing was told, though it may be in its lane or where it waits, without a confirm; but
+    not if it is under a rate limit, as that is recorded first: it then is as new.
+    """
+
+    def __init__(self, lookups: Lookups, gate: Gate, results: ResultOutlet) -> None:
+        """Look into the records by `lookups`, answer once more through `results`."""
+        self._lookups = lookups
+        self._gate = gate
+        self._results = results
+
+    def admit(
+        self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Before
+    ) -> None:
+        """Admit a task, as `Gate.admit` does, when it is known what became of it."""
+        if before in {Before.DELIVERED, Before.BOTH}:
+            go_on = partial(self.bring, envelope, resolved, source, before)
+            self.look(_key(envelope), _asker(envelope, source), go_on)
+        else:
+            self._gate.admit(envelope, resolved, source, before)
+
+    def take(
+        self, envelope: Envelope, source: Settlement, onward: Onward, *, since: float = 0.0
+    ) -> None:
+        """Call `onward` with what has waited when it is known not to have ended since.
+
+        It may have ended longer ago than a dispatcher holds anything: up to `since` seconds.
+        """
+        go_on = partial(onward, envelope, source)
+        self.look(_key(envelope), _asker(envelope, source), lambda _: go_on(), since=since)
+
+    def look(self, key: TaskKey, asker: Asker, go_on: GoOn, *, since: float = 0.0) -> None:
+        """Answer how a task has ended, or leave it in its lane; or else `go_on`."""
+        self._lookups.ask(key, partial(self._found, asker, go_on), since)
+
+    def bring(
+        self,
+        envelope: Envelope,
+        resolved: Resolved,
+        source: Settlement,
+        before: Before,
+        found: Record | None,
+    ) -> None:
+        """Admit a task of which it is known what was `found`: no end."""
+        if resolved.rate_limit is not None:
+            if found is None:  # it never left
+                before = Before.SAID if before is Before.BOTH else Before.UNKNOWN
+            else:
+                owes = isinstance(found, TaskAdmitted) and found.owing
+                before = Before.BOTH if owes else Before.DELIVERED
+        self._gate.admit(envelope, resolved, source, before)
+
+    def _found(self, asker: Asker, go_on: GoOn, found: Record | None) -> None:
+        try:
+            if isinstance(found, Result):
+                self._answer(found, asker)
+            elif found is None or isinstance(found, TaskAdmitted) or asker.accepted:
+                go_on(found)
+            else:
+                asker.done(None)
+        except Exception as error:  # noqa: BLE001 - it ends as the broker's dead letter
+            asker.done(as_ours(error))
+
+    def _answer(self, result: Result, asker: Asker) -> None:
+        if asker.reply_to is None:
+            asker.done(None)
+        else:
+            encoded = encode(result)
+            self._results.reply(encoded, asker.reply_to, asker.correlation_id, asker.done)
+
+
+def _key(envelope: Envelope) -> TaskKey:
+    return TaskKey(envelope.tenant, envelope.id)
+
+
+def _asker(envelope: Envelope, source: Settlement) -> Asker:
+    return Asker(
+        source.settle, envelope.reply_to, envelope.correlation_id, accepted=envelope.accepted
+    )

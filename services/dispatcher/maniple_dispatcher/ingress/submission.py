@@ -1,0 +1,325 @@
+"""New submissions: what is admitted goes to its lane, what is not is told so."""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Protocol
+
+from maniple.amqp import TASK_BYTES, Delivery
+from maniple.codec import decode_submission, encode, is_list, peek_identity
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.identifiers import new_id
+from maniple.messages import MAX_TASKS, Envelope, Result, Task
+from maniple.records import Record, TaskKey
+from maniple.service.metric_names import SUBMISSIONS_READ, TASKS_SUBMITTED
+from maniple.service.policies import Resolved
+from maniple.service.publish.confirm import as_ours
+from maniple.service.settlement import Settlement
+from maniple.service.task_traces import dispatching
+from maniple.service.telemetry import Metrics
+from maniple_dispatcher.ingress.admission import (
+    Arrival,
+    RawArrival,
+    admit,
+    bare_arrival,
+    capability_of,
+    check_arrival,
+    claim_of,
+    identity,
+    is_misshapen,
+    trace_of,
+)
+from maniple_dispatcher.ingress.record_lookup import Then
+from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.refusal import (
+    MOST,
+    Refusal,
+    Refused,
+    many,
+    refusal_of,
+    refusals_of,
+    whole,
+)
+from maniple_dispatcher.ingress.refusal_sender import PARTS, Refusals
+from maniple_dispatcher.tracing import Traces
+
+
+class Policies(Protocol):
+    """The policies in force."""
+
+    def resolve(
+        self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
+    ) -> Resolved:
+        """Say what holds for a task now, with the versions that say so."""
+        ...
+
+
+_log = logging.getLogger(__name__)
+
+Onward = Callable[[Envelope, Resolved, Settlement, Before], None]
+_Admitted = tuple[Envelope, Resolved, int | None]
+
+
+class Submissions:
+    """Admits what outsiders publish. Nothing in a message can stop it or get lost in it."""
+
+    def __init__(  # noqa: PLR0913 - what decides about a task, and where it goes
+        self,
+        onward: Onward,
+        refusals: Refusals,
+        policies: Policies,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        *,
+        traces: Traces,
+        check_address: Callable[[str], None] = lambda _: None,
+        look: Callable[[TaskKey, Then], None] = lambda _, then: then(None),
+    ) -> None:
+        """Send what is admitted `onward`, what is not to `refusals`.
+
+        `check_address` raises `InvalidMessage` for a `reply_to` that would cost the connection.
+        `look` tells what the records have of a refusal.
+        """
+        self._look = look
+        self._check_address = check_address
+        self._traces = traces
+        self._onward = onward
+        self._refusals = refusals
+        self._policies = policies
+        self._read = metrics.counter(SUBMISSIONS_READ)
+        self._submitted = metrics.counter(TASKS_SUBMITTED)
+        self._clock = clock
+
+    def take(self, delivery: Delivery) -> None:
+        """Take one message from `maniple.submit`."""
+        self._read.inc()
+        now = self._clock()
+        raw = raw_arrival(delivery)
+        try:
+            arrival = check_arrival(raw, now)
+            # What may be running is not refused for what was not known when it was admitted.
+            if arrival.reply_to is not None and arrival.before is Before.UNKNOWN:
+                self._check_address(arrival.reply_to)
+            most_bad = MOST if arrival.before is Before.UNKNOWN else MAX_TASKS
+            members = decode_submission(delivery.body, most_bad)
+        except InvalidMessage as error:
+            self._refuse_whole(error, raw, delivery, now)
+            return
+        is_array = is_list(delivery.body)
+        admitted, refused = self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
+        bad = [one for one in refused if one.misshapen]
+        if len(bad) > MOST:
+            apart = [one for one in refused if not one.misshapen]
+            self._take_mixed(delivery, arrival, bad, apart, admitted)
+        else:
+            self._go_on(delivery, arrival, refused, admitted)
+
+    def _take_mixed(
+        self,
+        delivery: Delivery,
+        arrival: Arrival,
+        bad: list[Refused],
+        apart: list[Refused],
+        admitted: list[_Admitted],
+    ) -> None:
+        """Refuse an array with more than `MOST` misshapen members, or only those.
+
+        One that is new is refused as a whole, once that is on record. Of one that a dispatcher had,
+        the records say whether it was: then it stays so. If it was not, nobody was told that it is,
+        and its good members may have been admitted, as by a release that finds less misshapen: they
+        go on, each of them looked up as any task. So they do in what only its sender says is
+        repeated, for which nothing is looked up.
+        """
+        body, before = delivery.body, arrival.before
+        all_of_it = many(bad, arrival, others=False, body=body)
+        refusal = refusal_of(all_of_it, arrival, new_id)
+        refuse = partial(self._refuse_array, all_of_it.error, refusal, arrival, delivery)
+        if before is Before.UNKNOWN or not (admitted or apart):
+            refuse(known=False)
+            return
+        refused = [*apart, many(bad, arrival, others=True, body=body)]
+        go_on = partial(self._go_on, delivery, arrival, refused, admitted)
+
+        def found(record: Record | None) -> None:
+            try:
+                # Others write messages under this id, too, of which that is not the refusal.
+                if isinstance(record, Result) and record.error == refusal.record.error:
+                    refuse(known=True)
+                else:
+                    go_on()
+            except Exception as error:  # noqa: BLE001 - it ends as the broker's dead letter
+                Settlement(delivery, 1).settle(as_ours(error))
+
+        if before is Before.SAID or arrival.message_id is None:
+            go_on()
+        else:
+            self._look(TaskKey(refusal.record.tenant, refusal.record.id), found)
+
+    def _refuse_array(
+        self,
+        error: InvalidMessage,
+        refusal: Refusal,
+        arrival: Arrival,
+        delivery: Delivery,
+        *,
+        known: bool,
+    ) -> None:
+        self._submitted.inc()
+        delivery.lighten(len(delivery.body) + TASK_BYTES)
+        source = Settlement(delivery, PARTS)
+        self._refusals.refuse_array(error, refusal, arrival, delivery.body, source, known=known)
+
+    def _go_on(
+        self,
+        delivery: Delivery,
+        arrival: Arrival,
+        refused: list[Refused],
+        admitted: list[_Admitted],
+    ) -> None:
+        """Send what is admitted onward, and refuse the others one by one."""
+        self._submitted.inc(len(admitted) + len(refused))
+        if not admitted:
+            delivery.lighten(len(delivery.body) + len(refused) * TASK_BYTES)
+        # What only its sender says is repeated may not end for want of room, nor take more of it.
+        patient = arrival.before is Before.SAID
+        parts = len(admitted) + PARTS * len(refused)
+        expires = delivery.properties.expiration is not None
+        source = Settlement(delivery, parts, patient=patient, expires=expires)
+        if refused:
+            alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
+            refusals = refusals_of(refused, alive, arrival, new_id)
+            self._refusals.refuse_members(refused, refusals, arrival, source)
+        for envelope, resolved, position in admitted:
+            try:
+                self._onward(envelope, resolved, source, arrival.before)
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                source.expect(PARTS - 1)
+                self._fail(error, envelope, arrival, position, source)
+
+    def _sorted(
+        self,
+        members: list[Task | InvalidMessage],
+        arrival: Arrival,
+        *,
+        is_array: bool,
+        most_bad: int,
+    ) -> tuple[list[_Admitted], list[Refused]]:
+        """Tell what is admitted from what is not, until more than `most_bad` are misshapen.
+
+        Which are, their bytes alone say: no policy and no clock, so it is the same at any time.
+        """
+        admitted: list[_Admitted] = []
+        refused: list[Refused] = []
+        seen: set[tuple[str, str]] = set()
+        bad = 0
+        for number, member in enumerate(members):
+            if bad > most_bad:
+                break
+            position = number if is_array else None
+            if isinstance(member, InvalidMessage):
+                refused.append(_unreadable(member, arrival, position))
+                bad += 1
+                continue
+            task_id = identity(member.id, arrival, position, new_id)
+            try:
+                _check_first(member.tenant, task_id, seen)
+                envelope, resolved = self.admitted(member, arrival, task_id)
+                seen.add((member.tenant, task_id))
+                admitted.append((envelope, resolved, position))
+            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                who = member.tenant, task_id
+                misshapen = who in seen or is_misshapen(member, arrival.routing_key)
+                if misshapen:
+                    bad += 1
+                else:
+                    seen.add(who)
+                reason = _reason(error)
+                refused.append(_refused(reason, member, arrival, position, misshapen=misshapen))
+        return admitted, refused
+
+    def admitted(self, task: Task, arrival: Arrival, task_id: str) -> tuple[Envelope, Resolved]:
+        """Return a task that is admitted, with what the policies say. Raises `InvalidMessage`."""
+        capability = capability_of(task, arrival.routing_key)
+        resolved = self._policies.resolve(capability, task.tenant, task.labels, task_id)
+        envelope = admit(
+            task,
+            arrival,
+            task_id=task_id,
+            capability=capability,
+            decided=resolved,
+            traceparent=trace_of(task, arrival, self._traces.begun, self._traces.honoured),
+        )
+        if self._traces.has(envelope):
+            envelope = dispatching(envelope)
+        return envelope, resolved
+
+    def _fail(
+        self,
+        error: Exception,
+        envelope: Envelope,
+        arrival: Arrival,
+        position: int | None,
+        source: Settlement,
+    ) -> None:
+        """Refuse a task over which this dispatcher fails."""
+        reason, body = _reason(error), encode(envelope)
+        who = envelope.id, envelope.tenant, envelope.capability
+        refusal = refusal_of(Refused(reason, *who, position), arrival, new_id)
+        self._refusals.refuse(reason, refusal, arrival, body, source, offered=False)
+
+    def _refuse_whole(
+        self, error: InvalidMessage, raw: RawArrival, delivery: Delivery, now: datetime
+    ) -> None:
+        arrival = bare_arrival(raw, now)
+        refusal = refusal_of(whole(error, arrival), arrival, new_id)
+        source = Settlement(delivery, PARTS)
+        self._refusals.refuse(error, refusal, arrival, delivery.body, source)
+
+
+def _check_first(tenant: str, task_id: str, seen: set[tuple[str, str]]) -> None:
+    if (tenant, task_id) in seen:
+        raise InvalidMessage(ErrorCode.INVALID_TASK, f"id {task_id!r} stands twice in one array")
+
+
+def _unreadable(error: InvalidMessage, arrival: Arrival, position: int | None) -> Refused:
+    known = peek_identity(error.body or b"")
+    claimed = known.id or claim_of(arrival, position)
+    who = claimed, known.tenant, known.capability
+    return Refused(error, *who, position, error.body, misshapen=True)
+
+
+def _refused(
+    error: InvalidMessage,
+    task: Task,
+    arrival: Arrival,
+    position: int | None,
+    *,
+    misshapen: bool,
+) -> Refused:
+    who = task.id or claim_of(arrival, position), task.tenant, task.capability
+    return Refused(error, *who, position, encode(task), misshapen=misshapen)
+
+
+def _reason(error: Exception) -> InvalidMessage:
+    """Return why a task is refused; what is none of its sender's faults is logged."""
+    if isinstance(error, InvalidMessage):
+        return error
+    _log.error("a submission cannot be dispatched", exc_info=error)
+    return InvalidMessage(ErrorCode.UNDECODABLE, f"a dispatcher failed over it: {error!r}")
+
+
+def raw_arrival(delivery: Delivery) -> RawArrival:
+    """Return the properties of a delivery as they came."""
+    properties = delivery.properties
+    return RawArrival(
+        routing_key=delivery.routing_key,
+        message_id=properties.message_id or None,
+        message_type=properties.message_type or None,
+        reply_to=properties.reply_to or None,
+        correlation_id=properties.correlation_id or None,
+        content_encoding=properties.content_encoding or None,
+        timestamp=properties.timestamp,
+        headers=delivery.headers,
+        redelivered=delivery.redelivered,
+    )

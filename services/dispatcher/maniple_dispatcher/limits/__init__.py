@@ -1,0 +1,1 @@
+"""Limits and circuit breakers over all dispatchers: owners, leases, gossip, snapshots."""

@@ -1,0 +1,99 @@
+"""One bulkhead: what was granted, to which lanes, and what is missing. Pure."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from maniple.limiter_messages import Room
+
+MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
+MOST_LANES = 2 * MAX_LANES  # that are known; more than these may be there for a moment
+MOST_NAMES = 50
+ANYBODY = "*"
+
+
+@dataclass(slots=True)
+class Missing:
+    """Tasks that were nowhere at any look since a time."""
+
+    since: float
+    least: int
+    blank: bool
+
+
+@dataclass(slots=True)
+class Known:
+    """Of a lane: since when tasks may be there, and which dispatchers sent some, if it is known."""
+
+    since: float
+    senders: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Bulkhead:
+    """What its owner knows of one, beside what agents and dispatchers tell.
+
+    Of those `counted`, `unsure` are only remembered from before all dispatchers died.
+    """
+
+    counted: int = 0
+    unsure: int = 0
+    astray: bool = False
+    """Where the unsure ones may be is not known: there was no room to write down their lanes."""
+    grants: deque[tuple[float, int]] = field(default_factory=deque)
+    lanes: dict[str, Known] = field(default_factory=dict)
+    """Where tasks may be."""
+    missing: Missing | None = None
+    most: int = 0
+    """About how many there were lately: no less, and seldom another number."""
+    most_at: float = 0.0
+
+    def lately(self, now: float, seconds: float) -> int:
+        """Return how many were granted in the last seconds."""
+        while self.grants and now - self.grants[0][0] > seconds:
+            self.grants.popleft()
+        return sum(number for _, number in self.grants)
+
+    def grant(self, number: int, now: float) -> None:
+        """Let some go."""
+        self.counted += number
+        self.grants.append((now, number))
+
+    def went_to(self, lanes: Iterable[str], now: float) -> bool:
+        """Take that some may be in these lanes; tells whether one is new."""
+        before = len(self.lanes)
+        for lane in lanes:
+            if lane not in self.lanes and len(self.lanes) < MOST_LANES:
+                self.lanes[lane] = Known(now)
+        return len(self.lanes) > before
+
+    def keep_lanes(self, lanes: Iterable[str]) -> None:
+        """Take that there are none in any other."""
+        self.lanes = {lane: self.lanes[lane] for lane in lanes if lane in self.lanes}
+
+    def lanes_before(self, then: float) -> frozenset[str]:
+        """Return where those may be that went before."""
+        return frozenset(lane for lane, known in self.lanes.items() if known.since <= then)
+
+    def sends(self, lanes: Iterable[str], who: str) -> None:
+        """Take that a dispatcher may send some there."""
+        for lane in lanes:
+            if (known := self.lanes.get(lane)) is not None:
+                known.senders.add(who if len(known.senders) < MOST_NAMES else ANYBODY)
+
+    def left(self, lanes: Iterable[str], who: str) -> None:
+        """Take that there are no such lanes, and nothing on its way there from one dispatcher."""
+        for lane in lanes:
+            if (known := self.lanes.get(lane)) is not None:
+                known.senders.discard(who)
+                if not known.senders:
+                    del self.lanes[lane]
+
+    def ended(self, number: int) -> None:
+        """Take that some take room no more."""
+        self.counted = max(0, self.counted - number)
+
+    @property
+    def room(self) -> Room:
+        """How many take room, and where they may be."""
+        return self.counted, tuple(sorted(self.lanes))

@@ -1,0 +1,78 @@
+"""The room in bulkheads of the tasks that this dispatcher has, from the grant to their lanes.
+
+An envelope's `bulkhead` says that its task has room there: whoever takes that out either gives the
+room back or knows that a copy may still need it.
+"""
+
+from collections import Counter
+from time import monotonic
+
+from maniple.messages import Envelope, without_room
+from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.lease_client import Limit
+
+
+class Rooms:
+    """Counts what is on its way to a queue, and gives back what does not get there."""
+
+    def __init__(self, fleet: Fleet | None = None) -> None:
+        """Give back room to a `fleet`; without one there are no bulkheads."""
+        self._fleet = fleet
+        self._going: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, fleet: Fleet) -> "Rooms":
+        """Return those of a fleet, which tells all what is on its way."""
+        rooms = cls(fleet)
+        fleet.on_way = rooms.on_way
+        return rooms
+
+    def on_way(self) -> dict[str, int]:
+        """Return what is on its way for longer than since this was last asked for."""
+        before, self._before = self._before, self._going.copy()
+        return dict(before & self._before)
+
+    def goes(self, envelope: Envelope) -> None:
+        """Take that a task is on its way to a queue, or first to a record that it needs."""
+        if envelope.bulkhead is not None:
+            self._going[envelope.bulkhead] += 1
+
+    def keeps(self, envelope: Envelope) -> None:
+        """Take that a task is on its way no more, and still has its room."""
+        if envelope.bulkhead is not None:
+            self._ends(envelope.bulkhead)
+
+    def arrived(self, envelope: Envelope) -> None:
+        """Take that it is on its way no more: a queue has it, or may have it."""
+        if envelope.bulkhead is not None:
+            self._ends(envelope.bulkhead)
+            if self._fleet is not None:
+                self._fleet.arrived(envelope.bulkhead, envelope.lane)
+
+    def turned_away(self, envelope: Envelope, *, no_lane: bool) -> Envelope:
+        """Give back the room of a task on its way that found no queue; return it without.
+
+        With `no_lane` there is none of its lane.
+        """
+        if envelope.bulkhead is None:
+            return envelope
+        self._ends(envelope.bulkhead)
+        if self._fleet is not None:
+            limit = Limit(envelope.bulkhead, most=1, lane=envelope.lane)
+            free = self._fleet.found_no_lane if no_lane else self._fleet.free
+            free(limit, monotonic())
+        return without_room(envelope)
+
+    def back(self, envelope: Envelope) -> Envelope:
+        """Give back the room of a task that was not on its way; return it without."""
+        if envelope.bulkhead is None:
+            return envelope
+        if self._fleet is not None:
+            self._fleet.free(Limit(envelope.bulkhead, most=1), monotonic())
+        return without_room(envelope)
+
+    def _ends(self, bulkhead: str) -> None:
+        self._going[bulkhead] -= 1
+        if not self._going[bulkhead]:
+            del self._going[bulkhead]

@@ -1,0 +1,311 @@
+"""The dispatchers as one: whoever owns a limit decides, and all know what it decided. Pure.
+
+A dispatcher that begins, or that may have missed something (it was frozen, its connection was lost,
+or its own word did not come back for so long that others may have what was its own), says so and
+owns nothing for a second, which begins when it hears itself. The others tell it all they know; then
+it says that it is ready, and counts from when that is heard, by all at about the same time.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from msgspec.structs import replace
+
+from maniple import timings
+from maniple.amqp.batching import MAX_BYTES
+from maniple.limiter_messages import Ask, DispatcherReport, Grant
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.limits.lease_client import Limit, Permits, Then
+from maniple_dispatcher.limits.lease_owner import Owned, limit_asked
+from maniple_dispatcher.limits.listeners import Listeners
+from maniple_dispatcher.limits.membership import Peers
+from maniple_dispatcher.limits.outstanding import Outstanding
+from maniple_dispatcher.limits.report_space import Space, taken
+from maniple_dispatcher.limits.token_bucket import Taken
+
+TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
+
+
+class Fleet:
+    """Where permits are asked for.
+
+    `due` says that there is something to tell the others now; `wake` is called when it becomes so.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        owned: Owned,
+        now: float,
+        times: timings.Peers | None = None,
+        *,
+        lanes: LaneDeadlines | None = None,
+    ) -> None:
+        """Tell the others, and hear, which of the `lanes` are turned over."""
+        self._lanes = lanes
+        self.owned = owned
+        self._times = times or timings.Peers()
+        self.peers = Peers(me, self._times, now)
+        self.permits = Permits(self.peers, owned.buckets.level, self._times)
+        self.wake: Callable[[], object] = lambda: None
+        self._outstanding = Outstanding()
+        self._knows_at = float("-inf")
+        self._early: list[Callable[[float], None]] = []  # until we know what others have granted
+        self.on_way: Callable[[], dict[str, int]] = dict
+        """Returns how many tasks of bulkheads are here for long, and on their way to a queue."""
+        self._way_told_at = float("-inf")
+        self._way_told: dict[str, int] = {}
+        self._due = True
+        self._noticed = float("inf")  # nobody looks yet
+        self._stood_still = self._times.stood_still
+        self.life = 0
+        """Rises whenever we begin anew."""
+        self._hears_since: float | None = None
+        self._full = False
+        self._full_at = float("-inf")
+        self._listeners = Listeners()
+        self._telling_all = False
+        self._leaving = False
+        self._grants: deque[Grant] = deque()
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to tell."""
+        return self._due
+
+    @due.setter
+    def due(self, due: bool) -> None:
+        self._due = due
+        if due:
+            self.wake()
+
+    def ask(self, limit: Limit, then: Then, now: float) -> None:
+        """Ask for one permit; `then` is told at once, or within about a second."""
+        if now - self._noticed > self._stood_still:
+            self.notice(now)  # what came while we stood still asks before anybody looks
+        if limit.most:
+            self._outstanding.begins((limit.key, limit.lane))
+            then = partial(self._answered, limit, then)
+        self._ask(limit, then, now)
+
+    def _ask(self, limit: Limit, then: Then, now: float) -> None:
+        if self.peers.owns(limit.key):
+            self._decide(limit, then, now)
+            self.due = self.due or not self.peers.alone
+        else:
+            self.due |= self.permits.wait(limit, then, now)
+
+    def _decide(self, limit: Limit, then: Then, now: float) -> None:
+        if limit.most and now < self._knows_at:
+            self._early.append(partial(self._ask, limit, then))
+        else:
+            _tell(then, self.owned.take(limit, 1, now, who=self.peers.me))
+
+    def _answered(self, limit: Limit, then: Then, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+        if not passes:
+            self._goes_nowhere(limit)
+        then(passes, seconds)
+
+    def arrived(self, key: str, lane: str) -> None:
+        """Take that a queue has, or may have, a task that got room in a bulkhead."""
+        self._outstanding.arrives((key, lane))
+
+    def found_no_lane(self, limit: Limit, now: float) -> None:
+        """Give back room whose task's lane is not there: it need not be looked for in that lane."""
+        self._goes_nowhere(limit, missed=True)
+        self._free(limit, now)
+
+    def _goes_nowhere(self, limit: Limit, *, missed: bool = False) -> None:
+        """Take that a task does not go to its lane; if it `missed` that, perhaps none does."""
+        if self._outstanding.ends((limit.key, limit.lane), missed=missed):
+            if self.peers.owns(limit.key):
+                self.owned.bulkheads.left_lanes(limit.key, (limit.lane,), self.peers.me)
+            else:
+                self.permits.left_lane(limit)
+
+    def free(self, limit: Limit, now: float) -> None:
+        """Give back a permit that was not needed; of a bulkhead `lane` is where it did not go."""
+        if limit.lane:
+            self._goes_nowhere(limit)
+        self._free(limit, now)
+
+    def _free(self, limit: Limit, now: float) -> None:
+        if self.peers.owns(limit.key):
+            self.owned.free(limit, 1, now)
+        else:
+            self.due |= self.permits.free(limit)
+
+    def hear(self, report: DispatcherReport, now: float) -> None:
+        """Take what a dispatcher says; our own word counts too, when it comes back."""
+        if report.leaving:
+            self.peers.left(report.dispatcher)
+        else:
+            self._count(report, now)
+        if report.dispatcher == self.peers.me:
+            return
+        self._follow(report, now)
+        if self._lanes is not None:
+            self._lanes.hear(report.turns, now)
+        for ask in report.asks:
+            self._answer(ask, report.dispatcher, now)
+        for grant in report.grants:
+            self.due |= self.permits.answered(grant, now)
+
+    def _count(self, report: DispatcherReport, now: float) -> None:
+        """Take that a dispatcher is there, and whether it owns its part by now."""
+        ready, is_me = report.ready, report.dispatcher == self.peers.me
+        if is_me:  # not what was said before we began anew
+            ready = ready and report.life == self.life
+            self._hear_ourselves(now, ready=ready)
+        if ready and not self.peers.counts(report.dispatcher):
+            # From now on it owns some of what it has not been told yet.
+            self.owned.bulkheads.still_tell(self.peers.owns)
+        new = self.peers.heard(report.dispatcher, now, ready=ready)
+        if new and is_me:  # whoever was there before has told what it knew
+            self.owned.bulkheads.recall(now, alone=self.peers.alone)
+            self._knows_at = now + self._times.asked_anew  # what was granted just now is told yet
+        listens = not is_me and not report.ready
+        # Those who listen may report a hundred times as often as they are told all.
+        may = listens and now - self._full_at >= self._times.tells_all
+        if (new and not is_me) or (
+            may and self._listeners.is_to_be_told(report.dispatcher, report.life)
+        ):
+            self._full = self.due = True
+            self._full_at = now
+
+    def _hear_ourselves(self, now: float, *, ready: bool) -> None:
+        if self._hears_since is None:
+            self._hears_since = now
+        if ready:  # as we said when we had listened for long enough
+            self._hears_since = min(self._hears_since, now - self._times.listens)
+
+    def _follow(self, report: DispatcherReport, now: float) -> None:
+        if report.going is not None:
+            self.owned.bulkheads.on_way(report.dispatcher, report.going, now)
+        for key, level in report.levels.items():
+            self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
+        for key, room in report.rooms.items():
+            ours, unsure = self.peers.owns(key), report.unsure.get(key, 0)
+            self.owned.bulkheads.follow(key, room, now, ours=ours, unsure=unsure)
+        self.owned.follow(report.breakers, now)
+
+    def _answer(self, ask: Ask, asker: str, now: float) -> None:
+        if ask.to != self.peers.me or not self.peers.owns(ask.key):
+            return  # it will ask who owns it by then
+        if ask.most and now < self._knows_at:
+            self._early.append(partial(self._answer, ask, asker))
+            return
+        limit = limit_asked(ask)
+        self.owned.used(limit, ask.used, now)
+        self.owned.free(limit, ask.freed, now)
+        self.owned.bulkheads.left_lanes(ask.key, ask.left, asker)
+        taken = self.owned.take(limit, ask.want, now, who=asker)
+        self._grants.append(
+            Grant(
+                key=ask.key,
+                to=asker,
+                number=ask.number,
+                granted=taken.granted,
+                again=taken.again,
+                first=taken.first,
+                step=taken.step,
+                undecided=taken.undecided,
+            )
+        )
+        self.due = True
+
+    def look(self, now: float) -> None:
+        """Let time pass; to be called some times a second."""
+        if self.peers.may_be_replaced(now):
+            self._begin_anew()
+        self.peers.look(now)
+        if self._early and now >= self._knows_at:
+            early, self._early = self._early, []
+            for ask in early:
+                ask(now)
+        for limit, waiting in self.permits.look(now):
+            used, freed = self.permits.settled(limit.key)
+            self.owned.used(limit, used, now)
+            self.owned.free(limit, freed, now)
+            for one in waiting:
+                self._decide(replace(limit, lane=one.lane), one.then, now)
+        self.due |= self.permits.due
+        self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
+        self.due |= self.owned.look(self.peers.owns, now)
+
+    def notice(self, now: float) -> None:
+        """Take that we run, and begin anew if we stood still: others may own what was ours."""
+        stood_still, self._noticed = now - self._noticed, now
+        if stood_still > self._stood_still:
+            self.rejoin(now)
+
+    def rejoin(self, now: float) -> None:
+        """Begin anew: something may have been missed."""
+        self.peers.begin(now)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.peers.left(self.peers.me)
+        self.owned.bulkheads.tell_nothing()
+        self.life += 1
+        self._hears_since = None
+        self.due = True
+
+    def _has_listened(self, now: float) -> bool:
+        since = self._hears_since
+        return since is not None and now - since >= self._times.listens
+
+    def leave(self) -> None:
+        """Own nothing any more, from when this is heard."""
+        self._leaving = self.due = True
+
+    def report(self, now: float) -> DispatcherReport:
+        """Return what is to be told now, as much as one message shall carry.
+
+        What is left stays `due`.
+        """
+        if self._full:
+            self.owned.tell_all(now, self.peers.owns)
+            self._full, self._telling_all = False, True
+        elif self.peers.alone and not self._telling_all:
+            # Rooms are for one who has just come, and owns some of them from now on.
+            self.owned.buckets.tell_nothing()
+        talk, state = Space(TALK_BYTES), Space(TALK_BYTES)
+        rooms = dict(state.fill(self.owned.bulkheads.changes(self.peers.owns)))
+        report = DispatcherReport(
+            dispatcher=self.peers.me,
+            ready=not self._leaving and self._has_listened(now),
+            leaving=self._leaving,
+            life=self.life,
+            grants=tuple(talk.fill(taken(self._grants))),
+            asks=tuple(talk.fill(self.permits.asks(now))),
+            breakers=tuple(talk.fill(self.owned.news(now))),
+            rooms=rooms,
+            unsure={k: n for k in rooms if (n := self.owned.bulkheads.unsure(k))},
+            levels=dict(state.fill(self.owned.buckets.changes(now))),
+            turns={} if self._lanes is None else self._lanes.take_turns(),
+            going=self._told_of_way(now),
+        )
+        self._telling_all = self._telling_all and state.left <= 0
+        self.due = talk.left <= 0 or state.left <= 0
+        return report
+
+    def _told_of_way(self, now: float) -> dict[str, int] | None:
+        """Return what is on its way to queues, if that is to be told: now and then, while any is.
+
+        None, as one says that is older, tells nothing.
+        """
+        if now - self._way_told_at < self._times.presence:
+            return None
+        before, self._way_told = self._way_told, self.on_way()
+        self._way_told_at = now
+        self.owned.bulkheads.on_way(self.peers.me, self._way_told, now)
+        return self._way_told if before or self._way_told else None
+
+
+def _tell(then: Then, taken: Taken) -> None:
+    if taken.granted:
+        then(True, taken.wait(0))
+    else:
+        then(taken.refusal, taken.again)

@@ -1,0 +1,208 @@
+"""How dispatchers talk to each other on `maniple.outcomes`, and hear what agents report there."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from time import monotonic
+
+import msgspec
+import structlog
+
+from maniple.amqp import Inspector, Listener, Outgoing
+from maniple.amqp.batching import MAX_ITEMS
+from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
+from maniple.events import BreakerChanged
+from maniple.identifiers import new_id
+from maniple.limiter_messages import REPORT_TYPE, DispatcherReport
+from maniple.service.control.plane import ControlPlane
+from maniple.service.hotpath import HotPath
+from maniple.service.metric_names import BREAKER_OPEN
+from maniple.service.process import Runtime
+from maniple.service.telemetry import Metrics
+from maniple.topology import OUTCOMES, agent_queue, lane_queues
+from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.limits.breaker import Breaker, State
+from maniple_dispatcher.limits.concurrency import Doubt
+from maniple_dispatcher.limits.coordinator import Fleet
+
+COLLECT = 0.002  # seconds in which requests and answers gather
+RECOUNT = 0.5
+SHOW = 0.5
+TIMEOUT = 2.0
+
+
+class Talk:
+    """Tells the other dispatchers what is due, and hands `fleet` what they say."""
+
+    def __init__(
+        self, hot: HotPath, fleet: Fleet, plane: ControlPlane, runtime: Runtime, roster: Roster
+    ) -> None:
+        """Listen on the consuming link, which must not have been started yet.
+
+        `roster` knows who has a queue of its own.
+        """
+        self._roster = roster
+        self._hot = hot
+        self._plane = plane
+        self._runtime = runtime
+        self._times = runtime.settings.timings.peers
+        self._inspector = Inspector(hot.intake)
+        self._fleet = fleet
+        self._due = asyncio.Event()
+        self._looked = monotonic()
+        self._was_up = True
+        self._life = fleet.life
+        fleet.wake = self._due.set
+        self._decoder = msgspec.json.Decoder(DispatcherReport)
+        self._log = structlog.get_logger("maniple.dispatcher.talk")
+        self._listener = Listener(hot.intake, [(OUTCOMES.name, "")], self._take)
+
+    def _take(self, body: bytes, message_type: str, _message_id: str) -> None:
+        if message_type != REPORT_TYPE:
+            return
+        try:
+            report = self._decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            self._log.warning("a dispatcher's report cannot be read", reason=str(error))
+            return
+        now = monotonic()
+        self._notice(now)
+        self._fleet.hear(report, now)
+
+    async def run(self) -> None:
+        """Look and tell until cancelled.
+
+        What a look has changed is told at once. Where the broker takes its time to confirm that,
+        looking goes on.
+        """
+        self._looked = monotonic()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._look_and_tell())
+            both.create_task(self._look_meanwhile())
+
+    async def _look_and_tell(self) -> None:
+        told = monotonic()
+        while True:
+            await self._pause()
+            now = monotonic()
+            self._look(now, self._times.look)
+            if self._was_up and (self._fleet.due or now - told >= self._times.presence):
+                told = now
+                await self._tell()
+
+    async def _look_meanwhile(self) -> None:
+        while True:
+            await asyncio.sleep(self._times.look)
+            self._look(monotonic(), 2 * self._times.look)
+
+    def _look(self, now: float, period: float) -> None:
+        """Look unless somebody has within that time."""
+        self._notice(now)
+        if now - self._looked >= period:
+            self._looked = now
+            self._fleet.look(now)
+
+    def _notice(self, now: float) -> None:
+        """Begin anew if we stood still, or if a connection is back."""
+        is_up, was_up, self._was_up = self._hot.up, self._was_up, self._hot.up
+        self._fleet.notice(now)
+        if is_up and not was_up:
+            self._fleet.rejoin(now)
+        if self._fleet.life != self._life:
+            self._life = self._fleet.life
+            self._log.info("begins anew among the dispatchers", life=self._life)
+
+    async def _pause(self) -> None:
+        """Wait until something is due, or until it is time to look."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._times.look):
+                await self._due.wait()
+        self._due.clear()
+        await asyncio.sleep(COLLECT)
+
+    async def count_rooms(self) -> None:
+        """Look into the queues of bulkheads of which more is counted than measured."""
+        bulkheads, peers = self._fleet.owned.bulkheads, self._fleet.peers
+        while True:
+            await asyncio.sleep(RECOUNT)
+            for doubt in tuple(bulkheads.doubtful(monotonic())):
+                if not peers.owns(doubt.key):
+                    continue
+                with contextlib.suppress(BrokerUnavailable):
+                    ready, blank = await self._waiting(doubt)
+                    if peers.hears(now := monotonic()):
+                        bulkheads.looked(doubt.key, ready, now, blank=blank)
+
+    async def _waiting(self, doubt: Doubt) -> tuple[int, bool]:
+        """Look wherever tasks may wait, also in agents' own queues, until it is enough.
+
+        Tells how many may, for a message may be a bundle, and whether a queue looks blank, without
+        tasks and readers: it may not answer. In one that is not there nothing waits.
+        """
+        queues = [queue.name for lane in sorted(doubt.lanes) for queue in lane_queues(lane)]
+        queues += [agent_queue(agent).name for agent in self._roster.may_have(doubt.lanes)]
+        ready, blank = 0, False
+        for queue in queues:
+            view = await self._inspector.look(queue)
+            ready += view.ready * MAX_ITEMS
+            blank = blank or (view.there and not (view.ready or view.consumers))
+            if ready >= doubt.number:
+                break
+        return ready, blank
+
+    async def announce_breakers(self) -> None:
+        """Tell everybody of breakers of ours that open and close."""
+        while True:
+            await asyncio.sleep(self._times.look)
+            for change in self._fleet.owned.changes():
+                self._log.warning("breaker", lane=change.lane, state=change.state.value)
+                event = BreakerChanged(
+                    at=datetime.now(UTC),
+                    lane=change.lane,
+                    state=change.state.value,
+                    epoch=change.epoch,
+                )
+                try:
+                    await self._plane.emit(event)
+                except (BrokerUnavailable, PublishRefused) as error:
+                    self._log.warning("not announced", event_id=event.id, reason=str(error))
+
+    async def show_breakers(self) -> None:
+        """Show the breakers that are known here, ours and others', and no more those that went."""
+        while True:
+            show(self._runtime.metrics, self._fleet.owned.breakers())
+            await asyncio.sleep(SHOW)
+
+    async def leave(self) -> None:
+        """Say goodbye: what is ours has another owner at once."""
+        self._fleet.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TIMEOUT):
+                while self._fleet.due:
+                    await self._tell()
+
+    async def _tell(self) -> None:
+        report = self._fleet.report(monotonic())
+        message = Outgoing(
+            OUTCOMES.name,
+            "",
+            msgspec.json.encode(report),
+            new_id(),
+            REPORT_TYPE,
+            persistent=False,
+            mandatory=False,
+        )
+        try:
+            await self._hot.publisher.publish(message, timeout=TIMEOUT)
+        except ManipleError as error:
+            self._log.debug("report not confirmed", reason=str(error))
+
+
+def show(metrics: Metrics, breakers: Iterable[tuple[str, Breaker]]) -> None:
+    """Show these breakers and no others; the open ones first, while lanes have labels."""
+    metrics.forget(BREAKER_OPEN)
+    states = [(lane, breaker.state is not State.CLOSED) for lane, breaker in breakers]
+    for lane, is_open in sorted(states, key=lambda one: not one[1]):
+        # Many may share one label: that counts them.
+        metrics.gauge(BREAKER_OPEN, lane).inc(is_open)

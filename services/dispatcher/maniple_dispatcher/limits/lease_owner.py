@@ -1,0 +1,223 @@
+"""What this dispatcher owns of limits and breakers, and what it knows of those of others. Pure."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from maniple.limiter_messages import Ask, BreakerNews
+from maniple.service.policies import CircuitBreakerSpec
+from maniple.timings import Timings
+from maniple_dispatcher.limits.breaker import Breaker, Ends, State
+from maniple_dispatcher.limits.concurrency import Bulkheads
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.token_bucket import Buckets, Taken, Terms
+
+BREAKER = "breaker\0"
+FULL_AGAIN_AFTER = 1.0  # seconds after which a task may ask a full bulkhead again
+MAX_BREAKERS = 10_000
+_STATES = frozenset(one.value for one in State)
+
+
+def probes_of(lane: str) -> Limit:
+    """Return the limit of the probes of a lane's breaker."""
+    return Limit(BREAKER + lane, lane=lane)
+
+
+def limit_asked(ask: Ask) -> Limit:
+    """Return the limit that another dispatcher asks for."""
+    terms = Terms(ask.rate, ask.capacity, ask.reserve) if ask.rate > 0 else None
+    if ask.had is None:  # one of an older dispatcher, whose lanes are in no order
+        return Limit(ask.key, terms, ask.most, ask.lane, had=ask.lanes)
+    return Limit(ask.key, terms, ask.most, ask.lane, ask.lanes, ask.had)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A lane's breaker has become something else."""
+
+    lane: str
+    state: State
+    epoch: int
+
+
+class Owned:
+    """Buckets, bulkheads and breakers.
+
+    `spec_of` says which policy a lane's breaker has, if any; `born` gives a number for a new one
+    that rises all the time, at all dispatchers much alike. While the policies are not `known` yet,
+    no breaker is without one: none is forgotten, and what is heard of them is kept until then.
+    """
+
+    def __init__(
+        self,
+        spec_of: Callable[[str], CircuitBreakerSpec | None],
+        timings: Timings | None = None,
+        *,
+        born: Callable[[], int] = lambda: 0,
+        known: Callable[[], bool] = lambda: True,
+    ) -> None:
+        times = timings or Timings()
+        self._spec_of = spec_of
+        self._known = known
+        self._knew = known()
+        self._early: dict[str, tuple[BreakerNews, float]] = {}
+        self._born = born
+        self._latest = 0  # epoch that was heard or made here
+        self._breakers: dict[str, Breaker] = {}
+        self._news: set[str] = set()
+        self._changes: list[Change] = []
+        self._version = 0
+        self.buckets = Buckets(times.peers)
+        self.bulkheads = Bulkheads(times.reports)
+
+    @property
+    def version(self) -> int:
+        """Rises whenever something changes that is worth being written down."""
+        return self.buckets.version + self.bulkheads.version + self._version
+
+    def take(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
+        """Give permits of a limit that is ours, to the dispatcher that asks."""
+        if limit.terms is not None:
+            return self.buckets.take(limit.key, limit.terms, want, now)
+        if limit.most:
+            granted = self.bulkheads.take(limit.key, limit.most, want, now)
+            self.bulkheads.sends(limit.key, limit.goes_to(granted), who, now)
+            if granted == want:
+                return Taken(granted)
+            undecided = not self.bulkheads.is_full(limit.key, limit.most)
+            return Taken(granted, FULL_AGAIN_AFTER, undecided=undecided)
+        lane = limit.key.removeprefix(BREAKER)
+        spec = self._spec_of(lane)
+        if spec is None:
+            return Taken(0, FULL_AGAIN_AFTER) if self._may_be_shut(lane) else Taken(want)
+        breaker = self._breaker(lane)
+        if breaker.state is State.CLOSED:
+            self._news.add(lane)  # who asks does not know
+        return Taken(*breaker.probe(want, spec, now))
+
+    def used(self, limit: Limit, number: int, now: float) -> None:
+        """Take what another let through while the limit had no owner."""
+        if limit.terms is not None and number:
+            self.buckets.spend(limit.key, limit.terms, number, now)
+
+    def free(self, limit: Limit, number: int, now: float) -> None:
+        """Take back permits that were not needed."""
+        if limit.terms is not None and number:
+            self.buckets.spend(limit.key, limit.terms, -number, now)
+        elif limit.most and number:
+            self.bulkheads.free(limit.key, number)
+
+    # --- breakers ------------------------------------------------------------------------
+
+    def breaker(self, lane: str) -> tuple[State, float]:
+        """Return the state of a lane's breaker, without changing it, and when it was entered."""
+        known = self._breakers.get(lane)
+        return (State.CLOSED, 0.0) if known is None else (known.state, known.since)
+
+    def hear(self, lane: str, ends: Ends, now: float) -> bool:
+        """Take how attempts of a lane ended whose breaker is ours; tells whether it changed."""
+        spec = self._spec_of(lane)
+        if spec is None or not (ends.succeeded or ends.failed):
+            return False
+        return self._noted(lane, self._breaker(lane).hear(ends, spec, now))
+
+    def look(self, owns: Callable[[str], bool], now: float) -> bool:
+        """Let time pass for the breakers that are ours; tells whether one has changed."""
+        changed, known = False, self._known()
+        if known and not self._knew:
+            self._begin_to_know()
+        for lane, breaker in list(self._breakers.items()):
+            spec = self._spec_of(lane)
+            if spec is None:
+                if known:
+                    del self._breakers[lane]  # its policy is gone, and with it what it held back
+            elif owns(BREAKER + lane):
+                changed |= self._noted(lane, breaker.look(spec, now))
+        return changed
+
+    def follow(self, news: Iterable[BreakerNews], now: float) -> None:
+        """Take what owners say of their breakers."""
+        for one in news:
+            if one.state not in _STATES:
+                continue  # one of a newer dispatcher's: that must not cost what else it says
+            spec = self._spec_of(one.lane)
+            if spec is not None:
+                self._breaker(one.lane).follow(one, spec, now)
+                self._heard(one.epoch)
+            elif not self._known():
+                self._keep_early(one, now)
+
+    def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
+        """Let everything be told that is known here, as if all of it had changed."""
+        self.buckets.tell_all(now, owns)
+        self.bulkheads.tell_all()
+        self._news.update(lane for lane, _ in self.breakers())
+
+    def news(self, now: float) -> Iterator[BreakerNews]:
+        """Yield how the breakers are that have changed, each once: who stops goes on there."""
+        while self._news:
+            lane = self._news.pop()
+            spec = self._spec_of(lane)
+            if spec is not None and lane in self._breakers:
+                yield self._breakers[lane].news(lane, spec, now)
+
+    def _begin_to_know(self) -> None:
+        """Take, and tell, what could not be without the policies."""
+        self._knew = True
+        early, self._early = self._early, {}
+        for one, at in early.values():
+            self.follow((one,), at)
+        self._news.update(lane for lane, _ in self.breakers())
+
+    def _keep_early(self, news: BreakerNews, now: float) -> None:
+        """Keep what was said of a breaker whose policy has not come yet."""
+        before = self._early.get(news.lane)
+        if before is None and len(self._early) >= MAX_BREAKERS:
+            return
+        if before is None or news.epoch >= before[0].epoch:
+            self._early[news.lane] = news, now
+
+    def _may_be_shut(self, lane: str) -> bool:
+        """Tell whether a lane without a policy has a breaker that is not closed: it may be to come.
+
+        Who asks for a probe knows the policy, which we do not yet.
+        """
+        if self._known():
+            return False
+        early = self._early.get(lane)
+        state: str = self.breaker(lane)[0] if early is None else early[0].state
+        return state != State.CLOSED
+
+    def _breaker(self, lane: str) -> Breaker:
+        if lane not in self._breakers and len(self._breakers) >= MAX_BREAKERS:
+            self._breakers = {
+                k: b for k, b in self._breakers.items() if b.state is not State.CLOSED
+            }
+        return self._breakers.setdefault(lane, Breaker(born=max(self._born(), self._latest)))
+
+    def changes(self) -> list[Change]:
+        """Return the changes of our breakers since this was last asked for."""
+        found, self._changes = self._changes, []
+        return found
+
+    def breakers(self) -> Iterator[tuple[str, Breaker]]:
+        """Iterate over the breakers that have ever changed."""
+        return ((lane, breaker) for lane, breaker in self._breakers.items() if breaker.epoch)
+
+    def restore(self, lane: str, state: State, epoch: int, since: float) -> None:
+        """Take a breaker that was written down, unless something later is known."""
+        breaker = self._breaker(lane)
+        if epoch > breaker.epoch:
+            breaker.state, breaker.epoch, breaker.since = state, epoch, since
+            self._heard(epoch)
+
+    def _heard(self, epoch: int) -> None:
+        self._latest = max(self._latest, epoch)
+
+    def _noted(self, lane: str, changed: bool) -> bool:  # noqa: FBT001 - passed through
+        if changed:
+            breaker = self._breakers[lane]
+            self._version += 1
+            self._heard(breaker.epoch)
+            self._news.add(lane)
+            self._changes.append(Change(lane, breaker.state, breaker.epoch))
+        return changed

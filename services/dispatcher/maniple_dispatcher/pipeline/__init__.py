@@ -1,0 +1,1 @@
+"""The policies' part: what becomes of an admitted task before its lane."""

@@ -1,0 +1,53 @@
+"""A task on its way through the gate, and why it may be refused."""
+
+from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from maniple.errors import ErrorCode
+from maniple.messages import Envelope
+from maniple.service.policies import Policy, Resolved
+from maniple.service.settlement import Settlement
+from maniple_dispatcher.limits.lease_client import Limit
+
+
+class Going(Struct, frozen=True):
+    """A task on its way through the gate."""
+
+    envelope: Envelope
+    resolved: Resolved
+    source: Settlement
+    returned: bool = False
+    """It comes back from a wait: it is not to end for being refused."""
+    submitted: bool = False
+    """It comes from a submission, new or not."""
+    fell: bool = False
+    """It is here instead of another capability that refused it."""
+    room: Limit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """That whoever owns a limit, or a breaker, does not let a task through."""
+
+    code: ErrorCode
+    policy: Policy
+    message: str
+    seconds: float
+
+
+def owing(going: Going) -> Going:
+    """Return a task that has yet to pass its rate limit, after what it waits for now."""
+    if going.envelope.owing:
+        return going
+    return replace(going, envelope=replace(going.envelope, owing=True))
+
+
+def paid(going: Going) -> Going:
+    """Return a task that has passed its rate limit: no wait makes it pay again."""
+    if not going.envelope.owing:
+        return going
+    # It has waited, and that it has is not to be forgotten: nor does it end for want of room now.
+    waits = max(1, going.envelope.waits)
+    return replace(going, envelope=replace(going.envelope, owing=False, waits=waits))

@@ -1,0 +1,37 @@
+"""One request that changes policies, while it is carried out."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from maniple.identifiers import new_id
+from maniple.service.control.requests import Asked
+from maniple_policy.domain.changes import Step, Wanted
+from maniple_policy.domain.records import Stored
+from maniple_policy.domain.request_log import Ends, Memory
+
+
+class Work:
+    """What a request wants changed, and what of it is done."""
+
+    def __init__(
+        self, asked: Asked, keys: Sequence[str], wanted: Callable[[], Sequence[Wanted]]
+    ) -> None:
+        self.request = asked.identity or new_id()  # a commit may arrive though its answer does not
+        self.comes_again = bool(asked.identity)
+        self.keys = keys
+        self.done: dict[str, Step] = {}
+        self.news: list[Stored] = []
+        self._wanted = wanted
+        self._others: Ends | None = () if asked.may_repeat else None
+
+    def left(self) -> list[Wanted]:
+        """Return what is to be done yet."""
+        if len(self.done) == len(self.keys):
+            return []
+        return [one for one in self._wanted() if one.key not in self.done]
+
+    def recall(self, memory: Memory, records: Mapping[str, Stored]) -> None:
+        """Take what this request has done already, but not another one of the same ids."""
+        if self._others is None:
+            self._others = memory.ends.get(self.request, ())
+        if memory.ends.get(self.request, ()) != self._others:
+            self.done |= memory.steps(self.request, self.keys, records)

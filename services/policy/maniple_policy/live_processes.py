@@ -1,0 +1,86 @@
+"""Who lives now: the agents by the registry, our own processes by Consul. Best effort."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from maniple.errors import ManipleError
+from maniple.service.consul.catalog import service_name
+from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from maniple.service.control.plane import ControlPlane
+from maniple.service.listing import all_agents
+from maniple.service.telemetry import get_logger
+from maniple_policy.domain.reach import Known
+
+PATIENCE = 1.0  # seconds, with each page
+FRESH = 5.0
+SILENT = 15.0  # seconds for which a registry that did not answer is not asked again
+
+log = get_logger("maniple.policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Who stood in Consul at a time: the service of each process, of those `services` alone.
+
+    `processes` is None where Consul did not say.
+    """
+
+    at: float
+    services: frozenset[str] = frozenset()
+    processes: Mapping[str, str] | None = field(default_factory=dict)
+
+
+class Fleet:
+    """Asks, and remembers the answer for some seconds; `clock` is monotonic."""
+
+    def __init__(
+        self, plane: ControlPlane, consul: Consul, environment: str, clock: Callable[[], float]
+    ) -> None:
+        self._plane = plane
+        self._consul = consul
+        self._environment = environment
+        self._clock = clock
+        self._known: Known | None = None
+        self._until = float("-inf")
+        self._present = Present(float("-inf"))
+        self._looking = asyncio.Lock()
+
+    async def known(self) -> Known | None:
+        """Return what live agents offer; None if no registry says a page of it within a second."""
+        if self._clock() < self._until:
+            return self._known
+        try:
+            request = partial(self._plane.request, "registry", "agents", timeout=PATIENCE)
+            self._known = Known.of((await all_agents(request))["agents"])
+        except (ManipleError, AttributeError, TypeError):  # or a registry that speaks otherwise
+            self._known = None
+        self._until = self._clock() + (SILENT if self._known is None else FRESH)
+        return self._known
+
+    async def present(self, services: Collection[str], at_most: float) -> Present:
+        """Return who of these services is in Consul, as of `at_most` seconds ago.
+
+        Consul lists whole services, so that one look serves all who ask about the same time.
+        """
+        async with self._looking:
+            seen = self._present
+            if self._clock() - seen.at > at_most or not seen.services.issuperset(services):
+                seen = await self._look(frozenset(services))
+                self._present = seen
+            return seen
+
+    async def _look(self, services: frozenset[str]) -> Present:
+        begun = self._clock()
+        found = {}
+        try:
+            for service in sorted(services):
+                for instance in await self._consul.instances(service_name(service)):
+                    if self._environment in instance.tags:
+                        found[instance.id] = service
+        except (ConsulUnavailable, ConsulRefused) as error:
+            if self._present.processes is not None:
+                log.warning("Consul does not say who is present", reason=str(error))
+            return Present(begun, services, None)
+        return Present(begun, services, found)

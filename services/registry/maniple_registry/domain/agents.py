@@ -1,0 +1,295 @@
+"""All agents that the registry knows, and who is due for a look. Pure: time is an argument."""
+
+import heapq
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from maniple.control import AgentId, Announce, Command, Heartbeat, Reconnect, Retire
+from maniple.events import AgentEvent, AgentFailed
+from maniple.timings import Bounds
+from maniple_registry.domain.agent_record import (
+    FINAL,
+    UNKNOWN_LIFE,
+    AgentRecord,
+    AgentState,
+    Decision,
+    Instant,
+    LaneView,
+)
+from maniple_registry.domain.silent_queues import SilentPlaces
+from maniple_registry.domain.stalled_consumers import Crowd, look
+from maniple_registry.domain.state_machine import check, deadline, decide, learn, seed, tick
+from maniple_registry.domain.timing_mismatch import Risk, explained, misfit
+
+Decided = list[tuple[AgentId, Decision]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be taken from a failed agent: connections by name or prefix, its entry."""
+
+    agent: AgentId
+    names: frozenset[str]
+    prefix: str
+    listed: bool
+    """Whether the entry in Consul is its own, and not its successor's."""
+
+    def is_found_in(self, names: Collection[str]) -> bool:
+        """Whether nothing of it is missing among these names of connections."""
+        begun = not self.prefix or any(name.startswith(self.prefix) for name in names)
+        return begun and self.names <= frozenset(names)
+
+    def owns(self, life: str) -> bool:
+        """Whether the entry of this life in Consul is its own; one that does not say is."""
+        prefix = f"{self.agent}.{life}."
+        if not life or not (self.names or self.prefix):
+            return True
+        return prefix == self.prefix or any(name.startswith(prefix) for name in self.names)
+
+
+class Fleet:
+    """Records by agent. A heartbeat costs a look-up: deadlines are only looked at when due.
+
+    An agent's entry in the heap is a time before which nothing can have happened to it.
+    """
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self._bounds = bounds or Bounds()
+        self._records: dict[AgentId, AgentRecord] = {}
+        self._ids: list[AgentId] = []  # of the records, in order
+        self._planned: dict[AgentId, float] = {}
+        self._due: list[tuple[float, AgentId]] = []
+        self._looked_at = AgentId("")
+        self.suspected: frozenset[str] = frozenset()
+        self._silent = SilentPlaces(self._bounds.hopeless)
+
+    def __iter__(self) -> Iterator[AgentRecord]:
+        return map(self._records.__getitem__, tuple(self._ids))
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self._ids)
+
+    def following(self, agent: str, most: int) -> list[AgentRecord]:
+        """Return the records after that of `agent` in the order of ids, at most so many."""
+        start = bisect_right(self._ids, agent)
+        return [self._records[one] for one in self._ids[start : start + most]]
+
+    def get(self, agent: str) -> AgentRecord | None:
+        """Return the record of an agent."""
+        return self._records.get(AgentId(agent))
+
+    def hears(self, agent: str) -> bool:
+        """Whether an agent has been heard, not only seen."""
+        record = self.get(agent)
+        return record is not None and record.incarnation != UNKNOWN_LIFE
+
+    def counts(self) -> dict[AgentState, int]:
+        """Return the number of agents in each state."""
+        found = Counter(record.state for record in self._records.values())
+        return {state: found[state] for state in AgentState}
+
+    def misfits(self) -> list[tuple[AgentRecord, Risk]]:
+        """Return those that have described themselves and whose times do not fit our bounds."""
+        return [
+            (record, risk)
+            for record in self._records.values()
+            if record.description is not None
+            and record.state not in FINAL
+            and (risk := misfit(record.description.timings, self._bounds)) is not None
+        ]
+
+    def explained(self, record: AgentRecord) -> str:
+        """Say why one of these does not fit."""
+        told = record.description.timings if record.description else None
+        return explained(told, self._bounds)
+
+    # --- heartbeats and silence ----------------------------------------------------------
+
+    def hear(self, heartbeat: Heartbeat, now: Instant) -> Decision:
+        """Take a heartbeat and keep what was decided."""
+        return self._keep(decide(self._records.get(heartbeat.agent), heartbeat, now))
+
+    def seed(self, agent: str, life: str, heard: float, now: Instant) -> None:
+        """Take an agent that stands in Consul as heard at `heard`, unless it is known."""
+        if self.get(agent) is None:
+            self._keep(seed(AgentId(agent), life, heard, now))
+
+    def overdue(self, now: Instant) -> list[AgentId]:
+        """Return, once, whose silence (or final state) has lasted for a bound of theirs."""
+        found = []
+        while self._due and self._due[0][0] <= now.seconds:
+            planned, agent = heapq.heappop(self._due)
+            if self._planned.get(agent) != planned:
+                continue  # an earlier look was planned since, and taken
+            del self._planned[agent]
+            record = self._records.get(agent)
+            if record is None:
+                continue
+            due = deadline(record, self._bounds)
+            if due <= now.seconds:
+                found.append(agent)
+            else:
+                self._plan(agent, due)
+        return found
+
+    def postpone(self, agents: Iterable[AgentId]) -> None:
+        """Have the overdue ones returned again."""
+        for agent in agents:
+            record = self._records.get(agent)
+            if record is not None:
+                self._plan(agent, deadline(record, self._bounds))
+
+    def condemns(self, agents: Iterable[AgentId], now: Instant) -> bool:
+        """Whether `judge` would declare one of these failed."""
+        found = filter(None, map(self._records.get, agents))
+        limit = now.seconds - self._bounds.failed
+        return any(one.state not in FINAL and one.heard <= limit for one in found)
+
+    def judge(self, agents: Iterable[AgentId], now: Instant) -> Decided:
+        """Return what silence until now has changed about the overdue ones."""
+        decisions = []
+        for agent in agents:
+            record = self._records.get(agent)
+            if record is None:
+                continue  # forgotten since it was overdue
+            decision = tick(record, now, self._bounds)
+            if decision.record is None:
+                self._forget(agent)
+            decisions.append((agent, self._keep(decision)))
+        return decisions
+
+    def silent(self, now: Instant) -> tuple[int, int]:
+        """Return how many agents have missed a heartbeat, and how many there are."""
+        heard = [r.heard for r in self._records.values() if r.state not in FINAL]
+        limit = now.seconds - self._bounds.unreachable
+        return sum(at <= limit for at in heard), len(heard)
+
+    # --- what else is known of them ------------------------------------------------------
+
+    def check(self, critical: Collection[str], now: Instant) -> Decided:
+        """Take the ids of all whose HTTP check is critical; return what that has changed."""
+        changed = [
+            (record, record.agent in critical)
+            for record in self._records.values()
+            if record.unwell != (record.agent in critical)
+        ]
+        return [
+            (record.agent, self._keep(check(record, now, self._bounds, critical=unwell)))
+            for record, unwell in changed
+        ]
+
+    def open_lanes(self) -> set[str]:
+        """Return the lanes of which some agent says that it would take more now."""
+        return {lane for record in self._records.values() for lane in record.open_lanes()}
+
+    def addressed(self, most: int) -> list[AgentId]:
+        """Return agents whose own queue is to be looked at now: those in doubt, and the next ones.
+
+        At most so many of each, for there may be as many queues as agents.
+        """
+        own = sorted(r.agent for r in self._records.values() if r.is_addressed and r.open_lanes())
+        doubted = [agent for agent in own if self._starves_alone(self._records[agent])][:most]
+        start = bisect_right(own, self._looked_at)
+        rest = (own[start:] + own[:start])[:most]
+        self._looked_at = rest[-1] if rest else self._looked_at
+        return sorted({*doubted, *rest})
+
+    @staticmethod
+    def _starves_alone(record: AgentRecord) -> bool:
+        return record.starving is not None and record.starving.place == record.own_place
+
+    def look(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
+        """Take a look at places; return what that has changed, by agent.
+
+        `suspected` are then the places that are rather to blame than those who starve there, or
+        who all say that they would consume there.
+        """
+        untaken = any(view.untaken for view in views.values())
+        concerned = [
+            record
+            for record in self._records.values()
+            if record.starving is not None or (untaken and record.open_lanes())
+        ]
+        suspected, decided = set(), []
+        crowd = Crowd(self._records.values() if concerned else (), views, now, self._bounds)
+        for record in concerned:
+            spared = crowd.spares(record)
+            if spared and record.starving is not None:
+                suspected.add(record.starving.place)
+            decision = look(record, crowd.views_for(record), now, self._bounds, spared=spared)
+            decided.append((record.agent, self._keep(decision)))
+        self.suspected = self._silent.look(self._records.values(), now.seconds) | suspected
+        return decided
+
+    def learn(self, event: AgentFailed, now: Instant) -> Decision:
+        """Take what another registry has declared."""
+        return self._keep(learn(self._records.get(event.agent), event, now))
+
+    # --- whether something is still to be done -------------------------------------------
+
+    def wants(self, agent: AgentId, command: Command) -> bool:
+        """Whether an agent still is in the state for which the command was decided."""
+        record = self._records.get(agent)
+        match record, command:
+            case None, _:
+                return False
+            case AgentRecord(), Announce():
+                return record.state not in FINAL and record.digest != record.heartbeat.digest
+            case AgentRecord(), Retire():
+                return _wants_retired(record, command)
+            case AgentRecord(), Reconnect():
+                return record.starving is not None and record.state not in FINAL
+            case _:
+                return True
+
+    def stands(self, event: AgentEvent) -> bool:
+        """Whether an event of a life that was unknown is not that of a life known since."""
+        record = self._records.get(event.agent)
+        return (
+            event.incarnation != UNKNOWN_LIFE
+            or record is None
+            or record.incarnation == UNKNOWN_LIFE
+        )
+
+    def target(self, failed: AgentRecord) -> Target:
+        """Return what is to be taken from a failed one that its successor does not use."""
+        now = self._records.get(failed.agent)
+        successor = now if now is not None and now.incarnation != failed.incarnation else None
+        names = frozenset(failed.heartbeat.connections)
+        if successor is not None:
+            names -= frozenset(successor.heartbeat.connections)
+        known = bool(failed.heartbeat.connections) or successor is not None
+        return Target(failed.agent, names, "" if known else failed.prefix, successor is None)
+
+    def _keep(self, decision: Decision) -> Decision:
+        record = decision.record
+        if record is not None:
+            if record.agent not in self._records:
+                insort(self._ids, record.agent)
+            self._records[record.agent] = record
+            self._plan(record.agent, deadline(record, self._bounds))
+        return decision
+
+    def _forget(self, agent: AgentId) -> None:
+        del self._records[agent]
+        del self._ids[bisect_left(self._ids, agent)]
+        self._planned.pop(agent, None)  # it may have been heard since it was overdue
+
+    def _plan(self, agent: AgentId, due: float) -> None:
+        if due < self._planned.get(agent, math.inf):
+            self._planned[agent] = due
+            heapq.heappush(self._due, (due, agent))
+
+
+def _wants_retired(record: AgentRecord, command: Retire) -> bool:
+    if command.incarnation == record.incarnation:
+        return record.state is AgentState.FAILED
+    replaced = record.state not in FINAL
+    ended = command.incarnation in record.past
+    older = not replaced and command.incarnation < record.incarnation
+    return (ended or older) and command.replaced == replaced

@@ -1,0 +1,48 @@
+"""From state to state along the table, with the event that tells it. Pure: time is an argument."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from maniple.events import (
+    AgentDraining,
+    AgentEvent,
+    AgentFailed,
+    AgentLeft,
+    AgentRecovered,
+    AgentUnreachable,
+)
+from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant
+from maniple_registry.domain.transitions import TRANSITIONS, Trigger
+
+_TOLD: Final[Mapping[AgentState, type[AgentEvent]]] = {
+    AgentState.ACTIVE: AgentRecovered,
+    AgentState.UNREACHABLE: AgentUnreachable,
+    AgentState.FAILED: AgentFailed,
+    AgentState.DRAINING: AgentDraining,
+    AgentState.LEFT: AgentLeft,
+}
+
+
+def move(
+    record: AgentRecord, trigger: Trigger, now: Instant, reason: str = ""
+) -> tuple[AgentRecord, tuple[AgentEvent, ...]]:
+    """Return the record after `trigger`; as it is, and no event, where that changes nothing."""
+    state = TRANSITIONS.get((record.state, trigger))
+    if state is None:
+        return record, ()
+    moved = replace(record, state=state, since=now.seconds)
+    return moved, (event_of(_TOLD[state], moved, now, reason),)
+
+
+def event_of(
+    kind: type[AgentEvent], record: AgentRecord, now: Instant, reason: str = ""
+) -> AgentEvent:
+    """Return an event about this record."""
+    return kind(
+        at=now.at,
+        agent=record.agent,
+        incarnation=record.incarnation,
+        sequence=record.heartbeat.sequence,
+        reason=reason,
+    )

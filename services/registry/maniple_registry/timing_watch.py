@@ -1,0 +1,57 @@
+"""Saying that agents keep other times than this registry relies on."""
+
+import asyncio
+from collections import Counter
+
+from structlog.typing import FilteringBoundLogger
+
+from maniple.control import AgentId
+from maniple.service.health import Health
+from maniple.service.metric_names import AGENTS_MISTIMED
+from maniple.service.process import Runtime
+from maniple.service.telemetry import Metrics
+from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.timing_mismatch import Risk
+
+PERIOD = 1.0
+SHOWN = 3
+COMPONENT = "timings"
+
+
+class MisfitWatch:
+    """Shows, in log, health and a metric, whose times do not fit; nobody is treated otherwise."""
+
+    def __init__(self, fleet: Fleet, runtime: Runtime) -> None:
+        self._fleet = fleet
+        self._health: Health = runtime.health
+        self._metrics: Metrics = runtime.metrics
+        self._log: FilteringBoundLogger = runtime.log
+        self._known: dict[AgentId, str] = {}
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(PERIOD)
+
+    def look(self) -> None:
+        """Show how it is now; what is new is logged."""
+        found = self._fleet.misfits()
+        known = {record.agent: self._fleet.explained(record) for record, _ in found}
+        for agent in known.keys() - self._known.keys():
+            self._log.warning(
+                "an agent keeps other times than ours", agent=agent, what=known[agent]
+            )
+        for agent in self._known.keys() - known.keys():
+            self._log.info("an agent keeps other times no more", agent=agent)
+        self._known = known
+        counts = Counter(risk for _, risk in found)
+        for risk in Risk:
+            self._metrics.gauge(AGENTS_MISTIMED, risk).set(counts[risk])
+        self._health.set(COMPONENT, ok=not known, detail=_detail(known))
+
+
+def _detail(known: dict[AgentId, str]) -> str:
+    named = [f"{agent} {known[agent]}" for agent in sorted(known)[:SHOWN]]
+    more = len(known) - SHOWN
+    return "; ".join([*named, *([f"and {more} more"] if more > 0 else [])])

@@ -1,0 +1,263 @@
+"""How many bytes of messages a process holds, whatever RabbitMQ's prefetch counts.
+
+A prefetch bounds messages, and one of them may have a hundred bytes or a megabyte. So the bodies of
+all deliveries that are not settled are counted, for all consumers of a process together:
+
+- A consumer that finds more held than the budget asks for no more until half of it is settled.
+- What is on its way by then still comes: its whole prefetch. So that is kept to what the budget
+  holds of messages as large as the largest of late, and of a queue that has brought none for a
+  while to what it holds of `ASSUMED` bytes each.
+- If the budget is `staged`, what comes all the same waits unopened, as it came, until there is
+  room: what is worked on has copies, and an array of small tasks becomes many times as large.
+
+A consumer may always have one message, and its `floor`: neither does a message that is larger than
+the budget wait for ever, nor does one queue with large messages stop the others. Pure: it reads no
+clock, and is looked at from outside about once a second.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maniple.amqp.delivery import Delivery
+
+ASSUMED = 256 * 1024
+IDLE = 30  # looks
+TASK_BYTES = 4 * 1024
+"""What a dispatcher makes of a task, besides copies of its bytes."""
+MOST_TASKS = 1000  # of one submission
+WORTH = 2
+"""A prefetch is changed by consuming anew; what is on its way meanwhile comes twice. So seldom."""
+
+
+def weight_of(body: bytes) -> int:
+    """Return how many bytes a message takes about that is worked on, by what can be seen cheaply.
+
+    Whether what is in an array are tasks is not looked into.
+    """
+    if body[:1] == b"{":
+        return len(body) + TASK_BYTES
+    return len(body) + TASK_BYTES * min(MOST_TASKS, max(1, body.count(b"{")))
+
+
+class ByteBudget:
+    """The budget of a process: at most about `limit` bytes are held by all its shares together."""
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        staged: bool = False,
+        on_look: Callable[["ByteBudget"], None] | None = None,
+    ) -> None:
+        """Allow `limit` bytes; `on_look` is called at the end of each look."""
+        self.limit = limit
+        self.staged = staged
+        self.held = 0
+        """Bytes of deliveries that are not settled."""
+        self.in_hand = 0
+        """Weight of those of them that are worked on, if it is `staged`."""
+        self.floor = limit // 2
+        """Bytes that each share may hold, whatever the others do."""
+        self._on_look = on_look
+        self._shares: list[Share] = []
+        self._waiting: dict[Share, None] = {}
+
+    @property
+    def held_back(self) -> tuple[str, ...]:
+        """The queues from which nothing more is taken, because too much is held."""
+        return tuple(share.queue for share in self._shares if share.held_back)
+
+    def join(self, share: "Share") -> None:
+        """Count a share, from now on."""
+        self._shares.append(share)
+        self._divide()
+
+    def leave(self, share: "Share") -> None:
+        """Forget a share and what it holds; idempotent."""
+        share.clear()
+        if share in self._shares:
+            self._shares.remove(share)
+            self._divide()
+
+    def _divide(self) -> None:
+        self.floor = self.limit // (2 * max(1, len(self._shares)))
+
+    def fits(self, share: "Share", weight: int) -> bool:
+        """Tell whether a share may have so much more in hand."""
+        if share.in_hand == 0 or self.in_hand + weight <= self.limit:
+            return True
+        return share.in_hand + weight <= self.floor
+
+    def wait(self, share: "Share") -> None:
+        """Remember a share that has something unopened."""
+        self._waiting[share] = None
+
+    def hand_on(self) -> None:
+        """Have opened what has waited, as far as there is room now."""
+        for share in tuple(self._waiting):
+            if share.open():
+                self._waiting.pop(share, None)
+
+    def look(self) -> None:
+        """Let take again who may, and fit prefetches to what has come; about once a second."""
+        greedy = sum(share.greedy for share in self._shares)
+        fair = self.limit // max(1, greedy)
+        for share in self._shares:
+            share.look(fair)
+        self.hand_on()
+        if self._on_look is not None:
+            self._on_look(self)
+
+
+class Share:
+    """What one consumer holds.
+
+    `changed` is called when it is to be held back or no longer, or to have another prefetch; None
+    is for one to which that may not happen: it is only counted.
+    """
+
+    def __init__(
+        self,
+        budget: ByteBudget,
+        queue: str,
+        hand: Callable[["Delivery"], None],
+        *,
+        prefetch: Callable[[], int],
+        changed: Callable[[], None] | None,
+    ) -> None:
+        """Give deliveries to `hand`; `prefetch` is the consumer's, were there no budget."""
+        self.queue = queue
+        self.held = 0
+        self.in_hand = 0
+        self.held_back = False
+        self.most = prefetch() if changed is None else max(1, budget.limit // ASSUMED)
+        """Messages that the consumer may have at a time."""
+        self._budget = budget
+        self._hand = hand
+        self._prefetch = prefetch
+        self._changed = changed
+        self._unopened: deque[Delivery] = deque()
+        self._largest = 0
+        self._expected = ASSUMED
+        self._quiet = 0
+        self._used_up = False
+        budget.join(self)
+
+    def take(self, delivery: "Delivery", unsettled: int) -> None:
+        """Count a delivery, with which so many are `unsettled`; hand it on, now or later."""
+        budget, size = self._budget, len(delivery.body)
+        self.held += size
+        budget.held += size
+        self._largest = max(self._largest, size)
+        if unsettled >= self.most:
+            self._used_up = True
+        if budget.held > budget.limit and not self.held_back:
+            self._hold_back_if_due()
+        if not budget.staged:
+            self._hand(delivery)
+            return
+        weight = weight_of(delivery.body)
+        if self._unopened or not budget.fits(self, weight):
+            self._unopened.append(delivery)
+            budget.wait(self)
+        else:
+            self._open(delivery, weight)
+
+    def settle(self, delivery: "Delivery") -> None:
+        """Give back what a delivery held."""
+        size = len(delivery.body)
+        self.held -= size
+        self._budget.held -= size
+        self.in_hand -= delivery.weight
+        self._budget.in_hand -= delivery.weight
+
+    def lighten(self, delivery: "Delivery", weight: int) -> None:
+        """Count less for a delivery that is worked on."""
+        self.in_hand -= delivery.weight - weight
+        self._budget.in_hand -= delivery.weight - weight
+        delivery.weight = weight
+
+    def clear(self) -> None:
+        """Give back everything: the deliveries are lost."""
+        self._budget.held -= self.held
+        self._budget.in_hand -= self.in_hand
+        self.held = self.in_hand = 0
+        self.held_back = False
+        self._unopened.clear()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits unopened."""
+        return bool(self._unopened)
+
+    def hand_on(self) -> None:
+        """Have opened what has waited, of any share, as far as there is room now."""
+        self._budget.hand_on()
+
+    def open(self) -> bool:
+        """Hand on what has waited, as far as there is room; tell whether nothing waits any more."""
+        while self._unopened:
+            weight = weight_of(self._unopened[0].body)
+            if not self._budget.fits(self, weight):
+                return False
+            self._open(self._unopened.popleft(), weight)
+        return True
+
+    def _open(self, delivery: "Delivery", weight: int) -> None:
+        delivery.weight = weight
+        self.in_hand += weight
+        self._budget.in_hand += weight
+        self._hand(delivery)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it holds much, or may as well with what has come since the last look."""
+        coming = self._largest * min(self.most, self._prefetch())
+        return max(self.held, coming) > self._budget.floor
+
+    def look(self, fair: int) -> None:
+        """See whether the consumer is to be held back, and what its prefetch may be.
+
+        `fair` is what each of those may hold that are greedy.
+        """
+        changed, budget = self._changed, self._budget
+        if changed is None:
+            return
+        if not self.held_back:
+            self._hold_back_if_due()
+        elif budget.held <= budget.limit // 2 or self.held <= budget.floor // 2:
+            self.held_back = False
+            changed()
+        self._expect()
+        if self._refits(max(1, fair // self._expected)):
+            changed()
+
+    def _hold_back_if_due(self) -> None:
+        changed, budget = self._changed, self._budget
+        if changed and budget.held > budget.limit and self.held > budget.floor:
+            self.held_back = True
+            changed()
+
+    def _expect(self) -> None:
+        """Judge how large what comes next may be, by what came since the last look."""
+        seen, self._largest = self._largest, 0
+        if seen:
+            self._quiet = 0
+            self._expected = max(seen, self._expected // 2)
+        elif not self.held:
+            self._quiet += 1
+            if self._quiet >= IDLE:
+                self._expected = ASSUMED
+
+    def _refits(self, most: int) -> bool:
+        """Take how many messages the consumer may have; tell whether its prefetch changes."""
+        prefetch = self._prefetch()
+        now, wanted = min(self.most, prefetch), min(most, prefetch)
+        used_up, self._used_up = self._used_up, False
+        # More only while all is used up: then nothing is on its way, that would come twice.
+        rises = used_up and wanted > now and (wanted == prefetch or wanted >= WORTH * now)
+        if wanted == now or rises or wanted * WORTH <= now:
+            self.most = most
+        return wanted != now and self.most == most

@@ -1,0 +1,146 @@
+"""One supervised AMQP connection of the hot path, and what lives on it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import aiormq
+from aiormq.abc import AbstractChannel
+
+from maniple.amqp.byte_budget import ByteBudget
+from maniple.amqp.consumer import Consumer
+from maniple.amqp.socket import Wire
+from maniple.amqp.subscription import Keeper, Prepare
+from maniple.amqp.supervision import Supervised, TooFewChannels, safely
+from maniple.errors import BrokerUnavailable
+from maniple.timings import Amqp
+
+SPARE_CHANNELS = 4  # for declarations, looks and channels that the broker has yet to close
+
+
+class Endpoint(Protocol):
+    """Something without which a link is not up: a publisher, a listener."""
+
+    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+        """Open a channel on `connection` and make the endpoint work on it."""
+        ...
+
+    def lost(self) -> None:
+        """Forget the channel: it is gone."""
+        ...
+
+
+class Link(Supervised):
+    """One supervised connection to the broker; see `Supervised` for the callbacks.
+
+    Endpoints are opened in the order in which they were added, `prepare` (declarations) first.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
+        self,
+        url: str,
+        *,
+        name: str,
+        prepare: Callable[[aiormq.Connection], Awaitable[object]] | None = None,
+        on_state: Callable[[bool], None] | None = None,
+        on_blocked: Callable[[bool], None] | None = None,
+        times: Amqp | None = None,
+        holds: bool = False,
+        budget: ByteBudget | None = None,
+    ) -> None:
+        """Describe the connection; `start` opens it. Without `times` it keeps the defaults.
+
+        `holds` says whether tasks are held on it, see `Supervised`; `budget` counts their bytes,
+        and is looked at with each tick.
+        """
+        super().__init__(url, name, on_state, on_blocked, times=times, holds=holds)
+        self.budget = budget
+        self._prepare = prepare
+        self._endpoints: list[Endpoint] = []
+        self._overdue: list[Callable[[], bool]] = []
+        self._keepers: list[Keeper] = []
+
+    def consume(
+        self,
+        consumer: Consumer,
+        prepare: Prepare | None = None,
+        on_silent: Callable[[bool], None] | None = None,
+    ) -> Keeper:
+        """Have a queue consumed before it is started; the link is up without it too.
+
+        `prepare` (declarations) and `on_silent` are the `Keeper`'s.
+        """
+        keeper = Keeper(consumer, self.times, prepare, on_silent)
+        self._keepers.append(keeper)
+        return keeper
+
+    @property
+    def consumes(self) -> bool:
+        """Whether all of its queues are consumed."""
+        return all(keeper.opened.is_set() for keeper in self._keepers)
+
+    async def start(self, timeout: float | None = None) -> None:
+        """Open it, wait until it is up, and for a while until its queues are consumed.
+
+        Raises as `Supervised.start`; queues that do not answer for `Amqp.answer` seconds are waited
+        for in the background.
+        """
+        await super().start(timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.times.answer):
+                for keeper in self._keepers:
+                    await keeper.opened.wait()
+
+    def add(self, endpoint: Endpoint, overdue: Callable[[], bool] | None = None) -> None:
+        """Put an endpoint on the link before it is started.
+
+        `overdue` is asked at each tick whether the broker owes it an answer for too long, but not
+        while an alarm of the broker holds back what is published.
+        """
+        self._endpoints.append(endpoint)
+        if overdue is not None:
+            self._overdue.append(overdue)
+
+    async def connection(self) -> aiormq.Connection:
+        """Return the present connection, once it is up. Raises `BrokerUnavailable` when closed."""
+        await self.wait_up()
+        if self._wire is None:
+            raise BrokerUnavailable(f"the connection {self.name} was lost")
+        return self._wire
+
+    async def _build(self) -> None:
+        wire = Wire(str(self._url))
+        await wire.open(self.times.connect)
+        self._keep(wire)
+        self._check_room(wire)
+        if self._prepare is not None:
+            await self._prepare(wire)
+        for endpoint in self._endpoints:
+            self._hear_of(wire, await endpoint.open(wire))
+        for keeper in self._keepers:
+            keeper.attach(wire, self.suspect)
+
+    def _check_room(self, wire: Wire) -> None:
+        most, needed = wire.channel_max, len(self._endpoints) + len(self._keepers) + SPARE_CHANNELS
+        if needed > most:
+            raise TooFewChannels(
+                f"RabbitMQ lets a connection have {most} channels (channel_max in rabbitmq.conf), "
+                f"and {self.name} needs {needed}: one for each of its {len(self._keepers)} queues"
+            )
+
+    def _tick(self) -> None:
+        for keeper in self._keepers:
+            keeper.tick()
+        if self.budget is not None:
+            self.budget.look()
+
+    def _forget(self) -> None:
+        for keeper in self._keepers:
+            safely(keeper.lost)
+        for endpoint in self._endpoints:
+            safely(endpoint.lost)
+
+    def _is_overdue(self) -> bool:
+        late = [overdue() for overdue in self._overdue]  # each of them counts its ticks
+        return any(late)

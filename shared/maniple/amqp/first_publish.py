@@ -1,0 +1,240 @@
+"""The first publish to a queue, on a channel that nothing else uses.
+
+RabbitMQ registers a channel with the leader of a quorum queue at the channel's first publish to it,
+and does nothing else on that channel until it is answered: while the queue has no leader, for as
+long as that is so, nothing that is published there is confirmed, to whatever queue. And one that
+has 32 messages of a channel unconfirmed stops the connection some 400 messages later. Measured on
+RabbitMQ 3.10; other channels of the connection go on meanwhile.
+
+So where a channel is to publish for the first time, or again after something was not confirmed for
+some seconds, a scout goes first: a message that is to be published anyway, on a channel of its own.
+What goes to the same place waits until it is answered. A scout that is not stays where it is, and
+with it its channel; others get other channels, up to `MOST`. If nobody waits for it any more and
+its channel answers other questions, its answer may have been lost: then another may go.
+
+Only what waits then follows at once, for a moment later the queue may have lost its leader; what
+comes later, before the first of those is confirmed, sends another scout. So a place where little
+goes is served by scouts alone, which costs no more.
+
+Known weakness: where `MOST` places do not answer, none is tried that is not known until one does.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import aiormq
+from aiormq.abc import AbstractChannel
+
+from maniple.amqp.errors import LOST
+from maniple.amqp.socket import MOST_CHANNELS
+
+MOST = 64
+KEPT = 4  # channels that wait for the next scout
+SPARE = 5  # channels of the connection that are not for scouts
+MOST_KNOWN = 8192  # places; their names may be from outside
+SOON = 1  # ticks within which a refusal is an answer of the queue
+
+Place = tuple[str, str]
+"""Name of an exchange, and a routing key on it."""
+
+Publish = Callable[[AbstractChannel], Awaitable[object]]
+"""Publishes one message on a channel; raises as aiormq's `basic_publish`."""
+
+
+class _Scout:
+    """One that is out; `back` is set when it is answered, or will not be sent."""
+
+    def __init__(self, place: Place, connection: aiormq.Connection | None) -> None:
+        self.place = place
+        self.connection = connection
+        self.since = 0
+        self.waits = True
+        """It has no channel yet."""
+        self.channel: AbstractChannel | None = None
+        self.orphaned = False
+        """Nobody waits for it."""
+        self.sending: asyncio.Task[None] | None = None
+        self.asked = False
+        """Whether its channel has been asked for an answer that needs no queue."""
+        self.back = asyncio.Event()
+
+
+class Scouts:
+    """Which places a channel may publish to, and who finds out about others."""
+
+    def __init__(self) -> None:
+        """Know nothing, of no connection."""
+        self._known: set[Place] = set()
+        self._found: set[Place] = set()  # just now
+        self._ticks = 0
+        self._connection: aiormq.Connection | None = None
+        self._most = 0
+        self._channels = 0
+        self._idle: list[AbstractChannel] = []
+        self._out: dict[Place, _Scout] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+
+    def open(self, connection: aiormq.Connection) -> None:
+        """Send scouts over this connection from now on."""
+        self._connection = connection
+        self._known, self._found = set(), set()  # an answer may have been told after the loss
+        allowed = connection.connection_tune.channel_max or MOST_CHANNELS
+        self._most = max(1, min(MOST, allowed - SPARE))
+
+    def lost(self) -> None:
+        """Forget everything: the connection is gone, and all that was known of its channels."""
+        self._connection = None
+        self._known, self._found, self._idle, self._channels = set(), set(), [], 0
+        out, self._out = self._out, {}
+        for scout in out.values():
+            scout.back.set()
+        for task in self._sending:
+            task.cancel()
+
+    def tick(self, patience: int) -> None:
+        """Let time pass; `patience` is after how many ticks an answer may have been lost."""
+        self._ticks += 1
+        for scout in self._out.values():
+            overdue = not scout.waits and self._ticks - scout.since > patience
+            if overdue and scout.orphaned and not scout.asked:
+                scout.asked = True
+                self._own(asyncio.create_task(self._ask(scout), name=f"ask of {scout.place}"))
+
+    async def _ask(self, scout: _Scout) -> None:
+        """Give a scout up whose channel goes on."""
+        if scout.channel is not None:
+            with contextlib.suppress(*LOST):
+                await scout.channel.basic_qos(prefetch_count=0)
+                if scout.sending is not None:
+                    scout.sending.cancel()
+
+    def knows(self, place: Place) -> bool:
+        """Whether the channel may publish there."""
+        return place in self._known or place in self._found
+
+    def learn(self, place: Place) -> None:
+        """Take that what was published there on the channel itself was answered."""
+        if place not in self._known:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()  # what is in use is soon found again
+            self._known.add(place)
+
+    def forget(self, place: Place) -> None:
+        """Take that something published there is not answered, or that nothing is there."""
+        self._known.discard(place)
+        self._found.discard(place)
+
+    async def is_free(self, place: Place) -> bool:
+        """Tell whether one may publish there, or send a scout; False: look again.
+
+        That is after the one that is out has come back, or the connection was lost.
+        """
+        scout = self._out.get(place)
+        if scout is None or self.knows(place):
+            return True
+        await scout.back.wait()
+        return False
+
+    async def send(self, place: Place, publish: Publish) -> None:
+        """Publish a message there as the first; raises as `publish` does.
+
+        What is cancelled while it is under way goes on so, and when it is answered the place is
+        known; what was not sent yet is not.
+        """
+        scout = self._out[place] = _Scout(place, self._connection)
+        sending = asyncio.create_task(self._send(scout, publish), name=f"scout {place}")
+        scout.sending = sending
+        sending.add_done_callback(lambda _: self._came_back(scout))  # also of one that never began
+        self._own(sending)
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            scout.orphaned = True
+            if scout.waits:
+                sending.cancel()
+            raise
+
+    async def _send(self, scout: _Scout, publish: Publish) -> None:
+        channel, sound = None, True
+        try:
+            scout.channel = channel = await self._channel(scout)
+            scout.since = self._ticks
+            await publish(channel)
+            self._take_answer(scout)
+        except aiormq.exceptions.PublishError:
+            raise  # nothing is there, but something may come to be
+        except aiormq.exceptions.DeliveryError:
+            # One that comes late may be for want of a leader; that channel does not try again.
+            sound = self._ticks - scout.since <= SOON
+            if sound:
+                self._take_answer(scout)
+            raise
+        except asyncio.CancelledError:
+            sound = False  # an answer may come yet
+            raise
+        finally:
+            if self._connection is scout.connection:
+                self._give_back(channel, sound=sound)
+
+    def _came_back(self, scout: _Scout) -> None:
+        if self._out.get(scout.place) is scout:
+            del self._out[scout.place]
+        scout.back.set()
+        # After those that it wakes.
+        asyncio.get_running_loop().call_soon(self._found.discard, scout.place)
+
+    def _take_answer(self, scout: _Scout) -> None:
+        if self._connection is scout.connection:
+            self._found.add(scout.place)
+
+    async def _channel(self, scout: _Scout) -> AbstractChannel:
+        """Return a channel for a scout, once there is one; `lost` ends the waiting."""
+        if scout.connection is None:
+            raise RuntimeError("closed")
+        while True:
+            while self._idle:
+                channel = self._idle.pop()
+                if not channel.is_closed:
+                    scout.waits = False
+                    return channel
+                self._channels -= 1
+            if self._channels < self._most:
+                scout.waits = False
+                return await self._opened(scout.connection)
+            self._freed.clear()
+            await self._freed.wait()
+
+    async def _opened(self, connection: aiormq.Connection) -> AbstractChannel:
+        self._channels += 1
+        try:
+            return await connection.channel(publisher_confirms=True, on_return_raises=True)
+        except BaseException:
+            if self._connection is connection:
+                self._channels -= 1
+            raise
+
+    def _give_back(self, channel: AbstractChannel | None, *, sound: bool) -> None:
+        if channel is None:
+            return
+        if sound and len(self._idle) < KEPT and not channel.is_closed:
+            self._idle.append(channel)
+        else:
+            self._channels -= 1
+            self._own(asyncio.create_task(_close(channel), name="close a scout's channel"))
+        self._freed.set()
+
+    def _own(self, task: asyncio.Task[None]) -> None:
+        self._sending.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled():
+            task.exception()  # who waits for it has it, if anybody does
+
+
+async def _close(channel: AbstractChannel) -> None:
+    with contextlib.suppress(*LOST):
+        await channel.close()

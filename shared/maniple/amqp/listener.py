@@ -1,0 +1,117 @@
+"""Reading what exchanges say from now on, and looking at queues: cheap, and without promises."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import aiormq
+from aiormq.abc import AbstractChannel, DeliveredMessage
+
+from maniple.amqp.connection import Link
+from maniple.amqp.errors import is_loss
+from maniple.amqp.supervision import CLOSE_TIMEOUT
+from maniple.errors import BrokerUnavailable
+
+LOOK_TIMEOUT = 3.0
+
+Hear = Callable[[bytes, str, str], None]
+"""Called with body, `type` and `message_id` (empty where the message has none)."""
+
+
+class Listener:
+    """An exclusive queue of its own that hears `bindings`: pairs of exchange and routing key.
+
+    The broker names the queue; each connection declares a new one, so that what was said in between
+    is not heard. Nothing is acknowledged: for what is worth nothing when it is old. `hear` must not
+    raise.
+    """
+
+    def __init__(self, link: Link, bindings: Sequence[tuple[str, str]], hear: Hear) -> None:
+        """Listen on `link`, which must not have been started yet."""
+        self._link = link
+        self._bindings = tuple(bindings)
+        self._hear = hear
+        link.add(self)
+
+    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+        """Declare, bind and consume."""
+        channel = await connection.channel(publisher_confirms=False)
+        queue = str((await channel.queue_declare("", exclusive=True)).queue)
+        for exchange, key in self._bindings:
+            await channel.queue_bind(queue, exchange, key)
+        channel.on_consumer_cancel_callbacks.add(lambda _: self._link.suspect())
+        await channel.basic_consume(queue, self._take, no_ack=True)
+        return channel
+
+    def lost(self) -> None:
+        """Nothing is kept of a connection."""
+
+    async def _take(self, message: DeliveredMessage) -> None:
+        properties = message.header.properties
+        self._hear(message.body, properties.message_type or "", properties.message_id or "")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """What a queue is like now; one that is not `there` has neither messages nor consumers."""
+
+    ready: int
+    consumers: int
+    there: bool = True
+
+
+class Inspector:
+    """Looks at queues over a link by passive declaration."""
+
+    def __init__(self, link: Link) -> None:
+        """Look over `link`, which must not have been started yet."""
+        self._connection: aiormq.Connection | None = None
+        self._channel: AbstractChannel | None = None
+        self._looking = asyncio.Lock()
+        link.add(self)
+
+    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+        """Open a channel by which the link sees that it lives; looks have another."""
+        # The broker closes a channel that asks for a queue that is not there.
+        self._connection, self._channel = connection, None
+        return await connection.channel(publisher_confirms=False)
+
+    def lost(self) -> None:
+        """Forget the connection."""
+        self._connection = self._channel = None
+
+    async def look(self, queue: str) -> QueueView:
+        """Look at a queue. Raises `BrokerUnavailable`, also when the broker will not say."""
+        async with self._looking:
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT):
+                    return await self._look(queue)
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                self._channel = None
+                return QueueView(0, 0, there=False)
+            except (Exception, asyncio.CancelledError) as error:
+                await self._abandon()
+                if isinstance(error, BrokerUnavailable) or not (
+                    isinstance(error, TimeoutError) or is_loss(error)
+                ):
+                    raise
+                raise BrokerUnavailable(f"{queue} cannot be looked at: {error!r}") from error
+
+    async def _abandon(self) -> None:
+        """Close the channel: an answer that comes late must not be taken for the next one's."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await channel.close()
+
+    async def _look(self, queue: str) -> QueueView:
+        if self._connection is None:
+            raise BrokerUnavailable("not connected")
+        channel = self._channel
+        if channel is None:
+            channel = await self._connection.channel(publisher_confirms=False)
+            self._channel = channel
+        found = await channel.queue_declare(queue, passive=True)
+        return QueueView(found.message_count or 0, found.consumer_count or 0)

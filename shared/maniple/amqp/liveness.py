@@ -1,0 +1,31 @@
+"""Telling a connection that is dead from one that is only quiet, or blocked by an alarm.
+
+A peer that vanishes without a word (a cut cable, a frozen proxy, a lost NAT entry) closes nothing.
+But the broker sends heartbeats, also to a connection that it blocks or is too busy to read from:
+two in the seconds of one `Amqp.heartbeat`, or one if something else has just been sent.
+"""
+
+from maniple.amqp.socket import Wire
+from maniple.timings import Amqp
+
+
+class Pulse:
+    """Judges one connection; `tick` is to be called every `Amqp.tick` seconds.
+
+    `blocked` says whether an alarm of the broker (memory, disk) holds back what we publish.
+    """
+
+    def __init__(self, wire: Wire, times: Amqp) -> None:
+        """Judge a connection that stands."""
+        self._wire = wire
+        self._most = times.ticks(times.silent)
+        self._heard = -1
+        self._quiet = 0
+        self.blocked = False
+
+    async def tick(self) -> bool:
+        """Look, and return whether the broker is still there."""
+        self.blocked = await self._wire.is_blocked()
+        self._quiet = 0 if self._wire.heard != self._heard else self._quiet + 1
+        self._heard = self._wire.heard
+        return self._quiet < self._most

@@ -1,0 +1,163 @@
+"""A queue whose reader is gone: emptied by others, then removed.
+
+All of it happens on channels of its own, so that a queue that is removed under one's hands (by
+another process that does the same) disturbs nothing else.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+
+import aiormq
+
+from maniple.amqp.byte_budget import ASSUMED, ByteBudget
+from maniple.amqp.connection import Link
+from maniple.amqp.consumer import Consumer
+from maniple.amqp.delivery import Delivery
+from maniple.amqp.errors import LOST, is_loss
+from maniple.amqp.listener import QueueView
+from maniple.errors import BrokerUnavailable
+from maniple.topology import Queue
+
+PREFETCH = 16
+SETTLE_TIMEOUT = 5.0
+POLL = 0.05
+
+
+class Leftover:
+    """One such queue; `leftover` makes it. Every method raises when the connection is lost."""
+
+    def __init__(
+        self,
+        connection: aiormq.Connection,
+        queue: Queue,
+        handle: Callable[[Delivery], None],
+        budget: ByteBudget | None = None,
+    ) -> None:
+        """Hand what waits in `queue` to `handle`.
+
+        A `budget` counts that, and cannot hold it back: who removes a queue must be consuming it.
+        """
+        self._connection = connection
+        self._queue = queue
+        self._handle = handle
+        prefetch = PREFETCH if budget is None else min(PREFETCH, max(1, budget.floor // ASSUMED))
+        self._consumer = Consumer(
+            queue.name, self._take, prefetch=prefetch, owner=self, budget=budget, steady=True
+        )
+        self._channel: aiormq.abc.AbstractChannel | None = None
+        self._touched = monotonic()
+        self.lost = False
+
+    def suspect(self) -> None:
+        """Take that the broker has ended the consumer: somebody removed the queue."""
+        self.lost = True
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since the last delivery came or was on its way."""
+        return 0.0 if self._consumer.unsettled else monotonic() - self._touched
+
+    async def look(self) -> QueueView | None:
+        """Look at the queue; None if it is not there."""
+        channel = await self._connection.channel()
+        try:
+            declared = await channel.queue_declare(self._queue.name, passive=True)
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return None
+        await channel.close()
+        return QueueView(declared.message_count or 0, declared.consumer_count or 0)
+
+    async def consume(self) -> None:
+        """Begin to take what waits."""
+        self._touched = monotonic()
+        if self._channel is None:
+            self._channel = await self._consumer.open(self._connection)
+            self._channel.closing.add_done_callback(lambda _: self.suspect())
+        else:
+            await self._consumer.resume()
+
+    async def pause(self) -> None:
+        """Take nothing more, and settle what was taken, within 5 s; the rest stays in the queue."""
+        await self._consumer.pause()
+        deadline = monotonic() + SETTLE_TIMEOUT
+        # An acknowledgement tells nobody that it was sent.
+        while self._consumer.unsettled and not self.lost and monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(POLL)
+
+    async def unbind(self) -> None:
+        """Have what is published to the queue come back."""
+        async with _channel(self._connection) as channel:
+            for exchange, key in self._queue.bindings:
+                await channel.queue_unbind(self._queue.name, exchange, key)
+
+    async def bind(self) -> None:
+        """Undo `unbind`, if the queue is still there."""
+        channel = await self._connection.channel()
+        try:
+            for exchange, key in self._queue.bindings:
+                await channel.queue_bind(self._queue.name, exchange, key)
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return
+        await channel.close()
+
+    async def remove(self) -> None:
+        """Remove the queue, whatever is in it; what this consumer was given is still its own."""
+        async with _channel(self._connection) as channel:
+            await channel.queue_delete(self._queue.name)
+
+    async def close(self) -> None:
+        """Let go of the queue."""
+        if self._channel is not None:
+            await self._consumer.flush()
+            self._consumer.lost()
+            await self._channel.close()
+
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self._consumer.retire()
+
+    def _take(self, delivery: Delivery) -> None:
+        self._touched = monotonic()
+        self._handle(delivery)
+
+
+@asynccontextmanager
+async def _channel(connection: aiormq.Connection) -> AsyncIterator[aiormq.abc.AbstractChannel]:
+    channel = await connection.channel()
+    yield channel
+    await channel.close()
+
+
+@asynccontextmanager
+async def _closed(one: Leftover) -> AsyncIterator[None]:
+    """Let go of the queue in the end; after an error, as far as the connection still stands."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(*LOST):
+            await one.close()
+        raise
+    await one.close()
+
+
+@asynccontextmanager
+async def leftover(
+    link: Link, queue: Queue, handle: Callable[[Delivery], None]
+) -> AsyncIterator[Leftover]:
+    """Work on a queue over the connection that `link` has now.
+
+    Raises `BrokerUnavailable` when that is lost meanwhile: begin again.
+    """
+    one = Leftover(await link.connection(), queue, handle, link.budget)
+    try:
+        async with _closed(one):
+            yield one
+    except (Exception, asyncio.CancelledError) as error:
+        if not is_loss(error):
+            raise
+        raise BrokerUnavailable(f"the connection {link.name} was lost: {error!r}") from error
+    finally:
+        one.forget()

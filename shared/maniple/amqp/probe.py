@@ -1,0 +1,101 @@
+"""Looking at a broker from outside: is it there, which version, what has been declared."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import aiormq
+from aiormq.abc import AbstractChannel
+from pamqp import commands
+
+from maniple.amqp.errors import LOST
+from maniple.amqp.refusal import refusal
+from maniple.amqp.socket import Wire
+from maniple.errors import BrokerRefused, BrokerUnavailable
+from maniple.urls import place_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BrokerView:
+    """What a broker says of itself, which names it does not have, and what is in the queues.
+
+    `messages` are those that wait, and `consumers` how many there are, by the queue's name.
+    """
+
+    product: str
+    version: str
+    missing_exchanges: tuple[str, ...]
+    missing_queues: tuple[str, ...]
+    messages: Mapping[str, int] = field(default_factory=dict)
+    consumers: Mapping[str, int] = field(default_factory=dict)
+
+
+async def probe(
+    url: str, exchanges: Iterable[str], queues: Iterable[str], *, timeout: float = 10.0
+) -> BrokerView:
+    """Connect once and look for these names; declares nothing.
+
+    Raises `BrokerUnavailable` with the reason, `BrokerRefused` for a wrong password or vhost.
+    """
+    where = place_of(url)
+    try:
+        async with asyncio.timeout(timeout):
+            return await _look(url, tuple(exchanges), tuple(queues))
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"{where} did not answer within {timeout:g} s") from error
+    except LOST as error:
+        if (refused := refusal(error)) is not None:
+            raise BrokerRefused(f"{where} {refused}") from error
+        raise BrokerUnavailable(f"{where}: {error!r}") from error
+
+
+async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -> BrokerView:
+    connection = Wire(url)
+    try:
+        await connection.connect()
+        properties = connection.server_properties
+        known = await _found(connection, exchanges, _exchange)
+        there = await _found(connection, queues, _queue)
+        return BrokerView(
+            product=_text(properties.get("product")),
+            version=_text(properties.get("version")),
+            missing_exchanges=tuple(name for name in exchanges if name not in known),
+            missing_queues=tuple(name for name in queues if name not in there),
+            messages={name: answer.message_count or 0 for name, answer in there.items()},
+            consumers={name: answer.consumer_count or 0 for name, answer in there.items()},
+        )
+    finally:
+        with contextlib.suppress(*LOST):
+            await connection.close()
+
+
+async def _exchange(channel: AbstractChannel, name: str) -> None:
+    await channel.exchange_declare(name, passive=True)
+
+
+async def _queue(channel: AbstractChannel, name: str) -> commands.Queue.DeclareOk:
+    return await channel.queue_declare(name, passive=True)
+
+
+async def _found(
+    connection: aiormq.Connection,
+    names: tuple[str, ...],
+    declare: Callable[[AbstractChannel, str], Awaitable[T]],
+) -> dict[str, T]:
+    found = {}
+    channel: AbstractChannel | None = None
+    for name in names:
+        channel = channel or await connection.channel()
+        try:
+            found[name] = await declare(channel, name)
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            channel = None  # the broker has closed it
+    return found
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")

@@ -1,0 +1,361 @@
+"""Publishing with confirms."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import aiormq
+from aiormq.abc import AbstractChannel
+from pamqp import commands
+
+from maniple.amqp.connection import Link
+from maniple.amqp.errors import is_loss
+from maniple.amqp.first_publish import Place, Scouts
+from maniple.amqp.refusal import check_published, end_of
+from maniple.amqp.supervision import FIRST_BACKOFF
+from maniple.amqp.suspect_addresses import LOSS_SECONDS, SHUNNED_SECONDS, Suspects
+from maniple.errors import BrokerUnavailable, PublishRefused
+
+LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to publish. `exchange` may be "" for the default exchange.
+
+    A `reply_to` or `correlation_id` that changes with the connection is a function, called each
+    time that it is sent.
+    `again` are headers besides, when it is sent once more after a lost connection; with `once` it
+    is not, but given up as `BrokerUnavailable`, for whoever sent it to decide anew.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    message_id: str
+    type: str
+    correlation_id: str | Callable[[], str | None] | None = None
+    reply_to: str | Callable[[], str] | None = None
+    headers: dict[str, Any] | None = None
+    persistent: bool = True
+    mandatory: bool = True
+    again: dict[str, Any] | None = None
+    once: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Where it goes."""
+        return self.exchange, self.routing_key
+
+    def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
+        """AMQP properties of the message; `repeated` if it may have arrived before."""
+        headers = self.headers
+        if repeated and self.again is not None:
+            headers = {**(headers or {}), **self.again}
+        return commands.Basic.Properties(
+            content_type="application/json",
+            delivery_mode=2 if self.persistent else 1,
+            message_id=self.message_id,
+            message_type=self.type,
+            correlation_id=_now(self.correlation_id),
+            reply_to=_now(self.reply_to),
+            headers=headers,
+        )
+
+
+def _now(value: str | Callable[[], str | None] | None) -> str | None:
+    return value() if callable(value) else value
+
+
+class Publisher:
+    """Publishes with confirms on a channel of its own, over reconnections if need be."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        max_losses: int | None = None,
+        scouts: Scouts | None = None,
+        suspects: Suspects | None = None,
+        tells_refusals: bool = False,
+    ) -> None:
+        """Publish on `link`, which must not have been started yet.
+
+        With `scouts` the first message to each place goes by another channel, and so does what is
+        sent where something has not been confirmed for `Amqp.answer` seconds: there may be no
+        leader of that queue, and that would stop the channel. Without, it goes where either all or
+        nothing is answered.
+
+        A message that is under way at `max_losses` losses of the connection (None: any number) is
+        given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
+        of its like beside it, so that they do not pay for it. What `suspects` take to be the cause
+        is given up at once if the broker said so, and of its losses no other message pays.
+
+        One that `tells_refusals` raises `BrokerRefused` for a message that the broker closes the
+        channel for: one of a user without the right, or that is too large. Others try again, until
+        an operator has mended that.
+        """
+        self._link = link
+        self._max_losses = max_losses
+        self._scouts = scouts
+        self._suspects = suspects
+        self._blamed: AbstractChannel | None = None
+        """The channel on which a suspect is under way, or was when it was lost."""
+        self._broken: AbstractChannel | None = None
+        """The last one that the broker closed for an error of its own."""
+        self._lost_ones = asyncio.Lock()
+        self._tells_refusals = tells_refusals
+        self._channel: AbstractChannel | None = None
+        self._ticks = 0
+        self._sent = 0
+        # In order of sending: the tick in which each was, and whither.
+        self._unconfirmed: dict[int, tuple[int, Place]] = {}
+        self._answered = 0  # the tick in which was sent what has been answered
+        self._asking: asyncio.Task[None] | None = None
+        self._asked = 0
+        link.add(self, self.overdue)
+
+    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+        """Open the channel with confirms on."""
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        self._channel = channel
+        self._answered = self._ticks
+        if self._scouts is not None:
+            self._scouts.open(connection)
+        return channel
+
+    def lost(self) -> None:
+        """Forget the channel; waiting publishes are sent again on the next one."""
+        self._channel = None
+        if self._scouts is not None:
+            self._scouts.lost()
+        if self._suspects is not None:
+            self._suspects.lost()
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def overdue(self) -> bool:
+        """Whether the channel no longer answers; called at each tick.
+
+        A confirm that is missing for `Amqp.confirm` seconds may be the fault of one queue: while
+        what was sent since is answered, or a question of ours within `Amqp.answer` seconds, the
+        others go on. After ten times as long it may have been lost, and is sent again all the same.
+
+        Ticks at which an alarm of the broker holds back publishes are so not counted.
+        """
+        self._ticks += 1
+        if self._suspects is not None:
+            self._suspects.tick(self._ticks)
+        oldest, _ = next(iter(self._unconfirmed.values()), (self._ticks, None))
+        times = self._link.times
+        most = times.ticks(times.confirm)
+        self._tell_scouts(times.ticks(times.answer), LOST_AFTER * most)
+        if self._ticks - oldest <= most or self._ticks - self._answered <= most:
+            return self._ticks - oldest > LOST_AFTER * most
+        if self._asking is None:
+            self._asked = self._ticks
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        return self._ticks - self._asked > times.ticks(times.answer)
+
+    def _tell_scouts(self, patience: int, lost_after: int) -> None:
+        if self._scouts is None:
+            return
+        self._scouts.tick(lost_after)
+        for sent_at, place in self._unconfirmed.values():
+            if self._ticks - sent_at <= patience:
+                break
+            self._scouts.forget(place)
+
+    async def _ask(self) -> None:
+        """Ask the channel for an answer that needs no queue."""
+        channel, asked = self._channel, self._ticks
+        try:
+            if channel is not None:
+                await channel.basic_qos(prefetch_count=0)
+                self._answered = max(self._answered, asked)
+        except (Exception, asyncio.CancelledError) as error:
+            if not is_loss(error):
+                raise
+        finally:
+            self._asking = None
+
+    async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
+        """Publish and return when the broker has confirmed.
+
+        A lost connection means sending again, under the same id, unless it is sent `once`. Raises
+        `PublishRefused` when a queue refuses or nothing is bound, `BrokerUnavailable` after
+        `timeout` seconds (None: never) or when the link is closed, `BrokerRefused` as told above.
+        """
+        if timeout is None:
+            await self._publish(message)
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._publish(message)
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                f"RabbitMQ did not confirm a message to {message.exchange}/{message.routing_key} "
+                f"within {timeout:g} s: {self._reason}"
+            ) from error
+
+    @property
+    def _reason(self) -> BaseException | str:
+        if self._link.blocked:
+            return "it holds back publishers (memory or disk alarm)"
+        return self._link.last_error or "no answer"
+
+    async def _publish(self, message: Outgoing) -> None:
+        begun, lost_on = self._channel, None
+        losses = 0
+        while losses != self._max_losses and not self.shuns(message.routing_key):
+            suspected = not self.trusts(message.routing_key)
+            async with self._turn(message, losses, suspected=suspected):
+                if self.shuns(message.routing_key):
+                    break
+                # It may have been cleared of that meanwhile.
+                suspected = suspected and not self.trusts(message.routing_key)
+                channel = await self._open_channel(message.place)
+                if message.once and channel is not begun:
+                    raise BrokerUnavailable("the connection is not the one on which it was begun")
+                if suspected:
+                    self._blamed = channel
+                if await self._is_published(channel, message, repeated=lost_on is not None):
+                    return
+                if suspected:
+                    self._blame(message, channel)
+            if message.once:
+                raise BrokerUnavailable("the connection was lost before RabbitMQ confirmed")
+            if channel is not lost_on:
+                lost_on = channel
+                losses += suspected or self._blamed is not channel
+        raise _refused(message, unroutable=False)
+
+    def shuns(self, key: str) -> bool:
+        """Tell whether nothing is sent there for now, because it would cost the connection."""
+        return self._suspects is not None and self._suspects.shuns(key, self._ticks)
+
+    def trusts(self, key: str) -> bool:
+        """Tell whether this connection is known to stand what is sent there."""
+        return self._suspects is None or not self._suspects.suspects(key)
+
+    def _turn(
+        self, message: Outgoing, losses: int, *, suspected: bool
+    ) -> AbstractAsyncContextManager[None]:
+        if suspected and self._suspects is not None:
+            return self._suspects.alone(message.routing_key)
+        return self._lost_ones if losses and self._max_losses else nullcontext()
+
+    def _blame(self, message: Outgoing, channel: AbstractChannel) -> None:
+        if self._suspects is not None:
+            ticks = self._link.times.ticks
+            self._suspects.blame(
+                message.routing_key,
+                self._ticks,
+                shunned=ticks(SHUNNED_SECONDS),
+                held=ticks(LOSS_SECONDS),
+                sure=self._broken is channel,
+            )
+
+    def _clear(self, message: Outgoing, channel: AbstractChannel) -> None:
+        """Take that the broker has answered a message, if only by refusing it."""
+        if (
+            self._suspects is None
+            or self._channel is not channel
+            or self.trusts(message.routing_key)
+        ):
+            return
+        self._suspects.answered(message.routing_key)
+        if self._blamed is channel:
+            self._blamed = None
+
+    async def _open_channel(self, place: Place) -> AbstractChannel:
+        """Return the channel, once it is there and no scout is out to `place`."""
+        while True:
+            await self._link.wait_up()
+            if self._channel is None:
+                await asyncio.sleep(0)
+            elif (
+                (scouts := self._scouts) is None
+                or scouts.knows(place)
+                or await scouts.is_free(place)
+            ):
+                return self._channel
+
+    async def _is_published(
+        self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
+    ) -> bool:
+        """Publish once; False when the connection was lost before the broker has confirmed."""
+        try:
+            await self._publish_once(channel, message, repeated=repeated)
+        except aiormq.exceptions.DeliveryError as error:
+            self._clear(message, channel)
+            unroutable = isinstance(error, aiormq.exceptions.PublishError)
+            raise _refused(message, unroutable=unroutable) from error
+        except (Exception, asyncio.CancelledError) as error:
+            # Only a new connection tells what became of it.
+            if not is_loss(error):
+                raise
+            if isinstance(error, aiormq.exceptions.ConnectionInternalError):
+                self._broken = channel
+            await self._after_loss(channel)
+            if self._tells_refusals:
+                check_published(end_of(channel), *message.place, len(message.body))
+            return False
+        self._clear(message, channel)
+        return True
+
+    async def _after_loss(self, channel: AbstractChannel) -> None:
+        if self._channel is channel:
+            self._link.suspect()
+            await asyncio.sleep(FIRST_BACKOFF)
+
+    async def _publish_once(
+        self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
+    ) -> None:
+        self._sent = number = self._sent + 1
+        self._unconfirmed[number] = self._ticks, message.place
+        properties = message.properties(repeated=repeated)
+        try:
+            if self._scouts is None or self._scouts.knows(message.place):
+                await self._send(channel, message, properties)
+                return
+            await self._scouts.send(
+                message.place, lambda scout: _basic_publish(scout, message, properties)
+            )
+        finally:
+            del self._unconfirmed[number]
+
+    async def _send(
+        self, channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
+    ) -> None:
+        sent_at, scouts = self._ticks, self._scouts
+        try:
+            await _basic_publish(channel, message, properties)
+        except aiormq.exceptions.DeliveryError as error:  # refused, or bound to nothing
+            self._answered = max(self._answered, sent_at)
+            if scouts is not None and isinstance(error, aiormq.exceptions.PublishError):
+                scouts.forget(message.place)
+            raise
+        self._answered = max(self._answered, sent_at)
+        if scouts is not None:
+            scouts.learn(message.place)
+
+
+async def _basic_publish(
+    channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
+) -> None:
+    await channel.basic_publish(
+        message.body,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        properties=properties,
+        mandatory=message.mandatory,
+    )
+
+
+def _refused(message: Outgoing, *, unroutable: bool) -> PublishRefused:
+    """Return the error of a publish that the broker refused."""
+    return PublishRefused(message.exchange, message.routing_key, unroutable=unroutable)

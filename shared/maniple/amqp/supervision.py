@@ -1,0 +1,288 @@
+"""Keeping a connection up: it is built, watched, and when any part is lost built again, whole."""
+
+import asyncio
+import logging
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from aiormq.abc import AbstractChannel
+from yarl import URL
+
+from maniple.amqp.cancellation import hear_cancellations
+from maniple.amqp.errors import is_loss
+from maniple.amqp.lenient_decoding import tolerate_foreign_bytes
+from maniple.amqp.liveness import Pulse
+from maniple.amqp.refusal import refusal
+from maniple.amqp.socket import Wire
+from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from maniple.loops import end, left_alone
+from maniple.timings import Amqp
+from maniple.urls import place_of
+
+FIRST_BACKOFF = 0.1
+STEADY_AFTER = 3.0  # seconds; what falls sooner counts as another failure in a row
+CLOSE_TIMEOUT = 2.0
+
+_log = logging.getLogger(__name__)
+_LIBRARIES = (logging.getLogger("aiormq"), logging.getLogger("aio_pika"))
+
+
+def backoff(failures: int, most: float) -> float:
+    """Seconds to wait after so many failures in a row: doubling, to at most `most`, with jitter."""
+    return random.uniform(0.5, 1.0) * min(most, FIRST_BACKOFF * 2.0 ** min(failures, 10))
+
+
+class TooFewChannels(ConfigurationError):
+    """The broker lets a connection have fewer channels than it needs; trying again is no use."""
+
+
+def is_hopeless(error: BaseException | None) -> bool:
+    """Whether what has failed would fail again."""
+    return isinstance(error, TooFewChannels) or refusal(error) is not None
+
+
+class Supervised(ABC):
+    """A connection that is built whole, and built again whenever any part of it is lost.
+
+    `name` is what the broker shows as the connection's name. `on_state(up)` is told of each change,
+    `on_blocked(blocked)` when an alarm of the broker (memory, disk) begins or ceases to hold back
+    what is published; such a connection is left as it is, however long that takes. Until it has
+    stood once, what is hopeless ends it; afterwards everything is tried again.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
+        self,
+        url: str,
+        name: str,
+        on_state: Callable[[bool], None] | None = None,
+        on_blocked: Callable[[bool], None] | None = None,
+        *,
+        times: Amqp | None = None,
+        holds: bool = False,
+    ) -> None:
+        """Describe the connection; `start` opens it. `times` are the defaults, if none are given.
+
+        The broker hears at each tick of one that `holds` messages: it gives them to others when it
+        has heard nothing for two of `Amqp.heartbeat`, and what must not run twice has to be stopped
+        before. aiormq itself says something in half of one.
+
+        One attempt to connect is short: a new one finds a healed network sooner.
+        """
+        self.name = name
+        self.times = times or Amqp()
+        self.blocked = False
+        self.reconnects = 0
+        self.last_error: BaseException | None = None
+        self._url = URL(url).update_query(name=name, heartbeat=self.times.heartbeat)
+        self._on_state = on_state
+        self._on_blocked = on_blocked
+        self._holds = holds
+        self._up = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._wire: Wire | None = None
+        self._close_wire: Callable[[], Coroutine[Any, Any, Any]] | None = None
+        self._closed = False
+        self._supervisor: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def _build(self) -> None:
+        """Connect, have the wire kept with `_keep`, and open everything on it."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Forget what was built: it is gone; also called when nothing was."""
+
+    def _tick(self) -> None:  # noqa: B027 - there may be nothing to look after
+        """Look after what is on it; called every `Amqp.tick` seconds while it stands."""
+
+    def _is_overdue(self) -> bool:
+        """Whether the broker owes us an answer for too long; asked at each tick, if not blocked."""
+        return False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether everything on it works."""
+        return self._up.is_set() and not self._closed
+
+    async def start(self, timeout: float | None = None) -> None:
+        """Open it and wait until it is up; on failure it is closed.
+
+        Raises `BrokerUnavailable` if it is not up within `timeout` seconds (None waits for ever),
+        and at once `BrokerRefused` (the login, the vhost, a right) and `TooFewChannels`.
+        """
+        tolerate_foreign_bytes()
+        hear_cancellations()
+        for logger in _LIBRARIES:
+            if logger.level == logging.NOTSET:
+                # They log each loss with a traceback; we say it in one line.
+                logger.setLevel(logging.CRITICAL)
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"link {self.name}")
+        up = asyncio.create_task(self._up.wait())
+        try:
+            either = {up, self._supervisor}
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+        finally:
+            up.cancel()
+        if not self._up.is_set():
+            await self.close()
+            if isinstance(self.last_error, TooFewChannels):
+                raise self.last_error
+            raise self._why_not(timeout) from self.last_error
+
+    def _why_not(self, timeout: float | None) -> BrokerUnavailable:
+        where = f"RabbitMQ at {place_of(str(self._url))}"
+        if (refused := refusal(self.last_error)) is not None:
+            return BrokerRefused(f"{where} {refused}")
+        within = "" if timeout is None else f" within {timeout:g} s"
+        return BrokerUnavailable(f"{where} cannot be reached{within}: {self.last_error!r}")
+
+    async def wait_up(self) -> None:
+        """Return when it is up. Raises `BrokerUnavailable` once it is closed."""
+        if self._closed:
+            raise BrokerUnavailable(f"the connection {self.name} is closed")
+        if not self._up.is_set():
+            await self._up.wait()
+            if self._closed:
+                raise BrokerUnavailable(f"the connection {self.name} is closed")
+
+    def suspect(self, error: BaseException | None = None) -> None:
+        """Have it rebuilt: something on it does not answer as it should."""
+        self.last_error = error or self.last_error
+        self._lost.set()
+
+    async def close(self) -> None:
+        """Close it; whoever waits for it gets `BrokerUnavailable`."""
+        self._closed = True
+        if self._supervisor is not None:
+            await end(self._supervisor)
+        await self._tear_down()
+        self._up.set()
+
+    async def _supervise(self) -> None:
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while not self._closed:
+            if await self._built(min(self.times.longest_open, self.times.open * (1 + failures))):
+                since = loop.time()
+                self._set_up(up=True)
+                await self._lost.wait()
+                self.reconnects += 1
+                self._set_up(up=False)
+                if loop.time() - since >= STEADY_AFTER:
+                    failures = 0
+            elif is_hopeless(self.last_error) and not self.reconnects:
+                return
+            await self._tear_down()
+            failures += 1
+            await asyncio.sleep(backoff(failures, self.times.backoff))
+
+    async def _built(self, timeout: float) -> bool:
+        self._lost.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._build()
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not is_loss(error):
+                raise
+            # Whatever it was: nobody else would try again.
+            _log.info("connection %s does not open: %r", self.name, error)
+            self.last_error = error
+            return False
+        return True
+
+    def _keep(
+        self, wire: Wire, close: Callable[[], Coroutine[Any, Any, Any]] | None = None
+    ) -> None:
+        """Watch over the present wire, and close it in the end: by `close`, if it is given."""
+        self._wire = wire
+        self._close_wire = close or wire.close
+        wire.closing.add_done_callback(partial(self._on_closed, wire))
+        self._watch = asyncio.create_task(self._watch_over(wire), name=f"watch {self.name}")
+        self._watch.add_done_callback(partial(self._on_watched, wire))
+
+    def _hear_of(self, wire: Wire, channel: AbstractChannel) -> None:
+        """Have the loss of a channel heard."""
+        channel.closing.add_done_callback(partial(self._on_closed, wire))
+
+    def _on_watched(self, wire: Wire, watch: asyncio.Task[None]) -> None:
+        """Have what nobody watches any more built anew."""
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            _log.error("what watched connection %s has died", self.name, exc_info=error)
+            if wire is self._wire:
+                self.suspect(error)
+
+    def _on_closed(self, wire: Wire, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if wire is self._wire:  # the end of an earlier one says nothing
+            self.suspect(error)
+
+    async def _watch_over(self, wire: Wire) -> None:
+        pulse = Pulse(wire, self.times)
+        reason = ""
+        while not reason:
+            await asyncio.sleep(self.times.tick)
+            if self._holds:
+                wire.send_heartbeat()
+            if not await pulse.tick():
+                reason = f"the broker was silent for {self.times.silent:g} s"
+            self._set_blocked(pulse.blocked)
+            safely(self._tick)
+            if not pulse.blocked and self._is_overdue():
+                reason = "what was published was never confirmed"
+        self.suspect(BrokerUnavailable(reason))
+        wire.abort()
+
+    async def _tear_down(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        wire, self._wire = self._wire, None
+        safely(self._forget)
+        if wire is not None and self._close_wire is not None:
+            ending = _end(wire, self._close_wire)
+            self._ending = asyncio.create_task(ending, name=f"close {self.name}")
+        if self._ending is not None:
+            await asyncio.shield(self._ending)  # `close` waits for it too
+
+    def _set_blocked(self, blocked: bool) -> None:  # noqa: FBT001 - as the callback's argument
+        if blocked == self.blocked:
+            return
+        self.blocked = blocked
+        _log.warning("connection %s %s", self.name, "blocked" if blocked else "no longer blocked")
+        if self._on_blocked is not None:
+            safely(partial(self._on_blocked, blocked))
+
+    def _set_up(self, *, up: bool) -> None:
+        if up:
+            self._up.set()
+        else:
+            self._up.clear()
+            self._set_blocked(False)
+            _log.warning("connection %s lost: %s", self.name, self.last_error)
+        if self._on_state is not None:
+            safely(partial(self._on_state, up))
+
+
+def safely(callback: Callable[[], object]) -> None:
+    """Call what must not end whoever looks after a connection, whatever it raises."""
+    try:
+        callback()
+    except Exception:  # noqa: BLE001 - whatever it was: the connection must be built again
+        _log.exception("the callback of a connection failed")
+
+
+async def _end(wire: Wire, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Close a wire in at most twice `CLOSE_TIMEOUT`, with or without the broker."""
+    closing = left_alone(asyncio.create_task(close()))
+    await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+    # Not cancelled before: the libraries then wait for the socket, which this ends.
+    wire.abort()
+    await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+    closing.cancel()

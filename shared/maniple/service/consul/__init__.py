@@ -1,0 +1,1 @@
+"""Consul: its client, the catalog, and a process's own registration there."""

@@ -1,0 +1,70 @@
+"""Consuming a queue that others consume too, whatever becomes of it, on a connection that stands.
+
+Such a queue may be without a leader. That costs its own requests only: the connection, and what
+else is heard on it, does not wait for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from maniple.amqp.errors import is_loss
+from maniple.amqp.supervision import backoff
+from maniple.timings import Amqp
+
+Begin = Callable[[], Awaitable[None]]
+"""Begins to consume, and returns once the queue has answered."""
+
+_log = logging.getLogger(__name__)
+
+
+class SharedQueue:
+    """Is tried on each connection that it is attached to, until it is consumed there.
+
+    What is not answered for `Amqp.unanswered` seconds is asked again.
+    """
+
+    def __init__(self, name: str, times: Amqp) -> None:
+        """Describe it; nothing happens before `attach`."""
+        self.name = name
+        self.served = asyncio.Event()
+        """Set once it is consumed on the present connection."""
+        self._times = times
+        self._waited = 0
+        self._beginning: asyncio.Task[None] | None = None
+
+    def attach(self, begin: Begin) -> None:
+        """Have it consumed by `begin`."""
+        self.lost()
+        self._beginning = asyncio.create_task(self._begin(begin), name=f"serve {self.name}")
+
+    def lost(self) -> None:
+        """Abandon the connection: it is gone."""
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._beginning = None
+        self._waited = 0
+        self.served.clear()
+
+    def is_silent(self) -> bool:
+        """Tell whether it has not answered for `Amqp.answer` seconds; asked every `Amqp.tick`."""
+        self._waited = 0 if self.served.is_set() else self._waited + 1
+        return self._waited > self._times.ticks(self._times.answer)
+
+    async def _begin(self, begin: Begin) -> None:
+        failures = 0
+        while not await self._is_begun(begin):
+            failures += 1
+            await asyncio.sleep(backoff(failures, self._times.backoff))
+        self.served.set()
+
+    async def _is_begun(self, begin: Begin) -> bool:
+        try:
+            async with asyncio.timeout(self._times.unanswered):
+                await begin()
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not is_loss(error):
+                raise
+            _log.info("%s is not consumed: %r", self.name, error)
+            return False
+        return True
