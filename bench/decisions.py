@@ -20,14 +20,14 @@ from maniple.codec import decode_submission
 from maniple.limiter_messages import DispatcherReport
 from maniple.messages import Envelope
 from maniple.service.policies import CircuitBreakerSpec, PolicySet, parse_policy
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.limits.coordinator import Fleet
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.pipeline.pipeline import Gate
-from maniple_dispatcher.result_cache import GoodResults
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_dispatcher.result_cache import ResultCache
 
 ROUNDS = 15
 TASKS = 5000
@@ -86,16 +86,16 @@ class _Nowhere:
 def deciding(policies: PolicySet) -> Callable[[], None]:
     """Return what decides about one task."""
     spec = CircuitBreakerSpec(consecutive=5)
-    fleet = Fleet("one", Owned(lambda _: spec), time.monotonic())
+    fleet = Coordinator("one", LeaseOwner(lambda _: spec), time.monotonic())
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), time.monotonic())
     lanes = _Nowhere()
     now = datetime.now(UTC)
-    gate = Gate(
-        cast("Lanes", lanes),
+    gate = Pipeline(
+        cast("LanePublisher", lanes),
         fleet,
         policies,
-        cast("ResultOutlet", None),
-        good=GoodResults(),
+        cast("ResultPublisher", None),
+        good=ResultCache(),
         metrics=Metrics(),
         clock=lambda: now,
     )

@@ -31,7 +31,7 @@ from aiormq.channel import Channel
 from pamqp import commands
 from rich.progress import Progress
 
-from maniple.amqp import Link
+from maniple.amqp import AmqpConnection
 from maniple.cli.output import error_console, run
 from maniple.control import AgentDescription, AgentId, Heartbeat, Incarnation
 from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
@@ -56,7 +56,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Spray:
     """Publishes heartbeats without waiting: the sender is not what is measured."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: AmqpConnection) -> None:
         self._channel: Channel | None = None
         link.add(self)
 
@@ -192,9 +192,9 @@ class Usage:
         return cls(used, pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
 
-def _links(url: str, count: int) -> Iterator[Link]:
+def _links(url: str, count: int) -> Iterator[AmqpConnection]:
     for number in range(-(-count // PER_CONNECTION)):
-        yield Link(url, name=f"simulated-{number}")
+        yield AmqpConnection(url, name=f"simulated-{number}")
 
 
 async def measure(count: int, seconds: float) -> dict[str, object]:

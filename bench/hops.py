@@ -26,10 +26,10 @@ from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitMessage, R
 
 from maniple import codec
 from maniple.amqp import (
+    AmqpConnection,
     Connection,
     Consumer,
     Delivery,
-    Link,
     Outgoing,
     Publisher,
     declare_queue,
@@ -83,8 +83,8 @@ async def over_transport(url: str, arrivals: Arrivals) -> AsyncIterator[Publish]
         await declare_queue(channel, Queue(QUEUE))
         await channel.close()
 
-    outlet = Link(url, name="bench.publish", prepare=prepare)
-    intake = Link(url, name="bench.consume")
+    outlet = AmqpConnection(url, name="bench.publish", prepare=prepare)
+    intake = AmqpConnection(url, name="bench.consume")
     publisher = Publisher(outlet)
     consumer = Consumer(QUEUE, heard, prefetch=PREFETCH)
     intake.consume(consumer)

@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.handlers import CAPABILITY
 
-from maniple.amqp import Link, Outgoing, Publisher
+from maniple.amqp import AmqpConnection, Outgoing, Publisher
 from maniple.cli.control import ask_over, operator_plane
 from maniple.cli.output import run
 from maniple.codec import encode
@@ -107,8 +107,8 @@ async def bench(dispatchers: int, *, lopsided: bool = False) -> AsyncIterator[Be
     )
     async with Cluster(options) as cluster:
         info = cluster.ready_info()
-        outside = Link(info["broker_url"], name="bench-submit")
-        records = Link(info["operator_url"], name="bench-records")
+        outside = AmqpConnection(info["broker_url"], name="bench-submit")
+        records = AmqpConnection(info["operator_url"], name="bench-records")
         made = Bench(cluster, Publisher(outside))
         reader = RecordReader(records, made.hear)
         await outside.start()

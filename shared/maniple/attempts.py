@@ -41,7 +41,7 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class NextAttempt:
     """Another attempt, after the delay of this tier in seconds; `code` is why."""
 
     tier: float
@@ -83,7 +83,7 @@ def conclude(
     outcome: Outcome,
     ran: Ran,
     jitter: Callable[[], float],
-) -> Result | Again:
+) -> Result | NextAttempt:
     """Return the result of an attempt, or that it is to be tried again.
 
     `jitter` gives a number from 0 to 1 (full jitter over the exponential backoff). Who had only
@@ -106,11 +106,11 @@ def conclude(
     return last(envelope, outcome, ran)
 
 
-def _again(envelope: Envelope, seconds: float, failure: Failure, ran: Ran) -> Again:
+def _again(envelope: Envelope, seconds: float, failure: Failure, ran: Ran) -> NextAttempt:
     """Jitter may pick a shorter tier; what the handler asked for is kept to."""
     asked = failure.retry_after or 0.0
     not_before = ran.finished_at + timedelta(seconds=asked) if asked > seconds else None
-    return Again(
+    return NextAttempt(
         delay_tier(max(seconds, asked)),
         # From now on it waits; it is dispatched again when that is over.
         replace(

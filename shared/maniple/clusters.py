@@ -17,7 +17,7 @@ RUN_FILE = "dev.json"
 
 
 @dataclass(frozen=True)
-class Cluster:
+class KnownCluster:
     """What `maniple dev` tells of the cluster that it runs: its ready file.
 
     `broker_url` is an outside user's, `client_url` the SDK's, `operator_url` the command line's.
@@ -30,7 +30,7 @@ class Cluster:
     management_url: str = ""
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> "Cluster":
+    def from_document(cls, document: Mapping[str, Any]) -> "KnownCluster":
         """Read a ready file. Raises `KeyError` for one without its URLs."""
         operator = str(document["operator_url"])
         return cls(
@@ -61,7 +61,7 @@ def forget_run() -> None:
         return
 
 
-def find_cluster() -> Cluster | None:
+def find_cluster() -> KnownCluster | None:
     """Return the cluster that this user's `maniple dev` runs, None if there is none.
 
     A file that somebody else owns, that cannot be read, or whose `pid` has ended does not count.
@@ -73,7 +73,7 @@ def find_cluster() -> Cluster | None:
         document = json.loads(path.read_text())
         if (pid := document.get("pid")) is not None:
             os.kill(int(pid), 0)
-        return Cluster.from_document(document)
+        return KnownCluster.from_document(document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

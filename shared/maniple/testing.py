@@ -25,7 +25,7 @@ from maniple import codec
 from maniple.attempts import Ran, conclude, context_of, expired, result_of, seconds_for
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
 from maniple.loading import load_registry
@@ -59,7 +59,7 @@ async def cluster(
     for handler in handlers:
         if isinstance(handler, ModuleType):
             registry.check(handler)
-    outstanding = Outstanding()
+    outstanding = OutstandingHandles()
     client = Client(MemoryCarrier(registry, outstanding, slots), outstanding, tenant=tenant)
     try:
         yield client
@@ -70,7 +70,7 @@ async def cluster(
 class MemoryCarrier:
     """Runs tasks in place of bringing them to a cluster."""
 
-    def __init__(self, registry: TaskRegistry, outstanding: Outstanding, slots: int) -> None:
+    def __init__(self, registry: TaskRegistry, outstanding: OutstandingHandles, slots: int) -> None:
         """Run the handlers of `registry`, at most `slots` at a time."""
         self._registry = registry
         self._outstanding = outstanding

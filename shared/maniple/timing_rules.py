@@ -19,7 +19,7 @@ SETTINGS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class TimingRule:
     """The sum of some times must be below that of others, or at most as much; or else `why`.
 
     A time is named by where it stands in `Timings`, and counts as often as it is named.
@@ -45,229 +45,247 @@ class Rule:
 
 RULES: Final = (
     # Heartbeats of an agent that is well come in time for everybody.
-    Rule(
+    TimingRule(
         ("heartbeats.confirm",),
         ("heartbeats.period",),
         "waiting for a confirm would delay the next heartbeat",
     ),
-    Rule(
+    TimingRule(
         ("heartbeats.longest", "watching.longest_step"),
         ("bounds.unreachable",),
         "an agent that is well would be suspected, if only by a registry that stood still",
     ),
-    Rule(
+    TimingRule(
         ("heartbeats.longest", "heartbeats.confirm"),
         ("fencing.fenced",),
         "an agent whose heartbeats are confirmed in time would be fenced",
     ),
-    Rule(
+    TimingRule(
         ("heartbeats.longest", "heartbeats.confirm"),
         ("catalog.ttl",),
         "an agent whose heartbeats are confirmed in time would be critical in Consul",
         equal=True,
     ),
     # What an agent has stopped before others have what it held.
-    Rule(
+    TimingRule(
         ("bounds.unreachable",),
         ("fencing.fenced",),
         "an agent that takes nothing new would be shown as active",
     ),
-    Rule(("fencing.fenced",), ("fencing.exclusive",), "what is stopped could be started again"),
-    Rule(
+    TimingRule(
+        ("fencing.fenced",), ("fencing.exclusive",), "what is stopped could be started again"
+    ),
+    TimingRule(
         ("fencing.stopped",),
         ("bounds.failed",),
         "an exclusive task could run elsewhere before its agent has stopped it",
     ),
     # The broker has last heard of a connection up to a tick before it was cut.
-    Rule(
+    TimingRule(
         ("fencing.stopped", "amqp.tick"),
         ("amqp.heartbeat", "amqp.heartbeat"),
         "the broker could give an exclusive task to others before its agent has stopped it",
     ),
-    Rule(
+    TimingRule(
         ("amqp.silent", "amqp.tick", "amqp.tick"),
         ("amqp.heartbeat", "amqp.heartbeat"),
         "the broker could give what an agent has to others before it knows that it is cut off",
     ),
     # A connection to the broker.
-    Rule(
+    TimingRule(
         ("amqp.heartbeat", "amqp.tick"),
         ("amqp.silent",),
         "a broker that is only quiet would be taken for dead",
     ),
-    Rule(("amqp.tick",), ("amqp.confirm",), "every confirm would be late"),
-    Rule(
+    TimingRule(("amqp.tick",), ("amqp.confirm",), "every confirm would be late"),
+    TimingRule(
         ("heartbeats.longest", "amqp.backoff"),
         ("fencing.fenced",),
         "a broker that is back at once would find its agents fenced",
     ),
-    Rule(("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True),
-    Rule(("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True),
+    TimingRule(
+        ("amqp.connect",), ("amqp.open",), "opening would end before connecting may", equal=True
+    ),
+    TimingRule(
+        ("amqp.open",), ("amqp.longest_open",), "opening would never take longer", equal=True
+    ),
     # Tasks that agents have and dispatchers count. The broker brings one again at most three
     # heartbeats after it last heard of the agent, which may have heard of it one earlier.
-    Rule(
+    TimingRule(
         (*4 * ("amqp.heartbeat",), "amqp.tick"),
         ("amqp.silent", "holding.orphaned"),
         "an agent would forget a task that the broker may still bring it again",
     ),
-    Rule(("holding.dissolve",), ("holding.longest",), "what comes again would be held shorter"),
-    Rule(
+    TimingRule(
+        ("holding.dissolve",), ("holding.longest",), "what comes again would be held shorter"
+    ),
+    TimingRule(
         ("reports.period", "reports.period"),
         ("reports.lately",),
         "a bulkhead would take what an agent has for what has ended",
     ),
-    Rule(
+    TimingRule(
         ("reports.period", "reports.confirm"),
         ("reports.heard",),
         "what an agent has would be forgotten when one report is confirmed late",
     ),
-    Rule(
+    TimingRule(
         ("reports.lately",),
         ("reports.heard",),
         "an agent's tasks would be forgotten before they must be told of",
     ),
-    Rule(
+    TimingRule(
         ("amqp.heartbeat", "amqp.heartbeat", "amqp.heartbeat"),
         ("reports.heard",),
         "the broker may still leave an agent the tasks that a bulkhead takes for ended",
     ),
     # Dispatchers among themselves.
-    Rule(
+    TimingRule(
         ("peers.presence", "peers.presence"),
         ("peers.unheard", "peers.unheard"),
         "one sign of life that is late would take a dispatcher for dead",
     ),
-    Rule(("peers.unheard",), ("peers.alive",), "who owns nothing would still be waited for"),
-    Rule(("peers.look",), ("peers.asked_anew",), "no look would find out in time"),
-    Rule(("peers.asked_anew",), ("peers.answer",), "one that has died would be waited for"),
-    Rule(
+    TimingRule(("peers.unheard",), ("peers.alive",), "who owns nothing would still be waited for"),
+    TimingRule(("peers.look",), ("peers.asked_anew",), "no look would find out in time"),
+    TimingRule(("peers.asked_anew",), ("peers.answer",), "one that has died would be waited for"),
+    TimingRule(
         ("peers.answer",),
         ("peers.alive",),
         "an owner that is slow would be taken for dead before others go on without it",
     ),
-    Rule(
+    TimingRule(
         ("peers.listens", "peers.tells_all"),
         ("peers.held",),
         "tasks would not wait until those that have just started own their limits",
     ),
-    Rule(
+    TimingRule(
         ("peers.alive", "peers.held"),
         ("peers.deaf",),
         "tasks would stop waiting for an owner while the broker only stands still for a moment",
     ),
-    Rule(
+    TimingRule(
         ("peers.tells_all", "peers.tells_all"),
         ("peers.listens",),
         "one that begins would own what it was not told of",
     ),
     # What runs where.
-    Rule(
+    TimingRule(
         ("policies.check", "policies.check"),
         ("policies.stale",),
         "one report that is late would make a process stale",
     ),
-    Rule(("policies.stale",), ("policies.forgotten",), "who is stale would never be shown as such"),
+    TimingRule(
+        ("policies.stale",), ("policies.forgotten",), "who is stale would never be shown as such"
+    ),
     # Queues that do not do what they should.
-    Rule(
+    TimingRule(
         ("queues.patience", "queues.cancel"),
         ("amqp.confirm",),
         "one lane that is stuck would cost the connection of all",
     ),
-    Rule(
+    TimingRule(
         ("queues.patience", "queues.reply"),
         10 * ("amqp.confirm",),
         "one reply queue that is stuck would cost the connection of all",
     ),
-    Rule(("queues.stuck",), ("queues.most_stuck",), "a stuck lane would be tried ever more often"),
-    Rule(
+    TimingRule(
+        ("queues.stuck",), ("queues.most_stuck",), "a stuck lane would be tried ever more often"
+    ),
+    TimingRule(
         ("amqp.heartbeat", "amqp.heartbeat", "amqp.heartbeat"),
         ("queues.leftover",),
         "the broker may still hold tasks for an agent that is gone",
     ),
     # Lanes whose agents are gone.
-    Rule(
+    TimingRule(
         ("expiry.look", "expiry.look", "expiry.look"),
         ("expiry.every",),
         "what is over would end sooner where nobody knows of it than where one does",
     ),
-    Rule(
+    TimingRule(
         ("queues.patience",),
         ("expiry.settle",),
         "a task that finds no way back would be taken again before it waits elsewhere",
     ),
-    Rule(("expiry.every",), ("expiry.longest",), "a silent queue would be tried ever more often"),
+    TimingRule(
+        ("expiry.every",), ("expiry.longest",), "a silent queue would be tried ever more often"
+    ),
     # What a registry makes of silence, and of work that nobody takes.
-    Rule(
+    TimingRule(
         ("bounds.unreachable",),
         ("bounds.failed",),
         "an agent would be failed that was never suspected",
     ),
-    Rule(("bounds.failed",), ("bounds.forgotten",), "a failed agent could begin again"),
-    Rule(
+    TimingRule(("bounds.failed",), ("bounds.forgotten",), "a failed agent could begin again"),
+    TimingRule(
         ("heartbeats.confirm",),
         ("watching.echo",),
         "a registry would take itself for deaf before its echo is late",
     ),
-    Rule(
+    TimingRule(
         ("watching.echo",),
         ("bounds.failed",),
         "one echo that is lost would delay failures by more than their own time",
     ),
-    Rule(("watching.scan",), ("watching.longest_step",), "a registry's clock would stand still"),
-    Rule(("bounds.starving",), ("bounds.reconnect",), "who is not in doubt would be reconnected"),
-    Rule(("bounds.reconnect",), ("bounds.hopeless",), "reconnecting would never be tried"),
-    Rule(
+    TimingRule(
+        ("watching.scan",), ("watching.longest_step",), "a registry's clock would stand still"
+    ),
+    TimingRule(
+        ("bounds.starving",), ("bounds.reconnect",), "who is not in doubt would be reconnected"
+    ),
+    TimingRule(("bounds.reconnect",), ("bounds.hopeless",), "reconnecting would never be tried"),
+    TimingRule(
         ("bounds.hopeless",),
         ("bounds.reconnect", "standby.reconnect_grace"),
         "an agent would be told twice to reconnect, and evicted without its newest connections",
         equal=True,
     ),
-    Rule(
+    TimingRule(
         ("standby.grace",),
         ("standby.reconnect_grace",),
         "an agent would be told twice to reconnect",
         equal=True,
     ),
-    Rule(
+    TimingRule(
         ("standby.reconnect_grace",),
         ("standby.remembered",),
         "what was seen done would be done again",
     ),
-    Rule(
+    TimingRule(
         ("clocks.tell", "clocks.tell", "clocks.tell"),
         ("clocks.kept",),
         "a clock that was set back could not be told from one word of it that came late",
     ),
     # Consul.
-    Rule(
+    TimingRule(
         ("catalog.refresh", "catalog.refresh"),
         ("catalog.ttl",),
         "one refresh that is late would make a process critical that is well",
     ),
-    Rule(
+    TimingRule(
         ("catalog.http_timeout",),
         ("catalog.http_interval",),
         "looks at a page would overlap",
         equal=True,
     ),
-    Rule(
+    TimingRule(
         ("catalog.http_interval", "catalog.http_interval"),
         ("bounds.unwell",),
         "a check could have failed three times, for a life before",
         equal=True,
     ),
-    Rule(
+    TimingRule(
         ("bounds.unwell",),
         ("catalog.gone",),
         "an agent would be taken out of Consul before it is suspected",
         equal=True,
     ),
-    Rule(
+    TimingRule(
         ("leading.lease",),
         ("catalog.ttl",),
         "a registry would think that it leads for longer than it takes Consul to miss it",
     ),
-    Rule(
+    TimingRule(
         ("leading.look", "leading.look"),
         ("leading.lease",),
         "one look that is late would end a lead",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from maniple.attempts import Again, Ran, conclude
+from maniple.attempts import NextAttempt, Ran, conclude
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result, Status
@@ -65,7 +65,7 @@ def test_what_an_agent_concludes_may_follow_running(
     task = replace(TASK, attempt=attempt)
     finished = task.deadline if late else NOW
     decision = conclude(task, HANDLER, outcome, Ran("agent-1", NOW, finished), lambda: 0.0)
-    after = TaskState.RETRYING if isinstance(decision, Again) else TaskState(decision.status)
+    after = TaskState.RETRYING if isinstance(decision, NextAttempt) else TaskState(decision.status)
     assert may_follow(TaskState.RUNNING, after)
 
 

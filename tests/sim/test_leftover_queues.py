@@ -11,8 +11,8 @@ import structlog
 
 from maniple.amqp import QueueView
 from maniple_dispatcher.affinity import queue_drainer
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.affinity.queue_drainer import Moves
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from virtual_time import Process, World, seeds
 
 AGENT, LANES = "agent-1", frozenset({"cart.add"})
@@ -86,8 +86,8 @@ def start(world: World, name: str) -> None:
 
     runtime: Any = SimpleNamespace(spawn=spawn, log=structlog.get_logger())
     marks: Any = Marks()
-    roster = Roster()
-    moves = Moves(
+    roster = Assignment()
+    moves = QueueDrainer(
         runtime, NOTHING, NOTHING, roster, marks, quiet=QUIET, clock=NOTHING, traces=NOTHING
     )
     roster.registered(AGENT, "1", LANES)

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 
 from maniple.control import LaneEnds
-from maniple.service.consul.catalog import Entry
+from maniple.service.consul.catalog import CatalogEntry
 from maniple.service.policies import CircuitBreakerSpec, Resolved
 from maniple.timings import Peers
-from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.snapshot import LOOK, STOPPING
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
@@ -69,7 +69,7 @@ class Lives:
         world.run(0.5)
         assert len(self.fleet.became.sent) == FIVE
         for one in self.of.values():
-            assert one.fleet.owned.breaker(LANE)[0] is State.OPEN, one.name
+            assert one.fleet.owned.breaker(LANE)[0] is BreakerState.OPEN, one.name
 
 
 @pytest.mark.parametrize("lived", [0.2, 0.8, READY])
@@ -130,7 +130,7 @@ def test_who_cannot_read_consul_at_its_start_overwrites_nothing_and_learns_of_it
         world.run(20.0)
         for one in lives.of.values():
             one.admit(FIVE_AN_HOUR, 3)
-            assert one.fleet.owned.breaker(LANE)[0] is State.OPEN
+            assert one.fleet.owned.breaker(LANE)[0] is BreakerState.OPEN
         world.run(0.5)
         assert len(fleet.became.sent) == passed
 
@@ -201,7 +201,7 @@ def test_a_limit_that_is_full_again_in_a_moment_costs_consul_nothing() -> None:
         world.run(READY)
         read, kv_get = list[float](), one.consul.kv_get
 
-        async def counting(key: str) -> Entry | None:
+        async def counting(key: str) -> CatalogEntry | None:
             read.append(world.now)
             return await kv_get(key)
 

@@ -4,7 +4,7 @@ import pytest
 
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved
-from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.redelivery import Redelivery
 from simulated_dispatchers import FAR, HELD, LANE, NOW, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 
@@ -14,7 +14,7 @@ LIMITED = Resolved(rate_limit=POLICY)
 KEY = "rate_limit/it"
 
 
-def deliver(one: Dispatcher, tasks: int, before: Before) -> None:
+def deliver(one: Dispatcher, tasks: int, before: Redelivery) -> None:
     """Let the broker deliver tasks."""
 
     def come() -> None:
@@ -36,20 +36,20 @@ def test_no_task_that_was_admitted_is_refused_and_none_is_charged_twice(chunk: r
                 fleet.start(f"d{number}")
             world.run(3.0)
             dies = next(one for one in fleet.alive if one is not fleet.owner(KEY))
-            deliver(dies, HAD, Before.UNKNOWN)
+            deliver(dies, HAD, Redelivery.UNKNOWN)
             world.run(2.0)
             first = len(fleet.became.sent)
             assert (first, fleet.became.ended) == (HAD, [])  # all had a token
             fleet.broker.kill(dies.process)
             heir = next(one for one in fleet.alive if one is not fleet.owner(KEY))
-            deliver(heir, HAD, Before.DELIVERED)
+            deliver(heir, HAD, Redelivery.DELIVERED)
             world.run(5.0)
             assert (len(fleet.became.sent), fleet.became.ended) == (2 * HAD, [])
-            deliver(heir, LIMIT, Before.UNKNOWN)
+            deliver(heir, LIMIT, Redelivery.UNKNOWN)
             world.run(5.0)
             anew = len(fleet.became.sent) - 2 * HAD
             assert LIMIT - HAD <= anew <= LIMIT - HAD + 2  # and those that grew again meanwhile
-            deliver(heir, HAD, Before.DELIVERED)
+            deliver(heir, HAD, Redelivery.DELIVERED)
             refused = len(fleet.became.ended)
             world.run(2.0)
             assert len(fleet.became.ended) == refused  # though the limit is used up

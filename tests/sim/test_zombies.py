@@ -11,7 +11,7 @@ from maniple.control import Reconnect
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.timings import Timings
 from maniple.topology import Queue, lane_queues
-from maniple_agent.lane_consumers import Lanes
+from maniple_agent.lane_consumers import LaneConsumers
 from simulated_cluster import Agent, Cluster
 from virtual_time import World, seeds
 
@@ -105,7 +105,7 @@ def told_without_a_link() -> tuple[tuple[str, ...], tuple[str, ...]]:
     def consume(queue: Queue, handle: Any, prefetch: int, **_: Any) -> Consumer:
         return Consumer(queue.name, handle, prefetch=prefetch)
 
-    lanes = Lanes("a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4))
+    lanes = LaneConsumers("a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4))
     hot: Any = SimpleNamespace(consume=consume, intake=SimpleNamespace(is_up=False))
     work: Any = SimpleNamespace(take=lambda *_, **__: None, connection_lost=lambda: None)
     lanes.consume(hot, work)

@@ -12,7 +12,7 @@ import requests
 
 from maniple.local import programs
 from maniple.local.ports import free_ports
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from needs import CONSUL, need
 from waiting import wait_until
 
@@ -20,7 +20,7 @@ from waiting import wait_until
 class ConsulServer:
     """`consul agent -dev` on free ports, known to the reaper; each start finds its memory empty."""
 
-    def __init__(self, folder: Path, reaper: Reaper, options: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, reaper: ProcessReaper, options: Sequence[str] = ()) -> None:
         self._reaper = reaper
         self._options = options
         self._log = folder / "consul.log"
@@ -83,7 +83,7 @@ class ConsulServer:
 @asynccontextmanager
 async def own_consul(folder: Path, *options: str) -> AsyncIterator[ConsulServer]:
     """A Consul of the test's own for the block, with a leader at its beginning."""
-    with Reaper() as reaper:
+    with ProcessReaper() as reaper:
         own = ConsulServer(folder, reaper, options)
         try:
             own.start()

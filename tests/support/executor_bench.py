@@ -21,7 +21,7 @@ from maniple.messages import Envelope, Failure
 from maniple.tasks import TaskRegistry
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Executor, Job, ProcessExecutor, on_loop
-from maniple_agent.fair_queue import Share
+from maniple_agent.fair_queue import FairShare
 from needs import PROC, need
 from waiting import wait_until
 
@@ -122,7 +122,7 @@ def job(
     )
     definition = REGISTRY.get(capability)
     assert definition is not None
-    made = Job(envelope, definition, NO_BUNDLE, suspect=False, share=Share(1.0))
+    made = Job(envelope, definition, NO_BUNDLE, suspect=False, share=FairShare(1.0))
     made.timeout = timeout
     return made
 

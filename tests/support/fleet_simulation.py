@@ -8,9 +8,9 @@ from itertools import count
 
 from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 
 TRAVEL = 0.004
 COLLECT = 0.004
@@ -32,7 +32,7 @@ class Simulation:
         self._frozen_until: dict[str, float] = {}
         self._order = count()
         self._events: list[tuple[float, int, Callable[[], object]]] = []
-        self.alive: dict[str, Fleet] = {}
+        self.alive: dict[str, Coordinator] = {}
         self._told: dict[str, float] = {}
         self.passed: Counter[int] = Counter()
         self.refused: list[float] = []
@@ -43,7 +43,7 @@ class Simulation:
         self.run(3.0)
 
     def start(self, name: str) -> None:
-        self.alive[name] = fleet = Fleet(name, Owned(lambda _: None), self.now)
+        self.alive[name] = fleet = Coordinator(name, LeaseOwner(lambda _: None), self.now)
         self._told[name] = -1.0
         self._every(COLLECT, name, lambda: self._speak(name, fleet))
         self._every(LOOK, name, lambda: fleet.look(self.now))
@@ -137,7 +137,7 @@ class Simulation:
     def _frozen(self, name: str) -> bool:
         return self._frozen_until.get(name, 0.0) > self.now
 
-    def _speak(self, name: str, fleet: Fleet) -> None:
+    def _speak(self, name: str, fleet: Coordinator) -> None:
         if fleet.due or self.now - self._told[name] >= PRESENCE:
             self._told[name] = self.now
             report = fleet.report(self.now)

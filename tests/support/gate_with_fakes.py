@@ -7,19 +7,19 @@ from typing import Any
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.record_lookup import Lookups
-from maniple_dispatcher.ingress.redelivered_tasks import Again
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.ingress.retry_consumer import Returns
-from maniple_dispatcher.limits.bulkhead_counts import Rooms
-from maniple_dispatcher.pipeline.pipeline import Gate
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.record_lookup import RecordLookup
+from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
+from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
+from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_dispatcher.tracing import DispatchTracing
 from work_with_fakes import NOW, Delivery, FakePublisher
 
 Kind = tuple[str, dict[str, Any]]
@@ -35,18 +35,18 @@ class GateWithFakes:
         fleet: Any,
         *,
         tracer: Tracer = NO_TRACER,
-        rooms: Rooms | None = None,
-        lookups: Lookups | None = None,
+        rooms: BulkheadCounts | None = None,
+        lookups: RecordLookup | None = None,
     ) -> None:
-        self.publisher, self.roster, self.now = FakePublisher(), Roster(), NOW
+        self.publisher, self.roster, self.now = FakePublisher(), Assignment(), NOW
         self.known: datetime | None = None
         """The cluster's time, if it is known."""
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.results = ResultPublisher(self.publisher, Metrics(), replier=self.publisher)
         self.policies = PolicySet(
             parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
         )
-        self.traces = Traces(tracer, self.clock, ratio=0.0)
-        self.lanes = Lanes(
+        self.traces = DispatchTracing(tracer, self.clock, ratio=0.0)
+        self.lanes = LanePublisher(
             self.publisher,
             self.results,
             Metrics(),
@@ -57,7 +57,7 @@ class GateWithFakes:
             known=lambda: self.known,
         )
         nothing: Any = None
-        self.gate = Gate(
+        self.gate = Pipeline(
             self.lanes,
             fleet,
             self.policies,
@@ -66,8 +66,8 @@ class GateWithFakes:
             metrics=Metrics(),
             clock=self.clock,
         )
-        again = None if lookups is None else Again(lookups, self.gate, self.results)
-        self.returns = Returns(
+        again = None if lookups is None else RedeliveredTasks(lookups, self.gate, self.results)
+        self.returns = RetryConsumer(
             self.lanes, self.gate, nothing, self.clock, traces=self.traces, again=again
         )
 
@@ -75,7 +75,7 @@ class GateWithFakes:
         return self.now
 
     def bring(
-        self, task: Envelope, before: Before = Before.UNKNOWN, *, expires: bool = False
+        self, task: Envelope, before: Redelivery = Redelivery.UNKNOWN, *, expires: bool = False
     ) -> Delivery:
         """Have a task admitted; return what brought it."""
         delivery = Delivery()

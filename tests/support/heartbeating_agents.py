@@ -30,7 +30,7 @@ from maniple.identifiers import new_id
 from maniple.local.child import Child, ChildSpec
 from maniple.local.http import fetch
 from maniple.local.ports import free_ports
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from maniple.service.consul.client import Consul
 from maniple.service.control.plane import ControlPlane, prepare_broker
 from maniple.service.leadership import COMPONENT as LEADER
@@ -177,7 +177,7 @@ class RegistryProcess:
     """A registry in a process of its own, known to the reaper, to be killed or frozen."""
 
     def __init__(
-        self, servers: LocalServers, folder: Path, reaper: Reaper, **settings: float
+        self, servers: LocalServers, folder: Path, reaper: ProcessReaper, **settings: float
     ) -> None:
         self.instance = f"registry-{new_id()}"
         (port,) = free_ports(1)
@@ -222,7 +222,7 @@ async def processes(
     servers: LocalServers, folder: Path, number: int, **settings: float
 ) -> AsyncIterator[list[RegistryProcess]]:
     """Registries in processes of their own."""
-    with Reaper() as reaper:
+    with ProcessReaper() as reaper:
         made = [RegistryProcess(servers, folder, reaper, **settings) for _ in range(number)]
         try:
             for process in made:

@@ -13,15 +13,15 @@ from maniple.codec import decode_results
 from maniple.messages import Envelope, Result
 from maniple.records import Record
 from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.ingress.refusal_sender import Refusals
-from maniple_dispatcher.ingress.submission import Submissions
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.refusal_sender import RefusalSender
+from maniple_dispatcher.ingress.submission import SubmissionConsumer
+from maniple_dispatcher.tracing import DispatchTracing
 from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
@@ -59,22 +59,24 @@ class Ingress:
     def __init__(self, publisher: FakePublisher | None = None, known: Record | None = None) -> None:
         self.publisher, metrics = publisher or FakePublisher(), Metrics()
         self.records = Known(known)
-        self._results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
+        self._results = ResultPublisher(self.publisher, metrics, replier=self.publisher)
         self._log = RefusedLog(self.publisher, metrics)
         self.admitted: list[str] = []
-        self.before: Before | None = None
+        self.before: Redelivery | None = None
         policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
-        self.submissions = Submissions(
+        self.submissions = SubmissionConsumer(
             self.onward,
-            Refusals(self._results, self._log, metrics),
+            RefusalSender(self._results, self._log, metrics),
             policies,
             metrics,
             lambda: NOW,
-            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+            traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             look=self.records.ask,
         )
 
-    def onward(self, envelope: Envelope, _: Resolved, source: Settlement, before: Before) -> None:
+    def onward(
+        self, envelope: Envelope, _: Resolved, source: Settlement, before: Redelivery
+    ) -> None:
         self.admitted.append(envelope.id)
         self.before = before
         source.settle()

@@ -1,10 +1,10 @@
 """Records of which is known at once what they have, in place of looking into them."""
 
 from maniple.records import Record, TaskKey
-from maniple_dispatcher.ingress.record_lookup import Lookups, Then
+from maniple_dispatcher.ingress.record_lookup import RecordLookup, Then
 
 
-class Known(Lookups):
+class Known(RecordLookup):
     """Answers each question by one record, and remembers who asked, and for how long ago last."""
 
     def __init__(self, record: Record | None) -> None:

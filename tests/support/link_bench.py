@@ -9,7 +9,15 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from local_servers import LocalServers
-from maniple.amqp import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
+from maniple.amqp import (
+    AmqpConnection,
+    Connection,
+    Consumer,
+    Delivery,
+    Outgoing,
+    Publisher,
+    declare,
+)
 from maniple.timings import Amqp
 from maniple.topology import Queue
 from waiting import wait_until
@@ -28,7 +36,7 @@ class Bench:
 
     def __init__(self, url: str, queue: Queue, times: Amqp | None = None) -> None:
         self.queue = queue
-        self.link = Link(
+        self.link = AmqpConnection(
             url, name=f"test.{queue.name}", prepare=self._declare, times=times, holds=True
         )
         self.publisher = Publisher(self.link)

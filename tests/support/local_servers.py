@@ -11,7 +11,7 @@ from typing import Self
 from environments import Environments, OnSharedBroker
 from maniple.local.consul import ConsulServer
 from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 
 THROWAWAY_SECONDS = 0.5  # nobody needs the clean end of a broker whose folder goes
 
@@ -30,7 +30,7 @@ class SharedServers:
     Each module has an environment of its own: a vhost, and a prefix in Consul.
     """
 
-    def __init__(self, folder: Path, reaper: Reaper) -> None:
+    def __init__(self, folder: Path, reaper: ProcessReaper) -> None:
         self.rabbitmq = RabbitMQServer(folder / "rabbitmq", reaper=reaper)
         self._consul = ConsulServer(folder / "consul", reaper=reaper)
         self.environments = Environments(self.rabbitmq)
@@ -65,7 +65,7 @@ class SharedServers:
 async def shared_servers() -> AsyncIterator[SharedServers]:
     """Start them in a temporary folder; nothing is left of them, however this process ends."""
     with (
-        Reaper() as reaper,
+        ProcessReaper() as reaper,
         tempfile.TemporaryDirectory(prefix="maniple-tests-", ignore_cleanup_errors=True) as folder,
     ):
         reaper.watch_folder(Path(folder))

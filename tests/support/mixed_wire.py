@@ -17,7 +17,6 @@ from typing import Any
 from pamqp import commands
 
 from maniple.client.handle import TaskHandle
-from maniple.client.outstanding import Outstanding
 from maniple.client.submission import encode_task
 from maniple.codec import decode_envelopes
 from maniple.errors import ErrorCode
@@ -40,30 +39,42 @@ def is_newer() -> bool:
     return find_spec("maniple.open_enum") is not None
 
 
-def in_this_release(now: str, before: str) -> Any:
-    """Return a module, or `module:name`, that the previous release has as `before`."""
-    module, _, name = (now if is_newer() else before).partition(":")
-    found = import_module(module)
-    return getattr(found, name) if name else found
+def of_release(now: str, before: str) -> Any:
+    """Return what the present release has as `now`, and the previous one as `before`."""
+    module, _, name = (now if is_newer() else before).rpartition(".")
+    return getattr(import_module(module), name)
 
 
-AmqpCarrier = in_this_release(
-    "maniple.client.carrier:AmqpCarrier", "maniple.client.amqp:AmqpCarrier"
+AmqpCarrier = of_release("maniple.client.carrier.AmqpCarrier", "maniple.client.amqp.AmqpCarrier")
+OutstandingHandles = of_release(
+    "maniple.client.outstanding.OutstandingHandles", "maniple.client.outstanding.Outstanding"
 )
-ResultOutlet = in_this_release(
-    "maniple.service.publish.batch_publisher:ResultOutlet", "maniple.service.outlets:ResultOutlet"
+ResultPublisher = of_release(
+    "maniple.service.publish.batch_publisher.ResultPublisher",
+    "maniple.service.outlets.ResultOutlet",
 )
-RefusedLog = in_this_release(
-    "maniple.service.publish.refused_log:RefusedLog", "maniple.service.refusals:RefusedLog"
+RefusedLog = of_release(
+    "maniple.service.publish.refused_log.RefusedLog", "maniple.service.refusals.RefusedLog"
 )
-ingress = in_this_release("maniple_dispatcher.ingress.submission", "maniple_dispatcher.submissions")
-Roster = in_this_release(
-    "maniple_dispatcher.affinity.assignment:Roster", "maniple_dispatcher.domain.affinity:Roster"
+SubmissionConsumer = of_release(
+    "maniple_dispatcher.ingress.submission.SubmissionConsumer",
+    "maniple_dispatcher.submissions.Submissions",
 )
-Lanes = in_this_release(
-    "maniple_dispatcher.egress.lane_publisher:Lanes", "maniple_dispatcher.lanes:Lanes"
+# In the previous release it stands in `submissions`, or is imported there.
+RefusalSender = of_release(
+    "maniple_dispatcher.ingress.refusal_sender.RefusalSender",
+    "maniple_dispatcher.submissions.Refusals",
 )
-Traces = in_this_release("maniple_dispatcher.tracing:Traces", "maniple_dispatcher.traces:Traces")
+Assignment = of_release(
+    "maniple_dispatcher.affinity.assignment.Assignment",
+    "maniple_dispatcher.domain.affinity.Roster",
+)
+LanePublisher = of_release(
+    "maniple_dispatcher.egress.lane_publisher.LanePublisher", "maniple_dispatcher.lanes.Lanes"
+)
+DispatchTracing = of_release(
+    "maniple_dispatcher.tracing.DispatchTracing", "maniple_dispatcher.traces.Traces"
+)
 
 
 def bodies(publisher: FakePublisher, exchange: str) -> list[str]:
@@ -82,7 +93,7 @@ def handles() -> list[TaskHandle]:
 async def submit(_: Told) -> Told:
     """Submit tasks in one message, as a client does."""
     bundle: list[Any] = list(handles())
-    carrier = AmqpCarrier("amqp://nowhere", Outstanding(), None)
+    carrier = AmqpCarrier("amqp://nowhere", OutstandingHandles(), None)
     message = carrier._message(bundle, lambda: REPLY_TO)
     return {
         "body": message.body.decode(),
@@ -94,14 +105,16 @@ async def submit(_: Told) -> Told:
 async def dispatch(told: Told) -> Told:
     """Dispatch a submission."""
     publisher, metrics = FakePublisher(), Metrics()
-    results = ResultOutlet(publisher, metrics, replier=publisher)
+    results = ResultPublisher(publisher, metrics, replier=publisher)
     log = RefusedLog(publisher, metrics)
-    traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
-    lanes = Lanes(publisher, results, metrics, lambda: NOW, roster=Roster(), traces=traces)
+    traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
+    lanes = LanePublisher(
+        publisher, results, metrics, lambda: NOW, roster=Assignment(), traces=traces
+    )
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
-    way_in = ingress.Submissions(
+    way_in = SubmissionConsumer(
         lambda envelope, _, source, *__: lanes.send(envelope, source),
-        ingress.Refusals(results, log, metrics),
+        RefusalSender(results, log, metrics),
         policies,
         metrics,
         lambda: NOW,
@@ -142,7 +155,7 @@ async def execute(told: Told) -> Told:
 
 async def hear(told: Told) -> Told:
     """Hear how the tasks ended, as the client does that submitted them."""
-    outstanding = Outstanding()
+    outstanding = OutstandingHandles()
     carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
     submitted = handles()
     for handle in submitted:

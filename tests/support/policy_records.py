@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from maniple.service.consul.catalog import Entry, Put
+from maniple.service.consul.catalog import CatalogEntry, Put
 from maniple.service.policies import parse_policy
 from maniple_policy.domain.records import Revision, Stored, succeed
 
@@ -37,10 +37,10 @@ class KeptKeys:
     """The keys of a Consul, which takes transactions as it does."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, Entry] = {}
+        self.keys: dict[str, CatalogEntry] = {}
         self.index = 0
 
-    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+    async def kv_list(self, prefix: str) -> tuple[int, list[CatalogEntry]]:
         return self.index, [one for key, one in self.keys.items() if key.startswith(prefix)]
 
     async def transaction(self, puts: Sequence[Put]) -> bool:
@@ -48,5 +48,5 @@ class KeptKeys:
         if [put.cas for put in puts] != [one.index if one else 0 for one in found]:
             return False
         self.index += 1
-        self.keys |= {put.key: Entry(put.key, put.value, self.index) for put in puts}
+        self.keys |= {put.key: CatalogEntry(put.key, put.value, self.index) for put in puts}
         return True

@@ -15,7 +15,7 @@ from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.programs import BREW
 from maniple.local.readiness import until_ready
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from paths import ROOT
 
 SOURCE = ROOT / "infra" / "prometheus"
@@ -81,7 +81,7 @@ class Prometheus:
         self._url = f"http://{LOOPBACK}:{self._port}"
         self._child: Child | None = None
 
-    async def start(self, reaper: Reaper) -> None:
+    async def start(self, reaper: ProcessReaper) -> None:
         """Start it and wait until it answers; raises `ServerMissing` or `StartFailed`."""
         config = self._configure()
         argv = (

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from maniple.amqp import Link
+from maniple.amqp import AmqpConnection
 from maniple.events import Event
 from maniple.identifiers import new_id
 from maniple.messages import Result, TaskAccepted, TaskAdmitted, TaskRunning
@@ -41,7 +41,7 @@ class Recording:
 @asynccontextmanager
 async def recording(url: str) -> AsyncIterator[Recording]:
     """Read the records from the first on, for as long as the block lasts."""
-    link, found = Link(url, name=f"reader-{new_id()}"), Recording()
+    link, found = AmqpConnection(url, name=f"reader-{new_id()}"), Recording()
     reader = RecordReader(link, found.take)
     await link.start(10)
     reading = asyncio.create_task(reader.run())

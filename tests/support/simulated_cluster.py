@@ -22,21 +22,21 @@ from maniple.control import (
     control_keys,
 )
 from maniple.events import AgentFailed
-from maniple.service.consul.registration import Pulse
+from maniple.service.consul.registration import TtlHeartbeat
 from maniple.service.health import Health
 from maniple.service.process import Runtime
 from maniple.service.telemetry import Metrics
 from maniple.timings import Fencing
 from maniple.topology import CONTROL, lane_queues
-from maniple_agent.commands import Handlers, routes
+from maniple_agent.commands import AgentCommands, routes
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats
 from maniple_agent.heartbeat import Self as Told
-from maniple_agent.task_watch import Watch
+from maniple_agent.task_watch import TaskWatch
 from maniple_registry.domain.agent_record import AgentState
 from maniple_registry.handlers import Handlers as RegistryHandlers
-from maniple_registry.hearing_clock import Clock
+from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.management import Closed
 from maniple_registry.settings import RegistrySettings
 from simulated_broker import (
@@ -80,9 +80,9 @@ class Cluster:
         for module, name, stand_in in (
             (wiring, "ControlPlane", plane),
             (wiring, "prepare_broker", _nothing),
-            (wiring, "Clock", partial(Clock, self.world.monotonic)),
+            (wiring, "HearingClock", partial(HearingClock, self.world.monotonic)),
             (wiring, "Management", lambda _url, _tls: self),
-            (wiring, "Handlers", self._kept),
+            (wiring, "AgentCommands", self._kept),
             (hearing, "Link", link),
             (hearing, "Publisher", SimulatedPublisher),
             (hearing, "Listener", SimulatedListener),
@@ -268,7 +268,7 @@ class Agent:
         )
         runtime: Any = SimpleNamespace(
             health=Health("agent", self.name, clock=world.monotonic),
-            pulse=Pulse(),
+            pulse=TtlHeartbeat(),
             spawn=lambda task, _name: self.process.create_task(task),
         )
         kept: Any = SimpleNamespace(kept=0, look=lambda **_: None)
@@ -298,7 +298,7 @@ class Agent:
         )
         ending: Any = SimpleNamespace(begin=lambda _seconds: self.kill())
         table = routes(
-            Handlers(
+            AgentCommands(
                 self.heartbeats,
                 ending,
                 self._reconnect,
@@ -318,7 +318,7 @@ class Agent:
             await self.heartbeats.send()
             if self._fenced:
                 self.process.create_task(
-                    Watch(work, kept, self.name, period=Fencing().look).run(
+                    TaskWatch(work, kept, self.name, period=Fencing().look).run(
                         fence, metrics(), runtime.health, lambda: datetime.now(UTC)
                     )
                 )

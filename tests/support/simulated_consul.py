@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from maniple.service.consul.catalog import Ailing, Entry, Instance, Put
+from maniple.service.consul.catalog import Ailing, CatalogEntry, Instance, Put
 from maniple.service.consul.client import ConsulUnavailable, http_check, ttl_check
 from maniple.timings import Catalog
 from virtual_time import Process, World
@@ -36,7 +36,7 @@ class Servers:
         self.holder: tuple[str, bytes] | None = None
         self.unlocked_at = 0.0
         self.removed: list[str] = []
-        self.keys: dict[str, Entry] = {}
+        self.keys: dict[str, CatalogEntry] = {}
         self.index = 1
         self._ids = itertools.count()
         world.every(0.5, self._look)
@@ -96,13 +96,13 @@ class SimulatedConsul:
         if self._servers.world.now < max(self._servers.away_until, self.away_until):
             raise ConsulUnavailable("away")
 
-    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+    async def kv_list(self, prefix: str) -> tuple[int, list[CatalogEntry]]:
         await self._call()
         servers = self._servers
         found = [entry for key, entry in servers.keys.items() if key.startswith(prefix)]
         return servers.index, found
 
-    async def watch(self, prefix: str, index: int, wait: float) -> tuple[int, list[Entry]]:
+    async def watch(self, prefix: str, index: int, wait: float) -> tuple[int, list[CatalogEntry]]:
         until = self._servers.world.now + wait
         while self._servers.index == index and self._servers.world.now < until:
             await asyncio.sleep(WATCH)
@@ -129,16 +129,16 @@ class SimulatedConsul:
             return False
         servers.index += 1
         for put in puts:
-            servers.keys[put.key] = Entry(put.key, put.value, servers.index)
+            servers.keys[put.key] = CatalogEntry(put.key, put.value, servers.index)
         await self._answer()
         return True
 
-    async def kv_get(self, key: str) -> Entry | None:
+    async def kv_get(self, key: str) -> CatalogEntry | None:
         await self._call()
         if key in self._servers.keys:
             return self._servers.keys[key]
         holder = self._servers.holder
-        return None if holder is None else Entry(key, holder[1], 1, holder[0])
+        return None if holder is None else CatalogEntry(key, holder[1], 1, holder[0])
 
     async def create_session(self, _name: str, *, lock_delay: float, checks: Sequence[str]) -> str:
         del checks

@@ -15,13 +15,13 @@ from maniple.messages import Envelope, Waiting
 from maniple.service.policies import CircuitBreakerSpec, Resolved, parse_policy
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
-from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.handlers import Handlers
-from maniple_dispatcher.limits.coordinator import Fleet
-from maniple_dispatcher.limits.gossip import Talk
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.limits.snapshot import Memory
-from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.gossip import Gossip
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.snapshot import LimitSnapshot
+from maniple_dispatcher.pipeline.pipeline import Pipeline
 from simulated_broker import (
     Broker,
     SimulatedInspector,
@@ -120,7 +120,7 @@ class Dispatcher:
         self._instance = instance
         self.undecided = 0
         self.resolved = Resolved()
-        self.roster = Roster()
+        self.roster = Assignment()
         self.lanes: Any = None
         self.process.step(self._begin)
 
@@ -137,19 +137,21 @@ class Dispatcher:
 
         self.hot = Hot(intake, outlet)
         hot: Any = self.hot
-        owned = Owned(
+        owned = LeaseOwner(
             self.fleet_of.spec_of,
             born=self._milliseconds,
             known=lambda: self.fleet_of.policies_known,
         )
-        self.fleet = Fleet(self.name, owned, self.world.now)
+        self.fleet = Coordinator(self.name, owned, self.world.now)
         self.lanes = self.make_lanes()
         consul: Any = self.consul
         log = structlog.get_logger()
-        self.memory = Memory(consul, "maniple/dev", self._instance, fleet=self.fleet, log=log)
+        self.memory = LimitSnapshot(
+            consul, "maniple/dev", self._instance, fleet=self.fleet, log=log
+        )
         nothing: Any = None
         policies: Any = SimpleNamespace(resolve=lambda *_: self.resolved)
-        self.gate = Gate(
+        self.gate = Pipeline(
             self.lanes,
             self.fleet,
             policies,
@@ -162,7 +164,7 @@ class Dispatcher:
         runtime: Any = SimpleNamespace(
             settings=settings, metrics=metrics(), log=structlog.get_logger()
         )
-        self.talk = talk = Talk(hot, self.fleet, nothing, runtime, self.roster)
+        self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, self.roster)
         handlers = Handlers(self.lanes, self.fleet)
         intake.bindings.append(
             (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.learn(m))

@@ -12,7 +12,7 @@ import maniple.service.policy_view
 import maniple_policy.store
 from maniple.errors import BrokerUnavailable
 from maniple.events import PolicyApplied, PolicyChanged
-from maniple.service.consul.catalog import Entry
+from maniple.service.consul.catalog import CatalogEntry
 from maniple.service.control.requests import Asked
 from maniple.service.health import Health
 from maniple.service.policies import PolicySet, parse_policy
@@ -23,8 +23,8 @@ from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy
 from maniple_policy.handlers import Handlers, routes
-from maniple_policy.live_processes import Fleet
-from maniple_policy.queries import Answers, count
+from maniple_policy.live_processes import LiveProcesses
+from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
 from simulated_broker import Broker, SimulatedPlane
 from simulated_cluster import metrics
@@ -79,7 +79,7 @@ class Service:
             now=lambda: NOW,
         )
         clock = self.policies.world.monotonic
-        answers = Answers(self.store, Fleet(plane, consul, "dev", clock), clock)
+        answers = PolicyQueries(self.store, LiveProcesses(plane, consul, "dev", clock), clock)
         async with plane:
             await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
             await plane.respond("policy", routes(Handlers(answers, lambda: NOW), answers))
@@ -166,7 +166,7 @@ class Policies:
         self.broker.kill(follower.process)
         self.followers[self.followers.index(follower)] = Follower(self, follower.name)
 
-    def lose(self, kept: dict[str, Entry]) -> None:
+    def lose(self, kept: dict[str, CatalogEntry]) -> None:
         """Kill all replicas with their disks; others find no more in Consul than was `kept`."""
         for service in self.services:
             self.broker.kill(service.process)

@@ -21,7 +21,7 @@ from maniple.control import AgentId, BulkheadLoad, Incarnation, Outcomes
 from maniple.errors import PublishRefused
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Reports, Timings
@@ -35,11 +35,11 @@ from maniple.topology import (
     agent_queue,
     lane_queues,
 )
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import is_due
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.tracing import DispatchTracing
 from simulated_broker import UNHEARD, SimulatedPublisher
 from simulated_cluster import metrics
 from simulated_dispatchers import LANE, NOW, Dispatcher, Dispatchers
@@ -67,7 +67,7 @@ class Source:
     queues: "Queues"
     task: Envelope
     returned: bool
-    before: Before = Before.UNKNOWN
+    before: Redelivery = Redelivery.UNKNOWN
     of: Dispatcher | None = None
     alive: bool = True
     expires: bool = False
@@ -107,10 +107,10 @@ class Worker(Dispatcher):
 
     def make_lanes(self) -> Any:
         publisher: Any = self.hot.publisher
-        results = ResultOutlet(publisher, metrics(), replier=publisher)
-        traces = Traces(NO_TRACER, self.clock, ratio=0.0)
-        rooms = Rooms.of(self.fleet)
-        lanes = Lanes(
+        results = ResultPublisher(publisher, metrics(), replier=publisher)
+        traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
+        rooms = BulkheadCounts.of(self.fleet)
+        lanes = LanePublisher(
             publisher,
             results,
             metrics(),
@@ -487,7 +487,7 @@ class Queues:
         for source in [each for each in self.sources if each.of is one]:
             source.alive = False
             self.sources.remove(source)
-            again = Source(self, source.task, source.returned, Before.DELIVERED)
+            again = Source(self, source.task, source.returned, Redelivery.DELIVERED)
             self.world.after(0.05, partial(self._bring, again))
 
     # --- agents' events ------------------------------------------------------------------

@@ -12,7 +12,7 @@ from maniple import connect
 from maniple.cli.control import operator_plane
 from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
 from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from paths import PYTHONPATH
 from policy_handlers import BROKEN_VARIABLE
 from policy_world import World
@@ -134,7 +134,7 @@ async def watched_world(folder: Path) -> AsyncIterator[Watched]:
             broker_port=broker._server.prometheus_port,
             edits=EDITS,
         )
-        reaper = stack.enter_context(Reaper())
+        reaper = stack.enter_context(ProcessReaper())
         stack.push_async_callback(prometheus.stop)
         await prometheus.start(reaper)
         yield Watched(World(cluster, client, plane, broken), broker, prometheus, collector)

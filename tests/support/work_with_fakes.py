@@ -11,7 +11,7 @@ from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import PublishRefused
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Result
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple.tasks import Executor as Kind
@@ -20,9 +20,9 @@ from maniple.timings import Holding, Queues
 from maniple_agent.deadlines import Known
 from maniple_agent.executors import Job, Spawn
 from maniple_agent.progress import ProgressReports
-from maniple_agent.publisher import Departures
-from maniple_agent.scheduler import MOST_BYTES, Work
-from maniple_agent.tracing import Traces
+from maniple_agent.publisher import AgentPublisher
+from maniple_agent.scheduler import MOST_BYTES, Scheduler
+from maniple_agent.tracing import AttemptTracing
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 OK = Outcome(b"1")
@@ -166,11 +166,13 @@ class Agent:
         self.now = NOW
         self.fenced = False
         metrics = self.metrics = Metrics()
-        results = ResultOutlet(self.publisher, metrics, replier=self.publisher, times=queues)
-        traces = Traces(tracer, lambda: self.now)
+        results = ResultPublisher(self.publisher, metrics, replier=self.publisher, times=queues)
+        traces = AttemptTracing(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
-        self.departures = Departures(self.publisher, results, metrics, traces=traces, times=queues)
-        self.work = Work(
+        self.departures = AgentPublisher(
+            self.publisher, results, metrics, traces=traces, times=queues
+        )
+        self.work = Scheduler(
             "agent-1",
             TaskRegistry([a_task, a_task_once, an_exclusive_task]),
             self.departures,

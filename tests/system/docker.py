@@ -18,7 +18,7 @@ from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.rabbitmq import BUSY_WAIT, CONSUMER_TIMEOUT_MS, START_SECONDS
 from maniple.local.readiness import amqp_answers, until_ready
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from needs import ENGINE, first_missing, image
 
 IMAGE = "rabbitmq:4.0-management"
@@ -65,7 +65,7 @@ class ContainerRabbitMQ:
         self.name = f"maniple-rabbitmq-{secrets.token_hex(4)}"
         self.amqp_port, self.management_port = free_ports(2)
         self.children: tuple[Child, ...] = ()
-        self._reaper: Reaper | None = None
+        self._reaper: ProcessReaper | None = None
 
     def url(self, role: str) -> str:
         """AMQP URL for a role."""
@@ -110,7 +110,7 @@ class ContainerRabbitMQ:
 
     async def _start(self) -> None:
         await self._create()
-        self._reaper = Reaper()
+        self._reaper = ProcessReaper()
         folder = Path(tempfile.mkdtemp(prefix="maniple-container-"))
         self._reaper.watch_folder(folder)  # never forgotten: its closing removes the folder
         argv = ("docker", "start", "--attach", self.name)

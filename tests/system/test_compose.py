@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from maniple.amqp import Link
+from maniple.amqp import AmqpConnection
 from maniple.cli.control import ask
 from maniple.errors import ManipleError
 from maniple.local.errors import LocalError
@@ -283,7 +283,7 @@ async def records(stack: Stack, wanted: set[str]) -> FirstWins:
     def whole() -> bool:
         return all((fate := ledger.get(TaskKey("default", t))) and fate.ends for t in wanted)
 
-    link = Link(stack.operator_url, name="compose.records")
+    link = AmqpConnection(stack.operator_url, name="compose.records")
     reader = RecordReader(link, take)
     work = asyncio.create_task(reader.run())
     try:

@@ -24,7 +24,7 @@ from maniple_dispatcher.ingress.admission import (
     readable,
     trace_of,
 )
-from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import Refused, refusal_of
 from maniple_dispatcher.pipeline.verdicts import acceptance
 
@@ -142,7 +142,7 @@ def test_no_task_lives_longer_than_its_policy_allows(asked: Task) -> None:
     with pytest.raises(InvalidMessage, match="policy ttl/t allows at most 86400") as refused:
         under(lives("reject"), asked)
     assert refused.value.code is ErrorCode.FORBIDDEN
-    again = under(lives("reject"), asked, before=Before.SAID)
+    again = under(lives("reject"), asked, before=Redelivery.SAID)
     assert (again.deadline, again.clamped) == (NOW + DAY, {"ttl": 2 * 86_400.0})
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from maniple.messages import Envelope
-from maniple_dispatcher.affinity.assignment import Roster, affinity_lanes
+from maniple_dispatcher.affinity.assignment import Assignment, affinity_lanes
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 LANE = frozenset({"cart.add"})
@@ -27,14 +27,14 @@ def task(key: str | None, **changes: object) -> Envelope:
     return replace(plain, **changes)
 
 
-def roster_of(agents: list[str], incarnation: str = "1") -> Roster:
-    roster = Roster()
+def roster_of(agents: list[str], incarnation: str = "1") -> Assignment:
+    roster = Assignment()
     for agent in agents:
         roster.registered(agent, incarnation, LANE)
     return roster
 
 
-def homes(roster: Roster, keys: list[str]) -> dict[str, str | None]:
+def homes(roster: Assignment, keys: list[str]) -> dict[str, str | None]:
     return {key: roster.choose(task(key)) for key in keys}
 
 
@@ -86,7 +86,7 @@ def test_without_a_key_or_an_agent_or_for_a_suspect_it_is_the_lane_of_all() -> N
     assert roster.choose(task("k", lane="cart.add@eu")) is None
     assert roster.choose(task("k", lost=1)) == "a"
     assert roster.choose(task("k", lost=2)) is None
-    assert Roster().choose(task("k")) is None
+    assert Assignment().choose(task("k")) is None
 
 
 def test_lanes_are_those_of_the_capabilities_with_affinity() -> None:
@@ -130,7 +130,7 @@ def test_an_incarnation_that_is_gone_stays_gone_and_a_later_one_is_not_touched()
 
 
 def test_only_an_agent_that_may_have_a_queue_leaves_one_behind() -> None:
-    roster = Roster()
+    roster = Assignment()
     roster.registered("plain", "1", frozenset())
     assert not roster.gone("plain", "1")
     assert roster.gone("never heard of", "1")
@@ -162,7 +162,7 @@ EVENTS = st.lists(
 
 @given(EVENTS)
 def test_what_is_said_twice_changes_nothing(events: list[tuple[str, str, str]]) -> None:
-    once, twice = Roster(), Roster()
+    once, twice = Assignment(), Assignment()
     for roster, repeat in ((once, 1), (twice, 2)):
         for what, agent, incarnation in events:
             for _ in range(repeat):

@@ -25,13 +25,13 @@ from maniple.messages import (
 )
 from maniple.records import Batch, Entry, Record, TaskKey
 from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, LANES, RESULTS
-from maniple_dispatcher.ingress.record_lookup import Search
-from maniple_dispatcher.ingress.redelivered_tasks import Again
-from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.record_lookup import RecordSearch
+from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
+from maniple_dispatcher.ingress.redelivery import Redelivery
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 
@@ -63,19 +63,19 @@ class Scene:
 
     def __init__(self, record: Record | None) -> None:
         self.publisher, self.delivery = FakePublisher(), Delivery()
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.results = ResultPublisher(self.publisher, Metrics(), replier=self.publisher)
         gate: Any = self
         self.known = Known(record)
-        self.again = Again(self.known, gate, self.results)
+        self.again = RedeliveredTasks(self.known, gate, self.results)
         self.onward: list[str] = []
-        self.before: Before | None = None
+        self.before: Redelivery | None = None
 
     def admit(
-        self, _envelope: Envelope, _resolved: Resolved, _source: Settlement, before: Before
+        self, _envelope: Envelope, _resolved: Resolved, _source: Settlement, before: Redelivery
     ) -> None:
         self.before = before
 
-    def submitted(self, before: Before, resolved: Resolved) -> Before | None:
+    def submitted(self, before: Redelivery, resolved: Resolved) -> Redelivery | None:
         """Return as what it goes to the gate, if it does."""
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
         self.again.admit(envelope("1"), resolved, source, before)
@@ -95,7 +95,8 @@ class Scene:
 
 LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": 1, "period": 60}))
 AS_IT_CAME = [
-    (before, Resolved(), before) for before in (Before.UNKNOWN, Before.SAID, Before.DELIVERED)
+    (before, Resolved(), before)
+    for before in (Redelivery.UNKNOWN, Redelivery.SAID, Redelivery.DELIVERED)
 ]
 
 
@@ -103,30 +104,30 @@ AS_IT_CAME = [
     ("before", "resolved", "becomes"),
     [
         *AS_IT_CAME,
-        (Before.BOTH, Resolved(), Before.BOTH),
-        (Before.DELIVERED, LIMITED, Before.UNKNOWN),
-        (Before.BOTH, LIMITED, Before.SAID),
+        (Redelivery.BOTH, Resolved(), Redelivery.BOTH),
+        (Redelivery.DELIVERED, LIMITED, Redelivery.UNKNOWN),
+        (Redelivery.BOTH, LIMITED, Redelivery.SAID),
     ],
 )
 def test_what_has_no_record_is_as_new_where_one_is_written_before_it_leaves(
-    before: Before, resolved: Resolved, becomes: Before
+    before: Redelivery, resolved: Resolved, becomes: Redelivery
 ) -> None:
     assert Scene(None).submitted(before, resolved) is becomes
 
 
-@pytest.mark.parametrize("before", [Before.DELIVERED, Before.BOTH])
-def test_what_was_charged_is_not_charged_again(before: Before) -> None:
-    assert Scene(ADMITTED).submitted(before, LIMITED) is Before.DELIVERED
+@pytest.mark.parametrize("before", [Redelivery.DELIVERED, Redelivery.BOTH])
+def test_what_was_charged_is_not_charged_again(before: Redelivery) -> None:
+    assert Scene(ADMITTED).submitted(before, LIMITED) is Redelivery.DELIVERED
 
 
-@pytest.mark.parametrize("before", [Before.DELIVERED, Before.BOTH])
-def test_what_waited_and_had_yet_to_pay_has_to_pay(before: Before) -> None:
+@pytest.mark.parametrize("before", [Redelivery.DELIVERED, Redelivery.BOTH])
+def test_what_waited_and_had_yet_to_pay_has_to_pay(before: Redelivery) -> None:
     owing = TaskAdmitted(id="1", capability="a.task", owing=True)
-    assert Scene(owing).submitted(before, LIMITED) is Before.BOTH
+    assert Scene(owing).submitted(before, LIMITED) is Redelivery.BOTH
 
 
 def test_what_has_ended_is_not_admitted() -> None:
-    assert Scene(ended("1")).submitted(Before.DELIVERED, LIMITED) is None
+    assert Scene(ended("1")).submitted(Redelivery.DELIVERED, LIMITED) is None
 
 
 @pytest.mark.parametrize("found", [None, ADMITTED], ids=["nothing", "admitted"])
@@ -198,7 +199,7 @@ async def test_what_waited_alone_expires_without_being_looked_up() -> None:
 
 
 async def found(
-    search: Search, *messages: tuple[str, list[Record]], offset: int = 0
+    search: RecordSearch, *messages: tuple[str, list[Record]], offset: int = 0
 ) -> dict[TaskKey, Record]:
     """Let a search read messages, and return what it has found."""
     for number, (kind, records) in enumerate(messages, offset):
@@ -210,7 +211,7 @@ async def found(
 
 async def test_the_first_end_of_a_task_is_found_among_others() -> None:
     names = ["1", 'quo"te', "ümlaut", "sl\\ash"]
-    search = Search([TaskKey("default", name) for name in names])
+    search = RecordSearch([TaskKey("default", name) for name in names])
     refusal = ended("1", Status.REJECTED)
     got = await found(
         search,
@@ -227,13 +228,13 @@ async def test_the_first_end_of_a_task_is_found_among_others() -> None:
 
 
 async def test_what_nobody_asks_for_is_not_decoded() -> None:
-    search = Search([KEY])
+    search = RecordSearch([KEY])
     assert not search.decode(RESULTS_TYPE, b'[{"id":"2", and so on', 0)
     assert not search.decode("newer", encode([ended("1")]), 0)
 
 
 async def test_it_ends_at_its_own_mark_and_no_other() -> None:
-    search, other = Search([KEY]), Search([KEY])
+    search, other = RecordSearch([KEY]), RecordSearch([KEY])
     for mark, over in ((other.mark, False), (search.mark, True)):
         assert mark.type == MARK_TYPE
         search.decode(mark.type, mark.body, 0)
@@ -243,7 +244,7 @@ async def test_it_ends_at_its_own_mark_and_no_other() -> None:
 
 async def test_ids_of_all_lengths_are_found_and_what_is_longer_costs_nothing() -> None:
     longest = "\u0001" * 128  # six bytes each, as it is written
-    search = Search([TaskKey("default", longest)])
+    search = RecordSearch([TaskKey("default", longest)])
     payload = b'{"id":"' + b"a" * 1_000_000 + b'"}'
     body = b'[{"id":"x","capability":"c","status":"succeeded","output":%b}]' % payload
     assert not search.decode(RESULTS_TYPE, body, 0)
@@ -267,10 +268,10 @@ async def test_what_came_again_and_is_over_before_it_can_wait_is_looked_up_when_
     assert expired == ([] if again else [Status.EXPIRED])
 
 
-@pytest.mark.parametrize("before", [Before.UNKNOWN, Before.DELIVERED])
+@pytest.mark.parametrize("before", [Redelivery.UNKNOWN, Redelivery.DELIVERED])
 @pytest.mark.parametrize("expires", [True, False])
 async def test_what_would_expire_in_its_queue_is_on_record_before_it_leaves(
-    before: Before, *, expires: bool
+    before: Redelivery, *, expires: bool
 ) -> None:
     """Or what expires there, and has no record, might be running."""
     scene = GateWithFakes((), None)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from maniple.attempts import Again, Ran, conclude, last, seconds_for
+from maniple.attempts import NextAttempt, Ran, conclude, last, seconds_for
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
 from maniple.messages import Envelope, Failure, Result, RetryPlan, Status, Waiting
@@ -39,7 +39,7 @@ def definition(**options: Any) -> TaskDefinition:
 
 def decided(
     envelope: Envelope, outcome: Outcome = ERROR, jitter: float = 1.0, **options: Any
-) -> Result | Again:
+) -> Result | NextAttempt:
     return conclude(envelope, definition(**options), outcome, RAN, lambda: jitter)
 
 
@@ -64,11 +64,11 @@ def test_without_a_plan_there_is_one_attempt() -> None:
 
 
 def test_the_envelopes_attempts_go_before_the_handlers() -> None:
-    assert isinstance(decided(ENVELOPE, max_attempts=2), Again)
+    assert isinstance(decided(ENVELOPE, max_attempts=2), NextAttempt)
     assert isinstance(decided(replace(ENVELOPE, attempt=2), max_attempts=2), Result)
     assert isinstance(decided(replace(ENVELOPE, max_attempts=1), max_attempts=2), Result)
     again = decided(replace(ENVELOPE, max_attempts=3, attempt=2), max_attempts=1)
-    assert isinstance(again, Again)
+    assert isinstance(again, NextAttempt)
     assert again.envelope.attempt == 3
 
 
@@ -80,7 +80,7 @@ def test_what_cannot_end_otherwise_is_not_tried_again() -> None:
 def test_a_plan_may_name_the_codes_that_are_tried_again() -> None:
     envelope = replace(ENVELOPE, max_attempts=5, retry=RetryPlan(codes=(ErrorCode.TIMEOUT,)))
     assert isinstance(decided(envelope, ERROR), Result)
-    assert isinstance(decided(envelope, timed_out(3)), Again)
+    assert isinstance(decided(envelope, timed_out(3)), NextAttempt)
 
 
 @given(attempt=st.integers(1, 999), jitter=st.floats(0, 1), factor=st.floats(1, 100))
@@ -90,7 +90,7 @@ def test_the_backoff_is_a_tier_below_its_cap_however_late_the_attempt(
     plan = RetryPlan(base=0.5, factor=factor, cap=30.0)
     envelope = replace(ENVELOPE, attempt=attempt, max_attempts=1000, retry=plan)
     again = decided(envelope, jitter=jitter)
-    assert isinstance(again, Again)
+    assert isinstance(again, NextAttempt)
     assert again.tier in DELAY_TIERS
     assert again.tier <= max(30.0 * jitter, DELAY_TIERS[0])
     assert again.envelope == replace(
@@ -104,13 +104,13 @@ def test_the_backoff_is_a_tier_below_its_cap_however_late_the_attempt(
 def test_a_handlers_retry_after_is_a_lower_bound() -> None:
     failure = Failure(code=ErrorCode.HANDLER_ERROR, message="busy", retry_after=30.0)
     again = decided(ENVELOPE, Outcome(failure=failure), jitter=0.0, max_attempts=2)
-    assert isinstance(again, Again)
+    assert isinstance(again, NextAttempt)
     assert again.tier == 30.0
 
 
 def test_an_attempt_that_would_begin_after_the_deadline_is_not_made() -> None:
     envelope = replace(ENVELOPE, max_attempts=9, deadline=NOW + timedelta(seconds=0.9))
-    assert isinstance(decided(envelope, jitter=0.8), Again)
+    assert isinstance(decided(envelope, jitter=0.8), NextAttempt)
     assert isinstance(decided(envelope, jitter=1.0), Result)
 
 

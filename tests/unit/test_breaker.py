@@ -7,9 +7,9 @@ from maniple.limiter_messages import BreakerNews
 from maniple.service.metric_names import BREAKER_OPEN
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.telemetry import MAX_CHILDREN, Metrics
-from maniple_dispatcher.limits.breaker import Breaker, Ends, State
+from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.gossip import show
-from maniple_dispatcher.limits.lease_owner import Owned, probes_of
+from maniple_dispatcher.limits.lease_owner import LeaseOwner, probes_of
 
 LANE = "text.stats"
 THREE = CircuitBreakerSpec(consecutive=3, open_for=10.0, probes=2)
@@ -38,7 +38,7 @@ def test_it_opens_after_so_many_failures_since_the_last_success() -> None:
     assert not breaker.hear(Ends(succeeded=1, failed=5, failing=1), THREE, 1.0)
     assert not breaker.hear(failed(1), THREE, 2.0)
     assert breaker.hear(failed(1), THREE, 3.0)
-    assert (breaker.state, breaker.epoch) == (State.OPEN, 1)
+    assert (breaker.state, breaker.epoch) == (BreakerState.OPEN, 1)
 
 
 def test_it_opens_at_a_ratio_of_enough_attempts_within_its_window() -> None:
@@ -54,7 +54,7 @@ def test_an_open_one_lets_nothing_through_until_it_is_time() -> None:
     assert breaker.probe(5, THREE, 4.0) == (0, 6.0)
     assert not breaker.look(THREE, 9.9)
     assert breaker.look(THREE, 10.0)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
 
 
 def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
@@ -62,7 +62,7 @@ def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
     assert not breaker.hear(Ends(succeeded=50), THREE, 1.0)
     assert breaker.look(THREE, 10.0)
     assert not breaker.hear(failed(3), THREE, 10.1)  # no probe has been given out yet
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
 
 
 def test_probes_are_given_out_once() -> None:
@@ -78,7 +78,7 @@ def test_probes_whose_end_nobody_hears_of_are_given_out_again() -> None:
 
 
 def test_it_closes_when_all_probes_succeed_and_opens_when_one_fails() -> None:
-    for ends, state in ((Ends(succeeded=1), State.CLOSED), (failed(1), State.OPEN)):
+    for ends, state in ((Ends(succeeded=1), BreakerState.CLOSED), (failed(1), BreakerState.OPEN)):
         breaker = half_open()
         breaker.probe(2, THREE, 10.0)
         assert not breaker.hear(Ends(succeeded=1), THREE, 10.5)
@@ -90,11 +90,11 @@ def test_a_follower_takes_what_is_later_and_knows_when_it_may_ask() -> None:
     owner, follower = opened(), Breaker()
     news = owner.news("lane", THREE, 4.0)
     assert follower.follow(news, THREE, 100.0)
-    assert (follower.state, follower.remaining(THREE, 101.0)) == (State.OPEN, 5.0)
+    assert (follower.state, follower.remaining(THREE, 101.0)) == (BreakerState.OPEN, 5.0)
     owner.look(THREE, 10.0)
     assert follower.follow(owner.news("lane", THREE, 10.0), THREE, 106.0)
     assert not follower.follow(news, THREE, 107.0)
-    assert follower.state is State.HALF_OPEN
+    assert follower.state is BreakerState.HALF_OPEN
 
 
 ends = st.builds(Ends, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
@@ -113,9 +113,9 @@ def test_an_open_breaker_never_lets_more_through_than_its_probes(
         if breaker.epoch != epoch:
             epoch, passed = breaker.epoch, 0
         granted, _ = breaker.probe(want, THREE, now)
-        if breaker.state is State.OPEN:
+        if breaker.state is BreakerState.OPEN:
             assert granted == 0
-        if breaker.state is State.HALF_OPEN:
+        if breaker.state is BreakerState.HALF_OPEN:
             if now - breaker.given_at == 0.0:
                 passed = min(passed, THREE.probes - granted) + granted
             assert passed <= THREE.probes
@@ -123,7 +123,7 @@ def test_an_open_breaker_never_lets_more_through_than_its_probes(
 
 def test_breakers_beyond_the_labels_are_counted_and_open_ones_come_first() -> None:
     metrics, lanes = Metrics(), [f"lane-{number}" for number in range(MAX_CHILDREN + 10)]
-    breakers = {lane: Breaker(State.OPEN) for lane in lanes}
+    breakers = {lane: Breaker(BreakerState.OPEN) for lane in lanes}
 
     def shown() -> dict[str, float]:
         show(metrics, breakers.items())
@@ -131,9 +131,11 @@ def test_breakers_beyond_the_labels_are_counted_and_open_ones_come_first() -> No
         return {sample.labels["lane"]: sample.value for sample in family.samples}
 
     assert shown()["other"] == 10
-    breakers[lanes[-1]] = Breaker(State.CLOSED)
+    breakers[lanes[-1]] = Breaker(BreakerState.CLOSED)
     assert shown()["other"] == 9
-    breakers = {lane: Breaker(State.CLOSED) for lane in lanes} | {lanes[-1]: Breaker(State.OPEN)}
+    breakers = {lane: Breaker(BreakerState.CLOSED) for lane in lanes} | {
+        lanes[-1]: Breaker(BreakerState.OPEN)
+    }
     assert shown()[lanes[-1]] == 1
     assert sum(shown().values()) == 1
 
@@ -145,7 +147,9 @@ class Dispatcher:
         self.spec: CircuitBreakerSpec | None = THREE
         self.born = born
         self.known = True
-        self.owned = Owned(lambda _: self.spec, born=lambda: self.born, known=lambda: self.known)
+        self.owned = LeaseOwner(
+            lambda _: self.spec, born=lambda: self.born, known=lambda: self.known
+        )
 
     def fails(self, times: int) -> None:
         self.owned.hear(LANE, failed(times), 0.0)
@@ -153,7 +157,7 @@ class Dispatcher:
     def tells(self, other: "Dispatcher") -> None:
         other.owned.follow(list(self.owned.news(0.0)), 0.0)
 
-    def shows(self, state: State) -> bool:
+    def shows(self, state: BreakerState) -> bool:
         return self.owned.breaker(LANE)[0] is state
 
 
@@ -165,36 +169,36 @@ def one_forgot(after: float) -> tuple[Dispatcher, Dispatcher]:
     owner, other = Dispatcher(born=1000), Dispatcher(born=1000)
     owner.fails(3)
     owner.tells(other)
-    assert other.shows(State.OPEN)
+    assert other.shows(BreakerState.OPEN)
     owner.owned.look(lambda _: True, after)
     owner.tells(other)
     owner.spec = None
     owner.owned.look(lambda _: True, after)
     owner.spec, owner.born = THREE, 2000
-    assert owner.shows(State.CLOSED)
+    assert owner.shows(BreakerState.CLOSED)
     return owner, other
 
 
 def test_who_kept_a_breaker_of_a_policy_that_was_made_anew_takes_what_the_new_one_becomes() -> None:
     owner, other = one_forgot(THREE.open_for)
-    assert other.shows(State.HALF_OPEN)
+    assert other.shows(BreakerState.HALF_OPEN)
     owner.fails(3)
     owner.tells(other)
-    assert other.shows(State.OPEN)
+    assert other.shows(BreakerState.OPEN)
 
 
 def test_who_asks_an_owner_for_a_probe_that_knows_of_no_fault_is_told_that_it_is_closed() -> None:
     owner, other = one_forgot(0.0)
-    assert other.shows(State.OPEN)
+    assert other.shows(BreakerState.OPEN)
     assert owner.owned.take(probes_of(LANE), 5, THREE.open_for).granted == 5
     owner.tells(other)
-    assert other.shows(State.CLOSED)
+    assert other.shows(BreakerState.CLOSED)
 
 
 def test_a_breaker_that_was_written_down_is_taken_by_one_that_has_just_begun() -> None:
     begun = Dispatcher(born=2000)
-    begun.owned.restore(LANE, State.OPEN, 1001, 0.0)
-    assert begun.shows(State.OPEN)
+    begun.owned.restore(LANE, BreakerState.OPEN, 1001, 0.0)
+    assert begun.shows(BreakerState.OPEN)
     begun.owned.look(lambda _: True, THREE.open_for)
     assert [one.epoch for one in begun.owned.news(0.0)] == [2001]
 
@@ -208,7 +212,7 @@ def test_who_missed_an_opening_closes_nothing_by_telling_what_it_knows() -> None
     owner.fails(1)
     late.owned.tell_all(THREE.open_for, lambda _: False)
     late.tells(owner)
-    assert owner.shows(State.OPEN)
+    assert owner.shows(BreakerState.OPEN)
 
 
 def test_who_knows_of_no_change_tells_of_none() -> None:
@@ -228,7 +232,7 @@ def test_a_clock_that_is_behind_does_not_make_a_new_breaker_older() -> None:
     ahead.owned.look(lambda _: True, THREE.open_for)
     behind.fails(3)
     behind.tells(ahead)
-    assert ahead.shows(State.OPEN)
+    assert ahead.shows(BreakerState.OPEN)
 
 
 class Unknowing(Dispatcher):
@@ -237,7 +241,7 @@ class Unknowing(Dispatcher):
     def __init__(self) -> None:
         super().__init__()
         self.spec, self.known = None, False
-        self.owned = Owned(lambda _: self.spec, known=lambda: self.known)
+        self.owned = LeaseOwner(lambda _: self.spec, known=lambda: self.known)
 
     def learns(self, spec: CircuitBreakerSpec | None, now: float) -> None:
         self.spec, self.known = spec, True
@@ -246,26 +250,26 @@ class Unknowing(Dispatcher):
 
 def test_what_was_written_down_or_told_before_the_policies_came_holds_once_they_have() -> None:
     restored, told, owner = Unknowing(), Unknowing(), Dispatcher()
-    restored.owned.restore(LANE, State.OPEN, 7, 0.0)
+    restored.owned.restore(LANE, BreakerState.OPEN, 7, 0.0)
     owner.fails(3)
     owner.tells(told)
     for one in (restored, told):
         one.owned.look(lambda _: True, 1.0)
         one.learns(THREE, 2.0)
-        assert one.shows(State.OPEN)
+        assert one.shows(BreakerState.OPEN)
         assert one.owned.breaker(LANE)[1] == 0.0  # it goes by when that was heard
         one.owned.look(lambda _: True, THREE.open_for)
-        assert one.shows(State.HALF_OPEN)
+        assert one.shows(BreakerState.HALF_OPEN)
 
 
 def test_what_was_heard_last_before_the_policies_came_counts() -> None:
     one = Unknowing()
-    states = [(State.CLOSED, 9), (State.OPEN, 8)]
+    states = [(BreakerState.CLOSED, 9), (BreakerState.OPEN, 8)]
     for state, epoch in states:
         news = BreakerNews(lane=LANE, state=state, epoch=epoch, remaining=5.0)
         one.owned.follow([news], 0.0)
     one.learns(THREE, 0.0)
-    assert one.shows(State.CLOSED)
+    assert one.shows(BreakerState.CLOSED)
 
 
 def test_a_state_of_a_newer_dispatcher_costs_nothing_else_that_it_says() -> None:
@@ -275,22 +279,22 @@ def test_a_state_of_a_newer_dispatcher_costs_nothing_else_that_it_says() -> None
         BreakerNews(lane=LANE, state="open", epoch=9, remaining=5.0),
     ]
     one.owned.follow(news, 0.0)
-    assert one.shows(State.OPEN)
-    assert one.owned.breaker("another")[0] is State.CLOSED
+    assert one.shows(BreakerState.OPEN)
+    assert one.owned.breaker("another")[0] is BreakerState.CLOSED
 
 
 def test_a_breaker_is_forgotten_whose_policy_is_not_among_those_that_have_come() -> None:
     one = Unknowing()
-    one.owned.restore(LANE, State.OPEN, 7, 0.0)
+    one.owned.restore(LANE, BreakerState.OPEN, 7, 0.0)
     one.learns(None, 1.0)
-    assert one.shows(State.CLOSED)
+    assert one.shows(BreakerState.CLOSED)
 
 
 def test_an_owner_without_policies_lets_no_probe_through_a_breaker_that_it_knows_to_be_shut() -> (
     None
 ):
     restored, told, owner, new = Unknowing(), Unknowing(), Dispatcher(), Unknowing()
-    restored.owned.restore(LANE, State.OPEN, 7, 0.0)
+    restored.owned.restore(LANE, BreakerState.OPEN, 7, 0.0)
     owner.fails(3)
     owner.tells(told)
     granted = [one.owned.take(probes_of(LANE), 5, 1.0).granted for one in (restored, told, new)]

@@ -15,7 +15,7 @@ from maniple.client import flow
 from maniple.client.core import Client, _refused
 from maniple.client.flow import Slot
 from maniple.client.handle import Ticket
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.client.submission import encode_payload
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.messages import Failure, Result, Task
@@ -53,8 +53,8 @@ class Recorder:
         pass
 
 
-def recorded(refuse: ManipleError | None = None) -> tuple[Client, Recorder, Outstanding]:
-    carrier, outstanding = Recorder(refuse), Outstanding()
+def recorded(refuse: ManipleError | None = None) -> tuple[Client, Recorder, OutstandingHandles]:
+    carrier, outstanding = Recorder(refuse), OutstandingHandles()
     return Client(carrier, outstanding, tenant="default"), carrier, outstanding
 
 

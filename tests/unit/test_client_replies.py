@@ -13,7 +13,7 @@ from maniple import ErrorCode, ManipleError, Status
 from maniple.amqp.reply_consumer import ReplyConsumer
 from maniple.client.carrier import AmqpCarrier
 from maniple.client.handle import TaskHandle
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULT_TYPE, RUNNING_TYPE, Failure, Result, TaskAccepted
 from maniple.service.policies.documents import FallbackPolicy
@@ -29,7 +29,7 @@ class Client:
     """The receiving end of a client that has submitted task `x` in a message."""
 
     def __init__(self, message_id: str = OURS) -> None:
-        outstanding = Outstanding()
+        outstanding = OutstandingHandles()
         self._carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
         self.handle = TaskHandle("x", "default", "a.task", b"")
         self.handle.message_id = message_id

@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from maniple import InvalidMessage, ManipleError
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.client.submission import encode_task
-from maniple.client.submit_span import Submitting
+from maniple.client.submit_span import SubmitSpans
 from maniple.errors import BrokerUnavailable
 from maniple.messages import MAX_BODY, Task
 
@@ -27,8 +27,8 @@ class Program:
         provider.add_span_processor(SimpleSpanProcessor(self._kept))
         self.tickets: list[Ticket] = []
         self.closed = False
-        submitting = Submitting(provider.get_tracer("a program"))
-        self.client = Client(self, Outstanding(), tenant="default", submitting=submitting)
+        submitting = SubmitSpans(provider.get_tracer("a program"))
+        self.client = Client(self, OutstandingHandles(), tenant="default", submitting=submitting)
 
     def send(self, ticket: Ticket) -> None:
         if self.closed:

@@ -8,7 +8,7 @@ import structlog
 
 from maniple.service.consul.catalog import Ailing, Instance, selecting
 from maniple.service.consul.client import Consul, ConsulUnavailable
-from maniple_registry.catalog_reaper import Reaper
+from maniple_registry.catalog_reaper import CatalogReaper
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ async def test_only_the_details_of_what_is_critical_for_long_are_asked_for() -> 
     foreign = instance("foreign", "other", ttl="critical", http="critical")
     well = instance("well", ttl="passing", http="passing")
     catalog = Catalog(gone, half, foreign, well)
-    reaper = Reaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
+    reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
     for second in (0.0, 5.0, 9.9):
         await reaper.look(second)
     assert catalog.asked == []
@@ -100,7 +100,7 @@ async def test_only_the_details_of_what_is_critical_for_long_are_asked_for() -> 
 
 async def test_all_checks_must_have_been_critical_for_that_long() -> None:
     catalog = Catalog(instance("a1", ttl="critical", http="passing"))
-    reaper = Reaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
+    reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
     await reaper.look(0.0)
     catalog.there["a1"] = instance("a1", ttl="critical", http="critical")
     await reaper.look(9.0)
@@ -112,7 +112,7 @@ async def test_all_checks_must_have_been_critical_for_that_long() -> None:
 
 async def test_a_check_that_fails_between_two_looks_at_it_has_not_been_critical_for_long() -> None:
     catalog = Catalog(instance("a1", ttl="critical", http="passing"))
-    reaper = Reaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
+    reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
     await reaper.look(0.0)
     catalog.changes_before_details = {"a1": instance("a1", ttl="critical", http="critical")}
     await reaper.look(10.0)

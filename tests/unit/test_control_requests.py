@@ -8,7 +8,7 @@ import structlog
 
 from maniple.control import Request, Response
 from maniple.errors import BrokerUnavailable, RequestFailed
-from maniple.service.control.messages import Arrival
+from maniple.service.control.messages import IncomingMessage
 from maniple.service.control.requests import Asked, Correlation, answer, failed, may_answer
 
 LOG = structlog.get_logger()
@@ -44,19 +44,19 @@ OPERATIONS = {"echo": echo, "refuse": refuse, "crash": crash, "unwritable": unwr
     ],
 )
 async def test_a_request_that_fails_is_answered_with_its_code(body: bytes, code: str) -> None:
-    response = Response.from_json(await answer(OPERATIONS, Arrival(body), LOG))
+    response = Response.from_json(await answer(OPERATIONS, IncomingMessage(body), LOG))
     assert response.error is not None
     assert response.error.code == code
 
 
 async def test_a_request_is_answered_with_its_body() -> None:
     question = Request(op="echo", body={"n": 1})
-    body = await answer(OPERATIONS, Arrival(question.to_json()), LOG)
+    body = await answer(OPERATIONS, IncomingMessage(question.to_json()), LOG)
     assert Correlation.read(body) == {"n": 1}
 
 
 QUESTION = Request(op="echo").to_json()
-ASKED = Arrival(QUESTION, reply_to="r", correlation_id="1", message_id="m1")
+ASKED = IncomingMessage(QUESTION, reply_to="r", correlation_id="1", message_id="m1")
 
 
 def test_a_request_is_the_same_when_it_comes_again_and_no_other_is() -> None:
@@ -85,7 +85,7 @@ def test_only_what_may_have_come_before_may_repeat() -> None:
 
 def test_nobody_says_in_a_body_which_request_it_is() -> None:
     body = b'{"op": "echo", "_identity": "x", "identity": "x"}'
-    assert Asked.of(Arrival(body)).identity == ""
+    assert Asked.of(IncomingMessage(body)).identity == ""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
 from maniple_dispatcher.egress import delay as module
-from maniple_dispatcher.egress.delay import Delays
+from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.pipeline.verdicts import Wait
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
@@ -23,7 +23,7 @@ def broken(_error: ManipleError | None) -> None:
 
 
 async def test_an_end_that_raises_keeps_no_other_task_of_the_bundle_waiting() -> None:
-    delays = Delays(FakePublisher(), Metrics(), clock=lambda: NOW)
+    delays = DelayPublisher(FakePublisher(), Metrics(), clock=lambda: NOW)
     told = list[ManipleError | None]()
     for done in (broken, told.append):
         delays.add(Wait(1.0, envelope("a")), done, insist=False)
@@ -35,7 +35,9 @@ async def test_an_end_that_raises_keeps_no_other_task_of_the_bundle_waiting() ->
 async def test_what_a_tier_does_not_confirm_waits_in_another(insist: bool) -> None:
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {"0.5", "1"}
-    delays = Delays(publisher, Metrics(), Queues(patience=0.0, cancel=0.0), clock=lambda: NOW)
+    delays = DelayPublisher(
+        publisher, Metrics(), Queues(patience=0.0, cancel=0.0), clock=lambda: NOW
+    )
     for name in ("a", "b"):
         delays.add(Wait(0.5, envelope(name)), told.append, insist=insist)
     for _ in range(6):
@@ -56,7 +58,7 @@ async def test_what_a_tier_does_not_confirm_waits_in_none_that_outlasts_its_dead
 ) -> None:
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {tier_name(tier) for tier in DELAY_TIERS[:6]}
-    delays = Delays(publisher, Metrics(), Queues(patience=0.0), clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), Queues(patience=0.0), clock=lambda: NOW)
     task = envelope("a", deadline=NOW + timedelta(seconds=seconds))
     delays.add(Wait(0.5, task), told.append, insist=True)
     for _ in range(30):
@@ -82,7 +84,7 @@ async def test_to_a_tier_that_confirms_nothing_hardly_anything_is_sent_any_more(
 
     publisher = Counting()
     publisher.silent = {"0.5", "1"}
-    delays = Delays(publisher, Metrics(), Queues(), clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), Queues(), clock=lambda: NOW)
     for second in range(400):
         now[0] += 1.0
         for tier in (0.5, 1.0):
@@ -100,7 +102,7 @@ async def test_while_no_tier_confirms_anything_a_task_waits_for_the_next_that_ma
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = set(map(tier_name, DELAY_TIERS))
     times = Queues(patience=0.0, cancel=0.0, stuck=2.0, most_stuck=2.0)
-    delays = Delays(publisher, Metrics(), times, clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), times, clock=lambda: NOW)
     delays.add(Wait(0.5, envelope("a")), told.append, insist=False)
     for _ in range(len(DELAY_TIERS) + 1):
         for _ in range(10):
@@ -118,7 +120,7 @@ async def test_a_tier_that_refuses_gets_no_copy_made(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "ROUND", 0.01)
     publisher = FakePublisher()
     publisher.full = {RETRY_QUEUE.name, *map(tier_name, DELAY_TIERS)}
-    delays = Delays(publisher, Metrics(), Queues(), clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), Queues(), clock=lambda: NOW)
     delays.add(Wait(1.0, envelope("a")), told.append, insist=True)
     for _ in range(30):
         now[0] += 1.0
@@ -135,7 +137,7 @@ async def test_who_insists_passes_over_a_full_tier_for_the_next_shorter_that_con
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.full, publisher.silent = {"1", "0.25"}, {"0.5"}
     times = Queues(patience=0.0, stuck=3600.0, most_stuck=3600.0)
-    delays = Delays(publisher, Metrics(), times, clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), times, clock=lambda: NOW)
     delays.add(Wait(0.5, envelope("a")), told.append, insist=False)
     for _ in range(3):
         for _ in range(10):
@@ -152,7 +154,7 @@ async def test_who_insists_passes_over_a_full_tier_for_the_next_shorter_that_con
 async def test_a_tier_that_is_not_confirmed_yet_is_waited_for() -> None:
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {"0.5"}
-    delays = Delays(publisher, Metrics(), Queues(patience=3600.0), clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), Queues(patience=3600.0), clock=lambda: NOW)
     delays.add(Wait(0.5, envelope("a")), told.append, insist=True)
     for _ in range(3):
         await asyncio.sleep(0)

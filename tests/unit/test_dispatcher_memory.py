@@ -8,14 +8,14 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from maniple.service.consul.catalog import Entry
+from maniple.service.consul.catalog import CatalogEntry
 from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.policies import CircuitBreakerSpec
-from maniple_dispatcher.limits.breaker import Ends, State
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.breaker import BreakerState, Ends
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.limits.snapshot import Memory
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.wiring import hand_over
 from waiting import wait_until
@@ -34,7 +34,7 @@ class Shelf:
         self.deletes = 0
         self.indices: Counter[str] = Counter()
 
-    async def kv_get(self, key: str) -> Entry | None:
+    async def kv_get(self, key: str) -> CatalogEntry | None:
         _, found = await self.kv_list(key)
         return found[0] if found else None
 
@@ -53,31 +53,31 @@ class Shelf:
             del self.kept[key]
         return True
 
-    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+    async def kv_list(self, prefix: str) -> tuple[int, list[CatalogEntry]]:
         if self.away:
             raise ConsulUnavailable("away")
         keys = [key for key in self.kept if key.startswith(prefix)]
-        return 1, [Entry(key, self.kept[key], self.indices[key]) for key in keys]
+        return 1, [CatalogEntry(key, self.kept[key], self.indices[key]) for key in keys]
 
 
-def fleet(name: str) -> Fleet:
-    made = Fleet(name, Owned(lambda _: SPEC), 0.0)
+def fleet(name: str) -> Coordinator:
+    made = Coordinator(name, LeaseOwner(lambda _: SPEC), 0.0)
     made.peers.heard(name, 0.0, ready=True)
     return made
 
 
-def memory(shelf: Shelf, instance: str, of: Fleet) -> Memory:
+def memory(shelf: Shelf, instance: str, of: Coordinator) -> LimitSnapshot:
     consul = cast("Consul", shelf)
-    return Memory(consul, "maniple/dev", instance, fleet=of, log=structlog.get_logger())
+    return LimitSnapshot(consul, "maniple/dev", instance, fleet=of, log=structlog.get_logger())
 
 
-async def remember(shelf: Shelf, of: Fleet) -> None:
+async def remember(shelf: Shelf, of: Coordinator) -> None:
     keeping = asyncio.create_task(memory(shelf, "one", of).keep())
     await wait_until(lambda: b"lane" in b"".join(shelf.kept.values()))
     keeping.cancel()
 
 
-def passes(of: Fleet, now: float) -> bool:
+def passes(of: Coordinator, now: float) -> bool:
     said: list[Any] = []
     of.ask(ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
     return bool(said[0])
@@ -91,7 +91,7 @@ async def test_what_one_owned_another_knows_that_never_met_it() -> None:
     await remember(shelf, first)
     await memory(shelf, "two", second).load()
     assert not passes(second, now + 1.0)
-    assert second.owned.breaker("lane")[0] is State.OPEN
+    assert second.owned.breaker("lane")[0] is BreakerState.OPEN
 
 
 async def test_a_consul_that_lets_nothing_be_deleted_is_read_once_and_written_to() -> None:

@@ -10,14 +10,14 @@ from maniple.amqp import Outgoing
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.service.publish import batch_publisher, replies
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Queues
-from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.tracing import DispatchTracing
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 
@@ -73,15 +73,15 @@ class Scene:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.broker = Broker()
-        self.roster = Roster()
-        results = ResultOutlet(self.broker, Metrics(), replier=self.broker)
-        self.lanes = Lanes(
+        self.roster = Assignment()
+        results = ResultPublisher(self.broker, Metrics(), replier=self.broker)
+        self.lanes = LanePublisher(
             self.broker,
             results,
             Metrics(),
             lambda: NOW,
             roster=self.roster,
-            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+            traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
         )
 
     def send(self, name: str, **fields: Any) -> Source:

@@ -11,7 +11,7 @@ import pytest
 
 from maniple.amqp.probe import BrokerView
 from maniple.cli.checks import broker, examine, management, policies, processes, work
-from maniple.cli.checks.findings import Finding, Places, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places
 from maniple.cli.checks.pages import PageUnread, least_ahead, read
 from maniple.errors import BrokerUnavailable
 from maniple.service.consul.catalog import Instance
@@ -23,7 +23,10 @@ HOUR = 3600.0
 def test_an_old_broker_and_missing_queues_are_told_with_advice() -> None:
     view = BrokerView("RabbitMQ", "3.8.2", (), ("maniple.submit",))
     found = broker.version(Places("amqp://h/dev"), view)
-    assert (found.verdict, found.advice) == (Verdict.FAILED, "upgrade RabbitMQ to 3.10 or later")
+    assert (found.verdict, found.advice) == (
+        CheckVerdict.FAILED,
+        "upgrade RabbitMQ to 3.10 or later",
+    )
     assert broker.declared(view).found == "missing: maniple.submit"
 
 
@@ -40,7 +43,7 @@ async def test_a_broker_that_is_not_there_cannot_be_examined() -> None:
 def test_a_shared_queue_that_nobody_consumes_is_told_with_who_would() -> None:
     consumers = dict.fromkeys(broker.CONSUMED, 1) | {"maniple.submit": 0, "maniple.retry": 0}
     found = broker.consumed(BrokerView("RabbitMQ", "4.0.5", (), (), consumers=consumers))
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is CheckVerdict.FAILED
     assert found.found == "maniple.submit has no consumer; maniple.retry has no consumer"
     assert found.advice == "start a dispatcher"
 
@@ -74,15 +77,15 @@ def replicated(**replicas: int) -> list[dict[str, Any]]:
 
 
 def test_a_stream_that_one_machine_could_lose_is_a_warning_outside_dev() -> None:
-    assert management.streams(replicated(), "prod").verdict is Verdict.OK
+    assert management.streams(replicated(), "prod").verdict is CheckVerdict.OK
     few = replicated(maniple_records=2, maniple_dead_log=1)
     found = management.streams(few, "prod")
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is CheckVerdict.WARNING
     assert found.found == (
         "maniple.dead.log has 1 of 3 replicas; maniple.records has 2 of 3 replicas"
     )
     assert "add_replica" in found.advice
-    assert management.streams(few, "dev").verdict is Verdict.OK
+    assert management.streams(few, "dev").verdict is CheckVerdict.OK
 
 
 def test_replicas_that_the_broker_does_not_tell_are_not_taken_for_enough() -> None:
@@ -92,18 +95,20 @@ def test_replicas_that_the_broker_does_not_tell_are_not_taken_for_enough() -> No
             del queue["members"]
     found = management.streams(told, "prod")
     assert (found.verdict, found.found) == (
-        Verdict.SKIPPED,
+        CheckVerdict.SKIPPED,
         "no replicas are told of maniple.records",
     )
-    assert management.streams([], "prod").verdict is Verdict.SKIPPED
+    assert management.streams([], "prod").verdict is CheckVerdict.SKIPPED
     told = replicated(maniple_dead_log=1)
     told[:] = [queue for queue in told if queue["name"] != "maniple.records"]
-    assert management.streams(told, "prod").verdict is Verdict.WARNING
+    assert management.streams(told, "prod").verdict is CheckVerdict.WARNING
 
 
 def test_what_the_api_told_is_judged_for_the_environment_that_was_asked_about() -> None:
-    told = management.Management("prod", [node()], replicated(maniple_records=1), None)
-    assert {one.check: one.verdict for one in management.judge(told)}["streams"] is Verdict.WARNING
+    told = management.ManagementPages("prod", [node()], replicated(maniple_records=1), None)
+    assert {one.check: one.verdict for one in management.judge(told)}[
+        "streams"
+    ] is CheckVerdict.WARNING
 
 
 def node(**more: Any) -> dict[str, Any]:
@@ -111,9 +116,9 @@ def node(**more: Any) -> dict[str, Any]:
 
 
 def test_a_plugin_that_is_missing_is_named_with_how_to_enable_it() -> None:
-    assert management.plugins([node()]).verdict is Verdict.OK
+    assert management.plugins([node()]).verdict is CheckVerdict.OK
     found = management.plugins([node(enabled_plugins=["rabbitmq_management"])])
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is CheckVerdict.WARNING
     assert found.advice == "run there: rabbitmq-plugins enable rabbitmq_prometheus"
 
 
@@ -128,7 +133,7 @@ def test_a_plugin_that_is_missing_is_named_with_how_to_enable_it() -> None:
 )
 def test_whatever_holds_up_publishers_is_a_failure(what: dict[str, Any], word: str) -> None:
     found = management.alarms([node(), node(**what)])
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is CheckVerdict.FAILED
     assert word in found.found
     assert found.advice
 
@@ -136,10 +141,10 @@ def test_whatever_holds_up_publishers_is_a_failure(what: dict[str, Any], word: s
 def test_tasks_in_a_lane_without_consumer_are_a_failure_and_an_empty_one_is_not() -> None:
     found = management.unserved({"a": 3, "b": 0, "c": 2}, {"a": 0, "b": 0, "c": 1})
     assert (found.verdict, found.found) == (
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         "3 messages wait in a, which nobody consumes",
     )
-    assert management.unserved({"b": 0}, {"b": 0}).verdict is Verdict.OK
+    assert management.unserved({"b": 0}, {"b": 0}).verdict is CheckVerdict.OK
 
 
 def instance(status: str) -> Instance:
@@ -149,29 +154,37 @@ def instance(status: str) -> Instance:
 @pytest.mark.parametrize(
     ("statuses", "verdict"),
     [
-        (("passing",), Verdict.OK),
-        (("passing", "critical"), Verdict.WARNING),
-        (("critical",), Verdict.FAILED),
-        ((), Verdict.FAILED),
+        (("passing",), CheckVerdict.OK),
+        (("passing", "critical"), CheckVerdict.WARNING),
+        (("critical",), CheckVerdict.FAILED),
+        ((), CheckVerdict.FAILED),
     ],
 )
-def test_a_service_needs_one_healthy_process(statuses: tuple[str, ...], verdict: Verdict) -> None:
+def test_a_service_needs_one_healthy_process(
+    statuses: tuple[str, ...], verdict: CheckVerdict
+) -> None:
     assert processes.service("dispatcher", list(map(instance, statuses))).verdict is verdict
 
 
 def test_a_component_that_is_not_ok_is_told_with_its_reason() -> None:
     page = {"components": {"loop": {"ok": False, "detail": "1.20 s late"}, "start": {"ok": True}}}
     found = processes.components({"a1": page, "a2": {"components": {}}}, 3)
-    assert found.verdict is Verdict.WARNING
+    assert found.verdict is CheckVerdict.WARNING
     assert found.found == "2 of 3 processes asked; a1: loop is not ok (1.20 s late)"
-    assert processes.components({}, 3).verdict is Verdict.SKIPPED
+    assert processes.components({}, 3).verdict is CheckVerdict.SKIPPED
 
 
 @pytest.mark.parametrize(
     ("ahead", "verdict"),
-    [({"a": 0.4}, Verdict.OK), ({"a": -2.0}, Verdict.WARNING), ({"a": HOUR}, Verdict.FAILED)],
+    [
+        ({"a": 0.4}, CheckVerdict.OK),
+        ({"a": -2.0}, CheckVerdict.WARNING),
+        ({"a": HOUR}, CheckVerdict.FAILED),
+    ],
 )
-def test_clocks_are_judged_by_what_they_differ(ahead: dict[str, float], verdict: Verdict) -> None:
+def test_clocks_are_judged_by_what_they_differ(
+    ahead: dict[str, float], verdict: CheckVerdict
+) -> None:
     assert processes.clocks(ahead).verdict is verdict
 
 
@@ -228,15 +241,19 @@ def process(state: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("told", "verdict", "word"),
     [
-        (status(), Verdict.OK, "none"),
-        (status(processes=[process("unknown")]), Verdict.OK, "none"),
-        (status(invalid={"retry/x": "no such field"}), Verdict.FAILED, "retry/x"),
-        (status(consul=False), Verdict.FAILED, "Consul"),
-        (status(processes=[process("lagging")]), Verdict.WARNING, "a1 has not retry/default"),
-        (status(processes=[process("stale")]), Verdict.WARNING, "a1 has said nothing for 95 s"),
+        (status(), CheckVerdict.OK, "none"),
+        (status(processes=[process("unknown")]), CheckVerdict.OK, "none"),
+        (status(invalid={"retry/x": "no such field"}), CheckVerdict.FAILED, "retry/x"),
+        (status(consul=False), CheckVerdict.FAILED, "Consul"),
+        (status(processes=[process("lagging")]), CheckVerdict.WARNING, "a1 has not retry/default"),
+        (
+            status(processes=[process("stale")]),
+            CheckVerdict.WARNING,
+            "a1 has said nothing for 95 s",
+        ),
     ],
 )
-def test_policies_are_judged(told: dict[str, Any], verdict: Verdict, word: str) -> None:
+def test_policies_are_judged(told: dict[str, Any], verdict: CheckVerdict, word: str) -> None:
     found = policies.policies(told)
     assert (found.verdict, word in found.found) == (verdict, True)
 
@@ -244,13 +261,15 @@ def test_policies_are_judged(told: dict[str, Any], verdict: Verdict, word: str) 
 @pytest.mark.parametrize(
     ("states", "hearing", "verdict"),
     [
-        (("active", "left"), True, Verdict.OK),
-        (("active", "failed"), True, Verdict.WARNING),
-        (("unreachable",), True, Verdict.FAILED),
-        (("active",), False, Verdict.FAILED),
+        (("active", "left"), True, CheckVerdict.OK),
+        (("active", "failed"), True, CheckVerdict.WARNING),
+        (("unreachable",), True, CheckVerdict.FAILED),
+        (("active",), False, CheckVerdict.FAILED),
     ],
 )
-def test_membership_is_judged(states: tuple[str, ...], *, hearing: bool, verdict: Verdict) -> None:
+def test_membership_is_judged(
+    states: tuple[str, ...], *, hearing: bool, verdict: CheckVerdict
+) -> None:
     agents = [{"agent": f"a{n}", "state": state} for n, state in enumerate(states)]
     assert work.members({"agents": agents, "hearing": hearing}).verdict is verdict
 

@@ -3,7 +3,7 @@
 import pytest
 
 from maniple.messages import Waiting
-from maniple.service.destination_backoff import MAX_DOORS, TIER_KEYS, Doors
+from maniple.service.destination_backoff import MAX_DOORS, TIER_KEYS, DestinationBackoff
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS
 
@@ -13,7 +13,7 @@ LANE = ("maniple.lanes", "text.stats")
 
 
 def test_a_door_is_open_until_it_refuses_and_again_once_it_takes() -> None:
-    doors = Doors()
+    doors = DestinationBackoff()
     assert doors.refusal(LANE, NOW) is None
     doors.shut(LANE, Waiting.OVERLOADED, NOW)
     assert doors.refusal(LANE, NOW) is Waiting.OVERLOADED
@@ -23,7 +23,7 @@ def test_a_door_is_open_until_it_refuses_and_again_once_it_takes() -> None:
 
 
 def test_one_task_at_a_time_tries_a_door_that_has_been_shut_for_long_enough() -> None:
-    doors = Doors()
+    doors = DestinationBackoff()
     doors.shut(LANE, Waiting.NO_AGENT, NOW)
     later = NOW + SHUT_FOR
     assert [doors.refusal(LANE, later) for _ in range(3)] == [None, *[Waiting.NO_AGENT] * 2]
@@ -31,7 +31,7 @@ def test_one_task_at_a_time_tries_a_door_that_has_been_shut_for_long_enough() ->
 
 
 def test_a_lane_that_does_not_confirm_is_tried_ever_more_seldom_by_one_task() -> None:
-    doors, now, tries = Doors(), NOW, list[float]()
+    doors, now, tries = DestinationBackoff(), NOW, list[float]()
     doors.shut(LANE, Waiting.UNCONFIRMED, now)
     while now < NOW + 5 * MAX_STUCK_FOR:
         now += 1.0
@@ -46,7 +46,7 @@ def test_a_lane_that_does_not_confirm_is_tried_ever_more_seldom_by_one_task() ->
 
 
 def test_names_from_outside_cannot_fill_the_memory() -> None:
-    doors = Doors()
+    doors = DestinationBackoff()
     for number in range(MAX_DOORS + 10):
         doors.shut(("maniple.lanes", str(number)), Waiting.NO_AGENT, NOW)
     assert doors.refusal(("maniple.lanes", str(MAX_DOORS + 1)), NOW) is None
@@ -55,14 +55,14 @@ def test_names_from_outside_cannot_fill_the_memory() -> None:
     assert doors.refusal(LANE, later) is Waiting.NO_AGENT
 
 
-def tiers(doors: Doors, tier: float, now: float) -> tuple[float, float]:
+def tiers(doors: DestinationBackoff, tier: float, now: float) -> tuple[float, float]:
     """Return the tier that is tried for this one, and after how many seconds."""
     (_, name), rest = doors.first(TIER_KEYS[tier], now)
     return float(name), rest
 
 
 def test_instead_of_a_tier_that_is_shut_the_nearest_that_is_not_is_tried() -> None:
-    doors = Doors()
+    doors = DestinationBackoff()
     assert tiers(doors, 1.0, NOW) == (1.0, 0.0)
     for tier, nearest in ((1.0, 2.0), (2.0, 0.5), (0.5, 0.25), (0.25, 5.0)):
         doors.shut(TIER_KEYS[tier][0], Waiting.UNCONFIRMED, NOW)
@@ -70,7 +70,7 @@ def test_instead_of_a_tier_that_is_shut_the_nearest_that_is_not_is_tried() -> No
 
 
 def test_when_all_tiers_are_shut_the_one_that_opens_next_is_waited_for() -> None:
-    doors = Doors()
+    doors = DestinationBackoff()
     for number, tier in enumerate(DELAY_TIERS):
         doors.shut(TIER_KEYS[tier][0], Waiting.UNCONFIRMED, NOW - number % 5)
     tier, rest = tiers(doors, 3600.0, NOW)

@@ -21,17 +21,17 @@ from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
 from maniple.redelivery import LOST_AFTER
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Expiry as Times
 from maniple.topology import lane_queues
-from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.egress.lane_expiry import AT_ONCE, OPEN, Around, Expiry, TurnOver
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.bundle_members import Members
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.egress.lane_expiry import AT_ONCE, OPEN, Around, LaneExpiry, TurnOver
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.bundle_members import BundleMembers
+from maniple_dispatcher.tracing import DispatchTracing
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 
@@ -152,15 +152,15 @@ class Scene:
             look=self.broker.look, open=self.broker.pulling, trim=self.broker.trim
         )
         self.marks = Marks(*known)
-        metrics, traces = Metrics(), Traces(NO_TRACER, lambda: self.now, ratio=0.0)
-        self.results = ResultOutlet(self.broker, metrics, replier=self.broker)
+        metrics, traces = Metrics(), DispatchTracing(NO_TRACER, lambda: self.now, ratio=0.0)
+        self.results = ResultPublisher(self.broker, metrics, replier=self.broker)
         self.deadlines = LaneDeadlines(QUICK, lambda _: True, NOW.timestamp())
-        self.lanes = Lanes(
+        self.lanes = LanePublisher(
             self.broker,
             self.results,
             metrics,
             lambda: self.now,
-            roster=Roster(),
+            roster=Assignment(),
             traces=traces,
             deadlines=self.deadlines,
         )
@@ -171,12 +171,14 @@ class Scene:
         assert set(vars(around)) == set(Around.__dataclass_fields__)
         turn_over = TurnOver(
             self.lanes,
-            Members(self.lanes, nothing, lambda: self.now),
+            BundleMembers(self.lanes, nothing, lambda: self.now),
             around,
             traces=traces,
             settle=QUICK.settle,
         )
-        self.expiry = Expiry(self.deadlines, self.queues, turn_over, around, structlog.get_logger())
+        self.expiry = LaneExpiry(
+            self.deadlines, self.queues, turn_over, around, structlog.get_logger()
+        )
 
     @asynccontextmanager
     async def runs(self) -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maniple.amqp import Consumer
-from maniple.service.consul.registration import Pulse
+from maniple.service.consul.registration import TtlHeartbeat
 from maniple.service.health import Health
 from maniple.service.hotpath import HotPath
 from maniple_agent import fencing as module
@@ -45,7 +45,7 @@ class Fenced:
             blocked=False, connected=True, reconnect=lambda: self.told.append("control")
         )
         self.runtime = SimpleNamespace(
-            health=Health("agent", "a1"), pulse=Pulse(), spawn=self._spawn
+            health=Health("agent", "a1"), pulse=TtlHeartbeat(), spawn=self._spawn
         )
         self.runtime.health.mark_started()
         self._spawned: set[asyncio.Task[None]] = set()

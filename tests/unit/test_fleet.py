@@ -9,9 +9,9 @@ from fleet_simulation import Simulation
 from maniple.amqp.batching import MAX_BYTES
 from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.listeners import MOST_TOLD
 from maniple_dispatcher.limits.token_bucket import Terms
 
@@ -101,12 +101,12 @@ def test_a_new_dispatcher_learns_what_is_left_before_it_decides() -> None:
     assert sum(simulation.passed.values()) == 100
 
 
-def listening(name: str) -> Fleet:
+def listening(name: str) -> Coordinator:
     """One that has listened for long enough to count at 0."""
-    return Fleet(name, Owned(lambda _: None), -Peers().listens)
+    return Coordinator(name, LeaseOwner(lambda _: None), -Peers().listens)
 
 
-def told(fleet: Fleet, now: float) -> tuple[list[DispatcherReport], int]:
+def told(fleet: Coordinator, now: float) -> tuple[list[DispatcherReport], int]:
     """What it tells until nothing is due, and how large the largest message is."""
     reports = []
     while fleet.due:
@@ -145,7 +145,7 @@ def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
     assert {key for report in (first, *reports) for key in report.rooms} == keys
 
 
-def times_told_all(fleet: Fleet, seconds: float, begun: float, life: int = 0) -> int:
+def times_told_all(fleet: Coordinator, seconds: float, begun: float, life: int = 0) -> int:
     """Tell how often all is told while another goes on saying that it listens."""
     listens, times = DispatcherReport(dispatcher="deaf", life=life), 0
     for tenth in range(int(seconds * 10)):
@@ -160,7 +160,7 @@ def times_told_all(fleet: Fleet, seconds: float, begun: float, life: int = 0) ->
 def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_some_seconds() -> (
     None
 ):
-    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
     fleet.owned.buckets.take("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
     assert 5 <= times_told_all(fleet, 20.0, 0.0) <= MOST_TOLD
@@ -169,7 +169,7 @@ def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_
 
 
 def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
-    asking, owner = Fleet("one", Owned(lambda _: None), 0.0), listening("two")
+    asking, owner = Coordinator("one", LeaseOwner(lambda _: None), 0.0), listening("two")
     for fleet in (asking, owner):
         fleet.hear(DispatcherReport(dispatcher="two", ready=True), 0.0)
     granted = []

@@ -8,10 +8,10 @@ import pytest
 from fleet_simulation import Simulation
 from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple.timings import Peers
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.limits.token_bucket import Buckets, Terms
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=1000.0, capacity=1000.0)
 THOUSAND = Limit("rate_limit/thousand", TERMS)
@@ -119,7 +119,7 @@ def test_nearly_everything_passes_whose_owner_answers_when_its_busy_machine_lets
 
 
 def test_what_was_used_unasked_is_taken_of_what_the_bucket_had_no_room_for() -> None:
-    buckets = Buckets()
+    buckets = TokenBuckets()
     buckets.take("x", TERMS, 1000, now=0.0)
     # For two seconds nobody owned it, and 800 were let through: 200 more than it has room for
     # were left, so it is full.
@@ -129,7 +129,7 @@ def test_what_was_used_unasked_is_taken_of_what_the_bucket_had_no_room_for() -> 
 
 
 def test_what_was_used_in_addition_is_owed() -> None:
-    buckets = Buckets()
+    buckets = TokenBuckets()
     buckets.take("x", TERMS, 1000, now=0.0)
     buckets.spend("x", TERMS, 2500, now=2.0)
     assert buckets.take("x", TERMS, 1, now=2.499).granted == 0
@@ -137,7 +137,7 @@ def test_what_was_used_in_addition_is_owed() -> None:
 
 
 def test_what_a_bucket_at_rest_had_no_room_for_is_no_treasure() -> None:
-    buckets = Buckets()
+    buckets = TokenBuckets()
     for second in range(100):
         buckets.take("x", TERMS, 1, now=float(second))
     most = TERMS.capacity + Peers().spilled * TERMS.rate
@@ -145,20 +145,20 @@ def test_what_a_bucket_at_rest_had_no_room_for_is_no_treasure() -> None:
     assert buckets.take("x", TERMS, 1000, now=99.5).granted <= 1
 
 
-def ready(fleet: Fleet, *names: str) -> Fleet:
+def ready(fleet: Coordinator, *names: str) -> Coordinator:
     for name in names:
         fleet.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
     fleet.report(10.0)
     return fleet
 
 
-def owned_by(fleet: Fleet, name: str) -> Limit:
+def owned_by(fleet: Coordinator, name: str) -> Limit:
     keys = (f"rate_limit/{number}" for number in range(100))
     return next(Limit(key, TERMS) for key in keys if fleet.peers.owner(key) == name)
 
 
 def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
-    fleet = ready(Fleet("one", Owned(lambda _: None), 0.0), "one", "two")
+    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     ours, theirs = owned_by(fleet, "one"), owned_by(fleet, "two")
     fleet.owned.take(ours, 500, 10.0)
     levels = {theirs.key: (500.0, TERMS.rate, TERMS.capacity)}
@@ -169,7 +169,7 @@ def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
 
 
 def test_who_listens_is_told_everything_some_times_a_second() -> None:
-    fleet = ready(Fleet("one", Owned(lambda _: None), 0.0), "one", "two")
+    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     ours = owned_by(fleet, "one")
     fleet.owned.take(ours, 1000, 10.0)
     fleet.report(10.0)
@@ -182,7 +182,7 @@ def test_who_listens_is_told_everything_some_times_a_second() -> None:
 
 
 def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None:
-    fleet = ready(Fleet("one", Owned(lambda _: None), 0.0), "one", "two", "three")
+    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two", "three")
     limit = next(
         limit
         for limit in (Limit(f"rate_limit/{number}", TERMS) for number in range(100))
@@ -200,11 +200,13 @@ def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None
 
 
 def _next_owner(key: str) -> str | None:
-    return ready(Fleet("one", Owned(lambda _: None), 0.0), "one", "three").peers.owner(key)
+    return ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "three").peers.owner(
+        key
+    )
 
 
 def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
-    fleet = ready(Fleet("one", Owned(lambda _: None), 0.0), "one", "two")
+    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     limit = owned_by(fleet, "two")
     levels = {limit.key: (0.0, TERMS.rate, TERMS.capacity)}
     fleet.hear(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
@@ -219,7 +221,7 @@ def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
 
 
 def test_a_dispatcher_that_begins_anew_does_not_answer_what_it_was_asked_before() -> None:
-    fleet = ready(Fleet("one", Owned(lambda _: None), 0.0), "one", "two")
+    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     limit = owned_by(fleet, "one")
     fleet.rejoin(20.0)
     said_before = DispatcherReport(dispatcher="one", ready=True)

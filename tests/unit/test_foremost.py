@@ -7,8 +7,8 @@ import pytest
 from maniple.timings import Peers as Times
 from maniple_dispatcher.limits import membership
 from maniple_dispatcher.limits.foremost import AT_ONCE, MOST_ANEW, Foremost
-from maniple_dispatcher.limits.membership import Peers
-from maniple_dispatcher.limits.token_bucket import MAX_KEPT, Buckets, Terms
+from maniple_dispatcher.limits.membership import Membership
+from maniple_dispatcher.limits.token_bucket import MAX_KEPT, Terms, TokenBuckets
 
 MOST = 50
 HOURLY = Terms(rate=5 / 3600, capacity=5.0)
@@ -103,7 +103,7 @@ def test_of_what_is_there_no_more_nothing_is_remembered() -> None:
     assert many.foremost.left == 0
 
 
-def slow(buckets: Buckets, now: float) -> set[str]:
+def slow(buckets: TokenBuckets, now: float) -> set[str]:
     """Return what there is to be written down, when all has been looked at."""
     while True:
         buckets.look_round(lambda _: True, now)
@@ -114,7 +114,7 @@ def slow(buckets: Buckets, now: float) -> set[str]:
 
 
 def test_of_more_slow_buckets_than_there_is_room_for_the_emptiest_by_now_are_kept() -> None:
-    buckets = Buckets()
+    buckets = TokenBuckets()
     for number in range(2 * MAX_KEPT):
         buckets.take(f"tenant-{number}", MINUTELY, 1, 0.0)
     buckets.take("four of five", HOURLY, 4, 30.0)
@@ -123,7 +123,7 @@ def test_of_more_slow_buckets_than_there_is_room_for_the_emptiest_by_now_are_kep
 
 
 def test_what_is_full_by_now_is_not_written_down() -> None:
-    buckets = Buckets()
+    buckets = TokenBuckets()
     for number in range(1000):
         buckets.take(f"tenant-{number}", MINUTELY, 1, 0.0)
     buckets.take("hourly", HOURLY, 1, 100.0)
@@ -131,7 +131,7 @@ def test_what_is_full_by_now_is_not_written_down() -> None:
 
 
 def test_thousands_of_slow_buckets_are_kept() -> None:
-    buckets = Buckets()
+    buckets = TokenBuckets()
     for number in range(MAX_KEPT):
         buckets.take(f"tenant-{number}", HOURLY, 1, 0.0)
     assert len(slow(buckets, 1.0)) == MAX_KEPT
@@ -149,7 +149,7 @@ def test_the_owners_of_keys_in_use_are_found_once_however_many_others_come(
 
     monkeypatch.setattr(membership, "_weight", weight)
     monkeypatch.setattr(membership, "MAX_OWNERS", 500)
-    known = Peers("me", Times(), 0.0)
+    known = Membership("me", Times(), 0.0)
     known.heard("me", 0.0, ready=True)
     for round_ in range(100):
         for number in range(400):

@@ -12,10 +12,10 @@ from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved, parse_policy
 from maniple.service.telemetry import Metrics
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import Limit, Then
-from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.pipeline.verdicts import is_committed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,7 +79,10 @@ class Limits:
     """Answers as it is told to: by limit whether a task passes. Every breaker is in one state."""
 
     def __init__(
-        self, *answers: bool | None, state: State = State.HALF_OPEN, since: float = 0.0
+        self,
+        *answers: bool | None,
+        state: BreakerState = BreakerState.HALF_OPEN,
+        since: float = 0.0,
     ) -> None:
         self.owned = self
         self._breaker = state, since
@@ -95,21 +98,24 @@ class Limits:
     def free(self, limit: Limit, _now: float) -> None:
         self.freed.append(limit.key)
 
-    def becomes(self, state: State, since: float) -> None:
+    def becomes(self, state: BreakerState, since: float) -> None:
         self._breaker = state, since
 
-    def breaker(self, _lane: str) -> tuple[State, float]:
+    def breaker(self, _lane: str) -> tuple[BreakerState, float]:
         return self._breaker
 
 
 def admitted(
-    resolved: Resolved, limits: Limits, before: Before = Before.UNKNOWN, lanes: Lanes | None = None
+    resolved: Resolved,
+    limits: Limits,
+    before: Redelivery = Redelivery.UNKNOWN,
+    lanes: Lanes | None = None,
 ) -> list[str]:
     """Bring a task to the gate; return what became of it."""
     lanes, nothing = lanes or Lanes(), object()
     given: Any = (lanes, limits, nothing, nothing)
     good: Any = nothing
-    gate = Gate(*given, good=good, metrics=Metrics(), clock=lambda: NOW)
+    gate = Pipeline(*given, good=good, metrics=Metrics(), clock=lambda: NOW)
     task = Envelope(
         id="1", capability=LANE, lane=LANE, submitted_at=NOW, deadline=NOW + timedelta(hours=1)
     )
@@ -139,12 +145,12 @@ def test_of_a_breaker_that_should_no_longer_be_open_its_owner_is_asked(
     answer: bool | None, became: str
 ) -> None:
     since = monotonic() - BREAKER.spec.open_for
-    limits = Limits(answer, state=State.OPEN, since=since)
+    limits = Limits(answer, state=BreakerState.OPEN, since=since)
     assert admitted(Resolved(circuit_breaker=BREAKER), limits) == [became]
 
 
 def test_of_one_that_is_open_nobody_is_asked() -> None:
-    limits = Limits(state=State.OPEN, since=monotonic())
+    limits = Limits(state=BreakerState.OPEN, since=monotonic())
     assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]
 
 
@@ -162,11 +168,11 @@ OF_ALL_KINDS = (
 )
 
 
-@pytest.mark.parametrize("before", [Before.SAID, Before.DELIVERED])
+@pytest.mark.parametrize("before", [Redelivery.SAID, Redelivery.DELIVERED])
 @pytest.mark.parametrize("answers", [(False,) * 3, (None,) * 3, (True, False, False), (True,) * 3])
 @pytest.mark.parametrize("resolved", OF_ALL_KINDS)
 def test_what_may_have_been_admitted_before_passes_or_waits(
-    resolved: Resolved, answers: tuple[bool | None, ...], before: Before
+    resolved: Resolved, answers: tuple[bool | None, ...], before: Redelivery
 ) -> None:
     limits, lanes = Limits(*answers), Lanes()
     (became,) = admitted(resolved, limits, before, lanes)
@@ -178,22 +184,22 @@ def test_what_may_have_been_admitted_before_passes_or_waits(
 
 def test_what_a_dispatcher_had_is_not_charged_again() -> None:
     limits = Limits()
-    assert admitted(Resolved(rate_limit=LIMIT), limits, Before.DELIVERED) == ["sent"]
+    assert admitted(Resolved(rate_limit=LIMIT), limits, Redelivery.DELIVERED) == ["sent"]
     assert limits.asked == []
 
 
 @pytest.mark.parametrize(
     ("answer", "before", "recorded"),
     [
-        (True, Before.UNKNOWN, 1),
-        (None, Before.UNKNOWN, 1),
-        (False, Before.UNKNOWN, 0),  # its end is on record
-        (True, Before.SAID, 1),
-        (True, Before.DELIVERED, 1),
+        (True, Redelivery.UNKNOWN, 1),
+        (None, Redelivery.UNKNOWN, 1),
+        (False, Redelivery.UNKNOWN, 0),  # its end is on record
+        (True, Redelivery.SAID, 1),
+        (True, Redelivery.DELIVERED, 1),
     ],
 )
 def test_what_a_limit_does_not_end_is_on_record_before_it_goes(
-    answer: bool | None, before: Before, recorded: int
+    answer: bool | None, before: Redelivery, recorded: int
 ) -> None:
     lanes = Lanes()
     admitted(Resolved(rate_limit=LIMIT), Limits(answer), before, lanes)
@@ -213,7 +219,7 @@ def test_what_is_given_to_another_dispatcher_does_not_leave_and_keeps_no_room(wh
 
 def test_what_a_sender_says_does_not_buy_a_passage() -> None:
     limits, lanes = Limits(False), Lanes()
-    (became,) = admitted(Resolved(rate_limit=LIMIT), limits, Before.SAID, lanes)
+    (became,) = admitted(Resolved(rate_limit=LIMIT), limits, Redelivery.SAID, lanes)
     assert became in {"held", "waits"}
     assert limits.asked == ["rate_limit/it"]
     assert lanes.last is not None
@@ -224,7 +230,7 @@ def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> N
     limits = Limits()
 
     def ask(_limit: Limit, then: Then, _now: float) -> None:
-        limits.becomes(State.OPEN, monotonic())
+        limits.becomes(BreakerState.OPEN, monotonic())
         then(True, 0.0)
 
     limits.ask = ask  # type: ignore[method-assign, assignment]

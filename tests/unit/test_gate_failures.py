@@ -14,12 +14,12 @@ from maniple.messages import Envelope, Waiting
 from maniple.service.policies import Resolved, parse_policy
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, DELAY_TIERS
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.limits.bulkhead_counts import Rooms
-from maniple_dispatcher.limits.coordinator import Fleet
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
+from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.pipeline.pipeline import Pipeline
 from work_with_fakes import NOW, envelope
 
 LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
@@ -72,12 +72,12 @@ class Scene:
 
     def __init__(self) -> None:
         self.lanes = Lanes()
-        self.fleet = Fleet("me", Owned(lambda _: None), 0.0)
+        self.fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
         self.other = self._owner()
         nothing: Any = None
         policies: Any = None
         lanes: Any = self.lanes
-        self.gate = Gate(
+        self.gate = Pipeline(
             lanes,
             self.fleet,
             policies,
@@ -154,8 +154,10 @@ def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> N
     lanes: Any = Waits()
     nothing: Any = None
     fleet: Any = SimpleNamespace(ask=lambda _, then, __: then(True, seconds))
-    gate = Gate(lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW)
-    for before in (Before.UNKNOWN, Before.SAID):
+    gate = Pipeline(
+        lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW
+    )
+    for before in (Redelivery.UNKNOWN, Redelivery.SAID):
         source: Any = Source()
         gate.admit(envelope("1"), LIMITED, source, before)
     assert (lanes.sent, lanes.held, len(lanes.due)) == ([], [], 2)
@@ -163,7 +165,7 @@ def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> N
         assert NOW + timedelta(seconds=DELAY_TIERS[0]) <= due <= NOW + timedelta(days=7)
 
 
-class Unsteady(Roster):
+class Unsteady(Assignment):
     """Fails over a task for some time."""
 
     fails = True
@@ -175,9 +177,11 @@ class Unsteady(Roster):
 
 
 async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on_its_way() -> None:
-    fleet = Fleet("me", Owned(lambda _: None), 0.0)
+    fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
     fleet.hear(DispatcherReport(dispatcher="me", ready=True), -LATER)
-    scene = GateWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, rooms=Rooms.of(fleet))
+    scene = GateWithFakes(
+        [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of(fleet)
+    )
     scene.lanes._roster = Unsteady()
     scene.bring(envelope("1"))
     await scene.drain()

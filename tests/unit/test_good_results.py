@@ -9,7 +9,7 @@ from msgspec import UNSET, Raw
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, RUNNING_TYPE, Envelope, Result, Status
 from maniple_dispatcher import result_cache
-from maniple_dispatcher.result_cache import ENTRY, GoodResults, digest_of
+from maniple_dispatcher.result_cache import ENTRY, ResultCache, digest_of
 from maniple_dispatcher.result_learning import decode_good
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,8 +31,8 @@ def envelope(payload: Raw = PAYLOAD, **fields: Any) -> Envelope:
     return Envelope(id="u", submitted_at=NOW, deadline=NOW, **given)
 
 
-def learned(*results: Result) -> GoodResults:
-    good = GoodResults()
+def learned(*results: Result) -> ResultCache:
+    good = ResultCache()
     for one in results:
         good.learn(one)
     return good
@@ -98,7 +98,7 @@ def test_only_messages_with_good_results_are_decoded() -> None:
 
 
 def test_a_result_that_is_told_late_replaces_no_later_one() -> None:
-    good = GoodResults()
+    good = ResultCache()
     good.learn(result(b"2"))
     good.learn(result(b"1", finished_at=NOW - timedelta(seconds=1)))
     found = good.find(envelope(), NOW - timedelta(seconds=60))
@@ -107,6 +107,6 @@ def test_a_result_that_is_told_late_replaces_no_later_one() -> None:
 
 
 def test_a_time_without_a_zone_is_no_agents() -> None:
-    good = GoodResults()
+    good = ResultCache()
     good.learn(result(finished_at=NOW.replace(tzinfo=None)))
     assert len(good) == 0

@@ -14,7 +14,7 @@ from maniple.service.telemetry import Metrics
 from maniple.timings import Heartbeats as HeartbeatTimes
 from maniple.timings import Timings
 from maniple_agent import heartbeat as module
-from maniple_agent.commands import Ending, Handlers
+from maniple_agent.commands import AgentCommands, Ending
 from maniple_agent.heartbeat import Heartbeats, Self
 from waiting import wait_until
 from work_with_fakes import NOW, Delivery, envelope
@@ -63,7 +63,7 @@ class Agent:
             timings=timings,
         )
         ending = Ending(self._stop, 30.0)
-        self.handlers = Handlers(
+        self.handlers = AgentCommands(
             self.heartbeats,
             ending,
             lambda: None,

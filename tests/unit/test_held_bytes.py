@@ -11,15 +11,15 @@ from maniple.amqp import ByteBudget, Consumer, byte_budget, consumer
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple_agent.domain.slot_shares import most_of
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.tracing import DispatchTracing
 from sending_queue import SendingQueue
 from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher, envelope
 
@@ -36,17 +36,19 @@ class Dispatcher(Ingress):
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.broker = FakePublisher()
-        results = ResultOutlet(self.broker, Metrics(), replier=self.broker)
-        traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
-        self.lanes = Lanes(
-            self.broker, results, Metrics(), lambda: NOW, roster=Roster(), traces=traces
+        results = ResultPublisher(self.broker, Metrics(), replier=self.broker)
+        traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
+        self.lanes = LanePublisher(
+            self.broker, results, Metrics(), lambda: NOW, roster=Assignment(), traces=traces
         )
         self.queue = SendingQueue()
         self.budget = ByteBudget(limit, staged=True)
         self.most = 0
         self.on = Consumer("q", self.submissions.take, prefetch=256, budget=self.budget)
 
-    def onward(self, envelope: Envelope, _: Resolved, source: Settlement, before: Before) -> None:
+    def onward(
+        self, envelope: Envelope, _: Resolved, source: Settlement, before: Redelivery
+    ) -> None:
         super().onward(envelope, _, Settlement(_Nothing, 1), before)
         self.lanes.send(envelope, source)
 

@@ -9,7 +9,7 @@ import aiormq
 import pytest
 
 from channels import Channel, until_idle
-from maniple.amqp import Consumer, Keeper, consumer
+from maniple.amqp import Consumer, Subscription, consumer
 from maniple.amqp import subscription as module
 from maniple.timings import Amqp
 from waiting import wait_until
@@ -51,7 +51,7 @@ class Connection:
         self.refused: set[str] = set()
         self.asked: list[str] = []
         self.channels: list[Queues] = []
-        self.keepers: list[Keeper] = []
+        self.keepers: list[Subscription] = []
 
     async def channel(self, **_: Any) -> Queues:
         self.channels.append(Queues(self))
@@ -66,7 +66,7 @@ class Kept:
         self.lost = 0
         self.faulty = False
         self.consumer = Consumer(queue, lambda _: None, prefetch=5, on_lost=self._lost)
-        self.keeper = Keeper(self.consumer, TIMES, on_silent=self._told)
+        self.keeper = Subscription(self.consumer, TIMES, on_silent=self._told)
         self.keeper.attach(connection)
         connection.keepers.append(self.keeper)
 
@@ -187,7 +187,7 @@ async def test_what_is_prepared_goes_before_each_attempt(on: Connection) -> None
         prepared.append(len(on.asked))
 
     consumer = Consumer("a", lambda _: None, prefetch=5)
-    keeper = Keeper(consumer, TIMES, prepare)
+    keeper = Subscription(consumer, TIMES, prepare)
     connection: Any = on
     keeper.attach(connection)
     on.keepers.append(keeper)
@@ -233,7 +233,10 @@ async def test_whoever_owns_the_connection_hears_if_a_consumer_is_not_kept_any_m
         raise ValueError("a bug")
 
     monkeypatch.setattr(module, "backoff", broken)
-    keeper, deaths = Keeper(Consumer("a", lambda _: None, prefetch=5), TIMES), list[BaseException]()
+    keeper, deaths = (
+        Subscription(Consumer("a", lambda _: None, prefetch=5), TIMES),
+        list[BaseException](),
+    )
     connection: Any = on
     keeper.attach(connection, deaths.append)
     await keeper.opened.wait()
@@ -350,7 +353,7 @@ async def test_what_an_attempt_dies_of_that_was_given_up_is_nobodys_error(on: Co
         except asyncio.CancelledError as error:
             raise aiormq.exceptions.ChannelClosed from error
 
-    keeper = Keeper(Consumer("a", lambda _: None, prefetch=5), TIMES, prepare)
+    keeper = Subscription(Consumer("a", lambda _: None, prefetch=5), TIMES, prepare)
     connection: Any = on
     keeper.attach(connection)
     await begun.wait()

@@ -12,11 +12,11 @@ from maniple.messages import REPEATED_HEADER
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
-from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.pipeline.pipeline import Gate
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_dispatcher.tracing import DispatchTracing
 from waiting import wait_until
 from work_with_fakes import NOW, Recording
 
@@ -34,12 +34,12 @@ class Scene:
         self.publisher = self.ingress.publisher
         self.publisher.full = {LANE, *TIERS}
         results, nothing = self.ingress._results, None
-        traces = Traces(NO_TRACER, self.clock, ratio=0.0)
-        self.lanes = Lanes(
-            self.publisher, results, Metrics(), self.clock, roster=Roster(), traces=traces
+        traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
+        self.lanes = LanePublisher(
+            self.publisher, results, Metrics(), self.clock, roster=Assignment(), traces=traces
         )
         of_nobody: Any = nothing
-        gate = Gate(
+        gate = Pipeline(
             self.lanes,
             of_nobody,
             of_nobody,

@@ -6,8 +6,8 @@ from typing import Any
 import structlog
 
 from maniple.timings import Timings
-from maniple_dispatcher.affinity.agents import Agents
-from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.agents import AgentDirectory
+from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 
 
@@ -28,7 +28,7 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
     async def refresh(_: Any) -> tuple[str, ...]:
         return ()
 
-    roster = Roster()
+    roster = Assignment()
     runtime: Any = SimpleNamespace(
         log=structlog.get_logger(), settings=SimpleNamespace(timings=Timings())
     )
@@ -36,7 +36,7 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
     moves: Any = SimpleNamespace(begin=lambda _: None)
     marks: Any = SimpleNamespace(refresh=refresh)
     deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
-    agents = Agents(runtime, plane, roster, moves, marks, deadlines=deadlines)
+    agents = AgentDirectory(runtime, plane, roster, moves, marks, deadlines=deadlines)
     assert not await agents._ask()  # so it is asked again, and nobody is taken for missing
     assert roster.reads("agent-1")
     assert deadlines.knows("no.such")  # for all that is known

@@ -18,8 +18,8 @@ from maniple_dispatcher.egress.lane_deadlines import (
     LaneDeadlines,
     Place,
 )
-from maniple_dispatcher.limits.coordinator import Fleet
-from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 
 TIMES = Expiry()
 WALL = 1_800_000_000.0  # of the cluster when a scene begins
@@ -331,7 +331,7 @@ def test_of_several_dispatchers_that_know_of_a_deadline_the_owner_turns_the_lane
 def test_dispatchers_hear_in_each_others_reports_what_is_turned_over() -> None:
     owner, other = Scene(owns=True), Scene()
     fleets = [
-        Fleet(name, Owned(lambda _: None, Timings()), 0.0, lanes=scene.known)
+        Coordinator(name, LeaseOwner(lambda _: None, Timings()), 0.0, lanes=scene.known)
         for name, scene in (("owner", owner), ("other", other))
     ]
     for scene in (owner, other):

@@ -8,7 +8,7 @@ from maniple.service.health import Health
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.topology import Queue
 from maniple_agent.domain.slot_shares import most_of
-from maniple_agent.lane_consumers import Lanes
+from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.slots import Slots
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 
@@ -27,7 +27,7 @@ async def affine(payload: Any) -> Any:
 
 def queues(*functions: Any, variants: tuple[str, ...] = ()) -> list[str]:
     hot: Any = Hot()
-    lanes = Lanes("agent-1", TaskRegistry(functions), variants, CAPACITIES)
+    lanes = LaneConsumers("agent-1", TaskRegistry(functions), variants, CAPACITIES)
     lanes.consume(hot, Agent().work)
     return [consumer.queue for consumer in hot.consumers.values()]
 
@@ -47,7 +47,7 @@ def test_only_a_capability_with_affinity_gives_an_agent_a_queue_of_its_own() -> 
 
 
 def test_the_own_queue_is_no_lane() -> None:
-    lanes = Lanes("agent-1", TaskRegistry([affine]), (), CAPACITIES)
+    lanes = LaneConsumers("agent-1", TaskRegistry([affine]), (), CAPACITIES)
     assert lanes.names == ("an.affine",)
 
 
@@ -78,7 +78,7 @@ class Taking:
         self.executors = {kind: FakeExecutor(slots) for kind in Executor}
         self.agent.work.equip(dict(self.executors), lambda: self.agent.fenced)
         registry = TaskRegistry(functions)
-        self.lanes = Lanes("agent-1", registry, (), dict.fromkeys(Executor, slots))
+        self.lanes = LaneConsumers("agent-1", registry, (), dict.fromkeys(Executor, slots))
         hot: Any = self.hot
         self.lanes.consume(hot, self.agent.work)
 

@@ -5,7 +5,7 @@ from contextvars import Context
 from typing import Any
 
 from executor_bench import Told, job
-from maniple_agent.executors.latest_progress import PERIOD, Latest
+from maniple_agent.executors.latest_progress import PERIOD, LatestProgress
 
 
 class Home:
@@ -57,7 +57,7 @@ class Flood:
         self.home = Home()
         self.told = Told()
         home: Any = self.home
-        self.latest = Latest(job("it", "x.flood"), home, self.told.progress)
+        self.latest = LatestProgress(job("it", "x.flood"), home, self.told.progress)
         self._number = 0
 
     def pours(self, count: int = 1000) -> int:

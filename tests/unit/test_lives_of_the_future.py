@@ -25,16 +25,16 @@ from maniple.events import AgentFailed, AgentRegistered
 from maniple.identifiers import new_id
 from maniple.service.metric_names import CONTROL_DROPPED
 from maniple.service.telemetry import process_metrics
-from maniple_agent.commands import Handlers as AgentHandlers
+from maniple_agent.commands import AgentCommands as AgentHandlers
 from maniple_agent.domain.rejoin_backoff import LONGEST
-from maniple_dispatcher.affinity.agents import Agents
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_registry.actions import Actor
+from maniple_dispatcher.affinity.agents import AgentDirectory
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import AgentState, Decision, Instant
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.state_machine import decide, learn
 from maniple_registry.handlers import Handlers
-from maniple_registry.hearing_clock import Clock
+from maniple_registry.hearing_clock import HearingClock
 from registry_values import DESCRIPTION, NOW, at, beat, known
 
 LAST = "ffffffff-ffff-7fff-bfff-ffffffffffff"
@@ -93,13 +93,13 @@ def test_nobody_believes_that_a_life_of_the_future_has_failed(forged: str) -> No
 
 @pytest.mark.parametrize("forged", [LAST, "zzzz", "f" * 32])
 def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged: str) -> None:
-    roster = Roster()
+    roster = Assignment()
     nothing: Any = SimpleNamespace(
         settings=SimpleNamespace(timings=SimpleNamespace(queues=SimpleNamespace(leftover=1.0))),
         stir=lambda _: None,
         begin=lambda _: None,
     )
-    following = Agents(nothing, nothing, roster, nothing, nothing, deadlines=nothing)
+    following = AgentDirectory(nothing, nothing, roster, nothing, nothing, deadlines=nothing)
     for incarnation in (forged, OURS):
         described = DESCRIBED.model_copy(
             update={"incarnation": incarnation, "affinity": ("x",), "lanes": ("x",)}
@@ -119,8 +119,8 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
 def test_a_registry_counts_and_says_what_it_refuses() -> None:
     metrics = process_metrics()
     value = metrics.registry.get_sample_value
-    actor = cast("Actor", None)  # there is nothing to be done
-    handlers = Handlers(Fleet(), Clock(), actor, metrics, structlog.get_logger())
+    actor = cast("ActionRunner", None)  # there is nothing to be done
+    handlers = Handlers(Agents(), HearingClock(), actor, metrics, structlog.get_logger())
     with structlog.testing.capture_logs() as lines:
         handlers.hear(beat(incarnation=LAST, sent_at=datetime.now(UTC)))
     assert [(line["agent"], line["incarnation"]) for line in lines] == [("a1", LAST)]
@@ -145,7 +145,7 @@ class Registry:
     """One that has just been started."""
 
     def __init__(self) -> None:
-        self.fleet, self.told, self.seconds = Fleet(), Told(), 0.0
+        self.fleet, self.told, self.seconds = Agents(), Told(), 0.0
         actor: Any = SimpleNamespace(outbox=self.told, take=self._take)
         clock: Any = SimpleNamespace(seconds=lambda: self.seconds, now=self._now)
         log = structlog.get_logger()
@@ -230,7 +230,7 @@ def test_forged_lives_of_the_future_have_a_registry_tell_little() -> None:
 
 def test_a_dispatcher_goes_on_sending_to_an_agent_whose_clock_has_been_set_right() -> None:
     at, lanes = NOW.timestamp(), frozenset({"x"})
-    roster = Roster()
+    roster = Assignment()
     roster.registered("a1", life(AHEAD), lanes, at)
     roster.gone("a1", life(AHEAD), at)
     roster.registered("a1", OURS, lanes, at)

@@ -12,15 +12,15 @@ import pytest
 
 from maniple.local.child import Child, ChildSpec, Death, tail_of
 from maniple.local.errors import ServerMissing
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from maniple.loops import new_event_loop
 from needs import PS, need
 from waiting import wait_until
 
 
 @pytest.fixture
-def reaper() -> Iterator[Reaper]:
-    with Reaper() as reaper:
+def reaper() -> Iterator[ProcessReaper]:
+    with ProcessReaper() as reaper:
         yield reaper
 
 
@@ -30,7 +30,7 @@ def spec_of(folder: Path, code: str) -> ChildSpec:
 
 @pytest.mark.parametrize("factory", [new_event_loop, asyncio.new_event_loop])
 def test_what_a_child_writes_is_open_to_nobody_else_whatever_loop_starts_it(
-    tmp_path: Path, reaper: Reaper, factory: Callable[[], asyncio.AbstractEventLoop]
+    tmp_path: Path, reaper: ProcessReaper, factory: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     written = tmp_path / "written"
     child = Child(spec_of(tmp_path, f"open({str(written)!r}, 'w').close()"), reaper)
@@ -44,7 +44,9 @@ def test_what_a_child_writes_is_open_to_nobody_else_whatever_loop_starts_it(
     assert [path.stat().st_mode & 0o777 for path in (written, child.spec.log)] == [0o600, 0o600]
 
 
-async def test_a_death_is_told_with_code_and_last_words(tmp_path: Path, reaper: Reaper) -> None:
+async def test_a_death_is_told_with_code_and_last_words(
+    tmp_path: Path, reaper: ProcessReaper
+) -> None:
     deaths: list[Death] = []
     child = Child(
         spec_of(tmp_path, "import sys; sys.exit('out of beans')"), reaper, on_death=deaths.append
@@ -56,7 +58,9 @@ async def test_a_death_is_told_with_code_and_last_words(tmp_path: Path, reaper: 
     assert not child.running
 
 
-async def test_a_restarted_child_waits_longer_each_time(tmp_path: Path, reaper: Reaper) -> None:
+async def test_a_restarted_child_waits_longer_each_time(
+    tmp_path: Path, reaper: ProcessReaper
+) -> None:
     deaths: list[Death] = []
     child = Child(
         spec_of(tmp_path, "import os; os._exit(1)"), reaper, restart=True, on_death=deaths.append
@@ -68,7 +72,7 @@ async def test_a_restarted_child_waits_longer_each_time(tmp_path: Path, reaper: 
     assert 0.25 <= first <= 0.5 <= second <= 1.0 <= third <= 2.0
 
 
-async def test_stopping_is_no_death(tmp_path: Path, reaper: Reaper) -> None:
+async def test_stopping_is_no_death(tmp_path: Path, reaper: ProcessReaper) -> None:
     deaths: list[Death] = []
     code = "import time; time.sleep(60)"
     child = Child(spec_of(tmp_path, code), reaper, restart=True, on_death=deaths.append)
@@ -89,7 +93,9 @@ def living(group: int) -> list[str]:
     return [stat for pgid, stat in found if int(pgid) == group and not stat.startswith("Z")]
 
 
-async def test_workers_of_a_dead_child_do_not_outlive_it(tmp_path: Path, reaper: Reaper) -> None:
+async def test_workers_of_a_dead_child_do_not_outlive_it(
+    tmp_path: Path, reaper: ProcessReaper
+) -> None:
     code = "import os, time; os.fork() == 0 and time.sleep(60); time.sleep(60)"
     deaths: list[Death] = []
     child = Child(spec_of(tmp_path, code), reaper, on_death=deaths.append)
@@ -100,7 +106,7 @@ async def test_workers_of_a_dead_child_do_not_outlive_it(tmp_path: Path, reaper:
     await wait_until(lambda: living(child.pid) == [])
 
 
-async def test_a_missing_program_is_named(tmp_path: Path, reaper: Reaper) -> None:
+async def test_a_missing_program_is_named(tmp_path: Path, reaper: ProcessReaper) -> None:
     child = Child(ChildSpec("x", ("/nowhere/server",), tmp_path / "x.log"), reaper)
     with pytest.raises(ServerMissing, match="/nowhere/server"):
         await child.start()

@@ -16,7 +16,7 @@ from maniple.cli.consul import TOKEN, consul_at
 from maniple.cli.main import build
 from maniple.cli.output import ExitCode
 from maniple.service import log_levels
-from maniple.service.consul.catalog import Entry, Instance
+from maniple.service.consul.catalog import CatalogEntry, Instance
 from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.log_levels import LogLevels
 from maniple.service.settings import ServiceSettings
@@ -58,12 +58,14 @@ class Store(Consul):
         self.errors.append(error)
         self._changed.set()
 
-    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+    async def kv_list(self, prefix: str) -> tuple[int, list[CatalogEntry]]:
         self.looks += 1
         found = [(key, value) for key, value in self.keys.items() if key.startswith(prefix)]
-        return self.index, [Entry(key, value, self.index) for key, value in found]
+        return self.index, [CatalogEntry(key, value, self.index) for key, value in found]
 
-    async def watch(self, prefix: str, index: int, wait: float = 30) -> tuple[int, list[Entry]]:
+    async def watch(
+        self, prefix: str, index: int, wait: float = 30
+    ) -> tuple[int, list[CatalogEntry]]:
         del wait
         while index == self.index and not self.errors:
             self._changed.clear()

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from maniple.codec import decode_envelopes
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Timings
-from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.egress.lane_probes import BURST, MOST_LOOKING, MOST_THERE, RATE, Looks
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.egress.lane_probes import BURST, MOST_LOOKING, MOST_THERE, RATE, LaneProbes
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.tracing import DispatchTracing
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 
@@ -56,13 +56,13 @@ class Scene:
         self.deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
         self.deadlines.told = True
         self.sources: list[Source] = []
-        self.lanes = Lanes(
+        self.lanes = LanePublisher(
             broker,
-            ResultOutlet(broker, Metrics(), replier=broker),
+            ResultPublisher(broker, Metrics(), replier=broker),
             Metrics(),
             lambda: NOW,
-            roster=Roster(),
-            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+            roster=Assignment(),
+            traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             deadlines=self.deadlines,
         )
 
@@ -127,7 +127,7 @@ async def test_a_lane_that_nobody_told_of_is_found_and_known_from_then_on(scene:
 
 
 def test_a_lane_that_is_gone_is_looked_for_as_any_other() -> None:
-    looks = Looks(lambda _: False)
+    looks = LaneProbes(lambda _: False)
     looks.found("a.lane")
     for number in range(int(BURST)):
         assert looks.may_try(f"no.x{number}", 1000.0)
@@ -139,7 +139,7 @@ def test_a_lane_that_is_gone_is_looked_for_as_any_other() -> None:
 
 
 def test_what_is_known_of_lanes_is_bounded() -> None:
-    looks, now = Looks(lambda _: False), 0.0
+    looks, now = LaneProbes(lambda _: False), 0.0
     for number in range(2 * MOST_LOOKING):
         now += 1.0
         looks.may_try(f"no.x{number}", now)

@@ -18,7 +18,13 @@ from maniple.service.hotpath import HotPath
 from maniple.service.process import Runtime
 from maniple.service.settings import ServiceSettings
 from maniple_dispatcher.ingress import record_lookup
-from maniple_dispatcher.ingress.record_lookup import BACK, LIMIT, LONGEST_REST, MOST_BACK, Lookups
+from maniple_dispatcher.ingress.record_lookup import (
+    BACK,
+    LIMIT,
+    LONGEST_REST,
+    MOST_BACK,
+    RecordLookup,
+)
 from simulated_cluster import metrics
 from virtual_time import Process, World
 
@@ -81,7 +87,7 @@ class Scene:
         )
         self.hot = HotPath(runtime, held_bytes=1024**2)
         publisher: Any = self.records
-        self.lookups = Lookups(runtime, publisher, lambda: self.hot.outage)
+        self.lookups = RecordLookup(runtime, publisher, lambda: self.hot.outage)
         self.told: dict[str, float] = {}
         self.process = Process(world, "dispatcher")
         self.process.run(self.lookups.run())

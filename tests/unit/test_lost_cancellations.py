@@ -8,7 +8,7 @@ import aiormq
 import pytest
 from aiormq.base import FutureStore
 
-from maniple.amqp import Inspector, Link
+from maniple.amqp import AmqpConnection, Inspector
 from maniple.amqp.cancellation import hear_cancellations
 
 TURNS = 8  # of the loop; after so many a loss has reached who waits
@@ -36,7 +36,7 @@ async def test_a_look_that_is_cancelled_as_it_is_answered_that_nothing_is_there_
 ) -> None:
     hear_cancellations()
     calls: Any = Calls()
-    inspector = Inspector(Link("amqp://127.0.0.1:1/", name="look"))
+    inspector = Inspector(AmqpConnection("amqp://127.0.0.1:1/", name="look"))
     await inspector.open(calls)
     looking = asyncio.create_task(inspector.look("gone"))
     await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from maniple_dispatcher.limits.bulkhead import MAX_LANES
 from maniple_dispatcher.limits.concurrency import Bulkheads
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import limit_asked
-from maniple_dispatcher.limits.outstanding import Outstanding
+from maniple_dispatcher.limits.outstanding import OutstandingTasks
 
 KEY, LANE = "bulkhead/x", "text.stats"
 MADE_UP = tuple(f"made-up-{number}" for number in range(MAX_LANES + 1000))
@@ -158,7 +158,7 @@ def test_an_older_dispatcher_may_have_sent_what_it_is_granted_to_any_lane_that_i
 
 
 def test_a_lane_is_left_with_the_last_that_does_not_go_there_if_one_missed_it() -> None:
-    outstanding, way = Outstanding(), (KEY, "made-up")
+    outstanding, way = OutstandingTasks(), (KEY, "made-up")
     outstanding.begins(way)
     outstanding.begins(way)
     assert not outstanding.ends(way, missed=True)  # the other may find it

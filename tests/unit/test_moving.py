@@ -13,8 +13,8 @@ import structlog
 from maniple.amqp import QueueView
 from maniple.messages import Envelope
 from maniple_dispatcher.affinity import queue_drainer
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.affinity.queue_drainer import Moves
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from waiting import wait_until
 from work_with_fakes import NOW
 
@@ -71,11 +71,11 @@ class Scene:
     """What moves the tasks of an agent, with fakes around it."""
 
     def __init__(self) -> None:
-        self.roster, self.queue, self.marks = Roster(), Queue(), Marks()
+        self.roster, self.queue, self.marks = Assignment(), Queue(), Marks()
         runtime: Any = SimpleNamespace(spawn=self._spawn, log=structlog.get_logger())
         nothing: Any = None
         marks: Any = self.marks
-        self.moves = Moves(
+        self.moves = QueueDrainer(
             runtime,
             nothing,
             nothing,

@@ -10,24 +10,24 @@ import pytest
 from ingress_with_fakes import Ingress, Submission
 from maniple.client.carrier import AmqpCarrier
 from maniple.client.handle import TaskHandle, error_of
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.codec import decode_members, decode_results, encode, join
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError, TaskError
 from maniple.messages import PROGRESS_TYPE, RESULTS_TYPE, Envelope, Progress, Result, Status
 from maniple.records import Entry, FirstWins, Position, TaskKey
 from maniple.remnants import remnant_of
 from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REPLY_PREFIX
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
-from maniple_dispatcher.ingress.retry_consumer import Returns
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
+from maniple_dispatcher.tracing import DispatchTracing
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 FAR = NOW + timedelta(hours=1)
@@ -104,15 +104,15 @@ class Way:
 
     def __init__(self) -> None:
         self.publisher, metrics = FakePublisher(), Metrics()
-        traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
-        self.results = ResultOutlet(self.publisher, metrics, replier=self.publisher)
+        traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
+        self.results = ResultPublisher(self.publisher, metrics, replier=self.publisher)
         self.log = RefusedLog(self.publisher, metrics)
-        self.lanes = Lanes(
-            self.publisher, self.results, metrics, lambda: NOW, roster=Roster(), traces=traces
+        self.lanes = LanePublisher(
+            self.publisher, self.results, metrics, lambda: NOW, roster=Assignment(), traces=traces
         )
         gate: Any = SimpleNamespace(again=self.again)
-        self.returns = Returns(self.lanes, gate, self.log, lambda: NOW, traces=traces)
-        self.dead = Undeliverable(self.results, metrics, lambda: NOW, traces=traces)
+        self.returns = RetryConsumer(self.lanes, gate, self.log, lambda: NOW, traces=traces)
+        self.dead = DeadLetterConsumer(self.results, metrics, lambda: NOW, traces=traces)
         self.traces = traces
 
     def again(self, task: Envelope, source: Settlement) -> None:
@@ -240,7 +240,7 @@ class Client:
     """The receiving end of a client."""
 
     def __init__(self, *names: str) -> None:
-        outstanding = Outstanding()
+        outstanding = OutstandingHandles()
         self._carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
         self.handles = {name: TaskHandle(name, "default", "a.task", b"") for name in names}
         for handle in self.handles.values():

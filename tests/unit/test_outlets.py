@@ -17,7 +17,7 @@ from maniple.errors import (
 from maniple.messages import MAX_BODY, Result, Status
 from maniple.service.metric_names import REPLIES_DROPPED
 from maniple.service.publish import batch_publisher, confirm, refused_log
-from maniple.service.publish.batch_publisher import MAX_KEYS, Outlet, ResultOutlet
+from maniple.service.publish.batch_publisher import MAX_KEYS, BatchPublisher, ResultPublisher
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.telemetry import Metrics
 from maniple.topology import LANES, RESULTS
@@ -48,7 +48,7 @@ class Ends:
     def __init__(self) -> None:
         self.told: list[tuple[str, ManipleError | None]] = []
 
-    def of(self, name: str) -> confirm.Done:
+    def of(self, name: str) -> confirm.ConfirmCallback:
         return lambda error: self.told.append((name, error))
 
     def ended_well(self, count: int) -> bool:
@@ -66,7 +66,7 @@ def publisher() -> FakePublisher:
 
 
 async def test_items_of_a_key_travel_together_and_each_is_told(publisher: FakePublisher) -> None:
-    outlet, ends = Outlet(publisher, LANES, "t"), Ends()
+    outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     for number in range(6):
         outlet.add("ab"[number % 2], str(number).encode(), ends.of(str(number)))
     await outlet.drain()
@@ -76,7 +76,7 @@ async def test_items_of_a_key_travel_together_and_each_is_told(publisher: FakePu
 
 
 async def test_a_refused_bundle_is_told_to_each_of_its_items(publisher: FakePublisher) -> None:
-    outlet, ends = Outlet(publisher, LANES, "t"), Ends()
+    outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     publisher.errors["full"] = [refused("full")]
     for number in range(3):
         outlet.add("full", b"0", ends.of(str(number)))
@@ -92,7 +92,7 @@ async def test_an_outlet_that_insists_publishes_until_it_is_taken(
     publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.001)
-    outlet, ends = Outlet(publisher, RESULTS, "t", insist=True), Ends()
+    outlet, ends = BatchPublisher(publisher, RESULTS, "t", insist=True), Ends()
     publisher.errors["k"] = [refused("k") for _ in range(3)]
     outlet.add("k", b"0", ends.of("it"))
     await outlet.drain()
@@ -104,7 +104,7 @@ async def test_an_outlet_that_insists_publishes_until_it_is_taken(
 async def test_whatever_a_publish_raises_is_told(
     publisher: FakePublisher, error: Exception
 ) -> None:
-    outlet, ends = Outlet(publisher, LANES, "t"), Ends()
+    outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     publisher.errors["k"] = [error]
     outlet.add("k", b"0", ends.of("first"))
     outlet.add("k", b"1", ends.of("second"))
@@ -118,7 +118,7 @@ async def test_whatever_a_publish_raises_is_told(
 async def test_an_item_whose_end_raises_does_not_keep_the_others_waiting(
     publisher: FakePublisher,
 ) -> None:
-    outlet, ends = Outlet(publisher, LANES, "t"), Ends()
+    outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
 
     def broken(_error: ManipleError | None) -> None:
         raise RuntimeError("a bug")
@@ -132,7 +132,7 @@ async def test_an_item_whose_end_raises_does_not_keep_the_others_waiting(
 async def test_resting_keys_are_forgotten_and_nothing_of_busy_ones_is_lost(
     publisher: FakePublisher,
 ) -> None:
-    outlet, ends = Outlet(publisher, LANES, "t"), Ends()
+    outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     for number in range(MAX_KEYS):
         outlet.add(f"rest.{number}", b"0", ends.of(f"rest.{number}"))
     await outlet.drain()
@@ -152,7 +152,7 @@ async def test_resting_keys_are_forgotten_and_nothing_of_busy_ones_is_lost(
 
 async def test_a_key_that_was_forgotten_keeps_its_size(publisher: FakePublisher) -> None:
     sizes = {"slow": 1}
-    outlet = Outlet(publisher, LANES, "t").limited(lambda key: sizes.get(key, 128))
+    outlet = BatchPublisher(publisher, LANES, "t").limited(lambda key: sizes.get(key, 128))
     outlet.add("slow", b"0", lambda _: None)
     for number in range(2 * MAX_KEYS):
         outlet.add(str(number), b"0", lambda _: None)
@@ -166,7 +166,7 @@ async def test_a_key_that_was_forgotten_keeps_its_size(publisher: FakePublisher)
 
 
 async def test_a_new_limit_holds_for_what_is_sent_from_now_on(publisher: FakePublisher) -> None:
-    outlet = Outlet(publisher, LANES, "t").limited(lambda _: 1)
+    outlet = BatchPublisher(publisher, LANES, "t").limited(lambda _: 1)
     for size in (1, 3):
         outlet.limit("k", size)
         for _ in range(3):
@@ -177,7 +177,7 @@ async def test_a_new_limit_holds_for_what_is_sent_from_now_on(publisher: FakePub
 
 
 def test_a_limit_for_a_key_that_nobody_uses_is_not_kept(publisher: FakePublisher) -> None:
-    outlet = Outlet(publisher, LANES, "t")
+    outlet = BatchPublisher(publisher, LANES, "t")
     outlet.limit("nobody", 5)
     assert not outlet._bundlers
 
@@ -186,7 +186,7 @@ def test_a_limit_for_a_key_that_nobody_uses_is_not_kept(publisher: FakePublisher
 async def test_a_result_is_recorded_and_replied_before_it_is_done(
     publisher: FakePublisher, reply_to: str | None
 ) -> None:
-    outlet, ends = ResultOutlet(publisher, Metrics(), replier=publisher), Ends()
+    outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.gate.clear()
     outlet.report(RESULT, reply_to, "corr", ends.of("it"))
     assert not ends.told
@@ -203,7 +203,7 @@ async def test_a_result_is_recorded_and_replied_before_it_is_done(
 
 
 async def test_a_reply_stands_alone_under_an_id_that_fits(publisher: FakePublisher) -> None:
-    outlet = ResultOutlet(publisher, Metrics(), replier=publisher)
+    outlet = ResultPublisher(publisher, Metrics(), replier=publisher)
     task_id = "\N{GRINNING FACE}" * 128  # 512 bytes; AMQP takes 255
     result = Result(id=task_id, capability="x", status=Status.SUCCEEDED)
     outlet.report(result, "theirs", "corr", lambda _: None)
@@ -219,7 +219,7 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
     publisher: FakePublisher, reply_to: str
 ) -> None:
     metrics, ends = Metrics(), Ends()
-    outlet = ResultOutlet(publisher, metrics, replier=publisher)
+    outlet = ResultPublisher(publisher, metrics, replier=publisher)
     publisher.errors["gone"] = [refused("gone")]
     outlet.report(RESULT, reply_to, None, ends.of("it"))
     await outlet.drain()
@@ -228,7 +228,7 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
 
 
 async def test_a_reply_that_could_not_be_tried_is_an_error(publisher: FakePublisher) -> None:
-    outlet, ends = ResultOutlet(publisher, Metrics(), replier=publisher), Ends()
+    outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.errors["theirs"] = [BrokerUnavailable("closed")]
     outlet.report(RESULT, "theirs", None, ends.of("it"))
     await outlet.drain()
@@ -236,7 +236,7 @@ async def test_a_reply_that_could_not_be_tried_is_an_error(publisher: FakePublis
 
 
 async def test_what_is_not_confirmed_is_counted_in_bytes(publisher: FakePublisher) -> None:
-    outlet, ends = ResultOutlet(publisher, Metrics(), replier=publisher), Ends()
+    outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.gate.clear()
     for number in range(3):
         outlet.report(RESULT, None, None, ends.of(str(number)))

@@ -4,18 +4,18 @@ import pytest
 
 from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers as Times
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.limits.membership import Peers
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.membership import Membership
 
 TIMES = Times()
 LONG = 10 * TIMES.alive
 
 
-def heard_both(times: int) -> tuple[Peers, float]:
+def heard_both(times: int) -> tuple[Membership, float]:
     """One that has heard itself and another for a while, and when that was last."""
-    peers, now = Peers("one", TIMES, 0.0), 0.0
+    peers, now = Membership("one", TIMES, 0.0), 0.0
     for _ in range(times):
         now += TIMES.presence
         for name in ("one", "two"):
@@ -58,8 +58,8 @@ def test_who_died_meanwhile_is_missed_from_then_on() -> None:
     assert not peers.counts("two")
 
 
-def fleet() -> Fleet:
-    return Fleet("one", Owned(lambda _: None), 0.0)
+def fleet() -> Coordinator:
+    return Coordinator("one", LeaseOwner(lambda _: None), 0.0)
 
 
 def test_who_begins_listens_only_from_when_it_hears_itself() -> None:
@@ -94,7 +94,7 @@ def test_whose_word_does_not_come_back_for_long_begins_anew_and_does_not_believe
 LIMIT = Limit("bulkhead/it", most=10, lane="text.stats")
 
 
-def told(one: Fleet, until: float, *, hears: bool) -> float:
+def told(one: Coordinator, until: float, *, hears: bool) -> float:
     """Let one wait for a limit that nobody owns, and look until it is told; return when."""
     times: list[float] = []
     now = 0.0

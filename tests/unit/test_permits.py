@@ -6,10 +6,10 @@ import pytest
 
 from fleet_simulation import Simulation
 from maniple.limiter_messages import Ask, DispatcherReport, Grant
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.limits.token_bucket import Buckets, Terms
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=100.0, capacity=100.0)
 HUNDRED = Limit("rate_limit/hundred", TERMS)
@@ -50,7 +50,7 @@ class TwoFleets:
     """One that asks, and the name of another that owns what is asked for."""
 
     def __init__(self) -> None:
-        self.asking = Fleet("one", Owned(lambda _: None), 0.0)
+        self.asking = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
         for name in ("one", "two"):
             self.asking.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
         self.limit = next(self._theirs())
@@ -131,7 +131,7 @@ def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> No
 
 
 def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
-    buckets, shape = Buckets(), Terms(rate=100.0, capacity=100.0, reserve=60.0)
+    buckets, shape = TokenBuckets(), Terms(rate=100.0, capacity=100.0, reserve=60.0)
     last = buckets.take("x", shape, 3100, now=0.0)
     assert last.wait(3099) == pytest.approx(30.0)
     buckets.spend("x", shape, -1, now=0.0)
@@ -145,7 +145,7 @@ def test_buckets_have_a_bound_whoever_tells_of_them(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maniple_dispatcher.limits.token_bucket.MAX_BUCKETS", 20)
-    known = Buckets()
+    known = TokenBuckets()
     known.follow("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
     for number in range(100):
         key, level = str(number), (99.0, TERMS.rate, TERMS.capacity)

@@ -11,7 +11,7 @@ from maniple.service.policies import (
     Policy,
     PolicySet,
     Question,
-    Verdict,
+    RuleVerdict,
     Where,
     as_yaml,
     difference,
@@ -25,7 +25,7 @@ def timeout(name: str, seconds: float = 1.0, **more: Any) -> Policy:
     return parse_policy({**document, **more})
 
 
-def told(given: list[InForce], question: Question) -> list[tuple[str, int, Verdict]]:
+def told(given: list[InForce], question: Question) -> list[tuple[str, int, RuleVerdict]]:
     return [(e.policy, e.version, e.verdict) for e in explain(given, question)]
 
 
@@ -77,9 +77,9 @@ def test_what_is_said_to_apply_is_what_is_resolved(given: list[InForce], asked: 
     where = Where(asked.instance or "", asked.region)
     policies = PolicySet(given, where)
     resolved = policies.resolve(asked.capability, asked.tenant, asked.labels, asked.task or "")
-    applying = {p: v for p, v, verdict in told(given, asked) if verdict is Verdict.APPLIES}
+    applying = {p: v for p, v, verdict in told(given, asked) if verdict is RuleVerdict.APPLIES}
     assert applying == resolved.versions
-    assert Verdict.PARTLY not in {e.verdict for e in explain(given, asked)}
+    assert RuleVerdict.PARTLY not in {e.verdict for e in explain(given, asked)}
 
 
 @settings(deadline=None)
@@ -95,7 +95,7 @@ def test_what_holds_for_some_task_is_said_to_apply_at_least_partly(
     possible = {
         (policy, version)
         for policy, version, verdict in told(given, vague)
-        if verdict in {Verdict.APPLIES, Verdict.PARTLY}
+        if verdict in {RuleVerdict.APPLIES, RuleVerdict.PARTLY}
     }
     assert set(resolved.versions.items()) <= possible
 

@@ -15,9 +15,9 @@ from maniple.service.control.plane import ControlPlane
 from maniple.service.policies import PolicySet
 from maniple.service.telemetry import Metrics
 from maniple_policy import queries
-from maniple_policy.domain.replicas import State
-from maniple_policy.live_processes import Fleet
-from maniple_policy.queries import Answers, count
+from maniple_policy.domain.replicas import ReplicaState
+from maniple_policy.live_processes import LiveProcesses
+from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
 from waiting import wait_until
 
@@ -63,7 +63,7 @@ def clock() -> Clock:
 
 async def test_one_look_serves_all_who_ask_about_the_same_time(clock: Clock) -> None:
     consul = Catalog("d1")
-    fleet = Fleet(NO_PLANE, consul, "dev", clock)
+    fleet = LiveProcesses(NO_PLANE, consul, "dev", clock)
     seen = await asyncio.gather(*(fleet.present({"dispatcher"}, 2) for _ in range(10)))
     assert {id(one) for one in seen} == {id(seen[0])}
     assert seen[0].processes == {"d1": "dispatcher"}
@@ -78,7 +78,7 @@ async def test_one_look_serves_all_who_ask_about_the_same_time(clock: Clock) -> 
 
 async def test_a_service_that_the_last_look_left_out_is_looked_for(clock: Clock) -> None:
     consul = Catalog("x")
-    fleet = Fleet(NO_PLANE, consul, "dev", clock)
+    fleet = LiveProcesses(NO_PLANE, consul, "dev", clock)
     await fleet.present({"dispatcher"}, 10)
     await fleet.present({"dispatcher", "agent"}, 10)
     await fleet.present({"agent"}, 10)
@@ -88,7 +88,7 @@ async def test_a_service_that_the_last_look_left_out_is_looked_for(clock: Clock)
 async def test_a_consul_that_is_away_is_told_of_once(clock: Clock) -> None:
     consul = Catalog("d1")
     consul.error = ConsulUnavailable("Consul: away")
-    fleet = Fleet(NO_PLANE, consul, "dev", clock)
+    fleet = LiveProcesses(NO_PLANE, consul, "dev", clock)
     with capture_logs() as lines:
         for clock.now in (1.0, 2.0, 3.0):
             assert (await fleet.present({"dispatcher"}, 0.5)).processes is None
@@ -107,11 +107,11 @@ async def test_counting_survives_an_answer_that_nobody_expects(
     store = cast(
         "Store", SimpleNamespace(known=True, policies=PolicySet(), look_ahead=lambda: None)
     )
-    counted = Answers(store, Fleet(NO_PLANE, consul, "dev", clock), clock)
+    counted = PolicyQueries(store, LiveProcesses(NO_PLANE, consul, "dev", clock), clock)
     with capture_logs() as lines:
         counting = asyncio.create_task(count(counted, metrics))
         await wait_until(lambda: any("not counted" in line["event"] for line in lines))
         consul.error = None
-        unknown = metrics.gauge(metric_names.POLICY_PROCESSES, State.UNKNOWN.value)
+        unknown = metrics.gauge(metric_names.POLICY_PROCESSES, ReplicaState.UNKNOWN.value)
         await wait_until(lambda: value_of(unknown) == len(consul.ids))
         counting.cancel()

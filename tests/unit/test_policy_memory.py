@@ -12,15 +12,15 @@ import structlog
 from maniple.control import Request, Response
 from maniple.errors import RequestFailed
 from maniple.events import MAX_REVISION, PolicyApplied, PolicyChanged
-from maniple.service.control.messages import Arrival
+from maniple.service.control.messages import IncomingMessage
 from maniple.service.control.requests import Responder, answer
 from maniple.service.health import Health
 from maniple.service.telemetry import Metrics
 from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.records import HISTORY_KEPT, succeed
-from maniple_policy.domain.request_log import KEPT, KEPT_BYTES, Memory
+from maniple_policy.domain.request_log import KEPT, KEPT_BYTES, RequestLog
 from maniple_policy.handlers import Handlers, routes
-from maniple_policy.queries import Answers
+from maniple_policy.queries import PolicyQueries
 from maniple_policy.store import Store
 from policy_records import KEY, NAME, NOW, KeptKeys, document, record, revision
 
@@ -38,7 +38,7 @@ def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -
         announce=nothing,
         now=lambda: NOW,
     )
-    answers = Answers(store, nothing, lambda: 0.0)
+    answers = PolicyQueries(store, nothing, lambda: 0.0)
     for instance, claimed in (("forged", MAX_REVISION), ("true", 7)):
         answers.hear(
             PolicyApplied(
@@ -79,17 +79,17 @@ class Replicas:
             announce=announce,
             now=lambda: NOW,
         )
-        answers = Answers(store, fleet, lambda: 0.0)
+        answers = PolicyQueries(store, fleet, lambda: 0.0)
         return routes(Handlers(answers, lambda: NOW), answers)
 
-    def request(self, op: str, **body: Any) -> Arrival:
+    def request(self, op: str, **body: Any) -> IncomingMessage:
         """A request with ids of its own."""
         self._sent += 1
         question = Request(op=f"policy.{op}", body=body).to_json()
         correlation_id, message_id = f"c{self._sent}", f"m{self._sent}"
-        return Arrival(question, Request.TYPE, "r", correlation_id, message_id)
+        return IncomingMessage(question, Request.TYPE, "r", correlation_id, message_id)
 
-    async def deliver(self, arrival: Arrival, replica: int = 0) -> dict[str, Any]:
+    async def deliver(self, arrival: IncomingMessage, replica: int = 0) -> dict[str, Any]:
         """Return the answer to a request; raises `RequestFailed`."""
         operations: dict[str, Responder] = self.routes[replica]
         told = Response.from_json(await answer(operations, arrival, structlog.get_logger()))
@@ -97,7 +97,7 @@ class Replicas:
             raise RequestFailed(told.error.code, told.error.message)
         return told.body
 
-    async def again(self, arrival: Arrival) -> dict[str, Any]:
+    async def again(self, arrival: IncomingMessage) -> dict[str, Any]:
         """Deliver it again, to the other replica."""
         return await self.deliver(replace(arrival, redelivered=True), 1)
 
@@ -115,7 +115,7 @@ def essence(told: dict[str, Any]) -> tuple[int, bool, int]:
     return told["policy"]["version"], told["changed"], told["replaces"]
 
 
-def nameless(arrival: Arrival) -> Arrival:
+def nameless(arrival: IncomingMessage) -> IncomingMessage:
     """As a client sends it that sets no message id."""
     return replace(arrival, message_id=None)
 
@@ -132,8 +132,8 @@ def test_what_a_request_has_done_is_its_step_whatever_was_done_since() -> None:
     before = record(1, 2)
     (made,) = steps({KEY: before}, [Wanted(revision(3))], {})
     (same,) = steps({KEY: before}, [Wanted(revision(2))], {})
-    memory = Memory().after("r1", [KEY], {KEY: made}).after("r2", [KEY], {KEY: same})
-    memory = Memory.read(memory.to_value("x"))
+    memory = RequestLog().after("r1", [KEY], {KEY: made}).after("r2", [KEY], {KEY: same})
+    memory = RequestLog.read(memory.to_value("x"))
     now = {KEY: succeed(made.record, revision(9))}
     assert memory.steps("r1", [KEY], now) == {KEY: made}
     (told,) = memory.steps("r2", [KEY], now).values()
@@ -143,29 +143,29 @@ def test_what_a_request_has_done_is_its_step_whatever_was_done_since() -> None:
 
 def test_what_a_request_has_done_in_part_is_remembered_by_place() -> None:
     made = {f"timeout/{name}": Step(None, record(1, 2)) for name in "ac"}
-    memory = Memory().after("r1", ["timeout/a", "timeout/b", "timeout/c"], made)
+    memory = RequestLog().after("r1", ["timeout/a", "timeout/b", "timeout/c"], made)
     assert memory.ends == {"r1": (2, 0, 2)}
 
 
 def test_the_latest_requests_are_remembered_and_their_room_is_bounded() -> None:
-    memory = Memory()
+    memory = RequestLog()
     for n in range(KEPT + 50):
         memory = memory.after(f"r{n}", [KEY], {KEY: Step(None, record(1))})
-    kept = Memory.read(memory.to_value("x"))
+    kept = RequestLog.read(memory.to_value("x"))
     assert list(kept.ends) == [f"r{n}" for n in range(50, KEPT + 50)]
-    large = Memory({f"{n:032}": (1000,) * 1000 for n in range(100)})
+    large = RequestLog({f"{n:032}": (1000,) * 1000 for n in range(100)})
     assert len(large.to_value("x")) < KEPT_BYTES + 100
-    assert list(Memory.read(large.to_value("x")).ends)[-1] == f"{99:032}"
-    assert list(Memory({"small": (1,), "huge": (1,) * KEPT_BYTES}).ends) == ["small", "huge"]
-    beside = Memory({"small": (1,), "huge": (1,) * KEPT_BYTES}).to_value("x")
-    assert list(Memory.read(beside).ends) == ["small"]
+    assert list(RequestLog.read(large.to_value("x")).ends)[-1] == f"{99:032}"
+    assert list(RequestLog({"small": (1,), "huge": (1,) * KEPT_BYTES}).ends) == ["small", "huge"]
+    beside = RequestLog({"small": (1,), "huge": (1,) * KEPT_BYTES}).to_value("x")
+    assert list(RequestLog.read(beside).ends) == ["small"]
 
 
 def test_a_guard_of_another_release_says_nothing() -> None:
     for value in (b"", b"5f3a9c0d11223344", b'{"token": "x", "requests": {"r": [1.5]}}', b"[]"):
-        assert Memory.read(value) == Memory()
+        assert RequestLog.read(value) == RequestLog()
     newer = b'{"token": "x", "requests": {"r": [1, -2, 0]}, "more": 1}'
-    assert Memory.read(newer).ends == {"r": (1, -2, 0)}
+    assert RequestLog.read(newer).ends == {"r": (1, -2, 0)}
 
 
 @pytest.mark.parametrize("named", [True, False])

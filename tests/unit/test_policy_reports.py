@@ -8,7 +8,7 @@ import pytest
 from maniple.events import PolicyApplied
 from maniple.service.policies import parse_policy
 from maniple_policy.domain.reach import Known, doubts
-from maniple_policy.domain.replicas import Reports
+from maniple_policy.domain.replicas import Replicas
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -21,20 +21,20 @@ def applied(instance: str, digest: str, **versions: int) -> PolicyApplied:
 
 
 @pytest.fixture
-def reports() -> Reports:
+def reports() -> Replicas:
     """Two sets have been in force: first one, then two."""
-    made = Reports(0.0)
+    made = Replicas(0.0)
     made.learn("one", {"timeout/a": 1, "timeout/gone": 4})
     made.learn("two", {"timeout/a": 2, "timeout/b": 1})
     return made
 
 
-def shown(reports: Reports, now: float = 1.0, **present: str) -> dict[str, tuple[str, Any]]:
+def shown(reports: Replicas, now: float = 1.0, **present: str) -> dict[str, tuple[str, Any]]:
     told = reports.processes("two", present, now)
     return {one["instance"]: (one["state"], one["behind"]) for one in told}
 
 
-def test_a_process_lags_until_it_reports_the_set_in_force(reports: Reports) -> None:
+def test_a_process_lags_until_it_reports_the_set_in_force(reports: Replicas) -> None:
     reports.hear(applied("d1", "one"), 0)
     behind = {"timeout/a": 1, "timeout/b": 0, "timeout/gone": 4}
     assert shown(reports) == {"d1": ("lagging", behind)}
@@ -44,14 +44,14 @@ def test_a_process_lags_until_it_reports_the_set_in_force(reports: Reports) -> N
     assert reports.counts("timeout/a", 2, "two", 1) == {"have": 1, "lag": 0, "stale": 0}
 
 
-def test_of_a_set_that_nobody_knows_the_reported_changes_tell(reports: Reports) -> None:
+def test_of_a_set_that_nobody_knows_the_reported_changes_tell(reports: Replicas) -> None:
     reports.hear(applied("d1", "strange", a=2), 0)
     assert shown(reports) == {"d1": ("lagging", {"timeout/b": None})}
     assert reports.counts("timeout/a", 2, "two", 1)["have"] == 1
     assert reports.counts("timeout/b", 1, "two", 1)["lag"] == 1
 
 
-def test_who_is_silent_is_stale_and_who_has_gone_is_dropped(reports: Reports) -> None:
+def test_who_is_silent_is_stale_and_who_has_gone_is_dropped(reports: Replicas) -> None:
     reports.hear(applied("d1", "two"), 0)
     reports.hear(applied("d2", "two"), 0)
     reports.prune({"d1"}, 5, 5)
@@ -66,7 +66,7 @@ def test_who_is_silent_is_stale_and_who_has_gone_is_dropped(reports: Reports) ->
     assert shown(reports) == {}
 
 
-def test_an_old_look_into_consul_drops_nobody_who_may_have_come_since(reports: Reports) -> None:
+def test_an_old_look_into_consul_drops_nobody_who_may_have_come_since(reports: Replicas) -> None:
     reports.hear(applied("d1", "two"), 8)
     reports.prune(set(), 10, 20)
     assert set(shown(reports)) == {"d1"}
@@ -74,7 +74,7 @@ def test_an_old_look_into_consul_drops_nobody_who_may_have_come_since(reports: R
     assert shown(reports) == {}
 
 
-def test_who_is_in_consul_and_was_never_heard_is_unknown(reports: Reports) -> None:
+def test_who_is_in_consul_and_was_never_heard_is_unknown(reports: Replicas) -> None:
     reports.hear(applied("d1", "two"), 0)
     assert shown(reports, d1="dispatcher", d2="dispatcher") == {
         "d1": ("current", {}),

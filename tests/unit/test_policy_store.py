@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maniple.events import PolicyChanged
-from maniple.service.consul.catalog import Entry
+from maniple.service.consul.catalog import CatalogEntry
 from maniple.service.health import Health
 from maniple.service.policies import parse_policy
 from maniple.service.telemetry import process_metrics
@@ -21,7 +21,7 @@ from waiting import wait_until
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 DOCUMENT = {"kind": "timeout", "name": "t", "spec": {"seconds": 3}}
 EDIT = succeed(None, Revision(policy=parse_policy(DOCUMENT), author="ann", at=NOW))
-FOUND = [Entry("maniple/dev/policies/timeout/t", EDIT.to_json(), 5)]
+FOUND = [CatalogEntry("maniple/dev/policies/timeout/t", EDIT.to_json(), 5)]
 
 Announce = Callable[[PolicyChanged], Awaitable[None]]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from maniple.service.consul.client import Consul, ConsulUnavailable
-from maniple.service.consul.registration import Presence, Pulse
+from maniple.service.consul.registration import Registration, TtlHeartbeat
 from maniple.service.health import Health
 from maniple.service.settings import ServiceSettings
 from maniple.timings import Catalog, Timings
@@ -52,10 +52,10 @@ class WritesDown(Consul):
 
 
 @asynccontextmanager
-async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
+async def present(pulse: TtlHeartbeat) -> AsyncIterator[WritesDown]:
     consul = WritesDown()
     settings = timed(ServiceSettings(instance="one"), Timings(catalog=Catalog(refresh=0.02)))
-    made = Presence(consul, settings, consul.health, port=1, life="abc", pulse=pulse)
+    made = Registration(consul, settings, consul.health, port=1, life="abc", pulse=pulse)
     made.start()
     try:
         await wait_until(lambda: bool(consul.meta))
@@ -66,7 +66,7 @@ async def present(pulse: Pulse) -> AsyncIterator[WritesDown]:
 
 
 async def test_each_beat_refreshes_once_and_nothing_else_does() -> None:
-    pulse = Pulse()
+    pulse = TtlHeartbeat()
     pulse.expect()
     async with present(pulse) as consul:
         for turn in range(1, 4):
@@ -77,7 +77,7 @@ async def test_each_beat_refreshes_once_and_nothing_else_does() -> None:
 
 
 async def test_a_beat_that_consul_did_not_take_is_not_used_later() -> None:
-    pulse = Pulse()
+    pulse = TtlHeartbeat()
     pulse.expect()
     async with present(pulse) as consul:
         consul.away = True
@@ -91,13 +91,13 @@ async def test_a_beat_that_consul_did_not_take_is_not_used_later() -> None:
 
 
 async def test_without_a_pulse_health_decides_and_the_entry_names_the_life() -> None:
-    async with present(Pulse()) as consul:
+    async with present(TtlHeartbeat()) as consul:
         await wait_until(lambda: consul.passes > 2)
         assert consul.meta["life"] == "abc"
 
 
 async def test_consul_is_away_until_it_has_answered_whether_there_are_beats_or_not() -> None:
-    pulse = Pulse()
+    pulse = TtlHeartbeat()
     pulse.expect()
     async with present(pulse) as consul:
         pulse.beat()
@@ -115,7 +115,7 @@ async def test_consul_is_away_until_it_has_answered_whether_there_are_beats_or_n
 
 
 async def test_consul_is_asked_again_as_soon_as_ever_while_it_is_away() -> None:
-    async with present(Pulse()) as consul:
+    async with present(TtlHeartbeat()) as consul:
         await wait_until(lambda: consul.passes > 0)
         consul.away = True
         await wait_until(lambda: consul.missed > 20)

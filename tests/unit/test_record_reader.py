@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
-from maniple.amqp import Delivery, Link
+from maniple.amqp import AmqpConnection, Delivery
 from maniple.records import Batch, Entry, RecordReader
 from maniple.records.reader import MAX_BYTES, OFFSET, TURN_BYTES
 from waiting import wait_until
@@ -37,7 +37,7 @@ async def test_a_reader_that_catches_up_lets_others_run_between_large_messages()
     async def take(batch: Batch) -> None:
         batches.append(batch.next_offset)
 
-    link = cast("Link", SimpleNamespace(add=lambda _: None))
+    link = cast("AmqpConnection", SimpleNamespace(add=lambda _: None))
     reader = RecordReader(link, take, decode=decode)
     for offset in range(MESSAGES):
         reader._receive(delivery(offset, TURN_BYTES))

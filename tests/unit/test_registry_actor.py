@@ -13,14 +13,14 @@ from maniple.events import AgentFailed
 from maniple.service.consul.client import Consul
 from maniple.service.telemetry import Metrics
 from maniple.timings import Standby
-from maniple_registry.actions import Actor
+from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import Decision
-from maniple_registry.domain.agents import Fleet
-from maniple_registry.domain.pending_actions import Agenda
+from maniple_registry.domain.agents import Agents
+from maniple_registry.domain.pending_actions import PendingActions
 from maniple_registry.eviction import Evictor
 from maniple_registry.handlers import Handlers
-from maniple_registry.hearing_clock import Clock
-from maniple_registry.outbox import Outbox, Plane
+from maniple_registry.hearing_clock import HearingClock
+from maniple_registry.outbox import Outbox, OutboxPlane
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 AGENTS = 5000
@@ -51,12 +51,12 @@ class Lead:
 
 def registry(lead: Lead) -> tuple[Handlers, Hands]:
     """What decides and acts, with a broker that nothing is sent to: the outbox does not run."""
-    hands, fleet, log, metrics = Hands(), Fleet(), structlog.get_logger(), Metrics()
+    hands, fleet, log, metrics = Hands(), Agents(), structlog.get_logger(), Metrics()
     consul = Consul("http://127.0.0.1:1")
     evictor = Evictor(consul, None, environment="dev", target=fleet.target, log=log)
-    outbox = Outbox(cast("Plane", None), log)
-    actor = Actor(fleet, Agenda(), outbox, evictor, lead, lambda: True, metrics, log)
-    return Handlers(fleet, Clock(hands), actor, metrics, log), hands
+    outbox = Outbox(cast("OutboxPlane", None), log)
+    actor = ActionRunner(fleet, PendingActions(), outbox, evictor, lead, lambda: True, metrics, log)
+    return Handlers(fleet, HearingClock(hands), actor, metrics, log), hands
 
 
 def beat(agent: str) -> Heartbeat:

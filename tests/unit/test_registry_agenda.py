@@ -9,7 +9,7 @@ from maniple.control import AgentId, Announce, Heartbeat, Incarnation, Reconnect
 from maniple.events import AgentFailed
 from maniple.timings import Bounds, Standby
 from maniple_registry.domain.agent_record import AgentRecord, AgentState
-from maniple_registry.domain.pending_actions import Agenda, Evict, Tell
+from maniple_registry.domain.pending_actions import Evict, PendingActions, Tell
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 STEP = 0.1
@@ -22,7 +22,7 @@ def failed(agent: str) -> AgentFailed:
 
 
 def test_a_leader_acts_at_once_and_a_standby_after_its_grace() -> None:
-    agenda = Agenda()
+    agenda = PendingActions()
     agenda.add(failed("a1"), 0)
     agenda.add(failed("a2"), 0.1)
     assert agenda.due(0.49, leading=False) == []
@@ -32,7 +32,7 @@ def test_a_leader_acts_at_once_and_a_standby_after_its_grace() -> None:
 
 
 def test_what_was_seen_done_is_not_done_again() -> None:
-    agenda = Agenda()
+    agenda = PendingActions()
     agenda.see(failed("a1").id, 0)
     agenda.add(failed("a1"), 0.1)
     agenda.add(failed("a2"), 0.1)
@@ -41,7 +41,7 @@ def test_what_was_seen_done_is_not_done_again() -> None:
 
 
 def test_what_was_seen_long_ago_may_be_said_again() -> None:
-    agenda = Agenda()
+    agenda = PendingActions()
     agenda.see(failed("a1").id, 0)
     agenda.see(failed("a2").id, 11)
     agenda.add(failed("a1"), 11)
@@ -49,7 +49,7 @@ def test_what_was_seen_long_ago_may_be_said_again() -> None:
 
 
 def test_a_command_that_waits_is_not_added_twice() -> None:
-    agenda = Agenda()
+    agenda = PendingActions()
     for _ in range(3):
         agenda.add(Tell(A1, Announce()), 0)
     agenda.add(Tell(A1, Reconnect()), 0)
@@ -59,7 +59,7 @@ def test_a_command_that_waits_is_not_added_twice() -> None:
 
 
 def test_a_standby_has_an_agent_reconnect_soon_only_while_nobody_leads() -> None:
-    agenda = Agenda()
+    agenda = PendingActions()
     agenda.add(Tell(A1, Reconnect()), 0, led=False)
     assert agenda.due(GRACE, leading=False) == [Tell(A1, Reconnect())]
     assert Bounds().hopeless - Bounds().reconnect <= RECONNECT_GRACE
@@ -70,7 +70,7 @@ def test_a_standby_evicts_again_although_the_failure_was_told() -> None:
         agent=A1, incarnation=Incarnation("1"), sequence=1, sent_at=NOW, digest="d"
     )
     evict = Evict(AgentRecord(AgentState.FAILED, heartbeat, 0, 0))
-    agenda = Agenda()
+    agenda = PendingActions()
     for deed in (failed("a1"), evict, evict):
         agenda.add(deed, 0)
     agenda.see(failed("a1").id, 0.1)
@@ -93,7 +93,7 @@ STEPS = st.lists(
 def test_every_event_is_told_by_somebody_in_time_and_by_us_at_most_once(
     steps: list[tuple[str, int]], leads_from: int
 ) -> None:
-    agenda, now = Agenda(), 0.0
+    agenda, now = PendingActions(), 0.0
     decided: dict[str, float] = {}
     done: set[str] = set()
     for turn, (what, number) in enumerate(steps):

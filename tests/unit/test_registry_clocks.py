@@ -18,10 +18,10 @@ from maniple.service.health import Health
 from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks, Timings
 from maniple_registry import clock_watch
-from maniple_registry.actions import Actor
+from maniple_registry.actions import ActionRunner
 from maniple_registry.clock_watch import COMPONENT, ClockWatch
 from maniple_registry.domain.agent_record import Instant
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.clock_skew import (
     DAY,
     HOUR,
@@ -35,7 +35,7 @@ from maniple_registry.domain.clock_skew import (
     slewed,
 )
 from maniple_registry.handlers import Handlers
-from maniple_registry.hearing_clock import Clock
+from maniple_registry.hearing_clock import HearingClock
 from registry_values import NOW, beat
 
 AGREE = Clocks().agree
@@ -59,10 +59,12 @@ class Registry:
     """A fleet that hears agents, and what is told and shown of their clocks."""
 
     def __init__(self) -> None:
-        self.fleet, self.sequence, self.told, self.up = Fleet(), 0, [], True
+        self.fleet, self.sequence, self.told, self.up = Agents(), 0, [], True
         self.health, self.tells = Health("registry", "r1"), True
         log = structlog.get_logger()
-        self.handlers = Handlers(self.fleet, Clock(), cast("Actor", None), Metrics(), log)
+        self.handlers = Handlers(
+            self.fleet, HearingClock(), cast("ActionRunner", None), Metrics(), log
+        )
         settings = SimpleNamespace(instance="r1", timings=Timings())
         runtime: Any = SimpleNamespace(health=self.health, log=log, settings=settings)
         self.watch = ClockWatch(self.handlers, self, runtime, lambda: self.tells)

@@ -15,7 +15,7 @@ import structlog
 from maniple.control import Heartbeat
 from maniple.service.consul.client import Consul
 from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 from maniple_registry.eviction import Evictor
 from maniple_registry.management import Management
 from waiting import hold_within, wait_until
@@ -78,8 +78,8 @@ def failed(**changes: Any) -> AgentRecord:
 
 
 @asynccontextmanager
-async def evicting(url: str, fleet: Fleet | None = None) -> AsyncIterator[Evictor]:
-    fleet = fleet or Fleet()
+async def evicting(url: str, fleet: Agents | None = None) -> AsyncIterator[Evictor]:
+    fleet = fleet or Agents()
     evictor = Evictor(
         Consul(url),
         Management(url),
@@ -158,7 +158,7 @@ async def test_those_that_are_gone_are_looked_for_twice_and_no_more(listing: str
 async def test_nothing_is_looked_for_again_once_all_is_found_or_a_successor_is_heard(
     listing: str,
 ) -> None:
-    fleet = Fleet()
+    fleet = Agents()
     gone = failed(connections=["a1.x"])
     async with evicting(listing, fleet) as evictor:
         Broker.shown = NEWEST

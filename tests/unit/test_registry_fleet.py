@@ -16,10 +16,10 @@ from maniple_registry.domain.agent_record import (
     Instant,
     LaneView,
 )
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.mass_silence import threatens
 from maniple_registry.domain.reaping import Reaping, all_critical
-from maniple_registry.hearing_clock import Clock
+from maniple_registry.hearing_clock import HearingClock
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 
@@ -33,22 +33,22 @@ def at(seconds: float) -> Instant:
     return Instant(seconds, NOW)
 
 
-def pass_time(fleet: Fleet, now: Instant) -> list[Decision]:
+def pass_time(fleet: Agents, now: Instant) -> list[Decision]:
     return [decision for _, decision in fleet.judge(fleet.overdue(now), now)]
 
 
-def get(fleet: Fleet, agent: str) -> AgentRecord:
+def get(fleet: Agents, agent: str) -> AgentRecord:
     record = fleet.get(agent)
     assert record is not None
     return record
 
 
-def states(fleet: Fleet) -> dict[str, AgentState]:
+def states(fleet: Agents) -> dict[str, AgentState]:
     return {record.agent: record.state for record in fleet}
 
 
 def test_only_the_silent_agent_fails() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     for second in range(0, 13, 3):
         fleet.hear(beat("lively", second), at(second))
         if second == 0:
@@ -59,7 +59,7 @@ def test_only_the_silent_agent_fails() -> None:
 
 
 def test_each_change_is_told_once() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1), at(0))
     told = [event.KEY for second in range(60) for decision in pass_time(fleet, at(second / 4))
             for event in decision.events]  # fmt: skip
@@ -67,7 +67,7 @@ def test_each_change_is_told_once() -> None:
 
 
 def test_a_new_life_after_a_failure_is_watched_like_the_first() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     for life in range(3):
         start = life * 100.0
         fleet.hear(beat("a", 1, incarnation=str(life)), at(start))
@@ -78,7 +78,7 @@ def test_a_new_life_after_a_failure_is_watched_like_the_first() -> None:
 
 
 def test_a_failed_agent_is_forgotten_after_ten_minutes() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1), at(0))
     pass_time(fleet, at(9))
     pass_time(fleet, at(608))
@@ -88,7 +88,7 @@ def test_a_failed_agent_is_forgotten_after_ten_minutes() -> None:
 
 
 def test_a_place_of_which_all_say_that_it_lets_none_of_them_consume_is_to_blame() -> None:
-    fleet, patience = Fleet(), Bounds().hopeless
+    fleet, patience = Agents(), Bounds().hopeless
     seen: list[tuple[int, frozenset[str]]] = []
 
     def say(second: int, *agents: str) -> None:
@@ -112,7 +112,7 @@ def test_a_place_of_which_all_say_that_it_lets_none_of_them_consume_is_to_blame(
 
 
 def test_ten_thousand_agents_cost_microseconds_a_heartbeat() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     beats = [beat(f"agent-{n}", 1) for n in range(10_000)]
     more = [beat(f"agent-{n}", 2) for n in range(10_000)]
     for one in beats:
@@ -149,7 +149,7 @@ class Hands:
 
 def test_time_in_which_the_registry_hears_nothing_does_not_pass() -> None:
     hands = Hands()
-    clock = Clock(hands)
+    clock = HearingClock(hands)
     clock.hear(hearing=False)
     for _ in range(30):
         hands.seconds += 0.5
@@ -161,14 +161,14 @@ def test_time_in_which_the_registry_hears_nothing_does_not_pass() -> None:
 
 def test_time_in_which_the_registry_itself_stood_still_does_not_pass() -> None:
     hands = Hands()
-    clock = Clock(hands)
+    clock = HearingClock(hands)
     hands.seconds += 60
     assert clock.now().seconds == 101
     assert clock.now().seconds == 101
 
 
 def test_time_can_be_taken_off_afterwards() -> None:
-    clock = Clock(Hands())
+    clock = HearingClock(Hands())
     clock.take_off(4)
     clock.take_off(-4)
     assert clock.seconds() == 96
@@ -185,7 +185,7 @@ def test_five_and_a_third_of_the_fleet_are_a_storm_and_all_of_a_small_one(
 
 
 def test_silence_is_counted_over_the_living() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     for number in range(3):
         fleet.hear(beat(f"a{number}", 1), at(0))
     pass_time(fleet, at(9))
@@ -195,7 +195,7 @@ def test_silence_is_counted_over_the_living() -> None:
 
 
 def test_what_is_postponed_is_due_again() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1), at(0))
     overdue = fleet.overdue(at(4.5))
     assert (overdue, fleet.overdue(at(4.5))) == (["a"], [])
@@ -204,7 +204,7 @@ def test_what_is_postponed_is_due_again() -> None:
 
 
 def test_a_failed_agent_loses_its_connections_but_not_its_successors() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1, connections=["a.1.x", "a.1.y"]), at(0))
     pass_time(fleet, at(9))
     failed = get(fleet, "a")
@@ -217,7 +217,7 @@ def test_a_failed_agent_loses_its_connections_but_not_its_successors() -> None:
 
 
 def test_an_agent_that_was_never_heard_loses_what_begins_with_its_name() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.seed("a", "f00", 0, at(1))
     assert not fleet.hears("a")
     target = fleet.target(get(fleet, "a"))
@@ -228,7 +228,7 @@ def test_an_agent_that_was_never_heard_loses_what_begins_with_its_name() -> None
 
 
 def test_commands_are_wanted_only_while_their_reason_lasts() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     agent = beat("a", 1).agent
     described = AgentDescription.model_validate(
         {"agent": "a", "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW, "lanes": ["x"]}
@@ -250,7 +250,7 @@ def test_commands_are_wanted_only_while_their_reason_lasts() -> None:
 
 
 def test_checks_are_taken_once_and_end() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1), at(0))
     assert [agent for agent, _ in fleet.check({"a", "stranger"}, at(11))] == ["a"]
     assert fleet.check({"a"}, at(12)) == []
@@ -259,7 +259,7 @@ def test_checks_are_taken_once_and_end() -> None:
 
 
 def test_who_was_forgotten_since_it_was_overdue_is_passed_over() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1), at(0))
     pass_time(fleet, at(9))
     (forgotten,) = fleet.overdue(at(609))
@@ -269,7 +269,7 @@ def test_who_was_forgotten_since_it_was_overdue_is_passed_over() -> None:
 
 
 def test_who_was_heard_since_it_was_overdue_is_watched_on_after_it_was_forgotten() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1), at(0))
     pass_time(fleet, at(9))
     overdue = fleet.overdue(at(609))
@@ -279,7 +279,7 @@ def test_who_was_heard_since_it_was_overdue_is_watched_on_after_it_was_forgotten
 
 
 def test_a_replaced_life_is_wanted_gone_while_its_successor_lives() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1), at(0))
     fleet.hear(beat("a", 1, incarnation="2"), at(1))
     leave, come_back = fleet.hear(beat("a", 2), at(2)).commands[0], Retire(incarnation="1")
@@ -291,7 +291,7 @@ def test_a_replaced_life_is_wanted_gone_while_its_successor_lives() -> None:
 
 
 def test_a_life_older_than_one_that_has_ended_is_wanted_gone_until_a_later_one_begins() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a", 1, incarnation="2"), at(0))
     pass_time(fleet, at(9))
     (retire,) = fleet.hear(beat("a", 7, incarnation="1"), at(10)).commands
@@ -302,7 +302,7 @@ def test_a_life_older_than_one_that_has_ended_is_wanted_gone_until_a_later_one_b
 
 
 def test_who_is_to_be_declared_failed_and_not_only_suspected_is_condemned() -> None:
-    fleet = Fleet()
+    fleet = Agents()
     fleet.hear(beat("a1", 1), at(0))
     (agent,) = fleet.overdue(at(4.5))
     assert not fleet.condemns([agent], at(8.9))

@@ -7,8 +7,8 @@ import pytest
 from maniple.timings import Watching
 from maniple_registry import watch
 from maniple_registry.handlers import Handlers
-from maniple_registry.heartbeat_consumer import Hearing
-from maniple_registry.watch import LaneWatch
+from maniple_registry.heartbeat_consumer import HeartbeatConsumer
+from maniple_registry.watch import StalledLaneWatch
 
 
 class Link:
@@ -43,7 +43,9 @@ async def test_after_its_own_link_was_lost_all_doubts_begin_anew_and_wait(
     monkeypatch.setattr(watch, "monotonic", lambda: now[0])
     hearing = type("H", (), {"link": places.link, "look": staticmethod(places.look_at)})
     handlers = type("R", (), {"fleet": places, "look": staticmethod(places.take)})
-    looking = LaneWatch(cast("Handlers", handlers), cast("Hearing", hearing), Watching())
+    looking = StalledLaneWatch(
+        cast("Handlers", handlers), cast("HeartbeatConsumer", hearing), Watching()
+    )
     await looking._look()
     assert places.taken == [{"x": "seen"}]
     places.link.reconnects += 1  # lost and back between two looks

@@ -12,15 +12,15 @@ import structlog
 from maniple.control import AgentDescription, Incarnation, Request, Response
 from maniple.errors import RequestFailed
 from maniple.events import AgentFailed
-from maniple.service.control.messages import Arrival
+from maniple.service.control.messages import IncomingMessage
 from maniple.service.control.requests import answer
 from maniple.service.listing import Ask, all_agents, pages
 from maniple.service.telemetry import Metrics
 from maniple_registry import agent_listing
-from maniple_registry.actions import Actor
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.actions import ActionRunner
+from maniple_registry.domain.agents import Agents
 from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, Handlers, operations
-from maniple_registry.hearing_clock import Clock
+from maniple_registry.hearing_clock import HearingClock
 from registry_values import NOW, at, beat
 
 SLACK = 1024  # of an answer around its page
@@ -45,10 +45,10 @@ class Registry:
     """One that hears agents and answers requests as it does over the broker."""
 
     def __init__(self) -> None:
-        self.fleet, self.asked, self.longest = Fleet(), 0, 0
+        self.fleet, self.asked, self.longest = Agents(), 0, 0
         log = structlog.get_logger()
-        actor = cast("Actor", None)
-        self.handlers = Handlers(self.fleet, Clock(), actor, Metrics(), log)
+        actor = cast("ActionRunner", None)
+        self.handlers = Handlers(self.fleet, HearingClock(), actor, Metrics(), log)
 
     def hear(self, agent: str, *, texts: int = 0) -> None:
         description = describe(agent, texts=texts)
@@ -60,7 +60,7 @@ class Registry:
 
     async def request(self, op: str, body: Mapping[str, Any]) -> dict[str, Any]:
         question = Request(op=op, body=dict(body)).to_json()
-        arrival = Arrival(question)
+        arrival = IncomingMessage(question)
         written = await answer(operations(self.handlers), arrival, structlog.get_logger())
         self.asked, self.longest = self.asked + 1, max(self.longest, len(written))
         told = Response.from_json(written)

@@ -11,9 +11,9 @@ from maniple.service.health import Health
 from maniple.service.metric_names import AGENTS_MISTIMED
 from maniple.service.telemetry import Metrics
 from maniple.timings import Bounds, Timings
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.timing_mismatch import Risk, misfit
-from maniple_registry.timing_watch import COMPONENT, MisfitWatch
+from maniple_registry.timing_watch import COMPONENT, TimingWatch
 from registry_values import NOW, at, beat
 
 HALF = Timings().scaled(0.5)
@@ -29,12 +29,12 @@ class Registry:
     """A fleet that hears agents, and what is shown of those that do not fit."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self.fleet, self.metrics = Fleet(bounds), Metrics()
+        self.fleet, self.metrics = Agents(bounds), Metrics()
         self.health = Health("registry", "r1")
         runtime: Any = SimpleNamespace(
             health=self.health, metrics=self.metrics, log=structlog.get_logger()
         )
-        self.watch = MisfitWatch(self.fleet, runtime)
+        self.watch = TimingWatch(self.fleet, runtime)
 
     def hear(self, agent: str, timings: Timings | None, incarnation: str = "1") -> None:
         description = described(agent, timings)

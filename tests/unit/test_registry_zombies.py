@@ -8,7 +8,7 @@ import pytest
 
 from maniple.control import AgentDescription, Command, Heartbeat, Reconnect
 from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant, LaneView
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 SICK = LaneView(0, 0)  # what RabbitMQ says of a quorum queue whose leader does not answer in time
@@ -49,7 +49,7 @@ class Bench:
     """A fleet that is heard every third second and looked at every second."""
 
     def __init__(self, agents: Mapping[str, Beats], lanes: Iterable[str] = ("x",)) -> None:
-        self.fleet, self.agents, self.lanes = Fleet(), agents, tuple(lanes)
+        self.fleet, self.agents, self.lanes = Agents(), agents, tuple(lanes)
         self.second = 0
         self.told: dict[str, list[Command]] = {agent: [] for agent in agents}
         self.suspected: set[str] = set()

@@ -12,8 +12,8 @@ from maniple.errors import ManipleError
 from maniple.messages import Result, Status
 from maniple.service.metric_names import REPLIES_DROPPED
 from maniple.service.publish import replies
-from maniple.service.publish.batch_publisher import Outlet, ResultOutlet
-from maniple.service.publish.confirm import Done
+from maniple.service.publish.batch_publisher import BatchPublisher, ResultPublisher
+from maniple.service.publish.confirm import ConfirmCallback
 from maniple.service.publish.replies import Replies
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
@@ -87,7 +87,7 @@ class World:
     def __init__(self, queues: Queues) -> None:
         self.publisher, self.metrics = FakePublisher(), Metrics()
         self.publisher.silent = {"me"}
-        self.outlet = ResultOutlet(
+        self.outlet = ResultPublisher(
             self.publisher, self.metrics, replier=self.publisher, times=queues
         )
         self.done: Counter[str] = Counter()
@@ -165,15 +165,15 @@ class Wire:
     """An outlet that keeps what is added; a test tells what becomes of it."""
 
     def __init__(self) -> None:
-        self.sent: list[Done] = []
+        self.sent: list[ConfirmCallback] = []
 
-    def add(self, _key: str, _encoded: bytes, done: Done) -> None:
+    def add(self, _key: str, _encoded: bytes, done: ConfirmCallback) -> None:
         self.sent.append(done)
 
-    def withdraw(self, _key: str) -> list[Done]:
+    def withdraw(self, _key: str) -> list[ConfirmCallback]:
         return []
 
-    def cancel(self, _key: str, _given_up: Callable[[Done], bool]) -> None:
+    def cancel(self, _key: str, _given_up: Callable[[ConfirmCallback], bool]) -> None:
         self.sent.clear()
 
 
@@ -192,7 +192,7 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
     under_way = Replies(lambda: dropped.update(["one"]), Queues(patience=0.0, silence=10.0))
     for number in range(TASKS):
         ended = partial(_count, done, str(number))
-        under_way.send((cast("Outlet", wire), "me"), b"", ended)
+        under_way.send((cast("BatchPublisher", wire), "me"), b"", ended)
     under_way.answered(1.0)
     under_way.look(taking=True)
     for _ in range(3):

@@ -14,9 +14,9 @@ from maniple.messages import Waiting
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
-from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, Undeliverable
-from maniple_dispatcher.limits.breaker import State
-from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLetterConsumer
+from maniple_dispatcher.limits.breaker import BreakerState
+from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.lease_client import Limit, Then
 from work_with_fakes import NOW, Delivery, envelope
 
@@ -33,7 +33,7 @@ class Fleet:
     def __init__(self) -> None:
         self.probes: tuple[bool | None, float] = YES
         self.taken: Counter[str] = Counter()
-        self.owned = SimpleNamespace(breaker=lambda _: (State.HALF_OPEN, 0.0))
+        self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.HALF_OPEN, 0.0))
         self.on_way: Any = None
         self.arrived = Mock()
         self.absent: list[str] = []
@@ -60,7 +60,7 @@ class Scene(GateWithFakes):
     def __init__(self, *policies: Kind) -> None:
         self.fleet = Fleet()
         fleet: Any = self.fleet
-        self.rooms = Rooms.of(fleet)
+        self.rooms = BulkheadCounts.of(fleet)
         super().__init__(policies, fleet, rooms=self.rooms)
 
     def admit(self, **fields: Any) -> Delivery:
@@ -224,7 +224,7 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
 ) -> None:
     scene = Scene(ROOM)
     scene.fleet.taken[KEY] = 5
-    undeliverable = Undeliverable(
+    undeliverable = DeadLetterConsumer(
         scene.results, Metrics(), scene.clock, traces=scene.traces, rooms=scene.rooms
     )
     delivery = Delivery(envelope("1", bulkhead=KEY))

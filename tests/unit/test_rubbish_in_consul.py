@@ -13,20 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from maniple.service.consul.catalog import Entry, Instance
+from maniple.service.consul.catalog import CatalogEntry, Instance
 from maniple.service.consul.client import Consul
 from maniple.service.health import Health
 from maniple.service.leadership import SOMEBODY, Leadership
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.telemetry import process_metrics
 from maniple.timings import Bounds, Timings
-from maniple_dispatcher.affinity.queue_markers import MOST, Marks
+from maniple_dispatcher.affinity.queue_markers import MOST, QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import is_lane
 from maniple_dispatcher.limits import snapshot_notes, snapshot_pages
-from maniple_dispatcher.limits.coordinator import Fleet
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.limits.snapshot import Memory
-from maniple_dispatcher.limits.token_bucket import Buckets, Terms
+from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.snapshot import LimitSnapshot
+from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 from maniple_policy.store import MOST_NAMED, Store
 from maniple_registry.domain import agents as registry_fleet
 from maniple_registry.domain.agent_record import Instant
@@ -50,9 +50,9 @@ class Shelf:
         self.kept = kept
         self.put: dict[str, bytes] = {}
 
-    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+    async def kv_list(self, prefix: str) -> tuple[int, list[CatalogEntry]]:
         found = {**{prefix + name: value for name, value in self.kept.items()}, **self.put}
-        return 1, [Entry(key, value, 1) for key, value in found.items()]
+        return 1, [CatalogEntry(key, value, 1) for key, value in found.items()]
 
     async def kv_put(self, key: str, value: bytes, **_: Any) -> bool:
         self.put[key] = value
@@ -81,9 +81,9 @@ async def test_a_dispatcher_starts_whatever_stands_beside_what_another_remembers
     value: bytes,
 ) -> None:
     good = json.dumps({"breakers": {"lane": ["open", 3, datetime.now(UTC).timestamp()]}}).encode()
-    of = Fleet("one", Owned(lambda _: SPEC), 0.0)
+    of = Coordinator("one", LeaseOwner(lambda _: SPEC), 0.0)
     shelf = cast("Consul", Shelf(bad=value, good=good))
-    memory = Memory(shelf, "maniple/dev", "one", fleet=of, log=structlog.get_logger())
+    memory = LimitSnapshot(shelf, "maniple/dev", "one", fleet=of, log=structlog.get_logger())
     assert await memory.load()
     assert [lane for lane, _ in of.owned.breakers()] == ["lane"]
 
@@ -112,7 +112,7 @@ def test_whatever_can_be_read_of_notes_can_be_merged_written_and_gone_on_with(va
     assert snapshot_notes.read(snapshot_pages.write(merged, 1e9).value, 1e9).breakers == dict(
         merged.breakers
     )
-    buckets = Buckets()
+    buckets = TokenBuckets()
     for key, (level, rate, capacity, at) in kept.levels.items():
         buckets.restore(key, (level, rate, capacity), 1e9 - at, 10.0)
         taken = buckets.take(key, Terms(rate=1.0, capacity=5.0), 1, 10.0)
@@ -121,7 +121,9 @@ def test_whatever_can_be_read_of_notes_can_be_merged_written_and_gone_on_with(va
 
 def test_more_than_all_dispatchers_together_can_write_is_not_kept() -> None:
     many = [
-        snapshot_notes.Notes(breakers={f"lane{n}.{m}": ("open", 1, 1.0) for m in range(5000)})
+        snapshot_notes.SnapshotNotes(
+            breakers={f"lane{n}.{m}": ("open", 1, 1.0) for m in range(5000)}
+        )
         for n in range(10)
     ]
     assert len(snapshot_notes.latest(many).breakers) == snapshot_notes.MOST_KEPT
@@ -135,7 +137,7 @@ def test_more_than_all_dispatchers_together_can_write_is_not_kept() -> None:
 )
 async def test_a_mark_that_is_no_agents_is_passed_over_and_told_once(name: str) -> None:
     shelf = cast("Consul", Shelf(**{name: b"", "agent-1": b""}))
-    marks = Marks(shelf, "maniple/dev", structlog.get_logger())
+    marks = QueueMarkers(shelf, "maniple/dev", structlog.get_logger())
     with capture_logs() as logs:
         for _ in range(2):
             assert await marks.refresh(["agent-2"]) == {"agent-1", "agent-2"}
@@ -145,13 +147,13 @@ async def test_a_mark_that_is_no_agents_is_passed_over_and_told_once(name: str) 
 @pytest.mark.parametrize("name", ["a" * 300, "Upper", "text.stats@", "a\n", "a..b"], ids=short)
 async def test_a_mark_that_is_no_lanes_is_passed_over(name: str) -> None:
     shelf = cast("Consul", Shelf(**{name: b"", "text.stats@canary": b""}))
-    marks = Marks(shelf, "maniple/dev", structlog.get_logger(), "lanes", is_name=is_lane)
+    marks = QueueMarkers(shelf, "maniple/dev", structlog.get_logger(), "lanes", is_name=is_lane)
     assert await marks.refresh([]) == {"text.stats@canary"}
 
 
 async def test_forged_marks_by_the_thousand_crowd_out_none_of_ours() -> None:
     shelf = cast("Consul", Shelf(**{f"a{n}": b"" for n in range(3 * MOST)}))
-    marks = Marks(shelf, "maniple/dev", structlog.get_logger())
+    marks = QueueMarkers(shelf, "maniple/dev", structlog.get_logger())
     ours = [f"z{n}" for n in range(10)]
     found = await marks.refresh(ours)
     assert found.issuperset(ours)
@@ -175,7 +177,7 @@ def listed(name: str, life: str = "life-1") -> Instance:
 async def test_an_entry_that_no_agent_has_is_not_declared_failed_and_ends_no_registry(
     entry: Instance,
 ) -> None:
-    fleet = registry_fleet.Fleet()
+    fleet = registry_fleet.Agents()
 
     async def instances(_: str) -> list[Instance]:
         return [entry, listed("agent-1")]
@@ -233,7 +235,10 @@ async def test_a_policy_that_cannot_be_costs_no_other(
     tmp_path: Path, name: str, value: bytes
 ) -> None:
     prefix = "maniple/dev/policies/"
-    entries = [Entry(prefix + name, value, 2), Entry(prefix + "timeout/t", stored(1), 3)]
+    entries = [
+        CatalogEntry(prefix + name, value, 2),
+        CatalogEntry(prefix + "timeout/t", stored(1), 3),
+    ]
     found = store(tmp_path, Shelf())
     await found.sync(entries)
     assert found.policies.versions == {"timeout/t": 1}
@@ -245,7 +250,7 @@ async def test_a_policy_that_cannot_be_costs_no_other(
 async def test_of_very_many_that_cannot_be_the_first_are_named(tmp_path: Path) -> None:
     prefix = "maniple/dev/policies/"
     found = store(tmp_path, Shelf())
-    await found.sync([Entry(f"{prefix}timeout/n{n}", b"[]", n + 1) for n in range(2000)])
+    await found.sync([CatalogEntry(f"{prefix}timeout/n{n}", b"[]", n + 1) for n in range(2000)])
     assert len(found.invalid) == MOST_NAMED
 
 
@@ -256,9 +261,9 @@ async def test_of_very_many_that_cannot_be_the_first_are_named(tmp_path: Path) -
 async def test_whoever_writes_what_is_no_name_where_the_leader_stands_is_somebody(
     value: bytes,
 ) -> None:
-    entry = Entry("key", value, 1, "session")
+    entry = CatalogEntry("key", value, 1, "session")
 
-    async def kv_get(_: str) -> Entry:
+    async def kv_get(_: str) -> CatalogEntry:
         return replace(entry)
 
     runtime: Any = SimpleNamespace(

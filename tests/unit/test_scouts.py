@@ -15,7 +15,7 @@ import pytest
 from pamqp import commands
 
 from channels import until_idle
-from maniple.amqp import Outgoing, Publisher, Scouts
+from maniple.amqp import FirstPublishes, Outgoing, Publisher
 from maniple.amqp.first_publish import KEPT, MOST, MOST_KNOWN, SOON, SPARE
 from maniple.amqp.publisher import LOST_AFTER
 from maniple.errors import PublishRefused
@@ -110,7 +110,7 @@ class On:
         link: Any = SimpleNamespace(
             times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=lambda: None
         )
-        made = Scouts() if scouts else None
+        made = FirstPublishes() if scouts else None
         self.publisher = Publisher(link, max_losses=max_losses, scouts=made)
         self.results: dict[str, asyncio.Task[None]] = {}
 
@@ -343,7 +343,7 @@ async def test_a_silent_queue_is_no_reason_to_take_the_channel_for_dead() -> Non
 
 
 async def test_what_is_known_of_names_from_outside_is_bounded() -> None:
-    scouts = Scouts()
+    scouts = FirstPublishes()
     for number in range(3 * MOST_KNOWN):
         scouts.learn(("", str(number)))
         assert scouts.knows(("", str(number)))

@@ -104,5 +104,5 @@ def test_a_terminal_is_told_the_passwords_and_a_file_is_not() -> None:
 
 
 def test_what_does_not_go_to_a_terminal_goes_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not dev.Screen().is_terminal
+    assert not dev.DevScreen().is_terminal
     capsys.readouterr()

@@ -10,7 +10,7 @@ import pytest
 
 from channels import until_idle
 from maniple.service.control import connection as connection_module
-from maniple.service.control.connection import Connection, prepare_broker
+from maniple.service.control.connection import ControlConnection, prepare_broker
 from maniple.service.shared_queue import SharedQueue
 from maniple.timings import Amqp
 from maniple.topology import EVENTS, QUEUES
@@ -101,7 +101,7 @@ class Serving:
         monkeypatch.setattr(connection_module, "_Broker", Broker)
         self.told: list[frozenset[str]] = []
         url = "amqp://127.0.0.1:1/"
-        self.connection = Connection(url, name="c", on_silent=self.told.append, times=TIMES)
+        self.connection = ControlConnection(url, name="c", on_silent=self.told.append, times=TIMES)
 
     async def receive(self, _arrival: object) -> None: ...
 
@@ -200,7 +200,7 @@ async def test_one_queue_that_does_not_answer_keeps_no_process_from_starting(
 ) -> None:
     connection = Declaring(QUEUES[3].name)
 
-    monkeypatch.setattr(connection_module, "Wire", lambda _url: connection)
+    monkeypatch.setattr(connection_module, "Socket", lambda _url: connection)
     await prepare_broker("amqp://127.0.0.1:1/")
     others = {queue.name for queue in QUEUES} - {connection.silent}
     assert set(connection.declared) == others

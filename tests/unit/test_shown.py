@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maniple.cli import agents, control, doctor, output
-from maniple.cli.checks.findings import Finding, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding
 from maniple.cli.checks.processes import components
-from maniple.cli.dev import Screen
+from maniple.cli.dev import DevScreen
 from maniple.cli.policy import changes, looks
 from maniple.local.child import Death
 from maniple.service.settings import ServiceSettings
@@ -162,7 +162,7 @@ def test_doctor_whatever_a_page_says(text: str, capsys: pytest.CaptureFixture[st
     page = {"components": {text: {"ok": False, "detail": text}}}
     doctor._print(components({text: page}, 1))
     assert len(seen(capsys)) == 2
-    doctor._print(Finding(text, Verdict.FAILED, text, text))
+    doctor._print(Finding(text, CheckVerdict.FAILED, text, text))
     assert len(seen(capsys)) == 2
 
 
@@ -197,7 +197,7 @@ def test_an_error_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_the_last_lines_of_one_that_died(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().died(Death("agent-1", 7, 1, f"first\n{text}", None))
+    DevScreen().died(Death("agent-1", 7, 1, f"first\n{text}", None))
     seen(capsys)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from maniple.amqp import Link, supervision
-from maniple.amqp.socket import Wire
+from maniple.amqp import AmqpConnection, supervision
+from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised
 from maniple.timings import Amqp
 from waiting import wait_until
@@ -24,7 +24,7 @@ async def test_what_does_not_open_is_tried_as_often_as_its_times_say() -> None:
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        link = Link(f"amqp://127.0.0.1:{port}/", name="refused", times=Amqp(backoff=0.02))
+        link = AmqpConnection(f"amqp://127.0.0.1:{port}/", name="refused", times=Amqp(backoff=0.02))
         starting = asyncio.create_task(link.start())
         try:
             await wait_until(lambda: tried > 40)  # at the default of 2 s that takes a minute
@@ -141,7 +141,7 @@ class Unread(Standing):
         super().__init__(where="")
         self.gone = asyncio.Event()
 
-    def _keep(self, wire: Wire, close: Any = None) -> None:  # noqa: ARG002
+    def _keep(self, wire: Socket, close: Any = None) -> None:  # noqa: ARG002
         wire.abort = self.gone.set  # type: ignore[method-assign]
         super()._keep(wire, self._close)
 

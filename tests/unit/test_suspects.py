@@ -8,7 +8,7 @@ import aiormq
 import pytest
 
 from channels import until_idle
-from maniple.amqp import Outgoing, Publisher, Suspects
+from maniple.amqp import Outgoing, Publisher, SuspectAddresses
 from maniple.amqp.suspect_addresses import (
     FREE_LOSSES,
     LOSS_SECONDS,
@@ -48,7 +48,7 @@ class Broker:
         link: Any = SimpleNamespace(
             times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=self._suspect
         )
-        self.publisher = Publisher(link, max_losses=3, suspects=Suspects(kind_of))
+        self.publisher = Publisher(link, max_losses=3, suspects=SuspectAddresses(kind_of))
 
     async def _up(self) -> None: ...
 
@@ -185,7 +185,7 @@ async def test_strangers_cost_the_connection_no_more_than_now_and_then() -> None
 
 
 async def test_of_many_that_wait_for_one_stranger_the_first_speaks_for_all() -> None:
-    suspects = Suspects(kind_of)
+    suspects = SuspectAddresses(kind_of)
     for number in range(FREE_LOSSES + 1):
         suspects.blame(f"gone{number}:1", 0, shunned=60, held=10, sure=True)
     order: list[str] = []
@@ -239,7 +239,7 @@ async def test_addresses_of_a_kind_that_is_good_wait_for_no_other(broker: Broker
 
 
 def test_what_is_known_of_kinds_is_bounded() -> None:
-    suspects = Suspects(kind_of)
+    suspects = SuspectAddresses(kind_of)
     for number in range(3 * MOST_KNOWN):
         suspects.answered(f"a{number}:1")
         suspects.blame(f"b{number}:1", 0, shunned=100, held=1, sure=True)

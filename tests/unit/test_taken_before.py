@@ -11,26 +11,26 @@ from ingress_with_fakes import Ingress
 from maniple.amqp import Outgoing
 from maniple.client.carrier import AmqpCarrier
 from maniple.client.core import Client
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.errors import BrokerUnavailable, ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal
 from maniple.messages import REPEATED_HEADER
-from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.redelivery import Redelivery
 from work_with_fakes import NOW
 
 
 @pytest.mark.parametrize(
     ("properties", "before"),
     [
-        ({}, Before.UNKNOWN),
-        ({"headers": {REPEATED_HEADER: "false"}}, Before.UNKNOWN),
-        ({"headers": {REPEATED_HEADER: "true"}}, Before.SAID),
-        ({"redelivered": True}, Before.DELIVERED),
-        ({"redelivered": True, "headers": {REPEATED_HEADER: "true"}}, Before.BOTH),
+        ({}, Redelivery.UNKNOWN),
+        ({"headers": {REPEATED_HEADER: "false"}}, Redelivery.UNKNOWN),
+        ({"headers": {REPEATED_HEADER: "true"}}, Redelivery.SAID),
+        ({"redelivered": True}, Redelivery.DELIVERED),
+        ({"redelivered": True, "headers": {REPEATED_HEADER: "true"}}, Redelivery.BOTH),
     ],
 )
 async def test_a_dispatcher_knows_what_may_have_been_admitted(
-    properties: dict[str, Any], before: Before
+    properties: dict[str, Any], before: Redelivery
 ) -> None:
     ingress = Ingress()
     await ingress.take([{"id": "a"}, {"id": "b"}], **properties)
@@ -90,7 +90,7 @@ class Submitting:
     """A client with a broker that the tests decide for."""
 
     def __init__(self) -> None:
-        outstanding = Outstanding()
+        outstanding = OutstandingHandles()
         carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
         self.broker = Broker()
         carrier._publisher = self.broker  # type: ignore[assignment]

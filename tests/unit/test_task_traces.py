@@ -11,19 +11,19 @@ from pamqp import commands
 from kept_spans import Kept
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.spans import Span
 from maniple.service.task_traces import dispatching
 from maniple.service.telemetry import Metrics
 from maniple.traceparent import begun_trace, is_sampled
 from maniple_agent import bundle, scheduler
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.affinity.queue_drainer import Moves
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
-from maniple_dispatcher.ingress.retry_consumer import Returns
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
+from maniple_dispatcher.tracing import DispatchTracing
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 SUBMITTER = "00f067aa0ba902b7"
@@ -41,21 +41,21 @@ class Scene:
         self.kept = kept
         self.now = NOW
         self.publisher = FakePublisher()
-        self.traces = Traces(kept.tracer(), self.clock, ratio=0.0)
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
-        self.lanes = Lanes(
+        self.traces = DispatchTracing(kept.tracer(), self.clock, ratio=0.0)
+        self.results = ResultPublisher(self.publisher, Metrics(), replier=self.publisher)
+        self.lanes = LanePublisher(
             self.publisher,
             self.results,
             Metrics(),
             self.clock,
-            roster=Roster(),
+            roster=Assignment(),
             traces=self.traces,
         )
-        self.dead = Undeliverable(self.results, Metrics(), self.clock, traces=self.traces)
+        self.dead = DeadLetterConsumer(self.results, Metrics(), self.clock, traces=self.traces)
         nothing: Any = None
         gate: Any = SimpleNamespace(again=self.lanes.send)
-        self.returns = Returns(self.lanes, gate, nothing, self.clock, traces=self.traces)
-        self.moves = Moves(
+        self.returns = RetryConsumer(self.lanes, gate, nothing, self.clock, traces=self.traces)
+        self.moves = QueueDrainer(
             nothing,
             nothing,
             self.lanes,

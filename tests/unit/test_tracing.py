@@ -25,7 +25,7 @@ from maniple.service.telemetry import export as module
 from maniple.service.telemetry.export import MAX_SPANS, Collector, Exporter
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer, make_tracer
 from maniple.traceparent import begun_trace, is_sampled, span_id_of
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.tracing import DispatchTracing
 from span_collector import SpanCollector
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -98,7 +98,7 @@ def test_what_is_kept_late_writes_its_dispatch_once(kept: Kept) -> None:
 
 def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
     metrics = Metrics()
-    traces = Traces(kept.tracer(rate=1.0, metrics=metrics), lambda: NOW, ratio=0.0)
+    traces = DispatchTracing(kept.tracer(rate=1.0, metrics=metrics), lambda: NOW, ratio=0.0)
     assert is_sampled(traces.honoured(GIVEN))
     assert not is_sampled(traces.honoured(GIVEN))
     unsampled = envelope(begun_trace(7 << 64, sampled=False))
@@ -112,13 +112,13 @@ def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_the_ratio_decides_about_new_traces(kept: Kept, ratio: float) -> None:
-    traces = Traces(kept.tracer(), lambda: NOW, ratio=ratio)
+    traces = DispatchTracing(kept.tracer(), lambda: NOW, ratio=ratio)
     assert {is_sampled(traces.begun()) for _ in range(50)} == {ratio == 1.0}
 
 
 def test_without_an_endpoint_nothing_is_sampled_and_what_comes_is_passed_on() -> None:
     assert make_tracer(ServiceSettings(otlp_endpoint=""), Metrics()) is NO_TRACER
-    traces = Traces(NO_TRACER, lambda: NOW, ratio=1.0)
+    traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=1.0)
     assert not is_sampled(traces.begun())
     assert traces.honoured(GIVEN) == GIVEN
     sampled = replace(envelope(GIVEN), attempt=2)

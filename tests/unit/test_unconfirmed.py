@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, tier_name
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.tracing import DispatchTracing
 from work_with_fakes import NOW, Delivery, Recording, envelope
 
 LANE, AGENT = "a.task", "agent-1"
@@ -25,15 +25,15 @@ class Scene:
 
     def __init__(self) -> None:
         self.publisher, self.delivery = Recording(), Delivery()
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
-        self.roster = Roster()
-        self.lanes = Lanes(
+        self.results = ResultPublisher(self.publisher, Metrics(), replier=self.publisher)
+        self.roster = Assignment()
+        self.lanes = LanePublisher(
             self.publisher,
             self.results,
             Metrics(),
             lambda: NOW,
             roster=self.roster,
-            traces=Traces(NO_TRACER, lambda: NOW, ratio=0.0),
+            traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             times=Queues(patience=0.0, cancel=3600.0),
         )
 

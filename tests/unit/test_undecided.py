@@ -10,8 +10,8 @@ import pytest
 from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import Limit, Then
 from work_with_fakes import NOW, envelope
 
@@ -37,7 +37,7 @@ class Fleet:
         self.answers: dict[str, Answer] = {}
         self.asked: Counter[str] = Counter()
         self.freed: Counter[str] = Counter()
-        self.owned = SimpleNamespace(breaker=lambda _: (State.HALF_OPEN, 0.0))
+        self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.HALF_OPEN, 0.0))
 
     def ask(self, limit: Limit, then: Then, _now: float) -> None:
         kind = self._kind(limit)
@@ -58,7 +58,7 @@ class Scene(GateWithFakes):
         self.fleet = Fleet()
         super().__init__(policies, self.fleet)
 
-    async def comes(self, before: Before = Before.UNKNOWN, **fields: Any) -> None:
+    async def comes(self, before: Redelivery = Redelivery.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
         self.bring(envelope("1", lane="a.task", reply_to="theirs", **fields), before)
         await self.lanes.drain()
@@ -122,8 +122,8 @@ async def test_it_expires_if_nobody_decides_before_its_deadline(kind: Kind) -> N
     assert b"while it waited (undecided)" in record.body
 
 
-@pytest.mark.parametrize("before", Before)
-async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Before) -> None:
+@pytest.mark.parametrize("before", Redelivery)
+async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Redelivery) -> None:
     scene = Scene(RATE, ROOM, BREAKER)
     scene.fleet.answers["rate_limit"] = NO
     await scene.comes(before, deadline=NOW - timedelta(seconds=5))

@@ -17,17 +17,17 @@ from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
 from maniple.records import Record
 from maniple.service.policies import Ceiling, Resolved
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REFUSED_KEY
 from maniple_dispatcher.ingress import dead_letter_consumer
 from maniple_dispatcher.ingress.admission import Arrival, admit
-from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
-from maniple_dispatcher.ingress.redelivered_tasks import Again
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.tracing import DispatchTracing
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, FakePublisher
 
@@ -69,9 +69,11 @@ class Gate:
     """Takes what is admitted, and settles its source."""
 
     def __init__(self) -> None:
-        self.admitted: list[tuple[str, Before]] = []
+        self.admitted: list[tuple[str, Redelivery]] = []
 
-    def admit(self, envelope: Envelope, _: Resolved, source: Settlement, before: Before) -> None:
+    def admit(
+        self, envelope: Envelope, _: Resolved, source: Settlement, before: Redelivery
+    ) -> None:
         self.admitted.append((envelope.id, before))
         source.settle()
 
@@ -91,11 +93,11 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
     publisher = publisher or FakePublisher()
     delivery = Delivery(body, routing_key, reason, itself=itself)
     metrics = Metrics()
-    results = ResultOutlet(publisher, metrics, replier=publisher)
-    traces = Traces(NO_TRACER, lambda: NOW, ratio=0.0)
+    results = ResultPublisher(publisher, metrics, replier=publisher)
+    traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
     lets: Any = gate or Gate()
-    again = Again(known, lets, results) if known else None
-    taker: Any = Undeliverable(
+    again = RedeliveredTasks(known, lets, results) if known else None
+    taker: Any = DeadLetterConsumer(
         results,
         metrics,
         lambda: NOW,
@@ -258,12 +260,14 @@ async def test_what_expired_and_never_left_a_dispatcher_ends_under_its_id(
     assert recorded == answered
     ends = itself or decided is LIMITED
     assert [(one.id, one.status) for one in answered] == ([("mine", "expired")] if ends else [])
-    assert gate.admitted == ([] if ends else [("mine", Before.DELIVERED)])
+    assert gate.admitted == ([] if ends else [("mine", Redelivery.DELIVERED)])
 
 
-@pytest.mark.parametrize(("owing", "before"), [(False, Before.DELIVERED), (True, Before.BOTH)])
+@pytest.mark.parametrize(
+    ("owing", "before"), [(False, Redelivery.DELIVERED), (True, Redelivery.BOTH)]
+)
 async def test_what_expired_and_may_have_left_a_dispatcher_goes_on(
-    *, owing: bool, before: Before
+    *, owing: bool, before: Redelivery
 ) -> None:
     """It was taken in time, and may be running."""
     record, gate = TaskAdmitted(id="mine", capability="text.stats", owing=owing), Gate()

@@ -1,6 +1,6 @@
 """A lane that does not confirm is told from a broker that stands still."""
 
-from maniple.service.publish.in_flight_publishes import UnderWay
+from maniple.service.publish.in_flight_publishes import InFlightPublishes
 from maniple.timings import Queues
 
 PATIENCE = Queues().patience
@@ -8,12 +8,12 @@ STUCK = ("maniple.lanes", "stuck")
 WELL = ("maniple.lanes", "well")
 
 
-def items(under_way: UnderWay[str], now: float) -> list[str]:
+def items(under_way: InFlightPublishes[str], now: float) -> list[str]:
     return [ticket.item for ticket in under_way.overdue(now)]
 
 
 def test_what_is_not_confirmed_is_given_up_once_something_later_is() -> None:
-    under_way: UnderWay[str] = UnderWay()
+    under_way: InFlightPublishes[str] = InFlightPublishes()
     first, second = (under_way.begin(STUCK, name, 10.0) for name in ("a", "b"))
     later = under_way.begin(WELL, "c", 10.0 + PATIENCE)
     assert under_way.end(later)
@@ -26,7 +26,7 @@ def test_what_is_not_confirmed_is_given_up_once_something_later_is() -> None:
 
 
 def test_while_the_broker_stands_still_one_copy_is_made_at_most() -> None:
-    under_way: UnderWay[str] = UnderWay()
+    under_way: InFlightPublishes[str] = InFlightPublishes()
     tickets = [under_way.begin(STUCK, str(n), 10.0) for n in range(3)]
     assert items(under_way, 10.0 + PATIENCE) == ["0"]
     assert items(under_way, 11.0 + PATIENCE) == []
@@ -35,7 +35,7 @@ def test_while_the_broker_stands_still_one_copy_is_made_at_most() -> None:
 
 
 def test_the_answer_to_the_copy_says_that_the_lane_alone_is_stuck() -> None:
-    under_way: UnderWay[str] = UnderWay()
+    under_way: InFlightPublishes[str] = InFlightPublishes()
     for number in range(3):
         under_way.begin(STUCK, str(number), 10.0)
     assert items(under_way, 11.0 + PATIENCE) == ["0"]
@@ -47,7 +47,7 @@ def test_the_answer_to_the_copy_says_that_the_lane_alone_is_stuck() -> None:
 
 
 def test_time_in_which_the_broker_took_nothing_does_not_count() -> None:
-    under_way: UnderWay[str] = UnderWay()
+    under_way: InFlightPublishes[str] = InFlightPublishes()
     under_way.begin(WELL, "a", 10.0)
     under_way.renew(10.0 + PATIENCE)
     assert items(under_way, 10.0 + PATIENCE) == []
@@ -55,7 +55,7 @@ def test_time_in_which_the_broker_took_nothing_does_not_count() -> None:
 
 
 def test_what_there_may_be_no_copy_of_is_waited_for_and_blocks_nothing_behind_it() -> None:
-    under_way: UnderWay[str] = UnderWay()
+    under_way: InFlightPublishes[str] = InFlightPublishes()
     once = under_way.begin(STUCK, "once", 10.0, may_copy=False)
     under_way.begin(STUCK, "a", 11.0)
     assert under_way.waited_for(10.0 + PATIENCE - 0.01) == set()
@@ -67,7 +67,7 @@ def test_what_there_may_be_no_copy_of_is_waited_for_and_blocks_nothing_behind_it
 
 
 def test_what_was_never_sent_proves_nothing_of_the_broker() -> None:
-    under_way: UnderWay[str] = UnderWay()
+    under_way: InFlightPublishes[str] = InFlightPublishes()
     for number in range(3):
         under_way.begin(WELL, str(number), 10.0)
     behind = under_way.begin(STUCK, "behind", 10.0 + PATIENCE)

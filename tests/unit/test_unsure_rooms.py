@@ -7,9 +7,9 @@ from fleet_simulation import Simulation
 from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Held
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.lease_owner import Owned
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 
 KEY, LANE, MOST = "bulkhead/x", "text.stats", 5
 ONE = ("agent-1", "1")
@@ -123,7 +123,7 @@ def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: 
 
 
 def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() -> None:
-    fleet = Fleet("one", Owned(lambda _: None), 0.0)
+    fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
     for name in ("one", "two"):
         fleet.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
     key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")

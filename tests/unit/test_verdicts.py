@@ -8,7 +8,7 @@ from maniple.amqp import Outgoing
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.messages import Result, Status
 from maniple.service.publish import batch_publisher
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.telemetry import Metrics
 from waiting import wait_until
 from work_with_fakes import FakePublisher
@@ -35,7 +35,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.publisher = Losing()
-        self.results = ResultOutlet(self.publisher, Metrics(), replier=self.publisher)
+        self.results = ResultPublisher(self.publisher, Metrics(), replier=self.publisher)
         self.alive = True
         self.told: list[ManipleError | None] = []
 

@@ -11,7 +11,7 @@ from kept_spans import Kept
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY
 from maniple.traceparent import begun_trace
-from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.limits.breaker import BreakerState
 from work_with_fakes import NOW, envelope
 
 LIMIT = {"limit": 1, "period": 60}
@@ -33,7 +33,7 @@ class Fleet:
     def __init__(self) -> None:
         self.shaped = False
         self.passes = False
-        self.owned = SimpleNamespace(breaker=lambda _: (State.CLOSED, 0.0))
+        self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.CLOSED, 0.0))
 
     def ask(self, _: object, then: Any, now: float) -> None:
         del now

@@ -8,7 +8,7 @@ import pytest
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Status
-from maniple_agent.task_watch import Watch
+from maniple_agent.task_watch import TaskWatch
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
 
@@ -82,7 +82,7 @@ async def test_no_delivery_is_held_for_ever(body: bytes, settled: tuple[int, int
 
 async def test_an_attempt_that_runs_for_a_second_is_recorded_once() -> None:
     agent = Agent()
-    watch = Watch(agent.work, agent.departures, "agent-1", period=0.25)
+    watch = TaskWatch(agent.work, agent.departures, "agent-1", period=0.25)
     await agent.take(Delivery(envelope("1"), envelope("2")))
     for seconds in (0.5, 1.5, 2.5):
         watch.announce_running(NOW + timedelta(seconds=seconds))

@@ -11,7 +11,7 @@ from maniple.codec import decode_submission
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Status
-from maniple_agent.deadlines import MOST_ASKED, Deadlines, Fate
+from maniple_agent.deadlines import MOST_ASKED, DeadlineFate, TaskDeadlines
 from maniple_dispatcher.ingress.admission import RawArrival, check_arrival, deadline_of
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
@@ -158,9 +158,12 @@ async def test_who_does_not_know_the_time_leaves_it_to_dispatchers_if_there_is_a
 
 
 def test_what_was_asked_about_is_bounded() -> None:
-    deadlines = Deadlines(lambda: None, lambda: NOW)
+    deadlines = TaskDeadlines(lambda: None, lambda: NOW)
     for number in range(MOST_ASKED + 10):
-        assert deadlines.fate(envelope(str(number), deadline=NOW), deadlines.now()) is Fate.ASKED
+        assert (
+            deadlines.fate(envelope(str(number), deadline=NOW), deadlines.now())
+            is DeadlineFate.ASKED
+        )
     assert len(deadlines._asked) == MOST_ASKED
 
 
@@ -179,9 +182,9 @@ def test_a_task_has_its_ttl_whatever_the_clocks_of_the_machines_that_it_crosses(
     raw = RawArrival("a.task", "1", None, None, None, None, None, {})
     deadline = deadline_of(task, check_arrival(raw, machines[0].time.now()))  # type: ignore[arg-type]
     machines[1].passed = waited
-    deadlines = Deadlines(machines[1].time.known, machines[1].wall)
+    deadlines = TaskDeadlines(machines[1].time.known, machines[1].wall)
     fate = deadlines.fate(envelope("1", deadline=deadline), deadlines.now())
     if waited < ttl - 0.01:
-        assert fate is Fate.RUNS
+        assert fate is DeadlineFate.RUNS
     elif waited > ttl + late + 0.01:
-        assert fate is Fate.EXPIRED
+        assert fate is DeadlineFate.EXPIRED

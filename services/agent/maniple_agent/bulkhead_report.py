@@ -8,7 +8,7 @@ from maniple.messages import Envelope
 from maniple_agent.bundle import Bundle
 
 
-class Rooms:
+class BulkheadReport:
     """A task takes room here as long as the broker would bring it again, if this agent died.
 
     So what has ended leaves with the acknowledgement of its bundle, and is told once: if that

@@ -7,7 +7,7 @@ from typing import Protocol
 from maniple.amqp import Delivery
 from maniple.errors import ManipleError
 from maniple.service.settlement import Settlement
-from maniple.service.spans import Link
+from maniple.service.spans import SpanLink
 
 
 class Closed(Protocol):
@@ -26,7 +26,7 @@ class Bundle(Settlement):
         """Wait for `tasks` calls of `settle`."""
         super().__init__(delivery, tasks)
         self.opened_at = monotonic()
-        self.link: Link | None = None
+        self.link: SpanLink | None = None
         """The span of its arrival, if a sampled task came in it with others."""
         self.rooms: Counter[str] = Counter()
         """How many of its tasks have room in each bulkhead, and need it nowhere else."""

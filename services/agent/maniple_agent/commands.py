@@ -19,7 +19,7 @@ from maniple.control import (
     later_life,
 )
 from maniple.errors import ConfigurationError
-from maniple_agent.domain.rejoin_backoff import Returning
+from maniple_agent.domain.rejoin_backoff import RejoinBackoff
 from maniple_agent.heartbeat import Heartbeats
 
 
@@ -47,7 +47,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Handlers:
+class AgentCommands:
     """The commands' handlers, with what they act on."""
 
     heartbeats: Heartbeats
@@ -57,7 +57,7 @@ class Handlers:
     new_id: Callable[[], str]
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
-    returning: Returning = field(default_factory=Returning)
+    returning: RejoinBackoff = field(default_factory=RejoinBackoff)
     clock: Callable[[], float] = monotonic
 
     def announce(self, _command: Announce) -> None:
@@ -101,7 +101,7 @@ class Handlers:
             self.reconnect()
 
 
-def routes(handlers: Handlers) -> Mapping[type[Command], Callable[[Any], None]]:
+def routes(handlers: AgentCommands) -> Mapping[type[Command], Callable[[Any], None]]:
     """Return which command goes to which handler."""
     return {
         Announce: handlers.announce,

@@ -9,35 +9,35 @@ from time import monotonic
 
 import structlog
 
-from maniple.attempts import Again, Ran, conclude, expired, last
+from maniple.attempts import NextAttempt, Ran, conclude, expired, last
 from maniple.errors import ErrorCode, ManipleError
 from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result
-from maniple.service.publish.confirm import Done
+from maniple.service.publish.confirm import ConfirmCallback
 from maniple.service.telemetry import about
-from maniple_agent.deadlines import Deadlines
+from maniple_agent.deadlines import TaskDeadlines
 from maniple_agent.domain.redelivery import after_stop, may_copy
 from maniple_agent.domain.retry_budget import RetryBudget
 from maniple_agent.executors import Job
-from maniple_agent.publisher import Departures
+from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import Attempts
-from maniple_agent.tracing import Traces, within
+from maniple_agent.tracing import AttemptTracing, within
 
 DRAIN = "drain"
 OVERLOAD = "overload"
 
 
-class Conclusions:
+class Completion:
     """Publishes what comes of jobs, and settles each once the broker has confirmed it."""
 
     def __init__(
         self,
         agent: str,
-        departures: Departures,
+        departures: AgentPublisher,
         attempts: Attempts,
-        deadlines: Deadlines,
+        deadlines: TaskDeadlines,
         *,
-        traces: Traces,
+        traces: AttemptTracing,
     ) -> None:
         """Publish through `departures`; what is settled is forgotten in `attempts`."""
         self._traces = traces
@@ -52,25 +52,27 @@ class Conclusions:
         """Return where and when a task ran that has ended now, and the seconds that it had."""
         return Ran(self._agent, started_at, self._deadlines.clock(), self._deadlines.known, limit)
 
-    def decide(self, job: Job, outcome: Outcome) -> Result | Again:
+    def decide(self, job: Job, outcome: Outcome) -> Result | NextAttempt:
         """Return what comes of a job that has ended."""
         return self._traces.attempted(job, self._decided(job, outcome))
 
-    def _decided(self, job: Job, outcome: Outcome) -> Result | Again:
+    def _decided(self, job: Job, outcome: Outcome) -> Result | NextAttempt:
         ran = self.ran(job.started_at, limit=job.timeout)
         decision = conclude(job.envelope, job.definition, outcome, ran, random.random)
         plan, lane = job.envelope.retry, job.envelope.lane
         if plan is None or plan.budget is None:
             return decision
         self._budget.ended(lane, monotonic())
-        if isinstance(decision, Again) and not self._budget.allows(lane, plan.budget, monotonic()):
+        if isinstance(decision, NextAttempt) and not self._budget.allows(
+            lane, plan.budget, monotonic()
+        ):
             return last(job.envelope, outcome, ran)
         return decision
 
-    def publish(self, job: Job, decision: Result | Again, outcome: Outcome) -> None:
+    def publish(self, job: Job, decision: Result | NextAttempt, outcome: Outcome) -> None:
         """Publish what was decided about a job."""
         departed = partial(self._departed, job)
-        if isinstance(decision, Again):
+        if isinstance(decision, NextAttempt):
             ran = self.ran(job.started_at)
             final = partial(last, job.envelope, outcome, ran)
             copies = may_copy(job.definition)
@@ -96,7 +98,7 @@ class Conclusions:
         self,
         envelope: Envelope,
         error: Exception,
-        done: Done,
+        done: ConfirmCallback,
         *,
         started_at: datetime | None = None,
     ) -> None:

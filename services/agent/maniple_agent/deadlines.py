@@ -16,7 +16,7 @@ Known = Callable[[], datetime | None]
 """Returns the cluster's time, or None where no registry has told it."""
 
 
-class Fate(Enum):
+class DeadlineFate(Enum):
     """What a deadline makes of a task."""
 
     RUNS = auto()
@@ -33,7 +33,7 @@ class Moment(NamedTuple):
     """By which alone anything is over; None while nobody has told it."""
 
 
-class Deadlines:
+class TaskDeadlines:
     """Judges deadlines; who does not know the cluster's time has a dispatcher judge, once a task.
 
     What comes back from there runs: it was not over.
@@ -49,19 +49,19 @@ class Deadlines:
         """Return the time; once for all tasks that are looked at together."""
         return Moment(self.clock(), self.known())
 
-    def fate(self, envelope: Envelope, now: Moment) -> Fate:
+    def fate(self, envelope: Envelope, now: Moment) -> DeadlineFate:
         """Return what is to become of a task that has not started."""
         if envelope.deadline > (now.known or now.at):
-            return Fate.RUNS
+            return DeadlineFate.RUNS
         if now.known is not None:
-            return Fate.EXPIRED
+            return DeadlineFate.EXPIRED
         key = (envelope.tenant, envelope.id)
         if key in self._asked:
-            return Fate.RUNS
+            return DeadlineFate.RUNS
         self._asked[key] = None
         if len(self._asked) > MOST_ASKED:
             self._asked.popitem(last=False)
-        return Fate.ASKED
+        return DeadlineFate.ASKED
 
 
 def seconds_of(envelope: Envelope, definition: TaskDefinition, now: Moment) -> float:

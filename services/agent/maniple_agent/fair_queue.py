@@ -17,7 +17,7 @@ Held = Callable[[Envelope], bool]
 UNBOUNDED = 1_000_000_000
 
 
-class Share:
+class FairShare:
     """What of one capability waits, and how much of it has slots."""
 
     __slots__ = ("bytes", "hold", "jobs", "kept", "most", "queued", "running", "waited_at")
@@ -48,7 +48,7 @@ class Share:
         return job
 
 
-class Turns:
+class FairQueue:
     """The shares of one executor. One alone is not bounded, nor is any before `divide`."""
 
     def __init__(self, hold: float) -> None:
@@ -56,14 +56,14 @@ class Turns:
         self._hold = hold
         self._capacity = 0
         self._most: dict[str, int] = {}
-        self._shares: dict[str, Share] = {}
-        self._order: deque[Share] = deque()
-        self._pressed: set[Share] = set()
+        self._shares: dict[str, FairShare] = {}
+        self._order: deque[FairShare] = deque()
+        self._pressed: set[FairShare] = set()
         self._alone: deque[Job] = deque()
         self._granted = 0
         self._keeps = False
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[FairShare]:
         return iter(self._shares.values())
 
     def divide(self, capabilities: Iterable[str], capacity: int, most: dict[str, int]) -> None:
@@ -74,12 +74,12 @@ class Turns:
         for name in names:
             self.share(name)
 
-    def share(self, capability: str) -> Share:
+    def share(self, capability: str) -> FairShare:
         """Return the share of a capability."""
         known = self._shares.get(capability)
         if known is None:
             most = self._most.get(capability, UNBOUNDED)
-            known = self._shares[capability] = Share(self._hold, most)
+            known = self._shares[capability] = FairShare(self._hold, most)
         return known
 
     def usable(self, capability: str, slots: int) -> int:
@@ -87,7 +87,7 @@ class Turns:
         most = most_of(slots) if self._capacity else slots
         return min(most, self._most.get(capability, UNBOUNDED))
 
-    def queue(self, share: Share) -> None:
+    def queue(self, share: FairShare) -> None:
         """Let a share that did not stand among those that take turns do so."""
         share.queued = True
         self._order.append(share)
@@ -121,13 +121,13 @@ class Turns:
         self._relax(free)
         return None
 
-    def _grant(self, share: Share, free: int) -> None:
+    def _grant(self, share: FairShare, free: int) -> None:
         """Let the only one that waits take what it may in a row, without a look at each."""
         own = share.running + share.kept
         row = in_a_row(own, free, self._capacity) if self._capacity else free
         self._alone, self._granted = share.jobs, min(row, share.most - own) - 1
 
-    def _may(self, share: Share, free: int) -> bool:
+    def _may(self, share: FairShare, free: int) -> bool:
         own = share.running + share.kept
         if own >= share.most:
             return False

@@ -9,8 +9,8 @@ from maniple.service.control.plane import ControlPlane
 from maniple.service.hotpath import HotPath
 from maniple.service.process import Runtime
 from maniple_agent.domain.confirmation import Confirmation, Pace
-from maniple_agent.publisher import Departures
-from maniple_agent.scheduler import Work
+from maniple_agent.publisher import AgentPublisher
+from maniple_agent.scheduler import Scheduler
 
 KEPT_BYTES = 64 * 1024**2
 COMPONENT = "fence"
@@ -28,9 +28,9 @@ class Fence:
         self,
         runtime: Runtime,
         confirmation: Confirmation,
-        work: Work,
+        work: Scheduler,
         *,
-        departures: Departures,
+        departures: AgentPublisher,
         hot: HotPath,
         plane: ControlPlane,
         clock: Callable[[], float] = monotonic,

@@ -31,8 +31,8 @@ from maniple.service.metric_names import HEARTBEATS_SENT
 from maniple.service.telemetry import Metrics
 from maniple.timings import Reports, Timings
 from maniple.topology import OUTCOMES
-from maniple_agent.lane_consumers import Lanes
-from maniple_agent.scheduler import Work
+from maniple_agent.lane_consumers import LaneConsumers
+from maniple_agent.scheduler import Scheduler
 
 FREED_PERIOD = 0.02  # at most so often for a bulkhead's sake
 
@@ -58,7 +58,7 @@ class Heartbeats:
         self,
         plane: ControlPlane,
         self_: Self,
-        work: Work,
+        work: Scheduler,
         *,
         confirmed: Callable[[float], None],
         health: Health,
@@ -201,9 +201,9 @@ class OutcomeReports:
         self,
         plane: ControlPlane,
         self_: Self,
-        work: Work,
+        work: Scheduler,
         *,
-        lanes: Lanes,
+        lanes: LaneConsumers,
         clock: Callable[[], datetime],
         times: Reports,
     ) -> None:

@@ -11,10 +11,10 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskDefinition
 from maniple.topology import Queue, agent_queue, lane_name, lane_queues, suspect_lane
 from maniple_agent.domain.prefetch import LaneMeasure, prefetch_for, worth_changing
-from maniple_agent.scheduler import Work
+from maniple_agent.scheduler import Scheduler
 
 
-class Lanes:
+class LaneConsumers:
     """One consumer for each lane, one for its suspects, and one for the agent's own queue.
 
     The own queue is there if a capability has affinity; it holds as much as the hungriest of them.
@@ -83,7 +83,7 @@ class Lanes:
                 self._log.warning("consuming anew", queue=consumer.queue)
                 consumer.renew()
 
-    def consume(self, hot: HotPath, work: Work) -> None:
+    def consume(self, hot: HotPath, work: Scheduler) -> None:
         """Put the consumers on the hot path; bundles go to `work`."""
         self._link_up = lambda: hot.intake.is_up
 
@@ -105,7 +105,7 @@ class Lanes:
             self._places[suspect_lane(lane)] = self._suspects[lane]
         self._places |= self._consumers
 
-    def adapt(self, work: Work) -> None:
+    def adapt(self, work: Scheduler) -> None:
         """Let each lane hold what can start within 50 ms by its measured run time.
 
         From lanes without a slot that could come free nothing is taken at all. The broker's answers
@@ -118,7 +118,7 @@ class Lanes:
         if self._own is not None:
             self._fit(self._own, max(wanted[lane] for lane in self._affine), work)
 
-    def _fit(self, consumer: Consumer, wanted: int, work: Work) -> None:
+    def _fit(self, consumer: Consumer, wanted: int, work: Scheduler) -> None:
         if wanted == 0:
             # Each time: a fence that opens lets all take again.
             self._paused.add(consumer)
@@ -134,7 +134,7 @@ class Lanes:
             self._paused.discard(consumer)
             consumer.want(paused=False)
 
-    def _wanted(self, lane: str, work: Work) -> int:
+    def _wanted(self, lane: str, work: Scheduler) -> int:
         """Return the prefetch of a lane; 0 if none of its slots can be used."""
         definition = self._served[lane]
         kind = definition.executor

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from maniple.errors import ManipleError
 from maniple.messages import Progress
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple_agent.executors import Job
 
 BUDGET = 8 * 1024**2
@@ -23,7 +23,7 @@ class ProgressReports:
     """
 
     def __init__(
-        self, results: ResultOutlet, clock: Callable[[], datetime], *, budget: int = BUDGET
+        self, results: ResultPublisher, clock: Callable[[], datetime], *, budget: int = BUDGET
     ) -> None:
         """Send through `results`."""
         self._results = results

@@ -8,7 +8,7 @@ from time import monotonic
 from msgspec.structs import replace
 
 from maniple.amqp import Publisher
-from maniple.attempts import Again
+from maniple.attempts import NextAttempt
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import (
@@ -20,11 +20,11 @@ from maniple.messages import (
     Waiting,
     without_room,
 )
-from maniple.service.destination_backoff import TIER_KEYS, Doors, tiers_for
+from maniple.service.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple.service.metric_names import HANDED_BACK, RESULTS, TASKS_RETRIED
-from maniple.service.publish.batch_publisher import Outlet, ResultOutlet
-from maniple.service.publish.confirm import Done
-from maniple.service.publish.in_flight_publishes import Ticket, UnderWay
+from maniple.service.publish.batch_publisher import BatchPublisher, ResultPublisher
+from maniple.service.publish.confirm import ConfirmCallback
+from maniple.service.publish.in_flight_publishes import InFlightPublish, InFlightPublishes
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import (
@@ -36,7 +36,7 @@ from maniple.topology import (
     other_tier,
     tier_name,
 )
-from maniple_agent.tracing import Traces
+from maniple_agent.tracing import AttemptTracing
 
 REFUSED_PAUSE = 1.0
 LONGEST_PAUSE = 5.0  # of what has only to pass a dispatcher, which ends it if its time is over
@@ -54,7 +54,7 @@ class _Task:
     """
 
     encoded: bytes
-    done: Done
+    done: ConfirmCallback
     may_copy: bool
     most: float = LONGEST_PAUSE
 
@@ -63,17 +63,19 @@ class _Leaving:
     """A `done` of what may have to go another way."""
 
     __slots__ = ("done", "instead", "outlet", "ticket", "told")
-    ticket: Ticket["_Leaving"]
+    ticket: InFlightPublish["_Leaving"]
     told: Callable[["_Leaving", ManipleError | None], None]
 
-    def __init__(self, outlet: Outlet, done: Done, instead: Callable[[], None]) -> None:
+    def __init__(
+        self, outlet: BatchPublisher, done: ConfirmCallback, instead: Callable[[], None]
+    ) -> None:
         self.outlet, self.done, self.instead = outlet, done, instead
 
     def __call__(self, error: ManipleError | None) -> None:
         self.told(self, error)
 
 
-class Departures:
+class AgentPublisher:
     """Publishes with confirms; every `done` is called once what was published is safe.
 
     A lane or a delay tier that confirms nothing for some seconds, while others do, does not hold up
@@ -85,10 +87,10 @@ class Departures:
     def __init__(
         self,
         publisher: Publisher,
-        results: ResultOutlet,
+        results: ResultPublisher,
         metrics: Metrics,
         *,
-        traces: Traces,
+        traces: AttemptTracing,
         times: Queues | None = None,
     ) -> None:
         """Publish through `publisher` and `results`."""
@@ -96,14 +98,14 @@ class Departures:
         self._results = results
         self._metrics = metrics
         self._lanes = (
-            Outlet(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
+            BatchPublisher(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
         )
-        self._delay = Outlet(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
-        self._events = Outlet(publisher, EVENTS, RUNNING_TYPE, insist=True)
+        self._delay = BatchPublisher(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
+        self._events = BatchPublisher(publisher, EVENTS, RUNNING_TYPE, insist=True)
         self._times = times or Queues()
-        self._under_way: UnderWay[_Leaving] = UnderWay(self._times.patience)
-        self._doors = Doors(self._times)
-        self._cancel_at: dict[tuple[Outlet, str], float] = {}
+        self._under_way: InFlightPublishes[_Leaving] = InFlightPublishes(self._times.patience)
+        self._doors = DestinationBackoff(self._times)
+        self._cancel_at: dict[tuple[BatchPublisher, str], float] = {}
         self._paused: set[_Task] = set()
         self._changed = asyncio.Event()
 
@@ -119,7 +121,7 @@ class Departures:
         """Bytes of them that are results; the others are copies of tasks that are held."""
         return self._results.kept
 
-    def publish(self, result: Result, envelope: Envelope, done: Done) -> None:
+    def publish(self, result: Result, envelope: Envelope, done: ConfirmCallback) -> None:
         """Record a result and reply to whoever asked."""
         variant = (result.lane or "").partition("@")[2]
         self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
@@ -128,7 +130,7 @@ class Departures:
             done = self._answering(done)
         self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
 
-    def _answering(self, done: Done) -> Done:
+    def _answering(self, done: ConfirmCallback) -> ConfirmCallback:
         """Let what waits elsewhere know by this confirm that the broker answers."""
         since = monotonic()
 
@@ -139,7 +141,12 @@ class Departures:
         return answered
 
     def retry(
-        self, again: Again, final: Callable[[], Result], done: Done, *, may_copy: bool
+        self,
+        again: NextAttempt,
+        final: Callable[[], Result],
+        done: ConfirmCallback,
+        *,
+        may_copy: bool,
     ) -> None:
         """Let a task wait in the broker for another attempt; without room it ends as `final`."""
         envelope = without_room(again.envelope)
@@ -174,7 +181,7 @@ class Departures:
         key: str,
         envelope: Envelope,
         reason: str,
-        done: Done,
+        done: ConfirmCallback,
         *,
         may_copy: bool,
         keep: Callable[[str | None], object],
@@ -237,7 +244,9 @@ class Departures:
         self._paused.add(task)
         asyncio.get_running_loop().call_later(seconds, go_on)
 
-    def _try(self, outlet: Outlet, key: str, task: _Task, instead: Callable[[], None]) -> None:
+    def _try(
+        self, outlet: BatchPublisher, key: str, task: _Task, instead: Callable[[], None]
+    ) -> None:
         """Publish, and do something `instead` if that is not confirmed while others are."""
         exchange = LANES if outlet is self._lanes else DELAY
         leaving = _Leaving(outlet, task.done, instead)
@@ -286,15 +295,15 @@ class Departures:
             outlet.cancel(key, self._is_given_up)
         self._changed.set()
 
-    def _withdraw(self, outlet: Outlet, key: str) -> None:
+    def _withdraw(self, outlet: BatchPublisher, key: str) -> None:
         """Let go another way what was not sent yet."""
         for leaving in outlet.withdraw(key):
             leaving(_Withdrawn("what was sent before it is not confirmed"))
 
-    def _is_given_up(self, done: Done) -> bool:
+    def _is_given_up(self, done: ConfirmCallback) -> bool:
         return isinstance(done, _Leaving) and self._under_way.is_given_up(done.ticket)
 
-    def ask(self, envelope: Envelope, done: Done, *, may_copy: bool) -> None:
+    def ask(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
         self._metrics.counter(HANDED_BACK, "deadline").inc()
         self._wait(_Task(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])

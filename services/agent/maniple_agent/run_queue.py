@@ -11,7 +11,7 @@ from maniple.timings import Holding
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Job
 from maniple_agent.executors.jobs import key_of
-from maniple_agent.fair_queue import Held, Share, Turns, first, take
+from maniple_agent.fair_queue import FairQueue, FairShare, Held, first, take
 
 
 class Attempts:
@@ -47,7 +47,7 @@ class Attempts:
         return job if same else None
 
 
-class Waiting:
+class RunQueue:
     """The jobs that have not started, by executor, and the suspects, which run one at a time.
 
     An orphan is a job whose delivery's connection is gone: the broker gives it to others, so it
@@ -58,8 +58,8 @@ class Waiting:
     def __init__(self, times: Holding | None = None) -> None:
         """Begin with none."""
         self._times = times or Holding()
-        self._turns = {kind: Turns(self._times.dissolve) for kind in Kind}
-        self._shares: dict[str, Share] = {}
+        self._turns = {kind: FairQueue(self._times.dissolve) for kind in Kind}
+        self._shares: dict[str, FairShare] = {}
         self._suspects: deque[Job] = deque()
         self._orphans: dict[Job, float] = {}
 
@@ -67,11 +67,11 @@ class Waiting:
         for jobs in self._queues():
             yield from jobs
 
-    def turns(self, kind: Kind) -> Turns:
+    def turns(self, kind: Kind) -> FairQueue:
         """Return what waits for an executor."""
         return self._turns[kind]
 
-    def share(self, definition: TaskDefinition) -> Share:
+    def share(self, definition: TaskDefinition) -> FairShare:
         """Return the share that a capability has of its executor's slots."""
         known = self._shares.get(definition.capability)
         if known is None:

@@ -14,7 +14,7 @@ import structlog
 from msgspec import Raw
 
 from maniple.amqp import Delivery
-from maniple.attempts import Again, expired
+from maniple.attempts import NextAttempt, expired
 from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, timed_out
@@ -26,10 +26,10 @@ from maniple.service.telemetry import Metrics, about
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
-from maniple_agent.bulkhead_report import Rooms
+from maniple_agent.bulkhead_report import BulkheadReport
 from maniple_agent.bundle import Bundle
-from maniple_agent.completion import DRAIN, OVERLOAD, Conclusions
-from maniple_agent.deadlines import Deadlines, Fate, Known, Moment, seconds_of
+from maniple_agent.completion import DRAIN, OVERLOAD, Completion
+from maniple_agent.deadlines import DeadlineFate, Known, Moment, TaskDeadlines, seconds_of
 from maniple_agent.domain.prefetch import LaneMeasure
 from maniple_agent.domain.redelivery import (
     is_over,
@@ -40,11 +40,11 @@ from maniple_agent.domain.redelivery import (
 from maniple_agent.domain.slot_shares import tight_from
 from maniple_agent.executors import Executor, Job
 from maniple_agent.progress import ProgressReports
-from maniple_agent.publisher import Departures
-from maniple_agent.run_queue import Attempts, Waiting
+from maniple_agent.publisher import AgentPublisher
+from maniple_agent.run_queue import Attempts, RunQueue
 from maniple_agent.slots import Slots
-from maniple_agent.suspect_redelivery import Splits
-from maniple_agent.tracing import Traces
+from maniple_agent.suspect_redelivery import SuspectRedelivery
+from maniple_agent.tracing import AttemptTracing
 
 DEPARTURE_SECONDS = 2.0
 MOST_BYTES = 64 * 1024**2
@@ -52,19 +52,19 @@ LOST = "redelivered"
 STOPPED = "stopped"
 
 
-class Work:
+class Scheduler:
     """The tasks in this agent, from delivery to acknowledgement."""
 
     def __init__(  # noqa: PLR0913 - it is where the parts of an agent meet
         self,
         agent: str,
         registry: TaskRegistry,
-        departures: Departures,
+        departures: AgentPublisher,
         progress: ProgressReports,
         *,
         metrics: Metrics,
         clock: Callable[[], datetime],
-        traces: Traces,
+        traces: AttemptTracing,
         times: Holding | None = None,
         known: Known | None = None,
         most_bytes: int = MOST_BYTES,
@@ -83,9 +83,9 @@ class Work:
         self._metrics = metrics
         self._fenced: Callable[[], bool] = lambda: False
         self.attempts = Attempts()
-        self.rooms = Rooms()
-        self._deadlines = Deadlines(known or clock, clock)
-        self._conclusions = Conclusions(
+        self.rooms = BulkheadReport()
+        self._deadlines = TaskDeadlines(known or clock, clock)
+        self._conclusions = Completion(
             agent, departures, self.attempts, self._deadlines, traces=traces
         )
         self._suspect: Job | None = None
@@ -95,9 +95,9 @@ class Work:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
-        self._splits = Splits(registry, departures, self._schedule_pump)
+        self._splits = SuspectRedelivery(registry, departures, self._schedule_pump)
         self.slots = Slots({})
-        self.waiting = Waiting(times)
+        self.waiting = RunQueue(times)
         self.running: set[Job] = set()
         self._most_bytes = most_bytes
         self._at_once = at_once or {}
@@ -173,10 +173,10 @@ class Work:
     def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
         definition = self._registry.get(envelope.capability)
         fate = self._deadlines.fate(envelope, now)
-        if fate is Fate.ASKED:
+        if fate is DeadlineFate.ASKED:
             self._departures.ask(envelope, bundle.settle, may_copy=may_copy(definition))
             return
-        if fate is Fate.EXPIRED:
+        if fate is DeadlineFate.EXPIRED:
             result = expired(envelope, self._conclusions.ran())
         elif definition is None:
             result = unknown_capability(envelope, self._conclusions.ran())
@@ -255,8 +255,10 @@ class Work:
             self.waiting.put_away(job, monotonic())
             return False
         fate = self._deadlines.fate(envelope, now)
-        if fate is not Fate.RUNS:
-            end = self._conclusions.expire if fate is Fate.EXPIRED else self._conclusions.ask
+        if fate is not DeadlineFate.RUNS:
+            end = (
+                self._conclusions.expire if fate is DeadlineFate.EXPIRED else self._conclusions.ask
+            )
             end(job)
             return False
         job.timeout = seconds_of(envelope, job.definition, now)
@@ -285,7 +287,7 @@ class Work:
         self._ended(job)
         try:
             decision = self._conclusions.decide(job, outcome)
-            status = "retried" if isinstance(decision, Again) else decision.status.value
+            status = "retried" if isinstance(decision, NextAttempt) else decision.status.value
             self.measures[job.envelope.lane].ran(seconds, status, outcome.failure)
             exemplar = exemplar_of(job.envelope) if job.span else None
             runs = self._metrics.histogram(RUN_SECONDS, job.envelope.capability)

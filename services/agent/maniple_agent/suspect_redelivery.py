@@ -12,7 +12,7 @@ from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result
 from maniple.tasks import TaskRegistry
 from maniple_agent.domain.redelivery import after_loss, may_copy
-from maniple_agent.publisher import Departures
+from maniple_agent.publisher import AgentPublisher
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class _Split:
     unconfirmed: int = 0
 
 
-class Splits:
+class SuspectRedelivery:
     """What becomes of tasks that were lost.
 
     A copy of a task whose move is under way `holds`: it may be what kills us, and then its bundle
@@ -57,7 +57,7 @@ class Splits:
     """
 
     def __init__(
-        self, registry: TaskRegistry, departures: Departures, ended: Callable[[], None]
+        self, registry: TaskRegistry, departures: AgentPublisher, ended: Callable[[], None]
     ) -> None:
         """Publish through `departures`; `ended` is called when some are no longer under way."""
         self._finishing: set[asyncio.Future[None]] = set()

@@ -10,16 +10,18 @@ from maniple.service.health import Health
 from maniple.service.metric_names import HELD, IN_FLIGHT
 from maniple.service.telemetry import Metrics
 from maniple_agent.fencing import Fence
-from maniple_agent.publisher import Departures
-from maniple_agent.scheduler import Work
+from maniple_agent.publisher import AgentPublisher
+from maniple_agent.scheduler import Scheduler
 
 RUNNING_AFTER = timedelta(seconds=1)
 
 
-class Watch:
+class TaskWatch:
     """Looks every `period` seconds at what the agent has."""
 
-    def __init__(self, work: Work, departures: Departures, agent: str, *, period: float) -> None:
+    def __init__(
+        self, work: Scheduler, departures: AgentPublisher, agent: str, *, period: float
+    ) -> None:
         """Look after `work`; what has been running for a second is told by `departures`."""
         self._period = period
         self._work = work

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from maniple.attempts import Again
+from maniple.attempts import NextAttempt
 from maniple.messages import Envelope, Result
 from maniple.service import spans
-from maniple.service.publish.confirm import Done
-from maniple.service.spans import Event, Kind, Link, Span, Step, Value, nanoseconds
+from maniple.service.publish.confirm import ConfirmCallback
+from maniple.service.spans import Span, SpanEvent, SpanKind, SpanLink, SpanStep, Value, nanoseconds
 from maniple.service.task_traces import ENDED_BADLY, TaskTraces, parent_of
 from maniple.service.telemetry.tracing import new_span_id
 from maniple.topology import LANES
@@ -20,7 +20,7 @@ from maniple_agent.executors import Job
 _STOPPED = "stopped"
 
 
-class Traces(TaskTraces):
+class AttemptTracing(TaskTraces):
     """Writes what happens to tasks in an agent.
 
     An attempt's spans are written when it ends: by then it is known whether they are wanted. Only
@@ -34,7 +34,7 @@ class Traces(TaskTraces):
         members = [envelope for envelope in envelopes if is_sampled(envelope.traceparent)]
         if not members:
             return
-        bundle.link = Link(f"{random.getrandbits(128) or 1:032x}", new_span_id())
+        bundle.link = SpanLink(f"{random.getrandbits(128) or 1:032x}", new_span_id())
         at = nanoseconds(self._clock())
         said: dict[str, Value] = {
             spans.SYSTEM: spans.RABBITMQ,
@@ -49,11 +49,11 @@ class Traces(TaskTraces):
                 name=spans.RECEIVE_BUNDLE,
                 trace_id=bundle.link.trace_id,
                 span_id=bundle.link.span_id,
-                kind=Kind.CLIENT,
+                kind=SpanKind.CLIENT,
                 start=at,
                 end=at,
                 attributes=said,
-                links=[Link(trace_id_of(e.traceparent or ""), parent_of(e)) for e in members],
+                links=[SpanLink(trace_id_of(e.traceparent or ""), parent_of(e)) for e in members],
             )
         )
 
@@ -62,11 +62,11 @@ class Traces(TaskTraces):
         if self.has(job.envelope):
             job.span = new_span_id()
 
-    def attempted(self, job: Job, decision: Result | Again) -> Result | Again:
+    def attempted(self, job: Job, decision: Result | NextAttempt) -> Result | NextAttempt:
         """Write an attempt that has ended, and return what was decided, in the same trace."""
         if not self.on:
             return decision
-        if isinstance(decision, Again):
+        if isinstance(decision, NextAttempt):
             job.envelope = self.kept(job.envelope, "retried")
         elif decision.status in ENDED_BADLY:
             job.envelope = self.kept(job.envelope, "ended")
@@ -78,7 +78,7 @@ class Traces(TaskTraces):
         marked = replace(
             decision.envelope, traceparent=job.envelope.traceparent, span=job.envelope.span
         )
-        return Again(decision.tier, marked, decision.code)
+        return NextAttempt(decision.tier, marked, decision.code)
 
     def stopped(self, job: Job, reason: str) -> Envelope:
         """Write an attempt that its agent stopped; return its task, which goes on elsewhere."""
@@ -87,7 +87,9 @@ class Traces(TaskTraces):
             self._write_attempt(job, None)
         return job.envelope
 
-    def ending(self, result: Result, envelope: Envelope, done: Done) -> tuple[Result, Done]:
+    def ending(
+        self, result: Result, envelope: Envelope, done: ConfirmCallback
+    ) -> tuple[Result, ConfirmCallback]:
         """Return a result in its trace; what ends without having run has waited until now."""
         if not self.on:
             return result, done
@@ -103,14 +105,14 @@ class Traces(TaskTraces):
         now = self._clock()
         self.write(
             envelope,
-            Step.QUEUE.of(envelope.capability),
+            SpanStep.QUEUE.of(envelope.capability),
             envelope.dispatched_at or now,
             (job.started_at if job else None) or now,
             attributes={spans.DESTINATION: LANES.name, spans.ROUTING_KEY: envelope.lane},
             error=error,
         )
 
-    def _write_attempt(self, job: Job, decision: Result | Again | None) -> None:
+    def _write_attempt(self, job: Job, decision: Result | NextAttempt | None) -> None:
         envelope, now = job.envelope, self._clock()
         self._write_queue(envelope, None, job)
         job.span = job.span or new_span_id()
@@ -119,18 +121,18 @@ class Traces(TaskTraces):
             spans.ROUTING_KEY: job.lane_key,
         }
         events = []
-        if isinstance(decision, Again):
+        if isinstance(decision, NextAttempt):
             at = nanoseconds(now)
-            events.append(Event(spans.RETRIED, at, {spans.RETRY_DELAY: decision.tier}))
+            events.append(SpanEvent(spans.RETRIED, at, {spans.RETRY_DELAY: decision.tier}))
         elif decision is not None:
             said[spans.STATUS] = decision.status.value
         self.write(
             envelope,
-            Step.EXECUTE.of(envelope.capability),
+            SpanStep.EXECUTE.of(envelope.capability),
             job.started_at or now,
             now,
             operation=("process", "execute"),
-            kind=Kind.CONSUMER,
+            kind=SpanKind.CONSUMER,
             span_id=job.span,
             attributes=said,
             events=events,
@@ -144,9 +146,9 @@ def within(job: Job) -> Envelope:
     return job.envelope if job.span is None else replace(job.envelope, span=job.span)
 
 
-def _error_of(decision: Result | Again | None) -> str | None:
+def _error_of(decision: Result | NextAttempt | None) -> str | None:
     if decision is None:
         return _STOPPED
-    if isinstance(decision, Again):
+    if isinstance(decision, NextAttempt):
         return decision.code.value
     return None if decision.error is None else decision.error.code.value

@@ -29,25 +29,25 @@ from maniple.service.cluster_time import ClusterTime, follow
 from maniple.service.control.plane import ControlPlane
 from maniple.service.hotpath import PAUSE_TIMEOUT, HotPath
 from maniple.service.process import Runtime
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.tls import PARTS, variable
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
-from maniple_agent.commands import Ending, Handlers, routes
+from maniple_agent.commands import AgentCommands, Ending, routes
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
 from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
 from maniple_agent.identity import check_id, pids
-from maniple_agent.lane_consumers import Lanes
+from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.progress import ProgressReports
-from maniple_agent.publisher import Departures
-from maniple_agent.scheduler import Work
+from maniple_agent.publisher import AgentPublisher
+from maniple_agent.scheduler import Scheduler
 from maniple_agent.settings import AgentSettings
-from maniple_agent.task_watch import Watch
-from maniple_agent.tracing import Traces
+from maniple_agent.task_watch import TaskWatch
+from maniple_agent.tracing import AttemptTracing
 
 LEAST_PAUSE = 1.0
 # Beyond what runs may take; what is left of the runner's margin is for closing.
@@ -65,9 +65,9 @@ class Parts:
 
     registry: TaskRegistry
     hot: HotPath
-    work: Work
-    departures: Departures
-    lanes: Lanes
+    work: Scheduler
+    departures: AgentPublisher
+    lanes: LaneConsumers
     executors: dict[Kind, Executor]
     confirmation: Confirmation
     ending: Ending
@@ -83,12 +83,12 @@ def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
     runtime.log.info("handlers are loaded", **_offers(registry))
-    lanes = Lanes(settings.instance, registry, settings.variants, _capacities(settings))
+    lanes = LaneConsumers(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, held_bytes=settings.held_bytes)
     queues = settings.timings.queues
-    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
-    traces = Traces(runtime.tracer, time.now)
-    departures = Departures(
+    results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
+    traces = AttemptTracing(runtime.tracer, time.now)
+    departures = AgentPublisher(
         hot.publisher,
         results,
         runtime.metrics,
@@ -96,7 +96,7 @@ def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
         times=queues,
     )
     confirmation = Confirmation(monotonic(), settings.timings)
-    work = Work(
+    work = Scheduler(
         settings.instance,
         registry,
         departures,
@@ -201,7 +201,7 @@ async def _report(
     )
     hear = follow(parts.time, runtime.health)
     rebuilds = parts.hot.reconnect, parts.lanes.renew
-    table = routes(Handlers(heartbeats, parts.ending, *rebuilds, new_id, hear))
+    table = routes(AgentCommands(heartbeats, parts.ending, *rebuilds, new_id, hear))
 
     def obey(command: Command) -> None:
         table[type(command)](command)
@@ -218,7 +218,7 @@ async def _report(
         times=runtime.settings.timings.reports,
     )
     look = runtime.settings.timings.fencing.look
-    watch = Watch(parts.work, parts.departures, description.agent, period=look)
+    watch = TaskWatch(parts.work, parts.departures, description.agent, period=look)
     runtime.spawn(heartbeats.run(), "heartbeats")
     runtime.spawn(reports.run(), "outcomes")
     runtime.spawn(watch.run(fence, runtime.metrics, runtime.health, parts.time.now), "watch")
@@ -278,7 +278,7 @@ def worker_environment(settings: AgentSettings) -> dict[str, str]:
 def _executors(
     settings: AgentSettings,
     registry: TaskRegistry,
-    work: Work,
+    work: Scheduler,
     workers: Callable[..., ProcessExecutor],
 ) -> dict[Kind, Executor]:
     """Return an executor for each kind of handler that there is."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from maniple.control import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes, Time
 from maniple.topology import CONTROL, OUTCOMES, Exchange
-from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.concurrency import Held
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import BREAKER
 
 _log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 class Handlers:
     """The control plane's handlers, with what they act on."""
 
-    lanes: Lanes
-    fleet: Fleet
+    lanes: LanePublisher
+    fleet: Coordinator
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from maniple.amqp import Link
+from maniple.amqp import AmqpConnection
 from maniple.loops import cancel
 from maniple.records import Batch, RecordReader
 from maniple.records.reader import Decode
@@ -19,7 +19,7 @@ START_TIMEOUT = 30.0
 class Reading:
     """One time of reading along; `work` ends by itself only if it fails."""
 
-    link: Link
+    link: AmqpConnection
     reader: RecordReader
     work: asyncio.Task[None]
 
@@ -38,7 +38,7 @@ async def reading(
     Raises `BrokerUnavailable` if it does not stand within 30 s.
     """
     settings = runtime.settings
-    link = Link(
+    link = AmqpConnection(
         settings.broker_url, name=runtime.connection_name(name), times=settings.timings.amqp
     )
     reader = RecordReader(link, take, start=start, decode=decode)

@@ -32,7 +32,7 @@ class _Good(NamedTuple):
     at: datetime
 
 
-class GoodResults:
+class ResultCache:
     """By tenant, capability and payload; above `MAX_BYTES` those learned first are forgotten."""
 
     def __init__(self) -> None:

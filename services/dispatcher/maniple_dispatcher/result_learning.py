@@ -10,7 +10,7 @@ from maniple.records import Batch, Entry, decode_records
 from maniple.service.policy_view import PolicyView
 from maniple.service.process import Runtime
 from maniple_dispatcher.record_stream import Reading, reading
-from maniple_dispatcher.result_cache import GoodResults
+from maniple_dispatcher.result_cache import ResultCache
 
 LOOK = 0.5
 LOOKS_BACK = timedelta(minutes=5)
@@ -19,10 +19,10 @@ PAUSE = 0.02  # seconds between batches, for the tasks' sake
 _MARK = b'"payload_digest"'
 
 
-class Learning:
+class ResultLearner:
     """Keeps `good` up to date over a connection of its own, and empty when nobody needs it."""
 
-    def __init__(self, runtime: Runtime, policies: PolicyView, good: GoodResults) -> None:
+    def __init__(self, runtime: Runtime, policies: PolicyView, good: ResultCache) -> None:
         self._runtime = runtime
         self._policies = policies
         self._good = good

@@ -7,8 +7,8 @@ from datetime import datetime
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result, Waiting
 from maniple.service import spans
-from maniple.service.publish.confirm import Done
-from maniple.service.spans import Step
+from maniple.service.publish.confirm import ConfirmCallback
+from maniple.service.spans import SpanStep
 from maniple.service.task_traces import (
     ENDED_BADLY,
     TaskTraces,
@@ -25,7 +25,7 @@ from maniple.traceparent import (
 )
 
 
-class Traces(TaskTraces):
+class DispatchTracing(TaskTraces):
     """Decides which new tasks are sampled, and writes when they are dispatched, wait or end."""
 
     def __init__(self, tracer: Tracer, clock: Callable[[], datetime], *, ratio: float) -> None:
@@ -49,7 +49,7 @@ class Traces(TaskTraces):
             return envelope
         self.write(
             envelope,
-            Step.WAIT.of(envelope.capability),
+            SpanStep.WAIT.of(envelope.capability),
             envelope.dispatched_at or now,
             now,
             parent_id=span_id_of(envelope.traceparent or ""),
@@ -80,7 +80,7 @@ class Traces(TaskTraces):
                 attributes={spans.WAITING_FOR: why.value},
             )
 
-    def mirroring(self, copy: Envelope, done: Done) -> tuple[Envelope, Done]:
+    def mirroring(self, copy: Envelope, done: ConfirmCallback) -> tuple[Envelope, ConfirmCallback]:
         """Return a copy in a trace of its own, and a `done` that links that to its original's."""
         if not self.has(copy):
             return copy, done
@@ -99,7 +99,9 @@ class Traces(TaskTraces):
 
         return copy, sent
 
-    def ended(self, result: Result, envelope: Envelope, done: Done) -> tuple[Result, Done]:
+    def ended(
+        self, result: Result, envelope: Envelope, done: ConfirmCallback
+    ) -> tuple[Result, ConfirmCallback]:
         """Write the dispatch of a task that goes no further, and the sending of its result.
 
         If it is kept late, nobody wrote for what it has waited: then that is its dispatch, too.
@@ -120,7 +122,9 @@ class Traces(TaskTraces):
             )
         return self.sending(result, envelope, done)
 
-    def given_up(self, result: Result, envelope: Envelope, done: Done) -> tuple[Result, Done]:
+    def given_up(
+        self, result: Result, envelope: Envelope, done: ConfirmCallback
+    ) -> tuple[Result, ConfirmCallback]:
         """Write a dispatch that ends a task that the broker dead-lettered, as `ended` does."""
         if self.has(envelope):
             envelope = dispatching(envelope)

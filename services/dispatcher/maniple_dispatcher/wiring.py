@@ -17,34 +17,34 @@ from maniple.service.hotpath import START_TIMEOUT, HotPath
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.service.policy_view import PolicyView
 from maniple.service.process import Runtime
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.refused_log import RefusedLog
-from maniple_dispatcher.affinity.agents import Agents
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.affinity.queue_drainer import Moves
-from maniple_dispatcher.affinity.queue_markers import Marks
+from maniple_dispatcher.affinity.agents import AgentDirectory
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
+from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, is_lane
-from maniple_dispatcher.egress.lane_expiry import LOOKERS, Around, Expiry, TurnOver
-from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.egress.lane_expiry import LOOKERS, Around, LaneExpiry, TurnOver
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.handlers import Handlers, routes
-from maniple_dispatcher.ingress.bundle_members import Members
-from maniple_dispatcher.ingress.dead_letter_consumer import Undeliverable
-from maniple_dispatcher.ingress.record_lookup import Lookups
-from maniple_dispatcher.ingress.redelivered_tasks import Again
-from maniple_dispatcher.ingress.refusal_sender import Refusals
-from maniple_dispatcher.ingress.reply_address import Addresses
-from maniple_dispatcher.ingress.retry_consumer import Returns
-from maniple_dispatcher.ingress.submission import Submissions
-from maniple_dispatcher.limits.bulkhead_counts import Rooms
-from maniple_dispatcher.limits.coordinator import Fleet
-from maniple_dispatcher.limits.gossip import Talk
-from maniple_dispatcher.limits.lease_owner import Owned
-from maniple_dispatcher.limits.snapshot import Memory
-from maniple_dispatcher.pipeline.pipeline import Gate
-from maniple_dispatcher.result_cache import GoodResults
-from maniple_dispatcher.result_learning import Learning
+from maniple_dispatcher.ingress.bundle_members import BundleMembers
+from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.record_lookup import RecordLookup
+from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
+from maniple_dispatcher.ingress.refusal_sender import RefusalSender
+from maniple_dispatcher.ingress.reply_address import ReplyAddressCheck
+from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
+from maniple_dispatcher.ingress.submission import SubmissionConsumer
+from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
+from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.gossip import Gossip
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.snapshot import LimitSnapshot
+from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_dispatcher.result_cache import ResultCache
+from maniple_dispatcher.result_learning import ResultLearner
 from maniple_dispatcher.settings import DispatcherSettings
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.tracing import DispatchTracing
 
 PREFETCH_DEAD = 16
 DEFAULT_TENANT = "default"
@@ -58,14 +58,16 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-async def _look(lanes: Lanes, hot: HotPath) -> None:
+async def _look(lanes: LanePublisher, hot: HotPath) -> None:
     """Look after publishes that are not confirmed."""
     while True:
         await asyncio.sleep(LOOK_PERIOD)
         lanes.look(taking=hot.publishes)
 
 
-async def _drain(hot: HotPath, lanes: Lanes, results: ResultOutlet, refused: RefusedLog) -> None:
+async def _drain(
+    hot: HotPath, lanes: LanePublisher, results: ResultPublisher, refused: RefusedLog
+) -> None:
     """Bring all that was taken on its way, and return when that is confirmed."""
     await hot.opened()
     await lanes.drain()
@@ -73,7 +75,7 @@ async def _drain(hot: HotPath, lanes: Lanes, results: ResultOutlet, refused: Ref
     await refused.drain()
 
 
-async def hand_over(hot: HotPath, memory: Memory, talk: Talk) -> None:
+async def hand_over(hot: HotPath, memory: LimitSnapshot, talk: Gossip) -> None:
     """Take nothing more, write down what is known while it is ours, and say goodbye."""
     await hot.pause()
     await memory.flush()
@@ -116,13 +118,15 @@ def _pulls(runtime: Runtime) -> Pulls:
     )
 
 
-def _around(runtime: Runtime, hot: HotPath, fleet: Fleet, clock: Callable[[], datetime]) -> Around:
+def _around(
+    runtime: Runtime, hot: HotPath, fleet: Coordinator, clock: Callable[[], datetime]
+) -> Around:
     prefix = runtime.settings.consul_prefix
     return Around(
         clock=clock,
         others=lambda: fleet.peers.others,
         taking=lambda: hot.up and not hot.blocked,
-        marks=Marks(runtime.consul, prefix, runtime.log, folder="lanes", is_name=is_lane),
+        marks=QueueMarkers(runtime.consul, prefix, runtime.log, folder="lanes", is_name=is_lane),
     )
 
 
@@ -140,12 +144,12 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime, held_bytes=settings.held_bytes, staged=True)
     queues = settings.timings.queues
-    results = ResultOutlet(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
+    results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
     refused = RefusedLog(hot.publisher, runtime.metrics)
-    roster = Roster()
+    roster = Assignment()
     time = ClusterTime(now, settings.timings.clocks)
-    traces = Traces(runtime.tracer, time.now, ratio=settings.trace_ratio)
-    owned = Owned(
+    traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
+    owned = LeaseOwner(
         _breaker_of(policies), settings.timings, born=_milliseconds, known=lambda: policies.known
     )
     me = runtime.connection_name("dispatcher")
@@ -154,9 +158,9 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         lambda lane: fleet.peers.owns(EXPIRY + lane),
         time.now().timestamp(),
     )
-    fleet = Fleet(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
-    rooms = Rooms.of(fleet)
-    lanes = Lanes(
+    fleet = Coordinator(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
+    rooms = BulkheadCounts.of(fleet)
+    lanes = LanePublisher(
         hot.publisher,
         results,
         runtime.metrics,
@@ -168,8 +172,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         deadlines=deadlines,
         known=time.known,
     )
-    marks = Marks(runtime.consul, settings.consul_prefix, runtime.log)
-    moves = Moves(
+    marks = QueueMarkers(runtime.consul, settings.consul_prefix, runtime.log)
+    moves = QueueDrainer(
         runtime,
         hot.intake,
         lanes,
@@ -180,44 +184,46 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         traces=traces,
         log=refused,
     )
-    agents = Agents(runtime, plane, roster, moves, marks, deadlines=deadlines)
+    agents = AgentDirectory(runtime, plane, roster, moves, marks, deadlines=deadlines)
     agents.ended = lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself)
-    good = GoodResults()
-    gate = Gate(lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now)
-    lookups = Lookups(runtime, hot.publisher, lambda: hot.outage)
-    again = Again(lookups, gate, results)
-    talk = Talk(hot, fleet, plane, runtime, roster)
-    memory = Memory(
+    good = ResultCache()
+    gate = Pipeline(
+        lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now
+    )
+    lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
+    again = RedeliveredTasks(lookups, gate, results)
+    talk = Gossip(hot, fleet, plane, runtime, roster)
+    memory = LimitSnapshot(
         runtime.consul,
         settings.consul_prefix,
         settings.instance,
         fleet=fleet,
         log=runtime.log,
     )
-    submissions = Submissions(
+    submissions = SubmissionConsumer(
         again.admit,
-        Refusals(results, refused, runtime.metrics),
+        RefusalSender(results, refused, runtime.metrics),
         policies,
         runtime.metrics,
         time.now,
         traces=traces,
-        check_address=Addresses(hot.replier, runtime.spawn).check,
+        check_address=ReplyAddressCheck(hot.replier, runtime.spawn).check,
         look=lookups.ask,
     )
     pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.now)
     turn_over = TurnOver(
         lanes,
-        Members(lanes, refused, time.now),
+        BundleMembers(lanes, refused, time.now),
         around,
         traces=traces,
         settle=settings.timings.expiry.settle,
     )
-    expiry = Expiry(deadlines, pulls, turn_over, around, runtime.log)
-    returns = Returns(lanes, gate, refused, time.now, traces=traces, again=again)
+    expiry = LaneExpiry(deadlines, pulls, turn_over, around, runtime.log)
+    returns = RetryConsumer(lanes, gate, refused, time.now, traces=traces, again=again)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
         hot.consume(queue, submissions.take, settings.prefetch)
     hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
-    dead = Undeliverable(
+    dead = DeadLetterConsumer(
         results,
         runtime.metrics,
         time.now,
@@ -244,7 +250,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
                 "memory": memory.keep(),
                 "expiry": expiry.run(),
                 "lookups": lookups.run(),
-                "learn good results": Learning(runtime, policies, good).run(),
+                "learn good results": ResultLearner(runtime, policies, good).run(),
             }.items():
                 runtime.spawn(work, name)
             yield

@@ -6,10 +6,10 @@ from maniple.identifiers import new_id
 from maniple.service.control.requests import Asked
 from maniple_policy.domain.changes import Step, Wanted
 from maniple_policy.domain.records import Stored
-from maniple_policy.domain.request_log import Ends, Memory
+from maniple_policy.domain.request_log import Ends, RequestLog
 
 
-class Work:
+class ChangeRequest:
     """What a request wants changed, and what of it is done."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Work:
             return []
         return [one for one in self._wanted() if one.key not in self.done]
 
-    def recall(self, memory: Memory, records: Mapping[str, Stored]) -> None:
+    def recall(self, memory: RequestLog, records: Mapping[str, Stored]) -> None:
         """Take what this request has done already, but not another one of the same ids."""
         if self._others is None:
             self._others = memory.ends.get(self.request, ())

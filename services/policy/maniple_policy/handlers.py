@@ -13,14 +13,14 @@ from maniple_policy.domain.changes import Step, Wanted
 from maniple_policy.domain.reach import doubts
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import InvalidPolicy, UnknownVersion
-from maniple_policy.queries import Answers, changed
+from maniple_policy.queries import PolicyQueries, changed
 from maniple_policy.requests import Apply, ApplyAll, Change, Delete, Rollback
 
 
 class Handlers:
     """The operations that change. Each takes a request and returns a JSON object."""
 
-    def __init__(self, answers: Answers, now: Callable[[], datetime]) -> None:
+    def __init__(self, answers: PolicyQueries, now: Callable[[], datetime]) -> None:
         self._answers = answers
         self._store = answers.store
         self._now = now
@@ -136,7 +136,7 @@ def _field(loc: tuple[int | str, ...]) -> str:
     return ".".join(map(str, field_path(loc))) or "document"
 
 
-def routes(handlers: Handlers, answers: Answers) -> Mapping[str, Responder]:
+def routes(handlers: Handlers, answers: PolicyQueries) -> Mapping[str, Responder]:
     """Which operation answers which request."""
     return {
         "policy.apply": handlers.apply,

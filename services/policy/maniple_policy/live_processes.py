@@ -32,7 +32,7 @@ class Present:
     processes: Mapping[str, str] | None = field(default_factory=dict)
 
 
-class Fleet:
+class LiveProcesses:
     """Asks, and remembers the answer for some seconds; `clock` is monotonic."""
 
     def __init__(

@@ -14,9 +14,9 @@ from maniple.service.policies import Question, difference, explain
 from maniple.service.telemetry import Metrics, get_logger
 from maniple.timings import Policies
 from maniple_policy.domain.records import Revision, Stored
-from maniple_policy.domain.replicas import Reports, State
+from maniple_policy.domain.replicas import Replicas, ReplicaState
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy, UnknownVersion
-from maniple_policy.live_processes import Fleet
+from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.requests import Diff, Explain, Snapshot, Which
 from maniple_policy.store import Store
 
@@ -30,19 +30,19 @@ MOST_AHEAD = 1_000_000  # changes that Consul may have lost; who claims more is 
 log = get_logger("maniple.policy")
 
 
-class Answers:
+class PolicyQueries:
     """The operations that look. Each takes a request and returns a JSON object."""
 
     def __init__(
         self,
         store: Store,
-        fleet: Fleet,
+        fleet: LiveProcesses,
         clock: Callable[[], float],
         times: Policies | None = None,
     ) -> None:
         self.store = store
         self.fleet = fleet
-        self.reports = Reports(clock(), times)
+        self.reports = Replicas(clock(), times)
         self._clock = clock
 
     def hear(self, event: PolicyApplied) -> None:
@@ -192,7 +192,7 @@ class Answers:
         self.reports.learn(policies.digest, policies.versions)
 
 
-async def count(answers: Answers, metrics: Metrics) -> None:
+async def count(answers: PolicyQueries, metrics: Metrics) -> None:
     """Show how many processes have what is in force, until cancelled."""
     while True:
         pause = COUNT_PERIOD
@@ -204,7 +204,7 @@ async def count(answers: Answers, metrics: Metrics) -> None:
                 log.exception("processes not counted")
                 pause = PRESENT_FOR
             else:
-                for state in State:
+                for state in ReplicaState:
                     metrics.gauge(metric_names.POLICY_PROCESSES, state.value).set(standing[state])
         await asyncio.sleep(pause)
 

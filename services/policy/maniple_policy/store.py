@@ -11,7 +11,7 @@ from pathlib import Path
 
 from maniple.events import PolicyChanged
 from maniple.service import metric_names
-from maniple.service.consul.catalog import Entry, Put
+from maniple.service.consul.catalog import CatalogEntry, Put
 from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from maniple.service.control.requests import Asked
 from maniple.service.health import Health
@@ -19,11 +19,11 @@ from maniple.service.policies import PolicySet
 from maniple.service.policy_cache import read_json, write_atomically
 from maniple.service.policy_versions import show_versions
 from maniple.service.telemetry import Metrics, get_logger
-from maniple_policy.change_request import Work
+from maniple_policy.change_request import ChangeRequest
 from maniple_policy.domain.changes import AT_ONCE, Step, Wanted, fitting, steps
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
 from maniple_policy.domain.records import Stored, revision_of
-from maniple_policy.domain.request_log import Memory
+from maniple_policy.domain.request_log import RequestLog
 from maniple_policy.errors import StoreUnavailable
 
 WAIT = 10.0  # seconds of a blocking query, and so until it is known that Consul does not answer
@@ -124,12 +124,12 @@ class Store:
             pause = min(BACKOFF_CAP, 0.25 * 2.0 ** min(failures, 8))
             await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
 
-    async def _look(self, index: int) -> tuple[int, list[Entry]]:
+    async def _look(self, index: int) -> tuple[int, list[CatalogEntry]]:
         if index == 0:  # a blocking query would wait for the first key of an empty Consul
             return await self._consul.kv_list(self._prefix)
         return await self._consul.watch(self._prefix, index, WAIT)
 
-    async def sync(self, entries: Iterable[Entry]) -> int:
+    async def sync(self, entries: Iterable[CatalogEntry]) -> int:
         """Bring our copy and Consul together; return how many keys were to be written.
 
         A write that another replica won is left: the next look sees what it wrote.
@@ -140,12 +140,12 @@ class Store:
         await self._publish(changed)
         return len(look.plan.write)
 
-    def _read(self, entries: Iterable[Entry]) -> "_Look":
+    def _read(self, entries: Iterable[CatalogEntry]) -> "_Look":
         found = {e.key.removeprefix(self._prefix): Found(e.value, e.index) for e in entries}
         guard = found.pop(GUARD, Found(b"", NEW))
         plan = reconcile(self._records, found, self._now(), self._floor)
         indices = {key: one.index for key, one in found.items()}
-        return _Look(plan, indices, guard.index, Memory.read(guard.value))
+        return _Look(plan, indices, guard.index, RequestLog.read(guard.value))
 
     async def _settle(self, look: "_Look") -> list[Stored]:
         """Write and take what the plan says; return what is new here."""
@@ -180,7 +180,7 @@ class Store:
         key, value = self._prefix + write.record.key, write.record.to_json()
         return await self._consul.kv_put(key, value, cas=write.index)
 
-    async def _commit(self, look: "_Look", memory: Memory, records: Sequence[Stored]) -> bool:
+    async def _commit(self, look: "_Look", memory: RequestLog, records: Sequence[Stored]) -> bool:
         """Store new versions, all or none; False if anybody has stored any since the look.
 
         That these tie with nothing was decided with all others in view, so none may have changed.
@@ -207,7 +207,7 @@ class Store:
         done already, here or at another replica, is not done again. Raises `VersionConflict`,
         `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`, and what `wanted` does.
         """
-        work = Work(asked, keys, wanted)
+        work = ChangeRequest(asked, keys, wanted)
         try:
             async with self._lock:
                 for attempt in range(TRIES):
@@ -221,7 +221,7 @@ class Store:
             await self._publish(work.news)
         raise StoreUnavailable("others change policies all the time")
 
-    async def _advance(self, work: Work) -> bool:
+    async def _advance(self, work: ChangeRequest) -> bool:
         """Do some of what is not done yet; True when nothing is left."""
         look = self._read((await self._consul.kv_list(self._prefix))[1])
         work.news += await self._settle(look)
@@ -322,4 +322,4 @@ class _Look:
     plan: Plan
     indices: Mapping[str, int]
     guard: int
-    memory: Memory
+    memory: RequestLog

@@ -11,8 +11,8 @@ from maniple.service.control.plane import ControlPlane, prepare_broker
 from maniple.service.process import Runtime
 from maniple.topology import EVENTS
 from maniple_policy.handlers import Handlers, routes
-from maniple_policy.live_processes import Fleet
-from maniple_policy.queries import Answers, count
+from maniple_policy.live_processes import LiveProcesses
+from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
 
 
@@ -53,8 +53,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         )
         store.load()
         runtime.spawn(store.keep(), "follow Consul")
-        fleet = Fleet(plane, runtime.consul, settings.environment, time.monotonic)
-        answers = Answers(store, fleet, time.monotonic, settings.timings.policies)
+        fleet = LiveProcesses(plane, runtime.consul, settings.environment, time.monotonic)
+        answers = PolicyQueries(store, fleet, time.monotonic, settings.timings.policies)
         await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
         await plane.respond("policy", routes(Handlers(answers, now), answers))
         runtime.spawn(count(answers, runtime.metrics), "count")

@@ -10,8 +10,8 @@ from maniple.events import AgentEvent, AgentFailed
 from maniple.service.metric_names import EVICTIONS
 from maniple.service.telemetry import Metrics
 from maniple_registry.domain.agent_record import Decision
-from maniple_registry.domain.agents import Fleet
-from maniple_registry.domain.pending_actions import Agenda, Deed, Evict, Tell
+from maniple_registry.domain.agents import Agents
+from maniple_registry.domain.pending_actions import Deed, Evict, PendingActions, Tell
 from maniple_registry.domain.state_machine import REPLACED
 from maniple_registry.domain.transitions import Trigger
 from maniple_registry.eviction import Evictor
@@ -22,11 +22,11 @@ CAUSES = ("silent", "zombie", "replaced")
 
 
 @dataclass(frozen=True)
-class Actor:
+class ActionRunner:
     """Takes decisions, and does what of them is this registry's to do; seconds are the clock's."""
 
-    fleet: Fleet
-    agenda: Agenda
+    fleet: Agents
+    agenda: PendingActions
     outbox: Outbox
     evictor: Evictor
     leads: Callable[[], bool]

@@ -12,7 +12,7 @@ import msgspec
 
 from maniple.errors import RequestFailed
 from maniple_registry.domain.agent_record import AgentRecord
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 
 PAGE_AGENTS: Final = 200
 PAGE_BYTES: Final = 256 * 1024
@@ -35,7 +35,7 @@ def after(body: Mapping[str, Any]) -> str | None:
     return place
 
 
-def page(fleet: Fleet, place: str, write: Write) -> tuple[list[bytes], str]:
+def page(fleet: Agents, place: str, write: Write) -> tuple[list[bytes], str]:
     """Write the agents that follow `place`; return them, and the last one if there are more."""
     records = fleet.following(place, PAGE_AGENTS + 1)
     written: list[bytes] = []
@@ -49,7 +49,7 @@ def page(fleet: Fleet, place: str, write: Write) -> tuple[list[bytes], str]:
     return written, records[len(written) - 1].agent if len(records) > len(written) else ""
 
 
-async def whole(fleet: Fleet, write: Write) -> list[bytes]:
+async def whole(fleet: Agents, write: Write) -> list[bytes]:
     """Write all agents, and let others run after each page; raises `RequestFailed` for too many."""
     written, place = page(fleet, "", write)
     # By the first ones: who is refused may ask again every second. They may be unlike the others.

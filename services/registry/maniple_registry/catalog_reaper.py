@@ -15,7 +15,7 @@ PERIOD = 2.0
 SERVICES = "maniple-"
 
 
-class Reaper:
+class CatalogReaper:
     """Looks through the services of one environment every `PERIOD` seconds.
 
     Only what is critical is asked for: all instances of a large fleet are many megabytes.

@@ -23,7 +23,7 @@ TOLD_A_SECOND = 2000  # agents; as for their reports
 LATE = 2.0  # seconds after which what was to be told is not true any more
 
 
-class Plane(Protocol):
+class ClockPlane(Protocol):
     """What is needed of `ControlPlane`."""
 
     async def command(self, key: str, command: Command, timeout: float) -> bool:
@@ -43,7 +43,7 @@ class ClockWatch:
     """
 
     def __init__(
-        self, handlers: Handlers, plane: Plane, runtime: Runtime, tells: Callable[[], bool]
+        self, handlers: Handlers, plane: ClockPlane, runtime: Runtime, tells: Callable[[], bool]
     ) -> None:
         self._handlers = handlers
         self._plane = plane

@@ -31,7 +31,7 @@ from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks
 from maniple.topology import EVENTS, Exchange
 from maniple_registry import agent_listing
-from maniple_registry.actions import Actor
+from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import (
     FINAL,
     UNKNOWN_LIFE,
@@ -40,9 +40,9 @@ from maniple_registry.domain.agent_record import (
     Instant,
     LaneView,
 )
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.clock_skew import told
-from maniple_registry.hearing_clock import Clock
+from maniple_registry.hearing_clock import HearingClock
 
 FAILED_PAGE = 1000
 REFUSED_PACE = 0.1  # seconds between two answers to lives of the future
@@ -55,9 +55,9 @@ Route = tuple[tuple[str, ...], tuple[type[AgentEvent], ...], Callable[[AgentEven
 class Handlers:
     """The registry's handlers, with what they act on; `last_heard` in seconds of `clock`."""
 
-    fleet: Fleet
-    clock: Clock
-    actor: Actor
+    fleet: Agents
+    clock: HearingClock
+    actor: ActionRunner
     metrics: Metrics
     log: FilteringBoundLogger
     hears: Callable[[], bool] = lambda: True

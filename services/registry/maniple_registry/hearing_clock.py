@@ -8,7 +8,7 @@ from maniple.timings import Watching
 from maniple_registry.domain.agent_record import Instant
 
 
-class Clock:
+class HearingClock:
     """Counts only seconds in which the registry could hear: connected and not frozen itself.
 
     It must be read some times in `longest_step` seconds, or it takes itself for frozen. `take_off`

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from structlog.typing import FilteringBoundLogger
 
 from maniple.amqp import (
+    AmqpConnection,
     Inspector,
-    Link,
     Listener,
     Outgoing,
     Publisher,
@@ -30,7 +30,7 @@ COMPONENT = "broker.heartbeats"
 LINK = "heartbeats"
 
 
-class Hearing:
+class HeartbeatConsumer:
     """Hands each heartbeat to `heard`; `alive` says that something was heard at all.
 
     Not over FastStream: its pipeline costs several times what a heartbeat may.
@@ -46,7 +46,7 @@ class Hearing:
         self._echoed = asyncio.Event()
         self._was_up = False
         self._deaf = False
-        self.link = Link(
+        self.link = AmqpConnection(
             runtime.settings.broker_url,
             name=runtime.connection_name(LINK),
             prepare=declare_topology,

@@ -16,7 +16,7 @@ REFUSED_PAUSE = 1.0
 L = TypeVar("L")
 
 
-class Plane(Protocol):
+class OutboxPlane(Protocol):
     """What the outbox needs of `ControlPlane`."""
 
     async def emit(self, event: AgentEvent) -> None:
@@ -40,7 +40,7 @@ class Outbox:
     next life, decides the same from the same silence and publishes it under the same ids.
     """
 
-    def __init__(self, plane: Plane, log: FilteringBoundLogger) -> None:
+    def __init__(self, plane: OutboxPlane, log: FilteringBoundLogger) -> None:
         self._plane = plane
         self._log = log
         self._events = _Letters(self._emit, log)

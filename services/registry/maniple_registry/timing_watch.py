@@ -10,7 +10,7 @@ from maniple.service.health import Health
 from maniple.service.metric_names import AGENTS_MISTIMED
 from maniple.service.process import Runtime
 from maniple.service.telemetry import Metrics
-from maniple_registry.domain.agents import Fleet
+from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.timing_mismatch import Risk
 
 PERIOD = 1.0
@@ -18,10 +18,10 @@ SHOWN = 3
 COMPONENT = "timings"
 
 
-class MisfitWatch:
+class TimingWatch:
     """Shows, in log, health and a metric, whose times do not fit; nobody is treated otherwise."""
 
-    def __init__(self, fleet: Fleet, runtime: Runtime) -> None:
+    def __init__(self, fleet: Agents, runtime: Runtime) -> None:
         self._fleet = fleet
         self._health: Health = runtime.health
         self._metrics: Metrics = runtime.metrics

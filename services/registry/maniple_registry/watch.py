@@ -18,7 +18,7 @@ from maniple.timings import Timings, Watching
 from maniple_registry.domain.agent_record import Instant
 from maniple_registry.domain.mass_silence import proven, threatens
 from maniple_registry.handlers import Handlers
-from maniple_registry.heartbeat_consumer import Hearing
+from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 
 COUNT_PERIOD = 1.0
 OWN_LOOKS = 20  # agents whose own queues are looked at in one turn
@@ -27,10 +27,10 @@ CRITICAL = "critical"
 _LIFE = rf"[A-Za-z0-9-]{{0,{MOST_OF_A_LIFE}}}"
 
 
-class SilenceWatch:
+class FailureDetector:
     """Judges who is silent; asks for our own echo when much of the fleet is, or one is to fail."""
 
-    def __init__(self, handlers: Handlers, hearing: Hearing, watching: Watching) -> None:
+    def __init__(self, handlers: Handlers, hearing: HeartbeatConsumer, watching: Watching) -> None:
         self._handlers = handlers
         self._hearing = hearing
         self._times = watching
@@ -112,14 +112,14 @@ async def inherit(handlers: Handlers, plane: ControlPlane) -> None:
         handlers.log.info("no other registry to learn from", reason=str(error))
 
 
-class LaneWatch:
+class StalledLaneWatch:
     """Looks, again and again, at the lanes of agents that say they would take more.
 
     Not soon after our own link was lost: the agents' may have been lost too, and what they did not
     take says nothing about them.
     """
 
-    def __init__(self, handlers: Handlers, hearing: Hearing, watching: Watching) -> None:
+    def __init__(self, handlers: Handlers, hearing: HeartbeatConsumer, watching: Watching) -> None:
         self._handlers = handlers
         self._hearing = hearing
         self._times = watching

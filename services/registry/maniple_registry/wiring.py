@@ -10,20 +10,27 @@ from maniple.service.leadership import Leadership
 from maniple.service.metric_names import EVICTIONS
 from maniple.service.process import Runtime
 from maniple.topology import CONTROL
-from maniple_registry.actions import CAUSES, Actor
-from maniple_registry.catalog_reaper import Reaper
+from maniple_registry.actions import CAUSES, ActionRunner
+from maniple_registry.catalog_reaper import CatalogReaper
 from maniple_registry.clock_watch import ClockWatch
-from maniple_registry.domain.agents import Fleet
-from maniple_registry.domain.pending_actions import Agenda
+from maniple_registry.domain.agents import Agents
+from maniple_registry.domain.pending_actions import PendingActions
 from maniple_registry.eviction import Evictor
 from maniple_registry.handlers import Handlers, operations, routes
-from maniple_registry.hearing_clock import Clock
-from maniple_registry.heartbeat_consumer import Hearing
+from maniple_registry.hearing_clock import HearingClock
+from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_registry.management import Management
 from maniple_registry.outbox import Outbox
 from maniple_registry.settings import RegistrySettings
-from maniple_registry.timing_watch import MisfitWatch
-from maniple_registry.watch import ConsulWatch, LaneWatch, SilenceWatch, act, count, inherit
+from maniple_registry.timing_watch import TimingWatch
+from maniple_registry.watch import (
+    ConsulWatch,
+    FailureDetector,
+    StalledLaneWatch,
+    act,
+    count,
+    inherit,
+)
 
 
 @asynccontextmanager
@@ -42,7 +49,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     ).measured(runtime.metrics)
     leadership = Leadership(runtime)
     handlers = assemble(runtime, settings, plane, leadership)
-    hearing = Hearing(runtime, handlers.hear)
+    hearing = HeartbeatConsumer(runtime, handlers.hear)
     handlers.hears = lambda: hearing.hears
     clocks = ClockWatch(handlers, plane, runtime, lambda: leadership.leads or not leadership.led)
     checks = ConsulWatch(handlers, runtime.consul, settings.environment, timings)
@@ -56,14 +63,14 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             runtime.spawn(handlers.actor.evictor.run(), "evictor")
             runtime.spawn(act(handlers, timings.watching.scan), "actor")
             runtime.spawn(count(handlers), "count")
-            runtime.spawn(MisfitWatch(handlers.fleet, runtime).run(), "misfits")
-            runtime.spawn(SilenceWatch(handlers, hearing, timings.watching).run(), "silence")
+            runtime.spawn(TimingWatch(handlers.fleet, runtime).run(), "misfits")
+            runtime.spawn(FailureDetector(handlers, hearing, timings.watching).run(), "silence")
             runtime.spawn(inherit(handlers, plane), "inherit")
             runtime.spawn(clocks.run(), "clocks")
             # Before any question is answered: half a fleet is a wrong answer.
             await checks.seed()
             runtime.spawn(checks.run(), "checks")
-            runtime.spawn(LaneWatch(handlers, hearing, timings.watching).run(), "lanes")
+            runtime.spawn(StalledLaneWatch(handlers, hearing, timings.watching).run(), "lanes")
             runtime.spawn(_reaper(runtime).run(), "reaper")
             await plane.respond("registry", {**operations(handlers), "time": clocks.time})
             yield
@@ -76,7 +83,7 @@ def assemble(
 ) -> Handlers:
     """Put together what decides and acts; nothing is started."""
     timings = settings.timings
-    fleet = Fleet(timings.bounds)
+    fleet = Agents(timings.bounds)
     management = None
     if settings.management_url:
         management = Management(settings.management_url, settings.management_tls)
@@ -89,9 +96,9 @@ def assemble(
     )
     for cause in CAUSES:  # an alert sees a counter rise only from a value that was there before
         runtime.metrics.counter(EVICTIONS, cause)
-    actor = Actor(
+    actor = ActionRunner(
         fleet=fleet,
-        agenda=Agenda(timings.standby),
+        agenda=PendingActions(timings.standby),
         outbox=Outbox(plane, runtime.log),
         evictor=evictor,
         leads=lambda: leadership.leads,
@@ -99,11 +106,11 @@ def assemble(
         metrics=runtime.metrics,
         log=runtime.log,
     )
-    clock = Clock(longest_step=timings.watching.longest_step)
+    clock = HearingClock(longest_step=timings.watching.longest_step)
     return Handlers(fleet, clock, actor, runtime.metrics, runtime.log)
 
 
-def _reaper(runtime: Runtime) -> Reaper:
+def _reaper(runtime: Runtime) -> CatalogReaper:
     settings = runtime.settings
     gone_after = settings.timings.catalog.gone
-    return Reaper(runtime.consul, settings.environment, runtime.log, gone_after=gone_after)
+    return CatalogReaper(runtime.consul, settings.environment, runtime.log, gone_after=gone_after)

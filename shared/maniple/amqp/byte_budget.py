@@ -61,20 +61,20 @@ class ByteBudget:
         self.floor = limit // 2
         """Bytes that each share may hold, whatever the others do."""
         self._on_look = on_look
-        self._shares: list[Share] = []
-        self._waiting: dict[Share, None] = {}
+        self._shares: list[ByteShare] = []
+        self._waiting: dict[ByteShare, None] = {}
 
     @property
     def held_back(self) -> tuple[str, ...]:
         """The queues from which nothing more is taken, because too much is held."""
         return tuple(share.queue for share in self._shares if share.held_back)
 
-    def join(self, share: "Share") -> None:
+    def join(self, share: "ByteShare") -> None:
         """Count a share, from now on."""
         self._shares.append(share)
         self._divide()
 
-    def leave(self, share: "Share") -> None:
+    def leave(self, share: "ByteShare") -> None:
         """Forget a share and what it holds; idempotent."""
         share.clear()
         if share in self._shares:
@@ -84,13 +84,13 @@ class ByteBudget:
     def _divide(self) -> None:
         self.floor = self.limit // (2 * max(1, len(self._shares)))
 
-    def fits(self, share: "Share", weight: int) -> bool:
+    def fits(self, share: "ByteShare", weight: int) -> bool:
         """Tell whether a share may have so much more in hand."""
         if share.in_hand == 0 or self.in_hand + weight <= self.limit:
             return True
         return share.in_hand + weight <= self.floor
 
-    def wait(self, share: "Share") -> None:
+    def wait(self, share: "ByteShare") -> None:
         """Remember a share that has something unopened."""
         self._waiting[share] = None
 
@@ -111,7 +111,7 @@ class ByteBudget:
             self._on_look(self)
 
 
-class Share:
+class ByteShare:
     """What one consumer holds.
 
     `changed` is called when it is to be held back or no longer, or to have another prefetch; None

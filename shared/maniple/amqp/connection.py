@@ -10,8 +10,8 @@ from aiormq.abc import AbstractChannel
 
 from maniple.amqp.byte_budget import ByteBudget
 from maniple.amqp.consumer import Consumer
-from maniple.amqp.socket import Wire
-from maniple.amqp.subscription import Keeper, Prepare
+from maniple.amqp.socket import Socket
+from maniple.amqp.subscription import Prepare, Subscription
 from maniple.amqp.supervision import Supervised, TooFewChannels, safely
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
@@ -31,7 +31,7 @@ class Endpoint(Protocol):
         ...
 
 
-class Link(Supervised):
+class AmqpConnection(Supervised):
     """One supervised connection to the broker; see `Supervised` for the callbacks.
 
     Endpoints are opened in the order in which they were added, `prepare` (declarations) first.
@@ -59,19 +59,19 @@ class Link(Supervised):
         self._prepare = prepare
         self._endpoints: list[Endpoint] = []
         self._overdue: list[Callable[[], bool]] = []
-        self._keepers: list[Keeper] = []
+        self._keepers: list[Subscription] = []
 
     def consume(
         self,
         consumer: Consumer,
         prepare: Prepare | None = None,
         on_silent: Callable[[bool], None] | None = None,
-    ) -> Keeper:
+    ) -> Subscription:
         """Have a queue consumed before it is started; the link is up without it too.
 
-        `prepare` (declarations) and `on_silent` are the `Keeper`'s.
+        `prepare` (declarations) and `on_silent` are the `Subscription`'s.
         """
-        keeper = Keeper(consumer, self.times, prepare, on_silent)
+        keeper = Subscription(consumer, self.times, prepare, on_silent)
         self._keepers.append(keeper)
         return keeper
 
@@ -110,7 +110,7 @@ class Link(Supervised):
         return self._wire
 
     async def _build(self) -> None:
-        wire = Wire(str(self._url))
+        wire = Socket(str(self._url))
         await wire.open(self.times.connect)
         self._keep(wire)
         self._check_room(wire)
@@ -121,7 +121,7 @@ class Link(Supervised):
         for keeper in self._keepers:
             keeper.attach(wire, self.suspect)
 
-    def _check_room(self, wire: Wire) -> None:
+    def _check_room(self, wire: Socket) -> None:
         most, needed = wire.channel_max, len(self._endpoints) + len(self._keepers) + SPARE_CHANNELS
         if needed > most:
             raise TooFewChannels(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from maniple.amqp.byte_budget import ByteBudget, Share
+from maniple.amqp.byte_budget import ByteBudget, ByteShare
 from maniple.amqp.delivery import Delivery
 from maniple.amqp.errors import is_loss
 from maniple.amqp.supervision import CLOSE_TIMEOUT, safely
@@ -76,9 +76,9 @@ class Consumer:
         self._paused = False
         self._stale = False
         self._budget = budget
-        self._share: Share | None = None
+        self._share: ByteShare | None = None
         if budget is not None:
-            self._share = Share(
+            self._share = ByteShare(
                 budget,
                 queue,
                 self._hand,

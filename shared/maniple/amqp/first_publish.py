@@ -60,7 +60,7 @@ class _Scout:
         self.back = asyncio.Event()
 
 
-class Scouts:
+class FirstPublishes:
     """Which places a channel may publish to, and who finds out about others."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from maniple.amqp.connection import Link
+from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.errors import is_loss
 from maniple.amqp.supervision import CLOSE_TIMEOUT
 from maniple.errors import BrokerUnavailable
@@ -27,7 +27,9 @@ class Listener:
     raise.
     """
 
-    def __init__(self, link: Link, bindings: Sequence[tuple[str, str]], hear: Hear) -> None:
+    def __init__(
+        self, link: AmqpConnection, bindings: Sequence[tuple[str, str]], hear: Hear
+    ) -> None:
         """Listen on `link`, which must not have been started yet."""
         self._link = link
         self._bindings = tuple(bindings)
@@ -64,7 +66,7 @@ class QueueView:
 class Inspector:
     """Looks at queues over a link by passive declaration."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: AmqpConnection) -> None:
         """Look over `link`, which must not have been started yet."""
         self._connection: aiormq.Connection | None = None
         self._channel: AbstractChannel | None = None

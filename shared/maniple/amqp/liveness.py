@@ -5,17 +5,17 @@ But the broker sends heartbeats, also to a connection that it blocks or is too b
 two in the seconds of one `Amqp.heartbeat`, or one if something else has just been sent.
 """
 
-from maniple.amqp.socket import Wire
+from maniple.amqp.socket import Socket
 from maniple.timings import Amqp
 
 
-class Pulse:
+class Liveness:
     """Judges one connection; `tick` is to be called every `Amqp.tick` seconds.
 
     `blocked` says whether an alarm of the broker (memory, disk) holds back what we publish.
     """
 
-    def __init__(self, wire: Wire, times: Amqp) -> None:
+    def __init__(self, wire: Socket, times: Amqp) -> None:
         """Judge a connection that stands."""
         self._wire = wire
         self._most = times.ticks(times.silent)

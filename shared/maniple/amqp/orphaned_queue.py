@@ -13,7 +13,7 @@ from time import monotonic
 import aiormq
 
 from maniple.amqp.byte_budget import ASSUMED, ByteBudget
-from maniple.amqp.connection import Link
+from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.delivery import Delivery
 from maniple.amqp.errors import LOST, is_loss
@@ -26,7 +26,7 @@ SETTLE_TIMEOUT = 5.0
 POLL = 0.05
 
 
-class Leftover:
+class OrphanedQueue:
     """One such queue; `leftover` makes it. Every method raises when the connection is lost."""
 
     def __init__(
@@ -132,7 +132,7 @@ async def _channel(connection: aiormq.Connection) -> AsyncIterator[aiormq.abc.Ab
 
 
 @asynccontextmanager
-async def _closed(one: Leftover) -> AsyncIterator[None]:
+async def _closed(one: OrphanedQueue) -> AsyncIterator[None]:
     """Let go of the queue in the end; after an error, as far as the connection still stands."""
     try:
         yield
@@ -145,13 +145,13 @@ async def _closed(one: Leftover) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def leftover(
-    link: Link, queue: Queue, handle: Callable[[Delivery], None]
-) -> AsyncIterator[Leftover]:
+    link: AmqpConnection, queue: Queue, handle: Callable[[Delivery], None]
+) -> AsyncIterator[OrphanedQueue]:
     """Work on a queue over the connection that `link` has now.
 
     Raises `BrokerUnavailable` when that is lost meanwhile: begin again.
     """
-    one = Leftover(await link.connection(), queue, handle, link.budget)
+    one = OrphanedQueue(await link.connection(), queue, handle, link.budget)
     try:
         async with _closed(one):
             yield one

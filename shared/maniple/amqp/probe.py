@@ -12,7 +12,7 @@ from pamqp import commands
 
 from maniple.amqp.errors import LOST
 from maniple.amqp.refusal import refusal
-from maniple.amqp.socket import Wire
+from maniple.amqp.socket import Socket
 from maniple.errors import BrokerRefused, BrokerUnavailable
 from maniple.urls import place_of
 
@@ -54,7 +54,7 @@ async def probe(
 
 
 async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -> BrokerView:
-    connection = Wire(url)
+    connection = Socket(url)
     try:
         await connection.connect()
         properties = connection.server_properties

@@ -10,12 +10,12 @@ import aiormq
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
-from maniple.amqp.connection import Link
+from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.errors import is_loss
-from maniple.amqp.first_publish import Place, Scouts
+from maniple.amqp.first_publish import FirstPublishes, Place
 from maniple.amqp.refusal import check_published, end_of
 from maniple.amqp.supervision import FIRST_BACKOFF
-from maniple.amqp.suspect_addresses import LOSS_SECONDS, SHUNNED_SECONDS, Suspects
+from maniple.amqp.suspect_addresses import LOSS_SECONDS, SHUNNED_SECONDS, SuspectAddresses
 from maniple.errors import BrokerUnavailable, PublishRefused
 
 LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
@@ -74,11 +74,11 @@ class Publisher:
 
     def __init__(
         self,
-        link: Link,
+        link: AmqpConnection,
         *,
         max_losses: int | None = None,
-        scouts: Scouts | None = None,
-        suspects: Suspects | None = None,
+        scouts: FirstPublishes | None = None,
+        suspects: SuspectAddresses | None = None,
         tells_refusals: bool = False,
     ) -> None:
         """Publish on `link`, which must not have been started yet.

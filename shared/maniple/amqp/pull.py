@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
-from maniple.amqp.connection import Link
+from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.consumer import APPLY
 from maniple.amqp.delivery import Delivery
 from maniple.amqp.errors import is_loss
@@ -123,16 +123,16 @@ class Pulls:
         self._name = name
         self._times = times
         self._answer = answer
-        self._spare: list[Link] = []
+        self._spare: list[AmqpConnection] = []
         self._made = 0
-        self._looking = Link(url, name=name, times=times)
+        self._looking = AmqpConnection(url, name=name, times=times)
         self._inspectors = asyncio.Queue[Inspector]()
         for _ in range(lookers):
             self._inspectors.put_nowait(Inspector(self._looking))
 
     @asynccontextmanager
     async def up(self, timeout: float) -> AsyncIterator[None]:
-        """Keep a connection open for looks; raises as `Link.start`."""
+        """Keep a connection open for looks; raises as `AmqpConnection.start`."""
         await self._looking.start(timeout)
         try:
             yield
@@ -177,8 +177,10 @@ class Pulls:
         for link in spare:
             await link.close()
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> AmqpConnection:
         self._made += 1
-        link = Link(self._url, name=f"{self._name}-{self._made}", times=self._times, holds=True)
+        link = AmqpConnection(
+            self._url, name=f"{self._name}-{self._made}", times=self._times, holds=True
+        )
         await link.start(self._answer)
         return link

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import aiormq
 from aiormq.abc import AbstractChannel
 
-from maniple.amqp.connection import Link
+from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.declare import declare_queue
 from maniple.amqp.delivery import Delivery
@@ -29,7 +29,12 @@ class ReplyConsumer(Consumer):
     """
 
     def __init__(
-        self, link: Link, client: str, handle: Callable[[Delivery], None], *, prefetch: int
+        self,
+        link: AmqpConnection,
+        client: str,
+        handle: Callable[[Delivery], None],
+        *,
+        prefetch: int,
     ) -> None:
         """Describe the consumer; `link.add` puts it to work: without it the link is not up."""
         self._secret = new_secret()

@@ -19,7 +19,7 @@ _ask = aiormq.Connection._rpc  # noqa: SLF001 - nothing else tells what the brok
 _HEARTBEAT = frame.marshal(Heartbeat(), 0)
 
 
-class Wire(aiormq.Connection):
+class Socket(aiormq.Connection):
     """A connection that tells whether it hears anything, and that can be dropped at once.
 
     aiormq itself would drop one that is blocked by an alarm once its buffers are full (it cannot

@@ -23,7 +23,7 @@ Prepare = Callable[[aiormq.Connection], Awaitable[object]]
 _log = logging.getLogger(__name__)
 
 
-class Keeper:
+class Subscription:
     """Opens one consumer on each connection that it is attached to, and again when it is lost.
 
     What the broker does not answer is waited for: RabbitMQ answers as soon as the queue does. After

@@ -14,9 +14,9 @@ from yarl import URL
 from maniple.amqp.cancellation import hear_cancellations
 from maniple.amqp.errors import is_loss
 from maniple.amqp.lenient_decoding import tolerate_foreign_bytes
-from maniple.amqp.liveness import Pulse
+from maniple.amqp.liveness import Liveness
 from maniple.amqp.refusal import refusal
-from maniple.amqp.socket import Wire
+from maniple.amqp.socket import Socket
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.loops import end, left_alone
 from maniple.timings import Amqp
@@ -82,7 +82,7 @@ class Supervised(ABC):
         self._holds = holds
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
-        self._wire: Wire | None = None
+        self._wire: Socket | None = None
         self._close_wire: Callable[[], Coroutine[Any, Any, Any]] | None = None
         self._closed = False
         self._supervisor: asyncio.Task[None] | None = None
@@ -199,7 +199,7 @@ class Supervised(ABC):
         return True
 
     def _keep(
-        self, wire: Wire, close: Callable[[], Coroutine[Any, Any, Any]] | None = None
+        self, wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]] | None = None
     ) -> None:
         """Watch over the present wire, and close it in the end: by `close`, if it is given."""
         self._wire = wire
@@ -208,24 +208,24 @@ class Supervised(ABC):
         self._watch = asyncio.create_task(self._watch_over(wire), name=f"watch {self.name}")
         self._watch.add_done_callback(partial(self._on_watched, wire))
 
-    def _hear_of(self, wire: Wire, channel: AbstractChannel) -> None:
+    def _hear_of(self, wire: Socket, channel: AbstractChannel) -> None:
         """Have the loss of a channel heard."""
         channel.closing.add_done_callback(partial(self._on_closed, wire))
 
-    def _on_watched(self, wire: Wire, watch: asyncio.Task[None]) -> None:
+    def _on_watched(self, wire: Socket, watch: asyncio.Task[None]) -> None:
         """Have what nobody watches any more built anew."""
         if not watch.cancelled() and (error := watch.exception()) is not None:
             _log.error("what watched connection %s has died", self.name, exc_info=error)
             if wire is self._wire:
                 self.suspect(error)
 
-    def _on_closed(self, wire: Wire, future: asyncio.Future[Any]) -> None:
+    def _on_closed(self, wire: Socket, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         if wire is self._wire:  # the end of an earlier one says nothing
             self.suspect(error)
 
-    async def _watch_over(self, wire: Wire) -> None:
-        pulse = Pulse(wire, self.times)
+    async def _watch_over(self, wire: Socket) -> None:
+        pulse = Liveness(wire, self.times)
         reason = ""
         while not reason:
             await asyncio.sleep(self.times.tick)
@@ -278,7 +278,7 @@ def safely(callback: Callable[[], object]) -> None:
         _log.exception("the callback of a connection failed")
 
 
-async def _end(wire: Wire, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+async def _end(wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
     """Close a wire in at most twice `CLOSE_TIMEOUT`, with or without the broker."""
     closing = left_alone(asyncio.create_task(close()))
     await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)

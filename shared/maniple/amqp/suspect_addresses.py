@@ -25,7 +25,7 @@ LOSS_SECONDS = 10.0  # in which strangers may cost the connection once, in the l
 FREE_LOSSES = 8  # that hold nobody back: some nodes that were taken away, or a few restarts
 
 
-class Suspects:
+class SuspectAddresses:
     """What is known of the kinds of addresses. Reads no clock: times are the caller's.
 
     `kind_of` tells the kind of an address, such as its node, or None for one that is harmless.

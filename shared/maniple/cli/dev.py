@@ -62,7 +62,7 @@ def dev(  # noqa: PLR0913 - each is an option of the command
         data_dir=data_dir,
         restart=not no_restart,
     )
-    raise typer.Exit(asyncio.run(run(options, Screen(), ready_file=ready_file)))
+    raise typer.Exit(asyncio.run(run(options, DevScreen(), ready_file=ready_file)))
 
 
 def _make_way(ready_file: Path) -> None:
@@ -91,7 +91,7 @@ def _check_modules(modules: list[str]) -> None:
             )
 
 
-class Screen:
+class DevScreen:
     """A live table on a terminal, plain lines anywhere else."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class Screen:
             self._live = None
 
 
-async def run(options: ClusterOptions, screen: Screen, *, ready_file: Path | None) -> int:
+async def run(options: ClusterOptions, screen: DevScreen, *, ready_file: Path | None) -> int:
     """Run a cluster until SIGINT, SIGTERM or SIGHUP and return the exit code.
 
     A later signal ends it at once; the reaper then does what is left. Some senders signal both the
@@ -175,7 +175,7 @@ def _canceller(work: asyncio.Task[int]) -> Callable[[], None]:
     return cancel
 
 
-async def _serve(options: ClusterOptions, screen: Screen, ready_file: Path | None) -> int:
+async def _serve(options: ClusterOptions, screen: DevScreen, ready_file: Path | None) -> int:
     screen.say(
         f"starting RabbitMQ, Consul, registry, policy, {options.dispatchers} dispatcher(s) "
         f"and {options.agents} agent(s)"
@@ -195,7 +195,7 @@ async def _serve(options: ClusterOptions, screen: Screen, ready_file: Path | Non
     return DONE
 
 
-async def _watch(cluster: Cluster, screen: Screen, ready_file: Path | None) -> None:
+async def _watch(cluster: Cluster, screen: DevScreen, ready_file: Path | None) -> None:
     """Show the cluster and keep the ready file and the run file true, until cancelled."""
     files = [run_file(), *([ready_file] if ready_file is not None else [])]
     written: dict[str, Any] = {}

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from maniple.cli.checks import examine
-from maniple.cli.checks.findings import Finding, Places, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places
 from maniple.cli.output import (
     BrokerOption,
     ConsulOption,
@@ -23,10 +23,10 @@ from maniple.errors import BrokerUnavailable
 from maniple.shown import shown
 
 _STYLES = {
-    Verdict.OK: "green",
-    Verdict.WARNING: "yellow",
-    Verdict.FAILED: "red",
-    Verdict.SKIPPED: "dim",
+    CheckVerdict.OK: "green",
+    CheckVerdict.WARNING: "yellow",
+    CheckVerdict.FAILED: "red",
+    CheckVerdict.SKIPPED: "dim",
 }
 
 
@@ -51,11 +51,11 @@ async def _doctor(
             findings.append(finding)
             if not as_json:
                 _print(finding)
-            if finding.verdict is Verdict.FAILED:
+            if finding.verdict is CheckVerdict.FAILED:
                 code = ExitCode.FAILED
     except BrokerUnavailable as error:
         advice = "start RabbitMQ ('maniple dev' brings its own), or correct MANIPLE_BROKER_URL"
-        findings.append(Finding("broker", Verdict.FAILED, str(error), advice))
+        findings.append(Finding("broker", CheckVerdict.FAILED, str(error), advice))
         if not as_json:
             _print(findings[-1])
         code = ExitCode.UNREACHABLE

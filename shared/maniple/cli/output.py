@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from maniple.clusters import Cluster, find_cluster
+from maniple.clusters import KnownCluster, find_cluster
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.loops import new_event_loop
 from maniple.shown import shown, shown_json
@@ -81,7 +81,7 @@ ManagementOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-def local_cluster() -> Cluster:
+def local_cluster() -> KnownCluster:
     """Return the running `maniple dev`. Raises `BrokerUnavailable` when there is none."""
     if (cluster := find_cluster()) is None:
         raise BrokerUnavailable(

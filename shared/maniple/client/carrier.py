@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from maniple import codec
-from maniple.amqp import Delivery, Link, Outgoing, Publisher
+from maniple.amqp import AmqpConnection, Delivery, Outgoing, Publisher
 from maniple.amqp.batching import Bundler
 from maniple.amqp.reply_consumer import ReplyConsumer
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
-from maniple.client.outstanding import Outstanding
-from maniple.client.submit_span import Submitting
+from maniple.client.outstanding import OutstandingHandles
+from maniple.client.submit_span import SubmitSpans
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
@@ -69,10 +69,10 @@ async def connect(
     ends with the connection. Known weakness: when the queue is gone, so are the results of what had
     been submitted, and the handles raise `BrokerUnavailable`; the tasks themselves go on.
     """
-    outstanding = Outstanding()
+    outstanding = OutstandingHandles()
     carrier = AmqpCarrier(_broker_url(url), outstanding, confirm_timeout)
     await carrier.start(timeout)
-    client = Client(carrier, outstanding, tenant=tenant, submitting=Submitting(tracer))
+    client = Client(carrier, outstanding, tenant=tenant, submitting=SubmitSpans(tracer))
     try:
         yield client
     finally:
@@ -91,13 +91,15 @@ def _broker_url(given: str | None) -> str:
 class AmqpCarrier:
     """A link with a publisher for bundles of tasks and a consumer for bundles of results."""
 
-    def __init__(self, url: str, outstanding: Outstanding, confirm_timeout: float | None) -> None:
+    def __init__(
+        self, url: str, outstanding: OutstandingHandles, confirm_timeout: float | None
+    ) -> None:
         """Describe the connection; `start` opens it."""
         self.client_id = new_id()
         self._outstanding = outstanding
         self._confirm_timeout = confirm_timeout
         name = f"maniple-client-{socket.gethostname()}-{os.getpid()}-{self.client_id[-6:]}"
-        self._link = Link(url, name=name, on_state=self._on_state)
+        self._link = AmqpConnection(url, name=name, on_state=self._on_state)
         self._replies = ReplyConsumer(
             self._link, self.client_id, self._on_delivery, prefetch=PREFETCH
         )

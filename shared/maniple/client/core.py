@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from maniple.client.flow import Carrier, Flow, Slot
 from maniple.client.handle import TaskHandle, Ticket, error_of
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.client.submission import (
     SubmitOptions,
     check_task,
@@ -17,7 +17,7 @@ from maniple.client.submission import (
     encode_task,
     make_task,
 )
-from maniple.client.submit_span import Submitting, end
+from maniple.client.submit_span import SubmitSpans, end
 from maniple.codec import decode_value
 from maniple.errors import (
     ConfigurationError,
@@ -46,13 +46,13 @@ class Client:
     def __init__(
         self,
         carrier: Carrier,
-        outstanding: Outstanding,
+        outstanding: OutstandingHandles,
         *,
         tenant: str,
-        submitting: Submitting | None = None,
+        submitting: SubmitSpans | None = None,
     ) -> None:
         """Send through `carrier`, which tells `outstanding` what becomes of the tasks."""
-        self._submitting = submitting or Submitting()
+        self._submitting = submitting or SubmitSpans()
         self._carrier = carrier
         self._outstanding = outstanding
         self._closed = False

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import Generic, Protocol, TypeVar
 
 from maniple.client.handle import Ticket
-from maniple.client.outstanding import Outstanding
+from maniple.client.outstanding import OutstandingHandles
 from maniple.errors import ManipleError
 from maniple.messages import Result
 
@@ -18,7 +18,7 @@ MOST_BYTES = 64 * 1024**2  # of tasks that the broker has not confirmed and outp
 
 
 class Carrier(Protocol):
-    """What brings tickets to the cluster and tells an `Outstanding` how they ended."""
+    """What brings tickets to the cluster and tells an `OutstandingHandles` how they ended."""
 
     def send(self, ticket: Ticket) -> None:
         """Send soon, then call `ticket.confirmed`. Never blocks."""
@@ -77,7 +77,7 @@ class Flow:
     """
 
     def __init__(
-        self, carrier: Carrier, outstanding: Outstanding, *, window: int, ordered: bool
+        self, carrier: Carrier, outstanding: OutstandingHandles, *, window: int, ordered: bool
     ) -> None:
         """Send through `carrier`; with `ordered`, outcomes come in the order of the input."""
         self._carrier = carrier

@@ -19,7 +19,7 @@ FALLBACKS = "fallback/"
 _log = logging.getLogger(__name__)
 
 
-class Outstanding:
+class OutstandingHandles:
     """Gives each result to whoever waits for it; a second result of a task is ignored."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _API = "opentelemetry.trace"
 
 
-class Submitting:
+class SubmitSpans:
     """Begins the span of each submission; ends it when the broker has confirmed the task."""
 
     def __init__(self, tracer: "Tracer | None" = None) -> None:

@@ -16,7 +16,7 @@ from maniple.client.submission import encode_payload
 from maniple.demo import handlers
 from maniple.demo.analysis import analyse
 from maniple.demo.handlers import CAPABILITY
-from maniple.demo.screen import Screen
+from maniple.demo.screen import DemoScreen
 from maniple.demo.sources import find_sources
 from maniple.demo.summary import Summary, Tally, table_of
 from maniple.errors import ConfigurationError
@@ -42,7 +42,7 @@ class DemoOptions:
 class Demo:
     """One demonstration."""
 
-    def __init__(self, options: DemoOptions, screen: Screen) -> None:
+    def __init__(self, options: DemoOptions, screen: DemoScreen) -> None:
         """Look for the files. Raises `ConfigurationError` if there are none."""
         self._options = options
         self._screen = screen

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 LINE_SECONDS = 3.0
 
 
-class Screen(Protocol):
+class DemoScreen(Protocol):
     """Where a demonstration tells what happens."""
 
     def __enter__(self) -> Self:
@@ -36,7 +36,7 @@ class Screen(Protocol):
         ...
 
 
-def screen_for(console: Console) -> Screen:
+def screen_for(console: Console) -> DemoScreen:
     """Return the screen that fits a console."""
     return Bars(console) if console.is_terminal else Lines(console)
 
@@ -56,11 +56,11 @@ class Lines:
         """Leave everything as it is."""
 
     def say(self, what: RenderableType) -> None:
-        """See `Screen`."""
+        """See `DemoScreen`."""
         self._console.print(what)
 
     def show(self, phase: str, shares: Mapping[str, int], total: int) -> None:
-        """See `Screen`."""
+        """See `DemoScreen`."""
         done = sum(shares.values())
         if (now := time.monotonic()) < self._next and done < total:
             return
@@ -91,11 +91,11 @@ class Bars:
         self._progress.stop()
 
     def say(self, what: RenderableType) -> None:
-        """See `Screen`."""
+        """See `DemoScreen`."""
         self._progress.console.print(what)
 
     def show(self, phase: str, shares: Mapping[str, int], total: int) -> None:
-        """See `Screen`."""
+        """See `DemoScreen`."""
         self._bar(phase, sum(shares.values()), total)
         if len(shares) > 1:
             for name in sorted(shares):

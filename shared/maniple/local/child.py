@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from maniple.local.errors import ServerMissing
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from maniple.loops import end
 
 TAIL_LINES = 20
@@ -92,7 +92,7 @@ class Child:
     def __init__(
         self,
         spec: ChildSpec,
-        reaper: Reaper,
+        reaper: ProcessReaper,
         *,
         restart: bool = False,
         on_death: Callable[[Death], None] | None = None,

@@ -18,7 +18,7 @@ from maniple.local.errors import LocalError
 from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.readiness import until_ready
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from maniple.local.servers import BrokerServer, Existing, Servers
 
 READY_SECONDS = 60.0
@@ -110,7 +110,7 @@ class Cluster:
     async def __aenter__(self) -> Self:
         """Start everything; raises `LocalError` with nothing left running."""
         existing = Existing.of(os.environ)
-        self._reaper = Reaper()
+        self._reaper = ProcessReaper()
         self.data_dir = self._make_folder()
         self.servers = Servers(
             self.data_dir,

@@ -10,7 +10,7 @@ from maniple.local.child import Child, ChildSpec
 from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.readiness import until_ready
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -25,13 +25,15 @@ class ConsulServer:
     `data_dir` also holds its log. Without a `reaper` it makes one of its own.
     """
 
-    def __init__(self, data_dir: Path, *, keep: bool = False, reaper: Reaper | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, keep: bool = False, reaper: ProcessReaper | None = None
+    ) -> None:
         self.data_dir = data_dir.absolute()
         self.keep = keep
         self.port = 0
         self.children: tuple[Child, ...] = ()
         self._own_reaper = reaper is None
-        self._reaper = reaper or Reaper()
+        self._reaper = reaper or ProcessReaper()
 
     @property
     def log(self) -> Path:

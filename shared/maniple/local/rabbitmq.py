@@ -13,7 +13,7 @@ from maniple.local.errors import StartFailed
 from maniple.local.http import fetch
 from maniple.local.ports import LOOPBACK, free_ports
 from maniple.local.readiness import amqp_answers, listens, until_ready
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 
 START_SECONDS = 60.0
 EPMD_SECONDS = 5.0
@@ -40,7 +40,7 @@ class RabbitMQServer:
     """
 
     def __init__(
-        self, data_dir: Path, environment: str = "dev", *, reaper: Reaper | None = None
+        self, data_dir: Path, environment: str = "dev", *, reaper: ProcessReaper | None = None
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.environment = environment
@@ -48,7 +48,7 @@ class RabbitMQServer:
         self.amqp_port = self.management_port = self.prometheus_port = 0
         self.children: tuple[Child, ...] = ()
         self._own_reaper = reaper is None
-        self._reaper = reaper or Reaper()
+        self._reaper = reaper or ProcessReaper()
 
     @property
     def log(self) -> Path:

@@ -11,7 +11,7 @@ from maniple.local import reaper_process
 EXIT_SECONDS = reaper_process.GRACE + 5.0
 
 
-class Reaper:
+class ProcessReaper:
     """One small process that ends our children and removes our folders if we die in any way.
 
     It holds the read end of a pipe that only this process can write, so kill -9 reaches it too.

@@ -12,7 +12,7 @@ from maniple.local.consul import ConsulServer
 from maniple.local.errors import ServerUnreachable, WrongVariable
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from maniple.tls import PARTS, Tls, variable
 from maniple.urls import check_broker_url, check_http_url
 
@@ -90,7 +90,7 @@ class Servers:
     def __init__(  # noqa: PLR0913 - what a cluster is told about its servers
         self,
         data_dir: Path,
-        reaper: Reaper,
+        reaper: ProcessReaper,
         *,
         environment: str,
         keep: bool,

@@ -5,7 +5,7 @@ each task. The ledger and the fault campaign read it this way.
 """
 
 from maniple.records.entries import Entry, Position, Record, TaskKey, decode_records
-from maniple.records.first_wins import End, Ending, Fate, FirstWins, Verdict
+from maniple.records.first_wins import End, Ending, FirstWins, TaskFate, Verdict
 from maniple.records.reader import Batch, RecordReader
 
 __all__ = [
@@ -13,11 +13,11 @@ __all__ = [
     "End",
     "Ending",
     "Entry",
-    "Fate",
     "FirstWins",
     "Position",
     "Record",
     "RecordReader",
+    "TaskFate",
     "TaskKey",
     "Verdict",
     "decode_records",

@@ -66,7 +66,7 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class TaskFate:
     """What the records say of one task: `ends` by position, and what was heard before the end."""
 
     ends: tuple[End, ...] = ()
@@ -85,13 +85,13 @@ class Fate:
         """Whether the task has ended, also with a status that only a newer program knows."""
         return bool(self.ends)
 
-    def heard(self, state: TaskState) -> "Fate":
+    def heard(self, state: TaskState) -> "TaskFate":
         """Take a record that is no end; records come in any order, and `running` says more."""
         if self.before in {state, TaskState.RUNNING}:
             return self
         return replace(self, before=state)
 
-    def ended(self, ending: Ending, position: Position) -> tuple["Fate", Verdict]:
+    def ended(self, ending: Ending, position: Position) -> tuple["TaskFate", Verdict]:
         """Take a terminal result at `position`."""
         ends = list(self.ends)
         verdict = Verdict.REPEATED
@@ -119,7 +119,7 @@ class FirstWins:
 
     def __init__(self) -> None:
         """Know nothing."""
-        self._fates: dict[TaskKey, Fate] = {}
+        self._fates: dict[TaskKey, TaskFate] = {}
         self.next_offset = 0
         """Behind the last record that was taken: where to go on."""
         self.terminal = 0
@@ -132,10 +132,10 @@ class FirstWins:
     def __len__(self) -> int:
         return len(self._fates)
 
-    def __iter__(self) -> Iterator[tuple[TaskKey, Fate]]:
+    def __iter__(self) -> Iterator[tuple[TaskKey, TaskFate]]:
         return iter(self._fates.items())
 
-    def get(self, key: TaskKey) -> Fate | None:
+    def get(self, key: TaskKey) -> TaskFate | None:
         """Return what the records say of a task."""
         return self._fates.get(key)
 
@@ -150,7 +150,7 @@ class FirstWins:
         if isinstance(record, Event | TaskAdmitted):
             return None
         key = TaskKey(record.tenant, record.id)
-        fate = self._fates.get(key) or Fate()
+        fate = self._fates.get(key) or TaskFate()
         if isinstance(record, TaskAccepted | TaskRunning):
             running = isinstance(record, TaskRunning)
             self._fates[key] = fate.heard(TaskState.RUNNING if running else TaskState.ACCEPTED)
@@ -163,7 +163,7 @@ class FirstWins:
             for end in fate.ends[1:]:
                 yield key, end
 
-    def _end(self, key: TaskKey, fate: Fate, result: Result, position: Position) -> Verdict:
+    def _end(self, key: TaskKey, fate: TaskFate, result: Result, position: Position) -> Verdict:
         after, verdict = fate.ended(Ending.of(result), position)
         if verdict is Verdict.KNOWN:
             return verdict

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from maniple.amqp import Consumer, Delivery, Link
+from maniple.amqp import AmqpConnection, Consumer, Delivery
 from maniple.errors import InvalidMessage
 from maniple.records.entries import Entry, decode_records
 from maniple.topology import RECORDS
@@ -58,7 +58,7 @@ class RecordReader:
 
     def __init__(
         self,
-        link: Link,
+        link: AmqpConnection,
         take: Take,
         *,
         start: int | datetime | str = 0,

@@ -39,7 +39,7 @@ class _Door:
     tried: bool = False
 
 
-class Doors:
+class DestinationBackoff:
     """Which keys are shut, and since when one may try again.
 
     A key that refused is shut for a moment (`Queues.shut`); then one task may try, and the door

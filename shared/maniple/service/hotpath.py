@@ -12,15 +12,15 @@ from functools import partial
 from time import monotonic
 
 from maniple.amqp import (
+    AmqpConnection,
     ByteBudget,
     Connection,
     Consumer,
     Delivery,
-    Keeper,
-    Link,
+    FirstPublishes,
     Publisher,
-    Scouts,
-    Suspects,
+    Subscription,
+    SuspectAddresses,
     declare,
     declare_topology,
 )
@@ -63,7 +63,7 @@ class HotPath:
         settings = runtime.settings
         times = settings.timings.amqp
         self._patience = times.answer
-        self.outlet = Link(
+        self.outlet = AmqpConnection(
             settings.broker_url,
             name=runtime.connection_name("publish"),
             prepare=self._declare,
@@ -71,7 +71,7 @@ class HotPath:
             on_blocked=self._on_blocked,
             times=times,
         )
-        self.intake = Link(
+        self.intake = AmqpConnection(
             settings.broker_url,
             name=runtime.connection_name("consume"),
             on_state=lambda up: self._changed("consume", up=up),
@@ -79,21 +79,21 @@ class HotPath:
             holds=True,
             budget=self.budget,
         )
-        self._reply_link = Link(
+        self._reply_link = AmqpConnection(
             settings.broker_url,
             name=runtime.connection_name("reply"),
             on_state=lambda up: self._changed("reply", up=up, required=False),
             times=times,
         )
-        self.publisher = Publisher(self.outlet, scouts=Scouts())
+        self.publisher = Publisher(self.outlet, scouts=FirstPublishes())
         self.replier = Publisher(
             self._reply_link,
             max_losses=MAX_LOSSES,
-            scouts=Scouts(),
-            suspects=Suspects(node_of),
+            scouts=FirstPublishes(),
+            suspects=SuspectAddresses(node_of),
         )
         """For what goes to addresses that outsiders chose."""
-        self._keepers: dict[str, Keeper] = {}
+        self._keepers: dict[str, Subscription] = {}
         self._was_up: set[str] = set()
         self._lost_at = self._back_at = 0.0
         self._differing: set[str] = set()

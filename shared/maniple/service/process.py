@@ -27,7 +27,7 @@ from maniple.forks import keep_signals_from_children
 from maniple.loops import cancel, new_event_loop
 from maniple.service import metric_names
 from maniple.service.consul.client import Consul, ConsulUnavailable
-from maniple.service.consul.registration import Presence, Pulse
+from maniple.service.consul.registration import Registration, TtlHeartbeat
 from maniple.service.health import Health, HealthServer
 from maniple.service.log_levels import LogLevels
 from maniple.service.settings import WRONG_USAGE, ServiceSettings, leave_no_secrets
@@ -70,7 +70,7 @@ class Runtime:
     tracer: Tracer = NO_TRACER
     http_url: str = ""
     life: str = field(default_factory=lambda: secrets.token_hex(3))
-    pulse: Pulse = field(default_factory=Pulse)
+    pulse: TtlHeartbeat = field(default_factory=TtlHeartbeat)
     crashed: list[BaseException] = field(default_factory=list)
     before_leaving: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
     """Done once the process stops, before it leaves Consul."""
@@ -162,7 +162,7 @@ class _Process:
         body = asyncio.create_task(self._body(runtime), name="body")
         stop = asyncio.create_task(self.stopping.wait(), name="stopping")
         start = asyncio.create_task(self.started.wait(), name="started")
-        presence = Presence(
+        presence = Registration(
             runtime.consul,
             self.settings,
             self.health,
@@ -272,7 +272,7 @@ def _cut_short(body: asyncio.Task[None]) -> BaseException | None:
     return None
 
 
-async def _leave(runtime: Runtime, presence: Presence) -> None:
+async def _leave(runtime: Runtime, presence: Registration) -> None:
     for last in runtime.before_leaving:
         await last()
     await presence.stop()

@@ -25,7 +25,7 @@ RECEIVE_BUNDLE = "receive maniple.lanes"
 """Several tasks arrive at an agent together: a trace of its own, linked with the sampled ones."""
 
 
-class Step(StrEnum):
+class SpanStep(StrEnum):
     """The first word of a span's name; the capability is the second."""
 
     DISPATCH = "dispatch"
@@ -45,7 +45,7 @@ class Step(StrEnum):
         return f"{self.value} {capability}"
 
 
-class Kind(StrEnum):
+class SpanKind(StrEnum):
     """Who is on the other side."""
 
     INTERNAL = "internal"
@@ -91,7 +91,7 @@ FELL_BACK = "fallback"
 RETRIED = "retry"
 
 
-class Event(Struct, frozen=True):
+class SpanEvent(Struct, frozen=True):
     """Something that happened within a span; `at` is nanoseconds since 1970."""
 
     name: str
@@ -99,7 +99,7 @@ class Event(Struct, frozen=True):
     attributes: dict[str, Value] = {}
 
 
-class Link(Struct, frozen=True):
+class SpanLink(Struct, frozen=True):
     """A span of another trace that belongs to this one."""
 
     trace_id: str
@@ -116,12 +116,12 @@ class Span(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str
     span_id: str
     parent_id: str | None = None
-    kind: Kind = Kind.INTERNAL
+    kind: SpanKind = SpanKind.INTERNAL
     start: int
     end: int
     attributes: dict[str, Value] = {}
-    events: list[Event] = []
-    links: list[Link] = []
+    events: list[SpanEvent] = []
+    links: list[SpanLink] = []
     error: str | None = None
     scope: str = "maniple"
 

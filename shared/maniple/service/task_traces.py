@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result, Status
 from maniple.service import spans
-from maniple.service.publish.confirm import Done
-from maniple.service.spans import Kind, Link, Span, Step, Value, nanoseconds
+from maniple.service.publish.confirm import ConfirmCallback
+from maniple.service.spans import Span, SpanKind, SpanLink, SpanStep, Value, nanoseconds
 from maniple.service.telemetry.tracing import Tracer, new_span_id
 from maniple.topology import RESULTS, RETRY_QUEUE, SUBMIT
 from maniple.traceparent import (
@@ -55,10 +55,10 @@ def parent_of(envelope: Envelope) -> str:
     return envelope.span or span_id_of(envelope.traceparent or "")
 
 
-def original_of(copy: Envelope) -> Link:
+def original_of(copy: Envelope) -> SpanLink:
     """Return the link to the task that this one is a copy of."""
     original = of_copy(copy.traceparent or "")
-    return Link(trace_id_of(original), copy.span or span_id_of(original))
+    return SpanLink(trace_id_of(original), copy.span or span_id_of(original))
 
 
 def exemplar_of(envelope: Envelope) -> dict[str, str] | None:
@@ -110,7 +110,7 @@ class TaskTraces:
         start: datetime,
         end: datetime,
         *,
-        links: list[Link] | None = None,
+        links: list[SpanLink] | None = None,
         late: bool = False,
         attributes: dict[str, Value] | None = None,
         error: str | None = None,
@@ -129,16 +129,16 @@ class TaskTraces:
         parent = span_id_of(envelope.traceparent or "")
         self.write(
             envelope,
-            Step.DISPATCH.of(envelope.capability),
+            SpanStep.DISPATCH.of(envelope.capability),
             start,
             end,
             operation=("process", "dispatch"),
-            kind=Kind.CONSUMER,
+            kind=SpanKind.CONSUMER,
             span_id=envelope.span or new_span_id(),
             parent_id=None if parent == envelope.span else parent,
             attributes=said | (attributes or {}),
             error=error,
-            events=[spans.Event(spans.FELL_BACK, nanoseconds(end))] if fallbacks else [],
+            events=[spans.SpanEvent(spans.FELL_BACK, nanoseconds(end))] if fallbacks else [],
             links=links or [],
         )
 
@@ -151,7 +151,7 @@ class TaskTraces:
         if self.has(envelope):
             self.write(
                 envelope,
-                Step.MIGRATE.of(envelope.capability),
+                SpanStep.MIGRATE.of(envelope.capability),
                 envelope.dispatched_at or envelope.submitted_at,
                 self._clock(),
                 attributes={spans.REASON: reason},
@@ -159,7 +159,9 @@ class TaskTraces:
             )
         return envelope
 
-    def sending(self, result: Result, envelope: Envelope, done: Done) -> tuple[Result, Done]:
+    def sending(
+        self, result: Result, envelope: Envelope, done: ConfirmCallback
+    ) -> tuple[Result, ConfirmCallback]:
         """Return a result in its trace, and a `done` that writes the span of its sending."""
         if not self.has(envelope):
             return result, done
@@ -171,7 +173,7 @@ class TaskTraces:
                 result.finished_at or self._clock(),
                 self._clock(),
                 operation=("send", "send"),
-                kind=Kind.PRODUCER,
+                kind=SpanKind.PRODUCER,
                 attributes={
                     spans.DESTINATION: RESULTS.name,
                     spans.ROUTING_KEY: result.capability,
@@ -192,11 +194,11 @@ class TaskTraces:
         *,
         attributes: dict[str, Value],
         operation: tuple[str, str] | None = None,
-        kind: Kind = Kind.INTERNAL,
+        kind: SpanKind = SpanKind.INTERNAL,
         span_id: str | None = None,
         parent_id: str | None = "",
-        events: list[spans.Event] | None = None,
-        links: list[Link] | None = None,
+        events: list[spans.SpanEvent] | None = None,
+        links: list[SpanLink] | None = None,
         error: str | None = None,
     ) -> None:
         """Write a span of a sampled task; without `parent_id` it stands under its dispatch."""

@@ -10,7 +10,7 @@ from msgspec import Raw
 from agent_inside import AgentInside, agent_inside
 from fencing_handlers import held, release, started
 from link_bench import depth_at
-from maniple.amqp import Link, Outgoing, Publisher
+from maniple.amqp import AmqpConnection, Outgoing, Publisher
 from maniple.cli.control import ask
 from maniple.codec import encode, join
 from maniple.control import Heartbeat
@@ -47,7 +47,7 @@ def envelope(seconds: float) -> Envelope:
 
 async def send(cluster: Cluster, agent: str, *bundles: list[Envelope]) -> None:
     """Publish to an agent's own queue, as a dispatcher does."""
-    link = Link(cluster.servers.broker_url("dispatcher"), name="test.affinity")
+    link = AmqpConnection(cluster.servers.broker_url("dispatcher"), name="test.affinity")
     publisher = Publisher(link)
     await link.start(10)
     for bundle in bundles:

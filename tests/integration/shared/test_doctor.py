@@ -12,7 +12,7 @@ from pika.adapters.blocking_connection import BlockingConnection
 
 from maniple.amqp.probe import probe
 from maniple.cli.checks import examine
-from maniple.cli.checks.findings import Finding, Places, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places
 from maniple.local.cluster import Cluster
 from maniple.service.consul.client import Consul
 from maniple.topology import LANES, Queue, lane_queues
@@ -65,20 +65,22 @@ async def test_a_sound_cluster_passes_every_check(cluster: Cluster) -> None:
     async def passes() -> bool:  # at one time at least: where the machine is busy, pages are late
         found.clear()
         found.update(await look(places(cluster)))
-        return {check for check, one in found.items() if one.verdict is not Verdict.OK} <= left
+        return {check for check, one in found.items() if one.verdict is not CheckVerdict.OK} <= left
 
     # Other tests leave agents that failed and lanes that nobody serves; there is one broker.
     left = {"membership", "health", "lanes", "streams"}
     await wait_until(passes, every=1.0)
     assert list(found) == CHECKS
-    assert {check for check, one in found.items() if one.verdict is Verdict.FAILED} <= {"lanes"}
+    assert {check for check, one in found.items() if one.verdict is CheckVerdict.FAILED} <= {
+        "lanes"
+    }
 
 
 async def test_tasks_that_nobody_serves_are_told(cluster: Cluster) -> None:
     async with declared(cluster, LANE, b"[]"):
         found = (await look(places(cluster)))["lanes"]
     assert (found.verdict, f"1 messages wait in {LANE.name}" in found.found) == (
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         True,
     )
 
@@ -87,7 +89,7 @@ async def test_a_lane_that_was_declared_otherwise_is_told(cluster: Cluster) -> N
     odd = Queue(LANE.name, arguments={"x-max-length": 7}, bindings=((LANES.name, "odd"),))
     async with declared(cluster, odd, b"[]"):
         found = (await look(places(cluster)))["queue arguments"]
-    assert found.verdict is Verdict.FAILED
+    assert found.verdict is CheckVerdict.FAILED
     assert f"{LANE.name}: x-max-length is 7, not 1000000" in found.found
 
 
@@ -97,7 +99,7 @@ async def test_a_policy_that_cannot_be_used_is_told(cluster: Cluster) -> None:
 
     async def told() -> bool:
         found = (await look(places(cluster)))["policies"]
-        return found.verdict is Verdict.FAILED and "timeout/doctored" in found.found
+        return found.verdict is CheckVerdict.FAILED and "timeout/doctored" in found.found
 
     try:
         await consul.kv_put(key, b"{nonsense")
@@ -110,19 +112,19 @@ async def test_a_policy_that_cannot_be_used_is_told(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("management", "verdict", "word"),
     [
-        (None, Verdict.SKIPPED, "MANIPLE_MANAGEMENT_URL"),
-        ("http://127.0.0.1:1", Verdict.FAILED, "cannot be reached"),
-        ("outside", Verdict.FAILED, "refuses this user"),
+        (None, CheckVerdict.SKIPPED, "MANIPLE_MANAGEMENT_URL"),
+        ("http://127.0.0.1:1", CheckVerdict.FAILED, "cannot be reached"),
+        ("outside", CheckVerdict.FAILED, "refuses this user"),
     ],
 )
 async def test_without_the_management_api_the_rest_is_still_examined(
-    cluster: Cluster, management: str | None, verdict: Verdict, word: str
+    cluster: Cluster, management: str | None, verdict: CheckVerdict, word: str
 ) -> None:
     if management == "outside":
         management = cluster.servers.management_url("outside")
     found = await look(places(cluster, management=management))
     assert (found["management"].verdict, word in found["management"].found) == (verdict, True)
-    assert found["echo task"].verdict is Verdict.OK
+    assert found["echo task"].verdict is CheckVerdict.OK
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ async def test_what_is_no_consul_is_not_taken_for_one(
 ) -> None:
     url = cluster.ready_info().get(consul, "http://127.0.0.1:1")
     found = (await look(places(cluster, consul=url)))["consul"]
-    assert (found.verdict, word in found.found) == (Verdict.FAILED, True)
+    assert (found.verdict, word in found.found) == (CheckVerdict.FAILED, True)
     assert found.advice.startswith("start Consul")
     assert "***" in found.advice or "@" not in found.advice
 

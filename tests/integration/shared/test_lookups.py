@@ -11,13 +11,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from local_servers import LocalServers
-from maniple.amqp import Link, Outgoing, Publisher, declare_topology
+from maniple.amqp import AmqpConnection, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULTS_TYPE, Result, Status, TaskAccepted
 from maniple.records import Record, TaskKey
 from maniple.topology import ACCEPTED_KEY, EVENTS, RESULTS
 from maniple_dispatcher.ingress import record_lookup
-from maniple_dispatcher.ingress.record_lookup import Lookups
+from maniple_dispatcher.ingress.record_lookup import RecordLookup
 from reader_runtime import reader_runtime
 from waiting import wait_until
 
@@ -29,9 +29,9 @@ class Scene:
     """A dispatcher's lookups, and a publisher to record what they find."""
 
     def __init__(self, url: str) -> None:
-        self.link = Link(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
+        self.link = AmqpConnection(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
         self.publisher = Publisher(self.link)
-        self.lookups = Lookups(reader_runtime(url), self.publisher, lambda: 0.0)
+        self.lookups = RecordLookup(reader_runtime(url), self.publisher, lambda: 0.0)
         self.found: dict[str, list[Record | None]] = {}
 
     @asynccontextmanager

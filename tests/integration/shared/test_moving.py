@@ -12,14 +12,22 @@ import structlog
 
 from link_bench import is_left
 from local_servers import LocalServers
-from maniple.amqp import Connection, Consumer, Delivery, Link, Outgoing, Publisher, declare
+from maniple.amqp import (
+    AmqpConnection,
+    Connection,
+    Consumer,
+    Delivery,
+    Outgoing,
+    Publisher,
+    declare,
+)
 from maniple.codec import encode
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Envelope
 from maniple.service.settlement import Settlement
 from maniple.topology import AGENTS, agent_queue
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.affinity.queue_drainer import Moves
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from waiting import wait_until
 
 LANE = "cart.add"
@@ -32,14 +40,14 @@ ROUNDS = 8
 class Dispatcher:
     """What of a dispatcher moves tasks, and a stream of tasks of one affinity key."""
 
-    def __init__(self, link: Link, publisher: Publisher) -> None:
+    def __init__(self, link: AmqpConnection, publisher: Publisher) -> None:
         self._publisher = publisher
-        self.roster = Roster()
+        self.roster = Assignment()
         nothing: Any = None
         around: Any = SimpleNamespace(spawn=self._spawn, log=structlog.get_logger())
         lanes: Any = self
         traces: Any = self
-        self.moves = Moves(
+        self.moves = QueueDrainer(
             around,
             link,
             lanes,
@@ -108,7 +116,7 @@ def incarnation(life: int) -> str:
 
 @asynccontextmanager
 async def dispatcher(servers: LocalServers) -> AsyncIterator[Dispatcher]:
-    link = Link(servers.rabbitmq.url("dispatcher"), name=f"dispatcher-{new_id()}")
+    link = AmqpConnection(servers.rabbitmq.url("dispatcher"), name=f"dispatcher-{new_id()}")
     made = Dispatcher(link, Publisher(link))
     await link.start(10)
     submitting = asyncio.create_task(made.submit())
@@ -150,7 +158,7 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
         delivery.ack()
 
     async with AsyncExitStack() as stack:
-        keeper = Link(servers.rabbitmq.url("agent"), name=f"{name}.0", prepare=prepare)
+        keeper = AmqpConnection(servers.rabbitmq.url("agent"), name=f"{name}.0", prepare=prepare)
         await keeper.start(10)
         stack.push_async_callback(keeper.close)
         both = [await stack.enter_async_context(dispatcher(servers)) for _ in range(2)]
@@ -162,7 +170,7 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
             await both[0].give(name, late)  # as one that has not heard yet
             await wait_until(lambda late=late: any(late.id in one.has_moved for one in both), 20)  # type: ignore[misc]
             await wait_until(lambda: is_left(servers, queue, consumers=2), 20)
-            agent = Link(servers.rabbitmq.url("agent"), name=f"{name}.{life}")
+            agent = AmqpConnection(servers.rabbitmq.url("agent"), name=f"{name}.{life}")
             consumer = Consumer(queue.name, take, prefetch=20)
             agent.consume(consumer)
             await agent.start(10)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from local_servers import LocalServers
-from maniple.amqp import Link, Outgoing, Publisher, declare_topology
+from maniple.amqp import AmqpConnection, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.records import Batch, FirstWins, RecordReader, TaskKey
@@ -28,7 +28,7 @@ class Tail:
         self.offsets: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.link = Link(url, name=f"test.records.{uuid4()}", prepare=declare_topology)
+        self.link = AmqpConnection(url, name=f"test.records.{uuid4()}", prepare=declare_topology)
         self.reader = RecordReader(self.link, self.take, start=start, prefetch=prefetch)
 
     async def take(self, batch: Batch) -> None:
@@ -64,7 +64,7 @@ def url(servers: LocalServers) -> str:
 
 async def publish(url: str, *tasks: str) -> None:
     """Record the ends of tasks, each in a message of its own."""
-    link = Link(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
+    link = AmqpConnection(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
     publisher = Publisher(link)
     await link.start(10)
     for task in tasks:
@@ -136,7 +136,7 @@ async def test_a_batch_that_cannot_be_taken_is_read_again_from_next_offset(url: 
     async def refuse(_batch: Batch) -> None:
         raise OSError("the disk is full")
 
-    link = Link(url, name=f"test.records.{uuid4()}", prepare=declare_topology)
+    link = AmqpConnection(url, name=f"test.records.{uuid4()}", prepare=declare_topology)
     reader = RecordReader(link, refuse)
     await publish(url, task)
     await link.start(10)

@@ -13,14 +13,14 @@ from pika.adapters.blocking_connection import BlockingConnection
 from structlog.testing import capture_logs
 
 from local_servers import SharedServers
-from maniple.amqp import Link, Outgoing, Publisher, declare_topology
+from maniple.amqp import AmqpConnection, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
 from maniple.service.policy_view import PolicyView
 from maniple.topology import RECORDS, RESULTS
 from maniple_dispatcher import result_learning
-from maniple_dispatcher.result_cache import GoodResults
-from maniple_dispatcher.result_learning import Learning
+from maniple_dispatcher.result_cache import ResultCache
+from maniple_dispatcher.result_learning import ResultLearner
 from reader_runtime import reader_runtime
 from waiting import wait_until
 
@@ -37,7 +37,7 @@ async def url(shared: SharedServers) -> AsyncIterator[str]:
 async def record(url: str, count: int) -> set[str]:
     """Record so many good results, each in a message of its own, and return their payloads."""
     payloads = [uuid4().hex for _ in range(count)]
-    link = Link(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
+    link = AmqpConnection(url, name=f"test.publish.{uuid4()}", prepare=declare_topology)
     publisher = Publisher(link)
     await link.start(10)
     for payload in payloads:
@@ -51,7 +51,7 @@ async def record(url: str, count: int) -> set[str]:
     return set(payloads)
 
 
-def learned(good: GoodResults) -> set[str]:
+def learned(good: ResultCache) -> set[str]:
     return {key.payload_digest for key in good._kept}
 
 
@@ -60,12 +60,12 @@ async def test_good_results_are_learned_when_the_stream_begins_anew(
     url: str, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
     monkeypatch.setattr(result_learning, "ASTRAY_AFTER", 2.0)
-    good = GoodResults()
+    good = ResultCache()
     policies = SimpleNamespace(current=SimpleNamespace(gives_last_good=True))
     old = await record(url, 10)
     with capture_logs() as lines:
         work = asyncio.create_task(
-            Learning(reader_runtime(url), cast("PolicyView", policies), good).run()
+            ResultLearner(reader_runtime(url), cast("PolicyView", policies), good).run()
         )
         await wait_until(lambda: learned(good) >= old, 30)
         with BlockingConnection(pika.URLParameters(url)) as connection:

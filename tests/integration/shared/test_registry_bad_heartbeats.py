@@ -9,7 +9,7 @@ import pytest
 
 from heartbeating_agents import agent_of, keys, registry, shown
 from local_servers import LocalServers
-from maniple.amqp import Link, Outgoing, Publisher
+from maniple.amqp import AmqpConnection, Outgoing, Publisher
 from maniple.control import Heartbeat
 from maniple.identifiers import new_id
 from maniple.service.metric_names import CONTROL_DROPPED
@@ -47,7 +47,7 @@ BAD = {
 async def test_a_bad_heartbeat_is_dropped_and_counted_and_the_registry_goes_on(
     servers: LocalServers, tmp_path: Path, body: bytes
 ) -> None:
-    link = Link(servers.rabbitmq.url("agent"), name=f"bad-{new_id()}")
+    link = AmqpConnection(servers.rabbitmq.url("agent"), name=f"bad-{new_id()}")
     publisher = Publisher(link)
     async with registry(servers, tmp_path) as runtime, agent_of(servers) as (agent, events):
         await link.start(10)

@@ -10,10 +10,10 @@ from typing import Any
 from heartbeating_agents import Agent, agent_of, keys, registry, told
 from local_servers import LocalServers
 from maniple.amqp import (
+    AmqpConnection,
     Connection,
     Consumer,
     Delivery,
-    Link,
     Outgoing,
     Publisher,
     declare,
@@ -53,7 +53,7 @@ async def working(servers: LocalServers) -> AsyncIterator[SlowWorker]:
         await declare(connection, queues=lane_queues(LANE))
 
     worker = SlowWorker()
-    link = Link(servers.rabbitmq.url("agent"), name=f"worker-{new_id()}", prepare=prepare)
+    link = AmqpConnection(servers.rabbitmq.url("agent"), name=f"worker-{new_id()}", prepare=prepare)
     publisher = Publisher(link)
     plain, suspects = lane_queues(LANE)
     for queue in (plain, suspects):

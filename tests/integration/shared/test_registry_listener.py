@@ -8,9 +8,9 @@ import pytest
 
 from local_servers import LocalServers
 from maniple.amqp import (
+    AmqpConnection,
     Connection,
     Inspector,
-    Link,
     Listener,
     Outgoing,
     Publisher,
@@ -28,7 +28,7 @@ from waiting import wait_until
 class Bench:
     """A link with everything on it, and what was heard."""
 
-    link: Link
+    link: AmqpConnection
     publisher: Publisher
     inspector: Inspector
     heard: list[tuple[bytes, str, str]] = field(default_factory=list)
@@ -43,7 +43,9 @@ async def bench(servers: LocalServers, *queues: Queue) -> AsyncIterator[Bench]:
         await declare_topology(connection)
         await declare(connection, queues=queues)
 
-    link = Link(servers.rabbitmq.url("registry"), name=f"bench-{new_id()}", prepare=prepare)
+    link = AmqpConnection(
+        servers.rabbitmq.url("registry"), name=f"bench-{new_id()}", prepare=prepare
+    )
     made = Bench(link, Publisher(link), Inspector(link))
     bindings = [(HEARTBEATS.name, ""), (EVENTS.name, "agent.*")]
     Listener(link, bindings, lambda *message: made.heard.append(message))
@@ -88,7 +90,7 @@ async def test_queues_are_looked_at_and_one_that_is_not_there_costs_no_connectio
 
 
 async def test_looking_without_a_connection_says_so(servers: LocalServers) -> None:
-    link = Link(servers.rabbitmq.url("registry"), name="never")
+    link = AmqpConnection(servers.rabbitmq.url("registry"), name="never")
     inspector = Inspector(link)
     with pytest.raises(BrokerUnavailable):
         await inspector.look("maniple.submit")

@@ -17,8 +17,8 @@ from heartbeating_agents import (
 )
 from local_servers import LocalServers
 from maniple.amqp import (
+    AmqpConnection,
     Connection,
-    Link,
     Outgoing,
     Publisher,
     declare,
@@ -36,14 +36,14 @@ TIME_SCALE = 0.5
 TIMES = Timings().scaled(TIME_SCALE)
 
 
-async def waiting_work(servers: LocalServers, link_name: str) -> Link:
+async def waiting_work(servers: LocalServers, link_name: str) -> AmqpConnection:
     """Put a message into the lane of the fake agents, which none of them consumes."""
 
     async def prepare(connection: Connection) -> None:
         await declare_topology(connection)
         await declare(connection, queues=lane_queues("x.y"))
 
-    link = Link(servers.rabbitmq.url("agent"), name=link_name, prepare=prepare)
+    link = AmqpConnection(servers.rabbitmq.url("agent"), name=link_name, prepare=prepare)
     publisher = Publisher(link)
     await link.start(10)
     await publisher.publish(Outgoing(LANES.name, "x.y", b"[]", new_id(), "maniple.tasks.v1"))

@@ -17,7 +17,7 @@ from maniple.service.consul.client import (
     ConsulUnavailable,
     ttl_check,
 )
-from maniple.service.consul.registration import Presence
+from maniple.service.consul.registration import Registration
 from maniple.service.health import Health, HealthServer
 from maniple.service.process import Runtime, running
 from maniple.service.settings import ServiceSettings
@@ -56,7 +56,7 @@ async def present(
     health = health or Health("service", instance)
     consul = Consul(server.url)
     async with HealthServer(settings, health) as pages:
-        presence = Presence(consul, settings, health, port=pages.port)
+        presence = Registration(consul, settings, health, port=pages.port)
         presence.start()
         try:
             yield consul, health

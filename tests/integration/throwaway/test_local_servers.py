@@ -21,7 +21,7 @@ from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.errors import LocalError, StartFailed
 from maniple.local.http import fetch
 from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import Reaper
+from maniple.local.reaper import ProcessReaper
 from needs import CONSUL, PS, RABBITMQ, need
 from paths import left_in
 from waiting import wait_until
@@ -219,7 +219,7 @@ def test_the_reaper_ends_a_group_that_ignores_sigterm(tmp_path: Path) -> None:
     with ended(process) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        reaper = Reaper()
+        reaper = ProcessReaper()
         reaper.watch_group(child.pid)
         reaper.watch_folder(folder)
         reaper.close()
@@ -228,7 +228,7 @@ def test_the_reaper_ends_a_group_that_ignores_sigterm(tmp_path: Path) -> None:
 
 
 def test_the_reaper_leaves_alone_what_is_forgotten(tmp_path: Path) -> None:
-    with Reaper() as reaper:
+    with ProcessReaper() as reaper:
         reaper.watch_folder(tmp_path)
         reaper.watch_group(os.getpgid(0))
         reaper.forget_group(os.getpgid(0))

@@ -15,7 +15,7 @@ from agent_inside import agent_inside
 from fencing_handlers import most_together, started, stopped
 from local_servers import LocalServers, SharedServers
 from maniple.cli.checks import processes
-from maniple.cli.checks.findings import Finding, Places, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places
 from maniple.cli.control import ask
 from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.local.http import fetch
@@ -124,7 +124,7 @@ async def test_an_agent_that_keeps_other_times_is_told_by_its_registry_and_by_th
 
         await wait_until(said, 20)
         found = await doctored(cluster)
-        assert found.verdict is Verdict.FAILED
+        assert found.verdict is CheckVerdict.FAILED
         assert agent.instance in found.found
         assert registry.instance in found.found
         assert "MANIPLE_TIME_SCALE" in found.advice
@@ -154,4 +154,4 @@ async def test_at_another_scale_an_exclusive_task_is_stopped_before_its_agent_is
         agent.network.thaw()
         await wait_until(lambda: started[handle.id] == 2, 30)
         assert most_together[handle.id] == 1
-        assert (await doctored(cluster)).verdict is Verdict.OK
+        assert (await doctored(cluster)).verdict is CheckVerdict.OK

@@ -13,7 +13,7 @@ import faults
 from flaky_network import FlakyNetwork
 from link_bench import bench, depth, done, new_queue, numbers
 from local_servers import LocalServers
-from maniple.amqp import Link, liveness
+from maniple.amqp import AmqpConnection, liveness
 from maniple.timings import Amqp
 from maniple.topology import Queue
 from needs import CONSUL, RABBITMQ, need
@@ -28,20 +28,20 @@ class Ticks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._counts: Counter[int] = Counter()
-        tick = liveness.Pulse.tick
+        tick = liveness.Liveness.tick
 
-        async def counted(self_: liveness.Pulse) -> bool:
+        async def counted(self_: liveness.Liveness) -> bool:
             self._counts[id(self_._wire)] += 1
             return await tick(self_)
 
-        monkeypatch.setattr(liveness.Pulse, "tick", counted)
+        monkeypatch.setattr(liveness.Liveness, "tick", counted)
 
-    def of(self, link: Link) -> Callable[[], int]:
+    def of(self, link: AmqpConnection) -> Callable[[], int]:
         """Return what tells how many there have been on the link's present connection."""
         wire = link._wire
         return lambda: self._counts[id(wire)]
 
-    def have_been(self, link: Link, count: int) -> Callable[[], bool]:
+    def have_been(self, link: AmqpConnection, count: int) -> Callable[[], bool]:
         """Return a condition: so many more than now."""
         so_far = self.of(link)
         wanted = so_far() + count

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from maniple.amqp import Link
+from maniple.amqp import AmqpConnection
 from maniple.errors import ManipleError
 from maniple.local.cluster import Cluster, ServiceProcess
 from maniple.records import RecordReader
@@ -25,7 +25,7 @@ async def watching(cluster: Cluster) -> AsyncIterator[Witness]:
     """Watch for as long as the block lasts; whatever goes wrong here ends the block."""
     url = cluster.ready_info()["operator_url"]
     witness = Witness()
-    link = Link(url, name="campaign.records")
+    link = AmqpConnection(url, name="campaign.records")
     reader = RecordReader(link, witness.hear)
     log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
     try:

@@ -8,7 +8,7 @@ CALM = 120.0  # seconds without a return, after which the next one is the first
 
 
 @dataclass(slots=True)
-class Returning:
+class RejoinBackoff:
     """At once, then after pauses that double. Seconds are those of a steady clock."""
 
     last: float = float("-inf")

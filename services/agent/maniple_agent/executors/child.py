@@ -13,13 +13,13 @@ import msgspec
 
 from maniple.codec import encode
 from maniple.forks import keep_from_children
-from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
+from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed
 
 START_TIMEOUT = 60.0
 # What reading from a worker raises that has ended, or that somebody else wrote for.
 ENDED = (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError)
 
-_decode_reply = msgspec.json.Decoder(Reply).decode
+_decode_reply = msgspec.json.Decoder(WorkerReply).decode
 
 
 class Worker:
@@ -83,12 +83,12 @@ class Worker:
             raise
         return worker
 
-    async def send(self, call: Call) -> None:
+    async def send(self, call: WorkerCall) -> None:
         """Hand a call over."""
         self._writer.write(framed(encode(call)))
         await self._writer.drain()
 
-    async def receive(self) -> Reply:
+    async def receive(self) -> WorkerReply:
         """Return what it says next."""
         header = await self._reader.readexactly(LENGTH.size)
         return _decode_reply(await self._reader.readexactly(LENGTH.unpack(header)[0]))

@@ -11,7 +11,7 @@ from maniple.service.spans import Span
 LENGTH = struct.Struct(">I")
 
 
-class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WorkerCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One attempt to run. `memory` is bytes of address space.
 
     If it is `traced`, `traceparent` is its span, and the spans that its handler makes are wanted.
@@ -31,7 +31,7 @@ class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
     traced: bool = False
 
 
-class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WorkerReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Progress, or the outcome of a call; `ready` when a worker has started or received a call."""
 
     ready: bool = False

@@ -16,7 +16,7 @@ from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job
-from maniple_agent.executors.latest_progress import Latest
+from maniple_agent.executors.latest_progress import LatestProgress
 from maniple_agent.executors.pool import Caller, HandlerPool, calling
 
 Finished = tuple[Job, Outcome, float]
@@ -191,7 +191,7 @@ class HandlerLoop:
         if not job.definition.takes_context:
             context = job.context(self._agent, None)
             return await self._ran(job, context)
-        latest = Latest(job, self._home, self._progress)
+        latest = LatestProgress(job, self._home, self._progress)
         try:
             return await self._ran(job, job.context(self._agent, latest.report))
         finally:

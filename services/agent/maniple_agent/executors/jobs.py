@@ -20,7 +20,7 @@ from maniple.traceparent import with_span
 from maniple_agent.bundle import Bundle
 
 if TYPE_CHECKING:
-    from maniple_agent.fair_queue import Share
+    from maniple_agent.fair_queue import FairShare
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -62,7 +62,7 @@ class Job:
         bundle: Bundle,
         *,
         suspect: bool,
-        share: "Share",
+        share: "FairShare",
     ) -> None:
         """Describe an attempt that has not started; `bundle` is what it came in."""
         self.envelope = envelope

@@ -19,7 +19,7 @@ from maniple_agent.executors.jobs import Job
 PERIOD = 0.1
 
 
-class Latest:
+class LatestProgress:
     """The latest value that the handler of one job reported, told at most once in `PERIOD` seconds.
 
     `report` and `close` are for the handler's side, any thread; the rest happens on the connection

@@ -59,7 +59,7 @@ class _Awaited(Future[Any]):
         return super().cancel()
 
 
-class Call:
+class PoolCall:
     """One function on its way through the pool."""
 
     __slots__ = ("_caller", "future", "over_since", "since", "work")
@@ -117,8 +117,8 @@ class HandlerPool(ThreadPoolExecutor):
         self._extra = 0
         super().__init__(self._most)
         self._turn = threading.Condition()
-        self._waiting: deque[Call] = deque()
-        self._at_work: dict[Call, None] = {}
+        self._waiting: deque[PoolCall] = deque()
+        self._at_work: dict[PoolCall, None] = {}
         self._started = 0
         self._idle = 0
         self._lacks_since: float | None = None
@@ -126,7 +126,7 @@ class HandlerPool(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function. Raises `RuntimeError` after `shutdown`, or if there is no thread."""
-        call = Call(partial(fn, *args, **kwargs), self._clock())
+        call = PoolCall(partial(fn, *args, **kwargs), self._clock())
         with self._turn:
             if self._closed:
                 raise RuntimeError("the handlers' loop has ended")
@@ -134,7 +134,7 @@ class HandlerPool(ThreadPoolExecutor):
             self._wake()
         return call.future
 
-    def over(self, now: float) -> list[Call]:
+    def over(self, now: float) -> list[PoolCall]:
         """Return the calls that go on though their tasks are over; to be asked all the time."""
         return [call for call in tuple(self._at_work) if call.is_over(now)]
 
@@ -201,7 +201,7 @@ class HandlerPool(ThreadPoolExecutor):
             self._at_work.pop(call, None)
             del call
 
-    def _next(self) -> Call | None:
+    def _next(self) -> PoolCall | None:
         with self._turn:
             while not self._waiting or self._started > self._most + self._extra:
                 if self._closed or self._started > self._most + self._extra:

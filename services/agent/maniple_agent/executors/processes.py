@@ -14,7 +14,7 @@ from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
-from maniple_agent.executors.frames import Call
+from maniple_agent.executors.frames import WorkerCall
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 
 RESTART_PAUSE = 1.0
@@ -162,7 +162,7 @@ class ProcessExecutor:
     async def _begins(self, worker: Worker, job: Job) -> bool:
         """Hand a job to a worker; False if that has died."""
         envelope = job.envelope
-        call = Call(
+        call = WorkerCall(
             capability=envelope.capability,
             task_id=envelope.id,
             attempt=envelope.attempt,

@@ -19,7 +19,7 @@ from maniple.execution import Outcome, failed, of_exception, run_sync, timed_out
 from maniple.service.telemetry.context import in_span
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
-from maniple_agent.executors.latest_progress import Latest
+from maniple_agent.executors.latest_progress import LatestProgress
 
 START_PAUSE = 1.0
 
@@ -115,7 +115,7 @@ class ThreadExecutor:
     def _outcome(self, job: Job) -> Outcome:
         if job.settled:  # cancelled before it began
             return Outcome()
-        latest = Latest(job, self._loop, self._report.progress)
+        latest = LatestProgress(job, self._loop, self._report.progress)
         try:
             context = job.context(self._agent, latest.report)
             with in_span(job.traceparent):

@@ -28,7 +28,7 @@ from maniple.service.telemetry import configure_logging
 from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext, TaskRegistry
 from maniple_agent.executors.failures import Failures
-from maniple_agent.executors.frames import LENGTH, Call, Reply, framed
+from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed
 from maniple_agent.executors.latest_progress import PERIOD
 from maniple_agent.executors.lifeline import die_with_agent
 from maniple_agent.settings import AgentSettings
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 NICENESS = 5
 LOG_PATIENCE = 0.1  # seconds for a line to be written: a handler may crash after it
 
-_decode_call = msgspec.json.Decoder(Call).decode
+_decode_call = msgspec.json.Decoder(WorkerCall).decode
 
 
 def main(arguments: list[str]) -> None:
@@ -59,18 +59,18 @@ def main(arguments: list[str]) -> None:
     except ConfigurationError as error:
         sys.stderr.write(f"worker: {error}\n")
         raise SystemExit(2) from error
-    _send(connection, Reply(ready=True))
+    _send(connection, WorkerReply(ready=True))
     failures = Failures()
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     while (body := _receive(connection)) is not None:
-        _send(connection, Reply(ready=True))
+        _send(connection, WorkerReply(ready=True))
         _send(connection, _run(registry, _decode_call(body), connection, failures))
         os.fchdir(folder)  # where the next handler is, wherever this one went
 
 
 def _run(
-    registry: TaskRegistry, call: Call, connection: socket.socket, failures: Failures
-) -> Reply:
+    registry: TaskRegistry, call: WorkerCall, connection: socket.socket, failures: Failures
+) -> WorkerReply:
     definition = registry.get(call.capability)
     if definition is None:
         raise SystemExit(f"worker: no handler for {call.capability!r}")
@@ -94,7 +94,7 @@ def _run(
     with in_span(call.traceparent if call.traced else None):
         outcome = run_sync(definition, context, call.payload, failures.tell)
     progress.close()
-    return Reply(
+    return WorkerReply(
         spans=[] if collector is None else collector.take(),
         value=Raw(outcome.output),
         failure=outcome.failure,
@@ -162,7 +162,7 @@ class _Progress:
         latest, self._latest = self._latest, None
         if latest is not None:
             self._sent_at = monotonic()
-            _send(self._connection, Reply(progress=True, value=Raw(latest)))
+            _send(self._connection, WorkerReply(progress=True, value=Raw(latest)))
 
 
 def _be_the_first_to_go() -> None:
@@ -177,7 +177,7 @@ def _limit_memory(limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _send(connection: socket.socket, reply: Reply) -> None:
+def _send(connection: socket.socket, reply: WorkerReply) -> None:
     connection.sendall(framed(encode(reply)))
 
 

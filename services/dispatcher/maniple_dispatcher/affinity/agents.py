@@ -14,9 +14,9 @@ from maniple.service.control.plane import ControlPlane
 from maniple.service.listing import all_agents
 from maniple.service.process import Runtime
 from maniple.topology import EVENTS
-from maniple_dispatcher.affinity.assignment import Roster, affinity_lanes
-from maniple_dispatcher.affinity.queue_drainer import Moves
-from maniple_dispatcher.affinity.queue_markers import Marks
+from maniple_dispatcher.affinity.assignment import Assignment, affinity_lanes
+from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
+from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.settings import DispatcherSettings
 
@@ -29,7 +29,7 @@ GONE = {"failed", "left"}
 HEARD = (AgentRegistered, AgentDraining, AgentFailed, AgentLeft)
 
 
-class Agents:
+class AgentDirectory:
     """Follows the agents' events; asks the registry at the start, after a loss, now and then.
 
     While the registry is away, events alone decide. Who is missing in its answers for long (one
@@ -41,9 +41,9 @@ class Agents:
         self,
         runtime: Runtime,
         plane: ControlPlane,
-        roster: Roster,
-        moves: Moves,
-        marks: Marks,
+        roster: Assignment,
+        moves: QueueDrainer,
+        marks: QueueMarkers,
         *,
         deadlines: LaneDeadlines,
     ) -> None:

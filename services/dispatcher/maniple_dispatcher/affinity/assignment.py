@@ -53,7 +53,7 @@ class _Life:
         return self.here and (bool(self.lanes) or not self.takes)
 
 
-class Roster:
+class Assignment:
     """Who serves what with affinity, as the agents' events tell it.
 
     Events may come twice, late and out of order: an incarnation (they sort by age) that is gone

@@ -38,7 +38,7 @@ from time import monotonic
 
 from msgspec.structs import replace
 
-from maniple.amqp import Delivery, Leftover, Link, leftover
+from maniple.amqp import AmqpConnection, Delivery, OrphanedQueue, leftover
 from maniple.codec import decode_members
 from maniple.errors import BrokerUnavailable, InvalidMessage
 from maniple.messages import Envelope
@@ -46,11 +46,11 @@ from maniple.service.process import Runtime
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.topology import AGENTS, agent_queue
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.affinity.queue_markers import Marks
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.bundle_members import Members
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.affinity.queue_markers import QueueMarkers
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.bundle_members import BundleMembers
+from maniple_dispatcher.tracing import DispatchTracing
 
 POLL = 0.25
 LOOKS = 10  # at a queue that is left to others, in the time that is `quiet`
@@ -63,20 +63,20 @@ STOP_TIMEOUT = 3.0
 OTHERS_TIMEOUT = 5.0
 
 
-class Moves:
+class QueueDrainer:
     """Moves the tasks of agents that are gone; `quiet` is in seconds, see above."""
 
     def __init__(  # noqa: PLR0913 - what it reads, where it sends, and whose it is
         self,
         runtime: Runtime,
-        link: Link,
-        lanes: Lanes,
-        roster: Roster,
-        marks: Marks,
+        link: AmqpConnection,
+        lanes: LanePublisher,
+        roster: Assignment,
+        marks: QueueMarkers,
         *,
         quiet: float,
         clock: Callable[[], datetime],
-        traces: Traces,
+        traces: DispatchTracing,
         log: RefusedLog | None = None,
     ) -> None:
         """Consume over `link`, dispatch to `lanes`; keep what cannot be read in `log`."""
@@ -84,7 +84,7 @@ class Moves:
         self._runtime = runtime
         self._link = link
         self._lanes = lanes
-        self._members = Members(lanes, log, clock)
+        self._members = BundleMembers(lanes, log, clock)
         self._roster = roster
         self._marks = marks
         self._quiet = quiet
@@ -142,7 +142,7 @@ class Moves:
             return False
         return True
 
-    async def _empty(self, agent: str, queue: Leftover) -> bool:
+    async def _empty(self, agent: str, queue: OrphanedQueue) -> bool:
         """Take what comes until the queue is removed: True; False, if our part was over first.
 
         That may have changed again meanwhile.
@@ -165,7 +165,7 @@ class Moves:
             await queue.bind()
         return False
 
-    async def _await_quiet(self, agent: str, queue: Leftover) -> bool:
+    async def _await_quiet(self, agent: str, queue: OrphanedQueue) -> bool:
         """Consume until nothing has come for long enough; False when our part is over."""
         patience = self._quiet * random.uniform(1.0, LONGEST)
         if self._is_over(agent):
@@ -177,7 +177,7 @@ class Moves:
             await asyncio.sleep(POLL)
         return False
 
-    async def _remove(self, agent: str, queue: Leftover) -> bool:
+    async def _remove(self, agent: str, queue: OrphanedQueue) -> bool:
         """Remove the queue if it is empty and we are its only consumer; True if it is gone."""
         seen = await queue.look()
         if seen is None:
@@ -187,7 +187,7 @@ class Moves:
         await queue.remove()
         return True
 
-    async def _await_others(self, agent: str, queue: Leftover) -> None:
+    async def _await_others(self, agent: str, queue: OrphanedQueue) -> None:
         """Return when nobody but an agent that is back consumes its queue, or after 5 s."""
         deadline = monotonic() + OTHERS_TIMEOUT
         while self._roster.reads(agent) and not self._stopping and monotonic() < deadline:
@@ -196,7 +196,7 @@ class Moves:
                 return
             await asyncio.sleep(POLL)
 
-    async def _leave(self, agent: str, queue: Leftover, seconds: float) -> None:
+    async def _leave(self, agent: str, queue: OrphanedQueue, seconds: float) -> None:
         """Leave the queue to others for so long, or until it is gone or nobody takes what waits."""
         now = monotonic()
         until, next_look = now + seconds, now + self._quiet / LOOKS

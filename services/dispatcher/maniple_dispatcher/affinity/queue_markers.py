@@ -15,7 +15,7 @@ from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailab
 MOST = 2048  # marks of others that are taken
 
 
-class Marks:
+class QueueMarkers:
     """One key for each agent with a queue of its own, or each lane; every dispatcher sets it.
 
     Without Consul marks are set later, and nothing is found that only they tell of.

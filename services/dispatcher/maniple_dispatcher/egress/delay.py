@@ -13,10 +13,10 @@ from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Waiting
-from maniple.service.destination_backoff import TIER_KEYS, Doors, tiers_for
+from maniple.service.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple.service.metric_names import BUNDLE_TASKS, BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED
-from maniple.service.publish.confirm import Done, as_ours, tell
-from maniple.service.publish.in_flight_publishes import Key, Ticket, UnderWay
+from maniple.service.publish.confirm import ConfirmCallback, as_ours, tell
+from maniple.service.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import DEFAULT, DELAY, RETRY_QUEUE, other_tier
@@ -34,7 +34,7 @@ class _Task:
     """What is to wait, and whom to tell."""
 
     waiting: Wait
-    done: Done
+    done: ConfirmCallback
     insist: bool
 
 
@@ -43,10 +43,10 @@ class _Waiter:
     """A task on its way to a tier."""
 
     task: _Task
-    ticket: Ticket[_Task]
+    ticket: InFlightPublish[_Task]
 
 
-class Delays:
+class DelayPublisher:
     """Publishes to the tiers of `maniple.delay`.
 
     What waits in numbers is looked at again and again, so it must cost little: the tasks of a
@@ -71,12 +71,12 @@ class Delays:
         self._refusals = metrics.counter(PUBLISHES_REFUSED, DELAY.name)
         self._bundlers: dict[tuple[Key, bool], Bundler[_Waiter]] = {}
         self._times = times or Queues()
-        self._under_way: UnderWay[_Task] = UnderWay(self._times.patience)
-        self._doors = Doors(self._times)
+        self._under_way: InFlightPublishes[_Task] = InFlightPublishes(self._times.patience)
+        self._doors = DestinationBackoff(self._times)
         self._cancel_at: dict[Key, float] = {}
         self._pausing = 0
 
-    def add(self, waiting: Wait, done: Done, *, insist: bool) -> None:
+    def add(self, waiting: Wait, done: ConfirmCallback, *, insist: bool) -> None:
         """Let a task wait; `done` when that is confirmed, or, without `insist`, refused.
 
         With `insist` a full tier is passed over for the next shorter one. When none has room the

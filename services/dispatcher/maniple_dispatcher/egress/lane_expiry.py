@@ -33,12 +33,12 @@ from maniple.messages import Envelope, Waiting
 from maniple.redelivery import once_more, too_often
 from maniple.service.settlement import Settlement
 from maniple.topology import LANES
-from maniple_dispatcher.affinity.queue_markers import Marks
+from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, Place
-from maniple_dispatcher.egress.lane_publisher import ROUND_HEADER, Lanes
-from maniple_dispatcher.ingress.bundle_members import Members
+from maniple_dispatcher.egress.lane_publisher import ROUND_HEADER, LanePublisher
+from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.pipeline.verdicts import given_up
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.tracing import DispatchTracing
 
 BUSY = "agents busy"  # what a task waits for in a lane that agents read
 OPEN = 16  # messages of one queue that are taken and not settled
@@ -49,7 +49,7 @@ READ = 60.0  # between two looks at what other dispatchers have marked
 STOP_TIMEOUT = 3.0
 
 
-class Queues(Protocol):
+class LaneQueues(Protocol):
     """What can be looked at and taken from; both raise `BrokerUnavailable`."""
 
     async def look(self, queue: str) -> QueueView:
@@ -75,7 +75,7 @@ class Around:
     """The other dispatchers."""
     taking: Callable[[], bool]
     """Whether the broker takes messages."""
-    marks: Marks
+    marks: QueueMarkers
     """Where the names of lanes are kept."""
 
 
@@ -84,11 +84,11 @@ class TurnOver:
 
     def __init__(
         self,
-        lanes: Lanes,
-        members: Members,
+        lanes: LanePublisher,
+        members: BundleMembers,
         around: Around,
         *,
-        traces: Traces,
+        traces: DispatchTracing,
         settle: float,
     ) -> None:
         """Wait at most `settle` seconds until what was taken is settled.
@@ -161,13 +161,13 @@ def _is_of(stamp: str, delivery: Delivery) -> bool:
     return delivery.headers.get(ROUND_HEADER) == stamp and not delivery.redelivered
 
 
-class Expiry:
+class LaneExpiry:
     """Looks at lanes and has those turned over in which something is over."""
 
     def __init__(
         self,
         deadlines: LaneDeadlines,
-        queues: Queues,
+        queues: LaneQueues,
         turn_over: TurnOver,
         around: Around,
         log: FilteringBoundLogger,

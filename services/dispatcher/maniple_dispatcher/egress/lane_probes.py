@@ -16,7 +16,7 @@ MOST_LOOKING = 256
 MOST_THERE = 16_384
 
 
-class Looks:
+class LaneProbes:
     """Lanes that are there, and those that are being looked for."""
 
     def __init__(self, knows: Callable[[str], bool]) -> None:

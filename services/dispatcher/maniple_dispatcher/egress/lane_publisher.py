@@ -32,16 +32,16 @@ from maniple.messages import (
     Waiting,
     without_room,
 )
-from maniple.service.destination_backoff import Doors
+from maniple.service.destination_backoff import DestinationBackoff
 from maniple.service.metric_names import (
     MIRRORS_DROPPED,
     TASKS_ACCEPTED,
     TASKS_DELAYED,
     TASKS_REJECTED,
 )
-from maniple.service.publish.batch_publisher import RECORD_PATIENCE, Outlet, ResultOutlet
-from maniple.service.publish.confirm import Done
-from maniple.service.publish.in_flight_publishes import Key, Ticket, UnderWay
+from maniple.service.publish.batch_publisher import RECORD_PATIENCE, BatchPublisher, ResultPublisher
+from maniple.service.publish.confirm import ConfirmCallback
+from maniple.service.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
@@ -55,12 +55,12 @@ from maniple.topology import (
     Exchange,
     lane_key,
 )
-from maniple_dispatcher.affinity.assignment import Roster
+from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.bundle_size import Sizes
-from maniple_dispatcher.egress.delay import Delays
+from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.egress.lane_probes import Looks
-from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.egress.lane_probes import LaneProbes
+from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.cancellations import Cancellations
 from maniple_dispatcher.pipeline.verdicts import (
     SELDOM,
@@ -74,7 +74,7 @@ from maniple_dispatcher.pipeline.verdicts import (
     shorter,
     wait,
 )
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.tracing import DispatchTracing
 
 RETRY_AFTER = 5.0
 ROUND_HEADER = "maniple-round"
@@ -113,7 +113,7 @@ class _Withdrawn(ManipleError):
 class _Try:
     """A `done` of a task that is tried at a door."""
 
-    ticket: Ticket[_Going]
+    ticket: InFlightPublish[_Going]
     refused: Callable[[Waiting], None]
     told: Callable[["_Try", ManipleError | None], None]
 
@@ -121,19 +121,19 @@ class _Try:
         self.told(self, error)
 
 
-class Lanes:
+class LanePublisher:
     """Sends admitted tasks to their lanes, in bundles; what finds no way waits in the broker."""
 
     def __init__(  # noqa: PLR0913 - whom it tells, and what decides
         self,
         publisher: Publisher,
-        results: ResultOutlet,
+        results: ResultPublisher,
         metrics: Metrics,
         clock: Callable[[], datetime],
         *,
-        roster: Roster,
-        traces: Traces,
-        rooms: Rooms | None = None,
+        roster: Assignment,
+        traces: DispatchTracing,
+        rooms: BulkheadCounts | None = None,
         times: Queues | None = None,
         deadlines: LaneDeadlines | None = None,
         known: Callable[[], datetime | None] = lambda: None,
@@ -144,7 +144,7 @@ class Lanes:
         `known` of the cluster's time tells what is over, if `clock` is ahead of it.
         """
         self._known = known
-        self._rooms = rooms or Rooms()
+        self._rooms = rooms or BulkheadCounts()
         self._deadlines = deadlines
         self._traces = traces
         self._sizes = Sizes()
@@ -161,29 +161,33 @@ class Lanes:
             self._ways[LANES.name, alone].bearing(self._headers_of)
         mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
         self._mirrors = mirrors.within(MIRROR_SECONDS)
-        self._delays = Delays(publisher, metrics, times, clock=clock)
+        self._delays = DelayPublisher(publisher, metrics, times, clock=clock)
         self._events = (
-            Outlet(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
+            BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
             .measured(metrics)
         )
-        self._admissions = Outlet(publisher, RESULTS, ADMITTED_TYPE, insist=True).measured(metrics)
+        self._admissions = BatchPublisher(publisher, RESULTS, ADMITTED_TYPE, insist=True).measured(
+            metrics
+        )
         self._results = results
         self._metrics = metrics
         self._clock = clock
         self._cancellations = Cancellations()
         self._times = times or Queues()
-        self._doors = Doors(self._times)
-        self._looks = Looks(deadlines.knows if deadlines is not None else lambda _: True)
-        self._under_way: UnderWay[_Going] = UnderWay(self._times.patience)
+        self._doors = DestinationBackoff(self._times)
+        self._looks = LaneProbes(deadlines.knows if deadlines is not None else lambda _: True)
+        self._under_way: InFlightPublishes[_Going] = InFlightPublishes(self._times.patience)
         self._cancel_at: dict[Key, float] = {}
         self._kept_back: set[asyncio.TimerHandle] = set()
 
     @staticmethod
     def _way(
         publisher: Publisher, exchange: Exchange, metrics: Metrics, size_of: Callable[[str], int]
-    ) -> Outlet:
-        return Outlet(publisher, exchange, ENVELOPES_TYPE).limited(size_of).measured(metrics)
+    ) -> BatchPublisher:
+        return (
+            BatchPublisher(publisher, exchange, ENVELOPES_TYPE).limited(size_of).measured(metrics)
+        )
 
     def learn(self, lane: str, runs: int, p99: float) -> None:
         """Take the run times of a lane: they decide how many tasks a bundle carries."""
@@ -439,7 +443,7 @@ class Lanes:
         if self._deadlines is not None:
             self._deadlines.note(envelope.lane, envelope.deadline.timestamp())
 
-    def _is_given_up(self, done: Done) -> bool:
+    def _is_given_up(self, done: ConfirmCallback) -> bool:
         return isinstance(done, _Try) and self._under_way.is_given_up(done.ticket)
 
     def _withdraw(self, door: Key, why: Waiting) -> None:

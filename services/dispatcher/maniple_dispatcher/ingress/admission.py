@@ -27,7 +27,7 @@ from maniple.service.policies import Resolved
 from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 from maniple.traceparent import parse_traceparent, written
-from maniple_dispatcher.ingress.redelivery import Before, taken_before
+from maniple_dispatcher.ingress.redelivery import Redelivery, taken_before
 from maniple_dispatcher.pipeline.ceilings import chosen, until
 from maniple_dispatcher.result_cache import digest_of
 
@@ -67,7 +67,7 @@ class Arrival:
     reply_to: str | None = None
     correlation_id: str | None = None
     traceparent: str | None = None
-    before: Before = Before.UNKNOWN
+    before: Redelivery = Redelivery.UNKNOWN
     """Whether it came before, and may have been admitted then."""
 
 
@@ -251,7 +251,7 @@ def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datet
         raise InvalidMessage(
             ErrorCode.INVALID_TASK, f"deadline is more than {MAX_TTL / 86400:g} days away"
         )
-    if task.deadline <= arrival.sent_at and arrival.before in {Before.UNKNOWN, Before.SAID}:
+    if task.deadline <= arrival.sent_at and arrival.before in {Redelivery.UNKNOWN, Redelivery.SAID}:
         raise InvalidMessage(
             ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
         )
@@ -295,7 +295,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
     """Return the envelope of a task that is admitted. Raises `InvalidMessage`."""
     if task.not_before is not NULL or task.idempotency_key is not NULL or task.sealed is not NULL:
         check_supported(task)
-    may_refuse = arrival.before is Before.UNKNOWN
+    may_refuse = arrival.before is Redelivery.UNKNOWN
     may = chosen(task, decided, may_refuse=may_refuse)
     deadline, most = deadline_of(task, arrival, decided.ttl), decided.most_ttl
     if most is not None:

@@ -11,7 +11,7 @@ from maniple.messages import Envelope
 from maniple.remnants import remnant_of, undecodable
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
-from maniple_dispatcher.egress.lane_publisher import Lanes
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.pipeline.verdicts import given_up
 
 Onward = Callable[[Envelope, Settlement], None]
@@ -19,13 +19,15 @@ Onward = Callable[[Envelope, Settlement], None]
 _log = logging.getLogger(__name__)
 
 
-class Members:
+class BundleMembers:
     """Brings the members of a message onward; ends those for which that cannot be done.
 
     They were admitted, so each ends under its identity; the bytes of what cannot be read are kept.
     """
 
-    def __init__(self, lanes: Lanes, log: RefusedLog | None, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, lanes: LanePublisher, log: RefusedLog | None, clock: Callable[[], datetime]
+    ) -> None:
         """End tasks through `lanes`, keep bytes in `log`."""
         self._lanes = lanes
         self._log = log

@@ -19,7 +19,7 @@ from maniple.records import Record, TaskKey
 from maniple.remnants import remnant_of
 from maniple.service.metric_names import DEAD_LETTERS
 from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import OTHER, Metrics
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
@@ -35,8 +35,8 @@ from maniple_dispatcher.ingress.admission import (
     identity,
     is_misshapen,
 )
-from maniple_dispatcher.ingress.redelivered_tasks import Again, Asker
-from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.redelivered_tasks import Asker, RedeliveredTasks
+from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import (
     MOST,
     Refusal,
@@ -48,9 +48,9 @@ from maniple_dispatcher.ingress.refusal import (
 )
 from maniple_dispatcher.ingress.refusal_sender import tell
 from maniple_dispatcher.ingress.submission import raw_arrival
-from maniple_dispatcher.limits.bulkhead_counts import Rooms
+from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import given_up
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.tracing import DispatchTracing
 
 BROKER_KEY = "broker."
 EXPIRED = "expired"
@@ -63,18 +63,18 @@ Admitted = Callable[[Task, Arrival, str], tuple[Envelope, Resolved]]
 _log = logging.getLogger(__name__)
 
 
-class Undeliverable:
+class DeadLetterConsumer:
     """Takes `maniple.dead.broker`; the bytes themselves are kept in `maniple.dead.log`."""
 
     def __init__(  # noqa: PLR0913 - what it tells, and by what it finds out
         self,
-        results: ResultOutlet,
+        results: ResultPublisher,
         metrics: Metrics,
         clock: Callable[[], datetime],
         *,
-        traces: Traces,
-        rooms: Rooms | None = None,
-        again: Again | None = None,
+        traces: DispatchTracing,
+        rooms: BulkheadCounts | None = None,
+        again: RedeliveredTasks | None = None,
         admitted: Admitted | None = None,
     ) -> None:
         """Send results through `results`; what tasks had in bulkheads goes back by `rooms`.
@@ -83,7 +83,7 @@ class Undeliverable:
         """
         self._again = again
         self._admitted = admitted
-        self._rooms = rooms or Rooms()
+        self._rooms = rooms or BulkheadCounts()
         self._traces = traces
         self._results = results
         self._clock = clock
@@ -194,7 +194,7 @@ class Undeliverable:
         never_left = found is None and one.itself
         if not never_left and self._again is not None and self._admitted is not None:
             # No ceiling refuses it: it may have been admitted before that was lowered.
-            arrival = dataclasses.replace(one.arrival, before=Before.DELIVERED)
+            arrival = dataclasses.replace(one.arrival, before=Redelivery.DELIVERED)
             envelope, resolved = self._admitted(one.task, arrival, answer.id)
             if found is not None or resolved.rate_limit is None:
                 self._again.bring(envelope, resolved, source, arrival.before, found)

@@ -47,7 +47,7 @@ Then = Callable[[Record | None], None]
 _log = logging.getLogger(__name__)
 
 
-class Lookups:
+class RecordLookup:
     """Answers, for all that ask meanwhile, by one reading of the records of the last minute or so.
 
     That there are no more is known by a mark that is published first, and that readers pass over.
@@ -91,7 +91,7 @@ class Lookups:
         begun, start = monotonic(), self._from
         self._from = math.inf
         while True:
-            search = Search(wanted)
+            search = RecordSearch(wanted)
             try:
                 await self._read(search, monotonic() - start)
             except (ManipleError, TimeoutError) as error:
@@ -112,7 +112,7 @@ class Lookups:
         )
         return search.found
 
-    async def _read(self, search: "Search", back: float) -> None:
+    async def _read(self, search: "RecordSearch", back: float) -> None:
         """Read for as long as something comes, however long that is."""
         async with asyncio.timeout(LIMIT) as silence:
 
@@ -126,7 +126,7 @@ class Lookups:
             ) as one:
                 await self._reach_mark(search, one.work)
 
-    async def _reach_mark(self, search: "Search", work: asyncio.Task[None]) -> None:
+    async def _reach_mark(self, search: "RecordSearch", work: asyncio.Task[None]) -> None:
         """Wait for the mark; it is set again now and then, as retention may have removed it."""
         ended = asyncio.create_task(search.ended.wait())
         try:
@@ -141,7 +141,7 @@ class Lookups:
             raise BrokerUnavailable("the reader has ended")
 
 
-class Search:
+class RecordSearch:
     """What is looked for in one reading, and found; the first end of a task is its end."""
 
     def __init__(self, wanted: Collection[TaskKey]) -> None:

@@ -8,13 +8,13 @@ from maniple.codec import encode
 from maniple.messages import Envelope, Result, TaskAdmitted
 from maniple.records import Record, TaskKey
 from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultOutlet
-from maniple.service.publish.confirm import Done, as_ours
+from maniple.service.publish.batch_publisher import ResultPublisher
+from maniple.service.publish.confirm import ConfirmCallback, as_ours
 from maniple.service.settlement import Settlement
 from maniple_dispatcher.ingress.bundle_members import Onward
-from maniple_dispatcher.ingress.record_lookup import Lookups
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.ingress.record_lookup import RecordLookup
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.pipeline.pipeline import Pipeline
 
 GoOn = Callable[[Record | None], None]
 """What is done with a task that has not ended; told what is known of it."""
@@ -26,13 +26,13 @@ class Asker(NamedTuple):
     That a task was `accepted` says nothing of one that comes back from an attempt.
     """
 
-    done: Done
+    done: ConfirmCallback
     reply_to: str | None = None
     correlation_id: str | None = None
     accepted: bool = False
 
 
-class Again:
+class RedeliveredTasks:
     """Settles those that have ended or are in their lanes, and brings the others onward.
 
     Whoever had them may have told of that, and only the acknowledgement was lost. Of what has no
@@ -40,17 +40,17 @@ class Again:
     not if it is under a rate limit, as that is recorded first: it then is as new.
     """
 
-    def __init__(self, lookups: Lookups, gate: Gate, results: ResultOutlet) -> None:
+    def __init__(self, lookups: RecordLookup, gate: Pipeline, results: ResultPublisher) -> None:
         """Look into the records by `lookups`, answer once more through `results`."""
         self._lookups = lookups
         self._gate = gate
         self._results = results
 
     def admit(
-        self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Before
+        self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Redelivery
     ) -> None:
-        """Admit a task, as `Gate.admit` does, when it is known what became of it."""
-        if before in {Before.DELIVERED, Before.BOTH}:
+        """Admit a task, as `Pipeline.admit` does, when it is known what became of it."""
+        if before in {Redelivery.DELIVERED, Redelivery.BOTH}:
             go_on = partial(self.bring, envelope, resolved, source, before)
             self.look(_key(envelope), _asker(envelope, source), go_on)
         else:
@@ -75,16 +75,16 @@ class Again:
         envelope: Envelope,
         resolved: Resolved,
         source: Settlement,
-        before: Before,
+        before: Redelivery,
         found: Record | None,
     ) -> None:
         """Admit a task of which it is known what was `found`: no end."""
         if resolved.rate_limit is not None:
             if found is None:  # it never left
-                before = Before.SAID if before is Before.BOTH else Before.UNKNOWN
+                before = Redelivery.SAID if before is Redelivery.BOTH else Redelivery.UNKNOWN
             else:
                 owes = isinstance(found, TaskAdmitted) and found.owing
-                before = Before.BOTH if owes else Before.DELIVERED
+                before = Redelivery.BOTH if owes else Redelivery.DELIVERED
         self._gate.admit(envelope, resolved, source, before)
 
     def _found(self, asker: Asker, go_on: GoOn, found: Record | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from maniple.messages import REPEATED_HEADER
 
 
-class Before(Enum):
+class Redelivery(Enum):
     """What is known of whether a submission was taken before, so that its tasks may be running."""
 
     UNKNOWN = "unknown"
@@ -22,9 +22,9 @@ class Before(Enum):
     BOTH = "both"
 
 
-def taken_before(headers: Mapping[str, Any], *, redelivered: bool) -> Before:
+def taken_before(headers: Mapping[str, Any], *, redelivered: bool) -> Redelivery:
     """Return what is known of whether a submission was taken before."""
     said = headers.get(REPEATED_HEADER) == "true"
     if redelivered:
-        return Before.BOTH if said else Before.DELIVERED
-    return Before.SAID if said else Before.UNKNOWN
+        return Redelivery.BOTH if said else Redelivery.DELIVERED
+    return Redelivery.SAID if said else Redelivery.UNKNOWN

@@ -6,8 +6,8 @@ from functools import partial
 from maniple.codec import encode, join
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.service.metric_names import TASKS_REJECTED
-from maniple.service.publish.batch_publisher import ResultOutlet
-from maniple.service.publish.confirm import All, Done
+from maniple.service.publish.batch_publisher import ResultPublisher
+from maniple.service.publish.confirm import AllConfirmed, ConfirmCallback
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
@@ -18,10 +18,10 @@ PARTS = 2
 """Of a source, that a refusal settles."""
 
 
-class Refusals:
+class RefusalSender:
     """Tells the sender of bad input, records it, and keeps its bytes."""
 
-    def __init__(self, results: ResultOutlet, log: RefusedLog, metrics: Metrics) -> None:
+    def __init__(self, results: ResultPublisher, log: RefusedLog, metrics: Metrics) -> None:
         """Send through `results` and `log`."""
         self._results = results
         self._log = log
@@ -104,7 +104,12 @@ class Refusals:
 
 
 def _answer(
-    results: ResultOutlet, refusal: Refusal, arrival: Arrival, done: Done, *, offered: bool
+    results: ResultPublisher,
+    refusal: Refusal,
+    arrival: Arrival,
+    done: ConfirmCallback,
+    *,
+    offered: bool,
 ) -> None:
     if arrival.reply_to is None:
         done(None)
@@ -123,7 +128,7 @@ def _origin(refusal: Refusal, arrival: Arrival) -> dict[str, str]:
     }
 
 
-def _each(source: Settlement, parts: int) -> Done:
+def _each(source: Settlement, parts: int) -> ConfirmCallback:
     def settle(error: ManipleError | None) -> None:
         for _ in range(parts):
             source.settle(error)
@@ -132,13 +137,18 @@ def _each(source: Settlement, parts: int) -> Done:
 
 
 def tell(
-    results: ResultOutlet, refusal: Refusal, arrival: Arrival, done: Done, *, offered: bool
+    results: ResultPublisher,
+    refusal: Refusal,
+    arrival: Arrival,
+    done: ConfirmCallback,
+    *,
+    offered: bool,
 ) -> None:
     """Record a refusal and answer its sender; `done` when both are confirmed.
 
     Of many that are `offered` the answers are not waited for, and some dropped: who floods us with
     bad input may not hold up others with a slow queue. Each task that may be good has its answer.
     """
-    both = All(2, done).part
+    both = AllConfirmed(2, done).part
     results.refuse(refusal.record, both)
     _answer(results, refusal, arrival, both, offered=offered)

@@ -14,7 +14,7 @@ from maniple.topology import DEFAULT
 MOST = 16  # that are tried at a time
 
 
-class Addresses:
+class ReplyAddressCheck:
     """Tries each node once on a connection, before anybody has a reply for it.
 
     What is tried is an address of that node at which nobody listens. Until that is answered, what

@@ -13,15 +13,15 @@ from maniple.messages import Envelope, without_room
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.topology import RETRY_QUEUE
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.bundle_members import Members
-from maniple_dispatcher.ingress.redelivered_tasks import Again
-from maniple_dispatcher.pipeline.pipeline import Gate
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.bundle_members import BundleMembers
+from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
+from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.pipeline.verdicts import is_due, waited_for
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.tracing import DispatchTracing
 
 
-class Returns:
+class RetryConsumer:
     """Takes what comes back from `maniple.delay`: admitted already, only the door is tried again.
 
     Cancellation, deadline, breaker, bulkhead and lane are looked at again; nothing is decided
@@ -30,13 +30,13 @@ class Returns:
 
     def __init__(  # noqa: PLR0913 - where what comes back may go
         self,
-        lanes: Lanes,
-        gate: Gate,
+        lanes: LanePublisher,
+        gate: Pipeline,
         log: RefusedLog,
         clock: Callable[[], datetime],
         *,
-        traces: Traces,
-        again: Again | None = None,
+        traces: DispatchTracing,
+        again: RedeliveredTasks | None = None,
     ) -> None:
         """Send what is due to `gate`; keep what cannot be read in `log`."""
         self._again = again
@@ -44,7 +44,7 @@ class Returns:
         self._lanes = lanes
         self._gate = gate
         self._log = log
-        self._members = Members(lanes, log, clock)
+        self._members = BundleMembers(lanes, log, clock)
         self._clock = clock
 
     def take(self, delivery: Delivery) -> None:

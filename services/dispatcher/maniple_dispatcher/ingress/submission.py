@@ -31,7 +31,7 @@ from maniple_dispatcher.ingress.admission import (
     trace_of,
 )
 from maniple_dispatcher.ingress.record_lookup import Then
-from maniple_dispatcher.ingress.redelivery import Before
+from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import (
     MOST,
     Refusal,
@@ -41,11 +41,11 @@ from maniple_dispatcher.ingress.refusal import (
     refusals_of,
     whole,
 )
-from maniple_dispatcher.ingress.refusal_sender import PARTS, Refusals
-from maniple_dispatcher.tracing import Traces
+from maniple_dispatcher.ingress.refusal_sender import PARTS, RefusalSender
+from maniple_dispatcher.tracing import DispatchTracing
 
 
-class Policies(Protocol):
+class PolicyResolver(Protocol):
     """The policies in force."""
 
     def resolve(
@@ -57,22 +57,22 @@ class Policies(Protocol):
 
 _log = logging.getLogger(__name__)
 
-Onward = Callable[[Envelope, Resolved, Settlement, Before], None]
+Onward = Callable[[Envelope, Resolved, Settlement, Redelivery], None]
 _Admitted = tuple[Envelope, Resolved, int | None]
 
 
-class Submissions:
+class SubmissionConsumer:
     """Admits what outsiders publish. Nothing in a message can stop it or get lost in it."""
 
     def __init__(  # noqa: PLR0913 - what decides about a task, and where it goes
         self,
         onward: Onward,
-        refusals: Refusals,
-        policies: Policies,
+        refusals: RefusalSender,
+        policies: PolicyResolver,
         metrics: Metrics,
         clock: Callable[[], datetime],
         *,
-        traces: Traces,
+        traces: DispatchTracing,
         check_address: Callable[[str], None] = lambda _: None,
         look: Callable[[TaskKey, Then], None] = lambda _, then: then(None),
     ) -> None:
@@ -99,9 +99,9 @@ class Submissions:
         try:
             arrival = check_arrival(raw, now)
             # What may be running is not refused for what was not known when it was admitted.
-            if arrival.reply_to is not None and arrival.before is Before.UNKNOWN:
+            if arrival.reply_to is not None and arrival.before is Redelivery.UNKNOWN:
                 self._check_address(arrival.reply_to)
-            most_bad = MOST if arrival.before is Before.UNKNOWN else MAX_TASKS
+            most_bad = MOST if arrival.before is Redelivery.UNKNOWN else MAX_TASKS
             members = decode_submission(delivery.body, most_bad)
         except InvalidMessage as error:
             self._refuse_whole(error, raw, delivery, now)
@@ -135,7 +135,7 @@ class Submissions:
         all_of_it = many(bad, arrival, others=False, body=body)
         refusal = refusal_of(all_of_it, arrival, new_id)
         refuse = partial(self._refuse_array, all_of_it.error, refusal, arrival, delivery)
-        if before is Before.UNKNOWN or not (admitted or apart):
+        if before is Redelivery.UNKNOWN or not (admitted or apart):
             refuse(known=False)
             return
         refused = [*apart, many(bad, arrival, others=True, body=body)]
@@ -151,7 +151,7 @@ class Submissions:
             except Exception as error:  # noqa: BLE001 - it ends as the broker's dead letter
                 Settlement(delivery, 1).settle(as_ours(error))
 
-        if before is Before.SAID or arrival.message_id is None:
+        if before is Redelivery.SAID or arrival.message_id is None:
             go_on()
         else:
             self._look(TaskKey(refusal.record.tenant, refusal.record.id), found)
@@ -182,7 +182,7 @@ class Submissions:
         if not admitted:
             delivery.lighten(len(delivery.body) + len(refused) * TASK_BYTES)
         # What only its sender says is repeated may not end for want of room, nor take more of it.
-        patient = arrival.before is Before.SAID
+        patient = arrival.before is Redelivery.SAID
         parts = len(admitted) + PARTS * len(refused)
         expires = delivery.properties.expiration is not None
         source = Settlement(delivery, parts, patient=patient, expires=expires)

@@ -15,7 +15,7 @@ from maniple.limiter_messages import BreakerNews
 from maniple.service.policies import CircuitBreakerSpec
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     """Where a breaker is."""
 
     CLOSED = "closed"
@@ -40,7 +40,7 @@ class Breaker:
     dispatchers may still keep the old one: what is born later has the higher epochs.
     """
 
-    state: State = State.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     epoch: int = 0
     since: float = 0.0
     failing: int = 0
@@ -52,27 +52,27 @@ class Breaker:
 
     def hear(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
         """Take what agents report; tells whether the breaker has changed."""
-        if self.state is State.HALF_OPEN:
+        if self.state is BreakerState.HALF_OPEN:
             return self._judge_probes(ends, spec, now)
-        if self.state is State.OPEN:  # what was under way when it opened
+        if self.state is BreakerState.OPEN:  # what was under way when it opened
             return False
         self.failing = ends.failing if ends.succeeded else self.failing + ends.failed
         self.window.append((now, ends.succeeded, ends.failed))
         while self.window and now - self.window[0][0] > spec.window:
             self.window.popleft()
-        return self._trips(spec) and self._become(State.OPEN, now)
+        return self._trips(spec) and self._become(BreakerState.OPEN, now)
 
     def look(self, spec: CircuitBreakerSpec, now: float) -> bool:
         """Let an open breaker become half open when it is time; tells whether it has changed."""
-        if self.state is State.OPEN and now - self.since >= spec.open_for:
-            return self._become(State.HALF_OPEN, now)
+        if self.state is BreakerState.OPEN and now - self.since >= spec.open_for:
+            return self._become(BreakerState.HALF_OPEN, now)
         return False
 
     def probe(self, want: int, spec: CircuitBreakerSpec, now: float) -> tuple[int, float]:
         """Return how many tasks may pass, and when others may ask again (seconds)."""
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             return want, 0.0
-        if self.state is State.OPEN:
+        if self.state is BreakerState.OPEN:
             return 0, self.remaining(spec, now)
         if self.given and now - self.given_at > spec.open_for:
             self.given = 0
@@ -84,7 +84,9 @@ class Breaker:
 
     def remaining(self, spec: CircuitBreakerSpec, now: float) -> float:
         """Return the seconds until an open breaker lets probes through."""
-        return max(0.0, self.since + spec.open_for - now) if self.state is State.OPEN else 0.0
+        return (
+            max(0.0, self.since + spec.open_for - now) if self.state is BreakerState.OPEN else 0.0
+        )
 
     def news(self, lane: str, spec: CircuitBreakerSpec, now: float) -> BreakerNews:
         """Say how it is."""
@@ -101,8 +103,8 @@ class Breaker:
             return False
         changed = (news.epoch, news.state) != (self.epoch, self.state)
         self.epoch = news.epoch
-        self.state = State(news.state)
-        if self.state is State.OPEN:
+        self.state = BreakerState(news.state)
+        if self.state is BreakerState.OPEN:
             self.since = now + news.remaining - spec.open_for
         return changed
 
@@ -110,9 +112,9 @@ class Breaker:
         if not self.given:  # what was under way before
             return False
         if ends.failed:
-            return self._become(State.OPEN, now)
+            return self._become(BreakerState.OPEN, now)
         self.passed += ends.succeeded
-        return self.passed >= spec.probes and self._become(State.CLOSED, now)
+        return self.passed >= spec.probes and self._become(BreakerState.CLOSED, now)
 
     def _trips(self, spec: CircuitBreakerSpec) -> bool:
         if spec.consecutive is not None and self.failing >= spec.consecutive:
@@ -123,7 +125,7 @@ class Breaker:
         total = failed + sum(entry[1] for entry in self.window)
         return total >= spec.minimum and failed >= spec.ratio * total
 
-    def _become(self, state: State, now: float) -> bool:
+    def _become(self, state: BreakerState, now: float) -> bool:
         self.state, self.since = state, now
         self.epoch = max(self.born, self.epoch) + 1
         self.failing = self.given = self.passed = 0

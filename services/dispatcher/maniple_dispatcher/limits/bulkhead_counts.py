@@ -8,21 +8,21 @@ from collections import Counter
 from time import monotonic
 
 from maniple.messages import Envelope, without_room
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
 
 
-class Rooms:
+class BulkheadCounts:
     """Counts what is on its way to a queue, and gives back what does not get there."""
 
-    def __init__(self, fleet: Fleet | None = None) -> None:
+    def __init__(self, fleet: Coordinator | None = None) -> None:
         """Give back room to a `fleet`; without one there are no bulkheads."""
         self._fleet = fleet
         self._going: Counter[str] = Counter()
         self._before: Counter[str] = Counter()
 
     @classmethod
-    def of(cls, fleet: Fleet) -> "Rooms":
+    def of(cls, fleet: Coordinator) -> "BulkheadCounts":
         """Return those of a fleet, which tells all what is on its way."""
         rooms = cls(fleet)
         fleet.on_way = rooms.on_way

@@ -16,18 +16,18 @@ from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
 from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.limits.lease_client import Limit, Permits, Then
-from maniple_dispatcher.limits.lease_owner import Owned, limit_asked
+from maniple_dispatcher.limits.lease_client import LeaseClient, Limit, Then
+from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
 from maniple_dispatcher.limits.listeners import Listeners
-from maniple_dispatcher.limits.membership import Peers
-from maniple_dispatcher.limits.outstanding import Outstanding
-from maniple_dispatcher.limits.report_space import Space, taken
+from maniple_dispatcher.limits.membership import Membership
+from maniple_dispatcher.limits.outstanding import OutstandingTasks
+from maniple_dispatcher.limits.report_space import ReportSpace, taken
 from maniple_dispatcher.limits.token_bucket import Taken
 
 TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
 
 
-class Fleet:
+class Coordinator:
     """Where permits are asked for.
 
     `due` says that there is something to tell the others now; `wake` is called when it becomes so.
@@ -36,7 +36,7 @@ class Fleet:
     def __init__(
         self,
         me: str,
-        owned: Owned,
+        owned: LeaseOwner,
         now: float,
         times: timings.Peers | None = None,
         *,
@@ -46,10 +46,10 @@ class Fleet:
         self._lanes = lanes
         self.owned = owned
         self._times = times or timings.Peers()
-        self.peers = Peers(me, self._times, now)
-        self.permits = Permits(self.peers, owned.buckets.level, self._times)
+        self.peers = Membership(me, self._times, now)
+        self.permits = LeaseClient(self.peers, owned.buckets.level, self._times)
         self.wake: Callable[[], object] = lambda: None
-        self._outstanding = Outstanding()
+        self._outstanding = OutstandingTasks()
         self._knows_at = float("-inf")
         self._early: list[Callable[[float], None]] = []  # until we know what others have granted
         self.on_way: Callable[[], dict[str, int]] = dict
@@ -271,7 +271,7 @@ class Fleet:
         elif self.peers.alone and not self._telling_all:
             # Rooms are for one who has just come, and owns some of them from now on.
             self.owned.buckets.tell_nothing()
-        talk, state = Space(TALK_BYTES), Space(TALK_BYTES)
+        talk, state = ReportSpace(TALK_BYTES), ReportSpace(TALK_BYTES)
         rooms = dict(state.fill(self.owned.bulkheads.changes(self.peers.owns)))
         report = DispatcherReport(
             dispatcher=self.peers.me,

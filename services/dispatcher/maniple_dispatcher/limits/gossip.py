@@ -21,10 +21,10 @@ from maniple.service.metric_names import BREAKER_OPEN
 from maniple.service.process import Runtime
 from maniple.service.telemetry import Metrics
 from maniple.topology import OUTCOMES, agent_queue, lane_queues
-from maniple_dispatcher.affinity.assignment import Roster
-from maniple_dispatcher.limits.breaker import Breaker, State
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.limits.breaker import Breaker, BreakerState
 from maniple_dispatcher.limits.concurrency import Doubt
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.coordinator import Coordinator
 
 COLLECT = 0.002  # seconds in which requests and answers gather
 RECOUNT = 0.5
@@ -32,11 +32,16 @@ SHOW = 0.5
 TIMEOUT = 2.0
 
 
-class Talk:
+class Gossip:
     """Tells the other dispatchers what is due, and hands `fleet` what they say."""
 
     def __init__(
-        self, hot: HotPath, fleet: Fleet, plane: ControlPlane, runtime: Runtime, roster: Roster
+        self,
+        hot: HotPath,
+        fleet: Coordinator,
+        plane: ControlPlane,
+        runtime: Runtime,
+        roster: Assignment,
     ) -> None:
         """Listen on the consuming link, which must not have been started yet.
 
@@ -202,7 +207,7 @@ class Talk:
 def show(metrics: Metrics, breakers: Iterable[tuple[str, Breaker]]) -> None:
     """Show these breakers and no others; the open ones first, while lanes have labels."""
     metrics.forget(BREAKER_OPEN)
-    states = [(lane, breaker.state is not State.CLOSED) for lane, breaker in breakers]
+    states = [(lane, breaker.state is not BreakerState.CLOSED) for lane, breaker in breakers]
     for lane, is_open in sorted(states, key=lambda one: not one[1]):
         # Many may share one label: that counts them.
         metrics.gauge(BREAKER_OPEN, lane).inc(is_open)

@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 
 from maniple import timings
 from maniple.limiter_messages import Ask, Grant
-from maniple_dispatcher.limits.membership import Peers
+from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.token_bucket import Taken, Terms
 
 RETRY_AFTER = 1.0
@@ -189,14 +189,14 @@ class _Line:
         return asked
 
 
-class Permits:
+class LeaseClient:
     """What this dispatcher asks of others; `due` if the last look found something to ask.
 
     `wait`, `free` and `answered` tell whether there is something to ask now of that limit.
     """
 
     def __init__(
-        self, peers: Peers, level: Callable[[str, Terms, float], float], times: timings.Peers
+        self, peers: Membership, level: Callable[[str, Terms, float], float], times: timings.Peers
     ) -> None:
         """Begin; `level` gives what owners of a bucket, by its key, left in it."""
         self._times = times

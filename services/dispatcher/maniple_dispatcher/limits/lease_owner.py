@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from maniple.limiter_messages import Ask, BreakerNews
 from maniple.service.policies import CircuitBreakerSpec
 from maniple.timings import Timings
-from maniple_dispatcher.limits.breaker import Breaker, Ends, State
+from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.concurrency import Bulkheads
 from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.token_bucket import Buckets, Taken, Terms
+from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
 
 BREAKER = "breaker\0"
 FULL_AGAIN_AFTER = 1.0  # seconds after which a task may ask a full bulkhead again
 MAX_BREAKERS = 10_000
-_STATES = frozenset(one.value for one in State)
+_STATES = frozenset(one.value for one in BreakerState)
 
 
 def probes_of(lane: str) -> Limit:
@@ -35,11 +35,11 @@ class Change:
     """A lane's breaker has become something else."""
 
     lane: str
-    state: State
+    state: BreakerState
     epoch: int
 
 
-class Owned:
+class LeaseOwner:
     """Buckets, bulkheads and breakers.
 
     `spec_of` says which policy a lane's breaker has, if any; `born` gives a number for a new one
@@ -66,7 +66,7 @@ class Owned:
         self._news: set[str] = set()
         self._changes: list[Change] = []
         self._version = 0
-        self.buckets = Buckets(times.peers)
+        self.buckets = TokenBuckets(times.peers)
         self.bulkheads = Bulkheads(times.reports)
 
     @property
@@ -90,7 +90,7 @@ class Owned:
         if spec is None:
             return Taken(0, FULL_AGAIN_AFTER) if self._may_be_shut(lane) else Taken(want)
         breaker = self._breaker(lane)
-        if breaker.state is State.CLOSED:
+        if breaker.state is BreakerState.CLOSED:
             self._news.add(lane)  # who asks does not know
         return Taken(*breaker.probe(want, spec, now))
 
@@ -108,10 +108,10 @@ class Owned:
 
     # --- breakers ------------------------------------------------------------------------
 
-    def breaker(self, lane: str) -> tuple[State, float]:
+    def breaker(self, lane: str) -> tuple[BreakerState, float]:
         """Return the state of a lane's breaker, without changing it, and when it was entered."""
         known = self._breakers.get(lane)
-        return (State.CLOSED, 0.0) if known is None else (known.state, known.since)
+        return (BreakerState.CLOSED, 0.0) if known is None else (known.state, known.since)
 
     def hear(self, lane: str, ends: Ends, now: float) -> bool:
         """Take how attempts of a lane ended whose breaker is ours; tells whether it changed."""
@@ -185,12 +185,12 @@ class Owned:
             return False
         early = self._early.get(lane)
         state: str = self.breaker(lane)[0] if early is None else early[0].state
-        return state != State.CLOSED
+        return state != BreakerState.CLOSED
 
     def _breaker(self, lane: str) -> Breaker:
         if lane not in self._breakers and len(self._breakers) >= MAX_BREAKERS:
             self._breakers = {
-                k: b for k, b in self._breakers.items() if b.state is not State.CLOSED
+                k: b for k, b in self._breakers.items() if b.state is not BreakerState.CLOSED
             }
         return self._breakers.setdefault(lane, Breaker(born=max(self._born(), self._latest)))
 
@@ -203,7 +203,7 @@ class Owned:
         """Iterate over the breakers that have ever changed."""
         return ((lane, breaker) for lane, breaker in self._breakers.items() if breaker.epoch)
 
-    def restore(self, lane: str, state: State, epoch: int, since: float) -> None:
+    def restore(self, lane: str, state: BreakerState, epoch: int, since: float) -> None:
         """Take a breaker that was written down, unless something later is known."""
         breaker = self._breaker(lane)
         if epoch > breaker.epoch:

@@ -15,7 +15,7 @@ from maniple import timings
 MAX_OWNERS = 50_000  # found lately; as many from before are known beside them
 
 
-class Peers:
+class Membership:
     """The dispatchers, this one among them, by names that are unique to a life."""
 
     def __init__(self, me: str, times: timings.Peers, now: float) -> None:

@@ -8,7 +8,7 @@ Way = tuple[str, str]
 """A bulkhead and a lane."""
 
 
-class Outstanding:
+class OutstandingTasks:
     """Counts until a queue has a task, or it goes nowhere."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 T = TypeVar("T")
 
 
-class Space:
+class ReportSpace:
     """What a report has room for; an item may go beyond it by its own size."""
 
     def __init__(self, most: int) -> None:

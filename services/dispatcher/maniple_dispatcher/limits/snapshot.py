@@ -16,13 +16,13 @@ from time import monotonic
 from structlog.typing import FilteringBoundLogger
 
 from maniple.limiter_messages import Room
-from maniple.service.consul.catalog import Entry
+from maniple.service.consul.catalog import CatalogEntry
 from maniple.service.consul.client import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
 from maniple_dispatcher.limits import snapshot_notes, snapshot_pages
-from maniple_dispatcher.limits.breaker import State
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.limits.breaker import BreakerState
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import BREAKER
-from maniple_dispatcher.limits.snapshot_notes import OLD, Notes
+from maniple_dispatcher.limits.snapshot_notes import OLD, SnapshotNotes
 from maniple_dispatcher.limits.snapshot_pages import Written
 
 PERIOD = 0.5
@@ -33,7 +33,7 @@ AT_ONCE = 1_000
 _AWAY = (ConsulUnavailable, ConsulRefused)
 
 
-class Memory:
+class LimitSnapshot:
     """Keeps what `fleet` owns under `prefix`/dispatchers/`instance`."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Memory:
         prefix: str,
         instance: str,
         *,
-        fleet: Fleet,
+        fleet: Coordinator,
         log: FilteringBoundLogger,
     ) -> None:
         self._consul = consul
@@ -52,8 +52,8 @@ class Memory:
         self._log = log
         self._loaded = False
         self._born, self._born_wall = monotonic(), time.time()
-        self._ours_before = Notes()
-        self._written = snapshot_pages.write(Notes(), 0.0)
+        self._ours_before = SnapshotNotes()
+        self._written = snapshot_pages.write(SnapshotNotes(), 0.0)
         self._without = frozenset[str]()
 
     async def load(self) -> bool:
@@ -134,7 +134,7 @@ class Memory:
         now = time.time()
         before = self._before(entry)
         await asyncio.sleep(0)
-        merged = snapshot_notes.with_ours(before or Notes(), ours).lasting(now)
+        merged = snapshot_notes.with_ours(before or SnapshotNotes(), ours).lasting(now)
         written = snapshot_pages.write(merged, now)
         self._tell_what_is_left(written)
         if before is None or not written.notes.says_as(before.lasting(now)):
@@ -145,10 +145,10 @@ class Memory:
         self._ours_before = ours
         return done
 
-    def _before(self, entry: Entry | None) -> Notes | None:
+    def _before(self, entry: CatalogEntry | None) -> SnapshotNotes | None:
         """Return what is written there; None if that cannot be read."""
         if entry is None:
-            return Notes()
+            return SnapshotNotes()
         if entry.value == self._written.value:
             return self._written.notes  # reading it takes its time
         return self._read(entry)
@@ -166,7 +166,7 @@ class Memory:
             self._without = frozenset(without)
             self._log.warning("too much to write down" if without else "all written", **without)
 
-    def _ours(self) -> Notes:
+    def _ours(self) -> SnapshotNotes:
         now = monotonic()
         offset = time.time() - now
 
@@ -179,9 +179,9 @@ class Memory:
         breakers = {lane: (b.state.value, b.epoch, wall(b.since)) for lane, b in ours}
         today = wall(now) // FRESH * FRESH  # so that it stays the same for a while
         rooms = {k: (*room, today) for k, room in owned.bulkheads.lately_in_use(owns)}
-        return Notes(levels, breakers, rooms=rooms)
+        return SnapshotNotes(levels, breakers, rooms=rooms)
 
-    def _left_behind(self, found: Iterable[Notes], wall: float) -> dict[str, Room]:
+    def _left_behind(self, found: Iterable[SnapshotNotes], wall: float) -> dict[str, Room]:
         """Return the rooms that were written before we began, once we own any.
 
         Whoever has written since lives, and tells of its own.
@@ -191,7 +191,7 @@ class Memory:
         before = snapshot_notes.latest(found).lasting(wall)
         return {key: room[:2] for key, room in before.rooms.items()}
 
-    async def _restore(self, found: Collection[Notes]) -> None:
+    async def _restore(self, found: Collection[SnapshotNotes]) -> None:
         now, wall = monotonic(), time.time()
         owned = self._fleet.owned
         kept = snapshot_notes.latest(found).lasting(wall)
@@ -202,16 +202,16 @@ class Memory:
             owned.buckets.restore(key, (level, rate, capacity), wall - at, now)
         owned.bulkheads.remember(self._left_behind(found, wall), now, now - self._born)
         for lane, (state, epoch, since) in kept.breakers.items():
-            owned.restore(lane, State(state), epoch, now - (wall - since))
+            owned.restore(lane, BreakerState(state), epoch, now - (wall - since))
 
-    async def _forget_old(self, found: Mapping[Entry, Notes]) -> None:
+    async def _forget_old(self, found: Mapping[CatalogEntry, SnapshotNotes]) -> None:
         """Delete what a dispatcher has left behind that has long gone."""
         now = time.time()
         for entry, kept in found.items():
             if now - kept.at > OLD and not kept.lasting(now):
                 await self._consul.kv_delete(entry.key, cas=entry.index)
 
-    def _read(self, entry: Entry) -> Notes | None:
+    def _read(self, entry: CatalogEntry) -> SnapshotNotes | None:
         """Read one dispatcher's notes; None if they cannot be read."""
         try:
             return snapshot_notes.read(entry.value, time.time())

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any, TypeVar
 
 from maniple_dispatcher.egress.lane_deadlines import is_lane
-from maniple_dispatcher.limits.breaker import State
+from maniple_dispatcher.limits.breaker import BreakerState
 
 OLD = 86_400.0
 """Seconds after which a breaker that nobody has changed is forgotten: none is open for so long."""
@@ -42,7 +42,7 @@ T = TypeVar("T", Level, Breaker, Room)
 
 
 @dataclass(frozen=True, slots=True)
-class Notes:
+class SnapshotNotes:
     """Levels by bucket and breakers by lane."""
 
     levels: Mapping[str, Level] = field(default_factory=dict)
@@ -55,14 +55,14 @@ class Notes:
     def __bool__(self) -> bool:
         return bool(self.levels or self.breakers or self.rooms)
 
-    def lasting(self, now: float) -> "Notes":
+    def lasting(self, now: float) -> "SnapshotNotes":
         """Leave out what does not matter any more: what is full again, or long past."""
         levels = {key: one for key, one in self.levels.items() if _is_missing(one, now)}
         breakers = {lane: one for lane, one in self.breakers.items() if now - one[2] <= OLD}
         rooms = {key: one for key, one in self.rooms.items() if now - one[2] <= IN_USE}
-        return Notes(levels, breakers, self.at, rooms)
+        return SnapshotNotes(levels, breakers, self.at, rooms)
 
-    def says_as(self, other: "Notes") -> bool:
+    def says_as(self, other: "SnapshotNotes") -> bool:
         """Whether another says the same, whenever that was written."""
         return (self.levels, self.breakers, self.rooms) == (
             other.levels,
@@ -71,7 +71,7 @@ class Notes:
         )
 
 
-def read(value: bytes, now: float) -> Notes:
+def read(value: bytes, now: float) -> SnapshotNotes:
     """Read notes; an entry that cannot be used is left out. Raises `ValueError`."""
     kept = json.loads(value)
     if not isinstance(kept, dict):
@@ -81,7 +81,7 @@ def read(value: bytes, now: float) -> Notes:
         lane: _breaker(one, now) for lane, one in _entries(kept.get("breakers")) if is_lane(lane)
     }
     rooms = {key: _room(one, now) for key, one in _entries(kept.get("rooms"))}
-    return Notes(
+    return SnapshotNotes(
         {key: level for key, level in levels.items() if level is not None},
         {lane: breaker for lane, breaker in breakers.items() if breaker is not None},
         min(now, _number(kept.get("at")) or 0.0),
@@ -89,7 +89,7 @@ def read(value: bytes, now: float) -> Notes:
     )
 
 
-def latest(notes: Iterable[Notes]) -> Notes:
+def latest(notes: Iterable[SnapshotNotes]) -> SnapshotNotes:
     """Return of each bucket and lane what was said last, and of too many the first."""
     levels: dict[str, Level] = {}
     breakers: dict[str, Breaker] = {}
@@ -101,7 +101,7 @@ def latest(notes: Iterable[Notes]) -> Notes:
             _keep(levels, key, level, lambda level: (level[3], -level[0]))
         for lane, breaker in one.breakers.items():
             _keep(breakers, lane, breaker, lambda breaker: breaker[1])
-    return Notes(levels, breakers, rooms=rooms)
+    return SnapshotNotes(levels, breakers, rooms=rooms)
 
 
 def _keep(kept: dict[str, T], key: str, one: T, age: Callable[[T], Any]) -> None:
@@ -110,7 +110,7 @@ def _keep(kept: dict[str, T], key: str, one: T, age: Callable[[T], Any]) -> None
         kept[key] = one
 
 
-def with_ours(before: Notes, ours: Notes) -> Notes:
+def with_ours(before: SnapshotNotes, ours: SnapshotNotes) -> SnapshotNotes:
     """Return what was written, with what we decide about in its place, unless that says the same.
 
     Of bulkheads that are at rest, or others', nothing is to be known any more.
@@ -122,7 +122,7 @@ def with_ours(before: Notes, ours: Notes) -> Notes:
     for lane, breaker in ours.breakers.items():
         if lane not in breakers or not _is_same_breaker(breakers[lane], breaker):
             breakers[lane] = breaker
-    return Notes(levels, breakers, rooms=ours.rooms)
+    return SnapshotNotes(levels, breakers, rooms=ours.rooms)
 
 
 def share(level: Level, now: float) -> float:
@@ -161,7 +161,7 @@ def _breaker(value: Any, now: float) -> Breaker | None:
     if not isinstance(value, list):
         return None
     match value[:3]:
-        case [str(state), int(epoch), at] if state in set(State) and 0 < epoch < MOST_EPOCHS:
+        case [str(state), int(epoch), at] if state in set(BreakerState) and 0 < epoch < MOST_EPOCHS:
             since = _number(at)
             return None if since is None else (state, epoch, min(now, since))
     return None

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from maniple_dispatcher.limits.breaker import State
-from maniple_dispatcher.limits.snapshot_notes import Breaker, Level, Notes, Room, share
+from maniple_dispatcher.limits.breaker import BreakerState
+from maniple_dispatcher.limits.snapshot_notes import Breaker, Level, Room, SnapshotNotes, share
 
 BYTES: Mapping[str, int] = {"levels": 256 * 1024, "breakers": 96 * 1024, "rooms": 96 * 1024}
 """For each kind; Consul takes 512 KiB in all."""
@@ -21,7 +21,7 @@ BYTES: Mapping[str, int] = {"levels": 256 * 1024, "breakers": 96 * 1024, "rooms"
 class Written:
     """What was written of some notes."""
 
-    notes: Notes
+    notes: SnapshotNotes
     value: bytes
     left: Mapping[str, int]
     """Of each kind, how many there was no room for."""
@@ -53,7 +53,7 @@ class _Page:
         return b'"%b":{%b}' % (self.kind.encode(), b",".join(self._lines))
 
 
-def write(notes: Notes, now: float) -> Written:
+def write(notes: SnapshotNotes, now: float) -> Written:
     """Write open breakers, then the latest of the others; the emptiest buckets; the largest rooms.
 
     A room that is too large is written without its lanes.
@@ -69,7 +69,7 @@ def write(notes: Notes, now: float) -> Written:
     head = b'"at":' + msgspec.json.encode(now)
     value = b"{%b}" % b",".join([head, *(page.to_json() for page in pages)])
     return Written(
-        Notes(levels.kept, breakers.kept, now, rooms.kept),
+        SnapshotNotes(levels.kept, breakers.kept, now, rooms.kept),
         value,
         {page.kind: page.left for page in pages if page.left},
         sum(not room[1] and bool(notes.rooms[key][1]) for key, room in rooms.kept.items()),
@@ -81,7 +81,7 @@ def _by_share(levels: Mapping[str, Level], now: float) -> Iterable[tuple[str, Le
 
 
 def _by_state(breakers: Mapping[str, Breaker]) -> Iterable[tuple[str, Breaker]]:
-    return sorted(breakers.items(), key=lambda one: (one[1][0] == State.CLOSED, -one[1][2]))
+    return sorted(breakers.items(), key=lambda one: (one[1][0] == BreakerState.CLOSED, -one[1][2]))
 
 
 def _line(key: str, value: Level | Breaker | Room) -> bytes | None:

@@ -84,7 +84,7 @@ class _Bucket:
         return self.spilled if now - self.spilled_at <= self.remembers else 0.0
 
 
-class Buckets:
+class TokenBuckets:
     """Buckets by key; at most `MAX_BUCKETS`, of which the fullest are forgotten first."""
 
     def __init__(self, times: Peers | None = None) -> None:

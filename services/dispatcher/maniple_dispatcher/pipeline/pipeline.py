@@ -28,22 +28,27 @@ from maniple.service.policies import (
     Policy,
     Resolved,
 )
-from maniple.service.publish.batch_publisher import ResultOutlet
+from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.confirm import as_ours
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY_TIERS, lane_name
-from maniple_dispatcher.egress.lane_publisher import Lanes
-from maniple_dispatcher.ingress.redelivery import Before
-from maniple_dispatcher.ingress.submission import Policies
-from maniple_dispatcher.limits.breaker import State
-from maniple_dispatcher.limits.coordinator import Fleet
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.submission import PolicyResolver
+from maniple_dispatcher.limits.breaker import BreakerState
+from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit, Then
 from maniple_dispatcher.limits.lease_owner import probes_of
-from maniple_dispatcher.pipeline.pipeline_task import Going, Refusal, owing, paid
+from maniple_dispatcher.pipeline.pipeline_task import (
+    LimitRefusal,
+    PipelineTask,
+    rate_limit_passed,
+    rate_limit_pending,
+)
 from maniple_dispatcher.pipeline.selection import bulkhead_of, mirrored, rate_limit_of, routed
 from maniple_dispatcher.pipeline.verdicts import LONGEST_WAIT, acceptance, refused, substituted
-from maniple_dispatcher.result_cache import GoodResults
+from maniple_dispatcher.result_cache import ResultCache
 
 _WAITING = {
     ErrorCode.RATE_LIMITED: Waiting.LIMITED,
@@ -54,17 +59,17 @@ _WAITING = {
 _log = logging.getLogger(__name__)
 
 
-class Gate:
+class Pipeline:
     """Lets tasks through to `lanes`, as the policies say."""
 
     def __init__(  # noqa: PLR0913 - where all that decides about a task meets
         self,
-        lanes: Lanes,
-        fleet: Fleet,
-        policies: Policies,
-        results: ResultOutlet,
+        lanes: LanePublisher,
+        fleet: Coordinator,
+        policies: PolicyResolver,
+        results: ResultPublisher,
         *,
-        good: GoodResults,
+        good: ResultCache,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
@@ -82,7 +87,7 @@ class Gate:
         envelope: Envelope,
         resolved: Resolved,
         source: Settlement,
-        before: Before = Before.UNKNOWN,
+        before: Redelivery = Redelivery.UNKNOWN,
     ) -> None:
         """Bring a new task on its way, unless it is over already.
 
@@ -90,10 +95,10 @@ class Gate:
         """
         if self._lanes.ends(envelope, source, self._clock()):
             return
-        if before is not Before.UNKNOWN:
+        if before is not Redelivery.UNKNOWN:
             self._admit_again(envelope, resolved, source, before)
         elif resolved.guarded or source.expires:
-            self._begin(Going(envelope, resolved, source, submitted=True))
+            self._begin(PipelineTask(envelope, resolved, source, submitted=True))
         else:
             self._lanes.send(envelope, source)
 
@@ -102,7 +107,7 @@ class Gate:
         resolved = self._policies.resolve(
             envelope.capability, envelope.tenant, envelope.labels, envelope.id
         )
-        going = Going(envelope, resolved, source, returned=True)
+        going = PipelineTask(envelope, resolved, source, returned=True)
         if envelope.owing:
             self._limit(going)
         elif resolved.guarded and envelope.mirror_of is None:
@@ -111,19 +116,19 @@ class Gate:
             self._lanes.send(envelope, source)
 
     def _admit_again(
-        self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Before
+        self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Redelivery
     ) -> None:
         """Bring a task on its way that may be on it: no policy ends it, nor want of room.
 
         One that a dispatcher had is charged nothing, for it may have been. One of which only its
         sender says so is: or it would say so to pass.
         """
-        again = before is not Before.SAID  # or its sender could have us look for it
-        owes = before in {Before.SAID, Before.BOTH} and resolved.rate_limit is not None
+        again = before is not Redelivery.SAID  # or its sender could have us look for it
+        owes = before in {Redelivery.SAID, Redelivery.BOTH} and resolved.rate_limit is not None
         envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes, again=again)
         if resolved.route is not None:
             envelope = routed(resolved.route, envelope)
-        going = Going(envelope, resolved, source, returned=True, submitted=True)
+        going = PipelineTask(envelope, resolved, source, returned=True, submitted=True)
         if owes:
             self._limit(going)
         elif resolved.guarded or source.expires:
@@ -133,13 +138,13 @@ class Gate:
 
     # --- step by step --------------------------------------------------------------------
 
-    def _begin(self, going: Going) -> None:
+    def _begin(self, going: PipelineTask) -> None:
         route = going.resolved.route
         if route is not None:
             going = replace(going, envelope=routed(route, going.envelope))
         self._limit(going)
 
-    def _limit(self, going: Going) -> None:
+    def _limit(self, going: PipelineTask) -> None:
         policy = going.resolved.rate_limit
         if policy is None:
             self._pass_limit(going)
@@ -147,27 +152,27 @@ class Gate:
         limit = rate_limit_of(policy, going.envelope)
         self._ask(limit, going, partial(self._limited, going))
 
-    def _limited(self, going: Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+    def _limited(self, going: PipelineTask, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         policy = going.resolved.rate_limit
         if policy is None or (passes and seconds < DELAY_TIERS[0]):
             self._pass_limit(going)
         elif passes is None:
-            self._wait_undecided(owing(going), policy)
+            self._wait_undecided(rate_limit_pending(going), policy)
         elif passes:
             self._count(policy, "shaped")
-            self._wait_for(paid(going), seconds, Waiting.LIMITED)
+            self._wait_for(rate_limit_passed(going), seconds, Waiting.LIMITED)
         elif policy.spec.over == "degrade":
             self._count(policy, "degraded")
             lane = lane_name(going.envelope.capability, policy.spec.variant)
             self._pass_limit(replace(going, envelope=replace(going.envelope, lane=lane)))
         else:
             message = f"more than {policy.spec.limit:g} tasks in {policy.spec.period:g} s"
-            self._refuse(going, Refusal(ErrorCode.RATE_LIMITED, policy, message, seconds))
+            self._refuse(going, LimitRefusal(ErrorCode.RATE_LIMITED, policy, message, seconds))
 
-    def _pass_limit(self, going: Going) -> None:
-        self._take_room(paid(going))
+    def _pass_limit(self, going: PipelineTask) -> None:
+        self._take_room(rate_limit_passed(going))
 
-    def _take_room(self, going: Going) -> None:
+    def _take_room(self, going: PipelineTask) -> None:
         policy = going.resolved.bulkhead
         if policy is None:
             self._look_at_breaker(going)
@@ -177,7 +182,7 @@ class Gate:
 
     def _has_room(
         self,
-        going: Going,
+        going: PipelineTask,
         limit: Limit,
         passes: bool | None,  # noqa: FBT001 - `Then`
         seconds: float,
@@ -191,26 +196,26 @@ class Gate:
             self._wait_undecided(going, policy)
             return
         message = f"{policy.spec.max_in_flight} tasks are in flight"
-        refusal = Refusal(ErrorCode.OVERLOADED, policy, message, seconds)
+        refusal = LimitRefusal(ErrorCode.OVERLOADED, policy, message, seconds)
         if policy.spec.over == "wait":
             self._hold(going, refusal)
         else:
             self._refuse(going, refusal)
 
-    def _go_on_with_room(self, going: Going) -> None:
+    def _go_on_with_room(self, going: PipelineTask) -> None:
         try:
             self._look_at_breaker(going)
         except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
             _log.exception("a task with room cannot be brought on its way")
             self._hold_failed(going)
 
-    def _look_at_breaker(self, going: Going) -> None:
+    def _look_at_breaker(self, going: PipelineTask) -> None:
         policy = going.resolved.circuit_breaker
         if policy is None:
             self._let_through(going)
             return
         state, rest = self._breaker(going, policy)
-        if state is State.CLOSED:
+        if state is BreakerState.CLOSED:
             self._let_through(going)
         elif rest > 0:
             self._find_open(going, rest)
@@ -218,13 +223,15 @@ class Gate:
             probes = probes_of(going.envelope.lane)
             self._ask(probes, going, partial(self._probes, going))
 
-    def _breaker(self, going: Going, policy: CircuitBreakerPolicy) -> tuple[State, float]:
+    def _breaker(
+        self, going: PipelineTask, policy: CircuitBreakerPolicy
+    ) -> tuple[BreakerState, float]:
         """Return how the lane's breaker is, and for how long it is open yet."""
         state, since = self._fleet.owned.breaker(going.envelope.lane)
         rest = since + policy.spec.open_for - monotonic()
-        return state, rest if state is State.OPEN else 0.0
+        return state, rest if state is BreakerState.OPEN else 0.0
 
-    def _probes(self, going: Going, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+    def _probes(self, going: PipelineTask, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         policy = going.resolved.circuit_breaker
         if policy is None:
             self._let_through(going)
@@ -238,19 +245,19 @@ class Gate:
             else:
                 self._find_open(going, max(seconds, rest))
 
-    def _find_open(self, going: Going, seconds: float) -> None:
+    def _find_open(self, going: PipelineTask, seconds: float) -> None:
         policy = going.resolved.circuit_breaker
         if policy is None:
             self._let_through(going)
             return
         seconds = max(DELAY_TIERS[0], seconds)
         message = f"the circuit breaker of {going.envelope.lane} is open"
-        self._refuse(going, Refusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds))
+        self._refuse(going, LimitRefusal(ErrorCode.CIRCUIT_OPEN, policy, message, seconds))
 
-    def _let_through(self, going: Going) -> None:
+    def _let_through(self, going: PipelineTask) -> None:
         self._leave(going, partial(self._send, going))
 
-    def _send(self, going: Going) -> None:
+    def _send(self, going: PipelineTask) -> None:
         envelope = going.envelope
         mirror = going.resolved.mirror
         if mirror is not None and not going.returned:
@@ -261,7 +268,7 @@ class Gate:
                 self._lanes.mirror(copy)
         self._lanes.send(envelope, going.source)
 
-    def _leave(self, going: Going, go: Callable[[], None]) -> None:
+    def _leave(self, going: PipelineTask, go: Callable[[], None]) -> None:
         """Let a task `go` that is not ended here, once that is recorded if somebody may ask.
 
         A dispatcher to which it is delivered again then knows whether it was charged, and one that
@@ -276,11 +283,11 @@ class Gate:
         else:
             self._drop(going)
 
-    def _drop(self, going: Going) -> None:
+    def _drop(self, going: PipelineTask) -> None:
         self._give_back(going)
         going.source.settle(BrokerUnavailable("what it came in is delivered again"))
 
-    def _left(self, going: Going, go: Callable[[], None]) -> None:
+    def _left(self, going: PipelineTask, go: Callable[[], None]) -> None:
         try:
             if going.source.alive:
                 go()
@@ -292,14 +299,14 @@ class Gate:
 
     # --- asking --------------------------------------------------------------------------
 
-    def _ask(self, limit: Limit, going: Going, then: Then) -> None:
+    def _ask(self, limit: Limit, going: PipelineTask, then: Then) -> None:
         """Ask for a permit; `then` is told, and whatever it fails over costs this task only."""
         self._fleet.ask(limit, partial(self._told, limit, going, then), monotonic())
 
     def _told(
         self,
         limit: Limit,
-        going: Going,
+        going: PipelineTask,
         then: Then,
         passes: bool | None,  # noqa: FBT001 - `Then`
         seconds: float,
@@ -308,9 +315,9 @@ class Gate:
             then(passes, seconds)
         except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
             _log.exception("a task cannot be brought on its way")
-            self._hold_failed(going if limit.terms is None else owing(going))
+            self._hold_failed(going if limit.terms is None else rate_limit_pending(going))
 
-    def _hold_failed(self, going: Going) -> None:
+    def _hold_failed(self, going: PipelineTask) -> None:
         """Let a task wait over which this dispatcher fails: it may be another that takes it then.
 
         One that cannot wait either is refused by its source, and ends as the broker's dead letter.
@@ -324,18 +331,18 @@ class Gate:
 
     # --- undecided -----------------------------------------------------------------------
 
-    def _wait_undecided(self, going: Going, policy: Policy) -> None:
+    def _wait_undecided(self, going: PipelineTask, policy: Policy) -> None:
         """Let a task ask again later that nobody has refused."""
         going = self._give_back(going)
         self._count(policy, "undecided")
         self._wait(going, Waiting.UNDECIDED)
 
-    def _wait(self, going: Going, why: Waiting) -> None:
+    def _wait(self, going: PipelineTask, why: Waiting) -> None:
         self._leave(going, partial(self._lanes.hold, going.envelope, going.source, why))
 
     # --- refused -------------------------------------------------------------------------
 
-    def _refuse(self, going: Going, refusal: Refusal) -> None:
+    def _refuse(self, going: PipelineTask, refusal: LimitRefusal) -> None:
         going = self._give_back(going)
         fallback = going.resolved.fallback
         falls = fallback is not None and refusal.code in fallback.spec.on and not going.fell
@@ -346,7 +353,7 @@ class Gate:
         else:
             self._end(going, refusal)
 
-    def _end(self, going: Going, refusal: Refusal) -> None:
+    def _end(self, going: PipelineTask, refusal: LimitRefusal) -> None:
         self._count(refusal.policy, "refused")
         failure = Failure(
             code=refusal.code,
@@ -357,7 +364,7 @@ class Gate:
         result = refused(going.envelope, self._clock(), failure)
         self._lanes.end(result, going.envelope, going.source)
 
-    def _hold(self, going: Going, refusal: Refusal) -> None:
+    def _hold(self, going: PipelineTask, refusal: LimitRefusal) -> None:
         """Let a task wait that is not to end for being refused.
 
         Of many that ask for one token the next gets it: so they ask ever less often, and none
@@ -369,23 +376,25 @@ class Gate:
         else:
             self._wait(going, _WAITING[refusal.code])
 
-    def _wait_for(self, going: Going, seconds: float, why: Waiting) -> None:
+    def _wait_for(self, going: PipelineTask, seconds: float, why: Waiting) -> None:
         due = self._due(going, seconds)
         self._leave(going, partial(self._lanes.wait_on, due, going.source, why))
 
-    def _due(self, going: Going, seconds: float) -> Envelope:
+    def _due(self, going: PipelineTask, seconds: float) -> Envelope:
         seconds = min(max(seconds, DELAY_TIERS[0]), MAX_TTL)  # it expires before that
         due = self._clock() + timedelta(seconds=seconds)
         return replace(going.envelope, not_before=due)
 
-    def _give_back(self, going: Going) -> Going:
+    def _give_back(self, going: PipelineTask) -> PipelineTask:
         """Give back room that a task got, and return it without."""
         if going.room is None:
             return going
         self._fleet.free(going.room, monotonic())
         return replace(going, envelope=without_room(going.envelope), room=None)
 
-    def _fall_back(self, going: Going, refusal: Refusal, fallback: FallbackPolicy) -> None:
+    def _fall_back(
+        self, going: PipelineTask, refusal: LimitRefusal, fallback: FallbackPolicy
+    ) -> None:
         output = self._output(fallback.spec, going.envelope)
         if fallback.spec.last_good and output is None:
             self._end(going, refusal)
@@ -408,7 +417,7 @@ class Gate:
             return self._good.find(envelope, oldest)
         return Raw(encode(spec.value))
 
-    def _substitute(self, going: Going, capability: str) -> None:
+    def _substitute(self, going: PipelineTask, capability: str) -> None:
         """Run another capability; the task keeps its id, its sender and its deadline."""
         envelope = going.envelope
         resolved = self._policies.resolve(capability, envelope.tenant, envelope.labels, envelope.id)
@@ -421,15 +430,15 @@ class Gate:
             retry=resolved.retry,
             policies={**envelope.policies, **resolved.versions},
         )
-        self._begin(Going(envelope, resolved, going.source, submitted=True, fell=True))
+        self._begin(PipelineTask(envelope, resolved, going.source, submitted=True, fell=True))
 
-    def _accept(self, going: Going, refusal: Refusal) -> None:
+    def _accept(self, going: PipelineTask, refusal: LimitRefusal) -> None:
         """Answer that the task is accepted, and let it ask again when there may be room."""
         if refusal.code is ErrorCode.RATE_LIMITED:
-            going = owing(going)
+            going = rate_limit_pending(going)
         self._leave(going, partial(self._promise, going, refusal))
 
-    def _promise(self, going: Going, refusal: Refusal) -> None:
+    def _promise(self, going: PipelineTask, refusal: LimitRefusal) -> None:
         envelope = going.envelope
         if envelope.reply_to is not None:
             said = encode(acceptance(envelope))

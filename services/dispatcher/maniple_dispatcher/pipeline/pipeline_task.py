@@ -12,7 +12,7 @@ from maniple.service.settlement import Settlement
 from maniple_dispatcher.limits.lease_client import Limit
 
 
-class Going(Struct, frozen=True):
+class PipelineTask(Struct, frozen=True):
     """A task on its way through the gate."""
 
     envelope: Envelope
@@ -28,7 +28,7 @@ class Going(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LimitRefusal:
     """That whoever owns a limit, or a breaker, does not let a task through."""
 
     code: ErrorCode
@@ -37,14 +37,14 @@ class Refusal:
     seconds: float
 
 
-def owing(going: Going) -> Going:
+def rate_limit_pending(going: PipelineTask) -> PipelineTask:
     """Return a task that has yet to pass its rate limit, after what it waits for now."""
     if going.envelope.owing:
         return going
     return replace(going, envelope=replace(going.envelope, owing=True))
 
 
-def paid(going: Going) -> Going:
+def rate_limit_passed(going: PipelineTask) -> PipelineTask:
     """Return a task that has passed its rate limit: no wait makes it pay again."""
     if not going.envelope.owing:
         return going

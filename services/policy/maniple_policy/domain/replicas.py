@@ -11,7 +11,7 @@ from maniple.timings import Policies
 DIGESTS_KEPT = 200
 
 
-class State(StrEnum):
+class ReplicaState(StrEnum):
     """How a process stands to what is in force."""
 
     CURRENT = "current"
@@ -23,7 +23,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReplicaReport:
     """The last that was heard of a process; `versions` as far as they are known."""
 
     service: str
@@ -33,14 +33,14 @@ class Report:
     versions: Mapping[str, int] = field(default_factory=dict)
 
 
-class Reports:
+class Replicas:
     """What processes have told since this one listens."""
 
     def __init__(self, now: float, times: Policies | None = None) -> None:
         self._times = times or Policies()
         self._since = now
         self._sets: dict[str, Mapping[str, int]] = {}
-        self._heard: dict[str, Report] = {}
+        self._heard: dict[str, ReplicaReport] = {}
 
     def learn(self, digest: str, versions: Mapping[str, int]) -> None:
         """Remember which versions a set has that was in force here."""
@@ -56,7 +56,7 @@ class Reports:
         if versions is None:  # a set that was never in force here, or before we started
             versions = {**(before.versions if before else {}), **event.versions}
             versions = {key: version for key, version in versions.items() if version}
-        self._heard[event.instance] = Report(
+        self._heard[event.instance] = ReplicaReport(
             event.service, event.digest, now, event.revision, versions
         )
 
@@ -111,7 +111,12 @@ class Reports:
             if instance not in self._heard:
                 nothing = dict.fromkeys(("heard", "digest", "revision", "behind"))
                 told.append(
-                    {"instance": instance, "service": service, "state": State.UNKNOWN, **nothing}
+                    {
+                        "instance": instance,
+                        "service": service,
+                        "state": ReplicaState.UNKNOWN,
+                        **nothing,
+                    }
                 )
         return sorted(told, key=lambda one: (one["service"], one["instance"]))
 
@@ -136,10 +141,10 @@ class Reports:
         """Seconds within which every process reports."""
         return self._times.check
 
-    def _state(self, report: Report, now: float, *, current: bool) -> State:
+    def _state(self, report: ReplicaReport, now: float, *, current: bool) -> ReplicaState:
         if now - report.heard > self._times.stale:
-            return State.STALE
-        return State.CURRENT if current else State.LAGGING
+            return ReplicaState.STALE
+        return ReplicaState.CURRENT if current else ReplicaState.LAGGING
 
 
 def _behind(

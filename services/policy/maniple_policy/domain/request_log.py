@@ -29,7 +29,7 @@ class _Value(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RequestLog:
     """What requests have done, by the requests' identities, the latest last."""
 
     ends: Mapping[str, Ends] = field(default_factory=dict)
@@ -53,10 +53,10 @@ class Memory:
         latest_last = dict(reversed([*kept.items()]))
         return json.dumps({"token": token, "requests": latest_last}).encode()
 
-    def after(self, request: str, keys: Sequence[str], done: Mapping[str, Step]) -> "Memory":
+    def after(self, request: str, keys: Sequence[str], done: Mapping[str, Step]) -> "RequestLog":
         """Remember what a request about these policies has done until now."""
         others = {name: ends for name, ends in self.ends.items() if name != request}
-        return Memory({**others, request: tuple(_end(done.get(key)) for key in keys)})
+        return RequestLog({**others, request: tuple(_end(done.get(key)) for key in keys)})
 
     def steps(
         self, request: str, keys: Sequence[str], records: Mapping[str, Stored]

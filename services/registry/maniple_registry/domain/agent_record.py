@@ -62,7 +62,7 @@ class LaneView:
 
 
 @dataclass(frozen=True, slots=True)
-class Starving:
+class StalledConsumer:
     """Since when an agent has taken nothing although `place` wanted it to."""
 
     place: str
@@ -112,7 +112,7 @@ class AgentRecord:
     begun: float = 0.0
     unwell: bool = False
     """Its HTTP check in Consul is critical."""
-    starving: Starving | None = None
+    starving: StalledConsumer | None = None
     life: str = ""
     """As in the names of its connections; known only of an agent that was seen in Consul."""
     places: Mapping[str, str] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from maniple_registry.domain.agent_record import (
     Instant,
     LaneView,
 )
-from maniple_registry.domain.silent_queues import SilentPlaces
+from maniple_registry.domain.silent_queues import SilentQueues
 from maniple_registry.domain.stalled_consumers import Crowd, look
 from maniple_registry.domain.state_machine import check, deadline, decide, learn, seed, tick
 from maniple_registry.domain.timing_mismatch import Risk, explained, misfit
@@ -50,7 +50,7 @@ class Target:
         return prefix == self.prefix or any(name.startswith(prefix) for name in self.names)
 
 
-class Fleet:
+class Agents:
     """Records by agent. A heartbeat costs a look-up: deadlines are only looked at when due.
 
     An agent's entry in the heap is a time before which nothing can have happened to it.
@@ -64,7 +64,7 @@ class Fleet:
         self._due: list[tuple[float, AgentId]] = []
         self._looked_at = AgentId("")
         self.suspected: frozenset[str] = frozenset()
-        self._silent = SilentPlaces(self._bounds.hopeless)
+        self._silent = SilentQueues(self._bounds.hopeless)
 
     def __iter__(self) -> Iterator[AgentRecord]:
         return map(self._records.__getitem__, tuple(self._ids))

@@ -47,7 +47,7 @@ class _Waiting:
     deed: Deed = field(compare=False)
 
 
-class Agenda:
+class PendingActions:
     """Deeds in the order in which they were decided; what was seen done is not done again.
 
     Adding costs a logarithm; asking costs nothing for what is not due yet.

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from maniple_registry.domain.agent_record import FINAL, AgentRecord
 
 
-class SilentPlaces:
+class SilentQueues:
     """Since when each place is silent: until it answers one of them, it is the queue's fault."""
 
     def __init__(self, patience: float) -> None:

@@ -17,7 +17,7 @@ from maniple_registry.domain.agent_record import (
     Decision,
     Instant,
     LaneView,
-    Starving,
+    StalledConsumer,
 )
 from maniple_registry.domain.mass_silence import starves_at_large
 from maniple_registry.domain.transition_events import move
@@ -60,7 +60,7 @@ def look(
         place = min(places, key=lambda place: views[place].consumers > 0)
         unconsumed = views[place].consumers == 0
         delivered = record.heartbeat.last_delivery_at
-        starving = Starving(place, now.seconds, delivered, unconsumed=unconsumed)
+        starving = StalledConsumer(place, now.seconds, delivered, unconsumed=unconsumed)
         return Decision(replace(record, starving=starving))
     record = replace(record, starving=starving)
     # A burst can fill a lane between two heartbeats: only one that came since counts as evidence.
@@ -71,7 +71,7 @@ def look(
     return _starve(record, starving, now, bounds, spared=spared)
 
 
-def _insists(record: AgentRecord, starving: Starving, now: Instant, bounds: Bounds) -> bool:
+def _insists(record: AgentRecord, starving: StalledConsumer, now: Instant, bounds: Bounds) -> bool:
     """Whether it says that it consumes there after it was asked to do so anew."""
     asked = starving.asked_at
     return (
@@ -81,7 +81,7 @@ def _insists(record: AgentRecord, starving: Starving, now: Instant, bounds: Boun
     )
 
 
-def _ask(record: AgentRecord, starving: Starving, now: Instant) -> Decision:
+def _ask(record: AgentRecord, starving: StalledConsumer, now: Instant) -> Decision:
     """Have it consume anew where the broker shows nothing: a queue without an answer looks so.
 
     If it is the queue, the agent gets no answer either, and no longer says that it consumes there.
@@ -92,7 +92,7 @@ def _ask(record: AgentRecord, starving: Starving, now: Instant) -> Decision:
     return Decision(asked, commands=(Reconnect(places=(starving.place,)),))
 
 
-def _goes_on(record: AgentRecord, places: list[str], views: Views) -> Starving | None:
+def _goes_on(record: AgentRecord, places: list[str], views: Views) -> StalledConsumer | None:
     starving = record.starving
     if starving is None or starving.place not in places:
         return None
@@ -102,7 +102,7 @@ def _goes_on(record: AgentRecord, places: list[str], views: Views) -> Starving |
     return replace(starving, unconsumed=unconsumed)
 
 
-def starves_still(record: AgentRecord, starving: Starving) -> bool:
+def starves_still(record: AgentRecord, starving: StalledConsumer) -> bool:
     """Whether a heartbeat leaves the doubt; where nobody consumes, only another look ends it."""
     if starving.place in record.heartbeat.unconsumed:
         return False  # it knows, and it is the queue's fault
@@ -113,7 +113,7 @@ def starves_still(record: AgentRecord, starving: Starving) -> bool:
 
 
 def _starve(
-    record: AgentRecord, starving: Starving, now: Instant, bounds: Bounds, *, spared: bool
+    record: AgentRecord, starving: StalledConsumer, now: Instant, bounds: Bounds, *, spared: bool
 ) -> Decision:
     elapsed = now.seconds - starving.since
     tell = elapsed >= bounds.reconnect and not starving.told

@@ -1,7 +1,7 @@
 """The broker as any user sees it over AMQP: version, what is declared, who consumes."""
 
 from maniple.amqp.probe import BrokerView
-from maniple.cli.checks.findings import Finding, Places, Verdict, judged
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places, judged
 from maniple.service.settings import environment_of
 from maniple.topology import (
     DEAD_BROKER,
@@ -36,8 +36,8 @@ def version(places: Places, view: BrokerView) -> Finding:
     """Judge the broker's version."""
     found = f"{view.product} {view.version}, environment {environment_of(places.broker)!r}"
     if version_of(view.version) < OLDEST_BROKER:
-        return Finding("broker", Verdict.FAILED, found, "upgrade RabbitMQ to 3.10 or later")
-    return Finding("broker", Verdict.OK, found)
+        return Finding("broker", CheckVerdict.FAILED, found, "upgrade RabbitMQ to 3.10 or later")
+    return Finding("broker", CheckVerdict.OK, found)
 
 
 def declared(view: BrokerView) -> Finding:
@@ -45,7 +45,7 @@ def declared(view: BrokerView) -> Finding:
     missing = (*view.missing_exchanges, *view.missing_queues)
     return judged(
         "topology",
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         [f"missing: {', '.join(missing)}"] if missing else [],
         well=f"{len(EXCHANGES)} exchanges and {len(QUEUES)} queues are there",
         advice="start a dispatcher and a registry: they declare everything",
@@ -57,7 +57,7 @@ def consumed(view: BrokerView) -> Finding:
     idle = {name: by for name, by in CONSUMED.items() if view.consumers.get(name) == 0}
     return judged(
         "consumers",
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         [f"{name} has no consumer" for name in idle],
         well=f"{len(CONSUMED)} shared queues are consumed",
         advice=" and ".join(f"start a {by}" for by in sorted({*idle.values()})),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     """How a check ended. A warning is no failure; what was skipped was not looked at."""
 
     OK = "ok"
@@ -18,7 +18,7 @@ class Finding:
     """What a check found, and unless all is well what to do."""
 
     check: str
-    verdict: Verdict
+    verdict: CheckVerdict
     found: str
     advice: str = ""
 
@@ -32,8 +32,10 @@ class Places:
     management: str | None = None
 
 
-def judged(check: str, verdict: Verdict, wrong: list[str], *, well: str, advice: str) -> Finding:
+def judged(
+    check: str, verdict: CheckVerdict, wrong: list[str], *, well: str, advice: str
+) -> Finding:
     """Return a finding of this verdict if something is wrong, else that all is `well`."""
     if not wrong:
-        return Finding(check, Verdict.OK, well)
+        return Finding(check, CheckVerdict.OK, well)
     return Finding(check, verdict, "; ".join(wrong), advice)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from maniple.cli.checks.findings import Finding, Places, Verdict, judged
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places, judged
 from maniple.cli.checks.pages import Page, PageUnread, read
 from maniple.cli.consul import tls_of
 from maniple.service.settings import environment_of
@@ -23,7 +23,7 @@ OK, FORBIDDEN = 200, (401, 403)
 
 
 @dataclass(frozen=True)
-class Management:
+class ManagementPages:
     """What the API told: its nodes, the queues of our environment, its clock as in `Page`."""
 
     environment: str
@@ -40,18 +40,18 @@ class ManagementUnread(Exception):
         self.finding = finding
 
 
-async def ask(places: Places) -> Management:
+async def ask(places: Places) -> ManagementPages:
     """Ask the API. Raises `ManagementUnread`."""
     if places.management is None:
         advice = "set it to see plugins, alarms, queue arguments and lanes as well"
         raise ManagementUnread(
-            Finding("management", Verdict.SKIPPED, "MANIPLE_MANAGEMENT_URL is not set", advice)
+            Finding("management", CheckVerdict.SKIPPED, "MANIPLE_MANAGEMENT_URL is not set", advice)
         )
     base = places.management.rstrip("/")
     environment = environment_of(places.broker)
     nodes = await _page(f"{base}/api/nodes")
     queues = await _page(f"{base}/api/queues/{quote(environment, safe='')}")
-    return Management(environment, nodes.value, queues.value, nodes.ahead)
+    return ManagementPages(environment, nodes.value, queues.value, nodes.ahead)
 
 
 async def _page(url: str) -> Page:
@@ -69,10 +69,10 @@ async def _page(url: str) -> Page:
 
 
 def _unread(found: str, advice: str) -> ManagementUnread:
-    return ManagementUnread(Finding("management", Verdict.FAILED, found, advice))
+    return ManagementUnread(Finding("management", CheckVerdict.FAILED, found, advice))
 
 
-def judge(told: Management) -> list[Finding]:
+def judge(told: ManagementPages) -> list[Finding]:
     """Judge all that the API told, but for the lanes."""
     return [
         plugins(told.nodes),
@@ -93,7 +93,7 @@ def plugins(nodes: Iterable[Mapping[str, Any]]) -> Finding:
     ]
     return judged(
         "plugins",
-        Verdict.WARNING,
+        CheckVerdict.WARNING,
         [f"{node} has no {plugin}: {WANTED_PLUGINS[plugin]}" for node, plugin in missing],
         well=", ".join(WANTED_PLUGINS),
         advice=f"run there: rabbitmq-plugins enable {' '.join(sorted({p for _, p in missing}))}",
@@ -116,14 +116,14 @@ def alarms(nodes: Iterable[Mapping[str, Any]]) -> Finding:
         if node.get("partitions"):
             wrong.append(f"{node['name']} is cut off from {', '.join(node['partitions'])}")
             advice.append("mend the network between the brokers")
-    return judged("alarms", Verdict.FAILED, wrong, well="none", advice="; ".join(advice))
+    return judged("alarms", CheckVerdict.FAILED, wrong, well="none", advice="; ".join(advice))
 
 
 def arguments(queues: Iterable[Mapping[str, Any]]) -> Finding:
     """Judge whether the queues that are there have been declared as ours are."""
     return judged(
         "queue arguments",
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         wrong_arguments({queue["name"]: queue.get("arguments", {}) for queue in queues}),
         well="all as they should be",
         advice="stop Maniple, delete the queues once they are empty, and start it again; of streams"
@@ -153,15 +153,17 @@ def streams(queues: Iterable[Mapping[str, Any]], environment: str) -> Finding:
     members = {q["name"]: q.get("members") for q in queues if q["name"] in ours}
     known = {name: len(nodes) for name, nodes in members.items() if isinstance(nodes, list)}
     if environment == DEVELOPMENT:
-        return Finding("streams", Verdict.OK, f"one broker will do for {DEVELOPMENT!r}")
+        return Finding("streams", CheckVerdict.OK, f"one broker will do for {DEVELOPMENT!r}")
     few = {name: count for name, count in sorted(known.items()) if count < FEWEST_REPLICAS}
     if not few and len(known) < len(ours):
         unknown = ", ".join(sorted(ours - known.keys()))
         advice = "ask again in some seconds"
-        return Finding("streams", Verdict.SKIPPED, f"no replicas are told of {unknown}", advice)
+        return Finding(
+            "streams", CheckVerdict.SKIPPED, f"no replicas are told of {unknown}", advice
+        )
     return judged(
         "streams",
-        Verdict.WARNING,
+        CheckVerdict.WARNING,
         [f"{name} has {count} of {FEWEST_REPLICAS} replicas" for name, count in few.items()],
         well=f"{len(known)} streams, each with {FEWEST_REPLICAS} replicas or more",
         advice="a broker that loses its power may lose the last records: have three, and run"
@@ -177,7 +179,7 @@ def _lanes(names: Iterable[str]) -> list[Queue]:
     ]
 
 
-def lane_names(told: Management) -> list[str]:
+def lane_names(told: ManagementPages) -> list[str]:
     """Return the names of the lanes' queues."""
     return [queue["name"] for queue in told.queues if queue["name"].startswith(LANE_PREFIX)]
 
@@ -187,7 +189,7 @@ def unserved(messages: Mapping[str, int], consumers: Mapping[str, int]) -> Findi
     waiting = {name: count for name, count in messages.items() if count and not consumers[name]}
     return judged(
         "lanes",
-        Verdict.FAILED,
+        CheckVerdict.FAILED,
         [
             f"{count} messages wait in {name}, which nobody consumes"
             for name, count in waiting.items()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from maniple.cli.checks.findings import Finding, Places, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places
 from maniple.cli.control import ask
 from maniple.errors import ManipleError
 
@@ -15,7 +15,7 @@ async def examine(places: Places) -> Finding:
     try:
         return policies(await ask(places.broker, "policy", "policy.status"))
     except ManipleError as error:
-        return Finding("policies", Verdict.FAILED, str(error), "start a policy service")
+        return Finding("policies", CheckVerdict.FAILED, str(error), "start a policy service")
 
 
 def policies(told: Mapping[str, Any]) -> Finding:
@@ -23,17 +23,17 @@ def policies(told: Mapping[str, Any]) -> Finding:
     if told["invalid"]:
         wrong = [f"in Consul, {key} is not usable: {why}" for key, why in told["invalid"].items()]
         advice = "apply a right version with 'maniple policy apply'; the last good one stays"
-        return Finding("policies", Verdict.FAILED, "; ".join(wrong), advice)
+        return Finding("policies", CheckVerdict.FAILED, "; ".join(wrong), advice)
     if not told["consul"]:
         found, advice = "the policy service has no Consul", "start Consul, or look at its log"
-        return Finding("policies", Verdict.FAILED, found, advice)
+        return Finding("policies", CheckVerdict.FAILED, found, advice)
     behind = [_behind(one) for one in told["processes"] if one["state"] in (LAGGING, SILENT)]
     if behind:
         advice = "wait half a minute and look at 'maniple policy status', then at their logs"
-        return Finding("policies", Verdict.WARNING, "; ".join(behind), advice)
+        return Finding("policies", CheckVerdict.WARNING, "; ".join(behind), advice)
     number = len(told["policies"])
     found = f"{number} in force" if number else "none are in force"
-    return Finding("policies", Verdict.OK, found)
+    return Finding("policies", CheckVerdict.OK, found)
 
 
 def _behind(process: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from maniple.cli.checks.findings import Finding, Places, Verdict, judged
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places, judged
 from maniple.cli.checks.pages import PageUnread, read
 from maniple.cli.checks.timings import timings
 from maniple.cli.consul import SERVICES, consul_at, listed, tls_of
@@ -32,7 +32,7 @@ class Heard:
 async def examine(places: Places) -> Heard:
     """Look at Consul, at what it lists, and at the page of each process."""
     if places.consul is None:
-        return Heard([Finding("consul", Verdict.SKIPPED, "MANIPLE_CONSUL_URL is not set")])
+        return Heard([Finding("consul", CheckVerdict.SKIPPED, "MANIPLE_CONSUL_URL is not set")])
     heard = Heard()
     consul = consul_at(places.consul)
     environment = environment_of(places.broker)
@@ -42,11 +42,11 @@ async def examine(places: Places) -> Heard:
     except (PageUnread, ConsulUnavailable, ConsulRefused) as error:
         reason = f"Consul {error}" if isinstance(error, PageUnread) else str(error)
         advice = f"start Consul, or correct MANIPLE_CONSUL_URL ({without_password(places.consul)})"
-        return Heard([Finding("consul", Verdict.FAILED, reason, advice)])
+        return Heard([Finding("consul", CheckVerdict.FAILED, reason, advice)])
     finally:
         consul.close()
     heard.findings.append(
-        Finding("consul", Verdict.OK, f"answers at {without_password(places.consul)}")
+        Finding("consul", CheckVerdict.OK, f"answers at {without_password(places.consul)}")
     )
     heard.findings += [service(one, instances) for one, instances in found.items()]
     await _ask_each([one for instances in found.values() for one in instances], heard)
@@ -59,11 +59,11 @@ def service(kind: str, instances: list[Instance]) -> Finding:
     sick = [f"{i.id} is {i.status}" for i in instances if i.status != "passing"]
     if not passing:
         advice = f"start one with 'python -m maniple_{kind}', or look at its log"
-        return Finding(kind, Verdict.FAILED, "; ".join(sick) or "none is registered", advice)
+        return Finding(kind, CheckVerdict.FAILED, "; ".join(sick) or "none is registered", advice)
     found = "; ".join([f"{len(passing)} healthy", *sick])
     if sick:
-        return Finding(kind, Verdict.WARNING, found, "look at its log")
-    return Finding(kind, Verdict.OK, found)
+        return Finding(kind, CheckVerdict.WARNING, found, "look at its log")
+    return Finding(kind, CheckVerdict.OK, found)
 
 
 async def _ask_each(instances: list[Instance], heard: Heard) -> None:
@@ -96,11 +96,15 @@ def components(pages: Mapping[str, Mapping[str, Any]], listed: int) -> Finding:
     ]
     found = f"{len(pages)} of {listed} processes asked"
     if bad:
-        return Finding("health", Verdict.WARNING, "; ".join([found, *bad]), "look at their logs")
+        return Finding(
+            "health", CheckVerdict.WARNING, "; ".join([found, *bad]), "look at their logs"
+        )
     if listed and not pages:
         advice = "run this where they can be reached, as in 'docker compose run --rm cli doctor'"
-        return Finding("health", Verdict.SKIPPED, f"{found}: none can be reached from here", advice)
-    return Finding("health", Verdict.OK, f"{found}, every component is ok")
+        return Finding(
+            "health", CheckVerdict.SKIPPED, f"{found}: none can be reached from here", advice
+        )
+    return Finding("health", CheckVerdict.OK, f"{found}, every component is ok")
 
 
 def _dict(value: Any) -> Mapping[str, Any]:
@@ -120,12 +124,12 @@ async def _look_at_leader(consul_url: str, heard: Heard) -> None:
 def clocks(ahead: Mapping[str, float]) -> Finding:
     """Judge by how many seconds clocks are ahead of ours, by name."""
     if not ahead:
-        return Finding("clocks", Verdict.SKIPPED, "nobody told the time")
+        return Finding("clocks", CheckVerdict.SKIPPED, "nobody told the time")
     off = {name: seconds for name, seconds in ahead.items() if abs(seconds) > AGREE}
     worst = max(map(abs, ahead.values()))
     return judged(
         "clocks",
-        Verdict.FAILED if worst > APART else Verdict.WARNING,
+        CheckVerdict.FAILED if worst > APART else CheckVerdict.WARNING,
         [
             f"{name} is at least {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} us"
             for name, seconds in off.items()

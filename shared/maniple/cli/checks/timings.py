@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from maniple.cli.checks.findings import Finding, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding
 from maniple.control import UNTOLD
 from maniple.timing_rules import SETTINGS
 
@@ -26,18 +26,18 @@ def timings(pages: Mapping[str, Told]) -> Finding:
     silent = sorted(instance for instance, one in told.items() if not one)
     known = {instance: one for instance, one in told.items() if one}
     if not known:
-        return Finding(CHECK, Verdict.SKIPPED, "no process tells its times")
+        return Finding(CHECK, CheckVerdict.SKIPPED, "no process tells its times")
     twice = _run_twice(pages, told)
     if twice:
-        return Finding(CHECK, Verdict.FAILED, twice, ADVICE)
+        return Finding(CHECK, CheckVerdict.FAILED, twice, ADVICE)
     if len({one["digest"] for one in known.values()}) > 1:
-        return Finding(CHECK, Verdict.WARNING, "; ".join(_differing(known)), ADVICE)
+        return Finding(CHECK, CheckVerdict.WARNING, "; ".join(_differing(known)), ADVICE)
     if silent:
         found = f"{_some(silent)} do not tell their times: they are older"
-        return Finding(CHECK, Verdict.WARNING, found, "upgrade them")
+        return Finding(CHECK, CheckVerdict.WARNING, found, "upgrade them")
     seconds = next(iter(known.values()))
     found = f"{len(known)} processes keep the same times (failed after {seconds['failed']:g} s)"
-    return Finding(CHECK, Verdict.OK, found)
+    return Finding(CHECK, CheckVerdict.OK, found)
 
 
 def _told(page: Told) -> Told:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from maniple.cli.checks.findings import Finding, Places, Verdict
+from maniple.cli.checks.findings import CheckVerdict, Finding, Places
 from maniple.cli.control import ask_for_agents
 from maniple.client import connect
 from maniple.errors import BrokerUnavailable, ManipleError
@@ -18,7 +18,7 @@ async def membership(places: Places) -> Finding:
     try:
         return members(await ask_for_agents(places.broker))
     except ManipleError as error:
-        return Finding("membership", Verdict.FAILED, str(error), "start a registry")
+        return Finding("membership", CheckVerdict.FAILED, str(error), "start a registry")
 
 
 def members(told: Mapping[str, Any]) -> Finding:
@@ -29,14 +29,14 @@ def members(told: Mapping[str, Any]) -> Finding:
     found = f"{len(active)} of {len(agents)} agents are active"
     if not told.get("hearing", True):
         advice = "look at the health of the broker and at the registry's log"
-        return Finding("membership", Verdict.FAILED, "a registry hears no heartbeats", advice)
+        return Finding("membership", CheckVerdict.FAILED, "a registry hears no heartbeats", advice)
     if not active:
-        return Finding("membership", Verdict.FAILED, found, "start an agent")
+        return Finding("membership", CheckVerdict.FAILED, found, "start an agent")
     ailing = [f"{agent} is {state}" for agent, state in states.items() if state in AILING]
     if ailing:
         advice = "look at their logs; one that has failed is forgotten after ten minutes"
-        return Finding("membership", Verdict.WARNING, "; ".join([found, *ailing]), advice)
-    return Finding("membership", Verdict.OK, found)
+        return Finding("membership", CheckVerdict.WARNING, "; ".join([found, *ailing]), advice)
+    return Finding("membership", CheckVerdict.OK, found)
 
 
 async def echo(places: Places) -> Finding:
@@ -51,7 +51,11 @@ async def echo(places: Places) -> Finding:
         raise
     except ManipleError as error:
         advice = "start a dispatcher and an agent, or look at their logs"
-        return Finding("echo task", Verdict.FAILED, str(error), advice)
+        return Finding("echo task", CheckVerdict.FAILED, str(error), advice)
     if output != {"doctor": True}:
-        return Finding("echo task", Verdict.FAILED, f"came back as {output!r}", "check the agents")
-    return Finding("echo task", Verdict.OK, f"there and back in {(clock() - started) * 1e3:.0f} ms")
+        return Finding(
+            "echo task", CheckVerdict.FAILED, f"came back as {output!r}", "check the agents"
+        )
+    return Finding(
+        "echo task", CheckVerdict.OK, f"there and back in {(clock() - started) * 1e3:.0f} ms"
+    )

@@ -22,7 +22,7 @@ def service_name(kind: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogEntry:
     """A key of the store. `index` is its ModifyIndex, the one that compare-and-set takes."""
 
     key: str
@@ -86,10 +86,10 @@ def each(read: Callable[[Any], T], items: Iterable[Any] | None) -> list[T]:
     return found
 
 
-def entry_of(item: Mapping[str, Any]) -> Entry:
+def entry_of(item: Mapping[str, Any]) -> CatalogEntry:
     """Read one item of `/v1/kv`, its value already decoded."""
     index = int(item["ModifyIndex"])
-    return Entry(str(item["Key"]), item["Value"] or b"", index, item.get("Session"))
+    return CatalogEntry(str(item["Key"]), item["Value"] or b"", index, item.get("Session"))
 
 
 def operation_of(put: Put) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from maniple.service.bounded_http import BoundedSession
 from maniple.service.consul.catalog import (
     UNREADABLE,
     Ailing,
-    Entry,
+    CatalogEntry,
     Instance,
     Put,
     ailing_of,
@@ -160,23 +160,25 @@ class Consul:
 
     # --- key-value store -----------------------------------------------------------------
 
-    async def kv_get(self, key: str) -> Entry | None:
+    async def kv_get(self, key: str) -> CatalogEntry | None:
         """Read one key."""
         found = await self._call(lambda c: each(entry_of, [c.kv.get(key)[1]]))
         return found[0] if found else None
 
-    async def kv_list(self, prefix: str) -> tuple[int, list[Entry]]:
+    async def kv_list(self, prefix: str) -> tuple[int, list[CatalogEntry]]:
         """Read all keys with a prefix, and the index at which this was so."""
         return await self._call(lambda c: _listed(c.kv.get(prefix, recurse=True)))
 
-    async def watch(self, prefix: str, index: int, wait: float = 30.0) -> tuple[int, list[Entry]]:
+    async def watch(
+        self, prefix: str, index: int, wait: float = 30.0
+    ) -> tuple[int, list[CatalogEntry]]:
         """Like `kv_list`, but waits up to `wait` seconds for something newer than `index`.
 
         An index that went backwards (Consul was restarted) comes back as it is: pass on what
         you are given.
         """
 
-        def query(client: Any) -> tuple[int, list[Entry]]:
+        def query(client: Any) -> tuple[int, list[CatalogEntry]]:
             asked = {"index": max(1, index), "wait": f"{wait:g}s"}
             return _listed(client.kv.get(prefix, recurse=True, **asked))
 
@@ -267,7 +269,7 @@ def ttl_check(instance: str) -> str:
     return f"ttl:{instance}"
 
 
-def _listed(answer: tuple[Any, Any]) -> tuple[int, list[Entry]]:
+def _listed(answer: tuple[Any, Any]) -> tuple[int, list[CatalogEntry]]:
     told, found = answer
     # An index that is none is taken for that of a Consul that began anew.
     is_one = str(told).isdecimal() and len(str(told)) <= MOST_DIGITS

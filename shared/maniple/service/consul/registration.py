@@ -19,7 +19,7 @@ LAST_WORD = 4.0  # seconds that the deregistration may take
 log = structlog.get_logger("maniple.presence")
 
 
-class Pulse:
+class TtlHeartbeat:
     """Signs of life that come from outside: of an agent, heartbeats that the broker confirmed."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Pulse:
         self._wake.clear()
 
 
-class Presence:
+class Registration:
     """Keeps a process registered while it runs, as this one `life` of its instance.
 
     The TTL check is refreshed at each beat of `pulse`, so that it lapses when the TTL has passed
@@ -71,7 +71,7 @@ class Presence:
         *,
         port: int,
         life: str = "",
-        pulse: Pulse | None = None,
+        pulse: TtlHeartbeat | None = None,
     ) -> None:
         self._consul = consul
         self._settings = settings
@@ -79,7 +79,7 @@ class Presence:
         self._health = health
         self._port = port
         self._life = life
-        self._pulse = pulse or Pulse()
+        self._pulse = pulse or TtlHeartbeat()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._registered = False

@@ -33,11 +33,11 @@ from yarl import URL
 from maniple.amqp import declare_topology
 from maniple.amqp.errors import is_loss, translated
 from maniple.amqp.refusal import refusal
-from maniple.amqp.socket import Wire
+from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised
 from maniple.errors import BrokerUnavailable
 from maniple.loops import left_alone
-from maniple.service.control.messages import Arrival, Letter, Receiver
+from maniple.service.control.messages import IncomingMessage, OutgoingMessage, Receiver
 from maniple.service.shared_queue import SharedQueue
 from maniple.timings import Amqp
 from maniple.topology import REQUESTS, Exchange
@@ -52,7 +52,7 @@ async def prepare_broker(url: str) -> None:
     """Declare the shared topology over a connection of its own; raises `BrokerUnavailable`."""
     with translated():
         async with asyncio.timeout(DECLARE_TIMEOUT):
-            wire = Wire(url)
+            wire = Socket(url)
             await wire.open(DECLARE_TIMEOUT)
             async with wire:
                 # At most two of these pass: for the first queue without an answer, then for all.
@@ -64,16 +64,16 @@ async def _undecoded(message: RabbitMessage) -> RabbitMessage:
 
 
 class _Unrepaired(RobustConnection):
-    """What FastStream asks for, over a wire of ours, and connected once: `Connection` repairs.
+    """What FastStream asks for, over our socket, and connected once: `ControlConnection` repairs.
 
     aio-pika's own repair would hold exclusive queues by names that the broker still refuses (405),
     retry all processes in step, and swallow cancellation.
     """
 
-    wire: Wire
+    wire: Socket
 
     async def connect(self, timeout: float | None = None) -> None:
-        self.wire = Wire(str(self.url))
+        self.wire = Socket(str(self.url))
         await self.wire.open(timeout or Amqp().connect)
         callback = OneShotCallback(partial(OnceConnected._on_connection_close, self))  # noqa: SLF001 - as its own `connect` does
         self.wire.closing.add_done_callback(callback)
@@ -119,7 +119,7 @@ class _Broker(RabbitBroker):
         self._channel = await self.config.channel_manager.get_channel()
         return self.link
 
-    async def exchange(self, letter: Letter) -> RabbitExchange:
+    async def exchange(self, letter: OutgoingMessage) -> RabbitExchange:
         """Return where a letter goes as FastStream wants it, looked up before that is published.
 
         FastStream does so in the first publication, of which any may be cancelled; aiormq closes
@@ -162,7 +162,7 @@ class _Subscription:
     """Its name in the present life."""
 
 
-class Connection(Supervised):
+class ControlConnection(Supervised):
     """Queues consumed and letters sent over one connection that is built anew when it is lost.
 
     Then everything is declared, bound and consumed again, exclusive queues under new names: after a
@@ -300,7 +300,7 @@ class Connection(Supervised):
     ) -> None:
         async def take(message: RabbitMessage) -> None:
             raw = message.raw_message
-            arrival = Arrival(
+            arrival = IncomingMessage(
                 raw.body,
                 type=raw.type,
                 reply_to=raw.reply_to,
@@ -333,7 +333,7 @@ class Connection(Supervised):
                 await channel.close()
                 return declared.consumer_count or 0
 
-    async def send(self, letter: Letter, timeout: float) -> None:
+    async def send(self, letter: OutgoingMessage, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
         A letter that may be `repeated` is sent again, under the same id, when the connection is
@@ -345,7 +345,7 @@ class Connection(Supervised):
                 while not await self._sent(letter):
                     pass
 
-    async def _sent(self, letter: Letter) -> bool:
+    async def _sent(self, letter: OutgoingMessage) -> bool:
         await self.wait_up()
         broker = self._broker
         if broker is None:
@@ -378,7 +378,7 @@ class Connection(Supervised):
             return self.last_error
         return ConnectionError("lost before the confirm")  # as aio-pika would say it
 
-    async def _publish(self, broker: _Broker, letter: Letter) -> None:
+    async def _publish(self, broker: _Broker, letter: OutgoingMessage) -> None:
         await broker.publish(
             letter.body,
             exchange=await broker.exchange(letter),

@@ -8,7 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.control import ControlMessage
 from maniple.loops import cancel, left_alone
-from maniple.service.control.messages import Arrival, Receiver
+from maniple.service.control.messages import IncomingMessage, Receiver
 from maniple.service.metric_names import CONTROL_DROPPED
 from maniple.service.telemetry import Metrics
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=ControlMessage)
 Handler = Callable[[M], Awaitable[None] | None]
 
 
-class Inbox:
+class ControlDispatch:
     """Decodes messages and runs their handlers; logs and counts in `metrics` what fails."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
@@ -28,7 +28,7 @@ class Inbox:
         """Return what hands messages of these types to `handler` and passes over others."""
         known = {model.TYPE: model for model in models}
 
-        async def receive(arrival: Arrival) -> None:
+        async def receive(arrival: IncomingMessage) -> None:
             kind = known.get(arrival.type or "")
             if kind is None:
                 return

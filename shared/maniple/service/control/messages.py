@@ -8,7 +8,7 @@ from maniple.topology import Exchange
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class IncomingMessage:
     """A message as it came."""
 
     body: bytes
@@ -36,7 +36,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class OutgoingMessage:
     """A message to publish, persistently.
 
     One that may be `repeated` is sent again, under its id, when the connection is lost before the
@@ -54,4 +54,4 @@ class Letter:
     repeated: bool = True
 
 
-Receiver = Callable[[Arrival], Awaitable[None]]
+Receiver = Callable[[IncomingMessage], Awaitable[None]]

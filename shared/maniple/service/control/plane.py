@@ -14,9 +14,9 @@ from maniple.control import Command, ControlMessage, Heartbeat, Request, Respons
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.events import Event
 from maniple.identifiers import new_id
-from maniple.service.control.connection import Connection, prepare_broker
-from maniple.service.control.dispatch import Handler, Inbox, M
-from maniple.service.control.messages import Arrival, Letter
+from maniple.service.control.connection import ControlConnection, prepare_broker
+from maniple.service.control.dispatch import ControlDispatch, Handler, M
+from maniple.service.control.messages import IncomingMessage, OutgoingMessage
 from maniple.service.control.requests import Correlation, Responder, answer, may_answer, timed_out
 from maniple.service.health import Health
 from maniple.service.metric_names import PUBLISHING_BLOCKED, RECONNECTS
@@ -68,11 +68,11 @@ class ControlPlane:
         self._log = log
         self._health = health
         self._patience = patience
-        self._inbox = Inbox(log)
+        self._inbox = ControlDispatch(log)
         self._replies: Callable[[], str] | None = None
         self._reply_lock = asyncio.Lock()
         self._waiting = Correlation()
-        self._connection = Connection(
+        self._connection = ControlConnection(
             url,
             name=name,
             on_state=self._on_state,
@@ -183,17 +183,17 @@ class ControlPlane:
         not answer nothing else waits for it, and health names it. Raises `BrokerUnavailable`.
         """
 
-        async def receive(arrival: Arrival) -> None:
+        async def receive(arrival: IncomingMessage) -> None:
             await self._inbox.owned(self._answer(arrival, operations))
 
         await self._connection.serve(request_queue(service).name, receive)
 
-    async def _answer(self, arrival: Arrival, operations: Mapping[str, Responder]) -> None:
+    async def _answer(self, arrival: IncomingMessage, operations: Mapping[str, Responder]) -> None:
         reply_to = arrival.reply_to
         if not reply_to or not may_answer(reply_to):
             self._log.warning("request without a place for its answer", reply_to=reply_to)
             return
-        letter = Letter(
+        letter = OutgoingMessage(
             exchange=_DEFAULT_EXCHANGE,
             key=reply_to,
             body=await answer(operations, arrival, self._log),
@@ -226,7 +226,7 @@ class ControlPlane:
         try:
             async with asyncio.timeout(timeout):
                 await self._connection.wait_up()  # or the answer's queue is of an earlier life
-                letter = Letter(
+                letter = OutgoingMessage(
                     exchange=REQUESTS,
                     key=service,
                     body=question.to_json(),
@@ -240,7 +240,7 @@ class ControlPlane:
         except TimeoutError as error:
             raise timed_out(service, op, timeout) from error
 
-    async def _answer_to(self, letter: Letter, timeout: float) -> dict[str, Any]:
+    async def _answer_to(self, letter: OutgoingMessage, timeout: float) -> dict[str, Any]:
         future = self._waiting.open(letter.correlation_id or "")
         try:
             await self._connection.send(letter, timeout)
@@ -260,7 +260,7 @@ class ControlPlane:
                 purpose = f"{REPLY_PREFIX}{self.name}"
                 self._replies = await self._connection.listen(purpose, self._settle, None, ())
 
-    async def _settle(self, arrival: Arrival) -> None:
+    async def _settle(self, arrival: IncomingMessage) -> None:
         self._waiting.settle(arrival.correlation_id, arrival.body)  # False: it came too late
 
     async def emit(self, event: Event, timeout: float = PUBLISH_TIMEOUT) -> None:
@@ -310,8 +310,8 @@ def _letter(
     message_id: str,
     *,
     mandatory: bool = True,
-) -> Letter:
-    return Letter(
+) -> OutgoingMessage:
+    return OutgoingMessage(
         exchange=exchange,
         key=key,
         body=message.to_json(),

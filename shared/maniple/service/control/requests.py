@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.control import Request, RequestFailure, Response
 from maniple.errors import BrokerUnavailable, RequestFailed, RequestTimeout
-from maniple.service.control.messages import Arrival
+from maniple.service.control.messages import IncomingMessage
 from maniple.topology import REPLY_PREFIX, RESERVED_PREFIX
 
 Answer = Mapping[str, Any] | BaseModel | bytes
@@ -28,22 +28,22 @@ class Asked(Request):
 
     @property
     def identity(self) -> str:
-        """See `Arrival`."""
+        """See `IncomingMessage`."""
         return self._identity
 
     @property
     def may_repeat(self) -> bool:
-        """See `Arrival`; if not, what was done under the identity was done for another request."""
+        """See `IncomingMessage`; if not, what was done under it was done for another request."""
         return self._may_repeat
 
     @classmethod
-    def of(cls, arrival: Arrival) -> Self:
+    def of(cls, arrival: IncomingMessage) -> Self:
         """Read it; raises `ValueError`."""
         asked = cls.from_json(arrival.body)
         asked._set(arrival)  # noqa: SLF001 - of our own class
         return asked
 
-    def _set(self, arrival: Arrival) -> None:
+    def _set(self, arrival: IncomingMessage) -> None:
         self._identity, self._may_repeat = arrival.identity, arrival.may_repeat
 
 
@@ -66,7 +66,7 @@ def may_answer(reply_to: str | None) -> bool:
 
 
 async def answer(
-    operations: Mapping[str, Responder], arrival: Arrival, log: FilteringBoundLogger
+    operations: Mapping[str, Responder], arrival: IncomingMessage, log: FilteringBoundLogger
 ) -> bytes:
     """Run the operation that a request asks for; return the body of the response.
 

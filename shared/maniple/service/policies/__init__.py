@@ -20,7 +20,7 @@ from maniple.service.policies.documents import (
     known_policy,
     parse_policy,
 )
-from maniple.service.policies.explain import Explained, Question, Verdict, explain
+from maniple.service.policies.explain import Explained, Question, RuleVerdict, explain
 from maniple.service.policies.matching import Match, ties
 from maniple.service.policies.policy_set import NOTHING, NOWHERE, Ceiling, PolicySet, Resolved
 from maniple.service.policies.rules import Where
@@ -49,9 +49,9 @@ __all__ = [
     "Resolved",
     "RetryPolicy",
     "RoutePolicy",
+    "RuleVerdict",
     "TimeoutPolicy",
     "TtlPolicy",
-    "Verdict",
     "Where",
     "as_yaml",
     "difference",

@@ -15,7 +15,7 @@ from maniple.service.policies.matching import matcher
 from maniple.service.policies.rules import Subject, Where, share_of
 
 
-class Verdict(StrEnum):
+class RuleVerdict(StrEnum):
     """What becomes of a document."""
 
     APPLIES = "applies"
@@ -44,7 +44,7 @@ class Explained:
 
     policy: str
     version: int
-    verdict: Verdict
+    verdict: RuleVerdict
     reason: str
     spec: Mapping[str, Any]
 
@@ -54,7 +54,7 @@ class _Candidate:
     """A document; `side` is of its rollout, and None if it has none that counts."""
 
     policy: Policy
-    side: Verdict | None = None
+    side: RuleVerdict | None = None
     said: str = ""
 
 
@@ -78,15 +78,17 @@ def _candidates(one: InForce, question: Question) -> Iterator[_Candidate]:
     what = f"{rollout.percent:g} % of the {rollout.by}s"
     inside = _inside(one.policy.key, rollout, question)
     if inside is None:
-        yield _Candidate(one.policy, Verdict.PARTLY, f"for {what}")
+        yield _Candidate(one.policy, RuleVerdict.PARTLY, f"for {what}")
         if one.before is not None:
-            yield _Candidate(one.before, Verdict.PARTLY, f"for all but {what}")
+            yield _Candidate(one.before, RuleVerdict.PARTLY, f"for all but {what}")
         return
     outside = f"outside the rollout to {what}"
-    yield _Candidate(one.policy, None if inside else Verdict.OUTSIDE, "" if inside else outside)
+    yield _Candidate(one.policy, None if inside else RuleVerdict.OUTSIDE, "" if inside else outside)
     if one.before is not None:
         newer = f"version {one.policy.version} has taken its place here"
-        yield _Candidate(one.before, Verdict.OUTSIDE if inside else None, newer if inside else "")
+        yield _Candidate(
+            one.before, RuleVerdict.OUTSIDE if inside else None, newer if inside else ""
+        )
 
 
 def _inside(key: str, rollout: Rollout, question: Question) -> bool | None:
@@ -106,11 +108,11 @@ def _decide(candidates: Iterable[_Candidate], question: Question) -> Iterator[Ex
     half: set[str] = set()
     for candidate in candidates:
         verdict, reason = _judged(candidate, question)
-        if verdict in {Verdict.APPLIES, Verdict.PARTLY} and winner is not None:
-            verdict, reason = Verdict.LOSES, _lost(candidate.policy, winner)
-        elif verdict is Verdict.APPLIES:
+        if verdict in {RuleVerdict.APPLIES, RuleVerdict.PARTLY} and winner is not None:
+            verdict, reason = RuleVerdict.LOSES, _lost(candidate.policy, winner)
+        elif verdict is RuleVerdict.APPLIES:
             winner = candidate.policy
-        elif verdict is Verdict.PARTLY and reason == candidate.said:
+        elif verdict is RuleVerdict.PARTLY and reason == candidate.said:
             if candidate.policy.key in half:
                 winner = candidate.policy  # one of its two versions has every task
             half.add(candidate.policy.key)
@@ -120,19 +122,19 @@ def _decide(candidates: Iterable[_Candidate], question: Question) -> Iterator[Ex
         )
 
 
-def _judged(candidate: _Candidate, question: Question) -> tuple[Verdict, str]:
+def _judged(candidate: _Candidate, question: Question) -> tuple[RuleVerdict, str]:
     failing = _failing(candidate.policy, question)
     if failing:
-        return Verdict.UNMATCHED, failing
-    if candidate.side is Verdict.OUTSIDE:
-        return Verdict.OUTSIDE, candidate.said
+        return RuleVerdict.UNMATCHED, failing
+    if candidate.side is RuleVerdict.OUTSIDE:
+        return RuleVerdict.OUTSIDE, candidate.said
     conditions = [candidate.said] if candidate.said else []
     instance = candidate.policy.match.instance
     if question.instance is None and matcher(instance) is not None:
         conditions.append(f"in processes called {instance!r}")
     if conditions:
-        return Verdict.PARTLY, ", ".join(conditions)
-    return Verdict.APPLIES, "the most specific that matches"
+        return RuleVerdict.PARTLY, ", ".join(conditions)
+    return RuleVerdict.APPLIES, "the most specific that matches"
 
 
 def _failing(policy: Policy, question: Question) -> str:

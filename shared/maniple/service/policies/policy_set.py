@@ -28,7 +28,7 @@ from maniple.service.policies.documents import (
     TtlPolicy,
 )
 from maniple.service.policies.matching import REGION
-from maniple.service.policies.rules import Gate, Rule, Subject, Where, ordered, rules_of
+from maniple.service.policies.rules import RolloutGate, Rule, Subject, Where, ordered, rules_of
 from maniple.service.policies.specs import BoundedAttempts, BoundedSeconds, RetrySpec
 
 CACHE_LIMIT = 4096
@@ -212,7 +212,7 @@ class PolicySet:
 class _Fork:
     """An answer that differs by which rollouts a task is in."""
 
-    def __init__(self, gates: tuple[Gate, ...], kinds: tuple[tuple[Rule, ...], ...]) -> None:
+    def __init__(self, gates: tuple[RolloutGate, ...], kinds: tuple[tuple[Rule, ...], ...]) -> None:
         self._gates = gates
         self._kinds = kinds
         self._answers: dict[tuple[bool, ...], Resolved] = {}

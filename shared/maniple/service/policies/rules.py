@@ -38,7 +38,7 @@ def share_of(*parts: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class RolloutGate:
     """A rollout by task: by the key of its policy and its percentage."""
 
     key: str
@@ -62,7 +62,7 @@ class Rule:
     tenant: Matcher | None
     labels: tuple[tuple[str, Matcher], ...]
     region: Matcher | None
-    gate: Gate | None = None
+    gate: RolloutGate | None = None
     outside: bool = False
 
     def selects(self, task: Subject) -> bool:
@@ -86,14 +86,14 @@ def rules_of(one: InForce, where: Where) -> Iterator[Rule]:
         if chosen is not None:
             yield from _rule(chosen, where)
     else:
-        gate = Gate(one.policy.key, rollout.percent)
+        gate = RolloutGate(one.policy.key, rollout.percent)
         yield from _rule(one.policy, where, gate=gate)
         if one.before is not None:
             yield from _rule(one.before, where, gate=gate, outside=True)
 
 
 def _rule(
-    policy: Policy, where: Where, *, gate: Gate | None = None, outside: bool = False
+    policy: Policy, where: Where, *, gate: RolloutGate | None = None, outside: bool = False
 ) -> Iterator[Rule]:
     match = policy.match
     instance = matcher(match.instance)

@@ -22,7 +22,7 @@ from maniple.service.metric_names import (
     PUBLISHES_RETURNED,
     REPLIES_DROPPED,
 )
-from maniple.service.publish.confirm import All, Done, as_ours, ignored, tell
+from maniple.service.publish.confirm import AllConfirmed, ConfirmCallback, as_ours, ignored, tell
 from maniple.service.publish.replies import Replies, Reply
 from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
@@ -48,7 +48,7 @@ RECORD_PATIENCE = 0.01
 PROGRESS_SECONDS = 5.0
 
 
-class Outlet:
+class BatchPublisher:
     """Bundles to one exchange, collected per routing key.
 
     A `courtesy` is not kept over a restart of the broker, and nobody need listen.
@@ -73,7 +73,7 @@ class Outlet:
         self._type = message_type
         self._insist = insist
         self._courtesy = courtesy
-        self._bundlers: dict[str, Bundler[tuple[bytes, Done]]] = {}
+        self._bundlers: dict[str, Bundler[tuple[bytes, ConfirmCallback]]] = {}
         self._forget_at = MAX_KEYS
         self._patience = 0.0
         self._timeout: float | None = None
@@ -123,7 +123,7 @@ class Outlet:
             metrics.counter(name, self._exchange)
         return self
 
-    def add(self, key: str, encoded: bytes, done: Done) -> None:
+    def add(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
         """Send one encoded item under `key`."""
         self.kept += len(encoded)
         self._bundler(key).add((encoded, done), len(encoded))
@@ -134,14 +134,14 @@ class Outlet:
         if known is not None:
             known.max_items = max_items
 
-    def withdraw(self, key: str) -> list[Done]:
+    def withdraw(self, key: str) -> list[ConfirmCallback]:
         """Take back what waits under `key` and has not been sent; return whom to tell."""
         known = self._bundlers.get(key)
         items = [] if known is None else known.withdraw()
         self.kept -= sum([len(encoded) for encoded, _ in items])
         return [done for _, done in items]
 
-    def cancel(self, key: str, given_up: Callable[[Done], bool]) -> None:
+    def cancel(self, key: str, given_up: Callable[[ConfirmCallback], bool]) -> None:
         """Give up bundles under `key` none of which anybody waits for; none is told of their end.
 
         They may arrive nevertheless, but are not sent again over a new connection.
@@ -155,7 +155,7 @@ class Outlet:
         for bundler in list(self._bundlers.values()):
             await bundler.drain()
 
-    def _bundler(self, key: str) -> Bundler[tuple[bytes, Done]]:
+    def _bundler(self, key: str) -> Bundler[tuple[bytes, ConfirmCallback]]:
         known = self._bundlers.get(key)
         if known is not None:  # one that is empty is false
             return known
@@ -163,7 +163,7 @@ class Outlet:
             self._bundlers = {k: b for k, b in self._bundlers.items() if not b.idle}
             self._forget_at = max(MAX_KEYS, 2 * len(self._bundlers))
 
-        async def send(items: list[tuple[bytes, Done]]) -> None:
+        async def send(items: list[tuple[bytes, ConfirmCallback]]) -> None:
             await self._send(key, items)
 
         bundler = self._bundlers[key] = Bundler(
@@ -174,7 +174,7 @@ class Outlet:
         )
         return bundler
 
-    async def _send(self, key: str, items: list[tuple[bytes, Done]]) -> None:
+    async def _send(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> None:
         error: ManipleError | None = None
         message, since = self._message(key, items), monotonic()
         try:
@@ -189,7 +189,7 @@ class Outlet:
             self.kept -= sum([len(encoded) for encoded, _ in items])
         tell((done for _, done in items), error)
 
-    def _message(self, key: str, items: list[tuple[bytes, Done]]) -> Outgoing:
+    def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
         return Outgoing(
             self._exchange,
             key,
@@ -226,7 +226,7 @@ class Outlet:
                 return
 
 
-class _Letters(Outlet):
+class _ReplyPublisher(BatchPublisher):
     """Replies to addresses that outsiders chose, each as a message of its own."""
 
     def __init__(self, publisher: Publisher) -> None:
@@ -234,7 +234,7 @@ class _Letters(Outlet):
         self.limited(lambda _: 1)
         self._window = LETTERS_WINDOW
 
-    def _message(self, key: str, items: list[tuple[bytes, Done]]) -> Outgoing:
+    def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
         ((encoded, reply),) = items
         assert isinstance(reply, Reply)  # noqa: S101 - what is added here
         return Outgoing(
@@ -247,7 +247,7 @@ class _Letters(Outlet):
         )
 
 
-class ResultOutlet:
+class ResultPublisher:
     """Sends results: to the record stream always, to whoever asked for a reply as well.
 
     A reply that nobody can take, or that seems to break connections, is counted and dropped: the
@@ -265,24 +265,24 @@ class ResultOutlet:
         """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
         self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times)
         self._records = (
-            Outlet(publisher, RESULTS, RESULTS_TYPE, insist=True)
+            BatchPublisher(publisher, RESULTS, RESULTS_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
             .telling(self._under_way.answered)
             .measured(metrics)
         )
         self._verdicts = (
-            Outlet(publisher, RESULTS, RESULTS_TYPE)
+            BatchPublisher(publisher, RESULTS, RESULTS_TYPE)
             .patient(RECORD_PATIENCE)
             .once()
             .telling(self._under_way.answered)
             .measured(metrics)
         )
-        self._replies = Outlet(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
-        self._letters = _Letters(replier)
-        self._progress = Outlet(publisher, REPLIES, PROGRESS_TYPE, courtesy=True).within(
+        self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
+        self._letters = _ReplyPublisher(replier)
+        self._progress = BatchPublisher(publisher, REPLIES, PROGRESS_TYPE, courtesy=True).within(
             PROGRESS_SECONDS
         )
-        self._watched = Outlet(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)
+        self._watched = BatchPublisher(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)
 
     @property
     def kept(self) -> int:
@@ -294,18 +294,18 @@ class ResultOutlet:
         result: Result,
         reply_to: str | None,
         correlation_id: str | None,
-        done: Done,
+        done: ConfirmCallback,
     ) -> None:
         """Record `result` and reply; `done` when both are confirmed, or the reply is late."""
         encoded = encode(result)
         if reply_to is None:
             self._records.add(result.capability, encoded, done)
             return
-        both = All(2, done).part
+        both = AllConfirmed(2, done).part
         self._records.add(result.capability, encoded, both)
         self.reply(encoded, reply_to, correlation_id, both)
 
-    def refuse(self, result: Result, done: Done) -> None:
+    def refuse(self, result: Result, done: ConfirmCallback) -> None:
         """Record what was never admitted; `done` when that is confirmed.
 
         Whatever names stand in it, it travels with others of its kind.
@@ -317,7 +317,7 @@ class ResultOutlet:
         result: Result,
         reply_to: str | None,
         correlation_id: str | None,
-        done: Done,
+        done: ConfirmCallback,
         *,
         alive: Callable[[], bool],
     ) -> None:
@@ -338,7 +338,12 @@ class ResultOutlet:
         self._record_first(result.capability, encoded, answer, done, alive)
 
     def refuse_first(
-        self, result: Result, then: Callable[[], None], done: Done, *, alive: Callable[[], bool]
+        self,
+        result: Result,
+        then: Callable[[], None],
+        done: ConfirmCallback,
+        *,
+        alive: Callable[[], bool],
     ) -> None:
         """Record what was never admitted as `conclude` does, and only `then` tell of it.
 
@@ -351,7 +356,7 @@ class ResultOutlet:
         key: str,
         encoded: bytes,
         then: Callable[[], None],
-        done: Done,
+        done: ConfirmCallback,
         alive: Callable[[], bool],
     ) -> None:
         def record() -> None:
@@ -377,7 +382,7 @@ class ResultOutlet:
         encoded: bytes,
         reply_to: str,
         correlation_id: str | None,
-        done: Done,
+        done: ConfirmCallback,
         *,
         offered: bool = False,
     ) -> None:
@@ -404,14 +409,16 @@ class ResultOutlet:
                 place, encoded, ignored, type_=message_type, correlation_id=correlation_id
             )
 
-    def progress(self, progress: Progress, reply_to: str | None, done: Done = ignored) -> None:
+    def progress(
+        self, progress: Progress, reply_to: str | None, done: ConfirmCallback = ignored
+    ) -> None:
         """Tell watchers, and a submitter that is an SDK client, how far a task is.
 
         Plain reply queues get results only: their readers expect one object.
         """
         encoded = encode(progress)
         to_client = reply_to is not None and reply_to.startswith(REPLY_PREFIX)
-        part = All(2, done).part if to_client else done
+        part = AllConfirmed(2, done).part if to_client else done
         self._watched.add(progress_key(progress.capability), encoded, part)
         if reply_to is not None and to_client:
             self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, part)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from maniple.errors import ManipleError
 
-Done = Callable[[ManipleError | None], None]
+ConfirmCallback = Callable[[ManipleError | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def as_ours(error: Exception) -> ManipleError:
     return ManipleError(f"cannot be published: {error!r}")
 
 
-def tell(dones: Iterable[Done], error: ManipleError | None) -> None:
+def tell(dones: Iterable[ConfirmCallback], error: ManipleError | None) -> None:
     """Call each; one that raises does not keep the others from hearing."""
     for done in dones:
         try:
@@ -35,12 +35,12 @@ def ignored(_error: ManipleError | None) -> None:
     """Take the end of what nobody waits for."""
 
 
-class All:
+class AllConfirmed:
     """Calls `done` when `count` parts have ended; the first error is the one it is told."""
 
     __slots__ = ("_count", "_done", "_error")
 
-    def __init__(self, count: int, done: Done) -> None:
+    def __init__(self, count: int, done: ConfirmCallback) -> None:
         """Wait for `count` calls of `part`."""
         self._count = count
         self._done = done

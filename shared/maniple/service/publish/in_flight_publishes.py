@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class Ticket(Generic[T]):
+class InFlightPublish(Generic[T]):
     """One publish: what, whither, when (seconds), and whether there may be two of it."""
 
     key: Key
@@ -40,26 +40,26 @@ class Ticket(Generic[T]):
 
 
 @dataclass(slots=True)
-class UnderWay(Generic[T]):
+class InFlightPublishes(Generic[T]):
     """Tickets in order of time. Each is ended once; what was given up before has no more effect."""
 
     patience: float = field(default_factory=lambda: Queues().patience)
-    _tickets: dict[Ticket[T], None] = field(default_factory=dict)
+    _tickets: dict[InFlightPublish[T], None] = field(default_factory=dict)
     _answered: float = 0.0
     _probed: float | None = None
 
-    def begin(self, key: Key, item: T, now: float, *, may_copy: bool = True) -> Ticket[T]:
+    def begin(self, key: Key, item: T, now: float, *, may_copy: bool = True) -> InFlightPublish[T]:
         """Take that a publish begins; what there may be no copy of is never overdue."""
-        ticket = Ticket(key, item, now, may_copy)
+        ticket = InFlightPublish(key, item, now, may_copy)
         self._tickets[ticket] = None
         return ticket
 
-    def end(self, ticket: Ticket[T]) -> bool:
+    def end(self, ticket: InFlightPublish[T]) -> bool:
         """Take that a publish was confirmed or refused; False if a copy of its item waits."""
         self.answered(ticket.since)
         return self.withdraw(ticket)
 
-    def withdraw(self, ticket: Ticket[T]) -> bool:
+    def withdraw(self, ticket: InFlightPublish[T]) -> bool:
         """End a ticket of which the broker has told nothing; returns as `end` does."""
         return self._tickets.pop(ticket, self) is None
 
@@ -79,18 +79,20 @@ class UnderWay(Generic[T]):
         for ticket in self._tickets:
             ticket.since = now
 
-    def is_given_up(self, ticket: Ticket[T]) -> bool:
+    def is_given_up(self, ticket: InFlightPublish[T]) -> bool:
         """Tell whether a copy of a ticket's item waits, or it has ended."""
         return ticket not in self._tickets
 
-    def overdue(self, now: float, fits: Callable[[T], bool] = lambda _: True) -> list[Ticket[T]]:
+    def overdue(
+        self, now: float, fits: Callable[[T], bool] = lambda _: True
+    ) -> list[InFlightPublish[T]]:
         """Give up what takes too long and `fits`, each asked for in turn, and return it.
 
         While nothing sent later has been answered, that is the oldest only, and one more each time
         that as long has passed: the answer to its copy, or none, tells a lane that is stuck from a
         broker that stands still; and where the copy went may be stuck too.
         """
-        late: list[Ticket[T]] = []
+        late: list[InFlightPublish[T]] = []
         for ticket in self._tickets:
             if now - ticket.since < self.patience:
                 break

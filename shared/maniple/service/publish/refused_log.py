@@ -10,7 +10,7 @@ from maniple.identifiers import new_id
 from maniple.messages import MAX_BODY, RefusedInput
 from maniple.service.metric_names import PUBLISHES_REFUSED
 from maniple.service.publish.batch_publisher import REFUSED_PAUSE
-from maniple.service.publish.confirm import Done, as_ours, tell
+from maniple.service.publish.confirm import ConfirmCallback, as_ours, tell
 from maniple.service.telemetry import Metrics
 from maniple.topology import DEAD, refused_key
 
@@ -29,7 +29,7 @@ class RefusedLog:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(
-        self, body: bytes, error: InvalidMessage, origin: Mapping[str, str], done: Done
+        self, body: bytes, error: InvalidMessage, origin: Mapping[str, str], done: ConfirmCallback
     ) -> None:
         """Keep `body` and why it was refused; `done` when that is confirmed.
 
@@ -53,7 +53,7 @@ class RefusedLog:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _publish(self, message: Outgoing, done: Done) -> None:
+    async def _publish(self, message: Outgoing, done: ConfirmCallback) -> None:
         while True:
             try:
                 await self._publisher.publish(message)

@@ -8,12 +8,12 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from maniple.errors import ManipleError, PublishRefused
-from maniple.service.publish.confirm import Done, tell
-from maniple.service.publish.in_flight_publishes import Ticket, UnderWay
+from maniple.service.publish.confirm import ConfirmCallback, tell
+from maniple.service.publish.in_flight_publishes import InFlightPublish, InFlightPublishes
 from maniple.timings import Queues
 
 if TYPE_CHECKING:
-    from maniple.service.publish.batch_publisher import Outlet
+    from maniple.service.publish.batch_publisher import BatchPublisher
 
 REPLY_BYTES = 16 * 1024**2  # of replies that nobody waits for any more
 BESIDES = 1024  # bytes that one takes besides its own, about
@@ -21,7 +21,7 @@ OFFERS = 32  # that are waited for
 OFFERED_BYTES = 8 * 1024**2  # of those that are not
 OFFERED_BYTES_OF_PLACE = 1024**2
 
-Place = tuple["Outlet", str]
+Place = tuple["BatchPublisher", str]
 """An outlet, and a key of it."""
 
 
@@ -31,11 +31,11 @@ class Reply:
 
     place: Place
     size: int
-    done: Done
+    done: ConfirmCallback
     told: Callable[["Reply", ManipleError | None], None]
     type: str = ""
     correlation_id: str | None = None
-    ticket: Ticket["Reply"] | None = None
+    ticket: InFlightPublish["Reply"] | None = None
 
     def __call__(self, error: ManipleError | None) -> None:
         """Take what became of it."""
@@ -56,7 +56,7 @@ class Replies:
         """Begin with none; `dropped` is called for each that is given up."""
         self._times = times or Queues()
         self._dropped = dropped
-        self._under_way: UnderWay[Reply] = UnderWay(self._times.patience)
+        self._under_way: InFlightPublishes[Reply] = InFlightPublishes(self._times.patience)
         self._released: dict[Reply, float] = {}  # in order of time
         self._late: Counter[Place] = Counter()  # how many of each place are released
         self._heard: dict[Place, float] = {}  # since when each of these has confirmed nothing
@@ -71,7 +71,7 @@ class Replies:
         self,
         place: Place,
         encoded: bytes,
-        done: Done,
+        done: ConfirmCallback,
         *,
         type_: str = "",
         correlation_id: str | None = None,
@@ -90,7 +90,7 @@ class Replies:
         self,
         place: Place,
         encoded: bytes,
-        done: Done,
+        done: ConfirmCallback,
         *,
         type_: str = "",
         correlation_id: str | None = None,
@@ -117,14 +117,14 @@ class Replies:
             return
         self.send(place, encoded, taken, type_=type_, correlation_id=correlation_id)
 
-    def _waited(self, done: Done) -> Done:
+    def _waited(self, done: ConfirmCallback) -> ConfirmCallback:
         def ended(error: ManipleError | None) -> None:
             self._offers -= 1
             done(error)
 
         return ended
 
-    def _unwaited(self, place: Place, size: int) -> Done:
+    def _unwaited(self, place: Place, size: int) -> ConfirmCallback:
         def ended(_: ManipleError | None) -> None:
             self._offered_bytes -= size
             self._offered[place] -= size
@@ -231,7 +231,7 @@ class Replies:
             self._dropped()
         outlet.cancel(key, self._is_given_up)
 
-    def _is_given_up(self, done: Done) -> bool:
+    def _is_given_up(self, done: ConfirmCallback) -> bool:
         if not isinstance(done, Reply):
             return False
         return done.ticket is None or self._under_way.is_given_up(done.ticket)

@@ -29,11 +29,11 @@ EXPORT_TIMEOUT = 5.0
 MAX_SPANS = 1000  # of a handler in a worker process, for one attempt
 _PATH = "/v1/traces"
 _KINDS = {
-    spans.Kind.INTERNAL: api.SpanKind.INTERNAL,
-    spans.Kind.PRODUCER: api.SpanKind.PRODUCER,
-    spans.Kind.CONSUMER: api.SpanKind.CONSUMER,
-    spans.Kind.CLIENT: api.SpanKind.CLIENT,
-    spans.Kind.SERVER: api.SpanKind.SERVER,
+    spans.SpanKind.INTERNAL: api.SpanKind.INTERNAL,
+    spans.SpanKind.PRODUCER: api.SpanKind.PRODUCER,
+    spans.SpanKind.CONSUMER: api.SpanKind.CONSUMER,
+    spans.SpanKind.CLIENT: api.SpanKind.CLIENT,
+    spans.SpanKind.SERVER: api.SpanKind.SERVER,
 }
 _OK = api.Status(api.StatusCode.UNSET)
 
@@ -241,15 +241,16 @@ def _plain(span: ReadableSpan) -> Span:
         trace_id=f"{context.trace_id:032x}",
         span_id=f"{context.span_id:016x}",
         parent_id=f"{span.parent.span_id:016x}" if span.parent else None,
-        kind=spans.Kind(span.kind.name.lower()),
+        kind=spans.SpanKind(span.kind.name.lower()),
         start=span.start_time or 0,
         end=span.end_time or 0,
         attributes=_attributes(span.attributes),
         events=[
-            spans.Event(_text(e.name), e.timestamp, _attributes(e.attributes)) for e in span.events
+            spans.SpanEvent(_text(e.name), e.timestamp, _attributes(e.attributes))
+            for e in span.events
         ],
         links=[
-            spans.Link(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}")
+            spans.SpanLink(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}")
             for link in span.links
         ],
         error=_text(span.status.description or "error") if ended else None,
