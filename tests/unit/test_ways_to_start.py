@@ -212,7 +212,7 @@ async def serve(*_):
     return 0
 
 dev._serve = serve
-print(asyncio.run(dev.run(None, dev.Screen(), ready_file=None)))
+print(asyncio.run(dev.run(None, dev.DevScreen(), ready_file=None)))
 """
 
 

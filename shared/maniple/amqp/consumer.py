@@ -48,7 +48,7 @@ class Consumer:
         budget: ByteBudget | None = None,
         steady: bool = False,
     ) -> None:
-        """Describe the consumer; `Link.consume` puts it to work, and owns it.
+        """Describe the consumer; `AmqpConnection.consume` puts it to work, and owns it.
 
         `on_lost` is called whenever its channel is gone, and with it what it delivered. A `budget`
         holds it back besides `pause`, and neither undoes the other; it only counts what a `steady`
