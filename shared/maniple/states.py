@@ -89,7 +89,7 @@ TRANSITIONS: Final[Mapping[tuple[TaskState | None, Trigger], TaskState]] = {
 
 
 def is_terminal(state: TaskState) -> bool:
-    """Tell whether a task stays in `state` for good; of one that is known here, see `TaskFate.over`."""
+    """Tell whether a task stays in `state` for good; of one known here, see `TaskFate.over`."""
     return state in TERMINAL
 
 

@@ -1,5 +1,6 @@
 """What is delivered again is brought onward only if nothing of it is in the records."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,14 @@ from msgspec.structs import replace
 from gate_with_fakes import GateWithFakes
 from known_records import Known
 from maniple.codec import decode_results, encode
+from maniple.errors import ErrorCode
 from maniple.messages import (
     ACCEPTED_TYPE,
     ADMITTED_TYPE,
     MARK_TYPE,
     RESULTS_TYPE,
     Envelope,
+    Failure,
     Result,
     Status,
     TaskAccepted,
@@ -37,6 +40,7 @@ from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 
 KEY = TaskKey("default", "1")
 HOUR = timedelta(hours=1)
+NONE: Mapping[str, int] = {}
 
 
 def ended(name: str, status: Status = Status.SUCCEEDED, tenant: str = "default") -> Result:
@@ -81,9 +85,15 @@ class Scene:
         self.again.admit(envelope("1"), resolved, source, before)
         return self.before
 
-    async def comes(self, *, accepted: bool = False, reply_to: str | None = "theirs") -> None:
+    async def comes(
+        self,
+        *,
+        accepted: bool = False,
+        reply_to: str | None = "theirs",
+        policies: Mapping[str, int] = NONE,
+    ) -> None:
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
-        task = envelope("1", accepted=accepted, reply_to=reply_to)
+        task = envelope("1", accepted=accepted, reply_to=reply_to, policies=dict(policies))
         self.again.take(task, source, lambda one, _: self.onward.append(one.id))
         await self.results.drain()
 
@@ -148,6 +158,41 @@ async def test_what_has_ended_is_answered_once_more_and_settled(
     await scene.comes(reply_to=reply_to)
     assert (scene.onward, scene.delivery.acked) == ([], 1)
     assert scene.answers == ([end] if reply_to else [])
+
+
+OTHERS = replace(ended("1"), capability="another.task")
+BAD = Failure(code=ErrorCode.UNKNOWN_FIELD, message="no such field")
+
+
+async def test_the_end_of_another_capability_under_the_same_id_is_not_its_end() -> None:
+    scene = Scene(OTHERS)
+    await scene.comes()
+    assert (scene.onward, scene.delivery.acked, scene.answers) == (["1"], 0, [])
+
+
+@pytest.mark.parametrize("before", [Redelivery.DELIVERED, Redelivery.BOTH])
+def test_beside_the_end_of_another_capability_it_is_not_known_to_be_new(before: Redelivery) -> None:
+    assert Scene(OTHERS).submitted(before, LIMITED) is Redelivery.DELIVERED
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        replace(OTHERS, policies={"fallback/it": 1}),
+        replace(OTHERS, status=Status.REJECTED, error=BAD),
+    ],
+    ids=["of its fallback", "of bad input"],
+)
+async def test_an_end_that_may_name_another_capability_is_its_own(end: Result) -> None:
+    scene = Scene(end)
+    await scene.comes()
+    assert (scene.onward, scene.delivery.acked, scene.answers) == ([], 1, [end])
+
+
+async def test_a_fallback_may_have_ended_as_what_it_is_instead_of() -> None:
+    scene = Scene(OTHERS)
+    await scene.comes(policies={"fallback/it": 1})
+    assert (scene.onward, scene.delivery.acked, scene.answers) == ([], 1, [OTHERS])
 
 
 @pytest.mark.parametrize("record", [accepted("1"), RUNNING], ids=["accepted", "running"])

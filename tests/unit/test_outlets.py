@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 
 import pytest
+from msgspec import Raw
+from msgspec.structs import replace
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.codec import encode
@@ -20,7 +22,7 @@ from maniple.service.publish import batch_publisher, confirm, refused_log
 from maniple.service.publish.batch_publisher import MAX_KEYS, BatchPublisher, ResultPublisher
 from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.telemetry import Metrics
-from maniple.topology import LANES, RESULTS
+from maniple.topology import LANES, REPLY_PREFIX, RESULTS
 
 RESULT = Result(id="1", capability="text.stats", status=Status.SUCCEEDED)
 
@@ -244,6 +246,21 @@ async def test_what_is_not_confirmed_is_counted_in_bytes(publisher: FakePublishe
     publisher.gate.set()
     await outlet.drain()
     assert outlet.kept == 0
+
+
+async def test_a_burst_of_large_results_travels_in_messages_of_one_each(
+    publisher: FakePublisher,
+) -> None:
+    """Or one might be larger than a broker takes, which closes the channel on it."""
+    outlet = ResultPublisher(publisher, Metrics(), replier=publisher)
+    ends = Ends()
+    large = Raw(b'"' + b"x" * (MAX_BODY - 2) + b'"')
+    for number in range(40):
+        result = replace(RESULT, id=str(number), output=large)
+        outlet.report(result, f"{REPLY_PREFIX}client", None, ends.of(str(number)))
+    await outlet.drain()
+    assert len(publisher.sent) == 80  # its record, and its reply
+    assert max(len(message.body) for message in publisher.sent) < MAX_BODY + 1000
 
 
 async def test_of_input_over_the_limit_the_head_is_kept_until_it_is_taken(

@@ -122,6 +122,16 @@ async def test_what_is_not_the_same_attempt_is_not_adopted(other: dict[str, Any]
     assert agent.executor.ids == ["1", "1"]
 
 
+async def test_what_another_capability_has_under_the_same_id_is_not_adopted() -> None:
+    agent = Agent()
+    await agent.take(Delivery(envelope("1")))
+    other = Delivery(envelope("1", lost=1, capability="a.once"))
+    await agent.take(other)
+    await agent.settle()
+    assert [result.capability for result in agent.results()] == ["a.once"]
+    assert (agent.executor.ids, other.acked) == (["1"], 1)
+
+
 async def test_of_what_is_done_with_nothing_is_remembered() -> None:
     agent = Agent(capacity=1)
     gone = Delivery(*[envelope(str(number)) for number in range(5)])

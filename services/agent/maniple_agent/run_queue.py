@@ -40,7 +40,8 @@ class Attempts:
         if job is None:
             return None
         known = job.envelope  # an id that somebody uses again asks for an answer of its own
-        same = (known.reply_to, known.correlation_id) == (
+        same = (known.capability, known.reply_to, known.correlation_id) == (
+            envelope.capability,
             envelope.reply_to,
             envelope.correlation_id,
         )

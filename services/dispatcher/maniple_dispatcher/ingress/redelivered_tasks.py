@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from maniple.codec import encode
+from maniple.errors import BAD_INPUT
 from maniple.messages import Envelope, Result, TaskAdmitted
 from maniple.records import Record, TaskKey
 from maniple.service.policies import Resolved
@@ -16,6 +17,9 @@ from maniple_dispatcher.ingress.record_lookup import RecordLookup
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 
+FALLBACKS = "fallback/"
+"""How the names of policies begin that may run another capability."""
+
 GoOn = Callable[[Record | None], None]
 """What is done with a task that has not ended; told what is known of it."""
 
@@ -23,13 +27,15 @@ GoOn = Callable[[Record | None], None]
 class Asker(NamedTuple):
     """For whom a task is looked up: whom to answer, and whom to tell when that is done.
 
-    That a task was `accepted` says nothing of one that comes back from an attempt.
+    That a task was `accepted` says nothing of one that comes back from an attempt. With a
+    `capability`, the end of another task under the same id is not its end.
     """
 
     done: ConfirmCallback
     reply_to: str | None = None
     correlation_id: str | None = None
     accepted: bool = False
+    capability: str | None = None
 
 
 class RedeliveredTasks:
@@ -89,9 +95,9 @@ class RedeliveredTasks:
 
     def _found(self, asker: Asker, go_on: GoOn, found: Record | None) -> None:
         try:
-            if isinstance(found, Result):
+            if isinstance(found, Result) and _is_of(asker, found):
                 self._answer(found, asker)
-            elif found is None or isinstance(found, TaskAdmitted) or asker.accepted:
+            elif found is None or isinstance(found, TaskAdmitted | Result) or asker.accepted:
                 go_on(found)
             else:
                 asker.done(None)
@@ -106,11 +112,30 @@ class RedeliveredTasks:
             self._results.reply(encoded, asker.reply_to, asker.correlation_id, asker.done)
 
 
+def _is_of(asker: Asker, result: Result) -> bool:
+    """Tell whether an end is of what was asked for, or of a fallback for it.
+
+    Of one that is not, it is unknown what became of the task that asks: it goes on, as two
+    submissions of one id do, and gets no end of a policy's making.
+    """
+    return (
+        asker.capability in {None, result.capability}
+        or (result.error is not None and result.error.code in BAD_INPUT)
+        or any(policy.startswith(FALLBACKS) for policy in result.policies)
+    )
+
+
 def _key(envelope: Envelope) -> TaskKey:
     return TaskKey(envelope.tenant, envelope.id)
 
 
 def _asker(envelope: Envelope, source: Settlement) -> Asker:
+    # What is a fallback itself may have ended as what it is instead of.
+    instead = any(policy.startswith(FALLBACKS) for policy in envelope.policies)
     return Asker(
-        source.settle, envelope.reply_to, envelope.correlation_id, accepted=envelope.accepted
+        source.settle,
+        envelope.reply_to,
+        envelope.correlation_id,
+        accepted=envelope.accepted,
+        capability=None if instead else envelope.capability,
     )
