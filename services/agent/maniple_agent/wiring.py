@@ -37,7 +37,7 @@ from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.departures import Departures
 from maniple_agent.domain.fencing import Confirmation
-from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
+from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor, cgroups
 from maniple_agent.fence import Fence
 from maniple_agent.handlers import Ending, Handlers, routes
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
@@ -113,6 +113,7 @@ def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
         ProcessExecutor,
         handlers=located(settings.handlers, folder),
         folder=folder,
+        cgroups_at=cgroups.ROOT,
         clock=time.known,
         tracer=runtime.tracer,
     )
