@@ -92,7 +92,13 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def workers(told: Told, count: int = 1, *, clock: Callable[[], datetime] = now) -> ProcessExecutor:
+def workers(
+    told: Told,
+    count: int = 1,
+    *,
+    clock: Callable[[], datetime] = now,
+    cgroups_at: Path | None = None,
+) -> ProcessExecutor:
     return ProcessExecutor(
         count,
         "agent-1",
@@ -100,6 +106,7 @@ def workers(told: Told, count: int = 1, *, clock: Callable[[], datetime] = now) 
         handlers=[executor_handlers.__file__],
         memory=4 * GIGABYTE,
         clock=clock,
+        cgroups_at=cgroups_at,
     )
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ POLL = 0.005
 GIVEN_UP_AFTER = 60.0  # of a test that failed and opened nothing
 LOCKS: dict[str, asyncio.Lock] = {}
 POLLERS: list[asyncio.Future[None]] = []
+KEPT: list[bytes] = []
+LOADED_IN = Path("/proc/self/cgroup").read_text() if Path("/proc/self/cgroup").exists() else ""
 TENANT: ContextVar[str] = ContextVar("tenant", default="nobody")
 
 
@@ -348,6 +351,43 @@ def killed(payload: int) -> None:
 @task("x.allocate", executor="process", memory=512 * 1024**2)
 def allocates(payload: int) -> int:
     return len(bytearray(payload))
+
+
+@task("x.use_memory", executor="process", memory=192 * 1024**2)
+def uses_memory(payload: int) -> int:
+    """Use memory; to reserve it (`x.allocate`) is not enough for a cgroup."""
+    return len(b"x" * payload)
+
+
+@task("x.use_together", executor="process", memory=192 * 1024**2)
+def uses_together(payload: dict[str, int]) -> list[int]:
+    """Let each of some programs use memory at the same time as the others."""
+    code = f"import time; held = b'x' * {payload['each']}; print(flush=True); time.sleep(0.5)"
+    programs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(payload["programs"])]
+    return [program.wait() for program in programs]
+
+
+@task("x.keep", executor="process", memory=1024**3)
+def keeps(payload: int) -> None:
+    """Leave memory in the worker that later tasks do not need."""
+    KEPT.append(b"x" * payload)
+
+
+@task("x.reserve", executor="process", memory=192 * 1024**2)
+def reserves(payload: int) -> int:
+    """Start a program that reserves much more than it uses, as `java` does."""
+    code = f"import mmap; mmap.mmap(-1, {payload}, flags=mmap.MAP_PRIVATE | 0x4000 | 0x20)"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+@task("x.limits", executor="process", memory=512 * 1024**2)
+def limits(_payload: Any) -> dict[str, Any]:
+    """Tell where this process was when handlers were loaded, and what bounds it."""
+    return {
+        "loaded_in": LOADED_IN,
+        "variable": os.environ.get("MANIPLE_WORKER_CGROUP"),
+        "address_space": resource.getrlimit(resource.RLIMIT_AS)[0],
+    }
 
 
 @task("x.raise", executor="process")

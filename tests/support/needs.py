@@ -17,6 +17,7 @@ import pytest
 
 from maniple.local import programs
 from maniple.local.errors import ServerMissing
+from maniple_agent.executors.cgroups import MEMBERSHIP, ROOT, NotDelegated, delegated
 from prometheus_server import program
 
 ENGINE_SECONDS = 10.0
@@ -64,6 +65,14 @@ def _seen(found: Callable[[], object], reason: str, *, expected: bool) -> Need:
     return Need(lambda: None if found() else reason, expected)
 
 
+def _has_cgroup() -> bool:
+    try:
+        delegated(ROOT, MEMBERSHIP.read_text(encoding="utf-8"))
+    except (NotDelegated, OSError):
+        return False
+    return True
+
+
 def image(name: str) -> Need:
     """Return the need of an image."""
     return _docker(f"an image is not here: docker pull {name}", "image", "inspect", name)
@@ -80,6 +89,11 @@ OPENSSL = _seen(
 )
 PS = _seen(lambda: shutil.which("ps"), "ps is not installed: apt-get install procps", expected=True)
 PROC = _seen(Path("/proc/self").exists, "there is no /proc, as Linux has it", expected=False)
+CGROUP = _seen(
+    _has_cgroup,
+    "no cgroup was delegated to this: systemd-run --scope -p Delegate=yes",
+    expected=False,
+)
 ENGINE = _docker("no Docker engine answers: start one, or set DOCKER_HOST", "version")
 COMPOSE = _docker(
     "Docker has no Compose plugin: https://docs.docker.com/compose/install", "compose", "version"

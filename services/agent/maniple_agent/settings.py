@@ -34,7 +34,7 @@ class AgentSettings(ServiceSettings):
     processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1000)
     """worker processes for `executor="process"`"""
     process_memory: int = Field(default=2 * 1024**3, ge=64 * 1024**2)
-    """bytes of address space of one; `@task(memory=…)` overrides it"""
+    """bytes of memory of one (see Workers' memory); `@task(memory=…)` overrides it"""
     held_bytes: int = Field(default=64 * 1024**2, ge=1024**2)
     """bytes of messages held at once, about (see Memory)"""
     drain_timeout: float = Field(default=20.0, ge=0)

@@ -37,7 +37,7 @@ from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.commands import AgentCommands, Ending, routes
 from maniple_agent.domain.confirmation import Confirmation
-from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor
+from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor, cgroups
 from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
 from maniple_agent.identity import check_id, pids
@@ -113,6 +113,7 @@ def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
         ProcessExecutor,
         handlers=located(settings.handlers, folder),
         folder=folder,
+        cgroups_at=cgroups.ROOT,
         clock=time.known,
         tracer=runtime.tracer,
     )

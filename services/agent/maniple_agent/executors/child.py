@@ -13,6 +13,7 @@ import msgspec
 
 from maniple.codec import encode
 from maniple.forks import keep_from_children
+from maniple_agent.executors import cgroups
 from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed
 
 START_TIMEOUT = 60.0
@@ -38,6 +39,8 @@ class Worker:
         lifeline: int,
     ) -> None:
         """Take over what `start` has made; `connection` is the socket of `reader` and `writer`."""
+        self.group: Path | None = None
+        """Its cgroup, if it has one of its own."""
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -52,12 +55,20 @@ class Worker:
 
     @classmethod
     async def start(
-        cls, handlers: Sequence[str], environment: Mapping[str, str], folder: Path
+        cls,
+        handlers: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        group: Path | None = None,
     ) -> "Worker":
         """Start a process that has imported `handlers`, in `folder`, with these variables.
 
+        It enters the cgroup `group` before it imports anything of them.
+
         Raises `TimeoutError` or `ENDED`.
         """
+        if group is not None:
+            environment = {**environment, cgroups.VARIABLE: str(group)}
         with contextlib.ExitStack() as opened:
             ours, theirs = socket.socketpair()
             opened.callback(ours.close)
@@ -75,6 +86,7 @@ class Worker:
             reader, writer = await asyncio.open_connection(sock=ours)
             opened.pop_all()
         worker = cls(process, reader, writer, connection=ours, lifeline=lifeline_write)
+        worker.group = group
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await worker.receive()

@@ -12,7 +12,7 @@ LENGTH = struct.Struct(">I")
 
 
 class WorkerCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One attempt to run. `memory` is bytes of address space.
+    """One attempt to run. `memory` is bytes that it may use, or reserve.
 
     If it is `traced`, `traceparent` is its span, and the spans that its handler makes are wanted.
     """

@@ -13,11 +13,14 @@ import structlog
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
+from maniple_agent.executors import cgroups
 from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
 from maniple_agent.executors.frames import WorkerCall
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 
 RESTART_PAUSE = 1.0
+REMOVALS = 10  # at the end, of the cgroups of workers that were killed
+REMOVAL_PAUSE = 0.02
 NOT_STARTED = "a worker process does not start"
 
 
@@ -36,11 +39,13 @@ class ProcessExecutor:
         tracer: Tracer = NO_TRACER,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        cgroups_at: Path | None = None,
     ) -> None:
-        """Import `handlers` in each worker; `memory` is bytes of its address space.
+        """Import `handlers` in each worker; `memory` is bytes that it may use, or reserve.
 
         Workers have the variables of `environment` besides the agent's own. They begin in `folder`
-        (None: the current one). Both are as now, whatever handlers do in this process.
+        (None: the current one). Both are as now, whatever handlers do in this process. They have
+        cgroups of their own if those are at `cgroups_at`, and this process may make some.
         """
         self._environment = {**os.environ, **(environment or {})}
         self._folder = folder or Path.cwd()
@@ -50,6 +55,8 @@ class ProcessExecutor:
         self._report = report
         self._handlers = list(handlers)
         self._memory = memory
+        self._cgroups_at = cgroups_at
+        self._groups = cgroups.Groups(None)
         self._clock = clock
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._serving: dict[Job, Worker] = {}
@@ -75,6 +82,8 @@ class ProcessExecutor:
 
     async def start(self, spawn: Spawn) -> None:
         """Start a keeper for each worker process."""
+        if self._cgroups_at is not None:
+            self._groups = cgroups.groups_below(self._cgroups_at)
         self._keepers = [
             spawn(self._keep(), f"worker-{number}") for number in range(1, self.capacity + 1)
         ]
@@ -84,6 +93,10 @@ class ProcessExecutor:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        for _ in range(REMOVALS):
+            if self._groups.remove(None):
+                break
+            await asyncio.sleep(REMOVAL_PAUSE)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Give jobs to workers."""
@@ -103,21 +116,31 @@ class ProcessExecutor:
     async def _keep(self) -> None:
         """Keep one worker alive and feed it."""
         while True:
-            worker = await self._started()
+            group = self._groups.new()
             try:
-                while (job := await self._next_job(worker)) is not None:
-                    if not await self._feed(worker, job):
-                        break
+                await self._keep_in(group)
             finally:
-                await worker.kill()
+                self._groups.remove(group)
 
-    async def _started(self) -> Worker:
+    async def _keep_in(self, group: Path | None) -> None:
+        """Keep one in a cgroup, until it has ended."""
+        worker = await self._started(group)
+        try:
+            while (job := await self._next_job(worker)) is not None:
+                if not await self._feed(worker, job):
+                    break
+        finally:
+            await worker.kill()
+
+    async def _started(self, group: Path | None) -> Worker:
         """Start a worker; one that fails is tried again for as long as it takes."""
         failing = 0
         try:
             while True:
                 try:
-                    return await Worker.start(self._handlers, self._environment, self._folder)
+                    return await Worker.start(
+                        self._handlers, self._environment, self._folder, group
+                    )
                 except (TimeoutError, *ENDED) as error:
                     self._log.error(NOT_STARTED, reason=repr(error))
                     self._failing += 1 - failing
@@ -168,7 +191,7 @@ class ProcessExecutor:
             attempt=envelope.attempt,
             deadline=envelope.deadline,
             timeout=job.timeout,
-            memory=job.definition.memory or self._memory,
+            memory=self._memory_of(job),
             payload=envelope.payload,
             tenant=envelope.tenant,
             labels=envelope.labels,
@@ -183,6 +206,9 @@ class ProcessExecutor:
         except (TimeoutError, *ENDED):
             return False
         return True
+
+    def _memory_of(self, job: Job) -> int:
+        return job.definition.memory or self._memory
 
     def _fail_one(self, why: str) -> None:
         """End a job that waits for a worker, so that it does not wait for ever."""
@@ -201,9 +227,10 @@ class ProcessExecutor:
         except ENDED:
             code = await worker.kill()
             seconds = monotonic() - started
-            outcome = failed(
-                ErrorCode.HANDLER_CRASHED, f"the worker process ended: {_how_it_ended(code)}"
-            )
+            why = _how_it_ended(code)
+            if worker.group is not None and cgroups.ran_out(worker.group):
+                why = f"it went over its memory limit of {self._memory_of(job)} bytes"
+            outcome = failed(ErrorCode.HANDLER_CRASHED, f"the worker process ended: {why}")
         tell(self._report, job, outcome, seconds)
 
     async def _call(self, worker: Worker, job: Job) -> tuple[Outcome, float]:

@@ -11,12 +11,14 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 from msgspec import Raw
 
 from maniple.codec import encode
@@ -27,6 +29,7 @@ from maniple.loading import load_registry
 from maniple.service.telemetry import configure_logging
 from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext, TaskRegistry
+from maniple_agent.executors import cgroups
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed
 from maniple_agent.executors.latest_progress import PERIOD
@@ -53,7 +56,9 @@ def main(arguments: list[str]) -> None:
     keep_from_children(connection.fileno())  # or the agent would not see that this process ended
     _be_the_first_to_go()
     os.nice(NICENESS)  # room for the agent's heartbeats when all processors are busy
+    group = os.environ.pop(cgroups.VARIABLE, None)
     configure_logging(AgentSettings(), patience=LOG_PATIENCE)
+    limit = _MemoryLimit(None if group is None else Path(group))
     try:
         registry = load_registry(arguments[3:])
     except ConfigurationError as error:
@@ -63,8 +68,15 @@ def main(arguments: list[str]) -> None:
     failures = Failures()
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     while (body := _receive(connection)) is not None:
+        call = None
+        if limit.of_earlier_calls:
+            call = _decode_call(body)
+            limit.set(call.memory)  # it may end here: then another worker gets the call
         _send(connection, WorkerReply(ready=True))
-        _send(connection, _run(registry, _decode_call(body), connection, failures))
+        if call is None:
+            call = _decode_call(body)
+            limit.set(call.memory)
+        _send(connection, _run(registry, call, connection, failures))
         os.fchdir(folder)  # where the next handler is, wherever this one went
 
 
@@ -88,7 +100,6 @@ def _run(
         traceparent=call.traceparent,
         report=progress.report,
     )
-    _limit_memory(call.memory)
     started = monotonic()
     collector = _collector() if call.traced else None
     with in_span(call.traceparent if call.traced else None):
@@ -171,10 +182,48 @@ def _be_the_first_to_go() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def _limit_memory(limit: int) -> None:
-    with contextlib.suppress(ValueError, OSError):
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+class _MemoryLimit:
+    """What handlers may use: of the worker's cgroup, or, without one, of its address space."""
+
+    def __init__(self, group: Path | None) -> None:
+        """Enter the cgroup. Should it not be possible, now or later, a line in the log says why."""
+        self._group = group
+        self._bytes = 0
+        if group is not None:
+            with self._or_address_space():
+                cgroups.enter(group)
+
+    @property
+    def of_earlier_calls(self) -> bool:
+        """Whether a cgroup may hold more, left by earlier calls, than the next one may have.
+
+        One that has run nothing holds nothing like that: if it is too large for the call all the
+        same, this is to fail.
+        """
+        return self._group is not None and self._bytes > 0
+
+    def set(self, limit: int) -> None:
+        """Let the next call, and what it starts, have so many bytes."""
+        if self._group is not None:
+            self._bound(self._group, limit)
+        if self._group is None:
+            with contextlib.suppress(ValueError, OSError):
+                _, hard = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+    def _bound(self, group: Path, limit: int) -> None:
+        if limit != self._bytes:
+            with self._or_address_space():
+                cgroups.bound(group, limit)
+            self._bytes = limit
+
+    @contextlib.contextmanager
+    def _or_address_space(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._group = None
+            structlog.get_logger("maniple.agent.worker").info(cgroups.INSTEAD, reason=repr(error))
 
 
 def _send(connection: socket.socket, reply: WorkerReply) -> None:
