@@ -8,18 +8,13 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Iterator
-from dataclasses import is_dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
-from typing import Any, get_origin, get_type_hints, is_typeddict
-
-from msgspec import Struct
-from pydantic import BaseModel
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from maniple.errors import ConfigurationError
 from maniple.task_context import TaskContext
 
 MOST_LAYERS = 50
-_JSON = (int, float, str, bool, bytes, list, dict)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TAKES = "a handler takes (payload) or (payload, context)"
 
@@ -139,7 +134,7 @@ def takes_context(function: Any, capability: str) -> bool:
         )
     if not 1 <= count <= 2:  # noqa: PLR2004 - payload, context
         raise wrong(function, capability, f"{_TAKES}, not {count} parameters")
-    if layer is function and count > 1 and _is_data(parameters[1].annotation, function, capability):
+    if layer is function and count > 1 and _is_data(parameters[1], function, capability):
         name = parameters[1].name
         why = (
             f"{_TAKES}, but its second parameter, {name!r}, is no context; take one payload of both"
@@ -158,24 +153,44 @@ def payload_type(function: Any, capability: str) -> Any:
         first = next((p for p in _parameters(layer, capability) if p.kind in _POSITIONAL), None)
         if first is not None and first.annotation is not first.empty:
             found = _resolved(first.annotation, layer, function, capability)
-            if isinstance(found, type) and issubclass(found, TaskContext):
+            if any(_is_context(kind) for kind in _kinds(found)):
                 why = f"{_TAKES}: the payload first, and {first.name!r} is a context"
                 raise wrong(function, capability, why)
             return found
     return Any
 
 
-def _is_data(annotation: Any, function: Any, capability: str) -> bool:
-    """Tell whether what is annotated so is made of JSON, and no context; not if that is unsure."""
+def _is_data(parameter: inspect.Parameter, function: Any, capability: str) -> bool:
+    """Tell whether a parameter can be no context: by its type, or by its default."""
+    defaults = parameter.default is not parameter.empty and parameter.default is not None
+    if parameter.annotation is parameter.empty:
+        return defaults
     try:
-        kind = _resolved(annotation, function, function, capability)
+        kinds = _kinds(_resolved(parameter.annotation, function, function, capability))
     except ConfigurationError:  # as of what is imported for a type checker only
+        return defaults
+    if any(_is_context(kind) for kind in kinds):
         return False
+    return defaults or all(_excludes_contexts(kind) for kind in kinds)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Return the types of which a value has one, without None."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for kind in get_args(annotation) if kind is not type(None)]
+    return [annotation]
+
+
+def _is_context(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, TaskContext)
+
+
+def _excludes_contexts(kind: Any) -> bool:
+    """Tell whether no `TaskContext` is one; not of a protocol, which it may follow."""
     kind = get_origin(kind) or kind
-    if not isinstance(kind, type) or issubclass(kind, TaskContext):
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return False
-    is_model = issubclass(kind, BaseModel | Struct) or is_dataclass(kind) or is_typeddict(kind)
-    return kind in _JSON or is_model
+    return not issubclass(TaskContext, kind)
 
 
 def _resolved(annotation: Any, layer: Any, function: Any, capability: str) -> Any:

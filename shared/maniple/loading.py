@@ -4,9 +4,12 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import logging
 import os
+import signal
 import sys
 import sysconfig
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +19,9 @@ from maniple.errors import ConfigurationError
 from maniple.tasks import TaskRegistry, task
 
 SUFFIX = ".py"
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals at which a process of ours drains and ends."""
+_log = logging.getLogger(__name__)
 _OURS = ("<", str(Path(__file__).parent) + os.sep)  # the import system's, and this distribution's
 _INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
 _PYTHON = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
@@ -31,7 +37,7 @@ def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskReg
     registry = TaskRegistry()
     loaded: dict[str, ModuleType] = {}
     for name in located(modules, folder):
-        with _naming(name, folder):
+        with _naming(name, folder), _keeping_signals(name):
             loaded[name] = _import(name, folder)
             registry.collect(loaded[name])
     for name, module in loaded.items():  # each may keep what another one offers
@@ -52,6 +58,40 @@ def _naming(name: str, folder: Path) -> Iterator[None]:
     except BaseException as error:
         why = f"handlers {name!r} cannot be imported: {_told(error, name, folder)}"
         raise ConfigurationError(why) from error
+
+
+@contextlib.contextmanager
+def _keeping_signals(name: str) -> Iterator[None]:
+    """Give back what a module takes when it is imported: by these signals a process ends in order.
+
+    Only a main thread can set them, and so be wronged.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, woken = {number: signal.getsignal(number) for number in ENDING}, _wakeup()
+    try:
+        yield
+    finally:
+        taken = [number for number in ENDING if signal.getsignal(number) != before[number]]
+        for number in taken:
+            with contextlib.suppress(TypeError):  # one that Python did not set
+                signal.signal(number, before[number])
+        if _wakeup(woken) != woken or taken:
+            names = ", ".join(number.name for number in taken or ENDING)
+            _log.warning("handlers %r took %s when imported; that is undone", name, names)
+
+
+def _wakeup(after: int | None = None) -> int:
+    """Return what a signal is written to that wakes the event loop, and set it to `after`."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # or one could get lost meanwhile
+    try:
+        before = signal.set_wakeup_fd(-1)
+        with contextlib.suppress(ValueError, OSError):  # a module has closed it
+            signal.set_wakeup_fd(before if after is None else after)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return before
 
 
 def located(modules: Iterable[str], folder: Path) -> list[str]:

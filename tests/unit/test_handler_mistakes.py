@@ -96,6 +96,10 @@ DROPPED = [
     ),
     ("@task('shop.a')  # here\ndef f(context: TaskContext, payload): ...", "the payload first"),
     ("@task('shop.a')  # here\ndef f(context: 'TaskContext'): ...", "the payload first"),
+    ("@task('shop.a')  # here\ndef f(c: 'TaskContext | None'): ...", "the payload first"),
+    ("@task('shop.a')  # here\ndef f(p, retries: int | None = None): ...", "no context"),
+    ("@task('shop.a')  # here\ndef f(p, verbose=False): ...", "no context"),
+    ("import uuid\n@task('shop.a')  # here\ndef f(p, u: uuid.UUID): ...", "no context"),
     (
         (
             "from pydantic import BaseModel\nclass A(BaseModel): ...\nclass B(BaseModel): ...\n"

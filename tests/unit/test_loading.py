@@ -1,13 +1,15 @@
 """Files of handlers are loaded each for itself, wherever the process stands."""
 
+import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from maniple.loading import load_registry, located
+from maniple.loading import ENDING, load_registry, located
 from paths import ROOT
 
 HANDLER = "from maniple import task\n@task({!r})\ndef f(payload): return {!r}\n"
@@ -89,3 +91,50 @@ WITH_HANDLERS = [
 @pytest.mark.parametrize("file", WITH_HANDLERS, ids=lambda file: file.name)
 def test_the_examples_can_be_loaded(file: Path) -> None:
     assert len(load_registry([str(file)])) > 0
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+        "signal.signal(signal.SIGINT, lambda *_: None)",
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)",
+        "signal.set_wakeup_fd(-1)",
+    ],
+)
+async def test_a_module_cannot_take_the_signals_by_which_a_process_drains(
+    tmp_path: Path, takes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    for number in ENDING:
+        loop.add_signal_handler(number, heard.set)
+    try:
+        text = HANDLER.format("a.b", 1) + f"import signal\n{takes}\n"
+        load_registry([write(tmp_path / "takes.py", text)])
+        assert "takes.py" in caplog.text
+        for number in ENDING:
+            heard.clear()
+            os.kill(os.getpid(), number)
+            async with asyncio.timeout(10):
+                await heard.wait()
+    finally:
+        for number in ENDING:
+            loop.remove_signal_handler(number)
+
+
+@pytest.mark.parametrize("name", ["queue", "maniple", "structlog", "pydantic"])
+def test_what_stands_in_the_folder_is_not_taken_for_what_an_agent_imports(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path / f"{name}.py", HANDLER.format("a.b", 1))
+    write(tmp_path / "wrong.py", "raise SystemError")
+    ended = subprocess.run(
+        [sys.executable, "-m", "maniple_agent"],
+        cwd=tmp_path,
+        env={"MANIPLE_HANDLERS": "wrong.py", "MANIPLE_CONSUL_URL": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, "wrong.py" in ended.stderr) == (2, True), ended.stderr

@@ -1,6 +1,11 @@
 """Run an agent: `python -m maniple_agent`."""
 
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # The current folder: what is there and called like something that we import is not that.
+    del sys.path[0]
+
 from functools import partial
 
 from maniple.descriptors import open_missing

@@ -2,6 +2,10 @@
 
 import sys
 
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # The current folder: what is there and called like something that we import is not that.
+    del sys.path[0]
+
 from maniple.descriptors import open_missing
 from maniple.service.process import run
 from maniple.service.settings import load_settings

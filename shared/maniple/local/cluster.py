@@ -202,7 +202,7 @@ class Cluster:
     def _process(self, service: str, instance: str, *, port: int) -> ServiceProcess:
         spec = ChildSpec(
             instance,
-            (sys.executable, "-m", f"maniple_{service}"),
+            (sys.executable, "-P", "-m", f"maniple_{service}"),
             self.data_dir / "logs" / f"{instance}.log",
             self._environ(service, instance, port=port),
         )

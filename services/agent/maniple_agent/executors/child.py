@@ -149,6 +149,7 @@ async def _spawned(
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # what is called like a module of ours in that folder is not imported for it
         "-m",
         "maniple_agent.executors.worker",
         str(connection),
