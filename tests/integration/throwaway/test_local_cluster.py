@@ -25,12 +25,12 @@ PATIENCE = 90.0  # a guard against hanging
 
 @pytest.fixture
 def fakes(tmp_path: Path, servers: LocalServers, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current directory with stand-ins for the services; servers that are there already."""
+    """Stand-ins that are found before the services; servers that are there already."""
     folder = tmp_path / "fakes"
     folder.mkdir()
     monkeypatch.setenv("MANIPLE_BROKER_URL", servers.rabbitmq.url("operator"))
     monkeypatch.setenv("MANIPLE_CONSUL_URL", servers.consul.url)
-    monkeypatch.chdir(fake_service.install(folder))
+    monkeypatch.setenv("PYTHONPATH", str(fake_service.install(folder)), prepend=os.pathsep)
     return folder
 
 
