@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from maniple.errors import ConfigurationError
 from maniple.task_context import TaskContext
@@ -175,9 +175,12 @@ def _is_data(parameter: inspect.Parameter, function: Any, capability: str) -> bo
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """Return the types of which a value has one, without None."""
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for kind in get_args(annotation) if kind is not type(None)]
+    """Return the types of which a value has one, without None and what `Annotated` adds."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kinds(parts[0])
+    if origin in (Union, UnionType):
+        return [kind for part in parts if part is not type(None) for kind in _kinds(part)]
     return [annotation]
 
 
@@ -186,11 +189,11 @@ def _is_context(kind: Any) -> bool:
 
 
 def _excludes_contexts(kind: Any) -> bool:
-    """Tell whether no `TaskContext` is one; not of a protocol, which it may follow."""
+    """Tell whether no `TaskContext` is one; not of `Any`, or of a protocol, which it may follow."""
     kind = get_origin(kind) or kind
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return False
-    return not issubclass(TaskContext, kind)
+    return kind not in TaskContext.__mro__
 
 
 def _resolved(annotation: Any, layer: Any, function: Any, capability: str) -> Any:

@@ -102,6 +102,17 @@ DROPPED = [
     ("import uuid\n@task('shop.a')  # here\ndef f(p, u: uuid.UUID): ...", "no context"),
     (
         (
+            "from typing import TypedDict\nclass T(TypedDict):\n    n: int\n"
+            "@task('shop.a')  # here\ndef f(p, t: T): ..."
+        ),
+        "no context",
+    ),
+    (
+        "import typing\n@task('shop.a')  # here\ndef f(p, n: typing.Annotated[int, 1]): ...",
+        "no context",
+    ),
+    (
+        (
             "from pydantic import BaseModel\nclass A(BaseModel): ...\nclass B(BaseModel): ...\n"
             "@task('shop.a')  # here\ndef f(a: A, b: 'B'): ..."
         ),

@@ -1,6 +1,6 @@
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Protocol
 
 import pytest
 
@@ -10,6 +10,7 @@ from maniple.messages import RetryPlan
 from maniple.task_options import _CHECKS
 from maniple.tasks import (
     Executor,
+    TaskContext,
     TaskOptions,
     TaskRegistry,
     definition_of,
@@ -154,3 +155,25 @@ def test_handlers_that_cannot_be_loaded_are_named(tmp_path: Path, line: str, say
     file.write_text(f"from maniple import task\n{line}\ndef f(payload): return payload\n")
     with pytest.raises(ConfigurationError, match=f"{file.stem}.*{says}"):
         load_registry([str(file)])
+
+
+class Progresses(Protocol):
+    def progress(self, value: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Any,
+        object,
+        Progresses,
+        Annotated[TaskContext, "a note"],
+        TaskContext | None,
+        str | TaskContext,
+    ],
+)
+def test_what_a_context_may_be_annotated_with(annotation: Any) -> None:
+    def handler(payload: Any, context: Any) -> None: ...
+
+    handler.__annotations__["context"] = annotation
+    assert definition_of(task("a.b")(handler)).takes_context
