@@ -6,6 +6,7 @@ through the dispatcher undecoded (`Raw`) and a task must cost a few microseconds
 """
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -185,6 +186,11 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     again: bool = False
 
 
+def fallbacks_in(policies: Iterable[str]) -> list[str]:
+    """Return those of the policies (`kind/name`) by which another capability may run instead."""
+    return [name for name in policies if name.startswith("fallback/")]
+
+
 def without_room(envelope: Envelope) -> Envelope:
     """Return a task that takes no room in a bulkhead: it waits, or is a copy of one that has it."""
     return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)
@@ -222,6 +228,11 @@ class Result(Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     traceparent: str | None = None
     payload_digest: str | UnsetType = UNSET
+
+
+def is_result_of(result: Result, capability: str) -> bool:
+    """Tell whether a result is of the capability that was asked for, or of a fallback for it."""
+    return result.capability == capability or bool(fallbacks_in(result.policies))
 
 
 class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):

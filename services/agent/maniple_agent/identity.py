@@ -1,7 +1,6 @@
 """Whether another process that lives has this agent's id already."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import structlog
 
 from maniple.control import AgentDescription
 from maniple.errors import BrokerUnavailable, ConfigurationError, PublishRefused, RequestFailed
+from maniple.pids import exists
 from maniple.service.control.plane import ControlPlane
 from maniple.timings import Heartbeats
 from maniple.topology import request_queue
@@ -118,12 +118,4 @@ def _is_gone(told: Mapping[str, Any], ours: AgentDescription) -> bool:
         return False
     if not isinstance(pid, int) or pid <= 0:
         return False
-    if pid == ours.pid:
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False
+    return pid == ours.pid or not exists(pid)

@@ -8,13 +8,10 @@ from msgspec.structs import replace
 from maniple.client.handle import Ticket
 from maniple.codec import peek_identity
 from maniple.errors import BAD_INPUT, ErrorCode, InvalidMessage, ManipleError
-from maniple.messages import Progress, Result, Status
+from maniple.messages import Progress, Result, Status, is_result_of
 
 _PERHAPS_REFUSED = frozenset({Status.REJECTED, Status.EXPIRED})
 """How what was never admitted ends: the broker may have dropped it at the end of its time."""
-
-FALLBACKS = "fallback/"
-"""How the names of policies begin that may run another capability."""
 
 _log = logging.getLogger(__name__)
 
@@ -125,9 +122,7 @@ class OutstandingHandles:
 
 def _is_of(ticket: Ticket, result: Result) -> bool:
     """Tell whether a result is of the capability that was asked for, or of a fallback for it."""
-    if result.capability == ticket.capability:
-        return True
-    if any(policy.startswith(FALLBACKS) for policy in result.policies):
+    if is_result_of(result, ticket.capability):
         return True
     _log.warning("task %s has got a result of %.100s", ticket.id, result.capability)
     return False

@@ -11,7 +11,7 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from maniple.errors import ManipleError
-from maniple.messages import Envelope, Result, Status
+from maniple.messages import Envelope, Result, Status, fallbacks_in
 from maniple.service import spans
 from maniple.service.publish.confirm import ConfirmCallback
 from maniple.service.spans import Span, SpanKind, SpanLink, SpanStep, Value, nanoseconds
@@ -28,7 +28,6 @@ from maniple.traceparent import (
 )
 
 ENDED_BADLY = frozenset({Status.FAILED, Status.REJECTED, Status.EXPIRED})
-_FALLBACK = "fallback/"
 
 
 def dispatching(envelope: Envelope) -> Envelope:
@@ -119,7 +118,7 @@ class TaskTraces:
         said: dict[str, Value] = {
             spans.DESTINATION: (RETRY_QUEUE if is_back(envelope) else SUBMIT).name
         }
-        fallbacks = [key for key in envelope.policies if key.startswith(_FALLBACK)]
+        fallbacks = fallbacks_in(envelope.policies)
         if envelope.policies:
             said[spans.POLICIES] = [f"{key}@{value}" for key, value in envelope.policies.items()]
         if fallbacks:

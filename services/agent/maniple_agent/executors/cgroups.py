@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from maniple.pids import exists
+
 ROOT = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 AGENTS = "maniple-agents"
@@ -154,7 +156,7 @@ def _move(pid: str, group: Path) -> None:
 def _remove_of_the_dead(folder: Path) -> None:
     for group in folder.glob(f"{WORKER}*"):
         agent = group.name.removeprefix(WORKER).partition("-")[0]
-        if agent.isdecimal() and (int(agent) == os.getpid() or not Path("/proc", agent).exists()):
+        if agent.isdecimal() and (int(agent) == os.getpid() or not exists(int(agent))):
             _removed(group)
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from maniple.codec import encode
 from maniple.forks import keep_from_children
+from maniple.pids import exists
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed
 
@@ -117,7 +118,7 @@ class Worker:
 
     def strike(self) -> None:
         """Kill the process and what it has started; who reads from it learns that it ended."""
-        if self._process.returncode is not None and _exists(self._process.pid):
+        if self._process.returncode is not None and exists(self._process.pid):
             return  # its group was empty, or nobody else could have got its number
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # One that died by itself keeps its own exit code.
@@ -128,16 +129,6 @@ class Worker:
         self.strike()
         with contextlib.suppress(OSError):  # it is closed
             self._connection.shutdown(socket.SHUT_RD)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 async def _spawned(

@@ -39,8 +39,7 @@ from time import monotonic
 from msgspec.structs import replace
 
 from maniple.amqp import AmqpConnection, Delivery, OrphanedQueue, leftover
-from maniple.codec import decode_members
-from maniple.errors import BrokerUnavailable, InvalidMessage
+from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
 from maniple.service.process import Runtime
 from maniple.service.publish.refused_log import RefusedLog
@@ -210,16 +209,8 @@ class QueueDrainer:
 
     def _take(self, delivery: Delivery) -> None:
         """Dispatch a message again: alone and as lost once more, if its agent had it."""
-        try:
-            members = decode_members(delivery.body, Envelope)
-        except InvalidMessage:
-            delivery.reject()  # none of ours; the broker keeps it in the dead-letter log
-            return
-        if not members:
-            delivery.ack()
-        source = Settlement(delivery, len(members))
         onward = partial(self._take_member, lost=delivery.redelivered)
-        self._members.bring(members, source, onward, AGENTS.name)
+        self._members.bring_all(delivery, onward, AGENTS.name)
 
     def _take_member(self, envelope: Envelope, source: Settlement, *, lost: bool) -> None:
         now = self._clock()

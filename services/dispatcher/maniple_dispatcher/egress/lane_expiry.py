@@ -27,8 +27,7 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from maniple.amqp import Delivery, Pull, QueueView
-from maniple.codec import decode_members
-from maniple.errors import BrokerUnavailable, InvalidMessage
+from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope, Waiting
 from maniple.redelivery import once_more, too_often
 from maniple.service.settlement import Settlement
@@ -129,16 +128,8 @@ class TurnOver:
                 raise BrokerUnavailable(f"what was taken is not settled within {self._settle:g} s")
 
     def _take(self, delivery: Delivery, place: Place) -> None:
-        try:
-            members = decode_members(delivery.body, Envelope)
-        except InvalidMessage:
-            delivery.reject()  # none of ours; the broker keeps it in the dead-letter log
-            return
-        if not members:
-            delivery.ack()
-        source = Settlement(delivery, len(members))
         onward = partial(self._take_member, place=place, lost=delivery.redelivered)
-        self._members.bring(members, source, onward, LANES.name)
+        self._members.bring_all(delivery, onward, LANES.name)
 
     def _take_member(
         self, envelope: Envelope, source: Settlement, *, place: Place, lost: bool

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from maniple.amqp import Delivery
 from maniple.attempts import Ran
-from maniple.codec import encode
+from maniple.codec import decode_members, encode
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import Envelope
 from maniple.remnants import remnant_of, undecodable
@@ -32,6 +33,17 @@ class BundleMembers:
         self._lanes = lanes
         self._log = log
         self._clock = clock
+
+    def bring_all(self, delivery: Delivery, onward: Onward, queue: str) -> None:
+        """Call `onward` with each member of a message that came from `queue`."""
+        try:
+            members = decode_members(delivery.body, Envelope)
+        except InvalidMessage:
+            delivery.reject()  # none of ours; the broker keeps it in the dead-letter log
+            return
+        if not members:
+            delivery.ack()
+        self.bring(members, Settlement(delivery, len(members)), onward, queue)
 
     def bring(
         self,

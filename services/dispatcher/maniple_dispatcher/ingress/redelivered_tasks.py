@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from maniple.codec import encode
 from maniple.errors import BAD_INPUT
-from maniple.messages import Envelope, Result, TaskAdmitted
+from maniple.messages import Envelope, Result, TaskAdmitted, fallbacks_in, is_result_of
 from maniple.records import Record, TaskKey
 from maniple.service.policies import Resolved
 from maniple.service.publish.batch_publisher import ResultPublisher
@@ -16,9 +16,6 @@ from maniple_dispatcher.ingress.bundle_members import Onward
 from maniple_dispatcher.ingress.record_lookup import RecordLookup
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.pipeline.pipeline import Pipeline
-
-FALLBACKS = "fallback/"
-"""How the names of policies begin that may run another capability."""
 
 GoOn = Callable[[Record | None], None]
 """What is done with a task that has not ended; told what is known of it."""
@@ -119,9 +116,9 @@ def _is_of(asker: Asker, result: Result) -> bool:
     submissions of one id do, and gets no end of a policy's making.
     """
     return (
-        asker.capability in {None, result.capability}
+        asker.capability is None
+        or is_result_of(result, asker.capability)
         or (result.error is not None and result.error.code in BAD_INPUT)
-        or any(policy.startswith(FALLBACKS) for policy in result.policies)
     )
 
 
@@ -131,7 +128,7 @@ def _key(envelope: Envelope) -> TaskKey:
 
 def _asker(envelope: Envelope, source: Settlement) -> Asker:
     # What is a fallback itself may have ended as what it is instead of.
-    instead = any(policy.startswith(FALLBACKS) for policy in envelope.policies)
+    instead = fallbacks_in(envelope.policies)
     return Asker(
         source.settle,
         envelope.reply_to,
