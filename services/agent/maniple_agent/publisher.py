@@ -263,7 +263,9 @@ class AgentPublisher:
         self._changed.set()
         if is_answer:
             self._doors.open(leaving.ticket.key)
-        if not ended(leaving.ticket):
+        is_ours = ended(leaving.ticket)
+        del leaving.ticket  # which has what leaves: both would wait for a garbage collection
+        if not is_ours:
             return  # something else was done about it
         if isinstance(error, _Withdrawn):
             leaving.instead()

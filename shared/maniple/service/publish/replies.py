@@ -196,6 +196,7 @@ class Replies:
         waited = False
         if reply.ticket is not None:
             waited = (self._under_way.end if is_answer else self._under_way.withdraw)(reply.ticket)
+            reply.ticket = None  # which has the reply: both would wait for a garbage collection
             self._ended.set()
         if refused and (waited or reply in self._released):
             self._dropped()
