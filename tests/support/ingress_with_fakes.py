@@ -18,6 +18,7 @@ from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.service.telemetry.tracing import NO_TRACER
+from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal_sender import RefusalSender
 from maniple_dispatcher.ingress.submission import SubmissionConsumer
@@ -61,6 +62,7 @@ class Ingress:
         self.records = Known(known)
         self._results = ResultPublisher(self.publisher, metrics, replier=self.publisher)
         self._log = RefusedLog(self.publisher, metrics)
+        self.long = LongMessages()
         self.admitted: list[str] = []
         self.before: Redelivery | None = None
         policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
@@ -72,6 +74,7 @@ class Ingress:
             lambda: NOW,
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             look=self.records.ask,
+            long=self.long,
         )
 
     def onward(

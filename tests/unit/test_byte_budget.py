@@ -218,7 +218,7 @@ async def test_what_is_only_counted_is_never_held_back_and_leaves_nothing_behind
 
 async def test_what_comes_beyond_the_budget_waits_unopened_and_in_order() -> None:
     bodies = [b"{%03d" % n + LARGE[4:] for n in range(20)]
-    on = await taking(*bodies, limit=4 * MIB, staged=True, prefetch=16)
+    on = await taking(*bodies, limit=8 * MIB, staged=True, prefetch=16)
     assert on.budget is not None
     assert (on.budget.held, len(on.held)) == (16 * MIB, 3)  # each counts for more than its bytes
     assert (on.on.unsettled, on.on.waits_unopened) == (16, True)
@@ -233,12 +233,79 @@ async def test_what_comes_beyond_the_budget_waits_unopened_and_in_order() -> Non
 
 
 async def test_room_that_one_queue_leaves_is_taken_by_what_waits_in_another() -> None:
-    budget = ByteBudget(4 * MIB, staged=True)
-    one = await Taking(SendingQueue(*[LARGE] * 3), budget, prefetch=3).open()
-    other = await Taking(SendingQueue(*[LARGE] * 3), budget, prefetch=3).open()
-    assert (len(one.held), len(other.held)) == (3, 1)  # the first of each passes in any case
+    budget = ByteBudget(8 * MIB, staged=True)
+    one, two, other = [
+        await Taking(SendingQueue(*[LARGE] * 3), budget, prefetch=3).open() for _ in range(3)
+    ]
+    assert (len(one.held), len(two.held), len(other.held)) == (3, 3, 1)
     await one.settle(3)
     assert len(other.held) == 3
+
+
+async def test_each_queue_may_have_a_long_message_and_a_short_one_whatever_others_have() -> None:
+    budget = ByteBudget(2 * MIB, staged=True)
+    short = b"{" + b"x" * (MIB // 5)
+    for _ in range(4):
+        on = await Taking(SendingQueue(LARGE, LARGE, short, short), budget, prefetch=4).open()
+        assert [len(delivery.body) for delivery in on.held][:2] == [MIB, len(short)]
+
+
+# --- long: what is short goes first, and is seen behind any number of arrays ------------------
+
+ARRAY = b"[" + b'{"x":1},' * (MOST_TASKS - 1) + b'{"x":1}]'
+ONE = b'{"payload":1}'
+
+
+async def arrays(number: int, prefetch: int = 64, limit: int = 16 * MIB) -> Taking:
+    return await taking(*[ARRAY] * number, limit=limit, staged=True, prefetch=prefetch)
+
+
+def shorts(on: Taking) -> int:
+    return sum(delivery.body == ONE for delivery in on.held)
+
+
+async def test_short_messages_go_before_long_ones_of_which_few_are_worked_on() -> None:
+    on = await arrays(20)
+    assert len(on.held) == 2  # as half of the budget holds
+    await on.queue.publish(*[ONE] * 10)
+    await until_idle()
+    assert (len(on.held), shorts(on)) == (12, 10)
+    await on.settle(1)
+    assert (len(on.held), shorts(on)) == (12, 10)  # and the next long one
+
+
+async def test_short_messages_are_seen_behind_more_arrays_than_the_prefetch() -> None:
+    on = await arrays(300)
+    for _ in range(5):
+        await on.queue.publish(ONE)
+        await until_idle()
+    assert shorts(on) == 5
+    assert on.on.unsettled == 305
+
+
+async def test_no_more_messages_are_asked_for_than_the_budget_holds_of_such() -> None:
+    on = await arrays(3000, limit=4 * MIB)
+    assert on.budget is not None
+    assert on.budget.held <= on.budget.limit + 64 * len(ARRAY)
+    assert on.on.unsettled < 1000
+
+
+async def test_the_prefetch_is_as_before_when_no_long_message_waits() -> None:
+    on = await arrays(300)
+    assert on.queue.prefetches[-1] > 300
+    while on.on.unsettled:
+        await on.settle(len(on.held))
+        await on.look()
+    await on.look(2)
+    assert on.queue.prefetches[-1] == 64
+    assert on.done == 300
+
+
+async def test_short_messages_alone_ask_for_no_more_than_the_prefetch() -> None:
+    on = await taking(*[ONE] * 300, limit=16 * MIB, staged=True, prefetch=64)
+    await on.look(3)
+    assert set(on.queue.prefetches) == {64}
+    assert len(on.held) == 64
 
 
 async def test_what_cannot_be_handled_makes_room_for_what_waits() -> None:

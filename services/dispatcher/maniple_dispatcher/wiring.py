@@ -29,6 +29,7 @@ from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.handlers import Handlers, routes
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.ingress.record_lookup import RecordLookup
 from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.ingress.refusal_sender import RefusalSender
@@ -66,10 +67,15 @@ async def _look(lanes: LanePublisher, hot: HotPath) -> None:
 
 
 async def _drain(
-    hot: HotPath, lanes: LanePublisher, results: ResultPublisher, refused: RefusedLog
+    hot: HotPath,
+    long: LongMessages,
+    lanes: LanePublisher,
+    results: ResultPublisher,
+    refused: RefusedLog,
 ) -> None:
     """Bring all that was taken on its way, and return when that is confirmed."""
     await hot.opened()
+    await long.drain()
     await lanes.drain()
     await results.drain()
     await refused.drain()
@@ -200,6 +206,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         fleet=fleet,
         log=runtime.log,
     )
+    long = LongMessages()
     submissions = SubmissionConsumer(
         again.admit,
         RefusalSender(results, refused, runtime.metrics),
@@ -209,6 +216,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         traces=traces,
         check_address=ReplyAddressCheck(hot.replier, runtime.spawn).check,
         look=lookups.ask,
+        long=long,
     )
     pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.now)
     turn_over = TurnOver(
@@ -231,6 +239,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         rooms=rooms,
         again=again,
         admitted=submissions.admitted,
+        long=long,
     )
     hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
@@ -250,6 +259,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
                 "memory": memory.keep(),
                 "expiry": expiry.run(),
                 "lookups": lookups.run(),
+                "long messages": long.run(),
                 "learn good results": ResultLearner(runtime, policies, good).run(),
             }.items():
                 runtime.spawn(work, name)
@@ -257,4 +267,4 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             await hand_over(hot, memory, talk)
             await moves.stop()
             await expiry.stop()
-            await _drain(hot, lanes, results, refused)
+            await _drain(hot, long, lanes, results, refused)

@@ -9,7 +9,7 @@ publishes that were not confirmed are sent again under the same message ids. A c
 
 from aiormq import Connection
 
-from maniple.amqp.byte_budget import TASK_BYTES, ByteBudget
+from maniple.amqp.byte_budget import TASK_BYTES, ByteBudget, is_long
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.declare import declare, declare_queue, declare_topology
@@ -43,5 +43,6 @@ __all__ = [
     "declare",
     "declare_queue",
     "declare_topology",
+    "is_long",
     "leftover",
 ]

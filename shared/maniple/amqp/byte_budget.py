@@ -9,10 +9,13 @@ all deliveries that are not settled are counted, for all consumers of a process 
   while to what it holds of `ASSUMED` bytes each.
 - If the budget is `staged`, what comes all the same waits unopened, as it came, until there is
   room: what is worked on has copies, and an array of small tasks becomes many times as large.
+- Of those, short ones go before long ones, of which few are worked on at a time: so nobody's single
+  task waits for somebody's arrays. Beside as many long ones as wait, a consumer may have its whole
+  prefetch of others: else a queue full of arrays would hide what comes behind them.
 
-A consumer may always have one message, and its `floor`: neither does a message that is larger than
-the budget wait for ever, nor does one queue with large messages stop the others. Pure: it reads no
-clock, and is looked at from outside about once a second.
+A consumer may always have one short message, one long one, and its `floor`: neither does a message
+that is larger than the budget wait for ever, nor does one queue with large messages stop the
+others. Pure: it reads no clock, and is looked at from outside about once a second.
 """
 
 from collections import deque
@@ -27,6 +30,8 @@ IDLE = 30  # looks
 TASK_BYTES = 4 * 1024
 """What a dispatcher makes of a task, besides copies of its bytes."""
 MOST_TASKS = 1000  # of one submission
+SHORT_TASKS = 64  # in weight; what has more is long
+LONG_PART = 2  # the part of the limit that long ones of a share may have, of which one is one
 WORTH = 2
 """A prefetch is changed by consuming anew; what is on its way meanwhile comes twice. So seldom."""
 
@@ -39,6 +44,11 @@ def weight_of(body: bytes) -> int:
     if body[:1] == b"{":
         return len(body) + TASK_BYTES
     return len(body) + TASK_BYTES * min(MOST_TASKS, max(1, body.count(b"{")))
+
+
+def is_long(weight: int) -> bool:
+    """Tell whether so much work is done in slices, and waits for what is short."""
+    return weight > SHORT_TASKS * TASK_BYTES
 
 
 class ByteBudget:
@@ -86,9 +96,14 @@ class ByteBudget:
 
     def fits(self, share: "ByteShare", weight: int) -> bool:
         """Tell whether a share may have so much more in hand."""
-        if share.in_hand == 0 or self.in_hand + weight <= self.limit:
+        if is_long(weight):
+            if share.long_in_hand == 0:
+                return True
+            if share.long_in_hand + weight > self.limit // LONG_PART:
+                return False
+        elif share.in_hand == share.long_in_hand:
             return True
-        return share.in_hand + weight <= self.floor
+        return self.in_hand + weight <= self.limit or share.in_hand + weight <= self.floor
 
     def wait(self, share: "ByteShare") -> None:
         """Remember a share that has something unopened."""
@@ -131,14 +146,19 @@ class ByteShare:
         self.queue = queue
         self.held = 0
         self.in_hand = 0
+        self.long_in_hand = 0
+        """Weight of what is long of that."""
         self.held_back = False
         self.most = prefetch() if changed is None else max(1, budget.limit // ASSUMED)
-        """Messages that the consumer may have at a time."""
+        """Messages that the consumer may have at a time, by their bytes."""
+        self.besides = 0
+        """Messages that it may have besides its prefetch: about as many long ones wait."""
         self._budget = budget
         self._hand = hand
         self._prefetch = prefetch
         self._changed = changed
-        self._unopened: deque[Delivery] = deque()
+        self._short: deque[Delivery] = deque()  # that wait unopened
+        self._long: deque[Delivery] = deque()
         self._largest = 0
         self._expected = ASSUMED
         self._quiet = 0
@@ -151,7 +171,7 @@ class ByteShare:
         self.held += size
         budget.held += size
         self._largest = max(self._largest, size)
-        if unsettled >= self.most:
+        if unsettled >= self.prefetch:
             self._used_up = True
         if budget.held > budget.limit and not self.held_back:
             self._hold_back_if_due()
@@ -159,38 +179,53 @@ class ByteShare:
             self._hand(delivery)
             return
         weight = weight_of(delivery.body)
-        if self._unopened or not budget.fits(self, weight):
-            self._unopened.append(delivery)
+        unopened = self._long if is_long(weight) else self._short
+        if unopened or not budget.fits(self, weight):
+            unopened.append(delivery)
             budget.wait(self)
         else:
             self._open(delivery, weight)
+        if unsettled >= self.prefetch:
+            self._widen_if_due(unsettled)
 
     def settle(self, delivery: "Delivery") -> None:
         """Give back what a delivery held."""
         size = len(delivery.body)
         self.held -= size
         self._budget.held -= size
-        self.in_hand -= delivery.weight
-        self._budget.in_hand -= delivery.weight
+        self._weigh(delivery, 0)
 
     def lighten(self, delivery: "Delivery", weight: int) -> None:
         """Count less for a delivery that is worked on."""
-        self.in_hand -= delivery.weight - weight
-        self._budget.in_hand -= delivery.weight - weight
-        delivery.weight = weight
+        self._weigh(delivery, weight)
+
+    def _weigh(self, delivery: "Delivery", weight: int) -> None:
+        before, delivery.weight = delivery.weight, weight
+        self.in_hand += weight - before
+        self._budget.in_hand += weight - before
+        if is_long(before):
+            self.long_in_hand -= before
+        if is_long(weight):
+            self.long_in_hand += weight
 
     def clear(self) -> None:
         """Give back everything: the deliveries are lost."""
         self._budget.held -= self.held
         self._budget.in_hand -= self.in_hand
-        self.held = self.in_hand = 0
+        self.held = self.in_hand = self.long_in_hand = self.besides = 0
         self.held_back = False
-        self._unopened.clear()
+        self._short.clear()
+        self._long.clear()
+
+    @property
+    def prefetch(self) -> int:
+        """Messages that the consumer may have at a time."""
+        return min(self.most, self._prefetch() + self.besides)
 
     @property
     def waits(self) -> bool:
         """Whether something waits unopened."""
-        return bool(self._unopened)
+        return bool(self._short or self._long)
 
     def hand_on(self) -> None:
         """Have opened what has waited, of any share, as far as there is room now."""
@@ -198,17 +233,16 @@ class ByteShare:
 
     def open(self) -> bool:
         """Hand on what has waited, as far as there is room; tell whether nothing waits any more."""
-        while self._unopened:
-            weight = weight_of(self._unopened[0].body)
-            if not self._budget.fits(self, weight):
-                return False
-            self._open(self._unopened.popleft(), weight)
-        return True
+        for unopened in (self._short, self._long):
+            while unopened:
+                weight = weight_of(unopened[0].body)
+                if not self._budget.fits(self, weight):
+                    break
+                self._open(unopened.popleft(), weight)
+        return not self.waits
 
     def _open(self, delivery: "Delivery", weight: int) -> None:
-        delivery.weight = weight
-        self.in_hand += weight
-        self._budget.in_hand += weight
+        self._weigh(delivery, weight)
         self._hand(delivery)
 
     @property
@@ -231,8 +265,27 @@ class ByteShare:
             self.held_back = False
             changed()
         self._expect()
-        if self._refits(max(1, fair // self._expected)):
+        narrower = WORTH * len(self._long) < self.besides
+        if narrower:
+            self.besides = len(self._long)
+        if self._refits(max(1, fair // self._expected)) or narrower:
             changed()
+
+    def _widen_if_due(self, unsettled: int) -> None:
+        """Let come what may be short, if all that may come has, and most of it is long and waits.
+
+        What comes next is taken to be as large as these are; its bytes are counted as ever.
+        """
+        budget, waiting = self._budget, len(self._long)
+        now = self.prefetch
+        if self._changed is None or budget.held > budget.limit or 2 * waiting < now:
+            return
+        size = max(1, self._largest, self.held // unsettled)
+        besides, most = max(self.besides, waiting), max(self.most, budget.limit // size)
+        if min(most, self._prefetch() + besides) >= now + self._prefetch() // WORTH**2:
+            self.besides, self.most, self._expected = besides, most, size
+            self._used_up = False
+            self._changed()
 
     def _hold_back_if_due(self) -> None:
         changed, budget = self._changed, self._budget
@@ -253,8 +306,8 @@ class ByteShare:
 
     def _refits(self, most: int) -> bool:
         """Take how many messages the consumer may have; tell whether its prefetch changes."""
-        prefetch = self._prefetch()
-        now, wanted = min(self.most, prefetch), min(most, prefetch)
+        prefetch = self._prefetch() + self.besides
+        now, wanted = self.prefetch, min(most, prefetch)
         used_up, self._used_up = self._used_up, False
         # More only while all is used up: then nothing is on its way, that would come twice.
         rises = used_up and wanted > now and (wanted == prefetch or wanted >= WORTH * now)

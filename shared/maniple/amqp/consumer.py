@@ -262,7 +262,7 @@ class Consumer:
             return None if self._paused else self.prefetch
         if self._paused or share.held_back:
             return None
-        return min(self.prefetch, share.most)
+        return share.prefetch
 
     async def _consume(self, channel: AbstractChannel, prefetch: int) -> None:
         generation = self.generation

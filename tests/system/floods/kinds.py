@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pika
 from pika.adapters.blocking_connection import BlockingConnection
@@ -16,13 +16,20 @@ ARRAYS = 150
 MEMBERS = 1_000
 INVENTED = 20_000
 WEEK = 7 * 24 * 3600
+PAST = "2020-01-01T00:00:00Z"
 
 POISONED = 200
 A_SECOND = 10
 LONG = 120.0  # seconds
 
-Message = tuple[str, bytes, str | None]
-"""A routing key, a body, and a `reply_to` if it is not a queue that nobody reads."""
+
+class Message(NamedTuple):
+    """What is published, with a `reply_to` if that is not a queue that nobody reads."""
+
+    routing_key: str
+    body: bytes
+    reply_to: str | None = None
+    expiration: str | None = None  # milliseconds
 
 
 @dataclass(frozen=True)
@@ -33,21 +40,17 @@ class Kind:
     neighbour: str = "maniple.echo"
 
 
-def bad_arrays() -> Iterator[Message]:
-    """1.2 MB: arrays of members that have a field that no task has."""
-    body = json.dumps([{"x": 1}] * MEMBERS, separators=(",", ":")).encode()
-    return (("maniple.echo", body, None) for _ in range(ARRAYS))
-
-
-def one_id() -> Iterator[Message]:
-    """Arrays whose members all claim one id."""
-    body = json.dumps([{"id": "a", "ttl": 60}] * MEMBERS, separators=(",", ":")).encode()
-    return (("maniple.echo", body, None) for _ in range(ARRAYS))
+def arrays(
+    member: dict[str, Any], capability: str = "maniple.echo", expiration: str | None = None
+) -> Iterator[Message]:
+    """Arrays of one and the same member."""
+    body = json.dumps([member] * MEMBERS, separators=(",", ":")).encode()
+    return (Message(capability, body, expiration=expiration) for _ in range(ARRAYS))
 
 
 def bad_singles() -> Iterator[Message]:
     """As many bad members as one array has, twenty times, each in a message of its own."""
-    return (("maniple.echo", b'{"x":1}', None) for _ in range(20 * MEMBERS))
+    return (Message("maniple.echo", b'{"x":1}') for _ in range(20 * MEMBERS))
 
 
 def invented() -> Iterator[Message]:
@@ -55,25 +58,29 @@ def invented() -> Iterator[Message]:
     for start in range(0, INVENTED, MEMBERS):
         names = (f"no.x{number}" for number in range(start, start + MEMBERS))
         body = json.dumps([{"capability": name, "ttl": WEEK} for name in names]).encode()
-        yield "batch", body, None
+        yield Message("batch", body)
 
 
 def poisoned() -> Iterator[Message]:
     """Tasks whose replies cost the connection that they go over, ten a second."""
     for _ in range(POISONED):
-        yield "maniple.echo", b'{"payload":1}', of_a_node_that_is_gone(7)
+        yield Message("maniple.echo", b'{"payload":1}', of_a_node_that_is_gone(7))
         time.sleep(1 / A_SECOND)
 
 
 def long_tasks(capability: str, payload: Any) -> Iterator[Message]:
     """One array of tasks that take every slot which they may, and keep it."""
     member = {"payload": payload, "ttl": LONG, "timeout": 2 * LONG}
-    yield capability, json.dumps([member] * MEMBERS).encode(), None
+    yield Message(capability, json.dumps([member] * MEMBERS).encode())
 
 
 KINDS: dict[str, Kind] = {
-    "arrays of bad members": Kind(bad_arrays),
-    "arrays of one id": Kind(one_id),
+    "arrays of bad members": Kind(partial(arrays, {"x": 1})),
+    "arrays of one id": Kind(partial(arrays, {"id": "a", "ttl": 60})),
+    "arrays that are too late": Kind(partial(arrays, {"deadline": PAST})),
+    "arrays that expire": Kind(partial(arrays, {}, "flood.quick", "1")),
+    "arrays of good tasks": Kind(partial(arrays, {}, "flood.quick")),
+    "arrays for the same lane": Kind(partial(arrays, {})),
     "bad messages": Kind(bad_singles),
     "invented capabilities": Kind(invented),
     "poisoned addresses": Kind(poisoned),
@@ -88,7 +95,9 @@ def publish(url: str, kind: Kind) -> None:
     connection: Any = BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     queue = channel.queue_declare("flood-replies", durable=True).method.queue
-    for key, body, reply_to in kind.messages():
-        properties = pika.BasicProperties(reply_to=reply_to or queue, delivery_mode=2)
-        channel.basic_publish("maniple.tasks", key, body, properties)
+    for one in kind.messages():
+        properties = pika.BasicProperties(
+            reply_to=one.reply_to or queue, expiration=one.expiration, delivery_mode=2
+        )
+        channel.basic_publish("maniple.tasks", one.routing_key, one.body, properties)
     connection.close()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -35,6 +35,7 @@ from maniple_dispatcher.ingress.admission import (
     identity,
     is_misshapen,
 )
+from maniple_dispatcher.ingress.long_messages import LongMessages, Steps
 from maniple_dispatcher.ingress.redelivered_tasks import Asker, RedeliveredTasks
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import (
@@ -76,11 +77,14 @@ class DeadLetterConsumer:
         rooms: BulkheadCounts | None = None,
         again: RedeliveredTasks | None = None,
         admitted: Admitted | None = None,
+        long: LongMessages | None = None,
     ) -> None:
         """Send results through `results`; what tasks had in bulkheads goes back by `rooms`.
 
-        What has expired may have been `admitted` before that, and ended: `again` finds out.
+        What has expired may have been `admitted` before that, and ended: `again` finds out. What
+        is `long` is worked through in slices.
         """
+        self._long = long or LongMessages()
         self._again = again
         self._admitted = admitted
         self._rooms = rooms or BulkheadCounts()
@@ -93,6 +97,9 @@ class DeadLetterConsumer:
 
     def take(self, delivery: Delivery) -> None:
         """Publish the terminal result of each task in a message that no consumer settled."""
+        self._long.take(delivery, self._steps(delivery))
+
+    def _steps(self, delivery: Delivery) -> Steps:
         reason = _death(delivery, "reason")
         self._seen.get(reason, self._other).inc()
         raw, now = raw_arrival(delivery), self._clock()
@@ -103,7 +110,8 @@ class DeadLetterConsumer:
                 raw = dataclasses.replace(raw, routing_key=_death(delivery, "routing-keys"))
                 arrival = bare_arrival(raw, now)
                 itself = bool(_death(delivery, "original-expiration"))
-                ends = self._of_submission(delivery.body, raw, arrival, reason, itself=itself)
+                ending = self._of_submission(delivery.body, raw, arrival, reason, itself=itself)
+                ends = yield from ending
             else:
                 ends = self._of_tasks(delivery.body, queue, reason)
         except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
@@ -114,6 +122,7 @@ class DeadLetterConsumer:
             return
         source = Settlement(delivery, len(ends))
         for end in ends:
+            yield
             try:
                 end(source)
             except Exception:  # noqa: BLE001 - one of them must not cost the others
@@ -122,15 +131,16 @@ class DeadLetterConsumer:
 
     def _of_submission(
         self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str, *, itself: bool
-    ) -> list[End]:
+    ) -> Generator[None, None, list[End]]:
         """Return what ends each member; `itself` says when it expires, if its queue does not."""
         members, refused = _refused_members(body, arrival, reason)
         checked = _checked(raw, arrival.received_at)
-        good = [
-            member if checked is not None and _is_good(member, checked) else None
-            for member in members
-        ]
-        bad = [checked is None or _is_misshapen(member, checked) for member in members]
+        good: list[Task | None] = []
+        bad: list[bool] = []
+        for member in members:
+            yield
+            good.append(member if checked is not None and _is_good(member, checked) else None)
+            bad.append(checked is None or _is_misshapen(member, checked))
         if sum(bad) > MOST:
             error = refused[bad.index(True)].error
             refused = [one for one, is_bad in zip(refused, bad, strict=True) if not is_bad]
@@ -138,7 +148,7 @@ class DeadLetterConsumer:
             refused.append(as_one(error, arrival, others=bool(good)))
             bad = [False for _ in good] + [True]
             good.append(None)
-        refusals = refusals_of(refused, (), arrival, new_id)
+        refusals = list(refusals_of(refused, (), arrival, new_id))
         if reason == EXPIRED:
             refusals = [_expired(refusal) for refusal in refusals]
         return [

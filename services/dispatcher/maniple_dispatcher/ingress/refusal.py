@@ -11,7 +11,7 @@ few other messages. What a policy or the time refuses does not count. That no se
 beforehand, and those whose tasks travel in one array (the SDK's do) need not know of each other.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,14 +125,13 @@ def refusals_of(
     admitted: Iterable[tuple[str, str]],
     arrival: Arrival,
     new_id: Callable[[], str],
-) -> list[Refusal]:
-    """Return the refusals of some members of a message, of which others are `admitted`."""
-    taken, refusals = set(admitted), []
+) -> Iterator[Refusal]:
+    """Give the refusals of some members of a message, of which others are `admitted`."""
+    taken = set(admitted)
     for refused in members:
         claim = (refused.tenant, refused.claimed or "")
-        refusals.append(refusal_of(refused, arrival, new_id, ambiguous=claim in taken))
+        yield refusal_of(refused, arrival, new_id, ambiguous=claim in taken)
         taken.add(claim)
-    return refusals
 
 
 def _detail(refused: Refused, message_id: str | None) -> dict[str, Any]:

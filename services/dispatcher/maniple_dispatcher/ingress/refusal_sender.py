@@ -1,6 +1,6 @@
 """Telling senders of what is not admitted, recording it, and keeping its bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from maniple.codec import encode, join
@@ -12,6 +12,7 @@ from maniple.service.publish.refused_log import RefusedLog
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple_dispatcher.ingress.admission import Arrival
+from maniple_dispatcher.ingress.long_messages import Steps
 from maniple_dispatcher.ingress.refusal import Refusal, Refused
 
 PARTS = 2
@@ -44,22 +45,22 @@ class RefusalSender:
     def refuse_members(
         self,
         refused: Sequence[Refused],
-        refusals: Sequence[Refusal],
+        refusals: Iterable[Refusal],
         arrival: Arrival,
         source: Settlement,
-    ) -> None:
+    ) -> Steps:
         """Send the `refusals` of bad members; settles two parts of `source` for each.
 
         The bytes of those that are refused for the same are kept as one array.
         """
-        alike: dict[ErrorCode, list[int]] = {}
-        for number, (member, refusal) in enumerate(zip(refused, refusals, strict=True)):
+        alike: dict[ErrorCode, tuple[Refusal, list[Refused]]] = {}
+        for member, refusal in zip(refused, refusals, strict=True):
+            yield
             self._tell(member.error, refusal, arrival, source, offered=member.misshapen)
-            alike.setdefault(member.error.code, []).append(number)
-        for numbers in alike.values():
-            members = [refused[number] for number in numbers]
+            alike.setdefault(member.error.code, (refusal, []))[1].append(member)
+        for first, members in alike.values():
             bodies = [member.body or b"null" for member in members]
-            origin = _origin(refusals[numbers[0]], arrival)
+            origin = _origin(first, arrival)
             if members[0].position is not None:
                 origin["positions"] = ",".join(str(member.position) for member in members)
             body = bodies[0] if len(bodies) == 1 else join(bodies)

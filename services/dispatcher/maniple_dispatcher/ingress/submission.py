@@ -1,7 +1,7 @@
 """New submissions: what is admitted goes to its lane, what is not is told so."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Protocol
@@ -30,6 +30,7 @@ from maniple_dispatcher.ingress.admission import (
     is_misshapen,
     trace_of,
 )
+from maniple_dispatcher.ingress.long_messages import LongMessages, Steps
 from maniple_dispatcher.ingress.record_lookup import Then
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import (
@@ -59,6 +60,7 @@ _log = logging.getLogger(__name__)
 
 Onward = Callable[[Envelope, Resolved, Settlement, Redelivery], None]
 _Admitted = tuple[Envelope, Resolved, int | None]
+_Sorted = tuple[list[_Admitted], list[Refused]]
 
 
 class SubmissionConsumer:
@@ -75,12 +77,14 @@ class SubmissionConsumer:
         traces: DispatchTracing,
         check_address: Callable[[str], None] = lambda _: None,
         look: Callable[[TaskKey, Then], None] = lambda _, then: then(None),
+        long: LongMessages | None = None,
     ) -> None:
-        """Send what is admitted `onward`, what is not to `refusals`.
+        """Send what is admitted `onward`, what is not to `refusals`; `long` ones in slices.
 
         `check_address` raises `InvalidMessage` for a `reply_to` that would cost the connection.
         `look` tells what the records have of a refusal.
         """
+        self._long = long or LongMessages()
         self._look = look
         self._check_address = check_address
         self._traces = traces
@@ -94,6 +98,9 @@ class SubmissionConsumer:
     def take(self, delivery: Delivery) -> None:
         """Take one message from `maniple.submit`."""
         self._read.inc()
+        self._long.take(delivery, self._steps(delivery))
+
+    def _steps(self, delivery: Delivery) -> Steps:
         now = self._clock()
         raw = raw_arrival(delivery)
         try:
@@ -107,13 +114,14 @@ class SubmissionConsumer:
             self._refuse_whole(error, raw, delivery, now)
             return
         is_array = is_list(delivery.body)
-        admitted, refused = self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
+        sorting = self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
+        admitted, refused = yield from sorting
         bad = [one for one in refused if one.misshapen]
         if len(bad) > MOST:
             apart = [one for one in refused if not one.misshapen]
             self._take_mixed(delivery, arrival, bad, apart, admitted)
         else:
-            self._go_on(delivery, arrival, refused, admitted)
+            yield from self._go_on(delivery, arrival, refused, admitted)
 
     def _take_mixed(
         self,
@@ -139,7 +147,9 @@ class SubmissionConsumer:
             refuse(known=False)
             return
         refused = [*apart, many(bad, arrival, others=True, body=body)]
-        go_on = partial(self._go_on, delivery, arrival, refused, admitted)
+
+        def go_on() -> None:
+            self._long.take(delivery, self._go_on(delivery, arrival, refused, admitted))
 
         def found(record: Record | None) -> None:
             try:
@@ -176,7 +186,7 @@ class SubmissionConsumer:
         arrival: Arrival,
         refused: list[Refused],
         admitted: list[_Admitted],
-    ) -> None:
+    ) -> Steps:
         """Send what is admitted onward, and refuse the others one by one."""
         self._submitted.inc(len(admitted) + len(refused))
         if not admitted:
@@ -189,8 +199,9 @@ class SubmissionConsumer:
         if refused:
             alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
             refusals = refusals_of(refused, alive, arrival, new_id)
-            self._refusals.refuse_members(refused, refusals, arrival, source)
+            yield from self._refusals.refuse_members(refused, refusals, arrival, source)
         for envelope, resolved, position in admitted:
+            yield
             try:
                 self._onward(envelope, resolved, source, arrival.before)
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
@@ -204,7 +215,7 @@ class SubmissionConsumer:
         *,
         is_array: bool,
         most_bad: int,
-    ) -> tuple[list[_Admitted], list[Refused]]:
+    ) -> Generator[None, None, _Sorted]:
         """Tell what is admitted from what is not, until more than `most_bad` are misshapen.
 
         Which are, their bytes alone say: no policy and no clock, so it is the same at any time.
@@ -216,6 +227,7 @@ class SubmissionConsumer:
         for number, member in enumerate(members):
             if bad > most_bad:
                 break
+            yield
             position = number if is_array else None
             if isinstance(member, InvalidMessage):
                 refused.append(_unreadable(member, arrival, position))

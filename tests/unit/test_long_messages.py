@@ -1,0 +1,139 @@
+"""Long messages are worked through in slices, between which others have their turns."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from channels import until_idle
+from ingress_with_fakes import Ingress, Submission
+from maniple.amqp.byte_budget import SHORT_TASKS, TASK_BYTES
+from maniple.messages import Status
+from maniple_dispatcher.ingress.long_messages import SLICE, LongMessages, Steps
+
+LONG = 2 * SHORT_TASKS * TASK_BYTES
+
+
+def delivery(weight: int = LONG) -> Any:
+    one = Submission({})
+    one.weight = weight
+    return one
+
+
+def busy(seen: list[str], name: str, steps: int = 5) -> Steps:
+    """Take a slice a step."""
+    for number in range(steps):
+        seen.append(f"{name}{number}")
+        until = monotonic() + SLICE
+        while monotonic() < until:
+            pass
+        yield
+
+
+@pytest.fixture
+async def long() -> AsyncIterator[LongMessages]:
+    one = LongMessages()
+    working = asyncio.create_task(one.run())
+    yield one
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+
+
+async def test_a_short_message_is_done_at_once(long: LongMessages) -> None:
+    seen: list[str] = []
+    long.take(delivery(0), busy(seen, "a", 3))
+    assert seen == ["a0", "a1", "a2"]
+
+
+async def test_a_long_one_lets_short_ones_pass_after_each_slice(long: LongMessages) -> None:
+    seen: list[str] = []
+    long.take(delivery(), busy(seen, "long"))
+    assert seen == []
+    for number in range(3):
+        await asyncio.sleep(0)
+        long.take(delivery(0), busy(seen, f"short{number}-", 1))
+    await long.drain()
+    begun, ended = seen.index("long0"), seen.index("long4")
+    assert begun < seen.index("short2-0") < ended
+    assert [one for one in seen if one.startswith("long")] == [f"long{n}" for n in range(5)]
+
+
+async def test_long_ones_are_gone_through_one_after_another(long: LongMessages) -> None:
+    seen: list[str] = []
+    for name in "ab":
+        long.take(delivery(), busy(seen, name, 2))
+    await long.drain()
+    assert seen == ["a0", "a1", "b0", "b1"]
+
+
+async def test_one_that_is_delivered_again_is_left_to_whoever_has_it(long: LongMessages) -> None:
+    seen: list[str] = []
+    lost = delivery()
+    long.take(lost, busy(seen, "lost"))
+    waits = delivery()
+    long.take(waits, busy(seen, "waits"))
+    long.take(delivery(), busy(seen, "next", 1))
+    await asyncio.sleep(0)
+    lost.alive = waits.alive = False
+    await long.drain()
+    assert len([one for one in seen if one.startswith("lost")]) < 3
+    assert seen[-1] == "next0"
+    assert "waits0" not in seen
+    assert (lost.acked, lost.rejected) == (0, 0)
+
+
+async def test_one_that_cannot_be_handled_is_refused_and_costs_no_other(
+    long: LongMessages,
+) -> None:
+    seen: list[str] = []
+
+    def fails() -> Steps:
+        yield
+        raise ValueError("whatever")
+
+    bad = delivery()
+    long.take(bad, fails())
+    long.take(delivery(), busy(seen, "next", 1))
+    await long.drain()
+    assert (bad.rejected, seen) == (1, ["next0"])
+
+
+PAST = "2020-01-01T00:00:00Z"
+GOOD: Any = {"payload": 1}
+LATE: Any = {"deadline": PAST}
+BAD: Any = {"x": 1}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [GOOD] * 300,
+        [LATE] * 300,
+        [GOOD, LATE] * 150,
+        [GOOD] * 280 + [BAD] * 20,
+        [BAD] * 21 + [GOOD] * 280,
+    ],
+    ids=["good", "late", "mixed", "some bad", "many bad"],
+)
+async def test_of_a_long_array_becomes_what_would_of_short_ones(members: list[Any]) -> None:
+    told = []
+    for weight in (0, LONG):
+        ingress = Ingress()
+        working = asyncio.create_task(ingress.long.run())
+        one: Any = Submission(members)
+        one.weight = weight
+        ingress.submissions.take(one)
+        assert bool(ingress.long._begun) == (weight > 0)
+        await ingress.long.drain()
+        await ingress.drain()
+        await until_idle()
+        working.cancel()
+        answers = sorted(str(answer.error) + answer.id for answer in ingress.answered)
+        told.append((ingress.admitted, answers, len(ingress.recorded), len(ingress.kept)))
+        assert all(answer.status is Status.REJECTED for answer in ingress.answered)
+        assert (one.acked, one.rejected) == (1, 0)
+    assert told[0] == told[1]
