@@ -185,8 +185,11 @@ def test_options_fill_only_what_a_line_leaves_out() -> None:
 
 def test_a_missing_file_is_one_clear_line() -> None:
     code, _, err = invoke("submit", "-f", "/nowhere/at.all", "--broker-url", URL)
-    assert code == ExitCode.FAILED
-    assert err == "maniple: [Errno 2] No such file or directory: '/nowhere/at.all'\n"
+    assert code == ExitCode.USAGE
+    assert err == (
+        "maniple: --file /nowhere/at.all cannot be read: No such file or directory; "
+        "give a file of JSON lines, or '-' for standard input\n"
+    )
 
 
 def test_lines_are_cut_wherever_the_chunks_end() -> None:

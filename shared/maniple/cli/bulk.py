@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from maniple import codec
 from maniple.causes import lines_of
-from maniple.cli.jsonl import Line, read_lines
+from maniple.cli.jsonl import Line, Lines
 from maniple.cli.output import (
     ExitCode,
     complain,
@@ -29,6 +29,7 @@ from maniple.cli.output import (
 )
 from maniple.client import Client, connect
 from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage
+from maniple.malformed import BOM
 from maniple.messages import MAX_BODY, Failure, Result, Status, Task
 
 CONFIRMED_TOGETHER = 1000
@@ -61,31 +62,36 @@ class Bulk:
         self.counts: dict[str, int] = {}
 
     async def run(self, url: str) -> ExitCode:
-        """Submit everything and return the exit code. Raises `OSError` for the files."""
+        """Submit everything and return the exit code.
+
+        Raises `ConfigurationError` for files that cannot be used, before anything is submitted.
+        """
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             source, size = _open(self._options.source, stack)
             _check_apart(source, self._options.output)
             if sys.stderr.isatty():
                 self._advance = stack.enter_context(_bar(size))
+            lines = Lines(source)
             async with connect(url) as client:
+                await _begun(lines, self._options.source)
                 if self._options.output is not None:  # what stands in it is lost from here on
-                    self._sink = stack.enter_context(self._options.output.open("wb"))
+                    self._sink = _opened(self._options.output, stack)
                 if self._options.wait:
-                    await self._with_results(client, source)
+                    await self._with_results(client, lines)
                 else:
-                    await self._without_results(client, source)
+                    await self._without_results(client, lines)
         self._summarise(time.monotonic() - started)
         failed = any(count for status, count in self.counts.items() if status not in _GOOD)
         return ExitCode.FAILED if failed else ExitCode.DONE
 
-    async def _with_results(self, client: Client, source: IO[bytes]) -> None:
-        async for result in client.outcomes(self._tasks(source)):
+    async def _with_results(self, client: Client, lines: Lines) -> None:
+        async for result in client.outcomes(self._tasks(lines)):
             self._ended(self._numbers.popleft(), result)
 
-    async def _without_results(self, client: Client, source: IO[bytes]) -> None:
+    async def _without_results(self, client: Client, lines: Lines) -> None:
         pending: list[Task] = []
-        async for task in self._tasks(source):
+        async for task in self._tasks(lines):
             pending.append(task)
             if len(pending) == CONFIRMED_TOGETHER:
                 await self._confirm(client, pending)
@@ -106,9 +112,8 @@ class Bulk:
                 client.forget(handle)
                 self._count("submitted")
 
-    async def _tasks(self, source: IO[bytes]) -> AsyncIterator[Task]:
-        name = "standard input" if self._options.source == STDIN else self._options.source
-        async for line in read_lines(source, name, self._read):
+    async def _tasks(self, lines: Lines) -> AsyncIterator[Task]:
+        async for line in lines.read(self._read):
             try:
                 task = self._task(line)
             except InvalidMessage as error:
@@ -123,6 +128,11 @@ class Bulk:
     def _task(self, line: Line) -> Task:
         if line.content is None:
             raise InvalidMessage(ErrorCode.PAYLOAD_TOO_LARGE, f"longer than {MAX_BODY:,} bytes")
+        if line.content.startswith(BOM):  # as of files that were put together
+            raise InvalidMessage(
+                ErrorCode.UNDECODABLE,
+                "it begins with a byte order mark, which only a file may: drop it",
+            )
         if self._options.capability is not None:
             codec.check_text(line.content)
             codec.decode_value(line.content)
@@ -191,7 +201,40 @@ def _open(name: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], int | None
     if name == STDIN:
         return sys.stdin.buffer, None
     path = Path(name)
-    return stack.enter_context(path.open("rb")), path.stat().st_size if path.is_file() else None
+    try:
+        source = stack.enter_context(path.open("rb"))
+        return source, path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError) as error:  # a path with a NUL in it
+        raise _unreadable(name, error) from error
+
+
+async def _begun(lines: Lines, source: str) -> None:
+    try:
+        await lines.begin("standard input" if source == STDIN else source)
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"--file {source} cannot be read: {_why(error)}; "
+        f"give a file of JSON lines, or {STDIN!r} for standard input"
+    )
+
+
+def _opened(output: Path, stack: contextlib.ExitStack) -> IO[bytes]:
+    """Return the file for the results, emptied."""
+    try:
+        return stack.enter_context(output.open("wb"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"--output {output} cannot be written: {_why(error)}; "
+            "give a file that may be written, in a folder that is there"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _check_apart(source: IO[bytes], output: Path | None) -> None:
