@@ -164,6 +164,20 @@ def test_a_policy_that_cannot_be_read_is_named(content: bytes, said: str, tmp_pa
         read_all([str(path)])
 
 
+def test_a_policy_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(build(), ["policy", "apply", str(tmp_path / "no")])
+    assert result.exit_code == ExitCode.USAGE
+    assert f"{tmp_path}/no: cannot be read: No such file or directory" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--output", "--schemas"])
+def test_a_contract_that_cannot_be_written_is_named(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(build(), ["asyncapi", option, f"{tmp_path}/file/x"])
+    assert result.exit_code == ExitCode.USAGE
+    assert f"{tmp_path}/file/x cannot be written: Not a directory" in result.stderr
+
+
 def test_a_policy_on_standard_input_that_is_no_text_is_named() -> None:
     result = CliRunner().invoke(build(), ["policy", "apply", "-"], input=b"name: \xff\n")
     assert result.exit_code == ExitCode.USAGE

@@ -138,7 +138,7 @@ def test_a_truth_in_place_of_a_number_is_told_with_its_line() -> None:
         (("rollback", "timeout/x"), 2),
         (("explain",), 2),
         (("explain", "-c", "a", "--label", "x"), 2),
-        (("apply", "/nowhere/at.all"), 1),
+        (("apply", "/nowhere/at.all"), 2),
         (("get", "timeout", "x", "--broker-url", "amqp://guest:guest@127.0.0.1:1/dev"), 3),
     ],
 )

@@ -26,6 +26,7 @@ from maniple.cli.output import (
     explain,
     print_bytes,
     print_line,
+    why,
 )
 from maniple.client import Client, connect
 from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage
@@ -217,7 +218,7 @@ async def _begun(lines: Lines, source: str) -> None:
 
 def _unreadable(source: str, error: Exception) -> ConfigurationError:
     return ConfigurationError(
-        f"--file {source} cannot be read: {_why(error)}; "
+        f"--file {source} cannot be read: {why(error)}; "
         f"give a file of JSON lines, or {STDIN!r} for standard input"
     )
 
@@ -228,13 +229,9 @@ def _opened(output: Path, stack: contextlib.ExitStack) -> IO[bytes]:
         return stack.enter_context(output.open("wb"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"--output {output} cannot be written: {_why(error)}; "
+            f"--output {output} cannot be written: {why(error)}; "
             "give a file that may be written, in a folder that is there"
         ) from error
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _check_apart(source: IO[bytes], output: Path | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from maniple.cli.output import why
 from maniple.cli.texts import unmarked
 from maniple.errors import ConfigurationError
 from maniple.service.policies import KINDS, Policy, field_path, parse_policy, ties
@@ -102,8 +103,15 @@ def _texts(sources: Iterable[str]) -> Iterator[tuple[str, str]]:
         if not files:
             raise WrongFiles([f"{source}: no file that ends in {', '.join(sorted(SUFFIXES))}"])
         for file in files:
-            with file.open("rb") as opened:
-                yield str(file), _text(str(file), opened.read(MAX_BYTES + 1))
+            yield str(file), _text(str(file), _content(file))
+
+
+def _content(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # a path with a NUL in it
+        raise WrongFiles([f"{file}: cannot be read: {why(error)}"]) from error
 
 
 def _text(name: str, content: bytes) -> str:
