@@ -112,6 +112,8 @@ def test_no_wait_prints_the_id() -> None:
         ("submit", "test.double", "1", "--label", "region"),
         ("submit", "test.double", "1", "--ttl", "-1"),
         ("submit", "test.double", "1", "--file", "-"),
+        ("submit", "test.double", "1", "--id", " "),
+        ("submit", "test.double", "1", "--tenant", " "),
         ("submit", "test.double", "1", "--colour", "blue"),
         ("agents", "--broker-url", "http://here"),
         ("nonsense",),
