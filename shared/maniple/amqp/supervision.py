@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from aiormq.abc import AbstractChannel
+from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
 from maniple.amqp.cancellation import hear_cancellations
@@ -41,7 +42,7 @@ class TooFewChannels(ConfigurationError):
 
 def is_hopeless(error: BaseException | None) -> bool:
     """Whether what has failed would fail again."""
-    return isinstance(error, TooFewChannels) or refusal(error) is not None
+    return isinstance(error, ConfigurationError) or refusal(error) is not None
 
 
 class Supervised(ABC):
@@ -113,7 +114,8 @@ class Supervised(ABC):
         """Open it and wait until it is up; on failure it is closed.
 
         Raises `BrokerUnavailable` if it is not up within `timeout` seconds (None waits for ever),
-        and at once `BrokerRefused` (the login, the vhost, a right) and `TooFewChannels`.
+        and at once `BrokerRefused` (the login, the vhost, a right, TLS) and `ConfigurationError`
+        (a file of TLS, `TooFewChannels`).
         """
         tolerate_foreign_bytes()
         hear_cancellations()
@@ -133,7 +135,7 @@ class Supervised(ABC):
             up.cancel()
         if not self._up.is_set():
             await self.close()
-            if isinstance(self.last_error, TooFewChannels):
+            if isinstance(self.last_error, ConfigurationError):
                 raise self.last_error
             raise self._why_not(timeout) from self.last_error
 
@@ -142,7 +144,7 @@ class Supervised(ABC):
         if (refused := refusal(self.last_error)) is not None:
             return BrokerRefused(f"{where} {refused}")
         within = "" if timeout is None else f" within {timeout:g} s"
-        return BrokerUnavailable(f"{where} cannot be reached{within}: {self.last_error!r}")
+        return BrokerUnavailable(f"{where} cannot be reached{within}: {_why(self.last_error)}")
 
     async def wait_up(self) -> None:
         """Return when it is up. Raises `BrokerUnavailable` once it is closed."""
@@ -276,6 +278,12 @@ def safely(callback: Callable[[], object]) -> None:
         callback()
     except Exception:  # noqa: BLE001 - whatever it was: the connection must be built again
         _log.exception("the callback of a connection failed")
+
+
+def _why(error: BaseException | None) -> str:
+    if isinstance(error, AMQPConnectionError) and isinstance(error.__cause__, OSError):
+        return error.__cause__.strerror or repr(error)
+    return repr(error)
 
 
 async def _end(wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
