@@ -157,6 +157,45 @@ TYPES = [
         "import threading\n@task('shop.total')  # here\ndef f(order: list[threading.Lock]): ...",
         "or leave the annotation out",
     ),
+    (
+        (
+            "import msgspec\nclass Lock: ...\nclass Order(msgspec.Struct):\n    lock: Lock\n"
+            "@task('shop.total')  # here\ndef f(order: Order): ..."
+        ),
+        "JSON has no value for an object of a class (Lock)",
+    ),
+    (
+        (
+            "import msgspec\nclass Lock: ...\nclass Item(msgspec.Struct):\n    lock: Lock\n"
+            "class Order(msgspec.Struct):\n    items: list[Item]\n"
+            "@task('shop.total')  # here\ndef f(order: Order): ..."
+        ),
+        "JSON has no value for an object of a class (Lock)",
+    ),
+    (
+        (
+            "from collections.abc import Callable\n"
+            "@task('shop.total')  # here\ndef f(p: Callable): ..."
+        ),
+        "JSON has no value for a callable",
+    ),
+    (
+        (
+            "from collections.abc import Callable\nfrom dataclasses import dataclass\n"
+            "@dataclass\nclass Order:\n    then: Callable[[int], int]\n"
+            "@task('shop.total')  # here\ndef f(order: list[Order]): ..."
+        ),
+        "JSON has no value for a callable",
+    ),
+    (
+        (
+            "from pydantic import BaseModel\nclass Lock: ...\n"
+            "class Order(BaseModel, arbitrary_types_allowed=True):\n    lock: Lock\n"
+            "@task('shop.total')  # here\ndef f(order: Order): ..."
+        ),
+        "JSON has no value for an object of a class (Lock)",
+    ),
+    ("@task('shop.total')  # here\ndef f(kind: type[int]): ...", "no value for a class (int)"),
 ]
 IMPORTS = [
     ("raise ValueError('the database')  # here", "ValueError('the database') when it is imported"),
