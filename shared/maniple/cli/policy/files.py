@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from maniple.cli.output import why
 from maniple.cli.texts import unmarked
 from maniple.errors import ConfigurationError
-from maniple.service.policies import KINDS, Policy, field_path, parse_policy, ties
+from maniple.service.policies import Policy, parse_policy, problems_of, ties
 
 SUFFIXES = {".yaml", ".yml", ".json"}
 STDIN = "-"
@@ -174,17 +174,8 @@ def _marked(name: str, error: yaml.YAMLError) -> str:
 
 
 def _located(name: str, node: yaml.Node, error: ValidationError) -> Iterator[str]:
-    for item in error.errors(include_url=False, include_input=False):
-        loc: Loc = item["loc"]
-        path = field_path(loc)
-        if item["type"].startswith("union_tag"):
-            path = ("kind",)
+    for path, said in problems_of(error):
         field = ".".join(map(str, path))
-        said = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "union_tag_invalid":
-            said = f"is none of {', '.join(KINDS)}"
-        if item["type"] == "union_tag_not_found":
-            said = "Field required"
         yield f"{name}:{_line(node, path)}: {field + ': ' if field else ''}{said}"
 
 
