@@ -4,10 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from maniple.cli import bulk, submit
@@ -183,6 +185,18 @@ def test_options_fill_only_what_a_line_leaves_out() -> None:
     task_of = Bulk(options)._task
     (line,) = LineSplitter().feed(b'{"capability":"a","tenant":"red"}\n')
     assert (task_of(line).tenant, task_of(line).ttl) == ("red", 5.0)
+
+
+def opposites(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from parameter.secondary_opts
+    for one in getattr(command, "commands", {}).values():
+        yield from opposites(one)
+
+
+def test_no_option_is_denied_twice() -> None:
+    found = set(opposites(typer.main.get_command(build())))
+    assert found == {"--no-wait"}
 
 
 def test_a_missing_file_is_one_clear_line() -> None:
