@@ -14,8 +14,9 @@ from maniple.amqp import AmqpConnection
 from maniple.amqp.probe import probe
 from maniple.cli.checks.pages import PageUnread, read
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
-from maniple.local.errors import WrongVariable
-from maniple.local.servers import Existing
+from maniple.local import servers as local_servers
+from maniple.local.errors import ServerUnreachable, WrongVariable
+from maniple.local.servers import Existing, Servers
 from maniple.service.consul.client import Consul, ConsulUnavailable
 from maniple.service.settings import WRONG_USAGE, ServiceSettings, load_settings
 from maniple.tls import Tls
@@ -142,6 +143,30 @@ async def test_a_port_of_the_broker_without_tls_is_told_at_once() -> None:
         await refused_at_once(f"amqps://127.0.0.1:{port}/dev", said)
         with pytest.raises(BrokerRefused, match=said):
             await probe(f"amqps://127.0.0.1:{port}/dev", (), ())
+
+
+async def started(url: str) -> None:
+    """Start what `maniple dev` starts beside a broker and a Consul that are there."""
+    existing = Existing(broker_url=url, consul_url="http://127.0.0.1:1")
+    nothing: Any = None
+    servers = Servers(Path(), nothing, environment="dev", keep=False, existing=existing)
+    await servers._check_broker()
+
+
+async def test_a_cluster_beside_a_broker_that_cannot_be_used_is_not_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ServerUnreachable, match=r"BROKER_URL: no broker answers: 127\.0\.0\.1:1/"):
+        await started("amqp://127.0.0.1:1/dev")
+    with pytest.raises(WrongVariable, match="BROKER_URL: a file of TLS that the broker's URL"):
+        await started("amqps://127.0.0.1:1/dev?cafile=/nowhere")
+
+    async def refused(*_: object, **__: object) -> None:
+        raise BrokerRefused("127.0.0.1:1/dev refused the credentials")
+
+    monkeypatch.setattr(local_servers, "probe", refused)
+    with pytest.raises(ServerUnreachable, match=r"BROKER_URL: 127.* refused the credentials"):
+        await started("amqp://127.0.0.1:1/dev")
 
 
 @pytest.mark.parametrize("name", ["cafile", "certfile"])

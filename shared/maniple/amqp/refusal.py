@@ -48,6 +48,13 @@ def _untrusted(error: ssl.SSLError) -> str | None:
     return None
 
 
+def why_away(error: BaseException | None) -> str:
+    """Return why there is no connection, in the words of the system if those say it."""
+    if isinstance(error, AMQPConnectionError) and isinstance(error.__cause__, OSError):
+        return error.__cause__.strerror or repr(error)
+    return repr(error)
+
+
 def end_of(channel: AbstractChannel) -> BaseException | None:
     """Return why a channel was closed, as far as is known."""
     closing = channel.closing

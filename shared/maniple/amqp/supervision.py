@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any
 
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
 from maniple.amqp.cancellation import hear_cancellations
 from maniple.amqp.errors import is_loss
 from maniple.amqp.lenient_decoding import tolerate_foreign_bytes
 from maniple.amqp.liveness import Liveness
-from maniple.amqp.refusal import refusal
+from maniple.amqp.refusal import refusal, why_away
 from maniple.amqp.socket import Socket
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.loops import end, left_alone
@@ -144,7 +143,7 @@ class Supervised(ABC):
         if (refused := refusal(self.last_error)) is not None:
             return BrokerRefused(f"{where} {refused}")
         within = "" if timeout is None else f" within {timeout:g} s"
-        return BrokerUnavailable(f"{where} cannot be reached{within}: {_why(self.last_error)}")
+        return BrokerUnavailable(f"{where} cannot be reached{within}: {why_away(self.last_error)}")
 
     async def wait_up(self) -> None:
         """Return when it is up. Raises `BrokerUnavailable` once it is closed."""
@@ -278,12 +277,6 @@ def safely(callback: Callable[[], object]) -> None:
         callback()
     except Exception:  # noqa: BLE001 - whatever it was: the connection must be built again
         _log.exception("the callback of a connection failed")
-
-
-def _why(error: BaseException | None) -> str:
-    if isinstance(error, AMQPConnectionError) and isinstance(error.__cause__, OSError):
-        return error.__cause__.strerror or repr(error)
-    return repr(error)
 
 
 async def _end(wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
