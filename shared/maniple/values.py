@@ -7,7 +7,7 @@ that one.
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -118,7 +118,9 @@ class _NotJson(TypeError):
     """A value of a type that JSON has nothing for."""
 
     def __init__(self, value: Any) -> None:
-        super().__init__(f"{type(value).__name__} is not JSON")
+        parts = isinstance(value, Iterator | AsyncIterator)
+        more = ": return a list, or tell parts with context.progress(…)" if parts else ""
+        super().__init__(f"{type(value).__name__} is not JSON{more}")
 
 
 def _dumped(value: Any) -> str:
