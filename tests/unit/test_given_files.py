@@ -122,6 +122,14 @@ def test_what_cannot_be_read_or_written_is_named_with_what_to_do(tmp_path: Path)
         assert err.count("\n") == 1
 
 
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("number", [1, 5000])  # what fails is the closing, or a line
+def test_results_for_which_there_is_no_room_are_told_by_their_file(number: int) -> None:
+    code, _, err = invoke("-f", "-", "-o", str(FULL), given=b"1\n" * number)
+    assert code == ExitCode.FAILED
+    assert f"maniple: --output {FULL} cannot be written: No space left on device; not all" in err
+
+
 @pytest.mark.parametrize("first", ["", "test.echo"])
 def test_a_mark_before_a_later_line_is_told_as_what_it_is(first: str) -> None:
     line = '{"capability": "test.echo"}\n'

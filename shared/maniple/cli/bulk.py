@@ -29,7 +29,7 @@ from maniple.cli.output import (
     why,
 )
 from maniple.client import Client, connect
-from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage
+from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage, ManipleError
 from maniple.malformed import BOM
 from maniple.messages import MAX_BODY, Failure, Result, Status, Task
 
@@ -58,7 +58,7 @@ class Bulk:
         """Describe the run."""
         self._options = options
         self._numbers: deque[int] = deque()
-        self._sink: IO[bytes] | None = None
+        self._sink: _Output | None = None
         self._advance = _silent
         self.counts: dict[str, int] = {}
 
@@ -77,7 +77,8 @@ class Bulk:
             async with connect(url) as client:
                 await _begun(lines, self._options.source)
                 if self._options.output is not None:  # what stands in it is lost from here on
-                    self._sink = _opened(self._options.output, stack)
+                    self._sink = _Output(self._options.output)
+                    stack.callback(self._sink.close)
                 if self._options.wait:
                     await self._with_results(client, lines)
                 else:
@@ -223,15 +224,36 @@ def _unreadable(source: str, error: Exception) -> ConfigurationError:
     )
 
 
-def _opened(output: Path, stack: contextlib.ExitStack) -> IO[bytes]:
-    """Return the file for the results, emptied."""
-    try:
-        return stack.enter_context(output.open("wb"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"--output {output} cannot be written: {why(error)}; "
-            "give a file that may be written, in a folder that is there"
-        ) from error
+class _Output:
+    """The file for the results, emptied; where it cannot be written is said by its name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("wb")
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"--output {path} cannot be written: {why(error)}; "
+                "give a file that may be written, in a folder that is there"
+            ) from error
+
+    def write(self, line: bytes) -> None:
+        with self._told():
+            self._file.write(line)
+
+    def close(self) -> None:
+        with self._told():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ManipleError(
+                f"--output {self._path} cannot be written: {why(error)}; not all results are in "
+                "it, and what was submitted goes on"
+            ) from error
 
 
 def _check_apart(source: IO[bytes], output: Path | None) -> None:
