@@ -264,7 +264,10 @@ def _kept_in(value: Any, kind: type) -> list[Any]:
         kept = [*getattr(value, "__dict__", {}).values(), *_slots(value, kind)]
     else:
         return list(_bound_by(value))  # a list of the module's is its own affair
-    return [*kept, *(inner for one in kept for inner in (*_bound_by(one), *_in_list(one)))]
+    kept += [inner for one in kept for inner in _bound_by(one)]
+    if not issubclass(kind, type):  # a class may keep what it likes in one, as a module may
+        kept += [inner for one in kept for inner in _in_list(one)]
+    return kept
 
 
 def _slots(value: Any, kind: type) -> Iterator[Any]:

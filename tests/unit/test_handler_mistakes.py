@@ -341,6 +341,7 @@ LEFT = [
     "def make():\n    @task('shop.x')\n    def f(p): ...\nmake()",
     "def f(p): ...\nf = task('shop.b')(task('shop.b')(f))",
     "def f(p): ...\nclass A:\n    f = staticmethod(task('shop.b')(f))",
+    "def f(p): ...\nclass A:\n    kept = [task('shop.b')(lambda p: p)]",
     (
         "class Router:\n    def __init__(self): self.kept = {}\n    def __call__(self, f):\n"
         "        self.kept[f.__name__] = f\n        return f\n"
