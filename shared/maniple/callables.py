@@ -7,14 +7,26 @@ outside in. What is called is always the outermost; what it wants is told by the
 import contextlib
 import functools
 import inspect
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
-from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace, UnionType
+from itertools import islice
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    SimpleNamespace,
+    UnionType,
+)
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from maniple.errors import ConfigurationError
 from maniple.task_context import TaskContext
 
 MOST_LAYERS = 50
+MOST_LISTED = 1000
+_LISTS = (list, tuple, set, frozenset, deque)
+_DICTS = (dict, defaultdict, OrderedDict)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TAKES = "a handler takes (payload) or (payload, context)"
 
@@ -234,7 +246,8 @@ def kept_in(value: Any) -> Iterator[Any]:
     """Go through the callables that something keeps where nobody finds them by name.
 
     What a decorator without `functools.wraps` has made keeps them in its closure or as attributes,
-    a class has methods. What a proxy stands for is left alone: it may not be there yet.
+    itself or in a list or the like, a property has them, a class has methods. What a proxy stands
+    for is left alone: it may not be there yet.
     """
     kept: list[Any] = []
     with contextlib.suppress(Exception):  # as it may raise whatever it likes
@@ -244,9 +257,43 @@ def kept_in(value: Any) -> Iterator[Any]:
 
 def _kept_in(value: Any, kind: type) -> list[Any]:
     if issubclass(kind, FunctionType):
-        return list(_cells(value).values())
-    if issubclass(kind, functools.partial):
-        return [value.func, *value.args]
-    own = list(getattr(value, "__dict__", {}).values()) if callable(value) else []
-    wrapping = [one for one in own if issubclass(type(one), staticmethod | classmethod)]
-    return [*own, *(one.__func__ for one in wrapping)]
+        kept = list(_cells(value).values())
+    elif issubclass(kind, functools.partial):
+        kept = [value.func, *value.args, *value.keywords.values()]
+    elif callable(value):
+        kept = [*getattr(value, "__dict__", {}).values(), *_slots(value, kind)]
+    else:
+        return list(_bound_by(value))  # a list of the module's is its own affair
+    kept += [inner for one in kept for inner in _bound_by(one)]
+    if not issubclass(kind, type):  # a class may keep what it likes in one, as a module may
+        kept += [inner for one in kept for inner in _in_list(one)]
+    return kept
+
+
+def _slots(value: Any, kind: type) -> Iterator[Any]:
+    """Go through the attributes that a class has named in `__slots__`."""
+    for base in kind.__mro__:
+        if "__slots__" in vars(base):
+            for member in vars(base).values():
+                if isinstance(member, MemberDescriptorType):
+                    with contextlib.suppress(AttributeError):  # it has none yet
+                        yield member.__get__(value, kind)
+
+
+def _bound_by(value: Any) -> Iterator[Any]:
+    """Go through what stands behind an attribute of a class that is not just a function."""
+    kind = type(value)
+    if issubclass(kind, property):
+        yield from (value.fget, value.fset, value.fdel)
+    elif issubclass(kind, staticmethod | classmethod):
+        yield value.__func__
+    elif issubclass(kind, functools.cached_property):
+        yield value.func
+
+
+def _in_list(value: Any) -> Iterator[Any]:
+    kind = type(value)
+    if kind in _LISTS:
+        yield from islice(value, MOST_LISTED)
+    elif kind in _DICTS:
+        yield from islice(value.values(), MOST_LISTED)

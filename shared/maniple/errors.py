@@ -61,7 +61,7 @@ class BrokerUnavailable(ManipleError):
 
 
 class BrokerRefused(BrokerUnavailable):
-    """RabbitMQ refused a login, a vhost, a right or a message's size: trying again is no use."""
+    """RabbitMQ refused a login, a vhost, a right, a message's size, or TLS: do not try again."""
 
 
 class PublishRefused(ManipleError):

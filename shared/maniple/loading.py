@@ -11,9 +11,10 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 from maniple.errors import ConfigurationError
 from maniple.tasks import TaskRegistry, task
@@ -112,7 +113,9 @@ def _import(name: str, folder: Path) -> ModuleType:
     if not name.endswith(SUFFIX):
         if not all(name.split(".")):
             raise ConfigurationError(f"{name!r} is no name of a module; {_what_to_give(folder)}")
-        return importlib.import_module(name)
+        with _keeping_path(name):
+            module = importlib.import_module(name)
+        return _itself(module, name, None)
     path = Path(name).resolve()
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}; paths are relative to {folder}")
@@ -123,7 +126,43 @@ def _import(name: str, folder: Path) -> ModuleType:
         )
     _make_importable(path.parent)
     name = _name_for(path)
-    return sys.modules.get(name) or _load(name, path)
+    if (known := sys.modules.get(name)) is not None:
+        return known
+    with _keeping_path(str(path)):
+        module = _load(name, path)
+    return _itself(module, name, path)
+
+
+def _itself(module: Any, name: str, path: Path | None) -> ModuleType:
+    """Return what an import has given, if anything can be found in it."""
+    if hasattr(module, "__dict__"):
+        return cast("ModuleType", module)
+    sys.modules.pop(name, None)
+    if path is None and (spec := importlib.util.find_spec(name)) is not None and spec.origin:
+        path = Path(spec.origin)
+    raise ConfigurationError(
+        f"{path or name}: it puts {_said(module)} in its own place in sys.modules, "
+        "in which there is no handler; drop that"
+    )
+
+
+@contextlib.contextmanager
+def _keeping_path(name: str) -> Iterator[None]:
+    """Give back what a module takes out of `sys.path`: whatever is imported later is looked for."""
+    path, before = sys.path, list(sys.path)
+    try:
+        yield
+    finally:
+        left: object = sys.path
+        if not isinstance(left, list):
+            sys.path, left = path, []
+        if taken := [folder for folder in before if folder not in left]:
+            sys.path.extend(folder for folder in taken if folder not in sys.path)
+            _log.warning(
+                "handlers %r took %s out of sys.path when imported; that is undone",
+                name,
+                ", ".join(map(str, taken)),
+            )
 
 
 def _make_importable(folder: Path) -> None:
@@ -155,30 +194,39 @@ def _load(name: str, path: Path) -> ModuleType:
 
 def _placed(error: ConfigurationError) -> str:
     """Return what a configuration error says, and where, unless it does so itself."""
-    place = _place_of(error)
-    said = place.rpartition(":")[0]
-    return f"{place}: {error}" if said and said not in str(error) else str(error)
+    place, text = _place_of(error), _said(error, str)
+    file = place.rpartition(":")[0]
+    return f"{place}: {text}" if file and file not in text else text
 
 
 def _told(error: BaseException, name: str, folder: Path) -> str:
     place = _place_of(error)
     at = f"{place}: " if place else ""
+    text = _said(error, str)
     if isinstance(error, SyntaxError):
         if error.filename and Path(error.filename).is_file():
             at = f"{error.filename}:{error.lineno}: "
-        return f"{at}{type(error).__name__}: {error.msg}"
+        return f"{at}{type(error).__name__}: {_said(error.msg, str)}"
     if isinstance(error, ModuleNotFoundError) and not place:
         return f"there is no module {error.name!r}; {_what_to_give(folder)}"
     if isinstance(error, ModuleNotFoundError):
-        return f"{at}{error}; install it where the agent runs, or mend its name"
-    if isinstance(error, ImportError) and name.endswith(SUFFIX) and "relative import" in str(error):
-        return f"{at}{error}; name it as package.module, not by its path"
+        return f"{at}{text}; install it where the agent runs, or mend its name"
+    if isinstance(error, ImportError) and name.endswith(SUFFIX) and "relative import" in text:
+        return f"{at}{text}; name it as package.module, not by its path"
     advice = ""
     if not isinstance(error, Exception):
         advice = '; put what is not to be done then below `if __name__ == "__main__":`'
-    elif isinstance(error, TypeError) and str(error).startswith(f"{task.__name__}() "):
+    elif isinstance(error, TypeError) and text.startswith(f"{task.__name__}() "):
         advice = "; write @task('a.name'), with options by their names"
-    return f"{at}it raises {error!r} when it is imported{advice}"
+    return f"{at}it raises {_said(error)} when it is imported{advice}"
+
+
+def _said(value: object, how: Callable[[object], str] = repr) -> str:
+    """Return what a value of somebody's says of itself, whatever that raises."""
+    try:
+        return how(value)
+    except Exception as error:  # noqa: BLE001 - as it may raise whatever it likes
+        return f"{type(value).__name__} (which cannot be shown: {type(error).__name__})"
 
 
 def _what_to_give(folder: Path) -> str:

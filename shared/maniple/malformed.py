@@ -100,6 +100,8 @@ def _byte(found: re.Match[bytes]) -> str:
 
 def _at(text: str, body: bytes, at: int) -> str:
     # The place is of the first letter that no number has, which for -Infinity is the second.
+    if (mark := body.find(BOM, max(0, at - 1), at + len(BOM))) >= 0:
+        return f"a byte order mark stands within (byte {mark}): drop it"
     word = (at and _NO_NUMBER.match(body, at - 1)) or _NO_NUMBER.match(body, at)
     if word:
         return f"{word[0].decode()} is no JSON ({_byte(word)})"

@@ -364,5 +364,8 @@ def _why_hidden(function: Any, keeper: Any) -> str:
             "a method is no handler; mark a function of the module, "
             "or give the bound method a name there"
         )
+    if not callable(keeper):
+        kind = type(keeper).__name__
+        return f"the {kind} above it, which only a class has a use for, hides its @task; drop that"
     name = getattr(keeper, "__qualname__", type(keeper).__name__)
     return f"{name} above it hides its @task; write @task above that, or give that functools.wraps"

@@ -7,7 +7,7 @@ that one.
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -23,6 +23,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from maniple.codec import decode_value
 from maniple.errors import ErrorCode, InvalidMessage
+from maniple.json_types import not_from_json, not_from_json_by_msgspec
 
 Decode = Callable[[bytes | Raw], Any]
 
@@ -34,7 +35,8 @@ _KEYS = (UUID, date, time, timedelta, Decimal, Enum)
 def decoder_of(payload_type: Any, capability: str) -> Decode:
     """Return what makes a payload of JSON; it raises `InvalidMessage` (`invalid_task`) for others.
 
-    Raises whatever pydantic says of a type that it cannot build.
+    Raises whatever pydantic and msgspec say of a type that they cannot build, and `TypeError` for
+    one that no JSON value is.
     """
     if payload_type in _UNTYPED:
         return decode_value
@@ -45,6 +47,7 @@ def decoder_of(payload_type: Any, capability: str) -> Decode:
     adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(payload_type)
     if not adapter.pydantic_complete:
         adapter.rebuild(raise_errors=True)
+    _check(not_from_json(adapter.core_schema))
 
     def decode(payload: bytes | Raw) -> Any:
         try:
@@ -55,6 +58,11 @@ def decoder_of(payload_type: Any, capability: str) -> Decode:
             raise _misfit(capability, problems[0]["msg"], told) from error
 
     return decode
+
+
+def _check(why_not: str | None) -> None:
+    if why_not is not None:
+        raise TypeError(why_not)
 
 
 def _bare(kind: type, capability: str) -> Decode:
@@ -71,6 +79,7 @@ def _bare(kind: type, capability: str) -> Decode:
 
 def _struct(kind: type[Struct], capability: str) -> Decode:
     decoder = msgspec.json.Decoder(kind)
+    _check(not_from_json_by_msgspec(kind))
 
     def decode(payload: bytes | Raw) -> Any:
         try:
@@ -109,7 +118,9 @@ class _NotJson(TypeError):
     """A value of a type that JSON has nothing for."""
 
     def __init__(self, value: Any) -> None:
-        super().__init__(f"{type(value).__name__} is not JSON")
+        parts = isinstance(value, Iterator | AsyncIterator)
+        more = ": return a list, or tell parts with context.progress(…)" if parts else ""
+        super().__init__(f"{type(value).__name__} is not JSON{more}")
 
 
 def _dumped(value: Any) -> str:

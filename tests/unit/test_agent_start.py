@@ -51,6 +51,16 @@ def agent(
     ("source", "line", "says"),
     [
         ("import sys\n\nsys.exit(0)\n", 3, "it raises SystemExit(0) when it is imported"),
+        (
+            "class Odd(Exception):\n    def __repr__(self): 1 / 0\nraise Odd\n",
+            3,
+            "it raises Odd (which cannot be shown: ZeroDivisionError) when it is imported",
+        ),
+        (
+            "import sys\nfrom maniple import task\nsys.path.clear()\n\nraise ValueError\n",
+            5,
+            "it raises ValueError() when it is imported",
+        ),
         ("raise BaseException('no')\n", 1, "it raises BaseException('no') when it is imported"),
         (
             "from maniple import task\nclass Order: ...\n@task('a.b')\ndef f(order: Order): ...\n",

@@ -4,10 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from maniple.cli import bulk, submit
@@ -112,6 +114,8 @@ def test_no_wait_prints_the_id() -> None:
         ("submit", "test.double", "1", "--label", "region"),
         ("submit", "test.double", "1", "--ttl", "-1"),
         ("submit", "test.double", "1", "--file", "-"),
+        ("submit", "test.double", "1", "--id", " "),
+        ("submit", "test.double", "1", "--tenant", " "),
         ("submit", "test.double", "1", "--colour", "blue"),
         ("agents", "--broker-url", "http://here"),
         ("nonsense",),
@@ -183,10 +187,25 @@ def test_options_fill_only_what_a_line_leaves_out() -> None:
     assert (task_of(line).tenant, task_of(line).ttl) == ("red", 5.0)
 
 
+def opposites(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from parameter.secondary_opts
+    for one in getattr(command, "commands", {}).values():
+        yield from opposites(one)
+
+
+def test_no_option_is_denied_twice() -> None:
+    found = set(opposites(typer.main.get_command(build())))
+    assert found == {"--no-wait"}
+
+
 def test_a_missing_file_is_one_clear_line() -> None:
     code, _, err = invoke("submit", "-f", "/nowhere/at.all", "--broker-url", URL)
-    assert code == ExitCode.FAILED
-    assert err == "maniple: [Errno 2] No such file or directory: '/nowhere/at.all'\n"
+    assert code == ExitCode.USAGE
+    assert err == (
+        "maniple: --file /nowhere/at.all cannot be read: No such file or directory; "
+        "give a file of JSON lines, or '-' for standard input\n"
+    )
 
 
 def test_lines_are_cut_wherever_the_chunks_end() -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from msgspec import Raw
@@ -382,6 +383,29 @@ async def test_a_task_that_is_outstanding_is_not_ended_by_a_second_one_of_its_id
     assert [(r.id == "x", r.status) for r in results] == [(True, "succeeded"), (False, "rejected")]
     assert results[1].error is not None
     assert results[1].error.detail == {"id": "x"}
+
+
+@pytest.mark.parametrize(
+    ("capability", "options", "said"),
+    [
+        (5, {}, "5 is no capability"),
+        ("test.echo", {"id": " "}, "id is blank"),
+        ("test.echo", {"id": "\u00a0\u2003"}, "id is blank"),
+        ("test.echo", {"tenant": " "}, "tenant is blank"),
+        ("test.echo", {"id": UUID(int=1)}, "id must be a string, not UUID"),
+        ("test.echo", {"id": b"job"}, "id must be a string, not bytes"),
+        ("test.echo", {"tenant": UUID(int=1)}, "tenant must be a string, not UUID"),
+        ("test.echo", {"repeated": "false"}, "repeated must be True or False, not 'false'"),
+    ],
+)
+async def test_what_names_no_task_is_refused_before_anything_is_sent(
+    capability: Any, options: Any, said: str
+) -> None:
+    client, carrier, _ = recorded()
+    with pytest.raises(InvalidMessage, match=said) as refused:
+        await client.submit(capability, **options)
+    assert refused.value.code is ErrorCode.INVALID_TASK
+    assert not carrier.tickets
 
 
 async def test_a_submission_that_the_broker_refuses_raises_and_is_forgotten() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import ModuleType
@@ -213,6 +213,28 @@ async def test_a_decorator_may_take_the_context_and_pass_on_less() -> None:
     assert definition.takes_context
     assert definition.payload_type is int
     assert (await output_of(definition, b"21")).output == b'["1",42]'
+
+
+async def test_a_generator_below_a_decorator_is_told_what_to_return() -> None:
+    def plain_parts(_: object) -> Iterator[int]:
+        yield 1
+
+    async def late_parts(_: object) -> AsyncIterator[int]:
+        yield 1
+
+    def collecting(function: Function) -> Function:
+        @functools.wraps(function)
+        def collect(payload: Any) -> list[Any]:
+            return list(function(payload))
+
+        return collect
+
+    for parts in (plain_parts, late_parts):
+        failure = (await output_of(loaded(task("a.b")(passing(parts))), b"1")).failure
+        assert failure is not None
+        assert failure.code is ErrorCode.INVALID_OUTPUT
+        assert "generator is not JSON: return a list" in failure.message
+    assert (await output_of(loaded(task("a.b")(collecting(plain_parts))), b"1")).output == b"[1]"
 
 
 async def test_what_takes_more_than_it_must_is_given_its_payload() -> None:

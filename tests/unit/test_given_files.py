@@ -93,6 +93,54 @@ def test_another_encoding_is_named(encoding: str, tmp_path: Path) -> None:
     assert f"{source}: is UTF-16 or UTF-32: save it as UTF-8" in err
 
 
+@pytest.mark.parametrize("content", ['{"a": 1}\n'.encode("utf-16"), None])
+def test_earlier_results_stay_when_nothing_can_be_read(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "x.jsonl", tmp_path / "y"
+    output.write_text("earlier")
+    if content is not None:
+        source.write_bytes(content)
+    code, _, err = invoke("-f", str(source), "-o", str(output))
+    assert (code, output.read_text()) == (ExitCode.USAGE, "earlier")
+    assert str(source) in err
+
+
+def test_what_cannot_be_read_or_written_is_named_with_what_to_do(tmp_path: Path) -> None:
+    wrong = {
+        ("-f", str(tmp_path)): f"--file {tmp_path} cannot be read: Is a directory; give a file",
+        ("-f", "-", "-o", str(tmp_path)): f"--output {tmp_path} cannot be written: Is a directory",
+        ("-f", "-", "-o", f"{tmp_path}/no/x"): (
+            f"--output {tmp_path}/no/x cannot be written: No such file or directory; "
+            "give a file that may be written, in a folder that is there"
+        ),
+    }
+    for arguments, said in wrong.items():
+        code, out, err = invoke(*arguments, given=b"1\n")
+        assert (code, out) == (ExitCode.USAGE, "")
+        assert said in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("number", [1, 5000])  # what fails is the closing, or a line
+def test_results_for_which_there_is_no_room_are_told_by_their_file(number: int) -> None:
+    code, _, err = invoke("-f", "-", "-o", str(FULL), given=b"1\n" * number)
+    assert code == ExitCode.FAILED
+    assert f"maniple: --output {FULL} cannot be written: No space left on device; not all" in err
+
+
+@pytest.mark.parametrize("first", ["", "test.echo"])
+def test_a_mark_before_a_later_line_is_told_as_what_it_is(first: str) -> None:
+    line = '{"capability": "test.echo"}\n'
+    given = (line + "\ufeff" + line).encode("utf-8-sig")
+    url = ("--broker-url", "amqp://test@memory/dev")
+    arguments = ["submit", *filter(None, [first]), "-f", "-", *url]
+    done = CliRunner().invoke(build(), arguments, input=given)
+    assert done.exit_code == ExitCode.FAILED
+    assert "line 2: rejected: undecodable: it begins with a byte order mark" in done.stderr
+
+
 def test_an_empty_input_is_no_task() -> None:
     for given in (b"", b"\xef\xbb\xbf", b"\n"):
         code, out, _ = invoke("-f", "-", given=given)
@@ -122,6 +170,20 @@ def test_a_policy_that_cannot_be_read_is_named(content: bytes, said: str, tmp_pa
     path.write_bytes(content)
     with pytest.raises(WrongFiles, match=f"{path}: {said}"):
         read_all([str(path)])
+
+
+def test_a_policy_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(build(), ["policy", "apply", str(tmp_path / "no")])
+    assert result.exit_code == ExitCode.USAGE
+    assert f"{tmp_path}/no: cannot be read: No such file or directory" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--output", "--schemas"])
+def test_a_contract_that_cannot_be_written_is_named(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(build(), ["asyncapi", option, f"{tmp_path}/file/x"])
+    assert result.exit_code == ExitCode.USAGE
+    assert f"{tmp_path}/file/x cannot be written: Not a directory" in result.stderr
 
 
 def test_a_policy_on_standard_input_that_is_no_text_is_named() -> None:

@@ -64,6 +64,56 @@ DECORATORS = [
         "class Shop:\n    @task('shop.total')  # here\n    @property\n    def f(self): ...",
         "property",
     ),
+    (
+        (
+            "class Guard:\n    __slots__ = ('__f', 'other')\n"
+            "    def __init__(self, f): self.__f = f\n"
+            "    def __call__(self, p): return self.__f(p)\n"
+            "class Strict(Guard):\n    __slots__ = ()\n"
+            "@Strict  # here\n@task('shop.total')\ndef f(payload): ..."
+        ),
+        "Strict above it hides its @task",
+    ),
+    (
+        (
+            "class Guard:\n    def __init__(self, f): self.kept = {'f': f}\n"
+            "    def __call__(self, p): ...\n"
+            "@Guard  # here\n@task('shop.total')\ndef f(payload): ..."
+        ),
+        "Guard above it hides its @task",
+    ),
+    (
+        (
+            "def guard(f):\n    kept = [f]\n"
+            "    def guarded(p): return kept[0](p)\n    return guarded\n"
+            "@guard  # here\n@task('shop.total')\ndef f(payload): ..."
+        ),
+        "guarded above it hides its @task; write @task above that",
+    ),
+    (
+        (
+            "import functools\ndef call(p, f): return f(p)\n"
+            "def guard(f): return functools.partial(call, f=f)\n"
+            "@guard  # here\n@task('shop.total')\ndef f(payload): ..."
+        ),
+        "partial above it hides its @task",
+    ),
+    (
+        "@property  # here\n@task('shop.total')\ndef f(payload): ...",
+        "the property above it, which only a class has a use for, hides its @task; drop that",
+    ),
+    ("@classmethod  # here\n@task('shop.total')\ndef f(payload): ...", "the classmethod above it"),
+    (
+        (
+            "import functools\n@functools.cached_property  # here\n@task('shop.total')\n"
+            "def f(payload): ..."
+        ),
+        "the cached_property above it",
+    ),
+    (
+        "class Shop:\n    @property  # here\n    @task('shop.total')\n    def f(self): ...",
+        "a method is no",
+    ),
     ("@task('shop.total')  # here\ndef f(payload):\n    yield 1", "return a list"),
     ("@task('shop.total')  # here\nasync def f(payload):\n    yield 1", "return a list"),
     ("f = task('shop.total')(print)  # here", "cannot be marked; mark the def itself"),
@@ -157,6 +207,45 @@ TYPES = [
         "import threading\n@task('shop.total')  # here\ndef f(order: list[threading.Lock]): ...",
         "or leave the annotation out",
     ),
+    (
+        (
+            "import msgspec\nclass Lock: ...\nclass Order(msgspec.Struct):\n    lock: Lock\n"
+            "@task('shop.total')  # here\ndef f(order: Order): ..."
+        ),
+        "JSON has no value for an object of a class (Lock)",
+    ),
+    (
+        (
+            "import msgspec\nclass Lock: ...\nclass Item(msgspec.Struct):\n    lock: Lock\n"
+            "class Order(msgspec.Struct):\n    items: list[Item]\n"
+            "@task('shop.total')  # here\ndef f(order: Order): ..."
+        ),
+        "JSON has no value for an object of a class (Lock)",
+    ),
+    (
+        (
+            "from collections.abc import Callable\n"
+            "@task('shop.total')  # here\ndef f(p: Callable): ..."
+        ),
+        "JSON has no value for a callable",
+    ),
+    (
+        (
+            "from collections.abc import Callable\nfrom dataclasses import dataclass\n"
+            "@dataclass\nclass Order:\n    then: Callable[[int], int]\n"
+            "@task('shop.total')  # here\ndef f(order: list[Order]): ..."
+        ),
+        "JSON has no value for a callable",
+    ),
+    (
+        (
+            "from pydantic import BaseModel\nclass Lock: ...\n"
+            "class Order(BaseModel, arbitrary_types_allowed=True):\n    lock: Lock\n"
+            "@task('shop.total')  # here\ndef f(order: Order): ..."
+        ),
+        "JSON has no value for an object of a class (Lock)",
+    ),
+    ("@task('shop.total')  # here\ndef f(kind: type[int]): ...", "no value for a class (int)"),
 ]
 IMPORTS = [
     ("raise ValueError('the database')  # here", "ValueError('the database') when it is imported"),
@@ -252,6 +341,12 @@ LEFT = [
     "def make():\n    @task('shop.x')\n    def f(p): ...\nmake()",
     "def f(p): ...\nf = task('shop.b')(task('shop.b')(f))",
     "def f(p): ...\nclass A:\n    f = staticmethod(task('shop.b')(f))",
+    "def f(p): ...\nclass A:\n    kept = [task('shop.b')(lambda p: p)]",
+    (
+        "class Router:\n    def __init__(self): self.kept = {}\n    def __call__(self, f):\n"
+        "        self.kept[f.__name__] = f\n        return f\n"
+        "router = Router()\n@router\n@task('shop.b')\ndef f(p): ..."
+    ),
 ]
 
 

@@ -1,7 +1,9 @@
 """Files of handlers are loaded each for itself, wherever the process stands."""
 
 import asyncio
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from maniple.errors import ConfigurationError
 from maniple.loading import ENDING, load_registry, located
 from paths import ROOT
 
@@ -120,6 +123,50 @@ async def test_a_module_cannot_take_the_signals_by_which_a_process_drains(
     finally:
         for number in ENDING:
             loop.remove_signal_handler(number)
+
+
+@pytest.mark.parametrize(
+    "takes", ["sys.path.clear()", "sys.path = []", "sys.path = None", "sys.path.pop()"]
+)
+@pytest.mark.parametrize("fails", ["", "raise ValueError"])
+def test_a_module_cannot_take_the_path_by_which_others_are_found(
+    tmp_path: Path, takes: str, fails: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {*sys.path, str(tmp_path)}
+    text = HANDLER.format("a.b", 1) + f"import sys\nsys.path.append('own')\n{takes}\n{fails}\n"
+    expected = pytest.raises(ConfigurationError) if fails else contextlib.nullcontext()
+    with expected:
+        load_registry([write(tmp_path / f"takes_{abs(hash((takes, fails)))}.py", text)])
+    assert before <= {*sys.path}
+    if "pop" not in takes:  # what it added is its own
+        assert "out of sys.path when imported; that is undone" in caplog.text
+    sys.path[:] = [one for one in sys.path if one != "own"]
+
+
+@pytest.mark.parametrize("named", ["file", "module"])
+@pytest.mark.parametrize("value", ["None", "5"])
+def test_a_module_that_puts_nothing_in_its_place_is_told_with_its_file(
+    tmp_path: Path, named: str, value: str
+) -> None:
+    name = f"gone_{abs(hash((tmp_path, value)))}"
+    text = HANDLER.format("a.b", 1) + f"import sys\nsys.modules[__name__] = {value}\n"
+    file = write(tmp_path / f"{name}.py", text)
+    given = file if named == "file" else name
+    said = f"{re.escape(file)}: it puts {value} in its own place in sys.modules"
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=said):
+            load_registry([given], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["__repr__", "__str__"])
+@pytest.mark.parametrize("base", ["Exception", "BaseException", "TypeError", "ImportError"])
+def test_an_error_that_cannot_be_shown_is_told_with_its_place(
+    tmp_path: Path, name: str, base: str
+) -> None:
+    text = f"class Odd({base}):\n    def {name}(self): raise RuntimeError\nraise Odd\n"
+    file = write(tmp_path / "odd.py", text)
+    with pytest.raises(ConfigurationError, match=re.escape(f"{file}:3: it raises Odd")):
+        load_registry([file])
 
 
 @pytest.mark.parametrize("name", ["queue", "maniple", "structlog", "pydantic"])

@@ -77,6 +77,10 @@ FOREIGN = {
     f"{TASK}\n{TASK}".encode(): "more than one JSON value",
     b'{"payload": "abc': "cut off",
     b'{"payload": "\\\\ud800': "cut off",
+    BOM * 2 + TASK.encode(): "a byte order mark stands within (byte 0): drop it",
+    b"[" + BOM + TASK.encode() + b"]": "a byte order mark stands within (byte 1): drop it",
+    TASK.encode() + BOM + TASK.encode(): "a byte order mark stands within (byte 14): drop it",
+    b'{"payload": ' + BOM + b"1}": "a byte order mark stands within (byte 12): drop it",
     b'{"payload": "caf\xe9"}': "not UTF-8: 0xe9 (byte 16)",
 }
 

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from maniple.cli.main import build
+from maniple.cli.policy import common
 from maniple.cli.policy.files import WrongFiles, read_all
 
 GOOD = "kind: timeout\nname: slow\nmatch: {capability: text.*}\nspec: {seconds: 3}\n"
@@ -129,6 +130,38 @@ def test_a_truth_in_place_of_a_number_is_told_with_its_line() -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["list", "status"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_consul_holds_and_nobody_can_use_is_told(
+    command: str, *, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer: dict[str, Any] = {
+        "policies": [],
+        "processes": [],
+        "consul": True,
+        "listening": 60.0,
+        "invalid": {"retry/x": "spec.attempts: is wrong"},
+    }
+
+    async def ask(*_: object) -> dict[str, Any]:
+        return answer
+
+    monkeypatch.setattr(common, "ask", ask)
+    url = ("--broker-url", "amqp://test@memory/dev")
+    more = ["--json"] if as_json else []
+    result = CliRunner().invoke(build(), ["policy", command, *more, *url])
+    assert result.exit_code == 0
+    if as_json and command == "status":  # it stands in what is printed
+        assert json.loads(result.stdout)["invalid"] == answer["invalid"]
+        return
+    assert (
+        "warning: in Consul, retry/x is not usable: spec.attempts: is wrong; apply a right version"
+        in result.stderr
+    )
+    del answer["invalid"]  # an older policy service does not tell
+    assert CliRunner().invoke(build(), ["policy", "list", *url]).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -138,7 +171,7 @@ def test_a_truth_in_place_of_a_number_is_told_with_its_line() -> None:
         (("rollback", "timeout/x"), 2),
         (("explain",), 2),
         (("explain", "-c", "a", "--label", "x"), 2),
-        (("apply", "/nowhere/at.all"), 1),
+        (("apply", "/nowhere/at.all"), 2),
         (("get", "timeout", "x", "--broker-url", "amqp://guest:guest@127.0.0.1:1/dev"), 3),
     ],
 )

@@ -12,6 +12,7 @@ import structlog
 from maniple.control import Request, Response
 from maniple.errors import RequestFailed
 from maniple.events import MAX_REVISION, PolicyApplied, PolicyChanged
+from maniple.service.consul.catalog import CatalogEntry
 from maniple.service.control.messages import IncomingMessage
 from maniple.service.control.requests import Responder, answer
 from maniple.service.health import Health
@@ -51,6 +52,23 @@ def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -
             )
         )
     assert (store.newest, answers.reports.instances) == (7, {"true"})
+
+
+async def test_what_consul_holds_and_nobody_can_use_is_listed(tmp_path: Path) -> None:
+    nothing: Any = None
+    store = Store(
+        nothing,
+        "maniple/dev",
+        tmp_path / "policies.json",
+        health=Health("policy", "one"),
+        metrics=Metrics(),
+        announce=nothing,
+        now=lambda: NOW,
+    )
+    await store.sync([CatalogEntry("maniple/dev/policies/retry/x", b"{", 1)])
+    listed = await PolicyQueries(store, nothing, lambda: 0.0).list(nothing)
+    assert listed["policies"] == []
+    assert "is no JSON" in listed["invalid"]["retry/x"]
 
 
 class Replicas:

@@ -105,6 +105,28 @@ def test_what_cannot_be_used_is_reported_and_ours_stays(value: bytes) -> None:
     assert plan.invalid[KEY]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (document(NAME, -1), "spec.seconds: Input should be greater than"),
+        (
+            {**json.loads(record(1).to_json()), "policy": document(NAME, -1) | {"version": 2}},
+            "policy.spec.seconds: Input should be greater than",
+        ),
+        (document(NAME) | {"kind": "wish"}, "kind: is none of rate_limit, "),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_words_that_name_the_field(value: Any, said: str) -> None:
+    told = reconcile({}, found(json.dumps(value).encode()), NOW).invalid[KEY]
+    assert told.startswith(said)
+    assert "\n" not in told
+    assert "pydantic" not in told
+
+
+def test_what_is_no_json_is_told_as_such() -> None:
+    assert reconcile({}, found(b"{"), NOW).invalid[KEY].startswith("is no JSON: ")
+
+
 values = st.one_of(
     st.lists(st.sampled_from([1.0, 2.0, 3.0]), min_size=1, max_size=4).map(lambda s: record(*s)),
     st.sampled_from([document(NAME, 5), document(NAME, 6) | {"version": 2}, document(NAME, -1)]),

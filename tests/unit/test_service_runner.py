@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from ending import ended
 from maniple import loops
-from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.local.ports import free_ports
 from maniple.service.process import Runtime, running, serve
 from maniple.service.settings import ServiceSettings
@@ -63,6 +63,30 @@ async def test_a_broker_that_is_away_is_waited_for() -> None:
     async with running(settings(), build) as runtime:
         assert len(tries) == 3
         assert len(runtime._tasks) == 1
+
+
+async def test_a_broker_that_refuses_is_told_as_an_error_until_it_lets_us_in() -> None:
+    tries: list[int] = []
+    shown: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def build(runtime: Runtime) -> AsyncIterator[None]:
+        tries.append(1)
+        if len(tries) == 1:
+            raise BrokerRefused("RabbitMQ refused the credentials")
+        if len(tries) == 2:
+            shown.append(str(runtime.health.snapshot()))
+            raise ExceptionGroup("together", [BrokerRefused("access to queue 'x' refused")])
+        yield
+
+    with capture_logs() as logs:
+        async with running(settings(), build):
+            pass
+    said = [one for one in logs if one["event"] == "RabbitMQ refuses this process"]
+    assert [one["log_level"] for one in said] == ["error", "error"]
+    assert said[0]["reason"] == "RabbitMQ refused the credentials"
+    assert "MANIPLE_BROKER_URL" in said[0]["advice"]
+    assert "RabbitMQ refused the credentials" in shown[0]
 
 
 async def test_a_process_that_still_waits_for_its_broker_stops_at_once() -> None:

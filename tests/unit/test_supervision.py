@@ -10,6 +10,7 @@ import pytest
 from maniple.amqp import AmqpConnection, supervision
 from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised
+from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
 from waiting import wait_until
 
@@ -31,6 +32,11 @@ async def test_what_does_not_open_is_tried_as_often_as_its_times_say() -> None:
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
+
+
+async def test_why_nobody_is_there_is_told_in_words() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"within 0\.05 s: C[^<]*$"):
+        await AmqpConnection("amqp://127.0.0.1:1/", name="refused").start(0.05)
 
 
 class Coming(Supervised):

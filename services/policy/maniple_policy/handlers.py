@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from maniple.errors import RequestFailed
 from maniple.service.control.requests import Asked, Responder
-from maniple.service.policies import Policy, field_path, parse_policy
+from maniple.service.policies import Policy, parse_policy, reasons_of
 from maniple_policy.domain.changes import Step, Wanted
 from maniple_policy.domain.reach import doubts
 from maniple_policy.domain.records import Revision
@@ -121,19 +121,7 @@ def _parsed(document: Mapping[str, Any], number: int | None = None) -> Policy:
         return parse_policy({name: v for name, v in document.items() if name != "version"})
     except ValidationError as error:
         which = "" if number is None else f"document {number + 1}: "
-        raise InvalidPolicy(which + _reasons(error)) from error
-
-
-def _reasons(error: ValidationError) -> str:
-    return "; ".join(
-        f"{_field(item['loc'])}: {item['msg']}"
-        for item in error.errors(include_url=False, include_input=False)
-    )
-
-
-def _field(loc: tuple[int | str, ...]) -> str:
-    """Name a field as a document does."""
-    return ".".join(map(str, field_path(loc))) or "document"
+        raise InvalidPolicy(which + reasons_of(error)) from error
 
 
 def routes(handlers: Handlers, answers: PolicyQueries) -> Mapping[str, Responder]:

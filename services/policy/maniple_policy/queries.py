@@ -80,11 +80,11 @@ class PolicyQueries:
         return record.model_dump(mode="json")
 
     async def list(self, _request: Request) -> dict[str, Any]:
-        """Return all policies in force, without their history."""
+        """Return all policies in force, without their history, and what Consul holds besides."""
         self.check_known()
         records = sorted(self.store.records.values(), key=lambda r: r.key)
         live = [r.revision.model_dump(mode="json") for r in records if not r.deleted]
-        return {"policies": live, **self._set()}
+        return {"policies": live, "invalid": self.store.invalid, **self._set()}
 
     async def history(self, request: Request) -> dict[str, Any]:
         """Return every version that is remembered, the latest first, with what it changed."""

@@ -11,7 +11,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.amqp.errors import LOST
-from maniple.amqp.refusal import refusal
+from maniple.amqp.refusal import refusal, why_away
 from maniple.amqp.socket import Socket
 from maniple.errors import BrokerRefused, BrokerUnavailable
 from maniple.urls import place_of
@@ -50,7 +50,7 @@ async def probe(
     except LOST as error:
         if (refused := refusal(error)) is not None:
             raise BrokerRefused(f"{where} {refused}") from error
-        raise BrokerUnavailable(f"{where}: {error!r}") from error
+        raise BrokerUnavailable(f"{where}: {why_away(error)}") from error
 
 
 async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -> BrokerView:

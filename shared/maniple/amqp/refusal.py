@@ -1,14 +1,16 @@
 """What a broker refuses for good: trying again is no use, and whoever asked is told at once."""
 
 import re
+import ssl
 
 import aiormq
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ProbableAuthenticationError
+from aiormq.exceptions import AMQPConnectionError, ProbableAuthenticationError
 
 from maniple.errors import BrokerRefused
 
 NOT_ALLOWED = 530
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # by the release of OpenSSL
 
 # Of connections, that is: others go away.
 _LIMIT = re.compile(r"limit \(\d+\) is reached")
@@ -18,8 +20,10 @@ _SIZE = re.compile(r"message size (?P<size>\d+) is larger than ")
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """Return the broker's words, if the error is a refusal for good: of a login, vhost or right."""
+    """Return what a refusal for good says, of a login, vhost or right, or of TLS; else None."""
     match error:
+        case AMQPConnectionError(__cause__=ssl.SSLError() as why) if said := _untrusted(why):
+            return said
         case ProbableAuthenticationError():
             return f"refused the credentials: {error}"
         case aiormq.exceptions.ChannelAccessRefused():
@@ -31,6 +35,24 @@ def refusal(error: BaseException | None) -> str | None:
         case _:
             return None
     return None if _LIMIT.search(said) else f"refused: {said}"
+
+
+def _untrusted(error: ssl.SSLError) -> str | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"is not trusted: {error.verify_message}; "
+            "give the file of its authority as ?cafile=…, and its host as the certificate has it"
+        )
+    if error.reason in NO_TLS:
+        return "does not speak TLS there; give the port where it does, or amqp://"
+    return None
+
+
+def why_away(error: BaseException | None) -> str:
+    """Return why there is no connection, in the words of the system if those say it."""
+    if isinstance(error, AMQPConnectionError) and isinstance(error.__cause__, OSError):
+        return error.__cause__.strerror or repr(error)
+    return repr(error)
 
 
 def end_of(channel: AbstractChannel) -> BaseException | None:

@@ -15,7 +15,7 @@ from maniple.amqp.cancellation import hear_cancellations
 from maniple.amqp.errors import is_loss
 from maniple.amqp.lenient_decoding import tolerate_foreign_bytes
 from maniple.amqp.liveness import Liveness
-from maniple.amqp.refusal import refusal
+from maniple.amqp.refusal import refusal, why_away
 from maniple.amqp.socket import Socket
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.loops import end, left_alone
@@ -41,7 +41,7 @@ class TooFewChannels(ConfigurationError):
 
 def is_hopeless(error: BaseException | None) -> bool:
     """Whether what has failed would fail again."""
-    return isinstance(error, TooFewChannels) or refusal(error) is not None
+    return isinstance(error, ConfigurationError) or refusal(error) is not None
 
 
 class Supervised(ABC):
@@ -113,7 +113,8 @@ class Supervised(ABC):
         """Open it and wait until it is up; on failure it is closed.
 
         Raises `BrokerUnavailable` if it is not up within `timeout` seconds (None waits for ever),
-        and at once `BrokerRefused` (the login, the vhost, a right) and `TooFewChannels`.
+        and at once `BrokerRefused` (the login, the vhost, a right, TLS) and `ConfigurationError`
+        (a file of TLS, `TooFewChannels`).
         """
         tolerate_foreign_bytes()
         hear_cancellations()
@@ -133,7 +134,7 @@ class Supervised(ABC):
             up.cancel()
         if not self._up.is_set():
             await self.close()
-            if isinstance(self.last_error, TooFewChannels):
+            if isinstance(self.last_error, ConfigurationError):
                 raise self.last_error
             raise self._why_not(timeout) from self.last_error
 
@@ -142,7 +143,7 @@ class Supervised(ABC):
         if (refused := refusal(self.last_error)) is not None:
             return BrokerRefused(f"{where} {refused}")
         within = "" if timeout is None else f" within {timeout:g} s"
-        return BrokerUnavailable(f"{where} cannot be reached{within}: {self.last_error!r}")
+        return BrokerUnavailable(f"{where} cannot be reached{within}: {why_away(self.last_error)}")
 
     async def wait_up(self) -> None:
         """Return when it is up. Raises `BrokerUnavailable` once it is closed."""

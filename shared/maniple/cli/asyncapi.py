@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from maniple.cli.output import complain, print_line
+from maniple.cli.output import ExitCode, complain, print_line, why
 from maniple.schemas import asyncapi_document, rendered, write_schemas
 
 
@@ -25,8 +25,9 @@ def asyncapi(
             write_schemas(schemas)
         if output is not None:
             output.write_text(text)
-    except OSError as error:
-        complain(str(error))
-        raise typer.Exit(1) from error
+    except (OSError, ValueError) as error:
+        place = getattr(error, "filename", None) or output or schemas
+        complain(f"{place} cannot be written: {why(error)}; give a place that can be")
+        raise typer.Exit(ExitCode.USAGE) from error
     if output is None:
         print_line(text.rstrip())

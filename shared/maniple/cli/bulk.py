@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from maniple import codec
 from maniple.causes import lines_of
-from maniple.cli.jsonl import Line, read_lines
+from maniple.cli.jsonl import Line, Lines
 from maniple.cli.output import (
     ExitCode,
     complain,
@@ -26,9 +26,11 @@ from maniple.cli.output import (
     explain,
     print_bytes,
     print_line,
+    why,
 )
 from maniple.client import Client, connect
-from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage
+from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage, ManipleError
+from maniple.malformed import BOM
 from maniple.messages import MAX_BODY, Failure, Result, Status, Task
 
 CONFIRMED_TOGETHER = 1000
@@ -56,36 +58,42 @@ class Bulk:
         """Describe the run."""
         self._options = options
         self._numbers: deque[int] = deque()
-        self._sink: IO[bytes] | None = None
+        self._sink: _Output | None = None
         self._advance = _silent
         self.counts: dict[str, int] = {}
 
     async def run(self, url: str) -> ExitCode:
-        """Submit everything and return the exit code. Raises `OSError` for the files."""
+        """Submit everything and return the exit code.
+
+        Raises `ConfigurationError` for files that cannot be used, before anything is submitted.
+        """
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             source, size = _open(self._options.source, stack)
             _check_apart(source, self._options.output)
             if sys.stderr.isatty():
                 self._advance = stack.enter_context(_bar(size))
+            lines = Lines(source)
             async with connect(url) as client:
+                await _begun(lines, self._options.source)
                 if self._options.output is not None:  # what stands in it is lost from here on
-                    self._sink = stack.enter_context(self._options.output.open("wb"))
+                    self._sink = _Output(self._options.output)
+                    stack.callback(self._sink.close)
                 if self._options.wait:
-                    await self._with_results(client, source)
+                    await self._with_results(client, lines)
                 else:
-                    await self._without_results(client, source)
+                    await self._without_results(client, lines)
         self._summarise(time.monotonic() - started)
         failed = any(count for status, count in self.counts.items() if status not in _GOOD)
         return ExitCode.FAILED if failed else ExitCode.DONE
 
-    async def _with_results(self, client: Client, source: IO[bytes]) -> None:
-        async for result in client.outcomes(self._tasks(source)):
+    async def _with_results(self, client: Client, lines: Lines) -> None:
+        async for result in client.outcomes(self._tasks(lines)):
             self._ended(self._numbers.popleft(), result)
 
-    async def _without_results(self, client: Client, source: IO[bytes]) -> None:
+    async def _without_results(self, client: Client, lines: Lines) -> None:
         pending: list[Task] = []
-        async for task in self._tasks(source):
+        async for task in self._tasks(lines):
             pending.append(task)
             if len(pending) == CONFIRMED_TOGETHER:
                 await self._confirm(client, pending)
@@ -106,9 +114,8 @@ class Bulk:
                 client.forget(handle)
                 self._count("submitted")
 
-    async def _tasks(self, source: IO[bytes]) -> AsyncIterator[Task]:
-        name = "standard input" if self._options.source == STDIN else self._options.source
-        async for line in read_lines(source, name, self._read):
+    async def _tasks(self, lines: Lines) -> AsyncIterator[Task]:
+        async for line in lines.read(self._read):
             try:
                 task = self._task(line)
             except InvalidMessage as error:
@@ -123,6 +130,11 @@ class Bulk:
     def _task(self, line: Line) -> Task:
         if line.content is None:
             raise InvalidMessage(ErrorCode.PAYLOAD_TOO_LARGE, f"longer than {MAX_BODY:,} bytes")
+        if line.content.startswith(BOM):  # as of files that were put together
+            raise InvalidMessage(
+                ErrorCode.UNDECODABLE,
+                "it begins with a byte order mark, which only a file may: drop it",
+            )
         if self._options.capability is not None:
             codec.check_text(line.content)
             codec.decode_value(line.content)
@@ -191,7 +203,57 @@ def _open(name: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], int | None
     if name == STDIN:
         return sys.stdin.buffer, None
     path = Path(name)
-    return stack.enter_context(path.open("rb")), path.stat().st_size if path.is_file() else None
+    try:
+        source = stack.enter_context(path.open("rb"))
+        return source, path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError) as error:  # a path with a NUL in it
+        raise _unreadable(name, error) from error
+
+
+async def _begun(lines: Lines, source: str) -> None:
+    try:
+        await lines.begin("standard input" if source == STDIN else source)
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"--file {source} cannot be read: {why(error)}; "
+        f"give a file of JSON lines, or {STDIN!r} for standard input"
+    )
+
+
+class _Output:
+    """The file for the results, emptied; where it cannot be written is said by its name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("wb")
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"--output {path} cannot be written: {why(error)}; "
+                "give a file that may be written, in a folder that is there"
+            ) from error
+
+    def write(self, line: bytes) -> None:
+        with self._told():
+            self._file.write(line)
+
+    def close(self) -> None:
+        with self._told():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ManipleError(
+                f"--output {self._path} cannot be written: {why(error)}; not all results are in "
+                "it, and what was submitted goes on"
+            ) from error
 
 
 def _check_apart(source: IO[bytes], output: Path | None) -> None:

@@ -46,7 +46,9 @@ def dev(  # noqa: PLR0913 - each is an option of the command
         Path | None,
         typer.Option(metavar="DIR", help="Keep data and logs here instead of a temporary folder."),
     ] = None,
-    no_restart: Annotated[bool, typer.Option(help="Leave a process dead that died.")] = False,
+    no_restart: Annotated[
+        bool, typer.Option("--no-restart", help="Leave a process dead that died.")
+    ] = False,
 ) -> None:
     """Run a whole cluster on this machine, with a RabbitMQ and a Consul of its own.
 

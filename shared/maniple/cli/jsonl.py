@@ -55,30 +55,32 @@ class LineSplitter:
         return Line(self._number, content) if content else None
 
 
-async def read_lines(
-    source: IO[bytes], name: str = "the input", on_read: Callable[[int], None] = lambda _: None
-) -> AsyncIterator[Line]:
-    """Iterate over the lines of `source`; a slow pipe does not block the loop.
+class Lines:
+    """The lines of a file or a pipe; a slow pipe does not block the loop."""
 
-    `on_read` is told how many bytes were read. Raises `ConfigurationError` if it is not UTF-8.
-    """
-    splitter = LineSplitter()
-    async for chunk in _unmarked(source, name):
-        on_read(len(chunk))
-        for line in splitter.feed(chunk):
+    def __init__(self, source: IO[bytes]) -> None:
+        """Read nothing yet."""
+        self._read = _reader(source)
+        self._beginning = b""
+
+    async def begin(self, name: str) -> None:
+        """Read the first block. Raises `ConfigurationError`, about `name`, if it is not UTF-8."""
+        beginning = await in_thread_alone(self._read, READING)
+        while not is_told(beginning) and (more := await in_thread_alone(self._read, READING)):
+            beginning += more
+        self._beginning = unmarked(beginning, name)
+
+    async def read(self, on_read: Callable[[int], None]) -> AsyncIterator[Line]:
+        """Iterate over the lines, once it has begun; `on_read` is told how many bytes were read."""
+        splitter = LineSplitter()
+        chunk = self._beginning
+        while chunk:
+            on_read(len(chunk))
+            for line in splitter.feed(chunk):
+                yield line
+            chunk = await in_thread_alone(self._read, READING)
+        for line in splitter.end():
             yield line
-    for line in splitter.end():
-        yield line
-
-
-async def _unmarked(source: IO[bytes], name: str) -> AsyncIterator[bytes]:
-    read = _reader(source)
-    beginning = await in_thread_alone(read, READING)
-    while not is_told(beginning) and (more := await in_thread_alone(read, READING)):
-        beginning += more
-    yield unmarked(beginning, name)
-    while chunk := await in_thread_alone(read, READING):
-        yield chunk
 
 
 def _reader(source: IO[bytes]) -> Callable[[], bytes]:

@@ -117,6 +117,11 @@ def _code(error: Exception) -> ExitCode:
     return ExitCode.FAILED
 
 
+def why(error: Exception) -> str:
+    """Return why a file cannot be used, for whoever names the file."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def complain(message: str) -> None:
     """Say what is wrong, in one line on standard error, if that takes it."""
     with contextlib.suppress(OSError):

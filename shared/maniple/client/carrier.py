@@ -58,8 +58,8 @@ async def connect(
 
     `url` defaults to MANIPLE_BROKER_URL, then to the cluster that `maniple dev` runs here. Raises
     `ConfigurationError` without any of these and for what is no URL, `BrokerUnavailable` after
-    `timeout` seconds, and at once `BrokerRefused` if RabbitMQ refuses the login or the vhost. A
-    lost connection is built anew; submissions then wait up to `confirm_timeout` seconds.
+    `timeout` seconds, and at once `BrokerRefused` if RabbitMQ refuses the login, the vhost or TLS.
+    A lost connection is built anew; submissions then wait up to `confirm_timeout` seconds.
 
     A submission made within an OpenTelemetry span has a span of its own there and continues its
     trace; with a `tracer` each has one, made by that.

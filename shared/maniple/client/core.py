@@ -90,6 +90,10 @@ class Client:
 
     async def submit_task(self, task: Task, *, repeated: bool = False) -> TaskHandle:
         """Submit a task that is already one; as `submit`, which says what is raised."""
+        if not isinstance(repeated, bool):
+            raise InvalidMessage(
+                ErrorCode.INVALID_TASK, f"repeated must be True or False, not {repeated!r}"
+            )
         task = _identified(task)
         check_task(task)
         self._open()

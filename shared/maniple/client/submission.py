@@ -108,8 +108,12 @@ def encode_task(task: Task) -> bytes:
 
 
 def check_task(task: Task) -> None:
-    """Raise `InvalidMessage` unless the dispatcher would take the task."""
-    if not is_capability(task.capability or ""):
+    """Raise `InvalidMessage` unless the dispatcher would take the task, and can tell it by name.
+
+    A blank name, which it would take, is somebody's variable that is not set.
+    """
+    given: object = task.capability
+    if not isinstance(given, str) or not is_capability(given):
         raise InvalidMessage(
             ErrorCode.INVALID_TASK,
             f"{task.capability!r} is no capability: a dotted lower-case name such as 'text.stats'",
@@ -130,6 +134,19 @@ def check_task(task: Task) -> None:
     (checked,) = codec.decode_submission(body)
     if isinstance(checked, InvalidMessage):
         raise checked
+    _check_names(task, checked)
+
+
+def _check_names(task: Task, checked: Task) -> None:
+    """Raise `InvalidMessage` for what is no name of a task as its result will have it."""
+    if (checked.id, checked.tenant) != (task.id, task.tenant):  # as of a UUID: it becomes text
+        name = "id" if checked.id != task.id else "tenant"
+        kind = type(getattr(task, name)).__name__
+        raise InvalidMessage(ErrorCode.INVALID_TASK, f"{name} must be a string, not {kind}")
+    if (checked.id is not None and checked.id.isspace()) or checked.tenant.isspace():
+        name = "tenant" if checked.tenant.isspace() else "id"
+        why = f"{name} is blank: give one with a letter in it, or leave it out"
+        raise InvalidMessage(ErrorCode.INVALID_TASK, why)
 
 
 def _by_alias(value: Any) -> Any:

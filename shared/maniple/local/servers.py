@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from maniple.amqp.probe import probe
+from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.local.child import Child, Death
 from maniple.local.consul import ConsulServer
 from maniple.local.errors import ServerUnreachable, WrongVariable
@@ -178,12 +180,12 @@ class Servers:
             raise ServerUnreachable(f"{CONSUL_VARIABLE}: no Consul answers there ({said})")
 
     async def _check_broker(self) -> None:
-        parts = urlsplit(self._existing.broker_url)
-        port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+        url = self._existing.broker_url
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                _, writer = await asyncio.open_connection(parts.hostname, port)
-        except (OSError, TimeoutError) as error:
-            where = f"{parts.hostname}:{port}"
-            raise ServerUnreachable(f"{BROKER_VARIABLE}: no broker answers at {where}") from error
-        writer.close()
+            await probe(url, (), (), timeout=CONNECT_SECONDS)
+        except ConfigurationError as error:
+            raise WrongVariable(f"{BROKER_VARIABLE}: {error}") from error
+        except BrokerRefused as error:  # our processes would wait for it to let them in
+            raise ServerUnreachable(f"{BROKER_VARIABLE}: {error}") from error
+        except BrokerUnavailable as error:
+            raise ServerUnreachable(f"{BROKER_VARIABLE}: no broker answers: {error}") from error

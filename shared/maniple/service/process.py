@@ -1,10 +1,10 @@
 """The life of a process: start, run, drain, stop, in this order.
 
-Start: HTTP pages, then what `build` makes (again and again while RabbitMQ is away), then the
-entry in Consul. Stop, on SIGTERM, SIGINT or SIGHUP: say that we drain, leave Consul, so that nobody
-is sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second SIGTERM
-or SIGINT ends the process at once. SIGHUP does not, which comes beside them, and twice where a
-terminal is closed; who is started with it ignored (`nohup`) goes on.
+Start: HTTP pages, then what `build` makes (again and again while RabbitMQ is away or refuses), then
+the entry in Consul. Stop, on SIGTERM, SIGINT or SIGHUP: say that we drain, leave Consul, so that
+nobody is sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second
+SIGTERM or SIGINT ends the process at once. SIGHUP does not, which comes beside them, and twice
+where a terminal is closed; who is started with it ignored (`nohup`) goes on.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.errors import BrokerUnavailable, ConfigurationError
+from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.forks import keep_signals_from_children
 from maniple.loops import cancel, new_event_loop
 from maniple.service import metric_names
@@ -199,8 +199,7 @@ class _Process:
             except Exception as error:
                 if self.started.is_set() or not _is_away(error):
                     raise
-                self.log.warning("waiting for a server", reason=str(error) or repr(error))
-                self.health.set("start", ok=False, detail=str(error) or repr(error))
+                self._tell_why_not(error)
             else:
                 return
             await runtime.cancel_spawned()
@@ -209,6 +208,24 @@ class _Process:
             await asyncio.sleep(
                 random.uniform(0.5, 1.0) * min(RETRY_CAP, 0.5 * 2.0 ** min(attempt, 8))
             )
+
+    def _tell_why_not(self, error: Exception) -> None:
+        """Say why it is not started yet.
+
+        A refusal of the broker is tried again as everything is: a password may be being changed,
+        and rights may still come. But somebody has to look.
+        """
+        reason = str(error) or repr(error)
+        if _is_refused(error):
+            self.log.error(
+                "RabbitMQ refuses this process",
+                reason=reason,
+                advice="look at MANIPLE_BROKER_URL, and at what the broker lets that user do; "
+                "it is tried again until it is let in",
+            )
+        else:
+            self.log.warning("waiting for a server", reason=reason)
+        self.health.set("start", ok=False, detail=reason)
 
     async def _end(self, runtime: Runtime, body: asyncio.Task[None]) -> int:
         self.leave.set()
@@ -282,6 +299,12 @@ def _is_away(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_away, error.exceptions))
     return isinstance(error, _AWAY)
+
+
+def _is_refused(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_refused, error.exceptions))
+    return isinstance(error, BrokerRefused)
 
 
 async def serve(

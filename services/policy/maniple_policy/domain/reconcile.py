@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pydantic import ValidationError
+
+from maniple.service.policies import reasons_of
 from maniple_policy.domain.conflicts import conflicts
 from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored, read, succeed
 
@@ -77,7 +80,8 @@ def reconcile(
         try:
             record_or_bare = read(key, found.value)
         except ValueError as error:
-            plan.invalid[key] = str(error)[:MOST_SAID]
+            why = reasons_of(error) if isinstance(error, ValidationError) else str(error)
+            plan.invalid[key] = why[:MOST_SAID]
             continue
         _compare(plan, ours.get(key), record_or_bare, index=found.index, above=(now, floor))
     _refuse_ties(plan, ours, theirs)

@@ -119,7 +119,10 @@ class Bare(BaseModel):
 
 def read(key: str, value: bytes) -> Stored | Bare:
     """Read a key's value; raises `ValueError` for one that cannot be used."""
-    content = from_json(value, allow_inf_nan=False)  # unlike `json`, refuses what is no Unicode
+    try:
+        content = from_json(value, allow_inf_nan=False)  # unlike `json`, refuses what is no Unicode
+    except ValueError as error:
+        raise ValueError(f"is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError("must be a JSON object")  # noqa: TRY004 - all that is unusable is one error
     found = Stored.model_validate(content) if "policy" in content else Bare.from_value(content)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from maniple.cli.control import ask
-from maniple.cli.output import operator_url, run
+from maniple.cli.output import complain, operator_url, run
 from maniple.service.policies import KINDS
 
 CONSUL = "consul"
@@ -69,6 +69,15 @@ def ask_policy(broker_url: str | None, op: str, body: Mapping[str, Any]) -> dict
         return await ask(operator_url(broker_url), "policy", f"policy.{op}", body, PATIENCE)
 
     return run(asked())
+
+
+def warn_of_invalid(found: Mapping[str, Any]) -> None:
+    """Say what Consul holds that is not in force, if the policy service tells."""
+    for key, reason in found.get("invalid", {}).items():
+        complain(
+            f"warning: in Consul, {key} is not usable: {reason}; apply a right version with "
+            "'maniple policy apply', the last good one stays"
+        )
 
 
 def lines_of(text: str) -> list[str]:

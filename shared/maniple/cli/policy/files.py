@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from maniple.cli.output import why
 from maniple.cli.texts import unmarked
 from maniple.errors import ConfigurationError
-from maniple.service.policies import KINDS, Policy, field_path, parse_policy, ties
+from maniple.service.policies import Policy, parse_policy, problems_of, ties
 
 SUFFIXES = {".yaml", ".yml", ".json"}
 STDIN = "-"
@@ -102,8 +103,15 @@ def _texts(sources: Iterable[str]) -> Iterator[tuple[str, str]]:
         if not files:
             raise WrongFiles([f"{source}: no file that ends in {', '.join(sorted(SUFFIXES))}"])
         for file in files:
-            with file.open("rb") as opened:
-                yield str(file), _text(str(file), opened.read(MAX_BYTES + 1))
+            yield str(file), _text(str(file), _content(file))
+
+
+def _content(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # a path with a NUL in it
+        raise WrongFiles([f"{file}: cannot be read: {why(error)}"]) from error
 
 
 def _text(name: str, content: bytes) -> str:
@@ -166,17 +174,8 @@ def _marked(name: str, error: yaml.YAMLError) -> str:
 
 
 def _located(name: str, node: yaml.Node, error: ValidationError) -> Iterator[str]:
-    for item in error.errors(include_url=False, include_input=False):
-        loc: Loc = item["loc"]
-        path = field_path(loc)
-        if item["type"].startswith("union_tag"):
-            path = ("kind",)
+    for path, said in problems_of(error):
         field = ".".join(map(str, path))
-        said = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "union_tag_invalid":
-            said = f"is none of {', '.join(KINDS)}"
-        if item["type"] == "union_tag_not_found":
-            said = "Field required"
         yield f"{name}:{_line(node, path)}: {field + ': ' if field else ''}{said}"
 
 

@@ -21,6 +21,7 @@ from maniple.cli.policy.common import (
     claimed,
     lines_of,
     seconds_of,
+    warn_of_invalid,
     which,
 )
 from maniple.cli.tables import print_table
@@ -45,7 +46,9 @@ def get(
 
 def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> None:
     """List the policies in force."""
-    found = ask_policy(broker_url, "list", {})["policies"]
+    answer = ask_policy(broker_url, "list", {})
+    found = answer["policies"]
+    warn_of_invalid(answer)
     if as_json:
         print_json(found)
     elif not found:

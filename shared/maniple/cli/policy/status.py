@@ -13,7 +13,7 @@ from maniple.cli.output import (
     print_json,
     print_line,
 )
-from maniple.cli.policy.common import ask_policy
+from maniple.cli.policy.common import ask_policy, warn_of_invalid
 from maniple.cli.tables import print_table
 
 OLDER_PERIOD = 30.0  # of a policy service that does not tell it yet
@@ -26,8 +26,7 @@ def status(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> N
     if as_json:
         print_json(found)
         return
-    for key, reason in found["invalid"].items():
-        complain(f"warning: in Consul, {key} is not usable: {reason}")
+    warn_of_invalid(found)
     if not found["consul"]:
         complain("warning: the policy service has no Consul: nothing can be changed")
     if not found.get("current", True):

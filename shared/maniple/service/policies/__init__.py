@@ -16,9 +16,10 @@ from maniple.service.policies.documents import (
     RoutePolicy,
     TimeoutPolicy,
     TtlPolicy,
-    field_path,
     known_policy,
     parse_policy,
+    problems_of,
+    reasons_of,
 )
 from maniple.service.policies.explain import Explained, Question, RuleVerdict, explain
 from maniple.service.policies.matching import Match, ties
@@ -56,9 +57,10 @@ __all__ = [
     "as_yaml",
     "difference",
     "explain",
-    "field_path",
     "known_policy",
     "parse_policy",
+    "problems_of",
     "readable",
+    "reasons_of",
     "ties",
 ]

@@ -3,11 +3,12 @@
 A new kind is a spec, a document class in `Document`, and a field of `Resolved`.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from maniple.control import canonical
 from maniple.service.policies.matching import ANY, NEW, Match, StrictModel
@@ -177,10 +178,32 @@ class InForce(StrictModel):
         return canonical(self.as_json)
 
 
-def field_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _field_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """Return where in a document an error is; pydantic puts in which way it was read."""
-    path = loc[1:] if loc and loc[0] in KINDS else loc
+    path = (
+        part
+        for before, part in zip(("policy", *loc), loc, strict=False)
+        if not (before == "policy" and part in KINDS)
+    )
     return tuple(part for part in path if part not in (PLAIN, CEILING))
+
+
+def problems_of(error: ValidationError) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Go through what is wrong with a document: where, and what, in words for who wrote it."""
+    for item in error.errors(include_url=False, include_input=False):
+        path, said = _field_path(item["loc"]), item["msg"].removeprefix("Value error, ")
+        if item["type"].startswith("union_tag"):
+            path = (*path, "kind")
+            known = f"is none of {', '.join(KINDS)}"
+            said = known if item["type"] == "union_tag_invalid" else "Field required"
+        yield path, said
+
+
+def reasons_of(error: ValidationError) -> str:
+    """Return what is wrong with a document in one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, path)) or 'document'}: {said}" for path, said in problems_of(error)
+    )
 
 
 def parse_policy(value: Any) -> Policy:
