@@ -127,7 +127,8 @@ class Delivery(SimpleNamespace):
 
     def __init__(self, *envelopes: Envelope, redelivered: bool = False, body: bytes = b"") -> None:
         body = body or join([encode(envelope) for envelope in envelopes])
-        super().__init__(body=body, redelivered=redelivered, acked=0, rejected=0, alive=True)
+        super().__init__(body=body, redelivered=redelivered, alive=True)
+        self.acked = self.rejected = self.weight = 0
         self.written = asyncio.Event()
         self.written.set()
         self.fault: Exception | None = None

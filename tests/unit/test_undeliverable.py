@@ -44,7 +44,7 @@ class Delivery(SimpleNamespace):
         death = {"reason": reason, "routing-keys": ["text.stats"]}
         headers = {"x-death": [death | ({"original-expiration": "100"} if itself else {})]}
         super().__init__(body=body, routing_key=routing_key, properties=properties, headers=headers)
-        self.acked, self.redelivered = 0, False
+        self.acked, self.redelivered, self.weight = 0, False, 0
 
     def ack(self) -> None:
         self.acked += 1
