@@ -12,7 +12,9 @@ from channels import until_idle
 from ingress_with_fakes import Ingress, Submission
 from maniple.amqp.byte_budget import SHORT_TASKS, TASK_BYTES
 from maniple.messages import Status
-from maniple_dispatcher.ingress.long_messages import SLICE, LongMessages, Steps
+from maniple_dispatcher.ingress import long_messages
+from maniple_dispatcher.ingress.long_messages import MOST_UNSETTLED, SLICE, LongMessages, Steps
+from waiting import hold_within
 
 LONG = 2 * SHORT_TASKS * TASK_BYTES
 
@@ -100,6 +102,47 @@ async def test_one_that_cannot_be_handled_is_refused_and_costs_no_other(
     long.take(delivery(), busy(seen, "next", 1))
     await long.drain()
     assert (bad.rejected, seen) == (1, ["next0"])
+
+
+async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
+    long: LongMessages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_messages, "LONGEST_REST", 60.0)
+    one, seen = delivery(), list[str]()
+    source, each = long.source(one), MOST_UNSETTLED // 4
+
+    def sends() -> Steps:
+        for _ in busy(seen, "sent", 12):
+            source.expect(each)
+            yield
+        source.settle()
+
+    long.take(one, sends())
+    for rounds in range(1, 4):
+        await hold_within(lambda: source.remaining > MOST_UNSETTLED, 10)
+        await asyncio.sleep(20 * SLICE)
+        assert (len(seen), source.remaining) == (4 * rounds, MOST_UNSETTLED + 1)
+        for _ in range(4 * each):
+            source.settle()
+    await long.drain()
+    assert (one.acked, source.remaining) == (1, 0)
+
+
+async def test_what_is_never_confirmed_holds_up_no_other_for_long(long: LongMessages) -> None:
+    stuck, seen = delivery(), list[str]()
+    long.source(stuck).expect(2 * MOST_UNSETTLED)
+    long.take(delivery(), busy(seen, "next", 3))
+    async with asyncio.timeout(60):
+        await long.drain()
+    assert seen == ["next0", "next1", "next2"]
+
+
+async def test_what_is_delivered_again_is_not_waited_for(long: LongMessages) -> None:
+    lost = delivery()
+    long.source(lost).expect(2 * MOST_UNSETTLED)
+    assert long._is_behind
+    lost.alive = False
+    assert not long._is_behind
 
 
 PAST = "2020-01-01T00:00:00Z"

@@ -9,6 +9,7 @@ where a terminal is closed; who is started with it ignored (`nohup`) goes on.
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import secrets
@@ -367,6 +368,7 @@ def run(settings: ServiceSettings, build: Build) -> None:
     """
     configure_logging(settings)
     leave_no_secrets(settings)
+    gc.freeze()  # what is imported stays: each full collection would stop the loop to look at it
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             code = runner.run(_main(settings, build))

@@ -30,6 +30,11 @@ class Settlement:
         self._refused = False
 
     @property
+    def remaining(self) -> int:
+        """Parts that are waited for."""
+        return self._remaining
+
+    @property
     def alive(self) -> bool:
         """Whether it can still be acknowledged; if not it is delivered again, to whomever."""
         return self._delivery.alive

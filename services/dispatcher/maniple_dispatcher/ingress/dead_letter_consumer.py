@@ -120,14 +120,16 @@ class DeadLetterConsumer:
         if not ends:
             delivery.ack()
             return
-        source = Settlement(delivery, len(ends))
+        source = self._long.source(delivery)
         for end in ends:
             yield
+            source.expect(1)
             try:
                 end(source)
             except Exception:  # noqa: BLE001 - one of them must not cost the others
                 _log.exception("a task that the broker gave up cannot be ended")
                 self._refuse(_unreadable(arrival), arrival, source, offered=False)
+        source.settle()
 
     def _of_submission(
         self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str, *, itself: bool

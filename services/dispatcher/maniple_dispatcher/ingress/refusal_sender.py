@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from maniple.codec import encode, join
-from maniple.errors import ErrorCode, InvalidMessage, ManipleError
+from maniple.errors import ErrorCode, InvalidMessage
 from maniple.service.metric_names import TASKS_REJECTED
 from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.confirm import AllConfirmed, ConfirmCallback
@@ -49,13 +49,14 @@ class RefusalSender:
         arrival: Arrival,
         source: Settlement,
     ) -> Steps:
-        """Send the `refusals` of bad members; settles two parts of `source` for each.
+        """Send the `refusals` of bad members; `source` is settled when that is confirmed.
 
         The bytes of those that are refused for the same are kept as one array.
         """
         alike: dict[ErrorCode, tuple[Refusal, list[Refused]]] = {}
         for member, refusal in zip(refused, refusals, strict=True):
             yield
+            source.expect(1)
             self._tell(member.error, refusal, arrival, source, offered=member.misshapen)
             alike.setdefault(member.error.code, (refusal, []))[1].append(member)
         for first, members in alike.values():
@@ -64,7 +65,8 @@ class RefusalSender:
             if members[0].position is not None:
                 origin["positions"] = ",".join(str(member.position) for member in members)
             body = bodies[0] if len(bodies) == 1 else join(bodies)
-            self._log.keep(body, members[0].error, origin, _each(source, len(members)))
+            source.expect(1)
+            self._log.keep(body, members[0].error, origin, source.settle)
 
     def refuse_array(  # noqa: PLR0913 - what is refused, why, and for whom
         self,
@@ -127,14 +129,6 @@ def _origin(refusal: Refusal, arrival: Arrival) -> dict[str, str]:
         "task_id": refusal.record.id,
         "claimed_id": refusal.answer.id,
     }
-
-
-def _each(source: Settlement, parts: int) -> ConfirmCallback:
-    def settle(error: ManipleError | None) -> None:
-        for _ in range(parts):
-            source.settle(error)
-
-    return settle
 
 
 def tell(

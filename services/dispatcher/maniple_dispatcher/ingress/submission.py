@@ -193,20 +193,21 @@ class SubmissionConsumer:
             delivery.lighten(len(delivery.body) + len(refused) * TASK_BYTES)
         # What only its sender says is repeated may not end for want of room, nor take more of it.
         patient = arrival.before is Redelivery.SAID
-        parts = len(admitted) + PARTS * len(refused)
         expires = delivery.properties.expiration is not None
-        source = Settlement(delivery, parts, patient=patient, expires=expires)
+        source = self._long.source(delivery, patient=patient, expires=expires)
         if refused:
             alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
             refusals = refusals_of(refused, alive, arrival, new_id)
             yield from self._refusals.refuse_members(refused, refusals, arrival, source)
         for envelope, resolved, position in admitted:
             yield
+            source.expect(1)
             try:
                 self._onward(envelope, resolved, source, arrival.before)
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
                 source.expect(PARTS - 1)
                 self._fail(error, envelope, arrival, position, source)
+        source.settle()
 
     def _sorted(
         self,
