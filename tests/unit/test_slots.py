@@ -36,6 +36,12 @@ def test_a_fast_lane_holds_what_starts_within_50_ms() -> None:
     assert prefetch_for(4, measured(10.0)) == 4
 
 
+def test_a_lane_however_fast_holds_no_more_than_is_of_use_and_all_that_can_run() -> None:
+    assert prefetch_for(100, measured(0.0001, bundle=128)) == 16
+    assert prefetch_for(5_000, measured(0.0001, bundle=128)) == 40
+    assert prefetch_for(5_000, measured(10.0, bundle=128)) == 40
+
+
 @given(st.integers(1, 100_000), st.floats(1e-9, 1e6), st.floats(1, 128))
 def test_at_least_one_bundle_and_never_too_many(
     capacity: int, seconds: float, bundle: float

@@ -8,6 +8,9 @@ from maniple.messages import Failure
 
 START_WITHIN = 0.05
 MAX_PREFETCH = 256
+# Of a lane, or as many as can run. Those whose results are not confirmed are among them: more of
+# them make nothing faster, but each garbage collection longer.
+MAX_TASKS = 2048
 LARGEST_BUNDLE = 128
 FRESH = 0.3
 # A change of the prefetch costs two round trips: only made when it is worth it.
@@ -77,14 +80,15 @@ class LaneMeasure:
 
 
 def prefetch_for(capacity: int, measure: LaneMeasure) -> int:
-    """Return how many messages of a lane to hold: what can start within 50 ms, at least one.
+    """Return how many messages of a lane to hold: what can start within 50 ms, one to `MAX_TASKS`.
 
     `capacity` is the slots of the lane's executor that can be used. Unknown run times count as
     long, and unknown bundles as large.
     """
     rounds = 1.0 if measure.mean is None else max(1.0, START_WITHIN / max(measure.mean, 1e-6))
     bundle = LARGEST_BUNDLE if measure.bundle is None else max(measure.bundle, 1.0)
-    return max(1, min(MAX_PREFETCH, math.ceil(capacity * rounds / bundle)))
+    tasks = min(capacity * rounds, max(capacity, MAX_TASKS))
+    return max(1, min(MAX_PREFETCH, math.ceil(tasks / bundle)))
 
 
 def worth_changing(current: int, wanted: int) -> bool:
