@@ -12,7 +12,10 @@ class Known(RecordLookup):
         self.asked: list[TaskKey] = []
         self.since = 0.0
 
-    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
+    def ask(
+        self, key: TaskKey, then: Then, since: float = 0.0, *, capability: str | None = None
+    ) -> None:
+        del capability
         self.since = since
         self.asked.append(key)
         then(self.record)

@@ -32,7 +32,7 @@ from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, LANES, RESULTS
-from maniple_dispatcher.ingress.record_lookup import RecordSearch
+from maniple_dispatcher.ingress.record_lookup import MOST_ENDS, RecordSearch
 from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from simulated_dispatchers import policy
@@ -251,7 +251,25 @@ async def found(
         decoded = search.decode(kind, encode(records), number)
         entries = tuple(one for one in decoded if isinstance(one, Entry))
         await search.take(Batch(entries, number + 1))
-    return search.found
+    return {key: record for key, one in search.found.items() if (record := one.of(None))}
+
+
+@pytest.mark.parametrize("capability", ["a.task", "other.thing"])
+async def test_the_end_of_another_capability_hides_no_end_of_ours(capability: str) -> None:
+    search = RecordSearch([KEY])
+    theirs = replace(ended("1"), capability="other.thing")
+    await found(search, (RESULTS_TYPE, [theirs]), (RESULTS_TYPE, [ended("1")]))
+    seen = search.found[KEY].of(capability)
+    assert isinstance(seen, Result)
+    assert seen.capability == capability
+    assert search.found[KEY].of("third.thing") == theirs  # so it is not taken for new
+
+
+async def test_however_many_capabilities_end_under_one_id_few_are_kept() -> None:
+    search = RecordSearch([KEY])
+    ends: list[Record] = [replace(ended("1"), capability=f"c.x{n}") for n in range(100)]
+    await found(search, (RESULTS_TYPE, ends))
+    assert len(search.found[KEY].ends) == MOST_ENDS
 
 
 async def test_the_first_end_of_a_task_is_found_among_others() -> None:

@@ -92,12 +92,12 @@ class Scene:
         self.process = Process(world, "dispatcher")
         self.process.run(self.lookups.run())
 
-    def ask(self, name: str, **since: float) -> None:
+    def ask(self, name: str, since: float = 0.0) -> None:
         def then(_: Record | None) -> None:
             self.told[name] = self.world.now
 
         key = TaskKey("default", name)
-        self.process.step(lambda: self.lookups.ask(key, then, **since))
+        self.process.step(lambda: self.lookups.ask(key, then, since))
 
     def cut(self, seconds: float) -> None:
         """Let nothing be consumed for so long."""

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pamqp import commands
 
 from known_records import Known
@@ -293,6 +294,14 @@ async def test_what_expired_above_a_ceiling_ends_or_goes_on_as_all_else(
     assert recorded == answered
     assert [(one.id, one.status) for one in answered] == ([("mine", "expired")] if ends else [])
     assert [name for name, _ in gate.admitted] == ([] if ends else ["mine"])
+
+
+async def test_what_expired_is_not_told_another_capabilitys_end() -> None:
+    """Somebody has used its id: that says nothing of it, and it goes on."""
+    theirs, gate = replace(ENDED, capability="other.thing"), Gate()
+    recorded, answered = await told(GOOD, reason="expired", known=Known(theirs), gate=gate)
+    assert (recorded, answered) == ([], [])
+    assert gate.admitted == [("mine", Redelivery.DELIVERED)]
 
 
 async def test_bad_input_has_nobody_looked_up() -> None:

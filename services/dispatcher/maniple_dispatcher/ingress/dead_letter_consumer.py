@@ -195,7 +195,13 @@ class DeadLetterConsumer:
             end(None)
             return
         key = TaskKey(one.refusal.answer.tenant, one.refusal.answer.id)
-        self._again.look(key, Asker(source.settle, arrival.reply_to, arrival.correlation_id), end)
+        asker = Asker(
+            source.settle,
+            arrival.reply_to,
+            arrival.correlation_id,
+            capability=capability_of(one.task, arrival.routing_key),
+        )
+        self._again.look(key, asker, end)
 
     def _end(self, one: "_Expired", source: Settlement, found: Record | None) -> None:
         """End a task that expired if it never left a dispatcher; one that may have goes on.

@@ -10,11 +10,12 @@ import logging
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.codec import encode
-from maniple.errors import BrokerUnavailable, InvalidMessage, ManipleError
+from maniple.errors import BAD_INPUT, BrokerUnavailable, InvalidMessage, ManipleError
 from maniple.events import Event
 from maniple.identifiers import new_id
 from maniple.messages import (
@@ -24,6 +25,7 @@ from maniple.messages import (
     RESULTS_TYPE,
     RUNNING_TYPE,
     Result,
+    is_result_of,
 )
 from maniple.records import Batch, Entry, Record, TaskKey, decode_records
 from maniple.service.process import Runtime
@@ -36,6 +38,7 @@ LIMIT = 20.0  # seconds for which nothing comes until a look is begun again
 RESTS = 2  # times as long as a look took, until the next: the loop is the tasks'
 LONGEST_REST = 5.0
 AGAIN = 1.0
+MOST_ENDS = 16  # of one id that are told from each other
 _TYPES = (ADMITTED_TYPE, ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
 # An id has 128 characters at most; what is longer is somebody's payload.
 _IDS = re.compile(rb'"id":"((?:[^"\\]|\\.){1,768})"')
@@ -58,15 +61,20 @@ class RecordLookup:
         self._runtime = runtime
         self._publisher = publisher
         self._outage = outage
-        self._asked: dict[TaskKey, list[Then]] = {}
+        self._asked: dict[TaskKey, list[tuple[Then, str | None]]] = {}
         self._from = math.inf  # for what is asked; monotonic
         self._any = asyncio.Event()
 
-    def ask(self, key: TaskKey, then: Then, since: float = 0.0) -> None:
-        """Have `then` told soon what became of a task, also if that was `since` seconds ago."""
+    def ask(
+        self, key: TaskKey, then: Then, since: float = 0.0, *, capability: str | None = None
+    ) -> None:
+        """Have `then` told soon what became of a task, also if that was `since` seconds ago.
+
+        With a `capability`, that is its end in place of another task's under the same id.
+        """
         back = max(BACK + self._outage(), min(since, MOST_BACK))
         self._from = min(self._from, monotonic() - back)
-        self._asked.setdefault(key, []).append(then)
+        self._asked.setdefault(key, []).append((then, capability))
         self._any.set()
 
     async def run(self) -> None:
@@ -78,15 +86,16 @@ class RecordLookup:
             begun = monotonic()
             found = await self._look(asked)
             for key, all_of_it in asked.items():
-                for then in all_of_it:
+                of_key = found.get(key)
+                for then, capability in all_of_it:
                     try:
-                        then(found.get(key))
+                        then(None if of_key is None else of_key.of(capability))
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
                         _log.exception("what came again cannot be brought on its way")
                 await asyncio.sleep(0)
             await asyncio.sleep(min(RESTS * (monotonic() - begun), LONGEST_REST))
 
-    async def _look(self, wanted: Collection[TaskKey]) -> Mapping[TaskKey, Record]:
+    async def _look(self, wanted: Collection[TaskKey]) -> "Mapping[TaskKey, Found]":
         """Read until there is no more: what nobody knows of a task is no reason to end it."""
         begun, start = monotonic(), self._from
         self._from = math.inf
@@ -106,7 +115,7 @@ class RecordLookup:
         self._runtime.log.info(
             "tasks come again",
             tasks=len(wanted),
-            ended=sum(isinstance(one, Result) for one in search.found.values()),
+            ended=sum(bool(one.ends) for one in search.found.values()),
             known=len(search.found),
             seconds=round(monotonic() - begun, 3),
         )
@@ -141,8 +150,41 @@ class RecordLookup:
             raise BrokerUnavailable("the reader has ended")
 
 
+def is_end_of(result: Result, capability: str | None) -> bool:
+    """Tell whether an end is of what was asked for, or of a fallback for it; None is anything."""
+    return (
+        capability is None
+        or is_result_of(result, capability)
+        or (result.error is not None and result.error.code in BAD_INPUT)
+    )
+
+
+@dataclass(slots=True)
+class Found:
+    """What the records have under one id; the first end of a task is its end."""
+
+    last: Record | None = None
+    """Of what is no end."""
+    ends: list[Result] = field(default_factory=list)
+    """The first of each capability."""
+
+    def take(self, record: Record) -> None:
+        """Take what comes next."""
+        if not isinstance(record, Result):
+            self.last = record
+        elif len(self.ends) < MOST_ENDS and all(
+            record.capability != one.capability for one in self.ends
+        ):
+            self.ends.append(record)
+
+    def of(self, capability: str | None) -> Record | None:
+        """Return the end of what was asked for, or another end, or else the last."""
+        ours = (one for one in self.ends if is_end_of(one, capability))
+        return next(ours, None) or next(iter(self.ends), None) or self.last
+
+
 class RecordSearch:
-    """What is looked for in one reading, and found; the first end of a task is its end."""
+    """What is looked for in one reading, and found."""
 
     def __init__(self, wanted: Collection[TaskKey]) -> None:
         """Look for what is `wanted`, until the mark."""
@@ -151,7 +193,7 @@ class RecordSearch:
         body = encode({"mark": new_id()})
         self.mark = Outgoing(RESULTS.name, MARK_KEY, body, message_id=new_id(), type=MARK_TYPE)
         self._passed = False
-        self.found: dict[TaskKey, Record] = {}
+        self.found: dict[TaskKey, Found] = {}
         self.ended = asyncio.Event()
 
     def decode(
@@ -169,8 +211,8 @@ class RecordSearch:
         """Take what was found, and whether that was all."""
         for entry in batch.entries:
             key = _key(entry)
-            if key is not None and not isinstance(self.found.get(key), Result):
-                self.found[key] = entry.record
+            if key is not None and not isinstance(entry.record, Event):
+                self.found.setdefault(key, Found()).take(entry.record)
         if self._passed:
             self.ended.set()
         await asyncio.sleep(0)

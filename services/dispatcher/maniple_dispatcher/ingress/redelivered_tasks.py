@@ -5,15 +5,14 @@ from functools import partial
 from typing import NamedTuple
 
 from maniple.codec import encode
-from maniple.errors import BAD_INPUT
-from maniple.messages import Envelope, Result, TaskAdmitted, fallbacks_in, is_result_of
+from maniple.messages import Envelope, Result, TaskAdmitted, fallbacks_in
 from maniple.records import Record, TaskKey
 from maniple.service.policies import Resolved
 from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.confirm import ConfirmCallback, as_ours
 from maniple.service.settlement import Settlement
 from maniple_dispatcher.ingress.bundle_members import Onward
-from maniple_dispatcher.ingress.record_lookup import RecordLookup
+from maniple_dispatcher.ingress.record_lookup import RecordLookup, is_end_of
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 
@@ -71,7 +70,8 @@ class RedeliveredTasks:
 
     def look(self, key: TaskKey, asker: Asker, go_on: GoOn, *, since: float = 0.0) -> None:
         """Answer how a task has ended, or leave it in its lane; or else `go_on`."""
-        self._lookups.ask(key, partial(self._found, asker, go_on), since)
+        found = partial(self._found, asker, go_on)
+        self._lookups.ask(key, found, since, capability=asker.capability)
 
     def bring(
         self,
@@ -92,7 +92,9 @@ class RedeliveredTasks:
 
     def _found(self, asker: Asker, go_on: GoOn, found: Record | None) -> None:
         try:
-            if isinstance(found, Result) and _is_of(asker, found):
+            # Another's end tells nothing of what became of the task that asks: it goes on, as two
+            # submissions of one id do, and gets no end of a policy's making.
+            if isinstance(found, Result) and is_end_of(found, asker.capability):
                 self._answer(found, asker)
             elif found is None or isinstance(found, TaskAdmitted | Result) or asker.accepted:
                 go_on(found)
@@ -107,19 +109,6 @@ class RedeliveredTasks:
         else:
             encoded = encode(result)
             self._results.reply(encoded, asker.reply_to, asker.correlation_id, asker.done)
-
-
-def _is_of(asker: Asker, result: Result) -> bool:
-    """Tell whether an end is of what was asked for, or of a fallback for it.
-
-    Of one that is not, it is unknown what became of the task that asks: it goes on, as two
-    submissions of one id do, and gets no end of a policy's making.
-    """
-    return (
-        asker.capability is None
-        or is_result_of(result, asker.capability)
-        or (result.error is not None and result.error.code in BAD_INPUT)
-    )
 
 
 def _key(envelope: Envelope) -> TaskKey:
