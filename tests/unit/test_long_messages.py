@@ -10,13 +10,14 @@ import pytest
 
 from channels import until_idle
 from ingress_with_fakes import Ingress, Submission
-from maniple.amqp.byte_budget import SHORT_TASKS, TASK_BYTES
+from maniple.amqp.byte_budget import LONG_TASKS, TASK_BYTES, Length
 from maniple.messages import Status
 from maniple_dispatcher.ingress import long_messages
 from maniple_dispatcher.ingress.long_messages import MOST_UNSETTLED, SLICE, LongMessages, Steps
 from waiting import hold_within
 
-LONG = 2 * SHORT_TASKS * TASK_BYTES
+LONG = LONG_TASKS * TASK_BYTES
+LONGEST = LONG + 1
 
 
 def delivery(weight: int = LONG) -> Any:
@@ -64,12 +65,14 @@ async def test_a_long_one_lets_short_ones_pass_after_each_slice(long: LongMessag
     assert [one for one in seen if one.startswith("long")] == [f"long{n}" for n in range(5)]
 
 
-async def test_long_ones_are_gone_through_one_after_another(long: LongMessages) -> None:
+async def test_long_ones_take_turns_so_that_none_waits_for_the_end_of_a_longer_one(
+    long: LongMessages,
+) -> None:
     seen: list[str] = []
-    for name in "ab":
-        long.take(delivery(), busy(seen, name, 2))
+    long.take(delivery(LONGEST), busy(seen, "a", 4))
+    long.take(delivery(), busy(seen, "b", 2))
     await long.drain()
-    assert seen == ["a0", "a1", "b0", "b1"]
+    assert seen == ["a0", "b0", "a1", "b1", "a2", "a3"]
 
 
 async def test_one_that_is_delivered_again_is_left_to_whoever_has_it(long: LongMessages) -> None:
@@ -82,9 +85,7 @@ async def test_one_that_is_delivered_again_is_left_to_whoever_has_it(long: LongM
     await asyncio.sleep(0)
     lost.alive = waits.alive = False
     await long.drain()
-    assert len([one for one in seen if one.startswith("lost")]) < 3
-    assert seen[-1] == "next0"
-    assert "waits0" not in seen
+    assert seen == ["lost0", "next0"]
     assert (lost.acked, lost.rejected) == (0, 0)
 
 
@@ -108,6 +109,8 @@ async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
     long: LongMessages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(long_messages, "LONGEST_REST", 60.0)
+    monkeypatch.setattr(long_messages, "LATELY", 60.0)
+    long.take(delivery(0), busy([], "short", 1))
     one, seen = delivery(), list[str]()
     source, each = long.source(one), MOST_UNSETTLED // 4
 
@@ -131,18 +134,48 @@ async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
 async def test_what_is_never_confirmed_holds_up_no_other_for_long(long: LongMessages) -> None:
     stuck, seen = delivery(), list[str]()
     long.source(stuck).expect(2 * MOST_UNSETTLED)
+    long.take(delivery(0), busy(seen, "short", 1))
     long.take(delivery(), busy(seen, "next", 3))
     async with asyncio.timeout(60):
         await long.drain()
-    assert seen == ["next0", "next1", "next2"]
+    assert seen == ["short0", "next0", "next1", "next2"]
 
 
-async def test_what_is_delivered_again_is_not_waited_for(long: LongMessages) -> None:
-    lost = delivery()
+@pytest.mark.parametrize(
+    ("weight", "came", "waits"),
+    [
+        (LONG, 0, True),
+        (LONGEST, 0, True),
+        (LONGEST, LONG, True),
+        (LONG, LONG, False),
+        (LONG, LONGEST, False),
+        (LONGEST, LONGEST, False),
+    ],
+)
+async def test_only_for_what_is_shorter_and_has_come_lately_is_the_way_kept_clear(
+    long: LongMessages, monkeypatch: pytest.MonkeyPatch, weight: int, came: int, *, waits: bool
+) -> None:
+    length = Length.LONG if weight == LONG else Length.LONGEST
+    long.source(delivery(weight)).expect(2 * MOST_UNSETTLED)
+    assert not long._is_in_the_way(length)
+    long.take(delivery(came), busy([], "other", 1))
+    assert long._is_in_the_way(length) == waits
+    monkeypatch.setattr(long_messages, "LATELY", 0.0)
+    assert not long._is_in_the_way(length)
+
+
+async def test_what_is_delivered_again_or_settled_is_not_waited_for(long: LongMessages) -> None:
+    long.take(delivery(0), busy([], "short", 1))
+    lost, settled = delivery(), delivery()
     long.source(lost).expect(2 * MOST_UNSETTLED)
-    assert long._is_behind
+    (source := long.source(settled)).expect(2 * MOST_UNSETTLED)
     lost.alive = False
-    assert not long._is_behind
+    assert long._is_in_the_way(Length.LONG)
+    for _ in range(2 * MOST_UNSETTLED + 1):
+        source.settle()
+    assert not long._is_in_the_way(Length.LONG)
+    long.source(delivery())
+    assert len(long._sources) == 1  # the others are forgotten
 
 
 PAST = "2020-01-01T00:00:00Z"

@@ -9,7 +9,7 @@ publishes that were not confirmed are sent again under the same message ids. A c
 
 from aiormq import Connection
 
-from maniple.amqp.byte_budget import TASK_BYTES, ByteBudget, is_long
+from maniple.amqp.byte_budget import TASK_BYTES, ByteBudget, Length, length_of
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.declare import declare, declare_queue, declare_topology
@@ -31,6 +31,7 @@ __all__ = [
     "Delivery",
     "FirstPublishes",
     "Inspector",
+    "Length",
     "Listener",
     "OrphanedQueue",
     "Outgoing",
@@ -43,6 +44,6 @@ __all__ = [
     "declare",
     "declare_queue",
     "declare_topology",
-    "is_long",
     "leftover",
+    "length_of",
 ]

@@ -13,13 +13,14 @@ all deliveries that are not settled are counted, for all consumers of a process 
   task waits for somebody's arrays. Beside as many long ones as wait, a consumer may have its whole
   prefetch of others: else a queue full of arrays would hide what comes behind them.
 
-A consumer may always have one short message, one long one, and its `floor`: neither does a message
+A consumer may always have one message of each `Length`, and its `floor`: neither does a message
 that is larger than the budget wait for ever, nor does one queue with large messages stop the
 others. Pure: it reads no clock, and is looked at from outside about once a second.
 """
 
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ IDLE = 30  # looks
 TASK_BYTES = 4 * 1024
 """What a dispatcher makes of a task, besides copies of its bytes."""
 MOST_TASKS = 1000  # of one submission
-SHORT_TASKS = 64  # in weight; what has more is long
-LONG_PART = 2  # the part of the limit that long ones of a share may have, of which one is one
+SHORT_TASKS = 16  # in weight
+LONG_TASKS = 160  # as clients send that bundle what is submitted at a time: 128, and their bytes
+LONG_PART = 4  # the part of the limit that a share may have of each kind of long ones: one of four
 WORTH = 2
 """A prefetch is changed by consuming anew; what is on its way meanwhile comes twice. So seldom."""
 
@@ -46,9 +48,19 @@ def weight_of(body: bytes) -> int:
     return len(body) + TASK_BYTES * min(MOST_TASKS, max(1, body.count(b"{")))
 
 
-def is_long(weight: int) -> bool:
-    """Tell whether so much work is done in slices, and waits for what is short."""
-    return weight > SHORT_TASKS * TASK_BYTES
+class Length(IntEnum):
+    """How much work a message is; the shorter goes first."""
+
+    SHORT = 0
+    LONG = 1
+    LONGEST = 2
+
+
+def length_of(weight: int) -> Length:
+    """Return how long a message of a weight is."""
+    if weight <= SHORT_TASKS * TASK_BYTES:
+        return Length.SHORT
+    return Length.LONG if weight <= LONG_TASKS * TASK_BYTES else Length.LONGEST
 
 
 class ByteBudget:
@@ -96,13 +108,11 @@ class ByteBudget:
 
     def fits(self, share: "ByteShare", weight: int) -> bool:
         """Tell whether a share may have so much more in hand."""
-        if is_long(weight):
-            if share.long_in_hand == 0:
-                return True
-            if share.long_in_hand + weight > self.limit // LONG_PART:
-                return False
-        elif share.in_hand == share.long_in_hand:
+        length = length_of(weight)
+        if share.in_hand_of[length] == 0:
             return True
+        if length and share.in_hand_of[length] + weight > self.limit // LONG_PART:
+            return False
         return self.in_hand + weight <= self.limit or share.in_hand + weight <= self.floor
 
     def wait(self, share: "ByteShare") -> None:
@@ -146,8 +156,8 @@ class ByteShare:
         self.queue = queue
         self.held = 0
         self.in_hand = 0
-        self.long_in_hand = 0
-        """Weight of what is long of that."""
+        self.in_hand_of = [0 for _ in Length]
+        """That by `Length`."""
         self.held_back = False
         self.most = prefetch() if changed is None else max(1, budget.limit // ASSUMED)
         """Messages that the consumer may have at a time, by their bytes."""
@@ -157,8 +167,7 @@ class ByteShare:
         self._hand = hand
         self._prefetch = prefetch
         self._changed = changed
-        self._short: deque[Delivery] = deque()  # that wait unopened
-        self._long: deque[Delivery] = deque()
+        self._unopened: tuple[deque[Delivery], ...] = tuple(deque() for _ in Length)
         self._largest = 0
         self._expected = ASSUMED
         self._quiet = 0
@@ -179,7 +188,7 @@ class ByteShare:
             self._hand(delivery)
             return
         weight = weight_of(delivery.body)
-        unopened = self._long if is_long(weight) else self._short
+        unopened = self._unopened[length_of(weight)]
         if unopened or not budget.fits(self, weight):
             unopened.append(delivery)
             budget.wait(self)
@@ -203,19 +212,18 @@ class ByteShare:
         before, delivery.weight = delivery.weight, weight
         self.in_hand += weight - before
         self._budget.in_hand += weight - before
-        if is_long(before):
-            self.long_in_hand -= before
-        if is_long(weight):
-            self.long_in_hand += weight
+        self.in_hand_of[length_of(before)] -= before
+        self.in_hand_of[length_of(weight)] += weight
 
     def clear(self) -> None:
         """Give back everything: the deliveries are lost."""
         self._budget.held -= self.held
         self._budget.in_hand -= self.in_hand
-        self.held = self.in_hand = self.long_in_hand = self.besides = 0
+        self.held = self.in_hand = self.besides = 0
+        self.in_hand_of = [0 for _ in Length]
         self.held_back = False
-        self._short.clear()
-        self._long.clear()
+        for unopened in self._unopened:
+            unopened.clear()
 
     @property
     def prefetch(self) -> int:
@@ -225,7 +233,11 @@ class ByteShare:
     @property
     def waits(self) -> bool:
         """Whether something waits unopened."""
-        return bool(self._short or self._long)
+        return any(self._unopened)
+
+    @property
+    def _long_waiting(self) -> int:
+        return sum(map(len, self._unopened[Length.LONG :]))
 
     def hand_on(self) -> None:
         """Have opened what has waited, of any share, as far as there is room now."""
@@ -233,7 +245,7 @@ class ByteShare:
 
     def open(self) -> bool:
         """Hand on what has waited, as far as there is room; tell whether nothing waits any more."""
-        for unopened in (self._short, self._long):
+        for unopened in self._unopened:
             while unopened:
                 weight = weight_of(unopened[0].body)
                 if not self._budget.fits(self, weight):
@@ -265,9 +277,9 @@ class ByteShare:
             self.held_back = False
             changed()
         self._expect()
-        narrower = WORTH * len(self._long) < self.besides
+        narrower = WORTH * self._long_waiting < self.besides
         if narrower:
-            self.besides = len(self._long)
+            self.besides = self._long_waiting
         if self._refits(max(1, fair // self._expected)) or narrower:
             changed()
 
@@ -276,12 +288,12 @@ class ByteShare:
 
         What comes next is taken to be as large as these are; its bytes are counted as ever.
         """
-        budget, waiting = self._budget, len(self._long)
+        budget, waiting = self._budget, self._long_waiting
         now = self.prefetch
         if self._changed is None or budget.held > budget.limit or 2 * waiting < now:
             return
         size = max(1, self._largest, self.held // unsettled)
-        besides, most = max(self.besides, waiting), max(self.most, budget.limit // size)
+        besides, most = max(self.besides, waiting), budget.limit // size
         if min(most, self._prefetch() + besides) >= now + self._prefetch() // WORTH**2:
             self.besides, self.most, self._expected = besides, most, size
             self._used_up = False

@@ -2,8 +2,9 @@
 
 An array has up to 1,000 tasks, each of which takes as much work as one that comes alone. In one go
 that would hold up the loop, and with it everybody else's tasks, for a tenth of a second or more.
-Nor is more of them given to the broker than it confirms soon: what is published later waits there
-behind it. How many are begun at a time, `maniple.amqp.byte_budget` bounds.
+Nor is more of them given to the broker, while shorter ones come, than it confirms soon: what is
+published later waits there behind it. How many are begun at a time, `maniple.amqp.byte_budget`
+bounds; they take turns, so that none waits for the end of a longer one.
 """
 
 import asyncio
@@ -12,13 +13,14 @@ from collections import deque
 from collections.abc import Generator
 from time import monotonic
 
-from maniple.amqp import Delivery, is_long
+from maniple.amqp import Delivery, Length, length_of
 from maniple.service.settlement import Settlement
 
 SLICE = 0.001  # seconds of the loop that are taken at a time
 MOST_UNSETTLED = 256  # parts of long messages, beyond which they rest
 REST = 0.002  # seconds
 LONGEST_REST = 0.05  # between slices: what is not confirmed may be one queue's fault
+LATELY = 1.0  # seconds for which what was shorter has the way kept clear
 
 Steps = Generator[None, None, None]
 """The work on a message, that may rest at each `yield`: a task takes less than a slice."""
@@ -32,19 +34,22 @@ class LongMessages:
 
     def __init__(self) -> None:
         """Begin with none; long ones are worked through in `run`."""
-        self._begun: deque[tuple[Delivery, Steps]] = deque()
+        self._begun: deque[tuple[Length, Delivery, Steps]] = deque()
         self._sources: list[Settlement] = []
+        self._seen = [float("-inf") for _ in Length]  # when the last of each length came
         self._any = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
 
     def take(self, delivery: Delivery, steps: Steps) -> None:
-        """Go through `steps`, now or behind the long ones that came before."""
-        if not is_long(delivery.weight):
+        """Go through `steps`: now, or in turns with other long ones."""
+        length = length_of(delivery.weight)
+        self._seen[length] = monotonic()
+        if length is Length.SHORT:
             for _ in steps:
                 pass
             return
-        self._begun.append((delivery, steps))
+        self._begun.append((length, delivery, steps))
         self._none.clear()
         self._any.set()
 
@@ -53,7 +58,8 @@ class LongMessages:
     ) -> Settlement:
         """Return what settles a message; it has one part, which is to be settled after the last."""
         source = Settlement(delivery, 1, patient=patient, expires=expires)
-        if is_long(delivery.weight):
+        if length_of(delivery.weight) is not Length.SHORT:
+            self._sources = [one for one in self._sources if one.alive and one.remaining]
             self._sources.append(source)
         return source
 
@@ -62,8 +68,12 @@ class LongMessages:
         while True:
             await self._any.wait()
             while self._begun:
-                await self._go_through(*self._begun[0])
-                self._begun.popleft()
+                length, delivery, steps = self._begun.popleft()
+                if self._is_over(delivery, steps):
+                    steps.close()
+                else:
+                    self._begun.append((length, delivery, steps))
+                await self._rest(length)
             self._any.clear()
             self._none.set()
 
@@ -71,29 +81,27 @@ class LongMessages:
         """Return when all that was taken has been gone through."""
         await self._none.wait()
 
-    async def _go_through(self, delivery: Delivery, steps: Steps) -> None:
-        """Go through one; what is delivered again is left to whoever has it then."""
+    def _is_over(self, delivery: Delivery, steps: Steps) -> bool:
+        """Work on one for a slice; what is delivered again is left to whoever has it then."""
+        until = monotonic() + SLICE
         try:
-            began = monotonic()
             while delivery.alive and next(steps, _DONE) is not _DONE:
-                if monotonic() - began >= SLICE:
-                    await self._rest()
-                    began = monotonic()
+                if monotonic() >= until:
+                    return False
         except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
             _log.exception("a long message cannot be handled")
             delivery.reject()
-        finally:
-            steps.close()
-        await self._rest()
+        return True
 
-    async def _rest(self) -> None:
+    async def _rest(self, length: Length) -> None:
         """Let others have their turn, until the broker has confirmed most of what it was given."""
         await asyncio.sleep(0)
         until = monotonic() + LONGEST_REST
-        while self._is_behind and monotonic() < until:  # noqa: ASYNC110 - told by nobody
+        while monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(REST)
 
-    @property
-    def _is_behind(self) -> bool:
-        self._sources = [one for one in self._sources if one.alive and one.remaining]
-        return sum(one.remaining for one in self._sources) > MOST_UNSETTLED
+    def _is_in_the_way(self, length: Length) -> bool:
+        """Tell whether much is not confirmed that shorter ones which have come lately wait for."""
+        if max(self._seen[:length]) < monotonic() - LATELY:
+            return False
+        return sum(one.remaining for one in self._sources if one.alive) > MOST_UNSETTLED
