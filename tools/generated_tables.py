@@ -60,7 +60,8 @@ QUEUES = {
 SETTINGS = {
     "management_url": "management API, with the login of the `agent` user; without it the registry "
     "closes no connections",
-    "prefetch": "submissions held at once at most, besides long ones that wait; fewer of large ones",
+    "prefetch": "submissions held at once at most, besides long ones that wait; "
+    "fewer of large ones",
     "retry_prefetch": "messages from `maniple.retry` held at once",
 }
 FAMILIES = (("maniple.delay.", "<seconds>"), ("maniple.requests.", "<service>"))

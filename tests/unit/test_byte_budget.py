@@ -10,6 +10,7 @@ from maniple.amqp.byte_budget import (
     ASSUMED,
     IDLE,
     LONG_TASKS,
+    MOST_BESIDES,
     MOST_TASKS,
     SHORT_TASKS,
     TASK_BYTES,
@@ -244,12 +245,12 @@ async def test_what_comes_beyond_the_budget_waits_unopened_and_in_order() -> Non
 
 async def test_room_that_one_queue_leaves_is_taken_by_what_waits_in_another() -> None:
     budget = ByteBudget(16 * MIB, staged=True)
-    *some, other = [
-        await Taking(SendingQueue(*[LARGE] * 3), budget, prefetch=3).open() for _ in range(6)
+    one, two, other = [
+        await Taking(SendingQueue(*[LARGE] * 3), budget, prefetch=3).open() for _ in range(3)
     ]
-    assert [len(one.held) for one in some] == [3] * 5
-    assert len(other.held) == 1  # the first passes in any case
-    await some[0].settle(3)
+    # Of half the budget; the first passes in any case.
+    assert (len(one.held), len(two.held), len(other.held)) == (3, 3, 1)
+    await one.settle(3)
     assert len(other.held) == 3
 
 
@@ -316,6 +317,26 @@ async def test_no_more_messages_are_asked_for_than_the_budget_holds_of_such() ->
     assert on.budget is not None
     assert on.budget.held <= on.budget.limit + 64 * len(ARRAY)
     assert on.on.unsettled < 1000
+
+
+async def test_however_many_long_messages_wait_the_prefetch_is_one_that_the_protocol_has() -> None:
+    tiny = b"[" + b",".join([b"{}"] * 65) + b"]"
+    on = await taking(*[tiny] * 20_000, limit=64 * MIB, staged=True, prefetch=256)
+    for _ in range(60):
+        await until_idle()
+    assert 4_000 < on.queue.prefetches[-1] <= 256 + MOST_BESIDES
+    assert on.on.unsettled == on.queue.prefetches[-1]
+    assert len(on.queue.prefetches) < 30
+
+
+async def test_long_messages_of_several_queues_leave_half_of_the_budget_to_short_ones() -> None:
+    budget = ByteBudget(32 * MIB, staged=True)
+    for _ in range(3):
+        on = await Taking(SendingQueue(*[ARRAY] * 4), budget, prefetch=200).open()
+    assert budget.in_hand <= (16 + 5) * MIB  # the first of each queue passes in any case
+    await on.queue.publish(*[ONE] * 100)
+    await until_idle()
+    assert shorts(on) == 100
 
 
 async def test_the_prefetch_is_as_before_when_no_long_message_waits() -> None:

@@ -72,3 +72,19 @@ async def test_what_arrives_before_the_end_of_a_subscription_is_acknowledged_aft
     assert one == "ack 1 and before"
     assert sorted(rest) == sorted(["cancel", "ack 2 and before", "qos 9", "consume"])
     assert rest.index("cancel") < rest.index("ack 2 and before")
+
+
+async def test_what_cannot_be_asked_of_the_broker_has_the_connection_built_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on, channel = await consuming()
+    suspected: list[bool] = []
+    on.owner = SimpleNamespace(suspect=lambda: suspected.append(True))
+
+    async def refuse(**_: Any) -> None:
+        raise TypeError("Short unsigned integer range: 0 to 65535")
+
+    monkeypatch.setattr(consumer, "QUIET", 0.0)
+    monkeypatch.setattr(channel, "basic_qos", refuse)
+    await on.resize(70_000)
+    assert suspected

@@ -34,6 +34,8 @@ MOST_TASKS = 1000  # of one submission
 SHORT_TASKS = 16  # in weight
 LONG_TASKS = 160  # as clients send that bundle what is submitted at a time: 128, and their bytes
 LONG_PART = 4  # the part of the limit that a share may have of each kind of long ones: one of four
+ALL_LONG_PART = 2  # and all shares of both kinds together
+MOST_BESIDES = 4096  # messages; the protocol has 65,535, and each takes more than its bytes
 WORTH = 2
 """A prefetch is changed by consuming anew; what is on its way meanwhile comes twice. So seldom."""
 
@@ -111,9 +113,16 @@ class ByteBudget:
         length = length_of(weight)
         if share.in_hand_of[length] == 0:
             return True
-        if length and share.in_hand_of[length] + weight > self.limit // LONG_PART:
+        if length and (
+            share.in_hand_of[length] + weight > self.limit // LONG_PART
+            or self._long_in_hand + weight > self.limit // ALL_LONG_PART
+        ):
             return False
         return self.in_hand + weight <= self.limit or share.in_hand + weight <= self.floor
+
+    @property
+    def _long_in_hand(self) -> int:
+        return sum(sum(share.in_hand_of[Length.LONG :]) for share in self._shares)
 
     def wait(self, share: "ByteShare") -> None:
         """Remember a share that has something unopened."""
@@ -293,7 +302,8 @@ class ByteShare:
         if self._changed is None or budget.held > budget.limit or 2 * waiting < now:
             return
         size = max(1, self._largest, self.held // unsettled)
-        besides, most = max(self.besides, waiting), budget.limit // size
+        besides = min(max(self.besides, waiting), MOST_BESIDES)
+        most = budget.limit // size
         if min(most, self._prefetch() + besides) >= now + self._prefetch() // WORTH**2:
             self.besides, self.most, self._expected = besides, most, size
             self._used_up = False

@@ -221,7 +221,9 @@ class Consumer:
             await self._fit()
         except (Exception, asyncio.CancelledError) as error:
             if not is_loss(error):
-                raise
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                _log.exception("%s cannot be consumed as it is to be", self.queue)
             if channel is not None and channel is self._channel:
                 self._suspect()
 

@@ -54,11 +54,19 @@ class LongMessages:
         self._any.set()
 
     def source(
-        self, delivery: Delivery, *, patient: bool = False, expires: bool = False
+        self,
+        delivery: Delivery,
+        *,
+        patient: bool = False,
+        expires: bool = False,
+        looked_up: bool = False,
     ) -> Settlement:
-        """Return what settles a message; it has one part, which is to be settled after the last."""
+        """Return what settles a message; it has one part, which is to be settled after the last.
+
+        Tasks that are `looked_up` first are not at the broker while they wait.
+        """
         source = Settlement(delivery, 1, patient=patient, expires=expires)
-        if length_of(delivery.weight) is not Length.SHORT:
+        if length_of(delivery.weight) is not Length.SHORT and not looked_up:
             self._sources = [one for one in self._sources if one.alive and one.remaining]
             self._sources.append(source)
         return source

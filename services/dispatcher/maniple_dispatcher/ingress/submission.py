@@ -194,7 +194,8 @@ class SubmissionConsumer:
         # What only its sender says is repeated may not end for want of room, nor take more of it.
         patient = arrival.before is Redelivery.SAID
         expires = delivery.properties.expiration is not None
-        source = self._long.source(delivery, patient=patient, expires=expires)
+        looked_up = arrival.before in {Redelivery.DELIVERED, Redelivery.BOTH}
+        source = self._long.source(delivery, patient=patient, expires=expires, looked_up=looked_up)
         if refused:
             alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
             refusals = refusals_of(refused, alive, arrival, new_id)
