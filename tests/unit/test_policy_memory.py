@@ -28,18 +28,24 @@ from policy_records import KEY, NAME, NOW, KeptKeys, document, record, revision
 WHICH = {"kind": "timeout", "name": NAME}
 
 
-def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
-    nothing: Any = None
-    store = Store(
-        nothing,
+NOTHING: Any = None
+
+
+def a_store(folder: Path) -> Store:
+    return Store(
+        NOTHING,
         "maniple/dev",
-        tmp_path / "policies.json",
+        folder / "policies.json",
         health=Health("policy", "one"),
         metrics=Metrics(),
-        announce=nothing,
+        announce=NOTHING,
         now=lambda: NOW,
     )
-    answers = PolicyQueries(store, nothing, lambda: 0.0)
+
+
+def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    answers = PolicyQueries(store, NOTHING, lambda: 0.0)
     for instance, claimed in (("forged", MAX_REVISION), ("true", 7)):
         answers.hear(
             PolicyApplied(
@@ -55,18 +61,9 @@ def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -
 
 
 async def test_what_consul_holds_and_nobody_can_use_is_listed(tmp_path: Path) -> None:
-    nothing: Any = None
-    store = Store(
-        nothing,
-        "maniple/dev",
-        tmp_path / "policies.json",
-        health=Health("policy", "one"),
-        metrics=Metrics(),
-        announce=nothing,
-        now=lambda: NOW,
-    )
+    store = a_store(tmp_path)
     await store.sync([CatalogEntry("maniple/dev/policies/retry/x", b"{", 1)])
-    listed = await PolicyQueries(store, nothing, lambda: 0.0).list(nothing)
+    listed = await PolicyQueries(store, NOTHING, lambda: 0.0).list(NOTHING)
     assert listed["policies"] == []
     assert "is no JSON" in listed["invalid"]["retry/x"]
 
