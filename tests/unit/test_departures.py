@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from maniple.amqp import Outgoing
-from maniple.errors import ErrorCode
+from maniple.errors import ErrorCode, ManipleError
 from maniple.execution import failed
 from maniple.messages import RetryPlan
 from maniple.service.publish import batch_publisher
@@ -246,3 +246,22 @@ async def test_who_drains_does_not_wait_for_a_lane_that_confirms_nothing() -> No
         await look(agent)
     await wait_until(draining.done)
     assert (lost.acked, waiting(agent)) == (1, ["1"])
+
+
+async def test_what_has_just_been_confirmed_may_be_looked_at_to_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Agent()
+    departures, keys = agent.departures, list[str]()
+    told = departures._told
+
+    def look_at_it(leaving: module._Leaving, error: ManipleError | None) -> None:
+        told(leaving, error)
+        leaving.outlet.cancel("a.task", departures._is_given_up)
+        keys.append("a.task")
+
+    monkeypatch.setattr(departures, "_told", look_at_it)
+    lost = Delivery(envelope("1"), envelope("2"), redelivered=True)
+    await agent.take(lost)
+    assert ([key for key, _ in agent.moved()], keys) == (["a.task"] * 2, ["a.task"] * 2)
+    assert lost.acked == 1

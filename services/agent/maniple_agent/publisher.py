@@ -63,13 +63,14 @@ class _Leaving:
     """A `done` of what may have to go another way."""
 
     __slots__ = ("done", "instead", "outlet", "ticket", "told")
-    ticket: InFlightPublish["_Leaving"]
+    ticket: InFlightPublish["_Leaving"] | None
     told: Callable[["_Leaving", ManipleError | None], None]
 
     def __init__(
         self, outlet: BatchPublisher, done: ConfirmCallback, instead: Callable[[], None]
     ) -> None:
         self.outlet, self.done, self.instead = outlet, done, instead
+        self.ticket = None
 
     def __call__(self, error: ManipleError | None) -> None:
         self.told(self, error)
@@ -261,11 +262,13 @@ class AgentPublisher:
         is_answer = error is None or isinstance(error, PublishRefused)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
         self._changed.set()
+        # It has what leaves: both would wait for a garbage collection.
+        ticket, leaving.ticket = leaving.ticket, None
+        if ticket is None:
+            return
         if is_answer:
-            self._doors.open(leaving.ticket.key)
-        is_ours = ended(leaving.ticket)
-        del leaving.ticket  # which has what leaves: both would wait for a garbage collection
-        if not is_ours:
+            self._doors.open(ticket.key)
+        if not ended(ticket):
             return  # something else was done about it
         if isinstance(error, _Withdrawn):
             leaving.instead()
@@ -303,7 +306,9 @@ class AgentPublisher:
             leaving(_Withdrawn("what was sent before it is not confirmed"))
 
     def _is_given_up(self, done: ConfirmCallback) -> bool:
-        return isinstance(done, _Leaving) and self._under_way.is_given_up(done.ticket)
+        if not isinstance(done, _Leaving):
+            return False
+        return done.ticket is None or self._under_way.is_given_up(done.ticket)
 
     def ask(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
