@@ -17,17 +17,17 @@ from itertools import count
 from typing import Any, cast
 
 from maniple.codec import decode_submission
-from maniple.limiter_messages import DispatcherReport
 from maniple.messages import Envelope
-from maniple.service.policies import CircuitBreakerSpec, PolicySet, parse_policy
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import DispatcherReport
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.result_cache import ResultCache
+from maniple_policies import CircuitBreakerSpec, PolicySet, parse_policy
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
 
 ROUNDS = 15
 TASKS = 5000

@@ -26,13 +26,13 @@ from bench import handlers
 from bench.handlers import BURN, BURN_IN_THREAD, burnt
 from rich.progress import Progress
 
-from maniple.cli.output import error_console, run
 from maniple.client import Client, connect
 from maniple.errors import ManipleError
-from maniple.events import AGENT_EVENTS, AgentEvent
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.control.plane import ControlPlane
 from maniple.topology import EVENTS
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.output import error_console, run
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.events import AGENT_EVENTS, AgentEvent
 
 AGENTS = 3
 SECONDS_EACH = 0.5  # of processor time, as the handler's rounds make it on an idle machine

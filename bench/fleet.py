@@ -32,13 +32,13 @@ from pamqp import commands
 from rich.progress import Progress
 
 from maniple.amqp import AmqpConnection
-from maniple.cli.output import error_console, run
-from maniple.control import AgentDescription, AgentId, Heartbeat, Incarnation
-from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple.identifiers import new_id
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.control.plane import ControlPlane
 from maniple.topology import EVENTS, HEARTBEATS
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.output import error_console, run
+from maniple_runtime.control.messages import AgentDescription, AgentId, Heartbeat, Incarnation
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
 
 PERIOD = 3.0
 JITTER = 0.1

@@ -36,9 +36,9 @@ from maniple.amqp import (
 )
 from maniple.amqp.batching import MAX_ITEMS
 from maniple.identifiers import new_id
-from maniple.local.rabbitmq import RabbitMQServer
 from maniple.messages import ENVELOPES_TYPE
 from maniple.topology import Queue
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
 
 QUEUE = "maniple.bench.hops"
 PREFETCH = 256

@@ -17,9 +17,9 @@ from statistics import quantiles
 from bench import handlers
 from bench.handlers import CAPABILITY
 
-from maniple.cli.output import run
 from maniple.client import Client, connect
-from maniple.local.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.output import run
 
 TICK = 0.0005
 WARM_UP_SECONDS = 3.0

@@ -25,14 +25,14 @@ from typing import Any
 from bench.handlers import CAPABILITY
 
 from maniple.amqp import AmqpConnection, Outgoing, Publisher
-from maniple.cli.control import ask_over, operator_plane
-from maniple.cli.output import run
 from maniple.codec import encode
 from maniple.identifiers import new_id
-from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.messages import TASK_TYPE, Result, Status
-from maniple.records import Batch, RecordReader
 from maniple.topology import TASKS
+from maniple_cli.control import ask_over, operator_plane
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.output import run
+from maniple_runtime.records import Batch, RecordReader
 
 LIMIT = 1000.0
 OFFERED = 1600.0

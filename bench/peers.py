@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from maniple.local import programs
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster import programs
+from maniple_cli.dev_cluster.cluster import Cluster
 
 URL_VARIABLE = "BENCH_PEER_URL"
 PREFETCH_VARIABLE = "BENCH_PEER_PREFETCH"

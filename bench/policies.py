@@ -19,10 +19,10 @@ from statistics import median
 
 import structlog
 
-from maniple.cli.output import run
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.control.plane import ControlPlane
-from maniple.service.policy_view import PolicyView
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.output import run
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.policy_view import PolicyView
 from policy_records import document
 from policy_services import Operator, views
 

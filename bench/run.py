@@ -22,7 +22,7 @@ from bench import celery_side, dramatiq_side, handlers, maniple_side, taskiq_sid
 from bench.peers import Submit, Workers, add_vhost
 
 from maniple.client import connect
-from maniple.local.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 
 PAUSE = 1.0
 # Bundles grow once agents have reported a hundred runs, which they do every half second.

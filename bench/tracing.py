@@ -23,8 +23,8 @@ from bench import handlers
 from bench.maniple_side import map_all
 
 from maniple.client import Client, connect
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.http import fetch
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.http import fetch
 
 WARM_UP_ROUNDS = 3
 PAUSE = 0.5

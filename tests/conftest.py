@@ -12,7 +12,7 @@ from hypothesis import settings
 from consul_server import ConsulServer as OwnConsul
 from consul_server import own_consul
 from local_servers import LocalServers, SharedServers, shared_servers
-from maniple.local.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from needs import CONSUL, RABBITMQ, need
 from outsider import Outsider
 from paths import PYTHONPATH

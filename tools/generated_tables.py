@@ -14,12 +14,12 @@ from pydantic_core import PydanticUndefined
 
 from documents import PAGES
 from maniple import topology
-from maniple.service.settings import PREFIX, ServiceSettings
 from maniple.topology import Exchange, Queue
 from maniple_agent.settings import AgentSettings
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_policy.settings import PolicySettings
 from maniple_registry.settings import RegistrySettings
+from maniple_runtime.settings import PREFIX, ServiceSettings
 
 COMMAND = "uv run python tools/generated_tables.py"
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from maniple import topology
-from maniple.service import metric_names
+from maniple_runtime import metric_names
 from needs import PROMTOOL, need
 from paths import ROOT
 from prometheus_server import SOURCE, program

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from maniple.local.definitions import Role
+from maniple_cli.dev_cluster.definitions import Role
 from paths import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

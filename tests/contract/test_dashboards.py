@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from maniple.service import metric_names
+from maniple_runtime import metric_names
 from paths import ROOT
 
 GRAFANA = ROOT / "infra" / "grafana"

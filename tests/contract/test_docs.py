@@ -15,10 +15,10 @@ from typer.main import get_command
 
 import generated_tables
 from documents import PAGES, blocks, commands, first_column, program
-from maniple.cli.main import build
 from maniple.errors import ErrorCode
-from maniple.local.cluster import Cluster
 from maniple.messages import Result, Task
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_cli.main import build
 from paths import ROOT
 
 DOCS = ROOT / "docs"

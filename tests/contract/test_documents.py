@@ -5,7 +5,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from maniple import topology
-from maniple.schemas import asyncapi_document, message_schemas, rendered, schema_files
+from maniple_cli.contract.schemas import asyncapi_document, message_schemas, rendered, schema_files
 from paths import ROOT
 
 DOCS = ROOT / "docs"

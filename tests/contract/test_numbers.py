@@ -15,13 +15,9 @@ from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
-import maniple
-import maniple_agent
-import maniple_dispatcher
-import maniple_policy
-import maniple_registry
+from products import PACKAGES
 
-OURS = (maniple, maniple_agent, maniple_dispatcher, maniple_policy, maniple_registry)
+OURS = tuple(importlib.import_module(package) for package in PACKAGES)
 _SOME = {int: 1, float: 1.0, str: "", bool: True}
 Within = Callable[[Any], Any]
 """Puts a number where a field has it."""
@@ -59,7 +55,7 @@ def _among(place: int, types: Sequence[Any], inner: Within, number: Any) -> list
 def all_of(kind: type) -> Iterator[type]:
     subclasses: list[type] = kind.__subclasses__()
     for one in subclasses:
-        if one.__module__.partition(".")[0] in {package.__name__ for package in OURS}:
+        if one.__module__.partition(".")[0] in PACKAGES:
             yield one
         yield from all_of(one)
 

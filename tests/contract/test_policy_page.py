@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from maniple.service.policies import KINDS, Kind, Match, Policy
-from maniple.service.policies.documents import Rollout
+from maniple_policies import KINDS, Kind, Match, Policy
+from maniple_policies.documents import Rollout
 from maniple_policy import errors, handlers
 from paths import ROOT
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,14 +13,16 @@ import pytest_asyncio
 
 from documents import blocks, program
 from ending import launched
-from maniple.local.cluster import Cluster
-from maniple.local.http import fetch
-from maniple.local.ports import LOOPBACK, free_ports
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_cli.dev_cluster.http import fetch
+from maniple_cli.dev_cluster.ports import LOOPBACK, free_ports
 from paths import ROOT
+from products import PACKAGES
 from waiting import wait_until
 
 README = ROOT / "README.md"
 CLIENTS = {"count.py": "client_url", "outsider.py": "broker_url"}
+WHEEL = "wheels/maniple-0.1.0-py3-none-any.whl"
 SECONDS = 30.0
 
 
@@ -77,6 +81,54 @@ async def test_a_program_of_the_readme_prints_what_it_says(
     async with running as process, asyncio.timeout(SECONDS):
         printed, complaints = await process.communicate()
     assert (process.returncode, printed.decode()) == (0, expected(file)), complaints.decode()
+
+
+@pytest.fixture(scope="module")
+def sdk_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the SDK's wheel and what it needs into an empty environment; return its Python."""
+    folder = tmp_path_factory.mktemp("alone")
+    environ = os.environ | {"UV_PROJECT_ENVIRONMENT": str(folder), "UV_OFFLINE": "1"}
+    uv = environ.get("UV") or shutil.which("uv") or str(ROOT / ".maniple" / "tools" / "bin" / "uv")
+    python = folder / "bin" / "python"
+    # The index is not asked: `make setup` has fetched what uv.lock says.
+    for command in (
+        ("sync", "--locked", "--package", "maniple", "--no-default-groups", "--no-install-project"),
+        ("build", "--wheel", "--package", "maniple", "--out-dir", str(folder / "wheels")),
+        ("pip", "install", "--python", str(python), "--no-deps", str(folder / WHEEL)),
+        ("pip", "check", "--python", str(python)),
+    ):
+        subprocess.run([uv, *command], cwd=ROOT, env=environ, check=True)
+    return python
+
+
+@pytest.mark.usefixtures("agent")
+async def test_a_client_runs_where_the_sdk_alone_is_installed(
+    cluster: Cluster, sdk_alone: Path, tmp_path: Path
+) -> None:
+    for file in ("words.py", "count.py"):
+        (tmp_path / file).write_text(program(README, file))
+    found = (
+        f"import words, importlib.util as u; print([p for p in {list(PACKAGES)} if u.find_spec(p)])"
+    )
+    environ = {
+        "MANIPLE_BROKER_URL": cluster.ready_info()["client_url"],
+        "PYTHONPATH": "",
+    }
+    for arguments, said in (
+        (("-c", found), "['maniple']\n"),
+        (("count.py",), expected("count.py")),
+    ):
+        running = launched(
+            str(sdk_alone),
+            *arguments,
+            cwd=tmp_path,
+            env=os.environ | environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with running as process, asyncio.timeout(SECONDS):
+            printed, complaints = await process.communicate()
+        assert (process.returncode, printed.decode()) == (0, said), complaints.decode()
 
 
 def test_every_python_block_of_the_readme_is_run() -> None:

@@ -11,9 +11,9 @@ from maniple.attempts import NextAttempt, Ran, conclude
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result, Status
-from maniple.states import TERMINAL, TRANSITIONS, TaskState, is_terminal, may_follow
 from maniple.tasks import define
 from maniple_agent.domain.redelivery import Move, after_loss, after_stop
+from maniple_runtime.states import TERMINAL, TRANSITIONS, TaskState, is_terminal, may_follow
 from paths import ROOT
 
 PAGE = ROOT / "docs" / "states" / "task.md"

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from maniple import codec
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import MAX_BODY, MAX_TASKS, Task
-from maniple.schemas import message_schemas
+from maniple_cli.contract.schemas import message_schemas
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

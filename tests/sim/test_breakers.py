@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from maniple.control import LaneEnds
-from maniple.service.policies import CircuitBreakerSpec, Resolved
 from maniple_dispatcher.limits.lease_owner import BREAKER
+from maniple_policies import CircuitBreakerSpec, Resolved
+from maniple_runtime.control.messages import LaneEnds
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 

@@ -3,8 +3,8 @@
 import pytest
 
 from maniple.amqp import QueueView
-from maniple.service.policies import Resolved
 from maniple.topology import lane_queues
+from maniple_policies import Resolved
 from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World
 

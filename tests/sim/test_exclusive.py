@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from maniple.events import AgentFailed, Event
 from maniple.timings import Bounds, Fencing
+from maniple_runtime.events import AgentFailed, Event
 from simulated_cluster import Agent, Cluster
 from virtual_time import World, seeds
 

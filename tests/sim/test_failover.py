@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from maniple.events import AgentFailed
 from maniple.timings import Bounds, Standby
 from maniple_registry.domain.agent_record import FINAL
+from maniple_runtime.events import AgentFailed
 from simulated_cluster import Agent, Cluster, Registry
 from virtual_time import World, seeds
 

@@ -9,9 +9,9 @@ import pytest
 
 from maniple.amqp import QueueView
 from maniple.messages import Waiting
-from maniple.service.policies import Resolved
 from maniple.timings import Peers, Reports
 from maniple.topology import agent_queue, lane_queues
+from maniple_policies import Resolved
 from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World, seeds
 

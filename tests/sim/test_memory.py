@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 
-from maniple.control import LaneEnds
-from maniple.service.consul.catalog import CatalogEntry
-from maniple.service.policies import CircuitBreakerSpec, Resolved
 from maniple.timings import Peers
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.snapshot import LOOK, STOPPING
+from maniple_policies import CircuitBreakerSpec, Resolved
+from maniple_runtime.consul.catalog import CatalogEntry
+from maniple_runtime.control.messages import LaneEnds
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from maniple.service.policies import Resolved
 from maniple.timings import Reports
+from maniple_policies import Resolved
 from simulated_dispatchers import policy
 from simulated_rooms import Queues
 from virtual_time import World, seeds

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from maniple.messages import Envelope
-from maniple.service.policies import parse_policy
 from maniple.timings import Timings
 from maniple_dispatcher.pipeline.selection import routed
+from maniple_policies import parse_policy
 from maniple_policy.store import AHEAD
 from simulated_policies import Policies
 from virtual_time import World, seeds

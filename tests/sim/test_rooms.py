@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from maniple.service.policies import Resolved
 from maniple.timings import Reports
 from maniple.topology import lane_queues
+from maniple_policies import Resolved
 from simulated_dispatchers import LANE, policy
 from simulated_rooms import Queues
 from virtual_time import World, seeds

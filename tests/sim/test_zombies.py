@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from maniple.amqp import Consumer, QueueView
-from maniple.control import Reconnect
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.timings import Timings
 from maniple.topology import Queue, lane_queues
 from maniple_agent.lane_consumers import LaneConsumers
+from maniple_runtime.control.messages import Reconnect
 from simulated_cluster import Agent, Cluster
 from virtual_time import World, seeds
 

@@ -12,13 +12,13 @@ from fencing_handlers import held, started
 from flaky_network import FlakyNetwork
 from maniple import Client, TaskHandle, connect
 from maniple.identifiers import new_id
-from maniple.local.cluster import Cluster
-from maniple.service.metric_names import HEARTBEATS_SENT
-from maniple.service.process import Runtime, running
 from maniple_agent import wiring
 from maniple_agent.fencing import Fence
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime.metric_names import HEARTBEATS_SENT
+from maniple_runtime.process import Runtime, running
 from scraping import counted
 from waiting import wait_until
 

@@ -8,7 +8,7 @@ import sys
 
 from typer.testing import CliRunner
 
-from maniple.cli.main import build
+from maniple_cli.main import build
 
 if __name__ == "__main__":
     for line in sys.stdin:

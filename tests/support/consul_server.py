@@ -10,9 +10,9 @@ from typing import Self
 
 import requests
 
-from maniple.local import programs
-from maniple.local.ports import free_ports
-from maniple.local.reaper import ProcessReaper
+from maniple_cli.dev_cluster import programs
+from maniple_cli.dev_cluster.ports import free_ports
+from maniple_cli.dev_cluster.reaper import ProcessReaper
 from needs import CONSUL, need
 from waiting import wait_until
 

@@ -5,7 +5,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from maniple.local.cluster import ServiceProcess
+from maniple_cli.dev_cluster.cluster import ServiceProcess
 from waiting import wait_until
 
 TIME_SCALE = 0.5  # of the shared cluster

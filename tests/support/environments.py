@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import requests
 
-from maniple.local.child import Child
-from maniple.local.definitions import rendered
-from maniple.local.rabbitmq import RabbitMQServer
+from maniple_cli.dev_cluster.child import Child
+from maniple_cli.dev_cluster.definitions import rendered
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
 from rabbitmqctl import Installed, make_administrator
 
 ADMINISTRATOR = "tests"

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import requests
 
 from flaky_network import FlakyNetwork
-from maniple.local.child import Child
+from maniple_cli.dev_cluster.child import Child
 from rabbitmqctl import OWNED, Commanded
 from system.brokers import Broker
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 
-from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import DispatcherReport
 
 TRAVEL = 0.004
 COLLECT = 0.004

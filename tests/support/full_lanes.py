@@ -7,8 +7,8 @@ import pika
 from pika.adapters.blocking_connection import BlockingConnection
 
 from maniple import topology
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.metric_names import TASKS_DELAYED
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_runtime.metric_names import TASKS_DELAYED
 from paths import PYTHONPATH
 from rabbitmqctl import Commanded
 from scraping import sample_name, scrape

@@ -6,11 +6,6 @@ from typing import Any
 
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.record_lookup import RecordLookup
@@ -20,6 +15,11 @@ from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import PolicySet, parse_policy
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
 from work_with_fakes import NOW, Delivery, FakePublisher
 
 Kind = tuple[str, dict[str, Any]]

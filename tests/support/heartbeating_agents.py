@@ -15,7 +15,18 @@ import structlog
 
 from holding import meanwhile
 from local_servers import LocalServers
-from maniple.control import (
+from maniple.errors import ManipleError
+from maniple.identifiers import new_id
+from maniple.timings import Amqp, Bounds, Catalog, Fencing, Heartbeats, Timings, Watching
+from maniple.topology import CONTROL, EVENTS
+from maniple_cli.dev_cluster.child import Child, ChildSpec
+from maniple_cli.dev_cluster.http import fetch
+from maniple_cli.dev_cluster.ports import free_ports
+from maniple_cli.dev_cluster.reaper import ProcessReaper
+from maniple_registry.settings import RegistrySettings
+from maniple_registry.wiring import build
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.messages import (
     COMMANDS,
     AgentDescription,
     Announce,
@@ -24,21 +35,10 @@ from maniple.control import (
     Time,
     control_keys,
 )
-from maniple.errors import ManipleError
-from maniple.events import AGENT_EVENTS, AgentEvent
-from maniple.identifiers import new_id
-from maniple.local.child import Child, ChildSpec
-from maniple.local.http import fetch
-from maniple.local.ports import free_ports
-from maniple.local.reaper import ProcessReaper
-from maniple.service.consul.client import Consul
-from maniple.service.control.plane import ControlPlane, prepare_broker
-from maniple.service.leadership import COMPONENT as LEADER
-from maniple.service.process import Runtime, running
-from maniple.timings import Amqp, Bounds, Catalog, Fencing, Heartbeats, Timings, Watching
-from maniple.topology import CONTROL, EVENTS
-from maniple_registry.settings import RegistrySettings
-from maniple_registry.wiring import build
+from maniple_runtime.control.plane import ControlPlane, prepare_broker
+from maniple_runtime.events import AGENT_EVENTS, AgentEvent
+from maniple_runtime.leadership import COMPONENT as LEADER
+from maniple_runtime.process import Runtime, running
 from timed import timed
 from waiting import wait_until
 

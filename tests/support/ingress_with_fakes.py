@@ -11,18 +11,18 @@ from known_records import Known
 from maniple.amqp import Outgoing
 from maniple.codec import decode_results
 from maniple.messages import Envelope, Result
-from maniple.records import Record
-from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal_sender import RefusalSender
 from maniple_dispatcher.ingress.submission import SubmissionConsumer
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import Resolved
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.records import Record
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"

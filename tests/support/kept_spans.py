@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from maniple.service.spans import Span
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import Tracer
+from maniple.spans import Span
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import Tracer
 
 
 class Kept:

@@ -1,7 +1,7 @@
 """Records of which is known at once what they have, in place of looking into them."""
 
-from maniple.records import Record, TaskKey
 from maniple_dispatcher.ingress.record_lookup import RecordLookup, Then
+from maniple_runtime.records import Record, TaskKey
 
 
 class Known(RecordLookup):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from environments import Environments, OnSharedBroker
-from maniple.local.consul import ConsulServer
-from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import ProcessReaper
+from maniple_cli.dev_cluster.consul import ConsulServer
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
+from maniple_cli.dev_cluster.reaper import ProcessReaper
 
 THROWAWAY_SECONDS = 0.5  # nobody needs the clean end of a broker whose folder goes
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from maniple.control import Time
-from maniple.service.cluster_time import ClusterTime
 from maniple.timings import Clocks
+from maniple_runtime.cluster_time import ClusterTime
+from maniple_runtime.control.messages import Time
 from needs import PROC, need
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

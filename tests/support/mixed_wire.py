@@ -22,9 +22,6 @@ from maniple.codec import decode_envelopes
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import RESULTS_TYPE, Task
-from maniple.service.policies import Resolved
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REPLY_PREFIX
 from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher
 
@@ -49,12 +46,17 @@ AmqpCarrier = of_release("maniple.client.carrier.AmqpCarrier", "maniple.client.a
 OutstandingHandles = of_release(
     "maniple.client.outstanding.OutstandingHandles", "maniple.client.outstanding.Outstanding"
 )
+Resolved = of_release("maniple_policies.Resolved", "maniple.service.policies.Resolved")
+Metrics = of_release("maniple_runtime.telemetry.Metrics", "maniple.service.telemetry.Metrics")
+NO_TRACER = of_release(
+    "maniple_runtime.telemetry.tracing.NO_TRACER", "maniple.service.telemetry.tracing.NO_TRACER"
+)
 ResultPublisher = of_release(
-    "maniple.service.publish.batch_publisher.ResultPublisher",
+    "maniple_runtime.publish.batch_publisher.ResultPublisher",
     "maniple.service.outlets.ResultOutlet",
 )
 RefusedLog = of_release(
-    "maniple.service.publish.refused_log.RefusedLog", "maniple.service.refusals.RefusedLog"
+    "maniple_runtime.publish.refused_log.RefusedLog", "maniple.service.refusals.RefusedLog"
 )
 SubmissionConsumer = of_release(
     "maniple_dispatcher.ingress.submission.SubmissionConsumer",

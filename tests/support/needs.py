@@ -15,9 +15,9 @@ from typing import NoReturn
 
 import pytest
 
-from maniple.local import programs
-from maniple.local.errors import ServerMissing
 from maniple_agent.executors.cgroups import MEMBERSHIP, ROOT, NotDelegated, delegated
+from maniple_cli.dev_cluster import programs
+from maniple_cli.dev_cluster.errors import ServerMissing
 from prometheus_server import program
 
 ENGINE_SECONDS = 10.0

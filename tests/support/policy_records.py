@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from maniple.service.consul.catalog import CatalogEntry, Put
-from maniple.service.policies import parse_policy
+from maniple_policies import parse_policy
 from maniple_policy.domain.records import Revision, Stored, succeed
+from maniple_runtime.consul.catalog import CatalogEntry, Put
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 NAME = "t"

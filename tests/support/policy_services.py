@@ -11,19 +11,19 @@ from consul_server import ConsulServer
 from flaky_network import FlakyNetwork
 from local_servers import LocalServers
 from maniple.errors import RequestFailed
-from maniple.events import PolicyChanged
-from maniple.local.rabbitmq import RabbitMQServer
-from maniple.service.consul.client import Consul
-from maniple.service.control.plane import ControlPlane
-from maniple.service.health import Health
-from maniple.service.policy_view import PolicyView
-from maniple.service.process import Runtime, running
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import Metrics, get_logger
 from maniple.timings import Timings
 from maniple.topology import EVENTS
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
 from maniple_policy.settings import PolicySettings
 from maniple_policy.wiring import build
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.events import PolicyChanged
+from maniple_runtime.health import Health
+from maniple_runtime.policy_view import PolicyView
+from maniple_runtime.process import Runtime, running
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.telemetry import Metrics, get_logger
 from policy_records import document
 from timed import timed
 

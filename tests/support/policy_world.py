@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from maniple import Client, connect
-from maniple.cli.control import ask_over, operator_plane
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.http import fetch
-from maniple.local.servers import BrokerServer
 from maniple.messages import Result
-from maniple.service.control.plane import ControlPlane
+from maniple_cli.control import ask_over, operator_plane
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.http import fetch
+from maniple_cli.dev_cluster.servers import BrokerServer
+from maniple_runtime.control.plane import ControlPlane
 from paths import PYTHONPATH
 from policy_handlers import BROKEN_VARIABLE
 from waiting import wait_until

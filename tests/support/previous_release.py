@@ -12,22 +12,21 @@ from paths import ROOT
 
 PREVIOUS = "4cb1ff5512888e098b176110bc72ca4e360187d0"
 """A commit before messages were read member by member; to be raised with each release."""
-PACKAGES = (
-    "shared",
-    *(f"services/{name}" for name in ("agent", "dispatcher", "registry", "policy")),
-)
+SERVICES = tuple(f"services/{name}" for name in ("agent", "dispatcher", "registry", "policy"))
+PACKAGES = (*(f"shared/{name}" for name in ("sdk", "policies", "runtime", "cli")), *SERVICES)
+"""Folders of packages; the previous release has all of `shared` in one."""
 FAKES = "tests/support"
 
 
 def sources(root: Path, *more: str) -> str:
     """Return the PYTHONPATH with which programs are those in `root`; `more` are folders there."""
-    return os.pathsep.join(str(root / package) for package in (*PACKAGES, *more))
+    return os.pathsep.join(str(root / package) for package in ("shared", *PACKAGES, *more))
 
 
 def unpack_previous(folder: Path) -> Path:
     """Unpack the previous release into a folder; skips where its commit is not."""
     made = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", PREVIOUS, *PACKAGES, FAKES],
+        ["git", "-C", str(ROOT), "archive", PREVIOUS, "shared", *SERVICES, FAKES],
         capture_output=True,
         check=False,
     )

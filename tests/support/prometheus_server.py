@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from maniple.local.child import Child, ChildSpec
-from maniple.local.errors import ServerMissing
-from maniple.local.http import fetch
-from maniple.local.ports import LOOPBACK, free_ports
-from maniple.local.programs import BREW
-from maniple.local.readiness import until_ready
-from maniple.local.reaper import ProcessReaper
+from maniple_cli.dev_cluster.child import Child, ChildSpec
+from maniple_cli.dev_cluster.errors import ServerMissing
+from maniple_cli.dev_cluster.http import fetch
+from maniple_cli.dev_cluster.ports import LOOPBACK, free_ports
+from maniple_cli.dev_cluster.programs import BREW
+from maniple_cli.dev_cluster.readiness import until_ready
+from maniple_cli.dev_cluster.reaper import ProcessReaper
 from paths import ROOT
 
 SOURCE = ROOT / "infra" / "prometheus"

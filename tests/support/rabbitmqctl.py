@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from maniple.local import programs
-from maniple.local.child import Child
-from maniple.local.errors import LocalError
+from maniple_cli.dev_cluster import programs
+from maniple_cli.dev_cluster.child import Child
+from maniple_cli.dev_cluster.errors import LocalError
 from system.docker import run
 
 # In the broker's own language: the connections of an owner, those whose name begins with it.

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 from typing import cast
 from uuid import uuid4
 
-from maniple.service.process import Runtime
-from maniple.service.telemetry import get_logger
 from maniple.timings import Timings
+from maniple_runtime.process import Runtime
+from maniple_runtime.telemetry import get_logger
 
 
 def reader_runtime(url: str) -> Runtime:

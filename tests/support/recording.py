@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from maniple.amqp import AmqpConnection
-from maniple.events import Event
 from maniple.identifiers import new_id
 from maniple.messages import Result, TaskAccepted, TaskAdmitted, TaskRunning
-from maniple.records import Batch, RecordReader
+from maniple_runtime.events import Event
+from maniple_runtime.records import Batch, RecordReader
 
 TaskRecord = TaskAdmitted | TaskAccepted | TaskRunning | Result
 

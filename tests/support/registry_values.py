@@ -3,10 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from maniple.control import (
-    AgentDescription,
-    Heartbeat,
-)
 from maniple.timings import Bounds
 from maniple_registry.domain.agent_record import (
     AgentRecord,
@@ -16,6 +12,10 @@ from maniple_registry.domain.agent_record import (
 )
 from maniple_registry.domain.state_machine import (
     decide,
+)
+from maniple_runtime.control.messages import (
+    AgentDescription,
+    Heartbeat,
 )
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

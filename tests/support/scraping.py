@@ -7,9 +7,9 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from maniple.local.cluster import ServiceProcess
-from maniple.service.metric_names import CounterName, HistogramName, MetricName
-from maniple.service.telemetry import Metrics
+from maniple_cli.dev_cluster.cluster import ServiceProcess
+from maniple_runtime.metric_names import CounterName, HistogramName, MetricName
+from maniple_runtime.telemetry import Metrics
 
 ANSWER_SECONDS = 20.0  # a guard against hanging
 

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from maniple.amqp import QueueView
-from maniple.control import Command, Heartbeat, Request
 from maniple.errors import BrokerUnavailable, RequestFailed
-from maniple.events import Event
 from maniple.timings import Amqp
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS, Exchange
+from maniple_runtime.control.messages import Command, Heartbeat, Request
+from maniple_runtime.events import Event
 from virtual_time import Process, World
 
 TIMES = Amqp()

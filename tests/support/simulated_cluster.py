@@ -15,17 +15,6 @@ import structlog
 
 import maniple_registry.heartbeat_consumer
 import maniple_registry.wiring
-from maniple.control import (
-    COMMANDS,
-    AgentDescription,
-    Command,
-    control_keys,
-)
-from maniple.events import AgentFailed
-from maniple.service.consul.registration import TtlHeartbeat
-from maniple.service.health import Health
-from maniple.service.process import Runtime
-from maniple.service.telemetry import Metrics
 from maniple.timings import Fencing
 from maniple.topology import CONTROL, lane_queues
 from maniple_agent.commands import AgentCommands, routes
@@ -39,6 +28,17 @@ from maniple_registry.handlers import Handlers as RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.management import Closed
 from maniple_registry.settings import RegistrySettings
+from maniple_runtime.consul.registration import TtlHeartbeat
+from maniple_runtime.control.messages import (
+    COMMANDS,
+    AgentDescription,
+    Command,
+    control_keys,
+)
+from maniple_runtime.events import AgentFailed
+from maniple_runtime.health import Health
+from maniple_runtime.process import Runtime
+from maniple_runtime.telemetry import Metrics
 from simulated_broker import (
     Broker,
     Delay,

@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from maniple.service.consul.catalog import Ailing, CatalogEntry, Instance, Put
-from maniple.service.consul.client import ConsulUnavailable, http_check, ttl_check
 from maniple.timings import Catalog
+from maniple_runtime.consul.catalog import Ailing, CatalogEntry, Instance, Put
+from maniple_runtime.consul.client import ConsulUnavailable, http_check, ttl_check
 from virtual_time import Process, World
 
 CALL = (0.001, 0.02)

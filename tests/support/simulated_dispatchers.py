@@ -10,9 +10,7 @@ import structlog
 from msgspec.structs import replace
 
 import maniple_dispatcher.limits.gossip
-from maniple.control import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
 from maniple.messages import Envelope, Waiting
-from maniple.service.policies import CircuitBreakerSpec, Resolved, parse_policy
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -22,6 +20,8 @@ from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_policies import CircuitBreakerSpec, Resolved, parse_policy
+from maniple_runtime.control.messages import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
 from simulated_broker import (
     Broker,
     SimulatedInspector,

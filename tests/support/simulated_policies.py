@@ -8,17 +8,12 @@ from typing import Any, Self
 
 import structlog
 
-import maniple.service.policy_view
 import maniple_policy.store
+import maniple_runtime.policy_view
 from maniple.errors import BrokerUnavailable
-from maniple.events import PolicyApplied, PolicyChanged
-from maniple.service.consul.catalog import CatalogEntry
-from maniple.service.control.requests import Asked
-from maniple.service.health import Health
-from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.policy_view import PolicyView
 from maniple.timings import Timings
 from maniple.topology import EVENTS
+from maniple_policies import PolicySet, parse_policy
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy
@@ -26,6 +21,11 @@ from maniple_policy.handlers import Handlers, routes
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
+from maniple_runtime.consul.catalog import CatalogEntry
+from maniple_runtime.control.requests import Asked
+from maniple_runtime.events import PolicyApplied, PolicyChanged
+from maniple_runtime.health import Health
+from maniple_runtime.policy_view import PolicyView
 from simulated_broker import Broker, SimulatedPlane
 from simulated_cluster import metrics
 from simulated_consul import Servers, SimulatedConsul
@@ -145,7 +145,7 @@ class Policies:
 
     def __enter__(self) -> Self:
         disk = type("Disk", (Disk,), {"kept": {}})
-        self._patch.setattr(maniple.service.policy_view, "PolicyCache", disk)
+        self._patch.setattr(maniple_runtime.policy_view, "PolicyCache", disk)
         self._patch.setattr(maniple_policy.store, "write_atomically", lambda *_: None)
         return self
 

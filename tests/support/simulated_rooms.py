@@ -13,17 +13,12 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-import maniple.service.publish.batch_publisher
 import maniple_dispatcher.egress.delay
+import maniple_runtime.publish.batch_publisher
 from maniple.amqp import QueueView
 from maniple.codec import decode_envelopes, decode_results
-from maniple.control import AgentId, BulkheadLoad, Incarnation, Outcomes
 from maniple.errors import PublishRefused
 from maniple.messages import Envelope
-from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Reports, Timings
 from maniple.topology import (
     ADMITTED_KEY,
@@ -40,6 +35,11 @@ from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import is_due
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import Resolved
+from maniple_runtime.control.messages import AgentId, BulkheadLoad, Incarnation, Outcomes
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from simulated_broker import UNHEARD, SimulatedPublisher
 from simulated_cluster import metrics
 from simulated_dispatchers import LANE, NOW, Dispatcher, Dispatchers
@@ -347,7 +347,7 @@ class Queues:
         publisher = type("Publishes", (Publisher,), {"queues": self})
         patch.setattr("simulated_dispatchers.SimulatedPublisher", publisher)
         patch.setattr(maniple_dispatcher.egress.delay, "new_id", lambda: "")
-        patch.setattr(maniple.service.publish.batch_publisher, "new_id", lambda: "")
+        patch.setattr(maniple_runtime.publish.batch_publisher, "new_id", lambda: "")
         for lane in lane_queues(LANE):
             self.ready[lane.name] = deque()
         self.agents += [Agent(self, f"a{number}") for number in range(self._wanted)]

@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
-from maniple.service.settings import ServiceSettings
 from maniple.timings import Timings
+from maniple_runtime.settings import ServiceSettings
 
 S = TypeVar("S", bound=ServiceSettings)
 

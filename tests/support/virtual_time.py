@@ -45,7 +45,7 @@ READ_MONOTONIC = (
     "maniple_registry.watch",
 )
 READ_TIME = (
-    "maniple.service.leadership",
+    "maniple_runtime.leadership",
     "maniple_dispatcher.limits.snapshot",
     "maniple_registry.eviction",
     "maniple_registry.catalog_reaper",

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from executor_bench import Gate, Told
-from maniple.loops import new_event_loop
 from maniple_agent.domain.blocking import BLOCKED_AFTER
 from maniple_agent.executors import Job
 from maniple_agent.executors.on_loop import LoopExecutor
+from maniple_runtime.event_loop import new_event_loop
 from waiting import wait_until
 
 SLOTS = 20

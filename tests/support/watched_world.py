@@ -9,10 +9,10 @@ from typing import Any
 
 from holding import meanwhile
 from maniple import connect
-from maniple.cli.control import operator_plane
-from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
-from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import ProcessReaper
+from maniple_cli.control import operator_plane
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions, ServiceProcess
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
+from maniple_cli.dev_cluster.reaper import ProcessReaper
 from paths import PYTHONPATH
 from policy_handlers import BROKEN_VARIABLE
 from policy_world import World

@@ -11,9 +11,6 @@ from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import PublishRefused
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Result
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.timings import Holding, Queues
@@ -23,6 +20,9 @@ from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.scheduler import MOST_BYTES, Scheduler
 from maniple_agent.tracing import AttemptTracing
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 OK = Outcome(b"1")

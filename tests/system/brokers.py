@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
 
-from maniple.local.child import Child
-from maniple.local.rabbitmq import START_SECONDS, STOP_SECONDS, RabbitMQServer
-from maniple.local.readiness import until_ready
+from maniple_cli.dev_cluster.child import Child
+from maniple_cli.dev_cluster.rabbitmq import START_SECONDS, STOP_SECONDS, RabbitMQServer
+from maniple_cli.dev_cluster.readiness import until_ready
 from rabbitmqctl import Installed, make_administrator
 from system.docker import ContainerRabbitMQ, run
 from waiting import wait_until

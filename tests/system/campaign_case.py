@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec import Raw
 
-from maniple.control import AgentId, Incarnation
-from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple.messages import Result, Status
-from maniple.records import Entry, Position
+from maniple_runtime.control.messages import AgentId, Incarnation
+from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
+from maniple_runtime.records import Entry, Position
 from system.campaign.courier import Courier
 from system.campaign.injections import nothing
 from system.campaign.journal import Journal

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from maniple.local.errors import LocalError
-from maniple.local.ports import free_ports
+from maniple_cli.dev_cluster.errors import LocalError
+from maniple_cli.dev_cluster.ports import free_ports
 from needs import COMPOSE, ENGINE, PYTHON_IMAGE, image
 from paths import ROOT
 from system.docker import is_running, run

@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from maniple.local.child import Child, ChildSpec
-from maniple.local.definitions import Role, new_passwords, rendered
-from maniple.local.errors import LocalError
-from maniple.local.http import fetch
-from maniple.local.ports import LOOPBACK, free_ports
-from maniple.local.rabbitmq import BUSY_WAIT, CONSUMER_TIMEOUT_MS, START_SECONDS
-from maniple.local.readiness import amqp_answers, until_ready
-from maniple.local.reaper import ProcessReaper
+from maniple_cli.dev_cluster.child import Child, ChildSpec
+from maniple_cli.dev_cluster.definitions import Role, new_passwords, rendered
+from maniple_cli.dev_cluster.errors import LocalError
+from maniple_cli.dev_cluster.http import fetch
+from maniple_cli.dev_cluster.ports import LOOPBACK, free_ports
+from maniple_cli.dev_cluster.rabbitmq import BUSY_WAIT, CONSUMER_TIMEOUT_MS, START_SECONDS
+from maniple_cli.dev_cluster.readiness import amqp_answers, until_ready
+from maniple_cli.dev_cluster.reaper import ProcessReaper
 from needs import ENGINE, first_missing, image
 
 IMAGE = "rabbitmq:4.0-management"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from maniple.events import AgentFailed
-from maniple.local.child import Death
 from maniple.messages import Status
-from maniple.records import Batch
+from maniple_cli.dev_cluster.child import Death
+from maniple_runtime.events import AgentFailed
+from maniple_runtime.records import Batch
 from system.brokers import BrokerKind
 from system.campaign import checks
 from system.campaign.memory import BROKER, Memory, grown, held

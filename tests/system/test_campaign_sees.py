@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maniple.messages import Status
-from maniple.records import TaskKey
+from maniple_runtime.records import TaskKey
 from system.campaign.matrix import markdown_of
 from system.campaign.moves import moves
 from system.campaign.tally import Told

@@ -19,11 +19,11 @@ import pytest
 import pytest_asyncio
 
 from maniple.amqp import AmqpConnection
-from maniple.cli.control import ask
 from maniple.errors import ManipleError
-from maniple.local.errors import LocalError
-from maniple.local.http import fetch
-from maniple.records import Batch, FirstWins, RecordReader, TaskKey
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.errors import LocalError
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.records import Batch, FirstWins, RecordReader, TaskKey
 from needs import need
 from outsider import Outsider
 from paths import ROOT, SUPPORT

@@ -17,7 +17,7 @@ from needs import CONSUL, RABBITMQ, need
 from paths import left_in
 from waiting import wait_until
 
-COMMAND = (sys.executable, "-c", "from maniple.cli.main import main; main()", "demo")
+COMMAND = (sys.executable, "-c", "from maniple_cli.main import main; main()", "demo")
 FILES = 60
 
 

@@ -12,7 +12,7 @@ from flat_out import carried
 from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher, purge
 from maniple import connect
 from maniple.client import Client
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster.cluster import Cluster
 from needs import CONSUL, RABBITMQ, need
 from rabbitmqctl import Installed
 from waiting import wait_until

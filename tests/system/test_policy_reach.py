@@ -5,8 +5,8 @@ from pathlib import Path
 
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
-from maniple.service.process import running
-from maniple.service.settings import ServiceSettings
+from maniple_runtime.process import running
+from maniple_runtime.settings import ServiceSettings
 from policy_services import Follower, asking, policy_service
 from waiting import wait_until
 

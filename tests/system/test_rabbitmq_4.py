@@ -15,8 +15,8 @@ import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
 from maniple import Client, connect, topology
-from maniple.local.cluster import Cluster, ClusterOptions
 from maniple.messages import Result
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from maniple_registry.management import REASON
 from needs import need
 from outsider import Outsider

@@ -13,7 +13,6 @@ from maniple.codec import decode_submission, encode
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import member_id
 from maniple.messages import REPEATED_HEADER, Envelope, RetryPlan, Task
-from maniple.service.policies import PolicySet, Resolved, parse_policy
 from maniple_dispatcher.ingress.admission import (
     Arrival,
     RawArrival,
@@ -27,6 +26,7 @@ from maniple_dispatcher.ingress.admission import (
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import Refused, refusal_of
 from maniple_dispatcher.pipeline.verdicts import acceptance
+from maniple_policies import PolicySet, Resolved, parse_policy
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -26,15 +26,15 @@ from maniple.messages import (
     TaskRunning,
     Waiting,
 )
-from maniple.records import Batch, Entry, Record, TaskKey
-from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, LANES, RESULTS
 from maniple_dispatcher.ingress.record_lookup import MOST_ENDS, RecordSearch
 from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_policies import Resolved
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.records import Batch, Entry, Record, TaskKey
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-from maniple.control import AgentDescription, AgentId, Incarnation
 from maniple.errors import BrokerUnavailable, ConfigurationError, PublishRefused, RequestFailed
-from maniple.service.control.plane import ControlPlane
 from maniple.timings import Heartbeats
 from maniple_agent import identity
 from maniple_agent.commands import Ending
 from maniple_agent.identity import check_id
+from maniple_runtime.control.messages import AgentDescription, AgentId, Incarnation
+from maniple_runtime.control.plane import ControlPlane
 
 TIMES = Heartbeats(period=0.2, confirm=0.1)
 OURS = AgentDescription(

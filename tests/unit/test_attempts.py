@@ -12,10 +12,10 @@ from maniple.attempts import NextAttempt, Ran, conclude, last, seconds_for
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
 from maniple.messages import Envelope, Failure, Result, RetryPlan, Status, Waiting
-from maniple.redelivery import LOST_AFTER
 from maniple.tasks import TaskDefinition, define
 from maniple.topology import DELAY_TIERS, SUSPECT_AFTER
 from maniple_agent.domain.redelivery import Move, after_loss
+from maniple_runtime.redelivery import LOST_AFTER
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 RAN = Ran("agent-1", NOW - timedelta(seconds=1), NOW)

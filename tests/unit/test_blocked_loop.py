@@ -5,8 +5,8 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.service.metric_names import QUEUE_SECONDS
 from maniple_agent.domain.blocking import BLOCKED_AFTER, LOST_AFTER, LoopHealth, LoopState
+from maniple_runtime.metric_names import QUEUE_SECONDS
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
 LONG = 1e6

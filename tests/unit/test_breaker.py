@@ -3,13 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.limiter_messages import BreakerNews
-from maniple.service.metric_names import BREAKER_OPEN
-from maniple.service.policies import CircuitBreakerSpec
-from maniple.service.telemetry import MAX_CHILDREN, Metrics
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.gossip import show
 from maniple_dispatcher.limits.lease_owner import LeaseOwner, probes_of
+from maniple_dispatcher.limits.messages import BreakerNews
+from maniple_policies import CircuitBreakerSpec
+from maniple_runtime.metric_names import BREAKER_OPEN
+from maniple_runtime.telemetry import MAX_CHILDREN, Metrics
 
 LANE = "text.stats"
 THREE = CircuitBreakerSpec(consecutive=3, open_for=10.0, probes=2)

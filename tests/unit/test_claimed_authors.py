@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from maniple.cli.policy import looks
-from maniple.cli.policy.common import claimed
+from maniple_cli.commands.policy import looks
+from maniple_cli.commands.policy.common import claimed
 from maniple_policy.requests import Change
 
 

@@ -12,15 +12,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from maniple.cli import bulk, submit
-from maniple.cli.bulk import Bulk, BulkOptions
-from maniple.cli.jsonl import LineSplitter
-from maniple.cli.main import build
-from maniple.cli.output import ExitCode
 from maniple.clusters import default_broker_url, find_cluster, run_file
 from maniple.errors import ConfigurationError
 from maniple.tasks import task
 from maniple.testing import cluster
+from maniple_cli.commands import bulk, submit
+from maniple_cli.commands.bulk import Bulk, BulkOptions
+from maniple_cli.jsonl import LineSplitter
+from maniple_cli.main import build
+from maniple_cli.output import ExitCode
 
 URL = "amqp://test@memory/dev"
 
@@ -249,7 +249,7 @@ def test_asyncapi_prints_a_document_and_writes_schemas(tmp_path: Path) -> None:
 
 def test_the_program_runs_as_a_process_without_a_traceback() -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", "from maniple.cli.main import main; main()", "agents"],
+        [sys.executable, "-c", "from maniple_cli.main import main; main()", "agents"],
         capture_output=True,
         text=True,
         check=False,

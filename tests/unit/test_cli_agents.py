@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from maniple.cli import agents, control
-from maniple.cli.drain import is_another
+from maniple_cli import control
+from maniple_cli.commands import agents
+from maniple_cli.commands.drain import is_another
 
 SAME = {"host": "h", "pid": 7, "http": "http://h:1", "incarnation": "1", "state": "draining"}
 UNKNOWN = {"incarnation": "1", "state": "active"}

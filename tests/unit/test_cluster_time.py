@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines import NOON, TIMES, Machine, Slept
-from maniple.control import Time
-from maniple.service.cluster_time import COMPONENT, MOST_SOURCES, ClusterTime, follow
-from maniple.service.health import Health
+from maniple_runtime.cluster_time import COMPONENT, MOST_SOURCES, ClusterTime, follow
+from maniple_runtime.control.messages import Time
+from maniple_runtime.health import Health
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 
-from maniple.service.consul.catalog import Ailing, Instance, selecting
-from maniple.service.consul.client import Consul, ConsulUnavailable
 from maniple_registry.catalog_reaper import CatalogReaper
+from maniple_runtime.consul.catalog import Ailing, Instance, selecting
+from maniple_runtime.consul.client import Consul, ConsulUnavailable
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""`maniple.service.consul.client` and what is no Consul's answer, over HTTP."""
+"""`maniple_runtime.consul.client` and what is no Consul's answer, over HTTP."""
 
 import threading
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from maniple.service.consul import client as consul_module
-from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from maniple_runtime.consul import client as consul_module
+from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
 
 
 class Rubbish(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""`maniple.control`: what an agent may say of itself fits where it is put."""
+"""`maniple_runtime.control.messages`: what an agent may say of itself fits where it is put."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from maniple.control import (
+from maniple.topology import agent_queue, lane_queues
+from maniple_runtime.control.messages import (
     MOST_CONNECTIONS,
     MOST_NAMES,
     AgentDescription,
@@ -16,8 +17,7 @@ from maniple.control import (
     Heartbeat,
     agent_key,
 )
-from maniple.service.settings import InstanceName
-from maniple.topology import agent_queue, lane_queues
+from maniple_runtime.settings import InstanceName
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 SHORTSTR = 255  # bytes of a routing key or a name in AMQP

@@ -1,4 +1,4 @@
-"""`maniple.control` and `maniple.events`: what is on the wire."""
+"""`maniple_runtime.control.messages` and `maniple_runtime.events`: what is on the wire."""
 
 import json
 from datetime import UTC, datetime
@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from maniple.control import (
+from maniple.identifiers import new_id
+from maniple_policies.digests import digest
+from maniple_runtime.control.messages import (
     COMMANDS,
     AgentDescription,
     ControlMessage,
@@ -19,11 +21,9 @@ from maniple.control import (
     Request,
     Response,
     control_keys,
-    digest,
     later_life,
 )
-from maniple.events import AGENT_EVENTS, AgentFailed, AgentUnreachable, Event, PolicyChanged
-from maniple.identifiers import new_id
+from maniple_runtime.events import AGENT_EVENTS, AgentFailed, AgentUnreachable, Event, PolicyChanged
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 JSON_VALUES = st.recursive(

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import structlog
 
-from maniple.control import Request, Response
 from maniple.errors import BrokerUnavailable, RequestFailed
-from maniple.service.control.messages import IncomingMessage
-from maniple.service.control.requests import Asked, Correlation, answer, failed, may_answer
+from maniple_runtime.control.amqp_messages import IncomingMessage
+from maniple_runtime.control.messages import Request, Response
+from maniple_runtime.control.requests import Asked, Correlation, answer, failed, may_answer
 
 LOG = structlog.get_logger()
 

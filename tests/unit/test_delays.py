@@ -7,13 +7,13 @@ import pytest
 
 from maniple.amqp import Outgoing
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
 from maniple_dispatcher.egress import delay as module
 from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.pipeline.verdicts import Wait
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.telemetry import Metrics
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 

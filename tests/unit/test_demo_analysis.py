@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from maniple.demo.analysis import Analysis, analyse, by_package, complexities
-from maniple.demo.sources import find_sources, standard_library
+from maniple_cli.demo.analysis import Analysis, analyse, by_package, complexities
+from maniple_cli.demo.sources import find_sources, standard_library
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from msgspec import Raw
 from rich.console import Console
 
 from maniple.codec import encode
-from maniple.demo.analysis import Analysis
-from maniple.demo.screen import Lines
-from maniple.demo.summary import Tally, table_of
 from maniple.errors import ErrorCode
 from maniple.messages import Failure, Result, Status
+from maniple_cli.demo.analysis import Analysis
+from maniple_cli.demo.screen import Lines
+from maniple_cli.demo.summary import Tally, table_of
 
 PATHS = [Path("a/x.py"), Path("a/y.py"), Path("z.py")]
 

@@ -9,10 +9,10 @@ from maniple.amqp import Outgoing
 from maniple.errors import ErrorCode, ManipleError
 from maniple.execution import failed
 from maniple.messages import RetryPlan
-from maniple.service.publish import batch_publisher
 from maniple.timings import Holding, Queues
 from maniple.topology import DELAY_TIERS, tier_name
 from maniple_agent import publisher as module
+from maniple_runtime.publish import batch_publisher
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, FakePublisher, envelope
 

@@ -8,9 +8,6 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from maniple.service.consul.catalog import CatalogEntry
-from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
-from maniple.service.policies import CircuitBreakerSpec
 from maniple_dispatcher.limits.breaker import BreakerState, Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
@@ -18,6 +15,9 @@ from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.wiring import hand_over
+from maniple_policies import CircuitBreakerSpec
+from maniple_runtime.consul.catalog import CatalogEntry
+from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from waiting import wait_until
 
 ONE_AN_HOUR = Limit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))

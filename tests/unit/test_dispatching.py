@@ -9,15 +9,15 @@ import pytest
 from maniple.amqp import Outgoing
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.publish import batch_publisher, replies
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Queues
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish import batch_publisher, replies
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from maniple.amqp.probe import BrokerView
-from maniple.cli.checks import broker, examine, management, policies, processes, work
-from maniple.cli.checks.findings import CheckVerdict, Finding, Places
-from maniple.cli.checks.pages import PageUnread, least_ahead, read
 from maniple.errors import BrokerUnavailable
-from maniple.service.consul.catalog import Instance
 from maniple.topology import QUEUES, lane_queues
+from maniple_cli.checks import broker, examine, management, policies, processes, work
+from maniple_cli.checks.findings import CheckVerdict, Finding, Places
+from maniple_cli.checks.pages import PageUnread, least_ahead, read
+from maniple_runtime.consul.catalog import Instance
 
 HOUR = 3600.0
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from maniple.cli.checks.findings import CheckVerdict
-from maniple.cli.checks.timings import timings
 from maniple.timings import Timings
+from maniple_cli.checks.findings import CheckVerdict
+from maniple_cli.checks.timings import timings
 
 HALF = Timings().scaled(0.5)
 

@@ -3,9 +3,9 @@
 import pytest
 
 from maniple.messages import Waiting
-from maniple.service.destination_backoff import MAX_DOORS, TIER_KEYS, DestinationBackoff
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS
+from maniple_runtime.destination_backoff import MAX_DOORS, TIER_KEYS, DestinationBackoff
 
 NOW = 1000.0
 SHUT_FOR, STUCK_FOR, MAX_STUCK_FOR = Queues().shut, Queues().stuck, Queues().most_stuck

@@ -20,10 +20,6 @@ from maniple.amqp import Outgoing, Pull, QueueView
 from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
-from maniple.redelivery import LOST_AFTER
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Expiry as Times
 from maniple.topology import lane_queues
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -32,6 +28,10 @@ from maniple_dispatcher.egress.lane_expiry import AT_ONCE, OPEN, Around, LaneExp
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.redelivery import LOST_AFTER
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from maniple.amqp import Consumer
-from maniple.service.consul.registration import TtlHeartbeat
-from maniple.service.health import Health
-from maniple.service.hotpath import HotPath
 from maniple_agent import fencing as module
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.fencing import Fence
+from maniple_runtime.consul.registration import TtlHeartbeat
+from maniple_runtime.health import Health
+from maniple_runtime.hotpath import HotPath
 from work_with_fakes import Agent as FakeAgent
 from work_with_fakes import Delivery, envelope
 

@@ -7,12 +7,12 @@ import pytest
 
 from fleet_simulation import Simulation
 from maniple.amqp.batching import MAX_BYTES
-from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.listeners import MOST_TOLD
+from maniple_dispatcher.limits.messages import DispatcherReport
 from maniple_dispatcher.limits.token_bucket import Terms
 
 THOUSAND = Limit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))

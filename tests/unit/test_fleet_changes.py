@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from fleet_simulation import Simulation
-from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=1000.0, capacity=1000.0)

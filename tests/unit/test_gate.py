@@ -10,13 +10,13 @@ import pytest
 
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
-from maniple.service.policies import Resolved, parse_policy
-from maniple.service.telemetry import Metrics
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import Limit, Then
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.pipeline.verdicts import is_committed
+from maniple_policies import Resolved, parse_policy
+from maniple_runtime.telemetry import Metrics
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LANE = "text.stats"

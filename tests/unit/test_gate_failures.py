@@ -9,17 +9,17 @@ import pytest
 
 from gate_with_fakes import GateWithFakes
 from maniple.errors import ManipleError
-from maniple.limiter_messages import DispatcherReport, Grant
 from maniple.messages import Envelope, Waiting
-from maniple.service.policies import Resolved, parse_policy
-from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY, DELAY_TIERS
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import DispatcherReport, Grant
 from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_policies import Resolved, parse_policy
+from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, envelope
 
 LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})

@@ -11,16 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from maniple import task
-from maniple.cli import bulk, submit
-from maniple.cli.main import build
-from maniple.cli.output import ExitCode
-from maniple.cli.policy.files import WrongFiles, read_all
 from maniple.testing import cluster
+from maniple_cli.commands import bulk, submit
+from maniple_cli.commands.policy.files import WrongFiles, read_all
+from maniple_cli.main import build
+from maniple_cli.output import ExitCode
 
 FULL = Path("/dev/full")
 GUARD = 60.0  # seconds, against hanging
 POLICY = "kind: retry\nname: a\nspec:\n  attempts: 2\n"
-COMMAND = (sys.executable, "-c", "from maniple.cli.start import main; main()")
+COMMAND = (sys.executable, "-c", "from maniple_cli.start import main; main()")
 
 
 @task("test.echo")

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import structlog
 
-from maniple.control import AgentDescription, Heartbeat, Incarnation, Retire
 from maniple.errors import BrokerUnavailable
-from maniple.service.health import Health
-from maniple.service.telemetry import Metrics
 from maniple.timings import Heartbeats as HeartbeatTimes
 from maniple.timings import Timings
 from maniple_agent import heartbeat as module
 from maniple_agent.commands import AgentCommands, Ending
 from maniple_agent.heartbeat import Heartbeats, Self
+from maniple_runtime.control.messages import AgentDescription, Heartbeat, Incarnation, Retire
+from maniple_runtime.health import Health
+from maniple_runtime.telemetry import Metrics
 from waiting import wait_until
 from work_with_fakes import NOW, Delivery, envelope
 from work_with_fakes import Agent as FakeAgent

@@ -12,16 +12,16 @@ from maniple.amqp import ByteBudget, Consumer, byte_budget, consumer
 from maniple.amqp.byte_budget import MOST_TASKS
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple_agent.domain.slot_shares import most_of
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import Resolved
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from sending_queue import SendingQueue
 from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher, envelope
 

@@ -8,13 +8,13 @@ from prometheus_client import generate_latest
 
 from channels import until_idle
 from maniple.amqp import Delivery, consumer
-from maniple.service.consul.client import Consul
-from maniple.service.health import Health
-from maniple.service.hotpath import HotPath
-from maniple.service.process import Runtime
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import Metrics, get_logger
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.health import Health
+from maniple_runtime.hotpath import HotPath
+from maniple_runtime.process import Runtime
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.telemetry import Metrics, get_logger
 from sending_queue import SendingQueue
 
 MIB = 1024**2

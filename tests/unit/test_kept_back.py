@@ -9,14 +9,14 @@ import pytest
 from ingress_with_fakes import Ingress, Submission
 from maniple.codec import decode_envelopes
 from maniple.messages import REPEATED_HEADER
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from waiting import wait_until
 from work_with_fakes import NOW, Recording
 

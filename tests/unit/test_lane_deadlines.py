@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.json import decode, encode
 
-from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Expiry, Timings
 from maniple_dispatcher.egress import lane_deadlines
 from maniple_dispatcher.egress.lane_deadlines import (
@@ -20,6 +19,7 @@ from maniple_dispatcher.egress.lane_deadlines import (
 )
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import DispatcherReport
 
 TIMES = Expiry()
 WALL = 1_800_000_000.0  # of the cluster when a scene begins

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from maniple.amqp import Consumer
-from maniple.service.health import Health
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.topology import Queue
 from maniple_agent.domain.slot_shares import most_of
 from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.slots import Slots
+from maniple_runtime.health import Health
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 
 CAPACITIES = dict.fromkeys(Executor, 4)

@@ -10,21 +10,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.control import (
-    FAR,
-    AgentId,
-    AgentPhase,
-    Command,
-    Incarnation,
-    Retire,
-    began,
-    is_of_the_future,
-    later_life,
-)
-from maniple.events import AgentFailed, AgentRegistered
 from maniple.identifiers import new_id
-from maniple.service.metric_names import CONTROL_DROPPED
-from maniple.service.telemetry import process_metrics
 from maniple_agent.commands import AgentCommands as AgentHandlers
 from maniple_agent.domain.rejoin_backoff import LONGEST
 from maniple_dispatcher.affinity.agents import AgentDirectory
@@ -35,6 +21,20 @@ from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.state_machine import decide, learn
 from maniple_registry.handlers import Handlers
 from maniple_registry.hearing_clock import HearingClock
+from maniple_runtime.control.messages import (
+    FAR,
+    AgentId,
+    AgentPhase,
+    Command,
+    Incarnation,
+    Retire,
+    began,
+    is_of_the_future,
+    later_life,
+)
+from maniple_runtime.events import AgentFailed, AgentRegistered
+from maniple_runtime.metric_names import CONTROL_DROPPED
+from maniple_runtime.telemetry import process_metrics
 from registry_values import DESCRIPTION, NOW, at, beat, known
 
 LAST = "ffffffff-ffff-7fff-bfff-ffffffffffff"

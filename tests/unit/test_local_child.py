@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from maniple.local.child import Child, ChildSpec, Death, tail_of
-from maniple.local.errors import ServerMissing
-from maniple.local.reaper import ProcessReaper
-from maniple.loops import new_event_loop
+from maniple_cli.dev_cluster.child import Child, ChildSpec, Death, tail_of
+from maniple_cli.dev_cluster.errors import ServerMissing
+from maniple_cli.dev_cluster.reaper import ProcessReaper
+from maniple_runtime.event_loop import new_event_loop
 from needs import PS, need
 from waiting import wait_until
 

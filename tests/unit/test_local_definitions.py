@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from maniple.local.definitions import (
+from maniple_cli.dev_cluster.definitions import (
     Role,
     definitions_file,
     new_passwords,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from maniple.local import ports
-from maniple.local.ports import LOOPBACK, free_ports
+from maniple_cli.dev_cluster import ports
+from maniple_cli.dev_cluster.ports import LOOPBACK, free_ports
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def test_no_port_is_given_to_two_who_have_not_begun_to_listen(
 ) -> None:
     monkeypatch.setattr(ports, "LAST", ports.FIRST + 40)
     mine = free_ports(10)
-    program = f"from maniple.local import ports; ports.LAST = {ports.LAST}; "
+    program = f"from maniple_cli.dev_cluster import ports; ports.LAST = {ports.LAST}; "
     program += "print(*ports.free_ports(10))"
     others = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     theirs = [int(port) for port in others.stdout.split()]

@@ -11,16 +11,16 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from maniple.cli import log_level
-from maniple.cli.consul import TOKEN, consul_at
-from maniple.cli.main import build
-from maniple.cli.output import ExitCode
-from maniple.service import log_levels
-from maniple.service.consul.catalog import CatalogEntry, Instance
-from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
-from maniple.service.log_levels import LogLevels
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import configure_logging, get_logger
+from maniple_cli.commands import log_level
+from maniple_cli.consul import TOKEN, consul_at
+from maniple_cli.main import build
+from maniple_cli.output import ExitCode
+from maniple_runtime import log_levels
+from maniple_runtime.consul.catalog import CatalogEntry, Instance
+from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from maniple_runtime.log_levels import LogLevels
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.telemetry import configure_logging, get_logger
 from waiting import wait_until
 
 FOLDER = "maniple/dev/log-levels/"

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from ending import ended, launched
-from maniple.service.telemetry import log_writer
-from maniple.service.telemetry.log_writer import LogWriter
+from maniple_runtime.telemetry import log_writer
+from maniple_runtime.telemetry.log_writer import LogWriter
 from waiting import wait_until
 
 LOOP = """
 import asyncio, sys
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import configure_logging, dropped_lines, get_logger
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.telemetry import configure_logging, dropped_lines, get_logger
 
 async def work():
     for number in range(20_000):
@@ -38,8 +38,8 @@ asyncio.run(work())
 
 CRASH = """
 import os, sys
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import configure_logging, get_logger
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.telemetry import configure_logging, get_logger
 
 configure_logging(ServiceSettings(instance="p1"), patience=60.0)
 for number in range(5):

@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 
 from maniple.codec import decode_envelopes
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Timings
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
@@ -17,6 +14,9 @@ from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.lane_probes import BURST, MOST_LOOKING, MOST_THERE, RATE, LaneProbes
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 

@@ -10,13 +10,6 @@ import pytest
 import structlog
 
 from maniple.amqp import Outgoing
-from maniple.records import Batch, Record, TaskKey
-from maniple.service import hotpath
-from maniple.service.consul.client import Consul
-from maniple.service.health import Health
-from maniple.service.hotpath import HotPath
-from maniple.service.process import Runtime
-from maniple.service.settings import ServiceSettings
 from maniple_dispatcher.ingress import record_lookup
 from maniple_dispatcher.ingress.record_lookup import (
     BACK,
@@ -25,6 +18,13 @@ from maniple_dispatcher.ingress.record_lookup import (
     MOST_BACK,
     RecordLookup,
 )
+from maniple_runtime import hotpath
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.health import Health
+from maniple_runtime.hotpath import HotPath
+from maniple_runtime.process import Runtime
+from maniple_runtime.records import Batch, Record, TaskKey
+from maniple_runtime.settings import ServiceSettings
 from simulated_cluster import metrics
 from virtual_time import Process, World
 

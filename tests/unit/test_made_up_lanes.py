@@ -6,12 +6,12 @@ import pytest
 from msgspec import structs
 
 from fleet_simulation import Simulation
-from maniple.limiter_messages import Ask
 from maniple.timings import Reports
 from maniple_dispatcher.limits.bulkhead import MAX_LANES
 from maniple_dispatcher.limits.concurrency import Bulkheads
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import limit_asked
+from maniple_dispatcher.limits.messages import Ask
 from maniple_dispatcher.limits.outstanding import OutstandingTasks
 
 KEY, LANE = "bulkhead/x", "text.stats"

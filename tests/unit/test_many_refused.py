@@ -13,10 +13,10 @@ from maniple.codec import decode_submission
 from maniple.errors import InvalidMessage
 from maniple.identifiers import refusal_id
 from maniple.messages import MAX_TASKS
-from maniple.records import TaskKey
-from maniple.service.policies import Ceiling, Resolved
-from maniple.service.publish.replies import OFFERED_BYTES_OF_PLACE, OFFERS
 from maniple_dispatcher.ingress.refusal import MOST
+from maniple_policies import Ceiling, Resolved
+from maniple_runtime.publish.replies import OFFERED_BYTES_OF_PLACE, OFFERS
+from maniple_runtime.records import TaskKey
 from waiting import wait_until
 from work_with_fakes import FakePublisher
 

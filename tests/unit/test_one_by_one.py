@@ -14,20 +14,20 @@ from maniple.client.outstanding import OutstandingHandles
 from maniple.codec import decode_members, decode_results, encode, join
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError, TaskError
 from maniple.messages import PROGRESS_TYPE, RESULTS_TYPE, Envelope, Progress, Result, Status
-from maniple.records import Entry, FirstWins, Position, TaskKey
-from maniple.remnants import remnant_of
-from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REPLY_PREFIX
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import PolicySet, parse_policy
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.records import Entry, FirstWins, Position, TaskKey
+from maniple_runtime.remnants import remnant_of
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 FAR = NOW + timedelta(hours=1)

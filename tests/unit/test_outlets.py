@@ -17,12 +17,12 @@ from maniple.errors import (
     PublishRefused,
 )
 from maniple.messages import MAX_BODY, Result, Status
-from maniple.service.metric_names import REPLIES_DROPPED
-from maniple.service.publish import batch_publisher, confirm, refused_log
-from maniple.service.publish.batch_publisher import MAX_KEYS, BatchPublisher, ResultPublisher
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.telemetry import Metrics
 from maniple.topology import LANES, REPLY_PREFIX, RESULTS
+from maniple_runtime.metric_names import REPLIES_DROPPED
+from maniple_runtime.publish import batch_publisher, confirm, refused_log
+from maniple_runtime.publish.batch_publisher import MAX_KEYS, BatchPublisher, ResultPublisher
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.telemetry import Metrics
 
 RESULT = Result(id="1", capability="text.stats", status=Status.SUCCEEDED)
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers as Times
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.membership import Membership
+from maniple_dispatcher.limits.messages import DispatcherReport
 
 TIMES = Times()
 LONG = 10 * TIMES.alive

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from fleet_simulation import Simulation
-from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=100.0, capacity=100.0)

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from maniple.service.policy_cache import read_json, write_atomically
+from maniple_runtime.policy_cache import read_json, write_atomically
 
 WRITERS = 8
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maniple.errors import RequestFailed
-from maniple.service.policies import parse_policy
+from maniple_policies import parse_policy
 from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.reconcile import Found, Plan, reconcile
 from maniple_policy.domain.records import HISTORY_KEPT, Revision, Stored, revision_of, succeed

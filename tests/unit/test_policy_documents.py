@@ -1,4 +1,4 @@
-"""`maniple.service.policies` and its copy on disk: documents, and which of them holds."""
+"""`maniple_policies` and its copy on disk: documents, and which of them holds."""
 
 import json
 import timeit
@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from maniple.errors import ErrorCode
 from maniple.messages import RetryPlan
-from maniple.service.policies import Match, Policy, PolicySet, parse_policy
-from maniple.service.policy_cache import PolicyCache
+from maniple_policies import Match, Policy, PolicySet, parse_policy
+from maniple_runtime.policy_cache import PolicyCache
 
 
 def timeout(name: str, seconds: float = 1.0, **match: Any) -> Policy:

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maniple.service.policies import (
+from maniple_policies import (
     InForce,
     Match,
     Policy,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from maniple.cli.main import build
-from maniple.cli.policy import common
-from maniple.cli.policy.files import WrongFiles, read_all
+from maniple_cli.commands.policy import common
+from maniple_cli.commands.policy.files import WrongFiles, read_all
+from maniple_cli.main import build
 
 GOOD = "kind: timeout\nname: slow\nmatch: {capability: text.*}\nspec: {seconds: 3}\n"
 

@@ -8,17 +8,17 @@ import pytest
 from prometheus_client import Gauge
 from structlog.testing import capture_logs
 
-from maniple.service import metric_names
-from maniple.service.consul.catalog import Instance
-from maniple.service.consul.client import Consul, ConsulUnavailable
-from maniple.service.control.plane import ControlPlane
-from maniple.service.policies import PolicySet
-from maniple.service.telemetry import Metrics
+from maniple_policies import PolicySet
 from maniple_policy import queries
 from maniple_policy.domain.replicas import ReplicaState
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
+from maniple_runtime import metric_names
+from maniple_runtime.consul.catalog import Instance
+from maniple_runtime.consul.client import Consul, ConsulUnavailable
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.telemetry import Metrics
 from waiting import wait_until
 
 NO_PLANE = cast("ControlPlane", None)  # what is asked here needs none

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maniple.service.policies import Match, Policy, PolicySet, Where, matching, parse_policy, ties
-from maniple.service.policies.matching import globs_overlap, matcher
+from maniple_policies import Match, Policy, PolicySet, Where, matching, parse_policy, ties
+from maniple_policies.matching import globs_overlap, matcher
 
 TEXTS = ["".join(letters) for n in range(5) for letters in itertools.product("ab", repeat=n)]
 short_globs = st.text("ab*?", min_size=1, max_size=3)

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import structlog
 
-from maniple.control import Request, Response
 from maniple.errors import RequestFailed
-from maniple.events import MAX_REVISION, PolicyApplied, PolicyChanged
-from maniple.service.consul.catalog import CatalogEntry
-from maniple.service.control.messages import IncomingMessage
-from maniple.service.control.requests import Responder, answer
-from maniple.service.health import Health
-from maniple.service.telemetry import Metrics
 from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.records import HISTORY_KEPT, succeed
 from maniple_policy.domain.request_log import KEPT, KEPT_BYTES, RequestLog
 from maniple_policy.handlers import Handlers, routes
 from maniple_policy.queries import PolicyQueries
 from maniple_policy.store import Store
+from maniple_runtime.consul.catalog import CatalogEntry
+from maniple_runtime.control.amqp_messages import IncomingMessage
+from maniple_runtime.control.messages import Request, Response
+from maniple_runtime.control.requests import Responder, answer
+from maniple_runtime.events import MAX_REVISION, PolicyApplied, PolicyChanged
+from maniple_runtime.health import Health
+from maniple_runtime.telemetry import Metrics
 from policy_records import KEY, NAME, NOW, KeptKeys, document, record, revision
 
 WHICH = {"kind": "timeout", "name": NAME}

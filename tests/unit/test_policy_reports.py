@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from maniple.events import PolicyApplied
-from maniple.service.policies import parse_policy
+from maniple_policies import parse_policy
 from maniple_policy.domain.reach import Known, doubts
 from maniple_policy.domain.replicas import Replicas
+from maniple_runtime.events import PolicyApplied
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from maniple.service.policies import InForce, Policy, PolicySet, Where, parse_policy
+from maniple_policies import InForce, Policy, PolicySet, Where, parse_policy
 
 TASKS = 100_000
 

@@ -9,19 +9,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import maniple_policy.store
-from maniple.control import digest
-from maniple.events import PolicyChanged
-from maniple.service import metric_names
-from maniple.service.consul.client import Consul
-from maniple.service.control.requests import Asked
-from maniple.service.health import Health
-from maniple.service.policies import InForce, Policy, PolicySet, Where, parse_policy
-from maniple.service.policy_cache import read_json, write_atomically
-from maniple.service.policy_versions import show_versions
-from maniple.service.telemetry import Metrics
+from maniple_policies import InForce, Policy, PolicySet, Where, parse_policy
+from maniple_policies.digests import digest
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.store import Store
+from maniple_runtime import metric_names
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.requests import Asked
+from maniple_runtime.events import PolicyChanged
+from maniple_runtime.health import Health
+from maniple_runtime.policy_cache import read_json, write_atomically
+from maniple_runtime.policy_versions import show_versions
+from maniple_runtime.telemetry import Metrics
 from policy_records import KeptKeys
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

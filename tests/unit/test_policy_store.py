@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from maniple.events import PolicyChanged
-from maniple.service.consul.catalog import CatalogEntry
-from maniple.service.health import Health
-from maniple.service.policies import parse_policy
-from maniple.service.telemetry import process_metrics
+from maniple_policies import parse_policy
 from maniple_policy.domain.records import Revision, succeed
 from maniple_policy.store import Store
+from maniple_runtime.consul.catalog import CatalogEntry
+from maniple_runtime.events import PolicyChanged
+from maniple_runtime.health import Health
+from maniple_runtime.telemetry import process_metrics
 from waiting import wait_until
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

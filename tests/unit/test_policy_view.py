@@ -6,11 +6,11 @@ from typing import Any
 
 import structlog
 
-from maniple.service.health import Health
-from maniple.service.policies import PolicySet, parse_policy
-from maniple.service.policy_view import PolicyView
-from maniple.service.telemetry import Metrics
 from maniple.timings import Timings
+from maniple_policies import PolicySet, parse_policy
+from maniple_runtime.health import Health
+from maniple_runtime.policy_view import PolicyView
+from maniple_runtime.telemetry import Metrics
 
 
 def timeout(name: str) -> Any:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from maniple.service.consul.client import Consul, ConsulUnavailable
-from maniple.service.consul.registration import Registration, TtlHeartbeat
-from maniple.service.health import Health
-from maniple.service.settings import ServiceSettings
 from maniple.timings import Catalog, Timings
+from maniple_runtime.consul.client import Consul, ConsulUnavailable
+from maniple_runtime.consul.registration import Registration, TtlHeartbeat
+from maniple_runtime.health import Health
+from maniple_runtime.settings import ServiceSettings
 from timed import timed
 from waiting import hold_within, wait_until
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import cast
 
 from maniple.amqp import AmqpConnection, Delivery
-from maniple.records import Batch, Entry, RecordReader
-from maniple.records.reader import MAX_BYTES, OFFSET, TURN_BYTES
+from maniple_runtime.records import Batch, Entry, RecordReader
+from maniple_runtime.records.reader import MAX_BYTES, OFFSET, TURN_BYTES
 from waiting import wait_until
 
 MESSAGES = 40

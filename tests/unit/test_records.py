@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maniple.codec import encode
-from maniple.control import AgentId, Incarnation
 from maniple.errors import InvalidMessage
-from maniple.events import AgentFailed
 from maniple.messages import (
     ACCEPTED_TYPE,
     RESULTS_TYPE,
@@ -20,8 +18,18 @@ from maniple.messages import (
     TaskAccepted,
     TaskRunning,
 )
-from maniple.records import Entry, FirstWins, Position, Record, TaskKey, Verdict, decode_records
-from maniple.states import TaskState, is_terminal
+from maniple_runtime.control.messages import AgentId, Incarnation
+from maniple_runtime.events import AgentFailed
+from maniple_runtime.records import (
+    Entry,
+    FirstWins,
+    Position,
+    Record,
+    TaskKey,
+    Verdict,
+    decode_records,
+)
+from maniple_runtime.states import TaskState, is_terminal
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 ONE = TaskKey("default", "one")

@@ -8,10 +8,6 @@ from typing import Any, ClassVar, cast
 
 import structlog
 
-from maniple.control import AgentDescription, AgentId, Heartbeat, Incarnation, Request
-from maniple.events import AgentFailed
-from maniple.service.consul.client import Consul
-from maniple.service.telemetry import Metrics
 from maniple.timings import Standby
 from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import Decision
@@ -21,6 +17,16 @@ from maniple_registry.eviction import Evictor
 from maniple_registry.handlers import Handlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.outbox import Outbox, OutboxPlane
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.messages import (
+    AgentDescription,
+    AgentId,
+    Heartbeat,
+    Incarnation,
+    Request,
+)
+from maniple_runtime.events import AgentFailed
+from maniple_runtime.telemetry import Metrics
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 AGENTS = 5000

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.control import AgentId, Announce, Heartbeat, Incarnation, Reconnect
-from maniple.events import AgentFailed
 from maniple.timings import Bounds, Standby
 from maniple_registry.domain.agent_record import AgentRecord, AgentState
 from maniple_registry.domain.pending_actions import Evict, PendingActions, Tell
+from maniple_runtime.control.messages import AgentId, Announce, Heartbeat, Incarnation, Reconnect
+from maniple_runtime.events import AgentFailed
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 STEP = 0.1

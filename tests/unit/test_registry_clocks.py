@@ -12,10 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines import Slept
-from maniple.control import ALL_AGENTS, AgentDescription, Command, Request, Time
 from maniple.errors import BrokerUnavailable
-from maniple.service.health import Health
-from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks, Timings
 from maniple_registry import clock_watch
 from maniple_registry.actions import ActionRunner
@@ -36,6 +33,9 @@ from maniple_registry.domain.clock_skew import (
 )
 from maniple_registry.handlers import Handlers
 from maniple_registry.hearing_clock import HearingClock
+from maniple_runtime.control.messages import ALL_AGENTS, AgentDescription, Command, Request, Time
+from maniple_runtime.health import Health
+from maniple_runtime.telemetry import Metrics
 from registry_values import NOW, beat
 
 AGREE = Clocks().agree

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import structlog
 
-from maniple.control import Heartbeat
-from maniple.service.consul.client import Consul
 from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant
 from maniple_registry.domain.agents import Agents
 from maniple_registry.eviction import Evictor
 from maniple_registry.management import Management
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.messages import Heartbeat
 from waiting import hold_within, wait_until
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from maniple.control import AgentDescription, Announce, Heartbeat, Reconnect, Retire
 from maniple.timings import Bounds
 from maniple_registry.domain.agent_record import (
     UNKNOWN_LIFE,
@@ -20,6 +19,13 @@ from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.mass_silence import threatens
 from maniple_registry.domain.reaping import Reaping, all_critical
 from maniple_registry.hearing_clock import HearingClock
+from maniple_runtime.control.messages import (
+    AgentDescription,
+    Announce,
+    Heartbeat,
+    Reconnect,
+    Retire,
+)
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 

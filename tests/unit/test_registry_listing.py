@@ -9,18 +9,18 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from maniple.control import AgentDescription, Incarnation, Request, Response
 from maniple.errors import RequestFailed
-from maniple.events import AgentFailed
-from maniple.service.control.messages import IncomingMessage
-from maniple.service.control.requests import answer
-from maniple.service.listing import Ask, all_agents, pages
-from maniple.service.telemetry import Metrics
 from maniple_registry import agent_listing
 from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agents import Agents
 from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, Handlers, operations
 from maniple_registry.hearing_clock import HearingClock
+from maniple_runtime.control.amqp_messages import IncomingMessage
+from maniple_runtime.control.messages import AgentDescription, Incarnation, Request, Response
+from maniple_runtime.control.requests import answer
+from maniple_runtime.events import AgentFailed
+from maniple_runtime.listing import Ask, all_agents, pages
+from maniple_runtime.telemetry import Metrics
 from registry_values import NOW, at, beat
 
 SLACK = 1024  # of an answer around its page

@@ -8,8 +8,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from maniple.control import AgentDescription, AgentId, AgentPhase, Heartbeat
-from maniple.events import AgentFailed
 from maniple.timings import Bounds
 from maniple_registry.domain import state_machine
 from maniple_registry.domain.agent_record import (
@@ -24,6 +22,8 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.stalled_consumers import look
 from maniple_registry.domain.state_machine import check, decide, learn, seed, tick
 from maniple_registry.domain.transitions import TRANSITIONS
+from maniple_runtime.control.messages import AgentDescription, AgentId, AgentPhase, Heartbeat
+from maniple_runtime.events import AgentFailed
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 BOUNDS = Bounds()

@@ -2,13 +2,6 @@
 
 import re
 
-from maniple.control import (
-    AgentPhase,
-    Announce,
-    Incarnation,
-    Retire,
-)
-from maniple.events import AgentFailed
 from maniple_registry.domain.agent_record import (
     UNKNOWN_LIFE,
     AgentRecord,
@@ -23,6 +16,13 @@ from maniple_registry.domain.state_machine import (
     tick,
 )
 from maniple_registry.domain.transitions import TRANSITIONS
+from maniple_runtime.control.messages import (
+    AgentPhase,
+    Announce,
+    Incarnation,
+    Retire,
+)
+from maniple_runtime.events import AgentFailed
 from paths import ROOT
 from registry_values import BOUNDS, DESCRIPTION, NOW, active, at, beat, keys, known
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import structlog
 
-from maniple.control import AgentDescription, AgentTimings, Incarnation
-from maniple.service.health import Health
-from maniple.service.metric_names import AGENTS_MISTIMED
-from maniple.service.telemetry import Metrics
 from maniple.timings import Bounds, Timings
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.timing_mismatch import Risk, misfit
 from maniple_registry.timing_watch import COMPONENT, TimingWatch
+from maniple_runtime.control.messages import AgentDescription, AgentTimings, Incarnation
+from maniple_runtime.health import Health
+from maniple_runtime.metric_names import AGENTS_MISTIMED
+from maniple_runtime.telemetry import Metrics
 from registry_values import NOW, at, beat
 
 HALF = Timings().scaled(0.5)

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import structlog
 
-from maniple.control import AgentId, Announce, Command, Incarnation
 from maniple.errors import PublishRefused
-from maniple.events import AgentEvent, AgentFailed
 from maniple_registry.outbox import WINDOW, Outbox
+from maniple_runtime.control.messages import AgentId, Announce, Command, Incarnation
+from maniple_runtime.events import AgentEvent, AgentFailed
 from waiting import wait_until
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

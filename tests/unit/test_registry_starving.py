@@ -4,10 +4,6 @@ from typing import Any
 
 import pytest
 
-from maniple.control import (
-    AgentPhase,
-    Reconnect,
-)
 from maniple_registry.domain.agent_record import (
     AgentRecord,
     AgentState,
@@ -16,6 +12,10 @@ from maniple_registry.domain.agent_record import (
 )
 from maniple_registry.domain.stalled_consumers import look
 from maniple_registry.domain.state_machine import check, decide
+from maniple_runtime.control.messages import (
+    AgentPhase,
+    Reconnect,
+)
 from registry_values import BOUNDS, DESCRIPTION, NOTHING, NOW, WORK, at, beat, keys, known
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from maniple.control import AgentDescription, Command, Heartbeat, Reconnect
 from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant, LaneView
 from maniple_registry.domain.agents import Agents
+from maniple_runtime.control.messages import AgentDescription, Command, Heartbeat, Reconnect
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 SICK = LaneView(0, 0)  # what RabbitMQ says of a quorum queue whose leader does not answer in time

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from maniple.errors import ConfigurationError
-from maniple.local.definitions import Role
-from maniple.local.render_definitions import passwords_of
+from maniple_cli.dev_cluster.definitions import Role
+from maniple_cli.dev_cluster.render_definitions import passwords_of
 
 VARIABLES = {f"MANIPLE_{role.upper()}_PASSWORD": f"{role}-secret" for role in Role}
 
@@ -23,7 +23,7 @@ def test_every_role_needs_its_password() -> None:
 
 def render(path: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "maniple.local.render_definitions", str(path)],
+        [sys.executable, "-m", "maniple_cli.dev_cluster.render_definitions", str(path)],
         env=os.environ | {"MANIPLE_ENVIRONMENT": "staging"} | variables,
         capture_output=True,
         text=True,

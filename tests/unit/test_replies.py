@@ -10,13 +10,13 @@ import pytest
 
 from maniple.errors import ManipleError
 from maniple.messages import Result, Status
-from maniple.service.metric_names import REPLIES_DROPPED
-from maniple.service.publish import replies
-from maniple.service.publish.batch_publisher import BatchPublisher, ResultPublisher
-from maniple.service.publish.confirm import ConfirmCallback
-from maniple.service.publish.replies import Replies
-from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
+from maniple_runtime.metric_names import REPLIES_DROPPED
+from maniple_runtime.publish import replies
+from maniple_runtime.publish.batch_publisher import BatchPublisher, ResultPublisher
+from maniple_runtime.publish.confirm import ConfirmCallback
+from maniple_runtime.publish.replies import Replies
+from maniple_runtime.telemetry import Metrics
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, FakePublisher, envelope
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from maniple.messages import RESULTS_TYPE
-from maniple.records import Entry, FirstWins, TaskKey, decode_records
+from maniple_runtime.records import Entry, FirstWins, TaskKey, decode_records
 from paths import ROOT, SUPPORT
 from previous_release import FAKES, sources, unpack_previous
 

@@ -11,13 +11,13 @@ import pytest
 from gate_with_fakes import GateWithFakes, Kind
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Waiting
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
 from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
 from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLetterConsumer
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Delivery, envelope
 
 ROOM: Kind = ("bulkhead", {"max_in_flight": 1})

@@ -13,12 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from maniple.service.consul.catalog import CatalogEntry, Instance
-from maniple.service.consul.client import Consul
-from maniple.service.health import Health
-from maniple.service.leadership import SOMEBODY, Leadership
-from maniple.service.policies import CircuitBreakerSpec
-from maniple.service.telemetry import process_metrics
 from maniple.timings import Bounds, Timings
 from maniple_dispatcher.affinity.queue_markers import MOST, QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import is_lane
@@ -27,10 +21,16 @@ from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
+from maniple_policies import CircuitBreakerSpec
 from maniple_policy.store import MOST_NAMED, Store
 from maniple_registry.domain import agents as registry_fleet
 from maniple_registry.domain.agent_record import Instant
 from maniple_registry.watch import ConsulWatch
+from maniple_runtime.consul.catalog import CatalogEntry, Instance
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.health import Health
+from maniple_runtime.leadership import SOMEBODY, Leadership
+from maniple_runtime.telemetry import process_metrics
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 SPEC = CircuitBreakerSpec(consecutive=3, open_for=600.0)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from maniple import clusters
-from maniple.cli import dev
 from maniple.errors import ConfigurationError
-from maniple.service.settings import ServiceSettings, leave_no_secrets
 from maniple_agent.settings import AgentSettings
+from maniple_cli.commands import dev
 from maniple_registry.settings import RegistrySettings
+from maniple_runtime.settings import ServiceSettings, leave_no_secrets
 
 SECRET = "hunter2"  # noqa: S105 - of nothing
 URL = f"amqp://agent:{SECRET}@host/dev"

@@ -1,4 +1,4 @@
-"""`maniple.service.health`: what a process says about itself, in memory and over HTTP."""
+"""`maniple_runtime.health`: what a process says about itself, in memory and over HTTP."""
 
 import asyncio
 import http.client
@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from maniple.errors import ConfigurationError
-from maniple.service.health import FAILING_AFTER, Health, HealthServer
-from maniple.service.settings import ServiceSettings
+from maniple_runtime.health import FAILING_AFTER, Health, HealthServer
+from maniple_runtime.settings import ServiceSettings
 
 PROMETHEUS = (  # what its 2.53 asks for
     "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;"

@@ -1,4 +1,4 @@
-"""`maniple.service.process`: a process from its start to its end, without any server."""
+"""`maniple_runtime.process`: a process from its start to its end, without any server."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 from ending import ended
 from maniple import loops
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
-from maniple.local.ports import free_ports
-from maniple.service.process import Runtime, running, serve
-from maniple.service.settings import ServiceSettings
+from maniple_cli.dev_cluster.ports import free_ports
+from maniple_runtime.process import Runtime, running, serve
+from maniple_runtime.settings import ServiceSettings
 from waiting import wait_until
 
 
@@ -209,8 +209,8 @@ async def test_a_wrong_setting_found_while_building_ends_with_2() -> None:
 GUARD = 30.0  # seconds, against hanging: who is stuck would be for twice as long
 PROGRAM = """
 import contextlib, sys
-from maniple.service.process import run
-from maniple.service.settings import ServiceSettings, load_settings
+from maniple_runtime.process import run
+from maniple_runtime.settings import ServiceSettings, load_settings
 
 @contextlib.asynccontextmanager
 async def build(runtime):

@@ -1,4 +1,4 @@
-"""`maniple.service.settings`: what the environment may say, and what a wrong value costs."""
+"""`maniple_runtime.settings`: what the environment may say, and what a wrong value costs."""
 
 import os
 import re
@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
-from maniple.service.settings import ServiceSettings, load_settings
 from maniple.timing_rules import SETTINGS
 from maniple.timings import Timings
 from maniple.urls import without_password
+from maniple_runtime.settings import ServiceSettings, load_settings
 
 
 class ExampleSettings(ServiceSettings):

@@ -1,4 +1,4 @@
-"""`maniple.service.telemetry`: logs, metrics, trace context."""
+"""`maniple_runtime.telemetry`: logs, metrics, trace context."""
 
 import importlib
 import io
@@ -11,9 +11,9 @@ import pytest
 import structlog
 from prometheus_client import generate_latest
 
-from maniple.service import metric_names
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import (
+from maniple_runtime import metric_names
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.telemetry import (
     MAX_CHILDREN,
     Metrics,
     configure_logging,

@@ -9,11 +9,11 @@ import aiormq
 import pytest
 
 from channels import until_idle
-from maniple.service.control import connection as connection_module
-from maniple.service.control.connection import ControlConnection, prepare_broker
-from maniple.service.shared_queue import SharedQueue
 from maniple.timings import Amqp
 from maniple.topology import EVENTS, QUEUES
+from maniple_runtime.control import connection as connection_module
+from maniple_runtime.control.connection import ControlConnection, prepare_broker
+from maniple_runtime.shared_queue import SharedQueue
 from waiting import wait_until
 
 TIMES = Amqp(tick=0.02, answer=0.1, unanswered=0.2, backoff=0.01)

@@ -13,15 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.cli import agents, control, doctor, output
-from maniple.cli.checks.findings import CheckVerdict, Finding
-from maniple.cli.checks.processes import components
-from maniple.cli.dev import DevScreen
-from maniple.cli.policy import changes, looks
-from maniple.local.child import Death
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry.logs import configure_logging, get_logger
-from maniple.shown import shown, shown_json
+from maniple_cli import control, output
+from maniple_cli.checks.findings import CheckVerdict, Finding
+from maniple_cli.checks.processes import components
+from maniple_cli.commands import agents, doctor
+from maniple_cli.commands.dev import DevScreen
+from maniple_cli.commands.policy import changes, looks
+from maniple_cli.dev_cluster.child import Death
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.shown import shown, shown_json
+from maniple_runtime.telemetry.logs import configure_logging, get_logger
 
 HOSTILE = [
     "[/bold]",
@@ -139,7 +140,9 @@ def test_policies_whoever_wrote_them(
 def test_where_policies_are_in_force_whatever_is_said_there(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = importlib.import_module("maniple.cli.policy.status")  # the package has its function
+    status = importlib.import_module(
+        "maniple_cli.commands.policy.status"
+    )  # the package has its function
     counts = dict.fromkeys(status.COUNTS, 1)
     process = {"instance": text, "service": text, "state": text, "heard": None, "behind": {text: 1}}
     told = {

@@ -15,9 +15,9 @@ from maniple.amqp.suspect_addresses import (
     MOST_KNOWN,
     SHUNNED_SECONDS,
 )
-from maniple.direct_replies import node_of, of_nobody
 from maniple.errors import PublishRefused
 from maniple.timings import Amqp
+from maniple_runtime.direct_replies import node_of, of_nobody
 
 TIMES = Amqp(confirm=3.0, answer=2.0)
 ADDRESS = (

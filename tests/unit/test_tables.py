@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from rich.table import Table
 
-from maniple.cli.tables import print_table
+from maniple_cli.tables import print_table
 
 CAPABILITIES = " ".join(f"text.capability-{n}" for n in range(30))
 ROWS = [

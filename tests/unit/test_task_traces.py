@@ -11,11 +11,7 @@ from pamqp import commands
 from kept_spans import Kept
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.spans import Span
-from maniple.service.task_traces import dispatching
-from maniple.service.telemetry import Metrics
+from maniple.spans import Span
 from maniple.traceparent import begun_trace, is_sampled
 from maniple_agent import bundle, scheduler
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -24,6 +20,10 @@ from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.task_traces import dispatching
+from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 SUBMITTER = "00f067aa0ba902b7"

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.control import AgentTimings
 from maniple.timing_rules import RULES, SETTINGS
 from maniple.timings import (
     LEAST_SCALE,
@@ -29,6 +28,7 @@ from maniple.timings import (
     Watching,
     WrongTimings,
 )
+from maniple_runtime.control.messages import AgentTimings
 
 SCALES = st.floats(LEAST_SCALE, MOST_SCALE)
 

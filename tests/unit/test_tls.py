@@ -12,19 +12,19 @@ import pytest
 from certificates import Authority, Certificate, http_server
 from maniple.amqp import AmqpConnection
 from maniple.amqp.probe import probe
-from maniple.cli.checks.pages import PageUnread, read
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
-from maniple.local import servers as local_servers
-from maniple.local.errors import ServerUnreachable, WrongVariable
-from maniple.local.servers import Existing, Servers
-from maniple.service.consul.client import Consul, ConsulUnavailable
-from maniple.service.settings import WRONG_USAGE, ServiceSettings, load_settings
-from maniple.tls import Tls
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import worker_environment
+from maniple_cli.checks.pages import PageUnread, read
+from maniple_cli.dev_cluster import servers as local_servers
+from maniple_cli.dev_cluster.errors import ServerUnreachable, WrongVariable
+from maniple_cli.dev_cluster.servers import Existing, Servers
 from maniple_registry.errors import ManagementUnavailable
 from maniple_registry.management import Management
 from maniple_registry.settings import RegistrySettings
+from maniple_runtime.consul.client import Consul, ConsulUnavailable
+from maniple_runtime.settings import WRONG_USAGE, ServiceSettings, load_settings
+from maniple_runtime.tls import Tls
 
 GUARD = 10.0  # seconds, against trying again
 

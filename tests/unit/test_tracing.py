@@ -14,18 +14,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import generate_latest
 
 from kept_spans import Kept
-from maniple.allowance import Allowance
 from maniple.messages import Envelope
-from maniple.service.metric_names import SPANS_DROPPED
-from maniple.service.settings import ServiceSettings
-from maniple.service.spans import BILLION, Span
-from maniple.service.task_traces import TaskTraces, dispatching
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry import export as module
-from maniple.service.telemetry.export import MAX_SPANS, Collector, Exporter
-from maniple.service.telemetry.tracing import NO_TRACER, Tracer, make_tracer
+from maniple.spans import BILLION, Span
 from maniple.traceparent import begun_trace, is_sampled, span_id_of
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.allowance import Allowance
+from maniple_runtime.metric_names import SPANS_DROPPED
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.task_traces import TaskTraces, dispatching
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry import export as module
+from maniple_runtime.telemetry.export import MAX_SPANS, Collector, Exporter
+from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer, make_tracer
 from span_collector import SpanCollector
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)

@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, tier_name
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from work_with_fakes import NOW, Delivery, Recording, envelope
 
 LANE, AGENT = "a.task", "agent-1"

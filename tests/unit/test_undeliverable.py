@@ -16,12 +16,6 @@ from known_records import Known
 from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
-from maniple.records import Record
-from maniple.service.policies import Ceiling, Resolved
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
-from maniple.service.telemetry.tracing import NO_TRACER
 from maniple.topology import REFUSED_KEY
 from maniple_dispatcher.ingress import dead_letter_consumer
 from maniple_dispatcher.ingress.admission import Arrival, admit
@@ -29,6 +23,12 @@ from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import Ceiling, Resolved
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.records import Record
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.tracing import NO_TRACER
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, FakePublisher
 

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from fleet_simulation import Simulation
-from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Held
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 
 KEY, LANE, MOST = "bulkhead/x", "text.stats", 5
 ONE = ("agent-1", "1")

@@ -6,11 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from maniple import ConfigurationError, connect
-from maniple.cli.main import build
-from maniple.local.errors import WrongVariable
-from maniple.local.servers import Existing
-from maniple.service.settings import WRONG_USAGE, ServiceSettings, load_settings
 from maniple.urls import check_broker_url, check_http_url, without_password
+from maniple_cli.dev_cluster.errors import WrongVariable
+from maniple_cli.dev_cluster.servers import Existing
+from maniple_cli.main import build
+from maniple_runtime.settings import WRONG_USAGE, ServiceSettings, load_settings
 
 ENCODE = "percent-encode the user and the password"
 PORT = "the port must be a number from 1 to 65535"

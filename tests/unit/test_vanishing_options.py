@@ -8,13 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from maniple import InvalidMessage, task
-from maniple.cli import bulk, submit
-from maniple.cli.main import build
-from maniple.cli.output import ExitCode
 from maniple.errors import ErrorCode
 from maniple.messages import Task
-from maniple.service.settings import WRONG_USAGE, ServiceSettings, load_settings
 from maniple.testing import cluster
+from maniple_cli.commands import bulk, submit
+from maniple_cli.main import build
+from maniple_cli.output import ExitCode
+from maniple_runtime.settings import WRONG_USAGE, ServiceSettings, load_settings
 
 URL = ("--broker-url", "amqp://test@memory/dev")
 

@@ -7,9 +7,9 @@ import pytest
 from maniple.amqp import Outgoing
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.messages import Result, Status
-from maniple.service.publish import batch_publisher
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.telemetry import Metrics
+from maniple_runtime.publish import batch_publisher
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.telemetry import Metrics
 from waiting import wait_until
 from work_with_fakes import FakePublisher
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from maniple.messages import Envelope
-from maniple.service.policies import parse_policy
 from maniple_dispatcher.pipeline.selection import mirrored, rate_limit_of, routed
+from maniple_policies import parse_policy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

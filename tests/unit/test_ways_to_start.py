@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from ending import ended
-from maniple.local.ports import free_ports
+from maniple_cli.dev_cluster.ports import free_ports
 
 GUARD = 60.0  # seconds, against hanging
 CLOSED = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")
-COMMAND = "from maniple.cli.start import main; main()"
+COMMAND = "from maniple_cli.start import main; main()"
 AWAY = ("--broker-url", "amqp://127.0.0.1:1")
 INTERRUPTED_AT = """
 import os, signal, sys
@@ -26,14 +26,14 @@ class Interrupt:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
-from maniple.cli.start import main
+from maniple_cli.start import main
 main()
 """
 SERVICE = """
 import contextlib, os, socket, sys
-from maniple.descriptors import open_missing
-from maniple.service.process import run
-from maniple.service.settings import ServiceSettings, load_settings
+from maniple_runtime.descriptors import open_missing
+from maniple_runtime.process import run
+from maniple_runtime.settings import ServiceSettings, load_settings
 
 open_missing()
 
@@ -88,22 +88,22 @@ def test_a_process_opens_nothing_in_place_of_what_is_closed(
     assert inheritable == "[True, True, True]"
 
 
-@pytest.mark.parametrize("name", ["maniple.cli.main", "maniple.cli.doctor", "typer"])
+@pytest.mark.parametrize("name", ["maniple_cli.main", "maniple_cli.commands.doctor", "typer"])
 def test_an_interrupt_before_anything_runs_leaves_no_traceback(name: str) -> None:
     done = in_shell("", "-c", INTERRUPTED_AT.format(name=name), "--version")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_who_is_started_not_to_be_interrupted_is_not() -> None:
-    code = INTERRUPTED_AT.format(name="maniple.cli.main")
+    code = INTERRUPTED_AT.format(name="maniple_cli.main")
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{code}"
     done = in_shell("", "-c", ignoring, "--version")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 READING = """
-from maniple.cli import bulk
-from maniple.cli.main import main
+from maniple_cli.commands import bulk
+from maniple_cli.main import main
 from maniple.tasks import task
 from maniple.testing import cluster
 
@@ -143,8 +143,8 @@ def test_an_interrupt_ends_who_waits_for_its_input(given: str) -> None:
 def service(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     program = """
 import asyncio, contextlib, sys
-from maniple.service.process import run
-from maniple.service.settings import ServiceSettings, load_settings
+from maniple_runtime.process import run
+from maniple_runtime.settings import ServiceSettings, load_settings
 
 @contextlib.asynccontextmanager
 async def build(runtime):
@@ -203,7 +203,7 @@ def test_a_supervisor_that_hangs_up_too_does_not_cut_the_draining_short() -> Non
 
 DEV = """
 import asyncio, os, signal
-from maniple.cli import dev
+from maniple_cli.commands import dev
 
 async def serve(*_):
     os.kill(os.getpid(), signal.SIGHUP)

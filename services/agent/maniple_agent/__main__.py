@@ -8,13 +8,13 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 from functools import partial
 
-from maniple.descriptors import open_missing
 from maniple.errors import ConfigurationError
 from maniple.loading import here
-from maniple.service.process import run
-from maniple.service.settings import WRONG_USAGE, load_settings
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
+from maniple_runtime.descriptors import open_missing
+from maniple_runtime.process import run
+from maniple_runtime.settings import WRONG_USAGE, load_settings
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from maniple.amqp import Delivery
 from maniple.errors import ManipleError
-from maniple.service.settlement import Settlement
-from maniple.service.spans import SpanLink
+from maniple.spans import SpanLink
+from maniple_runtime.settlement import Settlement
 
 
 class Closed(Protocol):

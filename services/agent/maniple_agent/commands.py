@@ -7,7 +7,10 @@ from typing import Any
 
 import structlog
 
-from maniple.control import (
+from maniple.errors import ConfigurationError
+from maniple_agent.domain.rejoin_backoff import RejoinBackoff
+from maniple_agent.heartbeat import Heartbeats
+from maniple_runtime.control.messages import (
     Announce,
     Command,
     Drain,
@@ -18,9 +21,6 @@ from maniple.control import (
     is_of_the_future,
     later_life,
 )
-from maniple.errors import ConfigurationError
-from maniple_agent.domain.rejoin_backoff import RejoinBackoff
-from maniple_agent.heartbeat import Heartbeats
 
 
 @dataclass

@@ -13,8 +13,6 @@ from maniple.attempts import NextAttempt, Ran, conclude, expired, last
 from maniple.errors import ErrorCode, ManipleError
 from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result
-from maniple.service.publish.confirm import ConfirmCallback
-from maniple.service.telemetry import about
 from maniple_agent.deadlines import TaskDeadlines
 from maniple_agent.domain.redelivery import after_stop, may_copy
 from maniple_agent.domain.retry_budget import RetryBudget
@@ -22,6 +20,8 @@ from maniple_agent.executors import Job
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import Attempts
 from maniple_agent.tracing import AttemptTracing, within
+from maniple_runtime.publish.confirm import ConfirmCallback
+from maniple_runtime.telemetry import about
 
 DRAIN = "drain"
 OVERLOAD = "overload"

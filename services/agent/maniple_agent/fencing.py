@@ -5,12 +5,12 @@ from time import monotonic
 
 import structlog
 
-from maniple.service.control.plane import ControlPlane
-from maniple.service.hotpath import HotPath
-from maniple.service.process import Runtime
 from maniple_agent.domain.confirmation import Confirmation, Pace
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.scheduler import Scheduler
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.hotpath import HotPath
+from maniple_runtime.process import Runtime
 
 KEPT_BYTES = 64 * 1024**2
 COMPONENT = "fence"

@@ -12,7 +12,12 @@ from time import monotonic
 
 import structlog
 
-from maniple.control import (
+from maniple.errors import ManipleError
+from maniple.timings import Reports, Timings
+from maniple.topology import OUTCOMES
+from maniple_agent.lane_consumers import LaneConsumers
+from maniple_agent.scheduler import Scheduler
+from maniple_runtime.control.messages import (
     AgentDescription,
     AgentPhase,
     BulkheadLoad,
@@ -24,15 +29,10 @@ from maniple.control import (
     Outcomes,
     RunTimes,
 )
-from maniple.errors import ManipleError
-from maniple.service.control.plane import ControlPlane
-from maniple.service.health import Health
-from maniple.service.metric_names import HEARTBEATS_SENT
-from maniple.service.telemetry import Metrics
-from maniple.timings import Reports, Timings
-from maniple.topology import OUTCOMES
-from maniple_agent.lane_consumers import LaneConsumers
-from maniple_agent.scheduler import Scheduler
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.health import Health
+from maniple_runtime.metric_names import HEARTBEATS_SENT
+from maniple_runtime.telemetry import Metrics
 
 FREED_PERIOD = 0.02  # at most so often for a bulkhead's sake
 

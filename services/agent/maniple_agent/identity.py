@@ -7,12 +7,12 @@ from typing import Any
 
 import structlog
 
-from maniple.control import AgentDescription
 from maniple.errors import BrokerUnavailable, ConfigurationError, PublishRefused, RequestFailed
-from maniple.pids import exists
-from maniple.service.control.plane import ControlPlane
 from maniple.timings import Heartbeats
 from maniple.topology import request_queue
+from maniple_agent.pids import exists
+from maniple_runtime.control.messages import AgentDescription
+from maniple_runtime.control.plane import ControlPlane
 
 ASKED = 1.0  # seconds for an answer; without one, nobody knows of another
 LOOKS = 12  # in the time in which who lives sends a heartbeat

@@ -6,12 +6,12 @@ from functools import partial
 import structlog
 
 from maniple.amqp import Consumer, Delivery
-from maniple.service.hotpath import HotPath
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskDefinition
 from maniple.topology import Queue, agent_queue, lane_name, lane_queues, suspect_lane
 from maniple_agent.domain.prefetch import LaneMeasure, prefetch_for, worth_changing
 from maniple_agent.scheduler import Scheduler
+from maniple_runtime.hotpath import HotPath
 
 
 class LaneConsumers:

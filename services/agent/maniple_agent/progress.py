@@ -8,8 +8,8 @@ from msgspec import Raw
 
 from maniple.errors import ManipleError
 from maniple.messages import Progress
-from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple_agent.executors import Job
+from maniple_runtime.publish.batch_publisher import ResultPublisher
 
 BUDGET = 8 * 1024**2
 

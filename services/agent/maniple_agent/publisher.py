@@ -20,12 +20,6 @@ from maniple.messages import (
     Waiting,
     without_room,
 )
-from maniple.service.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
-from maniple.service.metric_names import HANDED_BACK, RESULTS, TASKS_RETRIED
-from maniple.service.publish.batch_publisher import BatchPublisher, ResultPublisher
-from maniple.service.publish.confirm import ConfirmCallback
-from maniple.service.publish.in_flight_publishes import InFlightPublish, InFlightPublishes
-from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import (
     DELAY,
@@ -37,6 +31,12 @@ from maniple.topology import (
     tier_name,
 )
 from maniple_agent.tracing import AttemptTracing
+from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
+from maniple_runtime.metric_names import HANDED_BACK, RESULTS, TASKS_RETRIED
+from maniple_runtime.publish.batch_publisher import BatchPublisher, ResultPublisher
+from maniple_runtime.publish.confirm import ConfirmCallback
+from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes
+from maniple_runtime.telemetry import Metrics
 
 REFUSED_PAUSE = 1.0
 LONGEST_PAUSE = 5.0  # of what has only to pass a dispatcher, which ends it if its time is over

@@ -19,10 +19,6 @@ from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, timed_out
 from maniple.messages import Envelope
-from maniple.remnants import remnant_of, undecodable
-from maniple.service.metric_names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
-from maniple.service.task_traces import exemplar_of
-from maniple.service.telemetry import Metrics, about
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
@@ -45,6 +41,10 @@ from maniple_agent.run_queue import Attempts, RunQueue
 from maniple_agent.slots import Slots
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
+from maniple_runtime.metric_names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
+from maniple_runtime.remnants import remnant_of, undecodable
+from maniple_runtime.task_traces import exemplar_of
+from maniple_runtime.telemetry import Metrics, about
 
 DEPARTURE_SECONDS = 2.0
 MOST_BYTES = 64 * 1024**2

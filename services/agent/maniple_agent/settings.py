@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode
 
 from maniple.clusters import BROKER_VARIABLE, NO_CLIENT_VARIABLE
 from maniple.messages import VARIANT_PATTERN
-from maniple.service.settings import BrokerUrl, ServiceSettings
+from maniple_runtime.settings import BrokerUrl, ServiceSettings
 
 Words = Annotated[tuple[str, ...], NoDecode]
 

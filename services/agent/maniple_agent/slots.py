@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from maniple.service.health import Health
 from maniple.tasks import Executor as Kind
 from maniple_agent.executors import Executor, Job
+from maniple_runtime.health import Health
 
 END_SECONDS = 0.5
 END_POLL = 0.01

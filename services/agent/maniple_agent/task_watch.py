@@ -6,12 +6,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from maniple.messages import TaskRunning
-from maniple.service.health import Health
-from maniple.service.metric_names import HELD, IN_FLIGHT
-from maniple.service.telemetry import Metrics
 from maniple_agent.fencing import Fence
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.scheduler import Scheduler
+from maniple_runtime.health import Health
+from maniple_runtime.metric_names import HELD, IN_FLIGHT
+from maniple_runtime.telemetry import Metrics
 
 RUNNING_AFTER = timedelta(seconds=1)
 

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from maniple import spans
 from maniple.attempts import NextAttempt
 from maniple.messages import Envelope, Result
-from maniple.service import spans
-from maniple.service.publish.confirm import ConfirmCallback
-from maniple.service.spans import Span, SpanEvent, SpanKind, SpanLink, SpanStep, Value, nanoseconds
-from maniple.service.task_traces import ENDED_BADLY, TaskTraces, parent_of
-from maniple.service.telemetry.tracing import new_span_id
+from maniple.spans import Span, SpanEvent, SpanKind, SpanLink, SpanStep, Value, nanoseconds
 from maniple.topology import LANES
 from maniple.traceparent import is_sampled, trace_id_of
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Job
+from maniple_runtime.publish.confirm import ConfirmCallback
+from maniple_runtime.task_traces import ENDED_BADLY, TaskTraces, parent_of
+from maniple_runtime.telemetry.tracing import new_span_id
 
 _STOPPED = "stopped"
 

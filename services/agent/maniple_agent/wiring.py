@@ -13,26 +13,10 @@ from pathlib import Path
 from time import monotonic
 from typing import cast
 
-from maniple.control import (
-    AgentDescription,
-    AgentId,
-    AgentPhase,
-    AgentTimings,
-    Command,
-    Incarnation,
-    control_keys,
-)
 from maniple.identifiers import new_id
 from maniple.loading import here, load_registry, located
-from maniple.loops import new_event_loop
-from maniple.service.cluster_time import ClusterTime, follow
-from maniple.service.control.plane import ControlPlane
-from maniple.service.hotpath import PAUSE_TIMEOUT, HotPath
-from maniple.service.process import Runtime
-from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
-from maniple.tls import PARTS, variable
 from maniple.topology import CONTROL
 from maniple_agent import diagnostics
 from maniple_agent.commands import AgentCommands, Ending, routes
@@ -48,6 +32,22 @@ from maniple_agent.scheduler import Scheduler
 from maniple_agent.settings import AgentSettings
 from maniple_agent.task_watch import TaskWatch
 from maniple_agent.tracing import AttemptTracing
+from maniple_runtime.cluster_time import ClusterTime, follow
+from maniple_runtime.control.messages import (
+    AgentDescription,
+    AgentId,
+    AgentPhase,
+    AgentTimings,
+    Command,
+    Incarnation,
+    control_keys,
+)
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.event_loop import new_event_loop
+from maniple_runtime.hotpath import PAUSE_TIMEOUT, HotPath
+from maniple_runtime.process import Runtime
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.tls import PARTS, variable
 
 LEAST_PAUSE = 1.0
 # Beyond what runs may take; what is left of the runner's margin is for closing.

@@ -6,11 +6,11 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     # The current folder: what is there and called like something that we import is not that.
     del sys.path[0]
 
-from maniple.descriptors import open_missing
-from maniple.service.process import run
-from maniple.service.settings import load_settings
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.wiring import build
+from maniple_runtime.descriptors import open_missing
+from maniple_runtime.process import run
+from maniple_runtime.settings import load_settings
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from maniple.control import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes, Time
 from maniple.topology import CONTROL, OUTCOMES, Exchange
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.concurrency import Held
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import BREAKER
+from maniple_runtime.control.messages import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes, Time
 
 _log = logging.getLogger(__name__)
 

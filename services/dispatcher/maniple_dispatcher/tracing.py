@@ -4,25 +4,25 @@ import random
 from collections.abc import Callable
 from datetime import datetime
 
+from maniple import spans
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result, Waiting
-from maniple.service import spans
-from maniple.service.publish.confirm import ConfirmCallback
-from maniple.service.spans import SpanStep
-from maniple.service.task_traces import (
-    ENDED_BADLY,
-    TaskTraces,
-    dispatching,
-    is_back,
-    original_of,
-)
-from maniple.service.telemetry.tracing import SUBMITTED, Tracer
+from maniple.spans import SpanStep
 from maniple.traceparent import (
     begun_trace,
     is_sampled,
     span_id_of,
     with_sampling,
 )
+from maniple_runtime.publish.confirm import ConfirmCallback
+from maniple_runtime.task_traces import (
+    ENDED_BADLY,
+    TaskTraces,
+    dispatching,
+    is_back,
+    original_of,
+)
+from maniple_runtime.telemetry.tracing import SUBMITTED, Tracer
 
 
 class DispatchTracing(TaskTraces):

@@ -9,16 +9,7 @@ from typing import cast
 
 from maniple import topology
 from maniple.amqp import Pulls
-from maniple.control import Time
 from maniple.errors import ManipleError
-from maniple.service.cluster_time import ClusterTime, follow
-from maniple.service.control.plane import ControlPlane
-from maniple.service.hotpath import START_TIMEOUT, HotPath
-from maniple.service.policies import CircuitBreakerSpec
-from maniple.service.policy_view import PolicyView
-from maniple.service.process import Runtime
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.publish.refused_log import RefusedLog
 from maniple_dispatcher.affinity.agents import AgentDirectory
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
@@ -46,6 +37,15 @@ from maniple_dispatcher.result_cache import ResultCache
 from maniple_dispatcher.result_learning import ResultLearner
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import CircuitBreakerSpec
+from maniple_runtime.cluster_time import ClusterTime, follow
+from maniple_runtime.control.messages import Time
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.hotpath import START_TIMEOUT, HotPath
+from maniple_runtime.policy_view import PolicyView
+from maniple_runtime.process import Runtime
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.refused_log import RefusedLog
 
 PREFETCH_DEAD = 16
 DEFAULT_TENANT = "default"

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from maniple.identifiers import new_id
-from maniple.service.control.requests import Asked
 from maniple_policy.domain.changes import Step, Wanted
 from maniple_policy.domain.records import Stored
 from maniple_policy.domain.request_log import Ends, RequestLog
+from maniple_runtime.control.requests import Asked
 
 
 class ChangeRequest:

@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from maniple.errors import RequestFailed
-from maniple.service.control.requests import Asked, Responder
-from maniple.service.policies import Policy, parse_policy, reasons_of
+from maniple_policies import Policy, parse_policy, reasons_of
 from maniple_policy.domain.changes import Step, Wanted
 from maniple_policy.domain.reach import doubts
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import InvalidPolicy, UnknownVersion
 from maniple_policy.queries import PolicyQueries, changed
 from maniple_policy.requests import Apply, ApplyAll, Change, Delete, Rollback
+from maniple_runtime.control.requests import Asked, Responder
 
 
 class Handlers:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from maniple.errors import ManipleError
-from maniple.service.consul.catalog import service_name
-from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
-from maniple.service.control.plane import ControlPlane
-from maniple.service.listing import all_agents
-from maniple.service.telemetry import get_logger
 from maniple_policy.domain.reach import Known
+from maniple_runtime.consul.catalog import service_name
+from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.listing import all_agents
+from maniple_runtime.telemetry import get_logger
 
 PATIENCE = 1.0  # seconds, with each page
 FRESH = 5.0

@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maniple.control import Request
-from maniple.events import PolicyApplied
-from maniple.service import metric_names
-from maniple.service.policies import Question, difference, explain
-from maniple.service.telemetry import Metrics, get_logger
 from maniple.timings import Policies
+from maniple_policies import Question, difference, explain
 from maniple_policy.domain.records import Revision, Stored
 from maniple_policy.domain.replicas import Replicas, ReplicaState
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy, UnknownVersion
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.requests import Diff, Explain, Snapshot, Which
 from maniple_policy.store import Store
+from maniple_runtime import metric_names
+from maniple_runtime.control.messages import Request
+from maniple_runtime.events import PolicyApplied
+from maniple_runtime.telemetry import Metrics, get_logger
 
 EVALUATING = frozenset({"dispatcher"})
 """Services whose processes evaluate policies, whether they have reported yet or not."""

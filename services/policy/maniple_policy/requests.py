@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from maniple.control import Whole
 from maniple_policy.domain.records import CONSUL
+from maniple_runtime.control.messages import Whole
 
 
 class _Body(BaseModel):

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from maniple.service.settings import ServiceSettings
+from maniple_runtime.settings import ServiceSettings
 
 
 class PolicySettings(ServiceSettings):

@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from maniple.events import PolicyChanged
-from maniple.service import metric_names
-from maniple.service.consul.catalog import CatalogEntry, Put
-from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
-from maniple.service.control.requests import Asked
-from maniple.service.health import Health
-from maniple.service.policies import PolicySet
-from maniple.service.policy_cache import read_json, write_atomically
-from maniple.service.policy_versions import show_versions
-from maniple.service.telemetry import Metrics, get_logger
+from maniple_policies import PolicySet
 from maniple_policy.change_request import ChangeRequest
 from maniple_policy.domain.changes import AT_ONCE, Step, Wanted, fitting, steps
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
 from maniple_policy.domain.records import Stored, revision_of
 from maniple_policy.domain.request_log import RequestLog
 from maniple_policy.errors import StoreUnavailable
+from maniple_runtime import metric_names
+from maniple_runtime.consul.catalog import CatalogEntry, Put
+from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from maniple_runtime.control.requests import Asked
+from maniple_runtime.events import PolicyChanged
+from maniple_runtime.health import Health
+from maniple_runtime.policy_cache import read_json, write_atomically
+from maniple_runtime.policy_versions import show_versions
+from maniple_runtime.telemetry import Metrics, get_logger
 
 WAIT = 10.0  # seconds of a blocking query, and so until it is known that Consul does not answer
 BACKOFF_CAP = 5.0

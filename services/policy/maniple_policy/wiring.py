@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.events import PolicyApplied, PolicyChanged
-from maniple.service.control.plane import ControlPlane, prepare_broker
-from maniple.service.process import Runtime
 from maniple.topology import EVENTS
 from maniple_policy.handlers import Handlers, routes
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
+from maniple_runtime.control.plane import ControlPlane, prepare_broker
+from maniple_runtime.events import PolicyApplied, PolicyChanged
+from maniple_runtime.process import Runtime
 
 
 def now() -> datetime:

@@ -5,10 +5,6 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import AgentId, agent_key
-from maniple.events import AgentEvent, AgentFailed
-from maniple.service.metric_names import EVICTIONS
-from maniple.service.telemetry import Metrics
 from maniple_registry.domain.agent_record import Decision
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.pending_actions import Deed, Evict, PendingActions, Tell
@@ -16,6 +12,10 @@ from maniple_registry.domain.state_machine import REPLACED
 from maniple_registry.domain.transitions import Trigger
 from maniple_registry.eviction import Evictor
 from maniple_registry.outbox import Outbox
+from maniple_runtime.control.messages import AgentId, agent_key
+from maniple_runtime.events import AgentEvent, AgentFailed
+from maniple_runtime.metric_names import EVICTIONS
+from maniple_runtime.telemetry import Metrics
 
 CAUSES = ("silent", "zombie", "replaced")
 """Why agents are declared failed, as the metric says it."""

@@ -7,9 +7,9 @@ from collections import defaultdict
 from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import ManipleError
-from maniple.service.consul.catalog import Ailing
-from maniple.service.consul.client import Consul
 from maniple_registry.domain.reaping import Reaping, all_critical
+from maniple_runtime.consul.catalog import Ailing
+from maniple_runtime.consul.client import Consul
 
 PERIOD = 2.0
 SERVICES = "maniple-"

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import ALL_AGENTS, AgentId, Command, Request, Time
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
-from maniple.service.cluster_time import ClusterTime, steady
-from maniple.service.health import Health
-from maniple.service.process import Runtime
 from maniple.timings import Clocks
 from maniple_registry.domain.clock_skew import Leading, by_host, correction, told
 from maniple_registry.handlers import Handlers
+from maniple_runtime.cluster_time import ClusterTime, steady
+from maniple_runtime.control.messages import ALL_AGENTS, AgentId, Command, Request, Time
+from maniple_runtime.health import Health
+from maniple_runtime.process import Runtime
 
 COMPONENT = "clocks"
 SHOWN = 3

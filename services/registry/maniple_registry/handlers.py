@@ -9,25 +9,7 @@ from typing import Any
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import (
-    ALL_AGENTS,
-    MOST_OF_A_LIFE,
-    AgentId,
-    AgentPhase,
-    Announce,
-    Heartbeat,
-    Incarnation,
-    Request,
-    Retire,
-    agent_key,
-    is_agent_name,
-    is_of_the_future,
-)
 from maniple.errors import RequestFailed
-from maniple.events import AGENT_EVENTS, AgentEvent, AgentFailed
-from maniple.service.control.requests import Responder
-from maniple.service.metric_names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
-from maniple.service.telemetry import Metrics
 from maniple.timings import Clocks
 from maniple.topology import EVENTS, Exchange
 from maniple_registry import agent_listing
@@ -43,6 +25,24 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.clock_skew import told
 from maniple_registry.hearing_clock import HearingClock
+from maniple_runtime.control.messages import (
+    ALL_AGENTS,
+    MOST_OF_A_LIFE,
+    AgentId,
+    AgentPhase,
+    Announce,
+    Heartbeat,
+    Incarnation,
+    Request,
+    Retire,
+    agent_key,
+    is_agent_name,
+    is_of_the_future,
+)
+from maniple_runtime.control.requests import Responder
+from maniple_runtime.events import AGENT_EVENTS, AgentEvent, AgentFailed
+from maniple_runtime.metric_names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
+from maniple_runtime.telemetry import Metrics
 
 FAILED_PAGE = 1000
 REFUSED_PACE = 0.1  # seconds between two answers to lives of the future

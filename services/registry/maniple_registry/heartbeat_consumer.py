@@ -15,13 +15,13 @@ from maniple.amqp import (
     QueueView,
     declare_topology,
 )
-from maniple.control import Echo, Heartbeat
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.identifiers import new_id
-from maniple.service.metric_names import CONTROL_DROPPED, RECONNECTS
-from maniple.service.process import Runtime
 from maniple.topology import HEARTBEATS, agent_queue, lane_queues, suspect_lane
 from maniple_registry.domain.agent_record import LaneView
+from maniple_runtime.control.messages import Echo, Heartbeat
+from maniple_runtime.metric_names import CONTROL_DROPPED, RECONNECTS
+from maniple_runtime.process import Runtime
 
 START_TIMEOUT = 5.0
 MOST_UNANSWERED = 3  # looks of one turn; each may take seconds

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import requests
 
-from maniple.tls import Tls, reason_of
 from maniple_registry.errors import ManagementUnavailable
+from maniple_runtime.tls import Tls, reason_of
 
 TIMEOUT = 3.0
 NOT_FOUND = 404

@@ -6,9 +6,9 @@ from typing import Generic, Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import Command
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.events import AgentEvent
+from maniple_runtime.control.messages import Command
+from maniple_runtime.events import AgentEvent
 
 WINDOW = 64  # publishes of each kind under way at once
 REFUSED_PAUSE = 1.0

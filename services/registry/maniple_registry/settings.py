@@ -5,8 +5,8 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from maniple.service.settings import HttpUrl, ServiceSettings, check_tls
-from maniple.tls import Tls
+from maniple_runtime.settings import HttpUrl, ServiceSettings, check_tls
+from maniple_runtime.tls import Tls
 
 
 class RegistrySettings(ServiceSettings):

@@ -5,13 +5,13 @@ from collections import Counter
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.control import AgentId
-from maniple.service.health import Health
-from maniple.service.metric_names import AGENTS_MISTIMED
-from maniple.service.process import Runtime
-from maniple.service.telemetry import Metrics
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.timing_mismatch import Risk
+from maniple_runtime.control.messages import AgentId
+from maniple_runtime.health import Health
+from maniple_runtime.metric_names import AGENTS_MISTIMED
+from maniple_runtime.process import Runtime
+from maniple_runtime.telemetry import Metrics
 
 PERIOD = 1.0
 SHOWN = 3

@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from functools import partial
 from time import monotonic
 
-from maniple.control import MOST_OF_A_LIFE, AgentId, is_agent_name
 from maniple.errors import ManipleError
-from maniple.service.consul.catalog import Instance, service_name
-from maniple.service.consul.client import Consul, http_check, ttl_check
-from maniple.service.control.plane import ControlPlane
-from maniple.service.listing import pages
-from maniple.service.metric_names import AGENTS, ECHOES
 from maniple.timings import Timings, Watching
 from maniple_registry.domain.agent_record import Instant
 from maniple_registry.domain.mass_silence import proven, threatens
 from maniple_registry.handlers import Handlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
+from maniple_runtime.consul.catalog import Instance, service_name
+from maniple_runtime.consul.client import Consul, http_check, ttl_check
+from maniple_runtime.control.messages import MOST_OF_A_LIFE, AgentId, is_agent_name
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.listing import pages
+from maniple_runtime.metric_names import AGENTS, ECHOES
 
 COUNT_PERIOD = 1.0
 OWN_LOOKS = 20  # agents whose own queues are looked at in one turn

@@ -4,11 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
-from maniple.control import ALL_AGENTS, Time
-from maniple.service.control.plane import ControlPlane, prepare_broker
-from maniple.service.leadership import Leadership
-from maniple.service.metric_names import EVICTIONS
-from maniple.service.process import Runtime
 from maniple.topology import CONTROL
 from maniple_registry.actions import CAUSES, ActionRunner
 from maniple_registry.catalog_reaper import CatalogReaper
@@ -31,6 +26,11 @@ from maniple_registry.watch import (
     count,
     inherit,
 )
+from maniple_runtime.control.messages import ALL_AGENTS, Time
+from maniple_runtime.control.plane import ControlPlane, prepare_broker
+from maniple_runtime.leadership import Leadership
+from maniple_runtime.metric_names import EVICTIONS
+from maniple_runtime.process import Runtime
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import pytest_asyncio
 
 from dying import QUIET, SLOTS, TIME_SCALE
 from local_servers import SharedServers
-from maniple.local.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from paths import PYTHONPATH
 
 

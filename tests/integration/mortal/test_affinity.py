@@ -14,14 +14,14 @@ from pika.adapters.blocking_connection import BlockingConnection
 
 from dying import QUIET, kill, mortal, revive
 from maniple import connect, topology
-from maniple.cli.control import ask
 from maniple.client import Client
 from maniple.codec import encode
 from maniple.errors import RequestFailed
-from maniple.local.cluster import Cluster
-from maniple.local.http import fetch
 from maniple.messages import Envelope
-from maniple.service.consul.client import Consul
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.consul.client import Consul
 from outsider import Outsider
 from waiting import wait_until
 

@@ -11,13 +11,13 @@ import pytest_asyncio
 from agent_inside import AgentInside, agent_inside
 from fencing_handlers import most_together, release, started, stopped, stopped_at, together
 from local_servers import SharedServers
-from maniple.cli.control import ask
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.service.consul.client import Consul, ttl_check
 from maniple.timings import Fencing
 from maniple_agent import fencing
 from maniple_agent.bundle import Bundle
 from maniple_agent.executors import Job
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_runtime.consul.client import Consul, ttl_check
 from waiting import wait_until
 
 

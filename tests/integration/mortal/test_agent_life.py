@@ -9,10 +9,10 @@ from typing import Any
 from dying import TIME_SCALE
 from holding import held
 from maniple import connect
-from maniple.cli.control import ask
-from maniple.local.cluster import Cluster
-from maniple.service.metric_names import IN_FLIGHT
 from maniple.timings import Timings
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime.metric_names import IN_FLIGHT
 from scraping import scrape
 from waiting import wait_until
 

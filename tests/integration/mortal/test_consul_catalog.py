@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from dying import mortal
-from maniple.local import programs
-from maniple.local.cluster import Cluster
-from maniple.local.http import fetch
+from maniple_cli.dev_cluster import programs
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_cli.dev_cluster.http import fetch
 from waiting import wait_until
 
 SERVICES = {"registry": 2, "policy": 1, "dispatcher": 2, "agent": 3}

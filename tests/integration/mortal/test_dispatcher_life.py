@@ -9,7 +9,7 @@ import pytest
 
 from maniple import connect
 from maniple.client.core import Client
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster.cluster import Cluster
 from waiting import wait_until
 
 TASKS = 2000

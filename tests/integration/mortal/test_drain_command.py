@@ -7,14 +7,14 @@ import sys
 from dying import mortal
 from ending import launched
 from maniple import connect
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster.cluster import Cluster
 from waiting import wait_until
 
 
 async def maniple(url: str, *arguments: str) -> tuple[int, str, str]:
     running = launched(
         sys.executable,
-        *("-c", "from maniple.cli.main import main; main()", *arguments, "--broker-url", url),
+        *("-c", "from maniple_cli.main import main; main()", *arguments, "--broker-url", url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

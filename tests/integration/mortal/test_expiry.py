@@ -9,9 +9,9 @@ from pika.adapters.blocking_connection import BlockingConnection
 
 from dying import SLOTS, kill, mortal, revive
 from maniple import topology
-from maniple.local.cluster import Cluster
-from maniple.service.consul.client import Consul
 from maniple_agent.domain.slot_shares import most_of
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime.consul.client import Consul
 from outsider import Outsider
 from waiting import wait_until
 

@@ -11,9 +11,9 @@ import pytest
 
 from local_servers import SharedServers
 from maniple.errors import ErrorCode
-from maniple.events import BreakerChanged
-from maniple.local.cluster import ServiceProcess
-from maniple.service.metric_names import BREAKER_OPEN, TASKS_SUBMITTED
+from maniple_cli.dev_cluster.cluster import ServiceProcess
+from maniple_runtime.events import BreakerChanged
+from maniple_runtime.metric_names import BREAKER_OPEN, TASKS_SUBMITTED
 from outsider import Outsider
 from policy_world import World, codes, most_at_once, policy_world
 from recording import Recording, recording

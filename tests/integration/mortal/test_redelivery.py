@@ -14,10 +14,10 @@ from full_lanes import delayed
 from local_servers import SharedServers
 from maniple import connect
 from maniple.client import Client
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.http import fetch
-from maniple.local.ports import free_ports
 from maniple.messages import Result
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.http import fetch
+from maniple_cli.dev_cluster.ports import free_ports
 from paths import PYTHONPATH
 from process_memory import resident
 from waiting import wait_until

@@ -10,10 +10,10 @@ import pytest
 import structlog
 
 from maniple import connect
-from maniple.control import AgentId, Heartbeat, Incarnation
-from maniple.local.cluster import Cluster, ServiceProcess
-from maniple.service.consul.client import Consul
-from maniple.service.control.plane import ControlPlane
+from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.messages import AgentId, Heartbeat, Incarnation
+from maniple_runtime.control.plane import ControlPlane
 from waiting import wait_until
 
 KEYS = {

@@ -19,11 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from ending import launched
 from local_servers import SharedServers
 from maniple import connect
-from maniple.cli.control import operator_plane
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.http import fetch
-from maniple.service.metric_names import QUEUE_SECONDS, RUN_SECONDS
 from maniple.topology import LANES, RESULTS
+from maniple_cli.control import operator_plane
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.metric_names import QUEUE_SECONDS, RUN_SECONDS
 from outsider import Outsider
 from paths import PYTHONPATH
 from policy_world import World

@@ -11,15 +11,15 @@ from agent_inside import AgentInside, agent_inside
 from fencing_handlers import held, release, started
 from link_bench import depth_at
 from maniple.amqp import AmqpConnection, Outgoing, Publisher
-from maniple.cli.control import ask
 from maniple.codec import encode, join
-from maniple.control import Heartbeat
-from maniple.local.cluster import Cluster
 from maniple.messages import ENVELOPES_TYPE, Envelope
-from maniple.service.control.plane import ControlPlane
-from maniple.service.metric_names import RECONNECTS, RESULTS
-from maniple.service.telemetry import get_logger
 from maniple.topology import AGENTS, HEARTBEATS, agent_queue
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime.control.messages import Heartbeat
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.metric_names import RECONNECTS, RESULTS
+from maniple_runtime.telemetry import get_logger
 from scraping import counted
 from waiting import wait_until
 

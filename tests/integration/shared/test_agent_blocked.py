@@ -8,8 +8,8 @@ from typing import Any
 import requests
 
 from maniple import TaskHandle, connect
-from maniple.local.cluster import Cluster, ServiceProcess
-from maniple.service.metric_names import HEARTBEATS_SENT
+from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
+from maniple_runtime.metric_names import HEARTBEATS_SENT
 from scraping import sample_name, scrape
 from waiting import wait_until
 

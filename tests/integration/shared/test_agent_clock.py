@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from agent_inside import agent_inside
-from maniple.cli.control import ask
-from maniple.local.cluster import Cluster
 from maniple_agent import wiring
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster
 from waiting import wait_until
 
 TOGETHER = 20

@@ -13,10 +13,10 @@ from agent_inside import agent_inside
 from ending import launched
 from fencing_handlers import held, release, started, stopped
 from maniple import connect
-from maniple.cli.control import ask
 from maniple.errors import RequestFailed
-from maniple.local.cluster import Cluster
-from maniple.service.consul.client import Consul
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime.consul.client import Consul
 from paths import PYTHONPATH
 from waiting import wait_until
 

@@ -12,8 +12,8 @@ import pytest
 
 from maniple.codec import decode_value
 from maniple.identifiers import new_id, refusal_id
-from maniple.local.cluster import Cluster
-from maniple.service import metric_names
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime import metric_names
 from outsider import Outsider, find_in_stream
 from recording import recording
 from scraping import sample_name, scrape

@@ -10,7 +10,7 @@ from maniple import BrokerUnavailable, ManipleError, connect
 from maniple.amqp.probe import probe
 from maniple.client.carrier import AmqpCarrier
 from maniple.client.core import Client
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster.cluster import Cluster
 from outsider import Outsider
 from waiting import wait_until
 

@@ -11,7 +11,11 @@ import structlog
 
 from faults import consumers
 from local_servers import LocalServers
-from maniple.control import (
+from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed, RequestTimeout
+from maniple.identifiers import new_id
+from maniple.topology import CONTROL, EVENTS, HEARTBEATS, request_queue
+from maniple_runtime.control import plane as service_broker
+from maniple_runtime.control.messages import (
     Announce,
     Drain,
     Heartbeat,
@@ -20,15 +24,11 @@ from maniple.control import (
     agent_key,
     control_keys,
 )
-from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed, RequestTimeout
-from maniple.events import AgentFailed
-from maniple.identifiers import new_id
-from maniple.service.control import plane as service_broker
-from maniple.service.control.plane import ControlPlane, prepare_broker
-from maniple.service.health import Health
-from maniple.service.metric_names import CONTROL_DROPPED, RECONNECTS
-from maniple.service.telemetry import Metrics
-from maniple.topology import CONTROL, EVENTS, HEARTBEATS, request_queue
+from maniple_runtime.control.plane import ControlPlane, prepare_broker
+from maniple_runtime.events import AgentFailed
+from maniple_runtime.health import Health
+from maniple_runtime.metric_names import CONTROL_DROPPED, RECONNECTS
+from maniple_runtime.telemetry import Metrics
 from rabbitmqctl import Installed, close_connection, suspended
 from scraping import counted
 from waiting import wait_until

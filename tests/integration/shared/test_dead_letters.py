@@ -8,7 +8,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingConnection
 
 from maniple import topology
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster.cluster import Cluster
 from outsider import Outsider, find_in_stream
 
 

@@ -2,9 +2,9 @@
 
 import structlog
 
-from maniple.control import ALL_AGENTS, Cancel
-from maniple.local.cluster import Cluster
-from maniple.service.control.plane import ControlPlane
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime.control.messages import ALL_AGENTS, Cancel
+from maniple_runtime.control.plane import ControlPlane
 from outsider import Outsider
 
 

@@ -11,11 +11,11 @@ import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
 from maniple.amqp.probe import probe
-from maniple.cli.checks import examine
-from maniple.cli.checks.findings import CheckVerdict, Finding, Places
-from maniple.local.cluster import Cluster
-from maniple.service.consul.client import Consul
 from maniple.topology import LANES, Queue, lane_queues
+from maniple_cli.checks import examine
+from maniple_cli.checks.findings import CheckVerdict, Finding, Places
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime.consul.client import Consul
 from waiting import wait_until
 
 LANE, _ = lane_queues("test.nobody_serves_this")

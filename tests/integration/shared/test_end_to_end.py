@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from maniple import connect
-from maniple.local.cluster import Cluster
-from maniple.local.http import fetch
 from maniple.topology import DEAD_BROKER, SUBMIT, UNROUTED_QUEUE, lane_queues
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_cli.dev_cluster.http import fetch
 from outsider import Outsider
 from recording import recording
 from waiting import wait_until

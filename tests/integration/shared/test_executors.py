@@ -14,13 +14,13 @@ from ending import launched
 from executor_bench import Gate, Grace, Told, job, runs, started, timers_held, workers
 from maniple.codec import decode_value
 from maniple.errors import ErrorCode
-from maniple.loops import new_event_loop
 from maniple_agent.executors import (
     Executor,
     LoopExecutor,
     ProcessExecutor,
     ThreadExecutor,
 )
+from maniple_runtime.event_loop import new_event_loop
 from paths import PYTHONPATH
 from waiting import wait_until
 

@@ -7,9 +7,9 @@ import pytest
 import structlog
 
 from executor_bench import TOLD_WITHIN, Gate, Told, job, runs, started, workers
-from maniple.loops import new_event_loop
 from maniple_agent.domain import blocking
 from maniple_agent.executors import LoopExecutor, ThreadExecutor, on_loop
+from maniple_runtime.event_loop import new_event_loop
 from waiting import wait_until
 
 

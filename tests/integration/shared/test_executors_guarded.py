@@ -12,7 +12,6 @@ import structlog
 
 from executor_bench import Gate, Grace, Told, job, now, started, timers_held, workers
 from maniple.errors import ErrorCode
-from maniple.loops import new_event_loop
 from maniple_agent.executors import (
     Executor,
     LoopExecutor,
@@ -23,6 +22,7 @@ from maniple_agent.executors import (
     processes,
     threads,
 )
+from maniple_runtime.event_loop import new_event_loop
 from needs import PROC, need
 from waiting import wait_until
 

@@ -12,8 +12,8 @@ import pytest
 from executor_bench import Told, job, started, workers
 from executor_handlers import TENANT
 from maniple.codec import decode_value
-from maniple.loops import new_event_loop
 from maniple_agent.executors import Executor, LoopExecutor, ThreadExecutor
+from maniple_runtime.event_loop import new_event_loop
 from waiting import wait_until
 
 NOTHING = ["nobody", None]

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from executor_bench import Told, job, started, workers
 from maniple.errors import ErrorCode, InvalidMessage, TaskFailed
-from maniple.loops import new_event_loop
-from maniple.service.settings import ServiceSettings
-from maniple.service.telemetry import configure_logging
 from maniple.values import decoder_of
 from maniple_agent.executors import Executor, LoopExecutor, ThreadExecutor
 from maniple_agent.executors.failures import A_SECOND, AT_ONCE, MAX_TRACEBACK, Failures
+from maniple_runtime.event_loop import new_event_loop
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.telemetry import configure_logging
 from waiting import wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

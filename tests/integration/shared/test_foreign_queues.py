@@ -6,8 +6,8 @@ import aiormq
 
 from agent_inside import agent_inside
 from fencing_handlers import started
-from maniple.local.cluster import Cluster
 from maniple.topology import lane_name, lane_queues
+from maniple_cli.dev_cluster.cluster import Cluster
 
 CAPABILITY = "fencing.affine"
 

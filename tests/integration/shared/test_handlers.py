@@ -7,7 +7,7 @@ import pytest
 from yarl import URL
 
 from maniple import TaskError, TaskFailed, connect
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster.cluster import Cluster
 from needs import PROC, need
 from outsider import Outsider
 from waiting import wait_until

@@ -7,12 +7,12 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from maniple.cli.control import ask
 from maniple.identifiers import new_id, refusal_id
-from maniple.local.cluster import Cluster
-from maniple.local.http import fetch
 from maniple.messages import Result
-from maniple.service import metric_names
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime import metric_names
 from outsider import DIRECT_REPLY_TO, Outsider
 from poison import KEY, of_a_node_that_is_gone
 from recording import recording

@@ -14,10 +14,10 @@ from local_servers import LocalServers
 from maniple.amqp import AmqpConnection, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULTS_TYPE, Result, Status, TaskAccepted
-from maniple.records import Record, TaskKey
 from maniple.topology import ACCEPTED_KEY, EVENTS, RESULTS
 from maniple_dispatcher.ingress import record_lookup
 from maniple_dispatcher.ingress.record_lookup import RecordLookup
+from maniple_runtime.records import Record, TaskKey
 from reader_runtime import reader_runtime
 from waiting import wait_until
 

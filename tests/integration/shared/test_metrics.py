@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from maniple.local.cluster import Cluster
-from maniple.service import metric_names
-from maniple.service.metric_names import GaugeName, MetricName
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_runtime import metric_names
+from maniple_runtime.metric_names import GaugeName, MetricName
 from outsider import Outsider
 from scraping import sample_name, scrape
 from waiting import wait_until

@@ -24,10 +24,10 @@ from maniple.amqp import (
 from maniple.codec import encode
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Envelope
-from maniple.service.settlement import Settlement
 from maniple.topology import AGENTS, agent_queue
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
+from maniple_runtime.settlement import Settlement
 from waiting import wait_until
 
 LANE = "cart.add"

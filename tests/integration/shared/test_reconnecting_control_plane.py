@@ -12,14 +12,14 @@ import structlog
 
 from flaky_network import FlakyNetwork
 from local_servers import LocalServers
-from maniple.control import Announce, Heartbeat, Request
 from maniple.errors import BrokerUnavailable, ManipleError
-from maniple.events import AgentFailed
 from maniple.identifiers import new_id
-from maniple.service.control.plane import ControlPlane, prepare_broker
-from maniple.service.health import Health
 from maniple.timings import Amqp
 from maniple.topology import CONTROL, EVENTS
+from maniple_runtime.control.messages import Announce, Heartbeat, Request
+from maniple_runtime.control.plane import ControlPlane, prepare_broker
+from maniple_runtime.events import AgentFailed
+from maniple_runtime.health import Health
 from waiting import wait_until
 
 LOG = structlog.get_logger()

@@ -13,8 +13,8 @@ from local_servers import LocalServers
 from maniple.amqp import AmqpConnection, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
-from maniple.records import Batch, FirstWins, RecordReader, TaskKey
 from maniple.topology import RESULTS
+from maniple_runtime.records import Batch, FirstWins, RecordReader, TaskKey
 from waiting import wait_until
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

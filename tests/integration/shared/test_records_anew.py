@@ -16,11 +16,11 @@ from local_servers import SharedServers
 from maniple.amqp import AmqpConnection, Outgoing, Publisher, declare_topology
 from maniple.codec import encode
 from maniple.messages import RESULTS_TYPE, Result, Status
-from maniple.service.policy_view import PolicyView
 from maniple.topology import RECORDS, RESULTS
 from maniple_dispatcher import result_learning
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_dispatcher.result_learning import ResultLearner
+from maniple_runtime.policy_view import PolicyView
 from reader_runtime import reader_runtime
 from waiting import wait_until
 

@@ -18,10 +18,10 @@ from heartbeating_agents import (
     told,
 )
 from local_servers import LocalServers
-from maniple.control import AgentPhase, Announce, Retire
 from maniple.errors import RequestFailed
 from maniple.identifiers import new_id
-from maniple.service.consul.client import Consul
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.messages import AgentPhase, Announce, Retire
 from waiting import wait_until
 
 

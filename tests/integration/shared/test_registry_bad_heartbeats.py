@@ -10,10 +10,10 @@ import pytest
 from heartbeating_agents import agent_of, keys, registry, shown
 from local_servers import LocalServers
 from maniple.amqp import AmqpConnection, Outgoing, Publisher
-from maniple.control import Heartbeat
 from maniple.identifiers import new_id
-from maniple.service.metric_names import CONTROL_DROPPED
 from maniple.topology import HEARTBEATS
+from maniple_runtime.control.messages import Heartbeat
+from maniple_runtime.metric_names import CONTROL_DROPPED
 from scraping import counted
 from waiting import wait_until
 

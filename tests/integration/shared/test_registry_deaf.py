@@ -7,9 +7,9 @@ from flaky_network import FlakyNetwork
 from heartbeating_agents import QUICK, Agent, agent_of, beating, keys, registry, settled
 from local_servers import LocalServers
 from maniple.identifiers import new_id
-from maniple.service.metric_names import ECHOES, EVICTIONS
-from maniple.service.process import Runtime
 from maniple_registry.heartbeat_consumer import COMPONENT
+from maniple_runtime.metric_names import ECHOES, EVICTIONS
+from maniple_runtime.process import Runtime
 from scraping import counted
 from waiting import wait_until
 

@@ -26,10 +26,10 @@ from heartbeating_agents import (
     told,
 )
 from local_servers import LocalServers, SharedServers
-from maniple.control import Retire
 from maniple.identifiers import new_id
-from maniple.service.consul.client import Consul, http_check
 from maniple.timings import Bounds, Fencing, Heartbeats, Timings
+from maniple_runtime.consul.client import Consul, http_check
+from maniple_runtime.control.messages import Retire
 from waiting import wait_until
 
 # The broker shows a connection's given name only some seconds after it was made.

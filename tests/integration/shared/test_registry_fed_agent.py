@@ -19,9 +19,9 @@ from maniple.amqp import (
     declare,
     declare_topology,
 )
-from maniple.control import AgentDescription
 from maniple.identifiers import new_id
 from maniple.topology import LANES, lane_queues
+from maniple_runtime.control.messages import AgentDescription
 from waiting import wait_until
 
 LANE = "fed.slowly"

@@ -24,11 +24,11 @@ from maniple.amqp import (
     declare,
     declare_topology,
 )
-from maniple.control import Reconnect
 from maniple.identifiers import new_id
-from maniple.service.metric_names import ECHOES
 from maniple.timings import Timings
 from maniple.topology import LANES, lane_queues
+from maniple_runtime.control.messages import Reconnect
+from maniple_runtime.metric_names import ECHOES
 from scraping import counted
 from waiting import wait_until
 

@@ -15,11 +15,11 @@ from maniple import topology
 from maniple.amqp import Publisher
 from maniple.codec import decode_envelopes
 from maniple.identifiers import new_id
-from maniple.service.metric_names import RECONNECTS
-from maniple.service.process import running
 from maniple.timings import Amqp, Queues, Timings
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.wiring import build
+from maniple_runtime.metric_names import RECONNECTS
+from maniple_runtime.process import running
 from rabbitmqctl import Installed, suspended
 from scraping import counted
 from timed import timed

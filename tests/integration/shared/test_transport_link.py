@@ -16,8 +16,8 @@ from local_servers import LocalServers
 from maniple.amqp import supervision
 from maniple.amqp.supervision import TooFewChannels
 from maniple.errors import BrokerUnavailable
-from maniple.local.http import fetch
 from maniple.topology import Queue
+from maniple_cli.dev_cluster.http import fetch
 from maniple_registry.management import Management
 from rabbitmqctl import Installed
 from waiting import wait_until

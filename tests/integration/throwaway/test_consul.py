@@ -1,4 +1,4 @@
-"""`maniple.service.consul.client` and `presence` against a real Consul."""
+"""`maniple_runtime.consul.client` and `presence` against a real Consul."""
 
 import asyncio
 import contextlib
@@ -9,19 +9,19 @@ from unittest.mock import ANY
 import pytest
 
 from consul_server import ConsulServer, own_consul
-from maniple.local.ports import free_ports
-from maniple.service.consul.catalog import SELECTED, Ailing, Put
-from maniple.service.consul.client import (
+from maniple.timings import Bounds, Catalog, Timings
+from maniple_cli.dev_cluster.ports import free_ports
+from maniple_runtime.consul.catalog import SELECTED, Ailing, Put
+from maniple_runtime.consul.client import (
     CREATE_ONLY,
     Consul,
     ConsulUnavailable,
     ttl_check,
 )
-from maniple.service.consul.registration import Registration
-from maniple.service.health import Health, HealthServer
-from maniple.service.process import Runtime, running
-from maniple.service.settings import ServiceSettings
-from maniple.timings import Bounds, Catalog, Timings
+from maniple_runtime.consul.registration import Registration
+from maniple_runtime.health import Health, HealthServer
+from maniple_runtime.process import Runtime, running
+from maniple_runtime.settings import ServiceSettings
 from timed import timed
 from waiting import wait_until
 

@@ -1,4 +1,4 @@
-"""`maniple.service.leadership` against a real Consul that goes away and comes back."""
+"""`maniple_runtime.leadership` against a real Consul that goes away and comes back."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from consul_server import ConsulServer, own_consul
-from maniple.service.consul.client import Consul
-from maniple.service.leadership import COMPONENT, Leadership
-from maniple.service.metric_names import LEADS
-from maniple.service.process import Runtime, running
-from maniple.service.settings import ServiceSettings
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.leadership import COMPONENT, Leadership
+from maniple_runtime.metric_names import LEADS
+from maniple_runtime.process import Runtime, running
+from maniple_runtime.settings import ServiceSettings
 from waiting import wait_until
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from certificates import Authority
 from consul_server import own_consul
-from maniple.local.ports import free_ports
-from maniple.service.consul.client import CREATE_ONLY, Consul, ConsulUnavailable
-from maniple.service.process import Runtime, running
-from maniple.service.settings import ServiceSettings
-from maniple.tls import Tls
+from maniple_cli.dev_cluster.ports import free_ports
+from maniple_runtime.consul.client import CREATE_ONLY, Consul, ConsulUnavailable
+from maniple_runtime.process import Runtime, running
+from maniple_runtime.settings import ServiceSettings
+from maniple_runtime.tls import Tls
 from waiting import wait_until
 
 

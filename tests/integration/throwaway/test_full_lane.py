@@ -10,7 +10,7 @@ import pytest_asyncio
 from full_lanes import ROOM, declare_full, delayed, flood, one_dispatcher
 from local_servers import SharedServers
 from maniple import connect, topology
-from maniple.local.cluster import Cluster
+from maniple_cli.dev_cluster.cluster import Cluster
 from outsider import Outsider
 from rabbitmqctl import Installed, suspended
 from waiting import wait_until

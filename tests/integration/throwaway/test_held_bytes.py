@@ -14,9 +14,9 @@ import pytest_asyncio
 
 import faults
 from maniple import Client, connect
-from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
-from maniple.local.http import fetch
-from maniple.service.metric_names import HELD_BYTES, QUEUES_HELD_BACK
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions, ServiceProcess
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.metric_names import HELD_BYTES, QUEUES_HELD_BACK
 from needs import CONSUL, RABBITMQ, need
 from process_memory import resident
 from scraping import scrape

@@ -13,13 +13,13 @@ import pytest
 import fake_service
 from ending import ended
 from local_servers import LocalServers
-from maniple.local.child import Death
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.errors import StartFailed
-from maniple.local.http import fetch
+from maniple_cli.dev_cluster.child import Death
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.errors import StartFailed
+from maniple_cli.dev_cluster.http import fetch
 from waiting import wait_until
 
-DEV = "import typer; from maniple.cli.dev import dev; typer.run(dev)"
+DEV = "import typer; from maniple_cli.commands.dev import dev; typer.run(dev)"
 PATIENCE = 90.0  # a guard against hanging
 
 

@@ -16,12 +16,12 @@ import requests
 
 from ending import ended
 from local_servers import LocalServers
-from maniple.local.child import Death
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.errors import LocalError, StartFailed
-from maniple.local.http import fetch
-from maniple.local.rabbitmq import RabbitMQServer
-from maniple.local.reaper import ProcessReaper
+from maniple_cli.dev_cluster.child import Death
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.errors import LocalError, StartFailed
+from maniple_cli.dev_cluster.http import fetch
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
+from maniple_cli.dev_cluster.reaper import ProcessReaper
 from needs import CONSUL, PS, RABBITMQ, need
 from paths import left_in
 from waiting import wait_until
@@ -173,7 +173,7 @@ async def test_a_broker_that_cannot_start_says_why_and_leaves_nothing(tmp_path: 
 PARENT = """
     import asyncio, os, sys
     from pathlib import Path
-    from maniple.local.cluster import Cluster, ClusterOptions
+    from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 
     async def main():
         async with Cluster(ClusterOptions(services=False)) as cluster:

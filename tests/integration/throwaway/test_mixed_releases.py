@@ -12,7 +12,7 @@ import pytest
 import mixed_client
 from local_servers import SharedServers
 from maniple.identifiers import new_id
-from maniple.local.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from paths import ROOT, SUPPORT
 from previous_release import sources, unpack_previous
 from recording import recording

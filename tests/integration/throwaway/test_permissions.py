@@ -9,7 +9,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
 from maniple import topology
-from maniple.local.rabbitmq import RabbitMQServer
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
 from needs import CONSUL, RABBITMQ, need
 
 # pika's stubs give wrong types for arguments and bodies.

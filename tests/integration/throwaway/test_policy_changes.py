@@ -8,9 +8,9 @@ from typing import Any
 
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers, SharedServers
-from maniple.control import Request
 from maniple.errors import RequestFailed
-from maniple.service.consul.client import Consul
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.messages import Request
 from policy_records import document
 from policy_services import Operator, asking, policy_key, policy_service
 from waiting import wait_until

@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from consul_server import own_consul
 from ending import launched
 from local_servers import LocalServers
-from maniple.schemas import message_schemas
-from maniple.service.policies import KINDS
+from maniple_cli.contract.schemas import message_schemas
+from maniple_policies import KINDS
 from paths import ROOT
 from policy_services import policy_service
 

@@ -11,9 +11,9 @@ import pytest
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
 from maniple.errors import RequestFailed
-from maniple.service.consul.client import CREATE_ONLY, Consul, ConsulUnavailable
-from maniple.service.process import running
-from maniple.service.settings import ServiceSettings
+from maniple_runtime.consul.client import CREATE_ONLY, Consul, ConsulUnavailable
+from maniple_runtime.process import running
+from maniple_runtime.settings import ServiceSettings
 from policy_records import document
 from policy_services import Follower, Operator, asking, policy_key, policy_service
 from waiting import wait_until

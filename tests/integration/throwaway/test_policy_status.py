@@ -10,10 +10,10 @@ import pytest
 
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
-from maniple.events import PolicyApplied
-from maniple.service.process import Runtime, running
-from maniple.service.settings import ServiceSettings
 from maniple.timings import Policies, Timings
+from maniple_runtime.events import PolicyApplied
+from maniple_runtime.process import Runtime, running
+from maniple_runtime.settings import ServiceSettings
 from policy_records import document
 from policy_services import Follower, Operator, asking, policy_service, views
 from waiting import wait_until

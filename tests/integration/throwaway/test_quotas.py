@@ -9,8 +9,8 @@ import pytest
 from pika.adapters.blocking_connection import BlockingConnection
 
 from maniple import topology
-from maniple.local.definitions import rendered
-from maniple.local.rabbitmq import RabbitMQServer
+from maniple_cli.dev_cluster.definitions import rendered
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
 from needs import CONSUL, RABBITMQ, need
 from rabbitmqctl import Installed
 

@@ -13,10 +13,10 @@ import pytest_asyncio
 
 import faults
 from maniple import Client, TaskHandle, connect, topology
-from maniple.local.cluster import Cluster, ClusterOptions, ServiceProcess
-from maniple.local.http import fetch
-from maniple.service.metric_names import AGENTS, PUBLISHING_BLOCKED
 from maniple.timings import Timings
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions, ServiceProcess
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.metric_names import AGENTS, PUBLISHING_BLOCKED
 from needs import CONSUL, RABBITMQ, need
 from rabbitmqctl import Commanded
 from scraping import scrape

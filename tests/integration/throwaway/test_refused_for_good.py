@@ -9,11 +9,11 @@ import pytest
 
 from maniple import BrokerRefused, TaskHandle, connect
 from maniple.amqp.probe import probe
-from maniple.cli.control import ask_for_agents
-from maniple.local.rabbitmq import RabbitMQServer
 from maniple.messages import MAX_BODY
-from maniple.service.control.plane import prepare_broker
 from maniple.topology import EXCHANGES, QUEUES
+from maniple_cli.control import ask_for_agents
+from maniple_cli.dev_cluster.rabbitmq import RabbitMQServer
+from maniple_runtime.control.plane import prepare_broker
 from needs import RABBITMQ, need
 from rabbitmqctl import Installed
 

@@ -14,9 +14,9 @@ from consul_server import ConsulServer
 from flaky_network import FlakyNetwork
 from full_lanes import purge
 from local_servers import LocalServers
-from maniple.control import Request
-from maniple.service.consul.client import Consul
 from maniple.topology import request_queue
+from maniple_runtime.consul.client import Consul
+from maniple_runtime.control.messages import Request
 from policy_records import document
 from policy_services import Operator, asking, policy_key, policy_service
 from rabbitmqctl import Installed

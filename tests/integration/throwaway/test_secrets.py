@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from maniple.client import connect
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.definitions import Role
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.definitions import Role
 from needs import CONSUL, RABBITMQ, need
 from paths import PYTHONPATH
 

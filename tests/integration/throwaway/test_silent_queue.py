@@ -12,9 +12,9 @@ from dying import kill, mortal, revive
 from full_lanes import one_dispatcher
 from local_servers import SharedServers
 from maniple import connect, topology
-from maniple.local.cluster import Cluster, ServiceProcess
-from maniple.local.http import fetch
-from maniple.service.metric_names import RECONNECTS
+from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.metric_names import RECONNECTS
 from outsider import Outsider
 from rabbitmqctl import Installed, suspended
 from scraping import sample_name, scrape

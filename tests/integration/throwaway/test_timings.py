@@ -14,23 +14,23 @@ import pytest
 from agent_inside import agent_inside
 from fencing_handlers import most_together, started, stopped
 from local_servers import LocalServers, SharedServers
-from maniple.cli.checks import processes
-from maniple.cli.checks.findings import CheckVerdict, Finding, Places
-from maniple.cli.control import ask
-from maniple.local.cluster import Cluster, ClusterOptions
-from maniple.local.http import fetch
-from maniple.service.process import Build, running
-from maniple.service.settings import ServiceSettings
 from maniple.timing_parts import Part
 from maniple.timings import Amqp, Timings
 from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build as build_agent
+from maniple_cli.checks import processes
+from maniple_cli.checks.findings import CheckVerdict, Finding, Places
+from maniple_cli.control import ask
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.http import fetch
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.wiring import build as build_dispatcher
 from maniple_policy.settings import PolicySettings
 from maniple_policy.wiring import build as build_policy
 from maniple_registry.settings import RegistrySettings
 from maniple_registry.wiring import build as build_registry
+from maniple_runtime.process import Build, running
+from maniple_runtime.settings import ServiceSettings
 from waiting import wait_until
 
 

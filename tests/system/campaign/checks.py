@@ -5,11 +5,11 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from maniple.events import AgentFailed
-from maniple.local.child import Death
-from maniple.local.cluster import Cluster
-from maniple.local.http import fetch
 from maniple.topology import QUEUES
+from maniple_cli.dev_cluster.child import Death
+from maniple_cli.dev_cluster.cluster import Cluster
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.events import AgentFailed
 from system.brokers import Broker
 from system.campaign import courier
 from system.campaign.measure import Evidence

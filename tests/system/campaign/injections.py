@@ -10,10 +10,10 @@ from functools import partial
 
 from faults import close_connections, frozen, restart_broker
 from holding import held, meanwhile
-from maniple.local.cluster import ServiceProcess
-from maniple.local.http import fetch
-from maniple.records import TaskKey
 from maniple.topology import Queue
+from maniple_cli.dev_cluster.cluster import ServiceProcess
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.records import TaskKey
 from rabbitmqctl import Commanded, suspended
 from system.campaign.plan import SPLIT
 from system.campaign.policies import ALL, CHANGED, SECONDS

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
-from maniple.records import End, TaskKey
+from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
+from maniple_runtime.records import End, TaskKey
 from system.campaign.courier import Courier
 from system.campaign.journal import Journal
 from system.campaign.matrix import Row

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from maniple.records import End
+from maniple_runtime.records import End
 from system.campaign.journal import Execution, Journal
 from system.campaign.scene import Incident
 

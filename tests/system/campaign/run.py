@@ -16,9 +16,9 @@ from faults import Reached
 from flaky_network import FlakyNetwork
 from holding import meanwhile
 from maniple.amqp.probe import probe
-from maniple.cli.control import operator_plane
 from maniple.client import Client, connect
-from maniple.local.cluster import Cluster, ClusterOptions
+from maniple_cli.control import operator_plane
+from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from paths import PYTHONPATH
 from policy_world import World
 from system.brokers import BrokerKind, broker_of

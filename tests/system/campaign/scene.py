@@ -20,14 +20,14 @@ from typing import Any
 from faults import Reached
 from flaky_network import FlakyNetwork
 from maniple.errors import ManipleError
-from maniple.events import AgentUnreachable
-from maniple.local.child import Child
-from maniple.local.cluster import Cluster, ServiceProcess
-from maniple.local.http import fetch
 from maniple.messages import Status
-from maniple.records import TaskKey
-from maniple.records.first_wins import Ending
-from maniple.service.metric_names import PUBLISHING_BLOCKED
+from maniple_cli.dev_cluster.child import Child
+from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
+from maniple_cli.dev_cluster.http import fetch
+from maniple_runtime.events import AgentUnreachable
+from maniple_runtime.metric_names import PUBLISHING_BLOCKED
+from maniple_runtime.records import TaskKey
+from maniple_runtime.records.first_wins import Ending
 from policy_world import World
 from system.brokers import Broker
 from system.campaign.journal import Journal

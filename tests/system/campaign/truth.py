@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from maniple.events import AgentEvent, AgentFailed, AgentUnreachable
+from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
 from system.campaign.scene import Fault, Incident, Truth
 from system.campaign.witness import ACTIVE, Witness
 

@@ -11,9 +11,9 @@ import structlog
 
 from maniple.amqp import AmqpConnection
 from maniple.errors import ManipleError
-from maniple.local.cluster import Cluster, ServiceProcess
-from maniple.records import RecordReader
-from maniple.service.control.plane import ControlPlane
+from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.records import RecordReader
 from system.campaign.truth import ANSWER_SECONDS
 from system.campaign.witness import AgentView, Look, Witness
 

@@ -7,9 +7,9 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from maniple.codec import decode_value
-from maniple.events import AgentEvent, Event
 from maniple.messages import Result
-from maniple.records import Batch, Entry, FirstWins, TaskKey, Verdict
+from maniple_runtime.events import AgentEvent, Event
+from maniple_runtime.records import Batch, Entry, FirstWins, TaskKey, Verdict
 
 TENANT = "default"
 ACTIVE = "active"

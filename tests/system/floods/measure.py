@@ -15,7 +15,7 @@ from uuid import uuid4
 import aio_pika
 
 from full_lanes import one_dispatcher
-from maniple.local.cluster import Cluster, ServiceProcess
+from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
 from process_memory import resident
 from system.floods.kinds import Kind, publish
 from waiting import hold_within

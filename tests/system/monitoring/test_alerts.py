@@ -18,8 +18,8 @@ from pika.adapters.blocking_connection import BlockingConnection
 
 from holding import held, meanwhile
 from maniple import topology
-from maniple.cli.control import ask_over
-from maniple.service.consul.client import Consul
+from maniple_cli.control import ask_over
+from maniple_runtime.consul.client import Consul
 from prometheus_server import SOURCE, alert_names
 from rabbitmqctl import suspended
 from waiting import wait_until

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Failure, Result, Status
-from maniple.redelivery import once_more, too_often
 from maniple.tasks import TaskDefinition
 from maniple.topology import lane_key
+from maniple_runtime.redelivery import once_more, too_often
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from maniple.pids import exists
+from maniple_agent.pids import exists
 
 ROOT = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")

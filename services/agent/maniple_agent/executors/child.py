@@ -13,9 +13,9 @@ import msgspec
 
 from maniple.codec import encode
 from maniple.forks import keep_from_children
-from maniple.pids import exists
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed
+from maniple_agent.pids import exists
 
 START_TIMEOUT = 60.0
 # What reading from a worker raises that has ended, or that somebody else wrote for.

@@ -13,9 +13,9 @@ from time import monotonic
 
 import structlog
 
-from maniple.allowance import Allowance
 from maniple.causes import MOST_ERRORS
 from maniple.errors import ErrorCode, InvalidMessage, TaskError
+from maniple_runtime.allowance import Allowance
 
 AT_ONCE = 20
 A_SECOND = 5.0

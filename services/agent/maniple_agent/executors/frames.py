@@ -6,7 +6,7 @@ from datetime import datetime
 from msgspec import Raw, Struct
 
 from maniple.messages import NULL, Failure
-from maniple.service.spans import Span
+from maniple.spans import Span
 
 LENGTH = struct.Struct(">I")
 

@@ -12,12 +12,12 @@ import structlog
 from msgspec import Raw
 
 from maniple.execution import Outcome, of_exception, run_async, timed_out
-from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.jobs import Job
 from maniple_agent.executors.latest_progress import LatestProgress
 from maniple_agent.executors.pool import Caller, HandlerPool, calling
+from maniple_runtime.telemetry.context import in_span
 
 Finished = tuple[Job, Outcome, float]
 

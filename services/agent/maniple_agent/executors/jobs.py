@@ -13,11 +13,11 @@ from maniple.attempts import context_of
 from maniple.errors import ManipleError
 from maniple.execution import Outcome
 from maniple.messages import Envelope
-from maniple.service.telemetry import about
 from maniple.tasks import TaskContext, TaskDefinition
 from maniple.topology import suspect_lane
 from maniple.traceparent import with_span
 from maniple_agent.bundle import Bundle
+from maniple_runtime.telemetry import about
 
 if TYPE_CHECKING:
     from maniple_agent.fair_queue import FairShare

@@ -12,11 +12,11 @@ import structlog
 
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
-from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
 from maniple_agent.executors.frames import WorkerCall
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
+from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
 
 RESTART_PAUSE = 1.0
 REMOVALS = 10  # at the end, of the cgroups of workers that were killed

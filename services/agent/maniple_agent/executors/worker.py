@@ -26,8 +26,6 @@ from maniple.errors import ConfigurationError
 from maniple.execution import encode_progress, run_sync
 from maniple.forks import keep_from_children, keep_signals_from_children
 from maniple.loading import load_registry
-from maniple.service.telemetry import configure_logging
-from maniple.service.telemetry.context import in_span
 from maniple.tasks import TaskContext, TaskRegistry
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.failures import Failures
@@ -35,9 +33,11 @@ from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, fram
 from maniple_agent.executors.latest_progress import PERIOD
 from maniple_agent.executors.lifeline import die_with_agent
 from maniple_agent.settings import AgentSettings
+from maniple_runtime.telemetry import configure_logging
+from maniple_runtime.telemetry.context import in_span
 
 if TYPE_CHECKING:
-    from maniple.service.telemetry.export import Collector
+    from maniple_runtime.telemetry.export import Collector
 
 NICENESS = 5
 LOG_PATIENCE = 0.1  # seconds for a line to be written: a handler may crash after it
@@ -117,7 +117,7 @@ def _run(
 @cache
 def _collector() -> "Collector":
     """Return what keeps the spans that handlers make here, from the first traced call on."""
-    from maniple.service.telemetry.export import Collector, set_provider  # noqa: PLC0415
+    from maniple_runtime.telemetry.export import Collector, set_provider  # noqa: PLC0415
 
     collector = Collector()
     set_provider(collector)

@@ -7,18 +7,24 @@ from functools import partial
 from time import monotonic, time
 from typing import Any, cast
 
-from maniple.control import is_of_the_future
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
-from maniple.events import AgentDraining, AgentEvent, AgentFailed, AgentLeft, AgentRegistered
-from maniple.service.control.plane import ControlPlane
-from maniple.service.listing import all_agents
-from maniple.service.process import Runtime
 from maniple.topology import EVENTS
 from maniple_dispatcher.affinity.assignment import Assignment, affinity_lanes
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.settings import DispatcherSettings
+from maniple_runtime.control.messages import is_of_the_future
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.events import (
+    AgentDraining,
+    AgentEvent,
+    AgentFailed,
+    AgentLeft,
+    AgentRegistered,
+)
+from maniple_runtime.listing import all_agents
+from maniple_runtime.process import Runtime
 
 FIRST_TIMEOUT = 2.0
 TICK = 1.0

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from maniple.control import order
 from maniple.messages import Envelope
 from maniple.topology import SUSPECT_AFTER
+from maniple_runtime.control.messages import order
 
 MAX_KNOWN = 20_000
 _MASK = 2**64 - 1

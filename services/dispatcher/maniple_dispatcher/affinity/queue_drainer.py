@@ -41,15 +41,15 @@ from msgspec.structs import replace
 from maniple.amqp import AmqpConnection, Delivery, OrphanedQueue, leftover
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
-from maniple.service.process import Runtime
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.settlement import Settlement
 from maniple.topology import AGENTS, agent_queue
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.process import Runtime
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.settlement import Settlement
 
 POLL = 0.25
 LOOKS = 10  # at a queue that is left to others, in the time that is `quiet`

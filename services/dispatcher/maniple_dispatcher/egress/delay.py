@@ -13,14 +13,14 @@ from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Waiting
-from maniple.service.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
-from maniple.service.metric_names import BUNDLE_TASKS, BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED
-from maniple.service.publish.confirm import ConfirmCallback, as_ours, tell
-from maniple.service.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
-from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import DEFAULT, DELAY, RETRY_QUEUE, other_tier
 from maniple_dispatcher.pipeline.verdicts import Wait, shorter
+from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
+from maniple_runtime.metric_names import BUNDLE_TASKS, BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED
+from maniple_runtime.publish.confirm import ConfirmCallback, as_ours, tell
+from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
+from maniple_runtime.telemetry import Metrics
 
 # What goes round without a wait is looked at again so seldom.
 ROUND = 0.1

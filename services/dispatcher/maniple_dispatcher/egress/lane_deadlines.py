@@ -20,10 +20,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from maniple.limiter_messages import Turn
 from maniple.messages import CAPABILITY_PATTERN, VARIANT_PATTERN
 from maniple.timings import Expiry
 from maniple.topology import lane_queues, suspect_lane
+from maniple_dispatcher.limits.messages import Turn
 
 MOST_LANES = 4096
 MOST_OF_A_NAME = 255 - len(lane_queues("")[1].name)  # in the name of the queue of its suspects

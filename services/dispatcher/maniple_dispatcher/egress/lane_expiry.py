@@ -29,8 +29,6 @@ from structlog.typing import FilteringBoundLogger
 from maniple.amqp import Delivery, Pull, QueueView
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope, Waiting
-from maniple.redelivery import once_more, too_often
-from maniple.service.settlement import Settlement
 from maniple.topology import LANES
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, Place
@@ -38,6 +36,8 @@ from maniple_dispatcher.egress.lane_publisher import ROUND_HEADER, LanePublisher
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.pipeline.verdicts import given_up
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.redelivery import once_more, too_often
+from maniple_runtime.settlement import Settlement
 
 BUSY = "agents busy"  # what a task waits for in a lane that agents read
 OPEN = 16  # messages of one queue that are taken and not settled

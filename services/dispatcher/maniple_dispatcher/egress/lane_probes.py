@@ -8,7 +8,7 @@ waits without. What agents are heard to offer, or took something before, is alwa
 
 from collections.abc import Callable
 
-from maniple.allowance import Allowance
+from maniple_runtime.allowance import Allowance
 
 RATE = 20.0  # lanes a second
 BURST = 100.0

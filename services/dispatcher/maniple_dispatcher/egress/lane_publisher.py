@@ -32,18 +32,6 @@ from maniple.messages import (
     Waiting,
     without_room,
 )
-from maniple.service.destination_backoff import DestinationBackoff
-from maniple.service.metric_names import (
-    MIRRORS_DROPPED,
-    TASKS_ACCEPTED,
-    TASKS_DELAYED,
-    TASKS_REJECTED,
-)
-from maniple.service.publish.batch_publisher import RECORD_PATIENCE, BatchPublisher, ResultPublisher
-from maniple.service.publish.confirm import ConfirmCallback
-from maniple.service.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
 from maniple.timings import Queues
 from maniple.topology import (
     ACCEPTED_KEY,
@@ -75,6 +63,18 @@ from maniple_dispatcher.pipeline.verdicts import (
     wait,
 )
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.destination_backoff import DestinationBackoff
+from maniple_runtime.metric_names import (
+    MIRRORS_DROPPED,
+    TASKS_ACCEPTED,
+    TASKS_DELAYED,
+    TASKS_REJECTED,
+)
+from maniple_runtime.publish.batch_publisher import RECORD_PATIENCE, BatchPublisher, ResultPublisher
+from maniple_runtime.publish.confirm import ConfirmCallback
+from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
 
 RETRY_AFTER = 5.0
 ROUND_HEADER = "maniple-round"

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from maniple.direct_replies import is_sound
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id
 from maniple.messages import (
@@ -23,13 +22,14 @@ from maniple.messages import (
     Envelope,
     Task,
 )
-from maniple.service.policies import Resolved
 from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
 from maniple.traceparent import parse_traceparent, written
 from maniple_dispatcher.ingress.redelivery import Redelivery, taken_before
 from maniple_dispatcher.pipeline.ceilings import chosen, until
 from maniple_dispatcher.result_cache import digest_of
+from maniple_policies import Resolved
+from maniple_runtime.direct_replies import is_sound
 
 # What stands for bytes that are not UTF-8 (`maniple.amqp.lenient_decoding`); it is longer than they
 # were, so a property that has it might not fit where it is to be sent.

@@ -9,11 +9,11 @@ from maniple.attempts import Ran
 from maniple.codec import decode_members, encode
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import Envelope
-from maniple.remnants import remnant_of, undecodable
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.settlement import Settlement
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.pipeline.verdicts import given_up
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.remnants import remnant_of, undecodable
+from maniple_runtime.settlement import Settlement
 
 Onward = Callable[[Envelope, Settlement], None]
 

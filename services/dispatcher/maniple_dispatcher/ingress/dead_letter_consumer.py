@@ -15,13 +15,6 @@ from maniple.codec import decode_members, decode_submission, is_list, peek_ident
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import Envelope, Status, Task, without_room
-from maniple.records import Record, TaskKey
-from maniple.remnants import remnant_of
-from maniple.service.metric_names import DEAD_LETTERS
-from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import OTHER, Metrics
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple_dispatcher.ingress.admission import (
     UNKNOWN,
@@ -52,6 +45,13 @@ from maniple_dispatcher.ingress.submission import raw_arrival
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import given_up
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import Resolved
+from maniple_runtime.metric_names import DEAD_LETTERS
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.records import Record, TaskKey
+from maniple_runtime.remnants import remnant_of
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import OTHER, Metrics
 
 BROKER_KEY = "broker."
 EXPIRED = "expired"

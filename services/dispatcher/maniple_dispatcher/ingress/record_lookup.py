@@ -16,7 +16,6 @@ from time import monotonic
 from maniple.amqp import Outgoing, Publisher
 from maniple.codec import encode
 from maniple.errors import BAD_INPUT, BrokerUnavailable, InvalidMessage, ManipleError
-from maniple.events import Event
 from maniple.identifiers import new_id
 from maniple.messages import (
     ACCEPTED_TYPE,
@@ -27,10 +26,11 @@ from maniple.messages import (
     Result,
     is_result_of,
 )
-from maniple.records import Batch, Entry, Record, TaskKey, decode_records
-from maniple.service.process import Runtime
 from maniple.topology import MARK_KEY, RESULTS
 from maniple_dispatcher.record_stream import reading
+from maniple_runtime.events import Event
+from maniple_runtime.process import Runtime
+from maniple_runtime.records import Batch, Entry, Record, TaskKey, decode_records
 
 BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
 MOST_BACK = 300.0

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from maniple.codec import encode
 from maniple.messages import Envelope, Result, TaskAdmitted, fallbacks_in
-from maniple.records import Record, TaskKey
-from maniple.service.policies import Resolved
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.publish.confirm import ConfirmCallback, as_ours
-from maniple.service.settlement import Settlement
 from maniple_dispatcher.ingress.bundle_members import Onward
 from maniple_dispatcher.ingress.record_lookup import RecordLookup, is_end_of
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_policies import Resolved
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import ConfirmCallback, as_ours
+from maniple_runtime.records import Record, TaskKey
+from maniple_runtime.settlement import Settlement
 
 GoOn = Callable[[Record | None], None]
 """What is done with a task that has not ended; told what is known of it."""

@@ -5,15 +5,15 @@ from functools import partial
 
 from maniple.codec import encode, join
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.service.metric_names import TASKS_REJECTED
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.publish.confirm import AllConfirmed, ConfirmCallback
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
 from maniple_dispatcher.ingress.admission import Arrival
 from maniple_dispatcher.ingress.long_messages import Steps
 from maniple_dispatcher.ingress.refusal import Refusal, Refused
+from maniple_runtime.metric_names import TASKS_REJECTED
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
 
 PARTS = 2
 """Of a source, that a refusal settles."""

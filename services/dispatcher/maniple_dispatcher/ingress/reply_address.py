@@ -4,12 +4,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from maniple.amqp import Outgoing, Publisher
-from maniple.direct_replies import node_of, of_nobody
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import RESULT_TYPE
-from maniple.service.publish.confirm import as_ours
 from maniple.topology import DEFAULT
+from maniple_runtime.direct_replies import node_of, of_nobody
+from maniple_runtime.publish.confirm import as_ours
 
 MOST = 16  # that are tried at a time
 

@@ -10,8 +10,6 @@ from maniple.amqp import Delivery
 from maniple.codec import decode_members
 from maniple.errors import InvalidMessage
 from maniple.messages import Envelope, without_room
-from maniple.service.publish.refused_log import RefusedLog
-from maniple.service.settlement import Settlement
 from maniple.topology import RETRY_QUEUE
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
@@ -19,6 +17,8 @@ from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.pipeline.verdicts import is_due, waited_for
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.settlement import Settlement
 
 
 class RetryConsumer:

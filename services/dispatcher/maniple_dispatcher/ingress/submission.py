@@ -11,13 +11,6 @@ from maniple.codec import decode_submission, encode, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Task
-from maniple.records import Record, TaskKey
-from maniple.service.metric_names import SUBMISSIONS_READ, TASKS_SUBMITTED
-from maniple.service.policies import Resolved
-from maniple.service.publish.confirm import as_ours
-from maniple.service.settlement import Settlement
-from maniple.service.task_traces import dispatching
-from maniple.service.telemetry import Metrics
 from maniple_dispatcher.ingress.admission import (
     Arrival,
     RawArrival,
@@ -44,6 +37,13 @@ from maniple_dispatcher.ingress.refusal import (
 )
 from maniple_dispatcher.ingress.refusal_sender import PARTS, RefusalSender
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_policies import Resolved
+from maniple_runtime.metric_names import SUBMISSIONS_READ, TASKS_SUBMITTED
+from maniple_runtime.publish.confirm import as_ours
+from maniple_runtime.records import Record, TaskKey
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.task_traces import dispatching
+from maniple_runtime.telemetry import Metrics
 
 
 class PolicyResolver(Protocol):

@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from maniple.limiter_messages import BreakerNews
-from maniple.service.policies import CircuitBreakerSpec
+from maniple_dispatcher.limits.messages import BreakerNews
+from maniple_policies import CircuitBreakerSpec
 
 
 class BreakerState(StrEnum):

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from maniple.limiter_messages import Room
+from maniple_dispatcher.limits.messages import Room
 
 MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
 MOST_LANES = 2 * MAX_LANES  # that are known; more than these may be there for a moment

@@ -28,10 +28,10 @@ to write down its lanes it is looked for only where new tasks go, for as long as
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from maniple.limiter_messages import Room
 from maniple.timings import Reports
 from maniple_dispatcher.limits.bulkhead import MAX_LANES, Bulkhead, Missing
 from maniple_dispatcher.limits.holders import Holders
+from maniple_dispatcher.limits.messages import Room
 
 NOTED = 10.0  # seconds for which it is noted that there were more than twice as many
 BLANK = 10.0  # times as long as of others nothing is known of queues that look blank

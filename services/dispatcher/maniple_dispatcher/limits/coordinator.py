@@ -14,12 +14,12 @@ from msgspec.structs import replace
 
 from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
-from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.limits.lease_client import LeaseClient, Limit, Then
 from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
+from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.outstanding import OutstandingTasks
 from maniple_dispatcher.limits.report_space import ReportSpace, taken
 from maniple_dispatcher.limits.token_bucket import Taken

@@ -12,19 +12,19 @@ import structlog
 from maniple.amqp import Inspector, Listener, Outgoing
 from maniple.amqp.batching import MAX_ITEMS
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
-from maniple.events import BreakerChanged
 from maniple.identifiers import new_id
-from maniple.limiter_messages import REPORT_TYPE, DispatcherReport
-from maniple.service.control.plane import ControlPlane
-from maniple.service.hotpath import HotPath
-from maniple.service.metric_names import BREAKER_OPEN
-from maniple.service.process import Runtime
-from maniple.service.telemetry import Metrics
 from maniple.topology import OUTCOMES, agent_queue, lane_queues
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState
 from maniple_dispatcher.limits.concurrency import Doubt
 from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.messages import REPORT_TYPE, DispatcherReport
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.events import BreakerChanged
+from maniple_runtime.hotpath import HotPath
+from maniple_runtime.metric_names import BREAKER_OPEN
+from maniple_runtime.process import Runtime
+from maniple_runtime.telemetry import Metrics
 
 COLLECT = 0.002  # seconds in which requests and answers gather
 RECOUNT = 0.5

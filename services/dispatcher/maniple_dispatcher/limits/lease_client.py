@@ -18,8 +18,8 @@ from typing import NamedTuple
 from msgspec import Struct, structs
 
 from maniple import timings
-from maniple.limiter_messages import Ask, Grant
 from maniple_dispatcher.limits.membership import Membership
+from maniple_dispatcher.limits.messages import Ask, Grant
 from maniple_dispatcher.limits.token_bucket import Taken, Terms
 
 RETRY_AFTER = 1.0

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from maniple.limiter_messages import Ask, BreakerNews
-from maniple.service.policies import CircuitBreakerSpec
 from maniple.timings import Timings
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.concurrency import Bulkheads
 from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.messages import Ask, BreakerNews
 from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
+from maniple_policies import CircuitBreakerSpec
 
 BREAKER = "breaker\0"
 FULL_AGAIN_AFTER = 1.0  # seconds after which a task may ask a full bulkhead again

@@ -15,15 +15,15 @@ from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
 
-from maniple.limiter_messages import Room
-from maniple.service.consul.catalog import CatalogEntry
-from maniple.service.consul.client import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
 from maniple_dispatcher.limits import snapshot_notes, snapshot_pages
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import BREAKER
+from maniple_dispatcher.limits.messages import Room
 from maniple_dispatcher.limits.snapshot_notes import OLD, SnapshotNotes
 from maniple_dispatcher.limits.snapshot_pages import Written
+from maniple_runtime.consul.catalog import CatalogEntry
+from maniple_runtime.consul.client import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
 
 PERIOD = 0.5
 LOOK = 5.0  # seconds after which what was written is looked for, though nothing has changed

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from maniple.limiter_messages import Level
 from maniple.timings import Peers
 from maniple_dispatcher.limits.foremost import Foremost
+from maniple_dispatcher.limits.messages import Level
 
 MAX_BUCKETS = 100_000
 MAX_KEPT = 3_500  # of which more have hardly room in a dispatcher's notes

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import Task
-from maniple.service.policies import Ceiling, Resolved
+from maniple_policies import Ceiling, Resolved
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,18 +20,6 @@ from msgspec.structs import replace
 from maniple.codec import encode
 from maniple.errors import BrokerUnavailable, ErrorCode
 from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
-from maniple.service.metric_names import POLICY_DECISIONS
-from maniple.service.policies import (
-    CircuitBreakerPolicy,
-    FallbackPolicy,
-    FallbackSpec,
-    Policy,
-    Resolved,
-)
-from maniple.service.publish.batch_publisher import ResultPublisher
-from maniple.service.publish.confirm import as_ours
-from maniple.service.settlement import Settlement
-from maniple.service.telemetry import Metrics
 from maniple.topology import DELAY_TIERS, lane_name
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.redelivery import Redelivery
@@ -49,6 +37,18 @@ from maniple_dispatcher.pipeline.pipeline_task import (
 from maniple_dispatcher.pipeline.selection import bulkhead_of, mirrored, rate_limit_of, routed
 from maniple_dispatcher.pipeline.verdicts import LONGEST_WAIT, acceptance, refused, substituted
 from maniple_dispatcher.result_cache import ResultCache
+from maniple_policies import (
+    CircuitBreakerPolicy,
+    FallbackPolicy,
+    FallbackSpec,
+    Policy,
+    Resolved,
+)
+from maniple_runtime.metric_names import POLICY_DECISIONS
+from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import as_ours
+from maniple_runtime.settlement import Settlement
+from maniple_runtime.telemetry import Metrics
 
 _WAITING = {
     ErrorCode.RATE_LIMITED: Waiting.LIMITED,

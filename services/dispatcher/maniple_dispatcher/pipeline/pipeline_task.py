@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope
-from maniple.service.policies import Policy, Resolved
-from maniple.service.settlement import Settlement
 from maniple_dispatcher.limits.lease_client import Limit
+from maniple_policies import Policy, Resolved
+from maniple_runtime.settlement import Settlement
 
 
 class PipelineTask(Struct, frozen=True):

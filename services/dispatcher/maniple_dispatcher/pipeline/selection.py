@@ -7,17 +7,17 @@ from hashlib import blake2b
 from msgspec.structs import replace
 
 from maniple.messages import MAX_NAME, Envelope
-from maniple.service.policies import (
+from maniple.topology import lane_name
+from maniple.traceparent import of_copy
+from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.token_bucket import Terms
+from maniple_policies import (
     BulkheadPolicy,
     MirrorPolicy,
     RateLimitPolicy,
     RoutePolicy,
 )
-from maniple.service.policies.rules import share_of
-from maniple.topology import lane_name
-from maniple.traceparent import of_copy
-from maniple_dispatcher.limits.lease_client import Limit
-from maniple_dispatcher.limits.token_bucket import Terms
+from maniple_policies.rules import share_of
 
 MIRRORED = "~mirror"
 MIRRORED_FOR = timedelta(minutes=5)

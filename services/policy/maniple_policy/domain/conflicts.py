@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from maniple.service.policies import InForce, Match, Policy
+from maniple_policies import InForce, Match, Policy
 
 
 def conflicts(among: Mapping[str, InForce], changed: Iterable[str]) -> Iterator[tuple[str, str]]:

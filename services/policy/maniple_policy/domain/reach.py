@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from maniple.service.policies import FallbackPolicy, MirrorPolicy, Policy, RateLimitPolicy
-from maniple.service.policies import RoutePolicy as Route
-from maniple.service.policies.matching import ANY, matcher
 from maniple.topology import lane_name
+from maniple_policies import FallbackPolicy, MirrorPolicy, Policy, RateLimitPolicy
+from maniple_policies import RoutePolicy as Route
+from maniple_policies.matching import ANY, matcher
 
 GONE = frozenset({"failed", "left"})
 SHOWN = 5

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from maniple.service.policies import reasons_of
+from maniple_policies import reasons_of
 from maniple_policy.domain.conflicts import conflicts
 from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored, read, succeed
 

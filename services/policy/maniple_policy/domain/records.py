@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pydantic_core import from_json
 
-from maniple.service.policies import Document, InForce, Policy, parse_policy
+from maniple_policies import Document, InForce, Policy, parse_policy
 
 HISTORY_KEPT = 200
 HISTORY_BYTES = 192 * 1024  # of JSON; Consul takes 512 KiB of base64 in a transaction

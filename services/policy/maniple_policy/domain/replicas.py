@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from maniple.events import PolicyApplied
 from maniple.timings import Policies
+from maniple_runtime.events import PolicyApplied
 
 DIGESTS_KEPT = 200
 

@@ -7,9 +7,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from maniple.control import AgentDescription, AgentId, AgentPhase, Command, Heartbeat, Incarnation
-from maniple.events import AgentEvent
 from maniple.topology import agent_queue, suspect_lane
+from maniple_runtime.control.messages import (
+    AgentDescription,
+    AgentId,
+    AgentPhase,
+    Command,
+    Heartbeat,
+    Incarnation,
+)
+from maniple_runtime.events import AgentEvent
 
 UNKNOWN_LIFE: Final = Incarnation("")
 """Of an agent that stands in Consul and was never heard."""

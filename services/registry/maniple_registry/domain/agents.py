@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from maniple.control import AgentId, Announce, Command, Heartbeat, Reconnect, Retire
-from maniple.events import AgentEvent, AgentFailed
 from maniple.timings import Bounds
 from maniple_registry.domain.agent_record import (
     FINAL,
@@ -23,6 +21,15 @@ from maniple_registry.domain.silent_queues import SilentQueues
 from maniple_registry.domain.stalled_consumers import Crowd, look
 from maniple_registry.domain.state_machine import check, deadline, decide, learn, seed, tick
 from maniple_registry.domain.timing_mismatch import Risk, explained, misfit
+from maniple_runtime.control.messages import (
+    AgentId,
+    Announce,
+    Command,
+    Heartbeat,
+    Reconnect,
+    Retire,
+)
+from maniple_runtime.events import AgentEvent, AgentFailed
 
 Decided = list[tuple[AgentId, Decision]]
 

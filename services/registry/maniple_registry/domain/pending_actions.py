@@ -15,10 +15,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from maniple.control import AgentId, Command, Reconnect
-from maniple.events import AgentEvent
 from maniple.timings import Standby
 from maniple_registry.domain.agent_record import AgentRecord
+from maniple_runtime.control.messages import AgentId, Command, Reconnect
+from maniple_runtime.events import AgentEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
-from maniple.control import AgentId, Reconnect
 from maniple.timings import Bounds
 from maniple_registry.domain.agent_record import (
     FINAL,
@@ -22,6 +21,7 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.mass_silence import starves_at_large
 from maniple_registry.domain.transition_events import move
 from maniple_registry.domain.transitions import Trigger
+from maniple_runtime.control.messages import AgentId, Reconnect
 
 Views = Mapping[str, LaneView]
 

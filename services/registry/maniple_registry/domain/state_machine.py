@@ -7,24 +7,6 @@ Pure: time is an argument. What may follow what is in `transitions`; what its la
 from dataclasses import replace
 from typing import Final
 
-from maniple.control import (
-    AgentId,
-    AgentPhase,
-    Announce,
-    Heartbeat,
-    Incarnation,
-    Retire,
-    began,
-    is_of_the_future,
-    order,
-)
-from maniple.events import (
-    AgentDraining,
-    AgentEvent,
-    AgentFailed,
-    AgentRecovered,
-    AgentRegistered,
-)
 from maniple.timings import Bounds
 from maniple_registry.domain.agent_record import (
     FINAL,
@@ -38,6 +20,24 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.stalled_consumers import starves_still
 from maniple_registry.domain.transition_events import event_of, move
 from maniple_registry.domain.transitions import TRANSITIONS, Trigger
+from maniple_runtime.control.messages import (
+    AgentId,
+    AgentPhase,
+    Announce,
+    Heartbeat,
+    Incarnation,
+    Retire,
+    began,
+    is_of_the_future,
+    order,
+)
+from maniple_runtime.events import (
+    AgentDraining,
+    AgentEvent,
+    AgentFailed,
+    AgentRecovered,
+    AgentRegistered,
+)
 
 PAST_KEPT = 8
 REPLACED = "replaced by a new incarnation"

@@ -2,8 +2,8 @@
 
 from enum import StrEnum
 
-from maniple.control import UNTOLD, AgentTimings
 from maniple.timings import Bounds
+from maniple_runtime.control.messages import UNTOLD, AgentTimings
 
 
 class Risk(StrEnum):

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from maniple.events import (
+from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant
+from maniple_registry.domain.transitions import TRANSITIONS, Trigger
+from maniple_runtime.events import (
     AgentDraining,
     AgentEvent,
     AgentFailed,
@@ -12,8 +14,6 @@ from maniple.events import (
     AgentRecovered,
     AgentUnreachable,
 )
-from maniple_registry.domain.agent_record import AgentRecord, AgentState, Instant
-from maniple_registry.domain.transitions import TRANSITIONS, Trigger
 
 _TOLD: Final[Mapping[AgentState, type[AgentEvent]]] = {
     AgentState.ACTIVE: AgentRecovered,

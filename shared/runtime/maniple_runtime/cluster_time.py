@@ -1,0 +1,135 @@
+"""The time by which deadlines are set and judged: that of the registries, in every process.
+
+The clocks of two machines are never compared. A registry tells its time; what has passed since is
+measured by a steady clock. So the time known here is at most late, by as long as the telling took.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from maniple.timings import Clocks
+from maniple_runtime.control.messages import Time
+from maniple_runtime.health import Health
+
+COMPONENT = "clock"
+MOST_SOURCES: Final = 16
+YEARS: Final = range(2000, 9000)
+TWICE: Final = 2
+COMPARED: Final = 0.1  # seconds after which this machine's clock, which may be set, is compared
+CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the first
+
+
+def steady() -> float:
+    """Return seconds that nobody sets, and that pass while the machine is suspended, too.
+
+    `time.monotonic` stands still meanwhile: a machine that slept would be behind by that for ever.
+    """
+    return time.clock_gettime(CLOCK)
+
+
+class ClusterTime:
+    """The cluster's time, from what registries tell; until one has, this machine's own.
+
+    Of several registries that told lately the middle one counts, of two the one that is behind:
+    nothing ends too early for one that is ahead. It is kept when no registry tells it any more.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], datetime],
+        times: Clocks | None = None,
+        *,
+        steady: Callable[[], float] = steady,
+    ) -> None:
+        """Begin with `wall`, this machine's clock; `steady` counts seconds and is never set."""
+        self._wall = wall
+        self._times = times or Clocks()
+        self._steady = steady
+        self._heard: dict[str, deque[tuple[float, float]]] = {}
+        self._difference: float | None = None
+        self._off = 0.0
+        self._compare_at = 0.0
+
+    def take(self, told: Time) -> None:
+        """Take what a registry tells."""
+        if told.at.year not in YEARS:
+            return
+        now = self._steady()
+        heard = self._heard.setdefault(told.source, deque())
+        heard.append((now, told.at.timestamp() - now))
+        self._forget_if_set_back(heard)
+        self._drop(now - self._times.kept)
+        latest = sorted(max(ahead for _, ahead in one) for one in self._heard.values())
+        self._difference = latest[(len(latest) - 1) // 2]
+        self._compare_at = now
+
+    def known(self) -> datetime | None:
+        """Return the cluster's time, or None where no registry has told it yet."""
+        if self._difference is None:
+            return None
+        return datetime.fromtimestamp(self._difference + self._steady(), UTC)
+
+    def now(self) -> datetime:
+        """Return the time by which all is dated: this machine's, if that may be the cluster's.
+
+        What is known of the cluster's is late, by as long as the telling took, and in each process
+        by another time: by that alone the parts of a trace would be out of order. But whether
+        something is over is judged by what is `known`.
+        """
+        off = self.off()
+        return self._wall() - timedelta(seconds=off) if off else self._wall()
+
+    def off(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of `now`.
+
+        It is compared now and then: all that happens is dated.
+        """
+        now = self._steady()
+        if now >= self._compare_at:
+            self._compare_at = now + COMPARED
+            ahead = self._ahead()
+            good = -self._times.behind <= ahead <= self._times.agree
+            self._off = 0.0 if good else ahead
+        return self._off
+
+    def wrong(self) -> float:
+        """Return by how many seconds this machine's clock is ahead; 0 where that is about none."""
+        ahead = self._ahead()
+        return ahead if abs(ahead) > self._times.agree else 0.0
+
+    def _ahead(self) -> float:
+        known = self.known()
+        return 0.0 if known is None else (self._wall() - known).total_seconds()
+
+    def _forget_if_set_back(self, heard: deque[tuple[float, float]]) -> None:
+        """One that is late tells of nothing; two in turn, and the registry's clock was set back."""
+        last = list(heard)[-TWICE:]
+        limit = max(ahead for _, ahead in heard) - self._times.agree
+        if len(last) == TWICE and all(ahead < limit for _, ahead in last):
+            heard.clear()
+            heard.extend(last)
+
+    def _drop(self, before: float) -> None:
+        for source, heard in tuple(self._heard.items()):
+            while heard and heard[0][0] < before:
+                heard.popleft()
+            if not heard:
+                del self._heard[source]
+        while len(self._heard) > MOST_SOURCES:
+            del self._heard[next(iter(self._heard))]
+
+
+def follow(time: ClusterTime, health: Health) -> Callable[[Time], None]:
+    """Return what takes the time that is told, and says at `/health` if this machine's is wrong."""
+
+    def told(message: Time) -> None:
+        time.take(message)
+        wrong = time.wrong()
+        side = "ahead of" if wrong > 0 else "behind"
+        detail = f"this machine's is {abs(wrong):.0f} s {side} the cluster's" if wrong else ""
+        health.set(COMPONENT, ok=not wrong, detail=detail)
+
+    return told

@@ -1,0 +1,407 @@
+"""The one FastStream connection of a process's control plane; `ControlPlane` speaks over it."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from aio_pika import Connection as OnceConnected
+from aio_pika import RobustConnection, RobustQueue
+from aio_pika.abc import UnderlayConnection
+from aio_pika.exceptions import (
+    ChannelNotFoundEntity,
+    DeliveryError,
+    PublishError,
+)
+from aio_pika.tools import OneShotCallback
+from faststream import AckPolicy
+from faststream.rabbit import (
+    Channel,
+    ExchangeType,
+    RabbitBroker,
+    RabbitExchange,
+    RabbitMessage,
+    RabbitQueue,
+)
+from yarl import URL
+
+from maniple.amqp import declare_topology
+from maniple.amqp.errors import is_loss, translated
+from maniple.amqp.refusal import refusal
+from maniple.amqp.socket import Socket
+from maniple.amqp.supervision import Supervised
+from maniple.errors import BrokerUnavailable
+from maniple.loops import left_alone
+from maniple.timings import Amqp
+from maniple.topology import REQUESTS, Exchange
+from maniple_runtime.control.amqp_messages import IncomingMessage, OutgoingMessage, Receiver
+from maniple_runtime.shared_queue import SharedQueue
+
+DECLARE_TIMEOUT = 5.0
+PREFETCH = 200
+SERVE_PREFETCH = 32
+STOP_TIMEOUT = 1.0
+
+
+async def prepare_broker(url: str) -> None:
+    """Declare the shared topology over a connection of its own; raises `BrokerUnavailable`."""
+    with translated():
+        async with asyncio.timeout(DECLARE_TIMEOUT):
+            wire = Socket(url)
+            await wire.open(DECLARE_TIMEOUT)
+            async with wire:
+                # At most two of these pass: for the first queue without an answer, then for all.
+                await declare_topology(wire, DECLARE_TIMEOUT / 3)
+
+
+async def _undecoded(message: RabbitMessage) -> RabbitMessage:
+    return message
+
+
+class _Unrepaired(RobustConnection):
+    """What FastStream asks for, over our socket, and connected once: `ControlConnection` repairs.
+
+    aio-pika's own repair would hold exclusive queues by names that the broker still refuses (405),
+    retry all processes in step, and swallow cancellation.
+    """
+
+    wire: Socket
+
+    async def connect(self, timeout: float | None = None) -> None:
+        self.wire = Socket(str(self.url))
+        await self.wire.open(timeout or Amqp().connect)
+        callback = OneShotCallback(partial(OnceConnected._on_connection_close, self))  # noqa: SLF001 - as its own `connect` does
+        self.wire.closing.add_done_callback(callback)
+        self.transport = UnderlayConnection(connection=self.wire, close_callback=callback)
+        self.connected.set()
+
+    def __del__(self) -> None:
+        """Do nothing: the wire's owner closes it, and there may be no loop any more."""
+
+
+class _Found(RabbitExchange):
+    """An exchange as it was found on one channel, by which what is published there goes."""
+
+    __eq__ = object.__eq__  # else FastStream has one for all channels
+    __hash__ = object.__hash__
+
+
+class _Broker(RabbitBroker):
+    """FastStream's broker for one life of the connection."""
+
+    def __init__(
+        self, url: URL, on_opened: Callable[["_Broker", Channel], Awaitable[None]]
+    ) -> None:
+        self._on_opened = on_opened
+        super().__init__(
+            str(url),
+            default_channel=Channel(on_return_raises=True),
+            decoder=_undecoded,
+            apply_types=False,
+            graceful_timeout=0,
+            logger=logging.getLogger("faststream"),
+            log_level=logging.DEBUG,  # of a line for each message; failures are errors anyway
+        )
+        self.link = _Unrepaired(url)
+        # Replies have a channel of their own: listeners may wait for them.
+        self.replies = Channel(prefetch_count=PREFETCH)
+        self.listening = Channel(prefetch_count=PREFETCH)
+        self.consumers: list[Any] = []  # FastStream itself keeps them by weak reference only
+        self._looked_up: dict[tuple[str, str], asyncio.Task[RabbitExchange]] = {}
+
+    async def _connect(self) -> RobustConnection:
+        self.config.connect(self.link)
+        self._channel = await self.config.channel_manager.get_channel()
+        return self.link
+
+    async def exchange(self, letter: OutgoingMessage) -> RabbitExchange:
+        """Return where a letter goes as FastStream wants it, looked up before that is published.
+
+        FastStream does so in the first publication, of which any may be cancelled; aiormq closes
+        the channel of a call that is cancelled, which all publish on, and what they send after that
+        costs the connection.
+        """
+        asked = letter.key if letter.exchange.name == REQUESTS.name else ""
+        place = letter.exchange.name, asked
+        looking = self._looked_up.get(place)
+        if looking is None:
+            looking = left_alone(asyncio.create_task(self._look_up(letter.exchange, asked)))
+            self._looked_up[place] = looking
+        return await asyncio.shield(looking)
+
+    def forget(self, queue: RabbitQueue) -> None:
+        """Have a queue looked up anew: FastStream keeps it, with the channel it was found on."""
+        declarer: Any = self.config.declarer
+        declarer._queues.pop(queue, None)  # noqa: SLF001 - there is no other way
+
+    async def _look_up(self, exchange: Exchange, asked: str) -> RabbitExchange:
+        known = _Found(exchange.name, type=ExchangeType(exchange.kind), declare=False)
+        # Questions have a channel for each service: one stands that publishes first to a queue
+        # without a leader.
+        channel = Channel(on_return_raises=True) if asked else None
+        await self.config.declarer.declare_exchange(known, channel=channel)
+        if channel is not None:
+            await self._on_opened(self, channel)
+        return known
+
+
+@dataclass(slots=True)
+class _Subscription:
+    """A private queue that is consumed in each life, bound by `keys`."""
+
+    receive: Receiver
+    purpose: str
+    exchange: Exchange | None
+    keys: Sequence[str]
+    queue: str = ""
+    """Its name in the present life."""
+
+
+class ControlConnection(Supervised):
+    """Queues consumed and letters sent over one connection that is built anew when it is lost.
+
+    Then everything is declared, bound and consumed again, exclusive queues under new names: after a
+    network cut the broker holds the old ones until it misses our heartbeats. Queues that others
+    consume too are not waited for; `on_silent` is told of those that do not answer, by name.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
+        self,
+        url: str,
+        *,
+        name: str,
+        on_state: Callable[[bool], None] | None = None,
+        on_blocked: Callable[[bool], None] | None = None,
+        on_silent: Callable[[frozenset[str]], None] | None = None,
+        times: Amqp | None = None,
+    ) -> None:
+        super().__init__(url, name, on_state, on_blocked, times=times)
+        self._plain_url = url
+        self._on_silent = on_silent
+        self._shared: list[tuple[SharedQueue, Receiver]] = []
+        self._silent: frozenset[str] = frozenset()
+        self._subscriptions: list[_Subscription] = []
+        self._broker: _Broker | None = None
+
+    async def _build(self) -> None:
+        broker = _Broker(self._url, self._hear_of_channel)
+        await broker.link.connect(self.times.connect)
+        self._broker = broker
+        self._keep(broker.link.wire, broker.link.close)
+        await broker.start()
+        await self._hear_of_channel(broker, None)
+        try:
+            for subscription in self._subscriptions:
+                await self._begin(broker, subscription)
+        except ChannelNotFoundEntity:
+            # Somebody has deleted what all share.
+            with contextlib.suppress(BrokerUnavailable):
+                await prepare_broker(self._plain_url)
+            raise
+        for shared, receive in self._shared:
+            shared.attach(partial(self._begin_shared, broker, shared.name, receive))
+
+    def _forget(self) -> None:
+        self._broker = None
+        for shared, _ in self._shared:
+            shared.lost()
+
+    def _tick(self) -> None:
+        silent = frozenset([shared.name for shared, _ in self._shared if shared.is_silent()])
+        if silent != self._silent:
+            self._silent = silent
+            if self._on_silent is not None:
+                self._on_silent(silent)
+
+    async def _hear_of_channel(self, broker: _Broker, channel: Channel | None) -> None:
+        opened = await broker.config.channel_manager.get_channel(channel)
+        underlay = await opened.get_underlay_channel()
+        self._hear_of(broker.link.wire, underlay)
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._on_cancelled(broker))
+
+    def _on_cancelled(self, broker: _Broker) -> None:
+        if broker is self._broker:
+            self.suspect(BrokerUnavailable("the broker cancelled a consumer"))
+
+    async def stop_consuming(self) -> None:
+        """Take nothing more; letters can still be sent."""
+        self._subscriptions.clear()
+        for shared, _ in self._shared:
+            shared.lost()
+        self._shared.clear()
+        subscribers = self._broker.consumers if self._broker else ()
+        if stopping := [asyncio.create_task(_stop(one)) for one in subscribers]:
+            # Not cancelled: see `_Broker.exchange`. The end of the connection ends them.
+            await asyncio.wait(stopping, timeout=STOP_TIMEOUT)
+
+    async def listen(
+        self, purpose: str, receive: Receiver, exchange: Exchange | None, keys: Sequence[str]
+    ) -> Callable[[], str]:
+        """Consume an exclusive queue named `purpose` and a suffix, bound to `exchange` by `keys`.
+
+        Returns a function that tells the queue's present name.
+        """
+        subscription = _Subscription(receive, purpose, exchange, keys)
+        with translated():
+            await self._begin(self._present_broker(), subscription)
+        self._subscriptions.append(subscription)
+        return lambda: subscription.queue
+
+    async def serve(self, queue: str, receive: Receiver) -> None:
+        """Consume a queue that is there, in competition with others, from now on.
+
+        One that does not answer for `Amqp.answer` seconds is waited for in the background.
+        """
+        broker, shared = self._present_broker(), SharedQueue(queue, self.times)
+        self._shared.append((shared, receive))
+        shared.attach(partial(self._begin_shared, broker, queue, receive))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.times.answer):
+                await shared.served.wait()
+
+    def _present_broker(self) -> _Broker:
+        if self._broker is None or not self.is_up:
+            raise BrokerUnavailable("the connection to RabbitMQ was lost")
+        return self._broker
+
+    async def _begin(self, broker: _Broker, subscription: _Subscription) -> None:
+        subscription.queue = f"{subscription.purpose}.{secrets.token_hex(6)}"
+        queue = RabbitQueue(subscription.queue, durable=False, exclusive=True)
+        channel = broker.listening if subscription.exchange else broker.replies
+        await _declare(broker, queue, channel, subscription)
+        await self._consume(broker, queue, channel, subscription.receive)
+        await self._hear_of_channel(broker, channel)
+
+    async def _begin_shared(self, broker: _Broker, name: str, receive: Receiver) -> None:
+        queue = RabbitQueue(name, declare=False)
+        broker.forget(queue)
+        channel = Channel(prefetch_count=SERVE_PREFETCH)  # the one before is closed
+        opened = await broker.config.channel_manager.get_channel(channel)
+        try:
+            await self._consume(broker, queue, channel, receive)
+        except BaseException as error:
+            # Else aio-pika would open it anew.
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await opened.close()
+            if isinstance(error, ChannelNotFoundEntity):  # somebody has deleted what all share
+                with contextlib.suppress(BrokerUnavailable):
+                    await prepare_broker(self._plain_url)
+            raise
+        await self._hear_of_channel(broker, channel)
+
+    async def _consume(
+        self, broker: _Broker, queue: RabbitQueue, channel: Channel, receive: Receiver
+    ) -> None:
+        async def take(message: RabbitMessage) -> None:
+            raw = message.raw_message
+            arrival = IncomingMessage(
+                raw.body,
+                type=raw.type,
+                reply_to=raw.reply_to,
+                correlation_id=raw.correlation_id,
+                message_id=raw.message_id,
+                redelivered=bool(raw.redelivered),
+            )
+            await receive(arrival)
+
+        subscriber = broker.subscriber(
+            queue, channel=channel, ack_policy=AckPolicy.ACK, no_reply=True, persistent=False
+        )
+        subscriber(take)
+        broker.consumers.append(subscriber)
+        try:
+            await subscriber.start()
+        except BaseException:
+            broker.consumers.remove(subscriber)
+            raise
+
+    async def consumers(self, queue: str, timeout: float) -> int:
+        """Return how many consume a queue; none if it is not there. Raises `BrokerUnavailable`."""
+        with translated(key=queue):
+            async with asyncio.timeout(timeout):
+                channel = await self._present_broker().link.wire.channel()
+                try:
+                    declared = await channel.queue_declare(queue, passive=True)
+                except ChannelNotFoundEntity:  # the broker has closed the channel
+                    return 0
+                await channel.close()
+                return declared.consumer_count or 0
+
+    async def send(self, letter: OutgoingMessage, timeout: float) -> None:
+        """Publish and wait for the confirm, over a reconnection if there is time for it.
+
+        A letter that may be `repeated` is sent again, under the same id, when the connection is
+        lost before the confirm. Raises `PublishRefused`, or `BrokerUnavailable`, after which it may
+        or may not have arrived.
+        """
+        with translated(letter.exchange.name, letter.key):
+            async with asyncio.timeout(timeout):
+                while not await self._sent(letter):
+                    pass
+
+    async def _sent(self, letter: OutgoingMessage) -> bool:
+        await self.wait_up()
+        broker = self._broker
+        if broker is None:
+            await asyncio.sleep(0)
+            return False
+        publishing = asyncio.create_task(self._publish(broker, letter))
+        lost = asyncio.create_task(self._lost.wait())
+        try:
+            await asyncio.wait({publishing, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not publishing.done():
+                raise self._end()  # noqa: TRY301 - handled as what the broker raises
+            await publishing
+        except (DeliveryError, PublishError):
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            if not letter.repeated or not is_loss(error):
+                raise
+            if broker is self._broker:
+                self.suspect(error)
+            await asyncio.sleep(random.uniform(0.05, 0.1))
+            return False
+        finally:
+            publishing.cancel()
+            lost.cancel()
+        return True
+
+    def _end(self) -> BaseException:
+        """Return why what is under way is not confirmed any more."""
+        if self.last_error is not None and refusal(self.last_error) is not None:
+            return self.last_error
+        return ConnectionError("lost before the confirm")  # as aio-pika would say it
+
+    async def _publish(self, broker: _Broker, letter: OutgoingMessage) -> None:
+        await broker.publish(
+            letter.body,
+            exchange=await broker.exchange(letter),
+            routing_key=letter.key,
+            mandatory=letter.mandatory,
+            persist=True,
+            content_type="application/json",
+            message_type=letter.type,
+            message_id=letter.message_id,  # aiormq would stamp one for each attempt
+            reply_to=letter.reply_to,
+            correlation_id=letter.correlation_id,
+        )
+
+
+async def _stop(subscriber: Any) -> None:
+    with contextlib.suppress(Exception):  # of a connection that is lost, or closed meanwhile
+        await subscriber.stop()
+
+
+async def _declare(
+    broker: _Broker, queue: RabbitQueue, channel: Channel, subscription: _Subscription
+) -> None:
+    declared = await broker.config.declarer.declare_queue(queue, channel=channel)
+    if subscription.exchange is not None:
+        for key in subscription.keys or ("",):
+            await cast("RobustQueue", declared).bind(subscription.exchange.name, key)

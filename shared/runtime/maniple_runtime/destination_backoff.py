@@ -1,0 +1,98 @@
+"""Lanes and tiers that refused or did not confirm: what would fare no better is not tried. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from maniple.messages import Waiting
+from maniple.timings import Queues
+from maniple.topology import DELAY, DELAY_TIERS, tier_name
+from maniple_runtime.publish.in_flight_publishes import Key
+
+MAX_DOORS = 4096
+
+
+def _near(tier: float) -> list[float]:
+    """All tiers by how many times as long or as short they are as this one, the longer first."""
+    return sorted(DELAY_TIERS, key=lambda other: (round(abs(math.log(other / tier)), 9), -other))
+
+
+TIER_KEYS: Final = {
+    tier: tuple((DELAY.name, tier_name(other)) for other in _near(tier)) for tier in DELAY_TIERS
+}
+"""For each tier of `maniple.delay` its key, and then those of all others, the nearest first."""
+
+
+def tiers_for(tier: float, most: float) -> tuple[Key, ...]:
+    """Return the keys of a tier and of the others for which a task has time, the nearest first."""
+    own, *others = TIER_KEYS[tier]
+    most = max(most, DELAY_TIERS[0])
+    return (own, *(key for key in others if float(key[1]) <= most))
+
+
+@dataclass(slots=True)
+class _Door:
+    why: Waiting
+    until: float
+    rest: float
+    tried: bool = False
+
+
+class DestinationBackoff:
+    """Which keys are shut, and since when one may try again.
+
+    A key that refused is shut for a moment (`Queues.shut`); then one task may try, and the door
+    stays shut to others for as long again, unless that task is taken: then it is open. One that did
+    not confirm is shut for longer (`Queues.stuck`), and twice as long each time again. At most
+    `MAX_DOORS` are remembered (keys are names from outside); one that is forgotten is open.
+    """
+
+    def __init__(self, times: Queues | None = None) -> None:
+        self._times = times or Queues()
+        self._shut: dict[Key, _Door] = {}
+
+    def refusal(self, key: Key, now: float) -> Waiting | None:
+        """Return why a task for `key` need not try now, or None: it may."""
+        if not self._shut:
+            return None
+        door = self._shut.get(key)
+        if door is None:
+            return None
+        if now < door.until:
+            return door.why
+        door.until = now + door.rest
+        door.tried = True
+        return None
+
+    def first(self, keys: Sequence[Key], now: float) -> tuple[Key, float]:
+        """Return the first of these that may be tried, and 0 seconds.
+
+        If there is none: the one that opens next, and after how many seconds.
+        """
+        for key in keys:
+            if self.refusal(key, now) is None:
+                return key, 0.0
+        key = min(keys, key=lambda one: self._shut[one].until)
+        return key, self._shut[key].until - now
+
+    def shut(self, key: Key, why: Waiting, now: float) -> None:
+        """Take that `key` refused a task, or did not confirm it."""
+        if len(self._shut) >= MAX_DOORS and key not in self._shut:
+            self._shut = {k: door for k, door in self._shut.items() if now < door.until}
+            if len(self._shut) >= MAX_DOORS:
+                return
+        known = self._shut.get(key)
+        rest = self._times.shut
+        if why is Waiting.UNCONFIRMED:
+            rest = self._times.stuck
+            if known is not None and known.why is why:
+                if not known.tried:
+                    return  # what else was on its way when it became stuck
+                rest = min(2 * known.rest, self._times.most_stuck)
+        self._shut[key] = _Door(why, now + rest, rest)
+
+    def open(self, key: Key) -> None:
+        """Take that `key` took a task."""
+        if self._shut:
+            self._shut.pop(key, None)

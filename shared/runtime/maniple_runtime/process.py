@@ -1,0 +1,381 @@
+"""The life of a process: start, run, drain, stop, in this order.
+
+Start: HTTP pages, then what `build` makes (again and again while RabbitMQ is away or refuses), then
+the entry in Consul. Stop, on SIGTERM, SIGINT or SIGHUP: say that we drain, leave Consul, so that
+nobody is sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second
+SIGTERM or SIGINT ends the process at once. SIGHUP does not, which comes beside them, and twice
+where a terminal is closed; who is started with it ignored (`nohup`) goes on.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
+from maniple.forks import keep_signals_from_children
+from maniple.loops import cancel
+from maniple_runtime import metric_names
+from maniple_runtime.consul.client import Consul, ConsulUnavailable
+from maniple_runtime.consul.registration import Registration, TtlHeartbeat
+from maniple_runtime.event_loop import new_event_loop
+from maniple_runtime.health import Health, HealthServer
+from maniple_runtime.log_levels import LogLevels
+from maniple_runtime.settings import WRONG_USAGE, ServiceSettings, leave_no_secrets
+from maniple_runtime.telemetry import (
+    Metrics,
+    configure_logging,
+    dropped_lines,
+    flush_logs,
+    get_logger,
+    process_metrics,
+)
+from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer, make_tracer
+
+FAREWELL = 0.5  # seconds that Consul has before the draining begins
+SPANS_TIMEOUT = 2.0  # seconds for the last spans to be exported
+DRAIN_MARGIN = 5.0  # seconds beyond `drain_timeout` before the way out is cut short
+LAG_PERIOD = 0.25
+LAG_WINDOW = 20  # periods over which the worst lag is kept
+LAG_LIMIT = 1.0
+RETRY_CAP = 5.0
+CRASHED = 1
+_AWAY = (BrokerUnavailable, ConsulUnavailable, OSError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a process's `build` gets.
+
+    `stopping` is set when the process shall end. `life` tells this run of the instance from others,
+    in the names of its connections and in Consul. `pulse` refreshes the TTL check in Consul, if it
+    is expected; otherwise the required components of `health` decide.
+    """
+
+    settings: ServiceSettings
+    health: Health
+    metrics: Metrics
+    consul: Consul
+    log: FilteringBoundLogger
+    stopping: asyncio.Event
+    tracer: Tracer = NO_TRACER
+    http_url: str = ""
+    life: str = field(default_factory=lambda: secrets.token_hex(3))
+    pulse: TtlHeartbeat = field(default_factory=TtlHeartbeat)
+    crashed: list[BaseException] = field(default_factory=list)
+    before_leaving: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
+    """Done once the process stops, before it leaves Consul."""
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def connection_name(self, purpose: str) -> str:
+        """Return what the broker shall call a connection of this run of the process."""
+        return f"{self.settings.instance}.{self.life}.{purpose}"
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `work` in the background, at most until `build` is left; a crash ends the process."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        self.log.error("background task crashed", task=task.get_name(), exc_info=error)
+        if not self.stopping.is_set():
+            self.crashed.append(error)
+            self.stopping.set()
+
+    async def cancel_spawned(self) -> None:
+        """End every background task and wait for it."""
+        await cancel(self._tasks - {asyncio.current_task()})
+
+    @property
+    def spawned(self) -> list[str]:
+        """Names of the background tasks that have not ended."""
+        return sorted(task.get_name() for task in self._tasks)
+
+
+Build = Callable[[Runtime], AbstractAsyncContextManager[None]]
+
+
+class _Process:
+    """One run of a process; `started` is set once everything is built."""
+
+    def __init__(self, settings: ServiceSettings, build: Build, stopping: asyncio.Event) -> None:
+        self.settings = settings
+        self.build = build
+        self.stopping = stopping
+        self.started = asyncio.Event()
+        self.leave = asyncio.Event()
+        self.health = Health(settings.service, settings.instance)
+        self.health.versions["maniple"] = version("maniple")
+        self.health.timings = settings.timings.shown()
+        self.metrics = process_metrics()
+        self.tracer = make_tracer(settings, self.metrics)
+        self.log = get_logger("maniple.runner")
+        self.runtime: Runtime | None = None
+
+    async def run(self) -> int:
+        """Return the exit code."""
+        settings = self.settings
+        consul = Consul(settings.consul_url, settings.consul_token, settings.consul_tls)
+        levels = LogLevels(consul, self.settings, self.log)
+        besides = (
+            asyncio.create_task(self._measure_lag(), name="loop-lag"),
+            asyncio.create_task(levels.run(), name="log-levels"),
+        )
+        try:
+            async with HealthServer(self.settings, self.health, self.metrics.registry) as server:
+                runtime = self.runtime = Runtime(
+                    settings=self.settings,
+                    health=self.health,
+                    metrics=self.metrics,
+                    consul=consul,
+                    log=get_logger(f"maniple.{self.settings.service}"),
+                    stopping=self.stopping,
+                    tracer=self.tracer,
+                    http_url=server.url,
+                )
+                self.log.info("starting", http=server.url, environment=self.settings.environment)
+                return await self._run(runtime, server.port)
+        finally:
+            for task in besides:
+                task.cancel()
+            await asyncio.gather(*besides, return_exceptions=True)
+            consul.close()
+            await asyncio.to_thread(self.tracer.close, SPANS_TIMEOUT)
+            self.log.info("stopped")
+
+    async def _run(self, runtime: Runtime, port: int) -> int:
+        body = asyncio.create_task(self._body(runtime), name="body")
+        stop = asyncio.create_task(self.stopping.wait(), name="stopping")
+        start = asyncio.create_task(self.started.wait(), name="started")
+        presence = Registration(
+            runtime.consul,
+            self.settings,
+            self.health,
+            port=port,
+            life=runtime.life,
+            pulse=runtime.pulse,
+        )
+        await asyncio.wait({body, stop, start}, return_when=asyncio.FIRST_COMPLETED)
+        present = self.started.is_set() and not body.done()
+        if present:
+            presence.start()
+            self.log.info("started")
+            await asyncio.wait({body, stop}, return_when=asyncio.FIRST_COMPLETED)
+        self.health.mark_draining()
+        self.log.info("draining")
+        farewell = asyncio.create_task(_leave(runtime, presence) if present else asyncio.sleep(0))
+        # The catalog is left first; a Consul that does not answer must not let new work come in.
+        await asyncio.wait({farewell}, timeout=FAREWELL)
+        code = await self._end(runtime, body)
+        for task in (stop, start):
+            task.cancel()
+        await asyncio.gather(stop, start, farewell, return_exceptions=True)
+        return code
+
+    async def _body(self, runtime: Runtime) -> None:
+        """Enter, hold and leave `build` in one task, as its task groups and timeouts require."""
+        for attempt in range(sys.maxsize):
+            try:
+                async with self.build(runtime):
+                    self.health.set("start", ok=True)
+                    self.health.mark_started()
+                    self.started.set()
+                    await self.leave.wait()
+            except Exception as error:
+                if self.started.is_set() or not _is_away(error):
+                    raise
+                self._tell_why_not(error)
+            else:
+                return
+            await runtime.cancel_spawned()
+            if self.leave.is_set():  # a library has swallowed our cancellation
+                return
+            await asyncio.sleep(
+                random.uniform(0.5, 1.0) * min(RETRY_CAP, 0.5 * 2.0 ** min(attempt, 8))
+            )
+
+    def _tell_why_not(self, error: Exception) -> None:
+        """Say why it is not started yet.
+
+        A refusal of the broker is tried again as everything is: a password may be being changed,
+        and rights may still come. But somebody has to look.
+        """
+        reason = str(error) or repr(error)
+        if _is_refused(error):
+            self.log.error(
+                "RabbitMQ refuses this process",
+                reason=reason,
+                advice="look at MANIPLE_BROKER_URL, and at what the broker lets that user do; "
+                "it is tried again until it is let in",
+            )
+        else:
+            self.log.warning("waiting for a server", reason=reason)
+        self.health.set("start", ok=False, detail=reason)
+
+    async def _end(self, runtime: Runtime, body: asyncio.Task[None]) -> int:
+        self.leave.set()
+        if not self.started.is_set():
+            body.cancel()
+        limit = self.settings.drain_timeout + DRAIN_MARGIN
+        _, late = await asyncio.wait({body}, timeout=limit)
+        if late:
+            running = runtime.spawned
+            body.cancel()
+            await asyncio.wait({body}, timeout=1.0)
+            self.log.error(
+                "not drained in time; giving up",
+                seconds=limit,
+                tasks=running,
+                exc_info=_cut_short(body),
+            )
+        await runtime.cancel_spawned()
+        error = body.exception() if body.done() and not body.cancelled() else None
+        if isinstance(error, ConfigurationError):
+            # Of what was wrong in somebody's own code, its traceback; ours tells nothing more.
+            what = "cannot go on" if self.started.is_set() else "cannot start"
+            self.log.error(what, reason=str(error), exc_info=error.__cause__)
+            return WRONG_USAGE
+        if error is not None:
+            self.log.error("process crashed", exc_info=error)
+            return CRASHED
+        return CRASHED if runtime.crashed or late else 0
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        gauge = self.metrics.gauge(metric_names.LOOP_LAG)
+        lost, counted = self.metrics.counter(metric_names.LOG_LINES_DROPPED), 0
+        recent = [0.0] * LAG_WINDOW
+        for turn in range(sys.maxsize):
+            due = loop.time() + LAG_PERIOD
+            await asyncio.sleep(LAG_PERIOD)
+            recent[turn % LAG_WINDOW] = max(0.0, loop.time() - due)
+            worst = self.health.loop_lag = max(recent)
+            gauge.set(worst)
+            late = worst >= LAG_LIMIT
+            self.health.set("loop", ok=not late, detail=f"{worst:.2f} s late" if late else "")
+            self._show_health()
+            dropped = dropped_lines()
+            lost.inc(max(0, dropped - counted))
+            counted = dropped
+
+    def _show_health(self) -> None:
+        self.metrics.gauge(metric_names.READY).set(self.health.ready)
+        for component, ok in self.health.components.items():
+            self.metrics.gauge(metric_names.COMPONENT_OK, component).set(ok)
+
+
+def _cut_short(body: asyncio.Task[None]) -> BaseException | None:
+    """Return the error of a task that was cancelled: its traceback tells what it waited for."""
+    if body.cancelled():
+        try:
+            body.result()
+        except asyncio.CancelledError as error:
+            return error
+    return None
+
+
+async def _leave(runtime: Runtime, presence: Registration) -> None:
+    for last in runtime.before_leaving:
+        await last()
+    await presence.stop()
+
+
+def _is_away(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_away, error.exceptions))
+    return isinstance(error, _AWAY)
+
+
+def _is_refused(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_refused, error.exceptions))
+    return isinstance(error, BrokerRefused)
+
+
+async def serve(
+    settings: ServiceSettings, build: Build, stopping: asyncio.Event | None = None
+) -> int:
+    """Run a process on the current loop until `stopping` is set; return its exit code."""
+    return await _Process(settings, build, stopping or asyncio.Event()).run()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: ServiceSettings, build: Build) -> AsyncIterator[Runtime]:
+    """Run a process inside another program (a test) and give its runtime once it is started.
+
+    Raises `ChildProcessError` with the exit code if it ends by itself.
+    """
+    process = _Process(settings, build, asyncio.Event())
+    task = asyncio.create_task(process.run(), name=settings.instance)
+    start = asyncio.create_task(process.started.wait())
+    try:
+        await asyncio.wait({task, start}, return_when=asyncio.FIRST_COMPLETED)
+        if process.runtime is None or not process.started.is_set():
+            raise ChildProcessError(f"{settings.instance} did not start: {await task}")
+        yield process.runtime
+    finally:
+        start.cancel()
+        process.stopping.set()
+        code = await task
+    if code:
+        raise ChildProcessError(f"{settings.instance} ended with {code}")
+
+
+async def _main(settings: ServiceSettings, build: Build) -> int:
+    stopping, told = asyncio.Event(), asyncio.Event()
+
+    def signalled(number: int) -> None:
+        if told.is_set():
+            os._exit(CRASHED)
+        told.set()  # a process that leaves by itself or on command is not cut short by the first
+        get_logger("maniple.runner").info("signal", name=signal.Signals(number).name)
+        stopping.set()
+
+    def hung_up() -> None:
+        get_logger("maniple.runner").info("signal", name=signal.SIGHUP.name)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
+        keep_signals_from_children(signal.SIGHUP)
+    keep_signals_from_children(signal.SIGTERM, signal.SIGINT)
+    return await serve(settings, build, stopping)
+
+
+def run(settings: ServiceSettings, build: Build) -> None:
+    """Run a process to its end; raises `SystemExit` unless that is a good one.
+
+    1: something crashed or was not drained in time; 2: a setting is wrong.
+    """
+    configure_logging(settings)
+    leave_no_secrets(settings)
+    gc.freeze()  # what is imported stays: each full collection would stop the loop to look at it
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            code = runner.run(_main(settings, build))
+    except ConfigurationError as error:
+        flush_logs()
+        sys.stderr.write(f"maniple-{settings.service}: {error}\n")
+        code = WRONG_USAGE
+    if code:
+        raise SystemExit(code)

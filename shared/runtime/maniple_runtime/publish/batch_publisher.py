@@ -1,0 +1,432 @@
+"""How dispatchers and agents publish on the hot path: bundles per key, results, replies.
+
+Every `add` takes a `done` callback; see `maniple_runtime.publish.confirm`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Self
+
+from maniple.amqp import Outgoing, Publisher
+from maniple.amqp.batching import MAX_ITEMS, Bundler
+from maniple.codec import encode, join
+from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
+from maniple.identifiers import new_id
+from maniple.messages import PROGRESS_TYPE, RESULT_TYPE, RESULTS_TYPE, Progress, Result
+from maniple.timings import Queues
+from maniple.topology import (
+    DEFAULT,
+    EVENTS,
+    REFUSED_KEY,
+    REPLIES,
+    REPLY_PREFIX,
+    RESULTS,
+    Exchange,
+    progress_key,
+)
+from maniple_runtime.metric_names import (
+    BUNDLE_TASKS,
+    BUNDLES_SENT,
+    BYTES_SENT,
+    PUBLISHES_REFUSED,
+    PUBLISHES_RETURNED,
+    REPLIES_DROPPED,
+)
+from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback, as_ours, ignored, tell
+from maniple_runtime.publish.replies import Replies, Reply
+from maniple_runtime.telemetry import Metrics
+
+MAX_KEYS = 512
+WINDOW = 8  # bundles of a key that are under way
+# Of single messages more; see `maniple.amqp.first_publish` for what 32 unconfirmed would do.
+LETTERS_WINDOW = 24
+REFUSED_PAUSE = 1.0
+# Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
+RECORD_PATIENCE = 0.01
+# Progress is a courtesy: a queue that confirms none must not use up what others' may take.
+PROGRESS_SECONDS = 5.0
+
+
+class BatchPublisher:
+    """Bundles to one exchange, collected per routing key.
+
+    A `courtesy` is not kept over a restart of the broker, and nobody need listen.
+
+    With `insist`, a refused bundle is published again until it is taken; without, its items are
+    told. Keys that rest are forgotten, so that outside names cannot fill the memory.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        exchange: Exchange,
+        message_type: str,
+        *,
+        insist: bool = False,
+        courtesy: bool = False,
+    ) -> None:
+        """Publish bundles of `message_type` to `exchange`."""
+        self._size_of: Callable[[str], int] = lambda _: MAX_ITEMS
+        self._publisher = publisher
+        self._exchange = exchange.name
+        self._type = message_type
+        self._insist = insist
+        self._courtesy = courtesy
+        self._bundlers: dict[str, Bundler[tuple[bytes, ConfirmCallback]]] = {}
+        self._forget_at = MAX_KEYS
+        self._patience = 0.0
+        self._timeout: float | None = None
+        self._once = False
+        self._headers_of: Callable[[str], dict[str, Any] | None] = lambda _: None
+        self._metrics: Metrics | None = None
+        self._answered: Callable[[float], None] | None = None
+        self._window = WINDOW
+        self.kept = 0
+        """Bytes that were added and whose end has not been told."""
+
+    def limited(self, size_of: Callable[[str], int]) -> Self:
+        """Let bundles of a key carry at most `size_of(key)`, and return the outlet."""
+        self._size_of = size_of
+        return self
+
+    def patient(self, seconds: float) -> Self:
+        """Let bundles wait so long for company, and return the outlet."""
+        self._patience = seconds
+        return self
+
+    def within(self, seconds: float) -> Self:
+        """Give up bundles that are not confirmed in time, and return the outlet."""
+        self._timeout = seconds
+        return self
+
+    def once(self) -> Self:
+        """Send no bundle again over a new connection, and return the outlet."""
+        self._once = True
+        return self
+
+    def bearing(self, headers_of: Callable[[str], dict[str, Any] | None]) -> Self:
+        """Let bundles of a key bear the headers `headers_of(key)`, and return the outlet."""
+        self._headers_of = headers_of
+        return self
+
+    def telling(self, answered: Callable[[float], None]) -> Self:
+        """Tell `answered` of each confirm when that bundle was sent, and return the outlet."""
+        self._answered = answered
+        return self
+
+    def measured(self, metrics: Metrics) -> Self:
+        """Count bundles and refusals, and return the outlet."""
+        self._metrics = metrics
+        # Prometheus sees a counter rise only from a value that was there before.
+        for name in (BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED, PUBLISHES_RETURNED):
+            metrics.counter(name, self._exchange)
+        return self
+
+    def add(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
+        """Send one encoded item under `key`."""
+        self.kept += len(encoded)
+        self._bundler(key).add((encoded, done), len(encoded))
+
+    def limit(self, key: str, max_items: int) -> None:
+        """Let a bundle under `key` have at most `max_items`, while the key is in use."""
+        known = self._bundlers.get(key)
+        if known is not None:
+            known.max_items = max_items
+
+    def withdraw(self, key: str) -> list[ConfirmCallback]:
+        """Take back what waits under `key` and has not been sent; return whom to tell."""
+        known = self._bundlers.get(key)
+        items = [] if known is None else known.withdraw()
+        self.kept -= sum([len(encoded) for encoded, _ in items])
+        return [done for _, done in items]
+
+    def cancel(self, key: str, given_up: Callable[[ConfirmCallback], bool]) -> None:
+        """Give up bundles under `key` none of which anybody waits for; none is told of their end.
+
+        They may arrive nevertheless, but are not sent again over a new connection.
+        """
+        known = self._bundlers.get(key)
+        if known is not None:
+            known.cancel(lambda item: given_up(item[1]))
+
+    async def drain(self) -> None:
+        """Return when everything added has been sent."""
+        for bundler in list(self._bundlers.values()):
+            await bundler.drain()
+
+    def _bundler(self, key: str) -> Bundler[tuple[bytes, ConfirmCallback]]:
+        known = self._bundlers.get(key)
+        if known is not None:  # one that is empty is false
+            return known
+        if len(self._bundlers) >= self._forget_at:
+            self._bundlers = {k: b for k, b in self._bundlers.items() if not b.idle}
+            self._forget_at = max(MAX_KEYS, 2 * len(self._bundlers))
+
+        async def send(items: list[tuple[bytes, ConfirmCallback]]) -> None:
+            await self._send(key, items)
+
+        bundler = self._bundlers[key] = Bundler(
+            send,
+            max_items=self._size_of(key),
+            window=self._window,
+            patience=self._patience,
+        )
+        return bundler
+
+    async def _send(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> None:
+        error: ManipleError | None = None
+        message, since = self._message(key, items), monotonic()
+        try:
+            await self._publish(message)
+        except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
+            error = as_ours(failure)
+        else:
+            self._count(len(items), len(message.body))
+            if self._answered is not None:
+                self._answered(since)
+        finally:  # also when it is cancelled
+            self.kept -= sum([len(encoded) for encoded, _ in items])
+        tell((done for _, done in items), error)
+
+    def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
+        return Outgoing(
+            self._exchange,
+            key,
+            join([encoded for encoded, _ in items]),
+            message_id=new_id(),
+            type=self._type,
+            headers=self._headers_of(key),
+            persistent=not self._courtesy,
+            mandatory=not self._courtesy,
+            once=self._once,
+        )
+
+    def _count(self, items: int, size: int) -> None:
+        if self._metrics is not None:
+            self._metrics.counter(BUNDLES_SENT, self._exchange).inc()
+            self._metrics.counter(BYTES_SENT, self._exchange).inc(size)
+            self._metrics.histogram(BUNDLE_TASKS, self._exchange).observe(items)
+
+    def _count_refusal(self, error: PublishRefused) -> None:
+        if self._metrics is not None:
+            name = PUBLISHES_RETURNED if error.unroutable else PUBLISHES_REFUSED
+            self._metrics.counter(name, self._exchange).inc()
+
+    async def _publish(self, message: Outgoing) -> None:
+        while True:
+            try:
+                await self._publisher.publish(message, timeout=self._timeout)
+            except PublishRefused as error:
+                self._count_refusal(error)
+                if not self._insist:
+                    raise
+                await asyncio.sleep(REFUSED_PAUSE)
+            else:
+                return
+
+
+class _ReplyPublisher(BatchPublisher):
+    """Replies to addresses that outsiders chose, each as a message of its own."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        super().__init__(publisher, DEFAULT, RESULT_TYPE)
+        self.limited(lambda _: 1)
+        self._window = LETTERS_WINDOW
+
+    def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
+        ((encoded, reply),) = items
+        assert isinstance(reply, Reply)  # noqa: S101 - what is added here
+        return Outgoing(
+            "",
+            key,
+            encoded,
+            message_id=new_id(),  # the task's id may be longer than AMQP takes here
+            type=reply.type,
+            correlation_id=reply.correlation_id,
+        )
+
+
+class ResultPublisher:
+    """Sends results: to the record stream always, to whoever asked for a reply as well.
+
+    A reply that nobody can take, or that seems to break connections, is counted and dropped: the
+    record has it. Nobody waits long for one that is not confirmed, see `Replies`.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        metrics: Metrics,
+        *,
+        replier: Publisher,
+        times: Queues | None = None,
+    ) -> None:
+        """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
+        self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times)
+        self._records = (
+            BatchPublisher(publisher, RESULTS, RESULTS_TYPE, insist=True)
+            .patient(RECORD_PATIENCE)
+            .telling(self._under_way.answered)
+            .measured(metrics)
+        )
+        self._verdicts = (
+            BatchPublisher(publisher, RESULTS, RESULTS_TYPE)
+            .patient(RECORD_PATIENCE)
+            .once()
+            .telling(self._under_way.answered)
+            .measured(metrics)
+        )
+        self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
+        self._letters = _ReplyPublisher(replier)
+        self._progress = BatchPublisher(publisher, REPLIES, PROGRESS_TYPE, courtesy=True).within(
+            PROGRESS_SECONDS
+        )
+        self._watched = BatchPublisher(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of results that were reported and are not recorded yet."""
+        return self._records.kept + self._verdicts.kept
+
+    def report(
+        self,
+        result: Result,
+        reply_to: str | None,
+        correlation_id: str | None,
+        done: ConfirmCallback,
+    ) -> None:
+        """Record `result` and reply; `done` when both are confirmed, or the reply is late."""
+        encoded = encode(result)
+        if reply_to is None:
+            self._records.add(result.capability, encoded, done)
+            return
+        both = AllConfirmed(2, done).part
+        self._records.add(result.capability, encoded, both)
+        self.reply(encoded, reply_to, correlation_id, both)
+
+    def refuse(self, result: Result, done: ConfirmCallback) -> None:
+        """Record what was never admitted; `done` when that is confirmed.
+
+        Whatever names stand in it, it travels with others of its kind.
+        """
+        self._records.add(REFUSED_KEY, encode(result), done)
+
+    def conclude(
+        self,
+        result: Result,
+        reply_to: str | None,
+        correlation_id: str | None,
+        done: ConfirmCallback,
+        *,
+        alive: Callable[[], bool],
+    ) -> None:
+        """Record how a task ends that nobody runs, then reply: in this order, and while `alive`.
+
+        When what the task came in is not ours any more, it comes again to somebody who looks into
+        the records first. So nothing may be told of it that is not there, nor be recorded later:
+        what is not recorded by then is given up, and `done` told so (`BrokerUnavailable`).
+        """
+        encoded = encode(result)
+
+        def answer() -> None:
+            if reply_to is None:
+                done(None)
+            else:
+                self.reply(encoded, reply_to, correlation_id, done)
+
+        self._record_first(result.capability, encoded, answer, done, alive)
+
+    def refuse_first(
+        self,
+        result: Result,
+        then: Callable[[], None],
+        done: ConfirmCallback,
+        *,
+        alive: Callable[[], bool],
+    ) -> None:
+        """Record what was never admitted as `conclude` does, and only `then` tell of it.
+
+        `done` is told if that cannot be.
+        """
+        self._record_first(REFUSED_KEY, encode(result), then, done, alive)
+
+    def _record_first(
+        self,
+        key: str,
+        encoded: bytes,
+        then: Callable[[], None],
+        done: ConfirmCallback,
+        alive: Callable[[], bool],
+    ) -> None:
+        def record() -> None:
+            if alive():
+                self._verdicts.add(key, encoded, recorded)
+            else:
+                done(BrokerUnavailable("what it came in is delivered again"))
+
+        def recorded(error: ManipleError | None) -> None:
+            if isinstance(error, BrokerUnavailable):
+                record()
+            elif isinstance(error, PublishRefused):
+                asyncio.get_running_loop().call_later(REFUSED_PAUSE, record)
+            elif error is not None:
+                done(error)
+            else:
+                then()
+
+        record()
+
+    def reply(
+        self,
+        encoded: bytes,
+        reply_to: str,
+        correlation_id: str | None,
+        done: ConfirmCallback,
+        *,
+        offered: bool = False,
+    ) -> None:
+        """Send an encoded result to `reply_to` only; `offered` as `Replies.offer` says."""
+        send = self._under_way.offer if offered else self._under_way.send
+        if reply_to.startswith(REPLY_PREFIX):
+            client = reply_to.removeprefix(REPLY_PREFIX)
+            send((self._replies, client), encoded, done)
+            return
+        place = (self._letters, reply_to)
+        send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
+
+    def look(self, *, taking: bool) -> None:
+        """Let nobody wait for replies that are late; to be called now and then, see `Replies`."""
+        self._under_way.look(taking=taking)
+
+    def announce(
+        self, encoded: bytes, message_type: str, reply_to: str, correlation_id: str | None
+    ) -> None:
+        """Tell a plain submitter something that is not the end; an SDK client waits for that."""
+        if not reply_to.startswith(REPLY_PREFIX):
+            place = (self._letters, reply_to)
+            self._under_way.send(
+                place, encoded, ignored, type_=message_type, correlation_id=correlation_id
+            )
+
+    def progress(
+        self, progress: Progress, reply_to: str | None, done: ConfirmCallback = ignored
+    ) -> None:
+        """Tell watchers, and a submitter that is an SDK client, how far a task is.
+
+        Plain reply queues get results only: their readers expect one object.
+        """
+        encoded = encode(progress)
+        to_client = reply_to is not None and reply_to.startswith(REPLY_PREFIX)
+        part = AllConfirmed(2, done).part if to_client else done
+        self._watched.add(progress_key(progress.capability), encoded, part)
+        if reply_to is not None and to_client:
+            self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, part)
+
+    async def drain(self) -> None:
+        """Return when everything reported has been sent."""
+        await self._records.drain()
+        await self._verdicts.drain()
+        await self._under_way.drain()
+        await self._progress.drain()
+        await self._watched.drain()

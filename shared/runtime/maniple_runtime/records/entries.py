@@ -1,0 +1,87 @@
+"""What stands in the stream: records, each at a position of its own. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import pydantic
+
+from maniple.codec import decode_members
+from maniple.errors import ErrorCode, InvalidMessage
+from maniple.messages import (
+    ACCEPTED_TYPE,
+    ADMITTED_TYPE,
+    RESULTS_TYPE,
+    RUNNING_TYPE,
+    Result,
+    TaskAccepted,
+    TaskAdmitted,
+    TaskRunning,
+)
+from maniple_runtime.events import AGENT_EVENTS, BreakerChanged, Event, PolicyChanged
+
+Record = TaskAdmitted | TaskAccepted | TaskRunning | Result | Event
+_Decode = Callable[[bytes], "Sequence[Record | InvalidMessage]"]
+_EVENTS: Final[tuple[type[Event], ...]] = (*AGENT_EVENTS, PolicyChanged, BreakerChanged)
+
+
+class Position(NamedTuple):
+    """Where a record stands: the stream's offset of its message, and its place in that bundle."""
+
+    offset: int
+    member: int = 0
+
+
+class TaskKey(NamedTuple):
+    """A task's identity."""
+
+    tenant: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record of the stream."""
+
+    position: Position
+    record: Record
+
+
+def decode_records(kind: str | None, body: bytes, offset: int) -> list[Entry | InvalidMessage]:
+    """Return the records in a message of AMQP `type` `kind`; none of a type that is not known.
+
+    It may be newer than we are; in place of a record that cannot be read stands why. Raises
+    `InvalidMessage` for a body that is not what its type says.
+    """
+    decode = _DECODERS.get(kind or "")
+    records = decode(body) if decode is not None else ()
+    return [
+        record if isinstance(record, InvalidMessage) else Entry(Position(offset, member), record)
+        for member, record in enumerate(records)
+    ]
+
+
+def _members(model: type[TaskAdmitted | TaskAccepted | TaskRunning | Result]) -> _Decode:
+    def decode(body: bytes) -> Sequence[Record | InvalidMessage]:
+        return decode_members(body, model)
+
+    return decode
+
+
+def _event(model: type[Event]) -> _Decode:
+    def decode(body: bytes) -> Sequence[Record | InvalidMessage]:
+        try:
+            return (model.from_json(body),)
+        except pydantic.ValidationError as error:
+            raise InvalidMessage(ErrorCode.UNDECODABLE, f"not a {model.TYPE}: {error}") from error
+
+    return decode
+
+
+_DECODERS: Final[Mapping[str, _Decode]] = {
+    ADMITTED_TYPE: _members(TaskAdmitted),
+    ACCEPTED_TYPE: _members(TaskAccepted),
+    RUNNING_TYPE: _members(TaskRunning),
+    RESULTS_TYPE: _members(Result),
+    **{model.TYPE: _event(model) for model in _EVENTS},
+}

@@ -1,0 +1,96 @@
+"""Tasks and threads of an event loop, and what asyncio gets wrong.
+
+In Python 3.11 `asyncio.wait_for` swallows the cancellation of its caller when what it waits for
+ends at the same moment, so that the caller goes on for ever; we use `asyncio.timeout`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from maniple.errors import ConfigurationError
+
+REPEAT = 1.0
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def check_loop(made_on: asyncio.AbstractEventLoop, what: str) -> None:
+    """Raise `ConfigurationError` for what is used from another event loop than its own.
+
+    Its futures would never wake anybody there, and its connection would be written to from two
+    threads.
+    """
+    try:
+        present = asyncio.get_running_loop()
+    except RuntimeError:
+        present = None
+    if present is not made_on:
+        raise ConfigurationError(
+            f"{what} belongs to the event loop on which it was made: make another one here, or use "
+            "asyncio.run_coroutine_threadsafe"
+        )
+
+
+def left_alone(task: asyncio.Task[T]) -> asyncio.Task[T]:
+    """Have nobody told of an error that nobody waits for any more; return the task."""
+
+    def look(done: asyncio.Task[T]) -> None:
+        if not done.cancelled():
+            done.exception()
+
+    task.add_done_callback(look)
+    return task
+
+
+async def in_thread_alone(work: Callable[[], T], name: str) -> T:
+    """Run work in a thread of its own, which keeps neither a cancelled caller nor the exit.
+
+    So it must hold no lock that the interpreter takes on its way out, as a buffered file's.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(result)  # type: ignore[arg-type]  # None only beside an error
+        else:
+            answer.set_exception(error)
+
+    def in_thread() -> None:
+        result, problem = None, None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting coroutine
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, problem)
+
+    threading.Thread(target=in_thread, name=name, daemon=True).start()
+    return await answer
+
+
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, again where a library has swallowed that, and return when all have ended.
+
+    A caller that is cancelled itself stops waiting.
+    """
+    going = {task for task in tasks if not task.done()}
+    while going:
+        for task in going:
+            task.cancel()
+        _, going = await asyncio.wait(going, timeout=REPEAT)
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Do as `cancel`, and log what the task had died of."""
+    await cancel([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("%s had died", task.get_name(), exc_info=error)

@@ -1,0 +1,305 @@
+"""The messages of the hot path: tasks, envelopes, results and what is recorded of them.
+
+They travel in JSON arrays (bundles) and are frozen msgspec structs, because a payload must pass
+through the dispatcher undecoded (`Raw`) and a task must cost a few microseconds
+(docs/decisions/0001). Messages of the control plane are in
+`maniple_runtime.control.messages`.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import replace
+
+from maniple.errors import ErrorCode
+from maniple.identifiers import REFUSED_PREFIX
+from maniple.open_enum import OpenEnum
+
+MAX_BODY = 1024 * 1024
+MAX_OUTPUT = 1024 * 1024
+MAX_PROGRESS = 64 * 1024
+MAX_TASKS = 1000
+MAX_DEPTH = 100
+MAX_NAME = 128
+DEFAULT_TTL = 24 * 3600.0
+MAX_TTL = 7 * 24 * 3600.0
+
+TASK_TYPE = "maniple.task.v1"
+RESULT_TYPE = "maniple.result.v1"
+PROGRESS_TYPE = "maniple.progress.v1"
+ENVELOPES_TYPE = "maniple.envelopes.v1"
+RESULTS_TYPE = "maniple.results.v1"
+ACCEPTED_TYPE = "maniple.accepted.v1"
+RUNNING_TYPE = "maniple.running.v1"
+ADMITTED_TYPE = "maniple.admitted.v1"
+MARK_TYPE = "maniple.mark.v1"
+
+REPEATED_HEADER = "maniple-repeated"
+"""With `true` its sender says that the same submission may have been taken before."""
+
+# `$` alone would let a newline pass at the end; this is the same in Python and in JSON Schema.
+_END = r"$(?!\n)"
+CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*" + _END
+VARIANT_PATTERN = r"^[a-z0-9][a-z0-9_-]*" + _END
+
+NULL = Raw(b"null")
+
+CapabilityName = Annotated[
+    str,
+    Meta(
+        pattern=CAPABILITY_PATTERN,
+        min_length=1,
+        max_length=MAX_NAME,
+        description="dotted lower-case",
+    ),
+]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+" + _END)]
+TaskName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_NAME,
+        pattern=rf"^(?!{re.escape(REFUSED_PREFIX)})[^\x00-\x1f\x7f]+" + _END,
+        description=f"not beginning with {REFUSED_PREFIX}",
+    ),
+]
+LabelKey = Annotated[str, Meta(min_length=1, max_length=64)]
+LabelValue = Annotated[str, Meta(max_length=256)]
+Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]
+Attempts = Annotated[int, Meta(ge=1, le=1000)]
+Seconds = Annotated[float, Meta(gt=0, le=MAX_TTL)]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
+
+
+class Status(OpenEnum):
+    """The terminal states of a task."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Waiting(StrEnum):
+    """Why a task waits in `maniple.delay`."""
+
+    NO_AGENT = "no_agent"
+    OVERLOADED = "overloaded"
+    UNCONFIRMED = "unconfirmed"
+    NOT_DUE = "not_due"
+    LIMITED = "rate_limited"
+    FULL_BULKHEAD = "bulkhead"
+    NEXT_ATTEMPT = "next_attempt"
+    CIRCUIT_OPEN = "circuit_open"
+    UNDECIDED = "undecided"
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What anyone publishes to `maniple.tasks`: one object, or an array of up to 1,000.
+
+    `capability` defaults to the routing key, `id` to the AMQP `message_id`. `timeout` is seconds
+    for one attempt, `ttl` seconds from when it is taken. Unknown fields are refused by name.
+    """
+
+    capability: CapabilityName | None = None
+    payload: Raw = NULL
+    id: TaskName | None = None
+    tenant: Name = "default"
+    labels: Labels = {}
+    affinity: Name | None = None
+    max_attempts: Attempts | None = None
+    timeout: Seconds | None = None
+    deadline: Moment | None = None
+    ttl: Seconds | None = None
+    traceparent: str | None = None
+    not_before: Raw = NULL
+    idempotency_key: Raw = NULL
+    sealed: Raw = NULL
+
+
+RESERVED_FIELDS = ("not_before", "idempotency_key", "sealed")
+"""Fields of a task that nothing acts on yet: refused with `not_supported` unless null or absent."""
+
+
+class RetryPlan(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a failed attempt is repeated: full jitter over `base * factor ** n`, at most `cap` (s).
+
+    `codes` limits it to these error codes; empty means all that may be retried. `budget` is the
+    share of a lane's recent attempts that may be repetitions.
+    """
+
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 300.0
+    codes: tuple[ErrorCode, ...] = ()
+    budget: float | None = None
+
+
+class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An admitted task on its way: the task and what has been decided about it.
+
+    `attempt` counts from 1, `lost` how often an agent that held it vanished, `suspected` how often
+    in the suspect queue. `waits` counts rounds in `maniple.delay` for want of an agent or of room;
+    what comes back from there before `not_before` goes round again, and `waited_for` tells why it
+    was there last (a `Waiting`; a text, so that new ones do no harm). `bulkhead` is the limit whose
+    room it takes, `mirror_of` the id of the task that it is a copy of; while it is `owing` it has
+    not passed its rate limit. `span` is the id of the span of its dispatch, if its trace is
+    sampled. With a `payload_digest` its result may stand in for that of another task. `clamped` is
+    what it asked for where a policy gave it less. `again` says that it was delivered more than once
+    before it was settled, so that another copy of it may be on its way. Unknown fields are ignored.
+    """
+
+    id: str
+    capability: str
+    submitted_at: datetime
+    deadline: datetime
+    lane: str = ""
+    payload: Raw = NULL
+    tenant: str = "default"
+    labels: dict[str, str] = {}
+    affinity: str | None = None
+    max_attempts: int | None = None
+    timeout: float | None = None
+    retry: RetryPlan | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+    span: str | None = None
+    dispatched_at: datetime | None = None
+    attempt: int = 1
+    lost: int = 0
+    suspected: int = 0
+    waits: int = 0
+    waited_for: str | None = None
+    not_before: datetime | None = None
+    accepted: bool = False
+    bulkhead: str | None = None
+    mirror_of: str | None = None
+    payload_digest: str | None = None
+    owing: bool = False
+    policies: dict[str, int] = {}
+    clamped: dict[str, float] = {}
+    again: bool = False
+
+
+def fallbacks_in(policies: Iterable[str]) -> list[str]:
+    """Return those of the policies (`kind/name`) by which another capability may run instead."""
+    return [name for name in policies if name.startswith("fallback/")]
+
+
+def without_room(envelope: Envelope) -> Envelope:
+    """Return a task that takes no room in a bulkhead: it waits, or is a copy of one that has it."""
+    return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """The `error` of a result. `retry_after` is seconds, `detail` any JSON value."""
+
+    code: ErrorCode
+    message: str
+    retry_after: float | None = None
+    detail: Any = None
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """How a task ended: sent to `reply_to` and recorded. The first terminal result wins.
+
+    `payload_digest` is there only if a fallback may give the output to a later task.
+    """
+
+    id: str
+    capability: str
+    status: Status
+    tenant: str = "default"
+    output: Raw = NULL
+    error: Failure | None = None
+    attempt: int = 1
+    lost: int = 0
+    agent: str | None = None
+    lane: str | None = None
+    policies: dict[str, int] = {}
+    submitted_at: datetime | None = None
+    dispatched_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    traceparent: str | None = None
+    payload_digest: str | UnsetType = UNSET
+
+
+def is_result_of(result: Result, capability: str) -> bool:
+    """Tell whether a result is of the capability that was asked for, or of a fallback for it."""
+    return result.capability == capability or bool(fallbacks_in(result.policies))
+
+
+class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record that a lane has confirmed a task; published once, in bundles (`task.accepted`).
+
+    `clamped` is the `timeout`, `max_attempts` and `ttl` that it asked for where a policy gave it
+    less.
+    """
+
+    id: str
+    capability: str
+    lane: str
+    submitted_at: datetime
+    dispatched_at: datetime
+    deadline: datetime
+    tenant: str = "default"
+    labels: dict[str, str] = {}
+    policies: dict[str, int] = {}
+    clamped: dict[str, float] = {}
+    traceparent: str | None = None
+
+
+class TaskAdmitted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record that a rate limit does not end a task.
+
+    It is there before the task goes to a lane or to wait, which may fail yet; of a task under no
+    rate limit there is none. One that is `owing` waits, and has yet to pass its limit.
+    """
+
+    id: str
+    capability: str
+    tenant: str = "default"
+    owing: bool = False
+
+
+class TaskRunning(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record that an attempt has been running for a second (`task.running`)."""
+
+    id: str
+    capability: str
+    attempt: int
+    agent: str
+    started_at: datetime
+    tenant: str = "default"
+    traceparent: str | None = None
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What a handler reported with `ctx.progress(value)`; the latest wins."""
+
+    id: str
+    capability: str
+    attempt: int
+    value: Raw
+    at: datetime
+    tenant: str = "default"
+
+
+class RefusedInput(Struct, frozen=True, kw_only=True):
+    """Why bytes went to `maniple.refused.log`: carried as headers beside the kept body.
+
+    `size` and `sha256` describe the whole body; the kept one is its first 64 KiB when `truncated`.
+    """
+
+    code: ErrorCode
+    reason: str
+    size: int
+    sha256: str
+    truncated: bool
