@@ -107,7 +107,7 @@ GOLDEN = {
         Envelope(id="1", capability="a", submitted_at=AT, deadline=AT, lane="a", attempt=2),
         (
             b'{"id":"1","capability":"a","submitted_at":"2026-01-02T03:04:05.678901Z",'
-            b'"deadline":"2026-01-02T03:04:05.678901Z","lane":"a","attempt":2}'
+            b'"deadline":"2026-01-02T03:04:05.678901Z","attempt":2,"lane":"a"}'
         ),
     ),
     "result": (

@@ -4,7 +4,6 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import maniple.testing
+from contexts import context_for
 from maniple.errors import ConfigurationError, ErrorCode
 from maniple.execution import Outcome, run_async, run_sync
 from maniple.tasks import Executor, TaskContext, TaskDefinition, TaskRegistry, task
@@ -102,7 +102,7 @@ def loaded(function: Function) -> TaskDefinition:
 
 
 def context() -> TaskContext:
-    return TaskContext("1", "a.b", 1, datetime(2030, 1, 1, tzinfo=UTC), 5.0)
+    return context_for("a.b", 5.0)
 
 
 async def output_of(definition: TaskDefinition, payload: bytes) -> Outcome:
@@ -174,7 +174,7 @@ async def test_what_nobody_could_see_to_be_async_is_awaited_all_the_same(executo
     failure = (await output_of(hidden[1], b"1")).failure
     assert failure is not None
     assert failure.message == "ValueError: as asked"
-    late_context = TaskContext("1", "a.b", 1, datetime(2030, 1, 1, tzinfo=UTC), 0.02)
+    late_context = context_for("a.b", 0.02)
     stopped = await asyncio.to_thread(run_sync, hidden[2], late_context, b"1")
     assert stopped.failure is not None
     assert stopped.failure.code is ErrorCode.TIMEOUT

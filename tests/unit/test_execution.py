@@ -3,7 +3,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from contexts import context_for
 from maniple.errors import ErrorCode, InvalidMessage, TaskError
 from maniple.execution import Outcome, encode_output, run_async, run_sync
 from maniple.messages import MAX_OUTPUT
@@ -32,7 +32,7 @@ def definition(function: Callable[..., Any]) -> TaskDefinition:
 
 
 def context(timeout: float = 5.0) -> TaskContext:
-    return TaskContext("1", "test.task", 1, datetime(2030, 1, 1, tzinfo=UTC), timeout)
+    return context_for("test.task", timeout)
 
 
 def run(function: Callable[..., Any], payload: bytes = b"null") -> Outcome:

@@ -8,6 +8,7 @@ import pytest
 import structlog
 from pydantic import BaseModel, field_serializer
 
+from contexts import context_for
 from maniple.codec import decode_value, encode
 from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped, TaskError
 from maniple.execution import encode_progress, of_exception, run_async, run_sync
@@ -35,7 +36,7 @@ async def test_only_the_attempts_own_timeout_is_its_timeout(
     function: Any, timeout: float, code: ErrorCode
 ) -> None:
     deadline = datetime.now(UTC) + timedelta(minutes=1)
-    context = TaskContext("1", "text.stats", 1, deadline, timeout)
+    context = context_for("text.stats", timeout, deadline=deadline)
     outcome = await run_async(define("text.stats", function, {}), context, b"null")
     assert outcome.failure is not None
     assert outcome.failure.code is code
@@ -101,7 +102,7 @@ def test_no_exception_of_a_handler_escapes_its_outcome(error: BaseException) -> 
         raise error
 
     deadline = datetime.now(UTC) + timedelta(minutes=1)
-    context = TaskContext("1", "text.stats", 1, deadline, 1.0)
+    context = context_for("text.stats", 1.0, deadline=deadline)
     outcome = run_sync(define("text.stats", fail, {}), context, b"null")
     assert outcome.failure is not None
     assert encode(outcome.failure)
@@ -137,7 +138,7 @@ async def test_a_handler_is_told_that_its_progress_was_dropped_and_goes_on(
     def report(value: Any) -> None:
         told.append(encode_progress(value))
 
-    context = TaskContext("1", "text.stats", 1, deadline, 1.0, report=report)
+    context = context_for("text.stats", 1.0, deadline=deadline, report=report)
     outcome = await run_async(define("text.stats", reports, {}), context, b"null")
     assert decode_value(outcome.output) == [False, why, False, True, True]
     assert [len(each) for each in told] == [MAX_PROGRESS]
@@ -149,7 +150,7 @@ def test_who_wrote_a_handler_reads_once_that_its_progress_is_dropped() -> None:
     def report(value: Any) -> None:
         encode_progress(value)
 
-    context = TaskContext("1", "text.logs", 1, deadline, 1.0, report=report)
+    context = context_for("text.logs", 1.0, deadline=deadline, report=report)
     with structlog.testing.capture_logs() as lines:
         for _ in range(1000):
             context.progress("x" * MAX_PROGRESS)

@@ -16,7 +16,7 @@ from maniple.errors import (
     TaskFailed,
     TaskRejected,
 )
-from maniple.messages import Result, RetryPlan, Status
+from maniple.messages import Result, RetryPlan, Status, TaskInfo
 from maniple.tasks import TaskContext, task
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "TaskExpired",
     "TaskFailed",
     "TaskHandle",
+    "TaskInfo",
     "TaskRejected",
     "connect",
     "task",

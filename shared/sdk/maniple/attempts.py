@@ -63,18 +63,7 @@ def context_of(
     envelope: Envelope, timeout: float, agent: str, report: Callable[[Any], None] | None
 ) -> TaskContext:
     """Return what the handler of an attempt may know of it."""
-    return TaskContext(
-        task_id=envelope.id,
-        capability=envelope.capability,
-        attempt=envelope.attempt,
-        deadline=envelope.deadline,
-        timeout=timeout,
-        tenant=envelope.tenant,
-        labels=envelope.labels,
-        agent=agent,
-        traceparent=envelope.traceparent,
-        report=report,
-    )
+    return TaskContext(envelope, timeout, agent, envelope.traceparent, report)
 
 
 def conclude(

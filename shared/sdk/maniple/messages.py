@@ -47,6 +47,7 @@ CAPABILITY_PATTERN = r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*" + _END
 VARIANT_PATTERN = r"^[a-z0-9][a-z0-9_-]*" + _END
 
 NULL = Raw(b"null")
+RESERVED = "Reserved: refused with not_supported unless it is null or absent."
 
 CapabilityName = Annotated[
     str,
@@ -102,24 +103,64 @@ class Waiting(StrEnum):
 class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What anyone publishes to `maniple.tasks`: one object, or an array of up to 1,000.
 
-    `capability` defaults to the routing key, `id` to the AMQP `message_id`. `timeout` is seconds
-    for one attempt, `ttl` seconds from when it is taken. Unknown fields are refused by name.
+    Unknown fields are refused by name.
     """
 
-    capability: CapabilityName | None = None
-    payload: Raw = NULL
-    id: TaskName | None = None
-    tenant: Name = "default"
-    labels: Labels = {}
-    affinity: Name | None = None
-    max_attempts: Attempts | None = None
-    timeout: Seconds | None = None
-    deadline: Moment | None = None
-    ttl: Seconds | None = None
-    traceparent: str | None = None
-    not_before: Raw = NULL
-    idempotency_key: Raw = NULL
-    sealed: Raw = NULL
+    capability: Annotated[
+        CapabilityName | None,
+        Meta(
+            description="What to run, a dotted lower-case name. Default: the routing key, with "
+            "which it must agree unless that is 'batch'."
+        ),
+    ] = None
+    payload: Annotated[Raw, Meta(description="Any JSON value, handed to the handler.")] = NULL
+    id: Annotated[
+        TaskName | None,
+        Meta(
+            description="With the tenant, the task's identity everywhere. Default: the AMQP "
+            "message_id; for member n (from 0) of an array uuid5(message_id, str(n)); else a new "
+            "UUIDv7."
+        ),
+    ] = None
+    tenant: Annotated[Name, Meta(description="For limits and isolation.")] = "default"
+    labels: Annotated[
+        Labels, Meta(description="Strings that policies select by, such as region.")
+    ] = {}
+    affinity: Annotated[
+        Name | None,
+        Meta(
+            description="Same key, same agent while the set of agents stays, for capabilities "
+            "marked so."
+        ),
+    ] = None
+    max_attempts: Annotated[
+        Attempts | None,
+        Meta(description="Attempts in all; default from policy, else from the handler."),
+    ] = None
+    timeout: Annotated[
+        Seconds | None,
+        Meta(description="Seconds for one attempt; default from policy, else from the handler."),
+    ] = None
+    deadline: Annotated[
+        Moment | None,
+        Meta(
+            description="RFC 3339 with an offset: after it the task expires wherever it is. Not "
+            "with ttl."
+        ),
+    ] = None
+    ttl: Annotated[
+        Seconds | None,
+        Meta(
+            description="The same as seconds from when it is taken; default from policy, else "
+            "86,400. Not with deadline."
+        ),
+    ] = None
+    traceparent: Annotated[
+        str | None, Meta(description="W3C trace context; default the AMQP header of that name.")
+    ] = None
+    not_before: Annotated[Raw, Meta(description=RESERVED)] = NULL
+    idempotency_key: Annotated[Raw, Meta(description=RESERVED)] = NULL
+    sealed: Annotated[Raw, Meta(description=RESERVED)] = NULL
 
 
 RESERVED_FIELDS = ("not_before", "idempotency_key", "sealed")
@@ -140,10 +181,32 @@ class RetryPlan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     budget: float | None = None
 
 
-class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of an admitted task wherever it is: on its way, in a worker, in its handler.
+
+    `attempt` counts from 1. `traceparent` is where its dispatch stands in its trace.
+    """
+
+    id: str
+    capability: str
+    submitted_at: datetime
+    deadline: datetime
+    tenant: str = "default"
+    labels: dict[str, str] = {}
+    affinity: str | None = None
+    attempt: int = 1
+    traceparent: str | None = None
+
+
+def info_of(task: TaskInfo) -> TaskInfo:
+    """Return no more of an envelope than what is known of its task."""
+    return TaskInfo(**{name: getattr(task, name) for name in TaskInfo.__struct_fields__})
+
+
+class Envelope(TaskInfo, frozen=True, kw_only=True, omit_defaults=True):
     """An admitted task on its way: the task and what has been decided about it.
 
-    `attempt` counts from 1, `lost` how often an agent that held it vanished, `suspected` how often
+    `lost` counts how often an agent that held it vanished, `suspected` how often
     in the suspect queue. `waits` counts rounds in `maniple.delay` for want of an agent or of room;
     what comes back from there before `not_before` goes round again, and `waited_for` tells why it
     was there last (a `Waiting`; a text, so that new ones do no harm). `bulkhead` is the limit whose
@@ -154,24 +217,15 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     before it was settled, so that another copy of it may be on its way. Unknown fields are ignored.
     """
 
-    id: str
-    capability: str
-    submitted_at: datetime
-    deadline: datetime
     lane: str = ""
     payload: Raw = NULL
-    tenant: str = "default"
-    labels: dict[str, str] = {}
-    affinity: str | None = None
     max_attempts: int | None = None
     timeout: float | None = None
     retry: RetryPlan | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
-    traceparent: str | None = None
     span: str | None = None
     dispatched_at: datetime | None = None
-    attempt: int = 1
     lost: int = 0
     suspected: int = 0
     waits: int = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from maniple.errors import ProgressDropped
+from maniple.messages import TaskInfo
 from maniple.traceparent import trace_id_of
 
 
@@ -45,19 +46,44 @@ current_task: ContextVar["TaskContext | None"] = ContextVar("maniple_current_tas
 class TaskContext:
     """What a handler may know and do, if it has a second parameter.
 
-    `deadline` is the task's; `timeout` the seconds this attempt has. `attempt` counts from 1.
+    `timeout` is the seconds that this attempt has, `traceparent` its place in its trace.
     """
 
-    task_id: str
-    capability: str
-    attempt: int
-    deadline: datetime
+    task: TaskInfo
     timeout: float
-    tenant: str = "default"
-    labels: Mapping[str, str] = field(default_factory=dict)
     agent: str = ""
     traceparent: str | None = None
     report: Callable[[Any], None] | None = None
+
+    @property
+    def task_id(self) -> str:
+        """With the tenant, the task's identity everywhere."""
+        return self.task.id
+
+    @property
+    def capability(self) -> str:
+        """What is run."""
+        return self.task.capability
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.task.attempt
+
+    @property
+    def deadline(self) -> datetime:
+        """The moment after which the task expires, wherever it is."""
+        return self.task.deadline
+
+    @property
+    def tenant(self) -> str:
+        """Whose task it is."""
+        return self.task.tenant
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The strings by which policies select it."""
+        return self.task.labels
 
     @property
     def logger(self) -> Any:

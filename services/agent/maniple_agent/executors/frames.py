@@ -1,11 +1,10 @@
 """What an agent and its worker processes say to each other: length-prefixed JSON on a socket."""
 
 import struct
-from datetime import datetime
 
 from msgspec import Raw, Struct
 
-from maniple.messages import NULL, Failure
+from maniple.messages import NULL, Failure, TaskInfo
 from maniple.spans import Span
 
 LENGTH = struct.Struct(">I")
@@ -17,15 +16,10 @@ class WorkerCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     If it is `traced`, `traceparent` is its span, and the spans that its handler makes are wanted.
     """
 
-    capability: str
-    task_id: str
-    attempt: int
-    deadline: datetime
+    task: TaskInfo
     timeout: float
     memory: int
     payload: Raw
-    tenant: str = "default"
-    labels: dict[str, str] = {}
     agent: str = ""
     traceparent: str | None = None
     traced: bool = False

@@ -12,6 +12,7 @@ import structlog
 
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
+from maniple.messages import info_of
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
 from maniple_agent.executors.frames import WorkerCall
@@ -186,15 +187,10 @@ class ProcessExecutor:
         """Hand a job to a worker; False if that has died."""
         envelope = job.envelope
         call = WorkerCall(
-            capability=envelope.capability,
-            task_id=envelope.id,
-            attempt=envelope.attempt,
-            deadline=envelope.deadline,
+            task=info_of(envelope),
             timeout=job.timeout,
             memory=self._memory_of(job),
             payload=envelope.payload,
-            tenant=envelope.tenant,
-            labels=envelope.labels,
             agent=self._agent,
             traceparent=job.traceparent or envelope.traceparent,
             traced=job.span is not None,

@@ -83,23 +83,12 @@ def main(arguments: list[str]) -> None:
 def _run(
     registry: TaskRegistry, call: WorkerCall, connection: socket.socket, failures: Failures
 ) -> WorkerReply:
-    definition = registry.get(call.capability)
+    definition = registry.get(call.task.capability)
     if definition is None:
-        raise SystemExit(f"worker: no handler for {call.capability!r}")
+        raise SystemExit(f"worker: no handler for {call.task.capability!r}")
 
     progress = _Progress(connection)
-    context = TaskContext(
-        task_id=call.task_id,
-        capability=call.capability,
-        attempt=call.attempt,
-        deadline=call.deadline,
-        timeout=call.timeout,
-        tenant=call.tenant,
-        labels=call.labels,
-        agent=call.agent,
-        traceparent=call.traceparent,
-        report=progress.report,
-    )
+    context = TaskContext(call.task, call.timeout, call.agent, call.traceparent, progress.report)
     started = monotonic()
     collector = _collector() if call.traced else None
     with in_span(call.traceparent if call.traced else None):

@@ -27,7 +27,7 @@ from maniple.topology import (
     Queue,
     progress_key,
 )
-from maniple_cli.contract.wording import FIELDS, REPEATED, RESULT_EXAMPLES, SUMMARIES, TASK_EXAMPLES
+from maniple_cli.contract.wording import REPEATED, RESULT_EXAMPLES, SUMMARIES, TASK_EXAMPLES
 
 DOCUMENTED = (
     "Task",
@@ -63,7 +63,10 @@ def _array(name: str, wire_type: str, schema: str, summary: str) -> dict[str, An
 def _task() -> dict[str, Any]:
     one = _reference("schemas", "Task")
     array = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_TASKS}
-    traceparent = {"type": "string", "description": FIELDS["Task"]["traceparent"]}
+    traceparent = {
+        "type": "string",
+        "description": "W3C trace context, of a task that has none of its own.",
+    }
     repeated = {"type": "string", "description": REPEATED}
     return _message(
         "task",

@@ -7,7 +7,7 @@ import json
 from importlib.metadata import version
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -94,10 +94,13 @@ def _twin(model: type[msgspec.Struct]) -> type[msgspec.Struct]:
     hints = get_type_hints(model, include_extras=True)
     fields: list[tuple[str, Any, Any]] = []
     for field in msgspec.structs.fields(model):
-        if hints[field.name] is msgspec.Raw:
-            fields.append((field.name, Any, msgspec.NODEFAULT if field.required else None))
+        hint = hints[field.name]
+        raw, *about = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if raw is msgspec.Raw:
+            default = msgspec.NODEFAULT if field.required else None
+            fields.append((field.name, Annotated[Any, *about] if about else Any, default))
         else:
-            fields.append((field.name, hints[field.name], _default(field)))
+            fields.append((field.name, hint, _default(field)))
     strict = model.__struct_config__.forbid_unknown_fields
     return msgspec.defstruct(
         model.__name__, fields, kw_only=True, frozen=True, forbid_unknown_fields=strict
@@ -111,7 +114,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def _annotated(name: str, schema: Schema) -> Schema:
-    """Add what each field means, which the structs have no place for."""
+    """Add what each field means, where the struct does not say it."""
     fields = wording.FIELDS.get(name, {})
     if "description" in schema:  # a docstring, which Python itself strips from 3.13 only
         schema["description"] = cleandoc(schema["description"])

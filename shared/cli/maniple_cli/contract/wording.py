@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from maniple.messages import MAX_BODY, MAX_TASKS, RESERVED_FIELDS
-from maniple.topology import BATCH_KEY, TASKS
-
-_LATER = "Reserved: refused with not_supported unless it is null or absent."
+from maniple.messages import MAX_BODY, MAX_TASKS
+from maniple.topology import TASKS
 
 INTRODUCTION = f"""\
 A cluster of agents that execute tasks. Publish a task to the exchange `{TASKS.name}`, persistent, \
@@ -30,23 +28,6 @@ SUMMARIES = {
     "Envelope": "Internal: an admitted task on its way to an agent.",
 }
 
-_TASK = {
-    "capability": "What to run, a dotted lower-case name. Default: the routing key, with which it "
-    f"must agree unless that is '{BATCH_KEY}'.",
-    "payload": "Any JSON value, handed to the handler.",
-    "id": "With the tenant, the task's identity everywhere. Default: the AMQP message_id; for "
-    "member n (from 0) of an array uuid5(message_id, str(n)); else a new UUIDv7.",
-    "tenant": "For limits and isolation.",
-    "labels": "Strings that policies select by, such as region.",
-    "affinity": "Same key, same agent while the set of agents stays, for capabilities marked so.",
-    "max_attempts": "Attempts in all; default from policy, else from the handler.",
-    "timeout": "Seconds for one attempt; default from policy, else from the handler.",
-    "deadline": "RFC 3339 with an offset: after it the task expires wherever it is. Not with ttl.",
-    "ttl": "The same as seconds from when it is taken; default from policy, else 86,400. Not with "
-    "deadline.",
-    "traceparent": "W3C trace context; default the AMQP header of that name.",
-    **dict.fromkeys(RESERVED_FIELDS, _LATER),
-}
 _RESULT = {
     "id": "The task's id. Bad input is recorded under an id of its own, answered by the id that "
     "it claimed.",
@@ -63,7 +44,6 @@ _RESULT = {
     "payload_digest": "There only if a fallback may give the output to a later task.",
 }
 FIELDS: dict[str, dict[str, str]] = {
-    "Task": _TASK,
     "Result": _RESULT,
     "Progress": {
         "value": "Any JSON value.",

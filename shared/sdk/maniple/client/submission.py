@@ -51,19 +51,8 @@ def make_task(capability: str, task_id: str, payload: Raw, options: SubmitOption
             ErrorCode.UNKNOWN_FIELD,
             f"there is no option {', '.join(map(repr, unknown))}: there is {', '.join(_OPTIONS)}",
         )
-    return Task(
-        capability=capability,
-        id=task_id,
-        payload=payload,
-        tenant=options.get("tenant", "default"),
-        labels=_labels(options.get("labels")),
-        affinity=options.get("affinity"),
-        max_attempts=options.get("max_attempts"),
-        timeout=options.get("timeout"),
-        deadline=options.get("deadline"),
-        ttl=options.get("ttl"),
-        traceparent=options.get("traceparent"),
-    )
+    fields: dict[str, Any] = {**options, "labels": _labels(options.get("labels"))}
+    return Task(capability=capability, id=task_id, payload=payload, **fields)
 
 
 def _labels(given: Mapping[str, str] | None) -> dict[str, str]:
