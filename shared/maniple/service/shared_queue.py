@@ -8,8 +8,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
 from maniple.amqp.errors import is_loss
-from maniple.amqp.supervision import backoff
+from maniple.amqp.supervision import FIRST_BACKOFF
+from maniple.service.backoff import EqualJitter, error_of
 from maniple.timings import Amqp
 
 Begin = Callable[[], Awaitable[None]]
@@ -52,19 +55,15 @@ class SharedQueue:
         return self._waited > self._times.ticks(self._times.answer)
 
     async def _begin(self, begin: Begin) -> None:
-        failures = 0
-        while not await self._is_begun(begin):
-            failures += 1
-            await asyncio.sleep(backoff(failures, self._times.backoff))
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) or is_loss(error)),
+            wait=EqualJitter(2 * FIRST_BACKOFF, self._times.backoff),
+            before_sleep=self._tell,
+        ):
+            with attempt:
+                async with asyncio.timeout(self._times.unanswered):
+                    await begin()
         self.served.set()
 
-    async def _is_begun(self, begin: Begin) -> bool:
-        try:
-            async with asyncio.timeout(self._times.unanswered):
-                await begin()
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not is_loss(error):
-                raise
-            _log.info("%s is not consumed: %r", self.name, error)
-            return False
-        return True
+    def _tell(self, failed: RetryCallState) -> None:
+        _log.info("%s is not consumed: %r", self.name, error_of(failed))

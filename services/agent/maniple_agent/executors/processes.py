@@ -9,9 +9,11 @@ from pathlib import Path
 from time import monotonic
 
 import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
 
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
+from maniple.service.backoff import error_of
 from maniple.service.telemetry.tracing import NO_TRACER, Tracer
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
@@ -135,18 +137,24 @@ class ProcessExecutor:
     async def _started(self, group: Path | None) -> Worker:
         """Start a worker; one that fails is tried again for as long as it takes."""
         failing = 0
+
+        def tell(ended: RetryCallState) -> None:
+            nonlocal failing
+            error = error_of(ended)
+            self._log.error(NOT_STARTED, reason=repr(error))
+            self._failing += 1 - failing
+            failing = 1
+            self._fail_one(f"no worker process starts: {error!r}")
+
+        starting = AsyncRetrying(
+            retry=retry_if_exception_type((TimeoutError, *ENDED)),
+            wait=wait_fixed(RESTART_PAUSE),
+            before_sleep=tell,
+        )
         try:
-            while True:
-                try:
-                    return await Worker.start(
-                        self._handlers, self._environment, self._folder, group
-                    )
-                except (TimeoutError, *ENDED) as error:
-                    self._log.error(NOT_STARTED, reason=repr(error))
-                    self._failing += 1 - failing
-                    failing = 1
-                    self._fail_one(f"no worker process starts: {error!r}")
-                    await asyncio.sleep(RESTART_PAUSE)
+            return await starting(
+                Worker.start, self._handlers, self._environment, self._folder, group
+            )
         finally:
             self._failing -= failing
 
