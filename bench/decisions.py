@@ -79,8 +79,18 @@ class _Nowhere:
     def ends(self, _envelope: Envelope, _source: Settlement, _now: datetime) -> bool:
         return False
 
+    def admitted(self, _envelope: Envelope, _source: Settlement, then: Callable[[], None]) -> None:
+        then()
+
     def send(self, _envelope: Envelope, _source: Settlement) -> None:
         self.sent += 1
+
+
+class _Source:
+    """What brings a task that is nobody else's and waits for as long as it likes."""
+
+    alive = True
+    expires = False
 
 
 def deciding(policies: PolicySet) -> Callable[[], None]:
@@ -111,7 +121,7 @@ def deciding(policies: PolicySet) -> Callable[[], None]:
         )
         for task in ids
     ]
-    source = cast("Settlement", None)
+    source = cast("Settlement", _Source())
     places = count()
 
     def decide() -> None:
