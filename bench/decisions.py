@@ -19,7 +19,8 @@ from typing import Any, cast
 from maniple.codec import decode_submission
 from maniple.limiter_messages import DispatcherReport
 from maniple.messages import Envelope
-from maniple.service.policies import CircuitBreakerSpec, PolicySet, parse_policy
+from maniple.service.policies import PolicySet, parse_policy
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import Metrics

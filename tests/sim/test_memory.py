@@ -6,7 +6,8 @@ import pytest
 
 from maniple.control import LaneEnds
 from maniple.service.consul.catalog import CatalogEntry
-from maniple.service.policies import CircuitBreakerSpec, Resolved
+from maniple.service.policies import Resolved
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple.timings import Peers
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.snapshot import LOOK, STOPPING
@@ -14,8 +15,8 @@ from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 
 FIVE = 5
-FIVE_AN_HOUR = Resolved(rate_limit=policy("rate_limit", {"limit": FIVE, "period": 3600}))
-FAST = Resolved(rate_limit=policy("rate_limit", {"limit": 1000}))
+FIVE_AN_HOUR = Resolved.from_policies(policy("rate_limit", {"limit": FIVE, "period": 3600}))
+FAST = Resolved.from_policies(policy("rate_limit", {"limit": 1000}))
 BREAKS = CircuitBreakerSpec(consecutive=3, open_for=600.0)
 WRITTEN = 1.5  # seconds after which what was decided is in Consul
 READY = 3.0

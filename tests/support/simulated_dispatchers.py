@@ -12,7 +12,8 @@ from msgspec.structs import replace
 import maniple_dispatcher.limits.gossip
 from maniple.control import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
 from maniple.messages import Envelope, Waiting
-from maniple.service.policies import CircuitBreakerSpec, Resolved, parse_policy
+from maniple.service.policies import Resolved, parse_policy
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
 from maniple_dispatcher.affinity.assignment import Assignment

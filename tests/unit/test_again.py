@@ -103,7 +103,7 @@ class Scene:
         return [one for m in self.publisher.to("") for one in decode_results(m.body)]
 
 
-LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": 1, "period": 60}))
+LIMITED = Resolved.from_policies(policy("rate_limit", {"limit": 1, "period": 60}))
 AS_IT_CAME = [
     (before, Resolved(), before)
     for before in (Redelivery.UNKNOWN, Redelivery.SAID, Redelivery.DELIVERED)

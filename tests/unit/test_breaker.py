@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from maniple.limiter_messages import BreakerNews
 from maniple.service.metric_names import BREAKER_OPEN
-from maniple.service.policies import CircuitBreakerSpec
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple.service.telemetry import MAX_CHILDREN, Metrics
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.gossip import show

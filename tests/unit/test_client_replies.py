@@ -16,8 +16,7 @@ from maniple.client.handle import TaskHandle
 from maniple.client.outstanding import OutstandingHandles
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULT_TYPE, RUNNING_TYPE, Failure, Result, TaskAccepted
-from maniple.service.policies.documents import FallbackPolicy
-from maniple.service.policies.specs import FallbackSpec
+from maniple.service.policies.kinds.fallback import FallbackPolicy, FallbackSpec
 from maniple.topology import REPLY_PREFIX
 from work_with_fakes import NOW, Delivery
 

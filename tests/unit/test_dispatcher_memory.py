@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from maniple.service.consul.catalog import CatalogEntry
 from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailable
-from maniple.service.policies import CircuitBreakerSpec
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_dispatcher.limits.breaker import BreakerState, Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit

@@ -23,7 +23,7 @@ from maniple_dispatcher.pipeline.pipeline import Pipeline
 from work_with_fakes import NOW, envelope
 
 LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
-LIMITED = Resolved(rate_limit=LIMIT)
+LIMITED = Resolved.from_policies(LIMIT)
 KEY = "rate_limit/it"
 SOON, LATER = 0.01, 1.0
 

@@ -17,7 +17,7 @@ from maniple.service.consul.catalog import CatalogEntry, Instance
 from maniple.service.consul.client import Consul
 from maniple.service.health import Health
 from maniple.service.leadership import SOMEBODY, Leadership
-from maniple.service.policies import CircuitBreakerSpec
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple.service.telemetry import process_metrics
 from maniple.timings import Bounds, Timings
 from maniple_dispatcher.affinity.queue_markers import MOST, QueueMarkers

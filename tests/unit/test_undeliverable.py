@@ -34,7 +34,7 @@ from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
 SUBMIT = "broker.maniple.submit"
-LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": 1}))
+LIMITED = Resolved.from_policies(policy("rate_limit", {"limit": 1}))
 
 
 class Delivery(SimpleNamespace):

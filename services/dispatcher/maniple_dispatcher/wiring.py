@@ -14,7 +14,7 @@ from maniple.errors import ManipleError
 from maniple.service.cluster_time import ClusterTime, follow
 from maniple.service.control.plane import ControlPlane
 from maniple.service.hotpath import START_TIMEOUT, HotPath
-from maniple.service.policies import CircuitBreakerSpec
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerPolicy, CircuitBreakerSpec
 from maniple.service.policy_view import PolicyView
 from maniple.service.process import Runtime
 from maniple.service.publish.batch_publisher import ResultPublisher
@@ -107,7 +107,7 @@ def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | No
 
     def spec_of(lane: str) -> CircuitBreakerSpec | None:
         capability = lane.partition("@")[0]
-        policy = policies.resolve(capability, DEFAULT_TENANT, {}).circuit_breaker
+        policy = policies.resolve(capability, DEFAULT_TENANT, {}).policy_of(CircuitBreakerPolicy)
         return policy.spec if policy else None
 
     return spec_of

@@ -11,6 +11,7 @@ import pytest
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
 from maniple.events import PolicyApplied
+from maniple.service.policies.kinds.fallback import FallbackPolicy
 from maniple.service.process import Runtime, running
 from maniple.service.settings import ServiceSettings
 from maniple.timings import Policies, Timings
@@ -87,7 +88,7 @@ async def test_what_is_too_large_for_an_event_is_fetched(
         assert all(event.in_force is None for event in operator.events if event.name == "f")
         await operator.ask("delete", kind="fallback", name="f")
         for view in processes:
-            await wait_until(lambda v=view: v.resolve("t.x", "t", {}).fallback is None)  # type: ignore[misc]
+            await wait_until(lambda v=view: not v.resolve("t.x", "t", {}).policy_of(FallbackPolicy))  # type: ignore[misc]
 
 
 async def test_who_lags_and_who_has_never_been_heard_is_shown(

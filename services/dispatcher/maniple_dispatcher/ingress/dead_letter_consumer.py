@@ -19,6 +19,7 @@ from maniple.records import Record, TaskKey
 from maniple.remnants import remnant_of
 from maniple.service.metric_names import DEAD_LETTERS
 from maniple.service.policies import Resolved
+from maniple.service.policies.kinds.rate_limit import RateLimitPolicy
 from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.settlement import Settlement
 from maniple.service.telemetry import OTHER, Metrics
@@ -214,7 +215,7 @@ class DeadLetterConsumer:
             # No ceiling refuses it: it may have been admitted before that was lowered.
             arrival = dataclasses.replace(one.arrival, before=Redelivery.DELIVERED)
             envelope, resolved = self._admitted(one.task, arrival, answer.id)
-            if found is not None or resolved.rate_limit is None:
+            if found is not None or resolved.policy_of(RateLimitPolicy) is None:
                 self._again.bring(envelope, resolved, source, arrival.before, found)
                 return
         arrival = one.arrival

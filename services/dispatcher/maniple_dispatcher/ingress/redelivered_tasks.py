@@ -8,6 +8,7 @@ from maniple.codec import encode
 from maniple.messages import Envelope, Result, TaskAdmitted, fallbacks_in
 from maniple.records import Record, TaskKey
 from maniple.service.policies import Resolved
+from maniple.service.policies.kinds.rate_limit import RateLimitPolicy
 from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.confirm import ConfirmCallback, as_ours
 from maniple.service.settlement import Settlement
@@ -82,7 +83,7 @@ class RedeliveredTasks:
         found: Record | None,
     ) -> None:
         """Admit a task of which it is known what was `found`: no end."""
-        if resolved.rate_limit is not None:
+        if resolved.policy_of(RateLimitPolicy) is not None:
             if found is None:  # it never left
                 before = Redelivery.SAID if before is Redelivery.BOTH else Redelivery.UNKNOWN
             else:

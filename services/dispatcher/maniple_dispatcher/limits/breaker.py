@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from maniple.limiter_messages import BreakerNews
-from maniple.service.policies import CircuitBreakerSpec
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 
 
 class BreakerState(StrEnum):

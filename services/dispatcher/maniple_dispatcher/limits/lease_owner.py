@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from maniple.limiter_messages import Ask, BreakerNews
-from maniple.service.policies import CircuitBreakerSpec
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple.timings import Timings
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.concurrency import Bulkheads

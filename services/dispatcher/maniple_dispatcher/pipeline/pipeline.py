@@ -21,13 +21,13 @@ from maniple.codec import encode
 from maniple.errors import BrokerUnavailable, ErrorCode
 from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
 from maniple.service.metric_names import POLICY_DECISIONS
-from maniple.service.policies import (
-    CircuitBreakerPolicy,
-    FallbackPolicy,
-    FallbackSpec,
-    Policy,
-    Resolved,
-)
+from maniple.service.policies import Policy, Resolved
+from maniple.service.policies.kinds.bulkhead import BulkheadPolicy
+from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerPolicy
+from maniple.service.policies.kinds.fallback import FallbackPolicy, FallbackSpec
+from maniple.service.policies.kinds.mirror import MirrorPolicy
+from maniple.service.policies.kinds.rate_limit import RateLimitPolicy
+from maniple.service.policies.kinds.route import RoutePolicy
 from maniple.service.publish.batch_publisher import ResultPublisher
 from maniple.service.publish.confirm import as_ours
 from maniple.service.settlement import Settlement
@@ -124,10 +124,14 @@ class Pipeline:
         sender says so is: or it would say so to pass.
         """
         again = before is not Redelivery.SAID  # or its sender could have us look for it
-        owes = before in {Redelivery.SAID, Redelivery.BOTH} and resolved.rate_limit is not None
+        owes = (
+            before in {Redelivery.SAID, Redelivery.BOTH}
+            and resolved.policy_of(RateLimitPolicy) is not None
+        )
         envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes, again=again)
-        if resolved.route is not None:
-            envelope = routed(resolved.route, envelope)
+        route = resolved.policy_of(RoutePolicy)
+        if route is not None:
+            envelope = routed(route, envelope)
         going = PipelineTask(envelope, resolved, source, returned=True, submitted=True)
         if owes:
             self._limit(going)
@@ -139,13 +143,13 @@ class Pipeline:
     # --- step by step --------------------------------------------------------------------
 
     def _begin(self, going: PipelineTask) -> None:
-        route = going.resolved.route
+        route = going.resolved.policy_of(RoutePolicy)
         if route is not None:
             going = replace(going, envelope=routed(route, going.envelope))
         self._limit(going)
 
     def _limit(self, going: PipelineTask) -> None:
-        policy = going.resolved.rate_limit
+        policy = going.resolved.policy_of(RateLimitPolicy)
         if policy is None:
             self._pass_limit(going)
             return
@@ -153,7 +157,7 @@ class Pipeline:
         self._ask(limit, going, partial(self._limited, going))
 
     def _limited(self, going: PipelineTask, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
-        policy = going.resolved.rate_limit
+        policy = going.resolved.policy_of(RateLimitPolicy)
         if policy is None or (passes and seconds < DELAY_TIERS[0]):
             self._pass_limit(going)
         elif passes is None:
@@ -173,7 +177,7 @@ class Pipeline:
         self._take_room(rate_limit_passed(going))
 
     def _take_room(self, going: PipelineTask) -> None:
-        policy = going.resolved.bulkhead
+        policy = going.resolved.policy_of(BulkheadPolicy)
         if policy is None:
             self._look_at_breaker(going)
             return
@@ -187,7 +191,7 @@ class Pipeline:
         passes: bool | None,  # noqa: FBT001 - `Then`
         seconds: float,
     ) -> None:
-        policy = going.resolved.bulkhead
+        policy = going.resolved.policy_of(BulkheadPolicy)
         if passes or policy is None:
             envelope = replace(going.envelope, bulkhead=limit.key)
             self._go_on_with_room(replace(going, envelope=envelope, room=limit))
@@ -210,7 +214,7 @@ class Pipeline:
             self._hold_failed(going)
 
     def _look_at_breaker(self, going: PipelineTask) -> None:
-        policy = going.resolved.circuit_breaker
+        policy = going.resolved.policy_of(CircuitBreakerPolicy)
         if policy is None:
             self._let_through(going)
             return
@@ -232,7 +236,7 @@ class Pipeline:
         return state, rest if state is BreakerState.OPEN else 0.0
 
     def _probes(self, going: PipelineTask, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
-        policy = going.resolved.circuit_breaker
+        policy = going.resolved.policy_of(CircuitBreakerPolicy)
         if policy is None:
             self._let_through(going)
         elif passes is None:
@@ -246,7 +250,7 @@ class Pipeline:
                 self._find_open(going, max(seconds, rest))
 
     def _find_open(self, going: PipelineTask, seconds: float) -> None:
-        policy = going.resolved.circuit_breaker
+        policy = going.resolved.policy_of(CircuitBreakerPolicy)
         if policy is None:
             self._let_through(going)
             return
@@ -259,7 +263,7 @@ class Pipeline:
 
     def _send(self, going: PipelineTask) -> None:
         envelope = going.envelope
-        mirror = going.resolved.mirror
+        mirror = going.resolved.policy_of(MirrorPolicy)
         if mirror is not None and not going.returned:
             copy = mirrored(mirror, envelope, self._clock())
             if copy is not None:
@@ -275,7 +279,11 @@ class Pipeline:
         finds that it has expired, whether it may run: what has no record never left, and is as new.
         So what is not ours any more must not leave: another may have ended it by now.
         """
-        asked = going.fell or going.resolved.rate_limit is not None or going.source.expires
+        asked = (
+            going.fell
+            or going.resolved.policy_of(RateLimitPolicy) is not None
+            or going.source.expires
+        )
         if not (going.submitted and asked):
             go()
         elif going.source.alive:
@@ -344,7 +352,7 @@ class Pipeline:
 
     def _refuse(self, going: PipelineTask, refusal: LimitRefusal) -> None:
         going = self._give_back(going)
-        fallback = going.resolved.fallback
+        fallback = going.resolved.policy_of(FallbackPolicy)
         falls = fallback is not None and refusal.code in fallback.spec.on and not going.fell
         if going.returned:
             self._hold(going, refusal)

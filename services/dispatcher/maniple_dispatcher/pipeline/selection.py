@@ -7,12 +7,10 @@ from hashlib import blake2b
 from msgspec.structs import replace
 
 from maniple.messages import MAX_NAME, Envelope
-from maniple.service.policies import (
-    BulkheadPolicy,
-    MirrorPolicy,
-    RateLimitPolicy,
-    RoutePolicy,
-)
+from maniple.service.policies.kinds.bulkhead import BulkheadPolicy
+from maniple.service.policies.kinds.mirror import MirrorPolicy
+from maniple.service.policies.kinds.rate_limit import RateLimitPolicy
+from maniple.service.policies.kinds.route import RoutePolicy
 from maniple.service.policies.rules import share_of
 from maniple.topology import lane_name
 from maniple.traceparent import of_copy

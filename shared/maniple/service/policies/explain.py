@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from maniple.service.policies.documents import KINDS, InForce, Policy, Rollout
+from maniple.service.policies.documents import InForce
 from maniple.service.policies.matching import matcher
+from maniple.service.policies.policy import Policy, Rollout
+from maniple.service.policies.registry import KINDS
 from maniple.service.policies.rules import Subject, Where, share_of
 
 

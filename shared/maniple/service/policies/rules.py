@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from maniple.service.policies.documents import InForce, Policy
+from maniple.service.policies.documents import InForce
 from maniple.service.policies.matching import REGION, Matcher, matcher
+from maniple.service.policies.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
