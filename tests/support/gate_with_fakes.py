@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from maniple.codec import decode_envelopes
@@ -18,16 +19,18 @@ from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
 from work_with_fakes import NOW, Delivery, FakePublisher
 
+OF_NO_LIMITS: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
 Kind = tuple[str, dict[str, Any]]
 """A policy's kind and what it says."""
 
 
 class GateWithFakes:
-    """It goes by `policies`, asks a `fleet` for permits, and publishes to a fake."""
+    """It goes by `policies`, asks a `fleet` (or nobody) for permits, and publishes to a fake."""
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class GateWithFakes:
         nothing: Any = None
         self.gate = Pipeline(
             self.lanes,
-            fleet,
+            fleet or OF_NO_LIMITS,
             self.policies,
             self.results,
             good=nothing,

@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from maniple.service.policies import registry
+from maniple_dispatcher.pipeline import stages
 from paths import PYTHONPATH
 
+PIPELINE = stages.__name__.rpartition(".")[0]
 POLICIES = registry.__name__.rpartition(".")[0]
 
 KIND = f'''
@@ -37,6 +39,18 @@ class PausePolicy(Policy):
 
     kind: Literal["pause"] = "pause"
     spec: PauseSpec
+'''
+STAGE = f'''
+"""`pause`: a task rests before it goes to its lane. Pure."""
+
+from maniple.messages import Envelope, Waiting
+from {POLICIES}.kinds.pause import PausePolicy
+from {PIPELINE}.verdicts import Delay, State, Verdict
+
+
+def decide(_task: Envelope, policy: PausePolicy, _state: State, _now: float) -> Verdict:
+    """Let every task rest."""
+    return Delay(policy.spec.seconds, Waiting.NOT_DUE, "paused")
 '''
 DOCUMENT = {"kind": "pause", "name": "it", "spec": {"seconds": 7}}
 
@@ -93,3 +107,14 @@ def declared_in(copy: Copy) -> None:
     imported = "\n\n_DOCUMENTS: tuple"
     copy.change(registry, imported, f"\nfrom {module} import PausePolicy{imported}")
     copy.change(registry, "    RateLimitPolicy,\n", "    RateLimitPolicy,\n    PausePolicy,\n")
+
+
+def enforced_in(copy: Copy) -> None:
+    """Write the stage of the invented kind and enter it in the order of the stages."""
+    module = f"{PIPELINE}.pause"
+    copy.add(module, STAGE.lstrip())
+    imported = "\n\n_Kind = TypeVar"
+    lines = f"from {module} import decide as pause\nfrom {POLICIES}.kinds.pause import PausePolicy"
+    copy.change(stages, imported, f"\n{lines}{imported}")
+    last = "Stage(RateLimitPolicy, rate_limit.decide),"
+    copy.change(stages, last, f"{last} Stage(PausePolicy, pause),")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,8 +225,8 @@ async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
 async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_its_lane(
     found: Record | None,
 ) -> None:
-    known, fleet = Known(found), SimpleNamespace()
-    scene = GateWithFakes([], fleet, lookups=known)
+    known = Known(found)
+    scene = GateWithFakes([], None, lookups=known)
     task = envelope("1", again=True, waits=1, reply_to="theirs", deadline=NOW)
     await scene.bring_back(replace(task, submitted_at=NOW - HOUR))
     results = [one for m in scene.publisher.to("maniple.results") for one in decode_results(m.body)]
@@ -238,7 +237,7 @@ async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_it
 
 async def test_what_waited_alone_expires_without_being_looked_up() -> None:
     known = Known(ended("1"))
-    scene = GateWithFakes([], SimpleNamespace(), lookups=known)
+    scene = GateWithFakes([], None, lookups=known)
     await scene.bring_back(envelope("1", waits=1, deadline=NOW))
     assert (known.asked, len(scene.publisher.to("maniple.results"))) == ([], 1)
 

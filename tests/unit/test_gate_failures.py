@@ -153,7 +153,8 @@ class Waits(Lanes):
 def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> None:
     lanes: Any = Waits()
     nothing: Any = None
-    fleet: Any = SimpleNamespace(ask=lambda _, then, __: then(True, seconds))
+    owned = LeaseOwner(lambda _: None)
+    fleet: Any = SimpleNamespace(owned=owned, ask=lambda _, then, __: then(True, seconds))
     gate = Pipeline(
         lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
 from waiting import wait_until
@@ -39,9 +41,10 @@ class Scene:
             self.publisher, results, Metrics(), self.clock, roster=Assignment(), traces=traces
         )
         of_nobody: Any = nothing
+        fleet: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
         gate = Pipeline(
             self.lanes,
-            of_nobody,
+            fleet,
             of_nobody,
             results,
             good=of_nobody,

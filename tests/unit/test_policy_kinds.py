@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from pydantic import ValidationError
 
-from invented_kind import DOCUMENT, POLICIES, Copy, declared_in
+from invented_kind import DOCUMENT, PIPELINE, POLICIES, Copy, declared_in, enforced_in
 from maniple.service.policies import KINDS, Policy, PolicySet, Resolved, parse_policy
 from maniple.service.policies.matching import StrictModel
+from maniple_dispatcher.pipeline.stages import ON_LEAVING, STAGES
 
 SPECS: dict[str, dict[str, Any]] = {
     "rate_limit": {"limit": 1},
@@ -43,6 +45,24 @@ print(json.dumps({{
     "versions": resolved.versions,
 }}))
 """
+BROUGHT = f"""
+import asyncio, json
+from gate_with_fakes import GateWithFakes
+from work_with_fakes import envelope
+
+async def brought():
+    gate = GateWithFakes([("pause", {DOCUMENT["spec"]})], None)
+    gate.bring(envelope("1"))
+    await gate.drain()
+    (waits,) = gate.tasks("maniple.delay")
+    rest = (waits.not_before - gate.now).total_seconds()
+    gate.now = waits.not_before
+    await gate.bring_back(waits)
+    went = [one.id for one in gate.tasks("maniple.lanes")]
+    print(json.dumps([rest, went]))
+
+asyncio.run(brought())
+"""
 
 
 class InventedPolicy(Policy):
@@ -75,6 +95,18 @@ def test_a_kind_that_says_nothing_of_itself_is_not_passed_by() -> None:
     assert resolved.versions == {"invented/it": 3}
 
 
+def test_every_kind_that_decides_has_a_stage_and_no_other_has() -> None:
+    staged = [stage.kind for stage in STAGES] + [copies.kind for copies in ON_LEAVING]
+    assert sorted(map(repr, staged)) == sorted(
+        repr(kind) for kind in KINDS.values() if kind.DECIDES
+    )
+
+
+def test_no_set_of_policies_holds_one_of_a_kind_that_is_not_in_the_table() -> None:
+    with pytest.raises(ValidationError, match="does not match any of the expected tags"):
+        PolicySet([InventedPolicy(name="it")])
+
+
 def test_all_else_follows_from_the_table(tmp_path: Path) -> None:
     copy = Copy(tmp_path, POLICIES.split(".", 1)[0])
     declared_in(copy)
@@ -88,3 +120,13 @@ def test_all_else_follows_from_the_table(tmp_path: Path) -> None:
     assert told["guarded"] is True
     assert told["versions"] == {"pause/it": 0}
     assert len(copy.written) == 2
+
+
+def test_a_new_kind_is_enforced_where_it_is_the_only_one_with_four_files_written(
+    tmp_path: Path,
+) -> None:
+    copy = Copy(tmp_path, *{POLICIES.split(".", 1)[0], PIPELINE.split(".", 1)[0]})
+    declared_in(copy)
+    enforced_in(copy)
+    assert copy.ask(BROUGHT) == [7, ["1"]]
+    assert len(copy.written) == 4
