@@ -5,7 +5,7 @@ import pytest
 from fleet_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Doubt, Held
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit
 
 LATELY, HEARD = Reports().lately, Reports().heard
 KEY, LANE, ME = "bulkhead/x", "text.stats", "dispatcher"
@@ -187,7 +187,7 @@ def bulkheads_of(fleet: Simulation, name: str) -> Bulkheads:
 
 
 def test_who_owns_a_bulkhead_next_knows_what_waits_in_queues() -> None:
-    fleet, limit = Simulation(3), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(3), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     other, third = sorted(fleet.alive.keys() - {owner})
     assert passed(fleet, owner, limit, 4) + passed(fleet, other, limit, 3) == 7
@@ -201,7 +201,7 @@ def test_who_owns_a_bulkhead_next_knows_what_waits_in_queues() -> None:
 
 def test_a_dispatcher_that_starts_and_owns_it_knows_that_too() -> None:
     fleet = Simulation(2)
-    limits = [Limit(f"{KEY}-{n}", most=10, lane=LANE) for n in range(20)]
+    limits = [ConcurrencyLimit(f"{KEY}-{n}", most=10, lane=LANE) for n in range(20)]
     for limit in limits:
         fleet.submit("dispatcher-0", limit, 8)
     fleet.run(0.5)
@@ -214,7 +214,7 @@ def test_a_dispatcher_that_starts_and_owns_it_knows_that_too() -> None:
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3])
 def test_others_hear_when_what_was_granted_has_got_lost(moment: float) -> None:
-    fleet, limit = Simulation(2), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, owner, limit, 10) == 10
@@ -230,7 +230,7 @@ def test_others_hear_when_what_was_granted_has_got_lost(moment: float) -> None:
 
 
 def test_who_begins_anew_alone_knows_what_it_has_granted() -> None:
-    fleet, limit = Simulation(1), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(1), ConcurrencyLimit(KEY, most=10, lane=LANE)
     (name,) = fleet.alive
     assert passed(fleet, name, limit, 10) == 10
     fleet.freeze(name, 3.0)
@@ -244,24 +244,24 @@ def test_an_owner_knows_all_lanes_that_tasks_of_others_go_to() -> None:
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     for lane in ("a", "b", "c"):  # they ask together
-        fleet.submit(other, Limit(KEY, most=10, lane=lane))
+        fleet.submit(other, ConcurrencyLimit(KEY, most=10, lane=lane))
     fleet.run(0.5 + LATELY)
     (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
     assert doubt == Doubt(KEY, frozenset("abc"), 3)
 
 
 def test_room_that_another_gives_back_is_free_and_changes_nothing_of_what_it_asks() -> None:
-    fleet, limit = Simulation(2), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, other, limit, 10) == 10
     for _ in range(4):
-        fleet.alive[other].free(Limit(KEY, most=1), fleet.now)
+        fleet.alive[other].free(ConcurrencyLimit(KEY, most=1), fleet.now)
     assert passed(fleet, other, limit, 10) == 4
 
 
 def test_what_a_dispatcher_has_on_its_way_is_told_to_the_owner() -> None:
-    fleet, limit = Simulation(2), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, other, limit, 10) == 10

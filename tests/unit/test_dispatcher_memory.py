@@ -13,14 +13,14 @@ from maniple.service.consul.client import Consul, ConsulRefused, ConsulUnavailab
 from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_dispatcher.limits.breaker import BreakerState, Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.wiring import hand_over
 from waiting import wait_until
 
-ONE_AN_HOUR = Limit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
+ONE_AN_HOUR = TokenBucketLimit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
 NAMES = (b"lane", b"other")
 SPEC = CircuitBreakerSpec(consecutive=3, open_for=600.0)
 

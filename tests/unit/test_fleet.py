@@ -10,13 +10,13 @@ from maniple.amqp.batching import MAX_BYTES
 from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.listeners import MOST_TOLD
 from maniple_dispatcher.limits.token_bucket import Terms
 
-THOUSAND = Limit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))
-ONE_A_MINUTE = Limit("rate_limit/minute", Terms(rate=1 / 60, capacity=1.0))
+THOUSAND = TokenBucketLimit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))
+ONE_A_MINUTE = TokenBucketLimit("rate_limit/minute", Terms(rate=1 / 60, capacity=1.0))
 LARGEST = MAX_BYTES + 1_000
 
 
@@ -92,7 +92,7 @@ def test_a_thousand_go_on_when_their_owner_dies() -> None:
 
 def test_a_new_dispatcher_learns_what_is_left_before_it_decides() -> None:
     simulation = Simulation(1)
-    hundred_an_hour = Limit("rate_limit/hour", Terms(rate=100 / 3600, capacity=100.0))
+    hundred_an_hour = TokenBucketLimit("rate_limit/hour", Terms(rate=100 / 3600, capacity=100.0))
     simulation.submit("dispatcher-0", hundred_an_hour, 100)
     for number in range(6):
         simulation.start(f"more-{number}")
@@ -174,7 +174,7 @@ def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
         fleet.hear(DispatcherReport(dispatcher="two", ready=True), 0.0)
     granted = []
     for number in range(20_000):
-        limit = Limit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
+        limit = ConcurrencyLimit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
         asking.ask(limit, lambda passes, _: granted.append(passes), 0.0)
     requests, largest = told(asking, 0.0)
     assert largest < LARGEST

@@ -9,12 +9,12 @@ from fleet_simulation import Simulation
 from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import Limit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=1000.0, capacity=1000.0)
-THOUSAND = Limit("rate_limit/thousand", TERMS)
+THOUSAND = TokenBucketLimit("rate_limit/thousand", TERMS)
 FIRST = "dispatcher-0"
 BURST_IS_OVER = 3.0
 CHANGE = 5.0
@@ -154,7 +154,7 @@ def ready(fleet: Coordinator, *names: str) -> Coordinator:
 
 def owned_by(fleet: Coordinator, name: str) -> Limit:
     keys = (f"rate_limit/{number}" for number in range(100))
-    return next(Limit(key, TERMS) for key in keys if fleet.peers.owner(key) == name)
+    return next(TokenBucketLimit(key, TERMS) for key in keys if fleet.peers.owner(key) == name)
 
 
 def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
@@ -185,7 +185,7 @@ def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two", "three")
     limit = next(
         limit
-        for limit in (Limit(f"rate_limit/{number}", TERMS) for number in range(100))
+        for limit in (TokenBucketLimit(f"rate_limit/{number}", TERMS) for number in range(100))
         if fleet.peers.owner(limit.key) == "two" and _next_owner(limit.key) == "three"
     )
     fleet.ask(limit, lambda *_: None, 10.0)

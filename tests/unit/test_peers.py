@@ -5,7 +5,7 @@ import pytest
 from maniple.limiter_messages import DispatcherReport
 from maniple.timings import Peers as Times
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.membership import Membership
 
@@ -91,7 +91,7 @@ def test_whose_word_does_not_come_back_for_long_begins_anew_and_does_not_believe
     assert one.peers.counts("one")
 
 
-LIMIT = Limit("bulkhead/it", most=10, lane="text.stats")
+LIMIT = ConcurrencyLimit("bulkhead/it", most=10, lane="text.stats")
 
 
 def told(one: Coordinator, until: float, *, hears: bool) -> float:

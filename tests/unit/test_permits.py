@@ -7,12 +7,12 @@ import pytest
 from fleet_simulation import Simulation
 from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=100.0, capacity=100.0)
-HUNDRED = Limit("rate_limit/hundred", TERMS)
+HUNDRED = TokenBucketLimit("rate_limit/hundred", TERMS)
 SOON = 0.1  # seconds: some ways there and back, and no look or presence that happens to help
 
 
@@ -60,7 +60,7 @@ class TwoFleets:
     def _theirs(self) -> Iterator[Limit]:
         for number in range(100):
             if self.asking.peers.owner(f"rate_limit/{number}") == "two":
-                yield Limit(f"rate_limit/{number}", TERMS)
+                yield TokenBucketLimit(f"rate_limit/{number}", TERMS)
 
     def ask(self, now: float) -> None:
         self.asking.ask(self.limit, lambda passes, _: self.passed.append(passes), now)
@@ -159,7 +159,7 @@ def test_buckets_have_a_bound_whoever_tells_of_them(
     assert known.level("empty", TERMS, 0.0) == -50.0
 
 
-QUIET = Limit("rate_limit/quiet", Terms(rate=0.1, capacity=12.0))
+QUIET = TokenBucketLimit("rate_limit/quiet", Terms(rate=0.1, capacity=12.0))
 UNTIL_ANOTHER_OWNS_IT = 1.5
 
 
@@ -198,7 +198,7 @@ def test_what_passed_while_an_owner_stood_still_is_owed_when_it_comes_back() -> 
 
 def test_what_is_above_what_was_left_nobody_has_refused() -> None:
     two = TwoFleets()
-    two.limit = Limit(two.limit.key, Terms(rate=0.001, capacity=6.0))
+    two.limit = TokenBucketLimit(two.limit.key, Terms(rate=0.001, capacity=6.0))
     for _ in range(4):
         two.ask(10.0)
     two.asking.report(10.0)
@@ -209,7 +209,7 @@ def test_what_is_above_what_was_left_nobody_has_refused() -> None:
 
 def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
     two = TwoFleets()
-    two.limit = Limit(two.limit.key, most=1000, lane="text.stats")
+    two.limit = ConcurrencyLimit(two.limit.key, most=1000, lane="text.stats")
     two.ask(10.0)
     two.asking.report(10.0)
     two.asking.look(11.0)

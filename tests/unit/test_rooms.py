@@ -17,7 +17,7 @@ from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
 from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLetterConsumer
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
-from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
 from work_with_fakes import NOW, Delivery, envelope
 
 ROOM: Kind = ("bulkhead", {"max_in_flight": 1})
@@ -39,17 +39,16 @@ class Fleet:
         self.absent: list[str] = []
 
     def ask(self, limit: Limit, then: Then, _now: float) -> None:
-        if not limit.most:
+        if not isinstance(limit, ConcurrencyLimit):
             then(*self.probes)
             return
         self.taken[limit.key] += 1
         then(True, 0.0)
 
-    def free(self, limit: Limit, _now: float) -> None:
-        assert limit.most
+    def free(self, limit: ConcurrencyLimit, _now: float) -> None:
         self.taken[limit.key] -= 1
 
-    def found_no_lane(self, limit: Limit, now: float) -> None:
+    def found_no_lane(self, limit: ConcurrencyLimit, now: float) -> None:
         self.absent.append(limit.lane)
         self.free(limit, now)
 

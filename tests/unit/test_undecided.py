@@ -12,7 +12,7 @@ from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
-from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then, TokenBucketLimit
 from work_with_fakes import NOW, envelope
 
 RATE: Kind = ("rate_limit", {"limit": 10})
@@ -48,7 +48,8 @@ class Fleet:
         self.freed[self._kind(limit)] += 1
 
     def _kind(self, limit: Limit) -> str:
-        return "rate_limit" if limit.terms else "bulkhead" if limit.most else "circuit_breaker"
+        kinds = {TokenBucketLimit: "rate_limit", ConcurrencyLimit: "bulkhead"}
+        return kinds.get(type(limit), "circuit_breaker")
 
 
 class Scene(GateWithFakes):

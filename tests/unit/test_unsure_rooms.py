@@ -8,12 +8,12 @@ from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Held
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 
 KEY, LANE, MOST = "bulkhead/x", "text.stats", 5
 ONE = ("agent-1", "1")
-LIMIT = Limit(KEY, most=MOST, lane=LANE)
+LIMIT = ConcurrencyLimit(KEY, most=MOST, lane=LANE)
 
 
 def remembering(number: int = MOST) -> Bulkheads:
@@ -128,7 +128,7 @@ def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() 
         fleet.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
     key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")
     said: list[bool | None] = []
-    fleet.ask(Limit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0)
+    fleet.ask(ConcurrencyLimit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0)
     (ask,) = fleet.report(10.0).asks
     assert isinstance(ask, Ask)
     old = msgspec.json.encode({"key": key, "to": "one", "number": ask.number, "granted": 0})

@@ -9,7 +9,7 @@ from time import monotonic
 
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 
 
 class BulkheadCounts:
@@ -59,7 +59,7 @@ class BulkheadCounts:
             return envelope
         self._ends(envelope.bulkhead)
         if self._fleet is not None:
-            limit = Limit(envelope.bulkhead, most=1, lane=envelope.lane)
+            limit = ConcurrencyLimit(envelope.bulkhead, most=1, lane=envelope.lane)
             free = self._fleet.found_no_lane if no_lane else self._fleet.free
             free(limit, monotonic())
         return without_room(envelope)
@@ -69,7 +69,7 @@ class BulkheadCounts:
         if envelope.bulkhead is None:
             return envelope
         if self._fleet is not None:
-            self._fleet.free(Limit(envelope.bulkhead, most=1), monotonic())
+            self._fleet.free(ConcurrencyLimit(envelope.bulkhead, most=1), monotonic())
         return without_room(envelope)
 
     def _ends(self, bulkhead: str) -> None:

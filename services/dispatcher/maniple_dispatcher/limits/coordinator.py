@@ -16,7 +16,7 @@ from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
 from maniple.limiter_messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.limits.lease_client import LeaseClient, Limit, Then
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, LeaseClient, Limit, Then
 from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
@@ -84,7 +84,7 @@ class Coordinator:
         """Ask for one permit; `then` is told at once, or within about a second."""
         if now - self._noticed > self._stood_still:
             self.notice(now)  # what came while we stood still asks before anybody looks
-        if limit.most:
+        if isinstance(limit, ConcurrencyLimit):
             self._outstanding.begins((limit.key, limit.lane))
             then = partial(self._answered, limit, then)
         self._ask(limit, then, now)
@@ -97,12 +97,18 @@ class Coordinator:
             self.due |= self.permits.wait(limit, then, now)
 
     def _decide(self, limit: Limit, then: Then, now: float) -> None:
-        if limit.most and now < self._knows_at:
+        if isinstance(limit, ConcurrencyLimit) and now < self._knows_at:
             self._early.append(partial(self._ask, limit, then))
         else:
             _tell(then, self.owned.take(limit, 1, now, who=self.peers.me))
 
-    def _answered(self, limit: Limit, then: Then, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+    def _answered(
+        self,
+        limit: ConcurrencyLimit,
+        then: Then,
+        passes: bool | None,  # noqa: FBT001 - `Then`
+        seconds: float,
+    ) -> None:
         if not passes:
             self._goes_nowhere(limit)
         then(passes, seconds)
@@ -111,12 +117,12 @@ class Coordinator:
         """Take that a queue has, or may have, a task that got room in a bulkhead."""
         self._outstanding.arrives((key, lane))
 
-    def found_no_lane(self, limit: Limit, now: float) -> None:
+    def found_no_lane(self, limit: ConcurrencyLimit, now: float) -> None:
         """Give back room whose task's lane is not there: it need not be looked for in that lane."""
         self._goes_nowhere(limit, missed=True)
         self._free(limit, now)
 
-    def _goes_nowhere(self, limit: Limit, *, missed: bool = False) -> None:
+    def _goes_nowhere(self, limit: ConcurrencyLimit, *, missed: bool = False) -> None:
         """Take that a task does not go to its lane; if it `missed` that, perhaps none does."""
         if self._outstanding.ends((limit.key, limit.lane), missed=missed):
             if self.peers.owns(limit.key):
@@ -126,7 +132,7 @@ class Coordinator:
 
     def free(self, limit: Limit, now: float) -> None:
         """Give back a permit that was not needed; of a bulkhead `lane` is where it did not go."""
-        if limit.lane:
+        if isinstance(limit, ConcurrencyLimit) and limit.lane:
             self._goes_nowhere(limit)
         self._free(limit, now)
 
@@ -229,7 +235,10 @@ class Coordinator:
             self.owned.used(limit, used, now)
             self.owned.free(limit, freed, now)
             for one in waiting:
-                self._decide(replace(limit, lane=one.lane), one.then, now)
+                if isinstance(limit, ConcurrencyLimit):
+                    self._decide(replace(limit, lane=one.lane), one.then, now)
+                else:
+                    self._decide(limit, one.then, now)
         self.due |= self.permits.due
         self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.look(self.peers.owns, now)

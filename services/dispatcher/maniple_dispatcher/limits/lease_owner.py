@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 from maniple.limiter_messages import Ask, BreakerNews
 from maniple.service.policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple.timings import Timings
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.concurrency import Bulkheads
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import (
+    ConcurrencyLimit,
+    Limit,
+    ProbeLimit,
+    TokenBucketLimit,
+)
 from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
 
 BREAKER = "breaker\0"
@@ -17,17 +23,20 @@ MAX_BREAKERS = 10_000
 _STATES = frozenset(one.value for one in BreakerState)
 
 
-def probes_of(lane: str) -> Limit:
+def probes_of(lane: str) -> ProbeLimit:
     """Return the limit of the probes of a lane's breaker."""
-    return Limit(BREAKER + lane, lane=lane)
+    return ProbeLimit(BREAKER + lane, lane)
 
 
 def limit_asked(ask: Ask) -> Limit:
     """Return the limit that another dispatcher asks for."""
-    terms = Terms(ask.rate, ask.capacity, ask.reserve) if ask.rate > 0 else None
+    if ask.rate > 0:
+        return TokenBucketLimit(ask.key, Terms(ask.rate, ask.capacity, ask.reserve))
+    if not ask.most:
+        return ProbeLimit(ask.key, ask.lane)
     if ask.had is None:  # one of an older dispatcher, whose lanes are in no order
-        return Limit(ask.key, terms, ask.most, ask.lane, had=ask.lanes)
-    return Limit(ask.key, terms, ask.most, ask.lane, ask.lanes, ask.had)
+        return ConcurrencyLimit(ask.key, ask.most, ask.lane, had=ask.lanes)
+    return ConcurrencyLimit(ask.key, ask.most, ask.lane, ask.lanes, ask.had)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +85,25 @@ class LeaseOwner:
 
     def take(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
         """Give permits of a limit that is ours, to the dispatcher that asks."""
-        if limit.terms is not None:
-            return self.buckets.take(limit.key, limit.terms, want, now)
-        if limit.most:
-            granted = self.bulkheads.take(limit.key, limit.most, want, now)
-            self.bulkheads.sends(limit.key, limit.goes_to(granted), who, now)
-            if granted == want:
-                return Taken(granted)
-            undecided = not self.bulkheads.is_full(limit.key, limit.most)
-            return Taken(granted, FULL_AGAIN_AFTER, undecided=undecided)
+        match limit:
+            case TokenBucketLimit():
+                return self.buckets.take(limit.key, limit.terms, want, now)
+            case ConcurrencyLimit():
+                return self._take_room(limit, want, now, who)
+            case ProbeLimit():
+                return self._take_probes(limit, want, now)
+            case _:
+                assert_never(limit)
+
+    def _take_room(self, limit: ConcurrencyLimit, want: int, now: float, who: str) -> Taken:
+        granted = self.bulkheads.take(limit.key, limit.most, want, now)
+        self.bulkheads.sends(limit.key, limit.goes_to(granted), who, now)
+        if granted == want:
+            return Taken(granted)
+        undecided = not self.bulkheads.is_full(limit.key, limit.most)
+        return Taken(granted, FULL_AGAIN_AFTER, undecided=undecided)
+
+    def _take_probes(self, limit: ProbeLimit, want: int, now: float) -> Taken:
         lane = limit.key.removeprefix(BREAKER)
         spec = self._spec_of(lane)
         if spec is None:
@@ -96,14 +115,14 @@ class LeaseOwner:
 
     def used(self, limit: Limit, number: int, now: float) -> None:
         """Take what another let through while the limit had no owner."""
-        if limit.terms is not None and number:
+        if isinstance(limit, TokenBucketLimit) and number:
             self.buckets.spend(limit.key, limit.terms, number, now)
 
     def free(self, limit: Limit, number: int, now: float) -> None:
         """Take back permits that were not needed."""
-        if limit.terms is not None and number:
+        if isinstance(limit, TokenBucketLimit) and number:
             self.buckets.spend(limit.key, limit.terms, -number, now)
-        elif limit.most and number:
+        elif isinstance(limit, ConcurrencyLimit) and number:
             self.bulkheads.free(limit.key, number)
 
     # --- breakers ------------------------------------------------------------------------

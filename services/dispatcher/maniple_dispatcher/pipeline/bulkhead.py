@@ -3,15 +3,15 @@
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Waiting
 from maniple.service.policies.kinds.bulkhead import BulkheadPolicy
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.pipeline.limit_keys import divided
 from maniple_dispatcher.pipeline.verdicts import PASS, Pending, Reject, State, Verdict
 
 
-def bulkhead_of(policy: BulkheadPolicy, task: Envelope) -> Limit:
+def bulkhead_of(policy: BulkheadPolicy, task: Envelope) -> ConcurrencyLimit:
     """Return the bulkhead that a task needs room in."""
     name = divided(policy.key, policy.spec.per, task)
-    return Limit(name, most=policy.spec.max_in_flight, lane=task.lane)
+    return ConcurrencyLimit(name, policy.spec.max_in_flight, task.lane)
 
 
 def decide(task: Envelope, policy: BulkheadPolicy, state: State, _now: float) -> Verdict:

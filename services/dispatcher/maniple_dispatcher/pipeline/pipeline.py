@@ -35,7 +35,7 @@ from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.pipeline.fallback import Accept, Instead, Output, Substitute, instead
 from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,
@@ -264,7 +264,7 @@ class Pipeline:
             if passes is None:
                 self._wait_undecided(_still_owing(limit, task), policy)
                 return
-            if passes and limit.most:
+            if passes and isinstance(limit, ConcurrencyLimit):
                 envelope = replace(task.envelope, bulkhead=limit.key)
                 task = replace(task, envelope=envelope, room=limit)
             at_once = passes and not seconds  # as nearly always
@@ -279,7 +279,8 @@ class Pipeline:
             self._run(task, place + 1, now)
         except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
             _log.exception("a task cannot be brought on its way")
-            self._hold_failed(task if limit.terms is None else _still_owing(limit, asking))
+            charged = isinstance(limit, TokenBucketLimit)
+            self._hold_failed(_still_owing(limit, asking) if charged else task)
 
     def _hold_failed(self, task: PipelineTask) -> None:
         """Let a task wait over which this dispatcher fails: it may be another that takes it then.
@@ -413,4 +414,4 @@ class Pipeline:
 
 def _still_owing(limit: Limit, task: PipelineTask) -> PipelineTask:
     """Return a task that still has to ask for the token that it asked for, if it was one."""
-    return task if limit.terms is None else rate_limit_pending(task)
+    return rate_limit_pending(task) if isinstance(limit, TokenBucketLimit) else task

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from maniple.messages import Envelope
 from maniple.service.policies import Resolved
 from maniple.service.settlement import Settlement
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 
 
 class PipelineTask(Struct, frozen=True):
@@ -21,7 +21,7 @@ class PipelineTask(Struct, frozen=True):
     """It comes from a submission, new or not."""
     fell: bool = False
     """It is here instead of another capability that refused it."""
-    room: Limit | None = None
+    room: ConcurrencyLimit | None = None
 
 
 def rate_limit_pending(going: PipelineTask) -> PipelineTask:

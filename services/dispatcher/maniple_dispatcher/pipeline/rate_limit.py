@@ -4,7 +4,7 @@ from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Waiting
 from maniple.service.policies.kinds.rate_limit import RateLimitPolicy
 from maniple.topology import DELAY_TIERS, lane_name
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import TokenBucketLimit
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.pipeline.limit_keys import divided
 from maniple_dispatcher.pipeline.verdicts import (
@@ -18,14 +18,14 @@ from maniple_dispatcher.pipeline.verdicts import (
 )
 
 
-def rate_limit_of(policy: RateLimitPolicy, task: Envelope) -> Limit:
+def rate_limit_of(policy: RateLimitPolicy, task: Envelope) -> TokenBucketLimit:
     """Return the limit that a task needs a token of."""
     spec = policy.spec
     reserve = spec.max_wait if spec.over == "shape" else 0.0
     # While a version is rolled out, those who have it have a bucket of their own.
     partial = "" if policy.rollout is None or policy.rollout.whole else "*"
     name = divided(policy.key + partial, spec.per, task)
-    return Limit(name, Terms(spec.rate, spec.capacity, reserve))
+    return TokenBucketLimit(name, Terms(spec.rate, spec.capacity, reserve))
 
 
 def decide(task: Envelope, policy: RateLimitPolicy, state: State, _now: float) -> Verdict:
