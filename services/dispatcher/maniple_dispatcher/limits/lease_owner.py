@@ -85,15 +85,13 @@ class LeaseOwner:
 
     def take(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
         """Give permits of a limit that is ours, to the dispatcher that asks."""
-        match limit:
-            case TokenBucketLimit():
-                return self.buckets.take(limit.key, limit.terms, want, now)
-            case ConcurrencyLimit():
-                return self._take_room(limit, want, now, who)
-            case ProbeLimit():
-                return self._take_probes(limit, want, now)
-            case _:
-                assert_never(limit)
+        if isinstance(limit, TokenBucketLimit):
+            return self.buckets.take(limit.key, limit.terms, want, now)
+        if isinstance(limit, ConcurrencyLimit):
+            return self._take_room(limit, want, now, who)
+        if isinstance(limit, ProbeLimit):
+            return self._take_probes(limit, want, now)
+        assert_never(limit)
 
     def _take_room(self, limit: ConcurrencyLimit, want: int, now: float, who: str) -> Taken:
         granted = self.bulkheads.take(limit.key, limit.most, want, now)

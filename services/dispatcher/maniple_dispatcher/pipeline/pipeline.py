@@ -171,6 +171,10 @@ class Pipeline:
             verdict = decide(task.envelope, policy, self._unasked, now)
             if verdict is PASS:
                 continue
+            if isinstance(verdict, Pending):  # the way of all that are under a limit
+                told = partial(self._told, verdict.limit, task, policy, place)
+                self._fleet.ask(verdict.limit, told, now)
+                return
             going = self._follow(verdict, task, policy, place, now)
             if going is None:
                 return

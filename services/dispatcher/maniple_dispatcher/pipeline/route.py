@@ -11,7 +11,8 @@ from maniple_dispatcher.pipeline.verdicts import PASS, Divert, State, Verdict
 def route_of(policy: RoutePolicy, task: Envelope) -> str:
     """Return the lane of a task's variant."""
     spec = policy.spec
-    place = share_of(policy.key, task.tenant, _sticky(spec.sticky, task)) / 100 * spec.weight
+    sticky = task.id if spec.sticky == "task" else _sticky(spec.sticky, task)
+    place = share_of(policy.key, task.tenant, sticky) / 100 * spec.weight
     for share in spec.variants:
         place -= share.weight
         if place < 0:
@@ -26,8 +27,6 @@ def decide(task: Envelope, policy: RoutePolicy, _state: State, _now: float) -> V
 
 
 def _sticky(sticky: str, task: Envelope) -> str:
-    if sticky == "task":
-        return task.id
     if sticky == "affinity":
         return task.affinity or task.id
     if sticky == "tenant":
