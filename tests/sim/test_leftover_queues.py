@@ -46,7 +46,7 @@ class View:
     def quiet(self) -> float:
         return self._queue.world.now - self._touched
 
-    async def look(self) -> QueueView | None:
+    async def inspect_queue(self) -> QueueView | None:
         await self._answer()
         return QueueView(0, len(self._queue.consumers)) if self._queue.there else None
 

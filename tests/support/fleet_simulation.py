@@ -46,7 +46,7 @@ class Simulation:
         self.alive[name] = fleet = Coordinator(name, LeaseOwner(lambda _: None), self.now)
         self._told[name] = -1.0
         self._every(COLLECT, name, lambda: self._speak(name, fleet))
-        self._every(LOOK, name, lambda: fleet.look(self.now))
+        self._every(LOOK, name, lambda: fleet.advance_time(self.now))
 
     def kill(self, name: str) -> None:
         del self.alive[name]

@@ -86,7 +86,7 @@ class GateWithFakes:
 
     async def bring_back(self, task: Envelope, *, redelivered: bool = False) -> None:
         """Have a task that has waited taken, and return when all that comes of it is published."""
-        self.returns.take(Delivery(task, redelivered=redelivered))  # type: ignore[arg-type]  # a fake
+        self.returns.on_retry(Delivery(task, redelivered=redelivered))  # type: ignore[arg-type]  # a fake
         await self.drain()
 
     async def drain(self) -> None:

@@ -86,7 +86,7 @@ class Ingress:
 
     async def take(self, body: Any, **properties: Any) -> None:
         delivery: Any = Submission(body, **properties)
-        self.submissions.take(delivery)
+        self.submissions.on_submission(delivery)
         await self.drain()
         assert (delivery.acked, delivery.rejected) == (1, 0)
 

@@ -45,6 +45,11 @@ def of_release(now: str, before: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def member(thing: Any, now: str, before: str) -> Any:
+    """Return the member of `thing` that the previous release calls `before`."""
+    return getattr(thing, now if is_newer() else before)
+
+
 AmqpCarrier = of_release("maniple.client.carrier.AmqpCarrier", "maniple.client.amqp.AmqpCarrier")
 OutstandingHandles = of_release(
     "maniple.client.outstanding.OutstandingHandles", "maniple.client.outstanding.Outstanding"
@@ -125,7 +130,7 @@ async def dispatch(told: Told) -> Told:
     delivery.properties = commands.Basic.Properties(
         message_id=told["message_id"], reply_to=REPLY_TO
     )
-    way_in.take(delivery)
+    member(way_in, "on_submission", "take")(delivery)
     for part in (lanes, results, log):
         await part.drain()
     assert (delivery.acked, delivery.rejected) == (1, 0)

@@ -271,7 +271,7 @@ class Agent:
             pulse=TtlHeartbeat(),
             spawn=lambda task, _name: self.process.create_task(task),
         )
-        kept: Any = SimpleNamespace(kept=0, look=lambda **_: None)
+        kept: Any = SimpleNamespace(kept=0, redirect_overdue=lambda **_: None)
         self.fence = fence = Fence(
             runtime,
             confirmation,
@@ -314,15 +314,15 @@ class Agent:
 
         async with plane:
             await plane.subscribe(CONTROL, control_keys(self.name, ()), COMMANDS, obey)
-            confirmation.take(world.now)
+            confirmation.confirm_heartbeat(world.now)
             await self.heartbeats.send()
             if self._fenced:
                 self.process.create_task(
-                    TaskWatch(work, kept, self.name, period=Fencing().look).run(
+                    TaskWatch(work, kept, self.name, period=Fencing().look).watch_tasks(
                         fence, metrics(), runtime.health, lambda: datetime.now(UTC)
                     )
                 )
-            await self.heartbeats.run()
+            await self.heartbeats.send_heartbeats()
 
     def runs(self) -> bool:
         """Whether something exclusive runs in it now."""

@@ -174,7 +174,7 @@ class Dispatcher:
             await intake.start(1.0)
             await outlet.start(1.0)
             self.process.create_task(self.memory.keep())
-            await talk.run()
+            await talk.exchange_reports()
 
         self.process.run(live())
 

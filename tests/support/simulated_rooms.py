@@ -138,7 +138,7 @@ class Worker(Dispatcher):
         self.process.step(lambda: self.process.create_task(self.talk.count_rooms()))
 
         def look() -> None:
-            self.lanes.look(taking=self.hot.up)
+            self.lanes.redirect_overdue(taking=self.hot.up)
             self.world.after(0.5, look, self.process)
 
         self.process.step(look)

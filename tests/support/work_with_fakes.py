@@ -189,7 +189,7 @@ class Agent:
         self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
 
     async def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        self.work.take(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
+        self.work.on_bundle(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
         await self.settle()
 
     async def finish(self, name: str, outcome: Outcome = OK) -> None:

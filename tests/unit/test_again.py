@@ -94,7 +94,7 @@ class Scene:
     ) -> None:
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
         task = envelope("1", accepted=accepted, reply_to=reply_to, policies=dict(policies))
-        self.again.take(task, source, lambda one, _: self.onward.append(one.id))
+        self.again.on_returned_task(task, source, lambda one, _: self.onward.append(one.id))
         await self.results.drain()
 
     @property
@@ -214,7 +214,7 @@ async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
     def fails(*_: object) -> None:
         raise RuntimeError
 
-    scene.again.take(envelope("1"), source, fails)
+    scene.again.on_returned_task(envelope("1"), source, fails)
     assert (scene.delivery.acked, scene.delivery.rejected) == (0, 1)
 
 
@@ -250,7 +250,7 @@ async def found(
     for number, (kind, records) in enumerate(messages, offset):
         decoded = search.decode(kind, encode(records), number)
         entries = tuple(one for one in decoded if isinstance(one, Entry))
-        await search.take(Batch(entries, number + 1))
+        await search.add_batch(Batch(entries, number + 1))
     return {key: record for key, one in search.found.items() if (record := one.of(None))}
 
 
@@ -301,7 +301,7 @@ async def test_it_ends_at_its_own_mark_and_no_other() -> None:
     for mark, over in ((other.mark, False), (search.mark, True)):
         assert mark.type == MARK_TYPE
         search.decode(mark.type, mark.body, 0)
-        await search.take(Batch((), 1))
+        await search.add_batch(Batch((), 1))
         assert search.ended.is_set() == over
 
 

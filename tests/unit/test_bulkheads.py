@@ -14,7 +14,7 @@ LOOK = 0.5
 
 
 def granted(bulkheads: Bulkheads, want: int, now: float, most: int = 10) -> int:
-    number = bulkheads.take(KEY, most, want, now)
+    number = bulkheads.take_slots(KEY, most, want, now)
     bulkheads.sends(KEY, (LANE,), ME, now)
     return number
 
@@ -25,7 +25,7 @@ def looked(
     """Look into the queues for so long; returns when that was over."""
     for number in range(int(seconds / LOOK) + 1):
         now = begin + number * LOOK
-        bulkheads.look(lambda _: True, now)
+        bulkheads.forget_stale(lambda _: True, now)
         for doubt in tuple(bulkheads.doubtful(now)):
             bulkheads.looked(doubt.key, ready, now, blank=blank)
     return now
@@ -59,7 +59,7 @@ def test_what_waits_in_a_queue_is_in_flight() -> None:
 def test_what_an_agent_had_that_is_silent_is_in_flight_until_it_has_failed() -> None:
     bulkheads = Bulkheads()
     bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
-    bulkheads.look(lambda _: True, 12.0)
+    bulkheads.forget_stale(lambda _: True, 12.0)
     assert granted(bulkheads, 10, 12.0) == 0
     bulkheads.gone("agent-1", "1")
     assert granted(bulkheads, 10, 12.0) == 10
@@ -70,7 +70,7 @@ def test_what_an_agent_had_that_nobody_tells_of_is_in_flight_no_longer_than_it_c
 ):
     bulkheads = Bulkheads()
     bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
-    bulkheads.look(lambda _: True, HEARD + 0.1)
+    bulkheads.forget_stale(lambda _: True, HEARD + 0.1)
     assert granted(bulkheads, 10, HEARD + 0.1) == 10
 
 
@@ -78,8 +78,8 @@ def test_while_nobody_can_be_heard_nobody_is_silent() -> None:
     bulkheads = Bulkheads()
     bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
     for now in range(0, 100, 5):
-        bulkheads.look(lambda _: True, float(now), hears=False)
-    bulkheads.look(lambda _: True, 100.0)
+        bulkheads.forget_stale(lambda _: True, float(now), hears=False)
+    bulkheads.forget_stale(lambda _: True, 100.0)
     assert granted(bulkheads, 10, 100.0) == 0
 
 
@@ -170,7 +170,7 @@ def test_a_bulkhead_at_rest_is_forgotten() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 2, 0.0)
     bulkheads.hear(ONE, [Held(KEY, here=0, ended=2)], 0.5)
-    bulkheads.look(lambda _: True, 10.0)
+    bulkheads.forget_stale(lambda _: True, 10.0)
     assert bulkheads.in_flight(KEY) == 0
     assert list(bulkheads.doubtful(10.0)) == []
 
@@ -297,7 +297,7 @@ def test_what_is_to_be_written_down_is_no_less_than_was_granted_and_seldom_chang
         assert noted[1][0] >= bulkheads.in_flight(KEY)
         versions.add(bulkheads.version)
         bulkheads.hear(ONE, [Held(KEY, here=0, ended=ended)], now)
-        bulkheads.look(lambda _: True, now)
+        bulkheads.forget_stale(lambda _: True, now)
     assert len(versions) < 5
-    bulkheads.look(lambda _: True, 30.0)
+    bulkheads.forget_stale(lambda _: True, 30.0)
     assert list(bulkheads.lately_in_use(lambda _: True)) == []

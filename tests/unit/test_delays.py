@@ -43,7 +43,7 @@ async def test_what_a_tier_does_not_confirm_waits_in_another(insist: bool) -> No
     for _ in range(6):
         for _ in range(10):
             await asyncio.sleep(0)
-        delays.look(taking=True)
+        delays.redirect_overdue(taking=True)
     await wait_until(lambda: told == [None, None])
     (sent,) = {message.routing_key for message in publisher.to("maniple.delay")}
     assert sent == "2"
@@ -63,7 +63,7 @@ async def test_what_a_tier_does_not_confirm_waits_in_none_that_outlasts_its_dead
     delays.add(Wait(0.5, task), told.append, insist=True)
     for _ in range(30):
         await asyncio.sleep(0)
-        delays.look(taking=True)
+        delays.redirect_overdue(taking=True)
     assert publisher.sent == []  # not in "10", which would take it
     publisher.freed.set()
     await delays.drain()
@@ -91,7 +91,7 @@ async def test_to_a_tier_that_confirms_nothing_hardly_anything_is_sent_any_more(
             delays.add(Wait(tier, envelope(str(second))), told.append, insist=insist)
         for _ in range(10):
             await asyncio.sleep(0)
-        delays.look(taking=True)
+        delays.redirect_overdue(taking=True)
     assert max(begun.count(tier) for tier in publisher.silent) < 32  # which would stop a channel
     assert len(told) >= 800 - 40
 
@@ -107,7 +107,7 @@ async def test_while_no_tier_confirms_anything_a_task_waits_for_the_next_that_ma
     for _ in range(len(DELAY_TIERS) + 1):
         for _ in range(10):
             await asyncio.sleep(0)
-        delays.look(taking=True)
+        delays.redirect_overdue(taking=True)
     assert (delays._pausing, told) == (1, [])
     publisher.silent.clear()
     await delays.drain()  # which waits for it too
@@ -125,7 +125,7 @@ async def test_a_tier_that_refuses_gets_no_copy_made(monkeypatch: pytest.MonkeyP
     for _ in range(30):
         now[0] += 1.0
         delays.answered(now[0])  # others have their confirms all the while
-        delays.look(taking=True)
+        delays.redirect_overdue(taking=True)
         await asyncio.sleep(0.01)
     assert (publisher.sent, told) == ([], [])
     publisher.full = set()
@@ -142,7 +142,7 @@ async def test_who_insists_passes_over_a_full_tier_for_the_next_shorter_that_con
     for _ in range(3):
         for _ in range(10):
             await asyncio.sleep(0)
-        delays.look(taking=True)
+        delays.redirect_overdue(taking=True)
     publisher.sent.clear()
     delays.add(Wait(1.0, envelope("b")), told.append, insist=True)
     await wait_until(lambda: any(one.routing_key == "0.1" for one in publisher.sent))
@@ -158,7 +158,7 @@ async def test_a_tier_that_is_not_confirmed_yet_is_waited_for() -> None:
     delays.add(Wait(0.5, envelope("a")), told.append, insist=True)
     for _ in range(3):
         await asyncio.sleep(0)
-        delays.look(taking=True)
+        delays.redirect_overdue(taking=True)
     assert (publisher.sent, told) == ([], [])
     publisher.freed.set()
     await delays.drain()

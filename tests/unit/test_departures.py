@@ -27,7 +27,7 @@ def stuck(*keys: str, queues: Queues = NOW_OVERDUE) -> Agent:
 
 
 async def look(agent: Agent, *, taking: bool = True) -> None:
-    agent.departures.look(taking=taking)
+    agent.departures.redirect_overdue(taking=taking)
     await agent.settle()
 
 
@@ -213,7 +213,7 @@ async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.Monkey
     for _ in range(30):
         now[0] += 1.0
         agent.departures._under_way.answered(now[0])  # others have their confirms all the while
-        agent.departures.look(taking=True)
+        agent.departures.redirect_overdue(taking=True)
         await asyncio.sleep(0.01)
     assert (waiting(agent), delivery.acked) == ([], 0)
     agent.publisher.full = set()
@@ -230,7 +230,7 @@ async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_fro
     agent.publisher.full = {"a.task", tier_name(DELAY_TIERS[0])}
     lost, back = Delivery(envelope("1"), redelivered=True), Delivery(envelope("2"))
     for delivery in (lost, back):
-        agent.work.take(delivery)  # type: ignore[arg-type]  # a fake
+        agent.work.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
     agent.work.dissolve()
     await agent.departures.drain()
     assert (lost.acked, back.acked) == (1, 1)

@@ -110,7 +110,7 @@ async def test_who_owns_already_remembers_no_room_that_was_written_by_one_that_l
     for of in (first, second):
         of.owned.bulkheads.recall(now, alone=True)
     reading = memory(shelf, "two", second)
-    first.owned.bulkheads.take("bulkhead/b", 5, 5, now)
+    first.owned.bulkheads.take_slots("bulkhead/b", 5, 5, now)
     first.owned.hear("lane", Ends(failed=3, failing=3), now)
     await remember(shelf, first)
     assert b"bulkhead/b" in shelf.kept["maniple/dev/dispatchers/one"]
@@ -147,14 +147,14 @@ async def test_who_has_more_than_there_is_room_for_says_so_when_it_begins_and_wh
     shelf, of = Shelf(), fleet("one")
     keeper, now = memory(shelf, "one", of), asyncio.get_running_loop().time()
     lanes = tuple(f"{n}".ljust(128, "x") for n in range(1500))
-    of.owned.bulkheads.take("bulkhead/b", 10, 10, now)
+    of.owned.bulkheads.take_slots("bulkhead/b", 10, 10, now)
     of.owned.bulkheads.sends("bulkhead/b", lanes, "one", now)
     with capture_logs() as said:
         for number in range(3):
             passes(of, now + number)  # there is something to write
             await keeper.flush()
         of.owned.bulkheads.free("bulkhead/b", 10)
-        of.owned.bulkheads.look(lambda _: True, now + 60.0)
+        of.owned.bulkheads.forget_stale(lambda _: True, now + 60.0)
         await keeper.flush()
     assert [(one["event"], one.get("lanes_of_rooms")) for one in said] == [
         ("too much to write down", 1),

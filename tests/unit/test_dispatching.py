@@ -112,12 +112,12 @@ async def test_what_was_given_up_is_not_with_the_broker_any_more(scene: Scene) -
     await scene.turn()
     for _ in range(2):  # one copy finds out, then the others follow
         scene.clock.seconds += Queues().patience
-        scene.lanes.look(taking=True)
+        scene.lanes.redirect_overdue(taking=True)
         await scene.turn()
     assert [source.settled for source in sources] == [1, 1, 1]
     assert scene.broker.waiting > 0  # it may be merely late
     scene.clock.seconds += Queues().cancel
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     await scene.turn()
     assert scene.broker.waiting == 0
 
@@ -127,7 +127,7 @@ async def test_a_confirm_that_is_merely_late_opens_the_lane_again(scene: Scene) 
     scene.send("first", lane="slow.lane")
     await scene.turn()
     scene.clock.seconds += Queues().patience
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     scene.broker.stuck.clear()
     scene.broker.well.set()
     await scene.turn()
@@ -141,9 +141,9 @@ async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(sce
     scene.send("first", lane="stuck.lane")
     await scene.turn()
     scene.clock.seconds += Queues().patience
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     scene.clock.seconds += Queues().cancel  # longer than the door is shut
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     for name in ("probe", "behind it"):
         scene.send(name, lane="stuck.lane")
     await scene.turn()
@@ -196,10 +196,10 @@ async def test_a_reply_queue_that_confirms_nothing_holds_up_no_source(
         return source
 
     asked = await expire("1", reply_to="maniple.replies.me")
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     assert asked.settled == 0
     scene.clock.seconds += Queues().patience
     await expire("2")  # others are confirmed
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     assert asked.settled == 1
     assert scene.broker.waiting > 0  # the reply is still tried

@@ -30,9 +30,9 @@ def test_the_order_in_which_confirms_are_heard_changes_nothing(
 ) -> None:
     one, other = Confirmation(0.0), Confirmation(0.0)
     for sent_at in orders[0]:
-        one.take(sent_at)
+        one.confirm_heartbeat(sent_at)
     for sent_at in [*orders[1], *orders[1]]:
-        other.take(sent_at)
+        other.confirm_heartbeat(sent_at)
     assert one == other
 
 

@@ -119,8 +119,8 @@ def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(100_000)}
     for key in keys:
-        fleet.owned.bulkheads.take(key, 1, 1, 0.0)
-        fleet.owned.buckets.take(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
+        fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
+        fleet.owned.buckets.take_tokens(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
     _, largest = told(fleet, 0.0)
     assert largest < LARGEST
     fleet.hear(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
@@ -135,7 +135,7 @@ def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(5_000)}
     for key in keys:
-        fleet.owned.bulkheads.take(key, 1, 1, 0.0)
+        fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
     told(fleet, 0.0)
     fleet.hear(DispatcherReport(dispatcher="two"), 1.0)
     first = fleet.report(1.0)
@@ -162,7 +162,7 @@ def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_
 ):
     fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
     fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
-    fleet.owned.buckets.take("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
+    fleet.owned.buckets.take_tokens("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
     assert 5 <= times_told_all(fleet, 20.0, 0.0) <= MOST_TOLD
     assert times_told_all(fleet, 20.0, 30.0) == 0
     assert 5 <= times_told_all(fleet, 20.0, 60.0, life=1) <= MOST_TOLD

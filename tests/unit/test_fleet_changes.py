@@ -120,29 +120,29 @@ def test_nearly_everything_passes_whose_owner_answers_when_its_busy_machine_lets
 
 def test_what_was_used_unasked_is_taken_of_what_the_bucket_had_no_room_for() -> None:
     buckets = TokenBuckets()
-    buckets.take("x", TERMS, 1000, now=0.0)
+    buckets.take_tokens("x", TERMS, 1000, now=0.0)
     # For two seconds nobody owned it, and 800 were let through: 200 more than it has room for
     # were left, so it is full.
     buckets.spend("x", TERMS, 500, now=2.0)
     buckets.spend("x", TERMS, 300, now=2.0)
-    assert buckets.take("x", TERMS, 2000, now=2.0).granted == 1000
+    assert buckets.take_tokens("x", TERMS, 2000, now=2.0).granted == 1000
 
 
 def test_what_was_used_in_addition_is_owed() -> None:
     buckets = TokenBuckets()
-    buckets.take("x", TERMS, 1000, now=0.0)
+    buckets.take_tokens("x", TERMS, 1000, now=0.0)
     buckets.spend("x", TERMS, 2500, now=2.0)
-    assert buckets.take("x", TERMS, 1, now=2.499).granted == 0
-    assert buckets.take("x", TERMS, 1, now=2.502).granted == 1
+    assert buckets.take_tokens("x", TERMS, 1, now=2.499).granted == 0
+    assert buckets.take_tokens("x", TERMS, 1, now=2.502).granted == 1
 
 
 def test_what_a_bucket_at_rest_had_no_room_for_is_no_treasure() -> None:
     buckets = TokenBuckets()
     for second in range(100):
-        buckets.take("x", TERMS, 1, now=float(second))
+        buckets.take_tokens("x", TERMS, 1, now=float(second))
     most = TERMS.capacity + Peers().spilled * TERMS.rate
     buckets.spend("x", TERMS, most, now=99.5)
-    assert buckets.take("x", TERMS, 1000, now=99.5).granted <= 1
+    assert buckets.take_tokens("x", TERMS, 1000, now=99.5).granted <= 1
 
 
 def ready(fleet: Coordinator, *names: str) -> Coordinator:
@@ -160,7 +160,7 @@ def owned_by(fleet: Coordinator, name: str) -> Limit:
 def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     ours, theirs = owned_by(fleet, "one"), owned_by(fleet, "two")
-    fleet.owned.take(ours, 500, 10.0)
+    fleet.owned.grant_permits(ours, 500, 10.0)
     levels = {theirs.key: (500.0, TERMS.rate, TERMS.capacity)}
     fleet.hear(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
     fleet.report(10.0)
@@ -171,7 +171,7 @@ def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
 def test_who_listens_is_told_everything_some_times_a_second() -> None:
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     ours = owned_by(fleet, "one")
-    fleet.owned.take(ours, 1000, 10.0)
+    fleet.owned.grant_permits(ours, 1000, 10.0)
     fleet.report(10.0)
     told = 0
     for report in range(100):
@@ -190,7 +190,7 @@ def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None
     )
     fleet.ask(limit, lambda *_: None, 10.0)
     (asked,) = fleet.report(10.0).asks
-    fleet.look(10.5)
+    fleet.advance_time(10.5)
     fleet.hear(DispatcherReport(dispatcher="two", leaving=True), 10.5)
     late = Grant(key=limit.key, to="one", number=asked.number, granted=1)
     fleet.hear(DispatcherReport(dispatcher="two", grants=(late,)), 10.6)
@@ -213,7 +213,7 @@ def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
     for _ in range(5):
         fleet.free(limit, 10.0)
     fleet.hear(DispatcherReport(dispatcher="two", leaving=True), 10.0)
-    fleet.look(10.0)
+    fleet.advance_time(10.0)
     passed: list[bool | None] = []
     for _ in range(6):
         fleet.ask(limit, lambda passes, _: passed.append(passes), 10.0)

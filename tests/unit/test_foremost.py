@@ -30,7 +30,7 @@ class Many:
     def look(self) -> list[str]:
         """Look once; no step of it may take long, nor all of them."""
         before = self.asked
-        for _ in self.foremost.look(self.rank):
+        for _ in self.foremost.refresh_first(self.rank):
             self.check(before)
             before = self.asked
         self.check(before)
@@ -107,7 +107,7 @@ def slow(buckets: TokenBuckets, now: float) -> set[str]:
     """Return what there is to be written down, when all has been looked at."""
     while True:
         buckets.look_round(lambda _: True, now)
-        for _ in buckets.look(lambda _: True, now):
+        for _ in buckets.find_slow(lambda _: True, now):
             pass
         if not buckets.behind:
             return {key for key, _, _ in buckets.slow()}
@@ -116,8 +116,8 @@ def slow(buckets: TokenBuckets, now: float) -> set[str]:
 def test_of_more_slow_buckets_than_there_is_room_for_the_emptiest_by_now_are_kept() -> None:
     buckets = TokenBuckets()
     for number in range(2 * MAX_KEPT):
-        buckets.take(f"tenant-{number}", MINUTELY, 1, 0.0)
-    buckets.take("four of five", HOURLY, 4, 30.0)
+        buckets.take_tokens(f"tenant-{number}", MINUTELY, 1, 0.0)
+    buckets.take_tokens("four of five", HOURLY, 4, 30.0)
     assert "four of five" in slow(buckets, 50.0)  # by then the others have five sixths of theirs
     assert buckets.left == MAX_KEPT + 1
 
@@ -125,15 +125,15 @@ def test_of_more_slow_buckets_than_there_is_room_for_the_emptiest_by_now_are_kep
 def test_what_is_full_by_now_is_not_written_down() -> None:
     buckets = TokenBuckets()
     for number in range(1000):
-        buckets.take(f"tenant-{number}", MINUTELY, 1, 0.0)
-    buckets.take("hourly", HOURLY, 1, 100.0)
+        buckets.take_tokens(f"tenant-{number}", MINUTELY, 1, 0.0)
+    buckets.take_tokens("hourly", HOURLY, 1, 100.0)
     assert slow(buckets, 101.0) == {"hourly"}
 
 
 def test_thousands_of_slow_buckets_are_kept() -> None:
     buckets = TokenBuckets()
     for number in range(MAX_KEPT):
-        buckets.take(f"tenant-{number}", HOURLY, 1, 0.0)
+        buckets.take_tokens(f"tenant-{number}", HOURLY, 1, 0.0)
     assert len(slow(buckets, 1.0)) == MAX_KEPT
     assert buckets.left == 0
 

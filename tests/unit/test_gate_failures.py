@@ -115,7 +115,7 @@ class Scene:
     def dies(self) -> None:
         """Let the owner go, so that whoever asked is told by this one."""
         self.fleet.hear(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
-        self.fleet.look(LATER)
+        self.fleet.advance_time(LATER)
 
 
 @pytest.mark.parametrize("told", [Scene.answer, Scene.dies])

@@ -175,7 +175,7 @@ async def test_a_demand_that_comes_while_one_is_under_way_is_answered_by_the_nex
 async def test_nothing_is_sent_by_who_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Agent(monkeypatch)
     agent.plane.answers.clear()
-    running = asyncio.create_task(agent.heartbeats.run())
+    running = asyncio.create_task(agent.heartbeats.send_heartbeats())
     await wait_until(lambda: len(agent.plane.sent) == 1, 1)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

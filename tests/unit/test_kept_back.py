@@ -55,7 +55,7 @@ class Scene:
 
     async def take(self, *names: str, **properties: Any) -> Submission:
         delivery: Any = Submission([{"id": name} for name in names], **properties)
-        self.ingress.submissions.take(delivery)
+        self.ingress.submissions.on_submission(delivery)
         for _ in range(50):
             await asyncio.sleep(0)
         await self.ingress.drain()

@@ -146,7 +146,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.fleet, self.told, self.seconds = Agents(), Told(), 0.0
-        actor: Any = SimpleNamespace(outbox=self.told, take=self._take)
+        actor: Any = SimpleNamespace(outbox=self.told, on_decisions=self._take)
         clock: Any = SimpleNamespace(seconds=lambda: self.seconds, now=self._now)
         log = structlog.get_logger()
         self.handlers = Handlers(self.fleet, clock, actor, process_metrics(), log)

@@ -125,7 +125,7 @@ def test_a_lane_that_is_not_told_of_in_time_is_told_of_later() -> None:
 
 def granted(bulkheads: Bulkheads, lane: str, number: int, now: float = 0.0) -> None:
     """Grant room to tasks that go to a lane."""
-    bulkheads.take(KEY, MOST, number, now)
+    bulkheads.take_slots(KEY, MOST, number, now)
     bulkheads.sends(KEY, (lane,), "dispatcher", now)
 
 

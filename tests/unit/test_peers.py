@@ -28,14 +28,14 @@ def test_whoever_is_silent_while_we_hear_ourselves_owns_nothing_after_a_while() 
     for step in range(1, int(2 * TIMES.alive / TIMES.presence)):
         now = begun + step * TIMES.presence
         peers.heard("one", now, ready=True)
-        peers.look(now)
+        peers.forget_silent(now)
         assert peers.counts("two") == (now - begun <= TIMES.alive)
 
 
 def test_nobody_is_silent_while_we_do_not_hear_even_ourselves() -> None:
     peers, begun = heard_both(3)
     for moment in range(int(LONG / TIMES.look)):
-        peers.look(begun + moment * TIMES.look)
+        peers.forget_silent(begun + moment * TIMES.look)
         assert peers.counts("two")
         assert peers.unheard_for("two", begun + moment * TIMES.look) <= TIMES.unheard
 
@@ -44,7 +44,7 @@ def test_nobody_is_silent_while_we_do_not_hear_even_ourselves() -> None:
 def test_whoever_is_heard_first_after_that_nobody_was_silent_meanwhile(first: str) -> None:
     peers, begun = heard_both(3)
     peers.heard(first, begun + LONG, ready=True)
-    peers.look(begun + LONG + TIMES.look)
+    peers.forget_silent(begun + LONG + TIMES.look)
     assert peers.counts("two")
 
 
@@ -53,7 +53,7 @@ def test_who_died_meanwhile_is_missed_from_then_on() -> None:
     heard = begun + LONG
     while heard < begun + LONG + TIMES.alive + TIMES.presence:
         peers.heard("one", heard, ready=True)
-        peers.look(heard)
+        peers.forget_silent(heard)
         heard += TIMES.presence
     assert not peers.counts("two")
 
@@ -80,10 +80,10 @@ def test_whose_word_does_not_come_back_for_long_begins_anew_and_does_not_believe
     said = one.report(TIMES.listens)
     one.hear(said, TIMES.listens)
     assert one.peers.counts("one")
-    one.look(TIMES.listens + TIMES.alive)
+    one.advance_time(TIMES.listens + TIMES.alive)
     assert one.peers.counts("one")
     late = TIMES.listens + 1.1 * TIMES.alive
-    one.look(late)
+    one.advance_time(late)
     assert not one.peers.counts("one")
     one.hear(said, late)
     assert not one.peers.counts("one")
@@ -103,7 +103,7 @@ def told(one: Coordinator, until: float, *, hears: bool) -> float:
         now += TIMES.look
         if hears:
             one.hear(DispatcherReport(dispatcher="one"), now)
-        one.look(now)
+        one.advance_time(now)
     return times[0]
 
 

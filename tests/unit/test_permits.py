@@ -43,7 +43,7 @@ def test_what_is_given_back_while_a_request_is_under_way_is_told_soon() -> None:
     for _ in range(50):
         simulation.alive[other].free(HUNDRED, simulation.now)
     simulation.run(SOON)
-    assert owner.owned.take(HUNDRED, 100, simulation.now).granted > 50
+    assert owner.owned.grant_permits(HUNDRED, 100, simulation.now).granted > 50
 
 
 class TwoFleets:
@@ -79,7 +79,7 @@ def test_nothing_is_due_while_a_request_is_under_way() -> None:
     (first,) = two.asking.report(10.0).asks
     two.ask(10.003)
     two.asking.free(two.limit, 10.004)
-    two.asking.look(10.005)
+    two.asking.advance_time(10.005)
     assert not two.due()
     two.answer(first, 10.01)
     assert two.due()
@@ -94,7 +94,7 @@ def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> No
     two.ask(10.003)
     assert not two.due()
     for moment in range(1, 21):
-        two.asking.look(10.0 + moment * 0.05)
+        two.asking.advance_time(10.0 + moment * 0.05)
     assert two.due()
     assert two.asking.report(11.0).asks
 
@@ -104,7 +104,7 @@ def test_what_an_answer_grants_that_came_too_late_is_given_back_once() -> None:
     two.ask(10.0)
     two.ask(10.0)
     (late,) = two.asking.report(10.0).asks
-    two.asking.look(11.0)
+    two.asking.advance_time(11.0)
     two.answer(late, 11.1)
     two.ask(11.2)
     (told,) = two.asking.report(11.2).asks
@@ -118,7 +118,7 @@ def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> No
     two = TwoFleets()
     two.ask(10.0)
     two.asking.report(10.0)
-    two.asking.look(11.0)  # from now on it is silent
+    two.asking.advance_time(11.0)  # from now on it is silent
     two.asking.hear(DispatcherReport(dispatcher="two", leaving=True), 11.0)
     number = 0
     while two.asking.peers.owner(two.limit.key) in ("one", None):
@@ -132,12 +132,12 @@ def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> No
 
 def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
     buckets, shape = TokenBuckets(), Terms(rate=100.0, capacity=100.0, reserve=60.0)
-    last = buckets.take("x", shape, 3100, now=0.0)
+    last = buckets.take_tokens("x", shape, 3100, now=0.0)
     assert last.wait(3099) == pytest.approx(30.0)
     buckets.spend("x", shape, -1, now=0.0)
-    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.0)
+    assert buckets.take_tokens("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.0)
     buckets.spend("x", shape, 1, now=0.0)
-    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)
+    assert buckets.take_tokens("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)
 
 
 @pytest.mark.parametrize("way", ["follow", "restore", "take"])
@@ -154,7 +154,7 @@ def test_buckets_have_a_bound_whoever_tells_of_them(
         elif way == "restore":
             known.restore(key, level, 0.0, 0.0)
         else:
-            known.take(key, TERMS, 1, 0.0)
+            known.take_tokens(key, TERMS, 1, 0.0)
     assert len(known) <= 20
     assert known.level("empty", TERMS, 0.0) == -50.0
 
@@ -202,7 +202,7 @@ def test_what_is_above_what_was_left_nobody_has_refused() -> None:
     for _ in range(4):
         two.ask(10.0)
     two.asking.report(10.0)
-    two.asking.look(11.0)
+    two.asking.advance_time(11.0)
     two.ask(11.0)
     assert two.passed == [True] * 3 + [None] * 2
 
@@ -212,5 +212,5 @@ def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
     two.limit = Limit(two.limit.key, most=1000, lane="text.stats")
     two.ask(10.0)
     two.asking.report(10.0)
-    two.asking.look(11.0)
+    two.asking.advance_time(11.0)
     assert two.passed == [None]

@@ -101,7 +101,7 @@ def test_a_standby_makes_each_key_once_however_often_it_looks() -> None:
     Counting.made.clear()
     handlers, _ = registry(Lead())
     for number in range(200):
-        handlers.actor.take([counting(number)], 0.0)
+        handlers.actor.on_decisions([counting(number)], 0.0)
         handlers.actor.act(Standby().grace / 2)
     assert len(Counting.made) == 200
 
@@ -109,10 +109,10 @@ def test_a_standby_makes_each_key_once_however_often_it_looks() -> None:
 def test_a_leader_acts_at_once_and_once_for_a_batch_and_a_standby_when_told_to() -> None:
     lead = Lead(leads=True)
     handlers, _ = registry(lead)
-    handlers.actor.take(map(counting, range(100)), 0.0)
+    handlers.actor.on_decisions(map(counting, range(100)), 0.0)
     assert (len(handlers.actor.agenda), len(lead.asked)) == (0, 2)
     lead.leads = False
-    handlers.actor.take(map(counting, range(100, 200)), 0.0)
+    handlers.actor.on_decisions(map(counting, range(100, 200)), 0.0)
     assert (len(handlers.actor.agenda), len(lead.asked)) == (100, 3)
     handlers.actor.act(Standby().grace)
     assert len(handlers.actor.agenda) == 0

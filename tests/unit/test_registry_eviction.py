@@ -87,7 +87,7 @@ async def evicting(url: str, fleet: Agents | None = None) -> AsyncIterator[Evict
         target=fleet.target,
         log=structlog.get_logger(),
     )
-    task = asyncio.create_task(evictor.run())
+    task = asyncio.create_task(evictor.run_evictions())
     yield evictor
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -97,7 +97,7 @@ def test_a_place_of_which_all_say_that_it_lets_none_of_them_consume_is_to_blame(
             told = {"agent": agent, "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
             description = AgentDescription.model_validate(told | {"lanes": ["x", "y"]})
             fleet.hear(beat(agent, second + 1, description=description, **said), at(second))
-        fleet.look({}, at(second))
+        fleet.update_queue_views({}, at(second))
         if not seen or seen[-1][1] != fleet.suspected:
             seen.append((second, fleet.suspected))
 
@@ -239,9 +239,9 @@ def test_commands_are_wanted_only_while_their_reason_lasts() -> None:
     fleet.hear(beat("a", 2, description=described, slots=1), at(3))
     assert not fleet.wants(agent, Announce())
     assert fleet.open_lanes() == {"x"}
-    fleet.look({"x": LaneView(1, 1)}, at(6))
+    fleet.update_queue_views({"x": LaneView(1, 1)}, at(6))
     assert fleet.wants(agent, Reconnect())
-    fleet.look({"x": LaneView(0, 1)}, at(7))
+    fleet.update_queue_views({"x": LaneView(0, 1)}, at(7))
     assert not fleet.wants(agent, Reconnect())
     retire = Retire(incarnation=get(fleet, "a").incarnation)
     assert not fleet.wants(agent, retire)

@@ -46,7 +46,7 @@ class Registry:
         self.fleet.hear(beat(description=description, **changes), at(0))
 
     def shown(self) -> tuple[bool, str, dict[Risk, float | None]]:
-        self.watch.look()
+        self.watch.show_mismatches()
         component = self.health.snapshot()["components"][COMPONENT]
         assert not component["required"]
         value = self.metrics.registry.get_sample_value
@@ -80,7 +80,7 @@ def test_who_does_not_fit_is_told_in_log_health_and_metric_until_it_does() -> No
     registry.hear("slow", Timings())
     with structlog.testing.capture_logs() as lines:
         ok, detail, counts = registry.shown()
-        registry.watch.look()
+        registry.watch.show_mismatches()
     assert (ok, counts) == (False, {Risk.RUNS_TWICE: 1, Risk.SUSPECTED: 0})
     assert "slow has stopped exclusive tasks after 8.25 s" in detail
     assert "failed here after 4.5 s" in detail

@@ -59,7 +59,7 @@ class Bench:
             if second % 3 == 0:
                 for agent, says in self.agents.items():
                     self.fleet.hear(beat(agent, second, self.lanes, **says(second)), at(second))
-            for agent, decision in self.fleet.look(views, at(second)):
+            for agent, decision in self.fleet.update_queue_views(views, at(second)):
                 self.told[agent] += decision.commands
             self.suspected |= self.fleet.suspected
         self.second += seconds

@@ -193,7 +193,7 @@ async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room(
     scene.publisher.silent.add(LANE)
     scene.admit()
     now[0] += 10.0
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     scene.publisher.freed.set()
     await scene.lanes.drain()
     (copy,) = scene.tasks("maniple.delay")
@@ -235,7 +235,7 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
         ),
         content_encoding=None,
     )
-    undeliverable.take(delivery)  # type: ignore[arg-type]  # a fake
+    undeliverable.on_dead_letter(delivery)  # type: ignore[arg-type]  # a fake
     await scene.results.drain()
     assert scene.taken == taken
 

@@ -77,7 +77,7 @@ class Scene:
 
     async def comes_back(self, task: Envelope, seconds: float) -> Envelope:
         """Let a task come back from a delay after so long; return what becomes of it."""
-        return await self._taken(self.returns.take, Delivery(task), seconds)
+        return await self._taken(self.returns.on_retry, Delivery(task), seconds)
 
     async def is_moved(self, task: Envelope, seconds: float, *, lost: bool) -> Envelope:
         """Find a task in the queue of an agent that is gone."""
@@ -88,7 +88,7 @@ class Scene:
         delivery: Any = Delivery(task)
         delivery.routing_key, delivery.headers = f"broker.maniple.lane.{LANE}", {}
         delivery.properties = commands.Basic.Properties()
-        self.dead.take(delivery)
+        self.dead.on_dead_letter(delivery)
         await self.results.drain()
 
     async def _taken(self, take: Any, delivery: Delivery, seconds: float) -> Envelope:

@@ -43,7 +43,7 @@ class Scene:
         self.lanes.send(envelope("1", lane=LANE, affinity=affinity), source)
         for _ in range(8):
             await self.turn()
-            self.lanes.look(taking=True)
+            self.lanes.redirect_overdue(taking=True)
         await self.turn()
         await self.results.drain()
 

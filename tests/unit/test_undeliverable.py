@@ -106,7 +106,7 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
         again=again,
         admitted=partial(admitted, decided or LIMITED),
     )
-    taker.take(delivery)
+    taker.on_dead_letter(delivery)
     await results.drain()
     assert delivery.acked == 1
     recorded = [r for m in publisher.to("maniple.results") for r in decode_results(m.body)]

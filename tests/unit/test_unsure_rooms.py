@@ -24,7 +24,7 @@ def remembering(number: int = MOST) -> Bulkheads:
 
 
 def granted(bulkheads: Bulkheads, want: int, now: float = 0.0) -> int:
-    return bulkheads.take(KEY, MOST, want, now)
+    return bulkheads.take_slots(KEY, MOST, want, now)
 
 
 def test_what_is_only_remembered_takes_room_and_is_not_known_to() -> None:
@@ -54,7 +54,7 @@ def test_what_is_remembered_does_not_grow_with_each_restart() -> None:
     number = 8
     for _ in range(20):
         bulkheads = remembering(number)
-        bulkheads.look(lambda _: True, 0.5)
+        bulkheads.forget_stale(lambda _: True, 0.5)
         ((_, (number, _)),) = bulkheads.lately_in_use(lambda _: True)
     assert number == 8
 
@@ -63,7 +63,7 @@ def test_what_agents_tell_of_is_known_for_good() -> None:
     bulkheads = remembering()
     for here, unsure in ((3, 2), (5, 0), (4, 0)):
         bulkheads.hear(ONE, [Held(KEY, here, ended=0)], 0.5)
-        bulkheads.look(lambda _: True, 0.5)
+        bulkheads.forget_stale(lambda _: True, 0.5)
         assert bulkheads.unsure(KEY) == unsure
     assert (granted(bulkheads, 1), bulkheads.is_full(KEY, MOST)) == (0, True)
 
@@ -90,7 +90,7 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
     bulkheads.recall(0.0, alone=True)
     while bulkheads.unsure(KEY):
         now += 0.5
-        bulkheads.look(lambda _: True, now)
+        bulkheads.forget_stale(lambda _: True, now)
         for doubt in tuple(bulkheads.doubtful(now)):
             bulkheads.looked(doubt.key, 0, now)
     assert 0.0 < now - within * Reports().heard < Reports().heard

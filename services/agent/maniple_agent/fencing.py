@@ -20,8 +20,8 @@ class Fence:
     """Takes an agent out of work when others may take it for dead, and puts it back.
 
     Fenced, it takes and starts nothing. What runs goes on, and its results are kept by the outlets
-    and published when there is a connection again. `look` is to be called some times a second; what
-    must be exact asks `Confirmation.fenced`.
+    and published when there is a connection again. `enforce` is to be called some times a second;
+    what must be exact asks `Confirmation.fenced`.
     """
 
     def __init__(  # noqa: PLR0913 - it acts on all that takes or holds work
@@ -56,12 +56,12 @@ class Fence:
 
     def confirm(self, sent_at: float) -> None:
         """Take that the broker has confirmed a heartbeat that was sent at that time."""
-        self._confirmation.take(sent_at)
+        self._confirmation.confirm_heartbeat(sent_at)
         self._runtime.pulse.beat()
-        self.look()
+        self.enforce()
         self._work.slots_free()  # what came too late for a look may still have kept jobs waiting
 
-    def look(self) -> None:
+    def enforce(self) -> None:
         """Do what the time since the last confirmed heartbeat asks for."""
         now = self._clock()
         fenced = self._confirmation.fenced(now)

@@ -115,7 +115,7 @@ class Heartbeats:
         """Send the next heartbeat now."""
         self._due.set()
 
-    async def run(self) -> None:
+    async def send_heartbeats(self) -> None:
         """Send until cancelled."""
         try:
             while True:
@@ -219,7 +219,7 @@ class OutcomeReports:
         self._had_load = False
         self._log = structlog.get_logger("maniple.agent.outcomes")
 
-    async def run(self) -> None:
+    async def send_reports(self) -> None:
         """Report until cancelled; an idle agent is silent."""
         adapted = monotonic()
         while True:

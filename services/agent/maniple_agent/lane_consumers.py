@@ -94,12 +94,12 @@ class LaneConsumers:
             plain, suspects = lane_queues(lane)
             slots = self._capacities[self._served[lane].executor]
             wanted = prefetch_for(slots, LaneMeasure())
-            self._consumers[lane] = consumer(plain, work.take, wanted)
-            self._suspects[lane] = consumer(suspects, partial(work.take, suspect=True), 1)
+            self._consumers[lane] = consumer(plain, work.on_bundle, wanted)
+            self._suspects[lane] = consumer(suspects, partial(work.on_bundle, suspect=True), 1)
         if self._affine:
             wanted = max(self._consumers[lane].prefetch for lane in self._affine)
             self._own = self._places[self._own_queue.name] = consumer(
-                self._own_queue, work.take, wanted
+                self._own_queue, work.on_bundle, wanted
             )
         for lane in self._served:
             self._places[suspect_lane(lane)] = self._suspects[lane]

@@ -275,12 +275,12 @@ class AgentPublisher:
         else:
             leaving.done(error)
 
-    def look(self, *, taking: bool) -> None:
+    def redirect_overdue(self, *, taking: bool) -> None:
         """Do something else about what is not confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
-        self._results.look(taking=taking)
+        self._results.drop_late_replies(taking=taking)
         now = monotonic()
         if not taking:
             self._under_way.renew(now)

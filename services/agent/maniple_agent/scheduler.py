@@ -115,7 +115,7 @@ class Scheduler:
 
     # --- in ------------------------------------------------------------------------------
 
-    def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
+    def on_bundle(self, delivery: Delivery, *, suspect: bool = False) -> None:
         """Take one bundle from a lane."""
         now = self._deadlines.now()
         self.last_delivery_at = now.at
@@ -229,7 +229,7 @@ class Scheduler:
         jobs: list[Job] = []
         free = executor.free
         turns = self.waiting.turns(kind)
-        turns.look(free, executor.capacity - free, lambda: executor.kept)
+        turns.begin_round(free, executor.capacity - free, lambda: executor.kept)
         now = self._deadlines.now()
         held = self._splits.holds if self._splits.under_way else None
         most = self._most_bytes - self._departures.results_kept

@@ -145,7 +145,7 @@ async def build(runtime: Runtime, folder: Path | None = None) -> AsyncIterator[N
     try:
         async with parts.hot.publishing(), plane:
             await check_id(plane, description, settings.timings.heartbeats)
-            parts.confirmation.take(monotonic())  # what counts from now on is silence
+            parts.confirmation.confirm_heartbeat(monotonic())  # what counts from now on is silence
             async with parts.hot.consuming():
                 heartbeats = await _report(runtime, parts, plane, description)
                 yield
@@ -220,9 +220,11 @@ async def _report(
     )
     look = runtime.settings.timings.fencing.look
     watch = TaskWatch(parts.work, parts.departures, description.agent, period=look)
-    runtime.spawn(heartbeats.run(), "heartbeats")
-    runtime.spawn(reports.run(), "outcomes")
-    runtime.spawn(watch.run(fence, runtime.metrics, runtime.health, parts.time.now), "watch")
+    runtime.spawn(heartbeats.send_heartbeats(), "heartbeats")
+    runtime.spawn(reports.send_reports(), "outcomes")
+    runtime.spawn(
+        watch.watch_tasks(fence, runtime.metrics, runtime.health, parts.time.now), "watch"
+    )
     return heartbeats
 
 

@@ -27,7 +27,7 @@ class ResultLearner:
         self._policies = policies
         self._good = good
 
-    async def run(self) -> None:
+    async def learn_results(self) -> None:
         """Read along whenever it is needed, until cancelled."""
         while True:
             if not self._wanted:

@@ -63,7 +63,7 @@ async def _look(lanes: LanePublisher, hot: HotPath) -> None:
     """Look after publishes that are not confirmed."""
     while True:
         await asyncio.sleep(LOOK_PERIOD)
-        lanes.look(taking=hot.publishes)
+        lanes.redirect_overdue(taking=hot.publishes)
 
 
 async def _drain(
@@ -229,8 +229,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     expiry = LaneExpiry(deadlines, pulls, turn_over, around, runtime.log)
     returns = RetryConsumer(lanes, gate, refused, time.now, traces=traces, again=again)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
-        hot.consume(queue, submissions.take, settings.prefetch)
-    hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
+        hot.consume(queue, submissions.on_submission, settings.prefetch)
+    hot.consume(topology.RETRY_QUEUE, returns.on_retry, settings.retry_prefetch)
     dead = DeadLetterConsumer(
         results,
         runtime.metrics,
@@ -241,7 +241,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         admitted=submissions.admitted,
         long=long,
     )
-    hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
+    hot.consume(topology.DEAD_BROKER, dead.on_dead_letter, PREFETCH_DEAD)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
         hear = follow(time, runtime.health)
         await _ask_for_time(plane, hear, runtime)
@@ -252,15 +252,15 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         async with hot.consuming():
             for name, work in {
                 "look": _look(lanes, hot),
-                "talk": talk.run(),
+                "talk": talk.exchange_reports(),
                 "count rooms": talk.count_rooms(),
                 "announce breakers": talk.announce_breakers(),
                 "show breakers": talk.show_breakers(),
                 "memory": memory.keep(),
-                "expiry": expiry.run(),
-                "lookups": lookups.run(),
-                "long messages": long.run(),
-                "learn good results": ResultLearner(runtime, policies, good).run(),
+                "expiry": expiry.watch_lanes(),
+                "lookups": lookups.answer_lookups(),
+                "long messages": long.work_in_slices(),
+                "learn good results": ResultLearner(runtime, policies, good).learn_results(),
             }.items():
                 runtime.spawn(work, name)
             yield

@@ -35,7 +35,7 @@ class ActionRunner:
     metrics: Metrics
     log: FilteringBoundLogger
 
-    def take(self, decided: Iterable[tuple[AgentId, Decision]], now: float) -> None:
+    def on_decisions(self, decided: Iterable[tuple[AgentId, Decision]], now: float) -> None:
         """Take what was decided about agents; a leader does it at once, a standby when it acts."""
         for agent, decision in decided:
             for event in decision.events:

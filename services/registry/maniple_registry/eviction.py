@@ -58,12 +58,12 @@ class Evictor:
             self._closing.add(failed)
         self._delisting.add(failed)
 
-    async def run(self) -> None:
+    async def run_evictions(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._closing.run())
-            group.create_task(self._closing_again.run())
-            group.create_task(self._delisting.run())
+            group.create_task(self._closing.run_batches())
+            group.create_task(self._closing_again.run_batches())
+            group.create_task(self._delisting.run_batches())
 
     async def _close_first(self, records: Sequence[AgentRecord]) -> None:
         seen = await self._close(records)
@@ -119,7 +119,7 @@ class Batches:
         self._waiting.append((time.monotonic() + self._delay, record))
         self._added.set()
 
-    async def run(self) -> None:
+    async def run_batches(self) -> None:
         """Work until cancelled."""
         while True:
             await self._added.wait()

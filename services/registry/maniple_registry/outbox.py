@@ -54,11 +54,11 @@ class Outbox:
         """Have a command sent by `key` on `maniple.control`."""
         self._commands.add((key, command))
 
-    async def run(self) -> None:
+    async def publish_pending(self) -> None:
         """Publish until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._events.run())
-            group.create_task(self._commands.run())
+            group.create_task(self._events.publish_letters())
+            group.create_task(self._commands.publish_letters())
 
     async def _emit(self, event: AgentEvent) -> None:
         while True:
@@ -94,7 +94,7 @@ class _Letters(Generic[L]):
     def add(self, letter: L) -> None:
         self._waiting.put_nowait(letter)
 
-    async def run(self) -> None:
+    async def publish_letters(self) -> None:
         gate = asyncio.Semaphore(WINDOW)
         async with asyncio.TaskGroup() as group:
             while True:

@@ -133,7 +133,7 @@ class AmqpConnection(Supervised):
         for keeper in self._keepers:
             keeper.tick()
         if self.budget is not None:
-            self.budget.look()
+            self.budget.rebalance()
 
     def _forget(self) -> None:
         for keeper in self._keepers:

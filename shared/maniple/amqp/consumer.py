@@ -286,7 +286,7 @@ class Consumer:
         if self._share is None:
             self._hand(delivery)
         else:
-            self._share.take(delivery, len(self._unsettled))
+            self._share.count_delivery(delivery, len(self._unsettled))
 
     def _hand(self, delivery: Delivery) -> None:
         try:

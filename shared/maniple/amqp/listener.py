@@ -83,7 +83,7 @@ class Inspector:
         """Forget the connection."""
         self._connection = self._channel = None
 
-    async def look(self, queue: str) -> QueueView:
+    async def inspect_queue(self, queue: str) -> QueueView:
         """Look at a queue. Raises `BrokerUnavailable`, also when the broker will not say."""
         async with self._looking:
             try:

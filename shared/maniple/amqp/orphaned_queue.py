@@ -60,7 +60,7 @@ class OrphanedQueue:
         """Seconds since the last delivery came or was on its way."""
         return 0.0 if self._consumer.unsettled else monotonic() - self._touched
 
-    async def look(self) -> QueueView | None:
+    async def inspect_queue(self) -> QueueView | None:
         """Look at the queue; None if it is not there."""
         channel = await self._connection.channel()
         try:

@@ -62,7 +62,7 @@ class Bulk:
         self._advance = _silent
         self.counts: dict[str, int] = {}
 
-    async def run(self, url: str) -> ExitCode:
+    async def submit_all(self, url: str) -> ExitCode:
         """Submit everything and return the exit code.
 
         Raises `ConfigurationError` for files that cannot be used, before anything is submitted.

@@ -212,7 +212,7 @@ class Client:
         if window < 1:
             raise ConfigurationError("window must be at least 1")
         flow = Flow(self._carrier, self._outstanding, window=window, ordered=ordered)
-        return contextlib.aclosing(flow.run(items, make))
+        return contextlib.aclosing(flow.iterate_slots(items, make))
 
     def _slot(self, task: Task) -> Slot:
         task = _identified(task)

@@ -92,7 +92,7 @@ class Flow:
         self._room: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
 
-    async def run(
+    async def iterate_slots(
         self, items: Iterable[T] | AsyncIterable[T], make: Callable[[T], Slot]
     ) -> AsyncGenerator[Slot, None]:
         """Make a task of each item and iterate over the slots as they are done.

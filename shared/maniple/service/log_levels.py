@@ -60,7 +60,7 @@ class LogLevels:
         self._index = 0
         self._may_write = True
 
-    async def run(self) -> None:
+    async def follow_level(self) -> None:
         """Follow the level until cancelled."""
         failures = 0
         while True:

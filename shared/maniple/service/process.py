@@ -135,7 +135,7 @@ class _Process:
         levels = LogLevels(consul, self.settings, self.log)
         besides = (
             asyncio.create_task(self._measure_lag(), name="loop-lag"),
-            asyncio.create_task(levels.run(), name="log-levels"),
+            asyncio.create_task(levels.follow_level(), name="log-levels"),
         )
         try:
             async with HealthServer(self.settings, self.health, self.metrics.registry) as server:

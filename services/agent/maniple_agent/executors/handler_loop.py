@@ -62,7 +62,7 @@ class HandlerLoop:
         """The jobs whose handlers have begun and not ended; a copy."""
         return dict(self._tasks)
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run_jobs(self, jobs: Sequence[Job]) -> None:
         """Run jobs in one hop."""
         self._not_begun.update(dict.fromkeys(jobs, True))
         self._arrived.extend(jobs)

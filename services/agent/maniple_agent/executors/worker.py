@@ -106,7 +106,7 @@ def _run(
         outcome = run_sync(definition, context, call.payload, failures.tell)
     progress.close()
     return WorkerReply(
-        spans=[] if collector is None else collector.take(),
+        spans=[] if collector is None else collector.take_spans(),
         value=Raw(outcome.output),
         failure=outcome.failure,
         retryable=outcome.retryable,

@@ -146,7 +146,7 @@ class QueueDrainer:
 
         That may have changed again meanwhile.
         """
-        if await queue.look() is None:
+        if await queue.inspect_queue() is None:
             return True
         self._runtime.log.info("moving tasks of an agent that is gone", agent=agent)
         rounds = 0
@@ -178,7 +178,7 @@ class QueueDrainer:
 
     async def _remove(self, agent: str, queue: OrphanedQueue) -> bool:
         """Remove the queue if it is empty and we are its only consumer; True if it is gone."""
-        seen = await queue.look()
+        seen = await queue.inspect_queue()
         if seen is None:
             return True
         if seen.ready or seen.consumers > 1 or not queue.quiet or self._is_over(agent):
@@ -190,7 +190,7 @@ class QueueDrainer:
         """Return when nobody but an agent that is back consumes its queue, or after 5 s."""
         deadline = monotonic() + OTHERS_TIMEOUT
         while self._roster.reads(agent) and not self._stopping and monotonic() < deadline:
-            seen = await queue.look()
+            seen = await queue.inspect_queue()
             if seen is None or seen.consumers <= 1:
                 return
             await asyncio.sleep(POLL)
@@ -203,7 +203,7 @@ class QueueDrainer:
             await asyncio.sleep(POLL)
             now = monotonic()
             if now >= next_look:
-                seen, next_look = await queue.look(), now + self._quiet / LOOKS
+                seen, next_look = await queue.inspect_queue(), now + self._quiet / LOOKS
                 if seen is None or (seen.ready and not seen.consumers):
                     return
 

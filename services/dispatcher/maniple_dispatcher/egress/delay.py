@@ -120,7 +120,7 @@ class DelayPublisher:
         """Take that the broker has confirmed something else that was sent at `since`."""
         self._under_way.answered(since)
 
-    def look(self, *, taking: bool) -> None:
+    def redirect_overdue(self, *, taking: bool) -> None:
         """Let wait elsewhere what is not confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.

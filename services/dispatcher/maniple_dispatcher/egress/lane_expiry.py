@@ -51,7 +51,7 @@ STOP_TIMEOUT = 3.0
 class LaneQueues(Protocol):
     """What can be looked at and taken from; both raise `BrokerUnavailable`."""
 
-    async def look(self, queue: str) -> QueueView:
+    async def inspect_queue(self, queue: str) -> QueueView:
         """Look at a queue."""
         ...
 
@@ -100,7 +100,9 @@ class TurnOver:
         self._traces = traces
         self._settle = settle
 
-    async def run(self, pull: Pull, place: Place, most: int, goes_on: Callable[[], bool]) -> bool:
+    async def turn_over_queue(
+        self, pull: Pull, place: Place, most: int, goes_on: Callable[[], bool]
+    ) -> bool:
         """Take `most` messages; tells whether it went through, or ended because it may not go on.
 
         Raises `BrokerUnavailable` when the queue does not answer, or what came of it is not
@@ -178,7 +180,7 @@ class LaneExpiry:
         self._used = monotonic()
         self._stopping = False
 
-    async def run(self) -> None:
+    async def watch_lanes(self) -> None:
         """Look until cancelled."""
         async with asyncio.TaskGroup() as both:
             both.create_task(self._keep_looking())
@@ -241,7 +243,7 @@ class LaneExpiry:
     async def _look_at(self, place: Place) -> bool:
         self._looked_at.add(place.queue)
         try:
-            view = await self._queues.look(place.queue)
+            view = await self._queues.inspect_queue(place.queue)
         except BrokerUnavailable as error:
             self._log.info("a lane is not looked at", queue=place.queue, reason=str(error))
             self._deadlines.miss(place, monotonic())
@@ -273,7 +275,7 @@ class LaneExpiry:
         began = monotonic()
         try:
             async with self._queues.open(place.queue) as pull:
-                whole = await self._turn_over.run(
+                whole = await self._turn_over.turn_over_queue(
                     pull, place, ready, lambda: not (place.consumed or self._stopping)
                 )
         except BrokerUnavailable as error:

@@ -342,13 +342,13 @@ class LanePublisher:
         else:
             self._metrics.counter(MIRRORS_DROPPED).inc()
 
-    def look(self, *, taking: bool) -> None:
+    def redirect_overdue(self, *, taking: bool) -> None:
         """Let wait what has not been confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
-        self._delays.look(taking=taking)
-        self._results.look(taking=taking)
+        self._delays.redirect_overdue(taking=taking)
+        self._results.drop_late_replies(taking=taking)
         if not taking:
             self._under_way.renew(monotonic())
             return

@@ -95,9 +95,9 @@ class DeadLetterConsumer:
         self._seen = {reason: metrics.counter(DEAD_LETTERS, reason) for reason in REASONS}
         self._other = metrics.counter(DEAD_LETTERS, OTHER)
 
-    def take(self, delivery: Delivery) -> None:
+    def on_dead_letter(self, delivery: Delivery) -> None:
         """Publish the terminal result of each task in a message that no consumer settled."""
-        self._long.take(delivery, self._steps(delivery))
+        self._long.work_through(delivery, self._steps(delivery))
 
     def _steps(self, delivery: Delivery) -> Steps:
         reason = _death(delivery, "reason")
@@ -201,7 +201,7 @@ class DeadLetterConsumer:
             arrival.correlation_id,
             capability=capability_of(one.task, arrival.routing_key),
         )
-        self._again.look(key, asker, end)
+        self._again.answer_asker(key, asker, end)
 
     def _end(self, one: "_Expired", source: Settlement, found: Record | None) -> None:
         """End a task that expired if it never left a dispatcher; one that may have goes on.

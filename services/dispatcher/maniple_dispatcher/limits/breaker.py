@@ -62,7 +62,7 @@ class Breaker:
             self.window.popleft()
         return self._trips(spec) and self._become(BreakerState.OPEN, now)
 
-    def look(self, spec: CircuitBreakerSpec, now: float) -> bool:
+    def advance_time(self, spec: CircuitBreakerSpec, now: float) -> bool:
         """Let an open breaker become half open when it is time; tells whether it has changed."""
         if self.state is BreakerState.OPEN and now - self.since >= spec.open_for:
             return self._become(BreakerState.HALF_OPEN, now)

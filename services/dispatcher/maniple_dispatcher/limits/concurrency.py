@@ -98,7 +98,7 @@ class Bulkheads:
         """Take how many tasks a dispatcher has that no queue has taken yet."""
         self._dispatchers.tell(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
 
-    def take(self, key: str, most: int, want: int, now: float) -> int:
+    def take_slots(self, key: str, most: int, want: int, now: float) -> int:
         """Return how many of `want` tasks may go; `sends` is to say where."""
         bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         in_flight = self.in_flight(key)
@@ -283,7 +283,7 @@ class Bulkheads:
                 bulkhead.ended(missing.least)
                 self._changed.add(key)
 
-    def look(self, owns: Callable[[str], bool], now: float, *, hears: bool = True) -> None:
+    def forget_stale(self, owns: Callable[[str], bool], now: float, *, hears: bool = True) -> None:
         """Forget agents that have not been heard for long, and bulkheads at rest.
 
         Of those that are ours it is told, so that nobody goes on counting what has ended. While we
@@ -294,8 +294,8 @@ class Bulkheads:
             self._dispatchers.excuse(now - self._looked_at)
             self._doubt_anew()
         self._looked_at = now
-        self._agents.look(now)
-        self._dispatchers.look(now)
+        self._agents.forget_silent(now)
+        self._dispatchers.forget_silent(now)
         lately = self._times.lately
         resting = [
             key

@@ -100,7 +100,7 @@ class Coordinator:
         if limit.most and now < self._knows_at:
             self._early.append(partial(self._ask, limit, then))
         else:
-            _tell(then, self.owned.take(limit, 1, now, who=self.peers.me))
+            _tell(then, self.owned.grant_permits(limit, 1, now, who=self.peers.me))
 
     def _answered(self, limit: Limit, then: Then, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
         if not passes:
@@ -200,7 +200,7 @@ class Coordinator:
         self.owned.used(limit, ask.used, now)
         self.owned.free(limit, ask.freed, now)
         self.owned.bulkheads.left_lanes(ask.key, ask.left, asker)
-        taken = self.owned.take(limit, ask.want, now, who=asker)
+        taken = self.owned.grant_permits(limit, ask.want, now, who=asker)
         self._grants.append(
             Grant(
                 key=ask.key,
@@ -215,24 +215,24 @@ class Coordinator:
         )
         self.due = True
 
-    def look(self, now: float) -> None:
+    def advance_time(self, now: float) -> None:
         """Let time pass; to be called some times a second."""
         if self.peers.may_be_replaced(now):
             self._begin_anew()
-        self.peers.look(now)
+        self.peers.forget_silent(now)
         if self._early and now >= self._knows_at:
             early, self._early = self._early, []
             for ask in early:
                 ask(now)
-        for limit, waiting in self.permits.look(now):
+        for limit, waiting in self.permits.reassign_unanswered(now):
             used, freed = self.permits.settled(limit.key)
             self.owned.used(limit, used, now)
             self.owned.free(limit, freed, now)
             for one in waiting:
                 self._decide(replace(limit, lane=one.lane), one.then, now)
         self.due |= self.permits.due
-        self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
-        self.due |= self.owned.look(self.peers.owns, now)
+        self.owned.bulkheads.forget_stale(self.peers.owns, now, hears=self.peers.hears(now))
+        self.due |= self.owned.advance_breakers(self.peers.owns, now)
 
     def notice(self, now: float) -> None:
         """Take that we run, and begin anew if we stood still: others may own what was ours."""

@@ -46,7 +46,7 @@ class Holders(Generic[Who]):
         """Take that nobody could be heard for so long."""
         self._told = {who: (at + seconds, has) for who, (at, has) in self._told.items()}
 
-    def look(self, now: float) -> None:
+    def forget_silent(self, now: float) -> None:
         """Forget who has been silent for too long."""
         for who in [one for one, (at, _) in self._told.items() if now - at > self._silence]:
             self.forget(who)

@@ -287,7 +287,7 @@ class LeaseClient:
             else:
                 one.then(taken.refusal, taken.again)
 
-    def look(self, now: float) -> list[tuple[Limit, list[Waiter]]]:
+    def reassign_unanswered(self, now: float) -> list[tuple[Limit, list[Waiter]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
         ours = list[tuple[Limit, list[Waiter]]]()
         for line in tuple(self._busy.values()):

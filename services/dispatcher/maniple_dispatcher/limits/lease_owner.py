@@ -74,12 +74,12 @@ class LeaseOwner:
         """Rises whenever something changes that is worth being written down."""
         return self.buckets.version + self.bulkheads.version + self._version
 
-    def take(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
+    def grant_permits(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
         """Give permits of a limit that is ours, to the dispatcher that asks."""
         if limit.terms is not None:
-            return self.buckets.take(limit.key, limit.terms, want, now)
+            return self.buckets.take_tokens(limit.key, limit.terms, want, now)
         if limit.most:
-            granted = self.bulkheads.take(limit.key, limit.most, want, now)
+            granted = self.bulkheads.take_slots(limit.key, limit.most, want, now)
             self.bulkheads.sends(limit.key, limit.goes_to(granted), who, now)
             if granted == want:
                 return Taken(granted)
@@ -120,7 +120,7 @@ class LeaseOwner:
             return False
         return self._noted(lane, self._breaker(lane).hear(ends, spec, now))
 
-    def look(self, owns: Callable[[str], bool], now: float) -> bool:
+    def advance_breakers(self, owns: Callable[[str], bool], now: float) -> bool:
         """Let time pass for the breakers that are ours; tells whether one has changed."""
         changed, known = False, self._known()
         if known and not self._knew:
@@ -131,7 +131,7 @@ class LeaseOwner:
                 if known:
                     del self._breakers[lane]  # its policy is gone, and with it what it held back
             elif owns(BREAKER + lane):
-                changed |= self._noted(lane, breaker.look(spec, now))
+                changed |= self._noted(lane, breaker.advance_time(spec, now))
         return changed
 
     def follow(self, news: Iterable[BreakerNews], now: float) -> None:

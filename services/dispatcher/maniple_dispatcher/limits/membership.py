@@ -79,7 +79,7 @@ class Membership:
         self._heard.pop(peer, None)
         self._settle()
 
-    def look(self, now: float) -> None:
+    def forget_silent(self, now: float) -> None:
         """Forget who was not heard for too long."""
         until, alive = self._until(now), self._times.alive
         self._heard = {p: at for p, at in self._heard.items() if until - at <= alive}

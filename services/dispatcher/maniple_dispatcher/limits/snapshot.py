@@ -123,7 +123,7 @@ class LimitSnapshot:
         Without `look` what was written last is taken to be there. False if there is more to write,
         or if somebody else has written there meanwhile.
         """
-        for _ in self._fleet.owned.buckets.look(self._fleet.peers.owns, monotonic()):
+        for _ in self._fleet.owned.buckets.find_slow(self._fleet.peers.owns, monotonic()):
             await asyncio.sleep(0)  # there may be thousands, and tasks come meanwhile
         ours, done = self._ours(), not self._fleet.owned.buckets.behind
         if not look and snapshot_notes.with_ours(self._ours_before, ours).says_as(

@@ -98,7 +98,7 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: str, terms: Terms, want: int, now: float) -> Taken:
+    def take_tokens(self, key: str, terms: Terms, want: int, now: float) -> Taken:
         """Take up to `want` whole tokens."""
         bucket = self._filled(key, terms, now)
         there = bucket.level + terms.reserve * terms.rate
@@ -171,17 +171,17 @@ class TokenBuckets:
         """Look for slow buckets that are ours by now, and were not asked for since."""
         self.version += self._slow.go_round(self._buckets, self._emptiness(owns, now))
 
-    def look(self, owns: Callable[[str], bool], now: float) -> Iterator[None]:
+    def find_slow(self, owns: Callable[[str], bool], now: float) -> Iterator[None]:
         """Find those that are `slow`; pauses after every few.
 
         Not all that have changed are looked at each time: while it is `behind` there are more.
         """
-        return self._slow.look(self._emptiness(owns, now))
+        return self._slow.refresh_first(self._emptiness(owns, now))
 
     def slow(self) -> Iterator[tuple[str, Level, float]]:
         """Yield our slow buckets that are not full, as of their last change, and that.
 
-        Of more than `MAX_KEPT` the emptiest, as they were at the last `look`.
+        Of more than `MAX_KEPT` the emptiest, as they were at the last `find_slow`.
         """
         for key in self._slow.first:
             if (b := self._buckets.get(key)) is not None:

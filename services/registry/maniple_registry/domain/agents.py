@@ -203,7 +203,7 @@ class Agents:
     def _starves_alone(record: AgentRecord) -> bool:
         return record.starving is not None and record.starving.place == record.own_place
 
-    def look(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
+    def update_queue_views(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
         """Take a look at places; return what that has changed, by agent.
 
         `suspected` are then the places that are rather to blame than those who starve there, or
@@ -223,7 +223,7 @@ class Agents:
                 suspected.add(record.starving.place)
             decision = look(record, crowd.views_for(record), now, self._bounds, spared=spared)
             decided.append((record.agent, self._keep(decision)))
-        self.suspected = self._silent.look(self._records.values(), now.seconds) | suspected
+        self.suspected = self._silent.find_silent(self._records.values(), now.seconds) | suspected
         return decided
 
     def learn(self, event: AgentFailed, now: Instant) -> Decision:

@@ -37,7 +37,7 @@ class TtlHeartbeat:
         self._beaten = True
         self._wake.set()
 
-    def take(self) -> bool:
+    def take_beat(self) -> bool:
         """Return whether there was a beat since the last call."""
         beaten, self._beaten = self._beaten, False
         return beaten
@@ -139,7 +139,7 @@ class Registration:
         """Do what is to be done at Consul now: that is something whenever it was away."""
         instance = self._settings.instance
         # A beat that Consul does not take now is not used again: by then it is too old.
-        proven = self._pulse.take() if self._pulse.expected else self._health.sound
+        proven = self._pulse.take_beat() if self._pulse.expected else self._health.sound
         if not self._registered:
             await self._register()
         if proven:

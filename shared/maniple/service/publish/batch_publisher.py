@@ -395,9 +395,9 @@ class ResultPublisher:
         place = (self._letters, reply_to)
         send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
-    def look(self, *, taking: bool) -> None:
+    def drop_late_replies(self, *, taking: bool) -> None:
         """Let nobody wait for replies that are late; to be called now and then, see `Replies`."""
-        self._under_way.look(taking=taking)
+        self._under_way.drop_late(taking=taking)
 
     def announce(
         self, encoded: bytes, message_type: str, reply_to: str, correlation_id: str | None

@@ -225,7 +225,7 @@ class Collector(SpanProcessor):
         if is_wanted and len(self._spans) < MAX_SPANS:
             self._spans.append(_plain(span))
 
-    def take(self) -> list[Span]:
+    def take_spans(self) -> list[Span]:
         """Return what was kept since this was last asked for."""
         taken, self._spans = self._spans, []
         return taken
