@@ -79,7 +79,7 @@ class _Nowhere:
     def ends(self, _envelope: Envelope, _source: Settlement, _now: datetime) -> bool:
         return False
 
-    def send(self, _envelope: Envelope, _source: Settlement) -> None:
+    def send_task(self, _envelope: Envelope, _source: Settlement) -> None:
         self.sent += 1
 
 
@@ -87,7 +87,7 @@ def deciding(policies: PolicySet) -> Callable[[], None]:
     """Return what decides about one task."""
     spec = CircuitBreakerSpec(consecutive=5)
     fleet = Coordinator("one", LeaseOwner(lambda _: spec), time.monotonic())
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), time.monotonic())
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), time.monotonic())
     lanes = _Nowhere()
     now = datetime.now(UTC)
     gate = Pipeline(

@@ -151,4 +151,4 @@ class Simulation:
             late = self._frozen_until[listener] - self.now
             self.after(late, partial(self._hand, listener, report))
         elif listener in self.alive:
-            self.alive[listener].hear(report, self.now)
+            self.alive[listener].on_report(report, self.now)

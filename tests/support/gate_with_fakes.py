@@ -91,8 +91,8 @@ class GateWithFakes:
 
     async def drain(self) -> None:
         """Return when everything has been published."""
-        await self.lanes.drain()
-        await self.results.drain()
+        await self.lanes.drain_lanes()
+        await self.results.drain_results()
 
     def tasks(self, exchange: str) -> list[Envelope]:
         """Return the tasks that were published to an exchange."""

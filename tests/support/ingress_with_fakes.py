@@ -91,8 +91,8 @@ class Ingress:
         assert (delivery.acked, delivery.rejected) == (1, 0)
 
     async def drain(self) -> None:
-        await self._results.drain()
-        await self._log.drain()
+        await self._results.drain_results()
+        await self._log.drain_log()
 
     def _in(self, exchange: str) -> Sequence[Result]:
         return [r for m in self.publisher.to(exchange) for r in decode_results(m.body)]

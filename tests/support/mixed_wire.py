@@ -118,7 +118,7 @@ async def dispatch(told: Told) -> Told:
     )
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
     way_in = SubmissionConsumer(
-        lambda envelope, _, source, *__: lanes.send(envelope, source),
+        lambda envelope, _, source, *__: member(lanes, "send_task", "send")(envelope, source),
         RefusalSender(results, log, metrics),
         policies,
         metrics,
@@ -131,8 +131,8 @@ async def dispatch(told: Told) -> Told:
         message_id=told["message_id"], reply_to=REPLY_TO
     )
     member(way_in, "on_submission", "take")(delivery)
-    for part in (lanes, results, log):
-        await part.drain()
+    for part, drain in ((lanes, "drain_lanes"), (results, "drain_results"), (log, "drain_log")):
+        await member(part, drain, "drain")()
     assert (delivery.acked, delivery.rejected) == (1, 0)
     return {
         "lanes": bodies(publisher, "maniple.lanes"),
@@ -165,7 +165,7 @@ async def hear(told: Told) -> Told:
     submitted = handles()
     for handle in submitted:
         handle.message_id = told["message_id"]
-        outstanding.add(handle)
+        member(outstanding, "add_ticket", "add")(handle)
     for body in told["replies"]:
         delivery: Any = Delivery(body=body.encode())
         delivery.properties = SimpleNamespace(message_type=RESULTS_TYPE)

@@ -264,7 +264,11 @@ class Agent:
         work: Any = self.work
         confirmation = Confirmation(world.now)
         hot: Any = SimpleNamespace(
-            stop=lambda: None, resume=lambda: None, blocked=False, up=False, publishes=False
+            stop_consuming=lambda: None,
+            resume=lambda: None,
+            blocked=False,
+            up=False,
+            publishes=False,
         )
         runtime: Any = SimpleNamespace(
             health=Health("agent", self.name, clock=world.monotonic),
@@ -315,7 +319,7 @@ class Agent:
         async with plane:
             await plane.subscribe(CONTROL, control_keys(self.name, ()), COMMANDS, obey)
             confirmation.confirm_heartbeat(world.now)
-            await self.heartbeats.send()
+            await self.heartbeats.send_heartbeat()
             if self._fenced:
                 self.process.create_task(
                     TaskWatch(work, kept, self.name, period=Fencing().look).watch_tasks(

@@ -73,7 +73,7 @@ class Lanes:
     def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
         then()
 
-    def send(self, envelope: Envelope, *_: object) -> None:
+    def send_task(self, envelope: Envelope, *_: object) -> None:
         self._became.watch(self._of)
         self._became.lanes.add(envelope.lane)
         self._note(self._became.sent)

@@ -120,14 +120,14 @@ class Worker(Dispatcher):
             rooms=rooms,
         )
         self.sent: deque[tuple[float, str]] = deque(maxlen=1000)
-        send = lanes.send
+        send = lanes.send_task
 
         def sending(envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
             if self.fleet.peers.owns(envelope.bulkhead or ""):
                 self.sent.append((self.world.now, envelope.id))
             send(envelope, source, alone=alone)
 
-        lanes.send = sending  # type: ignore[method-assign]  # to see who let what through when
+        lanes.send_task = sending  # type: ignore[method-assign]  # to see who let what through when
         return lanes
 
     def clock(self) -> datetime:

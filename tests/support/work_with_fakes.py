@@ -208,7 +208,7 @@ class Agent:
     async def settle(self) -> None:
         await asyncio.sleep(0)
         if self.publisher.up.is_set() and not self.publisher.silent:
-            await self.departures.drain()
+            await self.departures.drain_publishes()
         for _ in range(10):
             await asyncio.sleep(0)
 

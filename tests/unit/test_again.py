@@ -95,7 +95,7 @@ class Scene:
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
         task = envelope("1", accepted=accepted, reply_to=reply_to, policies=dict(policies))
         self.again.on_returned_task(task, source, lambda one, _: self.onward.append(one.id))
-        await self.results.drain()
+        await self.results.drain_results()
 
     @property
     def answers(self) -> list[Result]:

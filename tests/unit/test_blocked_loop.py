@@ -78,7 +78,7 @@ async def test_who_drains_has_handed_back_what_could_not_begin_before_it_is_done
     agent = Agent()
     delivery = Delivery(envelope("1"), envelope("2"))
     await agent.take(delivery)
-    draining = asyncio.create_task(agent.work.drain(LONG))
+    draining = asyncio.create_task(agent.work.drain_jobs(LONG))
     await asyncio.sleep(0)
     agent.work.returned(agent.executor.jobs)
     await draining
@@ -107,7 +107,7 @@ async def test_what_was_given_back_and_stopped_meanwhile_does_not_wait() -> None
     agent = Agent()
     await agent.take(Delivery(envelope("1")))
     (job,) = agent.executor.jobs
-    agent.work.stop([job])
+    agent.work.stop_jobs([job])
     agent.work.returned([job])
     await agent.settle()
     assert (len(agent.work.running), [*agent.work.waiting]) == (0, [])

@@ -22,7 +22,7 @@ def failed(number: int) -> Ends:
 
 def opened(spec: CircuitBreakerSpec = THREE) -> Breaker:
     breaker = Breaker()
-    assert breaker.hear(failed(20), spec, 0.0)
+    assert breaker.record_outcomes(failed(20), spec, 0.0)
     return breaker
 
 
@@ -34,19 +34,19 @@ def half_open() -> Breaker:
 
 def test_it_opens_after_so_many_failures_since_the_last_success() -> None:
     breaker = Breaker()
-    assert not breaker.hear(failed(2), THREE, 0.0)
-    assert not breaker.hear(Ends(succeeded=1, failed=5, failing=1), THREE, 1.0)
-    assert not breaker.hear(failed(1), THREE, 2.0)
-    assert breaker.hear(failed(1), THREE, 3.0)
+    assert not breaker.record_outcomes(failed(2), THREE, 0.0)
+    assert not breaker.record_outcomes(Ends(succeeded=1, failed=5, failing=1), THREE, 1.0)
+    assert not breaker.record_outcomes(failed(1), THREE, 2.0)
+    assert breaker.record_outcomes(failed(1), THREE, 3.0)
     assert (breaker.state, breaker.epoch) == (BreakerState.OPEN, 1)
 
 
 def test_it_opens_at_a_ratio_of_enough_attempts_within_its_window() -> None:
     breaker = Breaker()
-    assert not breaker.hear(failed(9), HALF, 0.0)
-    assert not breaker.hear(Ends(succeeded=5), HALF, 11.0)  # the nine are too old
-    assert not breaker.hear(failed(4), HALF, 12.0)
-    assert breaker.hear(failed(1), HALF, 13.0)
+    assert not breaker.record_outcomes(failed(9), HALF, 0.0)
+    assert not breaker.record_outcomes(Ends(succeeded=5), HALF, 11.0)  # the nine are too old
+    assert not breaker.record_outcomes(failed(4), HALF, 12.0)
+    assert breaker.record_outcomes(failed(1), HALF, 13.0)
 
 
 def test_an_open_one_lets_nothing_through_until_it_is_time() -> None:
@@ -59,9 +59,9 @@ def test_an_open_one_lets_nothing_through_until_it_is_time() -> None:
 
 def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
     breaker = opened()
-    assert not breaker.hear(Ends(succeeded=50), THREE, 1.0)
+    assert not breaker.record_outcomes(Ends(succeeded=50), THREE, 1.0)
     assert breaker.advance_time(THREE, 10.0)
-    assert not breaker.hear(failed(3), THREE, 10.1)  # no probe has been given out yet
+    assert not breaker.record_outcomes(failed(3), THREE, 10.1)  # no probe has been given out yet
     assert breaker.state is BreakerState.HALF_OPEN
 
 
@@ -81,8 +81,8 @@ def test_it_closes_when_all_probes_succeed_and_opens_when_one_fails() -> None:
     for ends, state in ((Ends(succeeded=1), BreakerState.CLOSED), (failed(1), BreakerState.OPEN)):
         breaker = half_open()
         breaker.probe(2, THREE, 10.0)
-        assert not breaker.hear(Ends(succeeded=1), THREE, 10.5)
-        assert breaker.hear(ends, THREE, 11.0)
+        assert not breaker.record_outcomes(Ends(succeeded=1), THREE, 10.5)
+        assert breaker.record_outcomes(ends, THREE, 11.0)
         assert breaker.state is state
 
 
@@ -107,7 +107,7 @@ def test_an_open_breaker_never_lets_more_through_than_its_probes(
     breaker, now, passed, epoch = Breaker(), 0.0, 0, 0
     for heard, want, pause in history:
         now += pause
-        breaker.hear(heard, THREE, now)
+        breaker.record_outcomes(heard, THREE, now)
         breaker.advance_time(THREE, now)
         assert breaker.epoch >= epoch
         if breaker.epoch != epoch:
@@ -152,7 +152,7 @@ class Dispatcher:
         )
 
     def fails(self, times: int) -> None:
-        self.owned.hear(LANE, failed(times), 0.0)
+        self.owned.record_outcomes(LANE, failed(times), 0.0)
 
     def tells(self, other: "Dispatcher") -> None:
         other.owned.follow(list(self.owned.news(0.0)), 0.0)
@@ -217,7 +217,7 @@ def test_who_missed_an_opening_closes_nothing_by_telling_what_it_knows() -> None
 
 def test_who_knows_of_no_change_tells_of_none() -> None:
     one = Dispatcher(born=5000)
-    one.owned.hear(LANE, Ends(succeeded=1), 0.0)
+    one.owned.record_outcomes(LANE, Ends(succeeded=1), 0.0)
     one.owned.tell_all(0.0, lambda _: True)
     assert list(one.owned.news(0.0)) == []
 

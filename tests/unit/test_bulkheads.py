@@ -39,14 +39,14 @@ def test_no_more_than_the_most_are_granted() -> None:
 def test_room_is_there_again_when_agents_say_that_tasks_have_left() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 10, 0.0)
-    bulkheads.hear(ONE, [Held(KEY, here=7, ended=3)], 0.5)
+    bulkheads.record_load(ONE, [Held(KEY, here=7, ended=3)], 0.5)
     assert granted(bulkheads, 10, 0.5) == 3
 
 
 def test_what_agents_have_counts_also_for_who_did_not_grant_it() -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=6, ended=0)], 0.0)
-    bulkheads.hear(TWO, [Held(KEY, here=2, ended=0)], 0.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=6, ended=0)], 0.0)
+    bulkheads.record_load(TWO, [Held(KEY, here=2, ended=0)], 0.0)
     assert [granted(bulkheads, 1, 0.1) for _ in range(4)] == [1, 1, 0, 0]
 
 
@@ -58,7 +58,7 @@ def test_what_waits_in_a_queue_is_in_flight() -> None:
 
 def test_what_an_agent_had_that_is_silent_is_in_flight_until_it_has_failed() -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.0)
     bulkheads.forget_stale(lambda _: True, 12.0)
     assert granted(bulkheads, 10, 12.0) == 0
     bulkheads.gone("agent-1", "1")
@@ -69,14 +69,14 @@ def test_what_an_agent_had_that_nobody_tells_of_is_in_flight_no_longer_than_it_c
     None
 ):
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.0)
     bulkheads.forget_stale(lambda _: True, HEARD + 0.1)
     assert granted(bulkheads, 10, HEARD + 0.1) == 10
 
 
 def test_while_nobody_can_be_heard_nobody_is_silent() -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.0)
     for now in range(0, 100, 5):
         bulkheads.forget_stale(lambda _: True, float(now), hears=False)
     bulkheads.forget_stale(lambda _: True, 100.0)
@@ -98,7 +98,7 @@ def test_only_the_lives_of_an_agent_that_are_over_have_nothing_any_more(
     agent: str, incarnation: str, *, itself: bool, room: int
 ) -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(("agent-1", "5"), [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.record_load(("agent-1", "5"), [Held(KEY, here=10, ended=0)], 0.0)
     bulkheads.gone(agent, incarnation, itself=itself)
     assert granted(bulkheads, 10, 0.1) == room
 
@@ -106,7 +106,7 @@ def test_only_the_lives_of_an_agent_that_are_over_have_nothing_any_more(
 def test_nothing_leaks_when_an_agent_is_lost_with_what_it_had_to_tell() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 10, 0.0)
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.5)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.5)
     bulkheads.gone(*ONE)  # it was killed, and its tasks have ended elsewhere without a word
     assert list(bulkheads.doubtful(5.0)) == [Doubt(KEY, frozenset({LANE}), 10)]
     now = looked(bulkheads, 5.0, HEARD)
@@ -158,18 +158,18 @@ def test_room_that_is_lost_comes_back_while_tasks_come_and_go() -> None:
     while now < 3 * HEARD:
         now += 2.0
         here += granted(bulkheads, 1, now)
-        bulkheads.hear(ONE, [Held(KEY, here, ended=0)], now)
+        bulkheads.record_load(ONE, [Held(KEY, here, ended=0)], now)
         looked(bulkheads, now, LATELY + LOOK)
         if here == 6:
             here -= 1
-            bulkheads.hear(ONE, [Held(KEY, here, ended=1)], now)
+            bulkheads.record_load(ONE, [Held(KEY, here, ended=1)], now)
     assert granted(bulkheads, 10, now) == 10 - here
 
 
 def test_a_bulkhead_at_rest_is_forgotten() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 2, 0.0)
-    bulkheads.hear(ONE, [Held(KEY, here=0, ended=2)], 0.5)
+    bulkheads.record_load(ONE, [Held(KEY, here=0, ended=2)], 0.5)
     bulkheads.forget_stale(lambda _: True, 10.0)
     assert bulkheads.in_flight(KEY) == 0
     assert list(bulkheads.doubtful(10.0)) == []
@@ -296,7 +296,7 @@ def test_what_is_to_be_written_down_is_no_less_than_was_granted_and_seldom_chang
         assert noted[0] == KEY
         assert noted[1][0] >= bulkheads.in_flight(KEY)
         versions.add(bulkheads.version)
-        bulkheads.hear(ONE, [Held(KEY, here=0, ended=ended)], now)
+        bulkheads.record_load(ONE, [Held(KEY, here=0, ended=ended)], now)
         bulkheads.forget_stale(lambda _: True, now)
     assert len(versions) < 5
     bulkheads.forget_stale(lambda _: True, 30.0)

@@ -33,7 +33,7 @@ class Client:
         self._carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
         self.handle = TaskHandle("x", "default", "a.task", b"")
         self.handle.message_id = message_id
-        outstanding.add(self.handle)
+        outstanding.add_ticket(self.handle)
 
     def hear(
         self,

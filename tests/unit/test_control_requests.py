@@ -106,7 +106,7 @@ def test_no_answer_goes_into_a_queue_of_maniples_own(reply_to: str | None, allow
 
 async def test_answers_find_their_requests_in_any_order() -> None:
     waiting = Correlation()
-    one, two = waiting.open("1"), waiting.open("2")
+    one, two = waiting.open_request("1"), waiting.open_request("2")
     assert waiting.settle("2", b"two")
     assert waiting.settle("1", b"one")
     assert (await one, await two) == (b"one", b"two")
@@ -116,7 +116,7 @@ async def test_answers_find_their_requests_in_any_order() -> None:
 
 async def test_a_lost_connection_ends_all_waiting() -> None:
     waiting = Correlation()
-    future = waiting.open("1")
+    future = waiting.open_request("1")
     waiting.fail_all("lost")
     with pytest.raises(BrokerUnavailable, match="lost"):
         await future

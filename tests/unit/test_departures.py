@@ -218,7 +218,7 @@ async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.Monkey
     assert (waiting(agent), delivery.acked) == ([], 0)
     agent.publisher.full = set()
     await wait_until(lambda: delivery.acked == 1)
-    await agent.departures.drain()
+    await agent.departures.drain_publishes()
     assert waiting(agent) == ["1"]
 
 
@@ -232,14 +232,14 @@ async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_fro
     for delivery in (lost, back):
         agent.work.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
     agent.work.dissolve()
-    await agent.departures.drain()
+    await agent.departures.drain_publishes()
     assert (lost.acked, back.acked) == (1, 1)
 
 
 async def test_who_drains_does_not_wait_for_a_lane_that_confirms_nothing() -> None:
     agent, lost = stuck("a.task"), Delivery(envelope("1"), redelivered=True)
     await agent.take(lost)
-    draining = asyncio.create_task(agent.departures.drain())
+    draining = asyncio.create_task(agent.departures.drain_publishes())
     await asyncio.sleep(0)
     assert not draining.done()
     for _ in range(3):

@@ -87,7 +87,7 @@ async def test_what_one_owned_another_knows_that_never_met_it() -> None:
     shelf, first, second = Shelf(), fleet("one"), fleet("two")
     now = asyncio.get_running_loop().time()
     assert passes(first, now)
-    first.owned.hear("lane", Ends(failed=3, failing=3), now)
+    first.owned.record_outcomes("lane", Ends(failed=3, failing=3), now)
     await remember(shelf, first)
     await memory(shelf, "two", second).load()
     assert not passes(second, now + 1.0)
@@ -99,7 +99,7 @@ async def test_a_consul_that_lets_nothing_be_deleted_is_read_once_and_written_to
     shelf.kept["maniple/dev/dispatchers/gone"] = b'{"at": 1}'
     shelf.forbids_deletes = True
     of.owned.bulkheads.recall(0.0, alone=True)
-    of.owned.hear("lane", Ends(failed=3, failing=3), asyncio.get_running_loop().time())
+    of.owned.record_outcomes("lane", Ends(failed=3, failing=3), asyncio.get_running_loop().time())
     await remember(shelf, of)
     assert shelf.deletes == 1
 
@@ -111,7 +111,7 @@ async def test_who_owns_already_remembers_no_room_that_was_written_by_one_that_l
         of.owned.bulkheads.recall(now, alone=True)
     reading = memory(shelf, "two", second)
     first.owned.bulkheads.take_slots("bulkhead/b", 5, 5, now)
-    first.owned.hear("lane", Ends(failed=3, failing=3), now)
+    first.owned.record_outcomes("lane", Ends(failed=3, failing=3), now)
     await remember(shelf, first)
     assert b"bulkhead/b" in shelf.kept["maniple/dev/dispatchers/one"]
     await reading.load()
@@ -125,7 +125,7 @@ async def test_two_that_are_called_the_same_lose_nothing_of_each_other() -> None
     keepers = []
     for lane in NAMES:
         of = fleet(lane.decode())
-        of.owned.hear(lane.decode(), Ends(failed=3, failing=3), now)
+        of.owned.record_outcomes(lane.decode(), Ends(failed=3, failing=3), now)
         keepers.append(asyncio.create_task(memory(shelf, "one", of).keep()))
     await wait_until(lambda: all(b'"%s"' % n in b"".join(shelf.kept.values()) for n in NAMES))
     for keeper in keepers:

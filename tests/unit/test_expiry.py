@@ -186,7 +186,7 @@ class Scene:
         try:
             yield
         finally:
-            await self.expiry.stop()
+            await self.expiry.stop_turning()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
@@ -213,9 +213,9 @@ def task(name: str, **changes: Any) -> Envelope:
 async def test_a_task_that_a_dispatcher_sent_ends_in_its_lane_when_nobody_reads_that() -> None:
     scene = Scene()
     source: Any = SimpleNamespace(settle=lambda *_: None)
-    scene.lanes.send(task("short", deadline=NOW + timedelta(seconds=2)), source)
-    scene.lanes.send(task("long"), source)
-    await scene.lanes.drain()
+    scene.lanes.send_task(task("short", deadline=NOW + timedelta(seconds=2)), source)
+    scene.lanes.send_task(task("long"), source)
+    await scene.lanes.drain_lanes()
     async with scene.runs():
         await scene.turned_over()  # as nobody knows what was there before
         assert (scene.ends(), sorted(scene.broker.ids())) == ({}, ["long", "short"])

@@ -24,7 +24,7 @@ class Hot:
     def __init__(self, told: list[str]) -> None:
         self.told, self.blocked, self.up = told, False, True
 
-    def stop(self) -> None:
+    def stop_consuming(self) -> None:
         self.told.append("pause")
 
     def resume(self) -> None:

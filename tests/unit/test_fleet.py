@@ -116,14 +116,14 @@ def told(fleet: Coordinator, now: float) -> tuple[list[DispatcherReport], int]:
 
 def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -> None:
     fleet = listening("one")
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(100_000)}
     for key in keys:
         fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
         fleet.owned.buckets.take_tokens(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
     _, largest = told(fleet, 0.0)
     assert largest < LARGEST
-    fleet.hear(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
+    fleet.on_report(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
     reports, largest = told(fleet, 1.0)
     assert largest < LARGEST
     assert {key for report in reports for key in report.rooms} == keys
@@ -132,15 +132,15 @@ def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -
 
 def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
     fleet = listening("one")
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(5_000)}
     for key in keys:
         fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
     told(fleet, 0.0)
-    fleet.hear(DispatcherReport(dispatcher="two"), 1.0)
+    fleet.on_report(DispatcherReport(dispatcher="two"), 1.0)
     first = fleet.report(1.0)
     assert first.rooms.keys() < keys
-    fleet.hear(DispatcherReport(dispatcher="two", ready=True), 1.0)
+    fleet.on_report(DispatcherReport(dispatcher="two", ready=True), 1.0)
     reports, _ = told(fleet, 1.0)
     assert {key for report in (first, *reports) for key in report.rooms} == keys
 
@@ -150,8 +150,8 @@ def times_told_all(fleet: Coordinator, seconds: float, begun: float, life: int =
     listens, times = DispatcherReport(dispatcher="deaf", life=life), 0
     for tenth in range(int(seconds * 10)):
         now = begun + tenth / 10
-        fleet.hear(DispatcherReport(dispatcher="one", ready=True), now)
-        fleet.hear(listens, now)
+        fleet.on_report(DispatcherReport(dispatcher="one", ready=True), now)
+        fleet.on_report(listens, now)
         reports = told(fleet, now)[0] if fleet.due else []
         times += any(report.levels for report in reports)
     return times
@@ -161,7 +161,7 @@ def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_
     None
 ):
     fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
     fleet.owned.buckets.take_tokens("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
     assert 5 <= times_told_all(fleet, 20.0, 0.0) <= MOST_TOLD
     assert times_told_all(fleet, 20.0, 30.0) == 0
@@ -171,7 +171,7 @@ def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_
 def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
     asking, owner = Coordinator("one", LeaseOwner(lambda _: None), 0.0), listening("two")
     for fleet in (asking, owner):
-        fleet.hear(DispatcherReport(dispatcher="two", ready=True), 0.0)
+        fleet.on_report(DispatcherReport(dispatcher="two", ready=True), 0.0)
     granted = []
     for number in range(20_000):
         limit = Limit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
@@ -179,9 +179,9 @@ def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
     requests, largest = told(asking, 0.0)
     assert largest < LARGEST
     for request in requests:
-        owner.hear(request, 0.5)
+        owner.on_report(request, 0.5)
     answers, largest = told(owner, 0.5)
     assert largest < LARGEST
     for answer in answers:
-        asking.hear(answer, 0.5)
+        asking.on_report(answer, 0.5)
     assert granted == [True] * 20_000

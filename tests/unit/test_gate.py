@@ -63,7 +63,7 @@ class Lanes:
     def mirror(self, *_: object) -> None:
         self.became.append("mirrored")
 
-    def send(self, envelope: Envelope, *_: object) -> None:
+    def send_task(self, envelope: Envelope, *_: object) -> None:
         self.last = envelope
         self.became.append("sent")
 

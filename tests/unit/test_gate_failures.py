@@ -56,7 +56,7 @@ class Lanes:
     def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
         then()
 
-    def send(self, envelope: Envelope, *_: object) -> None:
+    def send_task(self, envelope: Envelope, *_: object) -> None:
         if envelope.id in self.bad | self.worse:
             raise OverflowError(envelope.id)
         self.sent.append(envelope.id)
@@ -97,7 +97,7 @@ class Scene:
         return self.fleet.peers.owner(KEY) or ""
 
     def _is_there(self, name: str) -> None:
-        self.fleet.hear(DispatcherReport(dispatcher=name, ready=True), 0.0)
+        self.fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 0.0)
 
     def come(self, *names: str) -> None:
         for name in names:
@@ -110,11 +110,11 @@ class Scene:
         (ask,) = self.fleet.report(SOON).asks
         grant = Grant(key=KEY, to="me", number=ask.number, granted=ask.want)
         report = DispatcherReport(dispatcher=self.other, ready=True, grants=(grant,))
-        self.fleet.hear(report, SOON)
+        self.fleet.on_report(report, SOON)
 
     def dies(self) -> None:
         """Let the owner go, so that whoever asked is told by this one."""
-        self.fleet.hear(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
+        self.fleet.on_report(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
         self.fleet.advance_time(LATER)
 
 
@@ -178,7 +178,7 @@ class Unsteady(Assignment):
 
 async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on_its_way() -> None:
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
-    fleet.hear(DispatcherReport(dispatcher="me", ready=True), -LATER)
+    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     scene = GateWithFakes(
         [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of(fleet)
     )

@@ -81,7 +81,7 @@ class Agent:
     async def after(self, seconds: float) -> bool:
         """Send one so much later; return whether it says that this life stood still."""
         self.seconds += seconds
-        await self.heartbeats.send()
+        await self.heartbeats.send_heartbeat()
         return self.plane.sent[-1].overdue
 
 

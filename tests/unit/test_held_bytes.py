@@ -52,7 +52,7 @@ class Dispatcher(Ingress):
         self, envelope: Envelope, _: Resolved, source: Settlement, before: Redelivery
     ) -> None:
         super().onward(envelope, _, Settlement(_Nothing, 1), before)
-        self.lanes.send(envelope, source)
+        self.lanes.send_task(envelope, source)
 
     async def open(self) -> None:
         connection: Any = self.queue
@@ -75,7 +75,7 @@ class Dispatcher(Ingress):
     async def end(self) -> None:
         while self.queue.unacked or self.queue.ready:
             await self.turn()
-            await self.lanes.drain()
+            await self.lanes.drain_lanes()
         await until_idle()
 
     def dispatched(self) -> list[str]:

@@ -95,13 +95,13 @@ async def test_what_is_kept_back_expires(scene: Scene) -> None:
 
 async def test_what_is_kept_back_does_not_hold_up_a_dispatcher_that_stops(scene: Scene) -> None:
     delivery = await scene.take("a", **SAID)
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert (scene.lanes._kept_back, scene.publisher.sent, delivery.acked) == (set(), [], 0)
 
 
 async def test_what_a_dispatcher_had_takes_the_room_that_has_no_bound(scene: Scene) -> None:
     delivery = await scene.take("a", **DELIVERED)
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert [message.routing_key for message in scene.publisher.sent] == [RETRY_QUEUE.name]
     assert delivery.acked == 1
 

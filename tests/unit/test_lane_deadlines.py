@@ -324,7 +324,7 @@ def test_of_several_dispatchers_that_know_of_a_deadline_the_owner_turns_the_lane
             for scene in (owner, other):
                 scene.run(1)
             if heard:
-                other.known.hear(owner.known.take_turns(), other.now)
+                other.known.on_news(owner.known.take_turns(), other.now)
         assert [len(scene.turned) for scene in (owner, other)] == turned
 
 
@@ -341,7 +341,7 @@ def test_dispatchers_hear_in_each_others_reports_what_is_turned_over() -> None:
         scene.run(11)
     report = fleets[0].report(owner.now)
     assert report.turns[owner.places()[0].queue] == (WALL + 11, True)
-    fleets[1].hear(decode(encode(report), type=DispatcherReport), other.now)
+    fleets[1].on_report(decode(encode(report), type=DispatcherReport), other.now)
     other.run(30)
     assert (len(owner.turned), len(other.turned)) == (1, 0)
     assert fleets[0].report(owner.now).turns == {}  # told once
@@ -354,9 +354,9 @@ def test_what_passed_after_another_began_is_not_taken_for_looked_through() -> No
     (place, _) = scene.places()
     scene.run(11)
     assert place.due
-    scene.known.hear({place.queue: (WALL + 9, True), "maniple.lane.unknown": (WALL, True)}, 11.0)
+    scene.known.on_news({place.queue: (WALL + 9, True), "maniple.lane.unknown": (WALL, True)}, 11.0)
     assert place.due
-    scene.known.hear({place.queue: (WALL + 30, False)}, 11.0)
+    scene.known.on_news({place.queue: (WALL + 30, False)}, 11.0)
     assert place.due
     scene.run(2)
     assert scene.turned == []  # as long as another is at it
@@ -378,7 +378,7 @@ def test_a_lane_is_looked_at_again_soon_while_no_dispatcher_owns_it_yet() -> Non
 def test_the_deadlines_of_any_number_of_tasks_are_a_few_numbers(ttls: list[float]) -> None:
     deadlines = Deadlines()
     for ttl in ttls:
-        deadlines.add(WALL + ttl, WALL)
+        deadlines.add_deadline(WALL + ttl, WALL)
     assert len(deadlines) <= MINUTE + 8 + MINUTE + 8 * 24 + 2
 
 
@@ -389,7 +389,7 @@ def test_each_deadline_passes_once_known_exactly_within_a_second_and_never_befor
     """As when each time that something passes the lane is turned over, and so known better."""
     deadlines, left = Deadlines(), [WALL + ttl for ttl in ttls]
     for deadline in left:
-        deadlines.add(deadline, WALL)
+        deadlines.add_deadline(deadline, WALL)
     now = WALL
     while left:
         assert deadlines.first < lane_deadlines.NEVER
@@ -399,7 +399,7 @@ def test_each_deadline_passes_once_known_exactly_within_a_second_and_never_befor
         assert all(now - deadline < 1 for deadline in ended)
         deadlines = Deadlines()
         for deadline in left:
-            deadlines.add(deadline, now)
+            deadlines.add_deadline(deadline, now)
 
 
 def test_names_that_are_no_lanes_and_too_many_are_not_kept() -> None:

@@ -122,7 +122,7 @@ def test_a_registry_counts_and_says_what_it_refuses() -> None:
     actor = cast("ActionRunner", None)  # there is nothing to be done
     handlers = Handlers(Agents(), HearingClock(), actor, metrics, structlog.get_logger())
     with structlog.testing.capture_logs() as lines:
-        handlers.hear(beat(incarnation=LAST, sent_at=datetime.now(UTC)))
+        handlers.on_heartbeat(beat(incarnation=LAST, sent_at=datetime.now(UTC)))
     assert [(line["agent"], line["incarnation"]) for line in lines] == [("a1", LAST)]
     assert value(f"{CONTROL_DROPPED.name}_total", {"reason": "future"}) == 1
     assert handlers.fleet.size == 0
@@ -166,7 +166,7 @@ class Registry:
         self.seconds += 1
         sent_at = NOW + timedelta(seconds=self.seconds)
         fields: dict[str, Any] = {"sent_at": sent_at, "description": DESCRIBED}
-        self.handlers.hear(beat(**(fields | changes)))
+        self.handlers.on_heartbeat(beat(**(fields | changes)))
         return list(self.told.commands)
 
     @property

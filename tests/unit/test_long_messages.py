@@ -59,7 +59,7 @@ async def test_a_long_one_lets_short_ones_pass_after_each_slice(long: LongMessag
     for number in range(3):
         await asyncio.sleep(0)
         long.work_through(delivery(0), busy(seen, f"short{number}-", 1))
-    await long.drain()
+    await long.drain_messages()
     begun, ended = seen.index("long0"), seen.index("long4")
     assert begun < seen.index("short2-0") < ended
     assert [one for one in seen if one.startswith("long")] == [f"long{n}" for n in range(5)]
@@ -71,7 +71,7 @@ async def test_long_ones_take_turns_so_that_none_waits_for_the_end_of_a_longer_o
     seen: list[str] = []
     long.work_through(delivery(LONGEST), busy(seen, "a", 4))
     long.work_through(delivery(), busy(seen, "b", 2))
-    await long.drain()
+    await long.drain_messages()
     assert seen == ["a0", "b0", "a1", "b1", "a2", "a3"]
 
 
@@ -84,7 +84,7 @@ async def test_one_that_is_delivered_again_is_left_to_whoever_has_it(long: LongM
     long.work_through(delivery(), busy(seen, "next", 1))
     await asyncio.sleep(0)
     lost.alive = waits.alive = False
-    await long.drain()
+    await long.drain_messages()
     assert seen == ["lost0", "next0"]
     assert (lost.acked, lost.rejected) == (0, 0)
 
@@ -101,7 +101,7 @@ async def test_one_that_cannot_be_handled_is_refused_and_costs_no_other(
     bad = delivery()
     long.work_through(bad, fails())
     long.work_through(delivery(), busy(seen, "next", 1))
-    await long.drain()
+    await long.drain_messages()
     assert (bad.rejected, seen) == (1, ["next0"])
 
 
@@ -127,7 +127,7 @@ async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
         assert (len(seen), source.remaining) == (4 * rounds, MOST_UNSETTLED + 1)
         for _ in range(4 * each):
             source.settle()
-    await long.drain()
+    await long.drain_messages()
     assert (one.acked, source.remaining) == (1, 0)
 
 
@@ -137,7 +137,7 @@ async def test_what_is_never_confirmed_holds_up_no_other_for_long(long: LongMess
     long.work_through(delivery(0), busy(seen, "short", 1))
     long.work_through(delivery(), busy(seen, "next", 3))
     async with asyncio.timeout(60):
-        await long.drain()
+        await long.drain_messages()
     assert seen == ["short0", "next0", "next1", "next2"]
 
 
@@ -204,7 +204,7 @@ async def test_of_a_long_array_becomes_what_would_of_short_ones(members: list[An
         one.weight = weight
         ingress.submissions.on_submission(one)
         assert bool(ingress.long._begun) == (weight > 0)
-        await ingress.long.drain()
+        await ingress.long.drain_messages()
         await ingress.drain()
         await until_idle()
         working.cancel()

@@ -119,7 +119,7 @@ class Way:
     def again(self, task: Envelope, source: Settlement) -> None:
         if task.id == "broken":
             raise RuntimeError("a bug")
-        self.lanes.send(task, source)
+        self.lanes.send_task(task, source)
 
     async def take(self, take: Callable[[Any], None], body: bytes) -> None:
         delivery = Delivery(body=body)
@@ -131,9 +131,9 @@ class Way:
         delivery.headers = {}
         take(delivery)
         for _ in range(3):
-            await self.lanes.drain()
-            await self.results.drain()
-            await self.log.drain()
+            await self.lanes.drain_lanes()
+            await self.results.drain_results()
+            await self.log.drain_log()
         assert (delivery.acked, delivery.rejected) == (1, 0)
 
     @property
@@ -246,7 +246,7 @@ class Client:
         self._carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
         self.handles = {name: TaskHandle(name, "default", "a.task", b"") for name in names}
         for handle in self.handles.values():
-            outstanding.add(handle)
+            outstanding.add_ticket(handle)
 
     def hear(self, body: bytes, message_type: str = RESULTS_TYPE) -> None:
         delivery: Any = Delivery(body=body)

@@ -65,9 +65,9 @@ def fleet() -> Coordinator:
 def test_who_begins_listens_only_from_when_it_hears_itself() -> None:
     one = fleet()
     assert not one.report(LONG).ready
-    one.hear(DispatcherReport(dispatcher="two", ready=True), LONG)
+    one.on_report(DispatcherReport(dispatcher="two", ready=True), LONG)
     assert not one.report(LONG).ready
-    one.hear(one.report(LONG), LONG)
+    one.on_report(one.report(LONG), LONG)
     assert not one.report(LONG + TIMES.listens / 2).ready
     assert one.report(LONG + TIMES.listens).ready
 
@@ -76,18 +76,18 @@ def test_whose_word_does_not_come_back_for_long_begins_anew_and_does_not_believe
     None
 ):
     one = fleet()
-    one.hear(one.report(0.0), 0.0)
+    one.on_report(one.report(0.0), 0.0)
     said = one.report(TIMES.listens)
-    one.hear(said, TIMES.listens)
+    one.on_report(said, TIMES.listens)
     assert one.peers.counts("one")
     one.advance_time(TIMES.listens + TIMES.alive)
     assert one.peers.counts("one")
     late = TIMES.listens + 1.1 * TIMES.alive
     one.advance_time(late)
     assert not one.peers.counts("one")
-    one.hear(said, late)
+    one.on_report(said, late)
     assert not one.peers.counts("one")
-    one.hear(one.report(late + TIMES.listens), late + TIMES.listens)
+    one.on_report(one.report(late + TIMES.listens), late + TIMES.listens)
     assert one.peers.counts("one")
 
 
@@ -102,7 +102,7 @@ def told(one: Coordinator, until: float, *, hears: bool) -> float:
     while not times and now < until:
         now += TIMES.look
         if hears:
-            one.hear(DispatcherReport(dispatcher="one"), now)
+            one.on_report(DispatcherReport(dispatcher="one"), now)
         one.advance_time(now)
     return times[0]
 

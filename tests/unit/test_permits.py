@@ -52,7 +52,7 @@ class TwoFleets:
     def __init__(self) -> None:
         self.asking = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
         for name in ("one", "two"):
-            self.asking.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
+            self.asking.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
         self.limit = next(self._theirs())
         self.asking.report(10.0)
         self.passed: list[bool | None] = []
@@ -70,7 +70,7 @@ class TwoFleets:
 
     def answer(self, ask: Ask, now: float) -> None:
         grant = Grant(key=ask.key, to="one", number=ask.number, granted=ask.want)
-        self.asking.hear(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), now)
+        self.asking.on_report(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), now)
 
 
 def test_nothing_is_due_while_a_request_is_under_way() -> None:
@@ -119,11 +119,11 @@ def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> No
     two.ask(10.0)
     two.asking.report(10.0)
     two.asking.advance_time(11.0)  # from now on it is silent
-    two.asking.hear(DispatcherReport(dispatcher="two", leaving=True), 11.0)
+    two.asking.on_report(DispatcherReport(dispatcher="two", leaving=True), 11.0)
     number = 0
     while two.asking.peers.owner(two.limit.key) in ("one", None):
         number += 1
-        two.asking.hear(DispatcherReport(dispatcher=f"next-{number}", ready=True), 11.0)
+        two.asking.on_report(DispatcherReport(dispatcher=f"next-{number}", ready=True), 11.0)
     two.asking.report(11.0)
     two.passed.clear()
     two.ask(11.01)

@@ -37,7 +37,7 @@ async def test_a_reader_that_catches_up_lets_others_run_between_large_messages()
     async def take(batch: Batch) -> None:
         batches.append(batch.next_offset)
 
-    link = cast("AmqpConnection", SimpleNamespace(add=lambda _: None))
+    link = cast("AmqpConnection", SimpleNamespace(add_endpoint=lambda _: None))
     reader = RecordReader(link, take, decode=decode)
     for offset in range(MESSAGES):
         reader._receive(delivery(offset, TURN_BYTES))

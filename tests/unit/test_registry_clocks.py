@@ -98,7 +98,7 @@ class Registry:
         description = AgentDescription.model_validate(fields | {"host": host or agent})
         sent_at = NOW + timedelta(seconds=ahead - late)
         heartbeat = beat(self.sequence, agent=agent, sent_at=sent_at, description=description)
-        self.fleet.hear(heartbeat, Instant(self.sequence / 1e6, NOW))
+        self.fleet.record_heartbeat(heartbeat, Instant(self.sequence / 1e6, NOW))
 
     async def doubts(self) -> dict[str, list[str]]:
         self.watch.compare_clocks()
@@ -193,8 +193,10 @@ def test_a_registry_goes_on_from_what_another_told_when_it_leads_itself(
     passed, registry = Passing(monkeypatch), Registry()
     registry.tells = False
     assert registry.ahead() == pytest.approx(0)
-    registry.watch.hear(Time(at=passed.now(UTC) - timedelta(seconds=120), source="r2"))
-    registry.watch.hear(Time(at=passed.now(UTC) + timedelta(hours=1), source="r1"))  # itself
+    registry.watch.record_clock(Time(at=passed.now(UTC) - timedelta(seconds=120), source="r2"))
+    registry.watch.record_clock(
+        Time(at=passed.now(UTC) + timedelta(hours=1), source="r1")
+    )  # itself
     assert registry.ahead() == pytest.approx(-120)
     passed.seconds = 50.0
     assert registry.ahead() == pytest.approx(-120)

@@ -43,7 +43,7 @@ class Registry:
             "incarnation": incarnation,
             "digest": description.digest,
         }
-        self.fleet.hear(beat(description=description, **changes), at(0))
+        self.fleet.record_heartbeat(beat(description=description, **changes), at(0))
 
     def shown(self) -> tuple[bool, str, dict[Risk, float | None]]:
         self.watch.show_mismatches()

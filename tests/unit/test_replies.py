@@ -138,7 +138,7 @@ async def test_replies_that_are_late_for_too_long_or_are_too_many_are_dropped_an
     assert (world.dropped, world.outlet._under_way.kept) == (TASKS, 0)
     await wait_until(lambda: world.outlet._replies.kept == 0)  # nothing of it is kept either
     world.publisher.freed.set()
-    await world.outlet.drain()
+    await world.outlet.drain_results()
     assert sum(world.done.values()) == TASKS + 1
 
 
@@ -167,7 +167,7 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[ConfirmCallback] = []
 
-    def add(self, _key: str, _encoded: bytes, done: ConfirmCallback) -> None:
+    def add_item(self, _key: str, _encoded: bytes, done: ConfirmCallback) -> None:
         self.sent.append(done)
 
     def withdraw(self, _key: str) -> list[ConfirmCallback]:
@@ -192,7 +192,7 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
     under_way = Replies(lambda: dropped.update(["one"]), Queues(patience=0.0, silence=10.0))
     for number in range(TASKS):
         ended = partial(_count, done, str(number))
-        under_way.send((cast("BatchPublisher", wire), "me"), b"", ended)
+        under_way.send_reply((cast("BatchPublisher", wire), "me"), b"", ended)
     under_way.answered(1.0)
     under_way.drop_late(taking=True)
     for _ in range(3):
@@ -208,7 +208,7 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
 async def test_who_leaves_waits_for_no_silent_reply_queue() -> None:
     world = World(NOW_OVERDUE)
     await world.report("1")
-    leaving = asyncio.create_task(world.outlet.drain())
+    leaving = asyncio.create_task(world.outlet.drain_results())
     await asyncio.sleep(0)
     assert not leaving.done()
     world.outlet.drop_late_replies(taking=True)

@@ -144,7 +144,7 @@ async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there(
     scene.admit()
     assert [scene.fleet.on_way() for _ in range(2)] == [{}, {KEY: 1}]
     scene.publisher.up.set()
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
 
 
 async def test_one_whose_agents_own_queue_refuses_it_keeps_its_room_for_the_lane() -> None:
@@ -181,8 +181,8 @@ async def test_one_whose_time_is_over_when_its_lane_refuses_it_gives_its_room_ba
     scene.publisher.full.add(LANE)
     scene.admit()
     scene.now += timedelta(hours=2)
-    await scene.lanes.drain()
-    await scene.results.drain()
+    await scene.lanes.drain_lanes()
+    await scene.results.drain_results()
     assert (scene.taken, len(scene.publisher.to("maniple.results"))) == (5, 1)
 
 
@@ -195,7 +195,7 @@ async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room(
     now[0] += 10.0
     scene.lanes.redirect_overdue(taking=True)
     scene.publisher.freed.set()
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     (copy,) = scene.tasks("maniple.delay")
     assert (copy.bulkhead, copy.waited_for) == (None, Waiting.UNCONFIRMED)
     assert scene.taken == 1  # the lane has the other one
@@ -236,7 +236,7 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
         content_encoding=None,
     )
     undeliverable.on_dead_letter(delivery)  # type: ignore[arg-type]  # a fake
-    await scene.results.drain()
+    await scene.results.drain_results()
     assert scene.taken == taken
 
 
@@ -246,7 +246,7 @@ async def test_what_is_long_on_its_way_to_a_lane_is_told() -> None:
     scene.admit()
     assert [scene.fleet.on_way() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
     scene.publisher.up.set()
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert scene.fleet.on_way() == {}
 
 

@@ -46,7 +46,7 @@ class Broker:
         self._says_so = says_so
         self._open: dict[asyncio.Future[None], str] = {}
         link: Any = SimpleNamespace(
-            times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=self._suspect
+            times=TIMES, add_endpoint=lambda *_: None, wait_up=self._up, suspect=self._suspect
         )
         self.publisher = Publisher(link, max_losses=3, suspects=SuspectAddresses(kind_of))
 

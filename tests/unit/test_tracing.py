@@ -157,7 +157,7 @@ def exporter(metrics: Metrics) -> Iterator[Exporter]:
     counters = [metrics.counter(SPANS_DROPPED, why) for why in ("queue_full", "failed")]
     made = Exporter(settings, *counters)
     yield made
-    made.close(5.0)
+    made.export_remaining(5.0)
 
 
 def test_an_exporter_that_hangs_is_not_waited_for(
@@ -176,7 +176,7 @@ def test_an_exporter_that_hangs_is_not_waited_for(
 
 def test_what_cannot_be_exported_is_counted(exporter: Exporter, metrics: Metrics) -> None:
     exporter.put(SPAN)
-    exporter.close(30.0)
+    exporter.export_remaining(30.0)
     text = generate_latest(metrics.registry).decode()
     assert 'maniple_spans_dropped_total{reason="failed"} 1.0' in text
 
@@ -186,7 +186,7 @@ def test_spans_come_as_they_were_written(metrics: Metrics) -> None:
         settings = ServiceSettings(otlp_endpoint=collector.url, instance="p1")
         tracer = make_tracer(settings, metrics)
         tracer.write(replace(SPAN, parent_id="3" * 16, attributes={"n": [1, 2]}, error="timeout"))
-        tracer.close(10.0)
+        tracer.export_remaining(10.0)
     (seen,) = collector.spans
     assert (seen.trace_id, seen.span_id, seen.parent_id) == ("1" * 32, "2" * 16, "3" * 16)
     assert (seen.start, seen.end, seen.attributes, seen.failed) == (1, 2, {"n": [1, 2]}, True)
@@ -208,7 +208,7 @@ def test_what_handlers_write_is_moved_to_the_clock_of_their_tasks(metrics: Metri
         span.end(123 * BILLION)
         worker = replace(SPAN, name="in a worker", start=130 * BILLION, end=131 * BILLION)
         tracer.write_of_handler(worker)
-        tracer.close(10.0)
+        tracer.export_remaining(10.0)
     here, there = sorted(collector.spans, key=lambda seen: seen.start)
     assert (here.name, here.start, here.end) == ("here", BILLION, 3 * BILLION)
     assert (there.name, there.start, there.end) == ("in a worker", 10 * BILLION, 11 * BILLION)

@@ -61,7 +61,7 @@ class Scene(GateWithFakes):
     async def comes(self, before: Redelivery = Redelivery.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
         self.bring(envelope("1", lane="a.task", reply_to="theirs", **fields), before)
-        await self.lanes.drain()
+        await self.lanes.drain_lanes()
 
     async def comes_back(self, after: float = 60.0, *, redelivered: bool = False) -> None:
         """Let it come back from where it waits."""
@@ -127,7 +127,7 @@ async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Red
     scene = Scene(RATE, ROOM, BREAKER)
     scene.fleet.answers["rate_limit"] = NO
     await scene.comes(before, deadline=NOW - timedelta(seconds=5))
-    await scene.results.drain()
+    await scene.results.drain_results()
     (record,) = scene.publisher.to("maniple.results")
     assert (b'"id":"1"' in record.body, b'"expired"' in record.body) == (True, True)
 

@@ -107,7 +107,7 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
         admitted=partial(admitted, decided or LIMITED),
     )
     taker.on_dead_letter(delivery)
-    await results.drain()
+    await results.drain_results()
     assert delivery.acked == 1
     recorded = [r for m in publisher.to("maniple.results") for r in decode_results(m.body)]
     answered = [m for m in publisher.to("") if m.routing_key == "theirs"]

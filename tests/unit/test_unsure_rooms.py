@@ -62,7 +62,7 @@ def test_what_is_remembered_does_not_grow_with_each_restart() -> None:
 def test_what_agents_tell_of_is_known_for_good() -> None:
     bulkheads = remembering()
     for here, unsure in ((3, 2), (5, 0), (4, 0)):
-        bulkheads.hear(ONE, [Held(KEY, here, ended=0)], 0.5)
+        bulkheads.record_load(ONE, [Held(KEY, here, ended=0)], 0.5)
         bulkheads.forget_stale(lambda _: True, 0.5)
         assert bulkheads.unsure(KEY) == unsure
     assert (granted(bulkheads, 1), bulkheads.is_full(KEY, MOST)) == (0, True)
@@ -125,7 +125,7 @@ def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: 
 def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() -> None:
     fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
     for name in ("one", "two"):
-        fleet.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
+        fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
     key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")
     said: list[bool | None] = []
     fleet.ask(Limit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0)
@@ -133,5 +133,5 @@ def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() 
     assert isinstance(ask, Ask)
     old = msgspec.json.encode({"key": key, "to": "one", "number": ask.number, "granted": 0})
     grant = msgspec.json.decode(old, type=Grant)
-    fleet.hear(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), 10.1)
+    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), 10.1)
     assert said == [False]

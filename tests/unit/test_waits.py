@@ -51,7 +51,7 @@ class Scene(GateWithFakes):
     async def waits(self, task: Envelope) -> Envelope:
         """Admit a task that has to wait; return it as it is in the delay."""
         self.bring(task)
-        await self.lanes.drain()
+        await self.lanes.drain_lanes()
         return self.tasks("maniple.delay")[-1]
 
     async def comes_back(self, task: Envelope, seconds: float) -> None:

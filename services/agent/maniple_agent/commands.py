@@ -64,7 +64,7 @@ class AgentCommands:
         """Send the description in full."""
         self.heartbeats.announce()
 
-    def drain(self, command: Drain) -> None:
+    def on_drain(self, command: Drain) -> None:
         """Leave as on SIGTERM."""
         self.ending.begin(command.timeout)
 
@@ -105,7 +105,7 @@ def routes(handlers: AgentCommands) -> Mapping[type[Command], Callable[[Any], No
     """Return which command goes to which handler."""
     return {
         Announce: handlers.announce,
-        Drain: handlers.drain,
+        Drain: handlers.on_drain,
         Retire: handlers.retire,
         Reconnect: handlers.rebuild,
         Time: handlers.hear,

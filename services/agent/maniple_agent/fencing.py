@@ -79,7 +79,7 @@ class Fence:
         self._log.warning("fenced: taking nothing new", running=len(self._work.running))
         detail = f"fenced: no heartbeat confirmed for {self._times.fenced:g} s"
         self._runtime.health.set(COMPONENT, ok=False, detail=detail, required=True)
-        self._hot.stop()
+        self._hot.stop_consuming()
 
     def _open(self) -> None:
         self._log.info("no longer fenced", running=len(self._work.running))
@@ -94,7 +94,7 @@ class Fence:
             self._work.stop_exclusive()
         if self._work.running and self._departures.kept > KEPT_BYTES:
             self._log.error("too many results to keep; stopping", bytes=self._departures.kept)
-            self._work.stop(self._work.running)
+            self._work.stop_jobs(self._work.running)
 
     def _rebuild(self, now: float) -> None:
         """Replace connections that claim to stand: one that was cut in silence looks like that."""

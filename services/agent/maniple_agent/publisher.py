@@ -175,7 +175,7 @@ class AgentPublisher:
 
     def running(self, event: TaskRunning) -> None:
         """Record that an attempt has been running for a second."""
-        self._events.add(RUNNING_KEY, encode(event), lambda _: None)
+        self._events.add_item(RUNNING_KEY, encode(event), lambda _: None)
 
     def alone(  # noqa: PLR0913 - what is moved, why, and whom to tell
         self,
@@ -255,7 +255,7 @@ class AgentPublisher:
             (exchange.name, key), leaving, monotonic(), may_copy=task.may_copy
         )
         leaving.told = self._told
-        outlet.add(key, task.encoded, leaving)
+        outlet.add_item(key, task.encoded, leaving)
 
     def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
         """Take what became of a publish."""
@@ -267,7 +267,7 @@ class AgentPublisher:
         if ticket is None:
             return
         if is_answer:
-            self._doors.open(ticket.key)
+            self._doors.reopen(ticket.key)
         if not ended(ticket):
             return  # something else was done about it
         if isinstance(error, _Withdrawn):
@@ -315,7 +315,7 @@ class AgentPublisher:
         self._metrics.counter(HANDED_BACK, "deadline").inc()
         self._wait(_Task(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])
 
-    async def drain(self) -> None:
+    async def drain_publishes(self) -> None:
         """Return when everything has been confirmed, or what was done instead.
 
         What a lane refuses or does not confirm goes to a tier, and from there perhaps to another.
@@ -324,4 +324,4 @@ class AgentPublisher:
             self._changed.clear()
             await self._changed.wait()
         await self._events.drain()
-        await self._results.drain()
+        await self._results.drain_results()

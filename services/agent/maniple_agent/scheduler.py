@@ -185,8 +185,8 @@ class Scheduler:
         else:
             share = self.waiting.share(definition)
             job = Job(envelope, definition, bundle, suspect=suspect, share=share)
-            self.attempts.add(job)
-            self.waiting.add(job)
+            self.attempts.add_attempt(job)
+            self.waiting.enqueue(job)
             return
         self._departures.publish(result, envelope, bundle.settle)
 
@@ -313,7 +313,7 @@ class Scheduler:
             elif self.draining:
                 back.append(job)
             else:
-                self.waiting.add(job)
+                self.waiting.enqueue(job)
         self._conclusions.hand_back(back, DRAIN)
         for job in jobs:
             self._ended(job)
@@ -350,13 +350,13 @@ class Scheduler:
     def connection_lost(self) -> None:
         """Take that the broker gives what was delivered to others, from now on."""
         self.waiting.put_away_lost(monotonic())
-        self.stop([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
+        self.stop_jobs([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
 
     def stop_exclusive(self) -> None:
         """Stop what must not run twice."""
-        self.stop([job for job in self.running if job.definition.exclusive])
+        self.stop_jobs([job for job in self.running if job.definition.exclusive])
 
-    def stop(self, jobs: Iterable[Job]) -> None:
+    def stop_jobs(self, jobs: Iterable[Job]) -> None:
         """Stop running jobs without a result: the broker has them, and gives them to others."""
         for job in tuple(jobs):
             self._log.warning("stopped without a result", **about(job.envelope))
@@ -408,7 +408,7 @@ class Scheduler:
             seconds = max(0.0, (self._deadlines.clock() - job.started_at).total_seconds())
             self.outcome(job, timed_out(seconds), seconds)
 
-    async def drain(self, timeout: float) -> None:
+    async def drain_jobs(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds.
 
         What still runs then is stopped, and runs again elsewhere unless it may not.
@@ -424,11 +424,11 @@ class Scheduler:
         with contextlib.suppress(TimeoutError):
             # Without the broker it would take for ever; what is not confirmed comes again.
             async with asyncio.timeout(rest):
-                await self._departures.drain()
+                await self._departures.drain_publishes()
 
     async def _stop_rest(self) -> None:
         """Stop what runs, and hand it on: each member of a bundle alone, so that it can end."""
-        self.stop(self.running)
+        self.stop_jobs(self.running)
         stopped, self._stopped = self._stopped, []
         await self.slots.ended(job for job in stopped if job.definition.exclusive)
         self._conclusions.hand_on(stopped, DRAIN)

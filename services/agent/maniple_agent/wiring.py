@@ -163,11 +163,11 @@ async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
     heartbeats.phase = AgentPhase.DRAINING
     heartbeats.announce()
-    await parts.work.drain(max(0.0, seconds - (monotonic() - began)))
+    await parts.work.drain_jobs(max(0.0, seconds - (monotonic() - began)))
     heartbeats.phase = AgentPhase.LEAVING
     left = seconds + GOODBYE_MARGIN - (monotonic() - began)
     if left > 0 and not parts.confirmation.fenced(monotonic()):
-        await heartbeats.send(min(heartbeats.patience, left))
+        await heartbeats.send_heartbeat(min(heartbeats.patience, left))
 
 
 async def _report(
@@ -209,7 +209,7 @@ async def _report(
 
     keys = control_keys(description.agent, description.capabilities)
     await plane.subscribe(CONTROL, keys, tuple(table), obey)
-    await heartbeats.send()
+    await heartbeats.send_heartbeat()
     reports = OutcomeReports(
         plane,
         self_,

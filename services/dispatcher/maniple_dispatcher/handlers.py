@@ -35,13 +35,13 @@ class Handlers:
             except Exception:  # noqa: BLE001 - one of them must not cost the others
                 _log.exception("what %s tells of %s is passed over", report.agent, lane.lane)
         held = [Held(one.key, one.here, one.ended) for one in report.bulkheads]
-        self.fleet.owned.bulkheads.hear((report.agent, report.incarnation), held, now)
+        self.fleet.owned.bulkheads.record_load((report.agent, report.incarnation), held, now)
 
     def _learn_lane(self, lane: LaneOutcomes, now: float) -> None:
         self.lanes.learn(lane.lane, lane.runs.count, lane.runs.p99)
         if self.fleet.peers.owns(BREAKER + lane.lane):
             ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
-            self.fleet.due |= self.fleet.owned.hear(lane.lane, ends, now)
+            self.fleet.due |= self.fleet.owned.record_outcomes(lane.lane, ends, now)
 
     def obey(self, command: Cancel | Time) -> None:
         """End a task when it passes, or take the time."""

@@ -75,10 +75,10 @@ async def _drain(
 ) -> None:
     """Bring all that was taken on its way, and return when that is confirmed."""
     await hot.opened()
-    await long.drain()
-    await lanes.drain()
-    await results.drain()
-    await refused.drain()
+    await long.drain_messages()
+    await lanes.drain_lanes()
+    await results.drain_results()
+    await refused.drain_log()
 
 
 async def hand_over(hot: HotPath, memory: LimitSnapshot, talk: Gossip) -> None:
@@ -245,10 +245,10 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
         hear = follow(time, runtime.health)
         await _ask_for_time(plane, hear, runtime)
-        await policies.start()
+        await policies.start_following()
         for exchange, (key, model, handler) in routes(Handlers(lanes, fleet, hear)).items():
             await plane.subscribe(exchange, (key,), model, handler)
-        await agents.start()
+        await agents.start_following()
         async with hot.consuming():
             for name, work in {
                 "look": _look(lanes, hot),
@@ -265,6 +265,6 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
                 runtime.spawn(work, name)
             yield
             await hand_over(hot, memory, talk)
-            await moves.stop()
-            await expiry.stop()
+            await moves.stop_draining()
+            await expiry.stop_turning()
             await _drain(hot, long, lanes, results, refused)

@@ -45,13 +45,13 @@ class PolicyQueries:
         self.reports = Replicas(clock(), times)
         self._clock = clock
 
-    def hear(self, event: PolicyApplied) -> None:
+    def on_applied(self, event: PolicyApplied) -> None:
         """Take what a process says that it runs."""
         if event.revision > self.store.revision + MOST_AHEAD:
             log.warning("a report that cannot be is passed over", instance=event.instance)
             return
         self._learn()
-        self.reports.hear(event, self._clock())
+        self.reports.record_report(event, self._clock())
         self.store.newest = self.reports.newest
 
     def found(self, key: str, *, deleted: bool = False) -> Stored:

@@ -69,7 +69,7 @@ class ClockWatch:
             agents = self._handlers.fleet.size
             await asyncio.sleep(max(self._times.tell, agents / TOLD_A_SECOND))
 
-    def hear(self, message: Time) -> None:
+    def record_clock(self, message: Time) -> None:
         """Take what a registry, perhaps this one, tells."""
         if message.source != self._source:
             self._others.on_time(message)
@@ -129,7 +129,7 @@ class ClockWatch:
         """Ask another registry, if there is one."""
         try:
             answer = await self._plane.request("registry", "time", timeout=LATE)
-            self.hear(Time.model_validate(answer))
+            self.record_clock(Time.model_validate(answer))
         except (ManipleError, ValueError) as error:
             self._log.info("no other registry tells the time", reason=str(error))
 

@@ -55,8 +55,8 @@ class Evictor:
     def evict(self, failed: AgentRecord) -> None:
         """Evict one incarnation."""
         if self._management is not None:
-            self._closing.add(failed)
-        self._delisting.add(failed)
+            self._closing.schedule(failed)
+        self._delisting.schedule(failed)
 
     async def run_evictions(self) -> None:
         """Work until cancelled."""
@@ -71,7 +71,7 @@ class Evictor:
             target = self._target(record)
             # A successor that was heard uses what it names; nobody's would be left.
             if target.listed and not target.is_found_in(seen):
-                self._closing_again.add(record)
+                self._closing_again.schedule(record)
 
     async def _close(self, records: Sequence[AgentRecord]) -> frozenset[str]:
         """Close what is theirs, and return the names that were found."""
@@ -114,7 +114,7 @@ class Batches:
         self._waiting: deque[tuple[float, AgentRecord]] = deque()  # with the time of its beginning
         self._added = asyncio.Event()
 
-    def add(self, record: AgentRecord) -> None:
+    def schedule(self, record: AgentRecord) -> None:
         """Have it done soon, or after the delay."""
         self._waiting.append((time.monotonic() + self._delay, record))
         self._added.set()

@@ -73,12 +73,12 @@ class Handlers:
         self._refused = -math.inf
         self._seen = self.metrics.counter(HEARTBEATS_SEEN)
 
-    def hear(self, heartbeat: Heartbeat) -> None:
+    def on_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Take a heartbeat."""
         self._seen.inc()
         now = self.clock.now()
         self.last_heard = now.seconds
-        decision = self.fleet.hear(heartbeat, now)
+        decision = self.fleet.record_heartbeat(heartbeat, now)
         if decision.refused:
             self.metrics.counter(CONTROL_DROPPED, "future").inc()
             life = heartbeat.incarnation

@@ -58,7 +58,7 @@ class HeartbeatConsumer:
         Listener(self.link, [(HEARTBEATS.name, "")], self._take)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def open_link(self) -> AsyncIterator[None]:
         """Hear; raises `BrokerUnavailable`."""
         await self.link.start(START_TIMEOUT)
         try:

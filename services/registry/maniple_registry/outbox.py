@@ -48,11 +48,11 @@ class Outbox:
 
     def post(self, event: AgentEvent) -> None:
         """Have an event published."""
-        self._events.add(event)
+        self._events.enqueue(event)
 
     def tell(self, key: str, command: Command) -> None:
         """Have a command sent by `key` on `maniple.control`."""
-        self._commands.add((key, command))
+        self._commands.enqueue((key, command))
 
     async def publish_pending(self) -> None:
         """Publish until cancelled."""
@@ -91,7 +91,7 @@ class _Letters(Generic[L]):
         self._log = log
         self._waiting: asyncio.Queue[L] = asyncio.Queue()
 
-    def add(self, letter: L) -> None:
+    def enqueue(self, letter: L) -> None:
         self._waiting.put_nowait(letter)
 
     async def publish_letters(self) -> None:

@@ -45,7 +45,7 @@ class FailureDetector:
 
     async def _scan(self) -> None:
         handlers, hears = self._handlers, self._hearing.hears
-        handlers.clock.hear(hearing=hears)
+        handlers.clock.record_hearing(hearing=hears)
         if hears and not self._heard_before:
             # Who is alive need not be suspected until its next heartbeat is due.
             handlers.call_all()
@@ -80,7 +80,7 @@ class FailureDetector:
             return True
         heard = max(handlers.last_heard, self._echoed)
         clock.take_off(clock.seconds() - min(asked, heard))
-        clock.hear(hearing=False)
+        clock.record_hearing(hearing=False)
         if not self._hearing.deaf:
             handlers.log.warning("agents are silent, and so is our own echo")
         self._hearing.deaf = True

@@ -49,15 +49,15 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     ).measured(runtime.metrics)
     leadership = Leadership(runtime)
     handlers = assemble(runtime, settings, plane, leadership)
-    hearing = HeartbeatConsumer(runtime, handlers.hear)
+    hearing = HeartbeatConsumer(runtime, handlers.on_heartbeat)
     handlers.hears = lambda: hearing.hears
     clocks = ClockWatch(handlers, plane, runtime, lambda: leadership.leads or not leadership.led)
     checks = ConsulWatch(handlers, runtime.consul, settings.environment, timings)
-    async with plane, hearing.open():
+    async with plane, hearing.open_link():
         try:
             for exchange, (keys, models, handler) in routes(handlers).items():
                 await plane.subscribe(exchange, keys, models, handler)
-            await plane.subscribe(CONTROL, (ALL_AGENTS,), Time, clocks.hear)
+            await plane.subscribe(CONTROL, (ALL_AGENTS,), Time, clocks.record_clock)
             runtime.spawn(leadership.hold_leadership(), "leadership")
             runtime.spawn(handlers.actor.outbox.publish_pending(), "outbox")
             runtime.spawn(handlers.actor.evictor.run_evictions(), "evictor")

@@ -131,7 +131,7 @@ class ByteBudget:
     def hand_on(self) -> None:
         """Have opened what has waited, as far as there is room now."""
         for share in tuple(self._waiting):
-            if share.open():
+            if share.hand_on_waiting():
                 self._waiting.pop(share, None)
 
     def rebalance(self) -> None:
@@ -252,7 +252,7 @@ class ByteShare:
         """Have opened what has waited, of any share, as far as there is room now."""
         self._budget.hand_on()
 
-    def open(self) -> bool:
+    def hand_on_waiting(self) -> bool:
         """Hand on what has waited, as far as there is room; tell whether nothing waits any more."""
         for unopened in self._unopened:
             while unopened:

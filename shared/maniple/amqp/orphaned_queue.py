@@ -108,7 +108,7 @@ class OrphanedQueue:
         async with _channel(self._connection) as channel:
             await channel.queue_delete(self._queue.name)
 
-    async def close(self) -> None:
+    async def release_queue(self) -> None:
         """Let go of the queue."""
         if self._channel is not None:
             await self._consumer.flush()
@@ -138,9 +138,9 @@ async def _closed(one: OrphanedQueue) -> AsyncIterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(*LOST):
-            await one.close()
+            await one.release_queue()
         raise
-    await one.close()
+    await one.release_queue()
 
 
 @asynccontextmanager

@@ -115,7 +115,7 @@ class Publisher:
         self._answered = 0  # the tick in which was sent what has been answered
         self._asking: asyncio.Task[None] | None = None
         self._asked = 0
-        link.add(self, self.overdue)
+        link.add_endpoint(self, self.overdue)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open the channel with confirms on."""
@@ -123,7 +123,7 @@ class Publisher:
         self._channel = channel
         self._answered = self._ticks
         if self._scouts is not None:
-            self._scouts.open(connection)
+            self._scouts.open_channel(connection)
         return channel
 
     def lost(self) -> None:
@@ -322,7 +322,7 @@ class Publisher:
             if self._scouts is None or self._scouts.knows(message.place):
                 await self._send(channel, message, properties)
                 return
-            await self._scouts.send(
+            await self._scouts.publish_first(
                 message.place, lambda scout: _basic_publish(scout, message, properties)
             )
         finally:

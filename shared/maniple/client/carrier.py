@@ -71,7 +71,7 @@ async def connect(
     """
     outstanding = OutstandingHandles()
     carrier = AmqpCarrier(_broker_url(url), outstanding, confirm_timeout)
-    await carrier.start(timeout)
+    await carrier.connect(timeout)
     client = Client(carrier, outstanding, tenant=tenant, submitting=SubmitSpans(tracer))
     try:
         yield client
@@ -94,7 +94,7 @@ class AmqpCarrier:
     def __init__(
         self, url: str, outstanding: OutstandingHandles, confirm_timeout: float | None
     ) -> None:
-        """Describe the connection; `start` opens it."""
+        """Describe the connection; `connect` opens it."""
         self.client_id = new_id()
         self._outstanding = outstanding
         self._confirm_timeout = confirm_timeout
@@ -103,7 +103,7 @@ class AmqpCarrier:
         self._replies = ReplyConsumer(
             self._link, self.client_id, self._on_delivery, prefetch=PREFETCH
         )
-        self._link.add(self._replies)
+        self._link.add_endpoint(self._replies)
         self._publisher = Publisher(self._link, tells_refusals=True)
         self._bundler = Bundler(self._send, max_items=BUNDLE_TASKS)
         # In messages of their own: what is said of a message is said of all that is in it.
@@ -111,7 +111,7 @@ class AmqpCarrier:
         self._closed = False
         self._warned = False
 
-    async def start(self, timeout: float) -> None:
+    async def connect(self, timeout: float) -> None:
         """Connect. Raises `BrokerUnavailable` after `timeout` seconds."""
         await self._link.start(timeout)
 

@@ -100,7 +100,7 @@ class Client:
         handle = self._sealed(task, TaskHandle)
         handle.repeated = repeated
         try:
-            self._outstanding.add(handle)
+            self._outstanding.add_ticket(handle)
             self._carrier.send(handle)
         except Exception as error:
             self._outstanding.discard(handle)

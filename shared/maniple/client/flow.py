@@ -165,7 +165,7 @@ class Flow:
             return
         self._bytes += len(slot.body)
         try:
-            self._outstanding.add(slot)
+            self._outstanding.add_ticket(slot)
             self._carrier.send(slot)
         except ManipleError as error:
             slot.sent(error)

@@ -27,7 +27,7 @@ class OutstandingHandles:
         """How many tasks have not ended yet."""
         return len(self._tickets)
 
-    def add(self, ticket: Ticket) -> None:
+    def add_ticket(self, ticket: Ticket) -> None:
         """Take a task. Raises `InvalidMessage` if one of the same identity is outstanding."""
         key = (ticket.tenant, ticket.id)
         if key in self._tickets:

@@ -147,7 +147,7 @@ class Servers:
         own = {"consul": self._consul, "management": self._rabbitmq}
         return {variable(name, part): "" for name in own if own[name] for part in PARTS}
 
-    async def start(self) -> None:
+    async def start_servers(self) -> None:
         """Start what is ours, side by side, and look whether the rest is there.
 
         Raises `LocalError`: `ServerUnreachable` for an existing server that does not answer.
@@ -166,7 +166,7 @@ class Servers:
             child.restart = restart
             child.on_death = on_death
 
-    async def stop(self, seconds: float) -> None:
+    async def stop_servers(self, seconds: float) -> None:
         """Stop what is ours, by force after `seconds`."""
         servers = [server for server in (self._rabbitmq, self._consul) if server]
         await asyncio.gather(*(server.stop(seconds) for server in servers))

@@ -84,7 +84,7 @@ class RecordReader:
             owner=link,
             arguments=self._arguments,
         )
-        link.add(self._consumer)
+        link.add_endpoint(self._consumer)
 
     @property
     def in_place(self) -> bool:

@@ -156,7 +156,7 @@ class _Process:
                 task.cancel()
             await asyncio.gather(*besides, return_exceptions=True)
             consul.close()
-            await asyncio.to_thread(self.tracer.close, SPANS_TIMEOUT)
+            await asyncio.to_thread(self.tracer.export_remaining, SPANS_TIMEOUT)
             self.log.info("stopped")
 
     async def _run(self, runtime: Runtime, port: int) -> int:
@@ -174,7 +174,7 @@ class _Process:
         await asyncio.wait({body, stop, start}, return_when=asyncio.FIRST_COMPLETED)
         present = self.started.is_set() and not body.done()
         if present:
-            presence.start()
+            presence.register()
             self.log.info("started")
             await asyncio.wait({body, stop}, return_when=asyncio.FIRST_COMPLETED)
         self.health.mark_draining()
@@ -293,7 +293,7 @@ def _cut_short(body: asyncio.Task[None]) -> BaseException | None:
 async def _leave(runtime: Runtime, presence: Registration) -> None:
     for last in runtime.before_leaving:
         await last()
-    await presence.stop()
+    await presence.deregister()
 
 
 def _is_away(error: BaseException) -> bool:

@@ -73,7 +73,7 @@ class Dispatcher:
         self.has_moved.add(envelope.id)
         return envelope
 
-    def send(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:  # noqa: ARG002 - as `Lanes`
+    def send_task(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:  # noqa: ARG002 - as `Lanes`
         self._spawn(self._send(envelope, source), "")
 
     async def _send(self, envelope: Envelope, source: Settlement) -> None:
@@ -125,7 +125,7 @@ async def dispatcher(servers: LocalServers) -> AsyncIterator[Dispatcher]:
     finally:
         submitting.cancel()
         await asyncio.gather(submitting, return_exceptions=True)
-        await made.moves.stop()
+        await made.moves.stop_draining()
         await link.close()
 
 

@@ -57,11 +57,11 @@ async def present(
     consul = Consul(server.url)
     async with HealthServer(settings, health) as pages:
         presence = Registration(consul, settings, health, port=pages.port)
-        presence.start()
+        presence.register()
         try:
             yield consul, health
         finally:
-            await presence.stop()
+            await presence.deregister()
             consul.close()
 
 

@@ -112,7 +112,7 @@ class HandlerLoop:
         current = asyncio.current_task(self._loop)
         return [job for job, task in begun.items() if task is current] or list(begun)
 
-    def stop(self) -> None:
+    def stop_loop(self) -> None:
         """Cancel what runs and end the loop, once it answers."""
         self._stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -195,7 +195,7 @@ class HandlerLoop:
         try:
             return await self._ran(job, job.context(self._agent, latest.report))
         finally:
-            latest.close()
+            latest.tell_last()
 
     async def _ran(self, job: Job, context: TaskContext) -> Outcome:
         return await run_async(job.definition, context, job.envelope.payload, self._failures.tell)

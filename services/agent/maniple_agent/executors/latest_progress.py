@@ -44,7 +44,7 @@ class LatestProgress:
             self._crossing = True
             self._cross(self._arrive)
 
-    def close(self) -> None:
+    def tell_last(self) -> None:
         """Let the last value be told at once: the handler has ended."""
         if self._value:
             self._cross(self._flush)

@@ -107,7 +107,7 @@ class LoopExecutor:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         if self._made is not None:
-            self._made.stop()
+            self._made.stop_loop()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs in one hop."""

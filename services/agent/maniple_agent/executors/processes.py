@@ -138,7 +138,7 @@ class ProcessExecutor:
         try:
             while True:
                 try:
-                    return await Worker.start(
+                    return await Worker.start_process(
                         self._handlers, self._environment, self._folder, group
                     )
                 except (TimeoutError, *ENDED) as error:
@@ -201,7 +201,7 @@ class ProcessExecutor:
         )
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await worker.send(call)
+                await worker.send_call(call)
                 await worker.receive()
         except (TimeoutError, *ENDED):
             return False

@@ -124,7 +124,7 @@ class ThreadExecutor:
         except BaseException as error:  # noqa: BLE001 - or the thread and its slot would be gone
             return of_exception(error)
         finally:
-            latest.close()
+            latest.tell_last()
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:

@@ -63,7 +63,7 @@ class AgentDirectory:
         settings = cast("DispatcherSettings", runtime.settings)
         self._patience = 2 * settings.timings.queues.leftover
 
-    async def start(self) -> None:
+    async def start_following(self) -> None:
         """Begin to follow; raises `BrokerUnavailable`. Without a registry it goes on after 2 s."""
         keys = [event.KEY for event in HEARD]
         await self._plane.subscribe(EVENTS, keys, HEARD, self.heard)

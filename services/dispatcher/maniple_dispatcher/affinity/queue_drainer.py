@@ -111,7 +111,7 @@ class QueueDrainer:
             self._again.discard(agent)
             self.begin(agent)
 
-    async def stop(self) -> None:
+    async def stop_draining(self) -> None:
         """Take nothing more; what was taken is settled, or stays where it is."""
         self._stopping = True
         if self._moving:
@@ -217,4 +217,4 @@ class QueueDrainer:
         moved = self._traces.moved(envelope, lost=lost)
         again = replace(moved, dispatched_at=now, lost=envelope.lost + lost)
         if not self._lanes.ends(again, source, now):
-            self._lanes.send(again, source, alone=lost)
+            self._lanes.send_task(again, source, alone=lost)

@@ -59,7 +59,7 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._at)
 
-    def add(self, deadline: float, now: float) -> None:
+    def add_deadline(self, deadline: float, now: float) -> None:
         """Take a deadline; both are seconds of the same clock."""
         left = deadline - now
         if left > HOUR and self._hour <= deadline < self._hour + HOUR:
@@ -163,7 +163,7 @@ class LaneDeadlines:
         """Take that a task with this deadline (the cluster's time, seconds) is in a lane."""
         known = self._lanes.get(lane) or self._begin(lane)
         if known is not None:
-            known.deadlines.add(deadline, self.wall)
+            known.deadlines.add_deadline(deadline, self.wall)
 
     def stir(self, lanes: Iterable[str]) -> None:
         """Take that others may put something into these lanes: agents, or who was here before."""
@@ -269,7 +269,7 @@ class LaneDeadlines:
             return place.due or (place.stirred and is_owned)
         return place.ready <= MOST_READ and (place.due or (place.forgotten and is_owned))
 
-    def hear(self, turns: Mapping[str, Turn], now: float) -> None:
+    def on_news(self, turns: Mapping[str, Turn], now: float) -> None:
         """Take which queues another dispatcher turns over, or has: twice would do no harm."""
         for queue, (began, whole) in turns.items():
             place = self._places.get(queue)

@@ -186,7 +186,7 @@ class LaneExpiry:
             both.create_task(self._keep_looking())
             both.create_task(self._keep_marks())
 
-    async def stop(self) -> None:
+    async def stop_turning(self) -> None:
         """Take nothing more; what was taken is settled, or goes back to its queue."""
         self._stopping = True
         if self._turning:

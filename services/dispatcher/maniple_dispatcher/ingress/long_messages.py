@@ -85,7 +85,7 @@ class LongMessages:
             self._any.clear()
             self._none.set()
 
-    async def drain(self) -> None:
+    async def drain_messages(self) -> None:
         """Return when all that was taken has been gone through."""
         await self._none.wait()
 

@@ -50,7 +50,7 @@ class Breaker:
     passed: int = 0
     born: int = 0
 
-    def hear(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
+    def record_outcomes(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
         """Take what agents report; tells whether the breaker has changed."""
         if self.state is BreakerState.HALF_OPEN:
             return self._judge_probes(ends, spec, now)

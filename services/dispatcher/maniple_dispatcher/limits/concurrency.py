@@ -75,7 +75,7 @@ class Bulkheads:
         self.version = 0
         """Rises whenever what is `lately_in_use` becomes another."""
 
-    def hear(self, life: Life, held: Iterable[Held], now: float) -> None:
+    def record_load(self, life: Life, held: Iterable[Held], now: float) -> None:
         """Take an agent's report."""
         told = list(held)
         for one in told:

@@ -136,7 +136,7 @@ class Coordinator:
         else:
             self.due |= self.permits.free(limit)
 
-    def hear(self, report: DispatcherReport, now: float) -> None:
+    def on_report(self, report: DispatcherReport, now: float) -> None:
         """Take what a dispatcher says; our own word counts too, when it comes back."""
         if report.leaving:
             self.peers.left(report.dispatcher)
@@ -146,7 +146,7 @@ class Coordinator:
             return
         self._follow(report, now)
         if self._lanes is not None:
-            self._lanes.hear(report.turns, now)
+            self._lanes.on_news(report.turns, now)
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:

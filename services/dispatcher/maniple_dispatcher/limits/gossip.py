@@ -73,7 +73,7 @@ class Gossip:
             return
         now = monotonic()
         self._notice(now)
-        self._fleet.hear(report, now)
+        self._fleet.on_report(report, now)
 
     async def exchange_reports(self) -> None:
         """Look and tell until cancelled.

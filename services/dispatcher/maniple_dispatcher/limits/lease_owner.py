@@ -113,12 +113,12 @@ class LeaseOwner:
         known = self._breakers.get(lane)
         return (BreakerState.CLOSED, 0.0) if known is None else (known.state, known.since)
 
-    def hear(self, lane: str, ends: Ends, now: float) -> bool:
+    def record_outcomes(self, lane: str, ends: Ends, now: float) -> bool:
         """Take how attempts of a lane ended whose breaker is ours; tells whether it changed."""
         spec = self._spec_of(lane)
         if spec is None or not (ends.succeeded or ends.failed):
             return False
-        return self._noted(lane, self._breaker(lane).hear(ends, spec, now))
+        return self._noted(lane, self._breaker(lane).record_outcomes(ends, spec, now))
 
     def advance_breakers(self, owns: Callable[[str], bool], now: float) -> bool:
         """Let time pass for the breakers that are ours; tells whether one has changed."""

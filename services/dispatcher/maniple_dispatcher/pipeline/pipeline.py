@@ -100,7 +100,7 @@ class Pipeline:
         elif resolved.guarded or source.expires:
             self._begin(PipelineTask(envelope, resolved, source, submitted=True))
         else:
-            self._lanes.send(envelope, source)
+            self._lanes.send_task(envelope, source)
 
     def again(self, envelope: Envelope, source: Settlement) -> None:
         """Bring a task on its way that has waited: its bulkhead and its breaker may be shut now."""
@@ -113,7 +113,7 @@ class Pipeline:
         elif resolved.guarded and envelope.mirror_of is None:
             self._take_room(going)
         else:
-            self._lanes.send(envelope, source)
+            self._lanes.send_task(envelope, source)
 
     def _admit_again(
         self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Redelivery
@@ -134,7 +134,7 @@ class Pipeline:
         elif resolved.guarded or source.expires:
             self._take_room(going)
         else:
-            self._lanes.send(envelope, source)
+            self._lanes.send_task(envelope, source)
 
     # --- step by step --------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class Pipeline:
                 versions = {**envelope.policies, mirror.key: mirror.version}
                 envelope = replace(envelope, policies=versions)
                 self._lanes.mirror(copy)
-        self._lanes.send(envelope, going.source)
+        self._lanes.send_task(envelope, going.source)
 
     def _leave(self, going: PipelineTask, go: Callable[[], None]) -> None:
         """Let a task `go` that is not ended here, once that is recorded if somebody may ask.

@@ -49,7 +49,7 @@ class Replicas:
         if len(self._sets) > DIGESTS_KEPT:
             del self._sets[next(iter(self._sets))]
 
-    def hear(self, event: PolicyApplied, now: float) -> None:
+    def record_report(self, event: PolicyApplied, now: float) -> None:
         """Take a report."""
         before = self._heard.get(event.instance)
         versions = self._sets.get(event.digest)

@@ -110,7 +110,7 @@ class Agents:
 
     # --- heartbeats and silence ----------------------------------------------------------
 
-    def hear(self, heartbeat: Heartbeat, now: Instant) -> Decision:
+    def record_heartbeat(self, heartbeat: Heartbeat, now: Instant) -> Decision:
         """Take a heartbeat and keep what was decided."""
         return self._keep(decide(self._records.get(heartbeat.agent), heartbeat, now))
 

@@ -86,11 +86,11 @@ class Registration:
         self._failures = 0
         self._unproven = 0
 
-    def start(self) -> None:
+    def register(self) -> None:
         """Register and refresh in the background, waiting for Consul where it is away."""
         self._task = asyncio.create_task(self._keep(), name="presence")
 
-    async def stop(self) -> None:
+    async def deregister(self) -> None:
         """Deregister. The step under way is let finish, or it might register again afterwards."""
         self._stopping.set()
         self._pulse.wake()

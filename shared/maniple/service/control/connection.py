@@ -333,7 +333,7 @@ class ControlConnection(Supervised):
                 await channel.close()
                 return declared.consumer_count or 0
 
-    async def send(self, letter: OutgoingMessage, timeout: float) -> None:
+    async def send_message(self, letter: OutgoingMessage, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
         A letter that may be `repeated` is sent again, under the same id, when the connection is

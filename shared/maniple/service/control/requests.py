@@ -115,7 +115,7 @@ class Correlation:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def open(self, correlation_id: str) -> asyncio.Future[bytes]:
+    def open_request(self, correlation_id: str) -> asyncio.Future[bytes]:
         """Begin to wait for the response of this id."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending[correlation_id] = future

@@ -67,7 +67,7 @@ class Replies:
         self.kept = 0
         """Bytes of replies that nobody waits for any more."""
 
-    def send(
+    def send_reply(
         self,
         place: Place,
         encoded: bytes,
@@ -84,7 +84,7 @@ class Replies:
             self._release(reply, monotonic())
         else:
             reply.ticket = self._under_way.begin(("", key), reply, monotonic())
-        outlet.add(key, encoded, reply)
+        outlet.add_item(key, encoded, reply)
 
     def offer(
         self,
@@ -115,7 +115,7 @@ class Replies:
             self._dropped()
             tell([done], None)
             return
-        self.send(place, encoded, taken, type_=type_, correlation_id=correlation_id)
+        self.send_reply(place, encoded, taken, type_=type_, correlation_id=correlation_id)
 
     def _waited(self, done: ConfirmCallback) -> ConfirmCallback:
         def ended(error: ManipleError | None) -> None:

@@ -95,7 +95,7 @@ class Exporter(SpanProcessor):
         self._ahead = ahead
         set_provider(self, self._resource)
 
-    def close(self, timeout: float) -> None:
+    def export_remaining(self, timeout: float) -> None:
         """Send what is left within `timeout` seconds."""
         self._closing = True
         self._wake.set()
