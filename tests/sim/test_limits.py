@@ -116,12 +116,12 @@ def test_who_stood_still_for_so_long_that_others_may_own_what_was_its_own_listen
     with World(0) as world, Dispatchers(world) as fleet:
         one, _ = fleet.start("d0"), fleet.start("d1")
         world.run(3.0)
-        assert one.fleet.peers.counts(one.name)
+        assert one.fleet.peers.is_counted(one.name)
         one.process.freeze(seconds)
         world.run(seconds + times.listens / 2)
-        assert one.fleet.peers.counts(one.name) == (seconds < times.stood_still)
+        assert one.fleet.peers.is_counted(one.name) == (seconds < times.stood_still)
         world.run(times.listens + WAYS)
-        assert one.fleet.peers.counts(one.name)
+        assert one.fleet.peers.is_counted(one.name)
 
 
 @pytest.mark.parametrize("chunk", seeds(8), ids=str)
@@ -135,7 +135,7 @@ def test_a_broker_that_stands_still_for_a_moment_moves_no_limit(chunk: range) ->
             fleet.broker.stall(1.4)
             for _ in range(100):
                 world.run(0.05)
-                assert all(one.fleet.peers.counts(other.name) for one in both for other in both)
+                assert all(one.fleet.peers.is_counted(other.name) for one in both for other in both)
 
 
 def stands_still(world: World, fleet: Dispatchers) -> None:

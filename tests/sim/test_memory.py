@@ -43,7 +43,7 @@ class Lives:
     def stop(self, instance: str) -> None:
         """Let it say what it knows, and end."""
         one = self.of[instance]
-        one.process.step(lambda: one.process.create_task(one.memory.flush()))
+        one.process.step(lambda: one.process.create_task(one.memory.write_now()))
 
     def drain(self, world: World, until: float = WRITTEN) -> None:
         """Let five an hour pass, and three attempts fail."""
@@ -236,7 +236,7 @@ def test_a_stop_ends_though_consul_is_away() -> None:
         ended: list[float] = []
 
         async def stop() -> None:
-            await one.memory.flush()
+            await one.memory.write_now()
             ended.append(world.now)
 
         one.process.step(lambda: one.process.create_task(stop()))
@@ -257,7 +257,7 @@ def test_who_is_long_in_reaching_the_broker_owns_nothing_before_it_has_listened(
         def look() -> None:
             if late.hot.up:
                 reached.append(world.now)
-            if late.fleet.peers.counts(late.name):
+            if late.fleet.peers.is_counted(late.name):
                 owned.append(world.now)
 
         world.every(0.01, look)
@@ -274,7 +274,7 @@ def test_a_deaf_dispatcher_owns_nothing_however_long_it_has_been_there() -> None
         lives.begin("d1")
         for _ in range(100):
             world.run(0.1)
-            assert all(not one.fleet.peers.counts(deaf.name) for one in fleet.alive)
+            assert all(not one.fleet.peers.is_counted(deaf.name) for one in fleet.alive)
         world.after(0.0, partial(lives.end, "d1"))
         world.run(5.0)
-        assert not deaf.fleet.peers.counts(deaf.name)
+        assert not deaf.fleet.peers.is_counted(deaf.name)

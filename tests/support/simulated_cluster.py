@@ -183,7 +183,7 @@ class Registry:
 
     def state(self, agent: str) -> tuple[str, AgentState] | None:
         """Return the incarnation of an agent that it knows, and how it takes it."""
-        record = self.handlers.fleet.get(agent)
+        record = self.handlers.fleet.get_record(agent)
         return None if record is None else (record.incarnation, record.state)
 
 
@@ -213,7 +213,7 @@ class Held:
 class _Slots(list[Any]):
     taken = 0
 
-    def tell(self, _health: object) -> None: ...
+    def show_stuck(self, _health: object) -> None: ...
 
 
 class Agent:
@@ -275,7 +275,7 @@ class Agent:
             pulse=TtlHeartbeat(),
             spawn=lambda task, _name: self.process.create_task(task),
         )
-        kept: Any = SimpleNamespace(kept=0, redirect_overdue=lambda **_: None)
+        kept: Any = SimpleNamespace(kept_bytes=0, redirect_overdue=lambda **_: None)
         self.fence = fence = Fence(
             runtime,
             confirmation,
@@ -300,7 +300,7 @@ class Agent:
             metrics=metrics(),
             clock=lambda: datetime.now(UTC),
         )
-        ending: Any = SimpleNamespace(begin=lambda _seconds: self.kill())
+        ending: Any = SimpleNamespace(begin_leaving=lambda _seconds: self.kill())
         table = routes(
             AgentCommands(
                 self.heartbeats,

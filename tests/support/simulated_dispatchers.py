@@ -88,10 +88,10 @@ class Lanes:
         self._became.waiting.append(replace(envelope, waited_for=why or envelope.waited_for))
         self._note(self._became.held)
 
-    def end(self, *_: object) -> None:
+    def end_task(self, *_: object) -> None:
         self._note(self._became.ended)
 
-    def learn(self, *_: object) -> None: ...
+    def learn_times(self, *_: object) -> None: ...
 
     def _note(self, where: list[float]) -> None:
         where.append(self._of.world.now)
@@ -167,7 +167,7 @@ class Dispatcher:
         self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, self.roster)
         handlers = Handlers(self.lanes, self.fleet)
         intake.bindings.append(
-            (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.learn(m))
+            (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.on_outcomes(m))
         )
 
         async def live() -> None:

@@ -109,7 +109,7 @@ class Worker(Dispatcher):
         publisher: Any = self.hot.publisher
         results = ResultPublisher(publisher, metrics(), replier=publisher)
         traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
-        rooms = BulkheadCounts.of(self.fleet)
+        rooms = BulkheadCounts.of_fleet(self.fleet)
         lanes = LanePublisher(
             publisher,
             results,

@@ -251,7 +251,7 @@ async def found(
         decoded = search.decode(kind, encode(records), number)
         entries = tuple(one for one in decoded if isinstance(one, Entry))
         await search.add_batch(Batch(entries, number + 1))
-    return {key: record for key, one in search.found.items() if (record := one.of(None))}
+    return {key: record for key, one in search.found.items() if (record := one.choose_record(None))}
 
 
 @pytest.mark.parametrize("capability", ["a.task", "other.thing"])
@@ -259,10 +259,10 @@ async def test_the_end_of_another_capability_hides_no_end_of_ours(capability: st
     search = RecordSearch([KEY])
     theirs = replace(ended("1"), capability="other.thing")
     await found(search, (RESULTS_TYPE, [theirs]), (RESULTS_TYPE, [ended("1")]))
-    seen = search.found[KEY].of(capability)
+    seen = search.found[KEY].choose_record(capability)
     assert isinstance(seen, Result)
     assert seen.capability == capability
-    assert search.found[KEY].of("third.thing") == theirs  # so it is not taken for new
+    assert search.found[KEY].choose_record("third.thing") == theirs  # so it is not taken for new
 
 
 async def test_however_many_capabilities_end_under_one_id_few_are_kept() -> None:

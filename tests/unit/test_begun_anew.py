@@ -25,7 +25,7 @@ def test_who_owns_a_bulkhead_from_now_on_first_hears_what_others_have_granted(se
         for one in fleet.alive.values():
             for limit in limits:
                 said = asked[limit.key]
-                one.ask(limit, lambda passes, _, said=said: said.append(passes), fleet.now)  # type: ignore[misc]  # a default
+                one.ask_permit(limit, lambda passes, _, said=said: said.append(passes), fleet.now)  # type: ignore[misc]  # a default
 
     for number in range(100):
         fleet.after(number * 0.02, ask)

@@ -89,11 +89,11 @@ def test_it_closes_when_all_probes_succeed_and_opens_when_one_fails() -> None:
 def test_a_follower_takes_what_is_later_and_knows_when_it_may_ask() -> None:
     owner, follower = opened(), Breaker()
     news = owner.news("lane", THREE, 4.0)
-    assert follower.follow(news, THREE, 100.0)
+    assert follower.follow_owner(news, THREE, 100.0)
     assert (follower.state, follower.remaining(THREE, 101.0)) == (BreakerState.OPEN, 5.0)
     owner.advance_time(THREE, 10.0)
-    assert follower.follow(owner.news("lane", THREE, 10.0), THREE, 106.0)
-    assert not follower.follow(news, THREE, 107.0)
+    assert follower.follow_owner(owner.news("lane", THREE, 10.0), THREE, 106.0)
+    assert not follower.follow_owner(news, THREE, 107.0)
     assert follower.state is BreakerState.HALF_OPEN
 
 
@@ -155,7 +155,7 @@ class Dispatcher:
         self.owned.record_outcomes(LANE, failed(times), 0.0)
 
     def tells(self, other: "Dispatcher") -> None:
-        other.owned.follow(list(self.owned.news(0.0)), 0.0)
+        other.owned.follow_owners(list(self.owned.news(0.0)), 0.0)
 
     def shows(self, state: BreakerState) -> bool:
         return self.owned.breaker(LANE)[0] is state
@@ -267,7 +267,7 @@ def test_what_was_heard_last_before_the_policies_came_counts() -> None:
     states = [(BreakerState.CLOSED, 9), (BreakerState.OPEN, 8)]
     for state, epoch in states:
         news = BreakerNews(lane=LANE, state=state, epoch=epoch, remaining=5.0)
-        one.owned.follow([news], 0.0)
+        one.owned.follow_owners([news], 0.0)
     one.learns(THREE, 0.0)
     assert one.shows(BreakerState.CLOSED)
 
@@ -278,7 +278,7 @@ def test_a_state_of_a_newer_dispatcher_costs_nothing_else_that_it_says() -> None
         BreakerNews(lane="another", state="throttled", epoch=9),
         BreakerNews(lane=LANE, state="open", epoch=9, remaining=5.0),
     ]
-    one.owned.follow(news, 0.0)
+    one.owned.follow_owners(news, 0.0)
     assert one.shows(BreakerState.OPEN)
     assert one.owned.breaker("another")[0] is BreakerState.CLOSED
 

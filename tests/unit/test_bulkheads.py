@@ -256,7 +256,7 @@ def test_room_that_another_gives_back_is_free_and_changes_nothing_of_what_it_ask
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, other, limit, 10) == 10
     for _ in range(4):
-        fleet.alive[other].free(Limit(KEY, most=1), fleet.now)
+        fleet.alive[other].return_permit(Limit(KEY, most=1), fleet.now)
     assert passed(fleet, other, limit, 10) == 4
 
 
@@ -282,7 +282,7 @@ def test_what_was_written_down_counts_where_nobody_is_left_to_tell(
     bulkheads = Bulkheads()
     bulkheads.remember({KEY: (7, (LANE,))}, 0.0, 0.0)
     if told:
-        bulkheads.follow(KEY, (told, (LANE,)), 0.5, ours=False)
+        bulkheads.follow_owner(KEY, (told, (LANE,)), 0.5, ours=False)
     bulkheads.recall(1.0, alone=alone)
     assert granted(bulkheads, 10, 1.0) == room
 

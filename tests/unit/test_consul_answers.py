@@ -79,7 +79,7 @@ class Catalog(Consul):
     async def instances(self, service: str) -> list[Instance]:
         raise AssertionError(f"all of {service} were asked for")
 
-    async def remove(self, instance: Instance) -> None:
+    async def remove_instance(self, instance: Instance) -> None:
         del self.there[instance.id]
 
 

@@ -194,7 +194,7 @@ async def test_while_no_tier_confirms_anything_tasks_wait_for_the_next_that_may_
     for _ in range(len(DELAY_TIERS) + 1):
         await look(agent)
     assert (len(agent.departures._paused), lost.acked) == (1, 0)
-    assert agent.departures.kept > 0
+    assert agent.departures.kept_bytes > 0
     agent.publisher.silent.clear()
     await wait_until(lambda: lost.acked == 1)
     assert waiting(agent) == ["1"]

@@ -79,7 +79,7 @@ async def remember(shelf: Shelf, of: Coordinator) -> None:
 
 def passes(of: Coordinator, now: float) -> bool:
     said: list[Any] = []
-    of.ask(ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
+    of.ask_permit(ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
     return bool(said[0])
 
 
@@ -152,10 +152,10 @@ async def test_who_has_more_than_there_is_room_for_says_so_when_it_begins_and_wh
     with capture_logs() as said:
         for number in range(3):
             passes(of, now + number)  # there is something to write
-            await keeper.flush()
-        of.owned.bulkheads.free("bulkhead/b", 10)
+            await keeper.write_now()
+        of.owned.bulkheads.free_slots("bulkhead/b", 10)
         of.owned.bulkheads.forget_stale(lambda _: True, now + 60.0)
-        await keeper.flush()
+        await keeper.write_now()
     assert [(one["event"], one.get("lanes_of_rooms")) for one in said] == [
         ("too much to write down", 1),
         ("all written", None),
@@ -175,7 +175,7 @@ async def test_a_stop_goes_on_whatever_writing_fails_for_and_says_so(
     monkeypatch.setattr(shelf, "kv_put", kv_put)
     assert passes(of, asyncio.get_running_loop().time())
     with capture_logs() as said:
-        await memory(shelf, "one", of).flush()
+        await memory(shelf, "one", of).write_now()
     assert [one["log_level"] in {"warning", "error"} for one in said] == [True]
 
 
@@ -183,9 +183,9 @@ async def test_who_stops_before_it_could_read_reads_first() -> None:
     shelf, first, second = Shelf(), fleet("one"), fleet("two")
     now = asyncio.get_running_loop().time()
     assert passes(first, now)
-    await memory(shelf, "one", first).flush()
+    await memory(shelf, "one", first).write_now()
     assert passes(second, now)
-    await memory(shelf, "one", second).flush()
+    await memory(shelf, "one", second).write_now()
     third = fleet("three")
     await memory(shelf, "one", third).load()
     assert not passes(third, now)
@@ -205,4 +205,4 @@ async def test_a_dispatcher_writes_when_it_takes_nothing_more_and_still_owns_wha
 
     part: Any = Part()
     await hand_over(part, part, part)
-    assert done == ["pause", "flush", "leave"]
+    assert done == ["pause", "write_now", "leave"]

@@ -473,7 +473,7 @@ async def test_a_lane_whose_agents_take_and_end_tasks_is_not_touched() -> None:
     async def inspect_queue(queue: str) -> QueueView:
         nonlocal looks
         looks += queue == QUEUE
-        scene.lanes.learn(LANE, 1, 0.5)
+        scene.lanes.learn_times(LANE, 1, 0.5)
         view: QueueView = await original(queue)
         return view
 

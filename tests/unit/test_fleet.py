@@ -110,7 +110,7 @@ def told(fleet: Coordinator, now: float) -> tuple[list[DispatcherReport], int]:
     """What it tells until nothing is due, and how large the largest message is."""
     reports = []
     while fleet.due:
-        reports.append(fleet.report(now))
+        reports.append(fleet.make_report(now))
     return reports, max(len(msgspec.json.encode(report)) for report in reports)
 
 
@@ -138,7 +138,7 @@ def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
         fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
     told(fleet, 0.0)
     fleet.on_report(DispatcherReport(dispatcher="two"), 1.0)
-    first = fleet.report(1.0)
+    first = fleet.make_report(1.0)
     assert first.rooms.keys() < keys
     fleet.on_report(DispatcherReport(dispatcher="two", ready=True), 1.0)
     reports, _ = told(fleet, 1.0)
@@ -175,7 +175,7 @@ def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
     granted = []
     for number in range(20_000):
         limit = Limit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
-        asking.ask(limit, lambda passes, _: granted.append(passes), 0.0)
+        asking.ask_permit(limit, lambda passes, _: granted.append(passes), 0.0)
     requests, largest = told(asking, 0.0)
     assert largest < LARGEST
     for request in requests:

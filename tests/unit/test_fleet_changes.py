@@ -148,7 +148,7 @@ def test_what_a_bucket_at_rest_had_no_room_for_is_no_treasure() -> None:
 def ready(fleet: Coordinator, *names: str) -> Coordinator:
     for name in names:
         fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
-    fleet.report(10.0)
+    fleet.make_report(10.0)
     return fleet
 
 
@@ -163,21 +163,21 @@ def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
     fleet.owned.grant_permits(ours, 500, 10.0)
     levels = {theirs.key: (500.0, TERMS.rate, TERMS.capacity)}
     fleet.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
-    fleet.report(10.0)
+    fleet.make_report(10.0)
     fleet.on_report(DispatcherReport(dispatcher="three"), 10.3)
-    assert fleet.report(10.3).levels.keys() == {ours.key}
+    assert fleet.make_report(10.3).levels.keys() == {ours.key}
 
 
 def test_who_listens_is_told_everything_some_times_a_second() -> None:
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     ours = owned_by(fleet, "one")
     fleet.owned.grant_permits(ours, 1000, 10.0)
-    fleet.report(10.0)
+    fleet.make_report(10.0)
     told = 0
     for report in range(100):
         now = 10.0 + report / 100
         fleet.on_report(DispatcherReport(dispatcher="three"), now)
-        told += bool(fleet.report(now).levels)
+        told += bool(fleet.make_report(now).levels)
     assert 3 <= told <= 1 / Peers().tells_all
 
 
@@ -188,14 +188,14 @@ def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None
         for limit in (Limit(f"rate_limit/{number}", TERMS) for number in range(100))
         if fleet.peers.owner(limit.key) == "two" and _next_owner(limit.key) == "three"
     )
-    fleet.ask(limit, lambda *_: None, 10.0)
-    (asked,) = fleet.report(10.0).asks
+    fleet.ask_permit(limit, lambda *_: None, 10.0)
+    (asked,) = fleet.make_report(10.0).asks
     fleet.advance_time(10.5)
     fleet.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.5)
     late = Grant(key=limit.key, to="one", number=asked.number, granted=1)
     fleet.on_report(DispatcherReport(dispatcher="two", grants=(late,)), 10.6)
-    fleet.ask(limit, lambda *_: None, 10.6)
-    (next_asked,) = fleet.report(10.6).asks
+    fleet.ask_permit(limit, lambda *_: None, 10.6)
+    (next_asked,) = fleet.make_report(10.6).asks
     assert (next_asked.to, next_asked.freed) == ("three", 0)
 
 
@@ -211,12 +211,12 @@ def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
     levels = {limit.key: (0.0, TERMS.rate, TERMS.capacity)}
     fleet.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
     for _ in range(5):
-        fleet.free(limit, 10.0)
+        fleet.return_permit(limit, 10.0)
     fleet.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.0)
     fleet.advance_time(10.0)
     passed: list[bool | None] = []
     for _ in range(6):
-        fleet.ask(limit, lambda passes, _: passed.append(passes), 10.0)
+        fleet.ask_permit(limit, lambda passes, _: passed.append(passes), 10.0)
     assert passed == [True] * 5 + [False]
 
 
@@ -228,4 +228,4 @@ def test_a_dispatcher_that_begins_anew_does_not_answer_what_it_was_asked_before(
     asked_before = Ask(key=limit.key, to="one", number=1, want=10, rate=1000.0, capacity=1000.0)
     fleet.on_report(said_before, 20.0)
     fleet.on_report(DispatcherReport(dispatcher="two", ready=True, asks=(asked_before,)), 20.0)
-    assert fleet.report(20.0).grants == ()
+    assert fleet.make_report(20.0).grants == ()

@@ -56,7 +56,7 @@ def test_all_that_have_changed_are_looked_at_a_few_at_a_time_and_the_first_are_k
         looks += 1
     assert looks == 20_000 / MOST_ANEW
     assert many.foremost.first == [str(n) for n in range(MOST)]
-    assert many.foremost.left == 20_000 - MOST
+    assert many.foremost.others == 20_000 - MOST
 
 
 def test_a_round_finds_what_counts_by_now_and_tells_so_once() -> None:
@@ -90,7 +90,7 @@ def test_what_was_left_out_comes_in_when_there_is_room() -> None:
     many.look()
     many.go_round()
     assert many.look() == [str(n) for n in range(10, 10 + MOST)]
-    assert many.foremost.left == MOST - 10
+    assert many.foremost.others == MOST - 10
 
 
 def test_of_what_is_there_no_more_nothing_is_remembered() -> None:
@@ -100,7 +100,7 @@ def test_of_what_is_there_no_more_nothing_is_remembered() -> None:
     many.ranks.clear()
     assert many.look() == []
     many.go_round()
-    assert many.foremost.left == 0
+    assert many.foremost.others == 0
 
 
 def slow(buckets: TokenBuckets, now: float) -> set[str]:

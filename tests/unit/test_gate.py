@@ -71,7 +71,7 @@ class Lanes:
         self.last = envelope
         self.became.append("held")
 
-    def end(self, *_: object) -> None:
+    def end_task(self, *_: object) -> None:
         self.became.append("ended")
 
 
@@ -91,11 +91,11 @@ class Limits:
         self.asked: list[str] = []
         self.seconds = 1.0
 
-    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         self.asked.append(limit.key)
         then(self._answers.pop(0), self.seconds)
 
-    def free(self, limit: Limit, _now: float) -> None:
+    def return_permit(self, limit: Limit, _now: float) -> None:
         self.freed.append(limit.key)
 
     def becomes(self, state: BreakerState, since: float) -> None:
@@ -233,5 +233,5 @@ def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> N
         limits.becomes(BreakerState.OPEN, monotonic())
         then(True, 0.0)
 
-    limits.ask = ask  # type: ignore[method-assign, assignment]
+    limits.ask_permit = ask  # type: ignore[method-assign, assignment]
     assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]

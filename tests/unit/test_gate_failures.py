@@ -107,7 +107,7 @@ class Scene:
 
     def answer(self) -> None:
         """Have the owner give all that was asked for."""
-        (ask,) = self.fleet.report(SOON).asks
+        (ask,) = self.fleet.make_report(SOON).asks
         grant = Grant(key=KEY, to="me", number=ask.number, granted=ask.want)
         report = DispatcherReport(dispatcher=self.other, ready=True, grants=(grant,))
         self.fleet.on_report(report, SOON)
@@ -153,7 +153,7 @@ class Waits(Lanes):
 def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> None:
     lanes: Any = Waits()
     nothing: Any = None
-    fleet: Any = SimpleNamespace(ask=lambda _, then, __: then(True, seconds))
+    fleet: Any = SimpleNamespace(ask_permit=lambda _, then, __: then(True, seconds))
     gate = Pipeline(
         lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW
     )
@@ -180,7 +180,7 @@ async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     scene = GateWithFakes(
-        [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of(fleet)
+        [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of_fleet(fleet)
     )
     scene.lanes._roster = Unsteady()
     scene.bring(envelope("1"))

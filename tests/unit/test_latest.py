@@ -63,7 +63,7 @@ class Flood:
     def pours(self, count: int = 1000) -> int:
         for _ in range(count):
             self._number += 1
-            self.latest.report(self._number)
+            self.latest.offer(self._number)
         return self._number
 
 

@@ -97,14 +97,14 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
     nothing: Any = SimpleNamespace(
         settings=SimpleNamespace(timings=SimpleNamespace(queues=SimpleNamespace(leftover=1.0))),
         stir=lambda _: None,
-        begin=lambda _: None,
+        begin_draining=lambda _: None,
     )
     following = AgentDirectory(nothing, nothing, roster, nothing, nothing, deadlines=nothing)
     for incarnation in (forged, OURS):
         described = DESCRIBED.model_copy(
             update={"incarnation": incarnation, "affinity": ("x",), "lanes": ("x",)}
         )
-        following.heard(
+        following.on_agent_event(
             AgentRegistered(
                 at=NOW,
                 agent=AgentId("a1"),
@@ -112,7 +112,9 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
                 description=described,
             )
         )
-    following.heard(AgentFailed(at=NOW, agent=AgentId("a1"), incarnation=Incarnation(forged)))
+    following.on_agent_event(
+        AgentFailed(at=NOW, agent=AgentId("a1"), incarnation=Incarnation(forged))
+    )
     assert roster.serving("x") == ["a1"]
 
 
@@ -172,7 +174,7 @@ class Registry:
     @property
     def life(self) -> str:
         """That of the one agent which is taken for alive."""
-        record = known(self.fleet.get("a1"))
+        record = known(self.fleet.get_record("a1"))
         assert record.state is AgentState.ACTIVE
         return record.incarnation
 

@@ -106,7 +106,7 @@ def test_tasks_that_got_no_room_or_gave_it_back_are_on_no_way(
     no_lane(fleet, name, "made-up")
     assert lanes(fleet, fleet.owner(KEY)) == set()
     comes(fleet, name, "made-up", "made-up")
-    fleet.alive[name].free(limit("made-up"), fleet.now)
+    fleet.alive[name].return_permit(limit("made-up"), fleet.now)
     no_lane(fleet, name, "made-up")
     assert lanes(fleet, fleet.owner(KEY)) == set()
 
@@ -140,7 +140,7 @@ def test_lanes_of_tasks_that_are_refused_are_not_known(one: tuple[Simulation, st
         fleet.submit(name, Limit(KEY, most=full, lane=made_up))
     fleet.run(SOON)
     assert len(fleet.refused) == len(MADE_UP)
-    bulkheads(fleet, fleet.owner(KEY)).free(KEY, 1)  # as an agent tells that one has ended
+    bulkheads(fleet, fleet.owner(KEY)).free_slots(KEY, 1)  # as an agent tells that one has ended
     fleet.submit(name, Limit(KEY, most=full, lane="last"))
     for made_up in MADE_UP:
         fleet.submit(name, Limit(KEY, most=full, lane=made_up))
@@ -172,7 +172,7 @@ def test_a_lane_that_is_new_is_worth_writing_down_at_once_and_no_other() -> None
     granted(bulkheads, LANE, 4)
     versions = [bulkheads.version]
     for lane in (LANE, "new", "new"):
-        bulkheads.free(KEY, 1)
+        bulkheads.free_slots(KEY, 1)
         granted(bulkheads, lane, 1)
         versions.append(bulkheads.version)
     assert [after - before for before, after in pairwise(versions)] == [0, 1, 0]

@@ -41,7 +41,7 @@ class Queue:
     async def inspect_queue(self) -> QueueView | None:
         return QueueView(0, self.consumers) if self.there else None
 
-    async def remove(self) -> None:
+    async def remove_queue(self) -> None:
         self.there = False
 
     async def bind(self) -> None:
@@ -62,7 +62,7 @@ class Marks:
         self.removed: list[str] = []
         self.removing: Callable[[], object] = bool
 
-    async def remove(self, agent: str) -> None:
+    async def remove_marker(self, agent: str) -> None:
         self.removing()
         self.removed.append(agent)
 
@@ -94,7 +94,7 @@ class Scene:
 
     def goes(self, incarnation: str) -> None:
         self.roster.gone(AGENT, incarnation)
-        self.moves.begin(AGENT)
+        self.moves.begin_draining(AGENT)
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ async def test_what_cannot_even_be_told_of_is_kept_and_holds_up_nothing(
     def end(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(way.lanes, "end", end)
+    monkeypatch.setattr(way.lanes, "end_task", end)
     await way.take(way.returns.on_retry, bundle(envelope("a"), odd))
     assert way.sent == ["a"]
     assert [m.body for m in way.publisher.to("maniple.dead")] == [odd]

@@ -190,7 +190,7 @@ async def test_a_result_is_recorded_and_replied_before_it_is_done(
 ) -> None:
     outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.gate.clear()
-    outlet.report(RESULT, reply_to, "corr", ends.of("it"))
+    outlet.report_result(RESULT, reply_to, "corr", ends.of("it"))
     assert not ends.told
     publisher.gate.set()
     await outlet.drain_results()
@@ -208,7 +208,7 @@ async def test_a_reply_stands_alone_under_an_id_that_fits(publisher: FakePublish
     outlet = ResultPublisher(publisher, Metrics(), replier=publisher)
     task_id = "\N{GRINNING FACE}" * 128  # 512 bytes; AMQP takes 255
     result = Result(id=task_id, capability="x", status=Status.SUCCEEDED)
-    outlet.report(result, "theirs", "corr", lambda _: None)
+    outlet.report_result(result, "theirs", "corr", lambda _: None)
     await outlet.drain_results()
     reply = next(message for message in publisher.sent if message.routing_key == "theirs")
     assert reply.body == encode(result)
@@ -223,7 +223,7 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
     metrics, ends = Metrics(), Ends()
     outlet = ResultPublisher(publisher, metrics, replier=publisher)
     publisher.errors["gone"] = [refused("gone")]
-    outlet.report(RESULT, reply_to, None, ends.of("it"))
+    outlet.report_result(RESULT, reply_to, None, ends.of("it"))
     await outlet.drain_results()
     assert ends.ended_well(1)
     assert metrics.registry.get_sample_value(f"{REPLIES_DROPPED.name}_total") == 1
@@ -232,7 +232,7 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
 async def test_a_reply_that_could_not_be_tried_is_an_error(publisher: FakePublisher) -> None:
     outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.errors["theirs"] = [BrokerUnavailable("closed")]
-    outlet.report(RESULT, "theirs", None, ends.of("it"))
+    outlet.report_result(RESULT, "theirs", None, ends.of("it"))
     await outlet.drain_results()
     assert [(name, type(error)) for name, error in ends.told] == [("it", BrokerUnavailable)]
 
@@ -241,7 +241,7 @@ async def test_what_is_not_confirmed_is_counted_in_bytes(publisher: FakePublishe
     outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.gate.clear()
     for number in range(3):
-        outlet.report(RESULT, None, None, ends.of(str(number)))
+        outlet.report_result(RESULT, None, None, ends.of(str(number)))
     assert outlet.kept == 3 * len(encode(RESULT))
     publisher.gate.set()
     await outlet.drain_results()
@@ -257,7 +257,7 @@ async def test_a_burst_of_large_results_travels_in_messages_of_one_each(
     large = Raw(b'"' + b"x" * (MAX_BODY - 2) + b'"')
     for number in range(40):
         result = replace(RESULT, id=str(number), output=large)
-        outlet.report(result, f"{REPLY_PREFIX}client", None, ends.of(str(number)))
+        outlet.report_result(result, f"{REPLY_PREFIX}client", None, ends.of(str(number)))
     await outlet.drain_results()
     assert len(publisher.sent) == 80  # its record, and its reply
     assert max(len(message.body) for message in publisher.sent) < MAX_BODY + 1000

@@ -41,7 +41,7 @@ def test_what_is_given_back_while_a_request_is_under_way_is_told_soon() -> None:
     simulation.submit(other, HUNDRED)
     simulation.run(0.006)
     for _ in range(50):
-        simulation.alive[other].free(HUNDRED, simulation.now)
+        simulation.alive[other].return_permit(HUNDRED, simulation.now)
     simulation.run(SOON)
     assert owner.owned.grant_permits(HUNDRED, 100, simulation.now).granted > 50
 
@@ -54,7 +54,7 @@ class TwoFleets:
         for name in ("one", "two"):
             self.asking.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
         self.limit = next(self._theirs())
-        self.asking.report(10.0)
+        self.asking.make_report(10.0)
         self.passed: list[bool | None] = []
 
     def _theirs(self) -> Iterator[Limit]:
@@ -63,7 +63,7 @@ class TwoFleets:
                 yield Limit(f"rate_limit/{number}", TERMS)
 
     def ask(self, now: float) -> None:
-        self.asking.ask(self.limit, lambda passes, _: self.passed.append(passes), now)
+        self.asking.ask_permit(self.limit, lambda passes, _: self.passed.append(passes), now)
 
     def due(self) -> bool:
         return self.asking.due
@@ -76,55 +76,55 @@ class TwoFleets:
 def test_nothing_is_due_while_a_request_is_under_way() -> None:
     two = TwoFleets()
     two.ask(10.0)
-    (first,) = two.asking.report(10.0).asks
+    (first,) = two.asking.make_report(10.0).asks
     two.ask(10.003)
-    two.asking.free(two.limit, 10.004)
+    two.asking.return_permit(two.limit, 10.004)
     two.asking.advance_time(10.005)
     assert not two.due()
     two.answer(first, 10.01)
     assert two.due()
-    (second,) = two.asking.report(10.01).asks
+    (second,) = two.asking.make_report(10.01).asks
     assert (second.want, second.freed) == (1, 1)
 
 
 def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> None:
     two = TwoFleets()
     two.ask(10.0)
-    two.asking.report(10.0)
+    two.asking.make_report(10.0)
     two.ask(10.003)
     assert not two.due()
     for moment in range(1, 21):
         two.asking.advance_time(10.0 + moment * 0.05)
     assert two.due()
-    assert two.asking.report(11.0).asks
+    assert two.asking.make_report(11.0).asks
 
 
 def test_what_an_answer_grants_that_came_too_late_is_given_back_once() -> None:
     two = TwoFleets()
     two.ask(10.0)
     two.ask(10.0)
-    (late,) = two.asking.report(10.0).asks
+    (late,) = two.asking.make_report(10.0).asks
     two.asking.advance_time(11.0)
     two.answer(late, 11.1)
     two.ask(11.2)
-    (told,) = two.asking.report(11.2).asks
+    (told,) = two.asking.make_report(11.2).asks
     two.answer(told, 11.3)
     two.ask(11.4)
-    (then,) = two.asking.report(11.4).asks
+    (then,) = two.asking.make_report(11.4).asks
     assert [late.freed, told.freed, then.freed] == [0, late.want, 0]
 
 
 def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> None:
     two = TwoFleets()
     two.ask(10.0)
-    two.asking.report(10.0)
+    two.asking.make_report(10.0)
     two.asking.advance_time(11.0)  # from now on it is silent
     two.asking.on_report(DispatcherReport(dispatcher="two", leaving=True), 11.0)
     number = 0
     while two.asking.peers.owner(two.limit.key) in ("one", None):
         number += 1
         two.asking.on_report(DispatcherReport(dispatcher=f"next-{number}", ready=True), 11.0)
-    two.asking.report(11.0)
+    two.asking.make_report(11.0)
     two.passed.clear()
     two.ask(11.01)
     assert two.passed == []  # it waits for an answer
@@ -146,11 +146,11 @@ def test_buckets_have_a_bound_whoever_tells_of_them(
 ) -> None:
     monkeypatch.setattr("maniple_dispatcher.limits.token_bucket.MAX_BUCKETS", 20)
     known = TokenBuckets()
-    known.follow("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
+    known.follow_owner("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
     for number in range(100):
         key, level = str(number), (99.0, TERMS.rate, TERMS.capacity)
         if way == "follow":
-            known.follow(key, level, 0.0)
+            known.follow_owner(key, level, 0.0)
         elif way == "restore":
             known.restore(key, level, 0.0, 0.0)
         else:
@@ -201,7 +201,7 @@ def test_what_is_above_what_was_left_nobody_has_refused() -> None:
     two.limit = Limit(two.limit.key, Terms(rate=0.001, capacity=6.0))
     for _ in range(4):
         two.ask(10.0)
-    two.asking.report(10.0)
+    two.asking.make_report(10.0)
     two.asking.advance_time(11.0)
     two.ask(11.0)
     assert two.passed == [True] * 3 + [None] * 2
@@ -211,6 +211,6 @@ def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
     two = TwoFleets()
     two.limit = Limit(two.limit.key, most=1000, lane="text.stats")
     two.ask(10.0)
-    two.asking.report(10.0)
+    two.asking.make_report(10.0)
     two.asking.advance_time(11.0)
     assert two.passed == [None]

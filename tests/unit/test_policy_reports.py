@@ -24,8 +24,8 @@ def applied(instance: str, digest: str, **versions: int) -> PolicyApplied:
 def reports() -> Replicas:
     """Two sets have been in force: first one, then two."""
     made = Replicas(0.0)
-    made.learn("one", {"timeout/a": 1, "timeout/gone": 4})
-    made.learn("two", {"timeout/a": 2, "timeout/b": 1})
+    made.learn_processes("one", {"timeout/a": 1, "timeout/gone": 4})
+    made.learn_processes("two", {"timeout/a": 2, "timeout/b": 1})
     return made
 
 
@@ -87,7 +87,7 @@ AGENTS = [
     {"state": "unreachable", "capabilities": ["a.x"], "lanes": ["a.x"]},
     {"state": "failed", "capabilities": ["b.x"], "lanes": ["b.x"]},
 ]
-KNOWN = Known.of(AGENTS)
+KNOWN = Known.of_agents(AGENTS)
 
 
 def doubted(kind: str, spec: dict[str, Any], known: Known | None = KNOWN, **match: Any) -> str:

@@ -38,7 +38,7 @@ def pass_time(fleet: Agents, now: Instant) -> list[Decision]:
 
 
 def get(fleet: Agents, agent: str) -> AgentRecord:
-    record = fleet.get(agent)
+    record = fleet.get_record(agent)
     assert record is not None
     return record
 
@@ -82,9 +82,9 @@ def test_a_failed_agent_is_forgotten_after_ten_minutes() -> None:
     fleet.record_heartbeat(beat("a", 1), at(0))
     pass_time(fleet, at(9))
     pass_time(fleet, at(608))
-    assert fleet.get("a") is not None
+    assert fleet.get_record("a") is not None
     pass_time(fleet, at(609))
-    assert fleet.get("a") is None
+    assert fleet.get_record("a") is None
 
 
 def test_a_place_of_which_all_say_that_it_lets_none_of_them_consume_is_to_blame() -> None:
@@ -254,9 +254,9 @@ def test_commands_are_wanted_only_while_their_reason_lasts() -> None:
 def test_checks_are_taken_once_and_end() -> None:
     fleet = Agents()
     fleet.record_heartbeat(beat("a", 1), at(0))
-    assert [agent for agent, _ in fleet.check({"a", "stranger"}, at(11))] == ["a"]
-    assert fleet.check({"a"}, at(12)) == []
-    assert len(fleet.check((), at(13))) == 1
+    assert [agent for agent, _ in fleet.apply_checks({"a", "stranger"}, at(11))] == ["a"]
+    assert fleet.apply_checks({"a"}, at(12)) == []
+    assert len(fleet.apply_checks((), at(13))) == 1
     assert not get(fleet, "a").unwell
 
 
@@ -277,7 +277,7 @@ def test_who_was_heard_since_it_was_overdue_is_watched_on_after_it_was_forgotten
     overdue = fleet.overdue(at(609))
     fleet.record_heartbeat(beat("a", 2), at(609))
     fleet.judge(overdue, at(609))
-    assert (fleet.get("a"), fleet.overdue(at(2000))) == (None, [])
+    assert (fleet.get_record("a"), fleet.overdue(at(2000))) == (None, [])
 
 
 def test_a_replaced_life_is_wanted_gone_while_its_successor_lives() -> None:

@@ -56,7 +56,7 @@ class Registry:
 
     def fail(self, agent: str) -> None:
         event = AgentFailed(at=NOW, agent=cast("Any", agent), incarnation=Incarnation("1"))
-        self.fleet.learn(event, at(0))
+        self.fleet.learn_event(event, at(0))
 
     async def request(self, op: str, body: Mapping[str, Any]) -> dict[str, Any]:
         question = Request(op=op, body=dict(body)).to_json()
@@ -111,7 +111,7 @@ async def test_who_stays_is_shown_once_while_others_come_and_go_between_pages() 
         return told
 
     shown = await ids(ask)
-    assert registry.fleet.get("a-goes") is None
+    assert registry.fleet.get_record("a-goes") is None
     assert shown == ["a-goes", *stay, "z-came"]
 
 

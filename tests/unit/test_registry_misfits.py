@@ -21,7 +21,7 @@ HALF = Timings().scaled(0.5)
 
 def described(agent: str, timings: Timings | None) -> AgentDescription:
     fields = {"agent": agent, "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
-    told = AgentTimings.of(timings) if timings else None
+    told = AgentTimings.of_timings(timings) if timings else None
     return AgentDescription.model_validate(fields | {"timings": told})
 
 
@@ -69,7 +69,7 @@ class Registry:
 def test_an_agent_fits_that_stops_in_time_and_speaks_often_enough(
     ours: Timings, theirs: Timings | None, risk: Risk | None
 ) -> None:
-    told = AgentTimings.of(theirs) if theirs else None
+    told = AgentTimings.of_timings(theirs) if theirs else None
     assert misfit(told, ours.bounds) is risk
 
 
@@ -104,7 +104,7 @@ def test_who_has_failed_is_no_misfit_any_more() -> None:
     registry.hear("slow", Timings())
     for now in (3.0, 5.0):
         registry.fleet.judge(registry.fleet.overdue(at(now)), at(now))
-    found = registry.fleet.get("slow")
+    found = registry.fleet.get_record("slow")
     assert found is not None
     assert (found.state, found.incarnation) == ("failed", Incarnation("1"))
     assert registry.shown()[0]

@@ -68,7 +68,7 @@ class Bench:
         return self
 
     def record(self, agent: str) -> AgentRecord:
-        record = self.fleet.get(agent)
+        record = self.fleet.get_record(agent)
         assert record is not None
         return record
 

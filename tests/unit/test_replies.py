@@ -96,7 +96,7 @@ class World:
         """Report one result, and wait until it is recorded and its reply sent, if there is room."""
         before = len(self.publisher.to("maniple.results"))
         result = Result(id=name, capability="a.task", status=Status.SUCCEEDED)
-        self.outlet.report(result, reply_to, None, lambda _: self.done.update([name]))
+        self.outlet.report_result(result, reply_to, None, lambda _: self.done.update([name]))
         await wait_until(lambda: len(self.publisher.to("maniple.results")) > before)
         for _ in range(10):
             await asyncio.sleep(0)

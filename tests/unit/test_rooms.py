@@ -38,20 +38,20 @@ class Fleet:
         self.arrived = Mock()
         self.absent: list[str] = []
 
-    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         if not limit.most:
             then(*self.probes)
             return
         self.taken[limit.key] += 1
         then(True, 0.0)
 
-    def free(self, limit: Limit, _now: float) -> None:
+    def return_permit(self, limit: Limit, _now: float) -> None:
         assert limit.most
         self.taken[limit.key] -= 1
 
     def found_no_lane(self, limit: Limit, now: float) -> None:
         self.absent.append(limit.lane)
-        self.free(limit, now)
+        self.return_permit(limit, now)
 
 
 class Scene(GateWithFakes):
@@ -60,7 +60,7 @@ class Scene(GateWithFakes):
     def __init__(self, *policies: Kind) -> None:
         self.fleet = Fleet()
         fleet: Any = self.fleet
-        self.rooms = BulkheadCounts.of(fleet)
+        self.rooms = BulkheadCounts.of_fleet(fleet)
         super().__init__(policies, fleet, rooms=self.rooms)
 
     def admit(self, **fields: Any) -> Delivery:

@@ -45,7 +45,7 @@ async def test_a_process_is_ready_inside_and_draining_on_its_way_out() -> None:
     async with running(settings(), build) as runtime:
         assert runtime.health.ready
         await wait_until(lambda: runtime.health.status == "degraded")  # there is no Consul here
-        assert runtime.health.alive
+        assert runtime.health.is_alive
     assert seen == ["built", "draining"]
 
 

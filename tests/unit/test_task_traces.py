@@ -158,7 +158,7 @@ async def test_what_ends_while_it_waits_ends_in_a_dispatch_of_its_own(
     scene.publisher.full = {LANE}
     task = await scene.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=5)))
     if cancel:
-        scene.lanes.cancel("default", "t")
+        scene.lanes.cancel_task("default", "t")
     await scene.comes_back(task, 1.0 if cancel else 6.0)
     assert tree(scene.kept) == [
         ("dispatch", "submitter"),

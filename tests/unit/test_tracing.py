@@ -77,7 +77,7 @@ def test_the_first_dispatch_of_a_trace_begun_here_is_its_root(kept: Kept) -> Non
 def test_copies_of_a_task_that_are_kept_late_have_a_root_each(kept: Kept) -> None:
     unsampled = envelope(begun_trace(7 << 64, sampled=False))
     copies = [
-        TaskTraces(kept.tracer(), lambda: NOW).kept(unsampled, "ended")
+        TaskTraces(kept.tracer(), lambda: NOW).keep_trace(unsampled, "ended")
         for _ in range(2)  # agents that ran it because a message came twice
     ]
     assert [span.parent_id for span in kept.spans] == [None, None]
@@ -88,8 +88,8 @@ def test_copies_of_a_task_that_are_kept_late_have_a_root_each(kept: Kept) -> Non
 
 def test_what_is_kept_late_writes_its_dispatch_once(kept: Kept) -> None:
     traces = TaskTraces(kept.tracer(), lambda: NOW)
-    late = traces.kept(envelope(begun_trace(7 << 64, sampled=False)), "retried")
-    again = traces.kept(late, "retried")
+    late = traces.keep_trace(envelope(begun_trace(7 << 64, sampled=False)), "retried")
+    again = traces.keep_trace(late, "retried")
     assert is_sampled(late.traceparent)
     assert again is late
     (dispatch,) = kept.spans
@@ -103,8 +103,8 @@ def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
     assert not is_sampled(traces.honoured(GIVEN))
     unsampled = envelope(begun_trace(7 << 64, sampled=False))
     # Who wants everything sampled takes nothing from what goes wrong.
-    assert is_sampled(traces.kept(unsampled, "ended").traceparent)
-    assert traces.kept(unsampled, "ended") is unsampled
+    assert is_sampled(traces.keep_trace(unsampled, "ended").traceparent)
+    assert traces.keep_trace(unsampled, "ended") is unsampled
     text = generate_latest(metrics.registry).decode()
     assert 'maniple_traces_limited_total{why="submitted"} 1.0' in text
     assert 'maniple_traces_limited_total{why="ended"} 1.0' in text
@@ -122,7 +122,7 @@ def test_without_an_endpoint_nothing_is_sampled_and_what_comes_is_passed_on() ->
     assert not is_sampled(traces.begun())
     assert traces.honoured(GIVEN) == GIVEN
     sampled = replace(envelope(GIVEN), attempt=2)
-    assert traces.kept(sampled, "retried") is sampled
+    assert traces.keep_trace(sampled, "retried") is sampled
 
 
 def test_a_process_without_an_endpoint_does_not_load_the_sdk() -> None:

@@ -39,12 +39,12 @@ class Fleet:
         self.freed: Counter[str] = Counter()
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.HALF_OPEN, 0.0))
 
-    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         kind = self._kind(limit)
         self.asked[kind] += 1
         then(*self.answers.get(kind, YES))
 
-    def free(self, limit: Limit, _now: float) -> None:
+    def return_permit(self, limit: Limit, _now: float) -> None:
         self.freed[self._kind(limit)] += 1
 
     def _kind(self, limit: Limit) -> str:

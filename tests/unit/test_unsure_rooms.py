@@ -100,7 +100,7 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
 
 def answers(fleet: Simulation, name: str) -> list[bool | None]:
     said: list[bool | None] = []
-    fleet.alive[name].ask(LIMIT, lambda passes, _: said.append(passes), fleet.now)
+    fleet.alive[name].ask_permit(LIMIT, lambda passes, _: said.append(passes), fleet.now)
     fleet.run(0.5)
     return said
 
@@ -110,7 +110,7 @@ def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: 
     fleet = Simulation(1)
     (name,) = fleet.alive
     bulkheads = fleet.alive[name].owned.bulkheads
-    bulkheads.follow(KEY, (MOST, (LANE,)), fleet.now, ours=True, unsure=MOST)
+    bulkheads.follow_owner(KEY, (MOST, (LANE,)), fleet.now, ours=True, unsure=MOST)
     for number in range(2):
         fleet.start(f"another-{number}")
     fleet.run(3.0)
@@ -128,8 +128,8 @@ def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() 
         fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
     key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")
     said: list[bool | None] = []
-    fleet.ask(Limit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0)
-    (ask,) = fleet.report(10.0).asks
+    fleet.ask_permit(Limit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0)
+    (ask,) = fleet.make_report(10.0).asks
     assert isinstance(ask, Ask)
     old = msgspec.json.encode({"key": key, "to": "one", "number": ask.number, "granted": 0})
     grant = msgspec.json.decode(old, type=Grant)

@@ -35,7 +35,7 @@ class Fleet:
         self.passes = False
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.CLOSED, 0.0))
 
-    def ask(self, _: object, then: Any, now: float) -> None:
+    def ask_permit(self, _: object, then: Any, now: float) -> None:
         del now
         then(self.passes or self.shaped, 0.0 if self.passes else 30.0)
 

@@ -74,8 +74,8 @@ class Fence:
 
     def _close(self, now: float) -> None:
         # A process that stood still looks fenced to itself: a heartbeat goes first.
-        self._control_pace.wait(self._times.first_rebuild, now)
-        self._hot_pace.wait(self._times.first_rebuild, now)
+        self._control_pace.hold_off(self._times.first_rebuild, now)
+        self._hot_pace.hold_off(self._times.first_rebuild, now)
         self._log.warning("fenced: taking nothing new", running=len(self._work.running))
         detail = f"fenced: no heartbeat confirmed for {self._times.fenced:g} s"
         self._runtime.health.set(COMPONENT, ok=False, detail=detail, required=True)
@@ -92,8 +92,8 @@ class Fence:
         """Stop what may soon run elsewhere, and all if its results cannot be kept."""
         if self._confirmation.exclusive_over(now):
             self._work.stop_exclusive()
-        if self._work.running and self._departures.kept > KEPT_BYTES:
-            self._log.error("too many results to keep; stopping", bytes=self._departures.kept)
+        if self._work.running and self._departures.kept_bytes > KEPT_BYTES:
+            self._log.error("too many results to keep; stopping", bytes=self._departures.kept_bytes)
             self._work.stop_jobs(self._work.running)
 
     def _rebuild(self, now: float) -> None:

@@ -266,7 +266,7 @@ class OutcomeReports:
     def _finished(self) -> list[LaneOutcomes]:
         reports = []
         for lane, measure in self._work.measures.items():
-            runs, mean, p99, finished = measure.report()
+            runs, mean, p99, finished = measure.make_report()
             succeeded, failed, failing = measure.ends()
             if runs or failed:
                 times = RunTimes(count=runs, mean=mean, p99=p99)

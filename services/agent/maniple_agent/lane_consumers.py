@@ -83,7 +83,7 @@ class LaneConsumers:
                 self._log.warning("consuming anew", queue=consumer.queue)
                 consumer.renew()
 
-    def consume(self, hot: HotPath, work: Scheduler) -> None:
+    def attach_consumers(self, hot: HotPath, work: Scheduler) -> None:
         """Put the consumers on the hot path; bundles go to `work`."""
         self._link_up = lambda: hot.intake.is_up
 
@@ -138,6 +138,6 @@ class LaneConsumers:
         """Return the prefetch of a lane; 0 if none of its slots can be used."""
         definition = self._served[lane]
         kind = definition.executor
-        slots = self._capacities[kind] - len(work.slots.stuck(kind))
+        slots = self._capacities[kind] - len(work.slots.stuck_reasons(kind))
         slots = work.waiting.usable(definition, slots)
         return prefetch_for(slots, work.measures.get(lane) or LaneMeasure()) if slots > 0 else 0

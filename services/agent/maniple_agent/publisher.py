@@ -111,7 +111,7 @@ class AgentPublisher:
         self._changed = asyncio.Event()
 
     @property
-    def kept(self) -> int:
+    def kept_bytes(self) -> int:
         """Bytes that have been given here and are not confirmed."""
         outlets = (self._results, self._lanes, self._delay)
         paused = sum(len(task.encoded) for task in self._paused)
@@ -129,7 +129,7 @@ class AgentPublisher:
         result, done = self._traces.ending(result, envelope, done)
         if self._under_way.waits:
             done = self._answering(done)
-        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+        self._results.report_result(result, envelope.reply_to, envelope.correlation_id, done)
 
     def _answering(self, done: ConfirmCallback) -> ConfirmCallback:
         """Let what waits elsewhere know by this confirm that the broker answers."""
@@ -310,7 +310,7 @@ class AgentPublisher:
             return False
         return done.ticket is None or self._under_way.is_given_up(done.ticket)
 
-    def ask(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
+    def ask_dispatcher(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
         self._metrics.counter(HANDED_BACK, "deadline").inc()
         self._wait(_Task(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])

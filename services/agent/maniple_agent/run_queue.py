@@ -28,7 +28,7 @@ class Attempts:
         """Remember a job; a copy of one that is known stays apart."""
         self._jobs.setdefault(job.key, job)
 
-    def forget(self, job: Job) -> None:
+    def forget_attempt(self, job: Job) -> None:
         """Forget a job: the broker has what came of it, or must give it to others."""
         known = self._jobs.pop(job.key, job)
         if known is not job:

@@ -41,7 +41,7 @@ class TaskWatch:
             if not fence.fenced:
                 self.announce_running(clock())
             self.measure_load(metrics)
-            self._work.slots.tell(health)
+            self._work.slots.show_stuck(health)
 
     def announce_running(self, now: datetime) -> None:
         """Record the attempts that have been running for a second, each once."""

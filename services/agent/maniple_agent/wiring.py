@@ -119,7 +119,7 @@ def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
     )
     executors = _executors(settings, registry, work, workers)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))
-    lanes.consume(hot, work)
+    lanes.attach_consumers(hot, work)
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
     return Parts(registry, hot, work, departures, lanes, executors, confirmation, ending, time)
 
@@ -150,7 +150,7 @@ async def build(runtime: Runtime, folder: Path | None = None) -> AsyncIterator[N
                 heartbeats = await _report(runtime, parts, plane, description)
                 yield
                 await _leave(parts, heartbeats)
-            parts.ending.check()
+            parts.ending.check_identity()
     finally:
         for executor in parts.executors.values():
             await executor.stop()
@@ -244,7 +244,7 @@ def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDe
         slots={kind.value: executor.capacity for kind, executor in parts.executors.items()},
         http=runtime.http_url,
         started_at=now(),
-        timings=AgentTimings.of(settings.timings),
+        timings=AgentTimings.of_timings(settings.timings),
         pids=pids(),
     )
 

@@ -58,7 +58,7 @@ class ResultLearner:
         for entry in batch.entries:
             if isinstance(entry.record, Result):
                 try:
-                    self._good.learn(entry.record)
+                    self._good.learn_result(entry.record)
                 except Exception:  # one of them must not cost the others
                     self._runtime.log.exception("a result cannot be learned from")
         await asyncio.sleep(PAUSE)

@@ -84,7 +84,7 @@ async def _drain(
 async def hand_over(hot: HotPath, memory: LimitSnapshot, talk: Gossip) -> None:
     """Take nothing more, write down what is known while it is ours, and say goodbye."""
     await hot.pause()
-    await memory.flush()
+    await memory.write_now()
     await talk.leave()
 
 
@@ -165,7 +165,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now().timestamp(),
     )
     fleet = Coordinator(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
-    rooms = BulkheadCounts.of(fleet)
+    rooms = BulkheadCounts.of_fleet(fleet)
     lanes = LanePublisher(
         hot.publisher,
         results,

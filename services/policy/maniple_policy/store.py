@@ -228,7 +228,7 @@ class Store:
         if look.plan.write:
             return False  # the look is out of date
         work.recall(look.memory, self._records)
-        found = steps(self._records, work.left(), self._refused, self._floor)
+        found = steps(self._records, work.remaining(), self._refused, self._floor)
         now = [step for step in found if not step.changed]
         now += fitting([step for step in found if step.changed])
         records = [step.record for step in now if step.changed]

@@ -49,5 +49,5 @@ class CatalogReaper:
                 ours = gone.meta.get("environment") == self._environment
                 long = critical.get((gone.node, gone.id), frozenset())
                 if ours and all_critical(gone.checks, long):
-                    await self._consul.remove(gone)
+                    await self._consul.remove_instance(gone)
                     self._log.info("taken out of Consul", gone=gone.id, kind=gone.service)

@@ -94,7 +94,7 @@ class Evictor:
             target = targets.get(AgentId(instance.id))
             ours = instance.meta.get("environment") == self._environment
             if target is not None and ours and target.owns(instance.meta.get("life", "")):
-                await self._consul.remove(instance)
+                await self._consul.remove_instance(instance)
                 self._log.info("taken out of Consul", agent=instance.id)
 
 

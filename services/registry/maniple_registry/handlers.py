@@ -103,10 +103,10 @@ class Handlers:
         """Take that these had been silent for too long by then, if not heard since."""
         self.actor.on_decisions(self.fleet.judge(overdue, then), self.clock.seconds())
 
-    def check(self, critical: Collection[str]) -> None:
+    def on_checks(self, critical: Collection[str]) -> None:
         """Take the ids of the agents whose HTTP check is critical."""
         now = self.clock.now()
-        self.actor.on_decisions(self.fleet.check(critical, now), now.seconds)
+        self.actor.on_decisions(self.fleet.apply_checks(critical, now), now.seconds)
 
     def on_queue_views(self, views: Mapping[str, LaneView]) -> None:
         """Take how the places of hungry agents look."""
@@ -127,7 +127,7 @@ class Handlers:
         now = self.clock.now()
         self.actor.see(event, now.seconds)
         if isinstance(event, AgentFailed):
-            decision = self.fleet.learn(event, now)
+            decision = self.fleet.learn_event(event, now)
             self.actor.on_decisions([(event.agent, decision)], now.seconds)
 
     def inherit(self, failed: Mapping[str, str]) -> None:
@@ -138,7 +138,7 @@ class Handlers:
             for agent, incarnation in failed.items()
             if is_agent_name(agent) and 0 < len(incarnation) <= MOST_OF_A_LIFE
         ]
-        learned = [(event.agent, self.fleet.learn(event, now)) for event in events]
+        learned = [(event.agent, self.fleet.learn_event(event, now)) for event in events]
         self.actor.on_decisions(learned, now.seconds)
 
     async def failed(self, request: Request) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Handlers:
 
     async def agent(self, request: Request) -> bytes:
         """Answer `agent` with the one called `id`, or `unknown_agent`."""
-        record = self.fleet.get(str(request.body.get("id", "")))
+        record = self.fleet.get_record(str(request.body.get("id", "")))
         if record is None:
             raise RequestFailed("unknown_agent", f"no agent {request.body.get('id')!r} is known")
         hearing = msgspec.json.encode({"hearing": self.hears()})

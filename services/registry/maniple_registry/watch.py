@@ -178,7 +178,9 @@ class ConsulWatch:
                 ailing = []
             else:
                 self._away = False
-            self._handlers.check({one.id for one in ailing if http_check(one.id) in one.critical})
+            self._handlers.on_checks(
+                {one.id for one in ailing if http_check(one.id) in one.critical}
+            )
 
     async def seed(self) -> None:
         """Call all agents and wait, for a while, until all that stand in Consul are heard.

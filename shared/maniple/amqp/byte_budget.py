@@ -206,7 +206,7 @@ class ByteShare:
         if unsettled >= self.prefetch:
             self._widen_if_due(unsettled)
 
-    def settle(self, delivery: "Delivery") -> None:
+    def count_settled(self, delivery: "Delivery") -> None:
         """Give back what a delivery held."""
         size = len(delivery.body)
         self.held -= size

@@ -137,7 +137,7 @@ class AmqpConnection(Supervised):
 
     def _forget(self) -> None:
         for keeper in self._keepers:
-            safely(keeper.lost)
+            safely(keeper.on_lost)
         for endpoint in self._endpoints:
             safely(endpoint.lost)
 

@@ -103,7 +103,7 @@ class OrphanedQueue:
             return
         await channel.close()
 
-    async def remove(self) -> None:
+    async def remove_queue(self) -> None:
         """Remove the queue, whatever is in it; what this consumer was given is still its own."""
         async with _channel(self._connection) as channel:
             await channel.queue_delete(self._queue.name)
@@ -115,7 +115,7 @@ class OrphanedQueue:
             self._consumer.lost()
             await self._channel.close()
 
-    def forget(self) -> None:
+    def forget_queue(self) -> None:
         """Hold nothing any more."""
         self._consumer.retire()
 
@@ -160,4 +160,4 @@ async def leftover(
             raise
         raise BrokerUnavailable(f"the connection {link.name} was lost: {error!r}") from error
     finally:
-        one.forget()
+        one.forget_queue()

@@ -191,9 +191,9 @@ class AmqpCarrier:
         try:
             if kind == PROGRESS_TYPE:
                 reports = codec.decode_members(delivery.body, Progress)
-                self._outstanding.report([r for r in reports if isinstance(r, Progress)])
+                self._outstanding.report_all([r for r in reports if isinstance(r, Progress)])
             elif kind.startswith(RESULTS_OF_ANY_KIND):
-                self._outstanding.settle(codec.decode_members(delivery.body, Result))
+                self._outstanding.settle_results(codec.decode_members(delivery.body, Result))
             else:  # such as that a task is accepted, which is told to plain reply queues
                 _log.debug("a reply of type %s says of no task that it has ended", kind)
         except InvalidMessage as error:
@@ -208,7 +208,7 @@ class AmqpCarrier:
 
     def _abandon(self, life: int) -> None:
         """Give up tasks whose results go to a queue before this one."""
-        self._outstanding.abandon(
+        self._outstanding.abandon_where(
             BrokerUnavailable(
                 "the reply queue was lost, and with it the results of tasks submitted before"
             ),

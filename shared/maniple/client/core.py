@@ -188,7 +188,7 @@ class Client:
         try:
             await self._carrier.close()
         finally:
-            self._outstanding.abandon(
+            self._outstanding.abandon_where(
                 ManipleError("the client was closed before the task's result arrived")
             )
 

@@ -55,7 +55,7 @@ class Slot(Ticket):
         if error is not None and self.flow is not None:
             self.flow.finish(self, error)
 
-    def settle(self, result: Result) -> None:
+    def settle_with(self, result: Result) -> None:
         """See `Ticket`."""
         if self.flow is not None:
             self.flow.finish(self, result)

@@ -109,7 +109,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         """Start everything; raises `LocalError` with nothing left running."""
-        existing = Existing.of(os.environ)
+        existing = Existing.of_environment(os.environ)
         self._reaper = ProcessReaper()
         self.data_dir = self._make_folder()
         self.servers = Servers(

@@ -35,7 +35,7 @@ class Existing:
     consul_tls: Tls = field(default_factory=Tls)
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> "Existing":
+    def of_environment(cls, environ: Mapping[str, str]) -> "Existing":
         """Read the variables; an empty one counts as unset. Raises `WrongVariable`."""
         try:
             tls = Tls.of_environment("consul", environ)

@@ -197,7 +197,7 @@ class HotPath:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_TIMEOUT):
                     await asyncio.gather(
-                        *(keeper.consumer.settle() for keeper in self._keepers.values())
+                        *(keeper.consumer.settle_delivery() for keeper in self._keepers.values())
                     )
             await self.intake.close()
 

@@ -35,10 +35,10 @@ class SharedQueue:
 
     def attach(self, begin: Begin) -> None:
         """Have it consumed by `begin`."""
-        self.lost()
+        self.on_lost()
         self._beginning = asyncio.create_task(self._begin(begin), name=f"serve {self.name}")
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         """Abandon the connection: it is gone."""
         if self._beginning is not None:
             self._beginning.cancel()

@@ -142,7 +142,7 @@ async def test_a_worker_that_is_not_there_is_not_free(monkeypatch: pytest.Monkey
         await may_start.wait()
         return await start(*arguments)
 
-    monkeypatch.setattr(child.Worker, "start", later)
+    monkeypatch.setattr(child.Worker, "start_process", later)
     told = Told()
     async with started(workers(told)) as executor:
         assert executor.free == 0

@@ -133,7 +133,7 @@ async def test_a_consul_that_restarts_empty_gets_the_process_back(tmp_path: Path
         await until_status(consul, "four", "passing")
         own.kill()
         await wait_until(lambda: health.status == "degraded")
-        assert health.alive
+        assert health.is_alive
         own.start()
         await wait_until(lambda: health.status == "ok")
         await until_status(consul, "four", "passing")

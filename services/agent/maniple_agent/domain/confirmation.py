@@ -46,6 +46,6 @@ class Pace:
         self.last = now
         return True
 
-    def wait(self, seconds: float, now: float) -> None:
+    def hold_off(self, seconds: float, now: float) -> None:
         """Let it happen after that time at the earliest."""
         self.last = max(self.last, now + seconds - self.seconds)

@@ -97,7 +97,7 @@ class HandlerLoop:
         if caller is not None:
             caller.given_up = True
 
-    def cancel(self, job: Job) -> None:
+    def cancel_job(self, job: Job) -> None:
         """Cancel the handler of a job, if it has begun."""
         self.give_up(job)
         self._loop.call_soon_threadsafe(self._cancel, job)
@@ -193,7 +193,7 @@ class HandlerLoop:
             return await self._ran(job, context)
         latest = LatestProgress(job, self._home, self._progress)
         try:
-            return await self._ran(job, job.context(self._agent, latest.report))
+            return await self._ran(job, job.context(self._agent, latest.offer))
         finally:
             latest.tell_last()
 

@@ -119,7 +119,7 @@ class LoopExecutor:
     def cancel(self, job: Job) -> None:
         """Cancel a handler; one that does not end then keeps its slot."""
         job.settled = True
-        self._loop.cancel(job)
+        self._loop.cancel_job(job)
 
     def holds(self, job: Job) -> bool:
         """Tell whether a handler has not ended yet."""

@@ -94,7 +94,7 @@ class ProcessExecutor:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         for _ in range(REMOVALS):
-            if self._groups.remove(None):
+            if self._groups.remove_group(None):
                 break
             await asyncio.sleep(REMOVAL_PAUSE)
 
@@ -120,7 +120,7 @@ class ProcessExecutor:
             try:
                 await self._keep_in(group)
             finally:
-                self._groups.remove(group)
+                self._groups.remove_group(group)
 
     async def _keep_in(self, group: Path | None) -> None:
         """Keep one in a cgroup, until it has ended."""

@@ -117,7 +117,7 @@ class ThreadExecutor:
             return Outcome()
         latest = LatestProgress(job, self._loop, self._report.progress)
         try:
-            context = job.context(self._agent, latest.report)
+            context = job.context(self._agent, latest.offer)
             with in_span(job.traceparent):
                 payload = job.envelope.payload
                 return run_sync(job.definition, context, payload, self._failures.tell)

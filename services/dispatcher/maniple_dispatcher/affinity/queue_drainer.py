@@ -92,7 +92,7 @@ class QueueDrainer:
         self._again: set[str] = set()
         self._stopping = False
 
-    def begin(self, agent: str) -> None:
+    def begin_draining(self, agent: str) -> None:
         """Move what waits for an agent that is gone; while that is being done, once more after."""
         if self._stopping:
             return
@@ -109,7 +109,7 @@ class QueueDrainer:
         self._roster.release(agent)
         if agent in self._again:
             self._again.discard(agent)
-            self.begin(agent)
+            self.begin_draining(agent)
 
     async def stop_draining(self) -> None:
         """Take nothing more; what was taken is settled, or stays where it is."""
@@ -135,7 +135,7 @@ class QueueDrainer:
                 await self._await_others(agent, queue)
             if not removed or self._is_over(agent):
                 return False
-            await self._marks.remove(agent)
+            await self._marks.remove_marker(agent)
         except BrokerUnavailable as error:
             self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
             return False
@@ -183,7 +183,7 @@ class QueueDrainer:
             return True
         if seen.ready or seen.consumers > 1 or not queue.quiet or self._is_over(agent):
             return False
-        await queue.remove()
+        await queue.remove_queue()
         return True
 
     async def _await_others(self, agent: str, queue: OrphanedQueue) -> None:

@@ -128,7 +128,7 @@ class Place:
         return self.queue == lane_queues(self.lane)[1].name
 
     @property
-    def key(self) -> str:
+    def routing_key(self) -> str:
         """By what `maniple.lanes` routes to it."""
         return suspect_lane(self.lane) if self.is_suspects else self.lane
 
@@ -189,7 +189,7 @@ class LaneDeadlines:
         """Tell whether there may be a lane: who has been told of none must take it for any."""
         return lane in self._lanes or not self.told
 
-    def learn(self, lanes: Iterable[str]) -> None:
+    def learn_lane(self, lanes: Iterable[str]) -> None:
         """Take that there are these lanes."""
         for lane in lanes:
             if lane not in self._lanes:
@@ -205,7 +205,7 @@ class LaneDeadlines:
         known = self._lanes[lane] = _Lane(Deadlines(), (first, suspects))
         return known
 
-    def tick(self, wall: float, now: float, others: frozenset[str]) -> None:
+    def advance_time(self, wall: float, now: float, others: frozenset[str]) -> None:
         """Let time pass; what a dispatcher knew that is not among the `others` any more is lost."""
         self.wall = wall
         if self._others - others:
@@ -291,14 +291,14 @@ class LaneDeadlines:
         place.idle = 0
         place.look_at = now + self.times.every
 
-    def begin(self, place: Place) -> None:
+    def begin_turn(self, place: Place) -> None:
         """Take that a queue is turned over from now on; what happens meanwhile counts anew."""
         place.turning, place.began = True, self.wall
         self._turns[place.queue] = (place.began, False)
         place.due = place.stirred = place.forgotten = place.consumed = False
         place.idle = 0
 
-    def end(self, place: Place, now: float, seconds: float, *, whole: bool) -> None:
+    def end_turn(self, place: Place, now: float, seconds: float, *, whole: bool) -> None:
         """Take that this took so many seconds, and whether all that was there has been taken.
 
         A long lane is turned over half of the time at most, and less where agents read it.

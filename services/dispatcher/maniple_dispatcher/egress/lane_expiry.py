@@ -109,7 +109,7 @@ class TurnOver:
         confirmed.
         """
         taken = 0
-        with self._lanes.round(place.key) as stamp:
+        with self._lanes.round(place.routing_key) as stamp:
             while taken < most and goes_on():
                 await self._await_room(pull, OPEN)
                 delivery = await pull.take()
@@ -144,7 +144,9 @@ class TurnOver:
             envelope = self._traces.migrated(envelope, "agent gone", lost=True)
             envelope = once_more(envelope, suspect=place.is_suspects)
             if (why := too_often(envelope)) is not None:
-                self._lanes.end(given_up(envelope, self._around.clock(), why), envelope, source)
+                self._lanes.end_task(
+                    given_up(envelope, self._around.clock(), why), envelope, source
+                )
                 return
         self._lanes.put_back(envelope, source, alone=lost)
 
@@ -209,7 +211,7 @@ class LaneExpiry:
         while not self._stopping:
             now = monotonic()
             if now >= again or not marks.has(lanes):
-                self._deadlines.learn(await marks.refresh(tuple(lanes)))
+                self._deadlines.learn_lane(await marks.refresh(tuple(lanes)))
                 again = now + READ
                 if not marks.has(lanes):  # Consul is away
                     await asyncio.sleep(self._times.every)
@@ -217,7 +219,7 @@ class LaneExpiry:
 
     async def _look_at_late(self) -> None:
         now = monotonic()
-        self._deadlines.tick(self._around.clock().timestamp(), now, self._around.others())
+        self._deadlines.advance_time(self._around.clock().timestamp(), now, self._around.others())
         if self._turning:
             self._used = now
         elif now - self._used > SPARE:
@@ -262,7 +264,7 @@ class LaneExpiry:
             self._begin(*self._wanted.pop(queue))
 
     def _begin(self, place: Place, ready: int) -> None:
-        self._deadlines.begin(place)
+        self._deadlines.begin_turn(place)
         task = asyncio.create_task(self._turn(place, ready), name=f"turn over {place.queue}")
         self._turning.add(task)
         task.add_done_callback(self._turned)
@@ -286,4 +288,4 @@ class LaneExpiry:
             self._deadlines.fail(place, monotonic())
         else:
             now = monotonic()
-            self._deadlines.end(place, now, now - began, whole=whole)
+            self._deadlines.end_turn(place, now, now - began, whole=whole)

@@ -189,7 +189,7 @@ class LanePublisher:
             BatchPublisher(publisher, exchange, ENVELOPES_TYPE).limited(size_of).measured(metrics)
         )
 
-    def learn(self, lane: str, runs: int, p99: float) -> None:
+    def learn_times(self, lane: str, runs: int, p99: float) -> None:
         """Take the run times of a lane: they decide how many tasks a bundle carries."""
         if self._deadlines is not None:
             self._deadlines.move(lane)
@@ -200,7 +200,7 @@ class LanePublisher:
     def _size_of_agent(self, agent: str) -> int:
         return min((self._sizes.size(lane) for lane in self._roster.lanes(agent)), default=1)
 
-    def cancel(self, tenant: str, task: str) -> None:
+    def cancel_task(self, tenant: str, task: str) -> None:
         """End a task when it passes here."""
         self._cancellations.add_task(tenant, task, self._clock())
 
@@ -212,9 +212,9 @@ class LanePublisher:
         `waiting` says what it has waited for.
         """
         if self._cancellations.has(envelope.tenant, envelope.id):
-            self.end(cancelled(envelope, now), envelope, source)
+            self.end_task(cancelled(envelope, now), envelope, source)
         elif self.is_over(envelope, now):
-            self.end(expired(envelope, now, waiting=waiting), envelope, source)
+            self.end_task(expired(envelope, now, waiting=waiting), envelope, source)
         else:
             return False
         return True
@@ -298,7 +298,7 @@ class LanePublisher:
             envelope = self._rooms.turned_away(envelope, no_lane=no_lane)
         self._wait(_with(going, envelope), why, least=least)
 
-    def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
+    def end_task(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further, while its source is ours."""
         envelope = self._rooms.back(envelope)
         if result.error is not None:
@@ -493,7 +493,7 @@ class LanePublisher:
                 self._keep_back(waiting, envelope, source, why)
             elif isinstance(error, PublishRefused):
                 result = overloaded(envelope, self._clock(), RETRY_AFTER)
-                self.end(result, envelope, source)
+                self.end_task(result, envelope, source)
             else:
                 self._traces.delayed(envelope, why)
                 source.settle(error)

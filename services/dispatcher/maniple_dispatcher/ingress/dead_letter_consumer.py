@@ -180,7 +180,7 @@ class DeadLetterConsumer:
         self._rooms.back(envelope)
         result = given_up(envelope, self._clock(), why)
         result, done = self._traces.given_up(result, envelope, source.settle)
-        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+        self._results.report_result(result, envelope.reply_to, envelope.correlation_id, done)
 
     def _refuse(
         self, refusal: Refusal, arrival: Arrival, source: Settlement, *, offered: bool
@@ -218,7 +218,7 @@ class DeadLetterConsumer:
                 self._again.bring(envelope, resolved, source, arrival.before, found)
                 return
         arrival = one.arrival
-        self._results.report(answer, arrival.reply_to, arrival.correlation_id, source.settle)
+        self._results.report_result(answer, arrival.reply_to, arrival.correlation_id, source.settle)
 
 
 @dataclass(frozen=True, slots=True)

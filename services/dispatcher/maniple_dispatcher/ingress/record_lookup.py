@@ -89,7 +89,7 @@ class RecordLookup:
                 of_key = found.get(key)
                 for then, capability in all_of_it:
                     try:
-                        then(None if of_key is None else of_key.of(capability))
+                        then(None if of_key is None else of_key.choose_record(capability))
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
                         _log.exception("what came again cannot be brought on its way")
                 await asyncio.sleep(0)
@@ -177,7 +177,7 @@ class Found:
         ):
             self.ends.append(record)
 
-    def of(self, capability: str | None) -> Record | None:
+    def choose_record(self, capability: str | None) -> Record | None:
         """Return the end of what was asked for, or another end, or else the last."""
         ours = (one for one in self.ends if is_end_of(one, capability))
         return next(ours, None) or next(iter(self.ends), None) or self.last

@@ -97,7 +97,7 @@ class Breaker:
             remaining=self.remaining(spec, now),
         )
 
-    def follow(self, news: BreakerNews, spec: CircuitBreakerSpec, now: float) -> bool:
+    def follow_owner(self, news: BreakerNews, spec: CircuitBreakerSpec, now: float) -> bool:
         """Take an owner's word, unless something later is known; tells whether it has changed."""
         if news.epoch < self.epoch:
             return False

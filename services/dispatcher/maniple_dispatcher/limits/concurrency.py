@@ -80,8 +80,8 @@ class Bulkheads:
         told = list(held)
         for one in told:
             if one.ended and (bulkhead := self._bulkheads.get(one.key)) is not None:
-                bulkhead.ended(one.ended)
-        self._agents.tell(life, {one.key: one.here for one in told if one.here}, now)
+                bulkhead.release_slots(one.ended)
+        self._agents.update_holder(life, {one.key: one.here for one in told if one.here}, now)
 
     def gone(self, agent: str, incarnation: str, *, itself: bool = True) -> None:
         """Take that lives of an agent have nothing any more: up to this, or of any without one.
@@ -92,11 +92,11 @@ class Bulkheads:
             if life[0] != agent:
                 continue
             if not incarnation or life[1] < incarnation or (itself and life[1] == incarnation):
-                self._agents.forget(life)
+                self._agents.forget_holder(life)
 
     def on_way(self, dispatcher: str, going: Mapping[str, int], now: float) -> None:
         """Take how many tasks a dispatcher has that no queue has taken yet."""
-        self._dispatchers.tell(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
+        self._dispatchers.update_holder(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
 
     def take_slots(self, key: str, most: int, want: int, now: float) -> int:
         """Return how many of `want` tasks may go; `sends` is to say where."""
@@ -119,7 +119,7 @@ class Bulkheads:
     def left_lanes(self, key: str, lanes: Iterable[str], who: str) -> None:
         """Take that there are no such lanes, and that nothing is on its way there from one."""
         if (bulkhead := self._bulkheads.get(key)) is not None:
-            bulkhead.left(lanes, who)
+            bulkhead.forget_lanes(lanes, who)
 
     def is_full(self, key: str, most: int) -> bool:
         """Whether it is known to be: not only by what is remembered."""
@@ -174,10 +174,12 @@ class Bulkheads:
                 self._take_remembered(key, room, now)
 
     def _take_remembered(self, key: str, room: Room, now: float) -> None:
-        self.follow(key, room, now, ours=True, unsure=room[0])
+        self.follow_owner(key, room, now, ours=True, unsure=room[0])
         self._changed.add(key)
 
-    def follow(self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0) -> None:
+    def follow_owner(
+        self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0
+    ) -> None:
         """Take what another owner has granted; of `ours` it is the latest that it knew.
 
         Of that, so many are `unsure`.
@@ -228,11 +230,11 @@ class Bulkheads:
         self._untold.clear()
         self._doubt_anew()
 
-    def free(self, key: str, number: int) -> None:
+    def free_slots(self, key: str, number: int) -> None:
         """Take back what was granted and not needed."""
         bulkhead = self._bulkheads.get(key)
         if bulkhead is not None:
-            bulkhead.ended(number)
+            bulkhead.release_slots(number)
             self._changed.add(key)
 
     def in_flight(self, key: str) -> int:
@@ -280,7 +282,7 @@ class Bulkheads:
             missing.least = min(missing.least, number)
             if now - missing.since >= self._times.heard * (BLANK if missing.blank else 1.0):
                 bulkhead.missing = None
-                bulkhead.ended(missing.least)
+                bulkhead.release_slots(missing.least)
                 self._changed.add(key)
 
     def forget_stale(self, owns: Callable[[str], bool], now: float, *, hears: bool = True) -> None:

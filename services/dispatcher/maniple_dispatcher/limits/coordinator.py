@@ -80,7 +80,7 @@ class Coordinator:
         if due:
             self.wake()
 
-    def ask(self, limit: Limit, then: Then, now: float) -> None:
+    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
         """Ask for one permit; `then` is told at once, or within about a second."""
         if now - self._noticed > self._stood_still:
             self.notice(now)  # what came while we stood still asks before anybody looks
@@ -94,7 +94,7 @@ class Coordinator:
             self._decide(limit, then, now)
             self.due = self.due or not self.peers.alone
         else:
-            self.due |= self.permits.wait(limit, then, now)
+            self.due |= self.permits.await_permit(limit, then, now)
 
     def _decide(self, limit: Limit, then: Then, now: float) -> None:
         if limit.most and now < self._knows_at:
@@ -124,7 +124,7 @@ class Coordinator:
             else:
                 self.permits.left_lane(limit)
 
-    def free(self, limit: Limit, now: float) -> None:
+    def return_permit(self, limit: Limit, now: float) -> None:
         """Give back a permit that was not needed; of a bulkhead `lane` is where it did not go."""
         if limit.lane:
             self._goes_nowhere(limit)
@@ -132,14 +132,14 @@ class Coordinator:
 
     def _free(self, limit: Limit, now: float) -> None:
         if self.peers.owns(limit.key):
-            self.owned.free(limit, 1, now)
+            self.owned.return_permits(limit, 1, now)
         else:
-            self.due |= self.permits.free(limit)
+            self.due |= self.permits.return_permit(limit)
 
     def on_report(self, report: DispatcherReport, now: float) -> None:
         """Take what a dispatcher says; our own word counts too, when it comes back."""
         if report.leaving:
-            self.peers.left(report.dispatcher)
+            self.peers.on_leave(report.dispatcher)
         else:
             self._count(report, now)
         if report.dispatcher == self.peers.me:
@@ -150,7 +150,7 @@ class Coordinator:
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:
-            self.due |= self.permits.answered(grant, now)
+            self.due |= self.permits.on_grant(grant, now)
 
     def _count(self, report: DispatcherReport, now: float) -> None:
         """Take that a dispatcher is there, and whether it owns its part by now."""
@@ -158,7 +158,7 @@ class Coordinator:
         if is_me:  # not what was said before we began anew
             ready = ready and report.life == self.life
             self._hear_ourselves(now, ready=ready)
-        if ready and not self.peers.counts(report.dispatcher):
+        if ready and not self.peers.is_counted(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
             self.owned.bulkheads.still_tell(self.peers.owns)
         new = self.peers.heard(report.dispatcher, now, ready=ready)
@@ -184,11 +184,11 @@ class Coordinator:
         if report.going is not None:
             self.owned.bulkheads.on_way(report.dispatcher, report.going, now)
         for key, level in report.levels.items():
-            self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
+            self.owned.buckets.follow_owner(key, level, now, ours=self.peers.owns(key))
         for key, room in report.rooms.items():
             ours, unsure = self.peers.owns(key), report.unsure.get(key, 0)
-            self.owned.bulkheads.follow(key, room, now, ours=ours, unsure=unsure)
-        self.owned.follow(report.breakers, now)
+            self.owned.bulkheads.follow_owner(key, room, now, ours=ours, unsure=unsure)
+        self.owned.follow_owners(report.breakers, now)
 
     def _answer(self, ask: Ask, asker: str, now: float) -> None:
         if ask.to != self.peers.me or not self.peers.owns(ask.key):
@@ -198,7 +198,7 @@ class Coordinator:
             return
         limit = limit_asked(ask)
         self.owned.used(limit, ask.used, now)
-        self.owned.free(limit, ask.freed, now)
+        self.owned.return_permits(limit, ask.freed, now)
         self.owned.bulkheads.left_lanes(ask.key, ask.left, asker)
         taken = self.owned.grant_permits(limit, ask.want, now, who=asker)
         self._grants.append(
@@ -227,7 +227,7 @@ class Coordinator:
         for limit, waiting in self.permits.reassign_unanswered(now):
             used, freed = self.permits.settled(limit.key)
             self.owned.used(limit, used, now)
-            self.owned.free(limit, freed, now)
+            self.owned.return_permits(limit, freed, now)
             for one in waiting:
                 self._decide(replace(limit, lane=one.lane), one.then, now)
         self.due |= self.permits.due
@@ -242,11 +242,11 @@ class Coordinator:
 
     def rejoin(self, now: float) -> None:
         """Begin anew: something may have been missed."""
-        self.peers.begin(now)
+        self.peers.begin_hearing(now)
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self.peers.left(self.peers.me)
+        self.peers.on_leave(self.peers.me)
         self.owned.bulkheads.tell_nothing()
         self.life += 1
         self._hears_since = None
@@ -260,7 +260,7 @@ class Coordinator:
         """Own nothing any more, from when this is heard."""
         self._leaving = self.due = True
 
-    def report(self, now: float) -> DispatcherReport:
+    def make_report(self, now: float) -> DispatcherReport:
         """Return what is to be told now, as much as one message shall carry.
 
         What is left stays `due`.

@@ -32,7 +32,7 @@ class Foremost:
         return bool(self._changed)
 
     @property
-    def left(self) -> int:
+    def others(self) -> int:
         """How many count and do not come among the first, as far as is known."""
         return len(self._left)
 

@@ -188,7 +188,7 @@ class Gossip:
                     await self._tell()
 
     async def _tell(self) -> None:
-        report = self._fleet.report(monotonic())
+        report = self._fleet.make_report(monotonic())
         message = Outgoing(
             OUTCOMES.name,
             "",
@@ -206,7 +206,7 @@ class Gossip:
 
 def show(metrics: Metrics, breakers: Iterable[tuple[str, Breaker]]) -> None:
     """Show these breakers and no others; the open ones first, while lanes have labels."""
-    metrics.forget(BREAKER_OPEN)
+    metrics.forget_series(BREAKER_OPEN)
     states = [(lane, breaker.state is not BreakerState.CLOSED) for lane, breaker in breakers]
     for lane, is_open in sorted(states, key=lambda one: not one[1]):
         # Many may share one label: that counts them.

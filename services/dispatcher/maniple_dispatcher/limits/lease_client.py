@@ -192,7 +192,8 @@ class _Line:
 class LeaseClient:
     """What this dispatcher asks of others; `due` if the last look found something to ask.
 
-    `wait`, `free` and `answered` tell whether there is something to ask now of that limit.
+    `await_permit`, `return_permit` and `on_grant` tell whether there is something to ask now of
+    that limit.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class LeaseClient:
         self._busy: dict[str, _Line] = {}
         self._number = 0
 
-    def wait(self, limit: Limit, then: Then, now: float) -> bool:
+    def await_permit(self, limit: Limit, then: Then, now: float) -> bool:
         """Let a task wait for a permit that another dispatcher gives."""
         line = self._line(limit)
         if line.silent and line.asked_of == self._peers.owner(limit.key):
@@ -219,7 +220,7 @@ class LeaseClient:
             line.waiting.append(Waiter(then, limit.lane))
         return self._could_ask(line)
 
-    def free(self, limit: Limit) -> bool:
+    def return_permit(self, limit: Limit) -> bool:
         """Give back a permit that was not needed."""
         known = self._lines.get(limit.key)
         # Whoever gives back may not know how much there is in all.
@@ -254,7 +255,7 @@ class LeaseClient:
             line.told, line.told_left = line.untold(to), tuple(line.left)
             yield _ask(line, to or "", now)
 
-    def answered(self, grant: Grant, now: float) -> bool:
+    def on_grant(self, grant: Grant, now: float) -> bool:
         """Take an answer; the permits of one that comes too late are given back.
 
         Those to others tell what share of the limit they have.
@@ -340,7 +341,7 @@ class LeaseClient:
 
         It may be alive, and not know what we use.
         """
-        if not self._peers.counts(self._peers.me):
+        if not self._peers.is_counted(self._peers.me):
             return 0  # we have not been told everything yet
         left = self._level(line.limit.key, terms, now) - line.used
         return int(max(0.0, left) / len(self._peers) + 1e-9)

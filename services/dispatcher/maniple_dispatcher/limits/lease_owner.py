@@ -99,12 +99,12 @@ class LeaseOwner:
         if limit.terms is not None and number:
             self.buckets.spend(limit.key, limit.terms, number, now)
 
-    def free(self, limit: Limit, number: int, now: float) -> None:
+    def return_permits(self, limit: Limit, number: int, now: float) -> None:
         """Take back permits that were not needed."""
         if limit.terms is not None and number:
             self.buckets.spend(limit.key, limit.terms, -number, now)
         elif limit.most and number:
-            self.bulkheads.free(limit.key, number)
+            self.bulkheads.free_slots(limit.key, number)
 
     # --- breakers ------------------------------------------------------------------------
 
@@ -134,14 +134,14 @@ class LeaseOwner:
                 changed |= self._noted(lane, breaker.advance_time(spec, now))
         return changed
 
-    def follow(self, news: Iterable[BreakerNews], now: float) -> None:
+    def follow_owners(self, news: Iterable[BreakerNews], now: float) -> None:
         """Take what owners say of their breakers."""
         for one in news:
             if one.state not in _STATES:
                 continue  # one of a newer dispatcher's: that must not cost what else it says
             spec = self._spec_of(one.lane)
             if spec is not None:
-                self._breaker(one.lane).follow(one, spec, now)
+                self._breaker(one.lane).follow_owner(one, spec, now)
                 self._heard(one.epoch)
             elif not self._known():
                 self._keep_early(one, now)
@@ -165,7 +165,7 @@ class LeaseOwner:
         self._knew = True
         early, self._early = self._early, {}
         for one, at in early.values():
-            self.follow((one,), at)
+            self.follow_owners((one,), at)
         self._news.update(lane for lane, _ in self.breakers())
 
     def _keep_early(self, news: BreakerNews, now: float) -> None:

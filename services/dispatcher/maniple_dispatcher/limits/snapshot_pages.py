@@ -49,7 +49,7 @@ class _Page:
                 return
         self.left += 1
 
-    def to_json(self) -> bytes:
+    def encode_page(self) -> bytes:
         return b'"%b":{%b}' % (self.kind.encode(), b",".join(self._lines))
 
 
@@ -67,7 +67,7 @@ def write(notes: SnapshotNotes, now: float) -> Written:
         rooms.add_note(key, room, (room[0], (), room[2]))
     pages = (levels, breakers, rooms) if notes.rooms else (levels, breakers)
     head = b'"at":' + msgspec.json.encode(now)
-    value = b"{%b}" % b",".join([head, *(page.to_json() for page in pages)])
+    value = b"{%b}" % b",".join([head, *(page.encode_page() for page in pages)])
     return Written(
         SnapshotNotes(levels.kept, breakers.kept, now, rooms.kept),
         value,

@@ -130,7 +130,7 @@ class TokenBuckets:
         bucket.level = min(terms.capacity, max(-terms.most_owed, level))
         self._note(key)
 
-    def follow(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
+    def follow_owner(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
         """Take what another owner says is in a bucket now; of `ours` it is the latest it knew."""
         level, rate, capacity = told
         known = self._buckets.get(key)
@@ -195,7 +195,7 @@ class TokenBuckets:
     @property
     def left(self) -> int:
         """How many slow buckets of ours there are besides, as far as is known."""
-        return self._slow.left
+        return self._slow.others
 
     def _emptiness(self, owns: Callable[[str], bool], now: float) -> Callable[[str], float | None]:
         def rank(key: str) -> float | None:

@@ -301,7 +301,7 @@ class Pipeline:
 
     def _ask(self, limit: Limit, going: PipelineTask, then: Then) -> None:
         """Ask for a permit; `then` is told, and whatever it fails over costs this task only."""
-        self._fleet.ask(limit, partial(self._told, limit, going, then), monotonic())
+        self._fleet.ask_permit(limit, partial(self._told, limit, going, then), monotonic())
 
     def _told(
         self,
@@ -362,7 +362,7 @@ class Pipeline:
             detail={"policy": refusal.policy.key},
         )
         result = refused(going.envelope, self._clock(), failure)
-        self._lanes.end(result, going.envelope, going.source)
+        self._lanes.end_task(result, going.envelope, going.source)
 
     def _hold(self, going: PipelineTask, refusal: LimitRefusal) -> None:
         """Let a task wait that is not to end for being refused.
@@ -389,7 +389,7 @@ class Pipeline:
         """Give back room that a task got, and return it without."""
         if going.room is None:
             return going
-        self._fleet.free(going.room, monotonic())
+        self._fleet.return_permit(going.room, monotonic())
         return replace(going, envelope=without_room(going.envelope), room=None)
 
     def _fall_back(
@@ -409,7 +409,7 @@ class Pipeline:
             self._accept(going, refusal)
         else:
             result = substituted(envelope, self._clock(), output)
-            self._lanes.end(result, envelope, going.source)
+            self._lanes.end_task(result, envelope, going.source)
 
     def _output(self, spec: FallbackSpec, envelope: Envelope) -> Raw | None:
         if spec.last_good:

@@ -21,7 +21,7 @@ class Known:
     lanes: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, agents: Iterable[Mapping[str, Any]]) -> "Known":
+    def of_agents(cls, agents: Iterable[Mapping[str, Any]]) -> "Known":
         """Read the registry's answer to `agents`."""
         capabilities: dict[str, int] = {}
         lanes: set[str] = set()

@@ -42,7 +42,7 @@ class Replicas:
         self._sets: dict[str, Mapping[str, int]] = {}
         self._heard: dict[str, ReplicaReport] = {}
 
-    def learn(self, digest: str, versions: Mapping[str, int]) -> None:
+    def learn_processes(self, digest: str, versions: Mapping[str, int]) -> None:
         """Remember which versions a set has that was in force here."""
         self._sets.pop(digest, None)
         self._sets[digest] = dict(versions)

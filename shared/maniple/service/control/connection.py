@@ -209,7 +209,7 @@ class ControlConnection(Supervised):
     def _forget(self) -> None:
         self._broker = None
         for shared, _ in self._shared:
-            shared.lost()
+            shared.on_lost()
 
     def _tick(self) -> None:
         silent = frozenset([shared.name for shared, _ in self._shared if shared.is_silent()])
@@ -232,7 +232,7 @@ class ControlConnection(Supervised):
         """Take nothing more; letters can still be sent."""
         self._subscriptions.clear()
         for shared, _ in self._shared:
-            shared.lost()
+            shared.on_lost()
         self._shared.clear()
         subscribers = self._broker.consumers if self._broker else ()
         if stopping := [asyncio.create_task(_stop(one)) for one in subscribers]:

@@ -261,7 +261,9 @@ class ControlPlane:
                 self._replies = await self._connection.listen(purpose, self._settle, None, ())
 
     async def _settle(self, arrival: IncomingMessage) -> None:
-        self._waiting.settle(arrival.correlation_id, arrival.body)  # False: it came too late
+        self._waiting.settle_request(
+            arrival.correlation_id, arrival.body
+        )  # False: it came too late
 
     async def emit(self, event: Event, timeout: float = PUBLISH_TIMEOUT) -> None:
         """Publish an event under its own id; returns when it is stored in `maniple.records`.

@@ -141,7 +141,7 @@ def _failing(policy: Policy, question: Question) -> str:
     """Return which selector does not match; empty if all do."""
     match = policy.match
     where = Where(question.instance or "", question.region)
-    task = Subject.of(question.capability, question.tenant, question.labels, where)
+    task = Subject.of_task(question.capability, question.tenant, question.labels, where)
     pairs = [
         ("capability", match.capability, task.capability),
         ("tenant", match.tenant, task.tenant),

@@ -153,7 +153,7 @@ class PolicySet:
         if found is None:
             if len(self._cache) >= CACHE_LIMIT:
                 self._cache.clear()
-            subject = Subject.of(capability, tenant, labels, self.where)
+            subject = Subject.of_task(capability, tenant, labels, self.where)
             found = self._cache[key] = self._found(subject)
         return found.resolve(tenant, task) if isinstance(found, _Fork) else found
 

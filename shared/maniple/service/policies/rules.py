@@ -26,7 +26,9 @@ class Subject:
     region: str
 
     @classmethod
-    def of(cls, capability: str, tenant: str, labels: Mapping[str, str], where: Where) -> "Subject":
+    def of_task(
+        cls, capability: str, tenant: str, labels: Mapping[str, str], where: Where
+    ) -> "Subject":
         """Describe a task as a process sees it."""
         return cls(capability, tenant, labels, labels.get(REGION) or where.region)
 

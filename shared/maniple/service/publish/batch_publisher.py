@@ -289,7 +289,7 @@ class ResultPublisher:
         """Bytes of results that were reported and are not recorded yet."""
         return self._records.kept + self._verdicts.kept
 
-    def report(
+    def report_result(
         self,
         result: Result,
         reply_to: str | None,
@@ -409,7 +409,7 @@ class ResultPublisher:
                 place, encoded, ignored, type_=message_type, correlation_id=correlation_id
             )
 
-    def progress(
+    def publish_progress(
         self, progress: Progress, reply_to: str | None, done: ConfirmCallback = ignored
     ) -> None:
         """Tell watchers, and a submitter that is an SDK client, how far a task is.
