@@ -2,7 +2,7 @@
 # with `setup`, which is quick when done.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup demo test test-system check bench campaign floods up down
+.PHONY: help setup demo test test-system check bench walk campaign floods up down
 
 # Test processes, each with a RabbitMQ and a Consul of its own: more than processors, as tests mostly wait.
 WORKERS ?= 3
@@ -52,6 +52,9 @@ check: setup ## lint, format, types, import contracts
 
 bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker, and what tracing costs; the last line is JSON
 	@uv run --locked --all-packages --group bench python -m bench.run
+
+walk: setup ## follow one task from publish to result: the files of ours it goes through, and its deepest chain of calls
+	@uv run --no-sync python tools/walk.py $(ARGS)
 
 floods: setup ## what hostile publishers do to a neighbour and to a dispatcher's memory; the last line is JSON
 	@PYTHONPATH=tests/support:tests uv run --no-sync python -m system.floods $(ARGS)

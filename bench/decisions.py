@@ -24,7 +24,8 @@ from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.messages import DispatcherReport
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.result_cache import ResultCache
-from maniple_policies import CircuitBreakerSpec, PolicySet, parse_policy
+from maniple_policies import PolicySet, parse_policy
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import Metrics
@@ -79,15 +80,25 @@ class _Nowhere:
     def ends(self, _envelope: Envelope, _source: Settlement, _now: datetime) -> bool:
         return False
 
+    def admitted(self, _envelope: Envelope, _source: Settlement, then: Callable[[], None]) -> None:
+        then()
+
     def send(self, _envelope: Envelope, _source: Settlement) -> None:
         self.sent += 1
+
+
+class _Source:
+    """What brings a task that is nobody else's and waits for as long as it likes."""
+
+    alive = True
+    expires = False
 
 
 def deciding(policies: PolicySet) -> Callable[[], None]:
     """Return what decides about one task."""
     spec = CircuitBreakerSpec(consecutive=5)
     fleet = Coordinator("one", LeaseOwner(lambda _: spec), time.monotonic())
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), time.monotonic())
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), time.monotonic())
     lanes = _Nowhere()
     now = datetime.now(UTC)
     gate = Pipeline(
@@ -111,7 +122,7 @@ def deciding(policies: PolicySet) -> Callable[[], None]:
         )
         for task in ids
     ]
-    source = cast("Settlement", None)
+    source = cast("Settlement", _Source())
     places = count()
 
     def decide() -> None:

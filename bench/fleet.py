@@ -58,7 +58,7 @@ class Spray:
 
     def __init__(self, link: AmqpConnection) -> None:
         self._channel: Channel | None = None
-        link.add(self)
+        link.add_endpoint(self)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open a channel without confirms."""

@@ -113,7 +113,7 @@ async def bench(dispatchers: int, *, lopsided: bool = False) -> AsyncIterator[Be
         reader = RecordReader(records, made.hear)
         await outside.start()
         await records.start()
-        reading = asyncio.create_task(reader.run())
+        reading = asyncio.create_task(reader.read_records())
         try:
             yield made
         finally:

@@ -221,6 +221,10 @@ CASES = {
 }
 
 
+def test_some_alerts_are_about_metrics_that_others_have_too() -> None:
+    assert any(OTHERS_TOO.search(rule["expr"]) for rule in ALERTS.values())
+
+
 @pytest.mark.parametrize("name", ALERTS)
 def test_brokers_and_processes_of_others_raise_no_alert(name: str) -> None:
     """One Prometheus may watch more than Maniple; queues are told by their names."""

@@ -23,6 +23,10 @@ def test_an_image_is_pinned(name: str) -> None:
     assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?(-management)?", tag)
 
 
+def test_ports_are_open_of_servers_alone() -> None:
+    assert {name for name, service in SERVICES.items() if service.get("ports")} == OTHERS
+
+
 @each
 def test_a_port_is_open_on_loopback_only(name: str) -> None:
     for port in SERVICES[name].get("ports", ()):

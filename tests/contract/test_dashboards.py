@@ -42,6 +42,7 @@ def test_the_files_are_what_the_descriptions_say(tmp_path: Path) -> None:
 
 @each_board
 def test_no_panel_lacks_title_unit_or_description(file: Path) -> None:
+    assert panels(file)
     for panel in panels(file):
         assert panel["title"]
         assert panel["description"].endswith("."), panel["title"]
@@ -71,6 +72,14 @@ def test_queries_use_metrics_and_variables_that_there_are(file: Path) -> None:
             assert asked <= declared, panel["title"]
             used = set(re.findall(r"\$(\w+)", target["expr"]))
             assert used <= variables | BUILT_IN, panel["title"]
+
+
+def test_boards_ask_for_metrics_of_ours_and_for_some_that_others_have_too() -> None:
+    asked = [
+        target["expr"] for file in FILES for panel in panels(file) for target in panel["targets"]
+    ]
+    assert sum("maniple_" in one for one in asked) > 20
+    assert any(FOREIGN.search(one) for one in asked)
 
 
 @each_board

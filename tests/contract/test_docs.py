@@ -125,6 +125,13 @@ def anchors(page: Path) -> set[str]:
     }
 
 
+def test_there_are_commands_links_and_files_that_pages_name() -> None:
+    texts = [page.read_text() for page in PAGES]
+    for pattern in (LINK, PATH):
+        assert any(pattern.search(text) for text in texts), pattern
+    assert any(any(commands(page)) for page in PAGES)
+
+
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for link in LINK.findall(page.read_text()):

@@ -26,7 +26,7 @@ Within = Callable[[Any], Any]
 def numbers_in(annotation: Any) -> Iterator[Within]:
     """Yield how each number of a type stands in its value."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation in {int, float}:
+    if annotation in (int, float):
         yield lambda number: number
     elif origin is Annotated:
         yield from numbers_in(arguments[0])
@@ -38,7 +38,7 @@ def numbers_in(annotation: Any) -> Iterator[Within]:
         for n, one in enumerate(several):
             for inner in numbers_in(one):
                 yield partial(_among, n, several, inner)
-    elif bool not in arguments:  # a union, or anything that has no number
+    elif origin is not Callable and bool not in arguments:  # a union, or what has no number
         for one in arguments:
             yield from numbers_in(one)
 

@@ -1,18 +1,16 @@
 """docs/policies.md tells every kind, field, operation and refusal that the code has."""
 
 import re
-from typing import get_args
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from maniple_policies import KINDS, Kind, Match, Policy
-from maniple_policies.documents import Rollout
+from maniple_policies import KINDS, Match
+from maniple_policies.policy import Rollout
 from maniple_policy import errors, handlers
 from paths import ROOT
 
 PAGE = (ROOT / "docs" / "policies.md").read_text()
-POLICIES = {one.model_fields["kind"].default: one for one in get_args(Policy)}
 
 
 def section(heading: str) -> str:
@@ -27,7 +25,7 @@ def fields(heading: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section(heading), re.MULTILINE))
 
 
-def required(model: type[BaseModel]) -> dict[str, bool]:
+def required(model: Any) -> dict[str, bool]:
     return {name: field.is_required() for name, field in model.model_fields.items()}
 
 
@@ -40,14 +38,14 @@ def test_the_kinds_stand_in_the_order_of_their_evaluation() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_field_of_a_kind_is_told(kind: Kind) -> None:
-    spec = POLICIES[kind].model_fields["spec"].annotation
+def test_every_field_of_a_kind_is_told(kind: str) -> None:
+    spec = KINDS[kind].model_fields["spec"].annotation
     assert spec is not None
     assert told(f"### {kind}") == required(spec)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_the_examples_that_are_files(kind: Kind) -> None:
+def test_every_kind_has_the_examples_that_are_files(kind: str) -> None:
     shown = re.findall(r"^```yaml\n(.+?)^```$", section(f"### {kind}"), re.MULTILINE | re.DOTALL)
     files = sorted((ROOT / "examples" / "policies").glob(f"{kind}*.yaml"))
     assert shown == [file.read_text() for file in files]

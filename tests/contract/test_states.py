@@ -73,6 +73,7 @@ def test_what_an_agent_concludes_may_follow_running(
 def test_what_a_loss_leads_to_may_follow_running(suspected: int) -> None:
     task = replace(TASK, suspected=suspected)
     fate = after_loss(task, HANDLER, Ran("agent-1", None, NOW), suspect=True)
+    assert isinstance(fate, Result) == (suspected == 4)
     assert all(may_follow(TaskState.RUNNING, after) for after in states_after(fate))
 
 

@@ -6,14 +6,15 @@ from functools import partial
 import pytest
 
 from maniple_dispatcher.limits.lease_owner import BREAKER
-from maniple_policies import CircuitBreakerSpec, Resolved
+from maniple_policies import Resolved
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.control.messages import LaneEnds
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 
 PROBES = 2
 POLICY = policy("circuit_breaker", {"consecutive": 3, "open_for": 2.0, "probes": PROBES})
-BROKEN = Resolved(circuit_breaker=POLICY)
+BROKEN = Resolved.from_policies(POLICY)
 FOLLOWS = {
     "closed": {"open"},
     "open": {"half_open"},

@@ -10,7 +10,7 @@ from virtual_time import World
 
 MOST = 5
 KEY = "bulkhead/it"
-FIVE = Resolved(bulkhead=policy("bulkhead", {"max_in_flight": MOST}))
+FIVE = Resolved.from_policies(policy("bulkhead", {"max_in_flight": MOST}))
 READY = 3.0
 
 

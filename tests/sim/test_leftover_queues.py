@@ -46,7 +46,7 @@ class View:
     def quiet(self) -> float:
         return self._queue.world.now - self._touched
 
-    async def look(self) -> QueueView | None:
+    async def inspect_queue(self) -> QueueView | None:
         await self._answer()
         return QueueView(0, len(self._queue.consumers)) if self._queue.there else None
 
@@ -62,7 +62,7 @@ class View:
         await self._answer()
         self._queue.consumers.discard(self)
 
-    async def remove(self) -> None:
+    async def remove_queue(self) -> None:
         await self._answer()
         self._queue.there = False
         for one in self._queue.consumers:
@@ -74,7 +74,7 @@ class View:
 
 
 class Marks:
-    async def remove(self, agent: str) -> None: ...
+    async def remove_marker(self, agent: str) -> None: ...
 
 
 def start(world: World, name: str) -> None:
@@ -92,7 +92,7 @@ def start(world: World, name: str) -> None:
     )
     roster.registered(AGENT, "1", LANES)
     roster.gone(AGENT, "1")
-    process.step(lambda: moves.begin(AGENT))
+    process.step(lambda: moves.begin_draining(AGENT))
 
 
 @pytest.mark.parametrize("dispatchers", [1, 2, 5, 10])

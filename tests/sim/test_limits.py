@@ -16,8 +16,8 @@ from simulated_dispatchers import LANE, Dispatchers, policy
 from virtual_time import World, seeds
 
 RATE, BURST = 40.0, 40.0
-LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": RATE, "burst": BURST}))
-WIDE = Resolved(rate_limit=policy("rate_limit", {"limit": 100_000}))
+LIMITED = Resolved.from_policies(policy("rate_limit", {"limit": RATE, "burst": BURST}))
+WIDE = Resolved.from_policies(policy("rate_limit", {"limit": 100_000}))
 OVER: dict[str, Any] = {
     "reject": {"over": "reject"},
     "shape": {"over": "shape"},
@@ -26,14 +26,12 @@ OVER: dict[str, Any] = {
 GIVEN_UP = policy("fallback", {"value": "instead"})
 EACH = {
     **{
-        f"a rate limit, {name}": Resolved(
-            rate_limit=policy("rate_limit", {"limit": 100_000, **over}), fallback=GIVEN_UP
+        f"a rate limit, {name}": Resolved.from_policies(
+            policy("rate_limit", {"limit": 100_000, **over}), GIVEN_UP
         )
         for name, over in OVER.items()
     },
-    "a bulkhead": Resolved(
-        bulkhead=policy("bulkhead", {"max_in_flight": 100_000}), fallback=GIVEN_UP
-    ),
+    "a bulkhead": Resolved.from_policies(policy("bulkhead", {"max_in_flight": 100_000}), GIVEN_UP),
 }
 KEY = "rate_limit/it"
 # Tokens by which an owner that dies or does not answer, and those who go on without it, may pass
@@ -116,12 +114,12 @@ def test_who_stood_still_for_so_long_that_others_may_own_what_was_its_own_listen
     with World(0) as world, Dispatchers(world) as fleet:
         one, _ = fleet.start("d0"), fleet.start("d1")
         world.run(3.0)
-        assert one.fleet.peers.counts(one.name)
+        assert one.fleet.peers.is_counted(one.name)
         one.process.freeze(seconds)
         world.run(seconds + times.listens / 2)
-        assert one.fleet.peers.counts(one.name) == (seconds < times.stood_still)
+        assert one.fleet.peers.is_counted(one.name) == (seconds < times.stood_still)
         world.run(times.listens + WAYS)
-        assert one.fleet.peers.counts(one.name)
+        assert one.fleet.peers.is_counted(one.name)
 
 
 @pytest.mark.parametrize("chunk", seeds(8), ids=str)
@@ -135,7 +133,7 @@ def test_a_broker_that_stands_still_for_a_moment_moves_no_limit(chunk: range) ->
             fleet.broker.stall(1.4)
             for _ in range(100):
                 world.run(0.05)
-                assert all(one.fleet.peers.counts(other.name) for one in both for other in both)
+                assert all(one.fleet.peers.is_counted(other.name) for one in both for other in both)
 
 
 def stands_still(world: World, fleet: Dispatchers) -> None:
@@ -202,7 +200,7 @@ def test_of_a_broker_that_is_in_trouble_some_tasks_find_nobody_who_decides(
         assert fleet.became.held, "everything was decided: the broker was in trouble in vain"
 
 
-FIVE = Resolved(bulkhead=policy("bulkhead", {"max_in_flight": 5}))
+FIVE = Resolved.from_policies(policy("bulkhead", {"max_in_flight": 5}))
 
 
 @pytest.mark.parametrize("draining", [False, True])

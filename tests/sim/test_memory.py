@@ -7,15 +7,16 @@ import pytest
 from maniple.timings import Peers
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.snapshot import LOOK, STOPPING
-from maniple_policies import CircuitBreakerSpec, Resolved
+from maniple_policies import Resolved
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.consul.catalog import CatalogEntry
 from maniple_runtime.control.messages import LaneEnds
 from simulated_dispatchers import LANE, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds
 
 FIVE = 5
-FIVE_AN_HOUR = Resolved(rate_limit=policy("rate_limit", {"limit": FIVE, "period": 3600}))
-FAST = Resolved(rate_limit=policy("rate_limit", {"limit": 1000}))
+FIVE_AN_HOUR = Resolved.from_policies(policy("rate_limit", {"limit": FIVE, "period": 3600}))
+FAST = Resolved.from_policies(policy("rate_limit", {"limit": 1000}))
 BREAKS = CircuitBreakerSpec(consecutive=3, open_for=600.0)
 WRITTEN = 1.5  # seconds after which what was decided is in Consul
 READY = 3.0
@@ -43,7 +44,7 @@ class Lives:
     def stop(self, instance: str) -> None:
         """Let it say what it knows, and end."""
         one = self.of[instance]
-        one.process.step(lambda: one.process.create_task(one.memory.flush()))
+        one.process.step(lambda: one.process.create_task(one.memory.write_now()))
 
     def drain(self, world: World, until: float = WRITTEN) -> None:
         """Let five an hour pass, and three attempts fail."""
@@ -236,7 +237,7 @@ def test_a_stop_ends_though_consul_is_away() -> None:
         ended: list[float] = []
 
         async def stop() -> None:
-            await one.memory.flush()
+            await one.memory.write_now()
             ended.append(world.now)
 
         one.process.step(lambda: one.process.create_task(stop()))
@@ -257,7 +258,7 @@ def test_who_is_long_in_reaching_the_broker_owns_nothing_before_it_has_listened(
         def look() -> None:
             if late.hot.up:
                 reached.append(world.now)
-            if late.fleet.peers.counts(late.name):
+            if late.fleet.peers.is_counted(late.name):
                 owned.append(world.now)
 
         world.every(0.01, look)
@@ -274,7 +275,7 @@ def test_a_deaf_dispatcher_owns_nothing_however_long_it_has_been_there() -> None
         lives.begin("d1")
         for _ in range(100):
             world.run(0.1)
-            assert all(not one.fleet.peers.counts(deaf.name) for one in fleet.alive)
+            assert all(not one.fleet.peers.is_counted(deaf.name) for one in fleet.alive)
         world.after(0.0, partial(lives.end, "d1"))
         world.run(5.0)
-        assert not deaf.fleet.peers.counts(deaf.name)
+        assert not deaf.fleet.peers.is_counted(deaf.name)

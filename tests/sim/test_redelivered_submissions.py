@@ -10,7 +10,7 @@ from virtual_time import World, seeds
 
 LIMIT, HAD = 400, 150
 POLICY = policy("rate_limit", {"limit": LIMIT, "period": 3600})
-LIMITED = Resolved(rate_limit=POLICY)
+LIMITED = Resolved.from_policies(POLICY)
 KEY = "rate_limit/it"
 
 

@@ -12,7 +12,7 @@ from virtual_time import World, seeds
 
 MOST = 5
 KEY = "bulkhead/it"
-REFUSING = Resolved(bulkhead=policy("bulkhead", {"max_in_flight": MOST, "over": "reject"}))
+REFUSING = Resolved.from_policies(policy("bulkhead", {"max_in_flight": MOST, "over": "reject"}))
 WRITTEN = 1.5
 READY = 3.0
 IDLE = 2.0  # seconds in which agents end what they have, and tell nobody

@@ -14,7 +14,7 @@ from virtual_time import World, seeds
 
 MOST = 5
 KEY = "bulkhead/it"
-WAITING = Resolved(bulkhead=policy("bulkhead", {"max_in_flight": MOST, "over": "wait"}))
+WAITING = Resolved.from_policies(policy("bulkhead", {"max_in_flight": MOST, "over": "wait"}))
 LOADED = 40.0
 SILENT = 1.2 * Reports().heard  # for longer than room is looked for that nobody tells of
 DONE_WITHIN = 6 * Reports().heard
@@ -105,7 +105,7 @@ def test_no_more_are_in_flight_than_there_is_room_and_all_room_comes_back(
 @pytest.mark.parametrize("seed", range(4))
 def test_what_waits_for_its_record_keeps_its_room_however_long_that_takes(seed: int) -> None:
     limit = policy("rate_limit", {"limit": 1000, "period": 1})
-    resolved = Resolved(bulkhead=WAITING.bulkhead, rate_limit=limit)
+    resolved = Resolved.from_policies(*WAITING.policies.values(), limit)
     with World(seed) as world, Queues(world, resolved, affinity=False, agents=3) as queues:
         for number in range(2):
             queues.start(f"d{number}")

@@ -107,8 +107,8 @@ def told_without_a_link() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     lanes = LaneConsumers("a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4))
     hot: Any = SimpleNamespace(consume=consume, intake=SimpleNamespace(is_up=False))
-    work: Any = SimpleNamespace(take=lambda *_, **__: None, connection_lost=lambda: None)
-    lanes.consume(hot, work)
+    work: Any = SimpleNamespace(on_bundle=lambda *_, **__: None, connection_lost=lambda: None)
+    lanes.attach_consumers(hot, work)
     return lanes.hungry, lanes.unconsumed
 
 

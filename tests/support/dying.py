@@ -25,7 +25,7 @@ async def revive(*processes: ServiceProcess) -> None:
     """Start processes that have ended, and have them started again whenever they die."""
     for process in processes:
         if not process.child.running:
-            await process.child.start()
+            await process.child.start_process()
         process.child.restart = True
     for process in processes:
         await wait_until(process.ready, READY_SECONDS)

@@ -46,7 +46,7 @@ class Simulation:
         self.alive[name] = fleet = Coordinator(name, LeaseOwner(lambda _: None), self.now)
         self._told[name] = -1.0
         self._every(COLLECT, name, lambda: self._speak(name, fleet))
-        self._every(LOOK, name, lambda: fleet.look(self.now))
+        self._every(LOOK, name, lambda: fleet.advance_time(self.now))
 
     def kill(self, name: str) -> None:
         del self.alive[name]
@@ -81,7 +81,7 @@ class Simulation:
                 done()
 
         for place in range(tasks):
-            self.alive[name].ask(limit, partial(then, place), self.now)
+            self.alive[name].ask_permit(limit, partial(then, place), self.now)
 
     def take_turns(self, name: str, limit: Limit, *, tasks: int) -> None:
         """Let one have as many tasks at a time, the next when these are decided, while it lives."""
@@ -140,7 +140,7 @@ class Simulation:
     def _speak(self, name: str, fleet: Coordinator) -> None:
         if fleet.due or self.now - self._told[name] >= PRESENCE:
             self._told[name] = self.now
-            report = fleet.report(self.now)
+            report = fleet.make_report(self.now)
             for listener in self.alive:
                 way = name, listener
                 self._arrivals[way] = max(self._arrivals.get(way, 0.0), self.now + self._travel())
@@ -151,4 +151,4 @@ class Simulation:
             late = self._frozen_until[listener] - self.now
             self.after(late, partial(self._hand, listener, report))
         elif listener in self.alive:
-            self.alive[listener].hear(report, self.now)
+            self.alive[listener].on_report(report, self.now)

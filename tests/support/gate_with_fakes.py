@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from maniple.codec import decode_envelopes
@@ -13,6 +14,7 @@ from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import PolicySet, parse_policy
@@ -22,12 +24,13 @@ from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
 from work_with_fakes import NOW, Delivery, FakePublisher
 
+OF_NO_LIMITS: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
 Kind = tuple[str, dict[str, Any]]
 """A policy's kind and what it says."""
 
 
 class GateWithFakes:
-    """It goes by `policies`, asks a `fleet` for permits, and publishes to a fake."""
+    """It goes by `policies`, asks a `fleet` (or nobody) for permits, and publishes to a fake."""
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class GateWithFakes:
         nothing: Any = None
         self.gate = Pipeline(
             self.lanes,
-            fleet,
+            fleet or OF_NO_LIMITS,
             self.policies,
             self.results,
             good=nothing,
@@ -86,13 +89,13 @@ class GateWithFakes:
 
     async def bring_back(self, task: Envelope, *, redelivered: bool = False) -> None:
         """Have a task that has waited taken, and return when all that comes of it is published."""
-        self.returns.take(Delivery(task, redelivered=redelivered))  # type: ignore[arg-type]  # a fake
+        self.returns.on_retry(Delivery(task, redelivered=redelivered))  # type: ignore[arg-type]  # a fake
         await self.drain()
 
     async def drain(self) -> None:
         """Return when everything has been published."""
-        await self.lanes.drain()
-        await self.results.drain()
+        await self.lanes.drain_lanes()
+        await self.results.drain_results()
 
     def tasks(self, exchange: str) -> list[Envelope]:
         """Return the tasks that were published to an exchange."""

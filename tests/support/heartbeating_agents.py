@@ -194,7 +194,7 @@ class RegistryProcess:
 
     async def start(self) -> None:
         """Start it."""
-        await self._child.start()
+        await self._child.start_process()
 
     async def ready(self) -> bool:
         """Whether it says so."""

@@ -86,13 +86,13 @@ class Ingress:
 
     async def take(self, body: Any, **properties: Any) -> None:
         delivery: Any = Submission(body, **properties)
-        self.submissions.take(delivery)
+        self.submissions.on_submission(delivery)
         await self.drain()
         assert (delivery.acked, delivery.rejected) == (1, 0)
 
     async def drain(self) -> None:
-        await self._results.drain()
-        await self._log.drain()
+        await self._results.drain_results()
+        await self._log.drain_log()
 
     def _in(self, exchange: str) -> Sequence[Result]:
         return [r for m in self.publisher.to(exchange) for r in decode_results(m.body)]

@@ -40,7 +40,7 @@ class Machine:
     def told(self, *, ahead: float = 0.0, late: float = 0.0, source: str = "r1") -> None:
         """Hear a registry whose clock is `ahead`, and whose word was under way for `late`."""
         at = NOON + timedelta(seconds=self.passed + ahead - late)
-        self.time.take(Time(at=at, source=source))
+        self.time.on_time(Time(at=at, source=source))
 
     @property
     def ahead(self) -> float:

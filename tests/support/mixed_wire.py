@@ -42,6 +42,11 @@ def of_release(now: str, before: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def member(thing: Any, now: str, before: str) -> Any:
+    """Return the member of `thing` that the previous release calls `before`."""
+    return getattr(thing, now if is_newer() else before)
+
+
 AmqpCarrier = of_release("maniple.client.carrier.AmqpCarrier", "maniple.client.amqp.AmqpCarrier")
 OutstandingHandles = of_release(
     "maniple.client.outstanding.OutstandingHandles", "maniple.client.outstanding.Outstanding"
@@ -115,7 +120,7 @@ async def dispatch(told: Told) -> Told:
     )
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
     way_in = SubmissionConsumer(
-        lambda envelope, _, source, *__: lanes.send(envelope, source),
+        lambda envelope, _, source, *__: member(lanes, "send_task", "send")(envelope, source),
         RefusalSender(results, log, metrics),
         policies,
         metrics,
@@ -127,9 +132,9 @@ async def dispatch(told: Told) -> Told:
     delivery.properties = commands.Basic.Properties(
         message_id=told["message_id"], reply_to=REPLY_TO
     )
-    way_in.take(delivery)
-    for part in (lanes, results, log):
-        await part.drain()
+    member(way_in, "on_submission", "take")(delivery)
+    for part, drain in ((lanes, "drain_lanes"), (results, "drain_results"), (log, "drain_log")):
+        await member(part, drain, "drain")()
     assert (delivery.acked, delivery.rejected) == (1, 0)
     return {
         "lanes": bodies(publisher, "maniple.lanes"),
@@ -162,7 +167,7 @@ async def hear(told: Told) -> Told:
     submitted = handles()
     for handle in submitted:
         handle.message_id = told["message_id"]
-        outstanding.add(handle)
+        member(outstanding, "add_ticket", "add")(handle)
     for body in told["replies"]:
         delivery: Any = Delivery(body=body.encode())
         delivery.properties = SimpleNamespace(message_type=RESULTS_TYPE)

@@ -99,7 +99,7 @@ class Follower:
             runtime.settings.broker_url, name=runtime.settings.instance, log=runtime.log
         ) as plane:
             self.view = PolicyView(runtime, plane)
-            await self.view.start()
+            await self.view.start_following()
             yield
 
 
@@ -127,7 +127,7 @@ async def views(url: str, count: int, folder: Path) -> AsyncIterator[list[Policy
             await stack.enter_async_context(plane)
             stack.push_async_callback(runtime.cancel_spawned)
             made = PolicyView(runtime, plane)
-            await made.start()
+            await made.start_following()
             return made
 
         yield [await view(number) for number in range(count)]

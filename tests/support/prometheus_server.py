@@ -93,7 +93,7 @@ class Prometheus:
         child = self._child = Child(
             ChildSpec("prometheus", argv, self._folder / "prometheus.log"), reaper
         )
-        await child.start()
+        await child.start_process()
         await until_ready("Prometheus", self._answers, children=[child], seconds=START_SECONDS)
 
     async def stop(self) -> None:

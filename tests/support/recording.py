@@ -44,7 +44,7 @@ async def recording(url: str) -> AsyncIterator[Recording]:
     link, found = AmqpConnection(url, name=f"reader-{new_id()}"), Recording()
     reader = RecordReader(link, found.take)
     await link.start(10)
-    reading = asyncio.create_task(reader.run())
+    reading = asyncio.create_task(reader.read_records())
     try:
         yield found
     finally:

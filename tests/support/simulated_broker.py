@@ -458,7 +458,7 @@ class SimulatedInspector:
     def __init__(self, link: SimulatedLink) -> None:
         self._link = link
 
-    async def look(self, queue: str) -> QueueView:
+    async def inspect_queue(self, queue: str) -> QueueView:
         """Look; a queue whose leader is gone looks blank."""
         broker, found = self._link.broker, list[QueueView]()
 

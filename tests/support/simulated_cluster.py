@@ -183,7 +183,7 @@ class Registry:
 
     def state(self, agent: str) -> tuple[str, AgentState] | None:
         """Return the incarnation of an agent that it knows, and how it takes it."""
-        record = self.handlers.fleet.get(agent)
+        record = self.handlers.fleet.get_record(agent)
         return None if record is None else (record.incarnation, record.state)
 
 
@@ -213,7 +213,7 @@ class Held:
 class _Slots(list[Any]):
     taken = 0
 
-    def tell(self, _health: object) -> None: ...
+    def show_stuck(self, _health: object) -> None: ...
 
 
 class Agent:
@@ -264,14 +264,18 @@ class Agent:
         work: Any = self.work
         confirmation = Confirmation(world.now)
         hot: Any = SimpleNamespace(
-            stop=lambda: None, resume=lambda: None, blocked=False, up=False, publishes=False
+            stop_consuming=lambda: None,
+            resume=lambda: None,
+            blocked=False,
+            up=False,
+            publishes=False,
         )
         runtime: Any = SimpleNamespace(
             health=Health("agent", self.name, clock=world.monotonic),
             pulse=TtlHeartbeat(),
             spawn=lambda task, _name: self.process.create_task(task),
         )
-        kept: Any = SimpleNamespace(kept=0, look=lambda **_: None)
+        kept: Any = SimpleNamespace(kept_bytes=0, redirect_overdue=lambda **_: None)
         self.fence = fence = Fence(
             runtime,
             confirmation,
@@ -296,7 +300,7 @@ class Agent:
             metrics=metrics(),
             clock=lambda: datetime.now(UTC),
         )
-        ending: Any = SimpleNamespace(begin=lambda _seconds: self.kill())
+        ending: Any = SimpleNamespace(begin_leaving=lambda _seconds: self.kill())
         table = routes(
             AgentCommands(
                 self.heartbeats,
@@ -314,15 +318,15 @@ class Agent:
 
         async with plane:
             await plane.subscribe(CONTROL, control_keys(self.name, ()), COMMANDS, obey)
-            confirmation.take(world.now)
-            await self.heartbeats.send()
+            confirmation.confirm_heartbeat(world.now)
+            await self.heartbeats.send_heartbeat()
             if self._fenced:
                 self.process.create_task(
-                    TaskWatch(work, kept, self.name, period=Fencing().look).run(
+                    TaskWatch(work, kept, self.name, period=Fencing().look).watch_tasks(
                         fence, metrics(), runtime.health, lambda: datetime.now(UTC)
                     )
                 )
-            await self.heartbeats.run()
+            await self.heartbeats.send_heartbeats()
 
     def runs(self) -> bool:
         """Whether something exclusive runs in it now."""

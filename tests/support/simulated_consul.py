@@ -200,7 +200,7 @@ class SimulatedConsul:
                 found.append(Ailing(instance, known.service, "n", frozenset(critical)))
         return found
 
-    async def remove(self, instance: Instance) -> None:
+    async def remove_instance(self, instance: Instance) -> None:
         await self._call()
         self._servers.instances.pop(instance.id, None)
         self._servers.removed.append(instance.id)

@@ -20,7 +20,8 @@ from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.pipeline.pipeline import Pipeline
-from maniple_policies import CircuitBreakerSpec, Resolved, parse_policy
+from maniple_policies import Resolved, parse_policy
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.control.messages import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
 from simulated_broker import (
     Broker,
@@ -73,7 +74,7 @@ class Lanes:
     def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
         then()
 
-    def send(self, envelope: Envelope, *_: object) -> None:
+    def send_task(self, envelope: Envelope, *_: object) -> None:
         self._became.watch(self._of)
         self._became.lanes.add(envelope.lane)
         self._note(self._became.sent)
@@ -88,10 +89,10 @@ class Lanes:
         self._became.waiting.append(replace(envelope, waited_for=why or envelope.waited_for))
         self._note(self._became.held)
 
-    def end(self, *_: object) -> None:
+    def end_task(self, *_: object) -> None:
         self._note(self._became.ended)
 
-    def learn(self, *_: object) -> None: ...
+    def learn_times(self, *_: object) -> None: ...
 
     def _note(self, where: list[float]) -> None:
         where.append(self._of.world.now)
@@ -167,14 +168,14 @@ class Dispatcher:
         self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, self.roster)
         handlers = Handlers(self.lanes, self.fleet)
         intake.bindings.append(
-            (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.learn(m))
+            (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.on_outcomes(m))
         )
 
         async def live() -> None:
             await intake.start(1.0)
             await outlet.start(1.0)
             self.process.create_task(self.memory.keep())
-            await talk.run()
+            await talk.exchange_reports()
 
         self.process.run(live())
 

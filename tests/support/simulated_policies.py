@@ -81,7 +81,7 @@ class Service:
         clock = self.policies.world.monotonic
         answers = PolicyQueries(self.store, LiveProcesses(plane, consul, "dev", clock), clock)
         async with plane:
-            await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
+            await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.on_applied)
             await plane.respond("policy", routes(Handlers(answers, lambda: NOW), answers))
             self.process.create_task(count(answers, metrics()))
             await self.store.keep()
@@ -127,7 +127,7 @@ class Follower:
         )
         self.view = PolicyView(runtime, plane)
         async with plane:
-            await self.view.start()
+            await self.view.start_following()
             await asyncio.Event().wait()
 
 

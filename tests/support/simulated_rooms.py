@@ -109,7 +109,7 @@ class Worker(Dispatcher):
         publisher: Any = self.hot.publisher
         results = ResultPublisher(publisher, metrics(), replier=publisher)
         traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
-        rooms = BulkheadCounts.of(self.fleet)
+        rooms = BulkheadCounts.of_fleet(self.fleet)
         lanes = LanePublisher(
             publisher,
             results,
@@ -120,14 +120,14 @@ class Worker(Dispatcher):
             rooms=rooms,
         )
         self.sent: deque[tuple[float, str]] = deque(maxlen=1000)
-        send = lanes.send
+        send = lanes.send_task
 
         def sending(envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
             if self.fleet.peers.owns(envelope.bulkhead or ""):
                 self.sent.append((self.world.now, envelope.id))
             send(envelope, source, alone=alone)
 
-        lanes.send = sending  # type: ignore[method-assign]  # to see who let what through when
+        lanes.send_task = sending  # type: ignore[method-assign]  # to see who let what through when
         return lanes
 
     def clock(self) -> datetime:
@@ -138,7 +138,7 @@ class Worker(Dispatcher):
         self.process.step(lambda: self.process.create_task(self.talk.count_rooms()))
 
         def look() -> None:
-            self.lanes.look(taking=self.hot.up)
+            self.lanes.redirect_overdue(taking=self.hot.up)
             self.world.after(0.5, look, self.process)
 
         self.process.step(look)

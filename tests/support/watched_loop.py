@@ -35,13 +35,13 @@ class Watched(LoopExecutor):
 
         Twice then, as the first look after a standstill is passed over.
         """
-        self.look()
+        self.check_overdue()
         self.now += seconds
-        self.look()
-        self.look()
+        self.check_overdue()
+        self.check_overdue()
 
     def is_free(self, slots: int = SLOTS) -> bool:
-        self.look()
+        self.check_overdue()
         return self.free == slots
 
     def says_later(self, stuck: list[str]) -> bool:

@@ -77,7 +77,7 @@ class Watched:
 
     async def _start(self, processes: Iterable[ServiceProcess]) -> None:
         for process in processes:
-            await process.child.start()
+            await process.child.start_process()
             process.child.restart = True
             await wait_until(process.ready, PATIENCE)
 

@@ -189,7 +189,7 @@ class Agent:
         self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
 
     async def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        self.work.take(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
+        self.work.on_bundle(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
         await self.settle()
 
     async def finish(self, name: str, outcome: Outcome = OK) -> None:
@@ -208,7 +208,7 @@ class Agent:
     async def settle(self) -> None:
         await asyncio.sleep(0)
         if self.publisher.up.is_set() and not self.publisher.silent:
-            await self.departures.drain()
+            await self.departures.drain_publishes()
         for _ in range(10):
             await asyncio.sleep(0)
 

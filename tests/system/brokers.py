@@ -95,7 +95,7 @@ class Broker(ABC):
     async def come_back(self) -> None:
         """Start it again where it was, and wait until it answers. Raises `StartFailed`."""
         child = self.children[-1]
-        await child.start()
+        await child.start_process()
         await until_ready("RabbitMQ", self._answers, children=[child], seconds=START_SECONDS)
         child.restart = self._restart
 

@@ -99,7 +99,7 @@ class ContainerRabbitMQ:
             await child.stop(CLIENT_SECONDS)
         reaper, self._reaper = self._reaper, None
         if reaper is not None:
-            await asyncio.to_thread(reaper.close)
+            await asyncio.to_thread(reaper.end_reaper)
 
     async def answers(self) -> bool:
         """Whether AMQP and the management API answer, the latter to a user of ours."""
@@ -116,7 +116,7 @@ class ContainerRabbitMQ:
         argv = ("docker", "start", "--attach", self.name)
         child = Child(ChildSpec("rabbitmq", argv, folder / "rabbitmq.log"), self._reaper)
         self.children = (child,)
-        await child.start()
+        await child.start_process()
         await until_ready("RabbitMQ", self.answers, children=[child], seconds=START_SECONDS)
 
     async def _create(self) -> None:

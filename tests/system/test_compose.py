@@ -285,7 +285,7 @@ async def records(stack: Stack, wanted: set[str]) -> FirstWins:
 
     link = AmqpConnection(stack.operator_url, name="compose.records")
     reader = RecordReader(link, take)
-    work = asyncio.create_task(reader.run())
+    work = asyncio.create_task(reader.read_records())
     try:
         await link.start(10)
         with contextlib.suppress(AssertionError):  # who asks says what is missing

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,8 +93,8 @@ class Scene:
     ) -> None:
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
         task = envelope("1", accepted=accepted, reply_to=reply_to, policies=dict(policies))
-        self.again.take(task, source, lambda one, _: self.onward.append(one.id))
-        await self.results.drain()
+        self.again.on_returned_task(task, source, lambda one, _: self.onward.append(one.id))
+        await self.results.drain_results()
 
     @property
     def answers(self) -> list[Result]:
@@ -103,7 +102,7 @@ class Scene:
         return [one for m in self.publisher.to("") for one in decode_results(m.body)]
 
 
-LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": 1, "period": 60}))
+LIMITED = Resolved.from_policies(policy("rate_limit", {"limit": 1, "period": 60}))
 AS_IT_CAME = [
     (before, Resolved(), before)
     for before in (Redelivery.UNKNOWN, Redelivery.SAID, Redelivery.DELIVERED)
@@ -214,7 +213,7 @@ async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
     def fails(*_: object) -> None:
         raise RuntimeError
 
-    scene.again.take(envelope("1"), source, fails)
+    scene.again.on_returned_task(envelope("1"), source, fails)
     assert (scene.delivery.acked, scene.delivery.rejected) == (0, 1)
 
 
@@ -226,8 +225,8 @@ async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
 async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_its_lane(
     found: Record | None,
 ) -> None:
-    known, fleet = Known(found), SimpleNamespace()
-    scene = GateWithFakes([], fleet, lookups=known)
+    known = Known(found)
+    scene = GateWithFakes([], None, lookups=known)
     task = envelope("1", again=True, waits=1, reply_to="theirs", deadline=NOW)
     await scene.bring_back(replace(task, submitted_at=NOW - HOUR))
     results = [one for m in scene.publisher.to("maniple.results") for one in decode_results(m.body)]
@@ -238,7 +237,7 @@ async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_it
 
 async def test_what_waited_alone_expires_without_being_looked_up() -> None:
     known = Known(ended("1"))
-    scene = GateWithFakes([], SimpleNamespace(), lookups=known)
+    scene = GateWithFakes([], None, lookups=known)
     await scene.bring_back(envelope("1", waits=1, deadline=NOW))
     assert (known.asked, len(scene.publisher.to("maniple.results"))) == ([], 1)
 
@@ -250,8 +249,8 @@ async def found(
     for number, (kind, records) in enumerate(messages, offset):
         decoded = search.decode(kind, encode(records), number)
         entries = tuple(one for one in decoded if isinstance(one, Entry))
-        await search.take(Batch(entries, number + 1))
-    return {key: record for key, one in search.found.items() if (record := one.of(None))}
+        await search.add_batch(Batch(entries, number + 1))
+    return {key: record for key, one in search.found.items() if (record := one.choose_record(None))}
 
 
 @pytest.mark.parametrize("capability", ["a.task", "other.thing"])
@@ -259,10 +258,10 @@ async def test_the_end_of_another_capability_hides_no_end_of_ours(capability: st
     search = RecordSearch([KEY])
     theirs = replace(ended("1"), capability="other.thing")
     await found(search, (RESULTS_TYPE, [theirs]), (RESULTS_TYPE, [ended("1")]))
-    seen = search.found[KEY].of(capability)
+    seen = search.found[KEY].choose_record(capability)
     assert isinstance(seen, Result)
     assert seen.capability == capability
-    assert search.found[KEY].of("third.thing") == theirs  # so it is not taken for new
+    assert search.found[KEY].choose_record("third.thing") == theirs  # so it is not taken for new
 
 
 async def test_however_many_capabilities_end_under_one_id_few_are_kept() -> None:
@@ -301,7 +300,7 @@ async def test_it_ends_at_its_own_mark_and_no_other() -> None:
     for mark, over in ((other.mark, False), (search.mark, True)):
         assert mark.type == MARK_TYPE
         search.decode(mark.type, mark.body, 0)
-        await search.take(Batch((), 1))
+        await search.add_batch(Batch((), 1))
         assert search.ended.is_set() == over
 
 

@@ -151,7 +151,9 @@ async def test_who_is_dead_loses_its_id_whichever_registry_tells_of_it(
 
 
 async def test_who_is_dead_loses_its_id_however_long_answers_are_under_way() -> None:
-    await check(Replicas({}, way=TIMES.period))
+    plane = Replicas({}, way=TIMES.period)
+    await check(plane)
+    assert plane.asked > 2
 
 
 @pytest.fixture
@@ -223,7 +225,7 @@ async def test_who_leaves_meanwhile_is_waited_for() -> None:
 
 def test_who_left_because_another_has_its_id_ends_with_that() -> None:
     ending = Ending(lambda: None, 1.0)
-    ending.check()
+    ending.check_identity()
     ending.taken = True
     with pytest.raises(ConfigurationError, match="another process has taken this agent's id"):
-        ending.check()
+        ending.check_identity()

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from fleet_simulation import Simulation
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 
 MOST = 10
 LISTENING = 0.5  # seconds after which all listen yet
@@ -15,7 +15,7 @@ LISTENING = 0.5  # seconds after which all listen yet
 def test_who_owns_a_bulkhead_from_now_on_first_hears_what_others_have_granted(seed: int) -> None:
     chance = random.Random(seed)
     fleet = Simulation(3, travel=lambda: chance.uniform(0.001, 0.03))
-    limits = [Limit(f"bulkhead/{n}", most=MOST, lane="a") for n in range(20)]
+    limits = [ConcurrencyLimit(f"bulkhead/{n}", most=MOST, lane="a") for n in range(20)]
     for one in fleet.alive.values():
         one.rejoin(fleet.now)
     fleet.run(LISTENING)
@@ -25,7 +25,7 @@ def test_who_owns_a_bulkhead_from_now_on_first_hears_what_others_have_granted(se
         for one in fleet.alive.values():
             for limit in limits:
                 said = asked[limit.key]
-                one.ask(limit, lambda passes, _, said=said: said.append(passes), fleet.now)  # type: ignore[misc]  # a default
+                one.ask_permit(limit, lambda passes, _, said=said: said.append(passes), fleet.now)  # type: ignore[misc]  # a default
 
     for number in range(100):
         fleet.after(number * 0.02, ask)

@@ -16,7 +16,8 @@ def test_a_loop_is_blocked_while_it_is_silent_and_goes_on_when_it_answers() -> N
     health = LoopHealth()
     looks = [(0.1, False), (BLOCKED_AFTER, False), (BLOCKED_AFTER + 0.1, False), (0.0, False)]
     assert [
-        health.look(silent, given_up=given_up, now=n) for n, (silent, given_up) in enumerate(looks)
+        health.judge_silence(silent, given_up=given_up, now=n)
+        for n, (silent, given_up) in enumerate(looks)
     ] == [
         LoopState.ANSWERS,
         LoopState.ANSWERS,
@@ -27,16 +28,16 @@ def test_a_loop_is_blocked_while_it_is_silent_and_goes_on_when_it_answers() -> N
 
 def test_a_loop_that_is_behind_is_blocked_until_the_next_look() -> None:
     health = LoopHealth()
-    assert health.look(0.0, given_up=True, now=0.0, behind=True) is LoopState.BLOCKED
-    assert health.look(0.0, given_up=True, now=LONG) is LoopState.ANSWERS
+    assert health.judge_silence(0.0, given_up=True, now=0.0, behind=True) is LoopState.BLOCKED
+    assert health.judge_silence(0.0, given_up=True, now=LONG) is LoopState.ANSWERS
 
 
 def test_a_loop_is_not_lost_while_somebody_waits_for_what_blocks_it() -> None:
     health = LoopHealth()
-    assert health.look(LONG, given_up=False, now=LONG) is LoopState.BLOCKED
-    assert health.look(LONG, given_up=True, now=LONG + 1) is LoopState.BLOCKED
-    assert health.look(LONG, given_up=True, now=LONG + 1 + LOST_AFTER) is LoopState.BLOCKED
-    assert health.look(LONG, given_up=True, now=LONG + 2 + LOST_AFTER) is LoopState.LOST
+    assert health.judge_silence(LONG, given_up=False, now=LONG) is LoopState.BLOCKED
+    assert health.judge_silence(LONG, given_up=True, now=LONG + 1) is LoopState.BLOCKED
+    assert health.judge_silence(LONG, given_up=True, now=LONG + 1 + LOST_AFTER) is LoopState.BLOCKED
+    assert health.judge_silence(LONG, given_up=True, now=LONG + 2 + LOST_AFTER) is LoopState.LOST
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=50))
@@ -48,7 +49,7 @@ def test_a_loop_is_lost_only_after_it_was_given_up_for_long_enough(
         hopeless = silent > BLOCKED_AFTER and given_up
         since = (now if since is None else since) if hopeless else None
         lost = since is not None and now - since > LOST_AFTER
-        assert (health.look(silent, given_up=given_up, now=now) is LoopState.LOST) == lost
+        assert (health.judge_silence(silent, given_up=given_up, now=now) is LoopState.LOST) == lost
 
 
 async def test_what_has_not_begun_waits_again_and_is_handed_back_in_time() -> None:
@@ -77,7 +78,7 @@ async def test_who_drains_has_handed_back_what_could_not_begin_before_it_is_done
     agent = Agent()
     delivery = Delivery(envelope("1"), envelope("2"))
     await agent.take(delivery)
-    draining = asyncio.create_task(agent.work.drain(LONG))
+    draining = asyncio.create_task(agent.work.drain_jobs(LONG))
     await asyncio.sleep(0)
     agent.work.returned(agent.executor.jobs)
     await draining
@@ -106,7 +107,7 @@ async def test_what_was_given_back_and_stopped_meanwhile_does_not_wait() -> None
     agent = Agent()
     await agent.take(Delivery(envelope("1")))
     (job,) = agent.executor.jobs
-    agent.work.stop([job])
+    agent.work.stop_jobs([job])
     agent.work.returned([job])
     await agent.settle()
     assert (len(agent.work.running), [*agent.work.waiting]) == (0, [])

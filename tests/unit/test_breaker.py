@@ -7,7 +7,7 @@ from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.gossip import show
 from maniple_dispatcher.limits.lease_owner import LeaseOwner, probes_of
 from maniple_dispatcher.limits.messages import BreakerNews
-from maniple_policies import CircuitBreakerSpec
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.metric_names import BREAKER_OPEN
 from maniple_runtime.telemetry import MAX_CHILDREN, Metrics
 
@@ -22,46 +22,46 @@ def failed(number: int) -> Ends:
 
 def opened(spec: CircuitBreakerSpec = THREE) -> Breaker:
     breaker = Breaker()
-    assert breaker.hear(failed(20), spec, 0.0)
+    assert breaker.record_outcomes(failed(20), spec, 0.0)
     return breaker
 
 
 def half_open() -> Breaker:
     breaker = opened()
-    assert breaker.look(THREE, 10.0)
+    assert breaker.advance_time(THREE, 10.0)
     return breaker
 
 
 def test_it_opens_after_so_many_failures_since_the_last_success() -> None:
     breaker = Breaker()
-    assert not breaker.hear(failed(2), THREE, 0.0)
-    assert not breaker.hear(Ends(succeeded=1, failed=5, failing=1), THREE, 1.0)
-    assert not breaker.hear(failed(1), THREE, 2.0)
-    assert breaker.hear(failed(1), THREE, 3.0)
+    assert not breaker.record_outcomes(failed(2), THREE, 0.0)
+    assert not breaker.record_outcomes(Ends(succeeded=1, failed=5, failing=1), THREE, 1.0)
+    assert not breaker.record_outcomes(failed(1), THREE, 2.0)
+    assert breaker.record_outcomes(failed(1), THREE, 3.0)
     assert (breaker.state, breaker.epoch) == (BreakerState.OPEN, 1)
 
 
 def test_it_opens_at_a_ratio_of_enough_attempts_within_its_window() -> None:
     breaker = Breaker()
-    assert not breaker.hear(failed(9), HALF, 0.0)
-    assert not breaker.hear(Ends(succeeded=5), HALF, 11.0)  # the nine are too old
-    assert not breaker.hear(failed(4), HALF, 12.0)
-    assert breaker.hear(failed(1), HALF, 13.0)
+    assert not breaker.record_outcomes(failed(9), HALF, 0.0)
+    assert not breaker.record_outcomes(Ends(succeeded=5), HALF, 11.0)  # the nine are too old
+    assert not breaker.record_outcomes(failed(4), HALF, 12.0)
+    assert breaker.record_outcomes(failed(1), HALF, 13.0)
 
 
 def test_an_open_one_lets_nothing_through_until_it_is_time() -> None:
     breaker = opened()
     assert breaker.probe(5, THREE, 4.0) == (0, 6.0)
-    assert not breaker.look(THREE, 9.9)
-    assert breaker.look(THREE, 10.0)
+    assert not breaker.advance_time(THREE, 9.9)
+    assert breaker.advance_time(THREE, 10.0)
     assert breaker.state is BreakerState.HALF_OPEN
 
 
 def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
     breaker = opened()
-    assert not breaker.hear(Ends(succeeded=50), THREE, 1.0)
-    assert breaker.look(THREE, 10.0)
-    assert not breaker.hear(failed(3), THREE, 10.1)  # no probe has been given out yet
+    assert not breaker.record_outcomes(Ends(succeeded=50), THREE, 1.0)
+    assert breaker.advance_time(THREE, 10.0)
+    assert not breaker.record_outcomes(failed(3), THREE, 10.1)  # no probe has been given out yet
     assert breaker.state is BreakerState.HALF_OPEN
 
 
@@ -81,19 +81,19 @@ def test_it_closes_when_all_probes_succeed_and_opens_when_one_fails() -> None:
     for ends, state in ((Ends(succeeded=1), BreakerState.CLOSED), (failed(1), BreakerState.OPEN)):
         breaker = half_open()
         breaker.probe(2, THREE, 10.0)
-        assert not breaker.hear(Ends(succeeded=1), THREE, 10.5)
-        assert breaker.hear(ends, THREE, 11.0)
+        assert not breaker.record_outcomes(Ends(succeeded=1), THREE, 10.5)
+        assert breaker.record_outcomes(ends, THREE, 11.0)
         assert breaker.state is state
 
 
 def test_a_follower_takes_what_is_later_and_knows_when_it_may_ask() -> None:
     owner, follower = opened(), Breaker()
     news = owner.news("lane", THREE, 4.0)
-    assert follower.follow(news, THREE, 100.0)
+    assert follower.follow_owner(news, THREE, 100.0)
     assert (follower.state, follower.remaining(THREE, 101.0)) == (BreakerState.OPEN, 5.0)
-    owner.look(THREE, 10.0)
-    assert follower.follow(owner.news("lane", THREE, 10.0), THREE, 106.0)
-    assert not follower.follow(news, THREE, 107.0)
+    owner.advance_time(THREE, 10.0)
+    assert follower.follow_owner(owner.news("lane", THREE, 10.0), THREE, 106.0)
+    assert not follower.follow_owner(news, THREE, 107.0)
     assert follower.state is BreakerState.HALF_OPEN
 
 
@@ -107,8 +107,8 @@ def test_an_open_breaker_never_lets_more_through_than_its_probes(
     breaker, now, passed, epoch = Breaker(), 0.0, 0, 0
     for heard, want, pause in history:
         now += pause
-        breaker.hear(heard, THREE, now)
-        breaker.look(THREE, now)
+        breaker.record_outcomes(heard, THREE, now)
+        breaker.advance_time(THREE, now)
         assert breaker.epoch >= epoch
         if breaker.epoch != epoch:
             epoch, passed = breaker.epoch, 0
@@ -152,10 +152,10 @@ class Dispatcher:
         )
 
     def fails(self, times: int) -> None:
-        self.owned.hear(LANE, failed(times), 0.0)
+        self.owned.record_outcomes(LANE, failed(times), 0.0)
 
     def tells(self, other: "Dispatcher") -> None:
-        other.owned.follow(list(self.owned.news(0.0)), 0.0)
+        other.owned.follow_owners(list(self.owned.news(0.0)), 0.0)
 
     def shows(self, state: BreakerState) -> bool:
         return self.owned.breaker(LANE)[0] is state
@@ -170,10 +170,10 @@ def one_forgot(after: float) -> tuple[Dispatcher, Dispatcher]:
     owner.fails(3)
     owner.tells(other)
     assert other.shows(BreakerState.OPEN)
-    owner.owned.look(lambda _: True, after)
+    owner.owned.advance_breakers(lambda _: True, after)
     owner.tells(other)
     owner.spec = None
-    owner.owned.look(lambda _: True, after)
+    owner.owned.advance_breakers(lambda _: True, after)
     owner.spec, owner.born = THREE, 2000
     assert owner.shows(BreakerState.CLOSED)
     return owner, other
@@ -190,7 +190,7 @@ def test_who_kept_a_breaker_of_a_policy_that_was_made_anew_takes_what_the_new_on
 def test_who_asks_an_owner_for_a_probe_that_knows_of_no_fault_is_told_that_it_is_closed() -> None:
     owner, other = one_forgot(0.0)
     assert other.shows(BreakerState.OPEN)
-    assert owner.owned.take(probes_of(LANE), 5, THREE.open_for).granted == 5
+    assert owner.owned.grant_permits(probes_of(LANE), 5, THREE.open_for).granted == 5
     owner.tells(other)
     assert other.shows(BreakerState.CLOSED)
 
@@ -199,16 +199,16 @@ def test_a_breaker_that_was_written_down_is_taken_by_one_that_has_just_begun() -
     begun = Dispatcher(born=2000)
     begun.owned.restore(LANE, BreakerState.OPEN, 1001, 0.0)
     assert begun.shows(BreakerState.OPEN)
-    begun.owned.look(lambda _: True, THREE.open_for)
+    begun.owned.advance_breakers(lambda _: True, THREE.open_for)
     assert [one.epoch for one in begun.owned.news(0.0)] == [2001]
 
 
 def test_who_missed_an_opening_closes_nothing_by_telling_what_it_knows() -> None:
     owner, late = Dispatcher(born=1000), Dispatcher(born=5000)
     owner.fails(3)
-    owner.owned.look(lambda _: True, THREE.open_for)
+    owner.owned.advance_breakers(lambda _: True, THREE.open_for)
     owner.tells(late)  # half open; what it has not heard of yet is born later there
-    owner.owned.take(probes_of(LANE), 1, THREE.open_for)
+    owner.owned.grant_permits(probes_of(LANE), 1, THREE.open_for)
     owner.fails(1)
     late.owned.tell_all(THREE.open_for, lambda _: False)
     late.tells(owner)
@@ -217,7 +217,7 @@ def test_who_missed_an_opening_closes_nothing_by_telling_what_it_knows() -> None
 
 def test_who_knows_of_no_change_tells_of_none() -> None:
     one = Dispatcher(born=5000)
-    one.owned.hear(LANE, Ends(succeeded=1), 0.0)
+    one.owned.record_outcomes(LANE, Ends(succeeded=1), 0.0)
     one.owned.tell_all(0.0, lambda _: True)
     assert list(one.owned.news(0.0)) == []
 
@@ -227,9 +227,9 @@ def test_a_clock_that_is_behind_does_not_make_a_new_breaker_older() -> None:
     ahead.fails(3)
     ahead.tells(behind)
     behind.spec = None
-    behind.owned.look(lambda _: True, 0.0)
+    behind.owned.advance_breakers(lambda _: True, 0.0)
     behind.spec = THREE
-    ahead.owned.look(lambda _: True, THREE.open_for)
+    ahead.owned.advance_breakers(lambda _: True, THREE.open_for)
     behind.fails(3)
     behind.tells(ahead)
     assert ahead.shows(BreakerState.OPEN)
@@ -245,7 +245,7 @@ class Unknowing(Dispatcher):
 
     def learns(self, spec: CircuitBreakerSpec | None, now: float) -> None:
         self.spec, self.known = spec, True
-        self.owned.look(lambda _: True, now)
+        self.owned.advance_breakers(lambda _: True, now)
 
 
 def test_what_was_written_down_or_told_before_the_policies_came_holds_once_they_have() -> None:
@@ -254,11 +254,11 @@ def test_what_was_written_down_or_told_before_the_policies_came_holds_once_they_
     owner.fails(3)
     owner.tells(told)
     for one in (restored, told):
-        one.owned.look(lambda _: True, 1.0)
+        one.owned.advance_breakers(lambda _: True, 1.0)
         one.learns(THREE, 2.0)
         assert one.shows(BreakerState.OPEN)
         assert one.owned.breaker(LANE)[1] == 0.0  # it goes by when that was heard
-        one.owned.look(lambda _: True, THREE.open_for)
+        one.owned.advance_breakers(lambda _: True, THREE.open_for)
         assert one.shows(BreakerState.HALF_OPEN)
 
 
@@ -267,7 +267,7 @@ def test_what_was_heard_last_before_the_policies_came_counts() -> None:
     states = [(BreakerState.CLOSED, 9), (BreakerState.OPEN, 8)]
     for state, epoch in states:
         news = BreakerNews(lane=LANE, state=state, epoch=epoch, remaining=5.0)
-        one.owned.follow([news], 0.0)
+        one.owned.follow_owners([news], 0.0)
     one.learns(THREE, 0.0)
     assert one.shows(BreakerState.CLOSED)
 
@@ -278,7 +278,7 @@ def test_a_state_of_a_newer_dispatcher_costs_nothing_else_that_it_says() -> None
         BreakerNews(lane="another", state="throttled", epoch=9),
         BreakerNews(lane=LANE, state="open", epoch=9, remaining=5.0),
     ]
-    one.owned.follow(news, 0.0)
+    one.owned.follow_owners(news, 0.0)
     assert one.shows(BreakerState.OPEN)
     assert one.owned.breaker("another")[0] is BreakerState.CLOSED
 
@@ -297,5 +297,7 @@ def test_an_owner_without_policies_lets_no_probe_through_a_breaker_that_it_knows
     restored.owned.restore(LANE, BreakerState.OPEN, 7, 0.0)
     owner.fails(3)
     owner.tells(told)
-    granted = [one.owned.take(probes_of(LANE), 5, 1.0).granted for one in (restored, told, new)]
+    granted = [
+        one.owned.grant_permits(probes_of(LANE), 5, 1.0).granted for one in (restored, told, new)
+    ]
     assert granted == [0, 0, 5]

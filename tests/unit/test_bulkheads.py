@@ -5,7 +5,7 @@ import pytest
 from fleet_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Doubt, Held
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit
 
 LATELY, HEARD = Reports().lately, Reports().heard
 KEY, LANE, ME = "bulkhead/x", "text.stats", "dispatcher"
@@ -14,7 +14,7 @@ LOOK = 0.5
 
 
 def granted(bulkheads: Bulkheads, want: int, now: float, most: int = 10) -> int:
-    number = bulkheads.take(KEY, most, want, now)
+    number = bulkheads.take_slots(KEY, most, want, now)
     bulkheads.sends(KEY, (LANE,), ME, now)
     return number
 
@@ -25,7 +25,7 @@ def looked(
     """Look into the queues for so long; returns when that was over."""
     for number in range(int(seconds / LOOK) + 1):
         now = begin + number * LOOK
-        bulkheads.look(lambda _: True, now)
+        bulkheads.forget_stale(lambda _: True, now)
         for doubt in tuple(bulkheads.doubtful(now)):
             bulkheads.looked(doubt.key, ready, now, blank=blank)
     return now
@@ -39,14 +39,14 @@ def test_no_more_than_the_most_are_granted() -> None:
 def test_room_is_there_again_when_agents_say_that_tasks_have_left() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 10, 0.0)
-    bulkheads.hear(ONE, [Held(KEY, here=7, ended=3)], 0.5)
+    bulkheads.record_load(ONE, [Held(KEY, here=7, ended=3)], 0.5)
     assert granted(bulkheads, 10, 0.5) == 3
 
 
 def test_what_agents_have_counts_also_for_who_did_not_grant_it() -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=6, ended=0)], 0.0)
-    bulkheads.hear(TWO, [Held(KEY, here=2, ended=0)], 0.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=6, ended=0)], 0.0)
+    bulkheads.record_load(TWO, [Held(KEY, here=2, ended=0)], 0.0)
     assert [granted(bulkheads, 1, 0.1) for _ in range(4)] == [1, 1, 0, 0]
 
 
@@ -58,8 +58,8 @@ def test_what_waits_in_a_queue_is_in_flight() -> None:
 
 def test_what_an_agent_had_that_is_silent_is_in_flight_until_it_has_failed() -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
-    bulkheads.look(lambda _: True, 12.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.forget_stale(lambda _: True, 12.0)
     assert granted(bulkheads, 10, 12.0) == 0
     bulkheads.gone("agent-1", "1")
     assert granted(bulkheads, 10, 12.0) == 10
@@ -69,17 +69,17 @@ def test_what_an_agent_had_that_nobody_tells_of_is_in_flight_no_longer_than_it_c
     None
 ):
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
-    bulkheads.look(lambda _: True, HEARD + 0.1)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.forget_stale(lambda _: True, HEARD + 0.1)
     assert granted(bulkheads, 10, HEARD + 0.1) == 10
 
 
 def test_while_nobody_can_be_heard_nobody_is_silent() -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.0)
     for now in range(0, 100, 5):
-        bulkheads.look(lambda _: True, float(now), hears=False)
-    bulkheads.look(lambda _: True, 100.0)
+        bulkheads.forget_stale(lambda _: True, float(now), hears=False)
+    bulkheads.forget_stale(lambda _: True, 100.0)
     assert granted(bulkheads, 10, 100.0) == 0
 
 
@@ -98,7 +98,7 @@ def test_only_the_lives_of_an_agent_that_are_over_have_nothing_any_more(
     agent: str, incarnation: str, *, itself: bool, room: int
 ) -> None:
     bulkheads = Bulkheads()
-    bulkheads.hear(("agent-1", "5"), [Held(KEY, here=10, ended=0)], 0.0)
+    bulkheads.record_load(("agent-1", "5"), [Held(KEY, here=10, ended=0)], 0.0)
     bulkheads.gone(agent, incarnation, itself=itself)
     assert granted(bulkheads, 10, 0.1) == room
 
@@ -106,7 +106,7 @@ def test_only_the_lives_of_an_agent_that_are_over_have_nothing_any_more(
 def test_nothing_leaks_when_an_agent_is_lost_with_what_it_had_to_tell() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 10, 0.0)
-    bulkheads.hear(ONE, [Held(KEY, here=10, ended=0)], 0.5)
+    bulkheads.record_load(ONE, [Held(KEY, here=10, ended=0)], 0.5)
     bulkheads.gone(*ONE)  # it was killed, and its tasks have ended elsewhere without a word
     assert list(bulkheads.doubtful(5.0)) == [Doubt(KEY, frozenset({LANE}), 10)]
     now = looked(bulkheads, 5.0, HEARD)
@@ -158,19 +158,19 @@ def test_room_that_is_lost_comes_back_while_tasks_come_and_go() -> None:
     while now < 3 * HEARD:
         now += 2.0
         here += granted(bulkheads, 1, now)
-        bulkheads.hear(ONE, [Held(KEY, here, ended=0)], now)
+        bulkheads.record_load(ONE, [Held(KEY, here, ended=0)], now)
         looked(bulkheads, now, LATELY + LOOK)
         if here == 6:
             here -= 1
-            bulkheads.hear(ONE, [Held(KEY, here, ended=1)], now)
+            bulkheads.record_load(ONE, [Held(KEY, here, ended=1)], now)
     assert granted(bulkheads, 10, now) == 10 - here
 
 
 def test_a_bulkhead_at_rest_is_forgotten() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 2, 0.0)
-    bulkheads.hear(ONE, [Held(KEY, here=0, ended=2)], 0.5)
-    bulkheads.look(lambda _: True, 10.0)
+    bulkheads.record_load(ONE, [Held(KEY, here=0, ended=2)], 0.5)
+    bulkheads.forget_stale(lambda _: True, 10.0)
     assert bulkheads.in_flight(KEY) == 0
     assert list(bulkheads.doubtful(10.0)) == []
 
@@ -187,7 +187,7 @@ def bulkheads_of(fleet: Simulation, name: str) -> Bulkheads:
 
 
 def test_who_owns_a_bulkhead_next_knows_what_waits_in_queues() -> None:
-    fleet, limit = Simulation(3), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(3), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     other, third = sorted(fleet.alive.keys() - {owner})
     assert passed(fleet, owner, limit, 4) + passed(fleet, other, limit, 3) == 7
@@ -201,7 +201,7 @@ def test_who_owns_a_bulkhead_next_knows_what_waits_in_queues() -> None:
 
 def test_a_dispatcher_that_starts_and_owns_it_knows_that_too() -> None:
     fleet = Simulation(2)
-    limits = [Limit(f"{KEY}-{n}", most=10, lane=LANE) for n in range(20)]
+    limits = [ConcurrencyLimit(f"{KEY}-{n}", most=10, lane=LANE) for n in range(20)]
     for limit in limits:
         fleet.submit("dispatcher-0", limit, 8)
     fleet.run(0.5)
@@ -214,7 +214,7 @@ def test_a_dispatcher_that_starts_and_owns_it_knows_that_too() -> None:
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3])
 def test_others_hear_when_what_was_granted_has_got_lost(moment: float) -> None:
-    fleet, limit = Simulation(2), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, owner, limit, 10) == 10
@@ -230,7 +230,7 @@ def test_others_hear_when_what_was_granted_has_got_lost(moment: float) -> None:
 
 
 def test_who_begins_anew_alone_knows_what_it_has_granted() -> None:
-    fleet, limit = Simulation(1), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(1), ConcurrencyLimit(KEY, most=10, lane=LANE)
     (name,) = fleet.alive
     assert passed(fleet, name, limit, 10) == 10
     fleet.freeze(name, 3.0)
@@ -244,24 +244,24 @@ def test_an_owner_knows_all_lanes_that_tasks_of_others_go_to() -> None:
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     for lane in ("a", "b", "c"):  # they ask together
-        fleet.submit(other, Limit(KEY, most=10, lane=lane))
+        fleet.submit(other, ConcurrencyLimit(KEY, most=10, lane=lane))
     fleet.run(0.5 + LATELY)
     (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
     assert doubt == Doubt(KEY, frozenset("abc"), 3)
 
 
 def test_room_that_another_gives_back_is_free_and_changes_nothing_of_what_it_asks() -> None:
-    fleet, limit = Simulation(2), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, other, limit, 10) == 10
     for _ in range(4):
-        fleet.alive[other].free(Limit(KEY, most=1), fleet.now)
+        fleet.alive[other].return_permit(ConcurrencyLimit(KEY, most=1), fleet.now)
     assert passed(fleet, other, limit, 10) == 4
 
 
 def test_what_a_dispatcher_has_on_its_way_is_told_to_the_owner() -> None:
-    fleet, limit = Simulation(2), Limit(KEY, most=10, lane=LANE)
+    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, other, limit, 10) == 10
@@ -282,7 +282,7 @@ def test_what_was_written_down_counts_where_nobody_is_left_to_tell(
     bulkheads = Bulkheads()
     bulkheads.remember({KEY: (7, (LANE,))}, 0.0, 0.0)
     if told:
-        bulkheads.follow(KEY, (told, (LANE,)), 0.5, ours=False)
+        bulkheads.follow_owner(KEY, (told, (LANE,)), 0.5, ours=False)
     bulkheads.recall(1.0, alone=alone)
     assert granted(bulkheads, 10, 1.0) == room
 
@@ -296,8 +296,8 @@ def test_what_is_to_be_written_down_is_no_less_than_was_granted_and_seldom_chang
         assert noted[0] == KEY
         assert noted[1][0] >= bulkheads.in_flight(KEY)
         versions.add(bulkheads.version)
-        bulkheads.hear(ONE, [Held(KEY, here=0, ended=ended)], now)
-        bulkheads.look(lambda _: True, now)
+        bulkheads.record_load(ONE, [Held(KEY, here=0, ended=ended)], now)
+        bulkheads.forget_stale(lambda _: True, now)
     assert len(versions) < 5
-    bulkheads.look(lambda _: True, 30.0)
+    bulkheads.forget_stale(lambda _: True, 30.0)
     assert list(bulkheads.lately_in_use(lambda _: True)) == []

@@ -56,7 +56,7 @@ class Taking:
     async def look(self, times: int = 1) -> None:
         assert self.budget is not None
         for _ in range(times):
-            self.budget.look()
+            self.budget.rebalance()
         await until_idle()
 
     @property
@@ -207,7 +207,7 @@ async def test_queues_with_large_messages_share_instead_of_holding_each_other_ba
     for _ in range(4):
         for one in both:
             await one.settle(16)
-        budget.look()
+        budget.rebalance()
         await until_idle()
     assert [one.queue.prefetch for one in both] == [8, 8]
     assert budget.held == 16 * MIB
@@ -371,7 +371,7 @@ async def test_what_cannot_be_handled_makes_room_for_what_waits() -> None:
     await on.open(connection)
     await until_idle()
     for _ in range(6):
-        budget.look()
+        budget.rebalance()
         await until_idle()
     assert (len(seen), on.unsettled, budget.in_hand, budget.held) == (6, 0, 0, 0)
 

@@ -152,7 +152,7 @@ async def test_map_holds_few_large_tasks_while_the_broker_takes_none_and_outputs
     async def turn() -> None:
         for ticket in waiting:
             ticket.sent(None)
-            outstanding.settle([succeeded(ticket, "y" * 30_000)])
+            outstanding.settle_results([succeeded(ticket, "y" * 30_000)])
         await until_idle()
 
     for _ in range(10):
@@ -175,14 +175,14 @@ async def test_map_sends_no_more_tasks_than_outputs_as_large_as_the_last_have_ro
     mapped = client.map("test.echo", range(200), window=20)
     reading = asyncio.create_task(gather_into(seen, mapped))
     await wait_until(lambda: len(carrier.tickets) == 20)
-    outstanding.settle([succeeded(ticket, "y" * 30_000) for ticket in carrier.tickets])
+    outstanding.settle_results([succeeded(ticket, "y" * 30_000) for ticket in carrier.tickets])
     await wait_until(lambda: len(carrier.tickets) > 20)
     most = 0
     for _ in range(1000):
         await until_idle()
         most = max(most, client.outstanding)
         for ticket in carrier.tickets[len(seen) : len(seen) + 1]:
-            outstanding.settle([succeeded(ticket, "y" * 30_000)])
+            outstanding.settle_results([succeeded(ticket, "y" * 30_000)])
     assert reading.done()
     assert len(seen) == 200
     assert most == 4
@@ -224,11 +224,11 @@ async def test_leaving_map_early_forgets_its_tasks() -> None:
     mapped = client.map("test.echo", range(1000), window=50)
     first = asyncio.create_task(anext(mapped))
     await wait_until(lambda: len(carrier.tickets) == 50)
-    outstanding.settle([succeeded(carrier.tickets[0], "first")])
+    outstanding.settle_results([succeeded(carrier.tickets[0], "first")])
     assert await first == "first"
     await mapped.aclose()
     assert client.outstanding == 0
-    outstanding.settle([succeeded(carrier.tickets[1])])
+    outstanding.settle_results([succeeded(carrier.tickets[1])])
 
 
 async def test_a_payload_that_is_no_json_takes_only_its_own_place() -> None:
@@ -302,8 +302,8 @@ async def test_a_task_is_sent_with_nothing_but_what_was_said() -> None:
 async def test_the_first_result_wins_and_later_ones_are_ignored() -> None:
     client, carrier, outstanding = recorded()
     handle = await client.submit("text.stats")
-    outstanding.settle([succeeded(carrier.tickets[0], 1), succeeded(carrier.tickets[0], 2)])
-    outstanding.settle([succeeded(carrier.tickets[0], 3)])
+    outstanding.settle_results([succeeded(carrier.tickets[0], 1), succeeded(carrier.tickets[0], 2)])
+    outstanding.settle_results([succeeded(carrier.tickets[0], 3)])
     assert await handle.result() == 1
 
 
@@ -314,7 +314,7 @@ async def test_a_refusal_of_a_whole_message_reaches_all_its_tasks() -> None:
         ticket.message_id = "message"
     failure = Failure(code=ErrorCode.RATE_LIMITED, message="slow down", retry_after=2.5)
     refused = Result(id="message", capability="batch", status=Status.REJECTED, error=failure)
-    outstanding.settle([refused])
+    outstanding.settle_results([refused])
     for handle in handles[:2]:
         with pytest.raises(ManipleError, match="slow down") as caught:
             await handle.result()
@@ -337,10 +337,12 @@ async def test_a_refusal_ends_the_handle_of_its_own_message_only() -> None:
     client, carrier, outstanding = recorded()
     handle = await client.submit("text.stats", id="x")
     carrier.tickets[0].message_id = "second"
-    outstanding.settle([refusal("x", "first")])  # it was submitted before, and given up
-    outstanding.settle([refusal("x", "second", id="maniple.refused.1")])  # it stood there twice
+    outstanding.settle_results([refusal("x", "first")])  # it was submitted before, and given up
+    outstanding.settle_results(
+        [refusal("x", "second", id="maniple.refused.1")]
+    )  # it stood there twice
     assert not handle.done
-    outstanding.settle([refusal("x", "second")])
+    outstanding.settle_results([refusal("x", "second")])
     with pytest.raises(ManipleError, match="too late"):
         await handle.result()
 
@@ -349,7 +351,7 @@ async def test_a_refusal_of_another_message_is_logged(caplog: pytest.LogCaptureF
     client, carrier, outstanding = recorded()
     handle = await client.submit("text.stats", id="x")
     carrier.tickets[0].message_id = "second"
-    outstanding.settle([refusal("x", "first")])
+    outstanding.settle_results([refusal("x", "first")])
     assert not handle.done
     assert "task x was refused in another message, first" in caplog.text
 
@@ -363,7 +365,7 @@ async def test_whoever_refuses_a_task_that_was_taken_ends_it_whatever_the_detail
     carrier.tickets[0].message_id = "second"
     failure = Failure(code=code, message="not now", detail={"message_id": "of a policy"})
     refused = Result(id="x", capability="text.stats", status=Status.REJECTED, error=failure)
-    outstanding.settle([refused])
+    outstanding.settle_results([refused])
     with pytest.raises(ManipleError, match="not now"):
         await handle.result()
 

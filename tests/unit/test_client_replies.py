@@ -17,8 +17,7 @@ from maniple.client.outstanding import OutstandingHandles
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULT_TYPE, RUNNING_TYPE, Failure, Result, TaskAccepted
 from maniple.topology import REPLY_PREFIX
-from maniple_policies.documents import FallbackPolicy
-from maniple_policies.specs import FallbackSpec
+from maniple_policies.kinds.fallback import FallbackPolicy, FallbackSpec
 from work_with_fakes import NOW, Delivery
 
 OURS = "our-message"
@@ -33,7 +32,7 @@ class Client:
         self._carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
         self.handle = TaskHandle("x", "default", "a.task", b"")
         self.handle.message_id = message_id
-        outstanding.add(self.handle)
+        outstanding.add_ticket(self.handle)
 
     def hear(
         self,

@@ -26,7 +26,7 @@ def test_what_a_registry_told_goes_on_by_the_steady_clock_whatever_the_own_one_s
 
 def test_it_goes_on_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, time = Slept(monkeypatch), ClusterTime(lambda: NOON, TIMES)
-    time.take(Time(at=NOON, source="r1"))
+    time.on_time(Time(at=NOON, source="r1"))
     slept.seconds += 8 * 3600.0
     assert (time.now() - NOON).total_seconds() >= 8 * 3600.0
 
@@ -90,7 +90,7 @@ def test_a_time_that_cannot_be_is_not_taken_and_not_more_are_kept_than_there_are
 ):
     machine = Machine()
     for year in (1, 1999, 9000, 9999):
-        machine.time.take(Time(at=NOON.replace(year=year), source="r1"))
+        machine.time.on_time(Time(at=NOON.replace(year=year), source="r1"))
     assert machine.time.known() is None
     for number in range(10 * MOST_SOURCES):
         machine.told(source=f"r{number}")

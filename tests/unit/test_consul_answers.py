@@ -79,7 +79,7 @@ class Catalog(Consul):
     async def instances(self, service: str) -> list[Instance]:
         raise AssertionError(f"all of {service} were asked for")
 
-    async def remove(self, instance: Instance) -> None:
+    async def remove_instance(self, instance: Instance) -> None:
         del self.there[instance.id]
 
 
@@ -91,9 +91,9 @@ async def test_only_the_details_of_what_is_critical_for_long_are_asked_for() -> 
     catalog = Catalog(gone, half, foreign, well)
     reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
     for second in (0.0, 5.0, 9.9):
-        await reaper.look(second)
+        await reaper.remove_dead_entries(second)
     assert catalog.asked == []
-    await reaper.look(10.0)
+    await reaper.remove_dead_entries(10.0)
     assert catalog.asked == [{"gone", "half", "foreign"}]
     assert set(catalog.there) == {"half", "foreign", "well"}
 
@@ -101,21 +101,21 @@ async def test_only_the_details_of_what_is_critical_for_long_are_asked_for() -> 
 async def test_all_checks_must_have_been_critical_for_that_long() -> None:
     catalog = Catalog(instance("a1", ttl="critical", http="passing"))
     reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
-    await reaper.look(0.0)
+    await reaper.remove_dead_entries(0.0)
     catalog.there["a1"] = instance("a1", ttl="critical", http="critical")
-    await reaper.look(9.0)
-    await reaper.look(18.0)
+    await reaper.remove_dead_entries(9.0)
+    await reaper.remove_dead_entries(18.0)
     assert set(catalog.there) == {"a1"}
-    await reaper.look(19.0)
+    await reaper.remove_dead_entries(19.0)
     assert catalog.there == {}
 
 
 async def test_a_check_that_fails_between_two_looks_at_it_has_not_been_critical_for_long() -> None:
     catalog = Catalog(instance("a1", ttl="critical", http="passing"))
     reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
-    await reaper.look(0.0)
+    await reaper.remove_dead_entries(0.0)
     catalog.changes_before_details = {"a1": instance("a1", ttl="critical", http="critical")}
-    await reaper.look(10.0)
+    await reaper.remove_dead_entries(10.0)
     assert set(catalog.there) == {"a1"}
 
 

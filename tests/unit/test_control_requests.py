@@ -61,7 +61,7 @@ ASKED = IncomingMessage(QUESTION, reply_to="r", correlation_id="1", message_id="
 
 def test_a_request_is_the_same_when_it_comes_again_and_no_other_is() -> None:
     again = replace(ASKED, redelivered=True)
-    assert Asked.of(ASKED).identity == Asked.of(again).identity != ""
+    assert Asked.of_message(ASKED).identity == Asked.of_message(again).identity != ""
     other = Request(op="crash").to_json()
     others = [
         replace(ASKED, message_id="m2"),
@@ -69,23 +69,23 @@ def test_a_request_is_the_same_when_it_comes_again_and_no_other_is() -> None:
         replace(ASKED, correlation_id="2"),
         replace(ASKED, body=other),
     ]
-    identities = {Asked.of(one).identity for one in [ASKED, *others]}
+    identities = {Asked.of_message(one).identity for one in [ASKED, *others]}
     assert len(identities) == 5
 
 
 def test_only_what_may_have_come_before_may_repeat() -> None:
     nameless = replace(ASKED, message_id=None)
     again = replace(nameless, redelivered=True)
-    assert Asked.of(nameless).identity == Asked.of(again).identity != ""
+    assert Asked.of_message(nameless).identity == Asked.of_message(again).identity != ""
     # The next one of such a sender may have the same correlation id.
-    repeats = [Asked.of(one).may_repeat for one in (ASKED, nameless, again)]
+    repeats = [Asked.of_message(one).may_repeat for one in (ASKED, nameless, again)]
     assert repeats == [True, False, True]
-    assert Asked.of(replace(again, correlation_id=None)).identity == ""
+    assert Asked.of_message(replace(again, correlation_id=None)).identity == ""
 
 
 def test_nobody_says_in_a_body_which_request_it_is() -> None:
     body = b'{"op": "echo", "_identity": "x", "identity": "x"}'
-    assert Asked.of(IncomingMessage(body)).identity == ""
+    assert Asked.of_message(IncomingMessage(body)).identity == ""
 
 
 @pytest.mark.parametrize(
@@ -106,17 +106,17 @@ def test_no_answer_goes_into_a_queue_of_maniples_own(reply_to: str | None, allow
 
 async def test_answers_find_their_requests_in_any_order() -> None:
     waiting = Correlation()
-    one, two = waiting.open("1"), waiting.open("2")
-    assert waiting.settle("2", b"two")
-    assert waiting.settle("1", b"one")
+    one, two = waiting.open_request("1"), waiting.open_request("2")
+    assert waiting.settle_request("2", b"two")
+    assert waiting.settle_request("1", b"one")
     assert (await one, await two) == (b"one", b"two")
-    assert not waiting.settle("1", b"again")
+    assert not waiting.settle_request("1", b"again")
     assert len(waiting) == 0
 
 
 async def test_a_lost_connection_ends_all_waiting() -> None:
     waiting = Correlation()
-    future = waiting.open("1")
+    future = waiting.open_request("1")
     waiting.fail_all("lost")
     with pytest.raises(BrokerUnavailable, match="lost"):
         await future

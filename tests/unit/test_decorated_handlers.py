@@ -307,7 +307,7 @@ def test_what_is_lazy_in_a_module_may_raise_when_it_is_looked_at(kind: type) -> 
     vars(module)["helper"] = functools.partial(print, vars(module)["settings"])
     registry = TaskRegistry()
     registry.collect(module)
-    registry.check(module)
+    registry.check_module(module)
     assert [one.capability for one in registry] == ["a.b"]
 
 

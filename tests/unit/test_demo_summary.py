@@ -35,7 +35,7 @@ def failed() -> Result:
 def test_a_run_is_good_when_every_result_equals_the_direct_analysis() -> None:
     tally = Tally(PATHS)
     for lines, path in enumerate(PATHS):
-        tally.take(path, succeeded(lines, agent=f"agent-{lines % 2}", lost=lines))
+        tally.count_result(path, succeeded(lines, agent=f"agent-{lines % 2}", lost=lines))
         assert tally.verify(path, analysis(lines))
     summary = tally.summary(1.234)
     assert summary.good
@@ -48,8 +48,8 @@ def test_a_run_is_good_when_every_result_equals_the_direct_analysis() -> None:
 
 def test_a_wrong_a_failed_and_a_missing_result_are_each_told() -> None:
     tally = Tally(PATHS)
-    tally.take(PATHS[0], succeeded(5))
-    tally.take(PATHS[1], failed())
+    tally.count_result(PATHS[0], succeeded(5))
+    tally.count_result(PATHS[1], failed())
     assert [tally.verify(path, analysis(6)) for path in PATHS] == [False, False, False]
     summary = tally.summary(1.0)
     assert not summary.good

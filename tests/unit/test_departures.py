@@ -27,7 +27,7 @@ def stuck(*keys: str, queues: Queues = NOW_OVERDUE) -> Agent:
 
 
 async def look(agent: Agent, *, taking: bool = True) -> None:
-    agent.departures.look(taking=taking)
+    agent.departures.redirect_overdue(taking=taking)
     await agent.settle()
 
 
@@ -194,7 +194,7 @@ async def test_while_no_tier_confirms_anything_tasks_wait_for_the_next_that_may_
     for _ in range(len(DELAY_TIERS) + 1):
         await look(agent)
     assert (len(agent.departures._paused), lost.acked) == (1, 0)
-    assert agent.departures.kept > 0
+    assert agent.departures.kept_bytes > 0
     agent.publisher.silent.clear()
     await wait_until(lambda: lost.acked == 1)
     assert waiting(agent) == ["1"]
@@ -213,12 +213,12 @@ async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.Monkey
     for _ in range(30):
         now[0] += 1.0
         agent.departures._under_way.answered(now[0])  # others have their confirms all the while
-        agent.departures.look(taking=True)
+        agent.departures.redirect_overdue(taking=True)
         await asyncio.sleep(0.01)
     assert (waiting(agent), delivery.acked) == ([], 0)
     agent.publisher.full = set()
     await wait_until(lambda: delivery.acked == 1)
-    await agent.departures.drain()
+    await agent.departures.drain_publishes()
     assert waiting(agent) == ["1"]
 
 
@@ -230,16 +230,16 @@ async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_fro
     agent.publisher.full = {"a.task", tier_name(DELAY_TIERS[0])}
     lost, back = Delivery(envelope("1"), redelivered=True), Delivery(envelope("2"))
     for delivery in (lost, back):
-        agent.work.take(delivery)  # type: ignore[arg-type]  # a fake
+        agent.work.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
     agent.work.dissolve()
-    await agent.departures.drain()
+    await agent.departures.drain_publishes()
     assert (lost.acked, back.acked) == (1, 1)
 
 
 async def test_who_drains_does_not_wait_for_a_lane_that_confirms_nothing() -> None:
     agent, lost = stuck("a.task"), Delivery(envelope("1"), redelivered=True)
     await agent.take(lost)
-    draining = asyncio.create_task(agent.departures.drain())
+    draining = asyncio.create_task(agent.departures.drain_publishes())
     await asyncio.sleep(0)
     assert not draining.done()
     for _ in range(3):

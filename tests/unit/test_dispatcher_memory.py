@@ -10,17 +10,17 @@ from structlog.testing import capture_logs
 
 from maniple_dispatcher.limits.breaker import BreakerState, Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.wiring import hand_over
-from maniple_policies import CircuitBreakerSpec
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.consul.catalog import CatalogEntry
 from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from waiting import wait_until
 
-ONE_AN_HOUR = Limit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
+ONE_AN_HOUR = TokenBucketLimit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
 NAMES = (b"lane", b"other")
 SPEC = CircuitBreakerSpec(consecutive=3, open_for=600.0)
 
@@ -79,7 +79,7 @@ async def remember(shelf: Shelf, of: Coordinator) -> None:
 
 def passes(of: Coordinator, now: float) -> bool:
     said: list[Any] = []
-    of.ask(ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
+    of.ask_permit(ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
     return bool(said[0])
 
 
@@ -87,7 +87,7 @@ async def test_what_one_owned_another_knows_that_never_met_it() -> None:
     shelf, first, second = Shelf(), fleet("one"), fleet("two")
     now = asyncio.get_running_loop().time()
     assert passes(first, now)
-    first.owned.hear("lane", Ends(failed=3, failing=3), now)
+    first.owned.record_outcomes("lane", Ends(failed=3, failing=3), now)
     await remember(shelf, first)
     await memory(shelf, "two", second).load()
     assert not passes(second, now + 1.0)
@@ -99,7 +99,7 @@ async def test_a_consul_that_lets_nothing_be_deleted_is_read_once_and_written_to
     shelf.kept["maniple/dev/dispatchers/gone"] = b'{"at": 1}'
     shelf.forbids_deletes = True
     of.owned.bulkheads.recall(0.0, alone=True)
-    of.owned.hear("lane", Ends(failed=3, failing=3), asyncio.get_running_loop().time())
+    of.owned.record_outcomes("lane", Ends(failed=3, failing=3), asyncio.get_running_loop().time())
     await remember(shelf, of)
     assert shelf.deletes == 1
 
@@ -110,8 +110,8 @@ async def test_who_owns_already_remembers_no_room_that_was_written_by_one_that_l
     for of in (first, second):
         of.owned.bulkheads.recall(now, alone=True)
     reading = memory(shelf, "two", second)
-    first.owned.bulkheads.take("bulkhead/b", 5, 5, now)
-    first.owned.hear("lane", Ends(failed=3, failing=3), now)
+    first.owned.bulkheads.take_slots("bulkhead/b", 5, 5, now)
+    first.owned.record_outcomes("lane", Ends(failed=3, failing=3), now)
     await remember(shelf, first)
     assert b"bulkhead/b" in shelf.kept["maniple/dev/dispatchers/one"]
     await reading.load()
@@ -125,7 +125,7 @@ async def test_two_that_are_called_the_same_lose_nothing_of_each_other() -> None
     keepers = []
     for lane in NAMES:
         of = fleet(lane.decode())
-        of.owned.hear(lane.decode(), Ends(failed=3, failing=3), now)
+        of.owned.record_outcomes(lane.decode(), Ends(failed=3, failing=3), now)
         keepers.append(asyncio.create_task(memory(shelf, "one", of).keep()))
     await wait_until(lambda: all(b'"%s"' % n in b"".join(shelf.kept.values()) for n in NAMES))
     for keeper in keepers:
@@ -147,15 +147,15 @@ async def test_who_has_more_than_there_is_room_for_says_so_when_it_begins_and_wh
     shelf, of = Shelf(), fleet("one")
     keeper, now = memory(shelf, "one", of), asyncio.get_running_loop().time()
     lanes = tuple(f"{n}".ljust(128, "x") for n in range(1500))
-    of.owned.bulkheads.take("bulkhead/b", 10, 10, now)
+    of.owned.bulkheads.take_slots("bulkhead/b", 10, 10, now)
     of.owned.bulkheads.sends("bulkhead/b", lanes, "one", now)
     with capture_logs() as said:
         for number in range(3):
             passes(of, now + number)  # there is something to write
-            await keeper.flush()
-        of.owned.bulkheads.free("bulkhead/b", 10)
-        of.owned.bulkheads.look(lambda _: True, now + 60.0)
-        await keeper.flush()
+            await keeper.write_now()
+        of.owned.bulkheads.free_slots("bulkhead/b", 10)
+        of.owned.bulkheads.forget_stale(lambda _: True, now + 60.0)
+        await keeper.write_now()
     assert [(one["event"], one.get("lanes_of_rooms")) for one in said] == [
         ("too much to write down", 1),
         ("all written", None),
@@ -175,7 +175,7 @@ async def test_a_stop_goes_on_whatever_writing_fails_for_and_says_so(
     monkeypatch.setattr(shelf, "kv_put", kv_put)
     assert passes(of, asyncio.get_running_loop().time())
     with capture_logs() as said:
-        await memory(shelf, "one", of).flush()
+        await memory(shelf, "one", of).write_now()
     assert [one["log_level"] in {"warning", "error"} for one in said] == [True]
 
 
@@ -183,9 +183,9 @@ async def test_who_stops_before_it_could_read_reads_first() -> None:
     shelf, first, second = Shelf(), fleet("one"), fleet("two")
     now = asyncio.get_running_loop().time()
     assert passes(first, now)
-    await memory(shelf, "one", first).flush()
+    await memory(shelf, "one", first).write_now()
     assert passes(second, now)
-    await memory(shelf, "one", second).flush()
+    await memory(shelf, "one", second).write_now()
     third = fleet("three")
     await memory(shelf, "one", third).load()
     assert not passes(third, now)
@@ -205,4 +205,4 @@ async def test_a_dispatcher_writes_when_it_takes_nothing_more_and_still_owns_wha
 
     part: Any = Part()
     await hand_over(part, part, part)
-    assert done == ["pause", "flush", "leave"]
+    assert done == ["pause", "write_now", "leave"]

@@ -87,7 +87,7 @@ class Scene:
     def send(self, name: str, **fields: Any) -> Source:
         source = Source()
         fields.setdefault("deadline", NOW + timedelta(hours=1))
-        self.lanes.send(envelope(name, **fields), source)  # type: ignore[arg-type]  # a fake
+        self.lanes.send_task(envelope(name, **fields), source)  # type: ignore[arg-type]  # a fake
         return source
 
     async def turn(self) -> None:
@@ -112,12 +112,12 @@ async def test_what_was_given_up_is_not_with_the_broker_any_more(scene: Scene) -
     await scene.turn()
     for _ in range(2):  # one copy finds out, then the others follow
         scene.clock.seconds += Queues().patience
-        scene.lanes.look(taking=True)
+        scene.lanes.redirect_overdue(taking=True)
         await scene.turn()
     assert [source.settled for source in sources] == [1, 1, 1]
     assert scene.broker.waiting > 0  # it may be merely late
     scene.clock.seconds += Queues().cancel
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     await scene.turn()
     assert scene.broker.waiting == 0
 
@@ -127,12 +127,12 @@ async def test_a_confirm_that_is_merely_late_opens_the_lane_again(scene: Scene) 
     scene.send("first", lane="slow.lane")
     await scene.turn()
     scene.clock.seconds += Queues().patience
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     scene.broker.stuck.clear()
     scene.broker.well.set()
     await scene.turn()
     scene.send("then", lane="slow.lane")
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert [one.id for one in scene.to("maniple.lanes")] == ["first", "then"]
 
 
@@ -141,9 +141,9 @@ async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(sce
     scene.send("first", lane="stuck.lane")
     await scene.turn()
     scene.clock.seconds += Queues().patience
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     scene.clock.seconds += Queues().cancel  # longer than the door is shut
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     for name in ("probe", "behind it"):
         scene.send(name, lane="stuck.lane")
     await scene.turn()
@@ -152,14 +152,14 @@ async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(sce
     scene.broker.well.set()
     await scene.turn()
     scene.send("then", lane="stuck.lane")
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert [one.id for one in scene.to("maniple.lanes")] == ["probe", "then"]
     assert [one.id for one in scene.to("maniple.delay")] == ["first", "behind it"]
 
 
 async def test_a_task_that_its_lane_takes_has_waited_for_nothing(scene: Scene) -> None:
     scene.send("a", waits=9)
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     (taken,) = scene.to("maniple.lanes")
     assert (taken.accepted, taken.waits) == (True, 0)
 
@@ -169,7 +169,7 @@ async def test_draining_waits_for_what_an_agents_own_queue_refuses(scene: Scene)
     scene.broker.full, scene.broker.stuck = {AGENT}, {"a.task"}
     scene.broker.up.clear()
     source = scene.send("a", affinity="key")
-    draining = asyncio.create_task(scene.lanes.drain())
+    draining = asyncio.create_task(scene.lanes.drain_lanes())
     await scene.turn()
     scene.broker.up.set()
     await scene.turn()
@@ -196,10 +196,10 @@ async def test_a_reply_queue_that_confirms_nothing_holds_up_no_source(
         return source
 
     asked = await expire("1", reply_to="maniple.replies.me")
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     assert asked.settled == 0
     scene.clock.seconds += Queues().patience
     await expire("2")  # others are confirmed
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     assert asked.settled == 1
     assert scene.broker.waiting > 0  # the reply is still tried

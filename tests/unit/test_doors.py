@@ -18,7 +18,7 @@ def test_a_door_is_open_until_it_refuses_and_again_once_it_takes() -> None:
     doors.shut(LANE, Waiting.OVERLOADED, NOW)
     assert doors.refusal(LANE, NOW) is Waiting.OVERLOADED
     assert doors.refusal(("maniple.lanes", "other"), NOW) is None
-    doors.open(LANE)
+    doors.reopen(LANE)
     assert doors.refusal(LANE, NOW) is None
 
 
@@ -40,7 +40,7 @@ def test_a_lane_that_does_not_confirm_is_tried_ever_more_seldom_by_one_task() ->
             doors.shut(LANE, Waiting.UNCONFIRMED, now)
             doors.shut(LANE, Waiting.UNCONFIRMED, now)  # what was on its way besides
     assert tries == [STUCK_FOR, 15.0, 35.0, 75.0, 135.0, 195.0, 255.0]
-    doors.open(LANE)
+    doors.reopen(LANE)
     doors.shut(LANE, Waiting.UNCONFIRMED, now)
     assert doors.refusal(LANE, now + STUCK_FOR) is None
 

@@ -76,7 +76,7 @@ class Broker(FakePublisher):
             stored = Message(message.body, headers=message.headers)
             self.queues[f"maniple.lane.{message.routing_key}"].append(stored)
 
-    async def look(self, queue: str) -> QueueView:
+    async def inspect_queue(self, queue: str) -> QueueView:
         return QueueView(len(self.queues[queue]), self.consumers)
 
     @asynccontextmanager
@@ -149,7 +149,7 @@ class Scene:
         self.taking = True
         self.broker = Broker()
         self.queues: Any = SimpleNamespace(
-            look=self.broker.look, open=self.broker.pulling, trim=self.broker.trim
+            inspect_queue=self.broker.inspect_queue, open=self.broker.pulling, trim=self.broker.trim
         )
         self.marks = Marks(*known)
         metrics, traces = Metrics(), DispatchTracing(NO_TRACER, lambda: self.now, ratio=0.0)
@@ -182,11 +182,11 @@ class Scene:
 
     @asynccontextmanager
     async def runs(self) -> AsyncIterator[None]:
-        running = asyncio.create_task(self.expiry.run())
+        running = asyncio.create_task(self.expiry.watch_lanes())
         try:
             yield
         finally:
-            await self.expiry.stop()
+            await self.expiry.stop_turning()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
@@ -213,9 +213,9 @@ def task(name: str, **changes: Any) -> Envelope:
 async def test_a_task_that_a_dispatcher_sent_ends_in_its_lane_when_nobody_reads_that() -> None:
     scene = Scene()
     source: Any = SimpleNamespace(settle=lambda *_: None)
-    scene.lanes.send(task("short", deadline=NOW + timedelta(seconds=2)), source)
-    scene.lanes.send(task("long"), source)
-    await scene.lanes.drain()
+    scene.lanes.send_task(task("short", deadline=NOW + timedelta(seconds=2)), source)
+    scene.lanes.send_task(task("long"), source)
+    await scene.lanes.drain_lanes()
     async with scene.runs():
         await scene.turned_over()  # as nobody knows what was there before
         assert (scene.ends(), sorted(scene.broker.ids())) == ({}, ["long", "short"])
@@ -242,13 +242,13 @@ async def test_a_dispatcher_that_knows_only_the_names_of_lanes_ends_what_is_over
 async def test_a_queue_that_takes_its_time_to_be_looked_at_holds_up_no_other() -> None:
     scene, looking = Scene("a.first", LANE), asyncio.Event()
 
-    async def look(queue: str) -> QueueView:
+    async def inspect_queue(queue: str) -> QueueView:
         if "first" in queue:
             looking.set()
             await asyncio.Event().wait()
-        return await scene.broker.look(queue)
+        return await scene.broker.inspect_queue(queue)
 
-    scene.queues.look = look
+    scene.queues.inspect_queue = inspect_queue
     scene.broker.put(task("over", deadline=OVER))
     async with scene.runs():
         await looking.wait()
@@ -374,19 +374,19 @@ async def test_a_queue_that_does_not_answer_costs_no_other() -> None:
     other = envelope("other", lane="other.lane", deadline=OVER)
     scene.broker.put(other, queue="maniple.lane.other.lane")
     scene.broker.put(task("silent", deadline=OVER))
-    original = scene.queues.look
+    original = scene.queues.inspect_queue
 
-    async def look(queue: str) -> QueueView:
+    async def inspect_queue(queue: str) -> QueueView:
         if queue == QUEUE:
             raise BrokerUnavailable("no answer")
         view: QueueView = await original(queue)
         return view
 
-    scene.queues.look = look
+    scene.queues.inspect_queue = inspect_queue
     async with scene.runs():
         await wait_until(lambda: "other" in scene.ends())
         assert "silent" not in scene.ends()
-        scene.queues.look = original
+        scene.queues.inspect_queue = original
         scene.broker.dead = True
         await wait_until(lambda: scene.broker.pulls > 1 and not scene.expiry._turning)
         scene.broker.dead = False
@@ -468,18 +468,18 @@ async def test_a_lane_whose_agents_take_and_end_tasks_is_not_touched() -> None:
     scene.broker.consumers = 1
     scene.broker.put(task("over", deadline=OVER), task("well"))
     looks = 0
-    original = scene.queues.look
+    original = scene.queues.inspect_queue
 
-    async def look(queue: str) -> QueueView:
+    async def inspect_queue(queue: str) -> QueueView:
         nonlocal looks
         looks += queue == QUEUE
-        scene.lanes.learn(LANE, 1, 0.5)
+        scene.lanes.learn_times(LANE, 1, 0.5)
         view: QueueView = await original(queue)
         return view
 
-    scene.queues.look = look
+    scene.queues.inspect_queue = inspect_queue
     async with scene.runs():
         await wait_until(lambda: looks > 5)
         assert scene.broker.pulls == 0
-        scene.queues.look = original  # from now on nobody tells of an end
+        scene.queues.inspect_queue = original  # from now on nobody tells of an end
         await wait_until(lambda: "over" in scene.ends())

@@ -24,7 +24,7 @@ class Hot:
     def __init__(self, told: list[str]) -> None:
         self.told, self.blocked, self.up = told, False, True
 
-    def stop(self) -> None:
+    def stop_consuming(self) -> None:
         self.told.append("pause")
 
     def resume(self) -> None:
@@ -73,7 +73,7 @@ class Fenced:
         """Look at this time; return what was done."""
         self.now = now
         self.told.clear()
-        self.fence.look()
+        self.fence.enforce()
         await self.agent.settle()
         return list(self.told)
 
@@ -95,7 +95,7 @@ async def test_a_fence_closes_once_and_opens_with_the_next_confirmed_heartbeat()
     assert fenced.told == ["resume"]
     assert (fenced.fence.fenced, fenced.runtime.health.ready) == (False, True)
     assert fenced.agent.executor.ids == ["1"]
-    assert fenced.runtime.pulse.take()
+    assert fenced.runtime.pulse.take_beat()
 
 
 async def test_a_fence_that_opens_in_the_turn_in_which_it_closed_leaves_nothing_paused() -> None:
@@ -105,7 +105,7 @@ async def test_a_fence_that_opens_in_the_turn_in_which_it_closed_leaves_nothing_
     hot.outlet = hot.intake = SimpleNamespace(blocked=False, is_up=False)
     fenced.fence._hot = hot
     fenced.now = 6.1
-    fenced.fence.look()
+    fenced.fence.enforce()
     assert consumer._paused
     fenced.fence.confirm(6.0)
     await fenced.agent.settle()

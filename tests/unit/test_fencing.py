@@ -30,9 +30,9 @@ def test_the_order_in_which_confirms_are_heard_changes_nothing(
 ) -> None:
     one, other = Confirmation(0.0), Confirmation(0.0)
     for sent_at in orders[0]:
-        one.take(sent_at)
+        one.confirm_heartbeat(sent_at)
     for sent_at in [*orders[1], *orders[1]]:
-        other.take(sent_at)
+        other.confirm_heartbeat(sent_at)
     assert one == other
 
 
@@ -46,7 +46,7 @@ def test_a_pace_is_never_exceeded(moments: list[float], period: float) -> None:
 
 def test_a_pace_that_waits_allows_nothing_before() -> None:
     pace = Pace(5.0)
-    pace.wait(1.0, 100.0)
+    pace.hold_off(1.0, 100.0)
     assert [pace.allows(now) for now in (100.0, 100.9, 101.0, 105.9, 106.0)] == [
         *(False, False, True),
         *(False, True),

@@ -169,7 +169,8 @@ def test_wrong_usage_has_an_exit_code_of_its_own(
 
 
 def test_where_everything_is_skipped_nothing_has_passed(flaky: Flaky) -> None:
-    flaky("test_is_skipped", code=2, options=("--runs", "1", "--only", "alone"))
+    said = flaky("test_is_skipped", code=2, options=("--runs", "1", "--only", "alone"))
+    assert counts(said["tests"]["test_is_skipped"]["alone"]) == (1, 0, 1)
 
 
 async def test_the_load_is_gone_when_its_block_ends() -> None:

@@ -9,14 +9,14 @@ from fleet_simulation import Simulation
 from maniple.amqp.batching import MAX_BYTES
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.listeners import MOST_TOLD
 from maniple_dispatcher.limits.messages import DispatcherReport
 from maniple_dispatcher.limits.token_bucket import Terms
 
-THOUSAND = Limit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))
-ONE_A_MINUTE = Limit("rate_limit/minute", Terms(rate=1 / 60, capacity=1.0))
+THOUSAND = TokenBucketLimit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))
+ONE_A_MINUTE = TokenBucketLimit("rate_limit/minute", Terms(rate=1 / 60, capacity=1.0))
 LARGEST = MAX_BYTES + 1_000
 
 
@@ -92,7 +92,7 @@ def test_a_thousand_go_on_when_their_owner_dies() -> None:
 
 def test_a_new_dispatcher_learns_what_is_left_before_it_decides() -> None:
     simulation = Simulation(1)
-    hundred_an_hour = Limit("rate_limit/hour", Terms(rate=100 / 3600, capacity=100.0))
+    hundred_an_hour = TokenBucketLimit("rate_limit/hour", Terms(rate=100 / 3600, capacity=100.0))
     simulation.submit("dispatcher-0", hundred_an_hour, 100)
     for number in range(6):
         simulation.start(f"more-{number}")
@@ -110,20 +110,20 @@ def told(fleet: Coordinator, now: float) -> tuple[list[DispatcherReport], int]:
     """What it tells until nothing is due, and how large the largest message is."""
     reports = []
     while fleet.due:
-        reports.append(fleet.report(now))
+        reports.append(fleet.make_report(now))
     return reports, max(len(msgspec.json.encode(report)) for report in reports)
 
 
 def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -> None:
     fleet = listening("one")
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(100_000)}
     for key in keys:
-        fleet.owned.bulkheads.take(key, 1, 1, 0.0)
-        fleet.owned.buckets.take(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
+        fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
+        fleet.owned.buckets.take_tokens(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
     _, largest = told(fleet, 0.0)
     assert largest < LARGEST
-    fleet.hear(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
+    fleet.on_report(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
     reports, largest = told(fleet, 1.0)
     assert largest < LARGEST
     assert {key for report in reports for key in report.rooms} == keys
@@ -132,15 +132,15 @@ def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -
 
 def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
     fleet = listening("one")
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(5_000)}
     for key in keys:
-        fleet.owned.bulkheads.take(key, 1, 1, 0.0)
+        fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
     told(fleet, 0.0)
-    fleet.hear(DispatcherReport(dispatcher="two"), 1.0)
-    first = fleet.report(1.0)
+    fleet.on_report(DispatcherReport(dispatcher="two"), 1.0)
+    first = fleet.make_report(1.0)
     assert first.rooms.keys() < keys
-    fleet.hear(DispatcherReport(dispatcher="two", ready=True), 1.0)
+    fleet.on_report(DispatcherReport(dispatcher="two", ready=True), 1.0)
     reports, _ = told(fleet, 1.0)
     assert {key for report in (first, *reports) for key in report.rooms} == keys
 
@@ -150,8 +150,8 @@ def times_told_all(fleet: Coordinator, seconds: float, begun: float, life: int =
     listens, times = DispatcherReport(dispatcher="deaf", life=life), 0
     for tenth in range(int(seconds * 10)):
         now = begun + tenth / 10
-        fleet.hear(DispatcherReport(dispatcher="one", ready=True), now)
-        fleet.hear(listens, now)
+        fleet.on_report(DispatcherReport(dispatcher="one", ready=True), now)
+        fleet.on_report(listens, now)
         reports = told(fleet, now)[0] if fleet.due else []
         times += any(report.levels for report in reports)
     return times
@@ -161,8 +161,8 @@ def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_
     None
 ):
     fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
-    fleet.hear(DispatcherReport(dispatcher="one", ready=True), 0.0)
-    fleet.owned.buckets.take("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    fleet.owned.buckets.take_tokens("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
     assert 5 <= times_told_all(fleet, 20.0, 0.0) <= MOST_TOLD
     assert times_told_all(fleet, 20.0, 30.0) == 0
     assert 5 <= times_told_all(fleet, 20.0, 60.0, life=1) <= MOST_TOLD
@@ -171,17 +171,17 @@ def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_
 def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
     asking, owner = Coordinator("one", LeaseOwner(lambda _: None), 0.0), listening("two")
     for fleet in (asking, owner):
-        fleet.hear(DispatcherReport(dispatcher="two", ready=True), 0.0)
+        fleet.on_report(DispatcherReport(dispatcher="two", ready=True), 0.0)
     granted = []
     for number in range(20_000):
-        limit = Limit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
-        asking.ask(limit, lambda passes, _: granted.append(passes), 0.0)
+        limit = ConcurrencyLimit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
+        asking.ask_permit(limit, lambda passes, _: granted.append(passes), 0.0)
     requests, largest = told(asking, 0.0)
     assert largest < LARGEST
     for request in requests:
-        owner.hear(request, 0.5)
+        owner.on_report(request, 0.5)
     answers, largest = told(owner, 0.5)
     assert largest < LARGEST
     for answer in answers:
-        asking.hear(answer, 0.5)
+        asking.on_report(answer, 0.5)
     assert granted == [True] * 20_000

@@ -8,13 +8,13 @@ import pytest
 from fleet_simulation import Simulation
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import Limit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=1000.0, capacity=1000.0)
-THOUSAND = Limit("rate_limit/thousand", TERMS)
+THOUSAND = TokenBucketLimit("rate_limit/thousand", TERMS)
 FIRST = "dispatcher-0"
 BURST_IS_OVER = 3.0
 CHANGE = 5.0
@@ -120,64 +120,64 @@ def test_nearly_everything_passes_whose_owner_answers_when_its_busy_machine_lets
 
 def test_what_was_used_unasked_is_taken_of_what_the_bucket_had_no_room_for() -> None:
     buckets = TokenBuckets()
-    buckets.take("x", TERMS, 1000, now=0.0)
+    buckets.take_tokens("x", TERMS, 1000, now=0.0)
     # For two seconds nobody owned it, and 800 were let through: 200 more than it has room for
     # were left, so it is full.
     buckets.spend("x", TERMS, 500, now=2.0)
     buckets.spend("x", TERMS, 300, now=2.0)
-    assert buckets.take("x", TERMS, 2000, now=2.0).granted == 1000
+    assert buckets.take_tokens("x", TERMS, 2000, now=2.0).granted == 1000
 
 
 def test_what_was_used_in_addition_is_owed() -> None:
     buckets = TokenBuckets()
-    buckets.take("x", TERMS, 1000, now=0.0)
+    buckets.take_tokens("x", TERMS, 1000, now=0.0)
     buckets.spend("x", TERMS, 2500, now=2.0)
-    assert buckets.take("x", TERMS, 1, now=2.499).granted == 0
-    assert buckets.take("x", TERMS, 1, now=2.502).granted == 1
+    assert buckets.take_tokens("x", TERMS, 1, now=2.499).granted == 0
+    assert buckets.take_tokens("x", TERMS, 1, now=2.502).granted == 1
 
 
 def test_what_a_bucket_at_rest_had_no_room_for_is_no_treasure() -> None:
     buckets = TokenBuckets()
     for second in range(100):
-        buckets.take("x", TERMS, 1, now=float(second))
+        buckets.take_tokens("x", TERMS, 1, now=float(second))
     most = TERMS.capacity + Peers().spilled * TERMS.rate
     buckets.spend("x", TERMS, most, now=99.5)
-    assert buckets.take("x", TERMS, 1000, now=99.5).granted <= 1
+    assert buckets.take_tokens("x", TERMS, 1000, now=99.5).granted <= 1
 
 
 def ready(fleet: Coordinator, *names: str) -> Coordinator:
     for name in names:
-        fleet.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
-    fleet.report(10.0)
+        fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
+    fleet.make_report(10.0)
     return fleet
 
 
 def owned_by(fleet: Coordinator, name: str) -> Limit:
     keys = (f"rate_limit/{number}" for number in range(100))
-    return next(Limit(key, TERMS) for key in keys if fleet.peers.owner(key) == name)
+    return next(TokenBucketLimit(key, TERMS) for key in keys if fleet.peers.owner(key) == name)
 
 
 def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     ours, theirs = owned_by(fleet, "one"), owned_by(fleet, "two")
-    fleet.owned.take(ours, 500, 10.0)
+    fleet.owned.grant_permits(ours, 500, 10.0)
     levels = {theirs.key: (500.0, TERMS.rate, TERMS.capacity)}
-    fleet.hear(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
-    fleet.report(10.0)
-    fleet.hear(DispatcherReport(dispatcher="three"), 10.3)
-    assert fleet.report(10.3).levels.keys() == {ours.key}
+    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
+    fleet.make_report(10.0)
+    fleet.on_report(DispatcherReport(dispatcher="three"), 10.3)
+    assert fleet.make_report(10.3).levels.keys() == {ours.key}
 
 
 def test_who_listens_is_told_everything_some_times_a_second() -> None:
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     ours = owned_by(fleet, "one")
-    fleet.owned.take(ours, 1000, 10.0)
-    fleet.report(10.0)
+    fleet.owned.grant_permits(ours, 1000, 10.0)
+    fleet.make_report(10.0)
     told = 0
     for report in range(100):
         now = 10.0 + report / 100
-        fleet.hear(DispatcherReport(dispatcher="three"), now)
-        told += bool(fleet.report(now).levels)
+        fleet.on_report(DispatcherReport(dispatcher="three"), now)
+        told += bool(fleet.make_report(now).levels)
     assert 3 <= told <= 1 / Peers().tells_all
 
 
@@ -185,17 +185,17 @@ def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two", "three")
     limit = next(
         limit
-        for limit in (Limit(f"rate_limit/{number}", TERMS) for number in range(100))
+        for limit in (TokenBucketLimit(f"rate_limit/{number}", TERMS) for number in range(100))
         if fleet.peers.owner(limit.key) == "two" and _next_owner(limit.key) == "three"
     )
-    fleet.ask(limit, lambda *_: None, 10.0)
-    (asked,) = fleet.report(10.0).asks
-    fleet.look(10.5)
-    fleet.hear(DispatcherReport(dispatcher="two", leaving=True), 10.5)
+    fleet.ask_permit(limit, lambda *_: None, 10.0)
+    (asked,) = fleet.make_report(10.0).asks
+    fleet.advance_time(10.5)
+    fleet.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.5)
     late = Grant(key=limit.key, to="one", number=asked.number, granted=1)
-    fleet.hear(DispatcherReport(dispatcher="two", grants=(late,)), 10.6)
-    fleet.ask(limit, lambda *_: None, 10.6)
-    (next_asked,) = fleet.report(10.6).asks
+    fleet.on_report(DispatcherReport(dispatcher="two", grants=(late,)), 10.6)
+    fleet.ask_permit(limit, lambda *_: None, 10.6)
+    (next_asked,) = fleet.make_report(10.6).asks
     assert (next_asked.to, next_asked.freed) == ("three", 0)
 
 
@@ -209,14 +209,14 @@ def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
     fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
     limit = owned_by(fleet, "two")
     levels = {limit.key: (0.0, TERMS.rate, TERMS.capacity)}
-    fleet.hear(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
+    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
     for _ in range(5):
-        fleet.free(limit, 10.0)
-    fleet.hear(DispatcherReport(dispatcher="two", leaving=True), 10.0)
-    fleet.look(10.0)
+        fleet.return_permit(limit, 10.0)
+    fleet.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.0)
+    fleet.advance_time(10.0)
     passed: list[bool | None] = []
     for _ in range(6):
-        fleet.ask(limit, lambda passes, _: passed.append(passes), 10.0)
+        fleet.ask_permit(limit, lambda passes, _: passed.append(passes), 10.0)
     assert passed == [True] * 5 + [False]
 
 
@@ -226,6 +226,6 @@ def test_a_dispatcher_that_begins_anew_does_not_answer_what_it_was_asked_before(
     fleet.rejoin(20.0)
     said_before = DispatcherReport(dispatcher="one", ready=True)
     asked_before = Ask(key=limit.key, to="one", number=1, want=10, rate=1000.0, capacity=1000.0)
-    fleet.hear(said_before, 20.0)
-    fleet.hear(DispatcherReport(dispatcher="two", ready=True, asks=(asked_before,)), 20.0)
-    assert fleet.report(20.0).grants == ()
+    fleet.on_report(said_before, 20.0)
+    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, asks=(asked_before,)), 20.0)
+    assert fleet.make_report(20.0).grants == ()

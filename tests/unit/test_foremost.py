@@ -30,7 +30,7 @@ class Many:
     def look(self) -> list[str]:
         """Look once; no step of it may take long, nor all of them."""
         before = self.asked
-        for _ in self.foremost.look(self.rank):
+        for _ in self.foremost.refresh_first(self.rank):
             self.check(before)
             before = self.asked
         self.check(before)
@@ -56,7 +56,7 @@ def test_all_that_have_changed_are_looked_at_a_few_at_a_time_and_the_first_are_k
         looks += 1
     assert looks == 20_000 / MOST_ANEW
     assert many.foremost.first == [str(n) for n in range(MOST)]
-    assert many.foremost.left == 20_000 - MOST
+    assert many.foremost.others == 20_000 - MOST
 
 
 def test_a_round_finds_what_counts_by_now_and_tells_so_once() -> None:
@@ -90,7 +90,7 @@ def test_what_was_left_out_comes_in_when_there_is_room() -> None:
     many.look()
     many.go_round()
     assert many.look() == [str(n) for n in range(10, 10 + MOST)]
-    assert many.foremost.left == MOST - 10
+    assert many.foremost.others == MOST - 10
 
 
 def test_of_what_is_there_no_more_nothing_is_remembered() -> None:
@@ -100,14 +100,14 @@ def test_of_what_is_there_no_more_nothing_is_remembered() -> None:
     many.ranks.clear()
     assert many.look() == []
     many.go_round()
-    assert many.foremost.left == 0
+    assert many.foremost.others == 0
 
 
 def slow(buckets: TokenBuckets, now: float) -> set[str]:
     """Return what there is to be written down, when all has been looked at."""
     while True:
         buckets.look_round(lambda _: True, now)
-        for _ in buckets.look(lambda _: True, now):
+        for _ in buckets.find_slow(lambda _: True, now):
             pass
         if not buckets.behind:
             return {key for key, _, _ in buckets.slow()}
@@ -116,8 +116,8 @@ def slow(buckets: TokenBuckets, now: float) -> set[str]:
 def test_of_more_slow_buckets_than_there_is_room_for_the_emptiest_by_now_are_kept() -> None:
     buckets = TokenBuckets()
     for number in range(2 * MAX_KEPT):
-        buckets.take(f"tenant-{number}", MINUTELY, 1, 0.0)
-    buckets.take("four of five", HOURLY, 4, 30.0)
+        buckets.take_tokens(f"tenant-{number}", MINUTELY, 1, 0.0)
+    buckets.take_tokens("four of five", HOURLY, 4, 30.0)
     assert "four of five" in slow(buckets, 50.0)  # by then the others have five sixths of theirs
     assert buckets.left == MAX_KEPT + 1
 
@@ -125,15 +125,15 @@ def test_of_more_slow_buckets_than_there_is_room_for_the_emptiest_by_now_are_kep
 def test_what_is_full_by_now_is_not_written_down() -> None:
     buckets = TokenBuckets()
     for number in range(1000):
-        buckets.take(f"tenant-{number}", MINUTELY, 1, 0.0)
-    buckets.take("hourly", HOURLY, 1, 100.0)
+        buckets.take_tokens(f"tenant-{number}", MINUTELY, 1, 0.0)
+    buckets.take_tokens("hourly", HOURLY, 1, 100.0)
     assert slow(buckets, 101.0) == {"hourly"}
 
 
 def test_thousands_of_slow_buckets_are_kept() -> None:
     buckets = TokenBuckets()
     for number in range(MAX_KEPT):
-        buckets.take(f"tenant-{number}", HOURLY, 1, 0.0)
+        buckets.take_tokens(f"tenant-{number}", HOURLY, 1, 0.0)
     assert len(slow(buckets, 1.0)) == MAX_KEPT
     assert buckets.left == 0
 

@@ -63,7 +63,7 @@ class Lanes:
     def mirror(self, *_: object) -> None:
         self.became.append("mirrored")
 
-    def send(self, envelope: Envelope, *_: object) -> None:
+    def send_task(self, envelope: Envelope, *_: object) -> None:
         self.last = envelope
         self.became.append("sent")
 
@@ -71,7 +71,7 @@ class Lanes:
         self.last = envelope
         self.became.append("held")
 
-    def end(self, *_: object) -> None:
+    def end_task(self, *_: object) -> None:
         self.became.append("ended")
 
 
@@ -91,11 +91,11 @@ class Limits:
         self.asked: list[str] = []
         self.seconds = 1.0
 
-    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         self.asked.append(limit.key)
         then(self._answers.pop(0), self.seconds)
 
-    def free(self, limit: Limit, _now: float) -> None:
+    def return_permit(self, limit: Limit, _now: float) -> None:
         self.freed.append(limit.key)
 
     def becomes(self, state: BreakerState, since: float) -> None:
@@ -127,7 +127,7 @@ def admitted(
 def test_a_task_waits_when_nobody_says_whether_its_bulkhead_has_room(
     answer: bool | None, became: str
 ) -> None:
-    assert admitted(Resolved(bulkhead=BULKHEAD), Limits(answer)) == [became]
+    assert admitted(Resolved.from_policies(BULKHEAD), Limits(answer)) == [became]
 
 
 @pytest.mark.parametrize(("answer", "became"), [(True, "sent"), (False, "ended"), (None, "held")])
@@ -135,7 +135,7 @@ def test_a_task_waits_without_keeping_room_when_nobody_says_whether_it_is_a_prob
     answer: bool | None, became: str
 ) -> None:
     limits = Limits(True, answer)
-    resolved = Resolved(bulkhead=BULKHEAD, circuit_breaker=BREAKER)
+    resolved = Resolved.from_policies(BULKHEAD, BREAKER)
     assert admitted(resolved, limits) == [became]
     assert limits.freed == ([] if answer else ["bulkhead/it"])
 
@@ -146,24 +146,24 @@ def test_of_a_breaker_that_should_no_longer_be_open_its_owner_is_asked(
 ) -> None:
     since = monotonic() - BREAKER.spec.open_for
     limits = Limits(answer, state=BreakerState.OPEN, since=since)
-    assert admitted(Resolved(circuit_breaker=BREAKER), limits) == [became]
+    assert admitted(Resolved.from_policies(BREAKER), limits) == [became]
 
 
 def test_of_one_that_is_open_nobody_is_asked() -> None:
     limits = Limits(state=BreakerState.OPEN, since=monotonic())
-    assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]
+    assert admitted(Resolved.from_policies(BREAKER), limits) == ["ended"]
 
 
 OF_ALL_KINDS = (
-    Resolved(rate_limit=LIMIT),
-    Resolved(rate_limit=LIMIT, fallback=FALLBACK),
-    Resolved(bulkhead=BULKHEAD),
-    Resolved(bulkhead=BULKHEAD, fallback=FALLBACK),
-    Resolved(circuit_breaker=BREAKER),
-    Resolved(circuit_breaker=BREAKER, fallback=FALLBACK),
-    Resolved(rate_limit=LIMIT, bulkhead=BULKHEAD, circuit_breaker=BREAKER, fallback=FALLBACK),
-    Resolved(rate_limit=DEGRADING, bulkhead=BULKHEAD),
-    Resolved(mirror=policy("mirror", {"variant": "small", "percent": 100})),
+    Resolved.from_policies(LIMIT),
+    Resolved.from_policies(LIMIT, FALLBACK),
+    Resolved.from_policies(BULKHEAD),
+    Resolved.from_policies(BULKHEAD, FALLBACK),
+    Resolved.from_policies(BREAKER),
+    Resolved.from_policies(BREAKER, FALLBACK),
+    Resolved.from_policies(LIMIT, BULKHEAD, BREAKER, FALLBACK),
+    Resolved.from_policies(DEGRADING, BULKHEAD),
+    Resolved.from_policies(policy("mirror", {"variant": "small", "percent": 100})),
     Resolved(),
 )
 
@@ -184,7 +184,7 @@ def test_what_may_have_been_admitted_before_passes_or_waits(
 
 def test_what_a_dispatcher_had_is_not_charged_again() -> None:
     limits = Limits()
-    assert admitted(Resolved(rate_limit=LIMIT), limits, Redelivery.DELIVERED) == ["sent"]
+    assert admitted(Resolved.from_policies(LIMIT), limits, Redelivery.DELIVERED) == ["sent"]
     assert limits.asked == []
 
 
@@ -202,7 +202,7 @@ def test_what_a_limit_does_not_end_is_on_record_before_it_goes(
     answer: bool | None, before: Redelivery, recorded: int
 ) -> None:
     lanes = Lanes()
-    admitted(Resolved(rate_limit=LIMIT), Limits(answer), before, lanes)
+    admitted(Resolved.from_policies(LIMIT), Limits(answer), before, lanes)
     assert lanes.recorded == recorded
 
 
@@ -212,14 +212,14 @@ def test_what_is_given_to_another_dispatcher_does_not_leave_and_keeps_no_room(wh
     lanes.source.alive = when != "before"
     lanes.lost_meanwhile = when == "meanwhile"
     limits.seconds = 0.0
-    assert admitted(Resolved(rate_limit=LIMIT, bulkhead=BULKHEAD), limits, lanes=lanes) == []
+    assert admitted(Resolved.from_policies(LIMIT, BULKHEAD), limits, lanes=lanes) == []
     assert (lanes.recorded, limits.freed) == (int(when == "meanwhile"), ["bulkhead/it"])
     assert [type(one) for one in lanes.settled] == [BrokerUnavailable]
 
 
 def test_what_a_sender_says_does_not_buy_a_passage() -> None:
     limits, lanes = Limits(False), Lanes()
-    (became,) = admitted(Resolved(rate_limit=LIMIT), limits, Redelivery.SAID, lanes)
+    (became,) = admitted(Resolved.from_policies(LIMIT), limits, Redelivery.SAID, lanes)
     assert became in {"held", "waits"}
     assert limits.asked == ["rate_limit/it"]
     assert lanes.last is not None
@@ -233,5 +233,5 @@ def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> N
         limits.becomes(BreakerState.OPEN, monotonic())
         then(True, 0.0)
 
-    limits.ask = ask  # type: ignore[method-assign, assignment]
-    assert admitted(Resolved(circuit_breaker=BREAKER), limits) == ["ended"]
+    limits.ask_permit = ask  # type: ignore[method-assign, assignment]
+    assert admitted(Resolved.from_policies(BREAKER), limits) == ["ended"]

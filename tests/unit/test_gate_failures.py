@@ -23,7 +23,7 @@ from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, envelope
 
 LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
-LIMITED = Resolved(rate_limit=LIMIT)
+LIMITED = Resolved.from_policies(LIMIT)
 KEY = "rate_limit/it"
 SOON, LATER = 0.01, 1.0
 
@@ -56,7 +56,7 @@ class Lanes:
     def admitted(self, _envelope: Envelope, _source: object, then: Callable[[], None]) -> None:
         then()
 
-    def send(self, envelope: Envelope, *_: object) -> None:
+    def send_task(self, envelope: Envelope, *_: object) -> None:
         if envelope.id in self.bad | self.worse:
             raise OverflowError(envelope.id)
         self.sent.append(envelope.id)
@@ -97,7 +97,7 @@ class Scene:
         return self.fleet.peers.owner(KEY) or ""
 
     def _is_there(self, name: str) -> None:
-        self.fleet.hear(DispatcherReport(dispatcher=name, ready=True), 0.0)
+        self.fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 0.0)
 
     def come(self, *names: str) -> None:
         for name in names:
@@ -107,15 +107,15 @@ class Scene:
 
     def answer(self) -> None:
         """Have the owner give all that was asked for."""
-        (ask,) = self.fleet.report(SOON).asks
+        (ask,) = self.fleet.make_report(SOON).asks
         grant = Grant(key=KEY, to="me", number=ask.number, granted=ask.want)
         report = DispatcherReport(dispatcher=self.other, ready=True, grants=(grant,))
-        self.fleet.hear(report, SOON)
+        self.fleet.on_report(report, SOON)
 
     def dies(self) -> None:
         """Let the owner go, so that whoever asked is told by this one."""
-        self.fleet.hear(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
-        self.fleet.look(LATER)
+        self.fleet.on_report(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
+        self.fleet.advance_time(LATER)
 
 
 @pytest.mark.parametrize("told", [Scene.answer, Scene.dies])
@@ -153,7 +153,8 @@ class Waits(Lanes):
 def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> None:
     lanes: Any = Waits()
     nothing: Any = None
-    fleet: Any = SimpleNamespace(ask=lambda _, then, __: then(True, seconds))
+    owned = LeaseOwner(lambda _: None)
+    fleet: Any = SimpleNamespace(owned=owned, ask_permit=lambda _, then, __: then(True, seconds))
     gate = Pipeline(
         lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW
     )
@@ -178,9 +179,9 @@ class Unsteady(Assignment):
 
 async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on_its_way() -> None:
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
-    fleet.hear(DispatcherReport(dispatcher="me", ready=True), -LATER)
+    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     scene = GateWithFakes(
-        [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of(fleet)
+        [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of_fleet(fleet)
     )
     scene.lanes._roster = Unsteady()
     scene.bring(envelope("1"))

@@ -34,7 +34,7 @@ def envelope(payload: Raw = PAYLOAD, **fields: Any) -> Envelope:
 def learned(*results: Result) -> ResultCache:
     good = ResultCache()
     for one in results:
-        good.learn(one)
+        good.learn_result(one)
     return good
 
 
@@ -99,8 +99,8 @@ def test_only_messages_with_good_results_are_decoded() -> None:
 
 def test_a_result_that_is_told_late_replaces_no_later_one() -> None:
     good = ResultCache()
-    good.learn(result(b"2"))
-    good.learn(result(b"1", finished_at=NOW - timedelta(seconds=1)))
+    good.learn_result(result(b"2"))
+    good.learn_result(result(b"1", finished_at=NOW - timedelta(seconds=1)))
     found = good.find(envelope(), NOW - timedelta(seconds=60))
     assert found is not None
     assert bytes(found) == b"2"
@@ -108,5 +108,5 @@ def test_a_result_that_is_told_late_replaces_no_later_one() -> None:
 
 def test_a_time_without_a_zone_is_no_agents() -> None:
     good = ResultCache()
-    good.learn(result(finished_at=NOW.replace(tzinfo=None)))
+    good.learn_result(result(finished_at=NOW.replace(tzinfo=None)))
     assert len(good) == 0

@@ -70,12 +70,14 @@ def test_others_have_threads_for_those_that_are_kept() -> None:
 
 def test_all_that_wait_have_threads_once_there_may_be_more() -> None:
     pool, stuck, ours = HandlerPool(1), Stuck(), Caller("x.async")
-    for _ in range(4):
-        submitted(pool, ours, stuck)
+    calls = [submitted(pool, ours, stuck) for _ in range(4)]
     stuck.wait_for(1)
+    assert not stuck.begun.acquire(timeout=0.05)  # there is one thread
     pool.grow(3)
     stuck.wait_for(3)
+    assert not any(call.done() for call in calls)
     stuck.gate.set()
+    assert [call.result(SOON) for call in calls] == [None] * 4
 
 
 class Looks:
@@ -237,4 +239,5 @@ begun.wait()
 
 
 def test_a_call_that_never_returns_does_not_hold_up_the_end_of_its_process() -> None:
-    subprocess.run([sys.executable, "-c", ENDS], check=True, timeout=SOON)
+    ended = subprocess.run([sys.executable, "-c", ENDS], check=False, timeout=SOON)
+    assert ended.returncode == 0

@@ -46,17 +46,17 @@ class Dispatcher(Ingress):
         self.queue = SendingQueue()
         self.budget = ByteBudget(limit, staged=True)
         self.most = 0
-        self.on = Consumer("q", self.submissions.take, prefetch=256, budget=self.budget)
+        self.on = Consumer("q", self.submissions.on_submission, prefetch=256, budget=self.budget)
 
     def onward(
         self, envelope: Envelope, _: Resolved, source: Settlement, before: Redelivery
     ) -> None:
         super().onward(envelope, _, Settlement(_Nothing, 1), before)
-        self.lanes.send(envelope, source)
+        self.lanes.send_task(envelope, source)
 
     async def open(self) -> None:
         connection: Any = self.queue
-        self.working = asyncio.create_task(self.long.run())
+        self.working = asyncio.create_task(self.long.work_in_slices())
         await self.on.open(connection)
 
     async def turn(self, times: int = 1) -> None:
@@ -64,7 +64,7 @@ class Dispatcher(Ingress):
             await until_idle()
             copies = sum(way.kept for way in self.lanes._ways.values())
             self.most = max(self.most, self.budget.held + copies)
-            self.budget.look()
+            self.budget.rebalance()
 
     async def pass_on(self, payload: int, tasks: int) -> None:
         """Have so many tasks pass, and be quiet again."""
@@ -75,7 +75,7 @@ class Dispatcher(Ingress):
     async def end(self) -> None:
         while self.queue.unacked or self.queue.ready:
             await self.turn()
-            await self.lanes.drain()
+            await self.lanes.drain_lanes()
         await until_idle()
 
     def dispatched(self) -> list[str]:

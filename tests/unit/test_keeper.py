@@ -96,7 +96,7 @@ async def on() -> AsyncIterator[Connection]:
     connection = Connection()
     yield connection
     for keeper in connection.keepers:
-        keeper.lost()
+        keeper.on_lost()
     await until_idle()
 
 
@@ -202,7 +202,7 @@ async def test_a_lost_connection_ends_all_that_goes_on(on: Connection) -> None:
     silent, well = Kept(on, "silent"), Kept(on, "well")
     await wait_until(lambda: well.is_open)
     for kept in (silent, well):
-        kept.keeper.lost()
+        kept.keeper.on_lost()
     asked = list(on.asked)
     on.silent = set()
     for kept in (silent, well):
@@ -269,7 +269,7 @@ async def test_what_falls_again_and_again_is_opened_ever_more_seldom(
     monkeypatch.setattr(module, "STEADY_AFTER", steady_after, raising=False)
     kept = Kept(Flapping(), "a")
     await wait_until(lambda: len(waits) >= 4)
-    kept.keeper.lost()
+    kept.keeper.on_lost()
     assert waits[:4] == tried
 
 
@@ -321,7 +321,7 @@ async def test_of_an_attempt_that_is_given_up_as_it_is_answered_nothing_stays_op
             await asyncio.sleep(0)
     await wait_until(lambda: len(on.channels) > 1 and kept.is_open)
     await wait_until(lambda: [one.closed > 0 for one in on.channels] == [True, False])
-    kept.keeper.lost()
+    kept.keeper.on_lost()
 
 
 async def test_an_attempt_to_consume_anew_is_forgotten_with_the_channel(
@@ -357,7 +357,7 @@ async def test_what_an_attempt_dies_of_that_was_given_up_is_nobodys_error(on: Co
     connection: Any = on
     keeper.attach(connection)
     await begun.wait()
-    keeper.lost()
+    keeper.on_lost()
     await until_idle()
     gc.collect()
     loop.set_exception_handler(None)

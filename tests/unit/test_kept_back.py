@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.telemetry import Metrics
@@ -39,9 +41,10 @@ class Scene:
             self.publisher, results, Metrics(), self.clock, roster=Assignment(), traces=traces
         )
         of_nobody: Any = nothing
+        fleet: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
         gate = Pipeline(
             self.lanes,
-            of_nobody,
+            fleet,
             of_nobody,
             results,
             good=of_nobody,
@@ -55,7 +58,7 @@ class Scene:
 
     async def take(self, *names: str, **properties: Any) -> Submission:
         delivery: Any = Submission([{"id": name} for name in names], **properties)
-        self.ingress.submissions.take(delivery)
+        self.ingress.submissions.on_submission(delivery)
         for _ in range(50):
             await asyncio.sleep(0)
         await self.ingress.drain()
@@ -95,13 +98,13 @@ async def test_what_is_kept_back_expires(scene: Scene) -> None:
 
 async def test_what_is_kept_back_does_not_hold_up_a_dispatcher_that_stops(scene: Scene) -> None:
     delivery = await scene.take("a", **SAID)
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert (scene.lanes._kept_back, scene.publisher.sent, delivery.acked) == (set(), [], 0)
 
 
 async def test_what_a_dispatcher_had_takes_the_room_that_has_no_bound(scene: Scene) -> None:
     delivery = await scene.take("a", **DELIVERED)
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert [message.routing_key for message in scene.publisher.sent] == [RETRY_QUEUE.name]
     assert delivery.acked == 1
 

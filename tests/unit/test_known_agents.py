@@ -33,7 +33,7 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
         log=structlog.get_logger(), settings=SimpleNamespace(timings=Timings())
     )
     plane: Any = SimpleNamespace(request=request)
-    moves: Any = SimpleNamespace(begin=lambda _: None)
+    moves: Any = SimpleNamespace(begin_draining=lambda _: None)
     marks: Any = SimpleNamespace(refresh=refresh)
     deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
     agents = AgentDirectory(runtime, plane, roster, moves, marks, deadlines=deadlines)

@@ -52,15 +52,15 @@ class Scene:
     def known_by_now(self) -> None:
         """Take that it was turned over, and no agent was there since."""
         for place in self.places():
-            self.known.begin(place)
-            self.known.end(place, self.now, 0.0, whole=True)
+            self.known.begin_turn(place)
+            self.known.end_turn(place, self.now, 0.0, whole=True)
 
     def run(self, seconds: int) -> None:
         for _ in range(seconds):
             self.now += TIMES.look
             if self.moves:
                 self.known.move(LANE)
-            self.known.tick(WALL + self.now, self.now, self.others)
+            self.known.advance_time(WALL + self.now, self.now, self.others)
             for place in self.known.to_look_at(self.now):
                 self.look(place)
 
@@ -70,8 +70,8 @@ class Scene:
         consumers = 0 if place.is_suspects and not self.suspects else self.consumers
         if self.known.see(place, ready, consumers, self.now):
             self.turned.append(self.now)
-            self.known.begin(place)
-            self.known.end(place, self.now + self.takes, self.takes, whole=True)
+            self.known.begin_turn(place)
+            self.known.end_turn(place, self.now + self.takes, self.takes, whole=True)
 
 
 def test_a_lane_without_agents_is_turned_over_within_5_seconds_of_a_deadline() -> None:
@@ -179,7 +179,7 @@ def test_where_agents_cease_to_take_what_is_over_ends_within_10_seconds_of_its_d
 def test_what_a_dispatcher_knew_that_is_gone_is_found_once_where_agents_are_busy_too() -> None:
     for owns, turned in ((True, 1), (False, 0)):
         scene = Scene(owns=owns)
-        scene.known.learn([LANE])
+        scene.known.learn_lane([LANE])
         scene.ready, scene.consumers = 5, 1
         scene.run(60)
         assert len(scene.turned) == turned
@@ -204,7 +204,7 @@ def test_a_very_long_lane_is_left_to_the_agents_that_read_it() -> None:
 def test_a_dispatcher_that_starts_turns_over_once_what_it_owns_and_knows_nothing_of() -> None:
     for owns, turned in ((True, 1), (False, 0)):
         scene = Scene(owns=owns)
-        scene.known.learn([LANE])
+        scene.known.learn_lane([LANE])
         scene.ready = 5
         scene.run(120)
         assert len(scene.turned) == turned
@@ -266,11 +266,11 @@ def test_a_queue_that_fails_is_tried_again_ever_later_and_nothing_is_forgotten()
     tried = []
     for _ in range(300):
         scene.now += TIMES.look
-        scene.known.tick(WALL + scene.now, scene.now, scene.others)
+        scene.known.advance_time(WALL + scene.now, scene.now, scene.others)
         for place in scene.known.to_look_at(scene.now):
             if scene.known.see(place, 1, 0, scene.now):
                 tried.append((place, scene.now))
-                scene.known.begin(place)
+                scene.known.begin_turn(place)
                 scene.known.fail(place, scene.now)
     times = [at for place, at in tried if not place.is_suspects]
     gaps = [b - a for a, b in pairwise(times)]
@@ -284,7 +284,7 @@ def test_a_consumer_that_appears_ends_the_turning_over() -> None:
     scene = Scene()
     scene.put(ttl=1)
     (place, _) = scene.places()
-    scene.known.begin(place)
+    scene.known.begin_turn(place)
     consumed = []
     for consumers in (0, 1, 0):
         scene.now += TIMES.look
@@ -292,7 +292,7 @@ def test_a_consumer_that_appears_ends_the_turning_over() -> None:
         assert not scene.known.see(place, 1, consumers, scene.now)
         consumed.append(place.consumed)
     assert consumed == [False, True, True]
-    scene.known.end(place, scene.now, 2.0, whole=False)
+    scene.known.end_turn(place, scene.now, 2.0, whole=False)
     assert (place.due, place.turning) == (True, False)
 
 
@@ -303,10 +303,10 @@ def test_agents_that_have_read_it_all_the_time_do_not_end_it() -> None:
     begun: list[Place] = []
     while not begun:
         scene.now += TIMES.look
-        scene.known.tick(WALL + scene.now, scene.now, scene.others)
+        scene.known.advance_time(WALL + scene.now, scene.now, scene.others)
         begun = [one for one in scene.known.to_look_at(scene.now) if scene.known.see(one, 1, 2, 9)]
     (place, *_) = begun
-    scene.known.begin(place)
+    scene.known.begin_turn(place)
     for consumers in (2, 3, 0, 1):
         scene.known.see(place, 1, consumers, scene.now)
     assert not place.consumed
@@ -324,7 +324,7 @@ def test_of_several_dispatchers_that_know_of_a_deadline_the_owner_turns_the_lane
             for scene in (owner, other):
                 scene.run(1)
             if heard:
-                other.known.hear(owner.known.take_turns(), other.now)
+                other.known.on_news(owner.known.take_turns(), other.now)
         assert [len(scene.turned) for scene in (owner, other)] == turned
 
 
@@ -339,12 +339,12 @@ def test_dispatchers_hear_in_each_others_reports_what_is_turned_over() -> None:
         scene.known_by_now()
         scene.known.take_turns()
         scene.run(11)
-    report = fleets[0].report(owner.now)
+    report = fleets[0].make_report(owner.now)
     assert report.turns[owner.places()[0].queue] == (WALL + 11, True)
-    fleets[1].hear(decode(encode(report), type=DispatcherReport), other.now)
+    fleets[1].on_report(decode(encode(report), type=DispatcherReport), other.now)
     other.run(30)
     assert (len(owner.turned), len(other.turned)) == (1, 0)
-    assert fleets[0].report(owner.now).turns == {}  # told once
+    assert fleets[0].make_report(owner.now).turns == {}  # told once
 
 
 def test_what_passed_after_another_began_is_not_taken_for_looked_through() -> None:
@@ -354,9 +354,9 @@ def test_what_passed_after_another_began_is_not_taken_for_looked_through() -> No
     (place, _) = scene.places()
     scene.run(11)
     assert place.due
-    scene.known.hear({place.queue: (WALL + 9, True), "maniple.lane.unknown": (WALL, True)}, 11.0)
+    scene.known.on_news({place.queue: (WALL + 9, True), "maniple.lane.unknown": (WALL, True)}, 11.0)
     assert place.due
-    scene.known.hear({place.queue: (WALL + 30, False)}, 11.0)
+    scene.known.on_news({place.queue: (WALL + 30, False)}, 11.0)
     assert place.due
     scene.run(2)
     assert scene.turned == []  # as long as another is at it
@@ -366,7 +366,7 @@ def test_what_passed_after_another_began_is_not_taken_for_looked_through() -> No
 
 def test_a_lane_is_looked_at_again_soon_while_no_dispatcher_owns_it_yet() -> None:
     scene = Scene()
-    scene.known.learn([LANE])
+    scene.known.learn_lane([LANE])
     scene.ready = 1
     scene.run(3)  # all of them listen
     scene.owned = True
@@ -378,7 +378,7 @@ def test_a_lane_is_looked_at_again_soon_while_no_dispatcher_owns_it_yet() -> Non
 def test_the_deadlines_of_any_number_of_tasks_are_a_few_numbers(ttls: list[float]) -> None:
     deadlines = Deadlines()
     for ttl in ttls:
-        deadlines.add(WALL + ttl, WALL)
+        deadlines.add_deadline(WALL + ttl, WALL)
     assert len(deadlines) <= MINUTE + 8 + MINUTE + 8 * 24 + 2
 
 
@@ -389,7 +389,7 @@ def test_each_deadline_passes_once_known_exactly_within_a_second_and_never_befor
     """As when each time that something passes the lane is turned over, and so known better."""
     deadlines, left = Deadlines(), [WALL + ttl for ttl in ttls]
     for deadline in left:
-        deadlines.add(deadline, WALL)
+        deadlines.add_deadline(deadline, WALL)
     now = WALL
     while left:
         assert deadlines.first < lane_deadlines.NEVER
@@ -399,15 +399,15 @@ def test_each_deadline_passes_once_known_exactly_within_a_second_and_never_befor
         assert all(now - deadline < 1 for deadline in ended)
         deadlines = Deadlines()
         for deadline in left:
-            deadlines.add(deadline, now)
+            deadlines.add_deadline(deadline, now)
 
 
 def test_names_that_are_no_lanes_and_too_many_are_not_kept() -> None:
     known = LaneDeadlines(TIMES, lambda _: True, WALL)
     known.stir(["", "a b", "../x", "a@", "a@b@c", "A", "a\n"])
     assert list(known.lanes) == []
-    known.learn(["text.stats@eu-1"])
-    known.learn(f"lane-{number}" for number in range(lane_deadlines.MOST_LANES + 10))
+    known.learn_lane(["text.stats@eu-1"])
+    known.learn_lane(f"lane-{number}" for number in range(lane_deadlines.MOST_LANES + 10))
     known.note("one.more", WALL)
     assert len(list(known.lanes)) == lane_deadlines.MOST_LANES
     assert len(known.to_look_at(0.0)) == lane_deadlines.MOST_SLOW
@@ -423,7 +423,7 @@ def test_queues_that_may_not_answer_come_behind_the_others_and_each_gets_its_tur
         now = float(second)
         if second == 30:
             deadlines.note("well", 31.0)
-        deadlines.tick(now, now, frozenset())
+        deadlines.advance_time(now, now, frozenset())
         looks = deadlines.to_look_at(now)
         blank = [place.blank for place in looks]
         assert blank == sorted(blank)

@@ -28,7 +28,7 @@ async def affine(payload: Any) -> Any:
 def queues(*functions: Any, variants: tuple[str, ...] = ()) -> list[str]:
     hot: Any = Hot()
     lanes = LaneConsumers("agent-1", TaskRegistry(functions), variants, CAPACITIES)
-    lanes.consume(hot, Agent().work)
+    lanes.attach_consumers(hot, Agent().work)
     return [consumer.queue for consumer in hot.consumers.values()]
 
 
@@ -80,7 +80,7 @@ class Taking:
         registry = TaskRegistry(functions)
         self.lanes = LaneConsumers("agent-1", registry, (), dict.fromkeys(Executor, slots))
         hot: Any = self.hot
-        self.lanes.consume(hot, self.agent.work)
+        self.lanes.attach_consumers(hot, self.agent.work)
 
     def fill(self) -> None:
         """Let every consumer have all that its prefetch allows."""
@@ -170,14 +170,14 @@ def test_the_health_names_what_keeps_slots() -> None:
     executor, health = FakeExecutor(4), Health("agent", "a1")
     slots = Slots({Executor.THREAD: executor})
     executor.stuck = ["b.task", "a.task", "b.task"]
-    slots.tell(health)
+    slots.show_stuck(health)
     assert health.snapshot()["components"]["slots.thread"] == {
         "ok": False,
         "detail": "3 of 4 slots are kept: a.task, b.task",
         "required": False,
     }
     executor.stuck = []
-    slots.tell(health)
+    slots.show_stuck(health)
     assert health.status == "ok"
 
 

@@ -63,7 +63,7 @@ class Flood:
     def pours(self, count: int = 1000) -> int:
         for _ in range(count):
             self._number += 1
-            self.latest.report(self._number)
+            self.latest.offer(self._number)
         return self._number
 
 
@@ -103,7 +103,7 @@ def test_the_last_value_is_told_at_the_end_and_none_after_it() -> None:
     flood.pours(1)
     flood.home.turn()
     last = flood.pours()
-    flood.latest.close()
+    flood.latest.tell_last()
     flood.home.turn()
     assert flood.told.values == [1, last]
     flood.home.after_a_period()

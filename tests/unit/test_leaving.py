@@ -21,10 +21,12 @@ class Leaving:
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
             hot=SimpleNamespace(pause=self._takes),
-            work=SimpleNamespace(drain=self._drain, draining=False),
+            work=SimpleNamespace(drain_jobs=self._drain, draining=False),
             confirmation=SimpleNamespace(fenced=lambda _: False),
         )
-        self.heartbeats: Any = SimpleNamespace(announce=lambda: None, send=self._send, patience=2.5)
+        self.heartbeats: Any = SimpleNamespace(
+            announce=lambda: None, send_heartbeat=self._send, patience=2.5
+        )
 
     async def _takes(self, limit: float) -> None:
         self.was_draining = self.parts.work.draining

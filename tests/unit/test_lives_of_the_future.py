@@ -97,14 +97,14 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
     nothing: Any = SimpleNamespace(
         settings=SimpleNamespace(timings=SimpleNamespace(queues=SimpleNamespace(leftover=1.0))),
         stir=lambda _: None,
-        begin=lambda _: None,
+        begin_draining=lambda _: None,
     )
     following = AgentDirectory(nothing, nothing, roster, nothing, nothing, deadlines=nothing)
     for incarnation in (forged, OURS):
         described = DESCRIBED.model_copy(
             update={"incarnation": incarnation, "affinity": ("x",), "lanes": ("x",)}
         )
-        following.heard(
+        following.on_agent_event(
             AgentRegistered(
                 at=NOW,
                 agent=AgentId("a1"),
@@ -112,7 +112,9 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
                 description=described,
             )
         )
-    following.heard(AgentFailed(at=NOW, agent=AgentId("a1"), incarnation=Incarnation(forged)))
+    following.on_agent_event(
+        AgentFailed(at=NOW, agent=AgentId("a1"), incarnation=Incarnation(forged))
+    )
     assert roster.serving("x") == ["a1"]
 
 
@@ -122,7 +124,7 @@ def test_a_registry_counts_and_says_what_it_refuses() -> None:
     actor = cast("ActionRunner", None)  # there is nothing to be done
     handlers = Handlers(Agents(), HearingClock(), actor, metrics, structlog.get_logger())
     with structlog.testing.capture_logs() as lines:
-        handlers.hear(beat(incarnation=LAST, sent_at=datetime.now(UTC)))
+        handlers.on_heartbeat(beat(incarnation=LAST, sent_at=datetime.now(UTC)))
     assert [(line["agent"], line["incarnation"]) for line in lines] == [("a1", LAST)]
     assert value(f"{CONTROL_DROPPED.name}_total", {"reason": "future"}) == 1
     assert handlers.fleet.size == 0
@@ -146,7 +148,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.fleet, self.told, self.seconds = Agents(), Told(), 0.0
-        actor: Any = SimpleNamespace(outbox=self.told, take=self._take)
+        actor: Any = SimpleNamespace(outbox=self.told, on_decisions=self._take)
         clock: Any = SimpleNamespace(seconds=lambda: self.seconds, now=self._now)
         log = structlog.get_logger()
         self.handlers = Handlers(self.fleet, clock, actor, process_metrics(), log)
@@ -166,13 +168,13 @@ class Registry:
         self.seconds += 1
         sent_at = NOW + timedelta(seconds=self.seconds)
         fields: dict[str, Any] = {"sent_at": sent_at, "description": DESCRIBED}
-        self.handlers.hear(beat(**(fields | changes)))
+        self.handlers.on_heartbeat(beat(**(fields | changes)))
         return list(self.told.commands)
 
     @property
     def life(self) -> str:
         """That of the one agent which is taken for alive."""
-        record = known(self.fleet.get("a1"))
+        record = known(self.fleet.get_record("a1"))
         assert record.state is AgentState.ACTIVE
         return record.incarnation
 

@@ -36,7 +36,7 @@ def test_what_a_child_writes_is_open_to_nobody_else_whatever_loop_starts_it(
     child = Child(spec_of(tmp_path, f"open({str(written)!r}, 'w').close()"), reaper)
 
     async def end() -> None:
-        await child.start()
+        await child.start_process()
         await wait_until(lambda: child.last_death is not None)
 
     with asyncio.Runner(loop_factory=factory) as runner:
@@ -51,7 +51,7 @@ async def test_a_death_is_told_with_code_and_last_words(
     child = Child(
         spec_of(tmp_path, "import sys; sys.exit('out of beans')"), reaper, on_death=deaths.append
     )
-    await child.start()
+    await child.start_process()
     await wait_until(lambda: bool(deaths))
     assert (deaths[0].cause, deaths[0].tail) == ("exit status 1", "out of beans")
     assert deaths[0].is_failure
@@ -65,7 +65,7 @@ async def test_a_restarted_child_waits_longer_each_time(
     child = Child(
         spec_of(tmp_path, "import os; os._exit(1)"), reaper, restart=True, on_death=deaths.append
     )
-    await child.start()
+    await child.start_process()
     await wait_until(lambda: len(deaths) == 3)
     await child.stop(1)
     first, second, third = (death.restart_in or 0.0 for death in deaths)
@@ -76,7 +76,7 @@ async def test_stopping_is_no_death(tmp_path: Path, reaper: ProcessReaper) -> No
     deaths: list[Death] = []
     code = "import time; time.sleep(60)"
     child = Child(spec_of(tmp_path, code), reaper, restart=True, on_death=deaths.append)
-    await child.start()
+    await child.start_process()
     await child.stop(5)
     await child.stop(5)
     assert deaths == []
@@ -99,7 +99,7 @@ async def test_workers_of_a_dead_child_do_not_outlive_it(
     code = "import os, time; os.fork() == 0 and time.sleep(60); time.sleep(60)"
     deaths: list[Death] = []
     child = Child(spec_of(tmp_path, code), reaper, on_death=deaths.append)
-    await child.start()
+    await child.start_process()
     await wait_until(lambda: len(living(child.pid)) == 2)
     os.kill(child.pid, signal.SIGKILL)
     await wait_until(lambda: bool(deaths))
@@ -109,7 +109,7 @@ async def test_workers_of_a_dead_child_do_not_outlive_it(
 async def test_a_missing_program_is_named(tmp_path: Path, reaper: ProcessReaper) -> None:
     child = Child(ChildSpec("x", ("/nowhere/server",), tmp_path / "x.log"), reaper)
     with pytest.raises(ServerMissing, match="/nowhere/server"):
-        await child.start()
+        await child.start_process()
 
 
 def test_the_tail_of_a_long_log_is_its_last_lines(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[st
 
 def following(store: Store) -> asyncio.Task[None]:
     levels = LogLevels(store, ServiceSettings(instance="a1"), get_logger())
-    return asyncio.create_task(levels.run())
+    return asyncio.create_task(levels.follow_level())
 
 
 @pytest.mark.parametrize("steps", [("error", "critical"), ("debug", "error", "info", "critical")])

@@ -39,7 +39,7 @@ def busy(seen: list[str], name: str, steps: int = 5) -> Steps:
 @pytest.fixture
 async def long() -> AsyncIterator[LongMessages]:
     one = LongMessages()
-    working = asyncio.create_task(one.run())
+    working = asyncio.create_task(one.work_in_slices())
     yield one
     working.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -48,18 +48,18 @@ async def long() -> AsyncIterator[LongMessages]:
 
 async def test_a_short_message_is_done_at_once(long: LongMessages) -> None:
     seen: list[str] = []
-    long.take(delivery(0), busy(seen, "a", 3))
+    long.work_through(delivery(0), busy(seen, "a", 3))
     assert seen == ["a0", "a1", "a2"]
 
 
 async def test_a_long_one_lets_short_ones_pass_after_each_slice(long: LongMessages) -> None:
     seen: list[str] = []
-    long.take(delivery(), busy(seen, "long"))
+    long.work_through(delivery(), busy(seen, "long"))
     assert seen == []
     for number in range(3):
         await asyncio.sleep(0)
-        long.take(delivery(0), busy(seen, f"short{number}-", 1))
-    await long.drain()
+        long.work_through(delivery(0), busy(seen, f"short{number}-", 1))
+    await long.drain_messages()
     begun, ended = seen.index("long0"), seen.index("long4")
     assert begun < seen.index("short2-0") < ended
     assert [one for one in seen if one.startswith("long")] == [f"long{n}" for n in range(5)]
@@ -69,22 +69,22 @@ async def test_long_ones_take_turns_so_that_none_waits_for_the_end_of_a_longer_o
     long: LongMessages,
 ) -> None:
     seen: list[str] = []
-    long.take(delivery(LONGEST), busy(seen, "a", 4))
-    long.take(delivery(), busy(seen, "b", 2))
-    await long.drain()
+    long.work_through(delivery(LONGEST), busy(seen, "a", 4))
+    long.work_through(delivery(), busy(seen, "b", 2))
+    await long.drain_messages()
     assert seen == ["a0", "b0", "a1", "b1", "a2", "a3"]
 
 
 async def test_one_that_is_delivered_again_is_left_to_whoever_has_it(long: LongMessages) -> None:
     seen: list[str] = []
     lost = delivery()
-    long.take(lost, busy(seen, "lost"))
+    long.work_through(lost, busy(seen, "lost"))
     waits = delivery()
-    long.take(waits, busy(seen, "waits"))
-    long.take(delivery(), busy(seen, "next", 1))
+    long.work_through(waits, busy(seen, "waits"))
+    long.work_through(delivery(), busy(seen, "next", 1))
     await asyncio.sleep(0)
     lost.alive = waits.alive = False
-    await long.drain()
+    await long.drain_messages()
     assert seen == ["lost0", "next0"]
     assert (lost.acked, lost.rejected) == (0, 0)
 
@@ -99,9 +99,9 @@ async def test_one_that_cannot_be_handled_is_refused_and_costs_no_other(
         raise ValueError("whatever")
 
     bad = delivery()
-    long.take(bad, fails())
-    long.take(delivery(), busy(seen, "next", 1))
-    await long.drain()
+    long.work_through(bad, fails())
+    long.work_through(delivery(), busy(seen, "next", 1))
+    await long.drain_messages()
     assert (bad.rejected, seen) == (1, ["next0"])
 
 
@@ -110,7 +110,7 @@ async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
 ) -> None:
     monkeypatch.setattr(long_messages, "LONGEST_REST", 60.0)
     monkeypatch.setattr(long_messages, "LATELY", 60.0)
-    long.take(delivery(0), busy([], "short", 1))
+    long.work_through(delivery(0), busy([], "short", 1))
     one, seen = delivery(), list[str]()
     source, each = long.source(one), MOST_UNSETTLED // 4
 
@@ -120,24 +120,24 @@ async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
             yield
         source.settle()
 
-    long.take(one, sends())
+    long.work_through(one, sends())
     for rounds in range(1, 4):
         await hold_within(lambda: source.remaining > MOST_UNSETTLED, 10)
         await asyncio.sleep(20 * SLICE)
         assert (len(seen), source.remaining) == (4 * rounds, MOST_UNSETTLED + 1)
         for _ in range(4 * each):
             source.settle()
-    await long.drain()
+    await long.drain_messages()
     assert (one.acked, source.remaining) == (1, 0)
 
 
 async def test_what_is_never_confirmed_holds_up_no_other_for_long(long: LongMessages) -> None:
     stuck, seen = delivery(), list[str]()
     long.source(stuck).expect(2 * MOST_UNSETTLED)
-    long.take(delivery(0), busy(seen, "short", 1))
-    long.take(delivery(), busy(seen, "next", 3))
+    long.work_through(delivery(0), busy(seen, "short", 1))
+    long.work_through(delivery(), busy(seen, "next", 3))
     async with asyncio.timeout(60):
-        await long.drain()
+        await long.drain_messages()
     assert seen == ["short0", "next0", "next1", "next2"]
 
 
@@ -158,14 +158,14 @@ async def test_only_for_what_is_shorter_and_has_come_lately_is_the_way_kept_clea
     length = Length.LONG if weight == LONG else Length.LONGEST
     long.source(delivery(weight)).expect(2 * MOST_UNSETTLED)
     assert not long._is_in_the_way(length)
-    long.take(delivery(came), busy([], "other", 1))
+    long.work_through(delivery(came), busy([], "other", 1))
     assert long._is_in_the_way(length) == waits
     monkeypatch.setattr(long_messages, "LATELY", 0.0)
     assert not long._is_in_the_way(length)
 
 
 async def test_what_is_delivered_again_or_settled_is_not_waited_for(long: LongMessages) -> None:
-    long.take(delivery(0), busy([], "short", 1))
+    long.work_through(delivery(0), busy([], "short", 1))
     lost, settled = delivery(), delivery()
     long.source(lost).expect(2 * MOST_UNSETTLED)
     (source := long.source(settled)).expect(2 * MOST_UNSETTLED)
@@ -199,12 +199,12 @@ async def test_of_a_long_array_becomes_what_would_of_short_ones(members: list[An
     told = []
     for weight in (0, LONG):
         ingress = Ingress()
-        working = asyncio.create_task(ingress.long.run())
+        working = asyncio.create_task(ingress.long.work_in_slices())
         one: Any = Submission(members)
         one.weight = weight
-        ingress.submissions.take(one)
+        ingress.submissions.on_submission(one)
         assert bool(ingress.long._begun) == (weight > 0)
-        await ingress.long.drain()
+        await ingress.long.drain_messages()
         await ingress.drain()
         await until_idle()
         working.cancel()

@@ -72,7 +72,7 @@ class Scene:
             self.sources.append(source)
             deadline = NOW + timedelta(hours=1)
             task = envelope(f"{lane}-{number}", capability=lane, lane=lane, deadline=deadline)
-            self.lanes.send(task, source)
+            self.lanes.send_task(task, source)
         await wait_until(lambda: all(one.settled for one in self.sources))
         await asyncio.sleep(0)
 

@@ -90,7 +90,7 @@ class Scene:
         self.lookups = RecordLookup(runtime, publisher, lambda: self.hot.outage)
         self.told: dict[str, float] = {}
         self.process = Process(world, "dispatcher")
-        self.process.run(self.lookups.run())
+        self.process.run(self.lookups.answer_lookups())
 
     def ask(self, name: str, since: float = 0.0) -> None:
         def then(_: Record | None) -> None:

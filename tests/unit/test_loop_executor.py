@@ -109,7 +109,7 @@ async def test_what_a_loop_has_not_begun_within_its_timeout_is_given_back_and_no
 
 async def test_a_handler_has_its_timeout_from_when_it_begins(loop: Watched, gate: Gate) -> None:
     late = job("late", "x.in_pool", str(gate), timeout=120.0)
-    loop.look()
+    loop.check_overdue()
     loop.run([late])
     since = loop.now
     await wait_until(lambda: loop.told.values == ["begun"])
@@ -134,9 +134,9 @@ async def test_what_is_cancelled_before_it_begins_is_given_back(loop: Watched) -
 async def test_a_process_that_stood_still_accuses_nobody(loop: Watched, gate: Gate) -> None:
     loop.run([job("blocker", "x.block", str(gate))])
     await wait_until(lambda: loop.told.values == ["begun"])
-    loop.look()
+    loop.check_overdue()
     loop.now += BLOCKED_AFTER * 10
-    loop.look()  # the loop has not had its turn, either
+    loop.check_overdue()  # the loop has not had its turn, either
     assert (loop.free, list(loop.stuck)) == (SLOTS - 1, [])
 
 
@@ -147,7 +147,7 @@ async def test_a_loop_is_seen_to_be_blocked_also_by_who_is_late_at_every_look(
     await wait_until(lambda: loop.told.values == ["begun"])
     for _ in range(4):
         loop.now += BLOCKED_AFTER + SECOND
-        loop.look()
+        loop.check_overdue()
     assert loop.free == 0
 
 

@@ -38,7 +38,7 @@ async def test_a_look_that_is_cancelled_as_it_is_answered_that_nothing_is_there_
     calls: Any = Calls()
     inspector = Inspector(AmqpConnection("amqp://127.0.0.1:1/", name="look"))
     await inspector.open(calls)
-    looking = asyncio.create_task(inspector.look("gone"))
+    looking = asyncio.create_task(inspector.inspect_queue("gone"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     failing = asyncio.create_task(calls.fail(aiormq.exceptions.ChannelNotFoundEntity("gone")))

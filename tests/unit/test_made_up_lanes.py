@@ -7,9 +7,9 @@ from msgspec import structs
 
 from fleet_simulation import Simulation
 from maniple.timings import Reports
-from maniple_dispatcher.limits.bulkhead import MAX_LANES
+from maniple_dispatcher.limits.bulkhead_room import MAX_LANES
 from maniple_dispatcher.limits.concurrency import Bulkheads
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import limit_asked
 from maniple_dispatcher.limits.messages import Ask
 from maniple_dispatcher.limits.outstanding import OutstandingTasks
@@ -20,8 +20,8 @@ MOST = 10_000
 SOON = 0.3
 
 
-def limit(lane: str = LANE) -> Limit:
-    return Limit(KEY, most=MOST, lane=lane)
+def limit(lane: str = LANE) -> ConcurrencyLimit:
+    return ConcurrencyLimit(KEY, most=MOST, lane=lane)
 
 
 def lanes(fleet: Simulation, name: str) -> set[str]:
@@ -99,14 +99,14 @@ def test_tasks_that_got_no_room_or_gave_it_back_are_on_no_way(
     one: tuple[Simulation, str, str],
 ) -> None:
     fleet, name, _ = one
-    full = Limit(KEY, most=1, lane="made-up")
+    full = ConcurrencyLimit(KEY, most=1, lane="made-up")
     fleet.submit(name, full, 3)
     fleet.run(SOON)
     assert (fleet.passed.total(), len(fleet.refused)) == (1, 2)
     no_lane(fleet, name, "made-up")
     assert lanes(fleet, fleet.owner(KEY)) == set()
     comes(fleet, name, "made-up", "made-up")
-    fleet.alive[name].free(limit("made-up"), fleet.now)
+    fleet.alive[name].return_permit(limit("made-up"), fleet.now)
     no_lane(fleet, name, "made-up")
     assert lanes(fleet, fleet.owner(KEY)) == set()
 
@@ -125,7 +125,7 @@ def test_a_lane_that_is_not_told_of_in_time_is_told_of_later() -> None:
 
 def granted(bulkheads: Bulkheads, lane: str, number: int, now: float = 0.0) -> None:
     """Grant room to tasks that go to a lane."""
-    bulkheads.take(KEY, MOST, number, now)
+    bulkheads.take_slots(KEY, MOST, number, now)
     bulkheads.sends(KEY, (lane,), "dispatcher", now)
 
 
@@ -133,17 +133,17 @@ def test_lanes_of_tasks_that_are_refused_are_not_known(one: tuple[Simulation, st
     fleet, name, _ = one
     full = 5
     for number in range(full):
-        fleet.submit(name, Limit(KEY, most=full, lane=f"lane-{number}"))
+        fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane=f"lane-{number}"))
     fleet.run(SOON)
     places = {f"lane-{number}" for number in range(full)}
     for made_up in MADE_UP:
-        fleet.submit(name, Limit(KEY, most=full, lane=made_up))
+        fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane=made_up))
     fleet.run(SOON)
     assert len(fleet.refused) == len(MADE_UP)
-    bulkheads(fleet, fleet.owner(KEY)).free(KEY, 1)  # as an agent tells that one has ended
-    fleet.submit(name, Limit(KEY, most=full, lane="last"))
+    bulkheads(fleet, fleet.owner(KEY)).free_slots(KEY, 1)  # as an agent tells that one has ended
+    fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane="last"))
     for made_up in MADE_UP:
-        fleet.submit(name, Limit(KEY, most=full, lane=made_up))
+        fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane=made_up))
     fleet.run(SOON)
     assert lanes(fleet, fleet.owner(KEY)) == places | {"last"}
     fleet.kill(fleet.owner(KEY))
@@ -153,8 +153,11 @@ def test_lanes_of_tasks_that_are_refused_are_not_known(one: tuple[Simulation, st
 
 def test_an_older_dispatcher_may_have_sent_what_it_is_granted_to_any_lane_that_it_names() -> None:
     ask = Ask(key=KEY, to="owner", number=1, want=3, most=MOST, lane="c", lanes=("a", "b"))
-    assert set(limit_asked(ask).goes_to(1)) == {"a", "b", "c"}
-    assert limit_asked(structs.replace(ask, had=("b",))).goes_to(1) == ("c", "b")
+    older, newer = limit_asked(ask), limit_asked(structs.replace(ask, had=("b",)))
+    assert isinstance(older, ConcurrencyLimit)
+    assert isinstance(newer, ConcurrencyLimit)
+    assert set(older.goes_to(1)) == {"a", "b", "c"}
+    assert newer.goes_to(1) == ("c", "b")
 
 
 def test_a_lane_is_left_with_the_last_that_does_not_go_there_if_one_missed_it() -> None:
@@ -172,7 +175,7 @@ def test_a_lane_that_is_new_is_worth_writing_down_at_once_and_no_other() -> None
     granted(bulkheads, LANE, 4)
     versions = [bulkheads.version]
     for lane in (LANE, "new", "new"):
-        bulkheads.free(KEY, 1)
+        bulkheads.free_slots(KEY, 1)
         granted(bulkheads, lane, 1)
         versions.append(bulkheads.version)
     assert [after - before for before, after in pairwise(versions)] == [0, 1, 0]

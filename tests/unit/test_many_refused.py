@@ -57,7 +57,7 @@ async def test_an_array_with_many_bad_members_is_refused_as_a_whole(
 
 async def test_what_is_refused_as_a_whole_makes_room_for_others() -> None:
     scene, delivery = Ingress(), Submission(MANY["unknown fields"])
-    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    scene.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
     await scene.drain()
     assert delivery.weight == len(delivery.body) + TASK_BYTES
 
@@ -137,7 +137,7 @@ async def test_which_id_stands_twice_is_no_matter_of_policies(
 async def test_refusals_are_recorded_together_whatever_names_they_bear(scene: Ingress) -> None:
     for number in range(50):
         delivery: Any = Submission({"x": 1}, routing_key=f"invented.x{number}", message_id=None)
-        scene.submissions.take(delivery)
+        scene.submissions.on_submission(delivery)
     await scene.drain()
     assert len(scene.recorded) == 50
     assert len(scene.publisher.to("maniple.results")) == 1
@@ -211,7 +211,7 @@ async def test_that_an_array_is_refused_is_on_record_before_its_sender_is_told()
     publisher = FakePublisher()
     publisher.silent = {"maniple.refused"}
     scene, delivery = Ingress(publisher), Submission(MIXED)
-    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    scene.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
     await wait_until(lambda: bool(scene.kept))
     await asyncio.sleep(0.05)
     assert (scene.answered, delivery.acked) == ([], 0)
@@ -223,7 +223,7 @@ async def test_that_an_array_is_refused_is_on_record_before_its_sender_is_told()
 async def test_of_an_array_that_is_another_dispatchers_nothing_is_told() -> None:
     scene, delivery = Ingress(), Submission(MIXED)
     delivery.alive = False
-    scene.submissions.take(delivery)  # type: ignore[arg-type]  # a fake
+    scene.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
     await scene.drain()
     assert (scene.recorded, scene.answered) == ([], [])
     assert (delivery.acked, delivery.rejected) == (0, 0)
@@ -243,7 +243,7 @@ async def test_who_floods_and_reads_no_answers_holds_up_nothing_but_a_few() -> N
     scene = Ingress(publisher)
     sent: list[Any] = [Submission({"x": 1}, message_id=None) for _ in range(2000)]
     for delivery in sent:
-        scene.submissions.take(delivery)
+        scene.submissions.on_submission(delivery)
     await wait_until(lambda: sum(one.acked for one in sent) == len(sent) - OFFERS)
     publisher.freed.set()
     await scene.drain()
@@ -252,7 +252,7 @@ async def test_who_floods_and_reads_no_answers_holds_up_nothing_but_a_few() -> N
     assert OFFERS < len(scene.answered) < most
     assert len(scene.recorded) == len(sent)
     again: Any = Submission({"x": 1}, message_id="later")
-    scene.submissions.take(again)
+    scene.submissions.on_submission(again)
     await scene.drain()
     assert scene.answered[-1].id == "later"
 
@@ -263,9 +263,9 @@ async def test_a_flooded_address_costs_no_other_its_answers() -> None:
     scene = Ingress(publisher)
     for _ in range(2000):
         flood: Any = Submission({"x": 1}, message_id=None)
-        scene.submissions.take(flood)
+        scene.submissions.on_submission(flood)
     innocent: Any = Submission({"x": 1}, reply_to="another", message_id="mine")
-    scene.submissions.take(innocent)
+    scene.submissions.on_submission(innocent)
     await wait_until(lambda: bool(innocent.acked))
     (answer,) = [one for one in publisher.to("") if one.routing_key == "another"]
     assert b'"mine"' in answer.body

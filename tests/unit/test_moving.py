@@ -38,10 +38,10 @@ class Queue:
         self.quiet, self.lost = 1.0, False
         self.rebound: Callable[[], object] = bool
 
-    async def look(self) -> QueueView | None:
+    async def inspect_queue(self) -> QueueView | None:
         return QueueView(0, self.consumers) if self.there else None
 
-    async def remove(self) -> None:
+    async def remove_queue(self) -> None:
         self.there = False
 
     async def bind(self) -> None:
@@ -62,7 +62,7 @@ class Marks:
         self.removed: list[str] = []
         self.removing: Callable[[], object] = bool
 
-    async def remove(self, agent: str) -> None:
+    async def remove_marker(self, agent: str) -> None:
         self.removing()
         self.removed.append(agent)
 
@@ -94,7 +94,7 @@ class Scene:
 
     def goes(self, incarnation: str) -> None:
         self.roster.gone(AGENT, incarnation)
-        self.moves.begin(AGENT)
+        self.moves.begin_draining(AGENT)
 
 
 @pytest.fixture
@@ -165,13 +165,13 @@ async def test_who_hears_at_once_that_it_failed_and_is_back_waits_for_other_disp
 
 
 async def test_the_queue_of_an_agent_that_was_replaced_is_not_consumed(scene: Scene) -> None:
-    looked = scene.queue.look
+    looked = scene.queue.inspect_queue
 
-    async def look() -> QueueView | None:
+    async def inspect_queue() -> QueueView | None:
         scene.comes("2")
         return await looked()
 
-    scene.queue.look = look  # type: ignore[method-assign]  # it comes back before we begin
+    scene.queue.inspect_queue = inspect_queue  # type: ignore[method-assign]  # it comes back before we begin
     scene.queue.consumers = 1
     scene.comes("1")
     scene.goes("1")

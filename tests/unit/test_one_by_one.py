@@ -1,5 +1,6 @@
 """What is wrong with one member of a message costs no other, in every process that reads it."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +88,7 @@ async def test_a_message_is_settled_when_all_that_came_of_its_members_is_safe() 
 
     ingress.submissions._onward = keeps
     delivery: Any = Submission([{"id": name} for name in "abc"])
-    ingress.submissions.take(delivery)
+    ingress.submissions.on_submission(delivery)
     await ingress.drain()
     assert delivery.acked == 0
     for source in held:
@@ -118,9 +119,9 @@ class Way:
     def again(self, task: Envelope, source: Settlement) -> None:
         if task.id == "broken":
             raise RuntimeError("a bug")
-        self.lanes.send(task, source)
+        self.lanes.send_task(task, source)
 
-    async def take(self, taker: Any, body: bytes) -> None:
+    async def take(self, take: Callable[[Any], None], body: bytes) -> None:
         delivery = Delivery(body=body)
         delivery.routing_key = "broker.maniple.lane.a.task"
         delivery.properties = SimpleNamespace(
@@ -128,11 +129,11 @@ class Way:
             timestamp=None,
         )  # fmt: skip
         delivery.headers = {}
-        taker.take(delivery)
+        take(delivery)
         for _ in range(3):
-            await self.lanes.drain()
-            await self.results.drain()
-            await self.log.drain()
+            await self.lanes.drain_lanes()
+            await self.results.drain_results()
+            await self.log.drain_log()
         assert (delivery.acked, delivery.rejected) == (1, 0)
 
     @property
@@ -145,7 +146,7 @@ async def test_what_returns_from_a_wait_goes_on_beside_what_cannot_be_read_or_ha
     way = Way()
     odd = newer(envelope("odd", reply_to="theirs", correlation_id="c"))
     members = (envelope("a"), odd, envelope("broken"), b"7", envelope("z"))
-    await way.take(way.returns, bundle(*members))
+    await way.take(way.returns.on_retry, bundle(*members))
     assert way.sent == ["a", "z"]
     assert ends(way.publisher) == {
         "odd": ("failed", "undecodable"),
@@ -164,8 +165,8 @@ async def test_what_cannot_even_be_told_of_is_kept_and_holds_up_nothing(
     def end(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(way.lanes, "end", end)
-    await way.take(way.returns, bundle(envelope("a"), odd))
+    monkeypatch.setattr(way.lanes, "end_task", end)
+    await way.take(way.returns.on_retry, bundle(envelope("a"), odd))
     assert way.sent == ["a"]
     assert [m.body for m in way.publisher.to("maniple.dead")] == [odd]
 
@@ -183,7 +184,8 @@ async def test_of_a_dead_letter_each_task_ends_that_can_be_told(
     original: Any = way.traces.given_up
     monkeypatch.setattr(way.traces, "given_up", gives_up)
     await way.take(
-        way.dead, bundle(envelope("a"), newer(envelope("odd")), envelope("broken"), b"7")
+        way.dead.on_dead_letter,
+        bundle(envelope("a"), newer(envelope("odd")), envelope("broken"), b"7"),
     )
     found = ends(way.publisher)
     assert {name: found.get(name) for name in ("a", "odd")} == {
@@ -244,7 +246,7 @@ class Client:
         self._carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
         self.handles = {name: TaskHandle(name, "default", "a.task", b"") for name in names}
         for handle in self.handles.values():
-            outstanding.add(handle)
+            outstanding.add_ticket(handle)
 
     def hear(self, body: bytes, message_type: str = RESULTS_TYPE) -> None:
         delivery: Any = Delivery(body=body)

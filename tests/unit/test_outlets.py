@@ -70,7 +70,7 @@ def publisher() -> FakePublisher:
 async def test_items_of_a_key_travel_together_and_each_is_told(publisher: FakePublisher) -> None:
     outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     for number in range(6):
-        outlet.add("ab"[number % 2], str(number).encode(), ends.of(str(number)))
+        outlet.add_item("ab"[number % 2], str(number).encode(), ends.of(str(number)))
     await outlet.drain()
     bodies = {message.routing_key: message.body for message in publisher.sent}
     assert bodies == {"a": b"[0,2,4]", "b": b"[1,3,5]"}
@@ -81,8 +81,8 @@ async def test_a_refused_bundle_is_told_to_each_of_its_items(publisher: FakePubl
     outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     publisher.errors["full"] = [refused("full")]
     for number in range(3):
-        outlet.add("full", b"0", ends.of(str(number)))
-    outlet.add("other", b"0", ends.of("other"))
+        outlet.add_item("full", b"0", ends.of(str(number)))
+    outlet.add_item("other", b"0", ends.of("other"))
     await outlet.drain()
     errors = {name: error for name, error in ends.told if error is not None}
     assert sorted(errors) == ["0", "1", "2"]
@@ -96,7 +96,7 @@ async def test_an_outlet_that_insists_publishes_until_it_is_taken(
     monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.001)
     outlet, ends = BatchPublisher(publisher, RESULTS, "t", insist=True), Ends()
     publisher.errors["k"] = [refused("k") for _ in range(3)]
-    outlet.add("k", b"0", ends.of("it"))
+    outlet.add_item("k", b"0", ends.of("it"))
     await outlet.drain()
     assert ends.ended_well(1)
     assert len({message.message_id for message in publisher.sent}) == 1
@@ -108,8 +108,8 @@ async def test_whatever_a_publish_raises_is_told(
 ) -> None:
     outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     publisher.errors["k"] = [error]
-    outlet.add("k", b"0", ends.of("first"))
-    outlet.add("k", b"1", ends.of("second"))
+    outlet.add_item("k", b"0", ends.of("first"))
+    outlet.add_item("k", b"1", ends.of("second"))
     await outlet.drain()
     assert [(name, isinstance(told, ManipleError)) for name, told in ends.told] == [
         ("first", True),
@@ -125,8 +125,8 @@ async def test_an_item_whose_end_raises_does_not_keep_the_others_waiting(
     def broken(_error: ManipleError | None) -> None:
         raise RuntimeError("a bug")
 
-    outlet.add("k", b"0", broken)
-    outlet.add("k", b"1", ends.of("second"))
+    outlet.add_item("k", b"0", broken)
+    outlet.add_item("k", b"1", ends.of("second"))
     await outlet.drain()
     assert ends.ended_well(1)
 
@@ -136,18 +136,18 @@ async def test_resting_keys_are_forgotten_and_nothing_of_busy_ones_is_lost(
 ) -> None:
     outlet, ends = BatchPublisher(publisher, LANES, "t"), Ends()
     for number in range(MAX_KEYS):
-        outlet.add(f"rest.{number}", b"0", ends.of(f"rest.{number}"))
+        outlet.add_item(f"rest.{number}", b"0", ends.of(f"rest.{number}"))
     await outlet.drain()
     publisher.gate.clear()
     for number in range(2 * MAX_KEYS):
-        outlet.add(f"busy.{number}", b"0", ends.of(f"busy.{number}"))
-        outlet.add(f"busy.{number // 2}", b"1", ends.of(f"more.{number}"))
+        outlet.add_item(f"busy.{number}", b"0", ends.of(f"busy.{number}"))
+        outlet.add_item(f"busy.{number // 2}", b"1", ends.of(f"more.{number}"))
     assert not any(key.startswith("rest") for key in outlet._bundlers)
     publisher.gate.set()
     await outlet.drain()
     assert ends.ended_well(5 * MAX_KEYS)
     for number in range(3 * MAX_KEYS):
-        outlet.add(f"then.{number}", b"0", ends.of(f"then.{number}"))
+        outlet.add_item(f"then.{number}", b"0", ends.of(f"then.{number}"))
         await outlet.drain()
     assert len(outlet._bundlers) < 3 * MAX_KEYS
 
@@ -155,14 +155,14 @@ async def test_resting_keys_are_forgotten_and_nothing_of_busy_ones_is_lost(
 async def test_a_key_that_was_forgotten_keeps_its_size(publisher: FakePublisher) -> None:
     sizes = {"slow": 1}
     outlet = BatchPublisher(publisher, LANES, "t").limited(lambda key: sizes.get(key, 128))
-    outlet.add("slow", b"0", lambda _: None)
+    outlet.add_item("slow", b"0", lambda _: None)
     for number in range(2 * MAX_KEYS):
-        outlet.add(str(number), b"0", lambda _: None)
+        outlet.add_item(str(number), b"0", lambda _: None)
         await outlet.drain()
     assert "slow" not in outlet._bundlers
     publisher.sent.clear()
     for _ in range(5):
-        outlet.add("slow", b"0", lambda _: None)
+        outlet.add_item("slow", b"0", lambda _: None)
     await outlet.drain()
     assert [message.body for message in publisher.sent] == [b"[0]"] * 5
 
@@ -172,7 +172,7 @@ async def test_a_new_limit_holds_for_what_is_sent_from_now_on(publisher: FakePub
     for size in (1, 3):
         outlet.limit("k", size)
         for _ in range(3):
-            outlet.add("k", b"0", lambda _: None)
+            outlet.add_item("k", b"0", lambda _: None)
         await outlet.drain()
         outlet.limit("k", 3)
     assert [message.body for message in publisher.sent] == [*[b"[0]"] * 3, b"[0,0,0]"]
@@ -190,10 +190,10 @@ async def test_a_result_is_recorded_and_replied_before_it_is_done(
 ) -> None:
     outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.gate.clear()
-    outlet.report(RESULT, reply_to, "corr", ends.of("it"))
+    outlet.report_result(RESULT, reply_to, "corr", ends.of("it"))
     assert not ends.told
     publisher.gate.set()
-    await outlet.drain()
+    await outlet.drain_results()
     assert ends.ended_well(1)
     places = sorted((message.exchange, message.routing_key) for message in publisher.sent)
     expected = {
@@ -208,8 +208,8 @@ async def test_a_reply_stands_alone_under_an_id_that_fits(publisher: FakePublish
     outlet = ResultPublisher(publisher, Metrics(), replier=publisher)
     task_id = "\N{GRINNING FACE}" * 128  # 512 bytes; AMQP takes 255
     result = Result(id=task_id, capability="x", status=Status.SUCCEEDED)
-    outlet.report(result, "theirs", "corr", lambda _: None)
-    await outlet.drain()
+    outlet.report_result(result, "theirs", "corr", lambda _: None)
+    await outlet.drain_results()
     reply = next(message for message in publisher.sent if message.routing_key == "theirs")
     assert reply.body == encode(result)
     assert (reply.correlation_id, reply.persistent) == ("corr", True)
@@ -223,8 +223,8 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
     metrics, ends = Metrics(), Ends()
     outlet = ResultPublisher(publisher, metrics, replier=publisher)
     publisher.errors["gone"] = [refused("gone")]
-    outlet.report(RESULT, reply_to, None, ends.of("it"))
-    await outlet.drain()
+    outlet.report_result(RESULT, reply_to, None, ends.of("it"))
+    await outlet.drain_results()
     assert ends.ended_well(1)
     assert metrics.registry.get_sample_value(f"{REPLIES_DROPPED.name}_total") == 1
 
@@ -232,8 +232,8 @@ async def test_a_reply_that_nobody_can_take_is_counted_and_dropped(
 async def test_a_reply_that_could_not_be_tried_is_an_error(publisher: FakePublisher) -> None:
     outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.errors["theirs"] = [BrokerUnavailable("closed")]
-    outlet.report(RESULT, "theirs", None, ends.of("it"))
-    await outlet.drain()
+    outlet.report_result(RESULT, "theirs", None, ends.of("it"))
+    await outlet.drain_results()
     assert [(name, type(error)) for name, error in ends.told] == [("it", BrokerUnavailable)]
 
 
@@ -241,10 +241,10 @@ async def test_what_is_not_confirmed_is_counted_in_bytes(publisher: FakePublishe
     outlet, ends = ResultPublisher(publisher, Metrics(), replier=publisher), Ends()
     publisher.gate.clear()
     for number in range(3):
-        outlet.report(RESULT, None, None, ends.of(str(number)))
+        outlet.report_result(RESULT, None, None, ends.of(str(number)))
     assert outlet.kept == 3 * len(encode(RESULT))
     publisher.gate.set()
-    await outlet.drain()
+    await outlet.drain_results()
     assert outlet.kept == 0
 
 
@@ -257,8 +257,8 @@ async def test_a_burst_of_large_results_travels_in_messages_of_one_each(
     large = Raw(b'"' + b"x" * (MAX_BODY - 2) + b'"')
     for number in range(40):
         result = replace(RESULT, id=str(number), output=large)
-        outlet.report(result, f"{REPLY_PREFIX}client", None, ends.of(str(number)))
-    await outlet.drain()
+        outlet.report_result(result, f"{REPLY_PREFIX}client", None, ends.of(str(number)))
+    await outlet.drain_results()
     assert len(publisher.sent) == 80  # its record, and its reply
     assert max(len(message.body) for message in publisher.sent) < MAX_BODY + 1000
 
@@ -272,7 +272,7 @@ async def test_of_input_over_the_limit_the_head_is_kept_until_it_is_taken(
     body = b"x" * (MAX_BODY + 1)
     log = RefusedLog(publisher, Metrics())
     log.keep(body, InvalidMessage(ErrorCode.PAYLOAD_TOO_LARGE, "big"), {}, ends.of("it"))
-    await log.drain()
+    await log.drain_log()
     (kept,) = publisher.sent
     assert (len(kept.body), kept.routing_key) == (64 * 1024, key)
     assert kept.headers is not None

@@ -4,7 +4,7 @@ import pytest
 
 from maniple.timings import Peers as Times
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.messages import DispatcherReport
@@ -28,15 +28,15 @@ def test_whoever_is_silent_while_we_hear_ourselves_owns_nothing_after_a_while() 
     for step in range(1, int(2 * TIMES.alive / TIMES.presence)):
         now = begun + step * TIMES.presence
         peers.heard("one", now, ready=True)
-        peers.look(now)
-        assert peers.counts("two") == (now - begun <= TIMES.alive)
+        peers.forget_silent(now)
+        assert peers.is_counted("two") == (now - begun <= TIMES.alive)
 
 
 def test_nobody_is_silent_while_we_do_not_hear_even_ourselves() -> None:
     peers, begun = heard_both(3)
     for moment in range(int(LONG / TIMES.look)):
-        peers.look(begun + moment * TIMES.look)
-        assert peers.counts("two")
+        peers.forget_silent(begun + moment * TIMES.look)
+        assert peers.is_counted("two")
         assert peers.unheard_for("two", begun + moment * TIMES.look) <= TIMES.unheard
 
 
@@ -44,8 +44,8 @@ def test_nobody_is_silent_while_we_do_not_hear_even_ourselves() -> None:
 def test_whoever_is_heard_first_after_that_nobody_was_silent_meanwhile(first: str) -> None:
     peers, begun = heard_both(3)
     peers.heard(first, begun + LONG, ready=True)
-    peers.look(begun + LONG + TIMES.look)
-    assert peers.counts("two")
+    peers.forget_silent(begun + LONG + TIMES.look)
+    assert peers.is_counted("two")
 
 
 def test_who_died_meanwhile_is_missed_from_then_on() -> None:
@@ -53,9 +53,9 @@ def test_who_died_meanwhile_is_missed_from_then_on() -> None:
     heard = begun + LONG
     while heard < begun + LONG + TIMES.alive + TIMES.presence:
         peers.heard("one", heard, ready=True)
-        peers.look(heard)
+        peers.forget_silent(heard)
         heard += TIMES.presence
-    assert not peers.counts("two")
+    assert not peers.is_counted("two")
 
 
 def fleet() -> Coordinator:
@@ -64,46 +64,46 @@ def fleet() -> Coordinator:
 
 def test_who_begins_listens_only_from_when_it_hears_itself() -> None:
     one = fleet()
-    assert not one.report(LONG).ready
-    one.hear(DispatcherReport(dispatcher="two", ready=True), LONG)
-    assert not one.report(LONG).ready
-    one.hear(one.report(LONG), LONG)
-    assert not one.report(LONG + TIMES.listens / 2).ready
-    assert one.report(LONG + TIMES.listens).ready
+    assert not one.make_report(LONG).ready
+    one.on_report(DispatcherReport(dispatcher="two", ready=True), LONG)
+    assert not one.make_report(LONG).ready
+    one.on_report(one.make_report(LONG), LONG)
+    assert not one.make_report(LONG + TIMES.listens / 2).ready
+    assert one.make_report(LONG + TIMES.listens).ready
 
 
 def test_whose_word_does_not_come_back_for_long_begins_anew_and_does_not_believe_what_it_said() -> (
     None
 ):
     one = fleet()
-    one.hear(one.report(0.0), 0.0)
-    said = one.report(TIMES.listens)
-    one.hear(said, TIMES.listens)
-    assert one.peers.counts("one")
-    one.look(TIMES.listens + TIMES.alive)
-    assert one.peers.counts("one")
+    one.on_report(one.make_report(0.0), 0.0)
+    said = one.make_report(TIMES.listens)
+    one.on_report(said, TIMES.listens)
+    assert one.peers.is_counted("one")
+    one.advance_time(TIMES.listens + TIMES.alive)
+    assert one.peers.is_counted("one")
     late = TIMES.listens + 1.1 * TIMES.alive
-    one.look(late)
-    assert not one.peers.counts("one")
-    one.hear(said, late)
-    assert not one.peers.counts("one")
-    one.hear(one.report(late + TIMES.listens), late + TIMES.listens)
-    assert one.peers.counts("one")
+    one.advance_time(late)
+    assert not one.peers.is_counted("one")
+    one.on_report(said, late)
+    assert not one.peers.is_counted("one")
+    one.on_report(one.make_report(late + TIMES.listens), late + TIMES.listens)
+    assert one.peers.is_counted("one")
 
 
-LIMIT = Limit("bulkhead/it", most=10, lane="text.stats")
+LIMIT = ConcurrencyLimit("bulkhead/it", most=10, lane="text.stats")
 
 
 def told(one: Coordinator, until: float, *, hears: bool) -> float:
     """Let one wait for a limit that nobody owns, and look until it is told; return when."""
     times: list[float] = []
     now = 0.0
-    one.ask(LIMIT, lambda passes, _: times.append(now if passes is None else -1.0), now)
+    one.ask_permit(LIMIT, lambda passes, _: times.append(now if passes is None else -1.0), now)
     while not times and now < until:
         now += TIMES.look
         if hears:
-            one.hear(DispatcherReport(dispatcher="one"), now)
-        one.look(now)
+            one.on_report(DispatcherReport(dispatcher="one"), now)
+        one.advance_time(now)
     return times[0]
 
 

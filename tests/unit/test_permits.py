@@ -6,13 +6,13 @@ import pytest
 
 from fleet_simulation import Simulation
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 
 TERMS = Terms(rate=100.0, capacity=100.0)
-HUNDRED = Limit("rate_limit/hundred", TERMS)
+HUNDRED = TokenBucketLimit("rate_limit/hundred", TERMS)
 SOON = 0.1  # seconds: some ways there and back, and no look or presence that happens to help
 
 
@@ -41,9 +41,9 @@ def test_what_is_given_back_while_a_request_is_under_way_is_told_soon() -> None:
     simulation.submit(other, HUNDRED)
     simulation.run(0.006)
     for _ in range(50):
-        simulation.alive[other].free(HUNDRED, simulation.now)
+        simulation.alive[other].return_permit(HUNDRED, simulation.now)
     simulation.run(SOON)
-    assert owner.owned.take(HUNDRED, 100, simulation.now).granted > 50
+    assert owner.owned.grant_permits(HUNDRED, 100, simulation.now).granted > 50
 
 
 class TwoFleets:
@@ -52,79 +52,79 @@ class TwoFleets:
     def __init__(self) -> None:
         self.asking = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
         for name in ("one", "two"):
-            self.asking.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
+            self.asking.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
         self.limit = next(self._theirs())
-        self.asking.report(10.0)
+        self.asking.make_report(10.0)
         self.passed: list[bool | None] = []
 
     def _theirs(self) -> Iterator[Limit]:
         for number in range(100):
             if self.asking.peers.owner(f"rate_limit/{number}") == "two":
-                yield Limit(f"rate_limit/{number}", TERMS)
+                yield TokenBucketLimit(f"rate_limit/{number}", TERMS)
 
     def ask(self, now: float) -> None:
-        self.asking.ask(self.limit, lambda passes, _: self.passed.append(passes), now)
+        self.asking.ask_permit(self.limit, lambda passes, _: self.passed.append(passes), now)
 
     def due(self) -> bool:
         return self.asking.due
 
     def answer(self, ask: Ask, now: float) -> None:
         grant = Grant(key=ask.key, to="one", number=ask.number, granted=ask.want)
-        self.asking.hear(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), now)
+        self.asking.on_report(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), now)
 
 
 def test_nothing_is_due_while_a_request_is_under_way() -> None:
     two = TwoFleets()
     two.ask(10.0)
-    (first,) = two.asking.report(10.0).asks
+    (first,) = two.asking.make_report(10.0).asks
     two.ask(10.003)
-    two.asking.free(two.limit, 10.004)
-    two.asking.look(10.005)
+    two.asking.return_permit(two.limit, 10.004)
+    two.asking.advance_time(10.005)
     assert not two.due()
     two.answer(first, 10.01)
     assert two.due()
-    (second,) = two.asking.report(10.01).asks
+    (second,) = two.asking.make_report(10.01).asks
     assert (second.want, second.freed) == (1, 1)
 
 
 def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> None:
     two = TwoFleets()
     two.ask(10.0)
-    two.asking.report(10.0)
+    two.asking.make_report(10.0)
     two.ask(10.003)
     assert not two.due()
     for moment in range(1, 21):
-        two.asking.look(10.0 + moment * 0.05)
+        two.asking.advance_time(10.0 + moment * 0.05)
     assert two.due()
-    assert two.asking.report(11.0).asks
+    assert two.asking.make_report(11.0).asks
 
 
 def test_what_an_answer_grants_that_came_too_late_is_given_back_once() -> None:
     two = TwoFleets()
     two.ask(10.0)
     two.ask(10.0)
-    (late,) = two.asking.report(10.0).asks
-    two.asking.look(11.0)
+    (late,) = two.asking.make_report(10.0).asks
+    two.asking.advance_time(11.0)
     two.answer(late, 11.1)
     two.ask(11.2)
-    (told,) = two.asking.report(11.2).asks
+    (told,) = two.asking.make_report(11.2).asks
     two.answer(told, 11.3)
     two.ask(11.4)
-    (then,) = two.asking.report(11.4).asks
+    (then,) = two.asking.make_report(11.4).asks
     assert [late.freed, told.freed, then.freed] == [0, late.want, 0]
 
 
 def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> None:
     two = TwoFleets()
     two.ask(10.0)
-    two.asking.report(10.0)
-    two.asking.look(11.0)  # from now on it is silent
-    two.asking.hear(DispatcherReport(dispatcher="two", leaving=True), 11.0)
+    two.asking.make_report(10.0)
+    two.asking.advance_time(11.0)  # from now on it is silent
+    two.asking.on_report(DispatcherReport(dispatcher="two", leaving=True), 11.0)
     number = 0
     while two.asking.peers.owner(two.limit.key) in ("one", None):
         number += 1
-        two.asking.hear(DispatcherReport(dispatcher=f"next-{number}", ready=True), 11.0)
-    two.asking.report(11.0)
+        two.asking.on_report(DispatcherReport(dispatcher=f"next-{number}", ready=True), 11.0)
+    two.asking.make_report(11.0)
     two.passed.clear()
     two.ask(11.01)
     assert two.passed == []  # it waits for an answer
@@ -132,12 +132,12 @@ def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> No
 
 def test_a_token_that_is_given_back_leaves_what_is_reserved_alone() -> None:
     buckets, shape = TokenBuckets(), Terms(rate=100.0, capacity=100.0, reserve=60.0)
-    last = buckets.take("x", shape, 3100, now=0.0)
+    last = buckets.take_tokens("x", shape, 3100, now=0.0)
     assert last.wait(3099) == pytest.approx(30.0)
     buckets.spend("x", shape, -1, now=0.0)
-    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.0)
+    assert buckets.take_tokens("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.0)
     buckets.spend("x", shape, 1, now=0.0)
-    assert buckets.take("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)
+    assert buckets.take_tokens("x", shape, 1, now=0.0).wait(0) == pytest.approx(30.02)
 
 
 @pytest.mark.parametrize("way", ["follow", "restore", "take"])
@@ -146,20 +146,20 @@ def test_buckets_have_a_bound_whoever_tells_of_them(
 ) -> None:
     monkeypatch.setattr("maniple_dispatcher.limits.token_bucket.MAX_BUCKETS", 20)
     known = TokenBuckets()
-    known.follow("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
+    known.follow_owner("empty", (-50.0, TERMS.rate, TERMS.capacity), 0.0)
     for number in range(100):
         key, level = str(number), (99.0, TERMS.rate, TERMS.capacity)
         if way == "follow":
-            known.follow(key, level, 0.0)
+            known.follow_owner(key, level, 0.0)
         elif way == "restore":
             known.restore(key, level, 0.0, 0.0)
         else:
-            known.take(key, TERMS, 1, 0.0)
+            known.take_tokens(key, TERMS, 1, 0.0)
     assert len(known) <= 20
     assert known.level("empty", TERMS, 0.0) == -50.0
 
 
-QUIET = Limit("rate_limit/quiet", Terms(rate=0.1, capacity=12.0))
+QUIET = TokenBucketLimit("rate_limit/quiet", Terms(rate=0.1, capacity=12.0))
 UNTIL_ANOTHER_OWNS_IT = 1.5
 
 
@@ -198,19 +198,19 @@ def test_what_passed_while_an_owner_stood_still_is_owed_when_it_comes_back() -> 
 
 def test_what_is_above_what_was_left_nobody_has_refused() -> None:
     two = TwoFleets()
-    two.limit = Limit(two.limit.key, Terms(rate=0.001, capacity=6.0))
+    two.limit = TokenBucketLimit(two.limit.key, Terms(rate=0.001, capacity=6.0))
     for _ in range(4):
         two.ask(10.0)
-    two.asking.report(10.0)
-    two.asking.look(11.0)
+    two.asking.make_report(10.0)
+    two.asking.advance_time(11.0)
     two.ask(11.0)
     assert two.passed == [True] * 3 + [None] * 2
 
 
 def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
     two = TwoFleets()
-    two.limit = Limit(two.limit.key, most=1000, lane="text.stats")
+    two.limit = ConcurrencyLimit(two.limit.key, most=1000, lane="text.stats")
     two.ask(10.0)
-    two.asking.report(10.0)
-    two.asking.look(11.0)
+    two.asking.make_report(10.0)
+    two.asking.advance_time(11.0)
     assert two.passed == [None]

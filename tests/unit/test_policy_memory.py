@@ -47,7 +47,7 @@ def test_a_report_of_a_revision_that_cannot_be_is_not_believed(tmp_path: Path) -
     store = a_store(tmp_path)
     answers = PolicyQueries(store, NOTHING, lambda: 0.0)
     for instance, claimed in (("forged", MAX_REVISION), ("true", 7)):
-        answers.hear(
+        answers.on_applied(
             PolicyApplied(
                 at=NOW,
                 service="dispatcher",

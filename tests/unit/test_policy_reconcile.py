@@ -71,7 +71,7 @@ def test_an_edit_in_place_becomes_a_new_version() -> None:
     value["policy"]["spec"]["seconds"] = 9
     (write,) = reconcile({KEY: ours}, found(value), NOW).write
     assert (write.record.version, write.record.author, write.index) == (3, CONSUL, 5)
-    assert write.record.policy.spec.seconds == 9  # type: ignore[union-attr]
+    assert write.record.policy.spec.model_dump() == {"seconds": 9}
     assert [r.policy.version for r in write.record.history] == [2, 1]
 
 

@@ -24,8 +24,8 @@ def applied(instance: str, digest: str, **versions: int) -> PolicyApplied:
 def reports() -> Replicas:
     """Two sets have been in force: first one, then two."""
     made = Replicas(0.0)
-    made.learn("one", {"timeout/a": 1, "timeout/gone": 4})
-    made.learn("two", {"timeout/a": 2, "timeout/b": 1})
+    made.learn_processes("one", {"timeout/a": 1, "timeout/gone": 4})
+    made.learn_processes("two", {"timeout/a": 2, "timeout/b": 1})
     return made
 
 
@@ -35,25 +35,25 @@ def shown(reports: Replicas, now: float = 1.0, **present: str) -> dict[str, tupl
 
 
 def test_a_process_lags_until_it_reports_the_set_in_force(reports: Replicas) -> None:
-    reports.hear(applied("d1", "one"), 0)
+    reports.record_report(applied("d1", "one"), 0)
     behind = {"timeout/a": 1, "timeout/b": 0, "timeout/gone": 4}
     assert shown(reports) == {"d1": ("lagging", behind)}
     assert reports.counts("timeout/a", 2, "two", 1)["lag"] == 1
-    reports.hear(applied("d1", "two", a=2, b=1, gone=0), 1)
+    reports.record_report(applied("d1", "two", a=2, b=1, gone=0), 1)
     assert shown(reports) == {"d1": ("current", {})}
     assert reports.counts("timeout/a", 2, "two", 1) == {"have": 1, "lag": 0, "stale": 0}
 
 
 def test_of_a_set_that_nobody_knows_the_reported_changes_tell(reports: Replicas) -> None:
-    reports.hear(applied("d1", "strange", a=2), 0)
+    reports.record_report(applied("d1", "strange", a=2), 0)
     assert shown(reports) == {"d1": ("lagging", {"timeout/b": None})}
     assert reports.counts("timeout/a", 2, "two", 1)["have"] == 1
     assert reports.counts("timeout/b", 1, "two", 1)["lag"] == 1
 
 
 def test_who_is_silent_is_stale_and_who_has_gone_is_dropped(reports: Replicas) -> None:
-    reports.hear(applied("d1", "two"), 0)
-    reports.hear(applied("d2", "two"), 0)
+    reports.record_report(applied("d1", "two"), 0)
+    reports.record_report(applied("d2", "two"), 0)
     reports.prune({"d1"}, 5, 5)
     assert set(shown(reports)) == {"d1", "d2"}  # it may not be in Consul yet
     reports.prune({"d1"}, 11, 11)
@@ -67,7 +67,7 @@ def test_who_is_silent_is_stale_and_who_has_gone_is_dropped(reports: Replicas) -
 
 
 def test_an_old_look_into_consul_drops_nobody_who_may_have_come_since(reports: Replicas) -> None:
-    reports.hear(applied("d1", "two"), 8)
+    reports.record_report(applied("d1", "two"), 8)
     reports.prune(set(), 10, 20)
     assert set(shown(reports)) == {"d1"}
     reports.prune(set(), 19, 20)
@@ -75,7 +75,7 @@ def test_an_old_look_into_consul_drops_nobody_who_may_have_come_since(reports: R
 
 
 def test_who_is_in_consul_and_was_never_heard_is_unknown(reports: Replicas) -> None:
-    reports.hear(applied("d1", "two"), 0)
+    reports.record_report(applied("d1", "two"), 0)
     assert shown(reports, d1="dispatcher", d2="dispatcher") == {
         "d1": ("current", {}),
         "d2": ("unknown", None),
@@ -87,7 +87,7 @@ AGENTS = [
     {"state": "unreachable", "capabilities": ["a.x"], "lanes": ["a.x"]},
     {"state": "failed", "capabilities": ["b.x"], "lanes": ["b.x"]},
 ]
-KNOWN = Known.of(AGENTS)
+KNOWN = Known.of_agents(AGENTS)
 
 
 def doubted(kind: str, spec: dict[str, Any], known: Known | None = KNOWN, **match: Any) -> str:

@@ -41,7 +41,10 @@ def test_the_digest_of_a_set_is_that_of_its_documents() -> None:
 
 def test_a_set_with_one_document_replaced_is_the_same_as_one_made_anew() -> None:
     where = Where("one", "north")
-    others = [timeout("a", 1), timeout("b", 2, rollout={"percent": 50, "by": "instance"})]
+    others: list[Policy | InForce] = [
+        timeout("a", 1),
+        timeout("b", 2, rollout={"percent": 50, "by": "instance"}),
+    ]
     before = PolicySet([*others, timeout("c", 3)], where)
     changed = InForce(policy=timeout("c", 4, version=2), before=timeout("c", 3))
     for replaced, documents in (

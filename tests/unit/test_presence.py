@@ -56,12 +56,12 @@ async def present(pulse: TtlHeartbeat) -> AsyncIterator[WritesDown]:
     consul = WritesDown()
     settings = timed(ServiceSettings(instance="one"), Timings(catalog=Catalog(refresh=0.02)))
     made = Registration(consul, settings, consul.health, port=1, life="abc", pulse=pulse)
-    made.start()
+    made.register()
     try:
         await wait_until(lambda: bool(consul.meta))
         yield consul
     finally:
-        await made.stop()
+        await made.deregister()
         consul.close()
 
 

@@ -48,7 +48,7 @@ class On:
     def __init__(self) -> None:
         self.channel = Channel()
         link: Any = SimpleNamespace(
-            times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=lambda: None
+            times=TIMES, add_endpoint=lambda *_: None, wait_up=self._up, suspect=lambda: None
         )
         self.publisher = Publisher(link)
         self._tasks: set[asyncio.Task[None]] = set()

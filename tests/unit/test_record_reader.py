@@ -37,11 +37,11 @@ async def test_a_reader_that_catches_up_lets_others_run_between_large_messages()
     async def take(batch: Batch) -> None:
         batches.append(batch.next_offset)
 
-    link = cast("AmqpConnection", SimpleNamespace(add=lambda _: None))
+    link = cast("AmqpConnection", SimpleNamespace(add_endpoint=lambda _: None))
     reader = RecordReader(link, take, decode=decode)
     for offset in range(MESSAGES):
         reader._receive(delivery(offset, TURN_BYTES))
-    tasks = [asyncio.create_task(count_turns()), asyncio.create_task(reader.run())]
+    tasks = [asyncio.create_task(count_turns()), asyncio.create_task(reader.read_records())]
     await wait_until(lambda: reader.next_offset == MESSAGES)
     for task in tasks:
         task.cancel()

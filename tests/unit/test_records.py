@@ -155,6 +155,7 @@ def test_a_task_is_over_also_by_a_status_that_only_a_newer_program_knows() -> No
 @given(streams())
 def test_the_first_by_offset_is_the_terminal_state(stream: list[Entry]) -> None:
     ledger = read(list(reversed(stream)))
+    assert {key.id for key, _ in ledger} == {entry.record.id for entry in stream}
     for key, fate in ledger:
         ends = [e.record for e in stream if isinstance(e.record, Result) and e.record.id == key.id]
         if ends:

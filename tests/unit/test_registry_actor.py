@@ -76,7 +76,7 @@ def test_a_standby_bears_that_thousands_of_agents_register_and_fail_at_once() ->
     handlers, hands = registry(Lead())
     started = time.process_time()
     for number in range(AGENTS):
-        handlers.hear(beat(f"agent-{number}"))
+        handlers.on_heartbeat(beat(f"agent-{number}"))
     for _ in range(20):  # a clock that is read too seldom thinks that it stood still
         hands.seconds += 0.5
         handlers.clock.seconds()
@@ -107,7 +107,7 @@ def test_a_standby_makes_each_key_once_however_often_it_looks() -> None:
     Counting.made.clear()
     handlers, _ = registry(Lead())
     for number in range(200):
-        handlers.actor.take([counting(number)], 0.0)
+        handlers.actor.on_decisions([counting(number)], 0.0)
         handlers.actor.act(Standby().grace / 2)
     assert len(Counting.made) == 200
 
@@ -115,10 +115,10 @@ def test_a_standby_makes_each_key_once_however_often_it_looks() -> None:
 def test_a_leader_acts_at_once_and_once_for_a_batch_and_a_standby_when_told_to() -> None:
     lead = Lead(leads=True)
     handlers, _ = registry(lead)
-    handlers.actor.take(map(counting, range(100)), 0.0)
+    handlers.actor.on_decisions(map(counting, range(100)), 0.0)
     assert (len(handlers.actor.agenda), len(lead.asked)) == (0, 2)
     lead.leads = False
-    handlers.actor.take(map(counting, range(100, 200)), 0.0)
+    handlers.actor.on_decisions(map(counting, range(100, 200)), 0.0)
     assert (len(handlers.actor.agenda), len(lead.asked)) == (100, 3)
     handlers.actor.act(Standby().grace)
     assert len(handlers.actor.agenda) == 0
@@ -126,7 +126,7 @@ def test_a_leader_acts_at_once_and_once_for_a_batch_and_a_standby_when_told_to()
 
 async def test_a_registry_that_hears_nothing_says_so_in_its_answers() -> None:
     handlers, _ = registry(Lead())
-    handlers.hear(beat("a1"))
+    handlers.on_heartbeat(beat("a1"))
     about_one = Request(op="agent", body={"id": "a1"})
     for hears in (True, False):
         handlers.hears = lambda hears=hears: hears  # type: ignore[misc]  # bound now

@@ -23,8 +23,8 @@ def failed(agent: str) -> AgentFailed:
 
 def test_a_leader_acts_at_once_and_a_standby_after_its_grace() -> None:
     agenda = PendingActions()
-    agenda.add(failed("a1"), 0)
-    agenda.add(failed("a2"), 0.1)
+    agenda.add_action(failed("a1"), 0)
+    agenda.add_action(failed("a2"), 0.1)
     assert agenda.due(0.49, leading=False) == []
     assert agenda.due(GRACE, leading=False) == [failed("a1")]
     assert agenda.due(GRACE, leading=True) == [failed("a2")]
@@ -34,8 +34,8 @@ def test_a_leader_acts_at_once_and_a_standby_after_its_grace() -> None:
 def test_what_was_seen_done_is_not_done_again() -> None:
     agenda = PendingActions()
     agenda.see(failed("a1").id, 0)
-    agenda.add(failed("a1"), 0.1)
-    agenda.add(failed("a2"), 0.1)
+    agenda.add_action(failed("a1"), 0.1)
+    agenda.add_action(failed("a2"), 0.1)
     agenda.see(failed("a2").id, 0.2)
     assert agenda.due(1, leading=False) == []
 
@@ -44,15 +44,15 @@ def test_what_was_seen_long_ago_may_be_said_again() -> None:
     agenda = PendingActions()
     agenda.see(failed("a1").id, 0)
     agenda.see(failed("a2").id, 11)
-    agenda.add(failed("a1"), 11)
+    agenda.add_action(failed("a1"), 11)
     assert agenda.due(11, leading=True) == [failed("a1")]
 
 
 def test_a_command_that_waits_is_not_added_twice() -> None:
     agenda = PendingActions()
     for _ in range(3):
-        agenda.add(Tell(A1, Announce()), 0)
-    agenda.add(Tell(A1, Reconnect()), 0)
+        agenda.add_action(Tell(A1, Announce()), 0)
+    agenda.add_action(Tell(A1, Reconnect()), 0)
     assert agenda.due(GRACE, leading=False) == [Tell(A1, Announce())]
     assert agenda.due(RECONNECT_GRACE - 0.1, leading=False) == []
     assert agenda.due(RECONNECT_GRACE, leading=False) == [Tell(A1, Reconnect())]
@@ -60,7 +60,7 @@ def test_a_command_that_waits_is_not_added_twice() -> None:
 
 def test_a_standby_has_an_agent_reconnect_soon_only_while_nobody_leads() -> None:
     agenda = PendingActions()
-    agenda.add(Tell(A1, Reconnect()), 0, led=False)
+    agenda.add_action(Tell(A1, Reconnect()), 0, led=False)
     assert agenda.due(GRACE, leading=False) == [Tell(A1, Reconnect())]
     assert Bounds().hopeless - Bounds().reconnect <= RECONNECT_GRACE
 
@@ -72,7 +72,7 @@ def test_a_standby_evicts_again_although_the_failure_was_told() -> None:
     evict = Evict(AgentRecord(AgentState.FAILED, heartbeat, 0, 0))
     agenda = PendingActions()
     for deed in (failed("a1"), evict, evict):
-        agenda.add(deed, 0)
+        agenda.add_action(deed, 0)
     agenda.see(failed("a1").id, 0.1)
     assert agenda.due(0.49, leading=False) == []
     assert agenda.due(GRACE, leading=False) == [evict]
@@ -100,7 +100,7 @@ def test_every_event_is_told_by_somebody_in_time_and_by_us_at_most_once(
         event = failed(f"a{number}")
         if what == "add" and event.id not in decided:
             decided[event.id] = now
-            agenda.add(event, now)
+            agenda.add_action(event, now)
         elif what == "see":
             done.add(event.id)
             agenda.see(event.id, now)

@@ -82,7 +82,7 @@ class Registry:
 
     def ahead(self) -> float:
         """Return how far what is told is ahead of our own clock."""
-        self.watch.look()
+        self.watch.compare_clocks()
         return self.handlers.correction
 
     async def command(self, key: str, command: Command, timeout: float) -> bool:
@@ -98,15 +98,15 @@ class Registry:
         description = AgentDescription.model_validate(fields | {"host": host or agent})
         sent_at = NOW + timedelta(seconds=ahead - late)
         heartbeat = beat(self.sequence, agent=agent, sent_at=sent_at, description=description)
-        self.fleet.hear(heartbeat, Instant(self.sequence / 1e6, NOW))
+        self.fleet.record_heartbeat(heartbeat, Instant(self.sequence / 1e6, NOW))
 
     async def doubts(self) -> dict[str, list[str]]:
-        self.watch.look()
+        self.watch.compare_clocks()
         told = json.loads(await self.handlers.agents(Request(op="agents", body={"after": ""})))
         return {one["id"]: one["doubts"] for one in told["agents"] if one["doubts"]}
 
     def component(self) -> dict[str, Any]:
-        self.watch.look()
+        self.watch.compare_clocks()
         found: dict[str, Any] = self.health.snapshot()["components"][COMPONENT]
         return found
 
@@ -173,7 +173,7 @@ async def test_if_most_hosts_differ_it_is_our_clock_that_is_wrong_and_is_led_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     passed, registry = Passing(monkeypatch), Registry()
-    registry.watch.look()
+    registry.watch.compare_clocks()
     for name in ("a", "b", "c"):
         registry.hear(name, 300.0)
     assert registry.ahead() == pytest.approx(0)
@@ -182,7 +182,7 @@ async def test_if_most_hosts_differ_it_is_our_clock_that_is_wrong_and_is_led_the
     assert registry.ahead() == pytest.approx(10 * 300 / HOUR, abs=1e-3)
     for _ in range(400):
         passed.seconds += LONGEST_STEP
-        registry.watch.look()
+        registry.watch.compare_clocks()
     assert registry.ahead() == pytest.approx(300)
     assert await registry.doubts() == {}
 
@@ -193,8 +193,10 @@ def test_a_registry_goes_on_from_what_another_told_when_it_leads_itself(
     passed, registry = Passing(monkeypatch), Registry()
     registry.tells = False
     assert registry.ahead() == pytest.approx(0)
-    registry.watch.hear(Time(at=passed.now(UTC) - timedelta(seconds=120), source="r2"))
-    registry.watch.hear(Time(at=passed.now(UTC) + timedelta(hours=1), source="r1"))  # itself
+    registry.watch.record_clock(Time(at=passed.now(UTC) - timedelta(seconds=120), source="r2"))
+    registry.watch.record_clock(
+        Time(at=passed.now(UTC) + timedelta(hours=1), source="r1")
+    )  # itself
     assert registry.ahead() == pytest.approx(-120)
     passed.seconds = 50.0
     assert registry.ahead() == pytest.approx(-120)
@@ -235,7 +237,7 @@ def test_a_clock_that_was_set_back_is_followed_once_some_looks_in_turn_agree(
     monkeypatch: pytest.MonkeyPatch, stepped: float
 ) -> None:
     passed, registry = Passing(monkeypatch), Registry()
-    registry.watch.look()
+    registry.watch.compare_clocks()
     passed.stepped = stepped
     for _ in range(LOOKS - 1):
         passed.seconds += 1.0
@@ -243,11 +245,11 @@ def test_a_clock_that_was_set_back_is_followed_once_some_looks_in_turn_agree(
     for _ in range(10):  # what somebody asks for meanwhile is no look
         assert registry.watch._now() > passed.now(UTC) + timedelta(hours=1)
     passed.stepped = 0.0
-    registry.watch.look()
+    registry.watch.compare_clocks()
     passed.stepped = stepped
     for _ in range(LOOKS):
         passed.seconds += 1.0
-        registry.watch.look()
+        registry.watch.compare_clocks()
     assert registry.ahead() == pytest.approx(0, abs=1e-3)
 
 

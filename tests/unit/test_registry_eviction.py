@@ -87,7 +87,7 @@ async def evicting(url: str, fleet: Agents | None = None) -> AsyncIterator[Evict
         target=fleet.target,
         log=structlog.get_logger(),
     )
-    task = asyncio.create_task(evictor.run())
+    task = asyncio.create_task(evictor.run_evictions())
     yield evictor
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -166,7 +166,7 @@ async def test_nothing_is_looked_for_again_once_all_is_found_or_a_successor_is_h
         await wait_until(lambda: Broker.listed == 1)
         Broker.shown = ()
         successor = failed(incarnation="2", connections=["a1.y"]).heartbeat
-        fleet.hear(successor, Instant(0.0, datetime.now(UTC)))
+        fleet.record_heartbeat(successor, Instant(0.0, datetime.now(UTC)))
         evictor.evict(gone)
         await wait_until(lambda: Broker.listed == 2)
         with pytest.raises(AssertionError):

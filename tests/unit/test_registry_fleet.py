@@ -44,7 +44,7 @@ def pass_time(fleet: Agents, now: Instant) -> list[Decision]:
 
 
 def get(fleet: Agents, agent: str) -> AgentRecord:
-    record = fleet.get(agent)
+    record = fleet.get_record(agent)
     assert record is not None
     return record
 
@@ -56,9 +56,9 @@ def states(fleet: Agents) -> dict[str, AgentState]:
 def test_only_the_silent_agent_fails() -> None:
     fleet = Agents()
     for second in range(0, 13, 3):
-        fleet.hear(beat("lively", second), at(second))
+        fleet.record_heartbeat(beat("lively", second), at(second))
         if second == 0:
-            fleet.hear(beat("silent", 0), at(0))
+            fleet.record_heartbeat(beat("silent", 0), at(0))
         pass_time(fleet, at(second))
     assert states(fleet) == {"lively": AgentState.ACTIVE, "silent": AgentState.FAILED}
     assert fleet.counts()[AgentState.FAILED] == 1
@@ -66,7 +66,7 @@ def test_only_the_silent_agent_fails() -> None:
 
 def test_each_change_is_told_once() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1), at(0))
+    fleet.record_heartbeat(beat("a", 1), at(0))
     told = [event.KEY for second in range(60) for decision in pass_time(fleet, at(second / 4))
             for event in decision.events]  # fmt: skip
     assert told == ["agent.unreachable", "agent.failed"]
@@ -76,7 +76,7 @@ def test_a_new_life_after_a_failure_is_watched_like_the_first() -> None:
     fleet = Agents()
     for life in range(3):
         start = life * 100.0
-        fleet.hear(beat("a", 1, incarnation=str(life)), at(start))
+        fleet.record_heartbeat(beat("a", 1, incarnation=str(life)), at(start))
         pass_time(fleet, at(start + 4.5))
         assert states(fleet) == {"a": AgentState.UNREACHABLE}
         pass_time(fleet, at(start + 9))
@@ -85,12 +85,12 @@ def test_a_new_life_after_a_failure_is_watched_like_the_first() -> None:
 
 def test_a_failed_agent_is_forgotten_after_ten_minutes() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1), at(0))
+    fleet.record_heartbeat(beat("a", 1), at(0))
     pass_time(fleet, at(9))
     pass_time(fleet, at(608))
-    assert fleet.get("a") is not None
+    assert fleet.get_record("a") is not None
     pass_time(fleet, at(609))
-    assert fleet.get("a") is None
+    assert fleet.get_record("a") is None
 
 
 def test_a_place_of_which_all_say_that_it_lets_none_of_them_consume_is_to_blame() -> None:
@@ -102,8 +102,10 @@ def test_a_place_of_which_all_say_that_it_lets_none_of_them_consume_is_to_blame(
             said: dict[str, Any] = {"unconsumed": ("x",)} if agent in agents else {}
             told = {"agent": agent, "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
             description = AgentDescription.model_validate(told | {"lanes": ["x", "y"]})
-            fleet.hear(beat(agent, second + 1, description=description, **said), at(second))
-        fleet.look({}, at(second))
+            fleet.record_heartbeat(
+                beat(agent, second + 1, description=description, **said), at(second)
+            )
+        fleet.update_queue_views({}, at(second))
         if not seen or seen[-1][1] != fleet.suspected:
             seen.append((second, fleet.suspected))
 
@@ -122,10 +124,10 @@ def test_ten_thousand_agents_cost_microseconds_a_heartbeat() -> None:
     beats = [beat(f"agent-{n}", 1) for n in range(10_000)]
     more = [beat(f"agent-{n}", 2) for n in range(10_000)]
     for one in beats:
-        fleet.hear(one, at(0))
+        fleet.record_heartbeat(one, at(0))
     start = time.process_time()
     for one in more:
-        fleet.hear(one, at(3))
+        fleet.record_heartbeat(one, at(3))
     assert (time.process_time() - start) / 10_000 < 50e-6
     assert pass_time(fleet, at(4.5)) == []
 
@@ -156,11 +158,11 @@ class Hands:
 def test_time_in_which_the_registry_hears_nothing_does_not_pass() -> None:
     hands = Hands()
     clock = HearingClock(hands)
-    clock.hear(hearing=False)
+    clock.record_hearing(hearing=False)
     for _ in range(30):
         hands.seconds += 0.5
         assert clock.seconds() == 100
-    clock.hear(hearing=True)
+    clock.record_hearing(hearing=True)
     hands.seconds += 0.5
     assert clock.seconds() == 100.5
 
@@ -193,16 +195,16 @@ def test_five_and_a_third_of_the_fleet_are_a_storm_and_all_of_a_small_one(
 def test_silence_is_counted_over_the_living() -> None:
     fleet = Agents()
     for number in range(3):
-        fleet.hear(beat(f"a{number}", 1), at(0))
+        fleet.record_heartbeat(beat(f"a{number}", 1), at(0))
     pass_time(fleet, at(9))
-    fleet.hear(beat("b", 1), at(9))
-    fleet.hear(beat("c", 1), at(12))
+    fleet.record_heartbeat(beat("b", 1), at(9))
+    fleet.record_heartbeat(beat("c", 1), at(12))
     assert fleet.silent(at(13.5)) == (1, 2)
 
 
 def test_what_is_postponed_is_due_again() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1), at(0))
+    fleet.record_heartbeat(beat("a", 1), at(0))
     overdue = fleet.overdue(at(4.5))
     assert (overdue, fleet.overdue(at(4.5))) == (["a"], [])
     fleet.postpone(overdue)
@@ -211,13 +213,13 @@ def test_what_is_postponed_is_due_again() -> None:
 
 def test_a_failed_agent_loses_its_connections_but_not_its_successors() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1, connections=["a.1.x", "a.1.y"]), at(0))
+    fleet.record_heartbeat(beat("a", 1, connections=["a.1.x", "a.1.y"]), at(0))
     pass_time(fleet, at(9))
     failed = get(fleet, "a")
     target = fleet.target(failed)
     assert (set(target.names), target.listed) == ({"a.1.x", "a.1.y"}, True)
     assert (target.owns("1"), target.owns(""), target.owns("2")) == (True, True, False)
-    fleet.hear(beat("a", 1, incarnation="2", connections=["a.1.y"]), at(10))
+    fleet.record_heartbeat(beat("a", 1, incarnation="2", connections=["a.1.y"]), at(10))
     left = fleet.target(failed)
     assert (set(left.names), left.prefix, left.listed) == ({"a.1.x"}, "", False)
 
@@ -228,7 +230,7 @@ def test_an_agent_that_was_never_heard_loses_what_begins_with_its_name() -> None
     assert not fleet.hears("a")
     target = fleet.target(get(fleet, "a"))
     assert (target.prefix, target.owns("f00"), target.owns("bad")) == ("a.f00.", True, False)
-    fleet.hear(beat("a", 1), at(1))
+    fleet.record_heartbeat(beat("a", 1), at(1))
     fleet.seed("a", "f00", 0, at(2))
     assert get(fleet, "a").incarnation != UNKNOWN_LIFE
 
@@ -240,14 +242,14 @@ def test_commands_are_wanted_only_while_their_reason_lasts() -> None:
         {"agent": "a", "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW, "lanes": ["x"]}
     )
     assert not fleet.wants(agent, Announce())
-    fleet.hear(beat("a", 1), at(0))
+    fleet.record_heartbeat(beat("a", 1), at(0))
     assert fleet.wants(agent, Announce())
-    fleet.hear(beat("a", 2, description=described, slots=1), at(3))
+    fleet.record_heartbeat(beat("a", 2, description=described, slots=1), at(3))
     assert not fleet.wants(agent, Announce())
     assert fleet.open_lanes() == {"x"}
-    fleet.look({"x": LaneView(1, 1)}, at(6))
+    fleet.update_queue_views({"x": LaneView(1, 1)}, at(6))
     assert fleet.wants(agent, Reconnect())
-    fleet.look({"x": LaneView(0, 1)}, at(7))
+    fleet.update_queue_views({"x": LaneView(0, 1)}, at(7))
     assert not fleet.wants(agent, Reconnect())
     retire = Retire(incarnation=get(fleet, "a").incarnation)
     assert not fleet.wants(agent, retire)
@@ -257,16 +259,16 @@ def test_commands_are_wanted_only_while_their_reason_lasts() -> None:
 
 def test_checks_are_taken_once_and_end() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1), at(0))
-    assert [agent for agent, _ in fleet.check({"a", "stranger"}, at(11))] == ["a"]
-    assert fleet.check({"a"}, at(12)) == []
-    assert len(fleet.check((), at(13))) == 1
+    fleet.record_heartbeat(beat("a", 1), at(0))
+    assert [agent for agent, _ in fleet.apply_checks({"a", "stranger"}, at(11))] == ["a"]
+    assert fleet.apply_checks({"a"}, at(12)) == []
+    assert len(fleet.apply_checks((), at(13))) == 1
     assert not get(fleet, "a").unwell
 
 
 def test_who_was_forgotten_since_it_was_overdue_is_passed_over() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1), at(0))
+    fleet.record_heartbeat(beat("a", 1), at(0))
     pass_time(fleet, at(9))
     (forgotten,) = fleet.overdue(at(609))
     assert [d.record for _, d in fleet.judge([forgotten, forgotten], at(609))] == [None]
@@ -276,19 +278,22 @@ def test_who_was_forgotten_since_it_was_overdue_is_passed_over() -> None:
 
 def test_who_was_heard_since_it_was_overdue_is_watched_on_after_it_was_forgotten() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1), at(0))
+    fleet.record_heartbeat(beat("a", 1), at(0))
     pass_time(fleet, at(9))
     overdue = fleet.overdue(at(609))
-    fleet.hear(beat("a", 2), at(609))
+    fleet.record_heartbeat(beat("a", 2), at(609))
     fleet.judge(overdue, at(609))
-    assert (fleet.get("a"), fleet.overdue(at(2000))) == (None, [])
+    assert (fleet.get_record("a"), fleet.overdue(at(2000))) == (None, [])
 
 
 def test_a_replaced_life_is_wanted_gone_while_its_successor_lives() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1), at(0))
-    fleet.hear(beat("a", 1, incarnation="2"), at(1))
-    leave, come_back = fleet.hear(beat("a", 2), at(2)).commands[0], Retire(incarnation="1")
+    fleet.record_heartbeat(beat("a", 1), at(0))
+    fleet.record_heartbeat(beat("a", 1, incarnation="2"), at(1))
+    leave, come_back = (
+        fleet.record_heartbeat(beat("a", 2), at(2)).commands[0],
+        Retire(incarnation="1"),
+    )
     agent = get(fleet, "a").agent
     assert leave == come_back.model_copy(update={"replaced": True})
     assert (fleet.wants(agent, leave), fleet.wants(agent, come_back)) == (True, False)
@@ -298,22 +303,22 @@ def test_a_replaced_life_is_wanted_gone_while_its_successor_lives() -> None:
 
 def test_a_life_older_than_one_that_has_ended_is_wanted_gone_until_a_later_one_begins() -> None:
     fleet = Agents()
-    fleet.hear(beat("a", 1, incarnation="2"), at(0))
+    fleet.record_heartbeat(beat("a", 1, incarnation="2"), at(0))
     pass_time(fleet, at(9))
-    (retire,) = fleet.hear(beat("a", 7, incarnation="1"), at(10)).commands
+    (retire,) = fleet.record_heartbeat(beat("a", 7, incarnation="1"), at(10)).commands
     agent = get(fleet, "a").agent
     assert fleet.wants(agent, retire)
-    fleet.hear(beat("a", 1, incarnation="3"), at(11))
+    fleet.record_heartbeat(beat("a", 1, incarnation="3"), at(11))
     assert not fleet.wants(agent, retire)
 
 
 def test_who_is_to_be_declared_failed_and_not_only_suspected_is_condemned() -> None:
     fleet = Agents()
-    fleet.hear(beat("a1", 1), at(0))
+    fleet.record_heartbeat(beat("a1", 1), at(0))
     (agent,) = fleet.overdue(at(4.5))
     assert not fleet.condemns([agent], at(8.9))
     assert fleet.condemns([agent], at(9))
-    fleet.hear(beat("a1", 2), at(9))
+    fleet.record_heartbeat(beat("a1", 2), at(9))
     assert not fleet.condemns([agent], at(9))
     pass_time(fleet, at(13.5))
     pass_time(fleet, at(18))

@@ -41,8 +41,8 @@ async def test_after_its_own_link_was_lost_all_doubts_begin_anew_and_wait(
 ) -> None:
     now, places = [100.0], Places()
     monkeypatch.setattr(watch, "monotonic", lambda: now[0])
-    hearing = type("H", (), {"link": places.link, "look": staticmethod(places.look_at)})
-    handlers = type("R", (), {"fleet": places, "look": staticmethod(places.take)})
+    hearing = type("H", (), {"link": places.link, "inspect_queues": staticmethod(places.look_at)})
+    handlers = type("R", (), {"fleet": places, "on_queue_views": staticmethod(places.take)})
     looking = StalledLaneWatch(
         cast("Handlers", handlers), cast("HeartbeatConsumer", hearing), Watching()
     )

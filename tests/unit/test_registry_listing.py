@@ -52,11 +52,11 @@ class Registry:
 
     def hear(self, agent: str, *, texts: int = 0) -> None:
         description = describe(agent, texts=texts)
-        self.fleet.hear(beat(agent=agent, description=description, digest="d"), at(0))
+        self.fleet.record_heartbeat(beat(agent=agent, description=description, digest="d"), at(0))
 
     def fail(self, agent: str) -> None:
         event = AgentFailed(at=NOW, agent=cast("Any", agent), incarnation=Incarnation("1"))
-        self.fleet.learn(event, at(0))
+        self.fleet.learn_event(event, at(0))
 
     async def request(self, op: str, body: Mapping[str, Any]) -> dict[str, Any]:
         question = Request(op=op, body=dict(body)).to_json()
@@ -111,7 +111,7 @@ async def test_who_stays_is_shown_once_while_others_come_and_go_between_pages() 
         return told
 
     shown = await ids(ask)
-    assert registry.fleet.get("a-goes") is None
+    assert registry.fleet.get_record("a-goes") is None
     assert shown == ["a-goes", *stay, "z-came"]
 
 
@@ -130,7 +130,7 @@ async def test_of_an_agent_is_told_which_heartbeat_was_its_last() -> None:
     """By its own number: every registry that has heard it tells the same, whenever it did."""
     registry = Registry()
     registry.hear("a")
-    registry.fleet.hear(beat(7, agent="a"), at(3))
+    registry.fleet.record_heartbeat(beat(7, agent="a"), at(3))
     told = await registry.request("agent", {"id": "a"})
     assert (told["incarnation"], told["sequence"]) == ("1", 7)
 

@@ -21,7 +21,7 @@ HALF = Timings().scaled(0.5)
 
 def described(agent: str, timings: Timings | None) -> AgentDescription:
     fields = {"agent": agent, "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
-    told = AgentTimings.of(timings) if timings else None
+    told = AgentTimings.of_timings(timings) if timings else None
     return AgentDescription.model_validate(fields | {"timings": told})
 
 
@@ -43,10 +43,10 @@ class Registry:
             "incarnation": incarnation,
             "digest": description.digest,
         }
-        self.fleet.hear(beat(description=description, **changes), at(0))
+        self.fleet.record_heartbeat(beat(description=description, **changes), at(0))
 
     def shown(self) -> tuple[bool, str, dict[Risk, float | None]]:
-        self.watch.look()
+        self.watch.show_mismatches()
         component = self.health.snapshot()["components"][COMPONENT]
         assert not component["required"]
         value = self.metrics.registry.get_sample_value
@@ -69,7 +69,7 @@ class Registry:
 def test_an_agent_fits_that_stops_in_time_and_speaks_often_enough(
     ours: Timings, theirs: Timings | None, risk: Risk | None
 ) -> None:
-    told = AgentTimings.of(theirs) if theirs else None
+    told = AgentTimings.of_timings(theirs) if theirs else None
     assert misfit(told, ours.bounds) is risk
 
 
@@ -80,7 +80,7 @@ def test_who_does_not_fit_is_told_in_log_health_and_metric_until_it_does() -> No
     registry.hear("slow", Timings())
     with structlog.testing.capture_logs() as lines:
         ok, detail, counts = registry.shown()
-        registry.watch.look()
+        registry.watch.show_mismatches()
     assert (ok, counts) == (False, {Risk.RUNS_TWICE: 1, Risk.SUSPECTED: 0})
     assert "slow has stopped exclusive tasks after 8.25 s" in detail
     assert "failed here after 4.5 s" in detail
@@ -104,7 +104,7 @@ def test_who_has_failed_is_no_misfit_any_more() -> None:
     registry.hear("slow", Timings())
     for now in (3.0, 5.0):
         registry.fleet.judge(registry.fleet.overdue(at(now)), at(now))
-    found = registry.fleet.get("slow")
+    found = registry.fleet.get_record("slow")
     assert found is not None
     assert (found.state, found.incarnation) == ("failed", Incarnation("1"))
     assert registry.shown()[0]

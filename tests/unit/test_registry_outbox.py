@@ -44,7 +44,7 @@ class FakePlane:
 async def outbox() -> AsyncIterator[tuple[Outbox, FakePlane, asyncio.Task[None]]]:
     plane = FakePlane()
     made = Outbox(plane, structlog.get_logger())
-    task = asyncio.create_task(made.run())
+    task = asyncio.create_task(made.publish_pending())
     yield made, plane, task
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

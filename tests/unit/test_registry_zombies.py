@@ -58,15 +58,17 @@ class Bench:
         for second in range(self.second, self.second + seconds):
             if second % 3 == 0:
                 for agent, says in self.agents.items():
-                    self.fleet.hear(beat(agent, second, self.lanes, **says(second)), at(second))
-            for agent, decision in self.fleet.look(views, at(second)):
+                    self.fleet.record_heartbeat(
+                        beat(agent, second, self.lanes, **says(second)), at(second)
+                    )
+            for agent, decision in self.fleet.update_queue_views(views, at(second)):
                 self.told[agent] += decision.commands
             self.suspected |= self.fleet.suspected
         self.second += seconds
         return self
 
     def record(self, agent: str) -> AgentRecord:
-        record = self.fleet.get(agent)
+        record = self.fleet.get_record(agent)
         assert record is not None
         return record
 

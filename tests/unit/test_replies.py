@@ -58,7 +58,7 @@ async def test_a_silent_reply_queue_holds_up_no_bundle_and_gets_its_replies_late
 ) -> None:
     agent, deliveries = await ended(reply_to, NOW_OVERDUE)
     assert acked(deliveries) == {0: TASKS}
-    agent.departures.look(taking=True)
+    agent.departures.redirect_overdue(taking=True)
     assert acked(deliveries) == {1: TASKS}
     agent.publisher.freed.set()
     await wait_until(lambda: replied(agent, reply_to) == TASKS)
@@ -69,7 +69,7 @@ async def test_a_silent_reply_queue_holds_up_no_bundle_and_gets_its_replies_late
 @both_kinds
 async def test_a_reply_that_is_not_confirmed_yet_is_waited_for(reply_to: str) -> None:
     agent, deliveries = await ended(reply_to, LATER)
-    agent.departures.look(taking=True)
+    agent.departures.redirect_overdue(taking=True)
     assert acked(deliveries) == {0: TASKS}
     agent.publisher.freed.set()
     await wait_until(lambda: acked(deliveries) == {1: TASKS})
@@ -77,7 +77,7 @@ async def test_a_reply_that_is_not_confirmed_yet_is_waited_for(reply_to: str) ->
 
 async def test_while_the_broker_takes_nothing_nobodys_time_counts() -> None:
     agent, deliveries = await ended("theirs", Queues(patience=1e-9))
-    agent.departures.look(taking=False)
+    agent.departures.redirect_overdue(taking=False)
     assert acked(deliveries) == {0: TASKS}
 
 
@@ -96,7 +96,7 @@ class World:
         """Report one result, and wait until it is recorded and its reply sent, if there is room."""
         before = len(self.publisher.to("maniple.results"))
         result = Result(id=name, capability="a.task", status=Status.SUCCEEDED)
-        self.outlet.report(result, reply_to, None, lambda _: self.done.update([name]))
+        self.outlet.report_result(result, reply_to, None, lambda _: self.done.update([name]))
         await wait_until(lambda: len(self.publisher.to("maniple.results")) > before)
         for _ in range(10):
             await asyncio.sleep(0)
@@ -112,7 +112,7 @@ async def test_what_follows_to_a_queue_that_is_known_to_be_silent_waits_for_its_
     world = World(NOW_OVERDUE)
     await world.report("first")
     assert not world.done
-    world.outlet.look(taking=True)
+    world.outlet.drop_late_replies(taking=True)
     await world.report("second")
     assert world.done == {"first": 1, "second": 1}
     world.publisher.freed.set()
@@ -132,13 +132,13 @@ async def test_replies_that_are_late_for_too_long_or_are_too_many_are_dropped_an
     for number in range(TASKS):  # more than are sent at once
         await world.report(str(number))
     for _ in range(TASKS):  # each look makes room for what the next may release
-        world.outlet.look(taking=True)
+        world.outlet.drop_late_replies(taking=True)
     await world.report("to another", "other")
     assert world.done == dict.fromkeys([*map(str, range(TASKS)), "to another"], 1)
     assert (world.dropped, world.outlet._under_way.kept) == (TASKS, 0)
     await wait_until(lambda: world.outlet._replies.kept == 0)  # nothing of it is kept either
     world.publisher.freed.set()
-    await world.outlet.drain()
+    await world.outlet.drain_results()
     assert sum(world.done.values()) == TASKS + 1
 
 
@@ -149,9 +149,9 @@ async def test_large_replies_to_a_slow_queue_hold_up_their_tasks_and_none_is_dro
     world = World(NOW_OVERDUE)
     for number in range(TASKS):
         await world.report(str(number))
-    world.outlet.look(taking=True)
+    world.outlet.drop_late_replies(taking=True)
     await world.report("more")
-    world.outlet.look(taking=True)
+    world.outlet.drop_late_replies(taking=True)
     released = sum(world.done.values())
     assert 0 < released <= 6
     assert world.outlet._under_way.kept <= replies.REPLY_BYTES + 2 * replies.BESIDES
@@ -167,7 +167,7 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[ConfirmCallback] = []
 
-    def add(self, _key: str, _encoded: bytes, done: ConfirmCallback) -> None:
+    def add_item(self, _key: str, _encoded: bytes, done: ConfirmCallback) -> None:
         self.sent.append(done)
 
     def withdraw(self, _key: str) -> list[ConfirmCallback]:
@@ -192,14 +192,14 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
     under_way = Replies(lambda: dropped.update(["one"]), Queues(patience=0.0, silence=10.0))
     for number in range(TASKS):
         ended = partial(_count, done, str(number))
-        under_way.send((cast("BatchPublisher", wire), "me"), b"", ended)
+        under_way.send_reply((cast("BatchPublisher", wire), "me"), b"", ended)
     under_way.answered(1.0)
-    under_way.look(taking=True)
+    under_way.drop_late(taking=True)
     for _ in range(3):
         now += 9.0
         for _ in range(confirms):
             wire.sent.pop(0)(None)
-        under_way.look(taking=True)
+        under_way.drop_late(taking=True)
     assert set(done.values()) == {1}
     assert (dropped.total() > 0) == (confirms == 0)
     assert under_way.kept <= 6 * replies.BESIDES
@@ -208,10 +208,10 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
 async def test_who_leaves_waits_for_no_silent_reply_queue() -> None:
     world = World(NOW_OVERDUE)
     await world.report("1")
-    leaving = asyncio.create_task(world.outlet.drain())
+    leaving = asyncio.create_task(world.outlet.drain_results())
     await asyncio.sleep(0)
     assert not leaving.done()
-    world.outlet.look(taking=True)
+    world.outlet.drop_late_replies(taking=True)
     await wait_until(leaving.done)
     await leaving
 
@@ -220,7 +220,7 @@ async def test_a_reply_that_is_refused_late_is_counted_once() -> None:
     world = World(NOW_OVERDUE)
     world.publisher.full = {"me"}
     await world.report("1")
-    world.outlet.look(taking=True)
+    world.outlet.drop_late_replies(taking=True)
     world.publisher.freed.set()
     await wait_until(lambda: world.dropped == 1)
     assert world.done == {"1": 1}

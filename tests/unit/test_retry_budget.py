@@ -7,16 +7,16 @@ def test_when_everything_fails_no_more_than_the_share_is_tried_again() -> None:
     budget, now, again = RetryBudget(), 0.0, 0
     for _ in range(10_000):
         now += 0.001
-        budget.ended("lane", now)
+        budget.record_attempt("lane", now)
         again += budget.allows("lane", 0.2, now)
     assert 0.19 < again / 10_000 <= 0.2
 
 
 def test_a_single_failure_is_tried_again() -> None:
     budget = RetryBudget()
-    budget.ended("lane", 0.0)
+    budget.record_attempt("lane", 0.0)
     assert budget.allows("lane", 0.01, 0.0)
-    budget.ended("lane", 1.0)
+    budget.record_attempt("lane", 1.0)
     assert not budget.allows("lane", 0.01, 1.0)
     assert budget.allows("lane", 0.01, 2.0 + WINDOW)
 

@@ -15,7 +15,7 @@ from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
 from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLetterConsumer
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
-from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
 from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Delivery, envelope
@@ -38,20 +38,19 @@ class Fleet:
         self.arrived = Mock()
         self.absent: list[str] = []
 
-    def ask(self, limit: Limit, then: Then, _now: float) -> None:
-        if not limit.most:
+    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
+        if not isinstance(limit, ConcurrencyLimit):
             then(*self.probes)
             return
         self.taken[limit.key] += 1
         then(True, 0.0)
 
-    def free(self, limit: Limit, _now: float) -> None:
-        assert limit.most
+    def return_permit(self, limit: ConcurrencyLimit, _now: float) -> None:
         self.taken[limit.key] -= 1
 
-    def found_no_lane(self, limit: Limit, now: float) -> None:
+    def found_no_lane(self, limit: ConcurrencyLimit, now: float) -> None:
         self.absent.append(limit.lane)
-        self.free(limit, now)
+        self.return_permit(limit, now)
 
 
 class Scene(GateWithFakes):
@@ -60,7 +59,7 @@ class Scene(GateWithFakes):
     def __init__(self, *policies: Kind) -> None:
         self.fleet = Fleet()
         fleet: Any = self.fleet
-        self.rooms = BulkheadCounts.of(fleet)
+        self.rooms = BulkheadCounts.of_fleet(fleet)
         super().__init__(policies, fleet, rooms=self.rooms)
 
     def admit(self, **fields: Any) -> Delivery:
@@ -144,7 +143,7 @@ async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there(
     scene.admit()
     assert [scene.fleet.on_way() for _ in range(2)] == [{}, {KEY: 1}]
     scene.publisher.up.set()
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
 
 
 async def test_one_whose_agents_own_queue_refuses_it_keeps_its_room_for_the_lane() -> None:
@@ -181,8 +180,8 @@ async def test_one_whose_time_is_over_when_its_lane_refuses_it_gives_its_room_ba
     scene.publisher.full.add(LANE)
     scene.admit()
     scene.now += timedelta(hours=2)
-    await scene.lanes.drain()
-    await scene.results.drain()
+    await scene.lanes.drain_lanes()
+    await scene.results.drain_results()
     assert (scene.taken, len(scene.publisher.to("maniple.results"))) == (5, 1)
 
 
@@ -193,9 +192,9 @@ async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room(
     scene.publisher.silent.add(LANE)
     scene.admit()
     now[0] += 10.0
-    scene.lanes.look(taking=True)
+    scene.lanes.redirect_overdue(taking=True)
     scene.publisher.freed.set()
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     (copy,) = scene.tasks("maniple.delay")
     assert (copy.bulkhead, copy.waited_for) == (None, Waiting.UNCONFIRMED)
     assert scene.taken == 1  # the lane has the other one
@@ -235,8 +234,8 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
         ),
         content_encoding=None,
     )
-    undeliverable.take(delivery)  # type: ignore[arg-type]  # a fake
-    await scene.results.drain()
+    undeliverable.on_dead_letter(delivery)  # type: ignore[arg-type]  # a fake
+    await scene.results.drain_results()
     assert scene.taken == taken
 
 
@@ -246,7 +245,7 @@ async def test_what_is_long_on_its_way_to_a_lane_is_told() -> None:
     scene.admit()
     assert [scene.fleet.on_way() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
     scene.publisher.up.set()
-    await scene.lanes.drain()
+    await scene.lanes.drain_lanes()
     assert scene.fleet.on_way() == {}
 
 

@@ -21,7 +21,7 @@ from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
-from maniple_policies import CircuitBreakerSpec
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_policy.store import MOST_NAMED, Store
 from maniple_registry.domain import agents as registry_fleet
 from maniple_registry.domain.agent_record import Instant
@@ -115,7 +115,7 @@ def test_whatever_can_be_read_of_notes_can_be_merged_written_and_gone_on_with(va
     buckets = TokenBuckets()
     for key, (level, rate, capacity, at) in kept.levels.items():
         buckets.restore(key, (level, rate, capacity), 1e9 - at, 10.0)
-        taken = buckets.take(key, Terms(rate=1.0, capacity=5.0), 1, 10.0)
+        taken = buckets.take_tokens(key, Terms(rate=1.0, capacity=5.0), 1, 10.0)
         assert 0.0 <= taken.again <= 6.0  # it owes no more than it could by its own terms
 
 

@@ -108,7 +108,7 @@ class On:
     def __init__(self, broker: Broker, *, scouts: bool, max_losses: int | None = None) -> None:
         self.broker = broker
         link: Any = SimpleNamespace(
-            times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=lambda: None
+            times=TIMES, add_endpoint=lambda *_: None, wait_up=self._up, suspect=lambda: None
         )
         made = FirstPublishes() if scouts else None
         self.publisher = Publisher(link, max_losses=max_losses, scouts=made)

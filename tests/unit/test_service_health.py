@@ -55,12 +55,12 @@ def test_only_a_required_component_that_is_bad_for_long_fails_the_check() -> Non
     health.set("broker", ok=False, required=True)
     health.set("consul", ok=False)
     clock.now += FAILING_AFTER - 1
-    alive = [health.alive]
+    alive = [health.is_alive]
     health.set("broker", ok=False, detail="still")
     clock.now += 1
-    alive.append(health.alive)
+    alive.append(health.is_alive)
     health.set("broker", ok=True)
-    alive.append(health.alive)
+    alive.append(health.is_alive)
     assert alive == [True, False, True]
 
 

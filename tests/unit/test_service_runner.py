@@ -45,7 +45,7 @@ async def test_a_process_is_ready_inside_and_draining_on_its_way_out() -> None:
     async with running(settings(), build) as runtime:
         assert runtime.health.ready
         await wait_until(lambda: runtime.health.status == "degraded")  # there is no Consul here
-        assert runtime.health.alive
+        assert runtime.health.is_alive
     assert seen == ["built", "draining"]
 
 
@@ -164,8 +164,9 @@ async def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_end(
         yield
         await runtime.cancel_spawned()
 
-    async with asyncio.timeout(5), running(settings(drain_timeout=0), build):
-        pass
+    async with asyncio.timeout(5), running(settings(drain_timeout=0), build) as runtime:
+        assert runtime.spawned == ["stubborn"]
+    assert runtime.spawned == []
 
 
 async def test_a_start_that_swallows_its_cancellation_is_not_tried_again() -> None:

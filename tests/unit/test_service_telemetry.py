@@ -103,7 +103,7 @@ def test_children_are_kept_and_label_sets_are_bounded() -> None:
 def test_a_gauge_can_be_set_anew_from_a_whole_picture() -> None:
     metrics = Metrics()
     metrics.gauge(metric_names.AGENTS, "active").set(3)
-    metrics.forget(metric_names.AGENTS)
+    metrics.forget_series(metric_names.AGENTS)
     metrics.gauge(metric_names.AGENTS, "failed").set(1)
     text = generate_latest(metrics.registry).decode()
     assert 'state="active"' not in text

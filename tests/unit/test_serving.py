@@ -160,7 +160,7 @@ async def test_a_shared_queue_is_tried_until_it_answers_and_no_longer_than_its_c
     queue.attach(begin)
     await queue.served.wait()
     assert (tried, queue.is_silent()) == (3, False)
-    queue.lost()
+    queue.on_lost()
     await until_idle()
     assert [queue.is_silent() for _ in range(6)] == [False] * 5 + [True]
     assert tried == 3

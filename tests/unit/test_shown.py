@@ -201,7 +201,10 @@ def test_an_error_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_the_last_lines_of_one_that_died(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     DevScreen().died(Death("agent-1", 7, 1, f"first\n{text}", None))
-    seen(capsys)
+    head, *tail = seen(capsys)
+    assert head.startswith("agent-1 (pid 7) died: ")
+    assert tail[0] == "    first"
+    assert len(tail) == 2 + text.count("\n")
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)

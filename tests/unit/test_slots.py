@@ -57,11 +57,11 @@ def test_a_report_tells_what_ran_since_the_last_one() -> None:
     for number in range(100):
         measure.ran(number / 1000, "succeeded")
     measure.ran(1.0, "failed")
-    runs, mean, p99, finished = measure.report()
+    runs, mean, p99, finished = measure.make_report()
     assert (runs, finished) == (101, {"succeeded": 100, "failed": 1})
     assert 0.05 < mean < 0.07
     assert p99 == 0.099
-    assert measure.report() == (0, 0.0, 0.0, {})
+    assert measure.make_report() == (0, 0.0, 0.0, {})
     assert measure.mean == mean
 
 

@@ -46,7 +46,7 @@ class Broker:
         self._says_so = says_so
         self._open: dict[asyncio.Future[None], str] = {}
         link: Any = SimpleNamespace(
-            times=TIMES, add=lambda *_: None, wait_up=self._up, suspect=self._suspect
+            times=TIMES, add_endpoint=lambda *_: None, wait_up=self._up, suspect=self._suspect
         )
         self.publisher = Publisher(link, max_losses=3, suspects=SuspectAddresses(kind_of))
 
@@ -193,7 +193,7 @@ async def test_of_many_that_wait_for_one_stranger_the_first_speaks_for_all() -> 
     async def send(key: str) -> None:
         async with suspects.alone(key):
             order.append(key)
-            suspects.answered(key)
+            suspects.record_answer(key)
 
     keys = ["a:1", "b:1", "a:2", "b:2", "gone0:2"]
     async with asyncio.TaskGroup() as group:
@@ -201,10 +201,10 @@ async def test_of_many_that_wait_for_one_stranger_the_first_speaks_for_all() -> 
             group.create_task(send(key))
         await until_idle()
         assert order == ["gone0:2"]  # it is shunned, which whoever sends it finds
-        suspects.tick(9)
+        suspects.set_time(9)
         await until_idle()
         assert len(order) == 1
-        suspects.tick(10)
+        suspects.set_time(10)
     assert sorted(order[1:]) == ["a:1", "a:2", "b:1", "b:2"]
     assert not suspects._lines
 
@@ -241,7 +241,7 @@ async def test_addresses_of_a_kind_that_is_good_wait_for_no_other(broker: Broker
 def test_what_is_known_of_kinds_is_bounded() -> None:
     suspects = SuspectAddresses(kind_of)
     for number in range(3 * MOST_KNOWN):
-        suspects.answered(f"a{number}:1")
+        suspects.record_answer(f"a{number}:1")
         suspects.blame(f"b{number}:1", 0, shunned=100, held=1, sure=True)
         suspects.blame(f"c{number}:1", 0, shunned=100, held=1, sure=False)
     assert max(len(suspects._good), len(suspects._good_before)) <= MOST_KNOWN

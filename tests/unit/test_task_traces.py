@@ -53,7 +53,7 @@ class Scene:
         )
         self.dead = DeadLetterConsumer(self.results, Metrics(), self.clock, traces=self.traces)
         nothing: Any = None
-        gate: Any = SimpleNamespace(again=self.lanes.send)
+        gate: Any = SimpleNamespace(again=self.lanes.send_task)
         self.returns = RetryConsumer(self.lanes, gate, nothing, self.clock, traces=self.traces)
         self.moves = QueueDrainer(
             nothing,
@@ -72,12 +72,12 @@ class Scene:
     async def sent(self, task: Envelope) -> Envelope:
         """Dispatch a new task; return it as it is in its lane, or in a delay."""
         source: Any = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
-        self.lanes.send(dispatching(task) if is_sampled(task.traceparent) else task, source)
+        self.lanes.send_task(dispatching(task) if is_sampled(task.traceparent) else task, source)
         return await self.last()
 
     async def comes_back(self, task: Envelope, seconds: float) -> Envelope:
         """Let a task come back from a delay after so long; return what becomes of it."""
-        return await self._taken(self.returns.take, Delivery(task), seconds)
+        return await self._taken(self.returns.on_retry, Delivery(task), seconds)
 
     async def is_moved(self, task: Envelope, seconds: float, *, lost: bool) -> Envelope:
         """Find a task in the queue of an agent that is gone."""
@@ -88,8 +88,8 @@ class Scene:
         delivery: Any = Delivery(task)
         delivery.routing_key, delivery.headers = f"broker.maniple.lane.{LANE}", {}
         delivery.properties = commands.Basic.Properties()
-        self.dead.take(delivery)
-        await self.results.drain()
+        self.dead.on_dead_letter(delivery)
+        await self.results.drain_results()
 
     async def _taken(self, take: Any, delivery: Delivery, seconds: float) -> Envelope:
         self.now += timedelta(seconds=seconds)
@@ -97,8 +97,8 @@ class Scene:
         return await self.last()
 
     async def last(self) -> Envelope:
-        await self.lanes.drain()
-        await self.results.drain()
+        await self.lanes.drain_lanes()
+        await self.results.drain_results()
         exchanges = {"maniple.lanes", "maniple.delay"}
         messages = [m for m in self.publisher.sent if m.exchange in exchanges]
         return decode_envelopes(messages[-1].body)[0]
@@ -158,7 +158,7 @@ async def test_what_ends_while_it_waits_ends_in_a_dispatch_of_its_own(
     scene.publisher.full = {LANE}
     task = await scene.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=5)))
     if cancel:
-        scene.lanes.cancel("default", "t")
+        scene.lanes.cancel_task("default", "t")
     await scene.comes_back(task, 1.0 if cancel else 6.0)
     assert tree(scene.kept) == [
         ("dispatch", "submitter"),
@@ -233,7 +233,7 @@ async def test_what_a_draining_agent_hands_back_unstarted_is_kept(kept: Kept) ->
     agent = Agent(capacity=1, tracer=kept.tracer())
     await agent.take(Delivery(envelope("runs"), traced(UNSAMPLED)))
     agent.now += timedelta(seconds=2)
-    await agent.work.drain(0.01)
+    await agent.work.drain_jobs(0.01)
     (handed,) = [task for _, (task,) in agent.moved() if task.id == "t"]
     mine = Kept([span for span in kept.spans if span.attributes["maniple.task.id"] == "t"])
     assert tree(mine) == [("dispatch", ""), ("migrate", "dispatch")]

@@ -190,7 +190,7 @@ def test_the_digest_is_that_of_all_times() -> None:
 
 
 def test_what_is_told_of_an_agent_is_when_the_last_of_it_is_over() -> None:
-    told = AgentTimings.of(Timings().scaled(0.5))
+    told = AgentTimings.of_timings(Timings().scaled(0.5))
     assert (told.heartbeat, told.unreachable, told.fenced) == (1.65, 2.25, 3.0)
     assert (told.exclusive, told.failed) == (4.125, 4.5)
 

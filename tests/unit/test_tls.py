@@ -292,4 +292,4 @@ def test_a_key_with_a_password_is_refused_and_asks_nobody(
 def test_dev_names_a_file_that_it_cannot_use() -> None:
     environ = {"MANIPLE_CONSUL_URL": "https://server", "MANIPLE_CONSUL_CACERT": "/nowhere"}
     with pytest.raises(WrongVariable, match="MANIPLE_CONSUL_CACERT: No such file"):
-        Existing.of(environ)
+        Existing.of_environment(environ)

@@ -23,6 +23,7 @@ def test_every_binding_leads_from_an_exchange_that_is_declared() -> None:
 
 def test_an_alternate_exchange_is_declared_before_who_names_it() -> None:
     names = [exchange.name for exchange in EXCHANGES]
+    assert any(exchange.alternate for exchange in EXCHANGES)
     for exchange in EXCHANGES:
         if exchange.alternate:
             assert names.index(exchange.alternate) < names.index(exchange.name)

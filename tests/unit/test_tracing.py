@@ -77,7 +77,7 @@ def test_the_first_dispatch_of_a_trace_begun_here_is_its_root(kept: Kept) -> Non
 def test_copies_of_a_task_that_are_kept_late_have_a_root_each(kept: Kept) -> None:
     unsampled = envelope(begun_trace(7 << 64, sampled=False))
     copies = [
-        TaskTraces(kept.tracer(), lambda: NOW).kept(unsampled, "ended")
+        TaskTraces(kept.tracer(), lambda: NOW).keep_trace(unsampled, "ended")
         for _ in range(2)  # agents that ran it because a message came twice
     ]
     assert [span.parent_id for span in kept.spans] == [None, None]
@@ -88,8 +88,8 @@ def test_copies_of_a_task_that_are_kept_late_have_a_root_each(kept: Kept) -> Non
 
 def test_what_is_kept_late_writes_its_dispatch_once(kept: Kept) -> None:
     traces = TaskTraces(kept.tracer(), lambda: NOW)
-    late = traces.kept(envelope(begun_trace(7 << 64, sampled=False)), "retried")
-    again = traces.kept(late, "retried")
+    late = traces.keep_trace(envelope(begun_trace(7 << 64, sampled=False)), "retried")
+    again = traces.keep_trace(late, "retried")
     assert is_sampled(late.traceparent)
     assert again is late
     (dispatch,) = kept.spans
@@ -103,8 +103,8 @@ def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
     assert not is_sampled(traces.honoured(GIVEN))
     unsampled = envelope(begun_trace(7 << 64, sampled=False))
     # Who wants everything sampled takes nothing from what goes wrong.
-    assert is_sampled(traces.kept(unsampled, "ended").traceparent)
-    assert traces.kept(unsampled, "ended") is unsampled
+    assert is_sampled(traces.keep_trace(unsampled, "ended").traceparent)
+    assert traces.keep_trace(unsampled, "ended") is unsampled
     text = generate_latest(metrics.registry).decode()
     assert 'maniple_traces_limited_total{why="submitted"} 1.0' in text
     assert 'maniple_traces_limited_total{why="ended"} 1.0' in text
@@ -122,7 +122,7 @@ def test_without_an_endpoint_nothing_is_sampled_and_what_comes_is_passed_on() ->
     assert not is_sampled(traces.begun())
     assert traces.honoured(GIVEN) == GIVEN
     sampled = replace(envelope(GIVEN), attempt=2)
-    assert traces.kept(sampled, "retried") is sampled
+    assert traces.keep_trace(sampled, "retried") is sampled
 
 
 def test_a_process_without_an_endpoint_does_not_load_the_sdk() -> None:
@@ -157,7 +157,7 @@ def exporter(metrics: Metrics) -> Iterator[Exporter]:
     counters = [metrics.counter(SPANS_DROPPED, why) for why in ("queue_full", "failed")]
     made = Exporter(settings, *counters)
     yield made
-    made.close(5.0)
+    made.export_remaining(5.0)
 
 
 def test_an_exporter_that_hangs_is_not_waited_for(
@@ -176,7 +176,7 @@ def test_an_exporter_that_hangs_is_not_waited_for(
 
 def test_what_cannot_be_exported_is_counted(exporter: Exporter, metrics: Metrics) -> None:
     exporter.put(SPAN)
-    exporter.close(30.0)
+    exporter.export_remaining(30.0)
     text = generate_latest(metrics.registry).decode()
     assert 'maniple_spans_dropped_total{reason="failed"} 1.0' in text
 
@@ -186,7 +186,7 @@ def test_spans_come_as_they_were_written(metrics: Metrics) -> None:
         settings = ServiceSettings(otlp_endpoint=collector.url, instance="p1")
         tracer = make_tracer(settings, metrics)
         tracer.write(replace(SPAN, parent_id="3" * 16, attributes={"n": [1, 2]}, error="timeout"))
-        tracer.close(10.0)
+        tracer.export_remaining(10.0)
     (seen,) = collector.spans
     assert (seen.trace_id, seen.span_id, seen.parent_id) == ("1" * 32, "2" * 16, "3" * 16)
     assert (seen.start, seen.end, seen.attributes, seen.failed) == (1, 2, {"n": [1, 2]}, True)
@@ -208,7 +208,7 @@ def test_what_handlers_write_is_moved_to_the_clock_of_their_tasks(metrics: Metri
         span.end(123 * BILLION)
         worker = replace(SPAN, name="in a worker", start=130 * BILLION, end=131 * BILLION)
         tracer.write_of_handler(worker)
-        tracer.close(10.0)
+        tracer.export_remaining(10.0)
     here, there = sorted(collector.spans, key=lambda seen: seen.start)
     assert (here.name, here.start, here.end) == ("here", BILLION, 3 * BILLION)
     assert (there.name, there.start, there.end) == ("in a worker", 10 * BILLION, 11 * BILLION)
@@ -222,7 +222,7 @@ def test_whatever_a_handler_says_of_its_span_its_agent_can_read() -> None:
         span.set_attribute("nan", float("nan"))
         span.set_attribute("many", [float("inf"), 1.5])
         span.add_event("ev\udcffnt", {"k\udcffy": "v\udcff"})
-    (taken,) = msgspec.json.decode(msgspec.json.encode(collector.take()), type=list[Span])
+    (taken,) = msgspec.json.decode(msgspec.json.encode(collector.take_spans()), type=list[Span])
     assert (taken.name, taken.scope) == ("sp?n", "?")
     assert taken.attributes == {"nan": "nan", "many": ["inf", "1.5"]}
     assert taken.events[0].attributes == {"k?y": "v?"}
@@ -234,5 +234,5 @@ def test_an_attempt_in_a_worker_has_no_end_of_spans() -> None:
     provider.add_span_processor(collector)
     for _ in range(MAX_SPANS + 1):
         provider.get_tracer("x").start_span("one").end()
-    assert len(collector.take()) == MAX_SPANS
-    assert collector.take() == []
+    assert len(collector.take_spans()) == MAX_SPANS
+    assert collector.take_spans() == []

@@ -40,12 +40,12 @@ class Scene:
     async def send(self, affinity: str | None = None) -> None:
         """Send a new task, and look until what is not confirmed has been given up."""
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
-        self.lanes.send(envelope("1", lane=LANE, affinity=affinity), source)
+        self.lanes.send_task(envelope("1", lane=LANE, affinity=affinity), source)
         for _ in range(8):
             await self.turn()
-            self.lanes.look(taking=True)
+            self.lanes.redirect_overdue(taking=True)
         await self.turn()
-        await self.results.drain()
+        await self.results.drain_results()
 
     async def turn(self) -> None:
         for _ in range(50):
@@ -75,8 +75,8 @@ async def test_what_was_not_confirmed_and_finds_no_room_to_wait_does_not_end(
     assert scene.ends == 0
     scene.publisher.freed.set()
     await scene.turn()
-    await scene.lanes.drain()
-    await scene.results.drain()
+    await scene.lanes.drain_lanes()
+    await scene.results.drain_results()
     assert (scene.ends, scene.delivery.acked, scene.delivery.rejected) == (0, 1, 0)
 
 
@@ -84,7 +84,7 @@ async def test_what_was_refused_everywhere_ends() -> None:
     scene = Scene()
     scene.publisher.full = {LANE, *TIERS}
     source = Settlement(scene.delivery, 1)  # type: ignore[arg-type]  # a fake
-    scene.lanes.send(envelope("1", lane=LANE), source)
-    await scene.lanes.drain()
-    await scene.results.drain()
+    scene.lanes.send_task(envelope("1", lane=LANE), source)
+    await scene.lanes.drain_lanes()
+    await scene.results.drain_results()
     assert (scene.ends, scene.delivery.acked) == (1, 1)

@@ -12,7 +12,7 @@ from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
-from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then, TokenBucketLimit
 from work_with_fakes import NOW, envelope
 
 RATE: Kind = ("rate_limit", {"limit": 10})
@@ -39,16 +39,17 @@ class Fleet:
         self.freed: Counter[str] = Counter()
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.HALF_OPEN, 0.0))
 
-    def ask(self, limit: Limit, then: Then, _now: float) -> None:
+    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         kind = self._kind(limit)
         self.asked[kind] += 1
         then(*self.answers.get(kind, YES))
 
-    def free(self, limit: Limit, _now: float) -> None:
+    def return_permit(self, limit: Limit, _now: float) -> None:
         self.freed[self._kind(limit)] += 1
 
     def _kind(self, limit: Limit) -> str:
-        return "rate_limit" if limit.terms else "bulkhead" if limit.most else "circuit_breaker"
+        kinds = {TokenBucketLimit: "rate_limit", ConcurrencyLimit: "bulkhead"}
+        return kinds.get(type(limit), "circuit_breaker")
 
 
 class Scene(GateWithFakes):
@@ -61,7 +62,7 @@ class Scene(GateWithFakes):
     async def comes(self, before: Redelivery = Redelivery.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
         self.bring(envelope("1", lane="a.task", reply_to="theirs", **fields), before)
-        await self.lanes.drain()
+        await self.lanes.drain_lanes()
 
     async def comes_back(self, after: float = 60.0, *, redelivered: bool = False) -> None:
         """Let it come back from where it waits."""
@@ -127,7 +128,7 @@ async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Red
     scene = Scene(RATE, ROOM, BREAKER)
     scene.fleet.answers["rate_limit"] = NO
     await scene.comes(before, deadline=NOW - timedelta(seconds=5))
-    await scene.results.drain()
+    await scene.results.drain_results()
     (record,) = scene.publisher.to("maniple.results")
     assert (b'"id":"1"' in record.body, b'"expired"' in record.body) == (True, True)
 

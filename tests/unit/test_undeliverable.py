@@ -34,7 +34,7 @@ from work_with_fakes import NOW, FakePublisher
 
 MESSAGE = "0192f0c1-2b3c-7d4e-8f00-112233445566"
 SUBMIT = "broker.maniple.submit"
-LIMITED = Resolved(rate_limit=policy("rate_limit", {"limit": 1}))
+LIMITED = Resolved.from_policies(policy("rate_limit", {"limit": 1}))
 
 
 class Delivery(SimpleNamespace):
@@ -106,8 +106,8 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
         again=again,
         admitted=partial(admitted, decided or LIMITED),
     )
-    taker.take(delivery)
-    await results.drain()
+    taker.on_dead_letter(delivery)
+    await results.drain_results()
     assert delivery.acked == 1
     recorded = [r for m in publisher.to("maniple.results") for r in decode_results(m.body)]
     answered = [m for m in publisher.to("") if m.routing_key == "theirs"]

@@ -7,13 +7,13 @@ from fleet_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Held
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 
 KEY, LANE, MOST = "bulkhead/x", "text.stats", 5
 ONE = ("agent-1", "1")
-LIMIT = Limit(KEY, most=MOST, lane=LANE)
+LIMIT = ConcurrencyLimit(KEY, most=MOST, lane=LANE)
 
 
 def remembering(number: int = MOST) -> Bulkheads:
@@ -24,7 +24,7 @@ def remembering(number: int = MOST) -> Bulkheads:
 
 
 def granted(bulkheads: Bulkheads, want: int, now: float = 0.0) -> int:
-    return bulkheads.take(KEY, MOST, want, now)
+    return bulkheads.take_slots(KEY, MOST, want, now)
 
 
 def test_what_is_only_remembered_takes_room_and_is_not_known_to() -> None:
@@ -54,7 +54,7 @@ def test_what_is_remembered_does_not_grow_with_each_restart() -> None:
     number = 8
     for _ in range(20):
         bulkheads = remembering(number)
-        bulkheads.look(lambda _: True, 0.5)
+        bulkheads.forget_stale(lambda _: True, 0.5)
         ((_, (number, _)),) = bulkheads.lately_in_use(lambda _: True)
     assert number == 8
 
@@ -62,8 +62,8 @@ def test_what_is_remembered_does_not_grow_with_each_restart() -> None:
 def test_what_agents_tell_of_is_known_for_good() -> None:
     bulkheads = remembering()
     for here, unsure in ((3, 2), (5, 0), (4, 0)):
-        bulkheads.hear(ONE, [Held(KEY, here, ended=0)], 0.5)
-        bulkheads.look(lambda _: True, 0.5)
+        bulkheads.record_load(ONE, [Held(KEY, here, ended=0)], 0.5)
+        bulkheads.forget_stale(lambda _: True, 0.5)
         assert bulkheads.unsure(KEY) == unsure
     assert (granted(bulkheads, 1), bulkheads.is_full(KEY, MOST)) == (0, True)
 
@@ -90,7 +90,7 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
     bulkheads.recall(0.0, alone=True)
     while bulkheads.unsure(KEY):
         now += 0.5
-        bulkheads.look(lambda _: True, now)
+        bulkheads.forget_stale(lambda _: True, now)
         for doubt in tuple(bulkheads.doubtful(now)):
             bulkheads.looked(doubt.key, 0, now)
     assert 0.0 < now - within * Reports().heard < Reports().heard
@@ -100,7 +100,7 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
 
 def answers(fleet: Simulation, name: str) -> list[bool | None]:
     said: list[bool | None] = []
-    fleet.alive[name].ask(LIMIT, lambda passes, _: said.append(passes), fleet.now)
+    fleet.alive[name].ask_permit(LIMIT, lambda passes, _: said.append(passes), fleet.now)
     fleet.run(0.5)
     return said
 
@@ -110,7 +110,7 @@ def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: 
     fleet = Simulation(1)
     (name,) = fleet.alive
     bulkheads = fleet.alive[name].owned.bulkheads
-    bulkheads.follow(KEY, (MOST, (LANE,)), fleet.now, ours=True, unsure=MOST)
+    bulkheads.follow_owner(KEY, (MOST, (LANE,)), fleet.now, ours=True, unsure=MOST)
     for number in range(2):
         fleet.start(f"another-{number}")
     fleet.run(3.0)
@@ -125,13 +125,15 @@ def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: 
 def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() -> None:
     fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
     for name in ("one", "two"):
-        fleet.hear(DispatcherReport(dispatcher=name, ready=True), 10.0)
+        fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
     key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")
     said: list[bool | None] = []
-    fleet.ask(Limit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0)
-    (ask,) = fleet.report(10.0).asks
+    fleet.ask_permit(
+        ConcurrencyLimit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0
+    )
+    (ask,) = fleet.make_report(10.0).asks
     assert isinstance(ask, Ask)
     old = msgspec.json.encode({"key": key, "to": "one", "number": ask.number, "granted": 0})
     grant = msgspec.json.decode(old, type=Grant)
-    fleet.hear(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), 10.1)
+    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), 10.1)
     assert said == [False]

@@ -134,7 +134,7 @@ def test_a_process_does_not_start_and_names_the_variable(
 )
 def test_dev_names_the_variable_too(name: str, url: str) -> None:
     with pytest.raises(WrongVariable, match=name):
-        Existing.of({name: url})
+        Existing.of_environment({name: url})
     result = CliRunner().invoke(build(), ["dev"], env={name: url})
     assert result.exit_code == WRONG_USAGE
     assert name in result.stdout

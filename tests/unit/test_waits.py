@@ -35,7 +35,7 @@ class Fleet:
         self.passes = False
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.CLOSED, 0.0))
 
-    def ask(self, _: object, then: Any, now: float) -> None:
+    def ask_permit(self, _: object, then: Any, now: float) -> None:
         del now
         then(self.passes or self.shaped, 0.0 if self.passes else 30.0)
 
@@ -51,7 +51,7 @@ class Scene(GateWithFakes):
     async def waits(self, task: Envelope) -> Envelope:
         """Admit a task that has to wait; return it as it is in the delay."""
         self.bring(task)
-        await self.lanes.drain()
+        await self.lanes.drain_lanes()
         return self.tasks("maniple.delay")[-1]
 
     async def comes_back(self, task: Envelope, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""`maniple_dispatcher.pipeline.selection`: variants, mirrors, and what a limit is divided by."""
+"""`maniple_dispatcher.pipeline`: variants, mirrors, and what a limit is divided by."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from maniple.messages import Envelope
-from maniple_dispatcher.pipeline.selection import mirrored, rate_limit_of, routed
+from maniple_dispatcher.pipeline.mirror import mirrored
+from maniple_dispatcher.pipeline.rate_limit import rate_limit_of
+from maniple_dispatcher.pipeline.route import route_of
 from maniple_policies import parse_policy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,14 +30,14 @@ def canary(percent: float, **spec: Any) -> Any:
 
 
 def test_one_percent_of_a_hundred_thousand_is_one_percent() -> None:
-    lanes = Counter(routed(canary(1), envelope(n)).lane for n in range(100_000))
+    lanes = Counter(route_of(canary(1), envelope(n)) for n in range(100_000))
     assert lanes["text.stats@canary"] == pytest.approx(1000, abs=300)
     assert lanes.total() == lanes["text.stats"] + lanes["text.stats@canary"]
 
 
 def test_who_is_on_the_canary_stays_there_when_it_grows() -> None:
-    on_five = {n for n in range(2000) if routed(canary(5), envelope(n)).lane != "text.stats"}
-    on_ten = {n for n in range(2000) if routed(canary(10), envelope(n)).lane != "text.stats"}
+    on_five = {n for n in range(2000) if route_of(canary(5), envelope(n)) != "text.stats"}
+    on_ten = {n for n in range(2000) if route_of(canary(10), envelope(n)) != "text.stats"}
     assert on_five < on_ten
 
 
@@ -48,19 +50,19 @@ def test_who_is_on_the_canary_stays_there_when_it_grows() -> None:
     ],
 )
 def test_what_sticks_together_goes_one_way(sticky: str, fields: dict[str, Any]) -> None:
-    lanes = {routed(canary(50, sticky=sticky), envelope(n, **fields)).lane for n in range(50)}
+    lanes = {route_of(canary(50, sticky=sticky), envelope(n, **fields)) for n in range(50)}
     assert len(lanes) == 1
 
 
 def test_without_its_label_a_task_goes_by_its_id() -> None:
-    lanes = {routed(canary(50, sticky="label:user"), envelope(n)).lane for n in range(50)}
+    lanes = {route_of(canary(50, sticky="label:user"), envelope(n)) for n in range(50)}
     assert len(lanes) == 2
 
 
 def test_a_mirrored_copy_is_a_task_that_nobody_waits_for() -> None:
     mirror = policy("mirror", {"variant": "shadow", "percent": 100})
     original = envelope(7, reply_to="amq.gen-x", correlation_id="7", affinity="a", bulkhead="b")
-    copy = mirrored(mirror, original, NOW)
+    copy = mirrored(original, mirror, NOW)
     assert copy is not None
     assert (copy.id, copy.mirror_of, copy.lane) == ("task-7~mirror", "task-7", "text.stats@shadow")
     assert (copy.reply_to, copy.affinity, copy.bulkhead, copy.max_attempts) == (None, None, None, 1)
@@ -70,13 +72,13 @@ def test_a_mirrored_copy_is_a_task_that_nobody_waits_for() -> None:
 
 def test_the_id_of_a_copy_is_never_too_long() -> None:
     mirror = policy("mirror", {"variant": "shadow", "percent": 100})
-    copies = [mirrored(mirror, envelope(id="x" * 127 + end), NOW) for end in "ab"]
+    copies = [mirrored(envelope(id="x" * 127 + end), mirror, NOW) for end in "ab"]
     assert len({copy.id for copy in copies if copy and len(copy.id) <= 128}) == 2
 
 
 def test_a_share_of_the_tasks_is_mirrored() -> None:
     mirror = policy("mirror", {"variant": "shadow", "percent": 10})
-    copies = [n for n in range(10_000) if mirrored(mirror, envelope(n), NOW)]
+    copies = [n for n in range(10_000) if mirrored(envelope(n), mirror, NOW)]
     assert len(copies) == pytest.approx(1000, rel=0.1)
 
 

@@ -138,7 +138,7 @@ async def test_of_what_is_done_with_nothing_is_remembered() -> None:
     await agent.take(gone)
     await agent.finish("0")
     await agent.finish("1", failed(ErrorCode.HANDLER_ERROR, "no"))
-    await agent.work.drain(0.01)
+    await agent.work.drain_jobs(0.01)
     assert len(agent.work.attempts) == 0
 
 

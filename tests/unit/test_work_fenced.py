@@ -128,5 +128,5 @@ async def test_what_is_fenced_or_draining_takes_nothing() -> None:
     assert fenced.work.takes
     assert draining.work.takes
     fenced.fenced = True
-    await draining.work.drain(0)
+    await draining.work.drain_jobs(0)
     assert [agent.work.takes for agent in (fenced, draining)] == [False, False]

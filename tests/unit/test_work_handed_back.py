@@ -45,7 +45,7 @@ async def test_draining_hands_back_what_waits_and_lets_the_rest_end() -> None:
     first, second = Delivery(envelope("1"), envelope("2")), Delivery(envelope("3"))
     await agent.take(first)
     await agent.take(second)
-    draining = asyncio.create_task(agent.work.drain(5))
+    draining = asyncio.create_task(agent.work.drain_jobs(5))
     await wait_until(lambda: second.acked == 1)
     assert [bundle[0].id for _, bundle in agent.moved()] == ["2", "3"]
     late = Delivery(envelope("4"))
@@ -67,7 +67,7 @@ async def test_what_still_runs_at_the_end_of_draining_is_stopped_and_handed_on()
     await agent.take(suspect, suspect=True)
     await agent.finish("3")
     async with asyncio.timeout(1):
-        await agent.work.drain(0.05)
+        await agent.work.drain_jobs(0.05)
     assert sorted(agent.executor.cancelled) == ["1", "2", "4"]
     handed = {e.id: (key, e.attempt, e.lost, e.suspected) for key, (e,) in agent.moved()}
     assert handed == {
@@ -83,7 +83,7 @@ async def test_what_is_stopped_by_draining_and_finds_its_lane_full_waits_in_the_
     agent, delivery = Agent(), Delivery(envelope("1"))
     agent.publisher.full = {"a.task"}
     await agent.take(delivery)
-    await agent.work.drain(0.01)
+    await agent.work.drain_jobs(0.01)
     assert [e.id for _, (e,) in agent.moved("maniple.delay")] == ["1"]
     assert delivery.acked == 1
 
@@ -91,7 +91,7 @@ async def test_what_is_stopped_by_draining_and_finds_its_lane_full_waits_in_the_
 async def test_what_may_run_once_and_is_stopped_by_draining_ends() -> None:
     agent, delivery = Agent(), Delivery(envelope("1", capability="a.once", lane="a.once"))
     await agent.take(delivery)
-    await agent.work.drain(0.01)
+    await agent.work.drain_jobs(0.01)
     (result,) = agent.results()
     assert result.error is not None
     assert (result.error.code, result.lost) == (ErrorCode.AGENT_LOST, 1)
@@ -102,7 +102,7 @@ async def test_what_is_stopped_by_draining_and_went_to_others_is_not_handed_on()
     agent, delivery = Agent(), Delivery(envelope("1"))
     await agent.take(delivery)
     await agent.lose(delivery)
-    await agent.work.drain(0.01)
+    await agent.work.drain_jobs(0.01)
     assert (agent.executor.cancelled, agent.publisher.sent, delivery.acked) == (["1"], [], 0)
 
 
@@ -112,7 +112,7 @@ async def test_what_was_stopped_before_and_went_to_others_since_is_not_handed_on
     await agent.take(delivery)
     agent.work.stop_exclusive()
     await agent.lose(delivery)
-    await agent.work.drain(0.01)
+    await agent.work.drain_jobs(0.01)
     assert (agent.executor.cancelled, agent.publisher.sent) == (["1"], [])
 
 
@@ -121,7 +121,7 @@ async def test_what_is_exclusive_is_handed_on_when_it_has_really_ended() -> None
     await agent.take(Delivery(envelope("1", capability="an.exclusive", lane="an.exclusive")))
     (job,) = agent.executor.jobs
     agent.executor.slow = [job]
-    draining = asyncio.create_task(agent.work.drain(0.01))
+    draining = asyncio.create_task(agent.work.drain_jobs(0.01))
     await wait_until(lambda: agent.executor.cancelled == ["1"])
     await asyncio.sleep(0.05)
     assert agent.moved() == []
@@ -174,7 +174,7 @@ async def test_draining_without_a_broker_ends(monkeypatch: pytest.MonkeyPatch) -
     agent.publisher.up.clear()
     await agent.finish("1")
     async with asyncio.timeout(1):
-        await agent.work.drain(0.05)
+        await agent.work.drain_jobs(0.05)
     assert delivery.acked == 0
     agent.publisher.up.set()
 
@@ -213,5 +213,5 @@ async def test_what_is_handed_back_is_what_came() -> None:
     agent = Agent(capacity=1)
     came = envelope("2", attempt=2, lost=1, waits=3, tenant="acme", policies={"p": 1})
     await agent.take(Delivery(envelope("1"), came))
-    await agent.work.drain(0.01)
+    await agent.work.drain_jobs(0.01)
     assert [bundle for _, bundle in agent.moved() if bundle[0].id == "2"] == [[came]]

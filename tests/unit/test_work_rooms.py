@@ -50,7 +50,7 @@ async def test_what_has_ended_and_comes_again_leaves_once() -> None:
 async def test_what_goes_back_to_its_lane_keeps_its_room() -> None:
     agent = Agent(capacity=0)
     await agent.take(Delivery(task("1")))
-    await agent.work.drain(0.0)
+    await agent.work.drain_jobs(0.0)
     await agent.settle()
     assert [envelope.bulkhead for _, (envelope,) in agent.moved()] == [KEY]
     assert (here(agent), ended(agent)) == (0, 0)
@@ -60,7 +60,7 @@ async def test_what_its_lane_refuses_waits_without_room() -> None:
     agent = Agent(capacity=0)
     agent.publisher.full.add("a.task")
     await agent.take(Delivery(task("1")))
-    await agent.work.drain(0.0)
+    await agent.work.drain_jobs(0.0)
     await agent.settle()
     assert [envelope.bulkhead for _, (envelope,) in agent.moved("maniple.delay")] == [None]
     assert (here(agent), ended(agent)) == (0, 1)

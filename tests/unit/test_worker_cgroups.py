@@ -194,7 +194,7 @@ def test_what_fails_leaves_the_limit_of_address_space_and_a_line(
     kernel.fails = {name: OSError(number, "it fails")}
     groups, (line,) = _below(kernel)
     assert groups.new() is None
-    assert groups.remove(None)
+    assert groups.remove_group(None)
     assert (line["event"], line["log_level"]) == (INSTEAD, "info")
     assert "it fails" in line["reason"]
 
@@ -253,11 +253,11 @@ def test_one_that_is_not_empty_yet_goes_later(kernel: Kernel) -> None:
     assert group is not None
     process = group / "process"
     process.touch()
-    assert not groups.remove(group)
+    assert not groups.remove_group(group)
     process.unlink()
-    assert groups.remove(None)
+    assert groups.remove_group(None)
     assert not group.exists()
-    assert groups.remove(group)  # somebody else may have removed it
+    assert groups.remove_group(group)  # somebody else may have removed it
 
 
 def test_those_of_agents_that_ended_go_at_the_start(kernel: Kernel) -> None:

@@ -32,13 +32,13 @@ class Ending:
     taken: bool = False
     """Whether another process has taken the agent's id."""
 
-    def begin(self, seconds: float | None) -> None:
+    def begin_leaving(self, seconds: float | None) -> None:
         """Leave now; `seconds` can only shorten what the settings allow."""
         if seconds is not None:
             self.seconds = min(self.seconds, seconds)
         self.stop()
 
-    def check(self) -> None:
+    def check_identity(self) -> None:
         """Raise `ConfigurationError` if the agent left because another has its id."""
         if self.taken:
             raise ConfigurationError(
@@ -64,9 +64,9 @@ class AgentCommands:
         """Send the description in full."""
         self.heartbeats.announce()
 
-    def drain(self, command: Drain) -> None:
+    def on_drain(self, command: Drain) -> None:
         """Leave as on SIGTERM."""
-        self.ending.begin(command.timeout)
+        self.ending.begin_leaving(command.timeout)
 
     def retire(self, command: Retire) -> None:
         """Come back as a new incarnation, or leave, if it is this one that was declared failed.
@@ -81,7 +81,7 @@ class AgentCommands:
             log = structlog.get_logger("maniple.agent.handlers")
             log.error("another process has taken this agent's id; leaving")
             self.ending.taken = True
-            self.ending.begin(None)
+            self.ending.begin_leaving(None)
         elif self.returning.allows(self.clock()):
             fresh = self.new_id()
             by_clock = began(fresh)
@@ -105,7 +105,7 @@ def routes(handlers: AgentCommands) -> Mapping[type[Command], Callable[[Any], No
     """Return which command goes to which handler."""
     return {
         Announce: handlers.announce,
-        Drain: handlers.drain,
+        Drain: handlers.on_drain,
         Retire: handlers.retire,
         Reconnect: handlers.rebuild,
         Time: handlers.hear,

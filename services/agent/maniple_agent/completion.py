@@ -62,14 +62,14 @@ class Completion:
         plan, lane = job.envelope.retry, job.envelope.lane
         if plan is None or plan.budget is None:
             return decision
-        self._budget.ended(lane, monotonic())
+        self._budget.record_attempt(lane, monotonic())
         if isinstance(decision, NextAttempt) and not self._budget.allows(
             lane, plan.budget, monotonic()
         ):
             return last(job.envelope, outcome, ran)
         return decision
 
-    def publish(self, job: Job, decision: Result | NextAttempt, outcome: Outcome) -> None:
+    def publish_decision(self, job: Job, decision: Result | NextAttempt, outcome: Outcome) -> None:
         """Publish what was decided about a job."""
         departed = partial(self._departed, job)
         if isinstance(decision, NextAttempt):
@@ -85,10 +85,10 @@ class Completion:
         result = expired(job.envelope, self.ran())
         self._departures.publish(result, job.envelope, partial(self._departed, job))
 
-    def ask(self, job: Job) -> None:
+    def ask_dispatcher(self, job: Job) -> None:
         """Have a dispatcher judge whether the time of a job that could not start is over."""
         copies = may_copy(job.definition)
-        self._departures.ask(job.envelope, partial(self._departed, job), may_copy=copies)
+        self._departures.ask_dispatcher(job.envelope, partial(self._departed, job), may_copy=copies)
 
     def fail_job(self, job: Job, error: Exception) -> None:
         """End a job that this agent cannot handle; see `fail`."""
@@ -126,7 +126,7 @@ class Completion:
         """
         keep = reason != OVERLOAD
         for job in jobs:
-            self._attempts.forget(job)  # it may come back before this is confirmed
+            self._attempts.forget_attempt(job)  # it may come back before this is confirmed
             if job.bundle.alive:
                 envelope = self._traces.migrated(job.envelope, reason, keep=keep)
                 self._alone(job.lane_key, envelope, reason, job)
@@ -152,5 +152,5 @@ class Completion:
 
     def _departed(self, job: Job, error: ManipleError | None = None) -> None:
         """Take that the broker has confirmed what came of a job."""
-        self._attempts.forget(job)
+        self._attempts.forget_attempt(job)
         job.settle(error)

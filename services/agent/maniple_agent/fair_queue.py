@@ -38,7 +38,7 @@ class FairShare:
         self.waited_at = -math.inf
         """When something was last seen to wait."""
 
-    def take(self, held: Held | None) -> Job | None:
+    def pop_job(self, held: Held | None) -> Job | None:
         """Take out the first job that is not held."""
         job = first(self.jobs, held)
         if job is not None and job is self.jobs[0]:
@@ -111,7 +111,7 @@ class FairQueue:
                 order.popleft().queued = False
                 continue
             may = self._may(share, free) and (spare is None or is_modest(share.bytes, spare))
-            job = share.take(held) if may else None
+            job = share.pop_job(held) if may else None
             if len(order) > 1:
                 order.rotate(-1)
             elif job is not None:
@@ -133,7 +133,7 @@ class FairQueue:
             return False
         return not self._capacity or may_take(own, free, self._capacity)
 
-    def look(self, free: int, taken: int, kept: Callable[[], Iterable[str]]) -> None:
+    def begin_round(self, free: int, taken: int, kept: Callable[[], Iterable[str]]) -> None:
         """Begin to give slots: so many are free, and so many taken.
 
         What runs has a slot each. Only if more are taken, or were, it is asked which capabilities

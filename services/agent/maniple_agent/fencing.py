@@ -20,8 +20,8 @@ class Fence:
     """Takes an agent out of work when others may take it for dead, and puts it back.
 
     Fenced, it takes and starts nothing. What runs goes on, and its results are kept by the outlets
-    and published when there is a connection again. `look` is to be called some times a second; what
-    must be exact asks `Confirmation.fenced`.
+    and published when there is a connection again. `enforce` is to be called some times a second;
+    what must be exact asks `Confirmation.fenced`.
     """
 
     def __init__(  # noqa: PLR0913 - it acts on all that takes or holds work
@@ -56,12 +56,12 @@ class Fence:
 
     def confirm(self, sent_at: float) -> None:
         """Take that the broker has confirmed a heartbeat that was sent at that time."""
-        self._confirmation.take(sent_at)
+        self._confirmation.confirm_heartbeat(sent_at)
         self._runtime.pulse.beat()
-        self.look()
+        self.enforce()
         self._work.slots_free()  # what came too late for a look may still have kept jobs waiting
 
-    def look(self) -> None:
+    def enforce(self) -> None:
         """Do what the time since the last confirmed heartbeat asks for."""
         now = self._clock()
         fenced = self._confirmation.fenced(now)
@@ -74,12 +74,12 @@ class Fence:
 
     def _close(self, now: float) -> None:
         # A process that stood still looks fenced to itself: a heartbeat goes first.
-        self._control_pace.wait(self._times.first_rebuild, now)
-        self._hot_pace.wait(self._times.first_rebuild, now)
+        self._control_pace.hold_off(self._times.first_rebuild, now)
+        self._hot_pace.hold_off(self._times.first_rebuild, now)
         self._log.warning("fenced: taking nothing new", running=len(self._work.running))
         detail = f"fenced: no heartbeat confirmed for {self._times.fenced:g} s"
         self._runtime.health.set(COMPONENT, ok=False, detail=detail, required=True)
-        self._hot.stop()
+        self._hot.stop_consuming()
 
     def _open(self) -> None:
         self._log.info("no longer fenced", running=len(self._work.running))
@@ -92,9 +92,9 @@ class Fence:
         """Stop what may soon run elsewhere, and all if its results cannot be kept."""
         if self._confirmation.exclusive_over(now):
             self._work.stop_exclusive()
-        if self._work.running and self._departures.kept > KEPT_BYTES:
-            self._log.error("too many results to keep; stopping", bytes=self._departures.kept)
-            self._work.stop(self._work.running)
+        if self._work.running and self._departures.kept_bytes > KEPT_BYTES:
+            self._log.error("too many results to keep; stopping", bytes=self._departures.kept_bytes)
+            self._work.stop_jobs(self._work.running)
 
     def _rebuild(self, now: float) -> None:
         """Replace connections that claim to stand: one that was cut in silence looks like that."""

@@ -115,14 +115,14 @@ class Heartbeats:
         """Send the next heartbeat now."""
         self._due.set()
 
-    async def run(self) -> None:
+    async def send_heartbeats(self) -> None:
         """Send until cancelled."""
         try:
             while True:
                 times = self._timings.heartbeats
                 varies = random.uniform(1 - times.jitter, 1 + times.jitter)
                 due_at = monotonic() + times.period * varies
-                await self.send()
+                await self.send_heartbeat()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, due_at - monotonic())):
                         await self._due.wait()
@@ -130,7 +130,7 @@ class Heartbeats:
             for sending in self._sending:
                 sending.cancel()
 
-    async def send(self, wait: float | None = None) -> None:
+    async def send_heartbeat(self, wait: float | None = None) -> None:
         """Send one heartbeat and wait for its confirm, which is taken also if it comes later.
 
         It is waited for `wait` seconds (None: as always). A failure is logged, and the next one is
@@ -219,12 +219,12 @@ class OutcomeReports:
         self._had_load = False
         self._log = structlog.get_logger("maniple.agent.outcomes")
 
-    async def run(self) -> None:
+    async def send_reports(self) -> None:
         """Report until cancelled; an idle agent is silent."""
         adapted = monotonic()
         while True:
             await self._pause()
-            await self.send()
+            await self.send_report()
             if monotonic() - adapted >= self._period:
                 adapted = monotonic()
                 self._lanes.adapt(self._work)
@@ -239,7 +239,7 @@ class OutcomeReports:
             await asyncio.sleep(FREED_PERIOD)
             freed.clear()
 
-    async def send(self) -> None:
+    async def send_report(self) -> None:
         """Send one report if there is anything to tell."""
         lanes = tuple(self._finished())
         loads, bulkheads = self._loads(), self._bulkheads()
@@ -266,7 +266,7 @@ class OutcomeReports:
     def _finished(self) -> list[LaneOutcomes]:
         reports = []
         for lane, measure in self._work.measures.items():
-            runs, mean, p99, finished = measure.report()
+            runs, mean, p99, finished = measure.make_report()
             succeeded, failed, failing = measure.ends()
             if runs or failed:
                 times = RunTimes(count=runs, mean=mean, p99=p99)

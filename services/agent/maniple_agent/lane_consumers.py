@@ -83,7 +83,7 @@ class LaneConsumers:
                 self._log.warning("consuming anew", queue=consumer.queue)
                 consumer.renew()
 
-    def consume(self, hot: HotPath, work: Scheduler) -> None:
+    def attach_consumers(self, hot: HotPath, work: Scheduler) -> None:
         """Put the consumers on the hot path; bundles go to `work`."""
         self._link_up = lambda: hot.intake.is_up
 
@@ -94,12 +94,12 @@ class LaneConsumers:
             plain, suspects = lane_queues(lane)
             slots = self._capacities[self._served[lane].executor]
             wanted = prefetch_for(slots, LaneMeasure())
-            self._consumers[lane] = consumer(plain, work.take, wanted)
-            self._suspects[lane] = consumer(suspects, partial(work.take, suspect=True), 1)
+            self._consumers[lane] = consumer(plain, work.on_bundle, wanted)
+            self._suspects[lane] = consumer(suspects, partial(work.on_bundle, suspect=True), 1)
         if self._affine:
             wanted = max(self._consumers[lane].prefetch for lane in self._affine)
             self._own = self._places[self._own_queue.name] = consumer(
-                self._own_queue, work.take, wanted
+                self._own_queue, work.on_bundle, wanted
             )
         for lane in self._served:
             self._places[suspect_lane(lane)] = self._suspects[lane]
@@ -138,6 +138,6 @@ class LaneConsumers:
         """Return the prefetch of a lane; 0 if none of its slots can be used."""
         definition = self._served[lane]
         kind = definition.executor
-        slots = self._capacities[kind] - len(work.slots.stuck(kind))
+        slots = self._capacities[kind] - len(work.slots.stuck_reasons(kind))
         slots = work.waiting.usable(definition, slots)
         return prefetch_for(slots, work.measures.get(lane) or LaneMeasure()) if slots > 0 else 0

@@ -34,7 +34,7 @@ class ProgressReports:
         self.kept = 0
         """Bytes of values that wait or are on their way."""
 
-    def report(self, job: Job, value: Raw) -> None:
+    def publish_progress(self, job: Job, value: Raw) -> None:
         """Send what the handler of `job` reported, unless the job has ended."""
         if job.settled:
             return
@@ -60,7 +60,7 @@ class ProgressReports:
     def _send(self, job: Job, progress: Progress) -> None:
         self._next[job] = None
         done = partial(self._sent, job, _size(progress.value))
-        self._results.progress(progress, job.envelope.reply_to, done)
+        self._results.publish_progress(progress, job.envelope.reply_to, done)
 
     def _sent(self, job: Job, size: int, _error: ManipleError | None) -> None:
         self.kept -= size

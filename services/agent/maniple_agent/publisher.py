@@ -111,7 +111,7 @@ class AgentPublisher:
         self._changed = asyncio.Event()
 
     @property
-    def kept(self) -> int:
+    def kept_bytes(self) -> int:
         """Bytes that have been given here and are not confirmed."""
         outlets = (self._results, self._lanes, self._delay)
         paused = sum(len(task.encoded) for task in self._paused)
@@ -129,7 +129,7 @@ class AgentPublisher:
         result, done = self._traces.ending(result, envelope, done)
         if self._under_way.waits:
             done = self._answering(done)
-        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+        self._results.report_result(result, envelope.reply_to, envelope.correlation_id, done)
 
     def _answering(self, done: ConfirmCallback) -> ConfirmCallback:
         """Let what waits elsewhere know by this confirm that the broker answers."""
@@ -175,7 +175,7 @@ class AgentPublisher:
 
     def running(self, event: TaskRunning) -> None:
         """Record that an attempt has been running for a second."""
-        self._events.add(RUNNING_KEY, encode(event), lambda _: None)
+        self._events.add_item(RUNNING_KEY, encode(event), lambda _: None)
 
     def alone(  # noqa: PLR0913 - what is moved, why, and whom to tell
         self,
@@ -255,7 +255,7 @@ class AgentPublisher:
             (exchange.name, key), leaving, monotonic(), may_copy=task.may_copy
         )
         leaving.told = self._told
-        outlet.add(key, task.encoded, leaving)
+        outlet.add_item(key, task.encoded, leaving)
 
     def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
         """Take what became of a publish."""
@@ -267,7 +267,7 @@ class AgentPublisher:
         if ticket is None:
             return
         if is_answer:
-            self._doors.open(ticket.key)
+            self._doors.reopen(ticket.key)
         if not ended(ticket):
             return  # something else was done about it
         if isinstance(error, _Withdrawn):
@@ -275,12 +275,12 @@ class AgentPublisher:
         else:
             leaving.done(error)
 
-    def look(self, *, taking: bool) -> None:
+    def redirect_overdue(self, *, taking: bool) -> None:
         """Do something else about what is not confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
-        self._results.look(taking=taking)
+        self._results.drop_late_replies(taking=taking)
         now = monotonic()
         if not taking:
             self._under_way.renew(now)
@@ -310,12 +310,12 @@ class AgentPublisher:
             return False
         return done.ticket is None or self._under_way.is_given_up(done.ticket)
 
-    def ask(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
+    def ask_dispatcher(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
         self._metrics.counter(HANDED_BACK, "deadline").inc()
         self._wait(_Task(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])
 
-    async def drain(self) -> None:
+    async def drain_publishes(self) -> None:
         """Return when everything has been confirmed, or what was done instead.
 
         What a lane refuses or does not confirm goes to a tier, and from there perhaps to another.
@@ -324,4 +324,4 @@ class AgentPublisher:
             self._changed.clear()
             await self._changed.wait()
         await self._events.drain()
-        await self._results.drain()
+        await self._results.drain_results()

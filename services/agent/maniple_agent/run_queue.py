@@ -24,11 +24,11 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def add(self, job: Job) -> None:
+    def add_attempt(self, job: Job) -> None:
         """Remember a job; a copy of one that is known stays apart."""
         self._jobs.setdefault(job.key, job)
 
-    def forget(self, job: Job) -> None:
+    def forget_attempt(self, job: Job) -> None:
         """Forget a job: the broker has what came of it, or must give it to others."""
         known = self._jobs.pop(job.key, job)
         if known is not job:
@@ -84,7 +84,7 @@ class RunQueue:
         """Return how many of so many slots a capability can have, if no other wants any."""
         return self._turns[definition.executor].usable(definition.capability, slots)
 
-    def add(self, job: Job) -> None:
+    def enqueue(self, job: Job) -> None:
         """Let a job wait for its turn."""
         if job.suspect:
             self._suspects.append(job)
@@ -161,7 +161,7 @@ class RunQueue:
             return False
         job.envelope, job.bundle = envelope, bundle
         job.suspect = job.suspect or suspect
-        self.add(job)
+        self.enqueue(job)
         return True
 
     def forget_orphans(self, now: float) -> list[Job]:

@@ -115,7 +115,7 @@ class Scheduler:
 
     # --- in ------------------------------------------------------------------------------
 
-    def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
+    def on_bundle(self, delivery: Delivery, *, suspect: bool = False) -> None:
         """Take one bundle from a lane."""
         now = self._deadlines.now()
         self.last_delivery_at = now.at
@@ -154,7 +154,7 @@ class Scheduler:
         if again and self._adopt(envelope, bundle, suspect=suspect):
             return
         if bundle.redelivered:
-            self.measures[envelope.lane].ended(well=False)
+            self.measures[envelope.lane].record_end(well=False)
             self._move(envelope, bundle, suspect=suspect)
         else:
             self._take_task(envelope, bundle, now, suspect=suspect)
@@ -174,7 +174,7 @@ class Scheduler:
         definition = self._registry.get(envelope.capability)
         fate = self._deadlines.fate(envelope, now)
         if fate is DeadlineFate.ASKED:
-            self._departures.ask(envelope, bundle.settle, may_copy=may_copy(definition))
+            self._departures.ask_dispatcher(envelope, bundle.settle, may_copy=may_copy(definition))
             return
         if fate is DeadlineFate.EXPIRED:
             result = expired(envelope, self._conclusions.ran())
@@ -185,8 +185,8 @@ class Scheduler:
         else:
             share = self.waiting.share(definition)
             job = Job(envelope, definition, bundle, suspect=suspect, share=share)
-            self.attempts.add(job)
-            self.waiting.add(job)
+            self.attempts.add_attempt(job)
+            self.waiting.enqueue(job)
             return
         self._departures.publish(result, envelope, bundle.settle)
 
@@ -229,9 +229,9 @@ class Scheduler:
         jobs: list[Job] = []
         free = executor.free
         turns = self.waiting.turns(kind)
-        turns.look(free, executor.capacity - free, lambda: executor.kept)
+        turns.begin_round(free, executor.capacity - free, lambda: executor.kept)
         now = self._deadlines.now()
-        held = self._splits.holds if self._splits.under_way else None
+        held = self._splits.holds_back if self._splits.under_way else None
         most = self._most_bytes - self._departures.results_kept
         tight = tight_from(most)
         while free > 0 and self._running_bytes < most:
@@ -257,7 +257,9 @@ class Scheduler:
         fate = self._deadlines.fate(envelope, now)
         if fate is not DeadlineFate.RUNS:
             end = (
-                self._conclusions.expire if fate is DeadlineFate.EXPIRED else self._conclusions.ask
+                self._conclusions.expire
+                if fate is DeadlineFate.EXPIRED
+                else self._conclusions.ask_dispatcher
             )
             end(job)
             return False
@@ -292,7 +294,7 @@ class Scheduler:
             exemplar = exemplar_of(job.envelope) if job.span else None
             runs = self._metrics.histogram(RUN_SECONDS, job.envelope.capability)
             runs.observe(seconds, exemplar)
-            self._conclusions.publish(job, decision, outcome)
+            self._conclusions.publish_decision(job, decision, outcome)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others
             self._conclusions.fail_job(job, error)
         self._schedule_pump()
@@ -313,7 +315,7 @@ class Scheduler:
             elif self.draining:
                 back.append(job)
             else:
-                self.waiting.add(job)
+                self.waiting.enqueue(job)
         self._conclusions.hand_back(back, DRAIN)
         for job in jobs:
             self._ended(job)
@@ -326,7 +328,7 @@ class Scheduler:
     def progress(self, job: Job, value: Raw) -> None:
         """Send what a handler reported; a courtesy that is not kept."""
         if not self._fenced():
-            self._progress.report(job, value)
+            self._progress.publish_progress(job, value)
 
     def _ended(self, job: Job) -> None:
         if job in self.running:
@@ -350,27 +352,27 @@ class Scheduler:
     def connection_lost(self) -> None:
         """Take that the broker gives what was delivered to others, from now on."""
         self.waiting.put_away_lost(monotonic())
-        self.stop([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
+        self.stop_jobs([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
 
     def stop_exclusive(self) -> None:
         """Stop what must not run twice."""
-        self.stop([job for job in self.running if job.definition.exclusive])
+        self.stop_jobs([job for job in self.running if job.definition.exclusive])
 
-    def stop(self, jobs: Iterable[Job]) -> None:
+    def stop_jobs(self, jobs: Iterable[Job]) -> None:
         """Stop running jobs without a result: the broker has them, and gives them to others."""
         for job in tuple(jobs):
             self._log.warning("stopped without a result", **about(job.envelope))
             self._ended(job)
-            self.attempts.forget(job)
+            self.attempts.forget_attempt(job)
             if job.bundle.alive:
                 self._stopped.append(job)
-            self.slots.cancel(job)
+            self.slots.cancel_job(job)
 
     async def resume(self) -> None:
         """Go on: start what waits, and send on what was stopped, has ended and is still ours."""
         self._schedule_pump()
         stopped = tuple(self._stopped)
-        await self.slots.ended(job for job in stopped if job.definition.exclusive)
+        await self.slots.await_ends(job for job in stopped if job.definition.exclusive)
         for job in stopped:
             if job in self._stopped:  # by now somebody else may have handed it on
                 self._stopped.remove(job)
@@ -391,7 +393,7 @@ class Scheduler:
         """
         now = monotonic()
         for job in self.waiting.forget_orphans(now):
-            self.attempts.forget(job)
+            self.attempts.forget_attempt(job)
         if not self._fenced():
             if (known := self._deadlines.known()) is not None:
                 for job in self.waiting.take_expired(known):
@@ -404,11 +406,11 @@ class Scheduler:
         for job in tuple(self.running):
             if job.deadline_known or job.envelope.deadline > known or job.started_at is None:
                 continue
-            self.slots.cancel(job)
+            self.slots.cancel_job(job)
             seconds = max(0.0, (self._deadlines.clock() - job.started_at).total_seconds())
             self.outcome(job, timed_out(seconds), seconds)
 
-    async def drain(self, timeout: float) -> None:
+    async def drain_jobs(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds.
 
         What still runs then is stopped, and runs again elsewhere unless it may not.
@@ -424,11 +426,11 @@ class Scheduler:
         with contextlib.suppress(TimeoutError):
             # Without the broker it would take for ever; what is not confirmed comes again.
             async with asyncio.timeout(rest):
-                await self._departures.drain()
+                await self._departures.drain_publishes()
 
     async def _stop_rest(self) -> None:
         """Stop what runs, and hand it on: each member of a bundle alone, so that it can end."""
-        self.stop(self.running)
+        self.stop_jobs(self.running)
         stopped, self._stopped = self._stopped, []
-        await self.slots.ended(job for job in stopped if job.definition.exclusive)
+        await self.slots.await_ends(job for job in stopped if job.definition.exclusive)
         self._conclusions.hand_on(stopped, DRAIN)

@@ -27,15 +27,15 @@ class Slots:
         """Slots that can take no task now: one runs there, is stuck, or its worker is not there."""
         return sum(executor.capacity - executor.free for executor in self._executors.values())
 
-    def stuck(self, kind: Kind) -> Sequence[str]:
+    def stuck_reasons(self, kind: Kind) -> Sequence[str]:
         """Why slots of an executor cannot be used for now, one reason each."""
         return self._executors[kind].stuck
 
-    def cancel(self, job: Job) -> None:
+    def cancel_job(self, job: Job) -> None:
         """Stop a job; its outcome is not told any more."""
         self._executors[job.definition.executor].cancel(job)
 
-    async def ended(self, jobs: Iterable[Job]) -> None:
+    async def await_ends(self, jobs: Iterable[Job]) -> None:
         """Return when these have really ended, or after half a second."""
         jobs = tuple(jobs)
         with contextlib.suppress(TimeoutError):
@@ -46,7 +46,7 @@ class Slots:
     def _holds(self, job: Job) -> bool:
         return self._executors[job.definition.executor].holds(job)
 
-    def tell(self, health: Health) -> None:
+    def show_stuck(self, health: Health) -> None:
         """Say in the health of the agent what keeps slots from being used."""
         for kind, executor in self:
             stuck = executor.stuck

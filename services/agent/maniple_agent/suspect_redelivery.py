@@ -72,7 +72,7 @@ class SuspectRedelivery:
         """Whether some are not confirmed yet, or their bundles not acknowledged."""
         return bool(self._held)
 
-    def holds(self, envelope: Envelope) -> bool:
+    def holds_back(self, envelope: Envelope) -> bool:
         """Whether a task must not start, because it may be a copy of one that is under way."""
         return (envelope.tenant, envelope.id) in self._held
 

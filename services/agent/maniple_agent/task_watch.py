@@ -28,20 +28,20 @@ class TaskWatch:
         self._departures = departures
         self._agent = agent
 
-    async def run(
+    async def watch_tasks(
         self, fence: Fence, metrics: Metrics, health: Health, clock: Callable[[], datetime]
     ) -> None:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(self._period)
-            fence.look()
-            self._departures.look(taking=fence.publishes)
+            fence.enforce()
+            self._departures.redirect_overdue(taking=fence.publishes)
             self._work.dissolve()
             self._work.slots_free()  # what waited for results to be confirmed hears of it here
             if not fence.fenced:
                 self.announce_running(clock())
             self.measure_load(metrics)
-            self._work.slots.tell(health)
+            self._work.slots.show_stuck(health)
 
     def announce_running(self, now: datetime) -> None:
         """Record the attempts that have been running for a second, each once."""

@@ -67,9 +67,9 @@ class AttemptTracing(TaskTraces):
         if not self.on:
             return decision
         if isinstance(decision, NextAttempt):
-            job.envelope = self.kept(job.envelope, "retried")
+            job.envelope = self.keep_trace(job.envelope, "retried")
         elif decision.status in ENDED_BADLY:
-            job.envelope = self.kept(job.envelope, "ended")
+            job.envelope = self.keep_trace(job.envelope, "ended")
         if not self.has(job.envelope):
             return decision
         self._write_attempt(job, decision)
@@ -95,7 +95,7 @@ class AttemptTracing(TaskTraces):
             return result, done
         if result.started_at is None:
             if result.status in ENDED_BADLY:
-                envelope = self.kept(envelope, "ended")
+                envelope = self.keep_trace(envelope, "ended")
             if self.has(envelope):
                 error = None if result.error is None else result.error.code.value
                 self._write_queue(envelope, error)
@@ -105,7 +105,7 @@ class AttemptTracing(TaskTraces):
         now = self._clock()
         self.write(
             envelope,
-            SpanStep.QUEUE.of(envelope.capability),
+            SpanStep.QUEUE.span_name(envelope.capability),
             envelope.dispatched_at or now,
             (job.started_at if job else None) or now,
             attributes={spans.DESTINATION: LANES.name, spans.ROUTING_KEY: envelope.lane},
@@ -128,7 +128,7 @@ class AttemptTracing(TaskTraces):
             said[spans.STATUS] = decision.status.value
         self.write(
             envelope,
-            SpanStep.EXECUTE.of(envelope.capability),
+            SpanStep.EXECUTE.span_name(envelope.capability),
             job.started_at or now,
             now,
             operation=("process", "execute"),

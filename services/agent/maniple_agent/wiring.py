@@ -119,7 +119,7 @@ def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
     )
     executors = _executors(settings, registry, work, workers)
     work.equip(executors, lambda: confirmation.fenced(monotonic()))
-    lanes.consume(hot, work)
+    lanes.attach_consumers(hot, work)
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
     return Parts(registry, hot, work, departures, lanes, executors, confirmation, ending, time)
 
@@ -145,12 +145,12 @@ async def build(runtime: Runtime, folder: Path | None = None) -> AsyncIterator[N
     try:
         async with parts.hot.publishing(), plane:
             await check_id(plane, description, settings.timings.heartbeats)
-            parts.confirmation.take(monotonic())  # what counts from now on is silence
+            parts.confirmation.confirm_heartbeat(monotonic())  # what counts from now on is silence
             async with parts.hot.consuming():
                 heartbeats = await _report(runtime, parts, plane, description)
                 yield
                 await _leave(parts, heartbeats)
-            parts.ending.check()
+            parts.ending.check_identity()
     finally:
         for executor in parts.executors.values():
             await executor.stop()
@@ -163,11 +163,11 @@ async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
     heartbeats.phase = AgentPhase.DRAINING
     heartbeats.announce()
-    await parts.work.drain(max(0.0, seconds - (monotonic() - began)))
+    await parts.work.drain_jobs(max(0.0, seconds - (monotonic() - began)))
     heartbeats.phase = AgentPhase.LEAVING
     left = seconds + GOODBYE_MARGIN - (monotonic() - began)
     if left > 0 and not parts.confirmation.fenced(monotonic()):
-        await heartbeats.send(min(heartbeats.patience, left))
+        await heartbeats.send_heartbeat(min(heartbeats.patience, left))
 
 
 async def _report(
@@ -209,7 +209,7 @@ async def _report(
 
     keys = control_keys(description.agent, description.capabilities)
     await plane.subscribe(CONTROL, keys, tuple(table), obey)
-    await heartbeats.send()
+    await heartbeats.send_heartbeat()
     reports = OutcomeReports(
         plane,
         self_,
@@ -220,9 +220,11 @@ async def _report(
     )
     look = runtime.settings.timings.fencing.look
     watch = TaskWatch(parts.work, parts.departures, description.agent, period=look)
-    runtime.spawn(heartbeats.run(), "heartbeats")
-    runtime.spawn(reports.run(), "outcomes")
-    runtime.spawn(watch.run(fence, runtime.metrics, runtime.health, parts.time.now), "watch")
+    runtime.spawn(heartbeats.send_heartbeats(), "heartbeats")
+    runtime.spawn(reports.send_reports(), "outcomes")
+    runtime.spawn(
+        watch.watch_tasks(fence, runtime.metrics, runtime.health, parts.time.now), "watch"
+    )
     return heartbeats
 
 
@@ -242,7 +244,7 @@ def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDe
         slots={kind.value: executor.capacity for kind, executor in parts.executors.items()},
         http=runtime.http_url,
         started_at=now(),
-        timings=AgentTimings.of(settings.timings),
+        timings=AgentTimings.of_timings(settings.timings),
         pids=pids(),
     )
 

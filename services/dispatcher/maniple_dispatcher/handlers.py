@@ -26,7 +26,7 @@ class Handlers:
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
 
-    def learn(self, report: Outcomes) -> None:
+    def on_outcomes(self, report: Outcomes) -> None:
         """Take how attempts ended: it decides about bundles, breakers and bulkheads."""
         now = monotonic()
         for lane in report.lanes:
@@ -35,20 +35,20 @@ class Handlers:
             except Exception:  # noqa: BLE001 - one of them must not cost the others
                 _log.exception("what %s tells of %s is passed over", report.agent, lane.lane)
         held = [Held(one.key, one.here, one.ended) for one in report.bulkheads]
-        self.fleet.owned.bulkheads.hear((report.agent, report.incarnation), held, now)
+        self.fleet.owned.bulkheads.record_load((report.agent, report.incarnation), held, now)
 
     def _learn_lane(self, lane: LaneOutcomes, now: float) -> None:
-        self.lanes.learn(lane.lane, lane.runs.count, lane.runs.p99)
+        self.lanes.learn_times(lane.lane, lane.runs.count, lane.runs.p99)
         if self.fleet.peers.owns(BREAKER + lane.lane):
             ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
-            self.fleet.due |= self.fleet.owned.hear(lane.lane, ends, now)
+            self.fleet.due |= self.fleet.owned.record_outcomes(lane.lane, ends, now)
 
     def obey(self, command: Cancel | Time) -> None:
         """End a task when it passes, or take the time."""
         if isinstance(command, Time):
             self.hear(command)
         else:
-            self.lanes.cancel(command.tenant, command.id)
+            self.lanes.cancel_task(command.tenant, command.id)
 
 
 Route = tuple[str, type[Any] | tuple[type[Any], ...], Callable[[Any], None]]
@@ -57,6 +57,6 @@ Route = tuple[str, type[Any] | tuple[type[Any], ...], Callable[[Any], None]]
 def routes(handlers: Handlers) -> Mapping[Exchange, Route]:
     """Return which message of which exchange, by which key, goes to which handler."""
     return {
-        OUTCOMES: ("", Outcomes, handlers.learn),
+        OUTCOMES: ("", Outcomes, handlers.on_outcomes),
         CONTROL: (ALL_AGENTS, (Cancel, Time), handlers.obey),
     }

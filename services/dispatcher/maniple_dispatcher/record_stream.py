@@ -43,7 +43,7 @@ async def reading(
     )
     reader = RecordReader(link, take, start=start, decode=decode)
     await link.start(START_TIMEOUT)
-    work = asyncio.create_task(reader.run())
+    work = asyncio.create_task(reader.read_records())
     try:
         yield Reading(link, reader, work)
     finally:

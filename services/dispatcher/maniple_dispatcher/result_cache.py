@@ -42,7 +42,7 @@ class ResultCache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def learn(self, result: Result) -> None:
+    def learn_result(self, result: Result) -> None:
         """Take a result, if an agent made it and it is good."""
         if (
             result.status is not Status.SUCCEEDED

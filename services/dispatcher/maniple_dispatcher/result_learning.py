@@ -27,7 +27,7 @@ class ResultLearner:
         self._policies = policies
         self._good = good
 
-    async def run(self) -> None:
+    async def learn_results(self) -> None:
         """Read along whenever it is needed, until cancelled."""
         while True:
             if not self._wanted:
@@ -58,7 +58,7 @@ class ResultLearner:
         for entry in batch.entries:
             if isinstance(entry.record, Result):
                 try:
-                    self._good.learn(entry.record)
+                    self._good.learn_result(entry.record)
                 except Exception:  # one of them must not cost the others
                     self._runtime.log.exception("a result cannot be learned from")
         await asyncio.sleep(PAUSE)

@@ -49,7 +49,7 @@ class DispatchTracing(TaskTraces):
             return envelope
         self.write(
             envelope,
-            SpanStep.WAIT.of(envelope.capability),
+            SpanStep.WAIT.span_name(envelope.capability),
             envelope.dispatched_at or now,
             now,
             parent_id=span_id_of(envelope.traceparent or ""),

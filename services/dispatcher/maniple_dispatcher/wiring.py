@@ -37,7 +37,7 @@ from maniple_dispatcher.result_cache import ResultCache
 from maniple_dispatcher.result_learning import ResultLearner
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.tracing import DispatchTracing
-from maniple_policies import CircuitBreakerSpec
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerPolicy, CircuitBreakerSpec
 from maniple_runtime.cluster_time import ClusterTime, follow
 from maniple_runtime.control.messages import Time
 from maniple_runtime.control.plane import ControlPlane
@@ -63,7 +63,7 @@ async def _look(lanes: LanePublisher, hot: HotPath) -> None:
     """Look after publishes that are not confirmed."""
     while True:
         await asyncio.sleep(LOOK_PERIOD)
-        lanes.look(taking=hot.publishes)
+        lanes.redirect_overdue(taking=hot.publishes)
 
 
 async def _drain(
@@ -75,16 +75,16 @@ async def _drain(
 ) -> None:
     """Bring all that was taken on its way, and return when that is confirmed."""
     await hot.opened()
-    await long.drain()
-    await lanes.drain()
-    await results.drain()
-    await refused.drain()
+    await long.drain_messages()
+    await lanes.drain_lanes()
+    await results.drain_results()
+    await refused.drain_log()
 
 
 async def hand_over(hot: HotPath, memory: LimitSnapshot, talk: Gossip) -> None:
     """Take nothing more, write down what is known while it is ours, and say goodbye."""
     await hot.pause()
-    await memory.flush()
+    await memory.write_now()
     await talk.leave()
 
 
@@ -107,7 +107,7 @@ def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | No
 
     def spec_of(lane: str) -> CircuitBreakerSpec | None:
         capability = lane.partition("@")[0]
-        policy = policies.resolve(capability, DEFAULT_TENANT, {}).circuit_breaker
+        policy = policies.resolve(capability, DEFAULT_TENANT, {}).policy_of(CircuitBreakerPolicy)
         return policy.spec if policy else None
 
     return spec_of
@@ -165,7 +165,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         time.now().timestamp(),
     )
     fleet = Coordinator(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
-    rooms = BulkheadCounts.of(fleet)
+    rooms = BulkheadCounts.of_fleet(fleet)
     lanes = LanePublisher(
         hot.publisher,
         results,
@@ -229,8 +229,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     expiry = LaneExpiry(deadlines, pulls, turn_over, around, runtime.log)
     returns = RetryConsumer(lanes, gate, refused, time.now, traces=traces, again=again)
     for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
-        hot.consume(queue, submissions.take, settings.prefetch)
-    hot.consume(topology.RETRY_QUEUE, returns.take, settings.retry_prefetch)
+        hot.consume(queue, submissions.on_submission, settings.prefetch)
+    hot.consume(topology.RETRY_QUEUE, returns.on_retry, settings.retry_prefetch)
     dead = DeadLetterConsumer(
         results,
         runtime.metrics,
@@ -241,30 +241,30 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         admitted=submissions.admitted,
         long=long,
     )
-    hot.consume(topology.DEAD_BROKER, dead.take, PREFETCH_DEAD)
+    hot.consume(topology.DEAD_BROKER, dead.on_dead_letter, PREFETCH_DEAD)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
         hear = follow(time, runtime.health)
         await _ask_for_time(plane, hear, runtime)
-        await policies.start()
+        await policies.start_following()
         for exchange, (key, model, handler) in routes(Handlers(lanes, fleet, hear)).items():
             await plane.subscribe(exchange, (key,), model, handler)
-        await agents.start()
+        await agents.start_following()
         async with hot.consuming():
             for name, work in {
                 "look": _look(lanes, hot),
-                "talk": talk.run(),
+                "talk": talk.exchange_reports(),
                 "count rooms": talk.count_rooms(),
                 "announce breakers": talk.announce_breakers(),
                 "show breakers": talk.show_breakers(),
                 "memory": memory.keep(),
-                "expiry": expiry.run(),
-                "lookups": lookups.run(),
-                "long messages": long.run(),
-                "learn good results": ResultLearner(runtime, policies, good).run(),
+                "expiry": expiry.watch_lanes(),
+                "lookups": lookups.answer_lookups(),
+                "long messages": long.work_in_slices(),
+                "learn good results": ResultLearner(runtime, policies, good).learn_results(),
             }.items():
                 runtime.spawn(work, name)
             yield
             await hand_over(hot, memory, talk)
-            await moves.stop()
-            await expiry.stop()
+            await moves.stop_draining()
+            await expiry.stop_turning()
             await _drain(hot, long, lanes, results, refused)

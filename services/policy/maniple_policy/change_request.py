@@ -23,7 +23,7 @@ class ChangeRequest:
         self._wanted = wanted
         self._others: Ends | None = () if asked.may_repeat else None
 
-    def left(self) -> list[Wanted]:
+    def remaining(self) -> list[Wanted]:
         """Return what is to be done yet."""
         if len(self.done) == len(self.keys):
             return []

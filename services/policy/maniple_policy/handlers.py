@@ -53,25 +53,25 @@ class Handlers:
         body = Delete.model_validate(request.body)
 
         def wanted() -> Wanted:
-            policy = self._answers.found(body.key).policy
+            policy = self._answers.found(body.policy_key).policy
             change = self._revision(policy, body.author, body.reason, deleted=True)
             return Wanted(change, body.expect)
 
-        return await self._change_one(request, body, body.key, wanted)
+        return await self._change_one(request, body, body.policy_key, wanted)
 
     async def rollback(self, request: Asked) -> dict[str, Any]:
         """Store what an older version said as a new one; of a deleted policy too."""
         body = Rollback.model_validate(request.body)
 
         def wanted() -> Wanted:
-            record = self._answers.found(body.key, deleted=True)
+            record = self._answers.found(body.policy_key, deleted=True)
             revision = self._answers.revision(record, body.to)
             if revision.deleted:
-                raise UnknownVersion(body.key, body.to)
+                raise UnknownVersion(body.policy_key, body.to)
             reason = body.reason or f"rollback to version {body.to}"
             return Wanted(self._revision(revision.policy, body.author, reason), body.expect)
 
-        return await self._change_one(request, body, body.key, wanted)
+        return await self._change_one(request, body, body.policy_key, wanted)
 
     def _revision(
         self, policy: Policy, author: str, reason: str, *, deleted: bool = False
@@ -131,7 +131,7 @@ def routes(handlers: Handlers, answers: PolicyQueries) -> Mapping[str, Responder
         "policy.apply_all": handlers.apply_all,
         "policy.delete": handlers.delete,
         "policy.rollback": handlers.rollback,
-        "policy.get": answers.get,
+        "policy.get": answers.get_policy,
         "policy.list": answers.list,
         "policy.history": answers.history,
         "policy.diff": answers.diff,

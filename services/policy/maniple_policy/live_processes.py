@@ -53,7 +53,7 @@ class LiveProcesses:
             return self._known
         try:
             request = partial(self._plane.request, "registry", "agents", timeout=PATIENCE)
-            self._known = Known.of((await all_agents(request))["agents"])
+            self._known = Known.of_agents((await all_agents(request))["agents"])
         except (ManipleError, AttributeError, TypeError):  # or a registry that speaks otherwise
             self._known = None
         self._until = self._clock() + (SILENT if self._known is None else FRESH)

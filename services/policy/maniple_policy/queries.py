@@ -45,13 +45,13 @@ class PolicyQueries:
         self.reports = Replicas(clock(), times)
         self._clock = clock
 
-    def hear(self, event: PolicyApplied) -> None:
+    def on_applied(self, event: PolicyApplied) -> None:
         """Take what a process says that it runs."""
         if event.revision > self.store.revision + MOST_AHEAD:
             log.warning("a report that cannot be is passed over", instance=event.instance)
             return
         self._learn()
-        self.reports.hear(event, self._clock())
+        self.reports.record_report(event, self._clock())
         self.store.newest = self.reports.newest
 
     def found(self, key: str, *, deleted: bool = False) -> Stored:
@@ -74,9 +74,9 @@ class PolicyQueries:
         if not self.store.known:
             raise StoreUnavailable("Consul was not read yet and nothing is kept on disk")
 
-    async def get(self, request: Request) -> dict[str, Any]:
+    async def get_policy(self, request: Request) -> dict[str, Any]:
         """Return one policy with its history."""
-        record = self.found(Which.model_validate(request.body).key)
+        record = self.found(Which.model_validate(request.body).policy_key)
         return record.model_dump(mode="json")
 
     async def list(self, _request: Request) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class PolicyQueries:
 
     async def history(self, request: Request) -> dict[str, Any]:
         """Return every version that is remembered, the latest first, with what it changed."""
-        record = self.found(Which.model_validate(request.body).key, deleted=True)
+        record = self.found(Which.model_validate(request.body).policy_key, deleted=True)
         revisions = [
             {
                 **revision.model_dump(mode="json"),
@@ -101,7 +101,7 @@ class PolicyQueries:
     async def diff(self, request: Request) -> dict[str, Any]:
         """Return what differs between two versions."""
         body = Diff.model_validate(request.body)
-        record = self.found(body.key, deleted=True)
+        record = self.found(body.policy_key, deleted=True)
         after = self.revision(record, body.after or record.version)
         before = (
             record.version_before(after.policy.version)
@@ -189,7 +189,7 @@ class PolicyQueries:
 
     def _learn(self) -> None:
         policies = self.store.policies
-        self.reports.learn(policies.digest, policies.versions)
+        self.reports.learn_processes(policies.digest, policies.versions)
 
 
 async def count(answers: PolicyQueries, metrics: Metrics) -> None:

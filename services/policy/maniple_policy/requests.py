@@ -38,7 +38,7 @@ class Which(_Body):
     name: str
 
     @property
-    def key(self) -> str:
+    def policy_key(self) -> str:
         """`kind/name`."""
         return f"{self.kind}/{self.name}"
 

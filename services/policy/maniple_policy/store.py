@@ -7,7 +7,16 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import not_
 from pathlib import Path
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    RetryError,
+    retry_if_result,
+    stop_after_attempt,
+)
 
 from maniple_policies import PolicySet
 from maniple_policy.change_request import ChangeRequest
@@ -17,6 +26,7 @@ from maniple_policy.domain.records import Stored, revision_of
 from maniple_policy.domain.request_log import RequestLog
 from maniple_policy.errors import StoreUnavailable
 from maniple_runtime import metric_names
+from maniple_runtime.backoff import EqualJitter, error_of
 from maniple_runtime.consul.catalog import CatalogEntry, Put
 from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
 from maniple_runtime.control.requests import Asked
@@ -27,7 +37,6 @@ from maniple_runtime.policy_versions import show_versions
 from maniple_runtime.telemetry import Metrics, get_logger
 
 WAIT = 10.0  # seconds of a blocking query, and so until it is known that Consul does not answer
-BACKOFF_CAP = 5.0
 TRIES = 40
 GUARD = ".guard"  # written with every new version, so that two cannot be decided side by side
 PUSHED_BYTES = 16 * 1024  # of a document that its event carries
@@ -77,6 +86,7 @@ class Store:
         self._kept = self._records = dict[str, Stored]()
         self._refused: dict[str, Stored] = {}
         self.policies, self.invalid = PolicySet(revision=0), dict[str, str]()
+        self._index = 0
         self.known = self.current = False
         self.revision = self.newest = 0
 
@@ -105,29 +115,32 @@ class Store:
 
     async def keep(self) -> None:
         """Follow Consul until cancelled; without it, go on with what is in force."""
-        index, failures = 0, 0
+        # Whatever is written there, what is in force stays so.
+        following = AsyncRetrying(wait=EqualJitter(), before_sleep=self._begin_anew)
         while True:
-            try:
-                newer, entries = await self._look(index)
-                written = await self.sync(entries)
-                index = index if written else (newer if newer >= index else 0)
-                failures = 0
-                continue
-            except (ConsulUnavailable, ConsulRefused) as error:
-                self._is_current(str(error))
-                log.info("following Consul failed", reason=str(error))
-            except Exception as error:  # whatever is written there, what is in force stays so
-                self._is_current(repr(error))
-                log.exception("following Consul failed")
-            failures += 1
-            index = 0
-            pause = min(BACKOFF_CAP, 0.25 * 2.0 ** min(failures, 8))
-            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+            async for attempt in following:
+                with attempt:
+                    await self._follow()
 
-    async def _look(self, index: int) -> tuple[int, list[CatalogEntry]]:
-        if index == 0:  # a blocking query would wait for the first key of an empty Consul
+    async def _follow(self) -> None:
+        newer, entries = await self._look()
+        if not await self.sync(entries):
+            self._index = newer if newer >= self._index else 0
+
+    def _begin_anew(self, failed: RetryCallState) -> None:
+        self._index = 0
+        error = error_of(failed)
+        if isinstance(error, ConsulUnavailable | ConsulRefused):
+            self._is_current(str(error))
+            log.info("following Consul failed", reason=str(error))
+        else:
+            self._is_current(repr(error))
+            log.error("following Consul failed", exc_info=error)
+
+    async def _look(self) -> tuple[int, list[CatalogEntry]]:
+        if self._index == 0:  # a blocking query would wait for the first key of an empty Consul
             return await self._consul.kv_list(self._prefix)
-        return await self._consul.watch(self._prefix, index, WAIT)
+        return await self._consul.watch(self._prefix, self._index, WAIT)
 
     async def sync(self, entries: Iterable[CatalogEntry]) -> int:
         """Bring our copy and Consul together; return how many keys were to be written.
@@ -208,18 +221,22 @@ class Store:
         `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`, and what `wanted` does.
         """
         work = ChangeRequest(asked, keys, wanted)
+        advancing = AsyncRetrying(
+            retry=retry_if_result(not_),
+            wait=lambda tried: random.uniform(0, 0.005 * tried.attempt_number),
+            stop=stop_after_attempt(TRIES),
+        )
         try:
             async with self._lock:
-                for attempt in range(TRIES):
-                    if await self._advance(work):
-                        return [work.done[key] for key in keys]
-                    await asyncio.sleep(random.uniform(0, 0.005 * (attempt + 1)))
+                await advancing(self._advance, work)
+        except RetryError:
+            raise StoreUnavailable("others change policies all the time") from None
         except (ConsulUnavailable, ConsulRefused) as error:
             self._is_current(str(error))
             raise StoreUnavailable(str(error)) from error
         finally:
             await self._publish(work.news)
-        raise StoreUnavailable("others change policies all the time")
+        return [work.done[key] for key in keys]
 
     async def _advance(self, work: ChangeRequest) -> bool:
         """Do some of what is not done yet; True when nothing is left."""
@@ -228,7 +245,7 @@ class Store:
         if look.plan.write:
             return False  # the look is out of date
         work.recall(look.memory, self._records)
-        found = steps(self._records, work.left(), self._refused, self._floor)
+        found = steps(self._records, work.remaining(), self._refused, self._floor)
         now = [step for step in found if not step.changed]
         now += fitting([step for step in found if step.changed])
         records = [step.record for step in now if step.changed]

@@ -55,7 +55,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         runtime.spawn(store.keep(), "follow Consul")
         fleet = LiveProcesses(plane, runtime.consul, settings.environment, time.monotonic)
         answers = PolicyQueries(store, fleet, time.monotonic, settings.timings.policies)
-        await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.hear)
+        await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.on_applied)
         await plane.respond("policy", routes(Handlers(answers, now), answers))
         runtime.spawn(count(answers, runtime.metrics), "count")
         yield

@@ -35,15 +35,15 @@ class ActionRunner:
     metrics: Metrics
     log: FilteringBoundLogger
 
-    def take(self, decided: Iterable[tuple[AgentId, Decision]], now: float) -> None:
+    def on_decisions(self, decided: Iterable[tuple[AgentId, Decision]], now: float) -> None:
         """Take what was decided about agents; a leader does it at once, a standby when it acts."""
         for agent, decision in decided:
             for event in decision.events:
-                self.agenda.add(event, now)
+                self.agenda.add_action(event, now)
             for command in decision.commands:
-                self.agenda.add(Tell(agent, command), now, led=self.led())
+                self.agenda.add_action(Tell(agent, command), now, led=self.led())
             for failed in decision.failed:
-                self.agenda.add(Evict(failed), now)
+                self.agenda.add_action(Evict(failed), now)
         if self.leads():
             self.act(now)
 

@@ -29,16 +29,16 @@ class CatalogReaper:
         self._log = log
         self._reaping: Reaping[Ailing] = Reaping(gone_after)
 
-    async def run(self) -> None:
+    async def watch_catalog(self) -> None:
         """Look until cancelled; goes on when Consul is away."""
         while True:
             try:
-                await self.look(time.monotonic())
+                await self.remove_dead_entries(time.monotonic())
             except ManipleError as error:
                 self._log.debug("catalog not read", reason=str(error))
             await asyncio.sleep(PERIOD)
 
-    async def look(self, now: float) -> None:
+    async def remove_dead_entries(self, now: float) -> None:
         """Take out whatever has been critical in all its checks for too long."""
         ailing = await self._consul.ailing(SERVICES, self._environment)
         suspects: defaultdict[str, dict[tuple[str, str], frozenset[str]]] = defaultdict(dict)
@@ -49,5 +49,5 @@ class CatalogReaper:
                 ours = gone.meta.get("environment") == self._environment
                 long = critical.get((gone.node, gone.id), frozenset())
                 if ours and all_critical(gone.checks, long):
-                    await self._consul.remove(gone)
+                    await self._consul.remove_instance(gone)
                     self._log.info("taken out of Consul", gone=gone.id, kind=gone.service)

@@ -59,26 +59,26 @@ class ClockWatch:
         self._most = 0.0
         handlers.agree = self._times.agree
 
-    async def run(self) -> None:
+    async def watch_clocks(self) -> None:
         """Look and tell until cancelled; the more agents there are, the more seldom."""
         await self._learn()
         while True:
-            self.look()
+            self.compare_clocks()
             if self._tells():
                 await self._tell()
             agents = self._handlers.fleet.size
             await asyncio.sleep(max(self._times.tell, agents / TOLD_A_SECOND))
 
-    def hear(self, message: Time) -> None:
+    def record_clock(self, message: Time) -> None:
         """Take what a registry, perhaps this one, tells."""
         if message.source != self._source:
-            self._others.take(message)
+            self._others.on_time(message)
 
     async def time(self, _request: Request) -> dict[str, Any]:
         """Answer `time` as it is told."""
         return Time(at=self._now(), source=self._source).model_dump(mode="json")
 
-    def look(self) -> None:
+    def compare_clocks(self) -> None:
         """Compare all clocks that are heard, and show whose differ."""
         handlers, fleet = self._handlers, self._handlers.fleet
         self._most = correction(by_host(fleet, self._host), self._times.agree)
@@ -129,7 +129,7 @@ class ClockWatch:
         """Ask another registry, if there is one."""
         try:
             answer = await self._plane.request("registry", "time", timeout=LATE)
-            self.hear(Time.model_validate(answer))
+            self.record_clock(Time.model_validate(answer))
         except (ManipleError, ValueError) as error:
             self._log.info("no other registry tells the time", reason=str(error))
 

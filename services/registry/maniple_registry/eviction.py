@@ -55,15 +55,15 @@ class Evictor:
     def evict(self, failed: AgentRecord) -> None:
         """Evict one incarnation."""
         if self._management is not None:
-            self._closing.add(failed)
-        self._delisting.add(failed)
+            self._closing.schedule(failed)
+        self._delisting.schedule(failed)
 
-    async def run(self) -> None:
+    async def run_evictions(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._closing.run())
-            group.create_task(self._closing_again.run())
-            group.create_task(self._delisting.run())
+            group.create_task(self._closing.run_batches())
+            group.create_task(self._closing_again.run_batches())
+            group.create_task(self._delisting.run_batches())
 
     async def _close_first(self, records: Sequence[AgentRecord]) -> None:
         seen = await self._close(records)
@@ -71,7 +71,7 @@ class Evictor:
             target = self._target(record)
             # A successor that was heard uses what it names; nobody's would be left.
             if target.listed and not target.is_found_in(seen):
-                self._closing_again.add(record)
+                self._closing_again.schedule(record)
 
     async def _close(self, records: Sequence[AgentRecord]) -> frozenset[str]:
         """Close what is theirs, and return the names that were found."""
@@ -94,7 +94,7 @@ class Evictor:
             target = targets.get(AgentId(instance.id))
             ours = instance.meta.get("environment") == self._environment
             if target is not None and ours and target.owns(instance.meta.get("life", "")):
-                await self._consul.remove(instance)
+                await self._consul.remove_instance(instance)
                 self._log.info("taken out of Consul", agent=instance.id)
 
 
@@ -114,12 +114,12 @@ class Batches:
         self._waiting: deque[tuple[float, AgentRecord]] = deque()  # with the time of its beginning
         self._added = asyncio.Event()
 
-    def add(self, record: AgentRecord) -> None:
+    def schedule(self, record: AgentRecord) -> None:
         """Have it done soon, or after the delay."""
         self._waiting.append((time.monotonic() + self._delay, record))
         self._added.set()
 
-    async def run(self) -> None:
+    async def run_batches(self) -> None:
         """Work until cancelled."""
         while True:
             await self._added.wait()

@@ -73,19 +73,19 @@ class Handlers:
         self._refused = -math.inf
         self._seen = self.metrics.counter(HEARTBEATS_SEEN)
 
-    def hear(self, heartbeat: Heartbeat) -> None:
+    def on_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Take a heartbeat."""
         self._seen.inc()
         now = self.clock.now()
         self.last_heard = now.seconds
-        decision = self.fleet.hear(heartbeat, now)
+        decision = self.fleet.record_heartbeat(heartbeat, now)
         if decision.refused:
             self.metrics.counter(CONTROL_DROPPED, "future").inc()
             life = heartbeat.incarnation
             self.log.warning("a life of the future", agent=heartbeat.agent, incarnation=life)
             self._answer_refused(heartbeat, now.seconds)
         if decision.events or decision.commands or decision.failed:
-            self.actor.take([(heartbeat.agent, decision)], now.seconds)
+            self.actor.on_decisions([(heartbeat.agent, decision)], now.seconds)
 
     def _answer_refused(self, heartbeat: Heartbeat, now: float) -> None:
         """Have it begin a life by its clock, which may have been set right since.
@@ -101,17 +101,17 @@ class Handlers:
 
     def judge(self, overdue: Iterable[AgentId], then: Instant) -> None:
         """Take that these had been silent for too long by then, if not heard since."""
-        self.actor.take(self.fleet.judge(overdue, then), self.clock.seconds())
+        self.actor.on_decisions(self.fleet.judge(overdue, then), self.clock.seconds())
 
-    def check(self, critical: Collection[str]) -> None:
+    def on_checks(self, critical: Collection[str]) -> None:
         """Take the ids of the agents whose HTTP check is critical."""
         now = self.clock.now()
-        self.actor.take(self.fleet.check(critical, now), now.seconds)
+        self.actor.on_decisions(self.fleet.apply_checks(critical, now), now.seconds)
 
-    def look(self, views: Mapping[str, LaneView]) -> None:
+    def on_queue_views(self, views: Mapping[str, LaneView]) -> None:
         """Take how the places of hungry agents look."""
         now, before = self.clock.now(), self.fleet.suspected
-        self.actor.take(self.fleet.look(views, now), now.seconds)
+        self.actor.on_decisions(self.fleet.update_queue_views(views, now), now.seconds)
         for place in sorted(self.fleet.suspected - before):
             self.metrics.counter(QUEUES_SUSPECTED).inc()
             self.log.warning("agents starve together; none is evicted for it", place=place)
@@ -127,8 +127,8 @@ class Handlers:
         now = self.clock.now()
         self.actor.see(event, now.seconds)
         if isinstance(event, AgentFailed):
-            decision = self.fleet.learn(event, now)
-            self.actor.take([(event.agent, decision)], now.seconds)
+            decision = self.fleet.learn_event(event, now)
+            self.actor.on_decisions([(event.agent, decision)], now.seconds)
 
     def inherit(self, failed: Mapping[str, str]) -> None:
         """Take which incarnations, by agent, another registry knows as failed."""
@@ -138,8 +138,8 @@ class Handlers:
             for agent, incarnation in failed.items()
             if is_agent_name(agent) and 0 < len(incarnation) <= MOST_OF_A_LIFE
         ]
-        learned = [(event.agent, self.fleet.learn(event, now)) for event in events]
-        self.actor.take(learned, now.seconds)
+        learned = [(event.agent, self.fleet.learn_event(event, now)) for event in events]
+        self.actor.on_decisions(learned, now.seconds)
 
     async def failed(self, request: Request) -> dict[str, Any]:
         """Answer `failed`: the incarnation of each failed agent; a page of them, if asked for."""
@@ -167,7 +167,7 @@ class Handlers:
 
     async def agent(self, request: Request) -> bytes:
         """Answer `agent` with the one called `id`, or `unknown_agent`."""
-        record = self.fleet.get(str(request.body.get("id", "")))
+        record = self.fleet.get_record(str(request.body.get("id", "")))
         if record is None:
             raise RequestFailed("unknown_agent", f"no agent {request.body.get('id')!r} is known")
         hearing = msgspec.json.encode({"hearing": self.hears()})

@@ -43,7 +43,7 @@ class HearingClock:
             self._lost += passed - self._longest_step
         return now - self._lost
 
-    def hear(self, *, hearing: bool) -> None:
+    def record_hearing(self, *, hearing: bool) -> None:
         """Say whether heartbeats can be heard from now on."""
         self.seconds()
         self._hearing = hearing

@@ -58,7 +58,7 @@ class HeartbeatConsumer:
         Listener(self.link, [(HEARTBEATS.name, "")], self._take)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def open_link(self) -> AsyncIterator[None]:
         """Hear; raises `BrokerUnavailable`."""
         await self.link.start(START_TIMEOUT)
         try:
@@ -118,7 +118,7 @@ class HeartbeatConsumer:
                 await self._echoed.wait()
         return self._echoed.is_set()
 
-    async def look(
+    async def inspect_queues(
         self, lanes: Collection[str], addressed: Collection[str] = ()
     ) -> dict[str, LaneView]:
         """Look at the queues of lanes, of their suspects, and at the own ones of agents; by place.
@@ -137,7 +137,7 @@ class HeartbeatConsumer:
 
     async def _look(self, queue: str) -> QueueView | None:
         try:
-            return await self._inspector.look(queue)
+            return await self._inspector.inspect_queue(queue)
         except BrokerUnavailable as error:
             self._log.debug("queue not looked at", queue=queue, reason=str(error))
         except Exception:  # noqa: BLE001 - one queue must not keep us from looking at the others

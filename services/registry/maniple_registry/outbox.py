@@ -48,17 +48,17 @@ class Outbox:
 
     def post(self, event: AgentEvent) -> None:
         """Have an event published."""
-        self._events.add(event)
+        self._events.enqueue(event)
 
     def tell(self, key: str, command: Command) -> None:
         """Have a command sent by `key` on `maniple.control`."""
-        self._commands.add((key, command))
+        self._commands.enqueue((key, command))
 
-    async def run(self) -> None:
+    async def publish_pending(self) -> None:
         """Publish until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._events.run())
-            group.create_task(self._commands.run())
+            group.create_task(self._events.publish_letters())
+            group.create_task(self._commands.publish_letters())
 
     async def _emit(self, event: AgentEvent) -> None:
         while True:
@@ -91,10 +91,10 @@ class _Letters(Generic[L]):
         self._log = log
         self._waiting: asyncio.Queue[L] = asyncio.Queue()
 
-    def add(self, letter: L) -> None:
+    def enqueue(self, letter: L) -> None:
         self._waiting.put_nowait(letter)
 
-    async def run(self) -> None:
+    async def publish_letters(self) -> None:
         gate = asyncio.Semaphore(WINDOW)
         async with asyncio.TaskGroup() as group:
             while True:

@@ -28,13 +28,13 @@ class TimingWatch:
         self._log: FilteringBoundLogger = runtime.log
         self._known: dict[AgentId, str] = {}
 
-    async def run(self) -> None:
+    async def watch_timings(self) -> None:
         """Look until cancelled."""
         while True:
-            self.look()
+            self.show_mismatches()
             await asyncio.sleep(PERIOD)
 
-    def look(self) -> None:
+    def show_mismatches(self) -> None:
         """Show how it is now; what is new is logged."""
         found = self._fleet.misfits()
         known = {record.agent: self._fleet.explained(record) for record, _ in found}

@@ -1,4 +1,4 @@
-"""Watching over the fleet: silence, Consul's checks, lanes. Each `run` is a loop of its own."""
+"""Watching over the fleet: silence, Consul's checks, lanes. Each class has a loop of its own."""
 
 import asyncio
 import math
@@ -37,7 +37,7 @@ class FailureDetector:
         self._echoed = -math.inf
         self._heard_before = True
 
-    async def run(self) -> None:
+    async def detect_failures(self) -> None:
         """Look until cancelled."""
         while True:
             await self._scan()
@@ -45,7 +45,7 @@ class FailureDetector:
 
     async def _scan(self) -> None:
         handlers, hears = self._handlers, self._hearing.hears
-        handlers.clock.hear(hearing=hears)
+        handlers.clock.record_hearing(hearing=hears)
         if hears and not self._heard_before:
             # Who is alive need not be suspected until its next heartbeat is due.
             handlers.call_all()
@@ -80,7 +80,7 @@ class FailureDetector:
             return True
         heard = max(handlers.last_heard, self._echoed)
         clock.take_off(clock.seconds() - min(asked, heard))
-        clock.hear(hearing=False)
+        clock.record_hearing(hearing=False)
         if not self._hearing.deaf:
             handlers.log.warning("agents are silent, and so is our own echo")
         self._hearing.deaf = True
@@ -126,7 +126,7 @@ class StalledLaneWatch:
         self._reconnects = hearing.link.reconnects
         self._settled_at = float("-inf")
 
-    async def run(self) -> None:
+    async def watch_lanes(self) -> None:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(self._times.look)
@@ -143,10 +143,10 @@ class StalledLaneWatch:
         if not self._hearing.link.is_up:
             self._settled_at = now + self._times.settling
         elif now < self._settled_at:
-            self._handlers.look({})  # all doubts begin anew
+            self._handlers.on_queue_views({})  # all doubts begin anew
         else:
             lanes, addressed = sorted(fleet.open_lanes()), fleet.addressed(OWN_LOOKS)
-            self._handlers.look(await self._hearing.look(lanes, addressed))
+            self._handlers.on_queue_views(await self._hearing.inspect_queues(lanes, addressed))
 
 
 class ConsulWatch:
@@ -163,7 +163,7 @@ class ConsulWatch:
         self._seeded = False
         self._away = False
 
-    async def run(self) -> None:
+    async def watch_checks(self) -> None:
         """Look until cancelled; while Consul is away it says nothing."""
         while True:
             await asyncio.sleep(self._times.look)
@@ -178,7 +178,9 @@ class ConsulWatch:
                 ailing = []
             else:
                 self._away = False
-            self._handlers.check({one.id for one in ailing if http_check(one.id) in one.critical})
+            self._handlers.on_checks(
+                {one.id for one in ailing if http_check(one.id) in one.critical}
+            )
 
     async def seed(self) -> None:
         """Call all agents and wait, for a while, until all that stand in Consul are heard.

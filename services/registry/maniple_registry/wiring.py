@@ -49,29 +49,33 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     ).measured(runtime.metrics)
     leadership = Leadership(runtime)
     handlers = assemble(runtime, settings, plane, leadership)
-    hearing = HeartbeatConsumer(runtime, handlers.hear)
+    hearing = HeartbeatConsumer(runtime, handlers.on_heartbeat)
     handlers.hears = lambda: hearing.hears
     clocks = ClockWatch(handlers, plane, runtime, lambda: leadership.leads or not leadership.led)
     checks = ConsulWatch(handlers, runtime.consul, settings.environment, timings)
-    async with plane, hearing.open():
+    async with plane, hearing.open_link():
         try:
             for exchange, (keys, models, handler) in routes(handlers).items():
                 await plane.subscribe(exchange, keys, models, handler)
-            await plane.subscribe(CONTROL, (ALL_AGENTS,), Time, clocks.hear)
-            runtime.spawn(leadership.run(), "leadership")
-            runtime.spawn(handlers.actor.outbox.run(), "outbox")
-            runtime.spawn(handlers.actor.evictor.run(), "evictor")
+            await plane.subscribe(CONTROL, (ALL_AGENTS,), Time, clocks.record_clock)
+            runtime.spawn(leadership.hold_leadership(), "leadership")
+            runtime.spawn(handlers.actor.outbox.publish_pending(), "outbox")
+            runtime.spawn(handlers.actor.evictor.run_evictions(), "evictor")
             runtime.spawn(act(handlers, timings.watching.scan), "actor")
             runtime.spawn(count(handlers), "count")
-            runtime.spawn(TimingWatch(handlers.fleet, runtime).run(), "misfits")
-            runtime.spawn(FailureDetector(handlers, hearing, timings.watching).run(), "silence")
+            runtime.spawn(TimingWatch(handlers.fleet, runtime).watch_timings(), "misfits")
+            runtime.spawn(
+                FailureDetector(handlers, hearing, timings.watching).detect_failures(), "silence"
+            )
             runtime.spawn(inherit(handlers, plane), "inherit")
-            runtime.spawn(clocks.run(), "clocks")
+            runtime.spawn(clocks.watch_clocks(), "clocks")
             # Before any question is answered: half a fleet is a wrong answer.
             await checks.seed()
-            runtime.spawn(checks.run(), "checks")
-            runtime.spawn(StalledLaneWatch(handlers, hearing, timings.watching).run(), "lanes")
-            runtime.spawn(_reaper(runtime).run(), "reaper")
+            runtime.spawn(checks.watch_checks(), "checks")
+            runtime.spawn(
+                StalledLaneWatch(handlers, hearing, timings.watching).watch_lanes(), "lanes"
+            )
+            runtime.spawn(_reaper(runtime).watch_catalog(), "reaper")
             await plane.respond("registry", {**operations(handlers), "time": clocks.time})
             yield
         finally:

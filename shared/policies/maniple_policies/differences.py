@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from maniple_policies.documents import Policy
+from maniple_policies.policy import Policy
 
 
 def readable(policy: Policy) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from maniple_policies.documents import KINDS, InForce, Policy, Rollout
+from maniple_policies.documents import InForce
 from maniple_policies.matching import matcher
+from maniple_policies.policy import Policy, Rollout
+from maniple_policies.registry import KINDS
 from maniple_policies.rules import Subject, Where, share_of
 
 
@@ -141,7 +143,7 @@ def _failing(policy: Policy, question: Question) -> str:
     """Return which selector does not match; empty if all do."""
     match = policy.match
     where = Where(question.instance or "", question.region)
-    task = Subject.of(question.capability, question.tenant, question.labels, where)
+    task = Subject.of_task(question.capability, question.tenant, question.labels, where)
     pairs = [
         ("capability", match.capability, task.capability),
         ("tenant", match.tenant, task.tenant),

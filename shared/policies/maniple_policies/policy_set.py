@@ -6,51 +6,33 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 from pydantic import TypeAdapter
 
 from maniple.messages import RetryPlan
+from maniple_policies.bounds import Ceiling
 from maniple_policies.digests import digest_of
-from maniple_policies.documents import (
-    KINDS,
-    BulkheadPolicy,
-    CircuitBreakerPolicy,
-    FallbackPolicy,
-    InForce,
-    Kind,
-    MirrorPolicy,
-    Policy,
-    RateLimitPolicy,
-    RetryPolicy,
-    RoutePolicy,
-    TimeoutPolicy,
-    TtlPolicy,
-)
+from maniple_policies.documents import InForce
 from maniple_policies.matching import REGION
+from maniple_policies.policy import Policy
+from maniple_policies.registry import KINDS
 from maniple_policies.rules import RolloutGate, Rule, Subject, Where, ordered, rules_of
-from maniple_policies.specs import BoundedAttempts, BoundedSeconds, RetrySpec
 
 CACHE_LIMIT = 4096
 _IN_FORCE: TypeAdapter[list[InForce]] = TypeAdapter(list[InForce])
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """The most that a task may choose, who says so, and whether more is refused or clamped."""
-
-    value: float
-    refuses: bool
-    policy: str
-    version: int
+_Kind = TypeVar("_Kind", bound=Policy)
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What the policies say about a task: of each kind the one that holds, or None.
+    """What the policies say about a task: of each kind the one that holds.
 
-    `versions` names those that decide whatever becomes of the task; a fallback or a mirror is
-    named only where it acted.
+    `timeout` and what follows it is what a task has that says nothing itself, and the most that it
+    may choose. `policies` are all that hold, in the order of evaluation; `versions` names those
+    that decide whatever becomes of the task: a fallback or a mirror is named only where it acted.
     """
 
     timeout: float | None = None
@@ -60,24 +42,31 @@ class Resolved:
     most_attempts: Ceiling | None = None
     most_ttl: Ceiling | None = None
     retry: RetryPlan | None = None
-    rate_limit: RateLimitPolicy | None = None
-    bulkhead: BulkheadPolicy | None = None
-    circuit_breaker: CircuitBreakerPolicy | None = None
-    fallback: FallbackPolicy | None = None
-    route: RoutePolicy | None = None
-    mirror: MirrorPolicy | None = None
+    policies: Mapping[type[Policy], Policy] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_policies(cls, *policies: Policy) -> Self:
+        """Return what policies say that hold for a task, one of a kind."""
+        terms: dict[str, Any] = {}
+        for policy in policies:
+            terms.update(policy.terms)
+        versions = {one.key: one.version for one in policies if not one.NAMED_WHERE_IT_ACTS}
+        return cls(**terms, policies={type(one): one for one in policies}, versions=versions)
+
+    def policy_of(self, kind: type[_Kind]) -> _Kind | None:
+        """Return the policy of a kind that holds, if there is one."""
+        return cast("_Kind | None", self.policies.get(kind))
 
     @cached_property
     def guarded(self) -> bool:
         """Whether a task may be refused or held back, or goes another way."""
-        guards = (self.rate_limit, self.bulkhead, self.circuit_breaker, self.route, self.mirror)
-        return any(guard is not None for guard in guards)
+        return any(policy.DECIDES for policy in self.policies.values())
 
     @cached_property
     def keeps_good(self) -> bool:
         """Whether a fallback may give the task's result to a later one."""
-        return self.fallback is not None and self.fallback.spec.last_good
+        return any(policy.keeps_good for policy in self.policies.values())
 
 
 NOTHING = Resolved()
@@ -139,7 +128,7 @@ class PolicySet:
     def gives_last_good(self) -> bool:
         """Whether some fallback may give the last good result."""
         documents = [one for both in self.in_force for one in (both.policy, both.before)]
-        return any(isinstance(one, FallbackPolicy) and one.spec.last_good for one in documents)
+        return any(one is not None and one.keeps_good for one in documents)
 
     def resolve(
         self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
@@ -153,7 +142,7 @@ class PolicySet:
         if found is None:
             if len(self._cache) >= CACHE_LIMIT:
                 self._cache.clear()
-            subject = Subject.of(capability, tenant, labels, self.where)
+            subject = Subject.of_task(capability, tenant, labels, self.where)
             found = self._cache[key] = self._found(subject)
         return found.resolve(tenant, task) if isinstance(found, _Fork) else found
 
@@ -195,7 +184,7 @@ class PolicySet:
         gates = {rule.gate for rules in kinds for rule in rules if rule.gate is not None}
         if gates:
             return _Fork(tuple(gates), tuple(kinds))
-        return _resolved(rules[0].policy for rules in kinds if rules)
+        return Resolved.from_policies(*[rules[0].policy for rules in kinds if rules])
 
     def _of(self, capability: str) -> tuple[tuple[Rule, ...], ...]:
         """Return the rules that a capability matches, by kind in the order of evaluation."""
@@ -227,7 +216,8 @@ class _Fork:
                 next((r for r in rules if r.gate is None or among[r.gate] != r.outside), None)
                 for rules in self._kinds
             )
-            found = self._answers[inside] = _resolved(r.policy for r in chosen if r is not None)
+            said = [rule.policy for rule in chosen if rule is not None]
+            found = self._answers[inside] = Resolved.from_policies(*said)
         return found
 
 
@@ -238,45 +228,3 @@ def _until_decided(rules: Iterable[Rule], subject: Subject) -> Iterator[Rule]:
             yield rule
             if rule.gate is None:
                 return
-
-
-def _resolved(policies: Iterable[Policy]) -> Resolved:
-    said: dict[str, Any] = {}
-    versions = {}
-    for policy in policies:
-        if policy.kind not in _ONLY_WHERE_IT_ACTS:
-            versions[policy.key] = policy.version
-        said.update(_said(policy))
-    return Resolved(**said, versions=versions)
-
-
-_ONLY_WHERE_IT_ACTS = (Kind.FALLBACK, Kind.MIRROR)
-
-
-def _said(policy: Policy) -> dict[str, Any]:
-    if isinstance(policy, TimeoutPolicy):
-        return _bounded(policy, "timeout", policy.spec.seconds)
-    if isinstance(policy, TtlPolicy):
-        return _bounded(policy, "ttl", policy.spec.seconds)
-    if isinstance(policy, RetryPolicy):
-        return {**_bounded(policy, "attempts", policy.spec.attempts), "retry": _plan(policy.spec)}
-    return {policy.kind: policy}
-
-
-def _bounded(
-    policy: Policy, name: str, value: float | BoundedSeconds | BoundedAttempts
-) -> dict[str, Any]:
-    if isinstance(value, BoundedSeconds | BoundedAttempts):
-        most = Ceiling(value.max, value.over == "reject", policy.key, policy.version)
-        return {name: value.default or value.max, f"most_{name}": most}
-    return {name: value}
-
-
-def _plan(spec: RetrySpec) -> RetryPlan:
-    return RetryPlan(
-        base=spec.base,
-        factor=spec.factor,
-        cap=spec.cap,
-        codes=tuple(spec.codes),
-        budget=spec.budget,
-    )

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from maniple_policies.documents import InForce, Policy
+from maniple_policies.documents import InForce
 from maniple_policies.matching import REGION, Matcher, matcher
+from maniple_policies.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Subject:
     region: str
 
     @classmethod
-    def of(cls, capability: str, tenant: str, labels: Mapping[str, str], where: Where) -> "Subject":
+    def of_task(
+        cls, capability: str, tenant: str, labels: Mapping[str, str], where: Where
+    ) -> "Subject":
         """Describe a task as a process sees it."""
         return cls(capability, tenant, labels, labels.get(REGION) or where.region)
 

@@ -53,7 +53,7 @@ class ClusterTime:
         self._off = 0.0
         self._compare_at = 0.0
 
-    def take(self, told: Time) -> None:
+    def on_time(self, told: Time) -> None:
         """Take what a registry tells."""
         if told.at.year not in YEARS:
             return
@@ -126,7 +126,7 @@ def follow(time: ClusterTime, health: Health) -> Callable[[Time], None]:
     """Return what takes the time that is told, and says at `/health` if this machine's is wrong."""
 
     def told(message: Time) -> None:
-        time.take(message)
+        time.on_time(message)
         wrong = time.wrong()
         side = "ahead of" if wrong > 0 else "behind"
         detail = f"this machine's is {abs(wrong):.0f} s {side} the cluster's" if wrong else ""

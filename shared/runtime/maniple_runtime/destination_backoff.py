@@ -92,7 +92,7 @@ class DestinationBackoff:
                 rest = min(2 * known.rest, self._times.most_stuck)
         self._shut[key] = _Door(why, now + rest, rest)
 
-    def open(self, key: Key) -> None:
+    def reopen(self, key: Key) -> None:
         """Take that `key` took a task."""
         if self._shut:
             self._shut.pop(key, None)

@@ -91,7 +91,7 @@ class Health:
         return self._started and not self._draining and self.sound
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether no required component has been bad for `FAILING_AFTER` seconds."""
         limit = self._clock() - FAILING_AFTER
         return not any(
@@ -126,7 +126,7 @@ def _answer(
 ) -> tuple[int, str, bytes]:
     if path == "/health":
         body = json.dumps(health.snapshot()).encode()
-        return (200 if health.alive else 503), _JSON, body
+        return (200 if health.is_alive else 503), _JSON, body
     if path == "/ready":
         return (200, _PLAIN, b"ready\n") if health.ready else (503, _PLAIN, b"not ready\n")
     if path == "/metrics":

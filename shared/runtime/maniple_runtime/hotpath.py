@@ -155,14 +155,14 @@ class HotPath:
         for link in (self.outlet, self.intake, self._reply_link):
             link.suspect()
 
-    def stop(self) -> None:
+    def stop_consuming(self) -> None:
         """Take nothing more, as soon as the queues answer; `resume` undoes it, however soon."""
         for keeper in self._keepers.values():
             keeper.consumer.want(paused=True)
 
     async def pause(self, limit: float = PAUSE_TIMEOUT) -> None:
         """Stop, and wait for it; for a queue that does not answer `limit` seconds."""
-        self.stop()
+        self.stop_consuming()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await asyncio.gather(*(one.consumer.pause() for one in self._keepers.values()))
@@ -174,7 +174,7 @@ class HotPath:
             await asyncio.sleep(POLL)
 
     def resume(self) -> None:
-        """Take again after `stop` or `pause`, as soon as the queues answer."""
+        """Take again after `stop_consuming` or `pause`, as soon as the queues answer."""
         for keeper in self._keepers.values():
             keeper.consumer.want(paused=False)
 
@@ -197,7 +197,7 @@ class HotPath:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_TIMEOUT):
                     await asyncio.gather(
-                        *(keeper.consumer.settle() for keeper in self._keepers.values())
+                        *(keeper.consumer.settle_delivery() for keeper in self._keepers.values())
                     )
             await self.intake.close()
 

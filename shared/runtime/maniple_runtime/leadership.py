@@ -25,7 +25,7 @@ class Leadership:
     """Holds or waits for the lock of a service; nobody leads while Consul is away."""
 
     def __init__(self, runtime: Runtime) -> None:
-        """Describe it; `run` does it."""
+        """Describe it; `hold_leadership` does it."""
         settings = runtime.settings
         self._runtime = runtime
         self._consul: Consul = runtime.consul
@@ -48,7 +48,7 @@ class Leadership:
         """Whether this process or another led at the last look."""
         return bool(self._reported)
 
-    async def run(self) -> None:
+    async def hold_leadership(self) -> None:
         """Hold or wait for the lock until the process stops; then it is given back."""
         self._runtime.before_leaving.append(self._give_back)
         try:

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from typing import get_args
 
 from structlog.typing import FilteringBoundLogger
+from tenacity import AsyncRetrying, RetryCallState
 
+from maniple_runtime.backoff import EqualJitter, error_of
 from maniple_runtime.consul.client import CREATE_ONLY, Consul, ConsulRefused, ConsulUnavailable
 from maniple_runtime.settings import LevelName, ServiceSettings
 from maniple_runtime.telemetry import set_level
@@ -60,24 +62,26 @@ class LogLevels:
         self._index = 0
         self._may_write = True
 
-    async def run(self) -> None:
+    async def follow_level(self) -> None:
         """Follow the level until cancelled."""
-        failures = 0
+        # Whatever fails in a look, the next change is to be seen.
+        looking = AsyncRetrying(
+            wait=EqualJitter(2 * PAUSE, BACKOFF_CAP), before_sleep=self._begin_anew
+        )
         while True:
-            try:
-                await self._look()
-                failures = 0
-            except (ConsulUnavailable, ConsulRefused) as error:
-                failures += 1
-                self._log.debug("log level not looked up", reason=str(error))
-            except Exception:  # noqa: BLE001 - whatever it is, the next change is to be seen
-                failures += 1
-                self._log.error("log level not looked up", exc_info=True)
-            if failures:
-                self._index = 0
-            pause = min(BACKOFF_CAP, PAUSE * 2.0 ** min(failures, 8))
+            async for attempt in looking:
+                with attempt:
+                    await self._look()
             # Who waits in a query is answered at the same time as all others.
-            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * PAUSE)
+
+    def _begin_anew(self, failed: RetryCallState) -> None:
+        self._index = 0
+        error = error_of(failed)
+        if isinstance(error, ConsulUnavailable | ConsulRefused):
+            self._log.debug("log level not looked up", reason=str(error))
+        else:
+            self._log.error("log level not looked up", exc_info=error)
 
     async def _look(self) -> None:
         """Take what is set, as soon as it is something else than at the last look."""

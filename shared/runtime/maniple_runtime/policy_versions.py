@@ -15,7 +15,7 @@ def show_versions(
     if before.keys() <= after.keys():
         changed = {key: version for key, version in after.items() if before.get(key) != version}
     else:
-        metrics.forget(metric_names.POLICY_VERSION)
+        metrics.forget_series(metric_names.POLICY_VERSION)
         for key in before:
             health.versions.pop(key, None)
     health.versions.update(changed)

@@ -53,7 +53,7 @@ class PolicyView:
         self.known = False
         """Whether there is a set, be it an empty one: that of the disk, or one that was told."""
 
-    async def start(self) -> None:
+    async def start_following(self) -> None:
         """Load from disk and begin to follow; raises `BrokerUnavailable`."""
         kept = self._cache.load()
         if kept is not None:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import random
 import secrets
 import signal
 import sys
@@ -22,11 +21,13 @@ from importlib.metadata import version
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.forks import keep_signals_from_children
 from maniple.loops import cancel
 from maniple_runtime import metric_names
+from maniple_runtime.backoff import EqualJitter, error_of
 from maniple_runtime.consul.client import Consul, ConsulUnavailable
 from maniple_runtime.consul.registration import Registration, TtlHeartbeat
 from maniple_runtime.event_loop import new_event_loop
@@ -49,7 +50,6 @@ DRAIN_MARGIN = 5.0  # seconds beyond `drain_timeout` before the way out is cut s
 LAG_PERIOD = 0.25
 LAG_WINDOW = 20  # periods over which the worst lag is kept
 LAG_LIMIT = 1.0
-RETRY_CAP = 5.0
 CRASHED = 1
 _AWAY = (BrokerUnavailable, ConsulUnavailable, OSError, TimeoutError)
 
@@ -136,7 +136,7 @@ class _Process:
         levels = LogLevels(consul, self.settings, self.log)
         besides = (
             asyncio.create_task(self._measure_lag(), name="loop-lag"),
-            asyncio.create_task(levels.run(), name="log-levels"),
+            asyncio.create_task(levels.follow_level(), name="log-levels"),
         )
         try:
             async with HealthServer(self.settings, self.health, self.metrics.registry) as server:
@@ -157,7 +157,7 @@ class _Process:
                 task.cancel()
             await asyncio.gather(*besides, return_exceptions=True)
             consul.close()
-            await asyncio.to_thread(self.tracer.close, SPANS_TIMEOUT)
+            await asyncio.to_thread(self.tracer.export_remaining, SPANS_TIMEOUT)
             self.log.info("stopped")
 
     async def _run(self, runtime: Runtime, port: int) -> int:
@@ -175,7 +175,7 @@ class _Process:
         await asyncio.wait({body, stop, start}, return_when=asyncio.FIRST_COMPLETED)
         present = self.started.is_set() and not body.done()
         if present:
-            presence.start()
+            presence.register()
             self.log.info("started")
             await asyncio.wait({body, stop}, return_when=asyncio.FIRST_COMPLETED)
         self.health.mark_draining()
@@ -191,27 +191,31 @@ class _Process:
 
     async def _body(self, runtime: Runtime) -> None:
         """Enter, hold and leave `build` in one task, as its task groups and timeouts require."""
-        for attempt in range(sys.maxsize):
-            try:
+
+        async def clear_away(failed: RetryCallState) -> None:
+            self._tell_why_not(error_of(failed))
+            await runtime.cancel_spawned()
+
+        starting = AsyncRetrying(
+            retry=retry_if_exception(self._is_to_be_waited_for),
+            wait=EqualJitter(),
+            after=clear_away,
+            stop=lambda _: self.leave.is_set(),  # a library has swallowed our cancellation
+            retry_error_callback=lambda _: None,
+        )
+        async for attempt in starting:
+            with attempt:
                 async with self.build(runtime):
                     self.health.set("start", ok=True)
                     self.health.mark_started()
                     self.started.set()
                     await self.leave.wait()
-            except Exception as error:
-                if self.started.is_set() or not _is_away(error):
-                    raise
-                self._tell_why_not(error)
-            else:
-                return
-            await runtime.cancel_spawned()
-            if self.leave.is_set():  # a library has swallowed our cancellation
-                return
-            await asyncio.sleep(
-                random.uniform(0.5, 1.0) * min(RETRY_CAP, 0.5 * 2.0 ** min(attempt, 8))
-            )
 
-    def _tell_why_not(self, error: Exception) -> None:
+    def _is_to_be_waited_for(self, error: BaseException) -> bool:
+        """Tell whether a start has failed because a server is away."""
+        return isinstance(error, Exception) and not self.started.is_set() and _is_away(error)
+
+    def _tell_why_not(self, error: BaseException) -> None:
         """Say why it is not started yet.
 
         A refusal of the broker is tried again as everything is: a password may be being changed,
@@ -294,7 +298,7 @@ def _cut_short(body: asyncio.Task[None]) -> BaseException | None:
 async def _leave(runtime: Runtime, presence: Registration) -> None:
     for last in runtime.before_leaving:
         await last()
-    await presence.stop()
+    await presence.deregister()
 
 
 def _is_away(error: BaseException) -> bool:

@@ -8,9 +8,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
 from maniple.amqp.errors import is_loss
-from maniple.amqp.supervision import backoff
+from maniple.amqp.supervision import FIRST_BACKOFF
 from maniple.timings import Amqp
+from maniple_runtime.backoff import EqualJitter, error_of
 
 Begin = Callable[[], Awaitable[None]]
 """Begins to consume, and returns once the queue has answered."""
@@ -35,10 +38,10 @@ class SharedQueue:
 
     def attach(self, begin: Begin) -> None:
         """Have it consumed by `begin`."""
-        self.lost()
+        self.on_lost()
         self._beginning = asyncio.create_task(self._begin(begin), name=f"serve {self.name}")
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         """Abandon the connection: it is gone."""
         if self._beginning is not None:
             self._beginning.cancel()
@@ -52,19 +55,15 @@ class SharedQueue:
         return self._waited > self._times.ticks(self._times.answer)
 
     async def _begin(self, begin: Begin) -> None:
-        failures = 0
-        while not await self._is_begun(begin):
-            failures += 1
-            await asyncio.sleep(backoff(failures, self._times.backoff))
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) or is_loss(error)),
+            wait=EqualJitter(2 * FIRST_BACKOFF, self._times.backoff),
+            before_sleep=self._tell,
+        ):
+            with attempt:
+                async with asyncio.timeout(self._times.unanswered):
+                    await begin()
         self.served.set()
 
-    async def _is_begun(self, begin: Begin) -> bool:
-        try:
-            async with asyncio.timeout(self._times.unanswered):
-                await begin()
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not is_loss(error):
-                raise
-            _log.info("%s is not consumed: %r", self.name, error)
-            return False
-        return True
+    def _tell(self, failed: RetryCallState) -> None:
+        _log.info("%s is not consumed: %r", self.name, error_of(failed))

@@ -87,7 +87,7 @@ class TaskTraces:
         traceparent = with_sampling(envelope.traceparent, sampled=True)
         return dispatching(replace(envelope, traceparent=traceparent))
 
-    def kept(self, envelope: Envelope, why: str) -> Envelope:
+    def keep_trace(self, envelope: Envelope, why: str) -> Envelope:
         """Keep the trace of a task, and write its dispatch if nobody has.
 
         It is returned as it came when there are too many of them.
@@ -128,7 +128,7 @@ class TaskTraces:
         parent = span_id_of(envelope.traceparent or "")
         self.write(
             envelope,
-            SpanStep.DISPATCH.of(envelope.capability),
+            SpanStep.DISPATCH.span_name(envelope.capability),
             start,
             end,
             operation=("process", "dispatch"),
@@ -146,11 +146,11 @@ class TaskTraces:
     ) -> Envelope:
         """Write that a task moves on without having ended, and `keep` its trace for that."""
         if keep:
-            envelope = self.kept(envelope, "migrated")
+            envelope = self.keep_trace(envelope, "migrated")
         if self.has(envelope):
             self.write(
                 envelope,
-                SpanStep.MIGRATE.of(envelope.capability),
+                SpanStep.MIGRATE.span_name(envelope.capability),
                 envelope.dispatched_at or envelope.submitted_at,
                 self._clock(),
                 attributes={spans.REASON: reason},

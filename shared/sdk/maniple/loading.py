@@ -43,7 +43,7 @@ def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskReg
             registry.collect(loaded[name])
     for name, module in loaded.items():  # each may keep what another one offers
         with _naming(name, folder):
-            registry.check(module)
+            registry.check_module(module)
     return registry
 
 

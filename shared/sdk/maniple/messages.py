@@ -163,6 +163,16 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     sealed: Annotated[Raw, Meta(description=RESERVED)] = NULL
 
 
+def carried(task: Task) -> dict[str, Any]:
+    """Return the fields that an envelope has from its task as they are, by name."""
+    return {
+        "payload": task.payload,
+        "tenant": task.tenant,
+        "labels": task.labels,
+        "affinity": task.affinity,
+    }
+
+
 RESERVED_FIELDS = ("not_before", "idempotency_key", "sealed")
 """Fields of a task that nothing acts on yet: refused with `not_supported` unless null or absent."""
 

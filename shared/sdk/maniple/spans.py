@@ -40,7 +40,7 @@ class SpanStep(StrEnum):
     """From dispatch until it is sent on without having ended: its agent was lost, leaves, or is
     full."""
 
-    def of(self, capability: str) -> str:
+    def span_name(self, capability: str) -> str:
         """Return the name of a span."""
         return f"{self.value} {capability}"
 

@@ -291,20 +291,20 @@ class TaskRegistry:
     def collect(self, module: ModuleType) -> None:
         """Take every marked function that `module` has by name, as it is found there.
 
-        Raises `ConfigurationError` if there is none. When all modules are collected, `check` them.
+        Raises `ConfigurationError` if there is none. When all are collected, `check_module` each.
         """
         found = [value for value in list(vars(module).values()) if mark_of(value) is not None]
         for function in found:
             self.add(function)
         self._modules.add(module.__name__)
         if not found:
-            self.check(module)  # which can tell more
+            self.check_module(module)  # which can tell more
             raise ConfigurationError(
                 f"there is no handler in {getattr(module, '__file__', None) or module.__name__}; "
                 "mark a function with @task('a.name'), and name the module that has it"
             )
 
-    def check(self, module: ModuleType) -> None:
+    def check_module(self, module: ModuleType) -> None:
         """Raise `ConfigurationError` for what is marked in `module` and would never be offered.
 
         What a module keeps of another one that is not collected is no business of this process.

@@ -29,7 +29,16 @@ from maniple.client.outstanding import OutstandingHandles
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
 from maniple.loading import load_registry
-from maniple.messages import DEFAULT_TTL, Envelope, Failure, Progress, Result, Status, Task
+from maniple.messages import (
+    DEFAULT_TTL,
+    Envelope,
+    Failure,
+    Progress,
+    Result,
+    Status,
+    Task,
+    carried,
+)
 from maniple.tasks import Executor, TaskDefinition, TaskRegistry
 
 AGENT = "testing"
@@ -58,7 +67,7 @@ async def cluster(
             registry.add(handler)
     for handler in handlers:
         if isinstance(handler, ModuleType):
-            registry.check(handler)
+            registry.check_module(handler)
     outstanding = OutstandingHandles()
     client = Client(MemoryCarrier(registry, outstanding, slots), outstanding, tenant=tenant)
     try:
@@ -105,7 +114,7 @@ class MemoryCarrier:
         ticket.sent(None)
         async with self._slots:
             result = await _Run(self, task).to_its_end()
-        self._outstanding.settle(codec.decode_results(codec.encode([result])))
+        self._outstanding.settle_results(codec.decode_results(codec.encode([result])))
 
     def find(self, capability: str) -> TaskDefinition | None:
         """Return the handler of a capability."""
@@ -113,7 +122,7 @@ class MemoryCarrier:
 
     def report(self, progress: Progress) -> None:
         """Hand progress to the client, by way of its bytes."""
-        self._outstanding.report(codec.decode_list(codec.encode([progress]), Progress))
+        self._outstanding.report_all(codec.decode_list(codec.encode([progress]), Progress))
 
     async def in_thread(self, work: Callable[[], Outcome]) -> Outcome:
         """Run plain work in a thread."""
@@ -131,9 +140,7 @@ class _Run:
             id=task.id or "",
             capability=task.capability or "",
             lane=task.capability or "",
-            payload=task.payload,
-            tenant=task.tenant,
-            labels=task.labels,
+            **carried(task),
             max_attempts=task.max_attempts,
             timeout=task.timeout,
             traceparent=task.traceparent,

@@ -108,6 +108,6 @@ async def test_tasks_without_an_agent_wait_in_the_broker_and_run_when_one_comes(
         assert resident(dispatcher.pid) < before + GROWTH
         agent = empty._process("agent", "agent-late", port=free_ports(1)[0])
         empty.processes.append(agent)
-        await agent.child.start()
+        await agent.child.start_process()
         results = [await handle.outcome(timeout=100) for handle in handles]
     assert Counter(result.status.value for result in results) == {"succeeded": WAITING}

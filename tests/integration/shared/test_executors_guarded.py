@@ -136,13 +136,13 @@ async def test_the_latest_value_arrives_while_the_handler_goes_on(
 
 async def test_a_worker_that_is_not_there_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
     may_start = asyncio.Event()
-    start = child.Worker.start
+    start = child.Worker.start_process
 
     async def later(*arguments: Any) -> child.Worker:
         await may_start.wait()
         return await start(*arguments)
 
-    monkeypatch.setattr(child.Worker, "start", later)
+    monkeypatch.setattr(child.Worker, "start_process", later)
     told = Told()
     async with started(workers(told)) as executor:
         assert executor.free == 0

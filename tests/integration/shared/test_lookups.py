@@ -37,7 +37,7 @@ class Scene:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Scene"]:
         await self.link.start(10)
-        work = asyncio.create_task(self.lookups.run())
+        work = asyncio.create_task(self.lookups.answer_lookups())
         try:
             yield self
         finally:

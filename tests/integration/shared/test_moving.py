@@ -73,7 +73,7 @@ class Dispatcher:
         self.has_moved.add(envelope.id)
         return envelope
 
-    def send(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:  # noqa: ARG002 - as `Lanes`
+    def send_task(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:  # noqa: ARG002 - as `Lanes`
         self._spawn(self._send(envelope, source), "")
 
     async def _send(self, envelope: Envelope, source: Settlement) -> None:
@@ -125,7 +125,7 @@ async def dispatcher(servers: LocalServers) -> AsyncIterator[Dispatcher]:
     finally:
         submitting.cancel()
         await asyncio.gather(submitting, return_exceptions=True)
-        await made.moves.stop()
+        await made.moves.stop_draining()
         await link.close()
 
 
@@ -165,7 +165,7 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
         for life in range(1, ROUNDS + 1):
             for one in both:
                 one.roster.gone(name, incarnation(life - 1))
-                one.moves.begin(name)
+                one.moves.begin_draining(name)
             late = task()
             await both[0].give(name, late)  # as one that has not heard yet
             await wait_until(lambda late=late: any(late.id in one.has_moved for one in both), 20)  # type: ignore[misc]
@@ -182,7 +182,7 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
             for one in both:
                 one.roster.draining(name, incarnation(life))
             await wait_until(lambda: is_left(servers, queue, consumers=1), 20)
-            await consumer.settle()
+            await consumer.settle_delivery()
             await agent.close()
         assert not [delivery for delivery in taken if delivery.redelivered]
         assert not rejected

@@ -46,7 +46,7 @@ class Tail:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Tail"]:
-        work = asyncio.create_task(self.reader.run())
+        work = asyncio.create_task(self.reader.read_records())
         try:
             await self.link.start(10)
             yield self
@@ -141,7 +141,7 @@ async def test_a_batch_that_cannot_be_taken_is_read_again_from_next_offset(url: 
     await publish(url, task)
     await link.start(10)
     with pytest.raises(OSError, match="disk is full"):
-        await reader.run()
+        await reader.read_records()
     await link.close()
     assert reader.next_offset == 0
     async with Tail(url, start=reader.next_offset).running() as tail:

@@ -65,7 +65,7 @@ async def test_good_results_are_learned_when_the_stream_begins_anew(
     old = await record(url, 10)
     with capture_logs() as lines:
         work = asyncio.create_task(
-            ResultLearner(reader_runtime(url), cast("PolicyView", policies), good).run()
+            ResultLearner(reader_runtime(url), cast("PolicyView", policies), good).learn_results()
         )
         await wait_until(lambda: learned(good) >= old, 30)
         with BlockingConnection(pika.URLParameters(url)) as connection:

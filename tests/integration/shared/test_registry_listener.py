@@ -82,10 +82,12 @@ async def test_queues_are_looked_at_and_one_that_is_not_there_costs_no_connectio
     queue = Queue(f"maniple.agent.look-{new_id()}")
     async with bench(servers, queue) as on:
         await on.say(b"1", "", queue.name)
-        assert await on.inspector.look(queue.name) == QueueView(1, 0)
+        assert await on.inspector.inspect_queue(queue.name) == QueueView(1, 0)
         for _ in range(3):
-            assert await on.inspector.look("maniple.agent.nobody") == QueueView(0, 0, there=False)
-        assert await on.inspector.look(queue.name) == QueueView(1, 0)
+            assert await on.inspector.inspect_queue("maniple.agent.nobody") == QueueView(
+                0, 0, there=False
+            )
+        assert await on.inspector.inspect_queue(queue.name) == QueueView(1, 0)
         assert (on.link.reconnects, on.link.is_up) == (0, True)
 
 
@@ -93,4 +95,4 @@ async def test_looking_without_a_connection_says_so(servers: LocalServers) -> No
     link = AmqpConnection(servers.rabbitmq.url("registry"), name="never")
     inspector = Inspector(link)
     with pytest.raises(BrokerUnavailable):
-        await inspector.look("maniple.submit")
+        await inspector.inspect_queue("maniple.submit")

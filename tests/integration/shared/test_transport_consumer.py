@@ -44,7 +44,7 @@ async def test_acknowledgements_in_any_order_settle_every_message_once(
                 delivery.ack()
                 if chance.random() < 0.3:
                     await asyncio.sleep(0)  # so that flushes overlap
-        await consumer.settle()
+        await consumer.settle_delivery()
         assert on.link.reconnects == 0  # a tag acknowledged twice costs the channel
         await on.lose(on.link.suspect)
         assert await depth(servers, queue) == (0, 0)
@@ -183,6 +183,6 @@ async def test_many_single_acknowledgements_are_applied_before_a_link_closes(
             await consumer.pause()
         for delivery in on.received[1::2]:
             delivery.ack()
-        await consumer.settle()
+        await consumer.settle_delivery()
         await on.link.close()
         await wait_until(lambda: is_left(servers, queue, 300))

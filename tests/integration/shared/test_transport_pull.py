@@ -27,7 +27,7 @@ async def test_all_is_taken_in_its_order_and_what_is_settled_does_not_come_back(
         await on.link.start(10)
         for number in range(MESSAGES):
             await on.publish(range(number, number + 1))
-        assert await taking.look(queue.name) == QueueView(MESSAGES, 0)
+        assert await taking.inspect_queue(queue.name) == QueueView(MESSAGES, 0)
         taken = list[bytes]()
         async with taking.open(queue.name) as pull:
             while (delivery := await pull.take()) is not None:
@@ -102,7 +102,7 @@ async def test_a_queue_that_is_not_there_costs_its_own_connection_only(
             async with taking.open("maniple.lane.not-there") as pull:
                 await pull.take()
         await on.publish(range(1))
-        assert await taking.look(queue.name) == QueueView(1, 0)
+        assert await taking.inspect_queue(queue.name) == QueueView(1, 0)
         async with taking.open(queue.name) as pull:
             delivery = await pull.take()
             assert delivery is not None

@@ -57,11 +57,11 @@ async def present(
     consul = Consul(server.url)
     async with HealthServer(settings, health) as pages:
         presence = Registration(consul, settings, health, port=pages.port)
-        presence.start()
+        presence.register()
         try:
             yield consul, health
         finally:
-            await presence.stop()
+            await presence.deregister()
             consul.close()
 
 
@@ -133,7 +133,7 @@ async def test_a_consul_that_restarts_empty_gets_the_process_back(tmp_path: Path
         await until_status(consul, "four", "passing")
         own.kill()
         await wait_until(lambda: health.status == "degraded")
-        assert health.alive
+        assert health.is_alive
         own.start()
         await wait_until(lambda: health.status == "ok")
         await until_status(consul, "four", "passing")

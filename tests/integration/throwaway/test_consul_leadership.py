@@ -31,7 +31,7 @@ async def candidate(
     @asynccontextmanager
     async def build(runtime: Runtime) -> AsyncIterator[None]:
         made.append(Leadership(runtime))
-        runtime.spawn(made[0].run(), "leadership")
+        runtime.spawn(made[0].hold_leadership(), "leadership")
         yield
         await runtime.cancel_spawned()
 

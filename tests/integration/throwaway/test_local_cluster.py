@@ -85,6 +85,7 @@ async def test_a_service_that_dies_while_starting_fails_the_start_with_its_last_
 async def test_the_end_drains_every_service(tmp_path: Path) -> None:
     async with Cluster(ClusterOptions(data_dir=tmp_path)) as cluster:
         logs = [process.child.spec.log for process in cluster.processes]
+    assert len(logs) == 7
     assert all(log.read_text().endswith("drained\n") for log in logs)
 
 

@@ -220,7 +220,7 @@ def test_the_reaper_ends_a_group_that_ignores_sigterm(tmp_path: Path) -> None:
         reaper = ProcessReaper()
         reaper.watch_group(child.pid)
         reaper.watch_folder(folder)
-        reaper.close()
+        reaper.end_reaper()
         assert child.wait(1) == -signal.SIGKILL
     assert not folder.exists()
 

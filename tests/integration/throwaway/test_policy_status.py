@@ -11,6 +11,7 @@ import pytest
 from consul_server import ConsulServer as OwnConsul
 from local_servers import LocalServers
 from maniple.timings import Policies, Timings
+from maniple_policies.kinds.fallback import FallbackPolicy
 from maniple_runtime.events import PolicyApplied
 from maniple_runtime.process import Runtime, running
 from maniple_runtime.settings import ServiceSettings
@@ -87,7 +88,7 @@ async def test_what_is_too_large_for_an_event_is_fetched(
         assert all(event.in_force is None for event in operator.events if event.name == "f")
         await operator.ask("delete", kind="fallback", name="f")
         for view in processes:
-            await wait_until(lambda v=view: v.resolve("t.x", "t", {}).fallback is None)  # type: ignore[misc]
+            await wait_until(lambda v=view: not v.resolve("t.x", "t", {}).policy_of(FallbackPolicy))  # type: ignore[misc]
 
 
 async def test_who_lags_and_who_has_never_been_heard_is_shown(

@@ -242,7 +242,7 @@ def end_consul(away: float = 0.0) -> Injection:
         scene.kill(consul)
         await wait_until(lambda: not consul.running, CONSUL_SECONDS)
         await asyncio.sleep(away)
-        await consul.start()
+        await consul.start_process()
         consul.restart = True
         await wait_until(scene.consul_answers, CONSUL_SECONDS)
         scene.over()

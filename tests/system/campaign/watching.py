@@ -32,7 +32,7 @@ async def watching(cluster: Cluster) -> AsyncIterator[Witness]:
         async with ControlPlane(url, name="campaign", log=log) as plane:
             await link.start(10)
             async with asyncio.TaskGroup() as group:
-                work = [reader.run(), _look(cluster, plane, witness)]
+                work = [reader.read_records(), _look(cluster, plane, witness)]
                 tasks = [group.create_task(part) for part in work]
                 yield witness
                 for task in tasks:

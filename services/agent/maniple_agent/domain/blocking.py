@@ -28,7 +28,9 @@ class LoopHealth:
         self.state = LoopState.ANSWERS
         self._given_up_since: float | None = None
 
-    def look(self, silent: float, *, given_up: bool, now: float, behind: bool = False) -> LoopState:
+    def judge_silence(
+        self, silent: float, *, given_up: bool, now: float, behind: bool = False
+    ) -> LoopState:
         """Take for how long it has been silent; `given_up`: nobody waits for what may block it.
 
         `behind`: it has not begun in time what it was given, and so is to be given nothing now.

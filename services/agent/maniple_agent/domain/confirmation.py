@@ -12,7 +12,7 @@ class Confirmation:
     sent_at: float
     timings: Timings = field(default_factory=Timings)
 
-    def take(self, sent_at: float) -> None:
+    def confirm_heartbeat(self, sent_at: float) -> None:
         """Take a confirmed heartbeat; late news of an older one changes nothing."""
         self.sent_at = max(self.sent_at, sent_at)
 
@@ -46,6 +46,6 @@ class Pace:
         self.last = now
         return True
 
-    def wait(self, seconds: float, now: float) -> None:
+    def hold_off(self, seconds: float, now: float) -> None:
         """Let it happen after that time at the earliest."""
         self.last = max(self.last, now + seconds - self.seconds)

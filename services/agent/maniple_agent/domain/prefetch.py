@@ -39,7 +39,7 @@ class LaneMeasure:
     failing: int = 0
     """Failures after the last success."""
 
-    def ended(self, *, well: bool) -> None:
+    def record_end(self, *, well: bool) -> None:
         """Take an end that says how the lane is: a lost agent is a failure, bad input says none."""
         if well:
             self.succeeded += 1
@@ -57,7 +57,7 @@ class LaneMeasure:
     def ran(self, seconds: float, status: str, failure: Failure | None = None) -> None:
         """Take the run time of one attempt and how it ended."""
         if failure is None or failure.code in BREAKS:
-            self.ended(well=failure is None)
+            self.record_end(well=failure is None)
         self.runs += 1
         self.finished[status] = self.finished.get(status, 0) + 1
         if len(self.times) < SAMPLES:
@@ -68,7 +68,7 @@ class LaneMeasure:
         known = tasks if self.bundle is None else self.bundle
         self.bundle = known + FRESH * (tasks - known)
 
-    def report(self) -> tuple[int, float, float, dict[str, int]]:
+    def make_report(self) -> tuple[int, float, float, dict[str, int]]:
         """Return (runs, mean, p99, finished by status) since the last report, and begin anew."""
         times, runs, finished = sorted(self.times), self.runs, self.finished
         self.times, self.runs, self.finished = [], 0, {}

@@ -27,7 +27,7 @@ class RetryBudget:
         """Begin with nothing."""
         self._lanes: dict[str, _Lane] = {}
 
-    def ended(self, lane: str, now: float) -> None:
+    def record_attempt(self, lane: str, now: float) -> None:
         """Take that an attempt has ended."""
         self._lane(lane, now).ends.append((now, False))
 

@@ -54,7 +54,7 @@ class Groups:
             self._told = True
             return None
 
-    def remove(self, group: Path | None) -> bool:
+    def remove_group(self, group: Path | None) -> bool:
         """Remove the one of a worker that has ended, and earlier ones; tell whether all are gone.
 
         One goes later that is not empty yet: what is killed takes a moment to end, and a child in a

@@ -39,7 +39,7 @@ class Worker:
         connection: socket.socket,
         lifeline: int,
     ) -> None:
-        """Take over what `start` has made; `connection` is the socket of `reader` and `writer`."""
+        """Take what `start_process` made; `connection` is the socket of `reader` and `writer`."""
         self.group: Path | None = None
         """Its cgroup, if it has one of its own."""
         self._process = process
@@ -55,7 +55,7 @@ class Worker:
         return self._lifeline is not None and self._process.returncode is None
 
     @classmethod
-    async def start(
+    async def start_process(
         cls,
         handlers: Sequence[str],
         environment: Mapping[str, str],
@@ -96,7 +96,7 @@ class Worker:
             raise
         return worker
 
-    async def send(self, call: WorkerCall) -> None:
+    async def send_call(self, call: WorkerCall) -> None:
         """Hand a call over."""
         self._writer.write(framed(encode(call)))
         await self._writer.drain()

@@ -62,7 +62,7 @@ class HandlerLoop:
         """The jobs whose handlers have begun and not ended; a copy."""
         return dict(self._tasks)
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run_jobs(self, jobs: Sequence[Job]) -> None:
         """Run jobs in one hop."""
         self._not_begun.update(dict.fromkeys(jobs, True))
         self._arrived.extend(jobs)
@@ -97,7 +97,7 @@ class HandlerLoop:
         if caller is not None:
             caller.given_up = True
 
-    def cancel(self, job: Job) -> None:
+    def cancel_job(self, job: Job) -> None:
         """Cancel the handler of a job, if it has begun."""
         self.give_up(job)
         self._loop.call_soon_threadsafe(self._cancel, job)
@@ -112,7 +112,7 @@ class HandlerLoop:
         current = asyncio.current_task(self._loop)
         return [job for job, task in begun.items() if task is current] or list(begun)
 
-    def stop(self) -> None:
+    def stop_loop(self) -> None:
         """Cancel what runs and end the loop, once it answers."""
         self._stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -193,9 +193,9 @@ class HandlerLoop:
             return await self._ran(job, context)
         latest = LatestProgress(job, self._home, self._progress)
         try:
-            return await self._ran(job, job.context(self._agent, latest.report))
+            return await self._ran(job, job.context(self._agent, latest.offer))
         finally:
-            latest.close()
+            latest.tell_last()
 
     async def _ran(self, job: Job, context: TaskContext) -> Outcome:
         return await run_async(job.definition, context, job.envelope.payload, self._failures.tell)

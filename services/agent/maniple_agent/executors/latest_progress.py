@@ -22,8 +22,8 @@ PERIOD = 0.1
 class LatestProgress:
     """The latest value that the handler of one job reported, told at most once in `PERIOD` seconds.
 
-    `report` and `close` are for the handler's side, any thread; the rest happens on the connection
-    loop, where `told` is called. At most one crossing is under way in a period.
+    `offer` and `tell_last` are for the handler's side, any thread; the rest happens on the
+    connection loop, where `told` is called. At most one crossing is under way in a period.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class LatestProgress:
         self._crossing = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def report(self, value: Any) -> None:
+    def offer(self, value: Any) -> None:
         """Let a value be told, in place of one that waits. Raises `ProgressDropped`."""
         self._value.append(encode_progress(value))
         if not self._crossing:
             self._crossing = True
             self._cross(self._arrive)
 
-    def close(self) -> None:
+    def tell_last(self) -> None:
         """Let the last value be told at once: the handler has ended."""
         if self._value:
             self._cross(self._flush)

@@ -107,19 +107,19 @@ class LoopExecutor:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         if self._made is not None:
-            self._made.stop()
+            self._made.stop_loop()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs in one hop."""
         now = self._clock()
         for job in jobs:
             self._running[job] = now
-        self._loop.run(jobs)
+        self._loop.run_jobs(jobs)
 
     def cancel(self, job: Job) -> None:
         """Cancel a handler; one that does not end then keeps its slot."""
         job.settled = True
-        self._loop.cancel(job)
+        self._loop.cancel_job(job)
 
     def holds(self, job: Job) -> bool:
         """Tell whether a handler has not ended yet."""
@@ -134,9 +134,9 @@ class LoopExecutor:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_PERIOD)
-            self.look()
+            self.check_overdue()
 
-    def look(self) -> None:
+    def check_overdue(self) -> None:
         """End what is overdue, and see how loop and threads are; called some times a second.
 
         Of two looks the first after a standstill is passed over. Raises `HandlerLoopLost`.
@@ -169,7 +169,7 @@ class LoopExecutor:
         before, silent = self._health.state, self._loop.silent_for(now)
         blockers = self._loop.blockers()
         given_up = all(job.settled for job in blockers)
-        state = self._health.look(silent, given_up=given_up, now=now, behind=bool(late))
+        state = self._health.judge_silence(silent, given_up=given_up, now=now, behind=bool(late))
         if state is not LoopState.ANSWERS:
             self._say_who_blocks(blockers, silent, news=before is LoopState.ANSWERS)
             self._give_back([*late, *self._loop.take_back()])

@@ -97,7 +97,7 @@ class PoolCall:
             self.over_since = now
         return now - self.over_since >= LEFT_AFTER
 
-    def run(self) -> None:
+    def call_and_tell(self) -> None:
         """Call it, and tell who waits."""
         try:
             result = Context().run(self.work)  # another call's finds nothing that it sets
@@ -197,7 +197,7 @@ class HandlerPool(ThreadPoolExecutor):
     def _serve(self) -> None:
         while (call := self._next()) is not None:
             if call.future.set_running_or_notify_cancel():
-                call.run()
+                call.call_and_tell()
             self._at_work.pop(call, None)
             del call
 

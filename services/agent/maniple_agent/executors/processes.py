@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
 
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, timed_out
@@ -17,6 +18,7 @@ from maniple_agent.executors import cgroups
 from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
 from maniple_agent.executors.frames import WorkerCall
 from maniple_agent.executors.jobs import Job, Report, Spawn, tell
+from maniple_runtime.backoff import error_of
 from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
 
 RESTART_PAUSE = 1.0
@@ -95,7 +97,7 @@ class ProcessExecutor:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         for _ in range(REMOVALS):
-            if self._groups.remove(None):
+            if self._groups.remove_group(None):
                 break
             await asyncio.sleep(REMOVAL_PAUSE)
 
@@ -121,7 +123,7 @@ class ProcessExecutor:
             try:
                 await self._keep_in(group)
             finally:
-                self._groups.remove(group)
+                self._groups.remove_group(group)
 
     async def _keep_in(self, group: Path | None) -> None:
         """Keep one in a cgroup, until it has ended."""
@@ -136,18 +138,24 @@ class ProcessExecutor:
     async def _started(self, group: Path | None) -> Worker:
         """Start a worker; one that fails is tried again for as long as it takes."""
         failing = 0
+
+        def tell(ended: RetryCallState) -> None:
+            nonlocal failing
+            error = error_of(ended)
+            self._log.error(NOT_STARTED, reason=repr(error))
+            self._failing += 1 - failing
+            failing = 1
+            self._fail_one(f"no worker process starts: {error!r}")
+
+        starting = AsyncRetrying(
+            retry=retry_if_exception_type((TimeoutError, *ENDED)),
+            wait=wait_fixed(RESTART_PAUSE),
+            before_sleep=tell,
+        )
         try:
-            while True:
-                try:
-                    return await Worker.start(
-                        self._handlers, self._environment, self._folder, group
-                    )
-                except (TimeoutError, *ENDED) as error:
-                    self._log.error(NOT_STARTED, reason=repr(error))
-                    self._failing += 1 - failing
-                    failing = 1
-                    self._fail_one(f"no worker process starts: {error!r}")
-                    await asyncio.sleep(RESTART_PAUSE)
+            return await starting(
+                Worker.start_process, self._handlers, self._environment, self._folder, group
+            )
         finally:
             self._failing -= failing
 
@@ -197,7 +205,7 @@ class ProcessExecutor:
         )
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await worker.send(call)
+                await worker.send_call(call)
                 await worker.receive()
         except (TimeoutError, *ENDED):
             return False

@@ -117,14 +117,14 @@ class ThreadExecutor:
             return Outcome()
         latest = LatestProgress(job, self._loop, self._report.progress)
         try:
-            context = job.context(self._agent, latest.report)
+            context = job.context(self._agent, latest.offer)
             with in_span(job.traceparent):
                 payload = job.envelope.payload
                 return run_sync(job.definition, context, payload, self._failures.tell)
         except BaseException as error:  # noqa: BLE001 - or the thread and its slot would be gone
             return of_exception(error)
         finally:
-            latest.close()
+            latest.tell_last()
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:

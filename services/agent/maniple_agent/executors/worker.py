@@ -93,9 +93,9 @@ def _run(
     collector = _collector() if call.traced else None
     with in_span(call.traceparent if call.traced else None):
         outcome = run_sync(definition, context, call.payload, failures.tell)
-    progress.close()
+    progress.send_last()
     return WorkerReply(
-        spans=[] if collector is None else collector.take(),
+        spans=[] if collector is None else collector.take_spans(),
         value=Raw(outcome.output),
         failure=outcome.failure,
         retryable=outcome.retryable,
@@ -132,7 +132,7 @@ class _Progress:
             self._latest = encoded
             self._send_when_due()
 
-    def close(self) -> None:
+    def send_last(self) -> None:
         """Send what waits, and nothing after it."""
         with self._lock:
             self._over = True

@@ -69,14 +69,14 @@ class AgentDirectory:
         settings = cast("DispatcherSettings", runtime.settings)
         self._patience = 2 * settings.timings.queues.leftover
 
-    async def start(self) -> None:
+    async def start_following(self) -> None:
         """Begin to follow; raises `BrokerUnavailable`. Without a registry it goes on after 2 s."""
         keys = [event.KEY for event in HEARD]
-        await self._plane.subscribe(EVENTS, keys, HEARD, self.heard)
+        await self._plane.subscribe(EVENTS, keys, HEARD, self.on_agent_event)
         asked = await self._ask(FIRST_TIMEOUT)
         self._runtime.spawn(self._keep_asking(0 if asked else TICKS), "ask for agents")
 
-    def heard(self, event: AgentEvent) -> None:
+    def on_agent_event(self, event: AgentEvent) -> None:
         """Take an event; one of a life that cannot be would make all that follow seem older."""
         if is_of_the_future(event.incarnation):
             return
@@ -86,7 +86,7 @@ class AgentDirectory:
             self.ended(event.agent, event.incarnation, False)
             lanes = affinity_lanes(described.lanes, described.affinity)
             if self._roster.registered(event.agent, event.incarnation, lanes, time()):
-                self._moves.begin(event.agent)
+                self._moves.begin_draining(event.agent)
         elif isinstance(event, AgentDraining):
             self._roster.draining(event.agent, event.incarnation)
         else:
@@ -100,7 +100,7 @@ class AgentDirectory:
         else:
             leaves_queue = self._roster.missing(agent, marked=True)
         if leaves_queue:
-            self._moves.begin(agent)
+            self._moves.begin_draining(agent)
 
     async def _keep_asking(self, ticks: int) -> None:
         reconnects = self._plane.reconnects
@@ -143,7 +143,7 @@ class AgentDirectory:
         unheard = [agent for agent in late if agent not in here]
         for agent in [*(one for one in late if one in here), *unheard[:MOST_MOVED]]:
             if self._roster.missing(agent, marked=agent in marked):
-                self._moves.begin(agent)
+                self._moves.begin_draining(agent)
 
     def _take_one(self, shown: Mapping[str, Any]) -> None:
         try:
@@ -155,13 +155,13 @@ class AgentDirectory:
         agent, incarnation = shown["id"], shown["incarnation"]
         if is_of_the_future(incarnation):
             return
-        self._deadlines.learn(shown.get("lanes", ()))
+        self._deadlines.learn_lane(shown.get("lanes", ()))
         if shown["state"] in GONE:
             self._gone(agent, incarnation)
             return
         if "lanes" in shown:
             lanes = affinity_lanes(shown["lanes"], shown.get("affinity", ()))
             if self._roster.registered(agent, incarnation, lanes, time()):
-                self._moves.begin(agent)
+                self._moves.begin_draining(agent)
         if shown["state"] == "draining":
             self._roster.draining(agent, incarnation)

@@ -92,7 +92,7 @@ class QueueDrainer:
         self._again: set[str] = set()
         self._stopping = False
 
-    def begin(self, agent: str) -> None:
+    def begin_draining(self, agent: str) -> None:
         """Move what waits for an agent that is gone; while that is being done, once more after."""
         if self._stopping:
             return
@@ -109,9 +109,9 @@ class QueueDrainer:
         self._roster.release(agent)
         if agent in self._again:
             self._again.discard(agent)
-            self.begin(agent)
+            self.begin_draining(agent)
 
-    async def stop(self) -> None:
+    async def stop_draining(self) -> None:
         """Take nothing more; what was taken is settled, or stays where it is."""
         self._stopping = True
         if self._moving:
@@ -135,7 +135,7 @@ class QueueDrainer:
                 await self._await_others(agent, queue)
             if not removed or self._is_over(agent):
                 return False
-            await self._marks.remove(agent)
+            await self._marks.remove_marker(agent)
         except BrokerUnavailable as error:
             self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
             return False
@@ -146,7 +146,7 @@ class QueueDrainer:
 
         That may have changed again meanwhile.
         """
-        if await queue.look() is None:
+        if await queue.inspect_queue() is None:
             return True
         self._runtime.log.info("moving tasks of an agent that is gone", agent=agent)
         rounds = 0
@@ -178,19 +178,19 @@ class QueueDrainer:
 
     async def _remove(self, agent: str, queue: OrphanedQueue) -> bool:
         """Remove the queue if it is empty and we are its only consumer; True if it is gone."""
-        seen = await queue.look()
+        seen = await queue.inspect_queue()
         if seen is None:
             return True
         if seen.ready or seen.consumers > 1 or not queue.quiet or self._is_over(agent):
             return False
-        await queue.remove()
+        await queue.remove_queue()
         return True
 
     async def _await_others(self, agent: str, queue: OrphanedQueue) -> None:
         """Return when nobody but an agent that is back consumes its queue, or after 5 s."""
         deadline = monotonic() + OTHERS_TIMEOUT
         while self._roster.reads(agent) and not self._stopping and monotonic() < deadline:
-            seen = await queue.look()
+            seen = await queue.inspect_queue()
             if seen is None or seen.consumers <= 1:
                 return
             await asyncio.sleep(POLL)
@@ -203,7 +203,7 @@ class QueueDrainer:
             await asyncio.sleep(POLL)
             now = monotonic()
             if now >= next_look:
-                seen, next_look = await queue.look(), now + self._quiet / LOOKS
+                seen, next_look = await queue.inspect_queue(), now + self._quiet / LOOKS
                 if seen is None or (seen.ready and not seen.consumers):
                     return
 
@@ -217,4 +217,4 @@ class QueueDrainer:
         moved = self._traces.moved(envelope, lost=lost)
         again = replace(moved, dispatched_at=now, lost=envelope.lost + lost)
         if not self._lanes.ends(again, source, now):
-            self._lanes.send(again, source, alone=lost)
+            self._lanes.send_task(again, source, alone=lost)

@@ -67,7 +67,7 @@ class QueueMarkers:
         self._odd = odd
         return taken
 
-    async def remove(self, name: str) -> None:
+    async def remove_marker(self, name: str) -> None:
         """Take a mark away: the queue is gone."""
         self._known.discard(name)
         try:

@@ -76,7 +76,7 @@ class DelayPublisher:
         self._cancel_at: dict[Key, float] = {}
         self._pausing = 0
 
-    def add(self, waiting: Wait, done: ConfirmCallback, *, insist: bool) -> None:
+    def delay_task(self, waiting: Wait, done: ConfirmCallback, *, insist: bool) -> None:
         """Let a task wait; `done` when that is confirmed, or, without `insist`, refused.
 
         With `insist` a full tier is passed over for the next shorter one. When none has room the
@@ -120,7 +120,7 @@ class DelayPublisher:
         """Take that the broker has confirmed something else that was sent at `since`."""
         self._under_way.answered(since)
 
-    def look(self, *, taking: bool) -> None:
+    def redirect_overdue(self, *, taking: bool) -> None:
         """Let wait elsewhere what is not confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
@@ -154,7 +154,7 @@ class DelayPublisher:
     def _of(self, key: Key) -> list[Bundler[_Waiter]]:
         return [bundler for (at, _), bundler in self._bundlers.items() if at == key]
 
-    async def drain(self) -> None:
+    async def drain_delays(self) -> None:
         """Return when everything has been sent."""
         while self._pausing or not all(bundler.idle for bundler in self._bundlers.values()):
             for bundler in list(self._bundlers.values()):
@@ -175,7 +175,7 @@ class DelayPublisher:
             self._metrics.histogram(BUNDLE_TASKS, DELAY.name).observe(len(waiters))
         refused = isinstance(error, PublishRefused)
         if error is None or refused:
-            self._doors.open(key)
+            self._doors.reopen(key)
         ended = self._under_way.end if error is None or refused else self._under_way.withdraw
         tasks = [waiter.task for waiter in waiters if ended(waiter.ticket)]
         if refused and insist:

@@ -59,7 +59,7 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._at)
 
-    def add(self, deadline: float, now: float) -> None:
+    def add_deadline(self, deadline: float, now: float) -> None:
         """Take a deadline; both are seconds of the same clock."""
         left = deadline - now
         if left > HOUR and self._hour <= deadline < self._hour + HOUR:
@@ -128,7 +128,7 @@ class Place:
         return self.queue == lane_queues(self.lane)[1].name
 
     @property
-    def key(self) -> str:
+    def routing_key(self) -> str:
         """By what `maniple.lanes` routes to it."""
         return suspect_lane(self.lane) if self.is_suspects else self.lane
 
@@ -163,7 +163,7 @@ class LaneDeadlines:
         """Take that a task with this deadline (the cluster's time, seconds) is in a lane."""
         known = self._lanes.get(lane) or self._begin(lane)
         if known is not None:
-            known.deadlines.add(deadline, self.wall)
+            known.deadlines.add_deadline(deadline, self.wall)
 
     def stir(self, lanes: Iterable[str]) -> None:
         """Take that others may put something into these lanes: agents, or who was here before."""
@@ -189,7 +189,7 @@ class LaneDeadlines:
         """Tell whether there may be a lane: who has been told of none must take it for any."""
         return lane in self._lanes or not self.told
 
-    def learn(self, lanes: Iterable[str]) -> None:
+    def learn_lane(self, lanes: Iterable[str]) -> None:
         """Take that there are these lanes."""
         for lane in lanes:
             if lane not in self._lanes:
@@ -205,7 +205,7 @@ class LaneDeadlines:
         known = self._lanes[lane] = _Lane(Deadlines(), (first, suspects))
         return known
 
-    def tick(self, wall: float, now: float, others: frozenset[str]) -> None:
+    def advance_time(self, wall: float, now: float, others: frozenset[str]) -> None:
         """Let time pass; what a dispatcher knew that is not among the `others` any more is lost."""
         self.wall = wall
         if self._others - others:
@@ -269,7 +269,7 @@ class LaneDeadlines:
             return place.due or (place.stirred and is_owned)
         return place.ready <= MOST_READ and (place.due or (place.forgotten and is_owned))
 
-    def hear(self, turns: Mapping[str, Turn], now: float) -> None:
+    def on_news(self, turns: Mapping[str, Turn], now: float) -> None:
         """Take which queues another dispatcher turns over, or has: twice would do no harm."""
         for queue, (began, whole) in turns.items():
             place = self._places.get(queue)
@@ -291,14 +291,14 @@ class LaneDeadlines:
         place.idle = 0
         place.look_at = now + self.times.every
 
-    def begin(self, place: Place) -> None:
+    def begin_turn(self, place: Place) -> None:
         """Take that a queue is turned over from now on; what happens meanwhile counts anew."""
         place.turning, place.began = True, self.wall
         self._turns[place.queue] = (place.began, False)
         place.due = place.stirred = place.forgotten = place.consumed = False
         place.idle = 0
 
-    def end(self, place: Place, now: float, seconds: float, *, whole: bool) -> None:
+    def end_turn(self, place: Place, now: float, seconds: float, *, whole: bool) -> None:
         """Take that this took so many seconds, and whether all that was there has been taken.
 
         A long lane is turned over half of the time at most, and less where agents read it.

@@ -51,7 +51,7 @@ STOP_TIMEOUT = 3.0
 class LaneQueues(Protocol):
     """What can be looked at and taken from; both raise `BrokerUnavailable`."""
 
-    async def look(self, queue: str) -> QueueView:
+    async def inspect_queue(self, queue: str) -> QueueView:
         """Look at a queue."""
         ...
 
@@ -100,14 +100,16 @@ class TurnOver:
         self._traces = traces
         self._settle = settle
 
-    async def run(self, pull: Pull, place: Place, most: int, goes_on: Callable[[], bool]) -> bool:
+    async def turn_over_queue(
+        self, pull: Pull, place: Place, most: int, goes_on: Callable[[], bool]
+    ) -> bool:
         """Take `most` messages; tells whether it went through, or ended because it may not go on.
 
         Raises `BrokerUnavailable` when the queue does not answer, or what came of it is not
         confirmed.
         """
         taken = 0
-        with self._lanes.round(place.key) as stamp:
+        with self._lanes.round(place.routing_key) as stamp:
             while taken < most and goes_on():
                 await self._await_room(pull, OPEN)
                 delivery = await pull.take()
@@ -142,7 +144,9 @@ class TurnOver:
             envelope = self._traces.migrated(envelope, "agent gone", lost=True)
             envelope = once_more(envelope, suspect=place.is_suspects)
             if (why := too_often(envelope)) is not None:
-                self._lanes.end(given_up(envelope, self._around.clock(), why), envelope, source)
+                self._lanes.end_task(
+                    given_up(envelope, self._around.clock(), why), envelope, source
+                )
                 return
         self._lanes.put_back(envelope, source, alone=lost)
 
@@ -178,13 +182,13 @@ class LaneExpiry:
         self._used = monotonic()
         self._stopping = False
 
-    async def run(self) -> None:
+    async def watch_lanes(self) -> None:
         """Look until cancelled."""
         async with asyncio.TaskGroup() as both:
             both.create_task(self._keep_looking())
             both.create_task(self._keep_marks())
 
-    async def stop(self) -> None:
+    async def stop_turning(self) -> None:
         """Take nothing more; what was taken is settled, or goes back to its queue."""
         self._stopping = True
         if self._turning:
@@ -207,7 +211,7 @@ class LaneExpiry:
         while not self._stopping:
             now = monotonic()
             if now >= again or not marks.has(lanes):
-                self._deadlines.learn(await marks.refresh(tuple(lanes)))
+                self._deadlines.learn_lane(await marks.refresh(tuple(lanes)))
                 again = now + READ
                 if not marks.has(lanes):  # Consul is away
                     await asyncio.sleep(self._times.every)
@@ -215,7 +219,7 @@ class LaneExpiry:
 
     async def _look_at_late(self) -> None:
         now = monotonic()
-        self._deadlines.tick(self._around.clock().timestamp(), now, self._around.others())
+        self._deadlines.advance_time(self._around.clock().timestamp(), now, self._around.others())
         if self._turning:
             self._used = now
         elif now - self._used > SPARE:
@@ -241,7 +245,7 @@ class LaneExpiry:
     async def _look_at(self, place: Place) -> bool:
         self._looked_at.add(place.queue)
         try:
-            view = await self._queues.look(place.queue)
+            view = await self._queues.inspect_queue(place.queue)
         except BrokerUnavailable as error:
             self._log.info("a lane is not looked at", queue=place.queue, reason=str(error))
             self._deadlines.miss(place, monotonic())
@@ -260,7 +264,7 @@ class LaneExpiry:
             self._begin(*self._wanted.pop(queue))
 
     def _begin(self, place: Place, ready: int) -> None:
-        self._deadlines.begin(place)
+        self._deadlines.begin_turn(place)
         task = asyncio.create_task(self._turn(place, ready), name=f"turn over {place.queue}")
         self._turning.add(task)
         task.add_done_callback(self._turned)
@@ -273,7 +277,7 @@ class LaneExpiry:
         began = monotonic()
         try:
             async with self._queues.open(place.queue) as pull:
-                whole = await self._turn_over.run(
+                whole = await self._turn_over.turn_over_queue(
                     pull, place, ready, lambda: not (place.consumed or self._stopping)
                 )
         except BrokerUnavailable as error:
@@ -284,4 +288,4 @@ class LaneExpiry:
             self._deadlines.fail(place, monotonic())
         else:
             now = monotonic()
-            self._deadlines.end(place, now, now - began, whole=whole)
+            self._deadlines.end_turn(place, now, now - began, whole=whole)

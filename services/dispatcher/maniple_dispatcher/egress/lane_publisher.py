@@ -189,7 +189,7 @@ class LanePublisher:
             BatchPublisher(publisher, exchange, ENVELOPES_TYPE).limited(size_of).measured(metrics)
         )
 
-    def learn(self, lane: str, runs: int, p99: float) -> None:
+    def learn_times(self, lane: str, runs: int, p99: float) -> None:
         """Take the run times of a lane: they decide how many tasks a bundle carries."""
         if self._deadlines is not None:
             self._deadlines.move(lane)
@@ -200,9 +200,9 @@ class LanePublisher:
     def _size_of_agent(self, agent: str) -> int:
         return min((self._sizes.size(lane) for lane in self._roster.lanes(agent)), default=1)
 
-    def cancel(self, tenant: str, task: str) -> None:
+    def cancel_task(self, tenant: str, task: str) -> None:
         """End a task when it passes here."""
-        self._cancellations.add(tenant, task, self._clock())
+        self._cancellations.add_task(tenant, task, self._clock())
 
     def ends(
         self, envelope: Envelope, source: Settlement, now: datetime, *, waiting: str = ""
@@ -212,9 +212,9 @@ class LanePublisher:
         `waiting` says what it has waited for.
         """
         if self._cancellations.has(envelope.tenant, envelope.id):
-            self.end(cancelled(envelope, now), envelope, source)
+            self.end_task(cancelled(envelope, now), envelope, source)
         elif self.is_over(envelope, now):
-            self.end(expired(envelope, now, waiting=waiting), envelope, source)
+            self.end_task(expired(envelope, now, waiting=waiting), envelope, source)
         else:
             return False
         return True
@@ -241,13 +241,13 @@ class LanePublisher:
 
         encoded = encode(record)
         self._rooms.goes(envelope)
-        self._admissions.add(ADMITTED_KEY, encoded, recorded)
+        self._admissions.add_item(ADMITTED_KEY, encoded, recorded)
 
     def is_over(self, envelope: Envelope, now: datetime) -> bool:
         """Tell whether a task's time is over."""
         return envelope.deadline <= now and envelope.deadline <= (self._known() or now)
 
-    def send(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
+    def send_task(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
         """Bring one task on its way; `alone` keeps it out of bundles."""
         going = _Going(envelope, source, alone)
         self._rooms.goes(envelope)
@@ -298,7 +298,7 @@ class LanePublisher:
             envelope = self._rooms.turned_away(envelope, no_lane=no_lane)
         self._wait(_with(going, envelope), why, least=least)
 
-    def end(self, result: Result, envelope: Envelope, source: Settlement) -> None:
+    def end_task(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further, while its source is ours."""
         envelope = self._rooms.back(envelope)
         if result.error is not None:
@@ -334,7 +334,7 @@ class LanePublisher:
             self._metrics.counter(MIRRORS_DROPPED).inc()
             return
         copy, sent = self._traces.mirroring(copy, partial(self._mirror_sent, copy))
-        self._mirrors.add(copy.lane, encode(copy), sent)
+        self._mirrors.add_item(copy.lane, encode(copy), sent)
 
     def _mirror_sent(self, copy: Envelope, error: ManipleError | None) -> None:
         if error is None:
@@ -342,13 +342,13 @@ class LanePublisher:
         else:
             self._metrics.counter(MIRRORS_DROPPED).inc()
 
-    def look(self, *, taking: bool) -> None:
+    def redirect_overdue(self, *, taking: bool) -> None:
         """Let wait what has not been confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
-        self._delays.look(taking=taking)
-        self._results.look(taking=taking)
+        self._delays.redirect_overdue(taking=taking)
+        self._results.drop_late_replies(taking=taking)
         if not taking:
             self._under_way.renew(monotonic())
             return
@@ -369,13 +369,13 @@ class LanePublisher:
             for alone in (False, True):
                 self._ways[door[0], alone].cancel(door[1], self._is_given_up)
 
-    async def drain(self) -> None:
+    async def drain_lanes(self) -> None:
         """Return when everything on its way has been confirmed."""
         await self._admissions.drain()
         for way in self._ways.values():
             await way.drain()
         await self._mirrors.drain()
-        await self._delays.drain()
+        await self._delays.drain_delays()
         await self._events.drain()
         while self._kept_back:  # it is still in its queue
             self._kept_back.pop().cancel()
@@ -397,7 +397,7 @@ class LanePublisher:
         # anew to wait.
         accepted = replace(going.envelope, accepted=True, waits=0)
         told = _Try(ticket, refused, self._told)
-        self._ways[exchange.name, going.alone].add(key, encode(accepted), told)
+        self._ways[exchange.name, going.alone].add_item(key, encode(accepted), told)
 
     def _may_try(self, going: _Going) -> bool:
         # What was in its lane before has shown that it is there.
@@ -408,7 +408,7 @@ class LanePublisher:
         ticket, going = tried.ticket, tried.ticket.item
         is_answer = error is None or isinstance(error, PublishRefused)
         if error is None:
-            self._doors.open(ticket.key)
+            self._doors.reopen(ticket.key)
             if ticket.key[0] == LANES.name:
                 self._looks.found(going.envelope.lane)
                 self._note(going.envelope)
@@ -460,7 +460,7 @@ class LanePublisher:
             source.settle()
             return
         self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
-        self._events.add(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
+        self._events.add_item(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
 
     def _wait(self, going: _Going, why: Waiting, *, insist: bool = False, least: int = 0) -> None:
         now = self._clock()
@@ -493,13 +493,13 @@ class LanePublisher:
                 self._keep_back(waiting, envelope, source, why)
             elif isinstance(error, PublishRefused):
                 result = overloaded(envelope, self._clock(), RETRY_AFTER)
-                self.end(result, envelope, source)
+                self.end_task(result, envelope, source)
             else:
                 self._traces.delayed(envelope, why)
                 source.settle(error)
 
         insist = not source.patient and (insist or is_committed(envelope))
-        self._delays.add(waiting, delayed, insist=insist)
+        self._delays.delay_task(waiting, delayed, insist=insist)
 
     def _keep_back(
         self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting

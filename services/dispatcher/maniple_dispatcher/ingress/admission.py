@@ -21,6 +21,7 @@ from maniple.messages import (
     TASK_TYPE,
     Envelope,
     Task,
+    carried,
 )
 from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
@@ -304,10 +305,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
         id=task_id,
         capability=capability,
         lane=capability,
-        payload=task.payload,
-        tenant=task.tenant,
-        labels=task.labels,
-        affinity=task.affinity,
+        **carried(task),
         max_attempts=may.max_attempts,
         timeout=may.timeout,
         retry=decided.retry,

@@ -68,7 +68,7 @@ class BundleMembers:
         envelope = remnant_of(unreadable, now)
         if envelope is not None:
             result = undecodable(envelope, unreadable, Ran(None, None, now))
-            self._lanes.end(result, envelope, source)
+            self._lanes.end_task(result, envelope, source)
             source.expect(1)  # not before: if that fails it is one part as any other
         self._keep(unreadable, source, queue)
 
@@ -78,7 +78,7 @@ class BundleMembers:
         why = f"a dispatcher failed over it: {error!r}"
         if isinstance(member, Envelope):
             try:
-                self._lanes.end(given_up(member, self._clock(), why), member, source)
+                self._lanes.end_task(given_up(member, self._clock(), why), member, source)
             except Exception:  # noqa: BLE001 - whatever it was, its bytes are kept
                 _log.exception("a task from %s cannot be ended", queue)
             else:

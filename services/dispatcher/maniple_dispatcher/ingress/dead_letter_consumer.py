@@ -46,6 +46,7 @@ from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import given_up
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
+from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.metric_names import DEAD_LETTERS
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.records import Record, TaskKey
@@ -95,9 +96,9 @@ class DeadLetterConsumer:
         self._seen = {reason: metrics.counter(DEAD_LETTERS, reason) for reason in REASONS}
         self._other = metrics.counter(DEAD_LETTERS, OTHER)
 
-    def take(self, delivery: Delivery) -> None:
+    def on_dead_letter(self, delivery: Delivery) -> None:
         """Publish the terminal result of each task in a message that no consumer settled."""
-        self._long.take(delivery, self._steps(delivery))
+        self._long.work_through(delivery, self._steps(delivery))
 
     def _steps(self, delivery: Delivery) -> Steps:
         reason = _death(delivery, "reason")
@@ -180,7 +181,7 @@ class DeadLetterConsumer:
         self._rooms.back(envelope)
         result = given_up(envelope, self._clock(), why)
         result, done = self._traces.given_up(result, envelope, source.settle)
-        self._results.report(result, envelope.reply_to, envelope.correlation_id, done)
+        self._results.report_result(result, envelope.reply_to, envelope.correlation_id, done)
 
     def _refuse(
         self, refusal: Refusal, arrival: Arrival, source: Settlement, *, offered: bool
@@ -201,7 +202,7 @@ class DeadLetterConsumer:
             arrival.correlation_id,
             capability=capability_of(one.task, arrival.routing_key),
         )
-        self._again.look(key, asker, end)
+        self._again.answer_asker(key, asker, end)
 
     def _end(self, one: "_Expired", source: Settlement, found: Record | None) -> None:
         """End a task that expired if it never left a dispatcher; one that may have goes on.
@@ -214,11 +215,11 @@ class DeadLetterConsumer:
             # No ceiling refuses it: it may have been admitted before that was lowered.
             arrival = dataclasses.replace(one.arrival, before=Redelivery.DELIVERED)
             envelope, resolved = self._admitted(one.task, arrival, answer.id)
-            if found is not None or resolved.rate_limit is None:
+            if found is not None or resolved.policy_of(RateLimitPolicy) is None:
                 self._again.bring(envelope, resolved, source, arrival.before, found)
                 return
         arrival = one.arrival
-        self._results.report(answer, arrival.reply_to, arrival.correlation_id, source.settle)
+        self._results.report_result(answer, arrival.reply_to, arrival.correlation_id, source.settle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class LongMessages:
     """Does what is to be done with a message: of a short one at once, of a long one in slices."""
 
     def __init__(self) -> None:
-        """Begin with none; long ones are worked through in `run`."""
+        """Begin with none; long ones are worked through in `work_in_slices`."""
         self._begun: deque[tuple[Length, Delivery, Steps]] = deque()
         self._sources: list[Settlement] = []
         self._seen = [float("-inf") for _ in Length]  # when the last of each length came
@@ -41,7 +41,7 @@ class LongMessages:
         self._none = asyncio.Event()
         self._none.set()
 
-    def take(self, delivery: Delivery, steps: Steps) -> None:
+    def work_through(self, delivery: Delivery, steps: Steps) -> None:
         """Go through `steps`: now, or in turns with other long ones."""
         length = length_of(delivery.weight)
         self._seen[length] = monotonic()
@@ -71,7 +71,7 @@ class LongMessages:
             self._sources.append(source)
         return source
 
-    async def run(self) -> None:
+    async def work_in_slices(self) -> None:
         """Work until cancelled."""
         while True:
             await self._any.wait()
@@ -85,7 +85,7 @@ class LongMessages:
             self._any.clear()
             self._none.set()
 
-    async def drain(self) -> None:
+    async def drain_messages(self) -> None:
         """Return when all that was taken has been gone through."""
         await self._none.wait()
 

@@ -77,7 +77,7 @@ class RecordLookup:
         self._asked.setdefault(key, []).append((then, capability))
         self._any.set()
 
-    async def run(self) -> None:
+    async def answer_lookups(self) -> None:
         """Answer until cancelled."""
         while True:
             await self._any.wait()
@@ -89,7 +89,7 @@ class RecordLookup:
                 of_key = found.get(key)
                 for then, capability in all_of_it:
                     try:
-                        then(None if of_key is None else of_key.of(capability))
+                        then(None if of_key is None else of_key.choose_record(capability))
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
                         _log.exception("what came again cannot be brought on its way")
                 await asyncio.sleep(0)
@@ -128,7 +128,7 @@ class RecordLookup:
             async def take(batch: Batch) -> None:
                 if not silence.expired():
                     silence.reschedule(asyncio.get_running_loop().time() + LIMIT)
-                await search.take(batch)
+                await search.add_batch(batch)
 
             async with reading(
                 self._runtime, "lookups", take, start=f"{round(back)}s", decode=search.decode
@@ -168,7 +168,7 @@ class Found:
     ends: list[Result] = field(default_factory=list)
     """The first of each capability."""
 
-    def take(self, record: Record) -> None:
+    def add_record(self, record: Record) -> None:
         """Take what comes next."""
         if not isinstance(record, Result):
             self.last = record
@@ -177,7 +177,7 @@ class Found:
         ):
             self.ends.append(record)
 
-    def of(self, capability: str | None) -> Record | None:
+    def choose_record(self, capability: str | None) -> Record | None:
         """Return the end of what was asked for, or another end, or else the last."""
         ours = (one for one in self.ends if is_end_of(one, capability))
         return next(ours, None) or next(iter(self.ends), None) or self.last
@@ -207,12 +207,12 @@ class RecordSearch:
         entries = decode_records(kind, body, offset)
         return [one for one in entries if isinstance(one, Entry) and _key(one) in self._wanted]
 
-    async def take(self, batch: Batch) -> None:
+    async def add_batch(self, batch: Batch) -> None:
         """Take what was found, and whether that was all."""
         for entry in batch.entries:
             key = _key(entry)
             if key is not None and not isinstance(entry.record, Event):
-                self.found.setdefault(key, Found()).take(entry.record)
+                self.found.setdefault(key, Found()).add_record(entry.record)
         if self._passed:
             self.ended.set()
         await asyncio.sleep(0)

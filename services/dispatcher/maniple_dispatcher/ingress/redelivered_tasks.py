@@ -11,6 +11,7 @@ from maniple_dispatcher.ingress.record_lookup import RecordLookup, is_end_of
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_policies import Resolved
+from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback, as_ours
 from maniple_runtime.records import Record, TaskKey
@@ -54,11 +55,11 @@ class RedeliveredTasks:
         """Admit a task, as `Pipeline.admit` does, when it is known what became of it."""
         if before in {Redelivery.DELIVERED, Redelivery.BOTH}:
             go_on = partial(self.bring, envelope, resolved, source, before)
-            self.look(_key(envelope), _asker(envelope, source), go_on)
+            self.answer_asker(_key(envelope), _asker(envelope, source), go_on)
         else:
             self._gate.admit(envelope, resolved, source, before)
 
-    def take(
+    def on_returned_task(
         self, envelope: Envelope, source: Settlement, onward: Onward, *, since: float = 0.0
     ) -> None:
         """Call `onward` with what has waited when it is known not to have ended since.
@@ -66,9 +67,9 @@ class RedeliveredTasks:
         It may have ended longer ago than a dispatcher holds anything: up to `since` seconds.
         """
         go_on = partial(onward, envelope, source)
-        self.look(_key(envelope), _asker(envelope, source), lambda _: go_on(), since=since)
+        self.answer_asker(_key(envelope), _asker(envelope, source), lambda _: go_on(), since=since)
 
-    def look(self, key: TaskKey, asker: Asker, go_on: GoOn, *, since: float = 0.0) -> None:
+    def answer_asker(self, key: TaskKey, asker: Asker, go_on: GoOn, *, since: float = 0.0) -> None:
         """Answer how a task has ended, or leave it in its lane; or else `go_on`."""
         found = partial(self._found, asker, go_on)
         self._lookups.ask(key, found, since, capability=asker.capability)
@@ -82,7 +83,7 @@ class RedeliveredTasks:
         found: Record | None,
     ) -> None:
         """Admit a task of which it is known what was `found`: no end."""
-        if resolved.rate_limit is not None:
+        if resolved.policy_of(RateLimitPolicy) is not None:
             if found is None:  # it never left
                 before = Redelivery.SAID if before is Redelivery.BOTH else Redelivery.UNKNOWN
             else:

@@ -47,7 +47,7 @@ class RetryConsumer:
         self._members = BundleMembers(lanes, log, clock)
         self._clock = clock
 
-    def take(self, delivery: Delivery) -> None:
+    def on_retry(self, delivery: Delivery) -> None:
         """Take one message from `maniple.retry`."""
         try:
             # What waits has no room, though its envelope may still name what it had.
@@ -64,7 +64,7 @@ class RetryConsumer:
         source = Settlement(delivery, len(members))
         onward = partial(self._take_member, again=delivery.redelivered)
         if delivery.redelivered and self._again is not None:
-            onward = partial(self._again.take, onward=onward)
+            onward = partial(self._again.on_returned_task, onward=onward)
         self._members.bring(members, source, onward, RETRY_QUEUE.name)
 
     def _take_member(self, envelope: Envelope, source: Settlement, *, again: bool) -> None:
@@ -74,7 +74,7 @@ class RetryConsumer:
         )
         if back.again and self._again is not None and self._lanes.is_over(back, now):
             since = (now - back.submitted_at).total_seconds()
-            self._again.take(back, source, self._end, since=since)
+            self._again.on_returned_task(back, source, self._end, since=since)
             return
         if self._lanes.ends(back, source, now, waiting=waited_for(envelope)):
             return

@@ -95,10 +95,10 @@ class SubmissionConsumer:
         self._submitted = metrics.counter(TASKS_SUBMITTED)
         self._clock = clock
 
-    def take(self, delivery: Delivery) -> None:
+    def on_submission(self, delivery: Delivery) -> None:
         """Take one message from `maniple.submit`."""
         self._read.inc()
-        self._long.take(delivery, self._steps(delivery))
+        self._long.work_through(delivery, self._steps(delivery))
 
     def _steps(self, delivery: Delivery) -> Steps:
         now = self._clock()
@@ -149,7 +149,7 @@ class SubmissionConsumer:
         refused = [*apart, many(bad, arrival, others=True, body=body)]
 
         def go_on() -> None:
-            self._long.take(delivery, self._go_on(delivery, arrival, refused, admitted))
+            self._long.work_through(delivery, self._go_on(delivery, arrival, refused, admitted))
 
         def found(record: Record | None) -> None:
             try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from maniple_dispatcher.limits.messages import BreakerNews
-from maniple_policies import CircuitBreakerSpec
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 
 
 class BreakerState(StrEnum):
@@ -50,7 +50,7 @@ class Breaker:
     passed: int = 0
     born: int = 0
 
-    def hear(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
+    def record_outcomes(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
         """Take what agents report; tells whether the breaker has changed."""
         if self.state is BreakerState.HALF_OPEN:
             return self._judge_probes(ends, spec, now)
@@ -62,7 +62,7 @@ class Breaker:
             self.window.popleft()
         return self._trips(spec) and self._become(BreakerState.OPEN, now)
 
-    def look(self, spec: CircuitBreakerSpec, now: float) -> bool:
+    def advance_time(self, spec: CircuitBreakerSpec, now: float) -> bool:
         """Let an open breaker become half open when it is time; tells whether it has changed."""
         if self.state is BreakerState.OPEN and now - self.since >= spec.open_for:
             return self._become(BreakerState.HALF_OPEN, now)
@@ -97,7 +97,7 @@ class Breaker:
             remaining=self.remaining(spec, now),
         )
 
-    def follow(self, news: BreakerNews, spec: CircuitBreakerSpec, now: float) -> bool:
+    def follow_owner(self, news: BreakerNews, spec: CircuitBreakerSpec, now: float) -> bool:
         """Take an owner's word, unless something later is known; tells whether it has changed."""
         if news.epoch < self.epoch:
             return False

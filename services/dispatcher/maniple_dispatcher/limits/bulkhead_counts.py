@@ -9,7 +9,7 @@ from time import monotonic
 
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 
 
 class BulkheadCounts:
@@ -22,7 +22,7 @@ class BulkheadCounts:
         self._before: Counter[str] = Counter()
 
     @classmethod
-    def of(cls, fleet: Coordinator) -> "BulkheadCounts":
+    def of_fleet(cls, fleet: Coordinator) -> "BulkheadCounts":
         """Return those of a fleet, which tells all what is on its way."""
         rooms = cls(fleet)
         fleet.on_way = rooms.on_way
@@ -59,8 +59,8 @@ class BulkheadCounts:
             return envelope
         self._ends(envelope.bulkhead)
         if self._fleet is not None:
-            limit = Limit(envelope.bulkhead, most=1, lane=envelope.lane)
-            free = self._fleet.found_no_lane if no_lane else self._fleet.free
+            limit = ConcurrencyLimit(envelope.bulkhead, most=1, lane=envelope.lane)
+            free = self._fleet.found_no_lane if no_lane else self._fleet.return_permit
             free(limit, monotonic())
         return without_room(envelope)
 
@@ -69,7 +69,7 @@ class BulkheadCounts:
         if envelope.bulkhead is None:
             return envelope
         if self._fleet is not None:
-            self._fleet.free(Limit(envelope.bulkhead, most=1), monotonic())
+            self._fleet.return_permit(ConcurrencyLimit(envelope.bulkhead, most=1), monotonic())
         return without_room(envelope)
 
     def _ends(self, bulkhead: str) -> None:

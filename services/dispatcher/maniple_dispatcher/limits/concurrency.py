@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from maniple.timings import Reports
-from maniple_dispatcher.limits.bulkhead import MAX_LANES, Bulkhead, Missing
+from maniple_dispatcher.limits.bulkhead_room import MAX_LANES, Bulkhead, Missing
 from maniple_dispatcher.limits.holders import Holders
 from maniple_dispatcher.limits.messages import Room
 
@@ -75,13 +75,13 @@ class Bulkheads:
         self.version = 0
         """Rises whenever what is `lately_in_use` becomes another."""
 
-    def hear(self, life: Life, held: Iterable[Held], now: float) -> None:
+    def record_load(self, life: Life, held: Iterable[Held], now: float) -> None:
         """Take an agent's report."""
         told = list(held)
         for one in told:
             if one.ended and (bulkhead := self._bulkheads.get(one.key)) is not None:
-                bulkhead.ended(one.ended)
-        self._agents.tell(life, {one.key: one.here for one in told if one.here}, now)
+                bulkhead.release_slots(one.ended)
+        self._agents.update_holder(life, {one.key: one.here for one in told if one.here}, now)
 
     def gone(self, agent: str, incarnation: str, *, itself: bool = True) -> None:
         """Take that lives of an agent have nothing any more: up to this, or of any without one.
@@ -92,13 +92,13 @@ class Bulkheads:
             if life[0] != agent:
                 continue
             if not incarnation or life[1] < incarnation or (itself and life[1] == incarnation):
-                self._agents.forget(life)
+                self._agents.forget_holder(life)
 
     def on_way(self, dispatcher: str, going: Mapping[str, int], now: float) -> None:
         """Take how many tasks a dispatcher has that no queue has taken yet."""
-        self._dispatchers.tell(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
+        self._dispatchers.update_holder(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
 
-    def take(self, key: str, most: int, want: int, now: float) -> int:
+    def take_slots(self, key: str, most: int, want: int, now: float) -> int:
         """Return how many of `want` tasks may go; `sends` is to say where."""
         bulkhead = self._bulkheads.setdefault(key, Bulkhead())
         in_flight = self.in_flight(key)
@@ -119,7 +119,7 @@ class Bulkheads:
     def left_lanes(self, key: str, lanes: Iterable[str], who: str) -> None:
         """Take that there are no such lanes, and that nothing is on its way there from one."""
         if (bulkhead := self._bulkheads.get(key)) is not None:
-            bulkhead.left(lanes, who)
+            bulkhead.forget_lanes(lanes, who)
 
     def is_full(self, key: str, most: int) -> bool:
         """Whether it is known to be: not only by what is remembered."""
@@ -174,10 +174,12 @@ class Bulkheads:
                 self._take_remembered(key, room, now)
 
     def _take_remembered(self, key: str, room: Room, now: float) -> None:
-        self.follow(key, room, now, ours=True, unsure=room[0])
+        self.follow_owner(key, room, now, ours=True, unsure=room[0])
         self._changed.add(key)
 
-    def follow(self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0) -> None:
+    def follow_owner(
+        self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0
+    ) -> None:
         """Take what another owner has granted; of `ours` it is the latest that it knew.
 
         Of that, so many are `unsure`.
@@ -228,11 +230,11 @@ class Bulkheads:
         self._untold.clear()
         self._doubt_anew()
 
-    def free(self, key: str, number: int) -> None:
+    def free_slots(self, key: str, number: int) -> None:
         """Take back what was granted and not needed."""
         bulkhead = self._bulkheads.get(key)
         if bulkhead is not None:
-            bulkhead.ended(number)
+            bulkhead.release_slots(number)
             self._changed.add(key)
 
     def in_flight(self, key: str) -> int:
@@ -280,10 +282,10 @@ class Bulkheads:
             missing.least = min(missing.least, number)
             if now - missing.since >= self._times.heard * (BLANK if missing.blank else 1.0):
                 bulkhead.missing = None
-                bulkhead.ended(missing.least)
+                bulkhead.release_slots(missing.least)
                 self._changed.add(key)
 
-    def look(self, owns: Callable[[str], bool], now: float, *, hears: bool = True) -> None:
+    def forget_stale(self, owns: Callable[[str], bool], now: float, *, hears: bool = True) -> None:
         """Forget agents that have not been heard for long, and bulkheads at rest.
 
         Of those that are ours it is told, so that nobody goes on counting what has ended. While we
@@ -294,8 +296,8 @@ class Bulkheads:
             self._dispatchers.excuse(now - self._looked_at)
             self._doubt_anew()
         self._looked_at = now
-        self._agents.look(now)
-        self._dispatchers.look(now)
+        self._agents.forget_silent(now)
+        self._dispatchers.forget_silent(now)
         lately = self._times.lately
         resting = [
             key

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.limits.lease_client import LeaseClient, Limit, Then
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, LeaseClient, Limit, Then
 from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
@@ -80,11 +80,11 @@ class Coordinator:
         if due:
             self.wake()
 
-    def ask(self, limit: Limit, then: Then, now: float) -> None:
+    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
         """Ask for one permit; `then` is told at once, or within about a second."""
         if now - self._noticed > self._stood_still:
             self.notice(now)  # what came while we stood still asks before anybody looks
-        if limit.most:
+        if isinstance(limit, ConcurrencyLimit):
             self._outstanding.begins((limit.key, limit.lane))
             then = partial(self._answered, limit, then)
         self._ask(limit, then, now)
@@ -94,15 +94,21 @@ class Coordinator:
             self._decide(limit, then, now)
             self.due = self.due or not self.peers.alone
         else:
-            self.due |= self.permits.wait(limit, then, now)
+            self.due |= self.permits.await_permit(limit, then, now)
 
     def _decide(self, limit: Limit, then: Then, now: float) -> None:
-        if limit.most and now < self._knows_at:
+        if isinstance(limit, ConcurrencyLimit) and now < self._knows_at:
             self._early.append(partial(self._ask, limit, then))
         else:
-            _tell(then, self.owned.take(limit, 1, now, who=self.peers.me))
+            _tell(then, self.owned.grant_permits(limit, 1, now, who=self.peers.me))
 
-    def _answered(self, limit: Limit, then: Then, passes: bool | None, seconds: float) -> None:  # noqa: FBT001 - `Then`
+    def _answered(
+        self,
+        limit: ConcurrencyLimit,
+        then: Then,
+        passes: bool | None,  # noqa: FBT001 - `Then`
+        seconds: float,
+    ) -> None:
         if not passes:
             self._goes_nowhere(limit)
         then(passes, seconds)
@@ -111,12 +117,12 @@ class Coordinator:
         """Take that a queue has, or may have, a task that got room in a bulkhead."""
         self._outstanding.arrives((key, lane))
 
-    def found_no_lane(self, limit: Limit, now: float) -> None:
+    def found_no_lane(self, limit: ConcurrencyLimit, now: float) -> None:
         """Give back room whose task's lane is not there: it need not be looked for in that lane."""
         self._goes_nowhere(limit, missed=True)
         self._free(limit, now)
 
-    def _goes_nowhere(self, limit: Limit, *, missed: bool = False) -> None:
+    def _goes_nowhere(self, limit: ConcurrencyLimit, *, missed: bool = False) -> None:
         """Take that a task does not go to its lane; if it `missed` that, perhaps none does."""
         if self._outstanding.ends((limit.key, limit.lane), missed=missed):
             if self.peers.owns(limit.key):
@@ -124,33 +130,33 @@ class Coordinator:
             else:
                 self.permits.left_lane(limit)
 
-    def free(self, limit: Limit, now: float) -> None:
+    def return_permit(self, limit: Limit, now: float) -> None:
         """Give back a permit that was not needed; of a bulkhead `lane` is where it did not go."""
-        if limit.lane:
+        if isinstance(limit, ConcurrencyLimit) and limit.lane:
             self._goes_nowhere(limit)
         self._free(limit, now)
 
     def _free(self, limit: Limit, now: float) -> None:
         if self.peers.owns(limit.key):
-            self.owned.free(limit, 1, now)
+            self.owned.return_permits(limit, 1, now)
         else:
-            self.due |= self.permits.free(limit)
+            self.due |= self.permits.return_permit(limit)
 
-    def hear(self, report: DispatcherReport, now: float) -> None:
+    def on_report(self, report: DispatcherReport, now: float) -> None:
         """Take what a dispatcher says; our own word counts too, when it comes back."""
         if report.leaving:
-            self.peers.left(report.dispatcher)
+            self.peers.on_leave(report.dispatcher)
         else:
             self._count(report, now)
         if report.dispatcher == self.peers.me:
             return
         self._follow(report, now)
         if self._lanes is not None:
-            self._lanes.hear(report.turns, now)
+            self._lanes.on_news(report.turns, now)
         for ask in report.asks:
             self._answer(ask, report.dispatcher, now)
         for grant in report.grants:
-            self.due |= self.permits.answered(grant, now)
+            self.due |= self.permits.on_grant(grant, now)
 
     def _count(self, report: DispatcherReport, now: float) -> None:
         """Take that a dispatcher is there, and whether it owns its part by now."""
@@ -158,7 +164,7 @@ class Coordinator:
         if is_me:  # not what was said before we began anew
             ready = ready and report.life == self.life
             self._hear_ourselves(now, ready=ready)
-        if ready and not self.peers.counts(report.dispatcher):
+        if ready and not self.peers.is_counted(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
             self.owned.bulkheads.still_tell(self.peers.owns)
         new = self.peers.heard(report.dispatcher, now, ready=ready)
@@ -184,11 +190,11 @@ class Coordinator:
         if report.going is not None:
             self.owned.bulkheads.on_way(report.dispatcher, report.going, now)
         for key, level in report.levels.items():
-            self.owned.buckets.follow(key, level, now, ours=self.peers.owns(key))
+            self.owned.buckets.follow_owner(key, level, now, ours=self.peers.owns(key))
         for key, room in report.rooms.items():
             ours, unsure = self.peers.owns(key), report.unsure.get(key, 0)
-            self.owned.bulkheads.follow(key, room, now, ours=ours, unsure=unsure)
-        self.owned.follow(report.breakers, now)
+            self.owned.bulkheads.follow_owner(key, room, now, ours=ours, unsure=unsure)
+        self.owned.follow_owners(report.breakers, now)
 
     def _answer(self, ask: Ask, asker: str, now: float) -> None:
         if ask.to != self.peers.me or not self.peers.owns(ask.key):
@@ -198,9 +204,9 @@ class Coordinator:
             return
         limit = limit_asked(ask)
         self.owned.used(limit, ask.used, now)
-        self.owned.free(limit, ask.freed, now)
+        self.owned.return_permits(limit, ask.freed, now)
         self.owned.bulkheads.left_lanes(ask.key, ask.left, asker)
-        taken = self.owned.take(limit, ask.want, now, who=asker)
+        taken = self.owned.grant_permits(limit, ask.want, now, who=asker)
         self._grants.append(
             Grant(
                 key=ask.key,
@@ -215,24 +221,27 @@ class Coordinator:
         )
         self.due = True
 
-    def look(self, now: float) -> None:
+    def advance_time(self, now: float) -> None:
         """Let time pass; to be called some times a second."""
         if self.peers.may_be_replaced(now):
             self._begin_anew()
-        self.peers.look(now)
+        self.peers.forget_silent(now)
         if self._early and now >= self._knows_at:
             early, self._early = self._early, []
             for ask in early:
                 ask(now)
-        for limit, waiting in self.permits.look(now):
+        for limit, waiting in self.permits.reassign_unanswered(now):
             used, freed = self.permits.settled(limit.key)
             self.owned.used(limit, used, now)
-            self.owned.free(limit, freed, now)
+            self.owned.return_permits(limit, freed, now)
             for one in waiting:
-                self._decide(replace(limit, lane=one.lane), one.then, now)
+                if isinstance(limit, ConcurrencyLimit):
+                    self._decide(replace(limit, lane=one.lane), one.then, now)
+                else:
+                    self._decide(limit, one.then, now)
         self.due |= self.permits.due
-        self.owned.bulkheads.look(self.peers.owns, now, hears=self.peers.hears(now))
-        self.due |= self.owned.look(self.peers.owns, now)
+        self.owned.bulkheads.forget_stale(self.peers.owns, now, hears=self.peers.hears(now))
+        self.due |= self.owned.advance_breakers(self.peers.owns, now)
 
     def notice(self, now: float) -> None:
         """Take that we run, and begin anew if we stood still: others may own what was ours."""
@@ -242,11 +251,11 @@ class Coordinator:
 
     def rejoin(self, now: float) -> None:
         """Begin anew: something may have been missed."""
-        self.peers.begin(now)
+        self.peers.begin_hearing(now)
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self.peers.left(self.peers.me)
+        self.peers.on_leave(self.peers.me)
         self.owned.bulkheads.tell_nothing()
         self.life += 1
         self._hears_since = None
@@ -260,7 +269,7 @@ class Coordinator:
         """Own nothing any more, from when this is heard."""
         self._leaving = self.due = True
 
-    def report(self, now: float) -> DispatcherReport:
+    def make_report(self, now: float) -> DispatcherReport:
         """Return what is to be told now, as much as one message shall carry.
 
         What is left stays `due`.

@@ -32,7 +32,7 @@ class Foremost:
         return bool(self._changed)
 
     @property
-    def left(self) -> int:
+    def others(self) -> int:
         """How many count and do not come among the first, as far as is known."""
         return len(self._left)
 
@@ -56,7 +56,7 @@ class Foremost:
                 found = True
         return found
 
-    def look(self, rank: Rank) -> Iterator[None]:
+    def refresh_first(self, rank: Rank) -> Iterator[None]:
         """Find the first of those kept and some that have changed; pauses after every few."""
         some = list(islice(self._changed, MOST_ANEW))
         for key in some:

@@ -73,9 +73,9 @@ class Gossip:
             return
         now = monotonic()
         self._notice(now)
-        self._fleet.hear(report, now)
+        self._fleet.on_report(report, now)
 
-    async def run(self) -> None:
+    async def exchange_reports(self) -> None:
         """Look and tell until cancelled.
 
         What a look has changed is told at once. Where the broker takes its time to confirm that,
@@ -106,7 +106,7 @@ class Gossip:
         self._notice(now)
         if now - self._looked >= period:
             self._looked = now
-            self._fleet.look(now)
+            self._fleet.advance_time(now)
 
     def _notice(self, now: float) -> None:
         """Begin anew if we stood still, or if a connection is back."""
@@ -149,7 +149,7 @@ class Gossip:
         queues += [agent_queue(agent).name for agent in self._roster.may_have(doubt.lanes)]
         ready, blank = 0, False
         for queue in queues:
-            view = await self._inspector.look(queue)
+            view = await self._inspector.inspect_queue(queue)
             ready += view.ready * MAX_ITEMS
             blank = blank or (view.there and not (view.ready or view.consumers))
             if ready >= doubt.number:
@@ -188,7 +188,7 @@ class Gossip:
                     await self._tell()
 
     async def _tell(self) -> None:
-        report = self._fleet.report(monotonic())
+        report = self._fleet.make_report(monotonic())
         message = Outgoing(
             OUTCOMES.name,
             "",
@@ -206,7 +206,7 @@ class Gossip:
 
 def show(metrics: Metrics, breakers: Iterable[tuple[str, Breaker]]) -> None:
     """Show these breakers and no others; the open ones first, while lanes have labels."""
-    metrics.forget(BREAKER_OPEN)
+    metrics.forget_series(BREAKER_OPEN)
     states = [(lane, breaker.state is not BreakerState.CLOSED) for lane, breaker in breakers]
     for lane, is_open in sorted(states, key=lambda one: not one[1]):
         # Many may share one label: that counts them.

@@ -23,9 +23,9 @@ class Holders(Generic[Who]):
     def __iter__(self) -> Iterator[Who]:
         return iter(tuple(self._told))
 
-    def tell(self, who: Who, has: Mapping[str, int], now: float) -> None:
+    def update_holder(self, who: Who, has: Mapping[str, int], now: float) -> None:
         """Take how many of each bulkhead one has, and that it has none of others."""
-        self.forget(who)
+        self.forget_holder(who)
         if has:
             self._told[who] = now, has
             self._sums.update(has)
@@ -34,7 +34,7 @@ class Holders(Generic[Who]):
         """Return how many of a bulkhead all have together."""
         return self._sums[key]
 
-    def forget(self, who: Who) -> None:
+    def forget_holder(self, who: Who) -> None:
         """Take that one has nothing."""
         _, had = self._told.pop(who, (0.0, {}))
         for key, number in had.items():
@@ -46,7 +46,7 @@ class Holders(Generic[Who]):
         """Take that nobody could be heard for so long."""
         self._told = {who: (at + seconds, has) for who, (at, has) in self._told.items()}
 
-    def look(self, now: float) -> None:
+    def forget_silent(self, now: float) -> None:
         """Forget who has been silent for too long."""
         for who in [one for one, (at, _) in self._told.items() if now - at > self._silence]:
-            self.forget(who)
+            self.forget_holder(who)

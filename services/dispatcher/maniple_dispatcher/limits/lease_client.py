@@ -13,7 +13,7 @@ an owner counts only from when there can be one: while the dispatcher hears at l
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import exp
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from msgspec import Struct, structs
 
@@ -37,16 +37,22 @@ It must not raise: many are told one after another.
 """
 
 
-class Limit(Struct, frozen=True):
-    """What a permit is asked of: a bucket, a bulkhead (`most`), or a breaker's probes.
+class TokenBucketLimit(Struct, frozen=True):
+    """A rate limit, of which a token is asked for."""
+
+    key: str
+    terms: Terms
+
+
+class ConcurrencyLimit(Struct, frozen=True):
+    """A bulkhead, in which room is asked for; it has `most` in all.
 
     `lane` is where the task goes; `lanes`, where others go that ask after it, in their order; `had`
     are lanes of tasks that have been granted something before.
     """
 
     key: str
-    terms: Terms | None = None
-    most: int = 0
+    most: int
     lane: str = ""
     lanes: tuple[str, ...] = ()
     had: tuple[str, ...] = ()
@@ -54,6 +60,17 @@ class Limit(Struct, frozen=True):
     def goes_to(self, granted: int) -> tuple[str, ...]:
         """Return where tasks may be when so many of those that ask are granted something."""
         return (*(self.lane, *self.lanes)[:granted], *self.had)
+
+
+class ProbeLimit(Struct, frozen=True):
+    """The breaker of a lane, which lets a few tasks through to see whether they fail."""
+
+    key: str
+    lane: str
+
+
+Limit = TokenBucketLimit | ConcurrencyLimit | ProbeLimit
+"""What a permit is asked of."""
 
 
 class Waiter(NamedTuple):
@@ -128,7 +145,7 @@ class _Line:
 
         A new owner may not have been told of these.
         """
-        if not self.limit.most:
+        if not isinstance(self.limit, ConcurrencyLimit):
             return self.limit
         self.had = {lane: at for lane, at in self.had.items() if now - at <= GRANTED_LATELY}
         lane, *others = dict.fromkeys(one.lane for one in self.asked) or [""]
@@ -136,7 +153,7 @@ class _Line:
 
     def passes(self, one: Waiter, seconds: float, now: float) -> None:
         """Let one pass that is granted what it asked for."""
-        if self.limit.most:
+        if isinstance(self.limit, ConcurrencyLimit):
             self.had[one.lane] = now
             self.left.discard(one.lane)
         one.then(True, seconds)
@@ -192,7 +209,8 @@ class _Line:
 class LeaseClient:
     """What this dispatcher asks of others; `due` if the last look found something to ask.
 
-    `wait`, `free` and `answered` tell whether there is something to ask now of that limit.
+    `await_permit`, `return_permit` and `on_grant` tell whether there is something to ask now of
+    that limit.
     """
 
     def __init__(
@@ -207,7 +225,7 @@ class LeaseClient:
         self._busy: dict[str, _Line] = {}
         self._number = 0
 
-    def wait(self, limit: Limit, then: Then, now: float) -> bool:
+    def await_permit(self, limit: Limit, then: Then, now: float) -> bool:
         """Let a task wait for a permit that another dispatcher gives."""
         line = self._line(limit)
         if line.silent and line.asked_of == self._peers.owner(limit.key):
@@ -216,10 +234,11 @@ class LeaseClient:
         else:
             if not line.waiting:
                 line.since = now
-            line.waiting.append(Waiter(then, limit.lane))
+            lane = limit.lane if isinstance(limit, ConcurrencyLimit) else ""
+            line.waiting.append(Waiter(then, lane))
         return self._could_ask(line)
 
-    def free(self, limit: Limit) -> bool:
+    def return_permit(self, limit: Limit) -> bool:
         """Give back a permit that was not needed."""
         known = self._lines.get(limit.key)
         # Whoever gives back may not know how much there is in all.
@@ -227,7 +246,7 @@ class LeaseClient:
         line.freed += 1
         return self._could_ask(line)
 
-    def left_lane(self, limit: Limit) -> None:
+    def left_lane(self, limit: ConcurrencyLimit) -> None:
         """Take that no task from here is in a lane; to be told with what is given back."""
         line = self._lines.get(limit.key)
         if line is not None:
@@ -254,7 +273,7 @@ class LeaseClient:
             line.told, line.told_left = line.untold(to), tuple(line.left)
             yield _ask(line, to or "", now)
 
-    def answered(self, grant: Grant, now: float) -> bool:
+    def on_grant(self, grant: Grant, now: float) -> bool:
         """Take an answer; the permits of one that comes too late are given back.
 
         Those to others tell what share of the limit they have.
@@ -287,7 +306,7 @@ class LeaseClient:
             else:
                 one.then(taken.refusal, taken.again)
 
-    def look(self, now: float) -> list[tuple[Limit, list[Waiter]]]:
+    def reassign_unanswered(self, now: float) -> list[tuple[Limit, list[Waiter]]]:
         """Deal with what was not answered; return those who wait for what is ours now."""
         ours = list[tuple[Limit, list[Waiter]]]()
         for line in tuple(self._busy.values()):
@@ -319,7 +338,9 @@ class LeaseClient:
 
     def settled(self, key: str) -> tuple[int, int]:
         """Return, and forget, what was used unasked and freed: for one who owns it now."""
-        line = self._lines.get(key, _Line(Limit(key)))
+        line = self._lines.get(key)
+        if line is None:
+            return 0, 0
         told = line.used, line.freed
         line.heard_of(told)
         return told
@@ -327,9 +348,9 @@ class LeaseClient:
     def _go_on(self, line: _Line, now: float) -> None:
         """Let go on at the last rate what the owner does not answer."""
         self._accrue(line, now)
-        terms = line.limit.terms
-        if terms is not None and not line.silent:
-            line.credit = max(line.credit, self._part(line, terms, now))
+        limit = line.limit
+        if isinstance(limit, TokenBucketLimit) and not line.silent:
+            line.credit = max(line.credit, self._part(line, limit.terms, now))
             line.alive_at = max(line.alive_at, line.asked_at)
             line.silent = True
         for one in line.unanswered():
@@ -340,15 +361,15 @@ class LeaseClient:
 
         It may be alive, and not know what we use.
         """
-        if not self._peers.counts(self._peers.me):
+        if not self._peers.is_counted(self._peers.me):
             return 0  # we have not been told everything yet
         left = self._level(line.limit.key, terms, now) - line.used
         return int(max(0.0, left) / len(self._peers) + 1e-9)
 
     def _accrue(self, line: _Line, now: float) -> None:
-        terms = line.limit.terms
-        if terms is not None and now - line.alive_at <= self._times.alive:
-            line.credit += self._share(line, terms, now) * (now - line.credited_at)
+        limit = line.limit
+        if isinstance(limit, TokenBucketLimit) and now - line.alive_at <= self._times.alive:
+            line.credit += self._share(line, limit.terms, now) * (now - line.credited_at)
         line.credited_at = now
 
     def _share(self, line: _Line, terms: Terms, now: float) -> float:
@@ -386,21 +407,24 @@ def _pass_by_credit(line: _Line, then: Then) -> None:
 
 
 def _ask(line: _Line, to: str, now: float) -> Ask:
-    limit = line.goes_to(now)
-    terms = limit.terms
-    return Ask(
+    ask = Ask(
         key=line.limit.key,
         to=to,
         number=line.number,
         want=len(line.asked),
-        rate=terms.rate if terms else 0.0,
-        capacity=terms.capacity if terms else 0.0,
-        reserve=terms.reserve if terms else 0.0,
-        most=limit.most,
-        lane=limit.lane,
-        lanes=limit.lanes,
-        had=limit.had,
+        had=(),
         used=line.told[0],
         freed=line.told[1],
         left=line.told_left,
     )
+    match line.goes_to(now):
+        case TokenBucketLimit(_, terms):
+            return structs.replace(
+                ask, rate=terms.rate, capacity=terms.capacity, reserve=terms.reserve
+            )
+        case ConcurrencyLimit(_, most, lane, lanes, had):
+            return structs.replace(ask, most=most, lane=lane, lanes=lanes, had=had)
+        case ProbeLimit(_, lane):
+            return structs.replace(ask, lane=lane)
+        case never:
+            assert_never(never)

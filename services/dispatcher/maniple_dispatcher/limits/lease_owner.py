@@ -2,14 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 from maniple.timings import Timings
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.concurrency import Bulkheads
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.lease_client import (
+    ConcurrencyLimit,
+    Limit,
+    ProbeLimit,
+    TokenBucketLimit,
+)
 from maniple_dispatcher.limits.messages import Ask, BreakerNews
 from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
-from maniple_policies import CircuitBreakerSpec
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 
 BREAKER = "breaker\0"
 FULL_AGAIN_AFTER = 1.0  # seconds after which a task may ask a full bulkhead again
@@ -17,17 +23,20 @@ MAX_BREAKERS = 10_000
 _STATES = frozenset(one.value for one in BreakerState)
 
 
-def probes_of(lane: str) -> Limit:
+def probes_of(lane: str) -> ProbeLimit:
     """Return the limit of the probes of a lane's breaker."""
-    return Limit(BREAKER + lane, lane=lane)
+    return ProbeLimit(BREAKER + lane, lane)
 
 
 def limit_asked(ask: Ask) -> Limit:
     """Return the limit that another dispatcher asks for."""
-    terms = Terms(ask.rate, ask.capacity, ask.reserve) if ask.rate > 0 else None
+    if ask.rate > 0:
+        return TokenBucketLimit(ask.key, Terms(ask.rate, ask.capacity, ask.reserve))
+    if not ask.most:
+        return ProbeLimit(ask.key, ask.lane)
     if ask.had is None:  # one of an older dispatcher, whose lanes are in no order
-        return Limit(ask.key, terms, ask.most, ask.lane, had=ask.lanes)
-    return Limit(ask.key, terms, ask.most, ask.lane, ask.lanes, ask.had)
+        return ConcurrencyLimit(ask.key, ask.most, ask.lane, had=ask.lanes)
+    return ConcurrencyLimit(ask.key, ask.most, ask.lane, ask.lanes, ask.had)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +83,25 @@ class LeaseOwner:
         """Rises whenever something changes that is worth being written down."""
         return self.buckets.version + self.bulkheads.version + self._version
 
-    def take(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
+    def grant_permits(self, limit: Limit, want: int, now: float, *, who: str = "") -> Taken:
         """Give permits of a limit that is ours, to the dispatcher that asks."""
-        if limit.terms is not None:
-            return self.buckets.take(limit.key, limit.terms, want, now)
-        if limit.most:
-            granted = self.bulkheads.take(limit.key, limit.most, want, now)
-            self.bulkheads.sends(limit.key, limit.goes_to(granted), who, now)
-            if granted == want:
-                return Taken(granted)
-            undecided = not self.bulkheads.is_full(limit.key, limit.most)
-            return Taken(granted, FULL_AGAIN_AFTER, undecided=undecided)
+        if isinstance(limit, TokenBucketLimit):
+            return self.buckets.take_tokens(limit.key, limit.terms, want, now)
+        if isinstance(limit, ConcurrencyLimit):
+            return self._take_room(limit, want, now, who)
+        if isinstance(limit, ProbeLimit):
+            return self._take_probes(limit, want, now)
+        assert_never(limit)
+
+    def _take_room(self, limit: ConcurrencyLimit, want: int, now: float, who: str) -> Taken:
+        granted = self.bulkheads.take_slots(limit.key, limit.most, want, now)
+        self.bulkheads.sends(limit.key, limit.goes_to(granted), who, now)
+        if granted == want:
+            return Taken(granted)
+        undecided = not self.bulkheads.is_full(limit.key, limit.most)
+        return Taken(granted, FULL_AGAIN_AFTER, undecided=undecided)
+
+    def _take_probes(self, limit: ProbeLimit, want: int, now: float) -> Taken:
         lane = limit.key.removeprefix(BREAKER)
         spec = self._spec_of(lane)
         if spec is None:
@@ -96,15 +113,15 @@ class LeaseOwner:
 
     def used(self, limit: Limit, number: int, now: float) -> None:
         """Take what another let through while the limit had no owner."""
-        if limit.terms is not None and number:
+        if isinstance(limit, TokenBucketLimit) and number:
             self.buckets.spend(limit.key, limit.terms, number, now)
 
-    def free(self, limit: Limit, number: int, now: float) -> None:
+    def return_permits(self, limit: Limit, number: int, now: float) -> None:
         """Take back permits that were not needed."""
-        if limit.terms is not None and number:
+        if isinstance(limit, TokenBucketLimit) and number:
             self.buckets.spend(limit.key, limit.terms, -number, now)
-        elif limit.most and number:
-            self.bulkheads.free(limit.key, number)
+        elif isinstance(limit, ConcurrencyLimit) and number:
+            self.bulkheads.free_slots(limit.key, number)
 
     # --- breakers ------------------------------------------------------------------------
 
@@ -113,14 +130,14 @@ class LeaseOwner:
         known = self._breakers.get(lane)
         return (BreakerState.CLOSED, 0.0) if known is None else (known.state, known.since)
 
-    def hear(self, lane: str, ends: Ends, now: float) -> bool:
+    def record_outcomes(self, lane: str, ends: Ends, now: float) -> bool:
         """Take how attempts of a lane ended whose breaker is ours; tells whether it changed."""
         spec = self._spec_of(lane)
         if spec is None or not (ends.succeeded or ends.failed):
             return False
-        return self._noted(lane, self._breaker(lane).hear(ends, spec, now))
+        return self._noted(lane, self._breaker(lane).record_outcomes(ends, spec, now))
 
-    def look(self, owns: Callable[[str], bool], now: float) -> bool:
+    def advance_breakers(self, owns: Callable[[str], bool], now: float) -> bool:
         """Let time pass for the breakers that are ours; tells whether one has changed."""
         changed, known = False, self._known()
         if known and not self._knew:
@@ -131,17 +148,17 @@ class LeaseOwner:
                 if known:
                     del self._breakers[lane]  # its policy is gone, and with it what it held back
             elif owns(BREAKER + lane):
-                changed |= self._noted(lane, breaker.look(spec, now))
+                changed |= self._noted(lane, breaker.advance_time(spec, now))
         return changed
 
-    def follow(self, news: Iterable[BreakerNews], now: float) -> None:
+    def follow_owners(self, news: Iterable[BreakerNews], now: float) -> None:
         """Take what owners say of their breakers."""
         for one in news:
             if one.state not in _STATES:
                 continue  # one of a newer dispatcher's: that must not cost what else it says
             spec = self._spec_of(one.lane)
             if spec is not None:
-                self._breaker(one.lane).follow(one, spec, now)
+                self._breaker(one.lane).follow_owner(one, spec, now)
                 self._heard(one.epoch)
             elif not self._known():
                 self._keep_early(one, now)
@@ -165,7 +182,7 @@ class LeaseOwner:
         self._knew = True
         early, self._early = self._early, {}
         for one, at in early.values():
-            self.follow((one,), at)
+            self.follow_owners((one,), at)
         self._news.update(lane for lane, _ in self.breakers())
 
     def _keep_early(self, news: BreakerNews, now: float) -> None:

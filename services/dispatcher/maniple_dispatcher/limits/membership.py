@@ -38,7 +38,7 @@ class Membership:
         """Those besides this one that may own something."""
         return self._ready - {self.me}
 
-    def counts(self, peer: str) -> bool:
+    def is_counted(self, peer: str) -> bool:
         """Whether one may own something."""
         return peer in self._ready
 
@@ -58,7 +58,7 @@ class Membership:
         """Return for how many seconds, in which we could hear it, one that counts was not heard."""
         return self._until(now) - self._heard.get(peer or "", float("-inf"))
 
-    def begin(self, now: float) -> None:
+    def begin_hearing(self, now: float) -> None:
         """Take that one can hear from now on, if anything: the connection is new."""
         self._began = now
 
@@ -72,14 +72,14 @@ class Membership:
 
     def may_be_replaced(self, now: float) -> bool:
         """Whether this one counts, but others may not have heard it for too long, nor has it."""
-        return self.counts(self.me) and now - self._heard[self.me] > self._times.alive
+        return self.is_counted(self.me) and now - self._heard[self.me] > self._times.alive
 
-    def left(self, peer: str) -> None:
+    def on_leave(self, peer: str) -> None:
         """Take that one owns nothing any more."""
         self._heard.pop(peer, None)
         self._settle()
 
-    def look(self, now: float) -> None:
+    def forget_silent(self, now: float) -> None:
         """Forget who was not heard for too long."""
         until, alive = self._until(now), self._times.alive
         self._heard = {p: at for p, at in self._heard.items() if until - at <= alive}

@@ -92,7 +92,7 @@ class LimitSnapshot:
             await asyncio.sleep(PERIOD)
             owned.buckets.look_round(peers.owns, monotonic())
             version = owned.version, int(monotonic() // LOOK)
-            if version == seen or not (self._loaded and peers.counts(peers.me)):
+            if version == seen or not (self._loaded and peers.is_counted(peers.me)):
                 continue
             try:
                 if await self._write(look=version[1] != seen[1]):
@@ -100,7 +100,7 @@ class LimitSnapshot:
             except _AWAY as error:
                 self._log.debug("limits and breakers not written", reason=str(error))
 
-    async def flush(self) -> None:
+    async def write_now(self) -> None:
         """Write down what is ours and is not written yet: it soon is another's, or nobody's.
 
         It takes a while at most, and does not fail: what stops goes on to.
@@ -109,7 +109,7 @@ class LimitSnapshot:
             async with asyncio.timeout(STOPPING):
                 if not self._loaded:
                     await self._load()
-                while self._fleet.peers.counts(self._fleet.peers.me):
+                while self._fleet.peers.is_counted(self._fleet.peers.me):
                     if await self._write(look=True):
                         break
         except (TimeoutError, *_AWAY) as error:
@@ -123,7 +123,7 @@ class LimitSnapshot:
         Without `look` what was written last is taken to be there. False if there is more to write,
         or if somebody else has written there meanwhile.
         """
-        for _ in self._fleet.owned.buckets.look(self._fleet.peers.owns, monotonic()):
+        for _ in self._fleet.owned.buckets.find_slow(self._fleet.peers.owns, monotonic()):
             await asyncio.sleep(0)  # there may be thousands, and tasks come meanwhile
         ours, done = self._ours(), not self._fleet.owned.buckets.behind
         if not look and snapshot_notes.with_ours(self._ours_before, ours).says_as(
@@ -186,7 +186,7 @@ class LimitSnapshot:
 
         Whoever has written since lives, and tells of its own.
         """
-        if self._fleet.peers.counts(self._fleet.peers.me):
+        if self._fleet.peers.is_counted(self._fleet.peers.me):
             found = [one for one in found if one.at < self._born_wall]
         before = snapshot_notes.latest(found).lasting(wall)
         return {key: room[:2] for key, room in before.rooms.items()}

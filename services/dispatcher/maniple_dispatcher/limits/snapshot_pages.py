@@ -39,7 +39,7 @@ class _Page:
         self._space = BYTES[kind]
         self._lines: list[bytes] = []
 
-    def add(self, key: str, *ways: Any) -> None:
+    def add_note(self, key: str, *ways: Any) -> None:
         """Write one, in the first of these ways that there is space for."""
         for value in ways:
             if (line := _line(key, value)) and len(line) < self._space:
@@ -49,7 +49,7 @@ class _Page:
                 return
         self.left += 1
 
-    def to_json(self) -> bytes:
+    def encode_page(self) -> bytes:
         return b'"%b":{%b}' % (self.kind.encode(), b",".join(self._lines))
 
 
@@ -60,14 +60,14 @@ def write(notes: SnapshotNotes, now: float) -> Written:
     """
     levels, breakers, rooms = _Page("levels"), _Page("breakers"), _Page("rooms")
     for key, level in _by_share(notes.levels, now):
-        levels.add(key, level)
+        levels.add_note(key, level)
     for lane, breaker in _by_state(notes.breakers):
-        breakers.add(lane, breaker)
+        breakers.add_note(lane, breaker)
     for key, room in sorted(notes.rooms.items(), key=lambda one: -one[1][0]):
-        rooms.add(key, room, (room[0], (), room[2]))
+        rooms.add_note(key, room, (room[0], (), room[2]))
     pages = (levels, breakers, rooms) if notes.rooms else (levels, breakers)
     head = b'"at":' + msgspec.json.encode(now)
-    value = b"{%b}" % b",".join([head, *(page.to_json() for page in pages)])
+    value = b"{%b}" % b",".join([head, *(page.encode_page() for page in pages)])
     return Written(
         SnapshotNotes(levels.kept, breakers.kept, now, rooms.kept),
         value,

@@ -98,7 +98,7 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: str, terms: Terms, want: int, now: float) -> Taken:
+    def take_tokens(self, key: str, terms: Terms, want: int, now: float) -> Taken:
         """Take up to `want` whole tokens."""
         bucket = self._filled(key, terms, now)
         there = bucket.level + terms.reserve * terms.rate
@@ -130,7 +130,7 @@ class TokenBuckets:
         bucket.level = min(terms.capacity, max(-terms.most_owed, level))
         self._note(key)
 
-    def follow(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
+    def follow_owner(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
         """Take what another owner says is in a bucket now; of `ours` it is the latest it knew."""
         level, rate, capacity = told
         known = self._buckets.get(key)
@@ -171,17 +171,17 @@ class TokenBuckets:
         """Look for slow buckets that are ours by now, and were not asked for since."""
         self.version += self._slow.go_round(self._buckets, self._emptiness(owns, now))
 
-    def look(self, owns: Callable[[str], bool], now: float) -> Iterator[None]:
+    def find_slow(self, owns: Callable[[str], bool], now: float) -> Iterator[None]:
         """Find those that are `slow`; pauses after every few.
 
         Not all that have changed are looked at each time: while it is `behind` there are more.
         """
-        return self._slow.look(self._emptiness(owns, now))
+        return self._slow.refresh_first(self._emptiness(owns, now))
 
     def slow(self) -> Iterator[tuple[str, Level, float]]:
         """Yield our slow buckets that are not full, as of their last change, and that.
 
-        Of more than `MAX_KEPT` the emptiest, as they were at the last `look`.
+        Of more than `MAX_KEPT` the emptiest, as they were at the last `find_slow`.
         """
         for key in self._slow.first:
             if (b := self._buckets.get(key)) is not None:
@@ -195,7 +195,7 @@ class TokenBuckets:
     @property
     def left(self) -> int:
         """How many slow buckets of ours there are besides, as far as is known."""
-        return self._slow.left
+        return self._slow.others
 
     def _emptiness(self, owns: Callable[[str], bool], now: float) -> Callable[[str], float | None]:
         def rank(key: str) -> float | None:

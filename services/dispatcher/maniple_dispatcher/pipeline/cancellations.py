@@ -15,7 +15,7 @@ class Cancellations:
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], datetime] = {}
 
-    def add(self, tenant: str, task: str, now: datetime) -> None:
+    def add_task(self, tenant: str, task: str, now: datetime) -> None:
         """Take that a task is cancelled."""
         self._since.pop((tenant, task), None)  # in the dict, the latest comes last
         self._since[tenant, task] = now

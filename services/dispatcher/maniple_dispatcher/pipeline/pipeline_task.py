@@ -1,19 +1,16 @@
-"""A task on its way through the gate, and why it may be refused."""
-
-from dataclasses import dataclass
+"""A task on its way through the pipeline."""
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from maniple.errors import ErrorCode
 from maniple.messages import Envelope
-from maniple_dispatcher.limits.lease_client import Limit
-from maniple_policies import Policy, Resolved
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_policies import Resolved
 from maniple_runtime.settlement import Settlement
 
 
 class PipelineTask(Struct, frozen=True):
-    """A task on its way through the gate."""
+    """A task on its way through the pipeline."""
 
     envelope: Envelope
     resolved: Resolved
@@ -24,17 +21,7 @@ class PipelineTask(Struct, frozen=True):
     """It comes from a submission, new or not."""
     fell: bool = False
     """It is here instead of another capability that refused it."""
-    room: Limit | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LimitRefusal:
-    """That whoever owns a limit, or a breaker, does not let a task through."""
-
-    code: ErrorCode
-    policy: Policy
-    message: str
-    seconds: float
+    room: ConcurrencyLimit | None = None
 
 
 def rate_limit_pending(going: PipelineTask) -> PipelineTask:

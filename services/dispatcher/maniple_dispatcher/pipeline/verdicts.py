@@ -1,5 +1,6 @@
-"""Where an admitted task goes next: its lane, a wait, or its end. Pure."""
+"""What is decided about a task, and where it goes next: its lane, a wait, or its end. Pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,6 +10,8 @@ from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Failure, Result, Status, TaskAccepted, Waiting
 from maniple.topology import DELAY_TIERS, delay_tier
+from maniple_dispatcher.limits.breaker import BreakerState
+from maniple_dispatcher.limits.lease_client import Limit
 
 # A task that finds no way to an agent looks again after one of two times (seconds), so that what
 # came together does not come back together; the last two repeat. They are short for a minute
@@ -23,6 +26,65 @@ WAITS = (
 LONGEST_WAIT = WAITS[-1][-1]
 SELDOM = 3 + 8
 """The round from which on a task looks seldom."""
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """The task goes on."""
+
+
+PASS = Pass()
+
+
+class Divert(msgspec.Struct, frozen=True):
+    """It goes on to another lane; `decision` is counted, if there is one."""
+
+    lane: str
+    decision: str | None = None
+
+
+class Delay(msgspec.Struct, frozen=True):
+    """It has passed, and goes on after so many seconds; `decision` is counted."""
+
+    seconds: float
+    why: Waiting
+    decision: str
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """It is refused, and may ask again after so many seconds.
+
+    It gets its fallback or ends, unless it has waited before or this `ends` none: then it waits,
+    and `why` is told.
+    """
+
+    code: ErrorCode
+    message: str
+    seconds: float
+    why: Waiting
+    ends: bool = True
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """Whoever owns a limit has to be asked; the stage is then asked again, with the answer."""
+
+    limit: Limit
+
+
+Verdict = Pass | Divert | Delay | Reject | Pending
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a stage may know besides the task and the policy.
+
+    `breaker` tells how a lane's breaker is and since when. `passes` is None until the owner of a
+    limit has answered to the stage's `Pending`: whether the task passes, and after how many
+    `seconds`; if it does not, it may ask again after these.
+    """
+
+    breaker: Callable[[str], tuple[BreakerState, float]]
+    passes: bool | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +196,7 @@ def acceptance(envelope: Envelope) -> TaskAccepted:
     )
 
 
-def refused(envelope: Envelope, now: datetime, failure: Failure) -> Result:
+def rejected(envelope: Envelope, now: datetime, failure: Failure) -> Result:
     """Return the terminal result of a task that a policy does not let through."""
     return _ended(envelope, now, Status.REJECTED, failure)
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maniple.topology import lane_name
-from maniple_policies import FallbackPolicy, MirrorPolicy, Policy, RateLimitPolicy
-from maniple_policies import RoutePolicy as Route
+from maniple_policies import Policy
 from maniple_policies.matching import ANY, matcher
 
 GONE = frozenset({"failed", "left"})
@@ -21,7 +20,7 @@ class Known:
     lanes: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, agents: Iterable[Mapping[str, Any]]) -> "Known":
+    def of_agents(cls, agents: Iterable[Mapping[str, Any]]) -> "Known":
         """Read the registry's answer to `agents`."""
         capabilities: dict[str, int] = {}
         lanes: set[str] = set()
@@ -56,25 +55,12 @@ def doubts(policy: Policy, known: Known | None, processes: Collection[str]) -> l
     missing = sorted(
         lane
         for capability in touched
-        for variant in _variants(policy)
+        for variant in policy.variants
         if (lane := lane_name(capability, variant)) not in known.lanes
     )
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         found.append(f"no agent reads the lane {', '.join(missing[:SHOWN])}{more}")
-    if isinstance(policy, FallbackPolicy):
-        other = policy.spec.capability
-        if other is not None and other not in known.capabilities:
-            found.append(f"no agent has the capability {other!r}")
+    if policy.instead is not None and policy.instead not in known.capabilities:
+        found.append(f"no agent has the capability {policy.instead!r}")
     return found
-
-
-def _variants(policy: Policy) -> list[str]:
-    if isinstance(policy, Route):
-        shares = policy.spec.variants
-        return [share.variant for share in shares if share.variant and share.weight]
-    if isinstance(policy, MirrorPolicy):
-        return [policy.spec.variant]
-    if isinstance(policy, RateLimitPolicy) and policy.spec.variant:
-        return [policy.spec.variant]
-    return []

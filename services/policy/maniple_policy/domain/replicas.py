@@ -42,14 +42,14 @@ class Replicas:
         self._sets: dict[str, Mapping[str, int]] = {}
         self._heard: dict[str, ReplicaReport] = {}
 
-    def learn(self, digest: str, versions: Mapping[str, int]) -> None:
+    def learn_processes(self, digest: str, versions: Mapping[str, int]) -> None:
         """Remember which versions a set has that was in force here."""
         self._sets.pop(digest, None)
         self._sets[digest] = dict(versions)
         if len(self._sets) > DIGESTS_KEPT:
             del self._sets[next(iter(self._sets))]
 
-    def hear(self, event: PolicyApplied, now: float) -> None:
+    def record_report(self, event: PolicyApplied, now: float) -> None:
         """Take a report."""
         before = self._heard.get(event.instance)
         versions = self._sets.get(event.digest)

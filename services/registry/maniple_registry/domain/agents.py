@@ -86,13 +86,13 @@ class Agents:
         start = bisect_right(self._ids, agent)
         return [self._records[one] for one in self._ids[start : start + most]]
 
-    def get(self, agent: str) -> AgentRecord | None:
+    def get_record(self, agent: str) -> AgentRecord | None:
         """Return the record of an agent."""
         return self._records.get(AgentId(agent))
 
     def hears(self, agent: str) -> bool:
         """Whether an agent has been heard, not only seen."""
-        record = self.get(agent)
+        record = self.get_record(agent)
         return record is not None and record.incarnation != UNKNOWN_LIFE
 
     def counts(self) -> dict[AgentState, int]:
@@ -117,13 +117,13 @@ class Agents:
 
     # --- heartbeats and silence ----------------------------------------------------------
 
-    def hear(self, heartbeat: Heartbeat, now: Instant) -> Decision:
+    def record_heartbeat(self, heartbeat: Heartbeat, now: Instant) -> Decision:
         """Take a heartbeat and keep what was decided."""
         return self._keep(decide(self._records.get(heartbeat.agent), heartbeat, now))
 
     def seed(self, agent: str, life: str, heard: float, now: Instant) -> None:
         """Take an agent that stands in Consul as heard at `heard`, unless it is known."""
-        if self.get(agent) is None:
+        if self.get_record(agent) is None:
             self._keep(seed(AgentId(agent), life, heard, now))
 
     def overdue(self, now: Instant) -> list[AgentId]:
@@ -178,7 +178,7 @@ class Agents:
 
     # --- what else is known of them ------------------------------------------------------
 
-    def check(self, critical: Collection[str], now: Instant) -> Decided:
+    def apply_checks(self, critical: Collection[str], now: Instant) -> Decided:
         """Take the ids of all whose HTTP check is critical; return what that has changed."""
         changed = [
             (record, record.agent in critical)
@@ -210,7 +210,7 @@ class Agents:
     def _starves_alone(record: AgentRecord) -> bool:
         return record.starving is not None and record.starving.place == record.own_place
 
-    def look(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
+    def update_queue_views(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
         """Take a look at places; return what that has changed, by agent.
 
         `suspected` are then the places that are rather to blame than those who starve there, or
@@ -230,10 +230,10 @@ class Agents:
                 suspected.add(record.starving.place)
             decision = look(record, crowd.views_for(record), now, self._bounds, spared=spared)
             decided.append((record.agent, self._keep(decision)))
-        self.suspected = self._silent.look(self._records.values(), now.seconds) | suspected
+        self.suspected = self._silent.find_silent(self._records.values(), now.seconds) | suspected
         return decided
 
-    def learn(self, event: AgentFailed, now: Instant) -> Decision:
+    def learn_event(self, event: AgentFailed, now: Instant) -> Decision:
         """Take what another registry has declared."""
         return self._keep(learn(self._records.get(event.agent), event, now))
 

@@ -63,7 +63,7 @@ class PendingActions:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, deed: Deed, now: float, *, led: bool = True) -> None:
+    def add_action(self, deed: Deed, now: float, *, led: bool = True) -> None:
         """Take what was decided, unless it waits already or was seen done.
 
         `led`: whether somebody leads, as far as is known.

@@ -14,7 +14,7 @@ class SilentQueues:
         self._patience = patience
         self._since: dict[str, float] = {}
 
-    def look(self, records: Collection[AgentRecord], now: float) -> frozenset[str]:
+    def find_silent(self, records: Collection[AgentRecord], now: float) -> frozenset[str]:
         """Return the places that have been silent for too long (time: seconds)."""
         said = Counter(
             place

@@ -62,7 +62,7 @@ class Bulk:
         self._advance = _silent
         self.counts: dict[str, int] = {}
 
-    async def run(self, url: str) -> ExitCode:
+    async def submit_all(self, url: str) -> ExitCode:
         """Submit everything and return the exit code.
 
         Raises `ConfigurationError` for files that cannot be used, before anything is submitted.
@@ -78,7 +78,7 @@ class Bulk:
                 await _begun(lines, self._options.source)
                 if self._options.output is not None:  # what stands in it is lost from here on
                     self._sink = _Output(self._options.output)
-                    stack.callback(self._sink.close)
+                    stack.callback(self._sink.close_file)
                 if self._options.wait:
                     await self._with_results(client, lines)
                 else:
@@ -241,7 +241,7 @@ class _Output:
         with self._told():
             self._file.write(line)
 
-    def close(self) -> None:
+    def close_file(self) -> None:
         with self._told():
             self._file.close()
 

@@ -131,7 +131,7 @@ class DevScreen:
                 self.say(f"{row.name} {row.state}, pid {row.pid} {row.url}".rstrip())
                 self._seen[row.name] = (row.pid, row.state)
 
-    def close(self) -> None:
+    def leave_table(self) -> None:
         """Leave the last table where it is."""
         if self._live is not None:
             self._live.stop()
@@ -161,7 +161,7 @@ async def run(options: ClusterOptions, screen: DevScreen, *, ready_file: Path | 
             return USAGE
         return UNREACHABLE if isinstance(error, ServerUnreachable) else FAILED
     finally:
-        screen.close()
+        screen.leave_table()
 
 
 def _canceller(work: asyncio.Task[int]) -> Callable[[], None]:
@@ -188,7 +188,7 @@ async def _serve(options: ClusterOptions, screen: DevScreen, ready_file: Path | 
             screen.say(addresses(cluster.ready_info(), secret=not screen.is_terminal))
             await _watch(cluster, screen, ready_file)
     except asyncio.CancelledError:
-        screen.close()
+        screen.leave_table()
         screen.say("stopped")
         raise
     finally:
@@ -211,7 +211,7 @@ async def _watch(cluster: Cluster, screen: DevScreen, ready_file: Path | None) -
             screen.show(await status_of(cluster))
             await asyncio.sleep(TICK_SECONDS)
     except asyncio.CancelledError:
-        screen.close()
+        screen.leave_table()
         screen.say("draining")
         raise
     finally:

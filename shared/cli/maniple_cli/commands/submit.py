@@ -82,7 +82,7 @@ def submit(  # noqa: PLR0913 - a command's options
                 "PAYLOAD, --id and --wait-timeout are for a single task, not for --file"
             )
         bulk = Bulk(BulkOptions(file, output, capability, known, wait=wait, as_json=as_json))
-        raise typer.Exit(run(bulk.run(url)))
+        raise typer.Exit(run(bulk.submit_all(url)))
     if capability is None:
         raise typer.BadParameter("give a CAPABILITY, or --file")
     identity = _given(id=task_id) or {"id": new_id()}

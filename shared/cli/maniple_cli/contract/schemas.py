@@ -21,7 +21,7 @@ from maniple.messages import (
     TaskAdmitted,
     TaskRunning,
 )
-from maniple_cli.contract import asyncapi, wording
+from maniple_cli.contract import channels, wording
 from maniple_policies.documents import DOCUMENT
 from maniple_runtime.control.messages import (
     COMMANDS,
@@ -153,10 +153,10 @@ def asyncapi_document() -> dict[str, Any]:
                 "security": [{"$ref": "#/components/securitySchemes/user"}],
             }
         },
-        "channels": asyncapi.channels(),
-        "operations": asyncapi.operations(),
+        "channels": channels.channels(),
+        "operations": channels.operations(),
         "components": {
-            "messages": asyncapi.messages(),
+            "messages": channels.messages(),
             "schemas": _components(),
             "securitySchemes": {
                 "user": {"type": "userPassword", "description": wording.ROLES},
@@ -168,7 +168,7 @@ def asyncapi_document() -> dict[str, Any]:
 def _components() -> dict[str, Schema]:
     """Return the schemas of all documented messages with references into the document."""
     schemas: dict[str, Schema] = {}
-    for name in asyncapi.DOCUMENTED:
+    for name in channels.DOCUMENTED:
         schema = message_schemas()[name]
         schema.pop("$schema")
         definitions = schema.pop("$defs", {})

@@ -79,7 +79,7 @@ class Demo:
             async with asyncio.timeout(STALL_SECONDS) as patience:
                 async for result in client.outcomes(self._tasks(), ordered=False):
                     patience.reschedule(loop.time() + STALL_SECONDS)
-                    self._tally.take(paths[result.id.rpartition("-")[2]], result)
+                    self._tally.count_result(paths[result.id.rpartition("-")[2]], result)
                     self._screen.show("analysed", self._tally.shares(), total)
                     if len(self._tally.results) >= total * KILL_AT:
                         self._kill_one(cluster)

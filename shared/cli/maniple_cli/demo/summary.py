@@ -57,7 +57,7 @@ class Tally:
         self.results: dict[Path, Result] = {}
         self.verified = 0
 
-    def take(self, path: Path, result: Result) -> None:
+    def count_result(self, path: Path, result: Result) -> None:
         """Count a result."""
         self.results[path] = result
 

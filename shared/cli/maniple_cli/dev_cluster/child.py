@@ -118,7 +118,7 @@ class Child:
         """Whether the process is there now."""
         return self.state is ChildState.RUNNING
 
-    async def start(self) -> None:
+    async def start_process(self) -> None:
         """Start the process and watch it; returns at once. Raises `ServerMissing`."""
         process = await self._spawn()
         self._supervisor = asyncio.create_task(

@@ -109,7 +109,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         """Start everything; raises `LocalError` with nothing left running."""
-        existing = Existing.of(os.environ)
+        existing = Existing.of_environment(os.environ)
         self._reaper = ProcessReaper()
         self.data_dir = self._make_folder()
         self.servers = Servers(
@@ -169,10 +169,10 @@ class Cluster:
         return folder
 
     async def _start(self) -> None:
-        await self.servers.start()
+        await self.servers.start_servers()
         if self.options.services:
             self.processes = self._plan()
-            await asyncio.gather(*(process.child.start() for process in self.processes))
+            await asyncio.gather(*(process.child.start_process() for process in self.processes))
             await _all_ready(self.processes)
         self.servers.supervise(restart=self.options.restart, on_death=self._hear)
         for process in self.processes:
@@ -247,14 +247,14 @@ class Cluster:
         drain = STOP_SECONDS - SERVERS_SHARE
         await asyncio.gather(*(process.child.stop(drain) for process in self.processes))
         rest = max(SERVERS_SHARE, deadline - time.monotonic())
-        await self.servers.stop(THROWAWAY_SECONDS if self._temporary else rest)
+        await self.servers.stop_servers(THROWAWAY_SECONDS if self._temporary else rest)
         if self._temporary and self._failed:
             self.kept = self.data_dir
             self._reaper.forget_folder(self.data_dir)
         elif self._temporary:
             await asyncio.to_thread(shutil.rmtree, self.data_dir, ignore_errors=True)
             self._reaper.forget_folder(self.data_dir)
-        await asyncio.to_thread(self._reaper.close)
+        await asyncio.to_thread(self._reaper.end_reaper)
 
 
 async def _all_ready(processes: list[ServiceProcess]) -> None:

@@ -66,7 +66,7 @@ class ConsulServer:
         environ = {"CHECKPOINT_DISABLE": "1"}
         agent = Child(ChildSpec("consul", tuple(argv), self.log, environ), self._reaper)
         self.children = (agent,)
-        await agent.start()
+        await agent.start_process()
         await until_ready("Consul", self.answers, children=[agent], seconds=START_SECONDS)
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
@@ -74,7 +74,7 @@ class ConsulServer:
         for child in self.children:
             await child.stop(seconds)
         if self._own_reaper:
-            self._reaper.close()
+            self._reaper.end_reaper()
 
     async def answers(self) -> bool:
         """Whether sessions can be made: there is a leader and the node's own check passes."""

@@ -80,7 +80,7 @@ class RabbitMQServer:
         """Stop the broker cleanly, by force after `seconds`. Idempotent."""
         await self._stop_children(seconds)
         if self._own_reaper:
-            self._reaper.close()
+            self._reaper.end_reaper()
 
     async def _stop_children(self, seconds: float) -> None:
         for child in reversed(self.children):
@@ -113,9 +113,9 @@ class RabbitMQServer:
             self._reaper,
         )
         self.children = (epmd, broker)
-        await epmd.start()
+        await epmd.start_process()
         await until_ready("epmd", lambda: listens(epmd_port), children=[epmd], seconds=EPMD_SECONDS)
-        await broker.start()
+        await broker.start_process()
         await until_ready("RabbitMQ", self.answers, children=self.children, seconds=START_SECONDS)
 
     async def answers(self) -> bool:

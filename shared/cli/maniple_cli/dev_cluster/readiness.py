@@ -1,8 +1,10 @@
 """Waiting until a server or process really answers."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from operator import not_
+
+from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
 from maniple_cli.dev_cluster.child import Child
 from maniple_cli.dev_cluster.errors import StartFailed
@@ -42,12 +44,20 @@ async def until_ready(
     what: str, ready: Callable[[], Awaitable[bool]], *, children: Sequence[Child], seconds: float
 ) -> None:
     """Poll `ready` until it is true; raises `StartFailed` when a child dies first or time is up."""
-    deadline = time.monotonic() + seconds
-    while not await ready():
+
+    async def is_ready() -> bool:
+        if await ready():
+            return True
         for child in children:
             if not child.running:
                 raise StartFailed(f"{what} did not start. {child.describe()}")
-        if time.monotonic() > deadline:
-            report = "\n".join(child.describe() for child in children)
-            raise StartFailed(f"{what} was not ready after {seconds:g} s. {report}")
-        await asyncio.sleep(POLL)
+        return False
+
+    polling = AsyncRetrying(
+        retry=retry_if_result(not_), wait=wait_fixed(POLL), stop=stop_after_delay(seconds)
+    )
+    try:
+        await polling(is_ready)
+    except RetryError:
+        report = "\n".join(child.describe() for child in children)
+        raise StartFailed(f"{what} was not ready after {seconds:g} s. {report}") from None

@@ -51,7 +51,7 @@ class ProcessReaper:
         """Leave `folder` where it is."""
         self._say(f"forget folder {folder}")
 
-    def close(self) -> None:
+    def end_reaper(self) -> None:
         """Let the reaper end; what is still watched is ended and removed by it first."""
         pipe = self._process.stdin
         if pipe is not None and not pipe.closed:
@@ -73,4 +73,4 @@ class ProcessReaper:
 
     def __exit__(self, *_: object) -> None:
         """Close it."""
-        self.close()
+        self.end_reaper()

@@ -35,7 +35,7 @@ class Existing:
     consul_tls: Tls = field(default_factory=Tls)
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> "Existing":
+    def of_environment(cls, environ: Mapping[str, str]) -> "Existing":
         """Read the variables; an empty one counts as unset. Raises `WrongVariable`."""
         try:
             tls = Tls.of_environment("consul", environ)
@@ -147,7 +147,7 @@ class Servers:
         own = {"consul": self._consul, "management": self._rabbitmq}
         return {variable(name, part): "" for name in own if own[name] for part in PARTS}
 
-    async def start(self) -> None:
+    async def start_servers(self) -> None:
         """Start what is ours, side by side, and look whether the rest is there.
 
         Raises `LocalError`: `ServerUnreachable` for an existing server that does not answer.
@@ -166,7 +166,7 @@ class Servers:
             child.restart = restart
             child.on_death = on_death
 
-    async def stop(self, seconds: float) -> None:
+    async def stop_servers(self, seconds: float) -> None:
         """Stop what is ours, by force after `seconds`."""
         servers = [server for server in (self._rabbitmq, self._consul) if server]
         await asyncio.gather(*(server.stop(seconds) for server in servers))

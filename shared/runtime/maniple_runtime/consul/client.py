@@ -113,7 +113,7 @@ class Consul:
             if "Unknown service" not in str(error):  # some versions say so, with a 500
                 raise
 
-    async def remove(self, instance: Instance) -> None:
+    async def remove_instance(self, instance: Instance) -> None:
         """Take out an instance that may be registered at another machine's agent."""
         await self.deregister_service(instance.id)
         await self._call(lambda c: c.catalog.deregister(instance.node, service_id=instance.id))

@@ -37,7 +37,7 @@ class TtlHeartbeat:
         self._beaten = True
         self._wake.set()
 
-    def take(self) -> bool:
+    def take_beat(self) -> bool:
         """Return whether there was a beat since the last call."""
         beaten, self._beaten = self._beaten, False
         return beaten
@@ -86,11 +86,11 @@ class Registration:
         self._failures = 0
         self._unproven = 0
 
-    def start(self) -> None:
+    def register(self) -> None:
         """Register and refresh in the background, waiting for Consul where it is away."""
         self._task = asyncio.create_task(self._keep(), name="presence")
 
-    async def stop(self) -> None:
+    async def deregister(self) -> None:
         """Deregister. The step under way is let finish, or it might register again afterwards."""
         self._stopping.set()
         self._pulse.wake()
@@ -139,7 +139,7 @@ class Registration:
         """Do what is to be done at Consul now: that is something whenever it was away."""
         instance = self._settings.instance
         # A beat that Consul does not take now is not used again: by then it is too old.
-        proven = self._pulse.take() if self._pulse.expected else self._health.sound
+        proven = self._pulse.take_beat() if self._pulse.expected else self._health.sound
         if not self._registered:
             await self._register()
         if proven:

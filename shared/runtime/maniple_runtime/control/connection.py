@@ -209,7 +209,7 @@ class ControlConnection(Supervised):
     def _forget(self) -> None:
         self._broker = None
         for shared, _ in self._shared:
-            shared.lost()
+            shared.on_lost()
 
     def _tick(self) -> None:
         silent = frozenset([shared.name for shared, _ in self._shared if shared.is_silent()])
@@ -232,7 +232,7 @@ class ControlConnection(Supervised):
         """Take nothing more; letters can still be sent."""
         self._subscriptions.clear()
         for shared, _ in self._shared:
-            shared.lost()
+            shared.on_lost()
         self._shared.clear()
         subscribers = self._broker.consumers if self._broker else ()
         if stopping := [asyncio.create_task(_stop(one)) for one in subscribers]:
@@ -333,7 +333,7 @@ class ControlConnection(Supervised):
                 await channel.close()
                 return declared.consumer_count or 0
 
-    async def send(self, letter: OutgoingMessage, timeout: float) -> None:
+    async def send_message(self, letter: OutgoingMessage, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
         A letter that may be `repeated` is sent again, under the same id, when the connection is

@@ -50,7 +50,7 @@ class ControlDispatch:
         task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
 
-    async def close(self, timeout: float) -> None:
+    async def finish_handlers(self, timeout: float) -> None:
         """Let handlers finish for `timeout` seconds, then cancel them."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout)

@@ -106,7 +106,7 @@ class AgentTimings(BaseModel):
     failed: Period
 
     @classmethod
-    def of(cls, timings: Timings) -> Self:
+    def of_timings(cls, timings: Timings) -> Self:
         """Return what is told of these."""
         return cls.model_validate(timings.shown())
 

@@ -102,7 +102,7 @@ class ControlPlane:
     ) -> None:
         """Stop consuming, let handlers finish for `DRAIN_TIMEOUT` seconds, close."""
         await self._connection.stop_consuming()
-        await self._inbox.close(DRAIN_TIMEOUT)
+        await self._inbox.finish_handlers(DRAIN_TIMEOUT)
         self._waiting.fail_all("the connection was closed")
         await self._connection.close()
 
@@ -202,7 +202,7 @@ class ControlPlane:
             correlation_id=arrival.correlation_id,
         )
         try:
-            await self._connection.send(letter, PUBLISH_TIMEOUT)
+            await self._connection.send_message(letter, PUBLISH_TIMEOUT)
         except (BrokerUnavailable, PublishRefused) as error:
             self._log.info("answer not delivered", reply_to=reply_to, reason=str(error))
 
@@ -241,9 +241,9 @@ class ControlPlane:
             raise timed_out(service, op, timeout) from error
 
     async def _answer_to(self, letter: OutgoingMessage, timeout: float) -> dict[str, Any]:
-        future = self._waiting.open(letter.correlation_id or "")
+        future = self._waiting.open_request(letter.correlation_id or "")
         try:
-            await self._connection.send(letter, timeout)
+            await self._connection.send_message(letter, timeout)
             return self._waiting.read(await future)
         finally:
             future.cancel()
@@ -261,14 +261,16 @@ class ControlPlane:
                 self._replies = await self._connection.listen(purpose, self._settle, None, ())
 
     async def _settle(self, arrival: IncomingMessage) -> None:
-        self._waiting.settle(arrival.correlation_id, arrival.body)  # False: it came too late
+        self._waiting.settle_request(
+            arrival.correlation_id, arrival.body
+        )  # False: it came too late
 
     async def emit(self, event: Event, timeout: float = PUBLISH_TIMEOUT) -> None:
         """Publish an event under its own id; returns when it is stored in `maniple.records`.
 
         Raises as `publish` does.
         """
-        await self._connection.send(_letter(EVENTS, event.KEY, event, event.id), timeout)
+        await self._connection.send_message(_letter(EVENTS, event.KEY, event, event.id), timeout)
 
     async def command(self, key: str, command: Command, timeout: float = PUBLISH_TIMEOUT) -> bool:
         """Publish a command; False if no agent is bound to `key`."""
@@ -286,7 +288,7 @@ class ControlPlane:
         It is confirmed also when no registry is there to hear it: that is not the agent's fault.
         """
         letter = _letter(HEARTBEATS, "", heartbeat, new_id(), mandatory=False)
-        await self._connection.send(letter, timeout)
+        await self._connection.send_message(letter, timeout)
 
     async def publish(
         self,
@@ -300,7 +302,7 @@ class ControlPlane:
         Raises `PublishRefused` (also when nothing is bound) and `BrokerUnavailable`, after which
         the message may or may not have arrived.
         """
-        await self._connection.send(_letter(exchange, key, message, new_id()), timeout)
+        await self._connection.send_message(_letter(exchange, key, message, new_id()), timeout)
 
 
 def _letter(

@@ -37,7 +37,7 @@ class Asked(Request):
         return self._may_repeat
 
     @classmethod
-    def of(cls, arrival: IncomingMessage) -> Self:
+    def of_message(cls, arrival: IncomingMessage) -> Self:
         """Read it; raises `ValueError`."""
         asked = cls.from_json(arrival.body)
         asked._set(arrival)  # noqa: SLF001 - of our own class
@@ -75,7 +75,7 @@ async def answer(
     Codes: `invalid_request`, `unknown_op`, `internal`, or what a `RequestFailed` carries.
     """
     try:
-        request = Asked.of(arrival)
+        request = Asked.of_message(arrival)
     except ValueError as error:
         return _failure("invalid_request", str(error))
     operation = operations.get(request.op)
@@ -115,7 +115,7 @@ class Correlation:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def open(self, correlation_id: str) -> asyncio.Future[bytes]:
+    def open_request(self, correlation_id: str) -> asyncio.Future[bytes]:
         """Begin to wait for the response of this id."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending[correlation_id] = future
@@ -127,7 +127,7 @@ class Correlation:
         if not future.cancelled():
             future.exception()  # who gave up before it came must not leave a complaint behind
 
-    def settle(self, correlation_id: str | None, body: bytes) -> bool:
+    def settle_request(self, correlation_id: str | None, body: bytes) -> bool:
         """Hand a response to who waits for it; False if nobody does (any more)."""
         future = self._pending.pop(correlation_id or "", None)
         if future is None or future.done():

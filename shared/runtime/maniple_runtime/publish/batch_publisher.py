@@ -1,6 +1,6 @@
 """How dispatchers and agents publish on the hot path: bundles per key, results, replies.
 
-Every `add` takes a `done` callback; see `maniple_runtime.publish.confirm`.
+Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ class BatchPublisher:
             metrics.counter(name, self._exchange)
         return self
 
-    def add(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
+    def add_item(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
         """Send one encoded item under `key`."""
         self.kept += len(encoded)
         self._bundler(key).add((encoded, done), len(encoded))
@@ -289,7 +289,7 @@ class ResultPublisher:
         """Bytes of results that were reported and are not recorded yet."""
         return self._records.kept + self._verdicts.kept
 
-    def report(
+    def report_result(
         self,
         result: Result,
         reply_to: str | None,
@@ -299,10 +299,10 @@ class ResultPublisher:
         """Record `result` and reply; `done` when both are confirmed, or the reply is late."""
         encoded = encode(result)
         if reply_to is None:
-            self._records.add(result.capability, encoded, done)
+            self._records.add_item(result.capability, encoded, done)
             return
         both = AllConfirmed(2, done).part
-        self._records.add(result.capability, encoded, both)
+        self._records.add_item(result.capability, encoded, both)
         self.reply(encoded, reply_to, correlation_id, both)
 
     def refuse(self, result: Result, done: ConfirmCallback) -> None:
@@ -310,7 +310,7 @@ class ResultPublisher:
 
         Whatever names stand in it, it travels with others of its kind.
         """
-        self._records.add(REFUSED_KEY, encode(result), done)
+        self._records.add_item(REFUSED_KEY, encode(result), done)
 
     def conclude(
         self,
@@ -361,7 +361,7 @@ class ResultPublisher:
     ) -> None:
         def record() -> None:
             if alive():
-                self._verdicts.add(key, encoded, recorded)
+                self._verdicts.add_item(key, encoded, recorded)
             else:
                 done(BrokerUnavailable("what it came in is delivered again"))
 
@@ -387,7 +387,7 @@ class ResultPublisher:
         offered: bool = False,
     ) -> None:
         """Send an encoded result to `reply_to` only; `offered` as `Replies.offer` says."""
-        send = self._under_way.offer if offered else self._under_way.send
+        send = self._under_way.offer if offered else self._under_way.send_reply
         if reply_to.startswith(REPLY_PREFIX):
             client = reply_to.removeprefix(REPLY_PREFIX)
             send((self._replies, client), encoded, done)
@@ -395,9 +395,9 @@ class ResultPublisher:
         place = (self._letters, reply_to)
         send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
-    def look(self, *, taking: bool) -> None:
+    def drop_late_replies(self, *, taking: bool) -> None:
         """Let nobody wait for replies that are late; to be called now and then, see `Replies`."""
-        self._under_way.look(taking=taking)
+        self._under_way.drop_late(taking=taking)
 
     def announce(
         self, encoded: bytes, message_type: str, reply_to: str, correlation_id: str | None
@@ -405,11 +405,11 @@ class ResultPublisher:
         """Tell a plain submitter something that is not the end; an SDK client waits for that."""
         if not reply_to.startswith(REPLY_PREFIX):
             place = (self._letters, reply_to)
-            self._under_way.send(
+            self._under_way.send_reply(
                 place, encoded, ignored, type_=message_type, correlation_id=correlation_id
             )
 
-    def progress(
+    def publish_progress(
         self, progress: Progress, reply_to: str | None, done: ConfirmCallback = ignored
     ) -> None:
         """Tell watchers, and a submitter that is an SDK client, how far a task is.
@@ -419,11 +419,11 @@ class ResultPublisher:
         encoded = encode(progress)
         to_client = reply_to is not None and reply_to.startswith(REPLY_PREFIX)
         part = AllConfirmed(2, done).part if to_client else done
-        self._watched.add(progress_key(progress.capability), encoded, part)
+        self._watched.add_item(progress_key(progress.capability), encoded, part)
         if reply_to is not None and to_client:
-            self._progress.add(reply_to.removeprefix(REPLY_PREFIX), encoded, part)
+            self._progress.add_item(reply_to.removeprefix(REPLY_PREFIX), encoded, part)
 
-    async def drain(self) -> None:
+    async def drain_results(self) -> None:
         """Return when everything reported has been sent."""
         await self._records.drain()
         await self._verdicts.drain()

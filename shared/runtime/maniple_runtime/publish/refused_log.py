@@ -48,7 +48,7 @@ class RefusedLog:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def drain(self) -> None:
+    async def drain_log(self) -> None:
         """Return when everything has been kept."""
         while self._tasks:
             await asyncio.wait(self._tasks)

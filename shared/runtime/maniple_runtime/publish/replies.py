@@ -67,7 +67,7 @@ class Replies:
         self.kept = 0
         """Bytes of replies that nobody waits for any more."""
 
-    def send(
+    def send_reply(
         self,
         place: Place,
         encoded: bytes,
@@ -84,7 +84,7 @@ class Replies:
             self._release(reply, monotonic())
         else:
             reply.ticket = self._under_way.begin(("", key), reply, monotonic())
-        outlet.add(key, encoded, reply)
+        outlet.add_item(key, encoded, reply)
 
     def offer(
         self,
@@ -115,7 +115,7 @@ class Replies:
             self._dropped()
             tell([done], None)
             return
-        self.send(place, encoded, taken, type_=type_, correlation_id=correlation_id)
+        self.send_reply(place, encoded, taken, type_=type_, correlation_id=correlation_id)
 
     def _waited(self, done: ConfirmCallback) -> ConfirmCallback:
         def ended(error: ManipleError | None) -> None:
@@ -139,7 +139,7 @@ class Replies:
         """Take that the broker has confirmed something else that was sent at `since`."""
         self._under_way.answered(since)
 
-    def look(self, *, taking: bool) -> None:
+    def drop_late(self, *, taking: bool) -> None:
         """Let nobody wait for what is not confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.

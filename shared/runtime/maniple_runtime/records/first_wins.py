@@ -44,7 +44,7 @@ class Ending(Struct, frozen=True):
     code: ErrorCode | None = None
 
     @classmethod
-    def of(cls, result: Result) -> "Ending":
+    def of_result(cls, result: Result) -> "Ending":
         """Take what is kept of a result."""
         return cls(
             status=result.status,
@@ -164,7 +164,7 @@ class FirstWins:
                 yield key, end
 
     def _end(self, key: TaskKey, fate: TaskFate, result: Result, position: Position) -> Verdict:
-        after, verdict = fate.ended(Ending.of(result), position)
+        after, verdict = fate.ended(Ending.of_result(result), position)
         if verdict is Verdict.KNOWN:
             return verdict
         self._fates[key] = after

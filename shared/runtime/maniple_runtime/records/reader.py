@@ -65,7 +65,7 @@ class RecordReader:
         prefetch: int = PREFETCH,
         decode: Decode = decode_records,
     ) -> None:
-        """Describe the reader; `link.start` opens it and `run` works."""
+        """Describe the reader; `link.start` opens it and `read_records` works."""
         self._take = take
         self._decode = decode
         self.next_offset = start if isinstance(start, int) else 0
@@ -84,14 +84,14 @@ class RecordReader:
             owner=link,
             arguments=self._arguments,
         )
-        link.add(self._consumer)
+        link.add_endpoint(self._consumer)
 
     @property
     def in_place(self) -> bool:
         """Whether this connection has brought again, as it should at once, what was read last."""
         return self._last is None or self._placed == self._consumer.generation
 
-    async def run(self) -> None:
+    async def read_records(self) -> None:
         """Hand on batches until cancelled; raises what `take` raises, whose batch then is not lost.
 
         Whoever starts again at `next_offset` gets it again.

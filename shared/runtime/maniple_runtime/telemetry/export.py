@@ -95,7 +95,7 @@ class Exporter(SpanProcessor):
         self._ahead = ahead
         set_provider(self, self._resource)
 
-    def close(self, timeout: float) -> None:
+    def export_remaining(self, timeout: float) -> None:
         """Send what is left within `timeout` seconds."""
         self._closing = True
         self._wake.set()
@@ -225,7 +225,7 @@ class Collector(SpanProcessor):
         if is_wanted and len(self._spans) < MAX_SPANS:
             self._spans.append(_plain(span))
 
-    def take(self) -> list[Span]:
+    def take_spans(self) -> list[Span]:
         """Return what was kept since this was last asked for."""
         taken, self._spans = self._spans, []
         return taken

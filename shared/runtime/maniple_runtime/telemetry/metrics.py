@@ -43,7 +43,7 @@ class Metrics:
         """Child of a histogram; label values in the declared order."""
         return cast("Histogram", self._child(spec, labels))
 
-    def forget(self, spec: MetricName) -> None:
+    def forget_series(self, spec: MetricName) -> None:
         """Drop all children of a metric, before setting it anew from a whole picture."""
         if spec.labels:
             self._parents[spec.name].clear()

@@ -72,10 +72,10 @@ class Tracer:
         if self._exporter is not None:
             self._exporter.put_of_handler(span)
 
-    def close(self, timeout: float) -> None:
+    def export_remaining(self, timeout: float) -> None:
         """Export what waits, within `timeout` seconds; blocks."""
         if self._exporter is not None:
-            self._exporter.close(timeout)
+            self._exporter.export_remaining(timeout)
 
 
 NO_TRACER = Tracer()

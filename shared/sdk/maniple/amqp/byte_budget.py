@@ -131,15 +131,15 @@ class ByteBudget:
     def hand_on(self) -> None:
         """Have opened what has waited, as far as there is room now."""
         for share in tuple(self._waiting):
-            if share.open():
+            if share.hand_on_waiting():
                 self._waiting.pop(share, None)
 
-    def look(self) -> None:
+    def rebalance(self) -> None:
         """Let take again who may, and fit prefetches to what has come; about once a second."""
         greedy = sum(share.greedy for share in self._shares)
         fair = self.limit // max(1, greedy)
         for share in self._shares:
-            share.look(fair)
+            share.update_hold(fair)
         self.hand_on()
         if self._on_look is not None:
             self._on_look(self)
@@ -183,7 +183,7 @@ class ByteShare:
         self._used_up = False
         budget.join(self)
 
-    def take(self, delivery: "Delivery", unsettled: int) -> None:
+    def count_delivery(self, delivery: "Delivery", unsettled: int) -> None:
         """Count a delivery, with which so many are `unsettled`; hand it on, now or later."""
         budget, size = self._budget, len(delivery.body)
         self.held += size
@@ -206,7 +206,7 @@ class ByteShare:
         if unsettled >= self.prefetch:
             self._widen_if_due(unsettled)
 
-    def settle(self, delivery: "Delivery") -> None:
+    def count_settled(self, delivery: "Delivery") -> None:
         """Give back what a delivery held."""
         size = len(delivery.body)
         self.held -= size
@@ -252,7 +252,7 @@ class ByteShare:
         """Have opened what has waited, of any share, as far as there is room now."""
         self._budget.hand_on()
 
-    def open(self) -> bool:
+    def hand_on_waiting(self) -> bool:
         """Hand on what has waited, as far as there is room; tell whether nothing waits any more."""
         for unopened in self._unopened:
             while unopened:
@@ -272,7 +272,7 @@ class ByteShare:
         coming = self._largest * min(self.most, self._prefetch())
         return max(self.held, coming) > self._budget.floor
 
-    def look(self, fair: int) -> None:
+    def update_hold(self, fair: int) -> None:
         """See whether the consumer is to be held back, and what its prefetch may be.
 
         `fair` is what each of those may hold that are greedy.

@@ -92,7 +92,7 @@ class AmqpConnection(Supervised):
                 for keeper in self._keepers:
                     await keeper.opened.wait()
 
-    def add(self, endpoint: Endpoint, overdue: Callable[[], bool] | None = None) -> None:
+    def add_endpoint(self, endpoint: Endpoint, overdue: Callable[[], bool] | None = None) -> None:
         """Put an endpoint on the link before it is started.
 
         `overdue` is asked at each tick whether the broker owes it an answer for too long, but not
@@ -133,11 +133,11 @@ class AmqpConnection(Supervised):
         for keeper in self._keepers:
             keeper.tick()
         if self.budget is not None:
-            self.budget.look()
+            self.budget.rebalance()
 
     def _forget(self) -> None:
         for keeper in self._keepers:
-            safely(keeper.lost)
+            safely(keeper.on_lost)
         for endpoint in self._endpoints:
             safely(endpoint.lost)
 

@@ -192,7 +192,7 @@ class Consumer:
         self.want(paused=False)
         await self._fitted()
 
-    async def settle(self) -> None:
+    async def settle_delivery(self) -> None:
         """Take nothing more and have the acknowledgements applied; used before closing.
 
         A quorum queue takes 32 single ones from a channel at a time. What then waits in the channel
@@ -286,7 +286,7 @@ class Consumer:
         if self._share is None:
             self._hand(delivery)
         else:
-            self._share.take(delivery, len(self._unsettled))
+            self._share.count_delivery(delivery, len(self._unsettled))
 
     def _hand(self, delivery: Delivery) -> None:
         try:
@@ -320,7 +320,7 @@ class Consumer:
     def _end(self, tag: int) -> None:
         delivery = self._unsettled.pop(tag)
         if self._share is not None:
-            self._share.settle(delivery)
+            self._share.count_settled(delivery)
 
     def _may_settle(self, delivery: Delivery) -> bool:
         return (

@@ -76,7 +76,7 @@ class FirstPublishes:
         self._sending: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
 
-    def open(self, connection: aiormq.Connection) -> None:
+    def use_connection(self, connection: aiormq.Connection) -> None:
         """Send scouts over this connection from now on."""
         self._connection = connection
         self._known, self._found = set(), set()  # an answer may have been told after the loss
@@ -121,7 +121,7 @@ class FirstPublishes:
                 self._known.clear()  # what is in use is soon found again
             self._known.add(place)
 
-    def forget(self, place: Place) -> None:
+    def forget_address(self, place: Place) -> None:
         """Take that something published there is not answered, or that nothing is there."""
         self._known.discard(place)
         self._found.discard(place)
@@ -137,7 +137,7 @@ class FirstPublishes:
         await scout.back.wait()
         return False
 
-    async def send(self, place: Place, publish: Publish) -> None:
+    async def publish_first(self, place: Place, publish: Publish) -> None:
         """Publish a message there as the first; raises as `publish` does.
 
         What is cancelled while it is under way goes on so, and when it is answered the place is

@@ -34,7 +34,7 @@ class Listener:
         self._link = link
         self._bindings = tuple(bindings)
         self._hear = hear
-        link.add(self)
+        link.add_endpoint(self)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Declare, bind and consume."""
@@ -71,7 +71,7 @@ class Inspector:
         self._connection: aiormq.Connection | None = None
         self._channel: AbstractChannel | None = None
         self._looking = asyncio.Lock()
-        link.add(self)
+        link.add_endpoint(self)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open a channel by which the link sees that it lives; looks have another."""
@@ -83,7 +83,7 @@ class Inspector:
         """Forget the connection."""
         self._connection = self._channel = None
 
-    async def look(self, queue: str) -> QueueView:
+    async def inspect_queue(self, queue: str) -> QueueView:
         """Look at a queue. Raises `BrokerUnavailable`, also when the broker will not say."""
         async with self._looking:
             try:

@@ -60,7 +60,7 @@ class OrphanedQueue:
         """Seconds since the last delivery came or was on its way."""
         return 0.0 if self._consumer.unsettled else monotonic() - self._touched
 
-    async def look(self) -> QueueView | None:
+    async def inspect_queue(self) -> QueueView | None:
         """Look at the queue; None if it is not there."""
         channel = await self._connection.channel()
         try:
@@ -103,19 +103,19 @@ class OrphanedQueue:
             return
         await channel.close()
 
-    async def remove(self) -> None:
+    async def remove_queue(self) -> None:
         """Remove the queue, whatever is in it; what this consumer was given is still its own."""
         async with _channel(self._connection) as channel:
             await channel.queue_delete(self._queue.name)
 
-    async def close(self) -> None:
+    async def release_queue(self) -> None:
         """Let go of the queue."""
         if self._channel is not None:
             await self._consumer.flush()
             self._consumer.lost()
             await self._channel.close()
 
-    def forget(self) -> None:
+    def forget_queue(self) -> None:
         """Hold nothing any more."""
         self._consumer.retire()
 
@@ -138,9 +138,9 @@ async def _closed(one: OrphanedQueue) -> AsyncIterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(*LOST):
-            await one.close()
+            await one.release_queue()
         raise
-    await one.close()
+    await one.release_queue()
 
 
 @asynccontextmanager
@@ -160,4 +160,4 @@ async def leftover(
             raise
         raise BrokerUnavailable(f"the connection {link.name} was lost: {error!r}") from error
     finally:
-        one.forget()
+        one.forget_queue()

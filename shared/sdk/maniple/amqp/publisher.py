@@ -115,7 +115,7 @@ class Publisher:
         self._answered = 0  # the tick in which was sent what has been answered
         self._asking: asyncio.Task[None] | None = None
         self._asked = 0
-        link.add(self, self.overdue)
+        link.add_endpoint(self, self.overdue)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Open the channel with confirms on."""
@@ -123,7 +123,7 @@ class Publisher:
         self._channel = channel
         self._answered = self._ticks
         if self._scouts is not None:
-            self._scouts.open(connection)
+            self._scouts.use_connection(connection)
         return channel
 
     def lost(self) -> None:
@@ -132,7 +132,7 @@ class Publisher:
         if self._scouts is not None:
             self._scouts.lost()
         if self._suspects is not None:
-            self._suspects.lost()
+            self._suspects.record_loss()
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
@@ -148,7 +148,7 @@ class Publisher:
         """
         self._ticks += 1
         if self._suspects is not None:
-            self._suspects.tick(self._ticks)
+            self._suspects.set_time(self._ticks)
         oldest, _ = next(iter(self._unconfirmed.values()), (self._ticks, None))
         times = self._link.times
         most = times.ticks(times.confirm)
@@ -167,7 +167,7 @@ class Publisher:
         for sent_at, place in self._unconfirmed.values():
             if self._ticks - sent_at <= patience:
                 break
-            self._scouts.forget(place)
+            self._scouts.forget_address(place)
 
     async def _ask(self) -> None:
         """Ask the channel for an answer that needs no queue."""
@@ -267,7 +267,7 @@ class Publisher:
             or self.trusts(message.routing_key)
         ):
             return
-        self._suspects.answered(message.routing_key)
+        self._suspects.record_answer(message.routing_key)
         if self._blamed is channel:
             self._blamed = None
 
@@ -322,7 +322,7 @@ class Publisher:
             if self._scouts is None or self._scouts.knows(message.place):
                 await self._send(channel, message, properties)
                 return
-            await self._scouts.send(
+            await self._scouts.publish_first(
                 message.place, lambda scout: _basic_publish(scout, message, properties)
             )
         finally:
@@ -337,7 +337,7 @@ class Publisher:
         except aiormq.exceptions.DeliveryError as error:  # refused, or bound to nothing
             self._answered = max(self._answered, sent_at)
             if scouts is not None and isinstance(error, aiormq.exceptions.PublishError):
-                scouts.forget(message.place)
+                scouts.forget_address(message.place)
             raise
         self._answered = max(self._answered, sent_at)
         if scouts is not None:

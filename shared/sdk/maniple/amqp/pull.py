@@ -140,14 +140,14 @@ class Pulls:
             await self.trim()
             await self._looking.close()
 
-    async def look(self, queue: str) -> QueueView:
+    async def inspect_queue(self, queue: str) -> QueueView:
         """Look at a queue, when a looker is free.
 
         Raises `BrokerUnavailable`, also when the broker will not say.
         """
         inspector = await self._inspectors.get()
         try:
-            return await inspector.look(queue)
+            return await inspector.inspect_queue(queue)
         finally:
             self._inspectors.put_nowait(inspector)
 

@@ -36,7 +36,7 @@ class ReplyConsumer(Consumer):
         *,
         prefetch: int,
     ) -> None:
-        """Describe the consumer; `link.add` puts it to work: without it the link is not up."""
+        """Describe it; `link.add_endpoint` puts it to work: without it the link is not up."""
         self._secret = new_secret()
         self._durable = reply_queue(client, self._secret)
         self.exclusive = False

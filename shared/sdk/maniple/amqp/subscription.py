@@ -76,7 +76,7 @@ class Subscription:
         )
         self._keeping.add_done_callback(ended)
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         """Abandon the connection: it is gone."""
         if self._keeping is not None:
             self._keeping.cancel()

@@ -50,7 +50,7 @@ class SuspectAddresses:
         self._paid = asyncio.Event()
         self._paid.set()
 
-    def tick(self, now: int) -> None:
+    def set_time(self, now: int) -> None:
         """Take what time it is; to be called now and then."""
         self._now = now
         if self._paid_until - now <= self._most_ahead:
@@ -88,7 +88,7 @@ class SuspectAddresses:
         kind = self._kind_of(key)
         return kind is not None and kind not in self._good
 
-    def answered(self, key: str) -> None:
+    def record_answer(self, key: str) -> None:
         """Take that something that was sent to an address was answered."""
         kind = self._kind_of(key)
         if kind is None:
@@ -121,7 +121,7 @@ class SuspectAddresses:
             return
         self._good_before.discard(kind)
 
-    def lost(self) -> None:
+    def record_loss(self) -> None:
         """Take that the connection is gone: one of those that were good may have gone with it."""
         self._good.clear()
 

@@ -71,7 +71,7 @@ async def connect(
     """
     outstanding = OutstandingHandles()
     carrier = AmqpCarrier(_broker_url(url), outstanding, confirm_timeout)
-    await carrier.start(timeout)
+    await carrier.connect(timeout)
     client = Client(carrier, outstanding, tenant=tenant, submitting=SubmitSpans(tracer))
     try:
         yield client
@@ -94,7 +94,7 @@ class AmqpCarrier:
     def __init__(
         self, url: str, outstanding: OutstandingHandles, confirm_timeout: float | None
     ) -> None:
-        """Describe the connection; `start` opens it."""
+        """Describe the connection; `connect` opens it."""
         self.client_id = new_id()
         self._outstanding = outstanding
         self._confirm_timeout = confirm_timeout
@@ -103,7 +103,7 @@ class AmqpCarrier:
         self._replies = ReplyConsumer(
             self._link, self.client_id, self._on_delivery, prefetch=PREFETCH
         )
-        self._link.add(self._replies)
+        self._link.add_endpoint(self._replies)
         self._publisher = Publisher(self._link, tells_refusals=True)
         self._bundler = Bundler(self._send, max_items=BUNDLE_TASKS)
         # In messages of their own: what is said of a message is said of all that is in it.
@@ -111,7 +111,7 @@ class AmqpCarrier:
         self._closed = False
         self._warned = False
 
-    async def start(self, timeout: float) -> None:
+    async def connect(self, timeout: float) -> None:
         """Connect. Raises `BrokerUnavailable` after `timeout` seconds."""
         await self._link.start(timeout)
 
@@ -191,9 +191,9 @@ class AmqpCarrier:
         try:
             if kind == PROGRESS_TYPE:
                 reports = codec.decode_members(delivery.body, Progress)
-                self._outstanding.report([r for r in reports if isinstance(r, Progress)])
+                self._outstanding.report_all([r for r in reports if isinstance(r, Progress)])
             elif kind.startswith(RESULTS_OF_ANY_KIND):
-                self._outstanding.settle(codec.decode_members(delivery.body, Result))
+                self._outstanding.settle_results(codec.decode_members(delivery.body, Result))
             else:  # such as that a task is accepted, which is told to plain reply queues
                 _log.debug("a reply of type %s says of no task that it has ended", kind)
         except InvalidMessage as error:
@@ -208,7 +208,7 @@ class AmqpCarrier:
 
     def _abandon(self, life: int) -> None:
         """Give up tasks whose results go to a queue before this one."""
-        self._outstanding.abandon(
+        self._outstanding.abandon_where(
             BrokerUnavailable(
                 "the reply queue was lost, and with it the results of tasks submitted before"
             ),

@@ -100,7 +100,7 @@ class Client:
         handle = self._sealed(task, TaskHandle)
         handle.repeated = repeated
         try:
-            self._outstanding.add(handle)
+            self._outstanding.add_ticket(handle)
             self._carrier.send(handle)
         except Exception as error:
             self._outstanding.discard(handle)
@@ -188,7 +188,7 @@ class Client:
         try:
             await self._carrier.close()
         finally:
-            self._outstanding.abandon(
+            self._outstanding.abandon_where(
                 ManipleError("the client was closed before the task's result arrived")
             )
 
@@ -212,7 +212,7 @@ class Client:
         if window < 1:
             raise ConfigurationError("window must be at least 1")
         flow = Flow(self._carrier, self._outstanding, window=window, ordered=ordered)
-        return contextlib.aclosing(flow.run(items, make))
+        return contextlib.aclosing(flow.iterate_slots(items, make))
 
     def _slot(self, task: Task) -> Slot:
         task = _identified(task)

@@ -55,7 +55,7 @@ class Slot(Ticket):
         if error is not None and self.flow is not None:
             self.flow.finish(self, error)
 
-    def settle(self, result: Result) -> None:
+    def settle_with(self, result: Result) -> None:
         """See `Ticket`."""
         if self.flow is not None:
             self.flow.finish(self, result)
@@ -92,7 +92,7 @@ class Flow:
         self._room: asyncio.Future[None] | None = None
         self._news: asyncio.Future[None] | None = None
 
-    async def run(
+    async def iterate_slots(
         self, items: Iterable[T] | AsyncIterable[T], make: Callable[[T], Slot]
     ) -> AsyncGenerator[Slot, None]:
         """Make a task of each item and iterate over the slots as they are done.
@@ -165,7 +165,7 @@ class Flow:
             return
         self._bytes += len(slot.body)
         try:
-            self._outstanding.add(slot)
+            self._outstanding.add_ticket(slot)
             self._carrier.send(slot)
         except ManipleError as error:
             slot.sent(error)

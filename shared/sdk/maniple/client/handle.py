@@ -92,14 +92,14 @@ class Ticket(ABC):
         """The broker has taken the task, or `error` says why not."""
 
     @abstractmethod
-    def settle(self, result: Result) -> None:
+    def settle_with(self, result: Result) -> None:
         """The task has ended."""
 
     @abstractmethod
     def abandon(self, error: ManipleError) -> None:
         """No result will ever be heard here."""
 
-    def report(self, progress: Progress) -> None:  # noqa: B027 - most do not listen to it
+    def report_progress(self, progress: Progress) -> None:  # noqa: B027 - most do not listen to it
         """The task's handler reported progress."""
 
 
@@ -192,7 +192,7 @@ class TaskHandle(Ticket):
         else:
             self._sent.set_exception(error)
 
-    def settle(self, result: Result) -> None:
+    def settle_with(self, result: Result) -> None:
         """See `Ticket`."""
         self._result = result
         self._ended()
@@ -202,7 +202,7 @@ class TaskHandle(Ticket):
         self._error = error
         self._ended()
 
-    def report(self, progress: Progress) -> None:
+    def report_progress(self, progress: Progress) -> None:
         """See `Ticket`."""
         self._latest = progress
         for listener in self._listeners or ():

@@ -27,7 +27,7 @@ class OutstandingHandles:
         """How many tasks have not ended yet."""
         return len(self._tickets)
 
-    def add(self, ticket: Ticket) -> None:
+    def add_ticket(self, ticket: Ticket) -> None:
         """Take a task. Raises `InvalidMessage` if one of the same identity is outstanding."""
         key = (ticket.tenant, ticket.id)
         if key in self._tickets:
@@ -49,7 +49,7 @@ class OutstandingHandles:
         for ticket in [t for t in self._tickets.values() if forget(t)]:
             self.discard(ticket)
 
-    def settle(self, results: Iterable[Result | InvalidMessage]) -> None:
+    def settle_results(self, results: Iterable[Result | InvalidMessage]) -> None:
         """Hand on results; whose cannot be read hears of that."""
         take = self._tickets.pop
         for result in results:
@@ -63,18 +63,18 @@ class OutstandingHandles:
             if ticket is None:
                 continue
             if _is_of(ticket, result):
-                ticket.settle(result)
+                ticket.settle_with(result)
             else:
                 self._tickets[result.tenant, result.id] = ticket
 
-    def report(self, reports: Iterable[Progress]) -> None:
+    def report_all(self, reports: Iterable[Progress]) -> None:
         """Hand on progress."""
         for progress in reports:
             ticket = self._tickets.get((progress.tenant, progress.id))
             if ticket is not None:
-                ticket.report(progress)
+                ticket.report_progress(progress)
 
-    def abandon(
+    def abandon_where(
         self, error: ManipleError, where: Callable[[Ticket], bool] = lambda _: True
     ) -> None:
         """Give up all tasks for which `where` holds."""
@@ -96,7 +96,7 @@ class OutstandingHandles:
         message_id = _message_of(result, ticket.message_id)
         if message_id == ticket.message_id:
             self.discard(ticket)
-            ticket.settle(result)
+            ticket.settle_with(result)
         else:
             _log.warning("task %s was refused in another message, %.100s", ticket.id, message_id)
 
@@ -115,7 +115,7 @@ class OutstandingHandles:
             return
         for ticket in [t for t in self._tickets.values() if t.message_id == result.id]:
             self.discard(ticket)
-            ticket.settle(
+            ticket.settle_with(
                 replace(result, id=ticket.id, tenant=ticket.tenant, capability=ticket.capability)
             )
 

@@ -81,7 +81,7 @@ class Bulkhead:
             if (known := self.lanes.get(lane)) is not None:
                 known.senders.add(who if len(known.senders) < MOST_NAMES else ANYBODY)
 
-    def left(self, lanes: Iterable[str], who: str) -> None:
+    def forget_lanes(self, lanes: Iterable[str], who: str) -> None:
         """Take that there are no such lanes, and nothing on its way there from one dispatcher."""
         for lane in lanes:
             if (known := self.lanes.get(lane)) is not None:
@@ -89,7 +89,7 @@ class Bulkhead:
                 if not known.senders:
                     del self.lanes[lane]
 
-    def ended(self, number: int) -> None:
+    def release_slots(self, number: int) -> None:
         """Take that some take room no more."""
         self.counted = max(0, self.counted - number)
 
