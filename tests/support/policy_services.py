@@ -9,6 +9,7 @@ from typing import Any
 
 from consul_server import ConsulServer
 from flaky_network import FlakyNetwork
+from followed_policies import follow_policies
 from local_servers import LocalServers
 from maniple.errors import RequestFailed
 from maniple.timings import Timings
@@ -99,7 +100,7 @@ class Follower:
             runtime.settings.broker_url, name=runtime.settings.instance, log=runtime.log
         ) as plane:
             self.view = PolicyView(runtime, plane)
-            await self.view.start_following()
+            await follow_policies(self.view, plane)
             yield
 
 
@@ -127,7 +128,7 @@ async def views(url: str, count: int, folder: Path) -> AsyncIterator[list[Policy
             await stack.enter_async_context(plane)
             stack.push_async_callback(runtime.cancel_spawned)
             made = PolicyView(runtime, plane)
-            await made.start_following()
+            await follow_policies(made, plane)
             return made
 
         yield [await view(number) for number in range(count)]

@@ -382,6 +382,11 @@ class SimulatedPlane:
         await self.wire.published(copy, timeout)
         return bool(heard[0])
 
+    async def publish(
+        self, exchange: Exchange, key: str, message: Any, timeout: float = PUBLISH_TIMEOUT
+    ) -> None:
+        await self.wire.published(lambda: self.broker.copy(exchange.name, key, message), timeout)
+
     async def heartbeat(self, heartbeat: Heartbeat, timeout: float = PUBLISH_TIMEOUT) -> None:
         body = heartbeat.to_json()
         message = body, Heartbeat.TYPE, ""

@@ -15,9 +15,11 @@ import structlog
 
 import maniple_registry.heartbeat_consumer
 import maniple_registry.wiring
+import maniple_runtime.consumers
 from maniple.timings import Fencing
-from maniple.topology import CONTROL, lane_queues
-from maniple_agent.commands import AgentCommands, routes
+from maniple.topology import lane_queues
+from maniple_agent.commands import AgentCommands
+from maniple_agent.consumers import consumers_of
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats
@@ -85,7 +87,7 @@ class Cluster:
             (wiring, "Handlers", self._kept),
             (hearing, "AmqpConnection", link),
             (hearing, "Publisher", SimulatedPublisher),
-            (hearing, "Listener", SimulatedListener),
+            (maniple_runtime.consumers, "Listener", SimulatedListener),
             (hearing, "Inspector", SimulatedInspector),
             (hearing, "new_id", self.world.new_id),
         ):
@@ -100,9 +102,9 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None: ...
 
-    def _kept(self, *parts: Any) -> RegistryHandlers:
+    def _kept(self, *parts: Any, **more: Any) -> RegistryHandlers:
         process: Any = asyncio.get_running_loop()
-        self.handlers[process] = RegistryHandlers(*parts)
+        self.handlers[process] = RegistryHandlers(*parts, **more)
         return self.handlers[process]
 
     def registry(self, name: str) -> "Registry":
@@ -301,7 +303,7 @@ class Agent:
             clock=lambda: datetime.now(UTC),
         )
         ending: Any = SimpleNamespace(begin_leaving=lambda _seconds: self.kill())
-        table = routes(
+        commands = consumers_of(
             AgentCommands(
                 self.heartbeats,
                 ending,
@@ -309,15 +311,17 @@ class Agent:
                 self._renew,
                 world.new_id,
                 clock=lambda: world.now,
-            )
+            ),
+            control_keys(self.name, ()),
         )
+        (one,) = commands.messages
 
         def obey(command: Command) -> None:
             self.told.append((world.now, command))
-            table[type(command)](command)
+            one.take(command)
 
         async with plane:
-            await plane.subscribe(CONTROL, control_keys(self.name, ()), COMMANDS, obey)
+            await plane.subscribe(one.exchange, one.keys, COMMANDS, obey)
             confirmation.confirm_heartbeat(world.now)
             await self.heartbeats.send_heartbeat()
             if self._fenced:

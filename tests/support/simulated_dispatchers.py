@@ -166,6 +166,7 @@ class Dispatcher:
             settings=settings, metrics=metrics(), log=structlog.get_logger()
         )
         self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, self.roster)
+        SimulatedListener(hot.intake, [(OUTCOMES.name, "")], talk.on_report)
         handlers = Handlers(self.lanes, self.fleet)
         intake.bindings.append(
             (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.on_outcomes(m))
@@ -231,7 +232,6 @@ class Dispatchers:
 
     def __enter__(self) -> Self:
         talk = maniple_dispatcher.limits.gossip
-        self._patch.setattr(talk, "Listener", SimulatedListener)
         self._patch.setattr(talk, "Inspector", SimulatedInspector)
         self._patch.setattr(talk, "new_id", lambda: "")
         return self

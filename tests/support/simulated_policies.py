@@ -10,20 +10,21 @@ import structlog
 
 import maniple_policy.store
 import maniple_runtime.policy_view
+from followed_policies import follow_policies
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Timings
-from maniple.topology import EVENTS
 from maniple_policies import PolicySet, parse_policy
+from maniple_policy.consumers import consumers_of
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy
-from maniple_policy.handlers import Handlers, routes
+from maniple_policy.handlers import Handlers
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
 from maniple_runtime.consul.catalog import CatalogEntry
 from maniple_runtime.control.requests import Asked
-from maniple_runtime.events import PolicyApplied, PolicyChanged
+from maniple_runtime.events import PolicyChanged
 from maniple_runtime.health import Health
 from maniple_runtime.policy_view import PolicyView
 from simulated_broker import Broker, SimulatedPlane
@@ -81,8 +82,9 @@ class Service:
         clock = self.policies.world.monotonic
         answers = PolicyQueries(self.store, LiveProcesses(plane, consul, "dev", clock), clock)
         async with plane:
-            await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.on_applied)
-            await plane.respond("policy", routes(Handlers(answers, lambda: NOW), answers))
+            consumers = consumers_of(Handlers(answers, lambda: NOW), answers)
+            await consumers.subscribe(plane)
+            await consumers.respond(plane, "policy")
             self.process.create_task(count(answers, metrics()))
             await self.store.keep()
 
@@ -127,7 +129,7 @@ class Follower:
         )
         self.view = PolicyView(runtime, plane)
         async with plane:
-            await self.view.start_following()
+            await follow_policies(self.view, plane)
             await asyncio.Event().wait()
 
 

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import maniple_agent.heartbeat
+import maniple_registry.consumers
+import maniple_registry.handlers
+import maniple_runtime.control.messages
 from maniple import messages
 from maniple.client import submission
 from maniple_cli import main
@@ -55,6 +59,26 @@ print(json.dumps({
     "help": "--color" in helped.output,
 }))
 """
+REMARK = '''class Remark(ControlMessage):
+    """What an agent says besides."""
+
+    TYPE: ClassVar[str] = "maniple.remark.v1"
+    agent: AgentId
+    text: str
+
+
+'''
+NOTED = 'self.log.error("a remark", agent=one.agent, text=one.text)'
+HEARD = """
+import json
+import structlog
+from simulated_cluster import Cluster
+from virtual_time import World
+
+with World(1) as world, Cluster(world) as cluster, structlog.testing.capture_logs() as lines:
+    cluster.begun(2)
+print(json.dumps({one["agent"]: one["text"] for one in lines if one["event"] == "a remark"}))
+"""
 GREETED = """
 import json
 from maniple_cli.main import build
@@ -89,6 +113,30 @@ def test_a_field_of_a_task_takes_three_files_from_the_command_line_to_the_handle
         "help": True,
     }
     assert len(copy.written) == 3
+
+
+def test_a_message_from_an_agent_to_a_registry_takes_four_files(tmp_path: Path) -> None:
+    copy = Copy(tmp_path, "maniple_runtime", "maniple_agent", "maniple_registry")
+    model = maniple_runtime.control.messages
+    following = "class AgentPhase(OpenEnum):"
+    copy.change(model, following, f"{REMARK}{following}")
+    heartbeat = maniple_agent.heartbeat
+    copy.change(heartbeat, "    Heartbeat,\n", "    Heartbeat,\n    Remark,\n")
+    last = "        self._sent_at = started\n"
+    remark = 'Remark(agent=self._self.description.agent, text="hello")'
+    copy.change(
+        heartbeat, last, f'{last}        await self._plane.publish(OUTCOMES, "", {remark})\n'
+    )
+    handlers, consumers = maniple_registry.handlers, maniple_registry.consumers
+    first = "    def on_heartbeat(self,"
+    copy.change(handlers, first, f"    def on_remark(self, one):\n        {NOTED}\n\n{first}")
+    line = 'FromExchange(EVENTS, ("agent.*",), AGENT_EVENTS, handlers.on_agent_event),'
+    row = 'FromExchange(OUTCOMES, ("",), (Remark,), handlers.on_remark),'
+    copy.change(consumers, line, f"{line} {row}")
+    copy.change(consumers, "ALL_AGENTS, Time", "ALL_AGENTS, Remark, Time")
+    copy.change(consumers, "import CONTROL, EVENTS, HEARTBEATS", "import *")
+    assert copy.ask(HEARD) == {"a0": "hello", "a1": "hello"}
+    assert len(copy.written) == 4
 
 
 def test_a_command_takes_two_files(tmp_path: Path) -> None:

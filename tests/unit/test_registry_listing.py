@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -12,8 +13,9 @@ import structlog
 from maniple.errors import RequestFailed
 from maniple_registry import agent_listing
 from maniple_registry.actions import ActionRunner
+from maniple_registry.consumers import consumers_of
 from maniple_registry.domain.agents import Agents
-from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, Handlers, operations
+from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, Handlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.amqp_messages import IncomingMessage
 from maniple_runtime.control.messages import AgentDescription, Incarnation, Request, Response
@@ -49,6 +51,7 @@ class Registry:
         log = structlog.get_logger()
         actor = cast("ActionRunner", None)
         self.handlers = Handlers(self.fleet, HearingClock(), actor, Metrics(), log)
+        self.requests = consumers_of(self.handlers, Mock(), Mock()).requests
 
     def hear(self, agent: str, *, texts: int = 0) -> None:
         description = describe(agent, texts=texts)
@@ -61,7 +64,7 @@ class Registry:
     async def request(self, op: str, body: Mapping[str, Any]) -> dict[str, Any]:
         question = Request(op=op, body=dict(body)).to_json()
         arrival = IncomingMessage(question)
-        written = await answer(operations(self.handlers), arrival, structlog.get_logger())
+        written = await answer(self.requests, arrival, structlog.get_logger())
         self.asked, self.longest = self.asked + 1, max(self.longest, len(written))
         told = Response.from_json(written)
         if told.error is not None:

@@ -1,9 +1,8 @@
 """What an agent does on command."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
 
 import structlog
 
@@ -12,7 +11,6 @@ from maniple_agent.domain.rejoin_backoff import RejoinBackoff
 from maniple_agent.heartbeat import Heartbeats
 from maniple_runtime.control.messages import (
     Announce,
-    Command,
     Drain,
     Reconnect,
     Retire,
@@ -99,14 +97,3 @@ class AgentCommands:
             self.heartbeats.hurry()
         else:
             self.reconnect()
-
-
-def routes(handlers: AgentCommands) -> Mapping[type[Command], Callable[[Any], None]]:
-    """Return which command goes to which handler."""
-    return {
-        Announce: handlers.announce,
-        Drain: handlers.on_drain,
-        Retire: handlers.retire,
-        Reconnect: handlers.rebuild,
-        Time: handlers.hear,
-    }

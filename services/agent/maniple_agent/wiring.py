@@ -11,15 +11,14 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import cast
 
 from maniple.identifiers import new_id
 from maniple.loading import here, load_registry, located
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
-from maniple.topology import CONTROL
 from maniple_agent import diagnostics
-from maniple_agent.commands import AgentCommands, Ending, routes
+from maniple_agent.commands import AgentCommands, Ending
+from maniple_agent.consumers import consumers_of
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor, cgroups
 from maniple_agent.fencing import Fence
@@ -38,7 +37,6 @@ from maniple_runtime.control.messages import (
     AgentId,
     AgentPhase,
     AgentTimings,
-    Command,
     Incarnation,
     control_keys,
 )
@@ -74,8 +72,9 @@ class Parts:
     time: ClusterTime
 
 
-def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
+def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
     """Put an agent together; nothing is started. Raises `ConfigurationError` for its handlers."""
+    settings = runtime.settings
     time = ClusterTime(now, settings.timings.clocks)
     # Before their modules are there, which may ask for tracers.
     runtime.tracer.serve_handlers(time.off)
@@ -125,14 +124,14 @@ def assemble(runtime: Runtime, settings: AgentSettings, folder: Path) -> Parts:
 
 
 @contextlib.asynccontextmanager
-async def build(runtime: Runtime, folder: Path | None = None) -> AsyncIterator[None]:
+async def build(runtime: Runtime[AgentSettings], folder: Path | None = None) -> AsyncIterator[None]:
     """Start an agent, and drain it on the way out.
 
     Its handlers are looked for in `folder` (None: the current one), where its workers begin.
     """
-    settings = cast("AgentSettings", runtime.settings)
-    parts = assemble(runtime, settings, folder or here())
-    description = describe(runtime, settings, parts)
+    settings = runtime.settings
+    parts = assemble(runtime, folder or here())
+    description = describe(runtime, parts)
     plane = ControlPlane(
         settings.broker_url,
         name=runtime.connection_name("control"),
@@ -202,13 +201,9 @@ async def _report(
     )
     hear = follow(parts.time, runtime.health)
     rebuilds = parts.hot.reconnect, parts.lanes.renew
-    table = routes(AgentCommands(heartbeats, parts.ending, *rebuilds, new_id, hear))
-
-    def obey(command: Command) -> None:
-        table[type(command)](command)
-
+    commands = AgentCommands(heartbeats, parts.ending, *rebuilds, new_id, hear)
     keys = control_keys(description.agent, description.capabilities)
-    await plane.subscribe(CONTROL, keys, tuple(table), obey)
+    await consumers_of(commands, keys).subscribe(plane)
     await heartbeats.send_heartbeat()
     reports = OutcomeReports(
         plane,
@@ -228,8 +223,9 @@ async def _report(
     return heartbeats
 
 
-def describe(runtime: Runtime, settings: AgentSettings, parts: Parts) -> AgentDescription:
+def describe(runtime: Runtime[AgentSettings], parts: Parts) -> AgentDescription:
     """Return what does not change about this life of the agent."""
+    settings = runtime.settings
     return AgentDescription(
         agent=AgentId(settings.instance),
         incarnation=Incarnation(new_id()),

@@ -1,18 +1,16 @@
 """What a dispatcher does with messages of the control plane."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
-from maniple.topology import CONTROL, OUTCOMES, Exchange
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.concurrency import Held
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import BREAKER
-from maniple_runtime.control.messages import ALL_AGENTS, Cancel, LaneOutcomes, Outcomes, Time
+from maniple_runtime.control.messages import Cancel, LaneOutcomes, Outcomes, Time
 
 _log = logging.getLogger(__name__)
 
@@ -43,20 +41,9 @@ class Handlers:
             ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
             self.fleet.due |= self.fleet.owned.record_outcomes(lane.lane, ends, now)
 
-    def obey(self, command: Cancel | Time) -> None:
+    def on_command(self, command: Cancel | Time) -> None:
         """End a task when it passes, or take the time."""
         if isinstance(command, Time):
             self.hear(command)
         else:
             self.lanes.cancel_task(command.tenant, command.id)
-
-
-Route = tuple[str, type[Any] | tuple[type[Any], ...], Callable[[Any], None]]
-
-
-def routes(handlers: Handlers) -> Mapping[Exchange, Route]:
-    """Return which message of which exchange, by which key, goes to which handler."""
-    return {
-        OUTCOMES: ("", Outcomes, handlers.on_outcomes),
-        CONTROL: (ALL_AGENTS, (Cancel, Time), handlers.obey),
-    }

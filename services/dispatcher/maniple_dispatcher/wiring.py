@@ -5,19 +5,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from time import monotonic, time_ns
-from typing import cast
 
-from maniple import topology
 from maniple.amqp import Pulls
 from maniple.errors import ManipleError
 from maniple_dispatcher.affinity.agents import AgentDirectory
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
+from maniple_dispatcher.consumers import Takers, consumers_of
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, is_lane
 from maniple_dispatcher.egress.lane_expiry import LOOKERS, Around, LaneExpiry, TurnOver
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.handlers import Handlers, routes
+from maniple_dispatcher.handlers import Handlers
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.long_messages import LongMessages
@@ -47,7 +46,6 @@ from maniple_runtime.process import Runtime
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.refused_log import RefusedLog
 
-PREFETCH_DEAD = 16
 DEFAULT_TENANT = "default"
 LOOK_PERIOD = 0.25
 TIME_TIMEOUT = 2.0
@@ -113,7 +111,7 @@ def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | No
     return spec_of
 
 
-def _pulls(runtime: Runtime) -> Pulls:
+def _pulls(runtime: Runtime[DispatcherSettings]) -> Pulls:
     settings = runtime.settings
     return Pulls(
         settings.broker_url,
@@ -137,9 +135,9 @@ def _around(
 
 
 @asynccontextmanager
-async def build(runtime: Runtime) -> AsyncIterator[None]:
+async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     """Start a dispatcher, and drain it on the way out."""
-    settings = cast("DispatcherSettings", runtime.settings)
+    settings = runtime.settings
     plane = ControlPlane(
         settings.broker_url,
         name=runtime.connection_name("control"),
@@ -190,8 +188,15 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         traces=traces,
         log=refused,
     )
-    agents = AgentDirectory(runtime, plane, roster, moves, marks, deadlines=deadlines)
-    agents.ended = lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself)
+    agents = AgentDirectory(
+        runtime,
+        plane,
+        roster,
+        moves,
+        marks,
+        deadlines=deadlines,
+        ended=lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself),
+    )
     good = ResultCache()
     gate = Pipeline(
         lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now
@@ -228,9 +233,6 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
     )
     expiry = LaneExpiry(deadlines, pulls, turn_over, around, runtime.log)
     returns = RetryConsumer(lanes, gate, refused, time.now, traces=traces, again=again)
-    for queue in (topology.SUBMIT, topology.UNROUTED_QUEUE):
-        hot.consume(queue, submissions.on_submission, settings.prefetch)
-    hot.consume(topology.RETRY_QUEUE, returns.on_retry, settings.retry_prefetch)
     dead = DeadLetterConsumer(
         results,
         runtime.metrics,
@@ -241,13 +243,26 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         admitted=submissions.admitted,
         long=long,
     )
-    hot.consume(topology.DEAD_BROKER, dead.on_dead_letter, PREFETCH_DEAD)
+    hear = follow(time, runtime.health)
+    consumers = consumers_of(
+        Takers(
+            submissions=submissions,
+            retries=returns,
+            dead_letters=dead,
+            gossip=talk,
+            handlers=Handlers(lanes, fleet, hear),
+            agents=agents,
+            policies=policies,
+        ),
+        settings,
+    )
+    consumers.consume(hot)
+    consumers.listen(hot.intake)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
-        hear = follow(time, runtime.health)
         await _ask_for_time(plane, hear, runtime)
-        await policies.start_following()
-        for exchange, (key, model, handler) in routes(Handlers(lanes, fleet, hear)).items():
-            await plane.subscribe(exchange, (key,), model, handler)
+        policies.load()
+        await consumers.subscribe(plane)
+        policies.start_following()
         await agents.start_following()
         async with hot.consuming():
             for name, work in {

@@ -14,7 +14,7 @@ from maniple_policy.domain.records import Revision
 from maniple_policy.errors import InvalidPolicy, UnknownVersion
 from maniple_policy.queries import PolicyQueries, changed
 from maniple_policy.requests import Apply, ApplyAll, Change, Delete, Rollback
-from maniple_runtime.control.requests import Asked, Responder
+from maniple_runtime.control.requests import Asked
 
 
 class Handlers:
@@ -122,20 +122,3 @@ def _parsed(document: Mapping[str, Any], number: int | None = None) -> Policy:
     except ValidationError as error:
         which = "" if number is None else f"document {number + 1}: "
         raise InvalidPolicy(which + reasons_of(error)) from error
-
-
-def routes(handlers: Handlers, answers: PolicyQueries) -> Mapping[str, Responder]:
-    """Which operation answers which request."""
-    return {
-        "policy.apply": handlers.apply,
-        "policy.apply_all": handlers.apply_all,
-        "policy.delete": handlers.delete,
-        "policy.rollback": handlers.rollback,
-        "policy.get": answers.get_policy,
-        "policy.list": answers.list,
-        "policy.history": answers.history,
-        "policy.diff": answers.diff,
-        "policy.explain": answers.explain,
-        "policy.status": answers.status,
-        "policy.snapshot": answers.snapshot,
-    }

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from maniple.errors import BrokerUnavailable, PublishRefused
-from maniple.topology import EVENTS
-from maniple_policy.handlers import Handlers, routes
+from maniple_policy.consumers import consumers_of
+from maniple_policy.handlers import Handlers
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
-from maniple_runtime.events import PolicyApplied, PolicyChanged
+from maniple_runtime.events import PolicyChanged
 from maniple_runtime.process import Runtime
 
 
@@ -55,7 +55,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         runtime.spawn(store.keep(), "follow Consul")
         fleet = LiveProcesses(plane, runtime.consul, settings.environment, time.monotonic)
         answers = PolicyQueries(store, fleet, time.monotonic, settings.timings.policies)
-        await plane.subscribe(EVENTS, (PolicyApplied.KEY,), PolicyApplied, answers.on_applied)
-        await plane.respond("policy", routes(Handlers(answers, now), answers))
+        consumers = consumers_of(Handlers(answers, now), answers)
+        await consumers.subscribe(plane)
+        await consumers.respond(plane, "policy")
         runtime.spawn(count(answers, runtime.metrics), "count")
         yield

@@ -11,7 +11,6 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import RequestFailed
 from maniple.timings import Clocks
-from maniple.topology import EVENTS, Exchange
 from maniple_registry import agent_listing
 from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import (
@@ -39,16 +38,13 @@ from maniple_runtime.control.messages import (
     is_agent_name,
     is_of_the_future,
 )
-from maniple_runtime.control.requests import Responder
-from maniple_runtime.events import AGENT_EVENTS, AgentEvent, AgentFailed
+from maniple_runtime.events import AgentEvent, AgentFailed
 from maniple_runtime.metric_names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple_runtime.telemetry import Metrics
 
 FAILED_PAGE = 1000
 REFUSED_PACE = 0.1  # seconds between two answers to lives of the future
 UNSHOWN = "says more of itself than can be shown"
-
-Route = tuple[tuple[str, ...], tuple[type[AgentEvent], ...], Callable[[AgentEvent], None]]
 
 
 @dataclass
@@ -122,7 +118,7 @@ class Handlers:
         """Have all agents send a heartbeat at once."""
         self.actor.outbox.tell(ALL_AGENTS, Announce())
 
-    def witness(self, event: AgentEvent) -> None:
+    def on_agent_event(self, event: AgentEvent) -> None:
         """Take what a registry, perhaps this one, has told."""
         now = self.clock.now()
         self.actor.see(event, now.seconds)
@@ -232,16 +228,3 @@ def _doubts(record: AgentRecord) -> list[str]:
     if starving is not None and starving.doubted:
         doubts.append(f"takes nothing from {starving.where}")
     return doubts
-
-
-def routes(handlers: Handlers) -> Mapping[Exchange, Route]:
-    """Return which messages of which exchange, by key, go to which handler.
-
-    Heartbeats come another way: see `Hearing`.
-    """
-    return {EVENTS: (("agent.*",), AGENT_EVENTS, handlers.witness)}
-
-
-def operations(handlers: Handlers) -> Mapping[str, Responder]:
-    """Return which request goes to which handler."""
-    return {"agents": handlers.agents, "agent": handlers.agent, "failed": handlers.failed}

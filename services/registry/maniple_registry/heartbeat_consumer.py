@@ -9,7 +9,6 @@ from structlog.typing import FilteringBoundLogger
 from maniple.amqp import (
     AmqpConnection,
     Inspector,
-    Listener,
     Outgoing,
     Publisher,
     QueueView,
@@ -31,17 +30,16 @@ LINK = "heartbeats"
 
 
 class HeartbeatConsumer:
-    """Hands each heartbeat to `heard`; `alive` says that something was heard at all.
+    """Reads heartbeats, and tells whether they can be heard.
 
     Not over FastStream: its pipeline costs several times what a heartbeat may.
     """
 
-    def __init__(self, runtime: Runtime, heard: Callable[[Heartbeat], None]) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._patience = runtime.settings.timings.watching.echo
         self._messages = 0
         self._log: FilteringBoundLogger = runtime.log
-        self._heard = heard
         self._expected = ""
         self._echoed = asyncio.Event()
         self._was_up = False
@@ -55,7 +53,6 @@ class HeartbeatConsumer:
         )
         self._publisher = Publisher(self.link)
         self._inspector = Inspector(self.link)
-        Listener(self.link, [(HEARTBEATS.name, "")], self._take)
 
     @asynccontextmanager
     async def open_link(self) -> AsyncIterator[None]:
@@ -144,16 +141,19 @@ class HeartbeatConsumer:
             self._log.exception("queue not looked at", queue=queue)
         return None
 
-    def _take(self, body: bytes, kind: str, message_id: str) -> None:
+    def on_message(
+        self, heard: Callable[[Heartbeat], None], body: bytes, kind: str, message_id: str
+    ) -> None:
+        """Hand a heartbeat to `heard`, or take notice of our own echo."""
         self._messages += 1
         if self._deaf:
             self.deaf = False
         if kind == Heartbeat.TYPE:
-            self._hear(body)
+            self._hear(heard, body)
         elif message_id == self._expected:
             self._echoed.set()
 
-    def _hear(self, body: bytes) -> None:
+    def _hear(self, heard: Callable[[Heartbeat], None], body: bytes) -> None:
         try:
             heartbeat = Heartbeat.from_json(body)
         except ValueError as error:
@@ -161,7 +161,7 @@ class HeartbeatConsumer:
             self._log.warning("undecodable message", type=Heartbeat.TYPE, reason=str(error))
             return
         try:
-            self._heard(heartbeat)
+            heard(heartbeat)
         except Exception:  # noqa: BLE001 - one heartbeat must not stop the others
             self._runtime.metrics.counter(CONTROL_DROPPED, "handler").inc()
             self._log.exception("handler failed", type=Heartbeat.TYPE)

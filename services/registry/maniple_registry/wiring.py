@@ -2,16 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
 
-from maniple.topology import CONTROL
 from maniple_registry.actions import CAUSES, ActionRunner
 from maniple_registry.catalog_reaper import CatalogReaper
 from maniple_registry.clock_watch import ClockWatch
+from maniple_registry.consumers import consumers_of
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.pending_actions import PendingActions
 from maniple_registry.eviction import Evictor
-from maniple_registry.handlers import Handlers, operations, routes
+from maniple_registry.handlers import Handlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_registry.management import Management
@@ -26,7 +25,6 @@ from maniple_registry.watch import (
     count,
     inherit,
 )
-from maniple_runtime.control.messages import ALL_AGENTS, Time
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
 from maniple_runtime.leadership import Leadership
 from maniple_runtime.metric_names import EVICTIONS
@@ -34,9 +32,9 @@ from maniple_runtime.process import Runtime
 
 
 @asynccontextmanager
-async def build(runtime: Runtime) -> AsyncIterator[None]:
+async def build(runtime: Runtime[RegistrySettings]) -> AsyncIterator[None]:
     """Start a registry, and end it on the way out."""
-    settings = cast("RegistrySettings", runtime.settings)
+    settings = runtime.settings
     timings = settings.timings
     await prepare_broker(settings.broker_url)
     plane = ControlPlane(
@@ -48,16 +46,15 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         times=timings.amqp,
     ).measured(runtime.metrics)
     leadership = Leadership(runtime)
-    handlers = assemble(runtime, settings, plane, leadership)
-    hearing = HeartbeatConsumer(runtime, handlers.on_heartbeat)
-    handlers.hears = lambda: hearing.hears
+    hearing = HeartbeatConsumer(runtime)
+    handlers = assemble(runtime, plane, leadership, hearing)
     clocks = ClockWatch(handlers, plane, runtime, lambda: leadership.leads or not leadership.led)
     checks = ConsulWatch(handlers, runtime.consul, settings.environment, timings)
+    consumers = consumers_of(handlers, hearing, clocks)
+    consumers.listen(hearing.link)
     async with plane, hearing.open_link():
         try:
-            for exchange, (keys, models, handler) in routes(handlers).items():
-                await plane.subscribe(exchange, keys, models, handler)
-            await plane.subscribe(CONTROL, (ALL_AGENTS,), Time, clocks.record_clock)
+            await consumers.subscribe(plane)
             runtime.spawn(leadership.hold_leadership(), "leadership")
             runtime.spawn(handlers.actor.outbox.publish_pending(), "outbox")
             runtime.spawn(handlers.actor.evictor.run_evictions(), "evictor")
@@ -76,16 +73,20 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
                 StalledLaneWatch(handlers, hearing, timings.watching).watch_lanes(), "lanes"
             )
             runtime.spawn(_reaper(runtime).watch_catalog(), "reaper")
-            await plane.respond("registry", {**operations(handlers), "time": clocks.time})
+            await consumers.respond(plane, "registry")
             yield
         finally:
             await runtime.cancel_spawned()
 
 
 def assemble(
-    runtime: Runtime, settings: RegistrySettings, plane: ControlPlane, leadership: Leadership
+    runtime: Runtime[RegistrySettings],
+    plane: ControlPlane,
+    leadership: Leadership,
+    hearing: HeartbeatConsumer,
 ) -> Handlers:
     """Put together what decides and acts; nothing is started."""
+    settings = runtime.settings
     timings = settings.timings
     fleet = Agents(timings.bounds)
     management = None
@@ -111,7 +112,7 @@ def assemble(
         log=runtime.log,
     )
     clock = HearingClock(longest_step=timings.watching.longest_step)
-    return Handlers(fleet, clock, actor, runtime.metrics, runtime.log)
+    return Handlers(fleet, clock, actor, runtime.metrics, runtime.log, hears=lambda: hearing.hears)
 
 
 def _reaper(runtime: Runtime) -> CatalogReaper:

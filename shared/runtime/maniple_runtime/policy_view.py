@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
-from maniple.topology import EVENTS
 from maniple_policies import InForce, PolicySet, Resolved, Where
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.events import PolicyApplied, PolicyChanged
@@ -53,14 +52,16 @@ class PolicyView:
         self.known = False
         """Whether there is a set, be it an empty one: that of the disk, or one that was told."""
 
-    async def start_following(self) -> None:
-        """Load from disk and begin to follow; raises `BrokerUnavailable`."""
+    def load(self) -> None:
+        """Have what this process had last in force, until it is told of another set."""
         kept = self._cache.load()
         if kept is not None:
             self._kept = kept
             self._show(kept)
             self.known = True
-        await self._plane.subscribe(EVENTS, (PolicyChanged.KEY,), PolicyChanged, self.changed)
+
+    def start_following(self) -> None:
+        """Ask for the set in force, now and then again."""
         self._runtime.spawn(self._keep(), "follow policies")
 
     def resolve(
@@ -69,7 +70,7 @@ class PolicyView:
         """Say what holds for a task now."""
         return self.current.resolve(capability, tenant, labels, task)
 
-    def changed(self, event: PolicyChanged) -> None:
+    def on_policy_changed(self, event: PolicyChanged) -> None:
         """Take what is told, if that makes the announced set; else have it fetched."""
         if event.digest == self.current.digest and self._confirm(event.revision or None):
             self._wake.set()

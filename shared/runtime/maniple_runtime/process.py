@@ -18,10 +18,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Generic
 
 from structlog.typing import FilteringBoundLogger
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from typing_extensions import TypeVar
 
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.forks import keep_signals_from_children
@@ -54,16 +55,20 @@ CRASHED = 1
 _AWAY = (BrokerUnavailable, ConsulUnavailable, OSError, TimeoutError)
 
 
+S = TypeVar("S", bound=ServiceSettings)
+S_co = TypeVar("S_co", bound=ServiceSettings, default=ServiceSettings, covariant=True)
+
+
 @dataclass(frozen=True)
-class Runtime:
-    """What a process's `build` gets.
+class Runtime(Generic[S_co]):
+    """What a process's `build` gets, with the settings of its service.
 
     `stopping` is set when the process shall end. `life` tells this run of the instance from others,
     in the names of its connections and in Consul. `pulse` refreshes the TTL check in Consul, if it
     is expected; otherwise the required components of `health` decide.
     """
 
-    settings: ServiceSettings
+    settings: S_co
     health: Health
     metrics: Metrics
     consul: Consul
@@ -109,13 +114,13 @@ class Runtime:
         return sorted(task.get_name() for task in self._tasks)
 
 
-Build = Callable[[Runtime], AbstractAsyncContextManager[None]]
+Build = Callable[[Runtime[S]], AbstractAsyncContextManager[None]]
 
 
-class _Process:
+class _Process(Generic[S]):
     """One run of a process; `started` is set once everything is built."""
 
-    def __init__(self, settings: ServiceSettings, build: Build, stopping: asyncio.Event) -> None:
+    def __init__(self, settings: S, build: Build[S], stopping: asyncio.Event) -> None:
         self.settings = settings
         self.build = build
         self.stopping = stopping
@@ -127,7 +132,7 @@ class _Process:
         self.metrics = process_metrics()
         self.tracer = make_tracer(settings, self.metrics)
         self.log = get_logger("maniple.runner")
-        self.runtime: Runtime | None = None
+        self.runtime: Runtime[S] | None = None
 
     async def run(self) -> int:
         """Return the exit code."""
@@ -160,7 +165,7 @@ class _Process:
             await asyncio.to_thread(self.tracer.export_remaining, SPANS_TIMEOUT)
             self.log.info("stopped")
 
-    async def _run(self, runtime: Runtime, port: int) -> int:
+    async def _run(self, runtime: Runtime[S], port: int) -> int:
         body = asyncio.create_task(self._body(runtime), name="body")
         stop = asyncio.create_task(self.stopping.wait(), name="stopping")
         start = asyncio.create_task(self.started.wait(), name="started")
@@ -189,7 +194,7 @@ class _Process:
         await asyncio.gather(stop, start, farewell, return_exceptions=True)
         return code
 
-    async def _body(self, runtime: Runtime) -> None:
+    async def _body(self, runtime: Runtime[S]) -> None:
         """Enter, hold and leave `build` in one task, as its task groups and timeouts require."""
 
         async def clear_away(failed: RetryCallState) -> None:
@@ -233,7 +238,7 @@ class _Process:
             self.log.warning("waiting for a server", reason=reason)
         self.health.set("start", ok=False, detail=reason)
 
-    async def _end(self, runtime: Runtime, body: asyncio.Task[None]) -> int:
+    async def _end(self, runtime: Runtime[S], body: asyncio.Task[None]) -> int:
         self.leave.set()
         if not self.started.is_set():
             body.cancel()
@@ -313,15 +318,13 @@ def _is_refused(error: BaseException) -> bool:
     return isinstance(error, BrokerRefused)
 
 
-async def serve(
-    settings: ServiceSettings, build: Build, stopping: asyncio.Event | None = None
-) -> int:
+async def serve(settings: S, build: Build[S], stopping: asyncio.Event | None = None) -> int:
     """Run a process on the current loop until `stopping` is set; return its exit code."""
     return await _Process(settings, build, stopping or asyncio.Event()).run()
 
 
 @contextlib.asynccontextmanager
-async def running(settings: ServiceSettings, build: Build) -> AsyncIterator[Runtime]:
+async def running(settings: S, build: Build[S]) -> AsyncIterator[Runtime[S]]:
     """Run a process inside another program (a test) and give its runtime once it is started.
 
     Raises `ChildProcessError` with the exit code if it ends by itself.
@@ -342,7 +345,7 @@ async def running(settings: ServiceSettings, build: Build) -> AsyncIterator[Runt
         raise ChildProcessError(f"{settings.instance} ended with {code}")
 
 
-async def _main(settings: ServiceSettings, build: Build) -> int:
+async def _main(settings: S, build: Build[S]) -> int:
     stopping, told = asyncio.Event(), asyncio.Event()
 
     def signalled(number: int) -> None:
@@ -366,7 +369,7 @@ async def _main(settings: ServiceSettings, build: Build) -> int:
     return await serve(settings, build, stopping)
 
 
-def run(settings: ServiceSettings, build: Build) -> None:
+def run(settings: S, build: Build[S]) -> None:
     """Run a process to its end; raises `SystemExit` unless that is a good one.
 
     1: something crashed or was not drained in time; 2: a setting is wrong.

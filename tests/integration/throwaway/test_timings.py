@@ -67,7 +67,7 @@ async def test_a_process_makes_no_times_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: type[ServiceSettings],
-    build: Build,
+    build: Build[Any],
 ) -> None:
     configured = kind.model_validate(
         {

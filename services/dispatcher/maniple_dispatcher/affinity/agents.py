@@ -5,10 +5,9 @@ import random
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic, time
-from typing import Any, cast
+from typing import Any
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
-from maniple.topology import EVENTS
 from maniple_dispatcher.affinity.assignment import Assignment, affinity_lanes
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
@@ -32,7 +31,7 @@ TICKS = 120  # between questions to the registry, while the connection stands
 MARK_TICKS = 5
 MOST_MOVED = 100  # queues looked for at once of agents that only marks tell of
 GONE = {"failed", "left"}
-HEARD = (AgentRegistered, AgentDraining, AgentFailed, AgentLeft)
+AGENT_EVENTS = (AgentRegistered, AgentDraining, AgentFailed, AgentLeft)
 
 
 class AgentDirectory:
@@ -45,17 +44,19 @@ class AgentDirectory:
 
     def __init__(  # noqa: PLR0913 - whom it hears and asks, and who is to know
         self,
-        runtime: Runtime,
+        runtime: Runtime[DispatcherSettings],
         plane: ControlPlane,
         roster: Assignment,
         moves: QueueDrainer,
         marks: QueueMarkers,
         *,
         deadlines: LaneDeadlines,
+        ended: Callable[[str, str, bool], object] = lambda *_: None,
     ) -> None:
-        """Keep `roster`, and have `moves` look after agents that are gone.
+        """Keep `roster`, and have `moves` drain the queues of agents that are gone.
 
-        `deadlines` hears in which lanes agents are or were.
+        `deadlines` is told in which lanes agents are or were, `ended` which lives of an agent are
+        over: up to this one (or all), or those before it.
         """
         self._deadlines = deadlines
         self._marks = marks
@@ -64,15 +65,11 @@ class AgentDirectory:
         self._roster = roster
         self._moves = moves
         self._missing: dict[str, float] = {}
-        self.ended: Callable[[str, str, bool], object] = lambda *_: None
-        """Told which lives of an agent are over: up to this one (or all), or those before it."""
-        settings = cast("DispatcherSettings", runtime.settings)
-        self._patience = 2 * settings.timings.queues.leftover
+        self._ended = ended
+        self._patience = 2 * runtime.settings.timings.queues.leftover
 
     async def start_following(self) -> None:
-        """Begin to follow; raises `BrokerUnavailable`. Without a registry it goes on after 2 s."""
-        keys = [event.KEY for event in HEARD]
-        await self._plane.subscribe(EVENTS, keys, HEARD, self.on_agent_event)
+        """Ask which agents there are, now and then again; without a registry go on after 2 s."""
         asked = await self._ask(FIRST_TIMEOUT)
         self._runtime.spawn(self._keep_asking(0 if asked else TICKS), "ask for agents")
 
@@ -83,7 +80,7 @@ class AgentDirectory:
         if isinstance(event, AgentRegistered):
             described = event.description
             self._deadlines.stir(described.lanes)
-            self.ended(event.agent, event.incarnation, False)
+            self._ended(event.agent, event.incarnation, False)
             lanes = affinity_lanes(described.lanes, described.affinity)
             if self._roster.registered(event.agent, event.incarnation, lanes, time()):
                 self._moves.begin_draining(event.agent)
@@ -94,7 +91,7 @@ class AgentDirectory:
 
     def _gone(self, agent: str, incarnation: str) -> None:
         # A registry that never heard the agent, but missed it, does not know its incarnation.
-        self.ended(agent, incarnation, True)
+        self._ended(agent, incarnation, True)
         if incarnation:
             leaves_queue = self._roster.gone(agent, incarnation, time())
         else:

@@ -9,7 +9,7 @@ from time import monotonic
 import msgspec
 import structlog
 
-from maniple.amqp import Inspector, Listener, Outgoing
+from maniple.amqp import Inspector, Outgoing
 from maniple.amqp.batching import MAX_ITEMS
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.identifiers import new_id
@@ -43,7 +43,7 @@ class Gossip:
         runtime: Runtime,
         roster: Assignment,
     ) -> None:
-        """Listen on the consuming link, which must not have been started yet.
+        """Tell over the connections of the hot path, which must not have been started yet.
 
         `roster` knows who has a queue of its own.
         """
@@ -61,9 +61,9 @@ class Gossip:
         fleet.wake = self._due.set
         self._decoder = msgspec.json.Decoder(DispatcherReport)
         self._log = structlog.get_logger("maniple.dispatcher.talk")
-        self._listener = Listener(hot.intake, [(OUTCOMES.name, "")], self._take)
 
-    def _take(self, body: bytes, message_type: str, _message_id: str) -> None:
+    def on_report(self, body: bytes, message_type: str, _message_id: str) -> None:
+        """Hand on what another dispatcher says; other messages are passed over."""
         if message_type != REPORT_TYPE:
             return
         try:

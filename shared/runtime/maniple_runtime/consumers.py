@@ -1,0 +1,72 @@
+"""What a process takes in: each input, and what takes it.
+
+A service lists all of them in the one table at the end of its `consumers.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from maniple.amqp import AmqpConnection, Delivery, Listener
+from maniple.topology import Exchange, Queue
+from maniple_runtime.control.messages import ControlMessage
+from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.control.requests import Responder
+from maniple_runtime.hotpath import HotPath
+
+
+@dataclass(frozen=True, slots=True)
+class FromQueue:
+    """What a queue of the hot path has, of which `prefetch` messages are held at a time."""
+
+    queue: Queue
+    take: Callable[[Delivery], None]
+    prefetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromExchange:
+    """Messages of these types, from the control plane, by these routing keys."""
+
+    exchange: Exchange
+    keys: tuple[str, ...]
+    types: tuple[type[ControlMessage], ...]
+    take: Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Bodies, types and ids of what is worth nothing when it is old: nothing is acknowledged."""
+
+    exchange: Exchange
+    key: str
+    take: Callable[[bytes, str, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumers:
+    """All inputs of a process; `requests` are answered by the name of an operation."""
+
+    queues: tuple[FromQueue, ...] = ()
+    heard: tuple[Heard, ...] = ()
+    messages: tuple[FromExchange, ...] = ()
+    requests: Mapping[str, Responder] = field(default_factory=dict)
+
+    def consume(self, hot: HotPath) -> None:
+        """Have the queues consumed with the connections of the hot path."""
+        for one in self.queues:
+            hot.consume(one.queue, one.take, one.prefetch)
+
+    def listen(self, connection: AmqpConnection) -> None:
+        """Have listened on a connection, which must not have been started yet."""
+        for one in self.heard:
+            Listener(connection, [(one.exchange.name, one.key)], one.take)
+
+    async def subscribe(self, plane: ControlPlane) -> None:
+        """Take messages of the control plane from now on. Raises `BrokerUnavailable`."""
+        for one in self.messages:
+            await plane.subscribe(one.exchange, one.keys, one.types, one.take)
+
+    async def respond(self, plane: ControlPlane, service: str) -> None:
+        """Answer requests to a service, with its other replicas. Raises `BrokerUnavailable`."""
+        await plane.respond(service, self.requests)

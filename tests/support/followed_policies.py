@@ -1,0 +1,14 @@
+"""A process's view of the policies, as its composition root lets it follow them."""
+
+from typing import Any
+
+from maniple.topology import EVENTS
+from maniple_runtime.events import PolicyChanged
+from maniple_runtime.policy_view import PolicyView
+
+
+async def follow_policies(view: PolicyView, plane: Any) -> None:
+    """Have a view follow the policies over a control plane."""
+    view.load()
+    await plane.subscribe(EVENTS, (PolicyChanged.KEY,), PolicyChanged, view.on_policy_changed)
+    view.start_following()
