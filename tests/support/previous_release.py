@@ -34,5 +34,7 @@ def unpack_previous(folder: Path) -> Path:
         reason = made.stderr.decode(errors="replace").strip()
         pytest.skip(f"the history is not here ({reason}): git fetch --unshallow")
     with tarfile.open(fileobj=BytesIO(made.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        # An attribute, as Debian 12's Python has no such argument.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     return folder
