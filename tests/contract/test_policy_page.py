@@ -58,7 +58,7 @@ def test_every_selector_and_the_rollout_are_told() -> None:
 
 
 def test_every_operation_and_every_refusal_is_named() -> None:
-    source = (ROOT / "services/policy/maniple_policy/handlers.py").read_text()
+    source = (ROOT / "services/policy/maniple_policy/consumers.py").read_text()
     operations = set(re.findall(r'"(policy\.\w+)":', source))
     assert operations
     raised = "".join(

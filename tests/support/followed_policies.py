@@ -9,6 +9,6 @@ from maniple_runtime.policy_view import PolicyView
 
 async def follow_policies(view: PolicyView, plane: Any) -> None:
     """Have a view follow the policies over a control plane."""
-    view.load()
+    view.load_kept()
     await plane.subscribe(EVENTS, (PolicyChanged.KEY,), PolicyChanged, view.on_policy_changed)
     view.start_following()

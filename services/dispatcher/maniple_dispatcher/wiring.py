@@ -256,11 +256,11 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         ),
         settings,
     )
-    consumers.consume(hot)
+    consumers.consume_queues(hot)
     consumers.listen(hot.intake)
     async with plane, hot.publishing(), pulls.up(START_TIMEOUT):
         await _ask_for_time(plane, hear, runtime)
-        policies.load()
+        policies.load_kept()
         await consumers.subscribe(plane)
         policies.start_following()
         await agents.start_following()

@@ -52,7 +52,7 @@ class Consumers:
     messages: tuple[FromExchange, ...] = ()
     requests: Mapping[str, Responder] = field(default_factory=dict)
 
-    def consume(self, hot: HotPath) -> None:
+    def consume_queues(self, hot: HotPath) -> None:
         """Have the queues consumed with the connections of the hot path."""
         for one in self.queues:
             hot.consume(one.queue, one.take, one.prefetch)

@@ -52,7 +52,7 @@ class PolicyView:
         self.known = False
         """Whether there is a set, be it an empty one: that of the disk, or one that was told."""
 
-    def load(self) -> None:
+    def load_kept(self) -> None:
         """Have what this process had last in force, until it is told of another set."""
         kept = self._cache.load()
         if kept is not None:
