@@ -14,11 +14,11 @@ from maniple_runtime.events import AgentFailed
 from maniple_runtime.records import Batch
 from system.brokers import BrokerKind
 from system.campaign import checks
+from system.campaign.client_history import Told
 from system.campaign.memory import BROKER, Memory, grown, held
 from system.campaign.page import page_of
-from system.campaign.plan import AFFINE, BRIEF, LONGEST, RATE, SHORT, SHORTEST, planned
 from system.campaign.run import Options, Outcome
-from system.campaign.tally import Told
+from system.campaign.workload import AFFINE, BRIEF, LONGEST, RATE, SHORT, SHORTEST, planned
 from system.campaign_case import Case
 
 
@@ -104,19 +104,19 @@ def test_totals_that_differ_are_told(case: Case) -> None:
 
 
 async def test_records_that_cannot_be_read_are_told(case: Case) -> None:
-    await case.witness.hear(Batch(entries=(), next_offset=3, unreadable=2))
+    await case.history.hear(Batch(entries=(), next_offset=3, unreadable=2))
     assert list(checks.accounts(case.evidence, 2)) == ["2 records cannot be read"]
 
 
 def test_another_result_that_says_something_else_is_told_and_the_same_once_more_is_not(
     case: Case,
 ) -> None:
-    case.tally.tell("t1", Told("succeeded", 1.0))
+    case.client_history.tell("t1", Told("succeeded", 1.0))
     assert list(checks.accounts(case.evidence, 2)) == []
-    case.tally.tell("t1", Told("succeeded", 2.0))
+    case.client_history.tell("t1", Told("succeeded", 2.0))
     (said,) = checks.accounts(case.evidence, 2)
     assert said.startswith("the submitter of t1 was told Told(status='succeeded', output=1.0) fir")
-    assert case.tally.again == 2
+    assert case.client_history.again == 2
 
 
 def test_a_terminal_state_that_changes_is_told(case: Case) -> None:
@@ -182,4 +182,4 @@ def test_a_section_names_the_command_that_wrote_it(case: Case) -> None:
 
 def test_an_event_is_heard_once_however_many_registries_say_it(case: Case) -> None:
     case.failed("a1", 3.1)
-    assert len(list(case.witness.said(AgentFailed, 0.0))) == 1
+    assert len(list(case.history.said(AgentFailed, 0.0))) == 1
