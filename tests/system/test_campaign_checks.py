@@ -1,5 +1,6 @@
 """That a campaign would see what is wrong in the end, and that it does what it plans."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -13,11 +14,14 @@ from maniple_cli.dev_cluster.child import Death
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.records import Batch
 from system.brokers import BrokerKind
-from system.campaign import checks
+from system.campaign import checks, nemesis_faults, run
 from system.campaign.client_history import Told
+from system.campaign.matrix import markdown_of
 from system.campaign.memory import BROKER, Memory, grown, held
+from system.campaign.nemesis import Fault
 from system.campaign.page import page_of
 from system.campaign.run import Options, Outcome
+from system.campaign.table import FAULTS
 from system.campaign.workload import AFFINE, BRIEF, LONGEST, RATE, SHORT, SHORTEST, planned
 from system.campaign_case import Case
 
@@ -161,6 +165,26 @@ def test_the_full_form_has_its_tasks_the_short_one_its_minutes_and_a_part_its_sh
     assert full.total >= 20_000
     assert 120 < sum(BRIEF.fallow + fault.lasts for fault in short.faults) < 160
     assert part.total == sum(part.counts) < full.total / 10
+
+
+def test_every_fault_that_the_nemesis_knows_is_in_the_table() -> None:
+    known = {
+        name
+        for name, one in inspect.getmembers(nemesis_faults, inspect.isfunction)
+        if one.__module__ == nemesis_faults.__name__ and not name.startswith("_")
+    }
+    assert {fault.inject.__qualname__.partition(".")[0] for fault in FAULTS} == known
+
+
+def test_a_fault_takes_a_function_and_a_line_of_the_table(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invented = Fault("something invented", nemesis_faults.nothing, lasts=4.0, short=True)
+    monkeypatch.setattr(run, "FAULTS", (*FAULTS, invented))
+    options = Options(only="invented", short=True)
+    assert (options.faults, options.counts) == ([invented], [BRIEF.tasks(4.0)])
+    case.alive().fault = invented
+    assert markdown_of([case.row()]).splitlines()[-1].startswith("| something invented | 2 |")
 
 
 def test_a_page_keeps_what_was_measured_on_another_broker(case: Case) -> None:
