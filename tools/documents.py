@@ -12,6 +12,7 @@ PAGES = sorted(
 )
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
+_ARROW = re.compile(r"^ +(\S+) --> (\S+): (.+)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -59,3 +60,8 @@ def first_column(page: Path, heading: str) -> list[str]:
         raise LookupError(f"{page.name} has no section {heading!r}")
     section = re.split(r"^## ", rest, maxsplit=1, flags=re.MULTILINE)[0]
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+
+
+def arrows(page: Path) -> list[tuple[str, str, str]]:
+    """Return the arrows of a page's state diagram: from, to, and what is written on them."""
+    return [arrow for block in blocks(page, "mermaid") for arrow in _ARROW.findall(block.text)]

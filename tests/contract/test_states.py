@@ -1,12 +1,12 @@
 """The table of a task's states agrees with its page, with results, and with what is decided."""
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from documents import arrows
 from maniple.attempts import NextAttempt, Ran, conclude
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed
@@ -17,7 +17,6 @@ from maniple_runtime.states import TERMINAL, TRANSITIONS, TaskState, is_terminal
 from paths import ROOT
 
 PAGE = ROOT / "docs" / "states" / "task.md"
-ARROW = re.compile(r"^ +(\S+) --> (\S+): (.+)$", re.MULTILINE)
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 TASK = Envelope(
     id="1", capability="a", lane="a", submitted_at=NOW, deadline=NOW + timedelta(hours=1)
@@ -26,9 +25,8 @@ HANDLER = define("a", lambda payload: payload, {"max_attempts": 2})
 
 
 def test_the_page_draws_the_table() -> None:
-    drawn = {(before, after, why) for before, after, why in ARROW.findall(PAGE.read_text())}
     table = {(before or "[*]", after, why) for (before, why), after in TRANSITIONS.items()}
-    assert drawn == table
+    assert set(arrows(PAGE)) == table
 
 
 def test_the_terminal_states_are_the_statuses_of_a_result() -> None:

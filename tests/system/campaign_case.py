@@ -11,15 +11,15 @@ from maniple.messages import Result, Status
 from maniple_runtime.control.messages import AgentId, Incarnation
 from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple_runtime.records import Entry, Position
+from system.campaign.client_history import ClientHistory, Told
 from system.campaign.courier import Courier
-from system.campaign.injections import nothing
+from system.campaign.history import AgentView, History, Look
 from system.campaign.journal import Journal
 from system.campaign.matrix import Row
 from system.campaign.measure import Evidence, measure
-from system.campaign.plan import AFFINE, PlannedTask, Submitter
-from system.campaign.scene import Fault, Incident, Truth
-from system.campaign.tally import Tally, Told
-from system.campaign.witness import AgentView, Look, Witness
+from system.campaign.nemesis import Expected, Fault, Incident
+from system.campaign.nemesis_faults import nothing
+from system.campaign.workload import AFFINE, PlannedTask, Submitter
 
 STRUCK = 1_000.0
 TASK = PlannedTask("t1", "campaign.async", 1.0, Submitter.PLAIN, 0.0)
@@ -31,17 +31,19 @@ class Case:
 
     def __init__(self, journal: Path) -> None:
         self._path = journal
-        self.tally = Tally()
-        self.witness = Witness()
+        self.client_history = ClientHistory()
+        self.history = History()
         self.courier = Courier()
-        self.fault = Fault("an agent is killed", nothing, truth=Truth.FAILED, moves_within=1.0)
+        self.fault = Fault(
+            "an agent is killed", nothing, expected=Expected.FAILED, moves_within=1.0
+        )
         self.incident = Incident(STRUCK - 1, STRUCK, STRUCK, {"a1": "1"}, {7: "a1"})
 
     def good(self) -> "Case":
         """Let everything be as it should."""
         for task in ("t1", "t2"):
-            self.tally.confirm(task)
-            self.tally.tell(task, Told("succeeded", 1.0))
+            self.client_history.confirm(task)
+            self.client_history.tell(task, Told("succeeded", 1.0))
             self.ran("a1", -0.5, task=task)
         self.ran("a2", 0.5)
         self.ran("a2", 9.5, task="t2")
@@ -54,10 +56,12 @@ class Case:
 
     def frozen(self) -> "Case":
         """Let a1 have been frozen for 12 s, and everything be as it should."""
-        self.fault = Fault("an agent is frozen", nothing, truth=Truth.FAILED, moves_within=10.0)
+        self.fault = Fault(
+            "an agent is frozen", nothing, expected=Expected.FAILED, moves_within=10.0
+        )
         self.incident = Incident(STRUCK - 1, STRUCK, STRUCK + 12.0, {"a1": "1"})
-        self.witness.events.clear()
-        self.witness.looks.clear()
+        self.history.events.clear()
+        self.history.looks.clear()
         self.suspected("a1", 4.0)
         self.failed("a1", 8.5)
         self.shown(3.9, "1")
@@ -71,7 +75,7 @@ class Case:
         """Let the fault have hit a1 without any harm, and nothing be said of that."""
         self.fault = Fault("connections are reset", nothing)
         self.incident = Incident(STRUCK - 1, STRUCK, STRUCK + 4.0, {"a1": "1"})
-        self.witness.events.clear()
+        self.history.events.clear()
         return self
 
     def forget_runs(self) -> None:
@@ -101,7 +105,7 @@ class Case:
             output=Raw(output),
             finished_at=datetime.fromtimestamp(STRUCK + offset, UTC),
         )
-        self.witness.take(Entry(Position(offset), result))
+        self.history.take(Entry(Position(offset), result))
 
     def failed(self, agent: str, after: float, life: str = "1") -> None:
         self._said(AgentFailed, agent, after, life)
@@ -112,18 +116,18 @@ class Case:
     def _said(self, kind: type[AgentEvent], agent: str, after: float, life: str) -> None:
         at = datetime.fromtimestamp(STRUCK + after, UTC)
         fields: dict[str, Any] = {"agent": AgentId(agent), "incarnation": Incarnation(life)}
-        fields["sequence"] = len(self.witness.events)  # each suspicion is one of its own
-        self.witness.events.append(kind(at=at, **fields))
+        fields["sequence"] = len(self.history.events)  # each suspicion is one of its own
+        self.history.events.append(kind(at=at, **fields))
 
     def shown(self, after: float, life: str, state: str = "active") -> None:
         views = {"a1": AgentView(life, state), "a2": AgentView("1", "active")}
-        self.witness.looks.append(Look(STRUCK + after, views, frozenset()))
+        self.history.looks.append(Look(STRUCK + after, views, frozenset()))
 
     @property
     def evidence(self) -> Evidence:
         journal = Journal(self._path)
         journal.read()
-        return Evidence(self.tally, self.witness, journal, self.courier)
+        return Evidence(self.client_history, self.history, journal, self.courier)
 
     def row(self) -> Row:
         return measure(self.fault, self.incident, [TASK, AT_HOME], self.evidence)

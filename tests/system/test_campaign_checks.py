@@ -1,5 +1,6 @@
 """That a campaign would see what is wrong in the end, and that it does what it plans."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -13,12 +14,15 @@ from maniple_cli.dev_cluster.child import Death
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.records import Batch
 from system.brokers import BrokerKind
-from system.campaign import checks
+from system.campaign import checks, nemesis_faults, run
+from system.campaign.client_history import Told
+from system.campaign.matrix import markdown_of
 from system.campaign.memory import BROKER, Memory, grown, held
+from system.campaign.nemesis import Fault
 from system.campaign.page import page_of
-from system.campaign.plan import AFFINE, BRIEF, LONGEST, RATE, SHORT, SHORTEST, planned
 from system.campaign.run import Options, Outcome
-from system.campaign.tally import Told
+from system.campaign.table import FAULTS
+from system.campaign.workload import AFFINE, BRIEF, LONGEST, RATE, SHORT, SHORTEST, planned
 from system.campaign_case import Case
 
 
@@ -104,19 +108,19 @@ def test_totals_that_differ_are_told(case: Case) -> None:
 
 
 async def test_records_that_cannot_be_read_are_told(case: Case) -> None:
-    await case.witness.hear(Batch(entries=(), next_offset=3, unreadable=2))
+    await case.history.hear(Batch(entries=(), next_offset=3, unreadable=2))
     assert list(checks.accounts(case.evidence, 2)) == ["2 records cannot be read"]
 
 
 def test_another_result_that_says_something_else_is_told_and_the_same_once_more_is_not(
     case: Case,
 ) -> None:
-    case.tally.tell("t1", Told("succeeded", 1.0))
+    case.client_history.tell("t1", Told("succeeded", 1.0))
     assert list(checks.accounts(case.evidence, 2)) == []
-    case.tally.tell("t1", Told("succeeded", 2.0))
+    case.client_history.tell("t1", Told("succeeded", 2.0))
     (said,) = checks.accounts(case.evidence, 2)
     assert said.startswith("the submitter of t1 was told Told(status='succeeded', output=1.0) fir")
-    assert case.tally.again == 2
+    assert case.client_history.again == 2
 
 
 def test_a_terminal_state_that_changes_is_told(case: Case) -> None:
@@ -163,6 +167,26 @@ def test_the_full_form_has_its_tasks_the_short_one_its_minutes_and_a_part_its_sh
     assert part.total == sum(part.counts) < full.total / 10
 
 
+def test_every_fault_that_the_nemesis_knows_is_in_the_table() -> None:
+    known = {
+        name
+        for name, one in inspect.getmembers(nemesis_faults, inspect.isfunction)
+        if one.__module__ == nemesis_faults.__name__ and not name.startswith("_")
+    }
+    assert {fault.inject.__qualname__.partition(".")[0] for fault in FAULTS} == known
+
+
+def test_a_fault_takes_a_function_and_a_line_of_the_table(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invented = Fault("something invented", nemesis_faults.nothing, lasts=4.0, short=True)
+    monkeypatch.setattr(run, "FAULTS", (*FAULTS, invented))
+    options = Options(only="invented", short=True)
+    assert (options.faults, options.counts) == ([invented], [BRIEF.tasks(4.0)])
+    case.alive().fault = invented
+    assert markdown_of([case.row()]).splitlines()[-1].startswith("| something invented | 2 |")
+
+
 def test_a_page_keeps_what_was_measured_on_another_broker(case: Case) -> None:
     page = ""
     for broker, seconds in (("RabbitMQ 4", 60.0), ("RabbitMQ 3", 120.0), ("RabbitMQ 4", 180.0)):
@@ -182,4 +206,4 @@ def test_a_section_names_the_command_that_wrote_it(case: Case) -> None:
 
 def test_an_event_is_heard_once_however_many_registries_say_it(case: Case) -> None:
     case.failed("a1", 3.1)
-    assert len(list(case.witness.said(AgentFailed, 0.0))) == 1
+    assert len(list(case.history.said(AgentFailed, 0.0))) == 1

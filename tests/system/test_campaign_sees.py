@@ -8,10 +8,10 @@ import pytest
 
 from maniple.messages import Status
 from maniple_runtime.records import TaskKey
+from system.campaign.client_history import Told
+from system.campaign.history import TENANT, History, Look
 from system.campaign.matrix import markdown_of
 from system.campaign.moves import moves
-from system.campaign.tally import Told
-from system.campaign.witness import TENANT, Look, Witness
 from system.campaign_case import STRUCK, Case
 
 LATER = {"t2": STRUCK + 8.0}
@@ -31,32 +31,32 @@ def test_what_is_as_it_should_be_is_no_problem(case: Case) -> None:
 
 
 def forget_the_end(case: Case) -> None:
-    case.witness.ledger = Witness().ledger
+    case.history.ledger = History().ledger
 
 
 def forget_to_confirm(case: Case) -> None:
-    case.tally.confirmed.remove("t1")
+    case.client_history.confirmed.remove("t1")
 
 
 def forget_to_tell(case: Case) -> None:
-    case.tally.told.clear()
+    case.client_history.told.clear()
 
 
 def tell_another_end(case: Case) -> None:
-    case.tally.told["t1"] = Told("failed", None)
+    case.client_history.told["t1"] = Told("failed", None)
 
 
 def end_otherwise(case: Case) -> None:
-    case.witness.ledger = Witness().ledger
+    case.history.ledger = History().ledger
     case.ended(0, Status.FAILED)
 
 
 def return_something_else(case: Case) -> None:
-    case.tally.told["t1"] = Told("succeeded", 2.0)
+    case.client_history.told["t1"] = Told("succeeded", 2.0)
 
 
 def record_something_else(case: Case) -> None:
-    case.witness.outputs[TaskKey(TENANT, "t1")] = 2.0
+    case.history.outputs[TaskKey(TENANT, "t1")] = 2.0
 
 
 def run_elsewhere_too_late(case: Case, after: float = 1.5) -> None:
@@ -91,15 +91,15 @@ def hold_nothing(case: Case) -> None:
 
 
 def never_be_whole(case: Case) -> None:
-    case.witness.looks.insert(1, Look(STRUCK + 4.5, None, frozenset()))
+    case.history.looks.insert(1, Look(STRUCK + 4.5, None, frozenset()))
 
 
 def never_be_ready(case: Case) -> None:
-    case.witness.looks = [replace(look, unready=frozenset({"a2"})) for look in case.witness.looks]
+    case.history.looks = [replace(look, unready=frozenset({"a2"})) for look in case.history.looks]
 
 
 def be_whole_too_late(case: Case) -> None:
-    case.witness.looks.clear()
+    case.history.looks.clear()
     case.shown(10.5, "2")
     case.shown(11.5, "2")
 
@@ -157,11 +157,11 @@ def test_a_pause_in_the_work_is_told_where_work_has_to_go_on(case: Case) -> None
     case.alive()
     case.incident.over = STRUCK + 8.0
     case.fault = replace(case.fault, works_meanwhile=True)
-    case.tally.news = [STRUCK + after for after in (-1.0, 2.0, 4.5, 7.0, 9.0)]
+    case.client_history.news = [STRUCK + after for after in (-1.0, 2.0, 4.5, 7.0, 9.0)]
     assert "no task ended" not in case.said
-    case.tally.news = [STRUCK + after for after in (-1.0, 2.0, 7.0, 9.0)]
+    case.client_history.news = [STRUCK + after for after in (-1.0, 2.0, 7.0, 9.0)]
     assert "no task ended for 5.0 s while work had to go on" in case.said
-    case.tally.news = [STRUCK - 1.0, STRUCK + 9.0]
+    case.client_history.news = [STRUCK - 1.0, STRUCK + 9.0]
     assert "no task ended for 8.0 s while work had to go on" in case.said
     case.fault = replace(case.fault, works_meanwhile=False)
     assert "no task ended" not in case.said

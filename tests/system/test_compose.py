@@ -27,9 +27,9 @@ from maniple_runtime.records import Batch, FirstWins, RecordReader, TaskKey
 from needs import need
 from outsider import Outsider
 from paths import ROOT, SUPPORT
-from system.campaign.plan import PlannedTask, Submitter
+from system.campaign.client_history import ClientHistory
 from system.campaign.submitters import PlainPublisher
-from system.campaign.tally import Tally
+from system.campaign.workload import PlannedTask, Submitter
 from system.compose import FOR_FILE, FOR_STACK, POLL, Stack
 from system.docker import run
 from waiting import wait_until
@@ -47,9 +47,9 @@ class Load:
     """What is submitted, and what became of it."""
 
     def __init__(self, url: str) -> None:
-        self.tally = Tally()
+        self.client_history = ClientHistory()
         self.submitted = 0
-        self._publisher = PlainPublisher(url, "compose.replies", self.tally)
+        self._publisher = PlainPublisher(url, "compose.replies", self.client_history)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Load"]:
@@ -76,20 +76,25 @@ class Load:
     @property
     def waiting(self) -> set[str]:
         """The tasks that the broker has confirmed and whose end nobody has told."""
-        return self.tally.confirmed - self.tally.told.keys()
+        return self.client_history.confirmed - self.client_history.told.keys()
 
     async def goes_on(self) -> None:
         """Wait for the results of what is waiting now, and of something new."""
-        before, told = self.waiting, len(self.tally.told)
+        before, told = self.waiting, len(self.client_history.told)
         await wait_until(
-            lambda: not before & self.waiting and len(self.tally.told) > told, SETTLE_SECONDS
+            lambda: not before & self.waiting and len(self.client_history.told) > told,
+            SETTLE_SECONDS,
         )
 
     async def settles(self) -> None:
         """Stop, and wait until all that was submitted has been confirmed and told."""
         await self.stop()
         await wait_until(
-            lambda: len(self.tally.told) == len(self.tally.confirmed) == self.submitted,
+            lambda: (
+                len(self.client_history.told)
+                == len(self.client_history.confirmed)
+                == self.submitted
+            ),
             SETTLE_SECONDS,
         )
 
@@ -251,12 +256,12 @@ async def test_agents_are_scaled_up_and_down(stack: Stack, load: Load) -> None:
 
 async def test_everything_that_was_confirmed_has_ended_once(stack: Stack, load: Load) -> None:
     await load.settles()
-    ledger = await records(stack, load.tally.confirmed)
-    fates = [ledger.get(TaskKey("default", task)) for task in load.tally.confirmed]
+    ledger = await records(stack, load.client_history.confirmed)
+    fates = [ledger.get(TaskKey("default", task)) for task in load.client_history.confirmed]
     assert len(fates) > 500
     assert {str(fate.state) if fate and fate.over else "lost" for fate in fates} == {"succeeded"}
-    assert {told.status for told in load.tally.told.values()} == {"succeeded"}
-    assert load.tally.contradicted == {}
+    assert {told.status for told in load.client_history.told.values()} == {"succeeded"}
+    assert load.client_history.contradicted == {}
 
 
 async def test_agents_of_an_image_made_from_ours_bring_their_own_handlers(stack: Stack) -> None:

@@ -1,7 +1,6 @@
 """The registry's state machine: pure, so every case is a value."""
 
-import re
-
+from documents import arrows
 from maniple_registry.domain.agent_record import (
     UNKNOWN_LIFE,
     AgentRecord,
@@ -214,7 +213,7 @@ def test_a_known_life_that_stood_still_goes_on() -> None:
 
 
 def test_the_page_draws_the_table() -> None:
-    drawn = re.findall(r"^ {4}(\S+) --> (\S+): (.+)$", PAGE.read_text(), re.MULTILINE)
+    drawn = arrows(PAGE)
     table = {(a or "[*]", str(b), str(why)) for (a, why), b in TRANSITIONS.items()}
     assert len(drawn) == len(table)
     assert set(drawn) == table

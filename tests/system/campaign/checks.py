@@ -12,8 +12,8 @@ from maniple_cli.dev_cluster.http import fetch
 from maniple_runtime.events import AgentFailed
 from system.brokers import Broker
 from system.campaign import courier
+from system.campaign.history import History
 from system.campaign.measure import Evidence
-from system.campaign.witness import Witness
 
 QUEUE_LOOKS, LOOK_SECONDS = 10, 0.5
 STREAMS = {queue.name for queue in QUEUES if queue.kind == "stream"}
@@ -75,9 +75,9 @@ def not_passing(checks: Collection[Mapping[str, Any]], names: Collection[str]) -
     return sorted(name for name, found in of.items() if set(found) != {"passing"})
 
 
-def false_failures(witness: Witness, expected: Collection[tuple[str, str]]) -> Iterator[str]:
+def false_failures(history: History, expected: Collection[tuple[str, str]]) -> Iterator[str]:
     """Account for every agent that was declared failed in the whole run."""
-    for event in witness.said(AgentFailed, 0.0):
+    for event in history.said(AgentFailed, 0.0):
         life = (str(event.agent), str(event.incarnation))
         if life not in expected:
             yield f"{event.agent} was declared failed at {event.at:%H:%M:%S} without a fault"
@@ -85,19 +85,19 @@ def false_failures(witness: Witness, expected: Collection[tuple[str, str]]) -> I
 
 def accounts(evidence: Evidence, submitted: int) -> Iterator[str]:
     """Compare the totals of the submitters with those of the first-wins reader."""
-    ledger, tally = evidence.witness.ledger, evidence.tally
+    ledger, client_history = evidence.history.ledger, evidence.client_history
     totals = {
         "tasks": submitted,
-        "confirmed": len(tally.confirmed),
+        "confirmed": len(client_history.confirmed),
         "terminal in the stream": ledger.terminal,
-        "told to submitters": len(tally.told),
+        "told to submitters": len(client_history.told),
     }
     if len(set(totals.values())) > 1:
         yield "the totals differ: " + ", ".join(f"{n} {what}" for what, n in totals.items())
-    for task, told in tally.contradicted.items():
-        first = tally.told[task]
+    for task, told in client_history.contradicted.items():
+        first = client_history.told[task]
         yield f"the submitter of {task} was told {first} first, and {told} later"
-    for key in evidence.witness.changed:
+    for key in evidence.history.changed:
         yield f"the terminal state of {key.id} changed: another result became the first"
-    if evidence.witness.unreadable:
-        yield f"{evidence.witness.unreadable} records cannot be read"
+    if evidence.history.unreadable:
+        yield f"{evidence.history.unreadable} records cannot be read"

@@ -6,15 +6,15 @@ from itertools import pairwise
 
 from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple_runtime.records import End, TaskKey
+from system.campaign.checker import check_agents
+from system.campaign.client_history import ClientHistory
 from system.campaign.courier import Courier
+from system.campaign.history import TENANT, History
 from system.campaign.journal import Journal
 from system.campaign.matrix import Row
 from system.campaign.moves import Ends, moves, stuck
-from system.campaign.plan import PlannedTask
-from system.campaign.scene import Fault, Incident
-from system.campaign.tally import Tally
-from system.campaign.truth import untruths
-from system.campaign.witness import TENANT, Witness
+from system.campaign.nemesis import Fault, Incident
+from system.campaign.workload import PlannedTask
 
 AT_HOME_WITHIN = 11.0  # they wait in their agent's own queue until it has failed
 SILENCE = 3.0  # the longest time without any news of a result while work goes on
@@ -24,8 +24,8 @@ SILENCE = 3.0  # the longest time without any news of a result while work goes o
 class Evidence:
     """All that is known."""
 
-    tally: Tally
-    witness: Witness
+    client_history: ClientHistory
+    history: History
     journal: Journal
     courier: Courier = field(default_factory=Courier)
     deciding: Callable[[str], frozenset[str]] = lambda _: frozenset()
@@ -33,7 +33,7 @@ class Evidence:
 
     def ends(self, task: str) -> tuple[End, ...]:
         """Return the terminal results of a task, the first first."""
-        fate = self.witness.ledger.get(TaskKey(TENANT, task))
+        fate = self.history.ledger.get(TaskKey(TENANT, task))
         return fate.ends if fate else ()
 
 
@@ -45,7 +45,7 @@ def measure(
 ) -> Row:
     """Return the row of a fault whose tasks have had time enough to end."""
     ends = {task.id: evidence.ends(task.id) for task in tasks}
-    lost = [task for task in ends if task in evidence.tally.confirmed and not ends[task]]
+    lost = [task for task in ends if task in evidence.client_history.confirmed and not ends[task]]
     free = {task.id: ends[task.id] for task in tasks if task.affinity is None}
     at_home = {task.id: ends[task.id] for task in tasks if task.affinity is not None}
     came = {task.id: incident.begun + task.due for task in tasks}
@@ -53,13 +53,13 @@ def measure(
         {} if fault.moves_within is None else moves(incident, some, evidence.journal, came)
         for some in (free, at_home)
     )
-    whole = evidence.witness.whole_since(incident.over)
+    whole = evidence.history.whole_since(incident.over)
     row = Row(
         fault=fault.name,
         tasks=len(tasks),
         lost=len(lost),
-        suspected=_first(AgentUnreachable, incident, evidence.witness),
-        failed=_first(AgentFailed, incident, evidence.witness),
+        suspected=_first(AgentUnreachable, incident, evidence.history),
+        failed=_first(AgentFailed, incident, evidence.history),
         whole=None if whole is None else whole - incident.over,
         moved=len(moved),
         migrated=max(moved.values(), default=None),
@@ -75,17 +75,17 @@ def measure(
         *_too_slow(fault, row, incident, evidence.courier),
         *_moved_wrongly(fault, incident, ends, evidence.journal),
         *_waited(fault, incident, tasks, evidence.journal),
-        *_idle(fault, incident, evidence.tally),
-        *untruths(fault, incident, evidence.witness),
+        *_idle(fault, incident, evidence.client_history),
+        *check_agents(fault, incident, evidence.history),
     )
     return replace(row, problems=problems)
 
 
-def _first(kind: type[AgentEvent], incident: Incident, witness: Witness) -> float | None:
+def _first(kind: type[AgentEvent], incident: Incident, history: History) -> float | None:
     """Return when the last of the agents that were hit was first said to be so."""
     times = {
         event.agent: event.at.timestamp() - incident.struck
-        for event in reversed(list(witness.said(kind, incident.struck)))
+        for event in reversed(list(history.said(kind, incident.struck)))
         if incident.lives.get(event.agent) == event.incarnation
     }
     return max(times.values(), default=None)
@@ -94,20 +94,20 @@ def _first(kind: type[AgentEvent], incident: Incident, witness: Witness) -> floa
 def _lost_or_untold(
     lost: list[str], tasks: Collection[PlannedTask], evidence: Evidence
 ) -> Iterator[str]:
-    tally = evidence.tally
+    client_history = evidence.client_history
     if lost:
         yield f"{len(lost)} confirmed tasks have no terminal result: {_some(lost)}"
-    unconfirmed = [task.id for task in tasks if task.id not in tally.confirmed]
+    unconfirmed = [task.id for task in tasks if task.id not in client_history.confirmed]
     if unconfirmed:
         yield f"{len(unconfirmed)} submissions were never confirmed: {_some(unconfirmed)}"
-    untold = [task.id for task in tasks if task.id not in tally.told]
+    untold = [task.id for task in tasks if task.id not in client_history.told]
     if untold:
         yield f"the submitters of {len(untold)} tasks were told nothing: {_some(untold)}"
 
 
 def _wrong_ends(tasks: Collection[PlannedTask], ends: Ends, evidence: Evidence) -> Iterator[str]:
     for task in tasks:
-        told, found = evidence.tally.told.get(task.id), ends[task.id]
+        told, found = evidence.client_history.told.get(task.id), ends[task.id]
         if not told or not found:
             continue
         status = found[0].ending.status.value
@@ -117,10 +117,10 @@ def _wrong_ends(tasks: Collection[PlannedTask], ends: Ends, evidence: Evidence) 
             yield f"{task.id} ended {status} ({found[0].ending.code})"
             continue
         key = TaskKey(TENANT, task.id)
-        missing = evidence.deciding(task.capability) - evidence.witness.policies[key]
+        missing = evidence.deciding(task.capability) - evidence.history.policies[key]
         if missing:
             yield f"{task.id} was not judged by {', '.join(sorted(missing))}"
-        recorded = evidence.witness.outputs.get(key)
+        recorded = evidence.history.outputs.get(key)
         for output, where in ((told.output, "its submitter"), (recorded, "the records")):
             if output != task.seconds:
                 yield f"{task.id} returned {output} in place of {task.seconds}, says {where}"
@@ -165,11 +165,11 @@ def _waited(
         yield f"{len(late)} tasks with affinity waited for up to {longest:.1f} s: {_some(late)}"
 
 
-def _idle(fault: Fault, incident: Incident, tally: Tally) -> Iterator[str]:
+def _idle(fault: Fault, incident: Incident, client_history: ClientHistory) -> Iterator[str]:
     """Tell the longest time in which nothing ended, if work had to go on."""
     if not fault.works_meanwhile:
         return
-    news = [at for at in tally.news if incident.struck < at < incident.over]
+    news = [at for at in client_history.news if incident.struck < at < incident.over]
     gap = max(b - a for a, b in pairwise([incident.struck, *news, incident.over]))
     if gap > SILENCE:
         yield f"no task ended for {gap:.1f} s while work had to go on"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from maniple_runtime.records import End
 from system.campaign.journal import Execution, Journal
-from system.campaign.scene import Incident
+from system.campaign.nemesis import Incident
 
 MEANWHILE = 0.2  # what ends so soon after the fault was said to begin had ended before it
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from paths import ROOT
 from system.brokers import BrokerKind
 from system.campaign.matrix import markdown_of
-from system.campaign.plan import RATE
 from system.campaign.run import Options, Outcome
+from system.campaign.workload import RATE
 
 PAGE = ROOT / "docs" / "failure-matrix.md"
 

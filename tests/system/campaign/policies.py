@@ -7,7 +7,7 @@ refused, or gets a fallback's output, is a problem.
 from typing import Any
 
 from policy_world import World
-from system.campaign.plan import AFFINE, SHORT, SPLIT
+from system.campaign.workload import AFFINE, SHORT, SPLIT
 
 CANARY, SHADOW = "canary", "shadow"
 VARIANTS = f"{CANARY},{SHADOW}"

@@ -23,19 +23,27 @@ from paths import PYTHONPATH
 from policy_world import World
 from system.brokers import BrokerKind, broker_of
 from system.campaign import checks
+from system.campaign.checker import unexplained
+from system.campaign.client_history import ClientHistory
 from system.campaign.courier import Courier
 from system.campaign.journal import Journal
 from system.campaign.matrix import Row
 from system.campaign.measure import Evidence, measure
 from system.campaign.memory import Memory
-from system.campaign.plan import BRIEF, FULL, Form, PlannedTask, Submitter, chance, planned
+from system.campaign.nemesis import (
+    CUT_OFF,
+    MISTAKEN,
+    ClusterUnderTest,
+    Fault,
+    Incident,
+    Nemesis,
+    set_clock,
+)
 from system.campaign.policies import VARIANTS, deciding, put_in_force
-from system.campaign.scene import CUT_OFF, MISTAKEN, Fault, Incident, Scene, Stage, set_clock
 from system.campaign.submitters import PlainPublisher, submit
 from system.campaign.table import AGENTS, FAULTS
-from system.campaign.tally import Tally
-from system.campaign.truth import unexplained
 from system.campaign.watching import watching
+from system.campaign.workload import BRIEF, FULL, Form, PlannedTask, Submitter, chance, planned
 from system.campaign_handlers import JOURNAL_VARIABLE
 from waiting import hold_within, wait_until
 
@@ -107,17 +115,19 @@ class Campaign:
 
     def __init__(
         self,
-        stage: Stage,
-        tally: Tally,
+        under_test: ClusterUnderTest,
+        client_history: ClientHistory,
         submitters: tuple[Client, Client, PlainPublisher],
     ) -> None:
-        self.cluster = stage.cluster
-        self.broker = stage.reached.broker
+        self.cluster = under_test.cluster
+        self.broker = under_test.reached.broker
         self.courier = Courier()
-        self.evidence = Evidence(tally, stage.witness, stage.journal, self.courier, deciding)
+        self.evidence = Evidence(
+            client_history, under_test.history, under_test.journal, self.courier, deciding
+        )
         self.memory = Memory(self.cluster, self.broker)
         self.incidents: list[tuple[Fault, Incident]] = []
-        self._stage = stage
+        self._under_test = under_test
         self._clients = submitters[:2]
         self._plain = submitters[2]
 
@@ -125,45 +135,47 @@ class Campaign:
         self, fault: Fault, tasks: list[PlannedTask], rng: random.Random, lead: tuple[float, float]
     ) -> Row:
         """Inject one fault among its tasks, wait until all is well again, and measure."""
-        scene = Scene(self._stage, rng, tasks)
+        nemesis = Nemesis(self._under_test, rng, tasks)
         async with asyncio.TaskGroup() as group:
-            scene.incident.begun = time.time()
+            nemesis.incident.begun = time.time()
             submitting = group.create_task(self._submit(tasks))
             await asyncio.sleep(rng.uniform(*lead))
-            await fault.inject(scene)
-            await _until(lambda: self.is_whole(scene.incident.over))
+            await fault.inject(nemesis)
+            await _until(lambda: self.is_whole(nemesis.incident.over))
             missing = await checks.missing_in_consul(self.cluster) if fault.shakes_consul else []
             await self._while_results_come(submitting)
             submitting.cancel()
         await _until(lambda: all(self.evidence.ends(task.id) for task in tasks))
         await asyncio.to_thread(self.evidence.journal.read)
-        self.incidents.append((fault, scene.incident))
+        self.incidents.append((fault, nemesis.incident))
         await self.memory.look()
-        found = measure(fault, scene.incident, tasks, self.evidence)
+        found = measure(fault, nemesis.incident, tasks, self.evidence)
         return replace(found, problems=(*found.problems, *missing))
 
     async def _submit(self, tasks: list[PlannedTask]) -> None:
         """Submit each when it is due, and return when all their submitters have been told."""
-        tally, begun = self.evidence.tally, time.monotonic()
+        client_history, begun = self.evidence.client_history, time.monotonic()
         async with asyncio.TaskGroup() as group:
             for task in tasks:
                 await asyncio.sleep(max(0.0, begun + task.due - time.monotonic()))
                 if task.submitter is Submitter.PLAIN:
                     self._plain.submit(task)
                 else:
-                    group.create_task(submit(self._clients[task.submitter], task, tally))
-            await wait_until(lambda: all(task.id in tally.told for task in tasks), math.inf)
+                    group.create_task(submit(self._clients[task.submitter], task, client_history))
+            await wait_until(
+                lambda: all(task.id in client_history.told for task in tasks), math.inf
+            )
 
     async def _while_results_come(self, submitting: asyncio.Task[None]) -> None:
         """Wait for all results: slow is not lost, but a minute without any news is."""
         heard = -1
-        while not submitting.done() and heard < len(self.evidence.tally.told):
-            heard = len(self.evidence.tally.told)
+        while not submitting.done() and heard < len(self.evidence.client_history.told):
+            heard = len(self.evidence.client_history.told)
             await asyncio.wait({submitting}, timeout=PATIENCE)
 
     def is_whole(self, after: float) -> bool:
         """Whether everything has worked again after a time."""
-        return self.evidence.witness.whole_since(after) is not None
+        return self.evidence.history.whole_since(after) is not None
 
 
 async def _until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
@@ -193,7 +205,7 @@ async def running(kind: BrokerKind, folder: Path) -> AsyncIterator[Campaign]:
         handlers=("system.campaign_handlers",),
         env={"agent": agents, MISTAKEN: mistaken},
     )
-    tally = Tally()
+    client_history = ClientHistory()
     async with AsyncExitStack() as stack:
         reached = await stack.enter_async_context(Reached(broker_of(kind, folder / "rabbitmq")))
         consul = await stack.enter_async_context(FlakyNetwork(lambda: starting.servers.consul_url))
@@ -202,16 +214,20 @@ async def running(kind: BrokerKind, folder: Path) -> AsyncIterator[Campaign]:
         set_clock(folder / CLOCK, 0.0)
         starting = Cluster(options, broker=reached)
         cluster = await stack.enter_async_context(starting)
-        witness = await stack.enter_async_context(watching(cluster))
+        history = await stack.enter_async_context(watching(cluster))
         info = cluster.ready_info()
         one = await stack.enter_async_context(connect(info["client_url"]))
         two = await stack.enter_async_context(connect(info["client_url"]))
-        plain = stack.enter_context(PlainPublisher(info["broker_url"], "campaign.plain", tally))
+        plain = stack.enter_context(
+            PlainPublisher(info["broker_url"], "campaign.plain", client_history)
+        )
         plane = await stack.enter_async_context(operator_plane(info["operator_url"]))
         world = World(cluster, one, plane, folder)
         await put_in_force(world)
-        stage = Stage(cluster, reached, witness, journal, world, consul, folder / CLOCK)
-        campaign = Campaign(stage, tally, (one, two, plain))
+        under_test = ClusterUnderTest(
+            cluster, reached, history, journal, world, consul, folder / CLOCK
+        )
+        campaign = Campaign(under_test, client_history, (one, two, plain))
         async with meanwhile(campaign.courier.run(reached.url("agent"))):
             yield campaign
 
@@ -226,11 +242,11 @@ async def run(options: Options, folder: Path, report: Report) -> Outcome:
         await campaign.memory.look()
         pairs = zip(options.faults, options.counts, strict=True)
         for number, (fault, count) in enumerate(pairs):
-            report(fault.name, len(campaign.evidence.tally.told), rows)
+            report(fault.name, len(campaign.evidence.client_history.told), rows)
             tasks = planned(options.seed, number, count, busy=fault.busy)
             rng = chance(options.seed, number, "fault")
             rows.append(await campaign.row(fault, tasks, rng, options.form.lead))
-        report("the end", len(campaign.evidence.tally.told), rows)
+        report("the end", len(campaign.evidence.client_history.told), rows)
         problems = await _problems(campaign, options.total)
         if options.logs:
             await asyncio.to_thread(_keep, campaign, options.logs)
@@ -240,12 +256,12 @@ async def run(options: Options, folder: Path, report: Report) -> Outcome:
         time.monotonic() - begun,
         campaign.memory.sizes,
         f"{view.product} {view.version}",
-        campaign.evidence.tally.again,
+        campaign.evidence.client_history.again,
     )
 
 
 async def _problems(campaign: Campaign, submitted: int) -> list[str]:
-    cluster, witness = campaign.cluster, campaign.evidence.witness
+    cluster, history = campaign.cluster, campaign.evidence.history
     incidents = campaign.incidents
     failures = {life for fault, incident in incidents for life in fault.failures(incident)}
     killed = {pid for _, incident in incidents for pid in incident.killed}
@@ -253,8 +269,8 @@ async def _problems(campaign: Campaign, submitted: int) -> list[str]:
     await campaign.memory.look()
     return [
         *checks.accounts(campaign.evidence, submitted),
-        *checks.false_failures(witness, failures),
-        *unexplained(witness, incidents),
+        *checks.false_failures(history, failures),
+        *unexplained(history, incidents),
         *checks.unexpected(cluster.deaths, killed),
         *campaign.memory.grown(),
         *left,
@@ -268,5 +284,5 @@ def _keep(campaign: Campaign, folder: Path) -> None:
     shutil.copy(campaign.evidence.journal.path, folder)
     for child in campaign.broker.children:
         shutil.copy(child.spec.log, folder)
-    late = [f"{key.id} {end.ending}" for key, end in campaign.evidence.witness.ledger.late()]
+    late = [f"{key.id} {end.ending}" for key, end in campaign.evidence.history.ledger.late()]
     (folder / "late.txt").write_text("\n".join(late))

@@ -15,13 +15,13 @@ from pika.exceptions import AMQPError
 from maniple.client import Client
 from maniple.codec import decode_value
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
-from system.campaign.plan import PlannedTask
-from system.campaign.tally import Tally, Told
+from system.campaign.client_history import ClientHistory, Told
+from system.campaign.workload import PlannedTask
 
 PAUSE = 0.5
 
 
-async def submit(client: Client, task: PlannedTask, tally: Tally) -> None:
+async def submit(client: Client, task: PlannedTask, client_history: ClientHistory) -> None:
     """Submit a task until the broker has it, and wait for its result for as long as it takes."""
     while True:
         try:
@@ -32,10 +32,10 @@ async def submit(client: Client, task: PlannedTask, tally: Tally) -> None:
             await asyncio.sleep(PAUSE)  # it may have arrived nevertheless: the same id again
             continue
         break
-    tally.confirm(task.id)
+    client_history.confirm(task.id)
     with contextlib.suppress(ManipleError):  # the client was closed: nobody was told
         result = await handle.outcome()
-        tally.tell(task.id, Told(result.status.value, decode_value(result.output)))
+        client_history.tell(task.id, Told(result.status.value, decode_value(result.output)))
 
 
 class PlainPublisher:
@@ -44,10 +44,10 @@ class PlainPublisher:
     What an external program does that wants to lose nothing.
     """
 
-    def __init__(self, url: str, reply_to: str, tally: Tally) -> None:
+    def __init__(self, url: str, reply_to: str, client_history: ClientHistory) -> None:
         self._url = url
         self._reply_to = reply_to
-        self._tally = tally
+        self._client_history = client_history
         self._tasks: queue.SimpleQueue[PlannedTask] = queue.SimpleQueue()
         self._unconfirmed: PlannedTask | None = None
         self._stopping = threading.Event()
@@ -98,10 +98,10 @@ class PlainPublisher:
                 "maniple.tasks", task.capability, body.encode(), properties, mandatory=True
             )
             self._unconfirmed = None
-            self._loop.call_soon_threadsafe(self._tally.confirm, task.id)
+            self._loop.call_soon_threadsafe(self._client_history.confirm, task.id)
 
     def _heard(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         result = json.loads(body)
         told = Told(result["status"], result.get("output"))
-        self._loop.call_soon_threadsafe(self._tally.tell, result["id"], told)
+        self._loop.call_soon_threadsafe(self._client_history.tell, result["id"], told)
         channel.basic_ack(method.delivery_tag)

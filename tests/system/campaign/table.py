@@ -2,7 +2,8 @@
 
 from faults import disk_alarm, memory_alarm
 from maniple.topology import QUEUES, agent_queue, lane_queues
-from system.campaign.injections import (
+from system.campaign.nemesis import Expected, Fault
+from system.campaign.nemesis_faults import (
     alarm,
     close_all_of,
     cut_off_agent,
@@ -25,11 +26,10 @@ from system.campaign.injections import (
     silence,
     stall_broker,
 )
-from system.campaign.plan import AFFINE, COMPUTES, SHORT, SPLIT, THREAD
-from system.campaign.scene import Fault, Truth
+from system.campaign.workload import AFFINE, COMPUTES, SHORT, SPLIT, THREAD
 
 KILLED_WITHIN, SILENT_WITHIN = 1.0, 10.0  # in which tasks have to run elsewhere
-FAILED, SUSPECTED = Truth.FAILED, Truth.SUSPECTED
+FAILED, SUSPECTED = Expected.FAILED, Expected.SUSPECTED
 AGENTS = 5  # the fewest that the registry's storm guard looks after
 # All but the streams, which are everybody's, and of which a suspended leader loses nothing either.
 IN_TURN = (

@@ -14,34 +14,34 @@ from maniple.errors import ManipleError
 from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.records import RecordReader
-from system.campaign.truth import ANSWER_SECONDS
-from system.campaign.witness import AgentView, Look, Witness
+from system.campaign.checker import ANSWER_SECONDS
+from system.campaign.history import AgentView, History, Look
 
 PERIOD = 0.25
 
 
 @asynccontextmanager
-async def watching(cluster: Cluster) -> AsyncIterator[Witness]:
+async def watching(cluster: Cluster) -> AsyncIterator[History]:
     """Watch for as long as the block lasts; whatever goes wrong here ends the block."""
     url = cluster.ready_info()["operator_url"]
-    witness = Witness()
+    history = History()
     link = AmqpConnection(url, name="campaign.records")
-    reader = RecordReader(link, witness.hear)
+    reader = RecordReader(link, history.hear)
     log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
     try:
         async with ControlPlane(url, name="campaign", log=log) as plane:
             await link.start(10)
             async with asyncio.TaskGroup() as group:
-                work = [reader.read_records(), _look(cluster, plane, witness)]
+                work = [reader.read_records(), _look(cluster, plane, history)]
                 tasks = [group.create_task(part) for part in work]
-                yield witness
+                yield history
                 for task in tasks:
                     task.cancel()
     finally:
         await link.close()
 
 
-async def _look(cluster: Cluster, plane: ControlPlane, witness: Witness) -> None:
+async def _look(cluster: Cluster, plane: ControlPlane, history: History) -> None:
     processes = cluster.processes
     names = {process.instance for process in cluster.of_service("agent")}
     while True:
@@ -52,7 +52,7 @@ async def _look(cluster: Cluster, plane: ControlPlane, witness: Witness) -> None
         unready = {p.instance for p, ok in zip(processes, ready, strict=True) if not ok}
         unready |= names - (agents or {}).keys()
         # What was told is no older than the question.
-        witness.looks.append(Look(started, agents, frozenset(unready)))
+        history.looks.append(Look(started, agents, frozenset(unready)))
         await asyncio.sleep(max(0.0, started + PERIOD - time.time()))
 
 

@@ -1,4 +1,4 @@
-"""What submitters know of their tasks: what the broker confirmed, and what they were told."""
+"""The history of submitters: what the broker confirmed of their tasks, and what they were told."""
 
 import time
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class Told:
 
 
 @dataclass
-class Tally:
+class ClientHistory:
     """Confirmed and ended tasks by id, these with the first result that was told.
 
     `again` counts results of tasks that had been told of: they come at least once. `contradicted`

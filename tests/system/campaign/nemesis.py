@@ -1,4 +1,4 @@
-"""Where faults happen: the cluster and what it stands on, and what was done to it when."""
+"""The nemesis, through which faults act: what they reach, and what was done to it when."""
 
 import asyncio
 import base64
@@ -30,9 +30,9 @@ from maniple_runtime.records import TaskKey
 from maniple_runtime.records.first_wins import Ending
 from policy_world import World
 from system.brokers import Broker
+from system.campaign.history import History
 from system.campaign.journal import Journal
-from system.campaign.plan import PlannedTask
-from system.campaign.witness import Witness
+from system.campaign.workload import PlannedTask
 from system.campaign_handlers import children_of
 from waiting import hold_within, wait_until
 
@@ -51,7 +51,7 @@ def _told(ending: Ending) -> str:
     return REFUSED if ending.agent is None and not gone else ending.status.value
 
 
-class Truth(StrEnum):
+class Expected(StrEnum):
     """What has to be told of the agents that a fault hits; of all others, that they live."""
 
     ALIVE = "alive"
@@ -82,12 +82,12 @@ class Incident:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ClusterUnderTest:
     """What all faults of a campaign may reach, and what is known of it."""
 
     cluster: Cluster
     reached: Reached
-    witness: Witness
+    history: History
     journal: Journal
     world: World
     """What changes policies."""
@@ -97,22 +97,25 @@ class Stage:
     """The file that says by how many seconds the clock of `MISTAKEN` is wrong."""
 
 
-class Scene:
-    """What a fault may reach. `chance` decides all that the fault leaves open."""
+class Nemesis:
+    """What a fault acts through. `chance` decides all that the fault leaves open."""
 
     def __init__(
-        self, stage: Stage, chance: random.Random, tasks: Collection[PlannedTask] = ()
+        self,
+        under_test: ClusterUnderTest,
+        chance: random.Random,
+        tasks: Collection[PlannedTask] = (),
     ) -> None:
-        self.cluster = stage.cluster
-        self.broker: Broker = stage.reached.broker
-        self.network: FlakyNetwork = stage.reached.network
+        self.cluster = under_test.cluster
+        self.broker: Broker = under_test.reached.broker
+        self.network: FlakyNetwork = under_test.reached.network
         self.chance = chance
         self.incident = Incident()
-        self.world = stage.world
-        self.consul_network = stage.consul
-        self.set_clock = partial(set_clock, stage.clock)
-        self._witness = stage.witness
-        self._journal = stage.journal
+        self.world = under_test.world
+        self.consul_network = under_test.consul
+        self.set_clock = partial(set_clock, under_test.clock)
+        self._history = under_test.history
+        self._journal = under_test.journal
         # Those with an affinity key are left out: they move later.
         self._lengths = {task.id: task.seconds for task in tasks if task.affinity is None}
 
@@ -146,7 +149,7 @@ class Scene:
         """Tell which of a fault's own tasks have more than one end, or ran and were refused."""
         self._journal.read()
         for key in tasks:
-            fate = self._witness.others.get(key)
+            fate = self._history.others.get(key)
             ends = [_told(end.ending) for end in fate.ends] if fate else []
             if len(set(ends)) != 1:
                 yield f"{key.id} has the ends {ends}"
@@ -160,13 +163,13 @@ class Scene:
 
     def refused(self, tasks: Collection[TaskKey]) -> int:
         """Return how many of these have been refused, by the records."""
-        fates = map(self._witness.others.get, tasks)
+        fates = map(self._history.others.get, tasks)
         ends = [_told(fate.ends[0].ending) for fate in fates if fate and fate.ends]
         return ends.count(REFUSED)
 
     def has_ended(self, tasks: Collection[TaskKey]) -> bool:
         """Whether all of these have an end in the records."""
-        fates = map(self._witness.others.get, tasks)
+        fates = map(self._history.others.get, tasks)
         return all(fate is not None and fate.ends for fate in fates)
 
     async def change(self, kind: str, name: str, spec: Mapping[str, Any], **more: Any) -> None:
@@ -187,7 +190,7 @@ class Scene:
         """Say that the fault begins now, and which agents it hits."""
         self.incident.struck = time.time()
         self.incident.lives = {
-            agent.instance: self._witness.incarnation(agent.instance) for agent in agents
+            agent.instance: self._history.incarnation(agent.instance) for agent in agents
         }
 
     def over(self) -> None:
@@ -213,7 +216,7 @@ class Scene:
         found: list[float] = []
 
         def told() -> bool:
-            said = self._witness.said(AgentUnreachable, self.incident.struck)
+            said = self._history.said(AgentUnreachable, self.incident.struck)
             found.extend(e.at.timestamp() for e in said if e.agent == agent.instance)
             return bool(found)
 
@@ -302,9 +305,9 @@ class Fault:
     """
 
     name: str
-    inject: Callable[[Scene], Awaitable[None]]
+    inject: Callable[[Nemesis], Awaitable[None]]
     lasts: float = 0.0
-    truth: Truth = Truth.ALIVE
+    expected: Expected = Expected.ALIVE
     moves_within: float | None = None
     whole_within: float = 10.0
     short: bool = False
@@ -322,4 +325,4 @@ class Fault:
 
     def failures(self, incident: Incident) -> set[tuple[str, str]]:
         """Return the agents, each with its life, that have to be declared failed."""
-        return set(incident.lives.items()) if self.truth is Truth.FAILED else set()
+        return set(incident.lives.items()) if self.expected is Expected.FAILED else set()

@@ -1,4 +1,4 @@
-"""What a campaign does, all of it decided by its seed: tasks, their lengths, their submitters."""
+"""The workload, all of it decided by a seed: tasks, their lengths, their submitters."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What the cluster has said of itself: its records, and what its registry and its pages told."""
+"""The history: what the cluster has said of itself, in records, by its registry and its pages."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class Look:
         )
 
 
-class Witness:
+class History:
     """All that was heard and seen since the campaign began."""
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from system.campaign import checks
-from system.campaign.scene import Truth, holder_of
-from system.campaign.truth import unexplained
+from system.campaign.checker import unexplained
+from system.campaign.nemesis import Expected, holder_of
 from system.campaign_case import STRUCK, Case
 
 
@@ -26,11 +26,11 @@ def suspect_the_next_life(case: Case) -> None:
 
 
 def forget_the_failure(case: Case) -> None:
-    case.witness.events.clear()
+    case.history.events.clear()
 
 
 def tell_the_failure_too_late(case: Case) -> None:
-    case.witness.events.clear()
+    case.history.events.clear()
     case.failed("a1", 10.5)
 
 
@@ -73,7 +73,7 @@ def test_what_is_told_wrongly_of_a_killed_agent_is_said(
 
 
 def suspect_it_too_late(case: Case) -> None:
-    case.witness.events.clear()
+    case.history.events.clear()
     case.suspected("a1", 6.0)
     case.failed("a1", 8.5)
 
@@ -125,8 +125,8 @@ def test_a_failure_that_comes_after_the_leader_died_is_no_problem(case: Case) ->
 
 
 def test_who_was_not_suspected_is_named(case: Case) -> None:
-    case.frozen().fault = replace(case.fault, truth=Truth.SUSPECTED)
-    case.witness.events.clear()
+    case.frozen().fault = replace(case.fault, expected=Expected.SUSPECTED)
+    case.history.events.clear()
     assert "a1 was not suspected" in case.said
     case.suspected("a1", 4.0)
     assert "a1 was not suspected" not in case.said
@@ -148,15 +148,15 @@ def test_an_agent_that_is_hit_and_lives_may_be_suspected_only_if_the_fault_shake
 
 def test_a_suspicion_that_no_row_explains_is_told_whenever_it_was(case: Case) -> None:
     case.frozen()
-    assert not list(unexplained(case.witness, [(case.fault, case.incident)]))
+    assert not list(unexplained(case.history, [(case.fault, case.incident)]))
     case.suspected("a1", -0.5)
-    (said,) = unexplained(case.witness, [(case.fault, case.incident)])
+    (said,) = unexplained(case.history, [(case.fault, case.incident)])
     assert said.startswith("a1 was said to be unreachable at ")
 
 
 def test_a_failure_that_no_fault_explains_is_told_whenever_it_was(case: Case) -> None:
     case.failed("a2", -500.0)
-    (said,) = checks.false_failures(case.witness, {("a1", "1")})
+    (said,) = checks.false_failures(case.history, {("a1", "1")})
     assert said.startswith("a2 was declared failed at ")
 
 
