@@ -12,7 +12,7 @@ from maniple.amqp import ByteBudget, Consumer, byte_budget, consumer
 from maniple.amqp.byte_budget import MOST_TASKS
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple_agent.domain.slot_shares import most_of
+from maniple_agent.fair_queue import most_of
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.redelivery import Redelivery

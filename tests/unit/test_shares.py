@@ -13,7 +13,7 @@ from maniple.execution import failed
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple_agent import bundle, diagnostics, scheduler
-from maniple_agent.domain.slot_shares import in_a_row, may_take, most_of
+from maniple_agent.fair_queue import in_a_row, may_take, most_of
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 
 

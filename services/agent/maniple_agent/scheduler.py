@@ -22,8 +22,7 @@ from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
-from maniple_agent.bulkhead_report import BulkheadReport
-from maniple_agent.bundle import Bundle
+from maniple_agent.bundle import BulkheadReport, Bundle
 from maniple_agent.completion import DRAIN, OVERLOAD, Completion
 from maniple_agent.deadlines import DeadlineFate, Known, Moment, TaskDeadlines, seconds_of
 from maniple_agent.domain.prefetch import LaneMeasure
@@ -33,8 +32,8 @@ from maniple_agent.domain.redelivery import (
     may_copy,
     unknown_capability,
 )
-from maniple_agent.domain.slot_shares import tight_from
 from maniple_agent.executors import Executor, Job
+from maniple_agent.fair_queue import tight_from
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import Attempts, RunQueue
