@@ -14,7 +14,7 @@ from maniple.messages import Envelope, Result
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.timings import Holding, Queues
-from maniple_agent.deadlines import Known
+from maniple_agent.completion import Known
 from maniple_agent.executors import Job, Spawn
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher

@@ -1,30 +1,97 @@
-"""What comes of the tasks in an agent: results, other attempts, and what goes on elsewhere."""
+"""What comes of the tasks in an agent: results, other attempts, and what goes on elsewhere.
+
+And whether the time of a task is over before it has started.
+"""
 
 import math
 import random
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from enum import Enum, auto
 from functools import partial
 from time import monotonic
+from typing import Final, NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
-from maniple.attempts import NextAttempt, Ran, conclude, expired, last
+from maniple.attempts import NextAttempt, Ran, conclude, expired, last, seconds_for, timeout_of
 from maniple.errors import ErrorCode, ManipleError
 from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result
-from maniple_agent.deadlines import TaskDeadlines
+from maniple.tasks import TaskDefinition
 from maniple_agent.domain.redelivery import after_stop, may_copy
 from maniple_agent.domain.retry_budget import RetryBudget
 from maniple_agent.executors import Job
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import Attempts
-from maniple_agent.tracing import AttemptTracing, within
+from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.publish.confirm import ConfirmCallback
 from maniple_runtime.telemetry import about
 
 DRAIN = "drain"
 OVERLOAD = "overload"
+MOST_ASKED: Final = 10_000
+
+Known = Callable[[], datetime | None]
+"""Returns the cluster's time, or None where no registry has told it."""
+
+
+class DeadlineFate(Enum):
+    """What a deadline makes of a task."""
+
+    RUNS = auto()
+    EXPIRED = auto()
+    ASKED = auto()
+    """It is over by this machine's clock alone: a dispatcher is to judge."""
+
+
+class Moment(NamedTuple):
+    """The time by which what happens now is dated, and the cluster's as far as it is known."""
+
+    at: datetime
+    known: datetime | None
+    """By which alone anything is over; None while nobody has told it."""
+
+
+class TaskDeadlines:
+    """Judges whether a task's time is over, which an agent only says by the cluster's time.
+
+    Who does not know the cluster's time has a dispatcher judge, once a task.
+    What comes back from there runs: it was not over.
+    """
+
+    def __init__(self, known: Known, clock: Callable[[], datetime]) -> None:
+        """Judge by `known`; `clock` dates what happens."""
+        self.known = known
+        self.clock = clock
+        self._asked: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def now(self) -> Moment:
+        """Return the time; once for all tasks that are looked at together."""
+        return Moment(self.clock(), self.known())
+
+    def fate(self, envelope: Envelope, now: Moment) -> DeadlineFate:
+        """Return what is to become of a task that has not started."""
+        if envelope.deadline > (now.known or now.at):
+            return DeadlineFate.RUNS
+        if now.known is not None:
+            return DeadlineFate.EXPIRED
+        key = (envelope.tenant, envelope.id)
+        if key in self._asked:
+            return DeadlineFate.RUNS
+        self._asked[key] = None
+        if len(self._asked) > MOST_ASKED:
+            self._asked.popitem(last=False)
+        return DeadlineFate.ASKED
+
+
+def seconds_of(envelope: Envelope, definition: TaskDefinition, now: Moment) -> float:
+    """Return the seconds that an attempt has: until the deadline only where that is known."""
+    if now.known is not None:
+        return seconds_for(envelope, definition, now.known)
+    return timeout_of(envelope, definition)
 
 
 class Completion:
@@ -54,7 +121,8 @@ class Completion:
 
     def decide(self, job: Job, outcome: Outcome) -> Result | NextAttempt:
         """Return what comes of a job that has ended."""
-        return self._traces.attempted(job, self._decided(job, outcome))
+        decision = self._decided(job, outcome)
+        return self._traces.attempted(job, decision) if self._traces.on else decision
 
     def _decided(self, job: Job, outcome: Outcome) -> Result | NextAttempt:
         ran = self.ran(job.started_at, limit=job.timeout)
@@ -78,7 +146,10 @@ class Completion:
             copies = may_copy(job.definition)
             self._departures.retry(decision, final, departed, may_copy=copies)
         else:
-            self._departures.publish(decision, within(job), departed)
+            envelope = job.envelope
+            if job.span is not None:  # the span of its sending stands under that of the attempt
+                envelope = replace(envelope, span=job.span)
+            self._departures.publish(decision, envelope, departed)
 
     def expire(self, job: Job) -> None:
         """End a job whose deadline has passed before it could start."""

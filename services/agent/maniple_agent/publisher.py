@@ -126,7 +126,8 @@ class AgentPublisher:
         """Record a result and reply to whoever asked."""
         variant = (result.lane or "").partition("@")[2]
         self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
-        result, done = self._traces.ending(result, envelope, done)
+        if self._traces.on:
+            result, done = self._traces.ending(result, envelope, done)
         if self._under_way.waits:
             done = self._answering(done)
         self._results.report_result(result, envelope.reply_to, envelope.correlation_id, done)

@@ -23,8 +23,16 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
 from maniple_agent.bundle import BulkheadReport, Bundle
-from maniple_agent.completion import DRAIN, OVERLOAD, Completion
-from maniple_agent.deadlines import DeadlineFate, Known, Moment, TaskDeadlines, seconds_of
+from maniple_agent.completion import (
+    DRAIN,
+    OVERLOAD,
+    Completion,
+    DeadlineFate,
+    Known,
+    Moment,
+    TaskDeadlines,
+    seconds_of,
+)
 from maniple_agent.domain.prefetch import LaneMeasure
 from maniple_agent.domain.redelivery import (
     is_over,
@@ -133,7 +141,8 @@ class Scheduler:
             return
         bundle = Bundle(delivery, len(members))
         self.rooms.took(bundle, envelopes)
-        self._traces.received(bundle, envelopes)
+        if self._traces.on:
+            self._traces.received(bundle, envelopes)
         for member in members:
             if isinstance(member, InvalidMessage):
                 self._end_remnant(member, bundle, now.at)
@@ -179,7 +188,7 @@ class Scheduler:
             result = expired(envelope, self._conclusions.ran())
         elif definition is None:
             result = unknown_capability(envelope, self._conclusions.ran())
-        elif is_over(envelope, definition):
+        elif envelope.lost and is_over(envelope, definition):
             result = lost_at_most_once(envelope, self._conclusions.ran())
         else:
             share = self.waiting.share(definition)
@@ -265,7 +274,8 @@ class Scheduler:
         job.timeout = seconds_of(envelope, job.definition, now)
         job.deadline_known = now.known is not None
         job.started_at = now.at
-        self._traces.begins(job)
+        if self._traces.on:
+            self._traces.begins(job)
         self.running.add(job)
         size, share = len(envelope.payload), job.share
         share.running += 1
