@@ -19,7 +19,7 @@ from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
 from sending_queue import SendingQueue

@@ -21,7 +21,7 @@ from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.task_traces import dispatching
 from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope

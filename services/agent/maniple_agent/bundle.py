@@ -10,7 +10,7 @@ from maniple.amqp import Delivery
 from maniple.errors import ManipleError
 from maniple.messages import Envelope
 from maniple.spans import SpanLink
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 
 
 class Closed(Protocol):

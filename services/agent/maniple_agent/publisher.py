@@ -34,8 +34,7 @@ from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple_runtime.metric_names import HANDED_BACK, RESULTS, TASKS_RETRIED
 from maniple_runtime.publish.batch_publisher import BatchPublisher, ResultPublisher
-from maniple_runtime.publish.confirm import ConfirmCallback
-from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes
+from maniple_runtime.publish.confirm import ConfirmCallback, InFlightPublish, InFlightPublishes
 from maniple_runtime.telemetry import Metrics
 
 REFUSED_PAUSE = 1.0
@@ -81,7 +80,7 @@ class AgentPublisher:
 
     A lane or a delay tier that confirms nothing for some seconds, while others do, does not hold up
     what came with a task: a copy of it waits elsewhere in the broker
-    (`publish.in_flight_publishes`), if it `may_copy`. One that must not run twice goes elsewhere
+    (`InFlightPublishes`), if it `may_copy`. One that must not run twice goes elsewhere
     only as long as it was never sent.
     """
 
