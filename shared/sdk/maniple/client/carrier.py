@@ -15,7 +15,7 @@ from maniple.amqp.reply_consumer import ReplyConsumer
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import OutstandingHandles
-from maniple.client.submit_span import SubmitSpans
+from maniple.client.submission import SubmitSpans
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
