@@ -11,7 +11,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.amqp.connection import AmqpConnection
-from maniple.amqp.errors import is_loss
+from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.first_publish import FirstPublishes, Place
 from maniple.amqp.refusal import check_published, end_of
 from maniple.amqp.supervision import FIRST_BACKOFF

@@ -7,10 +7,10 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from maniple.amqp.connection import AmqpConnection
+from maniple.amqp.connection_errors import LOST
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.declare import declare_queue
 from maniple.amqp.delivery import Delivery
-from maniple.amqp.errors import LOST
 from maniple.identifiers import new_secret
 from maniple.topology import REPLY_PREFIX, reply_queue
 
