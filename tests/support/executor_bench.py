@@ -19,9 +19,9 @@ from maniple.errors import ErrorCode
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Failure
 from maniple.tasks import TaskRegistry
-from maniple_agent.bundle import Bundle
-from maniple_agent.executors import Executor, Job, ProcessExecutor, loop_watch
+from maniple_agent.executors import Executor, ProcessExecutor, loop_watch
 from maniple_agent.fair_queue import FairShare
+from maniple_agent.jobs import Bundle, Job
 from needs import PROC, need
 from waiting import wait_until
 

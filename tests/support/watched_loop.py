@@ -10,7 +10,8 @@ from typing import Any
 
 from executor_bench import Gate, Told
 from maniple_agent.domain.blocking import BLOCKED_AFTER
-from maniple_agent.executors import Job, LoopExecutor
+from maniple_agent.executors import LoopExecutor
+from maniple_agent.jobs import Job
 from maniple_runtime.event_loop import new_event_loop
 from waiting import wait_until
 

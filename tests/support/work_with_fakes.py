@@ -15,7 +15,8 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.timings import Holding, Queues
 from maniple_agent.completion import Known
-from maniple_agent.executors import Job, Spawn
+from maniple_agent.executors import Spawn
+from maniple_agent.jobs import Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.scheduler import MOST_BYTES, Scheduler

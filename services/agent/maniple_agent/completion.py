@@ -23,7 +23,7 @@ from maniple.messages import Envelope, Result
 from maniple.tasks import TaskDefinition
 from maniple_agent.domain.redelivery import after_stop, may_copy
 from maniple_agent.domain.retry_budget import RetryBudget
-from maniple_agent.executors import Job
+from maniple_agent.jobs import Job
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import Attempts
 from maniple_agent.tracing import AttemptTracing

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from maniple.messages import Envelope
-from maniple_agent.executors import Job
+from maniple_agent.jobs import Job
 
 Held = Callable[[Envelope], bool]
 UNBOUNDED = 1_000_000_000

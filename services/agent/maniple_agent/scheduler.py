@@ -22,7 +22,6 @@ from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
-from maniple_agent.bundle import BulkheadReport, Bundle
 from maniple_agent.completion import (
     DRAIN,
     OVERLOAD,
@@ -40,8 +39,9 @@ from maniple_agent.domain.redelivery import (
     may_copy,
     unknown_capability,
 )
-from maniple_agent.executors import Executor, Job
+from maniple_agent.executors import Executor
 from maniple_agent.fair_queue import tight_from
+from maniple_agent.jobs import BulkheadReport, Bundle, Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import Attempts, RunQueue

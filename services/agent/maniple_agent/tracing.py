@@ -11,8 +11,7 @@ from maniple.messages import Envelope, Result
 from maniple.spans import Span, SpanEvent, SpanKind, SpanLink, SpanStep, Value, nanoseconds
 from maniple.topology import LANES
 from maniple.traceparent import is_sampled, trace_id_of
-from maniple_agent.bundle import Bundle
-from maniple_agent.executors import Job
+from maniple_agent.jobs import Bundle, Job
 from maniple_runtime.publish.confirm import ConfirmCallback
 from maniple_runtime.task_traces import ENDED_BADLY, TaskTraces, parent_of
 from maniple_runtime.telemetry.tracing import new_span_id

@@ -18,11 +18,12 @@ from msgspec import Raw
 from maniple.execution import Outcome, of_exception, run_async, timed_out
 from maniple.tasks import TaskContext
 from maniple_agent.domain.blocking import LoopState
+from maniple_agent.executors.executor import Spawn
 from maniple_agent.executors.failures import Failures
-from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 from maniple_agent.executors.latest_progress import LatestProgress
 from maniple_agent.executors.loop_watch import LoopWatch
 from maniple_agent.executors.pool import Caller, HandlerPool, calling
+from maniple_agent.jobs import Job, Report, tell
 from maniple_runtime.telemetry.context import in_span
 
 Finished = tuple[Job, Outcome, float]

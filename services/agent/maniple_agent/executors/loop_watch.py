@@ -15,7 +15,8 @@ import structlog
 from maniple.errors import ManipleError
 from maniple.execution import timed_out
 from maniple_agent.domain.blocking import LoopHealth, LoopState
-from maniple_agent.executors.jobs import Job, Report, Spawn, tell
+from maniple_agent.executors.executor import Spawn
+from maniple_agent.jobs import Job, Report, tell
 
 if TYPE_CHECKING:
     from maniple_agent.executors.handler_loop import HandlerLoop
