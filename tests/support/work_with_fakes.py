@@ -171,9 +171,7 @@ class Agent:
         results = ResultPublisher(self.publisher, metrics, replier=self.publisher, times=queues)
         traces = AttemptTracing(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
-        self.departures = AgentPublisher(
-            self.publisher, results, metrics, traces=traces, times=queues
-        )
+        self.departures = AgentPublisher(self.publisher, results, metrics, times=queues)
         self.work = Scheduler(
             "agent-1",
             TaskRegistry([a_task, a_task_once, an_exclusive_task]),

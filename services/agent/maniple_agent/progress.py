@@ -1,4 +1,4 @@
-"""Sending what handlers report; how often is decided where they run (`executors.latest`)."""
+"""Sending what handlers report; how often is decided where they run (`latest_progress`)."""
 
 from collections.abc import Callable
 from datetime import datetime

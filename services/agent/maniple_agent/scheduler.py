@@ -44,7 +44,7 @@ from maniple_agent.fair_queue import tight_from
 from maniple_agent.jobs import BulkheadReport, Bundle, Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
-from maniple_agent.run_queue import Attempts, RunQueue
+from maniple_agent.run_queue import RunQueue
 from maniple_agent.slots import Slots
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
@@ -89,12 +89,10 @@ class Scheduler:
         self._progress = progress
         self._metrics = metrics
         self._fenced: Callable[[], bool] = lambda: False
-        self.attempts = Attempts()
         self.rooms = BulkheadReport()
         self._deadlines = TaskDeadlines(known or clock, clock)
-        self._conclusions = Completion(
-            agent, departures, self.attempts, self._deadlines, traces=traces
-        )
+        self._conclusions = Completion(agent, departures, self._deadlines, metrics, traces=traces)
+        self.attempts = self._conclusions.attempts
         self._suspect: Job | None = None
         self._stopped: list[Job] = []
         self._pumping = False
@@ -102,7 +100,9 @@ class Scheduler:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
-        self._splits = SuspectRedelivery(registry, departures, self._schedule_pump)
+        self._splits = SuspectRedelivery(
+            registry, departures, self._conclusions.publish_result, self._schedule_pump
+        )
         self.slots = Slots({})
         self.waiting = RunQueue(times)
         self.running: set[Job] = set()
@@ -176,7 +176,7 @@ class Scheduler:
             bundle.settle()
             return
         result = undecodable(envelope, unreadable, self._conclusions.ran())
-        self._departures.publish(result, envelope, bundle.settle)
+        self._conclusions.publish_result(result, envelope, bundle.settle)
 
     def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
         definition = self._registry.get(envelope.capability)
@@ -196,7 +196,7 @@ class Scheduler:
             self.attempts.add_attempt(job)
             self.waiting.enqueue(job)
             return
-        self._departures.publish(result, envelope, bundle.settle)
+        self._conclusions.publish_result(result, envelope, bundle.settle)
 
     def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
         """Let an attempt that is still here settle its part of a bundle that brings it again."""
