@@ -179,7 +179,7 @@ class Scheduler:
         self._conclusions.publish_result(result, envelope, bundle.settle)
 
     def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
-        definition = self._registry.get(envelope.capability)
+        definition = self._registry.definitions.get(envelope.capability)
         fate = self._deadlines.fate(envelope, now)
         if fate is DeadlineFate.ASKED:
             self._departures.ask_dispatcher(envelope, bundle.settle, may_copy=may_copy(definition))
