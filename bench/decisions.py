@@ -27,7 +27,7 @@ from maniple_dispatcher.result_cache import ResultCache
 from maniple_policies import PolicySet, parse_policy
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 
 ROUNDS = 15

@@ -19,9 +19,9 @@ from maniple.errors import ErrorCode
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Failure
 from maniple.tasks import TaskRegistry
-from maniple_agent.bundle import Bundle
-from maniple_agent.executors import Executor, Job, ProcessExecutor, on_loop
+from maniple_agent.executors import Executor, ProcessExecutor, loop_watch
 from maniple_agent.fair_queue import FairShare
+from maniple_agent.jobs import Bundle, Job
 from needs import PROC, need
 from waiting import wait_until
 
@@ -142,11 +142,11 @@ class Grace:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
-        self._patch.setattr(on_loop, "GRACE", math.inf)
-        self._patch.setattr(on_loop, "WATCH_PERIOD", 0.02)
+        self._patch.setattr(loop_watch, "GRACE", math.inf)
+        self._patch.setattr(loop_watch, "WATCH_PERIOD", 0.02)
 
     def is_over(self) -> None:
-        self._patch.setattr(on_loop, "GRACE", 0.0)
+        self._patch.setattr(loop_watch, "GRACE", 0.0)
 
 
 @contextmanager

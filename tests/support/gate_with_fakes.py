@@ -19,7 +19,7 @@ from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import PolicySet, parse_policy
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
 from work_with_fakes import NOW, Delivery, FakePublisher

@@ -18,9 +18,9 @@ from maniple_dispatcher.ingress.submission import SubmissionConsumer
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
 from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.publish.refused_log import RefusedLog
 from maniple_runtime.records import Record
-from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
 from work_with_fakes import NOW, FakePublisher

@@ -38,7 +38,7 @@ from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
 from maniple_runtime.control.messages import AgentId, BulkheadLoad, Incarnation, Outcomes
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry.tracing import NO_TRACER
 from simulated_broker import UNHEARD, SimulatedPublisher
 from simulated_cluster import metrics

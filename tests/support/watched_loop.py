@@ -10,8 +10,8 @@ from typing import Any
 
 from executor_bench import Gate, Told
 from maniple_agent.domain.blocking import BLOCKED_AFTER
-from maniple_agent.executors import Job
-from maniple_agent.executors.on_loop import LoopExecutor
+from maniple_agent.executors import LoopExecutor
+from maniple_agent.jobs import Job
 from maniple_runtime.event_loop import new_event_loop
 from waiting import wait_until
 
@@ -29,6 +29,9 @@ class Watched(LoopExecutor):
 
     async def begin(self) -> None:
         await self.start(_never)
+
+    def check_overdue(self) -> None:
+        self._watch.check_overdue()
 
     def looks_after(self, seconds: float) -> None:
         """Look, and again after so many seconds: a loop that is silent has not answered.

@@ -14,8 +14,9 @@ from maniple.messages import Envelope, Result
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.timings import Holding, Queues
-from maniple_agent.deadlines import Known
-from maniple_agent.executors import Job, Spawn
+from maniple_agent.completion import Known
+from maniple_agent.executors import Spawn
+from maniple_agent.jobs import Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.scheduler import MOST_BYTES, Scheduler
@@ -170,9 +171,7 @@ class Agent:
         results = ResultPublisher(self.publisher, metrics, replier=self.publisher, times=queues)
         traces = AttemptTracing(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
-        self.departures = AgentPublisher(
-            self.publisher, results, metrics, traces=traces, times=queues
-        )
+        self.departures = AgentPublisher(self.publisher, results, metrics, times=queues)
         self.work = Scheduler(
             "agent-1",
             TaskRegistry([a_task, a_task_once, an_exclusive_task]),

@@ -31,8 +31,8 @@ from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_policies import Resolved
 from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.records import Batch, Entry, Record, TaskKey
-from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import Metrics
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope

@@ -99,7 +99,7 @@ async def test_where_the_address_is_a_queues_name_the_correlation_id_is_the_secr
 ) -> None:
     client = Client()
     assert client.replies.correlation_id is None
-    client.replies.exclusive, client.replies.queue = True, "amq.gen-1"
+    client.replies.use_exclusive("amq.gen-1")
     assert client.replies.address == "amq.gen-1"
     client.hear(succeeded(), key="amq.gen-1", correlation_id=correlation_id)
     assert not client.handle.done

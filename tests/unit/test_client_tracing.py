@@ -12,8 +12,7 @@ from maniple import InvalidMessage, ManipleError
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import OutstandingHandles
-from maniple.client.submission import encode_task
-from maniple.client.submit_span import SubmitSpans
+from maniple.client.submission import SubmitSpans, encode_task
 from maniple.errors import BrokerUnavailable
 from maniple.messages import MAX_BODY, Task
 

@@ -212,7 +212,7 @@ async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.Monkey
     agent.work.dissolve()
     for _ in range(30):
         now[0] += 1.0
-        agent.departures._under_way.answered(now[0])  # others have their confirms all the while
+        agent.departures.under_way.answered(now[0])  # others have their confirms all the while
         agent.departures.redirect_overdue(taking=True)
         await asyncio.sleep(0.01)
     assert (waiting(agent), delivery.acked) == ([], 0)

@@ -12,14 +12,14 @@ from maniple.amqp import ByteBudget, Consumer, byte_budget, consumer
 from maniple.amqp.byte_budget import MOST_TASKS
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
-from maniple_agent.domain.slot_shares import most_of
+from maniple_agent.fair_queue import most_of
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
 from sending_queue import SendingQueue

@@ -6,7 +6,7 @@ from typing import Any
 from maniple.amqp import Consumer
 from maniple.tasks import Executor, TaskRegistry, task
 from maniple.topology import Queue
-from maniple_agent.domain.slot_shares import most_of
+from maniple_agent.fair_queue import most_of
 from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.slots import Slots
 from maniple_runtime.health import Health

@@ -12,7 +12,7 @@ import structlog
 from typer.testing import CliRunner
 
 from maniple_cli.commands import log_level
-from maniple_cli.consul import TOKEN, consul_at
+from maniple_cli.consul_access import TOKEN, consul_at
 from maniple_cli.main import build
 from maniple_cli.output import ExitCode
 from maniple_runtime import log_levels

@@ -10,7 +10,7 @@ from executor_bench import Gate, job
 from maniple.errors import ErrorCode
 from maniple_agent.domain.blocking import BLOCKED_AFTER, LOST_AFTER
 from maniple_agent.executors import pool
-from maniple_agent.executors.on_loop import HandlerLoopLost
+from maniple_agent.executors.loop_watch import HandlerLoopLost
 from maniple_runtime.event_loop import new_event_loop
 from waiting import wait_until
 from watched_loop import SECOND, SLOTS, Watched, watched

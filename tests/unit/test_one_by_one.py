@@ -23,10 +23,10 @@ from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import PolicySet, parse_policy
 from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.publish.refused_log import RefusedLog
 from maniple_runtime.records import Entry, FirstWins, Position, TaskKey
 from maniple_runtime.remnants import remnant_of
-from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope

@@ -8,7 +8,7 @@ from maniple.codec import decode_list, encode
 from maniple.messages import MAX_PROGRESS, Progress
 from maniple.topology import REPLY_PREFIX
 from maniple_agent import progress
-from maniple_agent.executors import Job
+from maniple_agent.jobs import Job
 from work_with_fakes import Agent, Delivery, envelope
 
 ROUNDS = 100

@@ -12,7 +12,7 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
-from maniple.amqp.errors import translated
+from maniple.amqp.connection_errors import translated
 from maniple.amqp.refusal import check_published, refusal
 from maniple.amqp.supervision import TooFewChannels, is_hopeless
 from maniple.errors import BrokerRefused, BrokerUnavailable

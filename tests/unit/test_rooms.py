@@ -16,7 +16,7 @@ from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLett
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Delivery, envelope
 

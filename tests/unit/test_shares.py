@@ -12,8 +12,8 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import failed
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
-from maniple_agent import bundle, diagnostics, scheduler
-from maniple_agent.domain.slot_shares import in_a_row, may_take, most_of
+from maniple_agent import diagnostics, jobs, scheduler
+from maniple_agent.fair_queue import in_a_row, may_take, most_of
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 
 
@@ -125,7 +125,7 @@ async def test_what_has_no_room_goes_to_others_ever_more_slowly_and_its_neighbou
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    for module in (scheduler, bundle):
+    for module in (scheduler, jobs):
         monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     agent = Agent(capacity=256, at_once={"a.task": 1, "a.once": 1})
     await agent.take(of("a.task", 2))

@@ -13,7 +13,7 @@ from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.spans import Span
 from maniple.traceparent import begun_trace, is_sampled
-from maniple_agent import bundle, scheduler
+from maniple_agent import jobs, scheduler
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
@@ -21,7 +21,7 @@ from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.task_traces import dispatching
 from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
@@ -248,7 +248,7 @@ async def test_what_a_full_agent_hands_back_is_written_if_it_is_sampled(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, traceparent: str
 ) -> None:
     now = SimpleNamespace(seconds=0.0)
-    for module in (scheduler, bundle):
+    for module in (scheduler, jobs):
         monkeypatch.setattr(module, "monotonic", lambda: now.seconds)
     agent = Agent(capacity=1, tracer=kept.tracer())
     await agent.take(Delivery(envelope("runs")))

@@ -10,7 +10,7 @@ from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
 from work_with_fakes import NOW, Delivery, Recording, envelope

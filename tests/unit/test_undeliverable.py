@@ -25,8 +25,8 @@ from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Ceiling, Resolved
 from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.records import Record
-from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
 from simulated_dispatchers import policy

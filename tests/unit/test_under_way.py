@@ -1,7 +1,7 @@
 """A lane that does not confirm is told from a broker that stands still."""
 
 from maniple.timings import Queues
-from maniple_runtime.publish.in_flight_publishes import InFlightPublishes
+from maniple_runtime.publish.confirm import InFlightPublishes
 
 PATIENCE = Queues().patience
 STUCK = ("maniple.lanes", "stuck")

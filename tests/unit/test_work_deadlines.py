@@ -11,7 +11,7 @@ from maniple.codec import decode_submission
 from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Status
-from maniple_agent.deadlines import MOST_ASKED, DeadlineFate, TaskDeadlines
+from maniple_agent.completion import MOST_ASKED, DeadlineFate, TaskDeadlines
 from maniple_dispatcher.ingress.admission import RawArrival, check_arrival, deadline_of
 from work_with_fakes import NOW, Agent, Delivery, envelope
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from maniple.errors import ErrorCode
-from maniple_agent import bundle, scheduler
+from maniple_agent import jobs, scheduler
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, envelope
 
@@ -14,7 +14,7 @@ from work_with_fakes import Agent, Delivery, envelope
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=0.0)
-    for module in (scheduler, bundle):
+    for module in (scheduler, jobs):
         monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     return clock
 

@@ -1,4 +1,4 @@
-"""Sending what handlers report; how often is decided where they run (`executors.latest`)."""
+"""Sending what handlers report; how often is decided where they run (`latest_progress`)."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from maniple.errors import ManipleError
 from maniple.messages import Progress
-from maniple_agent.executors import Job
+from maniple_agent.jobs import Job
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 
 BUDGET = 8 * 1024**2

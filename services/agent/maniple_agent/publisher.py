@@ -1,4 +1,4 @@
-"""What leaves an agent: results, other attempts, and tasks that go back to a lane."""
+"""What leaves an agent without having ended: other attempts, and tasks that go back to a lane."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from maniple.messages import (
     ENVELOPES_TYPE,
     RUNNING_TYPE,
     Envelope,
-    Result,
     TaskRunning,
     Waiting,
     without_room,
@@ -30,12 +29,10 @@ from maniple.topology import (
     other_tier,
     tier_name,
 )
-from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
-from maniple_runtime.metric_names import HANDED_BACK, RESULTS, TASKS_RETRIED
+from maniple_runtime.metric_names import HANDED_BACK, TASKS_RETRIED
 from maniple_runtime.publish.batch_publisher import BatchPublisher, ResultPublisher
-from maniple_runtime.publish.confirm import ConfirmCallback
-from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes
+from maniple_runtime.publish.confirm import ConfirmCallback, InFlightPublish, InFlightPublishes
 from maniple_runtime.telemetry import Metrics
 
 REFUSED_PAUSE = 1.0
@@ -81,7 +78,7 @@ class AgentPublisher:
 
     A lane or a delay tier that confirms nothing for some seconds, while others do, does not hold up
     what came with a task: a copy of it waits elsewhere in the broker
-    (`publish.in_flight_publishes`), if it `may_copy`. One that must not run twice goes elsewhere
+    (`InFlightPublishes`), if it `may_copy`. One that must not run twice goes elsewhere
     only as long as it was never sent.
     """
 
@@ -91,12 +88,10 @@ class AgentPublisher:
         results: ResultPublisher,
         metrics: Metrics,
         *,
-        traces: AttemptTracing,
         times: Queues | None = None,
     ) -> None:
         """Publish through `publisher` and `results`."""
-        self._traces = traces
-        self._results = results
+        self.results = results
         self._metrics = metrics
         self._lanes = (
             BatchPublisher(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
@@ -104,7 +99,8 @@ class AgentPublisher:
         self._delay = BatchPublisher(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
         self._events = BatchPublisher(publisher, EVENTS, RUNNING_TYPE, insist=True)
         self._times = times or Queues()
-        self._under_way: InFlightPublishes[_Leaving] = InFlightPublishes(self._times.patience)
+        self.under_way: InFlightPublishes[_Leaving] = InFlightPublishes(self._times.patience)
+        """What goes to a lane or a tier; see `answering`."""
         self._doors = DestinationBackoff(self._times)
         self._cancel_at: dict[tuple[BatchPublisher, str], float] = {}
         self._paused: set[_Task] = set()
@@ -113,30 +109,21 @@ class AgentPublisher:
     @property
     def kept_bytes(self) -> int:
         """Bytes that have been given here and are not confirmed."""
-        outlets = (self._results, self._lanes, self._delay)
+        outlets = (self.results, self._lanes, self._delay)
         paused = sum(len(task.encoded) for task in self._paused)
         return sum(outlet.kept for outlet in outlets) + paused
 
     @property
     def results_kept(self) -> int:
         """Bytes of them that are results; the others are copies of tasks that are held."""
-        return self._results.kept
+        return self.results.kept
 
-    def publish(self, result: Result, envelope: Envelope, done: ConfirmCallback) -> None:
-        """Record a result and reply to whoever asked."""
-        variant = (result.lane or "").partition("@")[2]
-        self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
-        result, done = self._traces.ending(result, envelope, done)
-        if self._under_way.waits:
-            done = self._answering(done)
-        self._results.report_result(result, envelope.reply_to, envelope.correlation_id, done)
-
-    def _answering(self, done: ConfirmCallback) -> ConfirmCallback:
+    def answering(self, done: ConfirmCallback) -> ConfirmCallback:
         """Let what waits elsewhere know by this confirm that the broker answers."""
         since = monotonic()
 
         def answered(error: ManipleError | None) -> None:
-            self._under_way.answered(since)
+            self.under_way.answered(since)
             done(error)
 
         return answered
@@ -144,12 +131,12 @@ class AgentPublisher:
     def retry(
         self,
         again: NextAttempt,
-        final: Callable[[], Result],
+        end: Callable[[Envelope, ConfirmCallback], None],
         done: ConfirmCallback,
         *,
         may_copy: bool,
     ) -> None:
-        """Let a task wait in the broker for another attempt; without room it ends as `final`."""
+        """Let a task wait in the broker for another attempt; without room `end` tells its end."""
         envelope = without_room(again.envelope)
         self._metrics.counter(TASKS_RETRIED, envelope.capability).inc()
 
@@ -157,7 +144,7 @@ class AgentPublisher:
             if not isinstance(error, PublishRefused):
                 done(error)
                 return
-            self.publish(final(), envelope, done)
+            end(envelope, done)
 
         encoded = encode(envelope)
         left = (envelope.deadline - (envelope.dispatched_at or envelope.deadline)).total_seconds()
@@ -251,7 +238,7 @@ class AgentPublisher:
         """Publish, and do something `instead` if that is not confirmed while others are."""
         exchange = LANES if outlet is self._lanes else DELAY
         leaving = _Leaving(outlet, task.done, instead)
-        leaving.ticket = self._under_way.begin(
+        leaving.ticket = self.under_way.begin(
             (exchange.name, key), leaving, monotonic(), may_copy=task.may_copy
         )
         leaving.told = self._told
@@ -260,7 +247,7 @@ class AgentPublisher:
     def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
         """Take what became of a publish."""
         is_answer = error is None or isinstance(error, PublishRefused)
-        ended = self._under_way.end if is_answer else self._under_way.withdraw
+        ended = self.under_way.end if is_answer else self.under_way.withdraw
         self._changed.set()
         # It has what leaves: both would wait for a garbage collection.
         ticket, leaving.ticket = leaving.ticket, None
@@ -280,12 +267,12 @@ class AgentPublisher:
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
-        self._results.drop_late_replies(taking=taking)
+        self.results.drop_late_replies(taking=taking)
         now = monotonic()
         if not taking:
-            self._under_way.renew(now)
+            self.under_way.renew(now)
             return
-        overdue, waited_for = self._under_way.overdue(now), self._under_way.waited_for(now)
+        overdue, waited_for = self.under_way.overdue(now), self.under_way.waited_for(now)
         for stuck in {ticket.key for ticket in overdue} | waited_for:
             self._doors.shut(stuck, Waiting.UNCONFIRMED, now)
         for ticket in overdue:
@@ -308,7 +295,7 @@ class AgentPublisher:
     def _is_given_up(self, done: ConfirmCallback) -> bool:
         if not isinstance(done, _Leaving):
             return False
-        return done.ticket is None or self._under_way.is_given_up(done.ticket)
+        return done.ticket is None or self.under_way.is_given_up(done.ticket)
 
     def ask_dispatcher(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
@@ -320,8 +307,8 @@ class AgentPublisher:
 
         What a lane refuses or does not confirm goes to a tier, and from there perhaps to another.
         """
-        while self._under_way.waits or self._paused:
+        while self.under_way.waits or self._paused:
             self._changed.clear()
             await self._changed.wait()
         await self._events.drain()
-        await self._results.drain_results()
+        await self.results.drain_results()

@@ -8,10 +8,8 @@ from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskDefinition
 from maniple.timings import Holding
-from maniple_agent.bundle import Bundle
-from maniple_agent.executors import Job
-from maniple_agent.executors.jobs import key_of
 from maniple_agent.fair_queue import FairQueue, FairShare, Held, first, take
+from maniple_agent.jobs import Bundle, Job, key_of
 
 
 class Attempts:

@@ -22,10 +22,16 @@ from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
-from maniple_agent.bulkhead_report import BulkheadReport
-from maniple_agent.bundle import Bundle
-from maniple_agent.completion import DRAIN, OVERLOAD, Completion
-from maniple_agent.deadlines import DeadlineFate, Known, Moment, TaskDeadlines, seconds_of
+from maniple_agent.completion import (
+    DRAIN,
+    OVERLOAD,
+    Completion,
+    DeadlineFate,
+    Known,
+    Moment,
+    TaskDeadlines,
+    seconds_of,
+)
 from maniple_agent.domain.prefetch import LaneMeasure
 from maniple_agent.domain.redelivery import (
     is_over,
@@ -33,11 +39,12 @@ from maniple_agent.domain.redelivery import (
     may_copy,
     unknown_capability,
 )
-from maniple_agent.domain.slot_shares import tight_from
-from maniple_agent.executors import Executor, Job
+from maniple_agent.executors import Executor
+from maniple_agent.fair_queue import tight_from
+from maniple_agent.jobs import BulkheadReport, Bundle, Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
-from maniple_agent.run_queue import Attempts, RunQueue
+from maniple_agent.run_queue import RunQueue
 from maniple_agent.slots import Slots
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
@@ -82,12 +89,10 @@ class Scheduler:
         self._progress = progress
         self._metrics = metrics
         self._fenced: Callable[[], bool] = lambda: False
-        self.attempts = Attempts()
         self.rooms = BulkheadReport()
         self._deadlines = TaskDeadlines(known or clock, clock)
-        self._conclusions = Completion(
-            agent, departures, self.attempts, self._deadlines, traces=traces
-        )
+        self._conclusions = Completion(agent, departures, self._deadlines, metrics, traces=traces)
+        self.attempts = self._conclusions.attempts
         self._suspect: Job | None = None
         self._stopped: list[Job] = []
         self._pumping = False
@@ -95,7 +100,9 @@ class Scheduler:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
-        self._splits = SuspectRedelivery(registry, departures, self._schedule_pump)
+        self._splits = SuspectRedelivery(
+            registry, departures, self._conclusions.publish_result, self._schedule_pump
+        )
         self.slots = Slots({})
         self.waiting = RunQueue(times)
         self.running: set[Job] = set()
@@ -134,7 +141,8 @@ class Scheduler:
             return
         bundle = Bundle(delivery, len(members))
         self.rooms.took(bundle, envelopes)
-        self._traces.received(bundle, envelopes)
+        if self._traces.on:
+            self._traces.received(bundle, envelopes)
         for member in members:
             if isinstance(member, InvalidMessage):
                 self._end_remnant(member, bundle, now.at)
@@ -168,10 +176,10 @@ class Scheduler:
             bundle.settle()
             return
         result = undecodable(envelope, unreadable, self._conclusions.ran())
-        self._departures.publish(result, envelope, bundle.settle)
+        self._conclusions.publish_result(result, envelope, bundle.settle)
 
     def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
-        definition = self._registry.get(envelope.capability)
+        definition = self._registry.definitions.get(envelope.capability)
         fate = self._deadlines.fate(envelope, now)
         if fate is DeadlineFate.ASKED:
             self._departures.ask_dispatcher(envelope, bundle.settle, may_copy=may_copy(definition))
@@ -180,7 +188,7 @@ class Scheduler:
             result = expired(envelope, self._conclusions.ran())
         elif definition is None:
             result = unknown_capability(envelope, self._conclusions.ran())
-        elif is_over(envelope, definition):
+        elif envelope.lost and is_over(envelope, definition):
             result = lost_at_most_once(envelope, self._conclusions.ran())
         else:
             share = self.waiting.share(definition)
@@ -188,7 +196,7 @@ class Scheduler:
             self.attempts.add_attempt(job)
             self.waiting.enqueue(job)
             return
-        self._departures.publish(result, envelope, bundle.settle)
+        self._conclusions.publish_result(result, envelope, bundle.settle)
 
     def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
         """Let an attempt that is still here settle its part of a bundle that brings it again."""
@@ -266,7 +274,8 @@ class Scheduler:
         job.timeout = seconds_of(envelope, job.definition, now)
         job.deadline_known = now.known is not None
         job.started_at = now.at
-        self._traces.begins(job)
+        if self._traces.on:
+            self._traces.begins(job)
         self.running.add(job)
         size, share = len(envelope.payload), job.share
         share.running += 1

@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from maniple.tasks import Executor as Kind
-from maniple_agent.executors import Executor, Job
+from maniple_agent.executors import Executor
+from maniple_agent.jobs import Job
 from maniple_runtime.health import Health
 
 END_SECONDS = 0.5

@@ -13,6 +13,7 @@ from maniple.messages import Envelope, Result
 from maniple.tasks import TaskRegistry
 from maniple_agent.domain.redelivery import after_loss, may_copy
 from maniple_agent.publisher import AgentPublisher
+from maniple_runtime.publish.confirm import ConfirmCallback
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +58,17 @@ class SuspectRedelivery:
     """
 
     def __init__(
-        self, registry: TaskRegistry, departures: AgentPublisher, ended: Callable[[], None]
+        self,
+        registry: TaskRegistry,
+        departures: AgentPublisher,
+        publish_result: Callable[[Result, Envelope, ConfirmCallback], None],
+        ended: Callable[[], None],
     ) -> None:
-        """Publish through `departures`; `ended` is called when some are no longer under way."""
+        """Publish through these; `ended` is called when some are no longer under way."""
         self._finishing: set[asyncio.Future[None]] = set()
         self._registry = registry
         self._departures = departures
+        self._publish_result = publish_result
         self._ended = ended
         self._splits: dict[Source, _Split] = {}
         self._held: Counter[Identity] = Counter()
@@ -97,7 +103,7 @@ class SuspectRedelivery:
         self._held[task] += 1
         try:
             if isinstance(fate, Result):
-                self._departures.publish(fate, envelope, moved)
+                self._publish_result(fate, envelope, moved)
             else:
                 copies, keep = may_copy(definition), source.keeps_room
                 self._departures.alone(

@@ -11,8 +11,7 @@ from maniple.messages import Envelope, Result
 from maniple.spans import Span, SpanEvent, SpanKind, SpanLink, SpanStep, Value, nanoseconds
 from maniple.topology import LANES
 from maniple.traceparent import is_sampled, trace_id_of
-from maniple_agent.bundle import Bundle
-from maniple_agent.executors import Job
+from maniple_agent.jobs import Bundle, Job
 from maniple_runtime.publish.confirm import ConfirmCallback
 from maniple_runtime.task_traces import ENDED_BADLY, TaskTraces, parent_of
 from maniple_runtime.telemetry.tracing import new_span_id
@@ -21,7 +20,7 @@ _STOPPED = "stopped"
 
 
 class AttemptTracing(TaskTraces):
-    """Writes what happens to tasks in an agent.
+    """Writes what happens to tasks in an agent; what comes with every task only while it is `on`.
 
     An attempt's spans are written when it ends: by then it is known whether they are wanted. Only
     of a task that is sampled before do handlers see a span, so only then are theirs kept.
@@ -29,7 +28,7 @@ class AttemptTracing(TaskTraces):
 
     def received(self, bundle: Bundle, envelopes: Sequence[Envelope]) -> None:
         """Write the arrival of several tasks together, if one of them is sampled."""
-        if not self.on or len(envelopes) == 1:
+        if len(envelopes) == 1:
             return
         members = [envelope for envelope in envelopes if is_sampled(envelope.traceparent)]
         if not members:
@@ -64,8 +63,6 @@ class AttemptTracing(TaskTraces):
 
     def attempted(self, job: Job, decision: Result | NextAttempt) -> Result | NextAttempt:
         """Write an attempt that has ended, and return what was decided, in the same trace."""
-        if not self.on:
-            return decision
         if isinstance(decision, NextAttempt):
             job.envelope = self.keep_trace(job.envelope, "retried")
         elif decision.status in ENDED_BADLY:
@@ -91,8 +88,6 @@ class AttemptTracing(TaskTraces):
         self, result: Result, envelope: Envelope, done: ConfirmCallback
     ) -> tuple[Result, ConfirmCallback]:
         """Return a result in its trace; what ends without having run has waited until now."""
-        if not self.on:
-            return result, done
         if result.started_at is None:
             if result.status in ENDED_BADLY:
                 envelope = self.keep_trace(envelope, "ended")
@@ -139,11 +134,6 @@ class AttemptTracing(TaskTraces):
             links=[job.bundle.link] if job.bundle.link else [],
             error=_error_of(decision),
         )
-
-
-def within(job: Job) -> Envelope:
-    """Return the task of a job, as one whose spans stand under its attempt from now on."""
-    return job.envelope if job.span is None else replace(job.envelope, span=job.span)
 
 
 def _error_of(decision: Result | NextAttempt | None) -> str | None:

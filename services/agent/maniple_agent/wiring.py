@@ -87,13 +87,7 @@ def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
     queues = settings.timings.queues
     results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
     traces = AttemptTracing(runtime.tracer, time.now)
-    departures = AgentPublisher(
-        hot.publisher,
-        results,
-        runtime.metrics,
-        traces=traces,
-        times=queues,
-    )
+    departures = AgentPublisher(hot.publisher, results, runtime.metrics, times=queues)
     confirmation = Confirmation(monotonic(), settings.timings)
     work = Scheduler(
         settings.instance,

@@ -55,7 +55,7 @@ class LineSplitter:
         return Line(self._number, content) if content else None
 
 
-class Lines:
+class LineReader:
     """The lines of a file or a pipe; a slow pipe does not block the loop."""
 
     def __init__(self, source: IO[bytes]) -> None:

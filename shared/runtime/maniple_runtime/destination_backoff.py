@@ -8,7 +8,7 @@ from typing import Final
 from maniple.messages import Waiting
 from maniple.timings import Queues
 from maniple.topology import DELAY, DELAY_TIERS, tier_name
-from maniple_runtime.publish.in_flight_publishes import Key
+from maniple_runtime.publish.confirm import Key
 
 MAX_DOORS = 4096
 

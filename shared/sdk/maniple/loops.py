@@ -11,30 +11,11 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from maniple.errors import ConfigurationError
-
 REPEAT = 1.0
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-def check_loop(made_on: asyncio.AbstractEventLoop, what: str) -> None:
-    """Raise `ConfigurationError` for what is used from another event loop than its own.
-
-    Its futures would never wake anybody there, and its connection would be written to from two
-    threads.
-    """
-    try:
-        present = asyncio.get_running_loop()
-    except RuntimeError:
-        present = None
-    if present is not made_on:
-        raise ConfigurationError(
-            f"{what} belongs to the event loop on which it was made: make another one here, or use "
-            "asyncio.run_coroutine_threadsafe"
-        )
 
 
 def left_alone(task: asyncio.Task[T]) -> asyncio.Task[T]:

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
@@ -166,6 +167,7 @@ def _note(function: Any, frame: FrameType) -> None:
         vars(spec).setdefault(NOTES, []).append(note)  # a spec is one import's
 
 
+@lru_cache(maxsize=1024)  # the same few are asked for with every task
 def is_capability(name: str) -> bool:
     """Tell whether `name` may be a capability: see `check_capability`."""
     return (
@@ -270,7 +272,8 @@ class TaskRegistry:
 
     def __init__(self, functions: Iterable[Callable[..., Any]] = ()) -> None:
         """Take marked functions."""
-        self._definitions: dict[str, TaskDefinition] = {}
+        self.definitions: dict[str, TaskDefinition] = {}
+        """By capability; for who asks with every task."""
         self._modules: set[str] = set()
         for function in functions:
             self.add(function)
@@ -278,7 +281,7 @@ class TaskRegistry:
     def add(self, function: Callable[..., Any]) -> None:
         """Take one marked function. Raises `ConfigurationError` if it has no mark or a twin."""
         definition = definition_of(function)
-        known = self._definitions.get(definition.capability)
+        known = self.definitions.get(definition.capability)
         if known is not None and known.function != function:  # a bound method is made each time
             both = (known.function, function)
             places = " and ".join(callables.place_of(one) or repr(one) for one in both)
@@ -286,7 +289,7 @@ class TaskRegistry:
                 f"two handlers for {definition.capability!r}, {places}; "
                 "give one another name, also if it is the other one decorated"
             )
-        self._definitions[definition.capability] = definition
+        self.definitions[definition.capability] = definition
 
     def collect(self, module: ModuleType) -> None:
         """Take every marked function that `module` has by name, as it is found there.
@@ -312,7 +315,7 @@ class TaskRegistry:
         for value in list(vars(module).values()):
             self._look_for_hidden(value, depth=MOST_HIDDEN)
         notes = getattr(getattr(module, "__spec__", None), NOTES, ())
-        lost = [one for one in notes if one.mark.capability not in self._definitions]
+        lost = [one for one in notes if one.mark.capability not in self.definitions]
         if lost:
             gc.collect()  # what nobody has any more is gone then
         for note in lost:
@@ -327,20 +330,20 @@ class TaskRegistry:
             if mark is None:
                 self._look_for_hidden(inner, depth - 1)
             elif (
-                mark.capability not in self._definitions
+                mark.capability not in self.definitions
                 and callables.module_of(inner) in self._modules
             ):
                 raise callables.wrong(inner, mark.capability, _why_hidden(inner, value))
 
     def get(self, capability: str) -> TaskDefinition | None:
         """Return the handler of a capability."""
-        return self._definitions.get(capability)
+        return self.definitions.get(capability)
 
     def __iter__(self) -> Iterator[TaskDefinition]:
-        return iter(self._definitions.values())
+        return iter(self.definitions.values())
 
     def __len__(self) -> int:
-        return len(self._definitions)
+        return len(self.definitions)
 
 
 def _check_kept(note: Note) -> None:

@@ -13,8 +13,7 @@ from fencing_handlers import most_together, release, started, stopped, stopped_a
 from local_servers import SharedServers
 from maniple.timings import Fencing
 from maniple_agent import fencing
-from maniple_agent.bundle import Bundle
-from maniple_agent.executors import Job
+from maniple_agent.jobs import Bundle, Job
 from maniple_cli.control import ask
 from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from maniple_runtime.consul.client import Consul, ttl_check

@@ -9,7 +9,7 @@ from pika.adapters.blocking_connection import BlockingConnection
 
 from dying import SLOTS, kill, mortal, revive
 from maniple import topology
-from maniple_agent.domain.slot_shares import most_of
+from maniple_agent.fair_queue import most_of
 from maniple_cli.dev_cluster.cluster import Cluster
 from maniple_runtime.consul.client import Consul
 from outsider import Outsider

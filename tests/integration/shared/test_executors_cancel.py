@@ -8,7 +8,7 @@ import structlog
 
 from executor_bench import TOLD_WITHIN, Gate, Told, job, runs, started, workers
 from maniple_agent.domain import blocking
-from maniple_agent.executors import LoopExecutor, ThreadExecutor, on_loop
+from maniple_agent.executors import LoopExecutor, ThreadExecutor, loop_watch
 from maniple_runtime.event_loop import new_event_loop
 from waiting import wait_until
 
@@ -82,7 +82,7 @@ async def test_worker_processes_leave_room_for_the_agent() -> None:
 async def test_the_handler_that_blocks_the_loop_is_named(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_loop, "WATCH_PERIOD", 0.02)
+    monkeypatch.setattr(loop_watch, "WATCH_PERIOD", 0.02)
     monkeypatch.setattr(blocking, "BLOCKED_AFTER", 0.3)
     told = Told()
     with structlog.testing.capture_logs() as lines:

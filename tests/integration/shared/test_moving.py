@@ -27,7 +27,7 @@ from maniple.messages import ENVELOPES_TYPE, Envelope
 from maniple.topology import AGENTS, agent_queue
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 from waiting import wait_until
 
 LANE = "cart.add"

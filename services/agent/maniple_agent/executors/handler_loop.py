@@ -1,4 +1,8 @@
-"""The event loop of `async def` handlers in its thread, and the way there and back."""
+"""`async def` handlers, on an event loop in a thread of its own, and the way there and back.
+
+A bundle crosses to that loop in one hop, and what has finished in one turn of it comes back in one.
+A handler that blocks the loop cannot be stopped: see `loop_watch`.
+"""
 
 import asyncio
 import contextlib
@@ -13,13 +17,17 @@ from msgspec import Raw
 
 from maniple.execution import Outcome, of_exception, run_async, timed_out
 from maniple.tasks import TaskContext
+from maniple_agent.domain.blocking import LoopState
+from maniple_agent.executors.executor import Spawn
 from maniple_agent.executors.failures import Failures
-from maniple_agent.executors.jobs import Job
 from maniple_agent.executors.latest_progress import LatestProgress
+from maniple_agent.executors.loop_watch import LoopWatch
 from maniple_agent.executors.pool import Caller, HandlerPool, calling
+from maniple_agent.jobs import Job, Report, tell
 from maniple_runtime.telemetry.context import in_span
 
 Finished = tuple[Job, Outcome, float]
+_UNTRACED = contextlib.nullcontext()
 
 
 class HandlerLoop:
@@ -170,7 +178,7 @@ class HandlerLoop:
         self._callers[job] = caller = Caller(job.definition.capability, started)
         calling.set(caller)
         try:
-            with in_span(job.traceparent):
+            with _UNTRACED if job.span is None else in_span(job.traceparent):
                 outcome = await self._outcome(job)
         except BaseException as error:  # noqa: BLE001 - or its slot would never come back
             outcome = of_exception(error)
@@ -206,3 +214,98 @@ class HandlerLoop:
         self._finished.clear()
         with contextlib.suppress(RuntimeError):  # its loop has closed: the process is ending
             self._home.call_soon_threadsafe(self._collected, finished)
+
+
+class LoopExecutor:
+    """Runs up to `capacity` async handlers at once."""
+
+    def __init__(
+        self,
+        capacity: int,
+        agent: str,
+        report: Report,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop],
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Tell `report`; `start` makes the loop."""
+        self._clock = clock
+        self.capacity = capacity
+        self._agent = agent
+        self._report = report
+        self._loop_factory = loop_factory
+        self._running: dict[Job, float] = {}
+        self._watch = LoopWatch(self._running, report, capacity, clock)
+        self._made: HandlerLoop | None = None
+
+    @property
+    def free(self) -> int:
+        """Jobs that can be run now. A call that its handler has left in a thread keeps a slot."""
+        watch = self._watch
+        if watch.health.state is not LoopState.ANSWERS or watch.starved:
+            return 0
+        return max(0, self.capacity - len(self._running) - len(watch.left))
+
+    @property
+    def stuck(self) -> Sequence[str]:
+        """Why slots cannot be used: handlers that were given up and go on, or calls of theirs."""
+        watch = self._watch
+        if watch.health.state is not LoopState.ANSWERS:
+            return [f"the event loop is blocked by {watch.blockers}"] * self.capacity
+        if watch.starved:
+            return [watch.starved] * self.capacity
+        return [*self._given_up, *(f"{name} (its call in a thread)" for name in watch.left)]
+
+    @property
+    def kept(self) -> Sequence[str]:
+        """Capabilities of handlers that were given up and go on, and of calls that were left."""
+        return [*self._given_up, *self._watch.left]
+
+    @property
+    def _given_up(self) -> list[str]:
+        return [job.definition.capability for job in self._running if job.settled]
+
+    @property
+    def _loop(self) -> HandlerLoop:
+        if self._made is None:
+            raise RuntimeError("the executor has not been started")
+        return self._made
+
+    async def start(self, spawn: Spawn) -> None:
+        """Start the loop and who watches it."""
+        self._made = HandlerLoop(
+            self._loop_factory(),
+            self._agent,
+            self._collected,
+            self._report.progress,
+            self._clock,
+        )
+        self._watch.start_watch(self._made, spawn)
+
+    async def stop(self) -> None:
+        """Cancel what runs and end the loop; a blocked one is left to the end of the process."""
+        await self._watch.stop_watch()
+        if self._made is not None:
+            self._made.stop_loop()
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run jobs in one hop."""
+        now = self._clock()
+        for job in jobs:
+            self._running[job] = now
+        self._loop.run_jobs(jobs)
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a handler; one that does not end then keeps its slot."""
+        job.settled = True
+        self._loop.cancel_job(job)
+
+    def holds(self, job: Job) -> bool:
+        """Tell whether a handler has not ended yet."""
+        return job in self._running
+
+    def _collected(self, finished: Sequence[Finished]) -> None:
+        for job, outcome, seconds in finished:
+            self._running.pop(job, None)
+            tell(self._report, job, outcome, seconds)
+        self._report.slots_free()

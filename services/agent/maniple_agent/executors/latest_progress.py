@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Raw
 
 from maniple.execution import encode_progress
-from maniple_agent.executors.jobs import Job
+from maniple_agent.jobs import Job
 
 PERIOD = 0.1
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, ContextVar
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
@@ -28,19 +29,16 @@ LEFT_AFTER = 1.0
 """Seconds that a call may go on after its task, or wait for a thread, without being counted."""
 
 
+@dataclass(slots=True, eq=False)
 class Caller:
     """A handler: what it started keeps this for as long as it goes on, and nothing else of it."""
 
-    __slots__ = ("began_at", "given_up", "name", "over")
-
-    def __init__(self, name: str, began_at: float = 0.0) -> None:
-        """Begin one that has just begun."""
-        self.name = name
-        self.began_at = began_at
-        self.given_up = False
-        """Whether its task is over, though it may go on: it timed out, or was cancelled."""
-        self.over = False
-        """Whether it has ended."""
+    name: str
+    began_at: float = 0.0
+    given_up: bool = False
+    """Whether its task is over, though it may go on: it timed out, or was cancelled."""
+    over: bool = False
+    """Whether it has ended."""
 
 
 calling: ContextVar[Caller | None] = ContextVar("maniple_calling", default=None)

@@ -16,8 +16,9 @@ from maniple.execution import Outcome, failed, timed_out
 from maniple.messages import info_of
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.child import ENDED, START_TIMEOUT, Worker
+from maniple_agent.executors.executor import Spawn
 from maniple_agent.executors.frames import WorkerCall
-from maniple_agent.executors.jobs import Job, Report, Spawn, tell
+from maniple_agent.jobs import Job, Report, tell
 from maniple_runtime.backoff import error_of
 from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
 

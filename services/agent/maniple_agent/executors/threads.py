@@ -16,9 +16,10 @@ import structlog
 
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed, of_exception, run_sync, timed_out
+from maniple_agent.executors.executor import Spawn
 from maniple_agent.executors.failures import Failures
-from maniple_agent.executors.jobs import Job, Report, Spawn, tell
 from maniple_agent.executors.latest_progress import LatestProgress
+from maniple_agent.jobs import Job, Report, tell
 from maniple_runtime.telemetry.context import in_span
 
 START_PAUSE = 1.0

@@ -18,8 +18,14 @@ from maniple.topology import DEFAULT, DELAY, RETRY_QUEUE, other_tier
 from maniple_dispatcher.pipeline.verdicts import Wait, shorter
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple_runtime.metric_names import BUNDLE_TASKS, BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED
-from maniple_runtime.publish.confirm import ConfirmCallback, as_ours, tell
-from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
+from maniple_runtime.publish.confirm import (
+    ConfirmCallback,
+    InFlightPublish,
+    InFlightPublishes,
+    Key,
+    as_ours,
+    tell,
+)
 from maniple_runtime.telemetry import Metrics
 
 # What goes round without a wait is looked at again so seldom.

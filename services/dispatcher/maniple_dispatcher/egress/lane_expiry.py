@@ -36,8 +36,8 @@ from maniple_dispatcher.egress.lane_publisher import ROUND_HEADER, LanePublisher
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.pipeline.verdicts import given_up
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.redelivery import once_more, too_often
-from maniple_runtime.settlement import Settlement
 
 BUSY = "agents busy"  # what a task waits for in a lane that agents read
 OPEN = 16  # messages of one queue that are taken and not settled

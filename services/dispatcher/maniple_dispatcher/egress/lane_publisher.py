@@ -71,9 +71,13 @@ from maniple_runtime.metric_names import (
     TASKS_REJECTED,
 )
 from maniple_runtime.publish.batch_publisher import RECORD_PATIENCE, BatchPublisher, ResultPublisher
-from maniple_runtime.publish.confirm import ConfirmCallback
-from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes, Key
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import (
+    ConfirmCallback,
+    InFlightPublish,
+    InFlightPublishes,
+    Key,
+    Settlement,
+)
 from maniple_runtime.telemetry import Metrics
 
 RETRY_AFTER = 5.0

@@ -11,9 +11,9 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import Envelope
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.pipeline.verdicts import given_up
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.publish.refused_log import RefusedLog
 from maniple_runtime.remnants import remnant_of, undecodable
-from maniple_runtime.settlement import Settlement
 
 Onward = Callable[[Envelope, Settlement], None]
 

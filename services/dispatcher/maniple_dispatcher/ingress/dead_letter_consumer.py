@@ -49,9 +49,9 @@ from maniple_policies import Resolved
 from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.metric_names import DEAD_LETTERS
 from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.records import Record, TaskKey
 from maniple_runtime.remnants import remnant_of
-from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import OTHER, Metrics
 
 BROKER_KEY = "broker."

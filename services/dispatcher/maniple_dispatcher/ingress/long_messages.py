@@ -14,7 +14,7 @@ from collections.abc import Generator
 from time import monotonic
 
 from maniple.amqp import Delivery, Length, length_of
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 
 SLICE = 0.001  # seconds of the loop that are taken at a time
 MOST_UNSETTLED = 256  # parts of long messages, beyond which they rest

@@ -13,9 +13,8 @@ from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_policies import Resolved
 from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.publish.confirm import ConfirmCallback, as_ours
+from maniple_runtime.publish.confirm import ConfirmCallback, Settlement, as_ours
 from maniple_runtime.records import Record, TaskKey
-from maniple_runtime.settlement import Settlement
 
 GoOn = Callable[[Record | None], None]
 """What is done with a task that has not ended; told what is known of it."""

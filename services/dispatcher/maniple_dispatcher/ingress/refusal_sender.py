@@ -10,9 +10,8 @@ from maniple_dispatcher.ingress.long_messages import Steps
 from maniple_dispatcher.ingress.refusal import Refusal, Refused
 from maniple_runtime.metric_names import TASKS_REJECTED
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback
+from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback, Settlement
 from maniple_runtime.publish.refused_log import RefusedLog
-from maniple_runtime.settlement import Settlement
 from maniple_runtime.telemetry import Metrics
 
 PARTS = 2

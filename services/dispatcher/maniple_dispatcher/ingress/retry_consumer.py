@@ -17,8 +17,8 @@ from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.pipeline.verdicts import is_due, waited_for
 from maniple_dispatcher.tracing import DispatchTracing
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.publish.refused_log import RefusedLog
-from maniple_runtime.settlement import Settlement
 
 
 class RetryConsumer:

@@ -39,9 +39,8 @@ from maniple_dispatcher.ingress.refusal_sender import PARTS, RefusalSender
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
 from maniple_runtime.metric_names import SUBMISSIONS_READ, TASKS_SUBMITTED
-from maniple_runtime.publish.confirm import as_ours
+from maniple_runtime.publish.confirm import Settlement, as_ours
 from maniple_runtime.records import Record, TaskKey
-from maniple_runtime.settlement import Settlement
 from maniple_runtime.task_traces import dispatching
 from maniple_runtime.telemetry import Metrics
 

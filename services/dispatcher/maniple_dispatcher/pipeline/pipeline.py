@@ -55,8 +55,7 @@ from maniple_policies.kinds.fallback import FallbackPolicy
 from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.metric_names import POLICY_DECISIONS
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-from maniple_runtime.publish.confirm import as_ours
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement, as_ours
 from maniple_runtime.telemetry import Metrics
 
 _ONCE = range(FIRST_ONCE, FIRST_EVERY_TIME)

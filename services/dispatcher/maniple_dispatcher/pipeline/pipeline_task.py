@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from maniple.messages import Envelope
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_policies import Resolved
-from maniple_runtime.settlement import Settlement
+from maniple_runtime.publish.confirm import Settlement
 
 
 class PipelineTask(Struct, frozen=True):

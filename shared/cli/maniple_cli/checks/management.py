@@ -8,7 +8,7 @@ from urllib.parse import quote
 from maniple.topology import QUEUES, Queue, lane_queues
 from maniple_cli.checks.findings import CheckVerdict, Finding, Places, judged
 from maniple_cli.checks.pages import Page, PageUnread, read
-from maniple_cli.consul import tls_of
+from maniple_cli.consul_access import tls_of
 from maniple_runtime.settings import environment_of
 
 WANTED_PLUGINS = {

@@ -9,7 +9,7 @@ from maniple.urls import without_password
 from maniple_cli.checks.findings import CheckVerdict, Finding, Places, judged
 from maniple_cli.checks.pages import PageUnread, read
 from maniple_cli.checks.timings import timings
-from maniple_cli.consul import SERVICES, consul_at, listed, tls_of
+from maniple_cli.consul_access import SERVICES, consul_at, listed, tls_of
 from maniple_runtime.consul.catalog import Instance
 from maniple_runtime.consul.client import ConsulRefused, ConsulUnavailable
 from maniple_runtime.settings import environment_of

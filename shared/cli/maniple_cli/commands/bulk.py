@@ -22,7 +22,7 @@ from maniple.client import Client, connect
 from maniple.errors import ConfigurationError, ErrorCode, InvalidMessage, ManipleError
 from maniple.malformed import BOM
 from maniple.messages import MAX_BODY, Failure, Result, Status, Task
-from maniple_cli.jsonl import Line, Lines
+from maniple_cli.jsonl import Line, LineReader
 from maniple_cli.output import (
     ExitCode,
     complain,
@@ -73,7 +73,7 @@ class Bulk:
             _check_apart(source, self._options.output)
             if sys.stderr.isatty():
                 self._advance = stack.enter_context(_bar(size))
-            lines = Lines(source)
+            lines = LineReader(source)
             async with connect(url) as client:
                 await _begun(lines, self._options.source)
                 if self._options.output is not None:  # what stands in it is lost from here on
@@ -87,11 +87,11 @@ class Bulk:
         failed = any(count for status, count in self.counts.items() if status not in _GOOD)
         return ExitCode.FAILED if failed else ExitCode.DONE
 
-    async def _with_results(self, client: Client, lines: Lines) -> None:
+    async def _with_results(self, client: Client, lines: LineReader) -> None:
         async for result in client.outcomes(self._tasks(lines)):
             self._ended(self._numbers.popleft(), result)
 
-    async def _without_results(self, client: Client, lines: Lines) -> None:
+    async def _without_results(self, client: Client, lines: LineReader) -> None:
         pending: list[Task] = []
         async for task in self._tasks(lines):
             pending.append(task)
@@ -114,7 +114,7 @@ class Bulk:
                 client.forget(handle)
                 self._count("submitted")
 
-    async def _tasks(self, lines: Lines) -> AsyncIterator[Task]:
+    async def _tasks(self, lines: LineReader) -> AsyncIterator[Task]:
         async for line in lines.read(self._read):
             try:
                 task = self._task(line)
@@ -210,7 +210,7 @@ def _open(name: str, stack: contextlib.ExitStack) -> tuple[IO[bytes], int | None
         raise _unreadable(name, error) from error
 
 
-async def _begun(lines: Lines, source: str) -> None:
+async def _begun(lines: LineReader, source: str) -> None:
     try:
         await lines.begin("standard input" if source == STDIN else source)
     except OSError as error:

@@ -22,7 +22,7 @@ from maniple.urls import without_password
 from maniple_cli.dev_cluster.child import Death
 from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from maniple_cli.dev_cluster.errors import LocalError, ServerUnreachable, WrongVariable
-from maniple_cli.dev_cluster.status import ProcessStatus, status_of, table_of
+from maniple_cli.dev_cluster.process_status import ProcessStatus, status_of, table_of
 from maniple_runtime.shown import shown
 
 DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from maniple.errors import ConfigurationError
-from maniple_cli.consul import SERVICES, consul_at, listed
+from maniple_cli.consul_access import SERVICES, consul_at, listed
 from maniple_cli.output import (
     BrokerOption,
     ConsulOption,

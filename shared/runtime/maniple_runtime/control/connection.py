@@ -31,7 +31,7 @@ from faststream.rabbit import (
 from yarl import URL
 
 from maniple.amqp import declare_topology
-from maniple.amqp.errors import is_loss, translated
+from maniple.amqp.connection_errors import is_loss, translated
 from maniple.amqp.refusal import refusal
 from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised

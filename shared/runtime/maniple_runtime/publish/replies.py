@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 
 from maniple.errors import ManipleError, PublishRefused
 from maniple.timings import Queues
-from maniple_runtime.publish.confirm import ConfirmCallback, tell
-from maniple_runtime.publish.in_flight_publishes import InFlightPublish, InFlightPublishes
+from maniple_runtime.publish.confirm import (
+    ConfirmCallback,
+    InFlightPublish,
+    InFlightPublishes,
+    tell,
+)
 
 if TYPE_CHECKING:
     from maniple_runtime.publish.batch_publisher import BatchPublisher

@@ -60,10 +60,12 @@ class Bundler(Generic[T]):
     def add(self, item: T, size: int) -> None:
         """Take one item of `size` bytes."""
         self._items.append((item, size))
-        if len(self._items) >= self.max_items:
-            self._flush_full()
-        elif self._timer is None:
-            self._schedule()
+        if len(self._items) < self.max_items:
+            if self._timer is None:
+                self._schedule()
+            return
+        while len(self._items) >= self.max_items and len(self._sends) < self._window:
+            self._start()
 
     def withdraw(self) -> list[T]:
         """Take back what waits for a send."""
@@ -95,10 +97,6 @@ class Bundler(Generic[T]):
         else:
             # The next turn of the loop: what this turn delivers travels together.
             self._timer = loop.call_soon(self._flush)
-
-    def _flush_full(self) -> None:
-        while len(self._items) >= self.max_items and len(self._sends) < self._window:
-            self._start()
 
     def _flush(self) -> None:
         self._timer = None

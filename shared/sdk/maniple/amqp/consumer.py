@@ -10,8 +10,8 @@ import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from maniple.amqp.byte_budget import ByteBudget, ByteShare
+from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.delivery import Delivery
-from maniple.amqp.errors import is_loss
 from maniple.amqp.supervision import CLOSE_TIMEOUT, safely
 
 QUIET = 0.05

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable
 import aiormq
 from aiormq.abc import AbstractChannel
 
-from maniple.amqp.errors import LOST
+from maniple.amqp.connection_errors import LOST
 from maniple.amqp.socket import MOST_CHANNELS
 
 MOST = 64

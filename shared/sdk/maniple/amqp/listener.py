@@ -9,7 +9,7 @@ import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from maniple.amqp.connection import AmqpConnection
-from maniple.amqp.errors import is_loss
+from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.supervision import CLOSE_TIMEOUT
 from maniple.errors import BrokerUnavailable
 

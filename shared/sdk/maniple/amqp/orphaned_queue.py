@@ -14,9 +14,9 @@ import aiormq
 
 from maniple.amqp.byte_budget import ASSUMED, ByteBudget
 from maniple.amqp.connection import AmqpConnection
+from maniple.amqp.connection_errors import LOST, is_loss
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.delivery import Delivery
-from maniple.amqp.errors import LOST, is_loss
 from maniple.amqp.listener import QueueView
 from maniple.errors import BrokerUnavailable
 from maniple.topology import Queue

@@ -10,7 +10,7 @@ import aiormq
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
-from maniple.amqp.errors import LOST
+from maniple.amqp.connection_errors import LOST
 from maniple.amqp.refusal import refusal, why_away
 from maniple.amqp.socket import Socket
 from maniple.errors import BrokerRefused, BrokerUnavailable

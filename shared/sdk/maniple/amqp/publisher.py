@@ -11,7 +11,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.amqp.connection import AmqpConnection
-from maniple.amqp.errors import is_loss
+from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.first_publish import FirstPublishes, Place
 from maniple.amqp.refusal import check_published, end_of
 from maniple.amqp.supervision import FIRST_BACKOFF
@@ -315,33 +315,28 @@ class Publisher:
     async def _publish_once(
         self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
     ) -> None:
+        sent_at, place, scouts = self._ticks, message.place, self._scouts
         self._sent = number = self._sent + 1
-        self._unconfirmed[number] = self._ticks, message.place
+        self._unconfirmed[number] = sent_at, place
         properties = message.properties(repeated=repeated)
         try:
-            if self._scouts is None or self._scouts.knows(message.place):
-                await self._send(channel, message, properties)
+            if scouts is not None and not scouts.knows(place):
+                await scouts.publish_first(
+                    place, lambda scout: _basic_publish(scout, message, properties)
+                )
                 return
-            await self._scouts.publish_first(
-                message.place, lambda scout: _basic_publish(scout, message, properties)
-            )
+            try:
+                await _basic_publish(channel, message, properties)
+            except aiormq.exceptions.DeliveryError as error:  # refused, or bound to nothing
+                self._answered = max(self._answered, sent_at)
+                if scouts is not None and isinstance(error, aiormq.exceptions.PublishError):
+                    scouts.forget_address(place)
+                raise
+            self._answered = max(self._answered, sent_at)
+            if scouts is not None:
+                scouts.learn(place)
         finally:
             del self._unconfirmed[number]
-
-    async def _send(
-        self, channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
-    ) -> None:
-        sent_at, scouts = self._ticks, self._scouts
-        try:
-            await _basic_publish(channel, message, properties)
-        except aiormq.exceptions.DeliveryError as error:  # refused, or bound to nothing
-            self._answered = max(self._answered, sent_at)
-            if scouts is not None and isinstance(error, aiormq.exceptions.PublishError):
-                scouts.forget_address(message.place)
-            raise
-        self._answered = max(self._answered, sent_at)
-        if scouts is not None:
-            scouts.learn(message.place)
 
 
 async def _basic_publish(

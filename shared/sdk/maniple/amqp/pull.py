@@ -13,9 +13,9 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.amqp.connection import AmqpConnection
+from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.consumer import APPLY
 from maniple.amqp.delivery import Delivery
-from maniple.amqp.errors import is_loss
 from maniple.amqp.listener import Inspector, QueueView
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp

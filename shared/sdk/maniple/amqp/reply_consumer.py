@@ -7,10 +7,10 @@ import aiormq
 from aiormq.abc import AbstractChannel
 
 from maniple.amqp.connection import AmqpConnection
+from maniple.amqp.connection_errors import LOST
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.declare import declare_queue
 from maniple.amqp.delivery import Delivery
-from maniple.amqp.errors import LOST
 from maniple.identifiers import new_secret
 from maniple.topology import REPLY_PREFIX, reply_queue
 
@@ -37,27 +37,22 @@ class ReplyConsumer(Consumer):
         prefetch: int,
     ) -> None:
         """Describe it; `link.add_endpoint` puts it to work: without it the link is not up."""
-        self._secret = new_secret()
-        self._durable = reply_queue(client, self._secret)
+        self.secret = new_secret()
+        """What comes with each result that is ours: its routing key, or its `correlation_id`."""
+        self.address = f"{REPLY_PREFIX}{self.secret}"
+        """Where results are to be sent."""
+        self.correlation_id: str | None = None
+        """What results are to bear, if their address alone says nothing."""
+        self._durable = reply_queue(client, self.secret)
         self.exclusive = False
         self.life = 0
         super().__init__(self._durable.name, handle, prefetch=prefetch, owner=link)
 
-    @property
-    def address(self) -> str:
-        """Where results are to be sent."""
-        return self.queue if self.exclusive else f"{REPLY_PREFIX}{self._secret}"
-
-    @property
-    def correlation_id(self) -> str | None:
-        """What results are to bear, if their address alone says nothing."""
-        return self._secret if self.exclusive else None
-
-    def is_ours(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery is about what was submitted from here."""
-        if self.exclusive:
-            return delivery.properties.correlation_id == self._secret
-        return delivery.routing_key == self._secret
+    def use_exclusive(self, queue: str) -> None:
+        """Have results sent to a queue that the broker has named, and that is ours alone."""
+        self.exclusive = True
+        self.queue = self.address = queue
+        self.correlation_id = self.secret
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
         """Declare, then consume."""
@@ -74,7 +69,7 @@ class ReplyConsumer(Consumer):
         if self.exclusive:
             channel = await connection.channel()
             declared = await channel.queue_declare("", exclusive=True)
-            self.queue = str(declared.queue)
+            self.use_exclusive(str(declared.queue))
             self.life += 1
             await channel.close()
         return await super().open(connection)

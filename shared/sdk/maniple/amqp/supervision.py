@@ -12,7 +12,7 @@ from aiormq.abc import AbstractChannel
 from yarl import URL
 
 from maniple.amqp.cancellation import hear_cancellations
-from maniple.amqp.errors import is_loss
+from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.lenient_decoding import tolerate_foreign_bytes
 from maniple.amqp.liveness import Liveness
 from maniple.amqp.refusal import refusal, why_away

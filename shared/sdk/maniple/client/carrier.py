@@ -15,7 +15,7 @@ from maniple.amqp.reply_consumer import ReplyConsumer
 from maniple.client.core import Client
 from maniple.client.handle import Ticket
 from maniple.client.outstanding import OutstandingHandles
-from maniple.client.submit_span import SubmitSpans
+from maniple.client.submission import SubmitSpans
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError
 from maniple.identifiers import new_id
@@ -177,12 +177,14 @@ class AmqpCarrier:
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        if self._replies.is_ours(delivery):
+        replies = self._replies
+        shown = delivery.properties.correlation_id if replies.exclusive else delivery.routing_key
+        if shown == replies.secret:
             self._hear(delivery)
         else:
             # Anybody may send as many as he likes: the first one is enough of a warning.
             level = logging.DEBUG if self._warned else logging.WARNING
-            _log.log(level, "somebody else's result came to %s", self._replies.queue)
+            _log.log(level, "somebody else's result came to %s", replies.queue)
             self._warned = True
         delivery.ack()
 

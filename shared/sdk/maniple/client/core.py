@@ -8,16 +8,17 @@ from typing import Any, TypeVar, Unpack
 from msgspec.structs import replace
 
 from maniple.client.flow import Carrier, Flow, Slot
-from maniple.client.handle import TaskHandle, Ticket, error_of
+from maniple.client.handle import TaskHandle, Ticket, check_loop, error_of
 from maniple.client.outstanding import OutstandingHandles
 from maniple.client.submission import (
     SubmitOptions,
+    SubmitSpans,
     check_task,
     encode_payload,
     encode_task,
+    end_span,
     make_task,
 )
-from maniple.client.submit_span import SubmitSpans, end
 from maniple.codec import decode_value
 from maniple.errors import (
     ConfigurationError,
@@ -27,7 +28,6 @@ from maniple.errors import (
     PublishRefused,
 )
 from maniple.identifiers import new_id, refusal_id
-from maniple.loops import check_loop
 from maniple.messages import NULL, Failure, Result, Status, Task
 
 T = TypeVar("T")
@@ -230,7 +230,7 @@ class Client:
             body = encode_task(task)
         except Exception as error:
             if span is not None:
-                end(span, error)
+                end_span(span, error)
             raise
         ticket = kind(task.id or "", task.tenant, task.capability or "", body)
         ticket.span = span

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from maniple.causes import lines_of
-from maniple.client.submit_span import end
+from maniple.client.submission import end_span
 from maniple.codec import decode_value
 from maniple.errors import (
+    ConfigurationError,
     ErrorCode,
     ManipleError,
     ResultTimeout,
@@ -19,7 +20,6 @@ from maniple.errors import (
     TaskFailed,
     TaskRejected,
 )
-from maniple.loops import check_loop
 from maniple.messages import Failure, Progress, Result, Status
 
 PROGRESS_KEPT = 100
@@ -54,6 +54,23 @@ def error_of(result: Result) -> TaskError | None:
     return error
 
 
+def check_loop(made_on: asyncio.AbstractEventLoop, what: str) -> None:
+    """Raise `ConfigurationError` for what is used from another event loop than its own.
+
+    Its futures would never wake anybody there, and its connection would be written to from two
+    threads.
+    """
+    try:
+        present = asyncio.get_running_loop()
+    except RuntimeError:
+        present = None
+    if present is not made_on:
+        raise ConfigurationError(
+            f"{what} belongs to the event loop on which it was made: make another one here, or use "
+            "asyncio.run_coroutine_threadsafe"
+        )
+
+
 class Ticket(ABC):
     """One outstanding task: its bytes, and what is to happen as it goes on.
 
@@ -84,7 +101,7 @@ class Ticket(ABC):
     def end_span(self, error: Exception | None) -> None:
         """End the span of its submission, unless it has none or that has ended."""
         if self.span is not None:
-            end(self.span, error)
+            end_span(self.span, error)
             self.span = None
 
     @abstractmethod

@@ -62,7 +62,7 @@ class OutstandingHandles:
             ticket = take((result.tenant, result.id), None)
             if ticket is None:
                 continue
-            if _is_of(ticket, result):
+            if result.capability == ticket.capability or _is_of(ticket, result):
                 ticket.settle_with(result)
             else:
                 self._tickets[result.tenant, result.id] = ticket

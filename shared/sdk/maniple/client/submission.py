@@ -1,21 +1,34 @@
-"""From arguments to the bytes of a task, checked with the rules that the dispatcher applies."""
+"""From arguments to the bytes of a task, checked with the rules that the dispatcher applies.
+
+And the span of a submission, in the trace that the submitting program is in: one that has not
+loaded OpenTelemetry has no span, and pays nothing here.
+"""
 
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 import pydantic
 from msgspec import Raw
+from msgspec.structs import replace
 
-from maniple import codec
+from maniple import codec, spans
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import MAX_BODY, MAX_DEPTH, NULL, RESERVED_FIELDS, Task
 from maniple.tasks import is_capability
+from maniple.topology import TASKS
+from maniple.traceparent import TraceContext, written
 from maniple.values import names_of
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanContext, Tracer
+
+_API = "opentelemetry.trace"
 
 # A payload stands in a task, which stands in an array.
 _PAYLOAD_DEPTH = MAX_DEPTH - 2
@@ -161,3 +174,54 @@ _encode = msgspec.json.Encoder(enc_hook=_hook).encode
 def _refuse_nan(value: Any) -> None:
     # msgspec writes null for NaN and Infinity; the standard library's encoder can refuse them.
     json.dumps(msgspec.to_builtins(value, enc_hook=_hook, str_keys=True), allow_nan=False)
+
+
+class SubmitSpans:
+    """Begins the span of each submission; ends it when the broker has confirmed the task."""
+
+    def __init__(self, tracer: "Tracer | None" = None) -> None:
+        """Make spans with `tracer`; without one, only where the program is in a span."""
+        self._tracer = tracer
+
+    def begin(self, task: Task) -> "tuple[Task, Span | None]":
+        """Return a task in the trace of its submission; one that has a trace keeps it."""
+        api: Any = sys.modules.get(_API)
+        if api is None or task.traceparent is not None:
+            return task, None
+        tracer, here = self._tracer, api.get_current_span().get_span_context()
+        if tracer is None and not here.is_valid:
+            return task, None
+        if tracer is None and not here.trace_flags.sampled:
+            return replace(task, traceparent=_traceparent(here)), None
+        span = (tracer or api.get_tracer("maniple")).start_span(
+            spans.SEND_TASK, kind=api.SpanKind.PRODUCER, attributes=_said(task)
+        )
+        made = span.get_span_context()
+        return replace(task, traceparent=_traceparent(made)) if made.is_valid else task, span
+
+
+def end_span(span: "Span", error: Exception | None) -> None:
+    """End the span of a submission that the broker has confirmed, or that failed."""
+    if error is not None:
+        api: Any = sys.modules[_API]
+        span.set_attribute(spans.ERROR_TYPE, type(error).__name__)
+        span.set_status(api.Status(api.StatusCode.ERROR))
+    span.end()
+
+
+def _traceparent(context: "SpanContext") -> str:
+    trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    return written(TraceContext(trace_id, span_id, context.trace_flags.sampled))
+
+
+def _said(task: Task) -> dict[str, str]:
+    return {
+        spans.SYSTEM: spans.RABBITMQ,
+        spans.OPERATION_TYPE: "send",
+        spans.OPERATION_NAME: "send",
+        spans.DESTINATION: TASKS.name,
+        spans.ROUTING_KEY: task.capability or "",
+        spans.TASK_ID: task.id or "",
+        spans.CAPABILITY: task.capability or "",
+        spans.TENANT: task.tenant,
+    }

@@ -1,28 +1,126 @@
-"""What an executor is given, and what it must do with it."""
+"""Jobs, and the bundles of tasks that they came in: until all that came of them is safe.
+
+And the room in bulkheads that the tasks of bundles take meanwhile.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from msgspec import Raw
 
+from maniple.amqp import Delivery
 from maniple.attempts import context_of
 from maniple.errors import ManipleError
 from maniple.execution import Outcome
 from maniple.messages import Envelope
+from maniple.spans import SpanLink
 from maniple.tasks import TaskContext, TaskDefinition
 from maniple.topology import suspect_lane
 from maniple.traceparent import with_span
-from maniple_agent.bundle import Bundle
+from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import about
 
 if TYPE_CHECKING:
     from maniple_agent.fair_queue import FairShare
 
-Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+class Closed(Protocol):
+    """Told when all that came of a bundle is safe, or cannot be."""
+
+    def __call__(self, bundle: "Bundle", *, acknowledged: bool) -> None:
+        """Take that it is acknowledged, or refused or lost."""
+
+
+class Bundle(Settlement):
+    """A bundle from a lane, and when it came."""
+
+    __slots__ = ("closed", "link", "opened_at", "rooms")
+
+    def __init__(self, delivery: Delivery, tasks: int) -> None:
+        """Wait for `tasks` calls of `settle`."""
+        super().__init__(delivery, tasks)
+        self.opened_at = monotonic()
+        self.link: SpanLink | None = None
+        """The span of its arrival, if a sampled task came in it with others."""
+        self.rooms: Counter[str] = Counter()
+        """How many of its tasks have room in each bulkhead, and need it nowhere else."""
+        self.closed: Closed | None = None
+
+    def settle(self, error: ManipleError | None = None) -> None:
+        """Take the end of one part."""
+        super().settle(error)
+        if self.closed is not None and not self._remaining:
+            self.closed(self, acknowledged=not (self._lost or self._refused))
+
+    def keeps_room(self, bulkhead: str | None) -> None:
+        """Take that a task keeps its room elsewhere: it is in a lane again, or may be."""
+        if bulkhead is not None:
+            self.rooms[bulkhead] -= 1
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether an agent had it before and did not settle it."""
+        return self._delivery.redelivered
+
+    async def flushed(self) -> None:
+        """Return once it is acknowledged as far as this process can do that, if it may be."""
+        await self._delivery.flushed()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is still ours: without its connection the broker gives it to others."""
+        return self._delivery.alive
+
+
+class BulkheadReport:
+    """The room that this agent's tasks take in bulkheads, as it tells dispatchers.
+
+    A task takes room here as long as the broker would bring it again, if this agent died.
+
+    So what has ended leaves with the acknowledgement of its bundle, and is told once: if that
+    is lost with the connection, whoever gets the bundle next tells it. What went back to a lane
+    keeps its room there.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._open: set[Bundle] = set()
+        self._ended: Counter[str] = Counter()
+        self.freed = asyncio.Event()
+        """Set when some have left."""
+
+    def took(self, bundle: Bundle, envelopes: Iterable[Envelope]) -> None:
+        """Take what came in a bundle."""
+        rooms = [one.bulkhead for one in envelopes if one.bulkhead is not None]
+        if rooms:
+            bundle.rooms = Counter(rooms)
+            bundle.closed = self._closed
+            self._open.add(bundle)
+
+    def _closed(self, bundle: Bundle, *, acknowledged: bool) -> None:
+        self._open.discard(bundle)
+        if acknowledged and bundle.alive:
+            self._ended += bundle.rooms
+            self.freed.set()
+
+    def here(self) -> Counter[str]:
+        """Count tasks by their bulkhead; what came by a connection that is lost is not ours."""
+        self._open = {bundle for bundle in self._open if bundle.alive}
+        here: Counter[str] = Counter()
+        for bundle in self._open:
+            here.update(bundle.rooms)
+        return here
+
+    def take_ended(self) -> Counter[str]:
+        """Return how many tasks have left each bulkhead here since this was last asked for."""
+        ended, self._ended = self._ended, Counter()
+        return ended
 
 
 def key_of(envelope: Envelope) -> tuple[str, str, int]:
@@ -159,47 +257,3 @@ def tell(report: Report, job: Job, outcome: Outcome, seconds: float) -> None:
         structlog.get_logger("maniple.agent.executor").exception(
             "an outcome cannot be taken", **about(job.envelope)
         )
-
-
-class Executor(Protocol):
-    """Runs jobs elsewhere than on the connection loop, each for at most its timeout."""
-
-    capacity: int
-
-    @property
-    def free(self) -> int:
-        """Jobs that can be run now."""
-        ...
-
-    @property
-    def stuck(self) -> Sequence[str]:
-        """Why slots cannot be used for now, one reason each: what keeps it, or is not there."""
-        ...
-
-    @property
-    def kept(self) -> Sequence[str]:
-        """The capability of each slot that is kept by what was given up."""
-        ...
-
-    async def start(self, spawn: Spawn) -> None:
-        """Make ready; what runs in the background is run by `spawn`, so that a crash is heard."""
-        ...
-
-    async def stop(self) -> None:
-        """End; what still runs is abandoned."""
-        ...
-
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Run at most `free` jobs; each ends with one `Report.outcome`, or is `returned`."""
-        ...
-
-    def cancel(self, job: Job) -> None:
-        """Stop a job that was given to `run`; its outcome is not told any more.
-
-        It keeps its slot until it has really ended.
-        """
-        ...
-
-    def holds(self, job: Job) -> bool:
-        """Tell whether a job has a slot: it has not really ended."""
-        ...

@@ -1,6 +1,5 @@
-"""`async def` handlers, on an event loop in a thread of its own.
+"""Whether the handlers' loop answers, its jobs end in time, and their calls get threads.
 
-A bundle crosses to that loop in one hop, and what has finished in one turn of it comes back in one.
 A handler that blocks the loop cannot be stopped: its job is ended from here at its timeout. There
 is only this loop, see `LoopHealth`: while it is blocked, nothing is taken, and what it has not
 begun is given back, as is what it has not begun within its timeout: what never ran never ends so.
@@ -9,15 +8,18 @@ If the loop is lost, the agent ends, so that it can be started anew.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from time import monotonic
+from typing import TYPE_CHECKING
 
 import structlog
 
 from maniple.errors import ManipleError
 from maniple.execution import timed_out
 from maniple_agent.domain.blocking import LoopHealth, LoopState
-from maniple_agent.executors.handler_loop import Finished, HandlerLoop
-from maniple_agent.executors.jobs import Job, Report, Spawn, tell
+from maniple_agent.executors.executor import Spawn
+from maniple_agent.jobs import Job, Report, tell
+
+if TYPE_CHECKING:
+    from maniple_agent.executors.handler_loop import HandlerLoop
 
 GRACE = 0.5
 WATCH_PERIOD = 0.25
@@ -29,107 +31,46 @@ class HandlerLoopLost(ManipleError):
     """Something blocks the handlers' loop for good: only another process has another one."""
 
 
-class LoopExecutor:
-    """Runs up to `capacity` async handlers at once."""
+class LoopWatch:
+    """Looks some times a second at the loop, and at the jobs that it runs."""
+
+    _loop: "HandlerLoop"
 
     def __init__(
         self,
-        capacity: int,
-        agent: str,
+        running: dict[Job, float],
         report: Report,
-        loop_factory: Callable[[], asyncio.AbstractEventLoop],
-        *,
-        clock: Callable[[], float] = monotonic,
+        capacity: int,
+        clock: Callable[[], float],
     ) -> None:
-        """Tell `report`; `start` makes the loop."""
-        self._clock = clock
-        self.capacity = capacity
-        self._agent = agent
+        """Look at `running`, which has since when each runs, and tell `report`."""
+        self._running = running
         self._report = report
-        self._loop_factory = loop_factory
+        self._capacity = capacity
+        self._clock = clock
         self._log = structlog.get_logger("maniple.agent.executor")
-        self._running: dict[Job, float] = {}
-        self._left: list[str] = []
-        self._starved = ""
-        self._health = LoopHealth()
-        self._blockers = ""
-        self._made: HandlerLoop | None = None
+        self.health = LoopHealth()
+        self.blockers = ""
+        """Who blocks the loop, while it is blocked."""
+        self.left: list[str] = []
+        """The capabilities of calls that go on in threads without their handlers."""
+        self.starved = ""
+        """Why calls get no threads, if they do not."""
         self._watcher: asyncio.Task[None] | None = None
         self._looked_at = 0.0
         self._passed_over = False
 
-    @property
-    def free(self) -> int:
-        """Jobs that can be run now. A call that its handler has left in a thread keeps a slot."""
-        if self._health.state is not LoopState.ANSWERS or self._starved:
-            return 0
-        return max(0, self.capacity - len(self._running) - len(self._left))
-
-    @property
-    def stuck(self) -> Sequence[str]:
-        """Why slots cannot be used: handlers that were given up and go on, or calls of theirs."""
-        if self._health.state is not LoopState.ANSWERS:
-            return [f"the event loop is blocked by {self._blockers}"] * self.capacity
-        if self._starved:
-            return [self._starved] * self.capacity
-        return [*self._given_up, *(f"{name} (its call in a thread)" for name in self._left)]
-
-    @property
-    def kept(self) -> Sequence[str]:
-        """Capabilities of handlers that were given up and go on, and of calls that were left."""
-        return [*self._given_up, *self._left]
-
-    @property
-    def _given_up(self) -> list[str]:
-        return [job.definition.capability for job in self._running if job.settled]
-
-    @property
-    def _loop(self) -> HandlerLoop:
-        if self._made is None:
-            raise RuntimeError("the executor has not been started")
-        return self._made
-
-    async def start(self, spawn: Spawn) -> None:
-        """Start the loop and who watches it."""
-        self._made = HandlerLoop(
-            self._loop_factory(),
-            self._agent,
-            self._collected,
-            self._report.progress,
-            self._clock,
-        )
+    def start_watch(self, loop: "HandlerLoop", spawn: Spawn) -> None:
+        """Look at `loop` from now on."""
+        self._loop = loop
         self._looked_at = self._clock()
         self._watcher = spawn(self._watch(), "handler-loop-watch")
 
-    async def stop(self) -> None:
-        """Cancel what runs and end the loop; a blocked one is left to the end of the process."""
+    async def stop_watch(self) -> None:
+        """Look no more."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        if self._made is not None:
-            self._made.stop_loop()
-
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Run jobs in one hop."""
-        now = self._clock()
-        for job in jobs:
-            self._running[job] = now
-        self._loop.run_jobs(jobs)
-
-    def cancel(self, job: Job) -> None:
-        """Cancel a handler; one that does not end then keeps its slot."""
-        job.settled = True
-        self._loop.cancel_job(job)
-
-    def holds(self, job: Job) -> bool:
-        """Tell whether a handler has not ended yet."""
-        return job in self._running
-
-    def _collected(self, finished: Sequence[Finished]) -> None:
-        for job, outcome, seconds in finished:
-            self._running.pop(job, None)
-            tell(self._report, job, outcome, seconds)
-        self._report.slots_free()
 
     async def _watch(self) -> None:
         while True:
@@ -166,25 +107,25 @@ class LoopExecutor:
         return late
 
     def _look_at_loop(self, now: float, late: list[Job]) -> None:
-        before, silent = self._health.state, self._loop.silent_for(now)
+        before, silent = self.health.state, self._loop.silent_for(now)
         blockers = self._loop.blockers()
         given_up = all(job.settled for job in blockers)
-        state = self._health.judge_silence(silent, given_up=given_up, now=now, behind=bool(late))
+        state = self.health.judge_silence(silent, given_up=given_up, now=now, behind=bool(late))
         if state is not LoopState.ANSWERS:
             self._say_who_blocks(blockers, silent, news=before is LoopState.ANSWERS)
             self._give_back([*late, *self._loop.take_back()])
         elif before is not LoopState.ANSWERS:
-            self._log.info("the handlers' event loop answers again", handlers=self._blockers)
+            self._log.info("the handlers' event loop answers again", handlers=self.blockers)
             self._report.slots_free()
         if state is LoopState.LOST:
             raise HandlerLoopLost(
-                f"the handlers' event loop is blocked by {self._blockers} since {silent:.0f} s; "
+                f"the handlers' event loop is blocked by {self.blockers} since {silent:.0f} s; "
                 "this agent ends, to be started anew"
             )
 
     def _say_who_blocks(self, blockers: Sequence[Job], silent: float, *, news: bool) -> None:
         names = sorted({job.definition.capability for job in blockers})
-        self._blockers = ", ".join(names) or "what a handler has left"
+        self.blockers = ", ".join(names) or "what a handler has left"
         if news:
             self._log.error(
                 "a handler blocks the event loop; nothing is taken until it answers",
@@ -202,28 +143,28 @@ class LoopExecutor:
         """Count the calls that were left, and replace their threads, so that others have some."""
         over = self._loop.pool.over(now)
         left = [call.name for call in over if call.left]
-        if len(left) > len(self._left):
+        if len(left) > len(self.left):
             self._log.warning(
                 "calls in threads go on without their handlers", handlers=sorted(set(left))
             )
-        gained = len(left) < len(self._left)
-        self._left = left
-        self._loop.pool.grow(min(len(over), self.capacity))
+        gained = len(left) < len(self.left)
+        self.left = left
+        self._loop.pool.grow(min(len(over), self._capacity))
         gained |= self._looks_fed(now, sorted({call.name for call in over}))
         if gained:
             self._report.slots_free()
 
     def _looks_fed(self, now: float, keepers: list[str]) -> bool:
         """See whether calls get threads; tell whether they do again."""
-        before = self._starved
-        self._starved = ""
+        before = self.starved
+        self.starved = ""
         if self._loop.pool.starved(now):
             kept = ", ".join(keepers)
-            self._starved = f"threads are kept by {kept}" if kept else "no thread can be started"
-        if self._starved and not before:
+            self.starved = f"threads are kept by {kept}" if kept else "no thread can be started"
+        if self.starved and not before:
             self._log.error(
-                "calls get no threads; nothing is taken until they do", reason=self._starved
+                "calls get no threads; nothing is taken until they do", reason=self.starved
             )
-        if before and not self._starved:
+        if before and not self.starved:
             self._log.info("calls get threads again")
-        return bool(before) and not self._starved
+        return bool(before) and not self.starved
