@@ -14,7 +14,7 @@ from documents import blocks
 from maniple.amqp import OrphanedQueue
 from maniple.timings import Peers, Timings
 from maniple.topology import OUTCOMES
-from maniple_dispatcher.affinity.agents import HEARD
+from maniple_dispatcher.affinity.agents import AGENT_EVENTS
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.limits import messages
@@ -95,7 +95,7 @@ def test_the_picture_of_a_request_has_messages_and_fields_that_exist() -> None:
 
 def test_the_events_that_tell_who_has_left_a_queue_are_those_that_are_heard() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| event \|", ORPHANED.read_text(), re.MULTILINE)
-    assert rows == [event.KEY for event in HEARD]
+    assert rows == [event.KEY for event in AGENT_EVENTS]
 
 
 def test_the_picture_of_draining_has_operations_that_exist() -> None:
