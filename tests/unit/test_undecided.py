@@ -39,6 +39,8 @@ class Fleet:
         self.freed: Counter[str] = Counter()
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.HALF_OPEN, 0.0))
 
+    def take_permit(self, _limit: Limit, _now: float) -> None: ...
+
     def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         kind = self._kind(limit)
         self.asked[kind] += 1
