@@ -10,7 +10,7 @@ import pytest
 
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import Limit, Then
 from maniple_dispatcher.limits.token_bucket import Taken

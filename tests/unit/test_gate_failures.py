@@ -12,7 +12,7 @@ from maniple.errors import ManipleError
 from maniple.messages import Envelope, Waiting
 from maniple.topology import DELAY, DELAY_TIERS
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner

@@ -10,7 +10,7 @@ import pytest
 from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then, TokenBucketLimit
 from work_with_fakes import NOW, envelope

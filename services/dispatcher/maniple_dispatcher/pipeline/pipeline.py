@@ -24,7 +24,7 @@ from maniple.errors import BrokerUnavailable
 from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
 from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit, TokenBucketLimit
