@@ -83,7 +83,7 @@ class _Nowhere:
     def admitted(self, _envelope: Envelope, _source: Settlement, then: Callable[[], None]) -> None:
         then()
 
-    def send(self, _envelope: Envelope, _source: Settlement) -> None:
+    def send_task(self, _envelope: Envelope, _source: Settlement) -> None:
         self.sent += 1
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from maniple.messages import Envelope
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_policies import Resolved
 from simulated_dispatchers import FAR, HELD, LANE, NOW, Dispatcher, Dispatchers, policy
 from virtual_time import World, seeds

@@ -9,9 +9,9 @@ from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.record_lookup import RecordLookup
 from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
-from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.lease_owner import LeaseOwner

@@ -11,8 +11,8 @@ from known_records import Known
 from maniple.amqp import Outgoing
 from maniple.codec import decode_results
 from maniple.messages import Envelope, Result
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.long_messages import LongMessages
-from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal_sender import RefusalSender
 from maniple_dispatcher.ingress.submission import SubmissionConsumer
 from maniple_dispatcher.tracing import DispatchTracing

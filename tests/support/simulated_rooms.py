@@ -31,7 +31,7 @@ from maniple.topology import (
     lane_queues,
 )
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import is_due
 from maniple_dispatcher.tracing import DispatchTracing

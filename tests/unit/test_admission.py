@@ -13,17 +13,14 @@ from maniple.codec import decode_submission, encode
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import member_id
 from maniple.messages import REPEATED_HEADER, Envelope, RetryPlan, Task
-from maniple_dispatcher.ingress.admission import (
+from maniple_dispatcher.ingress.admission import admit, capability_of, identity, trace_of
+from maniple_dispatcher.ingress.arrival import (
     Arrival,
     RawArrival,
-    admit,
-    capability_of,
+    Redelivery,
     check_arrival,
-    identity,
     readable,
-    trace_of,
 )
-from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import Refused, refusal_of
 from maniple_dispatcher.pipeline.verdicts import acceptance
 from maniple_policies import PolicySet, Resolved, parse_policy

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from maniple_dispatcher.pipeline.cancellations import KEPT, MAX_CANCELLED, Cancellations
+from maniple_dispatcher.pipeline.verdicts import KEPT, MAX_CANCELLED, Cancellations
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

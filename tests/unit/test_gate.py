@@ -10,9 +10,10 @@ import pytest
 
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_dispatcher.limits.token_bucket import Taken
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.pipeline.verdicts import is_committed
 from maniple_policies import Resolved, parse_policy
@@ -91,9 +92,11 @@ class Limits:
         self.asked: list[str] = []
         self.seconds = 1.0
 
-    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
+    def take_permit(self, limit: Limit, _now: float) -> Taken | None:
         self.asked.append(limit.key)
-        then(self._answers.pop(0), self.seconds)
+        passes = self._answers.pop(0)
+        granted, undecided = int(bool(passes)), passes is None
+        return Taken(granted, self.seconds, self.seconds, undecided=undecided)
 
     def return_permit(self, limit: Limit, _now: float) -> None:
         self.freed.append(limit.key)
@@ -227,11 +230,11 @@ def test_what_a_sender_says_does_not_buy_a_passage() -> None:
 
 
 def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> None:
-    limits = Limits()
+    limits: Any = Limits()
 
     def ask(_limit: Limit, then: Then, _now: float) -> None:
         limits.becomes(BreakerState.OPEN, monotonic())
         then(True, 0.0)
 
-    limits.ask_permit = ask  # type: ignore[method-assign, assignment]
+    limits.take_permit, limits.ask_permit = lambda *_: None, ask
     assert admitted(Resolved.from_policies(BREAKER), limits) == ["ended"]

@@ -12,11 +12,12 @@ from maniple.errors import ManipleError
 from maniple.messages import Envelope, Waiting
 from maniple.topology import DELAY, DELAY_TIERS
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.messages import DispatcherReport, Grant
+from maniple_dispatcher.limits.token_bucket import Taken
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_policies import Resolved, parse_policy
 from maniple_runtime.telemetry import Metrics
@@ -154,7 +155,7 @@ def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> N
     lanes: Any = Waits()
     nothing: Any = None
     owned = LeaseOwner(lambda _: None)
-    fleet: Any = SimpleNamespace(owned=owned, ask_permit=lambda _, then, __: then(True, seconds))
+    fleet: Any = SimpleNamespace(owned=owned, take_permit=lambda *_: Taken(1, first=seconds))
     gate = Pipeline(
         lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW
     )
@@ -184,7 +185,7 @@ async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on
         [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of_fleet(fleet)
     )
     scene.lanes._roster = Unsteady()
-    scene.bring(envelope("1"))
+    scene.bring(envelope("1", affinity="k"))
     await scene.drain()
     assert [one.id for one in scene.tasks(DELAY.name)] == ["1"]
     assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 0

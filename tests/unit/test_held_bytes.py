@@ -15,7 +15,7 @@ from maniple.messages import Envelope
 from maniple_agent.fair_queue import most_of
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
 from maniple_runtime.publish.batch_publisher import ResultPublisher

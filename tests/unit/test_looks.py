@@ -10,8 +10,8 @@ from maniple.codec import decode_envelopes
 from maniple.timings import Timings
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress import lane_publisher as module
+from maniple_dispatcher.egress.known_lanes import BURST, MOST_LOOKING, MOST_THERE, RATE, LaneProbes
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.egress.lane_probes import BURST, MOST_LOOKING, MOST_THERE, RATE, LaneProbes
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
@@ -146,4 +146,4 @@ def test_what_is_known_of_lanes_is_bounded() -> None:
     assert len(looks._looking) == MOST_LOOKING
     for number in range(MOST_THERE + 10):
         looks.found(f"a.x{number}")
-    assert len(looks._there) <= MOST_THERE
+    assert len(looks.there) <= MOST_THERE

@@ -9,7 +9,7 @@ from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
-from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
+from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
 
 TERMS = Terms(rate=100.0, capacity=100.0)
 HUNDRED = TokenBucketLimit("rate_limit/hundred", TERMS)
@@ -53,13 +53,14 @@ class TwoFleets:
         self.asking = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
         for name in ("one", "two"):
             self.asking.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
-        self.limit = next(self._theirs())
+        self.limit: Limit = next(self._of("two"))
+        self.ours = next(self._of("one"))
         self.asking.make_report(10.0)
         self.passed: list[bool | None] = []
 
-    def _theirs(self) -> Iterator[Limit]:
+    def _of(self, owner: str) -> Iterator[TokenBucketLimit]:
         for number in range(100):
-            if self.asking.peers.owner(f"rate_limit/{number}") == "two":
+            if self.asking.peers.owner(f"rate_limit/{number}") == owner:
                 yield TokenBucketLimit(f"rate_limit/{number}", TERMS)
 
     def ask(self, now: float) -> None:
@@ -71,6 +72,16 @@ class TwoFleets:
     def answer(self, ask: Ask, now: float) -> None:
         grant = Grant(key=ask.key, to="one", number=ask.number, granted=ask.want)
         self.asking.on_report(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), now)
+
+
+def test_what_is_ours_is_given_at_once_and_the_others_are_told_and_of_theirs_nothing_is() -> None:
+    fleets = TwoFleets()
+    assert fleets.asking.take_permit(fleets.limit, 10.0) is None
+    assert not fleets.due()
+    given = [fleets.asking.take_permit(fleets.ours, 10.0) for _ in range(101)]
+    assert given[:100] == [Taken(1)] * 100
+    assert (given[100] or Taken(1)).granted == 0
+    assert fleets.due()
 
 
 def test_nothing_is_due_while_a_request_is_under_way() -> None:

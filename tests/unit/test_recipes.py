@@ -21,7 +21,8 @@ from maniple.testing import cluster
 from maniple_agent.executors.frames import WorkerCall
 from maniple_cli.contract.schemas import message_schemas
 from maniple_cli.main import build
-from maniple_dispatcher.ingress.admission import Arrival, admit
+from maniple_dispatcher.ingress.admission import admit
+from maniple_dispatcher.ingress.arrival import Arrival
 from maniple_policies import PolicySet
 from typer.testing import CliRunner
 from maniple.messages import NULL, Task, info_of

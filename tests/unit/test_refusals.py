@@ -10,7 +10,8 @@ from ingress_with_fakes import MESSAGE, Ingress
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import Failure, Result, Status
-from maniple_dispatcher.ingress.admission import Arrival, identity
+from maniple_dispatcher.ingress.admission import identity
+from maniple_dispatcher.ingress.arrival import Arrival
 from maniple_dispatcher.ingress.refusal import Refused, refusal_of
 from maniple_runtime.records import Entry, FirstWins, Position, TaskKey
 from work_with_fakes import NOW

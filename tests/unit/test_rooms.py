@@ -38,6 +38,8 @@ class Fleet:
         self.arrived = Mock()
         self.absent: list[str] = []
 
+    def take_permit(self, _limit: Limit, _now: float) -> None: ...
+
     def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         if not isinstance(limit, ConcurrencyLimit):
             then(*self.probes)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maniple.amqp.batching import MAX_ITEMS
-from maniple_dispatcher.egress.bundle_size import BUNDLE_SECONDS, Sizes
+from maniple_dispatcher.egress.known_lanes import BUNDLE_SECONDS, Sizes
 
 REPORTS = st.lists(st.tuples(st.integers(0, 500), st.floats(0, 100)), max_size=30)
 

@@ -14,8 +14,10 @@ from maniple.client.core import Client
 from maniple.client.outstanding import OutstandingHandles
 from maniple.errors import BrokerUnavailable, ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal
-from maniple.messages import REPEATED_HEADER
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple.messages import REPEATED_HEADER, Envelope
+from maniple_dispatcher.ingress.arrival import Redelivery
+from maniple_policies import Resolved
+from maniple_runtime.publish.confirm import Settlement
 from work_with_fakes import NOW
 
 
@@ -35,6 +37,31 @@ async def test_a_dispatcher_knows_what_may_have_been_admitted(
     ingress = Ingress()
     await ingress.take([{"id": "a"}, {"id": "b"}], **properties)
     assert (ingress.admitted, ingress.before) == (["a", "b"], before)
+
+
+@pytest.mark.parametrize(
+    ("properties", "looked_up"),
+    [
+        ({}, []),
+        ({"headers": {REPEATED_HEADER: "true"}}, []),
+        ({"redelivered": True}, ["t"]),
+        ({"redelivered": True, "headers": {REPEATED_HEADER: "true"}}, ["t"]),
+    ],
+)
+async def test_only_what_a_dispatcher_had_is_looked_up_before_it_goes_on(
+    properties: dict[str, Any], looked_up: list[str]
+) -> None:
+    ingress, seen = Ingress(), list[str]()
+
+    def again(
+        envelope: Envelope, resolved: Resolved, source: Settlement, before: Redelivery
+    ) -> None:
+        seen.append(envelope.id)
+        ingress.onward(envelope, resolved, source, before)
+
+    ingress.submissions._again = again
+    await ingress.take({"id": "t"}, **properties)
+    assert (seen, ingress.admitted) == (looked_up, ["t"])
 
 
 @pytest.mark.parametrize(

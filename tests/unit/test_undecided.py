@@ -10,7 +10,7 @@ import pytest
 from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then, TokenBucketLimit
 from work_with_fakes import NOW, envelope
@@ -38,6 +38,8 @@ class Fleet:
         self.asked: Counter[str] = Counter()
         self.freed: Counter[str] = Counter()
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.HALF_OPEN, 0.0))
+
+    def take_permit(self, _limit: Limit, _now: float) -> None: ...
 
     def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
         kind = self._kind(limit)

@@ -18,10 +18,10 @@ from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
 from maniple.topology import REFUSED_KEY
 from maniple_dispatcher.ingress import dead_letter_consumer
-from maniple_dispatcher.ingress.admission import Arrival, admit
+from maniple_dispatcher.ingress.admission import admit
+from maniple_dispatcher.ingress.arrival import Arrival, Redelivery
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
-from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Ceiling, Resolved
 from maniple_runtime.publish.batch_publisher import ResultPublisher

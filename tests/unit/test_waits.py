@@ -35,6 +35,8 @@ class Fleet:
         self.passes = False
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.CLOSED, 0.0))
 
+    def take_permit(self, _limit: object, _now: float) -> None: ...
+
     def ask_permit(self, _: object, then: Any, now: float) -> None:
         del now
         then(self.passes or self.shaped, 0.0 if self.passes else 30.0)

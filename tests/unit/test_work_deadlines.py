@@ -12,7 +12,8 @@ from maniple.errors import ErrorCode
 from maniple.execution import failed
 from maniple.messages import Status
 from maniple_agent.completion import MOST_ASKED, DeadlineFate, TaskDeadlines
-from maniple_dispatcher.ingress.admission import RawArrival, check_arrival, deadline_of
+from maniple_dispatcher.ingress.admission import deadline_of
+from maniple_dispatcher.ingress.arrival import RawArrival, check_arrival
 from work_with_fakes import NOW, Agent, Delivery, envelope
 
 MINUTE = NOW + timedelta(seconds=60)

@@ -213,12 +213,13 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     long = LongMessages()
     submissions = SubmissionConsumer(
-        again.admit,
+        gate.admit,
         RefusalSender(results, refused, runtime.metrics),
         policies,
         runtime.metrics,
         time.now,
         traces=traces,
+        again=again.admit,
         check_address=ReplyAddressCheck(hot.replier, runtime.spawn).check,
         look=lookups.ask,
         long=long,

@@ -26,11 +26,6 @@ _PROCESS = re.compile(
 )
 
 
-def is_sound(reply_to: str) -> bool:
-    """Tell whether an address is none of direct reply-to, or one that a broker can decode."""
-    return not reply_to.startswith(PREFIX) or node_of(reply_to) is not None
-
-
 def node_of(reply_to: str) -> str | None:
     """Return the node part of an address of direct reply-to; None of any other."""
     token = _TOKEN.fullmatch(reply_to, len(PREFIX)) if reply_to.startswith(PREFIX) else None

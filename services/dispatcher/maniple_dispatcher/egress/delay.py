@@ -78,6 +78,8 @@ class DelayPublisher:
         self._bundlers: dict[tuple[Key, bool], Bundler[_Waiter]] = {}
         self._times = times or Queues()
         self._under_way: InFlightPublishes[_Task] = InFlightPublishes(self._times.patience)
+        self.answered = self._under_way.answered
+        """Takes that the broker has confirmed something else that was sent at a time."""
         self._doors = DestinationBackoff(self._times)
         self._cancel_at: dict[Key, float] = {}
         self._pausing = 0
@@ -121,10 +123,6 @@ class DelayPublisher:
 
         self._pausing += 1
         asyncio.get_running_loop().call_later(seconds, then)
-
-    def answered(self, since: float) -> None:
-        """Take that the broker has confirmed something else that was sent at `since`."""
-        self._under_way.answered(since)
 
     def redirect_overdue(self, *, taking: bool) -> None:
         """Let wait elsewhere what is not confirmed for too long; to be called now and then.

@@ -44,14 +44,13 @@ from maniple.topology import (
     lane_key,
 )
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.egress.bundle_size import Sizes
 from maniple_dispatcher.egress.delay import DelayPublisher
+from maniple_dispatcher.egress.known_lanes import LaneProbes, Sizes
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.egress.lane_probes import LaneProbes
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
-from maniple_dispatcher.pipeline.cancellations import Cancellations
 from maniple_dispatcher.pipeline.verdicts import (
     SELDOM,
+    Cancellations,
     Wait,
     acceptance,
     cancelled,
@@ -118,7 +117,6 @@ class _Try:
     """A `done` of a task that is tried at a door."""
 
     ticket: InFlightPublish[_Going]
-    refused: Callable[[Waiting], None]
     told: Callable[["_Try", ManipleError | None], None]
 
     def __call__(self, error: ManipleError | None) -> None:
@@ -237,14 +235,16 @@ class LanePublisher:
 
         def recorded(error: ManipleError | None) -> None:
             if error is None:
-                self._rooms.keeps(envelope)
+                if envelope.bulkhead is not None:
+                    self._rooms.keeps(envelope)
                 then()
             else:
                 self._rooms.turned_away(envelope, no_lane=False)
                 source.settle(error)
 
         encoded = encode(record)
-        self._rooms.goes(envelope)
+        if envelope.bulkhead is not None:
+            self._rooms.goes(envelope)
         self._admissions.add_item(ADMITTED_KEY, encoded, recorded)
 
     def is_over(self, envelope: Envelope, now: datetime) -> bool:
@@ -253,15 +253,11 @@ class LanePublisher:
 
     def send_task(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
         """Bring one task on its way; `alone` keeps it out of bundles."""
-        going = _Going(envelope, source, alone)
-        self._rooms.goes(envelope)
+        if envelope.bulkhead is not None:
+            self._rooms.goes(envelope)
         try:
-            agent = self._roster.choose(envelope)
-            if agent is None:
-                self._to_lane(going)
-            else:
-                # What the agent's own queue does not take goes to the lane that all agents read.
-                self._try(AGENTS, agent, going, lambda _: self._to_lane(going))
+            agent = None if envelope.affinity is None else self._roster.choose(envelope)
+            self._try(_Going(envelope, source, alone), agent)
         except Exception:
             self._rooms.keeps(envelope)  # whoever sent it gives that back
             raise
@@ -284,11 +280,14 @@ class LanePublisher:
 
     def put_back(self, envelope: Envelope, source: Settlement, *, alone: bool) -> None:
         """Send a task to the lane that it was taken from; `alone` keeps it out of bundles."""
-        self._to_lane(_Going(envelope, source, alone, back=True))
+        self._try(_Going(envelope, source, alone, back=True))
 
-    def _to_lane(self, going: _Going) -> None:
-        key = lane_key(going.envelope.lane, going.envelope.lost)
-        self._try(LANES, key, going, lambda why: self._turned_away(going, why))
+    def _refused(self, door: Key, going: _Going, why: Waiting) -> None:
+        if door[0] == AGENTS.name:
+            # What the agent's own queue does not take goes to the lane that all agents read.
+            self._try(going)
+        else:
+            self._turned_away(going, why)
 
     def _turned_away(self, going: _Going, why: Waiting, *, least: int = 0) -> None:
         """Let a task wait that no queue has: in none it takes room; `least` as in `wait`."""
@@ -384,28 +383,26 @@ class LanePublisher:
         while self._kept_back:  # it is still in its queue
             self._kept_back.pop().cancel()
 
-    def _try(
-        self, exchange: Exchange, key: str, going: _Going, refused: Callable[[Waiting], None]
-    ) -> None:
-        """Publish a task, unless that was refused just now."""
-        door = (exchange.name, key)
-        why = self._doors.refusal(door, monotonic())
-        if why is None and exchange is LANES and not self._may_try(going):
+    def _try(self, going: _Going, agent: str | None = None) -> None:
+        """Publish a task to its lane, or to an agent's own queue, unless that refused just now."""
+        envelope, now = going.envelope, monotonic()
+        lane, door = envelope.lane, (AGENTS.name, agent or "")
+        if agent is None:
+            door = (LANES.name, lane_key(lane, envelope.lost))
+        why = self._doors.refusal(door, now)
+        if why is not None:
+            self._refused(door, going, why)
+            return
+        # What was in its lane before has shown that it is there.
+        is_there = going.back or lane in self._looks.there
+        if agent is None and not is_there and not self._looks.may_try(lane, now):
             self._turned_away(going, Waiting.NO_AGENT, least=SELDOM)
             return
-        if why is not None:
-            refused(why)
-            return
-        ticket = self._under_way.begin(door, going, monotonic())
+        ticket = self._under_way.begin(door, going, now)
         # What comes back from the lane has been accepted, and is not announced again; it begins
         # anew to wait.
-        accepted = replace(going.envelope, accepted=True, waits=0)
-        told = _Try(ticket, refused, self._told)
-        self._ways[exchange.name, going.alone].add_item(key, encode(accepted), told)
-
-    def _may_try(self, going: _Going) -> bool:
-        # What was in its lane before has shown that it is there.
-        return going.back or self._looks.may_try(going.envelope.lane, monotonic())
+        accepted = encode(replace(envelope, accepted=True, waits=0))
+        self._ways[door[0], going.alone].add_item(door[1], accepted, _Try(ticket, self._told))
 
     def _told(self, tried: _Try, error: ManipleError | None) -> None:
         """Take what became of a publish."""
@@ -414,8 +411,7 @@ class LanePublisher:
         if error is None:
             self._doors.reopen(ticket.key)
             if ticket.key[0] == LANES.name:
-                self._looks.found(going.envelope.lane)
-                self._note(going.envelope)
+                self._reached(going.envelope)
         if is_answer:
             self._delays.answered(ticket.since)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
@@ -427,13 +423,13 @@ class LanePublisher:
             else:
                 self._accepted(going.envelope, going.source)
         elif isinstance(error, _Withdrawn):
-            tried.refused(error.why)
+            self._refused(ticket.key, going, error.why)
         elif isinstance(error, PublishRefused):
             why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
             self._doors.shut(ticket.key, why, monotonic())
             if error.unroutable and ticket.key[0] == LANES.name:
                 self._looks.missed(going.envelope.lane)
-            tried.refused(why)
+            self._refused(ticket.key, going, why)
             self._withdraw(ticket.key, why)
         else:
             self._arrived(going)
@@ -442,6 +438,11 @@ class LanePublisher:
     def _arrived(self, going: _Going) -> None:
         if not going.back:  # what was in its lane before is not counted as on its way there
             self._rooms.arrived(going.envelope)
+
+    def _reached(self, envelope: Envelope) -> None:
+        if envelope.lane not in self._looks.there:
+            self._looks.found(envelope.lane)
+        self._note(envelope)
 
     def _note(self, envelope: Envelope) -> None:
         if self._deadlines is not None:
@@ -458,7 +459,8 @@ class LanePublisher:
                 told(_Withdrawn(why))
 
     def _accepted(self, envelope: Envelope, source: Settlement) -> None:
-        self._rooms.arrived(envelope)
+        if envelope.bulkhead is not None:
+            self._rooms.arrived(envelope)
         self._traces.accepted(envelope)
         if envelope.accepted:
             source.settle()

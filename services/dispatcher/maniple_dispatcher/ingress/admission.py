@@ -4,10 +4,9 @@ Pure: the time and new ids are arguments, so deciding twice on the same message 
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from maniple.errors import ErrorCode, InvalidMessage
@@ -18,166 +17,19 @@ from maniple.messages import (
     MAX_TTL,
     NULL,
     RESERVED_FIELDS,
-    TASK_TYPE,
     Envelope,
     Task,
     carried,
 )
 from maniple.tasks import is_capability
-from maniple.topology import BATCH_KEY, REPLY_PREFIX, RESERVED_PREFIX
+from maniple.topology import BATCH_KEY
 from maniple.traceparent import parse_traceparent, written
-from maniple_dispatcher.ingress.redelivery import Redelivery, taken_before
-from maniple_dispatcher.pipeline.ceilings import chosen, until
+from maniple_dispatcher.ingress.arrival import Arrival, Redelivery
 from maniple_dispatcher.result_cache import digest_of
-from maniple_policies import Resolved
-from maniple_runtime.direct_replies import is_sound
+from maniple_policies import Ceiling, Resolved
 
-# What stands for bytes that are not UTF-8 (`maniple.amqp.lenient_decoding`); it is longer than they
-# were, so a property that has it might not fit where it is to be sent.
-_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 _NAME = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_NAME}}}")
-_REPLY_TO = re.compile(rf"[^\x00-\x1f\x7f{_UNREADABLE}]{{1,255}}")
-# What the broker and its plugins set themselves, in types of their own.
-_BROKER_HEADERS = (
-    "x-death",
-    "x-first-death-",
-    "x-last-death-",
-    "x-delivery-count",
-    "x-acquired-count",
-    "x-received-from",
-    "x-mqtt-",
-    "x-stream-",
-    "x-opt-",
-    "CC",
-    "BCC",
-)
-# What clients set by themselves for bytes that are as they are: kombu a charset, or `binary`.
-_PLAIN = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "identity", "binary", "7bit", "8bit"})
 UNKNOWN = "unknown"
-MAX_CLOCK_LAG = timedelta(seconds=MAX_TTL)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """How a submission came: its AMQP properties, checked. `sent_at` is the sender's timestamp."""
-
-    routing_key: str
-    received_at: datetime
-    sent_at: datetime
-    message_id: str | None = None
-    reply_to: str | None = None
-    correlation_id: str | None = None
-    traceparent: str | None = None
-    before: Redelivery = Redelivery.UNKNOWN
-    """Whether it came before, and may have been admitted then."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawArrival:
-    """The same as the broker delivered it: nothing is checked yet."""
-
-    routing_key: str
-    message_id: str | None
-    message_type: str | None
-    reply_to: str | None
-    correlation_id: str | None
-    content_encoding: str | None
-    timestamp: datetime | None
-    headers: Mapping[str, Any]
-    redelivered: bool = False
-
-
-def check_arrival(raw: RawArrival, now: datetime) -> Arrival:
-    """Return the properties of a submission that may be looked into.
-
-    Raises `InvalidMessage` for what refuses the whole message before its body is read.
-    """
-    if raw.reply_to is not None:
-        check_reply_to(raw.reply_to)
-    for name in ("message_id", "correlation_id"):
-        if readable(getattr(raw, name)) != getattr(raw, name):
-            raise InvalidMessage(ErrorCode.UNDECODABLE, f"{name} is not UTF-8")
-    if raw.content_encoding and raw.content_encoding.strip().lower() not in _PLAIN:
-        raise InvalidMessage(
-            ErrorCode.UNDECODABLE,
-            f"content_encoding {raw.content_encoding!r} is not taken: send plain JSON as UTF-8",
-        )
-    if raw.message_type and raw.message_type.startswith(RESERVED_PREFIX):
-        _check_type(raw.message_type)
-    for name, value in raw.headers.items():
-        if not isinstance(value, str) and not name.startswith(_BROKER_HEADERS):
-            raise InvalidMessage(
-                ErrorCode.INVALID_TASK, f"header {name!r} must be a string", detail={"header": name}
-            )
-    return Arrival(
-        routing_key=raw.routing_key,
-        received_at=now,
-        sent_at=_sent_at(raw.timestamp, now),
-        message_id=raw.message_id,
-        reply_to=raw.reply_to,
-        correlation_id=raw.correlation_id,
-        traceparent=_header(raw.headers.get("traceparent")),
-        before=taken_before(raw.headers, redelivered=raw.redelivered),
-    )
-
-
-def check_reply_to(reply_to: str) -> None:
-    """Raise `InvalidMessage` for a `reply_to` that must not be written to."""
-    if reply_to.startswith(RESERVED_PREFIX) and not reply_to.startswith(REPLY_PREFIX):
-        raise InvalidMessage(
-            ErrorCode.FORBIDDEN, f"reply_to must not begin with {RESERVED_PREFIX!r}"
-        )
-    if not _REPLY_TO.fullmatch(reply_to) or not is_sound(reply_to):
-        raise InvalidMessage(ErrorCode.FORBIDDEN, "reply_to is not the name of a queue")
-
-
-def readable(text: str | None) -> str | None:
-    """Return a property, or None for one that is not UTF-8."""
-    return None if text is not None and _UNREADABLE in text else text
-
-
-def _check_type(message_type: str) -> None:
-    if message_type != TASK_TYPE:
-        raise InvalidMessage(
-            ErrorCode.INVALID_TASK, f"type {message_type!r} is not a task: send {TASK_TYPE!r}"
-        )
-
-
-def _sent_at(timestamp: datetime | None, now: datetime) -> datetime:
-    """Believe the sender's clock when it is behind by at most a week, as after a long queue.
-
-    Only to show it: nothing is judged by it.
-    """
-    if timestamp is None or timestamp.tzinfo is None or not now - MAX_CLOCK_LAG < timestamp < now:
-        return now
-    return timestamp
-
-
-def _header(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def bare_arrival(raw: RawArrival, now: datetime) -> Arrival:
-    """Return what can be used of the properties of a message that is refused as a whole."""
-    return Arrival(
-        routing_key=raw.routing_key,
-        received_at=now,
-        sent_at=now,
-        message_id=raw.message_id,
-        reply_to=allowed_reply_to(raw.reply_to),
-        correlation_id=readable(raw.correlation_id),
-    )
-
-
-def allowed_reply_to(reply_to: str | None) -> str | None:
-    """Return where a result may be sent, or None."""
-    if reply_to is None:
-        return None
-    try:
-        check_reply_to(reply_to)
-    except InvalidMessage:
-        return None
-    return reply_to
 
 
 def recordable(capability: str) -> str:
@@ -284,6 +136,67 @@ def check_supported(task: Task) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What holds for a task; `clamped` says what it asked for where it has less."""
+
+    timeout: float | None
+    max_attempts: int | None
+    clamped: dict[str, float] = field(default_factory=dict)
+
+
+def _chosen(task: Task, decided: Resolved, *, may_refuse: bool) -> Chosen:
+    """Choose between what a task says and what the policies say.
+
+    Raises `InvalidMessage` (`forbidden`) for more than a policy that refuses allows, unless the
+    task may have been admitted before (not `may_refuse`): then it has the most that is allowed.
+    """
+    timeout, attempts = task.timeout or decided.timeout, task.max_attempts or decided.attempts
+    if decided.most_timeout is None and decided.most_attempts is None:
+        return Chosen(timeout, attempts)
+    clamped: dict[str, float] = {}
+    most = decided.most_timeout
+    if most is not None and timeout is not None and timeout > most.value:
+        clamped["timeout"] = _above(timeout, "timeout", most, may_refuse=may_refuse)
+        timeout = most.value
+    most = decided.most_attempts
+    if most is not None and attempts is not None and attempts > most.value:
+        clamped["max_attempts"] = _above(attempts, "max_attempts", most, may_refuse=may_refuse)
+        attempts = int(most.value)
+    return Chosen(timeout, attempts, clamped)
+
+
+def _until(
+    deadline: datetime,
+    taken_at: datetime,
+    most: Ceiling,
+    clamped: dict[str, float],
+    *,
+    may_refuse: bool,
+) -> datetime:
+    """Return when a task expires that lives no longer than a policy allows.
+
+    What it asked for is put into `clamped` where it has less. Raises as `_chosen` does.
+    """
+    latest = taken_at + timedelta(seconds=most.value)
+    if deadline <= latest:
+        return deadline
+    asked = (deadline - taken_at).total_seconds()
+    clamped["ttl"] = _above(asked, "ttl", most, may_refuse=may_refuse)
+    return latest
+
+
+def _above(asked: float, name: str, most: Ceiling, *, may_refuse: bool) -> float:
+    if most.refuses and may_refuse:
+        raise InvalidMessage(
+            ErrorCode.FORBIDDEN,
+            f"{name} is {asked:g}, and policy {most.policy} allows at most {most.value:g}",
+            detail={"field": name, "max": most.value, "policy": most.policy,
+                    "version": most.version},
+        )  # fmt: skip
+    return asked
+
+
 def admit(  # noqa: PLR0913 - the whole of what decides, as values
     task: Task,
     arrival: Arrival,
@@ -297,10 +210,10 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
     if task.not_before is not NULL or task.idempotency_key is not NULL or task.sealed is not NULL:
         check_supported(task)
     may_refuse = arrival.before is Redelivery.UNKNOWN
-    may = chosen(task, decided, may_refuse=may_refuse)
+    may = _chosen(task, decided, may_refuse=may_refuse)
     deadline, most = deadline_of(task, arrival, decided.ttl), decided.most_ttl
     if most is not None:
-        deadline = until(deadline, arrival.received_at, most, may.clamped, may_refuse=may_refuse)
+        deadline = _until(deadline, arrival.received_at, most, may.clamped, may_refuse=may_refuse)
     return Envelope(
         id=task_id,
         capability=capability,

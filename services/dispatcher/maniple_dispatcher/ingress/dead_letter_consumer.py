@@ -18,19 +18,22 @@ from maniple.messages import Envelope, Status, Task, without_room
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple_dispatcher.ingress.admission import (
     UNKNOWN,
-    Arrival,
-    RawArrival,
     admit,
-    bare_arrival,
     capability_of,
-    check_arrival,
     claim_of,
     identity,
     is_misshapen,
 )
+from maniple_dispatcher.ingress.arrival import (
+    Arrival,
+    RawArrival,
+    Redelivery,
+    bare_arrival,
+    check_arrival,
+    raw_arrival,
+)
 from maniple_dispatcher.ingress.long_messages import LongMessages, Steps
 from maniple_dispatcher.ingress.redelivered_tasks import Asker, RedeliveredTasks
-from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import (
     MOST,
     Refusal,
@@ -41,7 +44,6 @@ from maniple_dispatcher.ingress.refusal import (
     whole,
 )
 from maniple_dispatcher.ingress.refusal_sender import tell
-from maniple_dispatcher.ingress.submission import raw_arrival
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import given_up
 from maniple_dispatcher.tracing import DispatchTracing

@@ -10,7 +10,7 @@ bounds; they take turns, so that none waits for the end of a longer one.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Iterator
 from time import monotonic
 
 from maniple.amqp import Delivery, Length, length_of
@@ -22,8 +22,8 @@ REST = 0.002  # seconds
 LONGEST_REST = 0.05  # between slices: what is not confirmed may be one queue's fault
 LATELY = 1.0  # seconds for which what was shorter has the way kept clear
 
-Steps = Generator[None, None, None]
-"""The work on a message, that may rest at each `yield`: a task takes less than a slice."""
+Steps = Iterator[None]
+"""The work on a message, that may rest after each step: a task takes less than a slice."""
 
 _DONE = object()
 _log = logging.getLogger(__name__)
@@ -43,15 +43,20 @@ class LongMessages:
 
     def work_through(self, delivery: Delivery, steps: Steps) -> None:
         """Go through `steps`: now, or in turns with other long ones."""
+        if not self.queue_long(delivery, steps):
+            for _ in steps:
+                pass
+
+    def queue_long(self, delivery: Delivery, steps: Steps) -> bool:
+        """Queue a long one, to go through its `steps` in turns; False for one that is short."""
         length = length_of(delivery.weight)
         self._seen[length] = monotonic()
         if length is Length.SHORT:
-            for _ in steps:
-                pass
-            return
+            return False
         self._begun.append((length, delivery, steps))
         self._none.clear()
         self._any.set()
+        return True
 
     def source(
         self,
@@ -77,10 +82,9 @@ class LongMessages:
             await self._any.wait()
             while self._begun:
                 length, delivery, steps = self._begun.popleft()
-                if self._is_over(delivery, steps):
-                    steps.close()
-                else:
+                if not self._is_over(delivery, steps):
                     self._begun.append((length, delivery, steps))
+                del delivery, steps  # of what is over nothing is kept meanwhile
                 await self._rest(length)
             self._any.clear()
             self._none.set()

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from maniple.codec import encode
 from maniple.messages import Envelope, Result, TaskAdmitted, fallbacks_in
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.bundle_members import Onward
 from maniple_dispatcher.ingress.record_lookup import RecordLookup, is_end_of
-from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_policies import Resolved
 from maniple_policies.kinds.rate_limit import RateLimitPolicy
@@ -51,12 +51,9 @@ class RedeliveredTasks:
     def admit(
         self, envelope: Envelope, resolved: Resolved, source: Settlement, before: Redelivery
     ) -> None:
-        """Admit a task, as `Pipeline.admit` does, when it is known what became of it."""
-        if before in {Redelivery.DELIVERED, Redelivery.BOTH}:
-            go_on = partial(self.bring, envelope, resolved, source, before)
-            self.answer_asker(_key(envelope), _asker(envelope, source), go_on)
-        else:
-            self._gate.admit(envelope, resolved, source, before)
+        """Admit a task that a dispatcher had, when it is known what became of it."""
+        go_on = partial(self.bring, envelope, resolved, source, before)
+        self.answer_asker(_key(envelope), _asker(envelope, source), go_on)
 
     def on_returned_task(
         self, envelope: Envelope, source: Settlement, onward: Onward, *, since: float = 0.0

@@ -20,7 +20,8 @@ from msgspec.structs import replace
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import refusal_id
 from maniple.messages import Failure, Result, Status
-from maniple_dispatcher.ingress.admission import Arrival, claim_of, recordable
+from maniple_dispatcher.ingress.admission import claim_of, recordable
+from maniple_dispatcher.ingress.arrival import Arrival
 
 MOST = 20
 """Misshapen members of one message that are refused one by one."""

@@ -5,7 +5,7 @@ from functools import partial
 
 from maniple.codec import encode, join
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple_dispatcher.ingress.admission import Arrival
+from maniple_dispatcher.ingress.arrival import Arrival
 from maniple_dispatcher.ingress.long_messages import Steps
 from maniple_dispatcher.ingress.refusal import Refusal, Refused
 from maniple_runtime.metric_names import TASKS_REJECTED

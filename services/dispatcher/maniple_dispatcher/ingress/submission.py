@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 from maniple.amqp import TASK_BYTES, Delivery
@@ -11,21 +13,25 @@ from maniple.codec import decode_submission, encode, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Task
+from maniple.topology import REPLY_PREFIX
 from maniple_dispatcher.ingress.admission import (
-    Arrival,
-    RawArrival,
     admit,
-    bare_arrival,
     capability_of,
-    check_arrival,
     claim_of,
     identity,
     is_misshapen,
     trace_of,
 )
+from maniple_dispatcher.ingress.arrival import (
+    Arrival,
+    RawArrival,
+    Redelivery,
+    bare_arrival,
+    check_arrival,
+    raw_arrival,
+)
 from maniple_dispatcher.ingress.long_messages import LongMessages, Steps
 from maniple_dispatcher.ingress.record_lookup import Then
-from maniple_dispatcher.ingress.redelivery import Redelivery
 from maniple_dispatcher.ingress.refusal import (
     MOST,
     Refusal,
@@ -55,11 +61,20 @@ class PolicyResolver(Protocol):
         ...
 
 
+_HAD = frozenset({Redelivery.DELIVERED, Redelivery.BOTH})
 _log = logging.getLogger(__name__)
 
 Onward = Callable[[Envelope, Resolved, Settlement, Redelivery], None]
 _Admitted = tuple[Envelope, Resolved, int | None]
-_Sorted = tuple[list[_Admitted], list[Refused]]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """What of a message is admitted, and what is not."""
+
+    arrival: Arrival
+    admitted: list[_Admitted] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
 
 
 class SubmissionConsumer:
@@ -74,20 +89,23 @@ class SubmissionConsumer:
         clock: Callable[[], datetime],
         *,
         traces: DispatchTracing,
+        again: Onward | None = None,
         check_address: Callable[[str], None] = lambda _: None,
         look: Callable[[TaskKey, Then], None] = lambda _, then: then(None),
         long: LongMessages | None = None,
     ) -> None:
         """Send what is admitted `onward`, what is not to `refusals`; `long` ones in slices.
 
-        `check_address` raises `InvalidMessage` for a `reply_to` that would cost the connection.
-        `look` tells what the records have of a refusal.
+        What a dispatcher had before goes by `again`, if that is given. `check_address` raises
+        `InvalidMessage` for a `reply_to` that would cost the connection. `look` tells what the
+        records have of a refusal.
         """
         self._long = long or LongMessages()
         self._look = look
         self._check_address = check_address
         self._traces = traces
         self._onward = onward
+        self._again = again
         self._refusals = refusals
         self._policies = policies
         self._read = metrics.counter(SUBMISSIONS_READ)
@@ -97,39 +115,36 @@ class SubmissionConsumer:
     def on_submission(self, delivery: Delivery) -> None:
         """Take one message from `maniple.submit`."""
         self._read.inc()
-        self._long.work_through(delivery, self._steps(delivery))
+        found: list[_Sorted] = []
+        steps = chain(self._sort(delivery, found), self._bring(delivery, found))
+        if not self._long.queue_long(delivery, steps):
+            for _ in steps:
+                pass
 
-    def _steps(self, delivery: Delivery) -> Steps:
+    def _sort(self, delivery: Delivery, found: list[_Sorted]) -> Steps:
+        """Find what goes on of a message; nothing does of one that is refused as a whole."""
         now = self._clock()
         raw = raw_arrival(delivery)
         try:
             arrival = check_arrival(raw, now)
             # What may be running is not refused for what was not known when it was admitted.
-            if arrival.reply_to is not None and arrival.before is Redelivery.UNKNOWN:
-                self._check_address(arrival.reply_to)
-            most_bad = MOST if arrival.before is Redelivery.UNKNOWN else MAX_TASKS
+            is_new, reply_to = arrival.before is Redelivery.UNKNOWN, arrival.reply_to
+            if is_new and reply_to is not None and not reply_to.startswith(REPLY_PREFIX):
+                self._check_address(reply_to)
+            most_bad = MOST if is_new else MAX_TASKS
             members = decode_submission(delivery.body, most_bad)
         except InvalidMessage as error:
             self._refuse_whole(error, raw, delivery, now)
             return
         is_array = is_list(delivery.body)
-        sorting = self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
-        admitted, refused = yield from sorting
-        bad = [one for one in refused if one.misshapen]
+        one = yield from self._sorted(members, arrival, is_array=is_array, most_bad=most_bad)
+        bad = [refused for refused in one.refused if refused.misshapen]
         if len(bad) > MOST:
-            apart = [one for one in refused if not one.misshapen]
-            self._take_mixed(delivery, arrival, bad, apart, admitted)
+            self._take_mixed(delivery, one, bad)
         else:
-            yield from self._go_on(delivery, arrival, refused, admitted)
+            found.append(one)
 
-    def _take_mixed(
-        self,
-        delivery: Delivery,
-        arrival: Arrival,
-        bad: list[Refused],
-        apart: list[Refused],
-        admitted: list[_Admitted],
-    ) -> None:
+    def _take_mixed(self, delivery: Delivery, one: _Sorted, bad: list[Refused]) -> None:
         """Refuse an array with more than `MOST` misshapen members, or only those.
 
         One that is new is refused as a whole, once that is on record. Of one that a dispatcher had,
@@ -138,17 +153,18 @@ class SubmissionConsumer:
         go on, each of them looked up as any task. So they do in what only its sender says is
         repeated, for which nothing is looked up.
         """
-        body, before = delivery.body, arrival.before
+        body, arrival, before = delivery.body, one.arrival, one.arrival.before
+        apart = [refused for refused in one.refused if not refused.misshapen]
         all_of_it = many(bad, arrival, others=False, body=body)
         refusal = refusal_of(all_of_it, arrival, new_id)
         refuse = partial(self._refuse_array, all_of_it.error, refusal, arrival, delivery)
-        if before is Redelivery.UNKNOWN or not (admitted or apart):
+        if before is Redelivery.UNKNOWN or not (one.admitted or apart):
             refuse(known=False)
             return
-        refused = [*apart, many(bad, arrival, others=True, body=body)]
+        one.refused = [*apart, many(bad, arrival, others=True, body=body)]
 
         def go_on() -> None:
-            self._long.work_through(delivery, self._go_on(delivery, arrival, refused, admitted))
+            self._long.work_through(delivery, self._bring(delivery, [one]))
 
         def found(record: Record | None) -> None:
             try:
@@ -179,35 +195,38 @@ class SubmissionConsumer:
         source = Settlement(delivery, PARTS)
         self._refusals.refuse_array(error, refusal, arrival, delivery.body, source, known=known)
 
-    def _go_on(
-        self,
-        delivery: Delivery,
-        arrival: Arrival,
-        refused: list[Refused],
-        admitted: list[_Admitted],
-    ) -> Steps:
+    def _bring(self, delivery: Delivery, found: list[_Sorted]) -> Steps:
         """Send what is admitted onward, and refuse the others one by one."""
-        self._submitted.inc(len(admitted) + len(refused))
-        if not admitted:
-            delivery.lighten(len(delivery.body) + len(refused) * TASK_BYTES)
-        # What only its sender says is repeated may not end for want of room, nor take more of it.
-        patient = arrival.before is Redelivery.SAID
-        expires = delivery.properties.expiration is not None
-        looked_up = arrival.before in {Redelivery.DELIVERED, Redelivery.BOTH}
-        source = self._long.source(delivery, patient=patient, expires=expires, looked_up=looked_up)
-        if refused:
-            alive = [(envelope.tenant, envelope.id) for envelope, _, _ in admitted]
-            refusals = refusals_of(refused, alive, arrival, new_id)
-            yield from self._refusals.refuse_members(refused, refusals, arrival, source)
-        for envelope, resolved, position in admitted:
-            yield
-            source.expect(1)
-            try:
-                self._onward(envelope, resolved, source, arrival.before)
-            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
-                source.expect(PARTS - 1)
-                self._fail(error, envelope, arrival, position, source)
-        source.settle()
+        for one in found:
+            arrival = one.arrival
+            source = self._source(delivery, one)
+            if one.refused:
+                alive = [(envelope.tenant, envelope.id) for envelope, _, _ in one.admitted]
+                refusals = refusals_of(one.refused, alive, arrival, new_id)
+                yield from self._refusals.refuse_members(one.refused, refusals, arrival, source)
+            onward = (arrival.before in _HAD and self._again) or self._onward
+            for envelope, resolved, position in one.admitted:
+                yield
+                source.expect(1)
+                try:
+                    onward(envelope, resolved, source, arrival.before)
+                except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+                    source.expect(PARTS - 1)
+                    self._fail(error, envelope, arrival, position, source)
+            source.settle()
+
+    def _source(self, delivery: Delivery, one: _Sorted) -> Settlement:
+        self._submitted.inc(len(one.admitted) + len(one.refused))
+        if not one.admitted:
+            delivery.lighten(len(delivery.body) + len(one.refused) * TASK_BYTES)
+        before = one.arrival.before
+        return self._long.source(
+            delivery,
+            # What only its sender says is repeated may not end for want of room, nor take more.
+            patient=before is Redelivery.SAID,
+            expires=delivery.properties.expiration is not None,
+            looked_up=before in _HAD,
+        )
 
     def _sorted(
         self,
@@ -221,8 +240,7 @@ class SubmissionConsumer:
 
         Which are, their bytes alone say: no policy and no clock, so it is the same at any time.
         """
-        admitted: list[_Admitted] = []
-        refused: list[Refused] = []
+        found = _Sorted(arrival)
         seen: set[tuple[str, str]] = set()
         bad = 0
         for number, member in enumerate(members):
@@ -231,7 +249,7 @@ class SubmissionConsumer:
             yield
             position = number if is_array else None
             if isinstance(member, InvalidMessage):
-                refused.append(_unreadable(member, arrival, position))
+                found.refused.append(_unreadable(member, arrival, position))
                 bad += 1
                 continue
             task_id = identity(member.id, arrival, position, new_id)
@@ -239,7 +257,7 @@ class SubmissionConsumer:
                 _check_first(member.tenant, task_id, seen)
                 envelope, resolved = self.admitted(member, arrival, task_id)
                 seen.add((member.tenant, task_id))
-                admitted.append((envelope, resolved, position))
+                found.admitted.append((envelope, resolved, position))
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
                 who = member.tenant, task_id
                 misshapen = who in seen or is_misshapen(member, arrival.routing_key)
@@ -248,8 +266,9 @@ class SubmissionConsumer:
                 else:
                     seen.add(who)
                 reason = _reason(error)
-                refused.append(_refused(reason, member, arrival, position, misshapen=misshapen))
-        return admitted, refused
+                no = _refused(reason, member, arrival, position, misshapen=misshapen)
+                found.refused.append(no)
+        return found
 
     def admitted(self, task: Task, arrival: Arrival, task_id: str) -> tuple[Envelope, Resolved]:
         """Return a task that is admitted, with what the policies say. Raises `InvalidMessage`."""
@@ -320,19 +339,3 @@ def _reason(error: Exception) -> InvalidMessage:
         return error
     _log.error("a submission cannot be dispatched", exc_info=error)
     return InvalidMessage(ErrorCode.UNDECODABLE, f"a dispatcher failed over it: {error!r}")
-
-
-def raw_arrival(delivery: Delivery) -> RawArrival:
-    """Return the properties of a delivery as they came."""
-    properties = delivery.properties
-    return RawArrival(
-        routing_key=delivery.routing_key,
-        message_id=properties.message_id or None,
-        message_type=properties.message_type or None,
-        reply_to=properties.reply_to or None,
-        correlation_id=properties.correlation_id or None,
-        content_encoding=properties.content_encoding or None,
-        timestamp=properties.timestamp,
-        headers=delivery.headers,
-        redelivered=delivery.redelivered,
-    )

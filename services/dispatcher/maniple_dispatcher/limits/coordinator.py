@@ -80,6 +80,22 @@ class Coordinator:
         if due:
             self.wake()
 
+    def take_permit(self, limit: Limit, now: float) -> Taken | None:
+        """Return what is given of a limit that is ours now; None of others, which are asked for."""
+        if now - self._noticed > self._stood_still:
+            self.notice(now)  # what came while we stood still asks before anybody looks
+        bulkhead = limit if isinstance(limit, ConcurrencyLimit) else None
+        if (bulkhead and now < self._knows_at) or not self.peers.owns(limit.key):
+            return None
+        if bulkhead:
+            self._outstanding.begins((bulkhead.key, bulkhead.lane))
+        given = self.owned.grant_permits(limit, 1, now, who=self.peers.me)
+        if bulkhead and not given.granted:
+            self._goes_nowhere(bulkhead)
+        if not self.peers.alone:
+            self.due = True
+        return given
+
     def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
         """Ask for one permit; `then` is told at once, or within about a second."""
         if now - self._noticed > self._stood_still:

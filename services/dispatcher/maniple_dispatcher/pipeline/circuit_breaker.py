@@ -12,9 +12,9 @@ from maniple_policies.kinds.circuit_breaker import CircuitBreakerPolicy
 def decide(task: Envelope, policy: CircuitBreakerPolicy, state: State, now: float) -> Verdict:
     """Look at the breaker of a task's lane; of one that may be half open its owner is asked."""
     breaker, since = state.breaker(task.lane)
-    rest = since + policy.spec.open_for - now if breaker is BreakerState.OPEN else 0.0
     if state.passes is None and breaker is BreakerState.CLOSED:
         return PASS
+    rest = since + policy.spec.open_for - now if breaker is BreakerState.OPEN else 0.0
     if rest <= 0:
         if state.passes is None:  # half open, or it should be by now, and its owner knows
             return Pending(probes_of(task.lane))

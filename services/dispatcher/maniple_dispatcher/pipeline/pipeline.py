@@ -24,15 +24,17 @@ from maniple.errors import BrokerUnavailable
 from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
 from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.ingress.redelivery import Redelivery
+from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
+from maniple_dispatcher.limits.lease_client import Limit, TokenBucketLimit
 from maniple_dispatcher.pipeline.fallback import Accept, Instead, Output, Substitute, instead
 from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,
     rate_limit_passed,
     rate_limit_pending,
+    still_owing,
+    with_room,
 )
 from maniple_dispatcher.pipeline.stages import FIRST_EVERY_TIME, FIRST_ONCE, ON_LEAVING, STAGES
 from maniple_dispatcher.pipeline.verdicts import (
@@ -44,7 +46,6 @@ from maniple_dispatcher.pipeline.verdicts import (
     Pending,
     Reject,
     State,
-    Verdict,
     acceptance,
     rejected,
     substituted,
@@ -62,7 +63,14 @@ _ONCE = range(FIRST_ONCE, FIRST_EVERY_TIME)
 _PLACES = tuple((place, stage.kind, stage.decide) for place, stage in enumerate(STAGES))
 _FROM = tuple(_PLACES[begin:] for begin in range(len(STAGES) + 1))
 """The stages from each place on."""
+_AGAIN = tuple(tuple(one for one in stages if one[0] not in _ONCE) for stages in _FROM)
+"""Those of what has returned and has passed those of `ONCE`."""
 _COPIES = tuple((copies.kind, copies.copy) for copies in ON_LEAVING)
+
+_Go = Callable[[PipelineTask], None]
+_Decided = Pass | Divert | Delay | Reject
+_Asked = tuple[Limit, PipelineTask]
+"""The limit that was asked last, and the task as it was then."""
 
 _log = logging.getLogger(__name__)
 
@@ -152,44 +160,51 @@ class Pipeline:
 
     # --- stage by stage ------------------------------------------------------------------
 
-    def _run(self, task: PipelineTask, begin: int, now: float) -> None:
+    def _run(
+        self,
+        task: PipelineTask,
+        begin: int,
+        now: float,
+        asked: _Asked | None = None,
+        state: State | None = None,
+    ) -> None:
         """Take a task through the stages from this one on, and let it through.
 
-        What has returned passes those of `ONCE` only if it still owes that.
+        The first one knows the `state`, if it has `asked`. Once any has, whatever a task fails over
+        costs this one only: it may have got something.
         """
-        returned, policy_of = task.returned, task.resolved.policies.get
-        for place, kind, decide in _FROM[begin]:
-            policy = policy_of(kind)
-            if policy is None:
-                continue
-            if returned:
-                if place >= FIRST_EVERY_TIME:
-                    task = rate_limit_passed(task)
-                elif place in _ONCE and not task.envelope.owing:
+        policy_of, state = task.resolved.policies.get, state or self._unasked
+        passes_once = task.returned and not task.envelope.owing
+        try:
+            for place, kind, decide in (_AGAIN if passes_once else _FROM)[begin]:
+                policy = policy_of(kind)
+                if policy is None:
                     continue
-            verdict = decide(task.envelope, policy, self._unasked, now)
-            if verdict is PASS:
-                continue
-            if isinstance(verdict, Pending):  # the way of all that are under a limit
-                told = partial(self._told, verdict.limit, task, policy, place)
-                self._fleet.ask_permit(verdict.limit, told, now)
-                return
-            going = self._follow(verdict, task, policy, place, now)
-            if going is None:
-                return
-            task = going
-        if returned:
-            task = rate_limit_passed(task)
-        self._leave(task, partial(self._send, task))
+                if place >= FIRST_EVERY_TIME and task.envelope.owing:
+                    task = rate_limit_passed(task)
+                verdict = decide(task.envelope, policy, state, now)
+                state = self._unasked
+                while isinstance(verdict, Pending):
+                    answer = self._ask(verdict.limit, task, policy, place, now)
+                    if answer is None:
+                        return
+                    asked, task = (verdict.limit, task), with_room(task, verdict.limit, answer)
+                    verdict = decide(task.envelope, policy, answer, now)
+                if verdict is not PASS:
+                    going = self._follow(verdict, task, policy, place)
+                    if going is None:
+                        return
+                    task = going
+            task = rate_limit_passed(task) if task.envelope.owing else task
+            self._leave(task, self._send)
+        except Exception as error:  # noqa: BLE001 - one of them must not cost the others
+            self._fail(task, asked, error)
 
     def _follow(
-        self, verdict: Verdict, task: PipelineTask, policy: Policy, place: int, now: float
+        self, verdict: _Decided, task: PipelineTask, policy: Policy, place: int
     ) -> PipelineTask | None:
         """Do what a stage has decided; return a task that goes on to the next one."""
         match verdict:
-            case Pending():
-                told = partial(self._told, verdict.limit, task, policy, place)
-                self._fleet.ask_permit(verdict.limit, told, now)
             case Pass():
                 return task
             case Divert(lane, decision):
@@ -220,7 +235,7 @@ class Pipeline:
                     self._lanes.mirror(copy)
         self._lanes.send_task(envelope, task.source)
 
-    def _leave(self, task: PipelineTask, go: Callable[[], None]) -> None:
+    def _leave(self, task: PipelineTask, go: _Go) -> None:
         """Let a task `go` that is not ended here, once that is recorded if somebody may ask.
 
         A dispatcher to which it is delivered again then knows whether it was charged, and one that
@@ -230,7 +245,7 @@ class Pipeline:
         charged = RateLimitPolicy in task.resolved.policies
         asked = task.fell or charged or task.source.expires
         if not (task.submitted and asked):
-            go()
+            go(task)
         elif task.source.alive:
             self._lanes.admitted(task.envelope, task.source, partial(self._left, task, go))
         else:
@@ -240,71 +255,79 @@ class Pipeline:
         self._give_back(task)
         task.source.settle(BrokerUnavailable("what it came in is delivered again"))
 
-    def _left(self, task: PipelineTask, go: Callable[[], None]) -> None:
+    def _left(self, task: PipelineTask, go: _Go) -> None:
         try:
             if task.source.alive:
-                go()
+                go(task)
             else:
                 self._drop(task)
         except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
             _log.exception("a task cannot be brought on its way")
-            self._hold_failed(replace(task, submitted=False))
+            self._wait_undecided(replace(task, submitted=False))
 
     # --- pending -------------------------------------------------------------------------
 
-    def _told(  # noqa: PLR0913, PLR0917 - what a task waits with, and `Then`
+    def _ask(
+        self, limit: Limit, task: PipelineTask, policy: Policy, place: int, now: float
+    ) -> State | None:
+        """Return what a stage is told of a limit, if that is known at once; else the task waits."""
+        given = self._fleet.take_permit(limit, now)
+        if given is None:
+            self._fleet.ask_permit(limit, partial(self._told, limit, task, place), now)
+            return None
+        if given.granted:
+            if given.first <= 0:  # as nearly always
+                return self._granted
+            return State(self._granted.breaker, passes=True, seconds=given.first)
+        if given.undecided:
+            self._wait_undecided(still_owing(limit, task), policy)
+            return None
+        return State(self._granted.breaker, passes=False, seconds=given.again)
+
+    def _told(
         self,
         limit: Limit,
         task: PipelineTask,
-        policy: Policy,
         place: int,
         passes: bool | None,  # noqa: FBT001 - `Then`
         seconds: float,
     ) -> None:
-        """Ask a stage again, with an answer; whatever a task fails over costs this one only."""
-        asking = task
-        try:
-            if passes is None:
-                self._wait_undecided(_still_owing(limit, task), policy)
-                return
-            if passes and isinstance(limit, ConcurrencyLimit):
-                envelope = replace(task.envelope, bulkhead=limit.key)
-                task = replace(task, envelope=envelope, room=limit)
-            at_once = passes and not seconds  # as nearly always
-            state = self._granted if at_once else State(self._granted.breaker, passes, seconds)
-            now = monotonic()
-            verdict = STAGES[place].decide(task.envelope, policy, state, now)
-            if verdict is not PASS:
-                going = self._follow(verdict, task, policy, place, now)
-                if going is None:
-                    return
-                task = going
-            self._run(task, place + 1, now)
-        except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
-            _log.exception("a task cannot be brought on its way")
-            charged = isinstance(limit, TokenBucketLimit)
-            self._hold_failed(_still_owing(limit, asking) if charged else task)
+        """Go on with a task, when the owner of a limit has answered."""
+        if passes is None:
+            policy = task.resolved.policies[STAGES[place].kind]
+            self._wait_undecided(still_owing(limit, task), policy)
+            return
+        state = State(self._granted.breaker, passes, seconds)
+        self._run(with_room(task, limit, state), place, monotonic(), (limit, task), state)
 
-    def _hold_failed(self, task: PipelineTask) -> None:
+    def _fail(self, task: PipelineTask, asked: _Asked | None, error: Exception) -> None:
         """Let a task wait over which this dispatcher fails: it may be another that takes it then.
 
-        One that cannot wait either is refused by its source, and ends as the broker's dead letter.
+        It asks again for what it was charged.
+        """
+        if asked is None:
+            raise error
+        _log.error("a task cannot be brought on its way", exc_info=error)
+        limit, asking = asked
+        charged = isinstance(limit, TokenBucketLimit)
+        self._wait_undecided(still_owing(limit, asking) if charged else task)
+
+    def _wait_undecided(self, task: PipelineTask, policy: Policy | None = None) -> None:
+        """Let a task ask again later that nobody has refused; what a `policy` left open is counted.
+
+        One that cannot wait is refused by its source, and ends as the broker's dead letter.
         """
         try:
             task = self._give_back(task)
+            if policy is not None:
+                self._count(policy, "undecided")
             self._wait(task, Waiting.UNDECIDED)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is settled
-            _log.exception("nor can it wait")
+            _log.exception("a task that nobody has refused cannot wait")
             task.source.settle(as_ours(error))
 
-    def _wait_undecided(self, task: PipelineTask, policy: Policy) -> None:
-        """Let a task ask again later that nobody has refused."""
-        task = self._give_back(task)
-        self._count(policy, "undecided")
-        self._wait(task, Waiting.UNDECIDED)
-
     def _wait(self, task: PipelineTask, why: Waiting) -> None:
-        self._leave(task, partial(self._lanes.hold, task.envelope, task.source, why))
+        self._leave(task, lambda one: self._lanes.hold(one.envelope, one.source, why))
 
     # --- refused -------------------------------------------------------------------------
 
@@ -348,7 +371,7 @@ class Pipeline:
 
     def _wait_for(self, task: PipelineTask, seconds: float, why: Waiting) -> None:
         due = self._due(task, seconds)
-        self._leave(task, partial(self._lanes.wait_on, due, task.source, why))
+        self._leave(task, lambda one: self._lanes.wait_on(due, one.source, why))
 
     def _due(self, task: PipelineTask, seconds: float) -> Envelope:
         seconds = min(max(seconds, DELAY_TIERS[0]), MAX_TTL)  # it expires before that
@@ -401,7 +424,7 @@ class Pipeline:
         """Answer that the task is accepted, and let it ask again when there may be room."""
         if refused.place in _ONCE:
             task = rate_limit_pending(task)
-        self._leave(task, partial(self._promise, task, refused.verdict))
+        self._leave(task, lambda one: self._promise(one, refused.verdict))
 
     def _promise(self, task: PipelineTask, refusal: Reject) -> None:
         envelope = task.envelope
@@ -413,8 +436,3 @@ class Pipeline:
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()
-
-
-def _still_owing(limit: Limit, task: PipelineTask) -> PipelineTask:
-    """Return a task that still has to ask for the token that it asked for, if it was one."""
-    return rate_limit_pending(task) if isinstance(limit, TokenBucketLimit) else task

@@ -4,7 +4,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.messages import Envelope
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
+from maniple_dispatcher.pipeline.verdicts import State
 from maniple_policies import Resolved
 from maniple_runtime.publish.confirm import Settlement
 
@@ -38,3 +39,15 @@ def rate_limit_passed(going: PipelineTask) -> PipelineTask:
     # It has waited, and that it has is not to be forgotten: nor does it end for want of room now.
     waits = max(1, going.envelope.waits)
     return replace(going, envelope=replace(going.envelope, owing=False, waits=waits))
+
+
+def with_room(task: PipelineTask, limit: Limit, state: State) -> PipelineTask:
+    """Return a task with the room that it got, if that was asked for."""
+    if not state.passes or not isinstance(limit, ConcurrencyLimit):
+        return task
+    return replace(task, envelope=replace(task.envelope, bulkhead=limit.key), room=limit)
+
+
+def still_owing(limit: Limit, task: PipelineTask) -> PipelineTask:
+    """Return a task that still has to ask for the token that it asked for, if it was one."""
+    return rate_limit_pending(task) if isinstance(limit, TokenBucketLimit) else task

@@ -26,6 +26,9 @@ WAITS = (
 LONGEST_WAIT = WAITS[-1][-1]
 SELDOM = 3 + 8
 """The round from which on a task looks seldom."""
+# Whatever waits in the broker passes a dispatcher within the longest tier.
+KEPT = timedelta(seconds=DELAY_TIERS[-1] + 60)
+MAX_CANCELLED = 10_000
 
 
 class Pass(msgspec.Struct, frozen=True):
@@ -157,6 +160,27 @@ def expired(envelope: Envelope, now: datetime, *, waiting: str = "") -> Result:
             message=f"the deadline {envelope.deadline.isoformat()} passed{where}",
         ),
     )
+
+
+class Cancellations:
+    """Tasks cancelled lately, by tenant and id; of too many the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], datetime] = {}
+
+    def add_task(self, tenant: str, task: str, now: datetime) -> None:
+        """Take that a task is cancelled."""
+        self._since.pop((tenant, task), None)  # in the dict, the latest comes last
+        self._since[tenant, task] = now
+        while self._since:
+            oldest = next(iter(self._since))
+            if len(self._since) <= MAX_CANCELLED and now - self._since[oldest] < KEPT:
+                break
+            del self._since[oldest]
+
+    def has(self, tenant: str, task: str) -> bool:
+        """Tell whether a task has been cancelled."""
+        return bool(self._since) and (tenant, task) in self._since
 
 
 def cancelled(envelope: Envelope, now: datetime) -> Result:

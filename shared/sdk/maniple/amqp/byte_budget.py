@@ -161,7 +161,7 @@ class ByteShare:
         prefetch: Callable[[], int],
         changed: Callable[[], None] | None,
     ) -> None:
-        """Give deliveries to `hand`; `prefetch` is the consumer's, were there no budget."""
+        """Give what has waited to `hand`; `prefetch` is the consumer's, were there no budget."""
         self.queue = queue
         self.held = 0
         self.in_hand = 0
@@ -183,8 +183,11 @@ class ByteShare:
         self._used_up = False
         budget.join(self)
 
-    def count_delivery(self, delivery: "Delivery", unsettled: int) -> None:
-        """Count a delivery, with which so many are `unsettled`; hand it on, now or later."""
+    def count_delivery(self, delivery: "Delivery", unsettled: int) -> bool:
+        """Count a delivery, with which so many are `unsettled`; tell whether it is to be opened.
+
+        If not, it waits, and is handed on later.
+        """
         budget, size = self._budget, len(delivery.body)
         self.held += size
         budget.held += size
@@ -194,17 +197,18 @@ class ByteShare:
         if budget.held > budget.limit and not self.held_back:
             self._hold_back_if_due()
         if not budget.staged:
-            self._hand(delivery)
-            return
+            return True
         weight = weight_of(delivery.body)
         unopened = self._unopened[length_of(weight)]
-        if unopened or not budget.fits(self, weight):
+        opens = not unopened and budget.fits(self, weight)
+        if opens:
+            self._weigh(delivery, weight)
+        else:
             unopened.append(delivery)
             budget.wait(self)
-        else:
-            self._open(delivery, weight)
         if unsettled >= self.prefetch:
             self._widen_if_due(unsettled)
+        return opens
 
     def count_settled(self, delivery: "Delivery") -> None:
         """Give back what a delivery held."""
@@ -259,12 +263,10 @@ class ByteShare:
                 weight = weight_of(unopened[0].body)
                 if not self._budget.fits(self, weight):
                     break
-                self._open(unopened.popleft(), weight)
+                delivery = unopened.popleft()
+                self._weigh(delivery, weight)
+                self._hand(delivery)
         return not self.waits
-
-    def _open(self, delivery: "Delivery", weight: int) -> None:
-        self._weigh(delivery, weight)
-        self._hand(delivery)
 
     @property
     def greedy(self) -> bool:

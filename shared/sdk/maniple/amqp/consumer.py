@@ -271,8 +271,13 @@ class Consumer:
         await channel.basic_qos(prefetch_count=prefetch)
 
         async def deliver(message: DeliveredMessage) -> None:
-            if generation == self.generation:
-                self._take(Delivery(self, message, generation))
+            if generation != self.generation:
+                return
+            delivery = Delivery(self, message, generation)
+            self._unsettled[delivery.tag] = delivery
+            share = self._share
+            if share is None or share.count_delivery(delivery, len(self._unsettled)):
+                self._hand(delivery)
 
         result = await channel.basic_consume(
             self.queue, deliver, no_ack=False, arguments=self._arguments
@@ -280,13 +285,6 @@ class Consumer:
         if channel is self._channel:
             self._consumer_tag = str(result.consumer_tag)
             self._in_force = prefetch
-
-    def _take(self, delivery: Delivery) -> None:
-        self._unsettled[delivery.tag] = delivery
-        if self._share is None:
-            self._hand(delivery)
-        else:
-            self._share.count_delivery(delivery, len(self._unsettled))
 
     def _hand(self, delivery: Delivery) -> None:
         try:

@@ -1,0 +1,99 @@
+"""What is known of lanes: whether they are there, and how many tasks a bundle may carry. Pure.
+
+Anybody may invent names of capabilities, and what waits for one that no agent offers is looked at
+for up to seven days. A publish that finds no queue costs as much as one that does, and one to a new
+place more. So of lanes of which nothing is known only some are tried at a time; what is for another
+waits without. What agents are heard to offer, or took something before, is always tried.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from maniple.amqp.batching import MAX_ITEMS
+from maniple_runtime.allowance import Allowance
+
+RATE = 20.0  # lanes a second
+BURST = 100.0
+MOST_LOOKING = 256
+MOST_THERE = 16_384
+BUNDLE_SECONDS = 0.05
+KNOWN_AFTER = 100
+# The weight of the newest report against what was known before it.
+FRESH = 0.3
+
+
+class LaneProbes:
+    """Lanes that are there, and those that are being looked for."""
+
+    def __init__(self, knows: Callable[[str], bool]) -> None:
+        """Begin with none besides those that one `knows` otherwise."""
+        self._knows = knows
+        self.there: set[str] = set()
+        """Lanes that took something: they need not be looked for, nor be found."""
+        self._looking: dict[str, None] = {}
+        self._allowance = Allowance(RATE, BURST)
+
+    def may_try(self, lane: str, now: float) -> bool:
+        """Tell whether a task may try its lane; if it is looked for already, it goes with that."""
+        if lane in self.there or lane in self._looking or self._knows(lane):
+            return True
+        if not self._allowance.take(now):
+            return False
+        if len(self._looking) >= MOST_LOOKING:  # one that does not answer must not stay for ever
+            del self._looking[next(iter(self._looking))]
+        self._looking[lane] = None
+        return True
+
+    def found(self, lane: str) -> None:
+        """Take that a lane took something."""
+        if lane in self.there:
+            return
+        self._looking.pop(lane, None)
+        if len(self.there) >= MOST_THERE:
+            self.there.clear()
+        self.there.add(lane)
+
+    def missed(self, lane: str) -> None:
+        """Take that there is no such lane."""
+        self._looking.pop(lane, None)
+        self.there.discard(lane)
+
+
+@dataclass(slots=True)
+class LaneTimes:
+    """What is known of the run times of one lane."""
+
+    runs: int = 0
+    p99: float = 0.0
+
+    def learn(self, count: int, p99: float) -> None:
+        """Take a report of `count` runs, the slowest hundredth of which took `p99` seconds.
+
+        A slower lane is believed at once, a faster one gradually.
+        """
+        if count <= 0:
+            return
+        self.p99 = p99 if p99 >= self.p99 else self.p99 + FRESH * (p99 - self.p99)
+        self.runs += count
+
+
+@dataclass(slots=True)
+class Sizes:
+    """Bundle sizes of all lanes: expected run time under 50 ms, one task until 100 runs are known.
+
+    So a bundle stays cheap to lose, and slow capabilities stay finely balanced.
+    """
+
+    lanes: dict[str, LaneTimes] = field(default_factory=dict)
+
+    def learn(self, lane: str, count: int, p99: float) -> int:
+        """Take a report and return the size in force for the lane now."""
+        self.lanes.setdefault(lane, LaneTimes()).learn(count, p99)
+        return self.size(lane)
+
+    def size(self, lane: str) -> int:
+        """Return the most tasks a bundle of `lane` may carry."""
+        times = self.lanes.get(lane)
+        if times is None or times.runs < KNOWN_AFTER:
+            return 1
+        return max(1, min(MAX_ITEMS, int(BUNDLE_SECONDS / max(times.p99, 1e-6))))
