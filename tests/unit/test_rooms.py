@@ -40,7 +40,7 @@ class Fleet:
 
     def take_permit(self, _limit: Limit, _now: float) -> None: ...
 
-    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
+    def await_permit(self, limit: Limit, then: Then, _now: float) -> None:
         if not isinstance(limit, ConcurrencyLimit):
             then(*self.probes)
             return

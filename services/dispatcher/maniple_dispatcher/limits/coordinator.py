@@ -81,42 +81,49 @@ class Coordinator:
             self.wake()
 
     def take_permit(self, limit: Limit, now: float) -> Taken | None:
-        """Return what is given of a limit that is ours now; None of others, which are asked for."""
+        """Return what is given at once of a limit that is ours; None if it is to be awaited."""
         if now - self._noticed > self._stood_still:
             self.notice(now)  # what came while we stood still asks before anybody looks
         bulkhead = limit if isinstance(limit, ConcurrencyLimit) else None
         if (bulkhead and now < self._knows_at) or not self.peers.owns(limit.key):
             return None
-        if bulkhead:
-            self._outstanding.begins((bulkhead.key, bulkhead.lane))
         given = self.owned.grant_permits(limit, 1, now, who=self.peers.me)
-        if bulkhead and not given.granted:
-            self._goes_nowhere(bulkhead)
+        if bulkhead and given.granted:
+            self._outstanding.begins((bulkhead.key, bulkhead.lane))
         if not self.peers.alone:
             self.due = True
         return given
 
-    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
-        """Ask for one permit; `then` is told at once, or within about a second."""
-        if now - self._noticed > self._stood_still:
-            self.notice(now)  # what came while we stood still asks before anybody looks
+    def await_permit(self, limit: Limit, then: Then, now: float) -> None:
+        """Wait for what `take_permit` has not given; `then` is told within about a second."""
         if isinstance(limit, ConcurrencyLimit):
             self._outstanding.begins((limit.key, limit.lane))
             then = partial(self._answered, limit, then)
-        self._ask(limit, then, now)
+        self._wait(limit, then, now)
 
-    def _ask(self, limit: Limit, then: Then, now: float) -> None:
-        if self.peers.owns(limit.key):
-            self._decide(limit, then, now)
-            self.due = self.due or not self.peers.alone
+    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
+        """Take one permit or wait for it; `then` is told at once, or within about a second."""
+        given = self.take_permit(limit, now)
+        if given is None:
+            self.await_permit(limit, then, now)
+        else:
+            _tell(then, given)
+
+    def _wait(self, limit: Limit, then: Then, now: float) -> None:
+        if self.peers.owns(limit.key):  # room that is asked for too early
+            self._early.append(partial(self._ask_again, limit, then))
         else:
             self.due |= self.permits.await_permit(limit, then, now)
 
-    def _decide(self, limit: Limit, then: Then, now: float) -> None:
-        if isinstance(limit, ConcurrencyLimit) and now < self._knows_at:
-            self._early.append(partial(self._ask, limit, then))
-        else:
-            _tell(then, self.owned.grant_permits(limit, 1, now, who=self.peers.me))
+    def _ask_again(self, limit: Limit, then: Then, now: float) -> None:
+        """Take a permit for a task that has waited, or let it wait on."""
+        given = self.take_permit(limit, now)
+        if given is None:
+            self._wait(limit, then, now)
+            return
+        if isinstance(limit, ConcurrencyLimit) and given.granted:
+            self._outstanding.ends((limit.key, limit.lane))  # it counts since it began to wait
+        _tell(then, given)
 
     def _answered(
         self,
@@ -252,9 +259,9 @@ class Coordinator:
             self.owned.return_permits(limit, freed, now)
             for one in waiting:
                 if isinstance(limit, ConcurrencyLimit):
-                    self._decide(replace(limit, lane=one.lane), one.then, now)
+                    self._ask_again(replace(limit, lane=one.lane), one.then, now)
                 else:
-                    self._decide(limit, one.then, now)
+                    self._ask_again(limit, one.then, now)
         self.due |= self.permits.due
         self.owned.bulkheads.forget_stale(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.advance_breakers(self.peers.owns, now)

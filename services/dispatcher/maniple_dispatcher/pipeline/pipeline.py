@@ -273,7 +273,7 @@ class Pipeline:
         """Return what a stage is told of a limit, if that is known at once; else the task waits."""
         given = self._fleet.take_permit(limit, now)
         if given is None:
-            self._fleet.ask_permit(limit, partial(self._told, limit, task, place), now)
+            self._fleet.await_permit(limit, partial(self._told, limit, task, place), now)
             return None
         if given.granted:
             if given.first <= 0:  # as nearly always
