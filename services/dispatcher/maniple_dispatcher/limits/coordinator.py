@@ -20,7 +20,7 @@ from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
-from maniple_dispatcher.limits.outstanding import OutstandingTasks
+from maniple_dispatcher.limits.outstanding import OutstandingTasks, UnqueuedTasks
 from maniple_dispatcher.limits.report_space import ReportSpace, taken
 from maniple_dispatcher.limits.token_bucket import Taken
 
@@ -30,10 +30,10 @@ TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as
 class Coordinator:
     """Where permits are asked for.
 
-    `due` says that there is something to tell the others now; `wake` is called when it becomes so.
+    `due` says that there is something to tell the others now.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the limits are, and who is told of them
         self,
         me: str,
         owned: LeaseOwner,
@@ -41,19 +41,22 @@ class Coordinator:
         times: timings.Peers | None = None,
         *,
         lanes: LaneDeadlines | None = None,
+        wake: Callable[[], object] = lambda: None,
     ) -> None:
-        """Tell the others, and hear, which of the `lanes` are turned over."""
+        """Tell the others, and hear, which of the `lanes` are turned over.
+
+        `wake` is called when something becomes due.
+        """
         self._lanes = lanes
         self.owned = owned
         self._times = times or timings.Peers()
         self.peers = Membership(me, self._times, now)
         self.permits = LeaseClient(self.peers, owned.buckets.level, self._times)
-        self.wake: Callable[[], object] = lambda: None
+        self._wake = wake
         self._outstanding = OutstandingTasks()
         self._knows_at = float("-inf")
         self._early: list[Callable[[float], None]] = []  # until we know what others have granted
-        self.on_way: Callable[[], dict[str, int]] = dict
-        """Returns how many tasks of bulkheads are here for long, and on their way to a queue."""
+        self.unqueued = UnqueuedTasks()
         self._way_told_at = float("-inf")
         self._way_told: dict[str, int] = {}
         self._due = True
@@ -78,7 +81,7 @@ class Coordinator:
     def due(self, due: bool) -> None:
         self._due = due
         if due:
-            self.wake()
+            self._wake()
 
     def take_permit(self, limit: Limit, now: float) -> Taken | None:
         """Return what is given at once of a limit that is ours; None if it is to be awaited."""
@@ -330,7 +333,7 @@ class Coordinator:
         """
         if now - self._way_told_at < self._times.presence:
             return None
-        before, self._way_told = self._way_told, self.on_way()
+        before, self._way_told = self._way_told, self.unqueued.lasting()
         self._way_told_at = now
         self.owned.bulkheads.on_way(self.peers.me, self._way_told, now)
         return self._way_told if before or self._way_told else None
