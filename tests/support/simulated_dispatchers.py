@@ -1,5 +1,6 @@
 """Dispatchers in virtual time: the product's own gate, fleet and gossip on a simulated broker."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from maniple.timings import Timings
 from maniple.topology import OUTCOMES
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.limits.bulkhead_recount import BulkheadRecount
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
@@ -143,7 +145,13 @@ class Dispatcher:
             born=self._milliseconds,
             known=lambda: self.fleet_of.policies_known,
         )
-        self.fleet = Coordinator(self.name, owned, self.world.now)
+        due = asyncio.Event()
+        self.fleet = Coordinator(
+            self.name,
+            owned,
+            self.world.now,
+            wake=due.set,
+        )
         self.lanes = self.make_lanes()
         consul: Any = self.consul
         log = structlog.get_logger()
@@ -165,7 +173,9 @@ class Dispatcher:
         runtime: Any = SimpleNamespace(
             settings=settings, metrics=metrics(), log=structlog.get_logger()
         )
-        self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, self.roster)
+        self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, due)
+        inspector: Any = SimulatedInspector(hot.intake)
+        self.recount = BulkheadRecount(inspector, self.fleet, self.roster)
         SimulatedListener(hot.intake, [(OUTCOMES.name, "")], talk.on_report)
         handlers = Handlers(self.lanes, self.fleet)
         intake.bindings.append(
@@ -203,7 +213,7 @@ class Dispatcher:
 
     def count_rooms(self) -> None:
         """Begin to look into queues for tasks of bulkheads."""
-        self.process.step(lambda: self.process.create_task(self.talk.count_rooms()))
+        self.process.step(lambda: self.process.create_task(self.recount.recount_bulkheads()))
 
     def again(self, envelopes: list[Envelope]) -> None:
         """Let tasks come back from a wait in the broker."""
@@ -231,9 +241,7 @@ class Dispatchers:
         self._patch = world.patch
 
     def __enter__(self) -> Self:
-        talk = maniple_dispatcher.limits.gossip
-        self._patch.setattr(talk, "Inspector", SimulatedInspector)
-        self._patch.setattr(talk, "new_id", lambda: "")
+        self._patch.setattr(maniple_dispatcher.limits.gossip, "new_id", lambda: "")
         return self
 
     def __exit__(

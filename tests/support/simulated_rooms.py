@@ -109,7 +109,6 @@ class Worker(Dispatcher):
         publisher: Any = self.hot.publisher
         results = ResultPublisher(publisher, metrics(), replier=publisher)
         traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
-        rooms = BulkheadCounts.of_fleet(self.fleet)
         lanes = LanePublisher(
             publisher,
             results,
@@ -117,7 +116,7 @@ class Worker(Dispatcher):
             self.clock,
             roster=self.roster,
             traces=traces,
-            rooms=rooms,
+            rooms=BulkheadCounts(self.fleet),
         )
         self.sent: deque[tuple[float, str]] = deque(maxlen=1000)
         send = lanes.send_task
@@ -135,7 +134,7 @@ class Worker(Dispatcher):
 
     def live(self) -> None:
         """Do what goes on beside talking."""
-        self.process.step(lambda: self.process.create_task(self.talk.count_rooms()))
+        self.process.step(lambda: self.process.create_task(self.recount.recount_bulkheads()))
 
         def look() -> None:
             self.lanes.redirect_overdue(taking=self.hot.up)

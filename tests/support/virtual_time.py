@@ -41,6 +41,7 @@ READ_MONOTONIC = (
     "maniple_dispatcher.limits.snapshot",
     "maniple_dispatcher.affinity.queue_drainer",
     "maniple_dispatcher.limits.bulkhead_counts",
+    "maniple_dispatcher.limits.bulkhead_recount",
     "maniple_dispatcher.limits.gossip",
     "maniple_registry.watch",
 )

@@ -265,11 +265,11 @@ def test_what_a_dispatcher_has_on_its_way_is_told_to_the_owner() -> None:
     owner = fleet.owner(KEY)
     (other,) = fleet.alive.keys() - {owner}
     assert passed(fleet, other, limit, 10) == 10
-    fleet.alive[other].on_way = lambda: {KEY: 7}
+    fleet.alive[other].unqueued.counts[KEY] = 7
     fleet.run(1.0 + LATELY)
     (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
     assert doubt.number == 3
-    fleet.alive[other].on_way = dict
+    del fleet.alive[other].unqueued.counts[KEY]
     fleet.run(1.0)
     (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
     assert doubt.number == 10

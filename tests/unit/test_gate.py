@@ -236,5 +236,5 @@ def test_a_probe_that_was_granted_before_the_breaker_opened_again_is_none() -> N
         limits.becomes(BreakerState.OPEN, monotonic())
         then(True, 0.0)
 
-    limits.take_permit, limits.ask_permit = lambda *_: None, ask
+    limits.take_permit, limits.await_permit = lambda *_: None, ask
     assert admitted(Resolved.from_policies(BREAKER), limits) == ["ended"]

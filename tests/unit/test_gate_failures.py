@@ -181,12 +181,11 @@ class Unsteady(Assignment):
 async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on_its_way() -> None:
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
-    scene = GateWithFakes(
-        [("bulkhead", {"max_in_flight": 3})], fleet, rooms=BulkheadCounts.of_fleet(fleet)
-    )
+    rooms = BulkheadCounts(fleet)
+    scene = GateWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, rooms=rooms)
     scene.lanes._roster = Unsteady()
     scene.bring(envelope("1", affinity="k"))
     await scene.drain()
     assert [one.id for one in scene.tasks(DELAY.name)] == ["1"]
     assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 0
-    assert (fleet.on_way(), fleet.on_way()) == ({}, {})
+    assert (fleet.unqueued.lasting(), fleet.unqueued.lasting()) == ({}, {})

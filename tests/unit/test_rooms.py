@@ -16,6 +16,7 @@ from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLett
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
+from maniple_dispatcher.limits.outstanding import UnqueuedTasks
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Delivery, envelope
@@ -34,13 +35,13 @@ class Fleet:
         self.probes: tuple[bool | None, float] = YES
         self.taken: Counter[str] = Counter()
         self.owned = SimpleNamespace(breaker=lambda _: (BreakerState.HALF_OPEN, 0.0))
-        self.on_way: Any = None
+        self.unqueued = UnqueuedTasks()
         self.arrived = Mock()
         self.absent: list[str] = []
 
     def take_permit(self, _limit: Limit, _now: float) -> None: ...
 
-    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
+    def await_permit(self, limit: Limit, then: Then, _now: float) -> None:
         if not isinstance(limit, ConcurrencyLimit):
             then(*self.probes)
             return
@@ -61,7 +62,7 @@ class Scene(GateWithFakes):
     def __init__(self, *policies: Kind) -> None:
         self.fleet = Fleet()
         fleet: Any = self.fleet
-        self.rooms = BulkheadCounts.of_fleet(fleet)
+        self.rooms = BulkheadCounts(fleet)
         super().__init__(policies, fleet, rooms=self.rooms)
 
     def admit(self, **fields: Any) -> Delivery:
@@ -143,7 +144,7 @@ async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there(
     scene.publisher.absent.clear()
     now[0] += 1.0
     scene.admit()
-    assert [scene.fleet.on_way() for _ in range(2)] == [{}, {KEY: 1}]
+    assert [scene.fleet.unqueued.lasting() for _ in range(2)] == [{}, {KEY: 1}]
     scene.publisher.up.set()
     await scene.lanes.drain_lanes()
 
@@ -245,10 +246,10 @@ async def test_what_is_long_on_its_way_to_a_lane_is_told() -> None:
     scene = Scene(ROOM)
     scene.publisher.up.clear()
     scene.admit()
-    assert [scene.fleet.on_way() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    assert [scene.fleet.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
     scene.publisher.up.set()
     await scene.lanes.drain_lanes()
-    assert scene.fleet.on_way() == {}
+    assert scene.fleet.unqueued.lasting() == {}
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -256,11 +257,11 @@ async def test_what_waits_for_its_record_is_told_as_on_its_way(*, alive: bool) -
     scene = Scene(LIMIT, ROOM)
     scene.publisher.silent.add(ADMITTED_KEY)
     delivery = scene.admit()
-    assert [scene.fleet.on_way() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    assert [scene.fleet.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
     delivery.alive = alive
     scene.publisher.freed.set()
     await scene.drain()
-    assert scene.fleet.on_way() == {}
+    assert scene.fleet.unqueued.lasting() == {}
     assert scene.taken == len(scene.tasks("maniple.lanes")) == alive
 
 
@@ -271,4 +272,4 @@ async def test_one_whose_record_cannot_be_written_gives_its_room_back_once() -> 
     scene.admit()
     await scene.drain()
     assert scene.taken == 5
-    assert [scene.fleet.on_way() for _ in range(2)] == [{}, {}]
+    assert [scene.fleet.unqueued.lasting() for _ in range(2)] == [{}, {}]

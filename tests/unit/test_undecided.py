@@ -41,7 +41,7 @@ class Fleet:
 
     def take_permit(self, _limit: Limit, _now: float) -> None: ...
 
-    def ask_permit(self, limit: Limit, then: Then, _now: float) -> None:
+    def await_permit(self, limit: Limit, then: Then, _now: float) -> None:
         kind = self._kind(limit)
         self.asked[kind] += 1
         then(*self.answers.get(kind, YES))

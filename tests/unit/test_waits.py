@@ -37,7 +37,7 @@ class Fleet:
 
     def take_permit(self, _limit: object, _now: float) -> None: ...
 
-    def ask_permit(self, _: object, then: Any, now: float) -> None:
+    def await_permit(self, _: object, then: Any, now: float) -> None:
         del now
         then(self.passes or self.shaped, 0.0 if self.passes else 30.0)
 

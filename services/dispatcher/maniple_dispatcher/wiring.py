@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from time import monotonic, time_ns
 
-from maniple.amqp import Pulls
+from maniple.amqp import Inspector, Pulls
 from maniple.errors import ManipleError
 from maniple_dispatcher.affinity.agents import AgentDirectory
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -27,6 +27,7 @@ from maniple_dispatcher.ingress.reply_address import ReplyAddressCheck
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.ingress.submission import SubmissionConsumer
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
+from maniple_dispatcher.limits.bulkhead_recount import BulkheadRecount
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
@@ -156,14 +157,21 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     owned = LeaseOwner(
         _breaker_of(policies), settings.timings, born=_milliseconds, known=lambda: policies.known
     )
-    me = runtime.connection_name("dispatcher")
     deadlines = LaneDeadlines(
         settings.timings.expiry,
         lambda lane: fleet.peers.owns(EXPIRY + lane),
         time.now().timestamp(),
     )
-    fleet = Coordinator(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
-    rooms = BulkheadCounts.of_fleet(fleet)
+    due = asyncio.Event()
+    fleet = Coordinator(
+        runtime.connection_name("dispatcher"),
+        owned,
+        monotonic(),
+        settings.timings.peers,
+        lanes=deadlines,
+        wake=due.set,
+    )
+    rooms = BulkheadCounts(fleet)
     lanes = LanePublisher(
         hot.publisher,
         results,
@@ -203,7 +211,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
     again = RedeliveredTasks(lookups, gate, results)
-    talk = Gossip(hot, fleet, plane, runtime, roster)
+    talk = Gossip(hot, fleet, plane, runtime, due)
     memory = LimitSnapshot(
         runtime.consul,
         settings.consul_prefix,
@@ -269,7 +277,9 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             for name, work in {
                 "look": _look(lanes, hot),
                 "talk": talk.exchange_reports(),
-                "count rooms": talk.count_rooms(),
+                "recount bulkheads": BulkheadRecount(
+                    Inspector(hot.intake), fleet, roster
+                ).recount_bulkheads(),
                 "announce breakers": talk.announce_breakers(),
                 "show breakers": talk.show_breakers(),
                 "memory": memory.keep(),

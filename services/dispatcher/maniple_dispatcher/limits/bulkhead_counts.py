@@ -4,12 +4,12 @@ An envelope's `bulkhead` says that its task has room there: whoever takes that o
 room back or knows that a copy may still need it.
 """
 
-from collections import Counter
 from time import monotonic
 
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_dispatcher.limits.outstanding import UnqueuedTasks
 
 
 class BulkheadCounts:
@@ -18,25 +18,12 @@ class BulkheadCounts:
     def __init__(self, fleet: Coordinator | None = None) -> None:
         """Give back room to a `fleet`; without one there are no bulkheads."""
         self._fleet = fleet
-        self._going: Counter[str] = Counter()
-        self._before: Counter[str] = Counter()
-
-    @classmethod
-    def of_fleet(cls, fleet: Coordinator) -> "BulkheadCounts":
-        """Return those of a fleet, which tells all what is on its way."""
-        rooms = cls(fleet)
-        fleet.on_way = rooms.on_way
-        return rooms
-
-    def on_way(self) -> dict[str, int]:
-        """Return what is on its way for longer than since this was last asked for."""
-        before, self._before = self._before, self._going.copy()
-        return dict(before & self._before)
+        self._unqueued = (UnqueuedTasks() if fleet is None else fleet.unqueued).counts
 
     def goes(self, envelope: Envelope) -> None:
         """Take that a task is on its way to a queue, or first to a record that it needs."""
         if envelope.bulkhead is not None:
-            self._going[envelope.bulkhead] += 1
+            self._unqueued[envelope.bulkhead] += 1
 
     def keeps(self, envelope: Envelope) -> None:
         """Take that a task is on its way no more, and still has its room."""
@@ -73,6 +60,6 @@ class BulkheadCounts:
         return without_room(envelope)
 
     def _ends(self, bulkhead: str) -> None:
-        self._going[bulkhead] -= 1
-        if not self._going[bulkhead]:
-            del self._going[bulkhead]
+        self._unqueued[bulkhead] -= 1
+        if not self._unqueued[bulkhead]:
+            del self._unqueued[bulkhead]

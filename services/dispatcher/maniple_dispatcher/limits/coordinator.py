@@ -20,7 +20,7 @@ from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
-from maniple_dispatcher.limits.outstanding import OutstandingTasks
+from maniple_dispatcher.limits.outstanding import OutstandingTasks, UnqueuedTasks
 from maniple_dispatcher.limits.report_space import ReportSpace, taken
 from maniple_dispatcher.limits.token_bucket import Taken
 
@@ -30,10 +30,10 @@ TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as
 class Coordinator:
     """Where permits are asked for.
 
-    `due` says that there is something to tell the others now; `wake` is called when it becomes so.
+    `due` says that there is something to tell the others now.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the limits are, and who is told of them
         self,
         me: str,
         owned: LeaseOwner,
@@ -41,19 +41,22 @@ class Coordinator:
         times: timings.Peers | None = None,
         *,
         lanes: LaneDeadlines | None = None,
+        wake: Callable[[], object] = lambda: None,
     ) -> None:
-        """Tell the others, and hear, which of the `lanes` are turned over."""
+        """Tell the others, and hear, which of the `lanes` are turned over.
+
+        `wake` is called when something becomes due.
+        """
         self._lanes = lanes
         self.owned = owned
         self._times = times or timings.Peers()
         self.peers = Membership(me, self._times, now)
         self.permits = LeaseClient(self.peers, owned.buckets.level, self._times)
-        self.wake: Callable[[], object] = lambda: None
+        self._wake = wake
         self._outstanding = OutstandingTasks()
         self._knows_at = float("-inf")
         self._early: list[Callable[[float], None]] = []  # until we know what others have granted
-        self.on_way: Callable[[], dict[str, int]] = dict
-        """Returns how many tasks of bulkheads are here for long, and on their way to a queue."""
+        self.unqueued = UnqueuedTasks()
         self._way_told_at = float("-inf")
         self._way_told: dict[str, int] = {}
         self._due = True
@@ -78,45 +81,52 @@ class Coordinator:
     def due(self, due: bool) -> None:
         self._due = due
         if due:
-            self.wake()
+            self._wake()
 
     def take_permit(self, limit: Limit, now: float) -> Taken | None:
-        """Return what is given of a limit that is ours now; None of others, which are asked for."""
+        """Return what is given at once of a limit that is ours; None if it is to be awaited."""
         if now - self._noticed > self._stood_still:
             self.notice(now)  # what came while we stood still asks before anybody looks
         bulkhead = limit if isinstance(limit, ConcurrencyLimit) else None
         if (bulkhead and now < self._knows_at) or not self.peers.owns(limit.key):
             return None
-        if bulkhead:
-            self._outstanding.begins((bulkhead.key, bulkhead.lane))
         given = self.owned.grant_permits(limit, 1, now, who=self.peers.me)
-        if bulkhead and not given.granted:
-            self._goes_nowhere(bulkhead)
+        if bulkhead and given.granted:
+            self._outstanding.begins((bulkhead.key, bulkhead.lane))
         if not self.peers.alone:
             self.due = True
         return given
 
-    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
-        """Ask for one permit; `then` is told at once, or within about a second."""
-        if now - self._noticed > self._stood_still:
-            self.notice(now)  # what came while we stood still asks before anybody looks
+    def await_permit(self, limit: Limit, then: Then, now: float) -> None:
+        """Wait for what `take_permit` has not given; `then` is told within about a second."""
         if isinstance(limit, ConcurrencyLimit):
             self._outstanding.begins((limit.key, limit.lane))
             then = partial(self._answered, limit, then)
-        self._ask(limit, then, now)
+        self._wait(limit, then, now)
 
-    def _ask(self, limit: Limit, then: Then, now: float) -> None:
-        if self.peers.owns(limit.key):
-            self._decide(limit, then, now)
-            self.due = self.due or not self.peers.alone
+    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
+        """Take one permit or wait for it; `then` is told at once, or within about a second."""
+        given = self.take_permit(limit, now)
+        if given is None:
+            self.await_permit(limit, then, now)
+        else:
+            _tell(then, given)
+
+    def _wait(self, limit: Limit, then: Then, now: float) -> None:
+        if self.peers.owns(limit.key):  # room that is asked for too early
+            self._early.append(partial(self._ask_again, limit, then))
         else:
             self.due |= self.permits.await_permit(limit, then, now)
 
-    def _decide(self, limit: Limit, then: Then, now: float) -> None:
-        if isinstance(limit, ConcurrencyLimit) and now < self._knows_at:
-            self._early.append(partial(self._ask, limit, then))
-        else:
-            _tell(then, self.owned.grant_permits(limit, 1, now, who=self.peers.me))
+    def _ask_again(self, limit: Limit, then: Then, now: float) -> None:
+        """Take a permit for a task that has waited, or let it wait on."""
+        given = self.take_permit(limit, now)
+        if given is None:
+            self._wait(limit, then, now)
+            return
+        if isinstance(limit, ConcurrencyLimit) and given.granted:
+            self._outstanding.ends((limit.key, limit.lane))  # it counts since it began to wait
+        _tell(then, given)
 
     def _answered(
         self,
@@ -252,9 +262,9 @@ class Coordinator:
             self.owned.return_permits(limit, freed, now)
             for one in waiting:
                 if isinstance(limit, ConcurrencyLimit):
-                    self._decide(replace(limit, lane=one.lane), one.then, now)
+                    self._ask_again(replace(limit, lane=one.lane), one.then, now)
                 else:
-                    self._decide(limit, one.then, now)
+                    self._ask_again(limit, one.then, now)
         self.due |= self.permits.due
         self.owned.bulkheads.forget_stale(self.peers.owns, now, hears=self.peers.hears(now))
         self.due |= self.owned.advance_breakers(self.peers.owns, now)
@@ -323,7 +333,7 @@ class Coordinator:
         """
         if now - self._way_told_at < self._times.presence:
             return None
-        before, self._way_told = self._way_told, self.on_way()
+        before, self._way_told = self._way_told, self.unqueued.lasting()
         self._way_told_at = now
         self.owned.bulkheads.on_way(self.peers.me, self._way_told, now)
         return self._way_told if before or self._way_told else None

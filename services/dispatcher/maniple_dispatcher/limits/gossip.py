@@ -9,14 +9,11 @@ from time import monotonic
 import msgspec
 import structlog
 
-from maniple.amqp import Inspector, Outgoing
-from maniple.amqp.batching import MAX_ITEMS
+from maniple.amqp import Outgoing
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.identifiers import new_id
-from maniple.topology import OUTCOMES, agent_queue, lane_queues
-from maniple_dispatcher.affinity.assignment import Assignment
+from maniple.topology import OUTCOMES
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState
-from maniple_dispatcher.limits.concurrency import Doubt
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.messages import REPORT_TYPE, DispatcherReport
 from maniple_runtime.control.plane import ControlPlane
@@ -27,7 +24,6 @@ from maniple_runtime.process import Runtime
 from maniple_runtime.telemetry import Metrics
 
 COLLECT = 0.002  # seconds in which requests and answers gather
-RECOUNT = 0.5
 SHOW = 0.5
 TIMEOUT = 2.0
 
@@ -41,24 +37,21 @@ class Gossip:
         fleet: Coordinator,
         plane: ControlPlane,
         runtime: Runtime,
-        roster: Assignment,
+        due: asyncio.Event,
     ) -> None:
         """Tell over the connections of the hot path, which must not have been started yet.
 
-        `roster` knows who has a queue of its own.
+        The coordinator sets `due` when it has something to tell.
         """
-        self._roster = roster
         self._hot = hot
         self._plane = plane
         self._runtime = runtime
         self._times = runtime.settings.timings.peers
-        self._inspector = Inspector(hot.intake)
         self._fleet = fleet
-        self._due = asyncio.Event()
+        self._due = due
         self._looked = monotonic()
         self._was_up = True
         self._life = fleet.life
-        fleet.wake = self._due.set
         self._decoder = msgspec.json.Decoder(DispatcherReport)
         self._log = structlog.get_logger("maniple.dispatcher.talk")
 
@@ -125,36 +118,6 @@ class Gossip:
                 await self._due.wait()
         self._due.clear()
         await asyncio.sleep(COLLECT)
-
-    async def count_rooms(self) -> None:
-        """Look into the queues of bulkheads of which more is counted than measured."""
-        bulkheads, peers = self._fleet.owned.bulkheads, self._fleet.peers
-        while True:
-            await asyncio.sleep(RECOUNT)
-            for doubt in tuple(bulkheads.doubtful(monotonic())):
-                if not peers.owns(doubt.key):
-                    continue
-                with contextlib.suppress(BrokerUnavailable):
-                    ready, blank = await self._waiting(doubt)
-                    if peers.hears(now := monotonic()):
-                        bulkheads.looked(doubt.key, ready, now, blank=blank)
-
-    async def _waiting(self, doubt: Doubt) -> tuple[int, bool]:
-        """Look wherever tasks may wait, also in agents' own queues, until it is enough.
-
-        Tells how many may, for a message may be a bundle, and whether a queue looks blank, without
-        tasks and readers: it may not answer. In one that is not there nothing waits.
-        """
-        queues = [queue.name for lane in sorted(doubt.lanes) for queue in lane_queues(lane)]
-        queues += [agent_queue(agent).name for agent in self._roster.may_have(doubt.lanes)]
-        ready, blank = 0, False
-        for queue in queues:
-            view = await self._inspector.inspect_queue(queue)
-            ready += view.ready * MAX_ITEMS
-            blank = blank or (view.there and not (view.ready or view.consumers))
-            if ready >= doubt.number:
-                break
-        return ready, blank
 
     async def announce_breakers(self) -> None:
         """Tell everybody of breakers of ours that open and close."""

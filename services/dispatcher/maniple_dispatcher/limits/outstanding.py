@@ -1,15 +1,30 @@
-"""Tasks of bulkheads that this dispatcher has, by lane, from when they ask for room. Pure.
+"""Tasks of bulkheads that this dispatcher has, until a queue has them. Pure."""
 
-So that it can tell when none of its tasks can be in a lane: the lane is not there, and no other of
-its tasks is on its way to it.
-"""
+from collections import Counter
 
 Way = tuple[str, str]
 """A bulkhead and a lane."""
 
 
+class UnqueuedTasks:
+    """Tasks that have room in a bulkhead and are on their way to a queue, by bulkhead."""
+
+    def __init__(self) -> None:
+        self.counts = Counter[str]()
+        self._before = Counter[str]()
+
+    def lasting(self) -> dict[str, int]:
+        """Return what is on its way for longer than since this was last asked for."""
+        before, self._before = self._before, self.counts.copy()
+        return dict(before & self._before)
+
+
 class OutstandingTasks:
-    """Counts until a queue has a task, or it goes nowhere."""
+    """Counts tasks by lane from when they ask for room until a queue has them, or none gets them.
+
+    So that the dispatcher can tell when none of its tasks can be in a lane: the lane is not there,
+    and no other of its tasks is on its way to it.
+    """
 
     def __init__(self) -> None:
         self._count: dict[Way, int] = {}

@@ -30,11 +30,6 @@ class Terms(Struct, frozen=True):
         """Seconds from empty to full."""
         return self.capacity / self.rate
 
-    @property
-    def most_owed(self) -> float:
-        """Tokens that may be owed: those taken in advance, and those let through unasked."""
-        return self.capacity + self.reserve * self.rate
-
 
 class Taken(Struct, frozen=True):
     """What a limit gives: the first `granted` may pass, the others may ask `again` (seconds).
@@ -70,18 +65,21 @@ class _Bucket:
     """Its level is what was decided here, and not only what another said."""
     spilled: float = 0.0
     spilled_at: float = float("-inf")
+    most_owed: float = 0.0
+    """Tokens that may be owed: those taken in advance, and those let through unasked."""
 
     def fill(self, terms: Terms, now: float) -> None:
         """Let it fill until now by the terms of now: those of before may be none."""
-        level = max(-terms.most_owed, _level(self, terms, now))
-        over = self.level + max(0.0, now - self.at) * terms.rate - level
+        grown = self.level + max(0.0, now - self.at) * terms.rate
+        self.most_owed = terms.capacity + terms.reserve * terms.rate
+        level = max(-self.most_owed, min(terms.capacity, grown))
+        over = grown - level
+        if now - self.spilled_at > self.remembers:
+            self.spilled = 0.0
         if over > 0:
-            self.spilled = min(over + self.spilled_lately(now), self.remembers * terms.rate)
+            self.spilled = min(over + self.spilled, self.remembers * terms.rate)
             self.spilled_at = now
         self.level, self.at, self.terms = level, max(self.at, now), terms
-
-    def spilled_lately(self, now: float) -> float:
-        return self.spilled if now - self.spilled_at <= self.remembers else 0.0
 
 
 class TokenBuckets:
@@ -100,7 +98,8 @@ class TokenBuckets:
 
     def take_tokens(self, key: str, terms: Terms, want: int, now: float) -> Taken:
         """Take up to `want` whole tokens."""
-        bucket = self._filled(key, terms, now)
+        bucket = self._bucket(key, terms, now)
+        bucket.fill(terms, now)
         there = bucket.level + terms.reserve * terms.rate
         # A billionth of a token is the rounding of sums, not a token that is missing.
         granted = max(0, min(want, int(there + 1e-9)))
@@ -123,11 +122,12 @@ class TokenBuckets:
         It was let through before this was told. Meanwhile the bucket has filled without it, and
         what it had no room for is what was used.
         """
-        bucket = self._filled(key, terms, now)
-        of_spilled = min(bucket.spilled_lately(now), max(0.0, tokens))
+        bucket = self._bucket(key, terms, now)
+        bucket.fill(terms, now)
+        of_spilled = min(bucket.spilled, max(0.0, tokens))
         bucket.spilled -= of_spilled
         level = bucket.level - (tokens - of_spilled)
-        bucket.level = min(terms.capacity, max(-terms.most_owed, level))
+        bucket.level = min(terms.capacity, max(-bucket.most_owed, level))
         self._note(key)
 
     def follow_owner(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
@@ -221,12 +221,12 @@ class TokenBuckets:
             known.level = min(known.level, level + age * known.terms.rate)
             self._note(key)
 
-    def _filled(self, key: str, terms: Terms, now: float) -> _Bucket:
+    def _bucket(self, key: str, terms: Terms, now: float) -> _Bucket:
+        """Return a bucket of which something is decided here; a new one is full."""
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = _Bucket(terms.capacity, now, terms, self._remember)
             self._add(key, bucket, now)
-        bucket.fill(terms, now)
         bucket.first_hand = True
         return bucket
 

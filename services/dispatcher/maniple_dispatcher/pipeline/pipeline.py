@@ -72,6 +72,7 @@ _Decided = Pass | Divert | Delay | Reject
 _Asked = tuple[Limit, PipelineTask]
 """The limit that was asked last, and the task as it was then."""
 
+_NEW = Redelivery.UNKNOWN  # for each task: looking up a member of an enum takes its time
 _log = logging.getLogger(__name__)
 
 
@@ -113,7 +114,7 @@ class Pipeline:
         envelope: Envelope,
         resolved: Resolved,
         source: Settlement,
-        before: Redelivery = Redelivery.UNKNOWN,
+        before: Redelivery = _NEW,
     ) -> None:
         """Bring a new task on its way, unless it is over already.
 
@@ -121,7 +122,7 @@ class Pipeline:
         """
         if self._lanes.ends(envelope, source, self._clock()):
             return
-        if before is not Redelivery.UNKNOWN:
+        if before is not _NEW:
             self._admit_again(envelope, resolved, source, before)
         elif resolved.guarded or source.expires:
             task = PipelineTask(envelope, resolved, source, submitted=True)
@@ -273,7 +274,7 @@ class Pipeline:
         """Return what a stage is told of a limit, if that is known at once; else the task waits."""
         given = self._fleet.take_permit(limit, now)
         if given is None:
-            self._fleet.ask_permit(limit, partial(self._told, limit, task, place), now)
+            self._fleet.await_permit(limit, partial(self._told, limit, task, place), now)
             return None
         if given.granted:
             if given.first <= 0:  # as nearly always
