@@ -6,7 +6,9 @@ Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+from prometheus_client import Counter, Histogram
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import MAX_ITEMS, Bundler
@@ -36,6 +38,7 @@ from maniple_runtime.metric_names import (
 from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback, as_ours, ignored, tell
 from maniple_runtime.publish.replies import Replies, Reply
 from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.metrics import Children
 
 MAX_KEYS = 512
 WINDOW = 8  # bundles of a key that are under way
@@ -46,6 +49,14 @@ REFUSED_PAUSE = 1.0
 RECORD_PATIENCE = 0.01
 # Progress is a courtesy: a queue that confirms none must not use up what others' may take.
 PROGRESS_SECONDS = 5.0
+
+
+class _Sent(NamedTuple):
+    """What bundles are counted by."""
+
+    bundles: Counter
+    bytes: Counter
+    tasks: Children[Histogram]
 
 
 class BatchPublisher:
@@ -80,6 +91,7 @@ class BatchPublisher:
         self._once = False
         self._headers_of: Callable[[str], dict[str, Any] | None] = lambda _: None
         self._metrics: Metrics | None = None
+        self._sent: _Sent | None = None
         self._answered: Callable[[float], None] | None = None
         self._window = WINDOW
         self.kept = 0
@@ -121,6 +133,11 @@ class BatchPublisher:
         # Prometheus sees a counter rise only from a value that was there before.
         for name in (BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED, PUBLISHES_RETURNED):
             metrics.counter(name, self._exchange)
+        self._sent = _Sent(
+            metrics.counter(BUNDLES_SENT, self._exchange),
+            metrics.counter(BYTES_SENT, self._exchange),
+            metrics.histograms(BUNDLE_TASKS),
+        )
         return self
 
     def add_item(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
@@ -203,10 +220,11 @@ class BatchPublisher:
         )
 
     def _count(self, items: int, size: int) -> None:
-        if self._metrics is not None:
-            self._metrics.counter(BUNDLES_SENT, self._exchange).inc()
-            self._metrics.counter(BYTES_SENT, self._exchange).inc(size)
-            self._metrics.histogram(BUNDLE_TASKS, self._exchange).observe(items)
+        sent = self._sent
+        if sent is not None:
+            sent.bundles.inc()
+            sent.bytes.inc(size)
+            sent.tasks[self._exchange,].observe(items)
 
     def _count_refusal(self, error: PublishRefused) -> None:
         if self._metrics is not None:
