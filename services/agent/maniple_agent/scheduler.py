@@ -32,7 +32,6 @@ from maniple_agent.completion import (
     TaskDeadlines,
     seconds_of,
 )
-from maniple_agent.domain.prefetch import LaneMeasure
 from maniple_agent.domain.redelivery import (
     is_over,
     lost_at_most_once,
@@ -44,7 +43,7 @@ from maniple_agent.fair_queue import tight_from
 from maniple_agent.jobs import BulkheadReport, Bundle, Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
-from maniple_agent.run_queue import RunQueue
+from maniple_agent.run_queue import LaneMeasure, RunQueue
 from maniple_agent.slots import Slots
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
@@ -88,6 +87,8 @@ class Scheduler:
         self._departures = departures
         self._progress = progress
         self._metrics = metrics
+        self._queue_seconds = metrics.histograms(QUEUE_SECONDS)
+        self._run_seconds = metrics.histograms(RUN_SECONDS)
         self._fenced: Callable[[], bool] = lambda: False
         self.rooms = BulkheadReport()
         self._deadlines = TaskDeadlines(known or clock, clock)
@@ -288,7 +289,7 @@ class Scheduler:
             job.waited = True
             waited = max(0.0, (now.at - envelope.dispatched_at).total_seconds())
             exemplar = exemplar_of(envelope) if job.span else None
-            self._metrics.histogram(QUEUE_SECONDS, envelope.capability).observe(waited, exemplar)
+            self._queue_seconds[envelope.capability,].observe(waited, exemplar)
         return True
 
     # --- told by executors (Report) ------------------------------------------------------
@@ -301,8 +302,7 @@ class Scheduler:
             status = "retried" if isinstance(decision, NextAttempt) else decision.status.value
             self.measures[job.envelope.lane].ran(seconds, status, outcome.failure)
             exemplar = exemplar_of(job.envelope) if job.span else None
-            runs = self._metrics.histogram(RUN_SECONDS, job.envelope.capability)
-            runs.observe(seconds, exemplar)
+            self._run_seconds[job.envelope.capability,].observe(seconds, exemplar)
             self._conclusions.publish_decision(job, decision, outcome)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others
             self._conclusions.fail_job(job, error)
