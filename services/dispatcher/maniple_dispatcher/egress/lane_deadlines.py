@@ -49,37 +49,34 @@ class Deadlines:
     what is in it is known better.
     """
 
-    __slots__ = ("_at", "_hour", "first")
+    __slots__ = ("_at", "first")
 
     def __init__(self) -> None:
         self._at: set[int] = set()
-        self._hour: float = NEVER  # the last one that was added
         self.first = NEVER
 
     def __len__(self) -> int:
         return len(self._at)
 
-    def add_deadline(self, deadline: float, now: float) -> None:
-        """Take a deadline; both are seconds of the same clock."""
+    def add_deadline(self, deadline: float, now: float) -> int:
+        """Add a deadline, and return by what it is known; all are seconds of the same clock."""
         left = deadline - now
-        if left > HOUR and self._hour <= deadline < self._hour + HOUR:
-            return  # as most are: this is done for each task
         if left <= MINUTE:
             at = math.ceil(deadline)
         elif left <= HOUR:
             at = int(deadline) // MINUTE * MINUTE
         else:
-            at = self._hour = int(min(deadline, now + FARTHEST)) // HOUR * HOUR
+            at = int(min(deadline, now + FARTHEST)) // HOUR * HOUR
         if at not in self._at:
             self._at.add(at)
             self.first = min(self.first, at)
+        return at
 
     def pass_until(self, now: float) -> bool:
         """Forget those until `now`; tell whether there were any."""
         if now < self.first:
             return False
         self._at = {at for at in self._at if at > now}
-        self._hour = NEVER
         self.first = min(self._at, default=NEVER)
         return True
 
@@ -149,6 +146,9 @@ class LaneDeadlines:
         self.wall = wall
         self._lanes: dict[str, _Lane] = {}
         self._places: dict[str, Place] = {}
+        self.hours: dict[str, int] = {}
+        """The hour that was noted last, by lane. What ends in it, and not within an hour from now,
+        as most does, need not be noted again."""
         self._others = frozenset[str]()
         self._turns: dict[str, Turn] = {}
         self.told = False
@@ -163,7 +163,9 @@ class LaneDeadlines:
         """Take that a task with this deadline (the cluster's time, seconds) is in a lane."""
         known = self._lanes.get(lane) or self._begin(lane)
         if known is not None:
-            known.deadlines.add_deadline(deadline, self.wall)
+            at = known.deadlines.add_deadline(deadline, self.wall)
+            if deadline > self.wall + HOUR:
+                self.hours[lane] = at
 
     def stir(self, lanes: Iterable[str]) -> None:
         """Take that others may put something into these lanes: agents, or who was here before."""

@@ -2,7 +2,7 @@
 
 Every task settles its source message when what became of it is confirmed. A lane that refuses or is
 missing sends it to wait at once; from one that does not confirm for some seconds while others do, a
-copy is sent to wait (`domain/under_way.py`): the task may run twice, but it holds up no other and
+copy is sent to wait (`InFlightPublishes`): the task may run twice, but it holds up no other and
 is not lost.
 """
 
@@ -46,13 +46,13 @@ from maniple.topology import (
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.egress.known_lanes import LaneProbes, Sizes
-from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.egress.lane_deadlines import HOUR, NEVER, LaneDeadlines
+from maniple_dispatcher.ingress.admission import acceptance
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import (
     SELDOM,
     Cancellations,
     Wait,
-    acceptance,
     cancelled,
     expired,
     is_committed,
@@ -174,6 +174,7 @@ class LanePublisher:
         )
         self._results = results
         self._metrics = metrics
+        self._accepted_of = metrics.counters(TASKS_ACCEPTED)
         self._clock = clock
         self._cancellations = Cancellations()
         self._times = times or Queues()
@@ -213,7 +214,7 @@ class LanePublisher:
 
         `waiting` says what it has waited for.
         """
-        if self._cancellations.has(envelope.tenant, envelope.id):
+        if self._cancellations.since and self._cancellations.has(envelope.tenant, envelope.id):
             self.end_task(cancelled(envelope, now), envelope, source)
         elif self.is_over(envelope, now):
             self.end_task(expired(envelope, now, waiting=waiting), envelope, source)
@@ -388,11 +389,12 @@ class LanePublisher:
         envelope, now = going.envelope, monotonic()
         lane, door = envelope.lane, (AGENTS.name, agent or "")
         if agent is None:
-            door = (LANES.name, lane_key(lane, envelope.lost))
-        why = self._doors.refusal(door, now)
-        if why is not None:
-            self._refused(door, going, why)
-            return
+            door = (LANES.name, lane_key(lane, envelope.lost) if envelope.lost else lane)
+        if door in self._doors.failing:
+            why = self._doors.refusal(door, now)
+            if why is not None:
+                self._refused(door, going, why)
+                return
         # What was in its lane before has shown that it is there.
         is_there = going.back or lane in self._looks.there
         if agent is None and not is_there and not self._looks.may_try(lane, now):
@@ -409,9 +411,7 @@ class LanePublisher:
         ticket, going = tried.ticket, tried.ticket.item
         is_answer = error is None or isinstance(error, PublishRefused)
         if error is None:
-            self._doors.reopen(ticket.key)
-            if ticket.key[0] == LANES.name:
-                self._reached(going.envelope)
+            self._reached(ticket)
         if is_answer:
             self._delays.answered(ticket.since)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
@@ -422,7 +422,12 @@ class LanePublisher:
                 going.source.settle()
             else:
                 self._accepted(going.envelope, going.source)
-        elif isinstance(error, _Withdrawn):
+        else:
+            self._not_taken(ticket, error)
+
+    def _not_taken(self, ticket: InFlightPublish[_Going], error: ManipleError) -> None:
+        going = ticket.item
+        if isinstance(error, _Withdrawn):
             self._refused(ticket.key, going, error.why)
         elif isinstance(error, PublishRefused):
             why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
@@ -439,14 +444,23 @@ class LanePublisher:
         if not going.back:  # what was in its lane before is not counted as on its way there
             self._rooms.arrived(going.envelope)
 
-    def _reached(self, envelope: Envelope) -> None:
-        if envelope.lane not in self._looks.there:
-            self._looks.found(envelope.lane)
-        self._note(envelope)
+    def _reached(self, ticket: InFlightPublish[_Going]) -> None:
+        if ticket.key in self._doors.failing:
+            self._doors.reopen(ticket.key)
+        if ticket.key[0] == LANES.name:
+            envelope = ticket.item.envelope
+            if envelope.lane not in self._looks.there:
+                self._looks.found(envelope.lane)
+            self._note(envelope)
 
     def _note(self, envelope: Envelope) -> None:
-        if self._deadlines is not None:
-            self._deadlines.note(envelope.lane, envelope.deadline.timestamp())
+        known = self._deadlines
+        if known is None:
+            return
+        deadline = envelope.deadline.timestamp()
+        hour = known.hours.get(envelope.lane, NEVER)
+        if not (hour <= deadline < hour + HOUR and deadline > known.wall + HOUR):
+            known.note(envelope.lane, deadline)
 
     def _is_given_up(self, done: ConfirmCallback) -> bool:
         return isinstance(done, _Try) and self._under_way.is_given_up(done.ticket)
@@ -461,11 +475,12 @@ class LanePublisher:
     def _accepted(self, envelope: Envelope, source: Settlement) -> None:
         if envelope.bulkhead is not None:
             self._rooms.arrived(envelope)
-        self._traces.accepted(envelope)
+        if self._traces.on:
+            self._traces.accepted(envelope)
         if envelope.accepted:
             source.settle()
             return
-        self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
+        self._accepted_of[envelope.capability,].inc()
         self._events.add_item(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
 
     def _wait(self, going: _Going, why: Waiting, *, insist: bool = False, least: int = 0) -> None:
