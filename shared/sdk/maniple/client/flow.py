@@ -5,8 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from maniple.client.handle import Ticket
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, Ticket
 from maniple.errors import ManipleError
 from maniple.messages import Result
 
