@@ -237,6 +237,6 @@ class Completion:
         self._departures.alone(key, envelope, reason, job.settle, may_copy=copies, keep=keep)
 
     def _departed(self, job: Job, error: ManipleError | None = None) -> None:
-        """Take that the broker has confirmed what came of a job."""
+        """Settle a job: the broker has what came of it, or it cannot be published."""
         self.attempts.forget_attempt(job)
         job.settle(error)

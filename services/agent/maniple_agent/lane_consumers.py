@@ -107,7 +107,7 @@ class LaneConsumers:
         self._places |= self._consumers
 
     def adapt(self, work: Scheduler) -> None:
-        """Let each lane hold what can start within 50 ms by its measured run time.
+        """Fit the prefetch of each lane to what can start within 50 ms by its measured run time.
 
         From lanes without a slot that could come free nothing is taken at all. The broker's answers
         are not waited for: the queue of one lane may give none.

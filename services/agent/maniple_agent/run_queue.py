@@ -152,7 +152,7 @@ class RunQueue:
         return self._turns[definition.executor].usable(definition.capability, slots)
 
     def enqueue(self, job: Job) -> None:
-        """Let a job wait for its turn."""
+        """Queue a job for its turn."""
         if job.suspect:
             self._suspects.append(job)
             return
@@ -223,7 +223,7 @@ class RunQueue:
                     self.put_away(job, now)
 
     def bring_back(self, job: Job, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
-        """Let an orphan wait again, as part of the bundle that brought it; False if it is none."""
+        """Queue an orphan again, as part of the bundle that brought it; False if it is none."""
         if self._orphans.pop(job, None) is None:
             return False
         job.envelope, job.bundle = envelope, bundle

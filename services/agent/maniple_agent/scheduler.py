@@ -124,7 +124,7 @@ class Scheduler:
     # --- in ------------------------------------------------------------------------------
 
     def on_bundle(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        """Take one bundle from a lane."""
+        """Queue the tasks of one bundle from a lane."""
         now = self._deadlines.now()
         self.last_delivery_at = now.at
         try:
@@ -200,7 +200,7 @@ class Scheduler:
         self._conclusions.publish_result(result, envelope, bundle.settle)
 
     def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
-        """Let an attempt that is still here settle its part of a bundle that brings it again."""
+        """Have an attempt that is still here settle its part of a bundle that brings it again."""
         job = self.attempts.same(envelope)
         if job is None:
             return False
@@ -234,7 +234,7 @@ class Scheduler:
                 executor.run(jobs)
 
     def _due(self, kind: Kind, executor: Executor) -> list[Job]:
-        """Take the jobs that an executor can run now; one suspect at a time in this agent."""
+        """Begin the jobs that an executor can run now; one suspect at a time in this agent."""
         jobs: list[Job] = []
         free = executor.free
         turns = self.waiting.turns(kind)
@@ -309,7 +309,7 @@ class Scheduler:
         self._schedule_pump()
 
     def returned(self, jobs: Iterable[Job]) -> None:
-        """Let jobs that could not begin wait again; what waits too long goes to others.
+        """Queue again jobs that could not begin; what waits too long goes to others.
 
         Who drains is done once nothing runs: it hands them back before that is said.
         """
@@ -359,7 +359,7 @@ class Scheduler:
     # --- without the broker --------------------------------------------------------------
 
     def connection_lost(self) -> None:
-        """Take that the broker gives what was delivered to others, from now on."""
+        """Put away what was delivered: the broker gives it to others, from now on."""
         self.waiting.put_away_lost(monotonic())
         self.stop_jobs([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
 

@@ -160,7 +160,7 @@ class LaneDeadlines:
         return self._lanes.keys()
 
     def note(self, lane: str, deadline: float) -> None:
-        """Take that a task with this deadline (the cluster's time, seconds) is in a lane."""
+        """Record that a task with this deadline (the cluster's time, seconds) is in a lane."""
         known = self._lanes.get(lane) or self._begin(lane)
         if known is not None:
             at = known.deadlines.add_deadline(deadline, self.wall)
@@ -168,7 +168,7 @@ class LaneDeadlines:
                 self.hours[lane] = at
 
     def stir(self, lanes: Iterable[str]) -> None:
-        """Take that others may put something into these lanes: agents, or who was here before."""
+        """Record that others may put something into these lanes: agents, or who was here before."""
         for lane in tuple(lanes):
             known = self._lanes.get(lane) or self._begin(lane)
             for place in known.places if known is not None else ():
@@ -177,7 +177,7 @@ class LaneDeadlines:
                     place.look_at = min(place.look_at, 0.0)
 
     def move(self, lane: str) -> None:
-        """Take that a task of this lane has ended with an agent: it has taken another, or will.
+        """Record that a task of this lane has ended with an agent: it has taken another, or will.
 
         But no suspect, of which an agent has one at a time: those behind one of an hour would wait
         unseen. Known weakness: what has ended may have been a suspect.
@@ -192,7 +192,7 @@ class LaneDeadlines:
         return lane in self._lanes or not self.told
 
     def learn_lane(self, lanes: Iterable[str]) -> None:
-        """Take that there are these lanes."""
+        """Record that there are these lanes."""
         for lane in lanes:
             if lane not in self._lanes:
                 self._begin(lane)
@@ -208,7 +208,7 @@ class LaneDeadlines:
         return known
 
     def advance_time(self, wall: float, now: float, others: frozenset[str]) -> None:
-        """Let time pass; what a dispatcher knew that is not among the `others` any more is lost."""
+        """Set the time; what a dispatcher knew that is not among the `others` any more is lost."""
         self.wall = wall
         if self._others - others:
             self.stir(self._lanes)
@@ -239,7 +239,7 @@ class LaneDeadlines:
         return pressing[:MOST_DUE] + slow[:MOST_SLOW] + blank[:MOST_BLANK]
 
     def see(self, place: Place, ready: int, consumers: int, now: float) -> bool:
-        """Take a look at a queue; tell whether it is to be turned over now."""
+        """Record a look at a queue; tell whether it is to be turned over now."""
         place.stirred = place.stirred or consumers > 0
         moved, place.moved = place.moved or ready < place.ready, False
         place.ready = ready
@@ -272,7 +272,7 @@ class LaneDeadlines:
         return place.ready <= MOST_READ and (place.due or (place.forgotten and is_owned))
 
     def on_news(self, turns: Mapping[str, Turn], now: float) -> None:
-        """Take which queues another dispatcher turns over, or has: twice would do no harm."""
+        """Record which queues another dispatcher turns over, or has: twice would do no harm."""
         for queue, (began, whole) in turns.items():
             place = self._places.get(queue)
             if place is None:
@@ -289,19 +289,19 @@ class LaneDeadlines:
         return turns
 
     def miss(self, place: Place, now: float) -> None:
-        """Take that a queue could not be looked at."""
+        """Record that a queue could not be looked at."""
         place.idle = 0
         place.look_at = now + self.times.every
 
     def begin_turn(self, place: Place) -> None:
-        """Take that a queue is turned over from now on; what happens meanwhile counts anew."""
+        """Record that a queue is turned over from now on; what happens meanwhile counts anew."""
         place.turning, place.began = True, self.wall
         self._turns[place.queue] = (place.began, False)
         place.due = place.stirred = place.forgotten = place.consumed = False
         place.idle = 0
 
     def end_turn(self, place: Place, now: float, seconds: float, *, whole: bool) -> None:
-        """Take that this took so many seconds, and whether all that was there has been taken.
+        """Record that this took so many seconds, and whether all that was there has been taken.
 
         A long lane is turned over half of the time at most, and less where agents read it.
         """
@@ -312,7 +312,7 @@ class LaneDeadlines:
         place.look_at = now + self.times.look if place.due or place.stirred else NEVER
 
     def fail(self, place: Place, now: float) -> None:
-        """Take that the queue did not answer, or the connection was lost: again, ever later."""
+        """Record that the queue did not answer, or the connection was lost: again, ever later."""
         place.turning, place.due = False, True
         pause = self.times.every * 2.0 ** min(place.failures, 10)
         place.failures += 1

@@ -46,7 +46,7 @@ class TaskEndings(Protocol):
 
 
 class WaitingTasks:
-    """Lets tasks wait in the broker, and settles what they came in when that is confirmed.
+    """Has tasks wait in the broker, and settles what they came in when that is confirmed.
 
     One that finds no room there ends, unless it was promised that it does not; the source of one
     that is `patient` is kept instead, until there is room.
@@ -62,7 +62,7 @@ class WaitingTasks:
         traces: DispatchTracing,
         answered: Callable[[float], None],
     ) -> None:
-        """Let wait by `delays`; `answered` is told when something was sent that was confirmed."""
+        """Publish by `delays`; `answered` is told when something was sent that was confirmed."""
         self._delays = delays
         self._endings = endings
         self._metrics = metrics
@@ -80,7 +80,7 @@ class WaitingTasks:
         insist: bool = False,
         least: int = 0,
     ) -> None:
-        """Let a task wait that is not let through, unless it ends by now; `least` as in `wait`."""
+        """Have a task wait that is not let through, unless it ends by now; `least` as in `wait`."""
         now = self._clock()
         # One that came again is looked up before it expires: when it comes back.
         looked_up = envelope.again and self._endings.is_over(envelope, now)
@@ -101,7 +101,7 @@ class WaitingTasks:
         *,
         insist: bool = False,
     ) -> None:
-        """Let a task wait for another round that is not due yet; as `LanePublisher.wait_on`."""
+        """Have a task wait for another round that is not due yet; as `LanePublisher.wait_on`."""
         self._metrics.counter(TASKS_DELAYED, Waiting.NOT_DUE.value).inc()
         rest = rest_of(envelope, self._clock(), why)
         self._delay(rest, envelope, source, Waiting.NOT_DUE, insist=insist)

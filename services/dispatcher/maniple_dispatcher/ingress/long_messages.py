@@ -97,7 +97,7 @@ class LongMessages:
         return True
 
     async def _rest(self, length: Length) -> None:
-        """Let others have their turn, until the broker has confirmed most of what it was given."""
+        """Give others their turn, until the broker has confirmed most of what it was given."""
         await asyncio.sleep(0)
         until = monotonic() + LONGEST_REST
         while monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells

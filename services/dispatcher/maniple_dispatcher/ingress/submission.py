@@ -117,7 +117,7 @@ class SubmissionConsumer:
         self._clock = clock
 
     def on_submission(self, delivery: Delivery) -> None:
-        """Take one message from `maniple.submit`."""
+        """Admit or refuse what is in one message from `maniple.submit`."""
         self._read.inc()
         found: list[_Sorted] = []
         steps = chain(self._sort(delivery, found), self._bring(delivery, found))

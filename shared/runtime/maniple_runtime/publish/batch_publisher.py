@@ -98,12 +98,12 @@ class BatchPublisher:
         """Bytes that were added and whose end has not been told."""
 
     def limited(self, size_of: Callable[[str], int]) -> Self:
-        """Let bundles of a key carry at most `size_of(key)`, and return the outlet."""
+        """Bound bundles of a key to `size_of(key)` items, and return the outlet."""
         self._size_of = size_of
         return self
 
     def patient(self, seconds: float) -> Self:
-        """Let bundles wait so long for company, and return the outlet."""
+        """Have bundles wait so long for company, and return the outlet."""
         self._patience = seconds
         return self
 
@@ -118,7 +118,7 @@ class BatchPublisher:
         return self
 
     def bearing(self, headers_of: Callable[[str], dict[str, Any] | None]) -> Self:
-        """Let bundles of a key bear the headers `headers_of(key)`, and return the outlet."""
+        """Give bundles of a key the headers `headers_of(key)`, and return the outlet."""
         self._headers_of = headers_of
         return self
 
@@ -146,7 +146,7 @@ class BatchPublisher:
         self._bundler(key).add((encoded, done), len(encoded))
 
     def limit(self, key: str, max_items: int) -> None:
-        """Let a bundle under `key` have at most `max_items`, while the key is in use."""
+        """Bound bundles under `key` to `max_items`, while the key is in use."""
         known = self._bundlers.get(key)
         if known is not None:
             known.max_items = max_items
@@ -414,7 +414,7 @@ class ResultPublisher:
         send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
     def drop_late_replies(self, *, taking: bool) -> None:
-        """Let nobody wait for replies that are late; to be called now and then, see `Replies`."""
+        """Stop waiting for replies that are late; to be called now and then, see `Replies`."""
         self._under_way.drop_late(taking=taking)
 
     def announce(

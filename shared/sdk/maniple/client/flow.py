@@ -118,7 +118,7 @@ class Flow:
                 self._outstanding.discard_where(lambda t: isinstance(t, Slot) and t.flow is self)
 
     def finish(self, slot: Slot, outcome: Result | ManipleError) -> None:
-        """Take a task's outcome; only the first counts."""
+        """Record a task's outcome; only the first counts."""
         if slot.outcome is not None:
             return
         slot.outcome = outcome
