@@ -49,7 +49,7 @@ def member(thing: Any, now: str, before: str) -> Any:
 
 AmqpCarrier = of_release("maniple.client.carrier.AmqpCarrier", "maniple.client.amqp.AmqpCarrier")
 OutstandingHandles = of_release(
-    "maniple.client.outstanding.OutstandingHandles", "maniple.client.outstanding.Outstanding"
+    "maniple.client.handle.OutstandingHandles", "maniple.client.outstanding.Outstanding"
 )
 Resolved = of_release("maniple_policies.Resolved", "maniple.service.policies.Resolved")
 Metrics = of_release("maniple_runtime.telemetry.Metrics", "maniple.service.telemetry.Metrics")

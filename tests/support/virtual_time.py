@@ -38,6 +38,7 @@ READ_MONOTONIC = (
     "maniple_dispatcher.pipeline.pipeline",
     "maniple_dispatcher.handlers",
     "maniple_dispatcher.egress.lane_publisher",
+    "maniple_dispatcher.egress.waits",
     "maniple_dispatcher.limits.snapshot",
     "maniple_dispatcher.affinity.queue_drainer",
     "maniple_dispatcher.limits.bulkhead_counts",

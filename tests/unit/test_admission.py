@@ -13,7 +13,13 @@ from maniple.codec import decode_submission, encode
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import member_id
 from maniple.messages import REPEATED_HEADER, Envelope, RetryPlan, Task
-from maniple_dispatcher.ingress.admission import admit, capability_of, identity, trace_of
+from maniple_dispatcher.ingress.admission import (
+    acceptance,
+    admit,
+    capability_of,
+    identity,
+    trace_of,
+)
 from maniple_dispatcher.ingress.arrival import (
     Arrival,
     RawArrival,
@@ -22,7 +28,6 @@ from maniple_dispatcher.ingress.arrival import (
     readable,
 )
 from maniple_dispatcher.ingress.refusal import Refused, refusal_of
-from maniple_dispatcher.pipeline.verdicts import acceptance
 from maniple_policies import PolicySet, Resolved, parse_policy
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

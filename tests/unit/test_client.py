@@ -15,8 +15,7 @@ from maniple import ErrorCode, InvalidMessage, ManipleError, Status, TaskFailed,
 from maniple.client import flow
 from maniple.client.core import Client, _refused
 from maniple.client.flow import Slot
-from maniple.client.handle import Ticket
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, Ticket
 from maniple.client.submission import encode_payload
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple.messages import Failure, Result, Task

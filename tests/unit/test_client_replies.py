@@ -12,8 +12,7 @@ import pytest
 from maniple import ErrorCode, ManipleError, Status
 from maniple.amqp.reply_consumer import ReplyConsumer
 from maniple.client.carrier import AmqpCarrier
-from maniple.client.handle import TaskHandle
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, TaskHandle
 from maniple.codec import encode
 from maniple.messages import ACCEPTED_TYPE, RESULT_TYPE, RUNNING_TYPE, Failure, Result, TaskAccepted
 from maniple.topology import REPLY_PREFIX

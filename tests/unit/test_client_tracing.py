@@ -10,8 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from maniple import InvalidMessage, ManipleError
 from maniple.client.core import Client
-from maniple.client.handle import Ticket
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, Ticket
 from maniple.client.submission import SubmitSpans, encode_task
 from maniple.errors import BrokerUnavailable
 from maniple.messages import MAX_BODY, Task

@@ -11,7 +11,7 @@ from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.timings import Queues
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.egress import lane_publisher as module
+from maniple_dispatcher.egress import lane_publisher, waits
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish import batch_publisher, replies
@@ -102,7 +102,8 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     clock = Clock()
-    monkeypatch.setattr(module, "monotonic", clock)
+    for module in (lane_publisher, waits):
+        monkeypatch.setattr(module, "monotonic", clock)
     return Scene(clock)
 
 

@@ -12,7 +12,7 @@ from maniple.codec import decode_envelopes
 from maniple.messages import REPEATED_HEADER
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.egress import lane_publisher as module
+from maniple_dispatcher.egress import waits
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.pipeline.pipeline import Pipeline
@@ -73,7 +73,7 @@ class Scene:
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.setattr(module, "KEPT_BACK", 0.001, raising=False)
+    monkeypatch.setattr(waits, "KEPT_BACK", 0.001, raising=False)
     return Scene()
 
 
@@ -99,7 +99,7 @@ async def test_what_is_kept_back_expires(scene: Scene) -> None:
 async def test_what_is_kept_back_does_not_hold_up_a_dispatcher_that_stops(scene: Scene) -> None:
     delivery = await scene.take("a", **SAID)
     await scene.lanes.drain_lanes()
-    assert (scene.lanes._kept_back, scene.publisher.sent, delivery.acked) == (set(), [], 0)
+    assert (scene.lanes._waits._kept_back, scene.publisher.sent, delivery.acked) == (set(), [], 0)
 
 
 async def test_what_a_dispatcher_had_takes_the_room_that_has_no_bound(scene: Scene) -> None:

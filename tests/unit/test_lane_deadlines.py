@@ -1,12 +1,17 @@
 """Which lanes a dispatcher turns over, and when: only where something is over and nobody reads."""
 
+from datetime import UTC, datetime
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock, call
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.json import decode, encode
 
+from maniple.messages import Envelope
 from maniple.timings import Expiry, Timings
 from maniple_dispatcher.egress import lane_deadlines
 from maniple_dispatcher.egress.lane_deadlines import (
@@ -17,6 +22,7 @@ from maniple_dispatcher.egress.lane_deadlines import (
     LaneDeadlines,
     Place,
 )
+from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.messages import DispatcherReport
@@ -400,6 +406,38 @@ def test_each_deadline_passes_once_known_exactly_within_a_second_and_never_befor
         deadlines = Deadlines()
         for deadline in left:
             deadlines.add_deadline(deadline, now)
+
+
+@given(st.lists(st.tuples(st.floats(0, 2 * HOUR), st.floats(-5, 26 * HOUR)), max_size=60))
+def test_what_a_dispatcher_does_not_note_again_is_known_already(
+    tasks: list[tuple[float, float]],
+) -> None:
+    every, spared = (LaneDeadlines(TIMES, lambda _: True, WALL) for _ in range(2))
+    lanes = cast("Any", SimpleNamespace(_deadlines=spared))
+    now = WALL
+    for pause, ttl in tasks:
+        now += pause
+        for known in (every, spared):
+            known.advance_time(now, now, frozenset())
+        at = datetime.fromtimestamp(now + ttl, UTC)
+        envelope = Envelope(id="1", capability=LANE, lane=LANE, submitted_at=at, deadline=at)
+        every.note(LANE, at.timestamp())
+        LanePublisher._note(lanes, envelope)
+        seen, wanted = (known._lanes[LANE].deadlines for known in (spared, every))
+        assert (seen._at, seen.first) == (wanted._at, wanted.first)
+
+
+def test_of_what_ends_within_an_hour_that_is_far_one_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = LaneDeadlines(TIMES, lambda _: True, WALL)
+    note = Mock(wraps=known.note)
+    monkeypatch.setattr(known, "note", note)
+    for seconds in range(100):
+        at = datetime.fromtimestamp(WALL + 24 * HOUR + seconds, UTC)
+        envelope = Envelope(id="1", capability=LANE, lane=LANE, submitted_at=at, deadline=at)
+        LanePublisher._note(cast("Any", SimpleNamespace(_deadlines=known)), envelope)
+    assert note.call_args_list == [call(LANE, WALL + 24 * HOUR)]
 
 
 def test_names_that_are_no_lanes_and_too_many_are_not_kept() -> None:

@@ -14,6 +14,7 @@ from maniple.amqp.byte_budget import LONG_TASKS, TASK_BYTES, Length
 from maniple.messages import Status
 from maniple_dispatcher.ingress import long_messages
 from maniple_dispatcher.ingress.long_messages import MOST_UNSETTLED, SLICE, LongMessages, Steps
+from maniple_runtime.publish.confirm import Settlement
 from waiting import hold_within
 
 LONG = LONG_TASKS * TASK_BYTES
@@ -24,6 +25,12 @@ def delivery(weight: int = LONG) -> Any:
     one = Submission({})
     one.weight = weight
     return one
+
+
+def watched(long: LongMessages, one: Any) -> Settlement:
+    source = Settlement(one, 1)
+    long.watch_source(source)
+    return source
 
 
 def busy(seen: list[str], name: str, steps: int = 5) -> Steps:
@@ -112,7 +119,7 @@ async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
     monkeypatch.setattr(long_messages, "LATELY", 60.0)
     long.work_through(delivery(0), busy([], "short", 1))
     one, seen = delivery(), list[str]()
-    source, each = long.source(one), MOST_UNSETTLED // 4
+    source, each = watched(long, one), MOST_UNSETTLED // 4
 
     def sends() -> Steps:
         for _ in busy(seen, "sent", 12):
@@ -133,7 +140,7 @@ async def test_no_more_is_given_to_the_broker_than_it_confirms_soon(
 
 async def test_what_is_never_confirmed_holds_up_no_other_for_long(long: LongMessages) -> None:
     stuck, seen = delivery(), list[str]()
-    long.source(stuck).expect(2 * MOST_UNSETTLED)
+    watched(long, stuck).expect(2 * MOST_UNSETTLED)
     long.work_through(delivery(0), busy(seen, "short", 1))
     long.work_through(delivery(), busy(seen, "next", 3))
     async with asyncio.timeout(60):
@@ -156,7 +163,7 @@ async def test_only_for_what_is_shorter_and_has_come_lately_is_the_way_kept_clea
     long: LongMessages, monkeypatch: pytest.MonkeyPatch, weight: int, came: int, *, waits: bool
 ) -> None:
     length = Length.LONG if weight == LONG else Length.LONGEST
-    long.source(delivery(weight)).expect(2 * MOST_UNSETTLED)
+    watched(long, delivery(weight)).expect(2 * MOST_UNSETTLED)
     assert not long._is_in_the_way(length)
     long.work_through(delivery(came), busy([], "other", 1))
     assert long._is_in_the_way(length) == waits
@@ -167,14 +174,14 @@ async def test_only_for_what_is_shorter_and_has_come_lately_is_the_way_kept_clea
 async def test_what_is_delivered_again_or_settled_is_not_waited_for(long: LongMessages) -> None:
     long.work_through(delivery(0), busy([], "short", 1))
     lost, settled = delivery(), delivery()
-    long.source(lost).expect(2 * MOST_UNSETTLED)
-    (source := long.source(settled)).expect(2 * MOST_UNSETTLED)
+    watched(long, lost).expect(2 * MOST_UNSETTLED)
+    (source := watched(long, settled)).expect(2 * MOST_UNSETTLED)
     lost.alive = False
     assert long._is_in_the_way(Length.LONG)
     for _ in range(2 * MOST_UNSETTLED + 1):
         source.settle()
     assert not long._is_in_the_way(Length.LONG)
-    long.source(delivery())
+    watched(long, delivery())
     assert len(long._sources) == 1  # the others are forgotten
 
 

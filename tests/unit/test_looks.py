@@ -9,7 +9,7 @@ import pytest
 from maniple.codec import decode_envelopes
 from maniple.timings import Timings
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.egress import lane_publisher as module
+from maniple_dispatcher.egress import lane_publisher, waits
 from maniple_dispatcher.egress.known_lanes import BURST, MOST_LOOKING, MOST_THERE, RATE, LaneProbes
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
@@ -80,7 +80,8 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = Scene(Absent("test.plain"))
-    monkeypatch.setattr(module, "monotonic", lambda: made.now)
+    for module in (lane_publisher, waits):
+        monkeypatch.setattr(module, "monotonic", lambda: made.now)
     return made
 
 

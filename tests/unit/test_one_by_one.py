@@ -10,8 +10,7 @@ import pytest
 
 from ingress_with_fakes import Ingress, Submission
 from maniple.client.carrier import AmqpCarrier
-from maniple.client.handle import TaskHandle, error_of
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, TaskHandle, error_of
 from maniple.codec import decode_members, decode_results, encode, join
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError, TaskError
 from maniple.messages import PROGRESS_TYPE, RESULTS_TYPE, Envelope, Progress, Result, Status

@@ -12,6 +12,7 @@ from gate_with_fakes import GateWithFakes, Kind
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Waiting
 from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
+from maniple_dispatcher.egress import lane_publisher, waits
 from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLetterConsumer
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
@@ -88,7 +89,8 @@ async def test_a_task_that_its_lane_took_has_room() -> None:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What lanes take for the time, to be set."""
     now = [100.0]
-    monkeypatch.setattr("maniple_dispatcher.egress.lane_publisher.monotonic", lambda: now[0])
+    for module in (lane_publisher, waits):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
     return now
 
 
@@ -133,7 +135,8 @@ async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scene, delivery, now = Scene(ROOM), Delivery(), [100.0]
-    monkeypatch.setattr("maniple_dispatcher.egress.lane_publisher.monotonic", lambda: now[0])
+    for module in (lane_publisher, waits):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
     scene.fleet.taken[KEY] = 5
     scene.publisher.absent.add(LANE)
     task = envelope("1", lane=LANE, bulkhead=KEY)

@@ -11,7 +11,7 @@ from ingress_with_fakes import Ingress
 from maniple.amqp import Outgoing
 from maniple.client.carrier import AmqpCarrier
 from maniple.client.core import Client
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles
 from maniple.errors import BrokerUnavailable, ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal
 from maniple.messages import REPEATED_HEADER, Envelope

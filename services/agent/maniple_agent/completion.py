@@ -113,7 +113,7 @@ class Completion:
         self._departures = departures
         self.attempts = Attempts()
         self._deadlines = deadlines
-        self._metrics = metrics
+        self._results = metrics.counters(RESULTS)
         self._budget = RetryBudget()
         self._log = structlog.get_logger("maniple.agent.work")
 
@@ -142,7 +142,7 @@ class Completion:
     def publish_result(self, result: Result, envelope: Envelope, done: ConfirmCallback) -> None:
         """Record a result and reply to whoever asked."""
         variant = (result.lane or "").partition("@")[2]
-        self._metrics.counter(RESULTS, result.capability, variant, result.status.value).inc()
+        self._results[result.capability, variant, result.status.value].inc()
         if self._traces.on:
             result, done = self._traces.ending(result, envelope, done)
         departures = self._departures
@@ -237,6 +237,6 @@ class Completion:
         self._departures.alone(key, envelope, reason, job.settle, may_copy=copies, keep=keep)
 
     def _departed(self, job: Job, error: ManipleError | None = None) -> None:
-        """Take that the broker has confirmed what came of a job."""
+        """Settle a job: the broker has what came of it, or it cannot be published."""
         self.attempts.forget_attempt(job)
         job.settle(error)

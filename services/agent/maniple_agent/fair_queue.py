@@ -96,7 +96,7 @@ class FairQueue:
         return min(most, self._most.get(capability, UNBOUNDED))
 
     def queue(self, share: FairShare) -> None:
-        """Let a share that did not stand among those that take turns do so."""
+        """Queue a share that did not stand among those that take turns."""
         share.queued = True
         self._order.append(share)
         self._granted = 0
@@ -130,7 +130,7 @@ class FairQueue:
         return None
 
     def _grant(self, share: FairShare, free: int) -> None:
-        """Let the only one that waits take what it may in a row, without a look at each."""
+        """Grant the only one that waits what it may take in a row, without a look at each."""
         own = share.running + share.kept
         row = in_a_row(own, free, self._capacity) if self._capacity else free
         self._alone, self._granted = share.jobs, min(row, share.most - own) - 1

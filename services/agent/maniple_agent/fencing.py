@@ -55,7 +55,7 @@ class Fence:
         return self._hot.publishes
 
     def confirm(self, sent_at: float) -> None:
-        """Take that the broker has confirmed a heartbeat that was sent at that time."""
+        """Record that the broker has confirmed a heartbeat that was sent at that time."""
         self._confirmation.confirm_heartbeat(sent_at)
         self._runtime.pulse.beat()
         self.enforce()

@@ -34,7 +34,7 @@ class Closed(Protocol):
     """Told when all that came of a bundle is safe, or cannot be."""
 
     def __call__(self, bundle: "Bundle", *, acknowledged: bool) -> None:
-        """Take that it is acknowledged, or refused or lost."""
+        """Hear that it is acknowledged, or refused or lost."""
 
 
 class Bundle(Settlement):
@@ -53,13 +53,13 @@ class Bundle(Settlement):
         self.closed: Closed | None = None
 
     def settle(self, error: ManipleError | None = None) -> None:
-        """Take the end of one part."""
+        """Record the end of one part; after the last one the bundle is acknowledged or refused."""
         super().settle(error)
         if self.closed is not None and not self._remaining:
             self.closed(self, acknowledged=not (self._lost or self._refused))
 
     def keeps_room(self, bulkhead: str | None) -> None:
-        """Take that a task keeps its room elsewhere: it is in a lane again, or may be."""
+        """Record that a task keeps its room elsewhere: it is in a lane again, or may be."""
         if bulkhead is not None:
             self.rooms[bulkhead] -= 1
 
@@ -96,7 +96,7 @@ class BulkheadReport:
         """Set when some have left."""
 
     def took(self, bundle: Bundle, envelopes: Iterable[Envelope]) -> None:
-        """Take what came in a bundle."""
+        """Count the room of what came in a bundle."""
         rooms = [one.bulkhead for one in envelopes if one.bulkhead is not None]
         if rooms:
             bundle.rooms = Counter(rooms)
@@ -189,20 +189,20 @@ class Job:
         return suspect_lane(self.envelope.lane) if self.suspect else self.envelope.lane
 
     def adopted_by(self, bundle: Bundle) -> None:
-        """Let what becomes of this job settle its part of another bundle that brought it again."""
+        """Have what becomes of this job settle its part of another bundle that brought it again."""
         if self.bundle.alive:
             self.copies += (bundle,)
         else:
             self.bundle = bundle
 
     def settle(self, error: ManipleError | None = None) -> None:
-        """Take the end of what came of it: it is safe with the broker, or cannot be."""
+        """Settle its part of each bundle: what came of it is safe with the broker, or cannot be."""
         self.bundle.settle(error)
         for bundle in self.copies:
             bundle.settle(error)
 
     def keeps_room(self, bulkhead: str | None) -> None:
-        """Take that it keeps its room elsewhere; a copy of it had another."""
+        """Record that it keeps its room elsewhere; a copy of it had another."""
         self.bundle.keeps_room(bulkhead)
 
     async def flushed(self) -> None:
@@ -227,7 +227,7 @@ class Report(Protocol):
     """What an executor tells, on the connection loop."""
 
     def outcome(self, job: Job, outcome: Outcome, seconds: float) -> None:
-        """Take the outcome of a job that ran for `seconds`; called once for each job."""
+        """Hear the outcome of a job that ran for `seconds`; called once for each job."""
         ...
 
     def returned(self, jobs: Sequence[Job]) -> None:
@@ -235,11 +235,11 @@ class Report(Protocol):
         ...
 
     def slots_free(self) -> None:
-        """Take notice that more jobs can be run."""
+        """Hear that more jobs can be run."""
         ...
 
     def progress(self, job: Job, value: Raw) -> None:
-        """Take what a handler reported."""
+        """Hear what a handler reported."""
         ...
 
 

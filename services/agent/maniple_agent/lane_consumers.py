@@ -9,7 +9,8 @@ from maniple.amqp import Consumer, Delivery
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskDefinition
 from maniple.topology import Queue, agent_queue, lane_name, lane_queues, suspect_lane
-from maniple_agent.domain.prefetch import LaneMeasure, prefetch_for, worth_changing
+from maniple_agent.domain.prefetch import prefetch_for, worth_changing
+from maniple_agent.run_queue import LaneMeasure
 from maniple_agent.scheduler import Scheduler
 from maniple_runtime.hotpath import HotPath
 
@@ -93,7 +94,7 @@ class LaneConsumers:
         for lane in self._served:
             plain, suspects = lane_queues(lane)
             slots = self._capacities[self._served[lane].executor]
-            wanted = prefetch_for(slots, LaneMeasure())
+            wanted = prefetch_for(slots, None, None)
             self._consumers[lane] = consumer(plain, work.on_bundle, wanted)
             self._suspects[lane] = consumer(suspects, partial(work.on_bundle, suspect=True), 1)
         if self._affine:
@@ -106,7 +107,7 @@ class LaneConsumers:
         self._places |= self._consumers
 
     def adapt(self, work: Scheduler) -> None:
-        """Let each lane hold what can start within 50 ms by its measured run time.
+        """Fit the prefetch of each lane to what can start within 50 ms by its measured run time.
 
         From lanes without a slot that could come free nothing is taken at all. The broker's answers
         are not waited for: the queue of one lane may give none.
@@ -140,4 +141,5 @@ class LaneConsumers:
         kind = definition.executor
         slots = self._capacities[kind] - len(work.slots.stuck_reasons(kind))
         slots = work.waiting.usable(definition, slots)
-        return prefetch_for(slots, work.measures.get(lane) or LaneMeasure()) if slots > 0 else 0
+        measure = work.measures.get(lane) or LaneMeasure()
+        return prefetch_for(slots, measure.mean, measure.bundle) if slots > 0 else 0

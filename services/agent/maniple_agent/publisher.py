@@ -119,7 +119,7 @@ class AgentPublisher:
         return self.results.kept
 
     def answering(self, done: ConfirmCallback) -> ConfirmCallback:
-        """Let what waits elsewhere know by this confirm that the broker answers."""
+        """Return a `done` by which what waits elsewhere hears that the broker answers."""
         since = monotonic()
 
         def answered(error: ManipleError | None) -> None:
@@ -136,7 +136,7 @@ class AgentPublisher:
         *,
         may_copy: bool,
     ) -> None:
-        """Let a task wait in the broker for another attempt; without room `end` tells its end."""
+        """Have a task wait in the broker for another attempt; without room `end` tells its end."""
         envelope = without_room(again.envelope)
         self._metrics.counter(TASKS_RETRIED, envelope.capability).inc()
 
@@ -202,7 +202,7 @@ class AgentPublisher:
         self._try(self._lanes, key, task, unconfirmed)
 
     def _wait(self, task: _Task, tier: float) -> None:
-        """Let a task wait in a tier, or in another if that does not confirm or has no room.
+        """Have a task wait in a tier, or in another if that does not confirm or has no room.
 
         While none of them confirms, it waits here for the next that may be tried. A refusal shows
         that nothing was stored: it makes no copy.
@@ -245,7 +245,7 @@ class AgentPublisher:
         outlet.add_item(key, task.encoded, leaving)
 
     def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
-        """Take what became of a publish."""
+        """Go on with a task, now that it is known what became of its publish."""
         is_answer = error is None or isinstance(error, PublishRefused)
         ended = self.under_way.end if is_answer else self.under_way.withdraw
         self._changed.set()
@@ -288,7 +288,7 @@ class AgentPublisher:
         self._changed.set()
 
     def _withdraw(self, outlet: BatchPublisher, key: str) -> None:
-        """Let go another way what was not sent yet."""
+        """Send by another way what was not sent yet."""
         for leaving in outlet.withdraw(key):
             leaving(_Withdrawn("what was sent before it is not confirmed"))
 

@@ -1,15 +1,84 @@
-"""The attempts in an agent: which have not started, and which the broker may bring again."""
+"""The attempts in an agent: which have not started, and which the broker may bring again.
+
+And what was measured of those of one lane that have ended.
+"""
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from maniple.messages import Envelope
+from maniple.errors import ErrorCode
+from maniple.messages import Envelope, Failure
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskDefinition
 from maniple.timings import Holding
 from maniple_agent.fair_queue import FairQueue, FairShare, Held, first, take
 from maniple_agent.jobs import Bundle, Job, key_of
+
+FRESH = 0.3
+SAMPLES = 4096
+# What tells that something is wrong with the handler or what it needs, not with the task.
+BREAKS = (
+    ErrorCode.TIMEOUT,
+    ErrorCode.HANDLER_ERROR,
+    ErrorCode.HANDLER_CRASHED,
+    ErrorCode.INVALID_OUTPUT,
+)
+
+
+@dataclass(slots=True)
+class LaneMeasure:
+    """Run times and bundle sizes of one lane: since the last report, and smoothed."""
+
+    mean: float | None = None
+    bundle: float | None = None
+    times: list[float] = field(default_factory=list)
+    runs: int = 0
+    finished: dict[str, int] = field(default_factory=dict)
+    succeeded: int = 0
+    failed: int = 0
+    failing: int = 0
+    """Failures after the last success."""
+
+    def record_end(self, *, well: bool) -> None:
+        """Count an end that tells how the lane is: a lost agent is a failure, bad input is none."""
+        if well:
+            self.succeeded += 1
+            self.failing = 0
+        else:
+            self.failed += 1
+            self.failing += 1
+
+    def ends(self) -> tuple[int, int, int]:
+        """Return (succeeded, failed, failing) since the last report, and begin anew."""
+        found = self.succeeded, self.failed, self.failing
+        self.succeeded = self.failed = self.failing = 0
+        return found
+
+    def ran(self, seconds: float, status: str, failure: Failure | None = None) -> None:
+        """Record the run time of one attempt and how it ended."""
+        if failure is None or failure.code in BREAKS:
+            self.record_end(well=failure is None)
+        self.runs += 1
+        self.finished[status] = self.finished.get(status, 0) + 1
+        if len(self.times) < SAMPLES:
+            self.times.append(seconds)
+
+    def bundled(self, tasks: int) -> None:
+        """Record the size of a bundle that arrived."""
+        known = tasks if self.bundle is None else self.bundle
+        self.bundle = known + FRESH * (tasks - known)
+
+    def make_report(self) -> tuple[int, float, float, dict[str, int]]:
+        """Return (runs, mean, p99, finished by status) since the last report, and begin anew."""
+        times, runs, finished = sorted(self.times), self.runs, self.finished
+        self.times, self.runs, self.finished = [], 0, {}
+        if not times:
+            return 0, 0.0, 0.0, finished
+        mean = sum(times) / len(times)
+        self.mean = mean if self.mean is None else self.mean + FRESH * (mean - self.mean)
+        return runs, mean, times[min(len(times) - 1, int(len(times) * 0.99))], finished
 
 
 class Attempts:
@@ -83,7 +152,7 @@ class RunQueue:
         return self._turns[definition.executor].usable(definition.capability, slots)
 
     def enqueue(self, job: Job) -> None:
-        """Let a job wait for its turn."""
+        """Queue a job for its turn."""
         if job.suspect:
             self._suspects.append(job)
             return
@@ -154,7 +223,7 @@ class RunQueue:
                     self.put_away(job, now)
 
     def bring_back(self, job: Job, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
-        """Let an orphan wait again, as part of the bundle that brought it; False if it is none."""
+        """Queue an orphan again, as part of the bundle that brought it; False if it is none."""
         if self._orphans.pop(job, None) is None:
             return False
         job.envelope, job.bundle = envelope, bundle

@@ -32,7 +32,6 @@ from maniple_agent.completion import (
     TaskDeadlines,
     seconds_of,
 )
-from maniple_agent.domain.prefetch import LaneMeasure
 from maniple_agent.domain.redelivery import (
     is_over,
     lost_at_most_once,
@@ -44,7 +43,7 @@ from maniple_agent.fair_queue import tight_from
 from maniple_agent.jobs import BulkheadReport, Bundle, Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
-from maniple_agent.run_queue import RunQueue
+from maniple_agent.run_queue import LaneMeasure, RunQueue
 from maniple_agent.slots import Slots
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
@@ -88,6 +87,8 @@ class Scheduler:
         self._departures = departures
         self._progress = progress
         self._metrics = metrics
+        self._queue_seconds = metrics.histograms(QUEUE_SECONDS)
+        self._run_seconds = metrics.histograms(RUN_SECONDS)
         self._fenced: Callable[[], bool] = lambda: False
         self.rooms = BulkheadReport()
         self._deadlines = TaskDeadlines(known or clock, clock)
@@ -123,7 +124,7 @@ class Scheduler:
     # --- in ------------------------------------------------------------------------------
 
     def on_bundle(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        """Take one bundle from a lane."""
+        """Queue the tasks of one bundle from a lane."""
         now = self._deadlines.now()
         self.last_delivery_at = now.at
         try:
@@ -199,7 +200,7 @@ class Scheduler:
         self._conclusions.publish_result(result, envelope, bundle.settle)
 
     def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
-        """Let an attempt that is still here settle its part of a bundle that brings it again."""
+        """Have an attempt that is still here settle its part of a bundle that brings it again."""
         job = self.attempts.same(envelope)
         if job is None:
             return False
@@ -233,7 +234,7 @@ class Scheduler:
                 executor.run(jobs)
 
     def _due(self, kind: Kind, executor: Executor) -> list[Job]:
-        """Take the jobs that an executor can run now; one suspect at a time in this agent."""
+        """Begin the jobs that an executor can run now; one suspect at a time in this agent."""
         jobs: list[Job] = []
         free = executor.free
         turns = self.waiting.turns(kind)
@@ -288,7 +289,7 @@ class Scheduler:
             job.waited = True
             waited = max(0.0, (now.at - envelope.dispatched_at).total_seconds())
             exemplar = exemplar_of(envelope) if job.span else None
-            self._metrics.histogram(QUEUE_SECONDS, envelope.capability).observe(waited, exemplar)
+            self._queue_seconds[envelope.capability,].observe(waited, exemplar)
         return True
 
     # --- told by executors (Report) ------------------------------------------------------
@@ -301,15 +302,14 @@ class Scheduler:
             status = "retried" if isinstance(decision, NextAttempt) else decision.status.value
             self.measures[job.envelope.lane].ran(seconds, status, outcome.failure)
             exemplar = exemplar_of(job.envelope) if job.span else None
-            runs = self._metrics.histogram(RUN_SECONDS, job.envelope.capability)
-            runs.observe(seconds, exemplar)
+            self._run_seconds[job.envelope.capability,].observe(seconds, exemplar)
             self._conclusions.publish_decision(job, decision, outcome)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others
             self._conclusions.fail_job(job, error)
         self._schedule_pump()
 
     def returned(self, jobs: Iterable[Job]) -> None:
-        """Let jobs that could not begin wait again; what waits too long goes to others.
+        """Queue again jobs that could not begin; what waits too long goes to others.
 
         Who drains is done once nothing runs: it hands them back before that is said.
         """
@@ -359,7 +359,7 @@ class Scheduler:
     # --- without the broker --------------------------------------------------------------
 
     def connection_lost(self) -> None:
-        """Take that the broker gives what was delivered to others, from now on."""
+        """Put away what was delivered: the broker gives it to others, from now on."""
         self.waiting.put_away_lost(monotonic())
         self.stop_jobs([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
 

@@ -27,10 +27,10 @@ class Source(Protocol):
     """What a task came with: settled part by part, its acknowledgement written by `flushed`."""
 
     def settle(self, error: ManipleError | None = None) -> None:
-        """Take the end of one part."""
+        """Record the end of one part."""
 
     def keeps_room(self, bulkhead: str | None) -> None:
-        """Take that one of its tasks keeps its room elsewhere."""
+        """Record that one of its tasks keeps its room elsewhere."""
 
     async def flushed(self) -> None:
         """Return once the acknowledgement, if all parts have ended, is on its way."""

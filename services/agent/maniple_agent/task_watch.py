@@ -22,7 +22,7 @@ class TaskWatch:
     def __init__(
         self, work: Scheduler, departures: AgentPublisher, agent: str, *, period: float
     ) -> None:
-        """Look after `work`; what has been running for a second is told by `departures`."""
+        """Watch `work`; what has been running for a second is told by `departures`."""
         self._period = period
         self._work = work
         self._departures = departures
@@ -31,7 +31,7 @@ class TaskWatch:
     async def watch_tasks(
         self, fence: Fence, metrics: Metrics, health: Health, clock: Callable[[], datetime]
     ) -> None:
-        """Look until cancelled."""
+        """Watch until cancelled."""
         while True:
             await asyncio.sleep(self._period)
             fence.enforce()

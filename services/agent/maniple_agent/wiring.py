@@ -150,7 +150,7 @@ async def build(runtime: Runtime[AgentSettings], folder: Path | None = None) -> 
 
 
 async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
-    """Take nothing new, finish or hand back, and say goodbye."""
+    """Stop taking tasks, finish or hand back what is here, and say goodbye."""
     began, seconds = monotonic(), parts.ending.seconds
     parts.work.draining = True  # a fence that opens meanwhile must not let anything in
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
@@ -166,7 +166,7 @@ async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
 async def _report(
     runtime: Runtime, parts: Parts, plane: ControlPlane, description: AgentDescription
 ) -> Heartbeats:
-    """Let the agent obey commands and tell how it is."""
+    """Have the agent obey commands and tell how it is."""
     self_ = Self(
         description=description,
         slots=sum(executor.capacity for executor in parts.executors.values()),

@@ -50,13 +50,12 @@ class DestinationBackoff:
 
     def __init__(self, times: Queues | None = None) -> None:
         self._times = times or Queues()
-        self._shut: dict[Key, _Door] = {}
+        self.failing: dict[Key, _Door] = {}
+        """What is or was shut lately: any other key is open, and nobody need ask."""
 
     def refusal(self, key: Key, now: float) -> Waiting | None:
         """Return why a task for `key` need not try now, or None: it may."""
-        if not self._shut:
-            return None
-        door = self._shut.get(key)
+        door = self.failing.get(key)
         if door is None:
             return None
         if now < door.until:
@@ -73,16 +72,16 @@ class DestinationBackoff:
         for key in keys:
             if self.refusal(key, now) is None:
                 return key, 0.0
-        key = min(keys, key=lambda one: self._shut[one].until)
-        return key, self._shut[key].until - now
+        key = min(keys, key=lambda one: self.failing[one].until)
+        return key, self.failing[key].until - now
 
     def shut(self, key: Key, why: Waiting, now: float) -> None:
         """Take that `key` refused a task, or did not confirm it."""
-        if len(self._shut) >= MAX_DOORS and key not in self._shut:
-            self._shut = {k: door for k, door in self._shut.items() if now < door.until}
-            if len(self._shut) >= MAX_DOORS:
+        if len(self.failing) >= MAX_DOORS and key not in self.failing:
+            self.failing = {k: door for k, door in self.failing.items() if now < door.until}
+            if len(self.failing) >= MAX_DOORS:
                 return
-        known = self._shut.get(key)
+        known = self.failing.get(key)
         rest = self._times.shut
         if why is Waiting.UNCONFIRMED:
             rest = self._times.stuck
@@ -90,9 +89,8 @@ class DestinationBackoff:
                 if not known.tried:
                     return  # what else was on its way when it became stuck
                 rest = min(2 * known.rest, self._times.most_stuck)
-        self._shut[key] = _Door(why, now + rest, rest)
+        self.failing[key] = _Door(why, now + rest, rest)
 
     def reopen(self, key: Key) -> None:
         """Take that `key` took a task."""
-        if self._shut:
-            self._shut.pop(key, None)
+        self.failing.pop(key, None)

@@ -24,8 +24,7 @@ from msgspec import Raw
 from maniple import codec
 from maniple.attempts import Ran, conclude, context_of, expired, result_of, seconds_for
 from maniple.client.core import Client
-from maniple.client.handle import Ticket
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, Ticket
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
 from maniple.loading import load_registry

@@ -31,7 +31,7 @@ class LoopHealth:
     def judge_silence(
         self, silent: float, *, given_up: bool, now: float, behind: bool = False
     ) -> LoopState:
-        """Take for how long it has been silent; `given_up`: nobody waits for what may block it.
+        """Judge it by how long it has been silent; `given_up`: nobody waits for what may block it.
 
         `behind`: it has not begun in time what it was given, and so is to be given nothing now.
         """

@@ -13,7 +13,7 @@ class Confirmation:
     timings: Timings = field(default_factory=Timings)
 
     def confirm_heartbeat(self, sent_at: float) -> None:
-        """Take a confirmed heartbeat; late news of an older one changes nothing."""
+        """Record a confirmed heartbeat; late news of an older one changes nothing."""
         self.sent_at = max(self.sent_at, sent_at)
 
     def fenced(self, now: float) -> bool:
@@ -47,5 +47,5 @@ class Pace:
         return True
 
     def hold_off(self, seconds: float, now: float) -> None:
-        """Let it happen after that time at the earliest."""
+        """Allow it after so many seconds, at the earliest."""
         self.last = max(self.last, now + seconds - self.seconds)

@@ -28,7 +28,7 @@ class RetryBudget:
         self._lanes: dict[str, _Lane] = {}
 
     def record_attempt(self, lane: str, now: float) -> None:
-        """Take that an attempt has ended."""
+        """Count an attempt that has ended."""
         self._lane(lane, now).ends.append((now, False))
 
     def allows(self, lane: str, share: float, now: float) -> bool:

@@ -193,7 +193,7 @@ def enter(group: Path) -> None:
 
 
 def bound(group: Path, memory: int) -> None:
-    """Let what is in a cgroup use so many bytes together. Raises `OSError`.
+    """Allow what is in a cgroup so many bytes together. Raises `OSError`.
 
     It is killed at once if it uses more and the kernel can take nothing back.
     """

@@ -39,7 +39,7 @@ class Worker:
         connection: socket.socket,
         lifeline: int,
     ) -> None:
-        """Take what `start_process` made; `connection` is the socket of `reader` and `writer`."""
+        """Keep what `start_process` made; `connection` is the socket of `reader` and `writer`."""
         self.group: Path | None = None
         """Its cgroup, if it has one of its own."""
         self._process = process

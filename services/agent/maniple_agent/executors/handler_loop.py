@@ -100,7 +100,7 @@ class HandlerLoop:
         return None if caller is None else caller.began_at
 
     def give_up(self, job: Job) -> None:
-        """Take that a job is over, though its handler may go on."""
+        """Record that a job is over, though its handler may go on."""
         caller = self._callers.get(job)
         if caller is not None:
             caller.given_up = True

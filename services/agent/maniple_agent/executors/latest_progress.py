@@ -38,14 +38,14 @@ class LatestProgress:
         self._timer: asyncio.TimerHandle | None = None
 
     def offer(self, value: Any) -> None:
-        """Let a value be told, in place of one that waits. Raises `ProgressDropped`."""
+        """Tell a value soon, in place of one that waits. Raises `ProgressDropped`."""
         self._value.append(encode_progress(value))
         if not self._crossing:
             self._crossing = True
             self._cross(self._arrive)
 
     def tell_last(self) -> None:
-        """Let the last value be told at once: the handler has ended."""
+        """Tell the last value at once: the handler has ended."""
         if self._value:
             self._cross(self._flush)
 

@@ -43,7 +43,7 @@ class LoopWatch:
         capacity: int,
         clock: Callable[[], float],
     ) -> None:
-        """Look at `running`, which has since when each runs, and tell `report`."""
+        """Watch `running`, which has since when each runs, and tell `report`."""
         self._running = running
         self._report = report
         self._capacity = capacity
@@ -61,13 +61,13 @@ class LoopWatch:
         self._passed_over = False
 
     def start_watch(self, loop: "HandlerLoop", spawn: Spawn) -> None:
-        """Look at `loop` from now on."""
+        """Watch `loop` from now on."""
         self._loop = loop
         self._looked_at = self._clock()
         self._watcher = spawn(self._watch(), "handler-loop-watch")
 
     async def stop_watch(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)

@@ -63,7 +63,7 @@ class PoolCall:
     __slots__ = ("_caller", "future", "over_since", "since", "work")
 
     def __init__(self, work: Callable[[], Any], since: float) -> None:
-        """Take what is to be called, from `since` on, on behalf of who runs here."""
+        """Describe what is to be called, from `since` on, on behalf of who runs here."""
         self.work = work
         self.since = since
         self._caller = calling.get()
@@ -169,7 +169,7 @@ class HandlerPool(ThreadPoolExecutor):
                 self._wake()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - as it is called; nobody can wait for what may never return
-        """Take nothing more; idle threads end, others when they have returned."""
+        """Refuse more calls; idle threads end, others when they have returned."""
         with self._turn:
             self._closed = True
             if cancel_futures:

@@ -68,7 +68,7 @@ class ThreadExecutor:
         self._context = copy_context()
 
     async def stop(self) -> None:
-        """Let idle threads end; busy ones end with the process."""
+        """End idle threads; busy ones end with the process."""
         for _ in self._threads:
             self._jobs.put(None)
 

@@ -166,7 +166,7 @@ class _Progress:
 
 
 def _be_the_first_to_go() -> None:
-    """Let the kernel take a worker, not the agent, when memory runs out."""
+    """Have the kernel kill a worker, not the agent, when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
@@ -192,7 +192,7 @@ class _MemoryLimit:
         return self._group is not None and self._bytes > 0
 
     def set(self, limit: int) -> None:
-        """Let the next call, and what it starts, have so many bytes."""
+        """Allow the next call, and what it starts, so many bytes."""
         if self._group is not None:
             self._bound(self._group, limit)
         if self._group is None:

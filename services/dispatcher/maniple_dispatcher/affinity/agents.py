@@ -74,7 +74,7 @@ class AgentDirectory:
         self._runtime.spawn(self._keep_asking(0 if asked else TICKS), "ask for agents")
 
     def on_agent_event(self, event: AgentEvent) -> None:
-        """Take an event; one of a life that cannot be would make all that follow seem older."""
+        """Record an event; one of a life that cannot be would make all that follow seem older."""
         if is_of_the_future(event.incarnation):
             return
         if isinstance(event, AgentRegistered):
@@ -129,7 +129,7 @@ class AgentDirectory:
         return True
 
     async def _look_for_missing(self, known: set[str]) -> None:
-        """Look who is neither known to the registry nor gone with a farewell."""
+        """Find who is neither known to the registry nor gone with a farewell."""
         marked = await self._marks.refresh(self._roster.readers)
         now = monotonic()
         self._missing = {

@@ -83,7 +83,7 @@ class Assignment:
     def registered(
         self, agent: str, incarnation: str, lanes: frozenset[str], at: float = math.inf
     ) -> bool:
-        """Take which lanes an incarnation serves with affinity; `at` is the Unix second.
+        """Record which lanes an incarnation serves with affinity; `at` is the Unix second.
 
         Tells whether an earlier one, which served more, may have left a queue behind.
         """
@@ -98,13 +98,13 @@ class Assignment:
         return has_queue and not lanes
 
     def draining(self, agent: str, incarnation: str) -> None:
-        """Take that an incarnation takes nothing new."""
+        """Record that an incarnation takes nothing new."""
         known = self._lives.get(agent)
         if known is not None and known.here and known.incarnation == incarnation:
             self._keep(agent, replace(known, lanes=frozenset(), takes=False))
 
     def gone(self, agent: str, incarnation: str, at: float = math.inf) -> bool:
-        """Take that an incarnation failed or left; tell whether that may leave a queue behind."""
+        """Record that an incarnation failed or left; tell whether that may leave a queue behind."""
         known = self._lives.get(agent)
         if known is not None and order(incarnation, at) < order(known.incarnation, at):
             return False
@@ -113,7 +113,7 @@ class Assignment:
         return has_queue
 
     def missing(self, agent: str, *, marked: bool) -> bool:
-        """Take that nobody knows the agent; tell whether that may leave a queue behind.
+        """Record that nobody knows the agent; tell whether that may leave a queue behind.
 
         Unlike one that is gone it comes back as soon as it is heard of. `marked` says that it had
         a queue once.

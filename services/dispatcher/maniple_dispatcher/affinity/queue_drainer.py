@@ -112,7 +112,7 @@ class QueueDrainer:
             self.begin_draining(agent)
 
     async def stop_draining(self) -> None:
-        """Take nothing more; what was taken is settled, or stays where it is."""
+        """Stop taking messages; what was taken is settled, or stays where it is."""
         self._stopping = True
         if self._moving:
             await asyncio.wait(list(self._moving.values()), timeout=STOP_TIMEOUT)

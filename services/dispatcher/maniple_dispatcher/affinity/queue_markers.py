@@ -68,7 +68,7 @@ class QueueMarkers:
         return taken
 
     async def remove_marker(self, name: str) -> None:
-        """Take a mark away: the queue is gone."""
+        """Remove a mark: the queue is gone."""
         self._known.discard(name)
         try:
             await self._consul.kv_delete(self._folder + name)

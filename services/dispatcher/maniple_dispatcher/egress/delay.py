@@ -79,13 +79,13 @@ class DelayPublisher:
         self._times = times or Queues()
         self._under_way: InFlightPublishes[_Task] = InFlightPublishes(self._times.patience)
         self.answered = self._under_way.answered
-        """Takes that the broker has confirmed something else that was sent at a time."""
+        """Records that the broker has confirmed something else that was sent at a time."""
         self._doors = DestinationBackoff(self._times)
         self._cancel_at: dict[Key, float] = {}
         self._pausing = 0
 
     def delay_task(self, waiting: Wait, done: ConfirmCallback, *, insist: bool) -> None:
-        """Let a task wait; `done` when that is confirmed, or, without `insist`, refused.
+        """Publish a task to its tier; `done` when that is confirmed, or, without `insist`, refused.
 
         With `insist` a full tier is passed over for the next shorter one. When none has room the
         task goes to the end of `maniple.retry` itself, which has no limit: behind the others, so
@@ -125,7 +125,7 @@ class DelayPublisher:
         asyncio.get_running_loop().call_later(seconds, then)
 
     def redirect_overdue(self, *, taking: bool) -> None:
-        """Let wait elsewhere what is not confirmed for too long; to be called now and then.
+        """Send elsewhere what is not confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """

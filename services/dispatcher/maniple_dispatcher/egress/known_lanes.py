@@ -45,7 +45,7 @@ class LaneProbes:
         return True
 
     def found(self, lane: str) -> None:
-        """Take that a lane took something."""
+        """Record that a lane took something."""
         if lane in self.there:
             return
         self._looking.pop(lane, None)
@@ -54,7 +54,7 @@ class LaneProbes:
         self.there.add(lane)
 
     def missed(self, lane: str) -> None:
-        """Take that there is no such lane."""
+        """Record that there is no such lane."""
         self._looking.pop(lane, None)
         self.there.discard(lane)
 
@@ -67,7 +67,7 @@ class LaneTimes:
     p99: float = 0.0
 
     def learn(self, count: int, p99: float) -> None:
-        """Take a report of `count` runs, the slowest hundredth of which took `p99` seconds.
+        """Learn from a report of `count` runs, the slowest hundredth of which took `p99` seconds.
 
         A slower lane is believed at once, a faster one gradually.
         """
@@ -87,7 +87,7 @@ class Sizes:
     lanes: dict[str, LaneTimes] = field(default_factory=dict)
 
     def learn(self, lane: str, count: int, p99: float) -> int:
-        """Take a report and return the size in force for the lane now."""
+        """Learn from a report and return the size in force for the lane now."""
         self.lanes.setdefault(lane, LaneTimes()).learn(count, p99)
         return self.size(lane)
 

@@ -49,37 +49,34 @@ class Deadlines:
     what is in it is known better.
     """
 
-    __slots__ = ("_at", "_hour", "first")
+    __slots__ = ("_at", "first")
 
     def __init__(self) -> None:
         self._at: set[int] = set()
-        self._hour: float = NEVER  # the last one that was added
         self.first = NEVER
 
     def __len__(self) -> int:
         return len(self._at)
 
-    def add_deadline(self, deadline: float, now: float) -> None:
-        """Take a deadline; both are seconds of the same clock."""
+    def add_deadline(self, deadline: float, now: float) -> int:
+        """Add a deadline, and return by what it is known; all are seconds of the same clock."""
         left = deadline - now
-        if left > HOUR and self._hour <= deadline < self._hour + HOUR:
-            return  # as most are: this is done for each task
         if left <= MINUTE:
             at = math.ceil(deadline)
         elif left <= HOUR:
             at = int(deadline) // MINUTE * MINUTE
         else:
-            at = self._hour = int(min(deadline, now + FARTHEST)) // HOUR * HOUR
+            at = int(min(deadline, now + FARTHEST)) // HOUR * HOUR
         if at not in self._at:
             self._at.add(at)
             self.first = min(self.first, at)
+        return at
 
     def pass_until(self, now: float) -> bool:
         """Forget those until `now`; tell whether there were any."""
         if now < self.first:
             return False
         self._at = {at for at in self._at if at > now}
-        self._hour = NEVER
         self.first = min(self._at, default=NEVER)
         return True
 
@@ -149,6 +146,9 @@ class LaneDeadlines:
         self.wall = wall
         self._lanes: dict[str, _Lane] = {}
         self._places: dict[str, Place] = {}
+        self.hours: dict[str, int] = {}
+        """The hour that was noted last, by lane. What ends in it, and not within an hour from now,
+        as most does, need not be noted again."""
         self._others = frozenset[str]()
         self._turns: dict[str, Turn] = {}
         self.told = False
@@ -160,13 +160,15 @@ class LaneDeadlines:
         return self._lanes.keys()
 
     def note(self, lane: str, deadline: float) -> None:
-        """Take that a task with this deadline (the cluster's time, seconds) is in a lane."""
+        """Record that a task with this deadline (the cluster's time, seconds) is in a lane."""
         known = self._lanes.get(lane) or self._begin(lane)
         if known is not None:
-            known.deadlines.add_deadline(deadline, self.wall)
+            at = known.deadlines.add_deadline(deadline, self.wall)
+            if deadline > self.wall + HOUR:
+                self.hours[lane] = at
 
     def stir(self, lanes: Iterable[str]) -> None:
-        """Take that others may put something into these lanes: agents, or who was here before."""
+        """Record that others may put something into these lanes: agents, or who was here before."""
         for lane in tuple(lanes):
             known = self._lanes.get(lane) or self._begin(lane)
             for place in known.places if known is not None else ():
@@ -175,7 +177,7 @@ class LaneDeadlines:
                     place.look_at = min(place.look_at, 0.0)
 
     def move(self, lane: str) -> None:
-        """Take that a task of this lane has ended with an agent: it has taken another, or will.
+        """Record that a task of this lane has ended with an agent: it has taken another, or will.
 
         But no suspect, of which an agent has one at a time: those behind one of an hour would wait
         unseen. Known weakness: what has ended may have been a suspect.
@@ -190,7 +192,7 @@ class LaneDeadlines:
         return lane in self._lanes or not self.told
 
     def learn_lane(self, lanes: Iterable[str]) -> None:
-        """Take that there are these lanes."""
+        """Record that there are these lanes."""
         for lane in lanes:
             if lane not in self._lanes:
                 self._begin(lane)
@@ -206,7 +208,7 @@ class LaneDeadlines:
         return known
 
     def advance_time(self, wall: float, now: float, others: frozenset[str]) -> None:
-        """Let time pass; what a dispatcher knew that is not among the `others` any more is lost."""
+        """Set the time; what a dispatcher knew that is not among the `others` any more is lost."""
         self.wall = wall
         if self._others - others:
             self.stir(self._lanes)
@@ -237,7 +239,7 @@ class LaneDeadlines:
         return pressing[:MOST_DUE] + slow[:MOST_SLOW] + blank[:MOST_BLANK]
 
     def see(self, place: Place, ready: int, consumers: int, now: float) -> bool:
-        """Take a look at a queue; tell whether it is to be turned over now."""
+        """Record a look at a queue; tell whether it is to be turned over now."""
         place.stirred = place.stirred or consumers > 0
         moved, place.moved = place.moved or ready < place.ready, False
         place.ready = ready
@@ -270,7 +272,7 @@ class LaneDeadlines:
         return place.ready <= MOST_READ and (place.due or (place.forgotten and is_owned))
 
     def on_news(self, turns: Mapping[str, Turn], now: float) -> None:
-        """Take which queues another dispatcher turns over, or has: twice would do no harm."""
+        """Record which queues another dispatcher turns over, or has: twice would do no harm."""
         for queue, (began, whole) in turns.items():
             place = self._places.get(queue)
             if place is None:
@@ -287,19 +289,19 @@ class LaneDeadlines:
         return turns
 
     def miss(self, place: Place, now: float) -> None:
-        """Take that a queue could not be looked at."""
+        """Record that a queue could not be looked at."""
         place.idle = 0
         place.look_at = now + self.times.every
 
     def begin_turn(self, place: Place) -> None:
-        """Take that a queue is turned over from now on; what happens meanwhile counts anew."""
+        """Record that a queue is turned over from now on; what happens meanwhile counts anew."""
         place.turning, place.began = True, self.wall
         self._turns[place.queue] = (place.began, False)
         place.due = place.stirred = place.forgotten = place.consumed = False
         place.idle = 0
 
     def end_turn(self, place: Place, now: float, seconds: float, *, whole: bool) -> None:
-        """Take that this took so many seconds, and whether all that was there has been taken.
+        """Record that this took so many seconds, and whether all that was there has been taken.
 
         A long lane is turned over half of the time at most, and less where agents read it.
         """
@@ -310,7 +312,7 @@ class LaneDeadlines:
         place.look_at = now + self.times.look if place.due or place.stirred else NEVER
 
     def fail(self, place: Place, now: float) -> None:
-        """Take that the queue did not answer, or the connection was lost: again, ever later."""
+        """Record that the queue did not answer, or the connection was lost: again, ever later."""
         place.turning, place.due = False, True
         pause = self.times.every * 2.0 ** min(place.failures, 10)
         place.failures += 1

@@ -5,7 +5,7 @@ and confirmed before it is acknowledged, so that nothing is lost and dying in be
 At most as many messages are taken as were seen in it before. If nobody read it, none is taken any
 more once somebody does. If agents do, it goes once round, so that tasks stay in their order: it
 ends with the first message that bears the stamp of what was sent there since it began; what the
-tasks in it are called has no say in that. Which lanes, and when, `domain/lane_deadlines.py`
+tasks in it are called has no say in that. Which lanes, and when, `lane_deadlines.py`
 decides; twice does no harm.
 
 Known weaknesses: one task of a lane in which agents take something meanwhile may come behind the
@@ -183,13 +183,13 @@ class LaneExpiry:
         self._stopping = False
 
     async def watch_lanes(self) -> None:
-        """Look until cancelled."""
+        """Watch the lanes until cancelled."""
         async with asyncio.TaskGroup() as both:
             both.create_task(self._keep_looking())
             both.create_task(self._keep_marks())
 
     async def stop_turning(self) -> None:
-        """Take nothing more; what was taken is settled, or goes back to its queue."""
+        """Stop taking messages; what was taken is settled, or goes back to its queue."""
         self._stopping = True
         if self._turning:
             await asyncio.wait(self._turning, timeout=STOP_TIMEOUT)

@@ -2,17 +2,14 @@
 
 Every task settles its source message when what became of it is confirmed. A lane that refuses or is
 missing sends it to wait at once; from one that does not confirm for some seconds while others do, a
-copy is sent to wait (`domain/under_way.py`): the task may run twice, but it holds up no other and
+copy is sent to wait (`InFlightPublishes`): the task may run twice, but it holds up no other and
 is not lost.
 """
 
-import asyncio
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -46,27 +43,21 @@ from maniple.topology import (
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.egress.known_lanes import LaneProbes, Sizes
-from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.egress.lane_deadlines import HOUR, NEVER, LaneDeadlines
+from maniple_dispatcher.egress.mirrors import MirrorPublisher
+from maniple_dispatcher.egress.waits import WaitingTasks
+from maniple_dispatcher.ingress.admission import acceptance
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import (
     SELDOM,
     Cancellations,
-    Wait,
-    acceptance,
     cancelled,
     expired,
-    is_committed,
-    overloaded,
-    rest_of,
-    shorter,
-    wait,
 )
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.destination_backoff import DestinationBackoff
 from maniple_runtime.metric_names import (
-    MIRRORS_DROPPED,
     TASKS_ACCEPTED,
-    TASKS_DELAYED,
     TASKS_REJECTED,
 )
 from maniple_runtime.publish.batch_publisher import RECORD_PATIENCE, BatchPublisher, ResultPublisher
@@ -79,11 +70,7 @@ from maniple_runtime.publish.confirm import (
 )
 from maniple_runtime.telemetry import Metrics
 
-RETRY_AFTER = 5.0
 ROUND_HEADER = "maniple-round"
-KEPT_BACK = 0.25  # seconds after which room is looked for again, for what is kept back
-MIRROR_SECONDS = 5.0
-MIRRORED_BYTES = 8 * 1024**2  # of copies that the broker has not confirmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +84,6 @@ class _Going:
     """It was in its lane before."""
 
 
-def _with(going: _Going, envelope: Envelope) -> _Going:
-    """Return what is on its way with another envelope."""
-    if envelope is going.envelope:
-        return going
-    return _Going(envelope, going.source, going.alone, going.back)
-
-
 class _Withdrawn(ManipleError):
     """It was not sent, because what was sent before it was refused or is not confirmed."""
 
@@ -114,7 +94,7 @@ class _Withdrawn(ManipleError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Try:
-    """A `done` of a task that is tried at a door."""
+    """The `done` of a publish of a task."""
 
     ticket: InFlightPublish[_Going]
     told: Callable[["_Try", ManipleError | None], None]
@@ -161,9 +141,9 @@ class LanePublisher:
         self._rounds: dict[str, str] = {}
         for alone in (False, True):
             self._ways[LANES.name, alone].bearing(self._headers_of)
-        mirrors = self._way(publisher, LANES, metrics, self._sizes.size)
-        self._mirrors = mirrors.within(MIRROR_SECONDS)
-        self._delays = DelayPublisher(publisher, metrics, times, clock=clock)
+        self._mirrors = MirrorPublisher(
+            self._way(publisher, LANES, metrics, self._sizes.size), traces, metrics, self._note
+        )
         self._events = (
             BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
@@ -174,6 +154,7 @@ class LanePublisher:
         )
         self._results = results
         self._metrics = metrics
+        self._accepted_of = metrics.counters(TASKS_ACCEPTED)
         self._clock = clock
         self._cancellations = Cancellations()
         self._times = times or Queues()
@@ -181,7 +162,10 @@ class LanePublisher:
         self._looks = LaneProbes(deadlines.knows if deadlines is not None else lambda _: True)
         self._under_way: InFlightPublishes[_Going] = InFlightPublishes(self._times.patience)
         self._cancel_at: dict[Key, float] = {}
-        self._kept_back: set[asyncio.TimerHandle] = set()
+        self._delays = DelayPublisher(publisher, metrics, times, clock=clock)
+        self._waits = WaitingTasks(
+            self._delays, self, metrics, clock, traces=traces, answered=self._under_way.answered
+        )
 
     @staticmethod
     def _way(
@@ -192,7 +176,7 @@ class LanePublisher:
         )
 
     def learn_times(self, lane: str, runs: int, p99: float) -> None:
-        """Take the run times of a lane: they decide how many tasks a bundle carries."""
+        """Learn the run times of a lane: they decide how many tasks a bundle carries."""
         if self._deadlines is not None:
             self._deadlines.move(lane)
         self._ways[LANES.name, False].limit(lane, self._sizes.learn(lane, runs, p99))
@@ -213,7 +197,7 @@ class LanePublisher:
 
         `waiting` says what it has waited for.
         """
-        if self._cancellations.has(envelope.tenant, envelope.id):
+        if self._cancellations.since and self._cancellations.has(envelope.tenant, envelope.id):
             self.end_task(cancelled(envelope, now), envelope, source)
         elif self.is_over(envelope, now):
             self.end_task(expired(envelope, now, waiting=waiting), envelope, source)
@@ -222,7 +206,7 @@ class LanePublisher:
         return True
 
     def admitted(self, envelope: Envelope, source: Settlement, then: Callable[[], None]) -> None:
-        """Record that a new task goes to a lane or waits, `then` let it.
+        """Record that a new task goes to a lane or waits, and call `then` when that is confirmed.
 
         That may take long, and all the while it has its room.
         """
@@ -290,7 +274,7 @@ class LanePublisher:
             self._turned_away(going, why)
 
     def _turned_away(self, going: _Going, why: Waiting, *, least: int = 0) -> None:
-        """Let a task wait that no queue has: in none it takes room; `least` as in `wait`."""
+        """Have a task wait that no queue has: in none it takes room; `least` as in `wait`."""
         envelope = going.envelope
         if going.back:
             envelope = self._rooms.back(envelope)
@@ -299,7 +283,7 @@ class LanePublisher:
                 why is Waiting.NO_AGENT and lane_key(envelope.lane, envelope.lost) == envelope.lane
             )
             envelope = self._rooms.turned_away(envelope, no_lane=no_lane)
-        self._wait(_with(going, envelope), why, least=least)
+        self._waits.begin_wait(envelope, going.source, why, least=least)
 
     def end_task(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further, while its source is ours."""
@@ -319,34 +303,22 @@ class LanePublisher:
         *,
         insist: bool = False,
     ) -> None:
-        """Let a task that is not due yet wait for another round, or `why` it is to begin to.
+        """Have a task that is not due yet wait for another round; `why`, if it has not begun to.
 
         With `insist` it was promised that it is not to end for want of room.
         """
-        self._metrics.counter(TASKS_DELAYED, Waiting.NOT_DUE.value).inc()
-        rest = rest_of(envelope, self._clock(), why)
-        self._delay(rest, envelope, source, Waiting.NOT_DUE, insist=insist)
+        self._waits.wait_until_due(envelope, source, why, insist=insist)
 
     def hold(self, envelope: Envelope, source: Settlement, why: Waiting) -> None:
-        """Let a task wait that is not to try its lane now."""
-        self._wait(_Going(envelope, source, alone=False), why)
+        """Have a task wait that is not to try its lane now."""
+        self._waits.begin_wait(envelope, source, why)
 
     def mirror(self, copy: Envelope) -> None:
         """Send a copy that nobody waits for, and that is dropped where there is no room."""
-        if self._mirrors.kept > MIRRORED_BYTES:
-            self._metrics.counter(MIRRORS_DROPPED).inc()
-            return
-        copy, sent = self._traces.mirroring(copy, partial(self._mirror_sent, copy))
-        self._mirrors.add_item(copy.lane, encode(copy), sent)
-
-    def _mirror_sent(self, copy: Envelope, error: ManipleError | None) -> None:
-        if error is None:
-            self._note(copy)
-        else:
-            self._metrics.counter(MIRRORS_DROPPED).inc()
+        self._mirrors.send_copy(copy)
 
     def redirect_overdue(self, *, taking: bool) -> None:
-        """Let wait what has not been confirmed for too long; to be called now and then.
+        """Have wait what has not been confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
@@ -361,8 +333,8 @@ class LanePublisher:
             going = ticket.item
             self._arrived(going)
             # A queue may have it: it may run, and has its room there; the copy asks for another.
-            copy = _with(going, replace(without_room(going.envelope), again=True))
-            self._wait(copy, Waiting.UNCONFIRMED, insist=True)
+            copy = replace(without_room(going.envelope), again=True)
+            self._waits.begin_wait(copy, going.source, Waiting.UNCONFIRMED, insist=True)
         for door in {ticket.key for ticket in overdue}:
             self._doors.shut(door, Waiting.UNCONFIRMED, now)
             self._withdraw(door, Waiting.UNCONFIRMED)
@@ -377,22 +349,21 @@ class LanePublisher:
         await self._admissions.drain()
         for way in self._ways.values():
             await way.drain()
-        await self._mirrors.drain()
-        await self._delays.drain_delays()
+        await self._mirrors.drain_mirrors()
+        await self._waits.drain_waits()
         await self._events.drain()
-        while self._kept_back:  # it is still in its queue
-            self._kept_back.pop().cancel()
 
     def _try(self, going: _Going, agent: str | None = None) -> None:
         """Publish a task to its lane, or to an agent's own queue, unless that refused just now."""
         envelope, now = going.envelope, monotonic()
         lane, door = envelope.lane, (AGENTS.name, agent or "")
         if agent is None:
-            door = (LANES.name, lane_key(lane, envelope.lost))
-        why = self._doors.refusal(door, now)
-        if why is not None:
-            self._refused(door, going, why)
-            return
+            door = (LANES.name, lane_key(lane, envelope.lost) if envelope.lost else lane)
+        if door in self._doors.failing:
+            why = self._doors.refusal(door, now)
+            if why is not None:
+                self._refused(door, going, why)
+                return
         # What was in its lane before has shown that it is there.
         is_there = going.back or lane in self._looks.there
         if agent is None and not is_there and not self._looks.may_try(lane, now):
@@ -405,13 +376,11 @@ class LanePublisher:
         self._ways[door[0], going.alone].add_item(door[1], accepted, _Try(ticket, self._told))
 
     def _told(self, tried: _Try, error: ManipleError | None) -> None:
-        """Take what became of a publish."""
+        """Settle or go on with a task, now that it is known what became of its publish."""
         ticket, going = tried.ticket, tried.ticket.item
         is_answer = error is None or isinstance(error, PublishRefused)
         if error is None:
-            self._doors.reopen(ticket.key)
-            if ticket.key[0] == LANES.name:
-                self._reached(going.envelope)
+            self._reached(ticket)
         if is_answer:
             self._delays.answered(ticket.since)
         ended = self._under_way.end if is_answer else self._under_way.withdraw
@@ -422,7 +391,12 @@ class LanePublisher:
                 going.source.settle()
             else:
                 self._accepted(going.envelope, going.source)
-        elif isinstance(error, _Withdrawn):
+        else:
+            self._not_taken(ticket, error)
+
+    def _not_taken(self, ticket: InFlightPublish[_Going], error: ManipleError) -> None:
+        going = ticket.item
+        if isinstance(error, _Withdrawn):
             self._refused(ticket.key, going, error.why)
         elif isinstance(error, PublishRefused):
             why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
@@ -439,20 +413,29 @@ class LanePublisher:
         if not going.back:  # what was in its lane before is not counted as on its way there
             self._rooms.arrived(going.envelope)
 
-    def _reached(self, envelope: Envelope) -> None:
-        if envelope.lane not in self._looks.there:
-            self._looks.found(envelope.lane)
-        self._note(envelope)
+    def _reached(self, ticket: InFlightPublish[_Going]) -> None:
+        if ticket.key in self._doors.failing:
+            self._doors.reopen(ticket.key)
+        if ticket.key[0] == LANES.name:
+            envelope = ticket.item.envelope
+            if envelope.lane not in self._looks.there:
+                self._looks.found(envelope.lane)
+            self._note(envelope)
 
     def _note(self, envelope: Envelope) -> None:
-        if self._deadlines is not None:
-            self._deadlines.note(envelope.lane, envelope.deadline.timestamp())
+        known = self._deadlines
+        if known is None:
+            return
+        deadline = envelope.deadline.timestamp()
+        hour = known.hours.get(envelope.lane, NEVER)
+        if not (hour <= deadline < hour + HOUR and deadline > known.wall + HOUR):
+            known.note(envelope.lane, deadline)
 
     def _is_given_up(self, done: ConfirmCallback) -> bool:
         return isinstance(done, _Try) and self._under_way.is_given_up(done.ticket)
 
     def _withdraw(self, door: Key, why: Waiting) -> None:
-        """Let what waits behind a bundle that found no way share its fate: none need be tried."""
+        """Withdraw what waits behind a bundle that found no way: none of it need be tried."""
         exchange, key = door
         for alone in (False, True):
             for told in self._ways[exchange, alone].withdraw(key):
@@ -461,63 +444,10 @@ class LanePublisher:
     def _accepted(self, envelope: Envelope, source: Settlement) -> None:
         if envelope.bulkhead is not None:
             self._rooms.arrived(envelope)
-        self._traces.accepted(envelope)
+        if self._traces.on:
+            self._traces.accepted(envelope)
         if envelope.accepted:
             source.settle()
             return
-        self._metrics.counter(TASKS_ACCEPTED, envelope.capability).inc()
+        self._accepted_of[envelope.capability,].inc()
         self._events.add_item(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
-
-    def _wait(self, going: _Going, why: Waiting, *, insist: bool = False, least: int = 0) -> None:
-        now = self._clock()
-        envelope = going.envelope
-        # One that came again is looked up before it expires: when it comes back.
-        looked_up = envelope.again and self.is_over(envelope, now)
-        if not looked_up and self.ends(envelope, going.source, now, waiting=why):
-            return
-        self._metrics.counter(TASKS_DELAYED, why.value).inc()
-        longer = random.random() < 0.5  # noqa: PLR2004 - one of the two, equally often
-        # What nobody has decided does not end for want of room either.
-        insist = insist or why is Waiting.UNDECIDED
-        waiting = wait(envelope, now, why, longer=longer, least=least)
-        self._delay(waiting, envelope, going.source, why, insist=insist)
-
-    def _delay(
-        self,
-        waiting: Wait,
-        envelope: Envelope,
-        source: Settlement,
-        why: Waiting,
-        *,
-        insist: bool = False,
-    ) -> None:
-        since = monotonic()
-
-        def delayed(error: ManipleError | None) -> None:
-            self._under_way.answered(since)
-            if isinstance(error, PublishRefused) and source.patient:
-                self._keep_back(waiting, envelope, source, why)
-            elif isinstance(error, PublishRefused):
-                result = overloaded(envelope, self._clock(), RETRY_AFTER)
-                self.end_task(result, envelope, source)
-            else:
-                self._traces.delayed(envelope, why)
-                source.settle(error)
-
-        insist = not source.patient and (insist or is_committed(envelope))
-        self._delays.delay_task(waiting, delayed, insist=insist)
-
-    def _keep_back(
-        self, waiting: Wait, envelope: Envelope, source: Settlement, why: Waiting
-    ) -> None:
-        """Look in a moment for room in a shorter tier, the source being unsettled until then."""
-
-        def look_again() -> None:
-            self._kept_back.discard(timer)
-            if not self.ends(envelope, source, self._clock(), waiting=why):
-                tier = shorter(waiting.tier) or waiting.tier
-                self._delay(Wait(tier, waiting.envelope), envelope, source, why)
-
-        moment = KEPT_BACK * random.uniform(0.5, 1.5)
-        timer = asyncio.get_running_loop().call_later(moment, look_again)
-        self._kept_back.add(timer)

@@ -1,4 +1,4 @@
-"""Which submissions become tasks, and what each is told that does not.
+"""Which submissions become tasks, what is recorded of them, and what each is told that does not.
 
 Pure: the time and new ids are arguments, so deciding twice on the same message decides the same.
 """
@@ -19,6 +19,7 @@ from maniple.messages import (
     RESERVED_FIELDS,
     Envelope,
     Task,
+    TaskAccepted,
     carried,
 )
 from maniple.tasks import is_capability
@@ -231,6 +232,23 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
         payload_digest=digest_of(task.payload) if decided.keeps_good else None,
         policies=dict(decided.versions) if decided.versions else {},
         clamped=may.clamped,
+    )
+
+
+def acceptance(envelope: Envelope) -> TaskAccepted:
+    """Return the record that a task is accepted."""
+    return TaskAccepted(
+        id=envelope.id,
+        capability=envelope.capability,
+        lane=envelope.lane,
+        tenant=envelope.tenant,
+        labels=envelope.labels,
+        policies=envelope.policies,
+        clamped=envelope.clamped,
+        submitted_at=envelope.submitted_at,
+        dispatched_at=envelope.dispatched_at or envelope.submitted_at,
+        deadline=envelope.deadline,
+        traceparent=envelope.traceparent,
     )
 
 

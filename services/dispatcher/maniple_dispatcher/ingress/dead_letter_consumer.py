@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from msgspec.structs import replace
 
-from maniple.amqp import Delivery
+from maniple.amqp import Delivery, Length, length_of
 from maniple.codec import decode_members, decode_submission, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
@@ -123,7 +123,9 @@ class DeadLetterConsumer:
         if not ends:
             delivery.ack()
             return
-        source = self._long.source(delivery)
+        source = Settlement(delivery, 1)  # which is settled after the last
+        if length_of(delivery.weight) is not Length.SHORT:
+            self._long.watch_source(source)
         for end in ends:
             yield
             source.expect(1)

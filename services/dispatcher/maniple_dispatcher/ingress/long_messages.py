@@ -9,6 +9,7 @@ bounds; they take turns, so that none waits for the end of a longer one.
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
@@ -36,45 +37,35 @@ class LongMessages:
         """Begin with none; long ones are worked through in `work_in_slices`."""
         self._begun: deque[tuple[Length, Delivery, Steps]] = deque()
         self._sources: list[Settlement] = []
-        self._seen = [float("-inf") for _ in Length]  # when the last of each length came
+        self.last_short = -math.inf
+        """When the last short one came (monotonic); so that nothing is asked for each."""
+        self._last_long = -math.inf  # when the last `Length.LONG` came
         self._any = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
 
     def work_through(self, delivery: Delivery, steps: Steps) -> None:
         """Go through `steps`: now, or in turns with other long ones."""
-        if not self.queue_long(delivery, steps):
+        if length_of(delivery.weight) is Length.SHORT:
+            self.last_short = monotonic()
             for _ in steps:
                 pass
+        else:
+            self.queue_long(delivery, steps)
 
-    def queue_long(self, delivery: Delivery, steps: Steps) -> bool:
-        """Queue a long one, to go through its `steps` in turns; False for one that is short."""
+    def queue_long(self, delivery: Delivery, steps: Steps) -> None:
+        """Queue a long one, to go through its `steps` in turns."""
         length = length_of(delivery.weight)
-        self._seen[length] = monotonic()
-        if length is Length.SHORT:
-            return False
+        if length is Length.LONG:
+            self._last_long = monotonic()
         self._begun.append((length, delivery, steps))
         self._none.clear()
         self._any.set()
-        return True
 
-    def source(
-        self,
-        delivery: Delivery,
-        *,
-        patient: bool = False,
-        expires: bool = False,
-        looked_up: bool = False,
-    ) -> Settlement:
-        """Return what settles a message; it has one part, which is to be settled after the last.
-
-        Tasks that are `looked_up` first are not at the broker while they wait.
-        """
-        source = Settlement(delivery, 1, patient=patient, expires=expires)
-        if length_of(delivery.weight) is not Length.SHORT and not looked_up:
-            self._sources = [one for one in self._sources if one.alive and one.remaining]
-            self._sources.append(source)
-        return source
+    def watch_source(self, source: Settlement) -> None:
+        """Count the parts of a long one among what the broker has been given."""
+        self._sources = [one for one in self._sources if one.alive and one.remaining]
+        self._sources.append(source)
 
     async def work_in_slices(self) -> None:
         """Work until cancelled."""
@@ -106,7 +97,7 @@ class LongMessages:
         return True
 
     async def _rest(self, length: Length) -> None:
-        """Let others have their turn, until the broker has confirmed most of what it was given."""
+        """Give others their turn, until the broker has confirmed most of what it was given."""
         await asyncio.sleep(0)
         until = monotonic() + LONGEST_REST
         while monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
@@ -114,6 +105,9 @@ class LongMessages:
 
     def _is_in_the_way(self, length: Length) -> bool:
         """Tell whether much is not confirmed that shorter ones which have come lately wait for."""
-        if max(self._seen[:length]) < monotonic() - LATELY:
+        shorter = self.last_short
+        if length is Length.LONGEST:
+            shorter = max(shorter, self._last_long)
+        if shorter < monotonic() - LATELY:
             return False
         return sum(one.remaining for one in self._sources if one.alive) > MOST_UNSETTLED

@@ -169,7 +169,7 @@ class Found:
     """The first of each capability."""
 
     def add_record(self, record: Record) -> None:
-        """Take what comes next."""
+        """Keep a record that was found."""
         if not isinstance(record, Result):
             self.last = record
         elif len(self.ends) < MOST_ENDS and all(
@@ -187,7 +187,7 @@ class RecordSearch:
     """What is looked for in one reading, and found."""
 
     def __init__(self, wanted: Collection[TaskKey]) -> None:
-        """Look for what is `wanted`, until the mark."""
+        """Search for what is `wanted`, until the mark."""
         self._wanted = frozenset(wanted)
         self._ids = frozenset(encode(key.id)[1:-1] for key in wanted)
         body = encode({"mark": new_id()})
@@ -208,7 +208,7 @@ class RecordSearch:
         return [one for one in entries if isinstance(one, Entry) and _key(one) in self._wanted]
 
     async def add_batch(self, batch: Batch) -> None:
-        """Take what was found, and whether that was all."""
+        """Record what was found, and whether that was all."""
         for entry in batch.entries:
             key = _key(entry)
             if key is not None and not isinstance(entry.record, Event):

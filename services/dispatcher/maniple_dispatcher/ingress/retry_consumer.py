@@ -48,7 +48,7 @@ class RetryConsumer:
         self._clock = clock
 
     def on_retry(self, delivery: Delivery) -> None:
-        """Take one message from `maniple.retry`."""
+        """Bring on their way the tasks of one message from `maniple.retry`."""
         try:
             # What waits has no room, though its envelope may still name what it had.
             members = [

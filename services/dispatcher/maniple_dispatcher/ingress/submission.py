@@ -1,19 +1,22 @@
 """New submissions: what is admitted goes to its lane, what is not is told so."""
 
 import logging
+import random
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain
+from time import monotonic
 from typing import Protocol
 
-from maniple.amqp import TASK_BYTES, Delivery
+from maniple.amqp import TASK_BYTES, Delivery, Length, length_of
 from maniple.codec import decode_submission, encode, is_list, peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Task
 from maniple.topology import REPLY_PREFIX
+from maniple.traceparent import begun_trace
 from maniple_dispatcher.ingress.admission import (
     admit,
     capability_of,
@@ -104,6 +107,7 @@ class SubmissionConsumer:
         self._look = look
         self._check_address = check_address
         self._traces = traces
+        self._begin_trace = traces.begun if traces.on else _unsampled_trace
         self._onward = onward
         self._again = again
         self._refusals = refusals
@@ -113,13 +117,16 @@ class SubmissionConsumer:
         self._clock = clock
 
     def on_submission(self, delivery: Delivery) -> None:
-        """Take one message from `maniple.submit`."""
+        """Admit or refuse what is in one message from `maniple.submit`."""
         self._read.inc()
         found: list[_Sorted] = []
         steps = chain(self._sort(delivery, found), self._bring(delivery, found))
-        if not self._long.queue_long(delivery, steps):
+        if length_of(delivery.weight) is Length.SHORT:
+            self._long.last_short = monotonic()
             for _ in steps:
                 pass
+        else:
+            self._long.queue_long(delivery, steps)
 
     def _sort(self, delivery: Delivery, found: list[_Sorted]) -> Steps:
         """Find what goes on of a message; nothing does of one that is refused as a whole."""
@@ -220,13 +227,17 @@ class SubmissionConsumer:
         if not one.admitted:
             delivery.lighten(len(delivery.body) + len(one.refused) * TASK_BYTES)
         before = one.arrival.before
-        return self._long.source(
+        source = Settlement(
             delivery,
+            1,  # which is settled after the last
             # What only its sender says is repeated may not end for want of room, nor take more.
             patient=before is Redelivery.SAID,
             expires=delivery.properties.expiration is not None,
-            looked_up=before in _HAD,
         )
+        # What is looked up first is not at the broker while it waits.
+        if length_of(delivery.weight) is not Length.SHORT and before not in _HAD:
+            self._long.watch_source(source)
+        return source
 
     def _sorted(
         self,
@@ -280,9 +291,9 @@ class SubmissionConsumer:
             task_id=task_id,
             capability=capability,
             decided=resolved,
-            traceparent=trace_of(task, arrival, self._traces.begun, self._traces.honoured),
+            traceparent=trace_of(task, arrival, self._begin_trace, self._traces.honoured),
         )
-        if self._traces.has(envelope):
+        if self._traces.on and self._traces.has(envelope):
             envelope = dispatching(envelope)
         return envelope, resolved
 
@@ -307,6 +318,10 @@ class SubmissionConsumer:
         refusal = refusal_of(whole(error, arrival), arrival, new_id)
         source = Settlement(delivery, PARTS)
         self._refusals.refuse(error, refusal, arrival, delivery.body, source)
+
+
+def _unsampled_trace() -> str:
+    return begun_trace(random.getrandbits(128), sampled=False)
 
 
 def _check_first(tenant: str, task_id: str, seen: set[tuple[str, str]]) -> None:

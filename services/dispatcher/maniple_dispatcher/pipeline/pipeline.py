@@ -24,6 +24,7 @@ from maniple.errors import BrokerUnavailable
 from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
 from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
+from maniple_dispatcher.ingress.admission import acceptance
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
@@ -46,7 +47,6 @@ from maniple_dispatcher.pipeline.verdicts import (
     Pending,
     Reject,
     State,
-    acceptance,
     rejected,
     substituted,
 )

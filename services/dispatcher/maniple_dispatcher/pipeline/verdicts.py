@@ -8,7 +8,7 @@ import msgspec
 
 from maniple.attempts import Ran, result_of
 from maniple.errors import ErrorCode
-from maniple.messages import Envelope, Failure, Result, Status, TaskAccepted, Waiting
+from maniple.messages import Envelope, Failure, Result, Status, Waiting
 from maniple.topology import DELAY_TIERS, delay_tier
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import Limit
@@ -166,21 +166,22 @@ class Cancellations:
     """Tasks cancelled lately, by tenant and id; of too many the oldest are forgotten."""
 
     def __init__(self) -> None:
-        self._since: dict[tuple[str, str], datetime] = {}
+        self.since: dict[tuple[str, str], datetime] = {}
+        """When each was; while there are none, nobody need ask."""
 
     def add_task(self, tenant: str, task: str, now: datetime) -> None:
         """Take that a task is cancelled."""
-        self._since.pop((tenant, task), None)  # in the dict, the latest comes last
-        self._since[tenant, task] = now
-        while self._since:
-            oldest = next(iter(self._since))
-            if len(self._since) <= MAX_CANCELLED and now - self._since[oldest] < KEPT:
+        self.since.pop((tenant, task), None)  # in the dict, the latest comes last
+        self.since[tenant, task] = now
+        while self.since:
+            oldest = next(iter(self.since))
+            if len(self.since) <= MAX_CANCELLED and now - self.since[oldest] < KEPT:
                 break
-            del self._since[oldest]
+            del self.since[oldest]
 
     def has(self, tenant: str, task: str) -> bool:
         """Tell whether a task has been cancelled."""
-        return bool(self._since) and (tenant, task) in self._since
+        return (tenant, task) in self.since
 
 
 def cancelled(envelope: Envelope, now: datetime) -> Result:
@@ -200,23 +201,6 @@ def overloaded(envelope: Envelope, now: datetime, retry_after: float) -> Result:
             message=f"the lane {envelope.lane} and the delay queues are full",
             retry_after=retry_after,
         ),
-    )
-
-
-def acceptance(envelope: Envelope) -> TaskAccepted:
-    """Return the record that a task is accepted."""
-    return TaskAccepted(
-        id=envelope.id,
-        capability=envelope.capability,
-        lane=envelope.lane,
-        tenant=envelope.tenant,
-        labels=envelope.labels,
-        policies=envelope.policies,
-        clamped=envelope.clamped,
-        submitted_at=envelope.submitted_at,
-        dispatched_at=envelope.dispatched_at or envelope.submitted_at,
-        deadline=envelope.deadline,
-        traceparent=envelope.traceparent,
     )
 
 

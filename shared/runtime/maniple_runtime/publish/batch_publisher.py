@@ -6,7 +6,9 @@ Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+from prometheus_client import Counter, Histogram
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import MAX_ITEMS, Bundler
@@ -36,6 +38,7 @@ from maniple_runtime.metric_names import (
 from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback, as_ours, ignored, tell
 from maniple_runtime.publish.replies import Replies, Reply
 from maniple_runtime.telemetry import Metrics
+from maniple_runtime.telemetry.metrics import Children
 
 MAX_KEYS = 512
 WINDOW = 8  # bundles of a key that are under way
@@ -46,6 +49,14 @@ REFUSED_PAUSE = 1.0
 RECORD_PATIENCE = 0.01
 # Progress is a courtesy: a queue that confirms none must not use up what others' may take.
 PROGRESS_SECONDS = 5.0
+
+
+class _Sent(NamedTuple):
+    """What bundles are counted by."""
+
+    bundles: Counter
+    bytes: Counter
+    tasks: Children[Histogram]
 
 
 class BatchPublisher:
@@ -80,18 +91,19 @@ class BatchPublisher:
         self._once = False
         self._headers_of: Callable[[str], dict[str, Any] | None] = lambda _: None
         self._metrics: Metrics | None = None
+        self._sent: _Sent | None = None
         self._answered: Callable[[float], None] | None = None
         self._window = WINDOW
         self.kept = 0
         """Bytes that were added and whose end has not been told."""
 
     def limited(self, size_of: Callable[[str], int]) -> Self:
-        """Let bundles of a key carry at most `size_of(key)`, and return the outlet."""
+        """Bound bundles of a key to `size_of(key)` items, and return the outlet."""
         self._size_of = size_of
         return self
 
     def patient(self, seconds: float) -> Self:
-        """Let bundles wait so long for company, and return the outlet."""
+        """Have bundles wait so long for company, and return the outlet."""
         self._patience = seconds
         return self
 
@@ -106,7 +118,7 @@ class BatchPublisher:
         return self
 
     def bearing(self, headers_of: Callable[[str], dict[str, Any] | None]) -> Self:
-        """Let bundles of a key bear the headers `headers_of(key)`, and return the outlet."""
+        """Give bundles of a key the headers `headers_of(key)`, and return the outlet."""
         self._headers_of = headers_of
         return self
 
@@ -121,6 +133,11 @@ class BatchPublisher:
         # Prometheus sees a counter rise only from a value that was there before.
         for name in (BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED, PUBLISHES_RETURNED):
             metrics.counter(name, self._exchange)
+        self._sent = _Sent(
+            metrics.counter(BUNDLES_SENT, self._exchange),
+            metrics.counter(BYTES_SENT, self._exchange),
+            metrics.histograms(BUNDLE_TASKS),
+        )
         return self
 
     def add_item(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
@@ -129,7 +146,7 @@ class BatchPublisher:
         self._bundler(key).add((encoded, done), len(encoded))
 
     def limit(self, key: str, max_items: int) -> None:
-        """Let a bundle under `key` have at most `max_items`, while the key is in use."""
+        """Bound bundles under `key` to `max_items`, while the key is in use."""
         known = self._bundlers.get(key)
         if known is not None:
             known.max_items = max_items
@@ -203,10 +220,11 @@ class BatchPublisher:
         )
 
     def _count(self, items: int, size: int) -> None:
-        if self._metrics is not None:
-            self._metrics.counter(BUNDLES_SENT, self._exchange).inc()
-            self._metrics.counter(BYTES_SENT, self._exchange).inc(size)
-            self._metrics.histogram(BUNDLE_TASKS, self._exchange).observe(items)
+        sent = self._sent
+        if sent is not None:
+            sent.bundles.inc()
+            sent.bytes.inc(size)
+            sent.tasks[self._exchange,].observe(items)
 
     def _count_refusal(self, error: PublishRefused) -> None:
         if self._metrics is not None:
@@ -396,7 +414,7 @@ class ResultPublisher:
         send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
     def drop_late_replies(self, *, taking: bool) -> None:
-        """Let nobody wait for replies that are late; to be called now and then, see `Replies`."""
+        """Stop waiting for replies that are late; to be called now and then, see `Replies`."""
         self._under_way.drop_late(taking=taking)
 
     def announce(

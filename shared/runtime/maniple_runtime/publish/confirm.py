@@ -41,7 +41,7 @@ def tell(dones: Iterable[ConfirmCallback], error: ManipleError | None) -> None:
 
 
 def ignored(_error: ManipleError | None) -> None:
-    """Take the end of what nobody waits for."""
+    """Ignore the end of what nobody waits for."""
 
 
 class AllConfirmed:
@@ -56,7 +56,7 @@ class AllConfirmed:
         self._error: ManipleError | None = None
 
     def part(self, error: ManipleError | None) -> None:
-        """Take the end of one part."""
+        """Record the end of one part."""
         self._error = self._error or error
         self._count -= 1
         if self._count == 0:
@@ -103,7 +103,7 @@ class Settlement:
         self._remaining += parts
 
     def settle(self, error: ManipleError | None = None) -> None:
-        """Take the end of one part."""
+        """Record the end of one part."""
         if isinstance(error, BrokerUnavailable):
             self._lost = True
         elif error is not None:
@@ -156,13 +156,13 @@ class InFlightPublishes(Generic[T]):
     _probed: float | None = None
 
     def begin(self, key: Key, item: T, now: float, *, may_copy: bool = True) -> InFlightPublish[T]:
-        """Take that a publish begins; what there may be no copy of is never overdue."""
+        """Record that a publish begins; what there may be no copy of is never overdue."""
         ticket = InFlightPublish(key, item, now, may_copy)
         self._tickets[ticket] = None
         return ticket
 
     def end(self, ticket: InFlightPublish[T]) -> bool:
-        """Take that a publish was confirmed or refused; False if a copy of its item waits."""
+        """Record that a publish was confirmed or refused; False if a copy of its item waits."""
         self.answered(ticket.since)
         return self.withdraw(ticket)
 
@@ -171,7 +171,7 @@ class InFlightPublishes(Generic[T]):
         return self._tickets.pop(ticket, self) is None
 
     def answered(self, since: float) -> None:
-        """Take that the broker has answered something that was sent at `since`."""
+        """Record that the broker has answered something that was sent at `since`."""
         self._answered = max(self._answered, since)
         if self._probed is not None and since >= self._probed:
             self._probed = None

@@ -42,7 +42,7 @@ class Reply:
     ticket: InFlightPublish["Reply"] | None = None
 
     def __call__(self, error: ManipleError | None) -> None:
-        """Take what became of it."""
+        """Hear what became of it."""
         self.told(self, error)
 
 
@@ -140,11 +140,11 @@ class Replies:
         return ended
 
     def answered(self, since: float) -> None:
-        """Take that the broker has confirmed something else that was sent at `since`."""
+        """Record that the broker has confirmed something else that was sent at `since`."""
         self._under_way.answered(since)
 
     def drop_late(self, *, taking: bool) -> None:
-        """Let nobody wait for what is not confirmed for too long; to be called now and then.
+        """Stop waiting for what is not confirmed for too long; to be called now and then.
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
@@ -192,7 +192,7 @@ class Replies:
             await self._ended.wait()
 
     def _told(self, reply: Reply, error: ManipleError | None) -> None:
-        """Take what became of a reply, which may have been released or dropped before."""
+        """Settle a reply of which it is known what became; it may have been released before."""
         refused = isinstance(error, PublishRefused)
         is_answer = error is None or refused
         if is_answer and reply.place in self._heard:

@@ -1,6 +1,7 @@
 """The metrics of a process."""
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Generic, TypeVar, cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,53 +19,68 @@ from maniple_runtime.metric_names import CounterName, GaugeName, HistogramName, 
 MAX_CHILDREN = 1000  # label sets a metric may have, because capabilities come from outside
 OTHER = "other"
 
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class Children(dict[tuple[str, ...], M], Generic[M]):
+    """The children of one metric by their label values, in the declared order.
+
+    They are made when they are first asked for; a hit costs a dict look-up, and no call. Once there
+    are `MAX_CHILDREN`, new label values are counted under `other`.
+    """
+
+    def __init__(self, parent: M, labels: Sequence[str]) -> None:
+        super().__init__()
+        self._parent = parent
+        self._labels = labels
+
+    def __missing__(self, values: tuple[str, ...]) -> M:
+        others = (OTHER,) * len(values)
+        if len(self) >= MAX_CHILDREN and values != others:
+            return self[others]
+        child = self[values] = self._parent.labels(*values) if self._labels else self._parent
+        return child
+
+    def drop_series(self) -> None:
+        """Drop all of them, here and where they are shown."""
+        if self._labels:
+            self._parent.clear()
+        self.clear()
+
 
 class Metrics:
-    """The declared metrics on one registry, with their children kept: a hit costs a dict look-up.
-
-    A metric that already has `MAX_CHILDREN` label sets counts new ones under `other`.
-    """
+    """The declared metrics on one registry, with their children kept."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._parents = {spec.name: _made(spec, self.registry) for spec in metric_names.ALL}
-        self._children: dict[tuple[str, tuple[str, ...]], MetricWrapperBase] = {}
-        self._counts: dict[str, int] = {}
+        self._of = {
+            spec.name: Children(_made(spec, self.registry), spec.labels)
+            for spec in metric_names.ALL
+        }
+
+    def counters(self, spec: CounterName) -> Children[Counter]:
+        """All children of a counter; for what is counted for each task."""
+        return cast("Children[Counter]", self._of[spec.name])
+
+    def histograms(self, spec: HistogramName) -> Children[Histogram]:
+        """All children of a histogram; for what is measured for each task."""
+        return cast("Children[Histogram]", self._of[spec.name])
 
     def counter(self, spec: CounterName, *labels: str) -> Counter:
         """Child of a counter; label values in the declared order."""
-        return cast("Counter", self._child(spec, labels))
+        return cast("Counter", self._of[spec.name][labels])
 
     def gauge(self, spec: GaugeName, *labels: str) -> Gauge:
         """Child of a gauge; label values in the declared order."""
-        return cast("Gauge", self._child(spec, labels))
+        return cast("Gauge", self._of[spec.name][labels])
 
     def histogram(self, spec: HistogramName, *labels: str) -> Histogram:
         """Child of a histogram; label values in the declared order."""
-        return cast("Histogram", self._child(spec, labels))
+        return cast("Histogram", self._of[spec.name][labels])
 
     def forget_series(self, spec: MetricName) -> None:
         """Drop all children of a metric, before setting it anew from a whole picture."""
-        if spec.labels:
-            self._parents[spec.name].clear()
-        self._counts.pop(spec.name, None)
-        self._children = {k: v for k, v in self._children.items() if k[0] != spec.name}
-
-    def _child(self, spec: MetricName, labels: tuple[str, ...]) -> MetricWrapperBase:
-        found = self._children.get((spec.name, labels))
-        return found if found is not None else self._new_child(spec, labels)
-
-    def _new_child(self, spec: MetricName, labels: tuple[str, ...]) -> MetricWrapperBase:
-        count = self._counts.get(spec.name, 0)
-        if count >= MAX_CHILDREN:
-            others = tuple(OTHER for _ in labels)
-            if labels != others:
-                return self._child(spec, others)
-        parent = self._parents[spec.name]
-        child = parent.labels(*labels) if spec.labels else parent
-        self._children[spec.name, labels] = child
-        self._counts[spec.name] = count + 1
-        return child
+        self._of[spec.name].drop_series()
 
 
 def _made(spec: MetricName, registry: CollectorRegistry) -> MetricWrapperBase:

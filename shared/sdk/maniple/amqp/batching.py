@@ -58,7 +58,7 @@ class Bundler(Generic[T]):
         return not self._items and not self._sends
 
     def add(self, item: T, size: int) -> None:
-        """Take one item of `size` bytes."""
+        """Send one item of `size` bytes soon."""
         self._items.append((item, size))
         if len(self._items) < self.max_items:
             if self._timer is None:

@@ -135,7 +135,7 @@ class ByteBudget:
                 self._waiting.pop(share, None)
 
     def rebalance(self) -> None:
-        """Let take again who may, and fit prefetches to what has come; about once a second."""
+        """Release who may take again, and fit prefetches to what has come; about once a second."""
         greedy = sum(share.greedy for share in self._shares)
         fair = self.limit // max(1, greedy)
         for share in self._shares:
@@ -295,7 +295,7 @@ class ByteShare:
             changed()
 
     def _widen_if_due(self, unsettled: int) -> None:
-        """Let come what may be short, if all that may come has, and most of it is long and waits.
+        """Widen a prefetch for what may be short, if all of it is used and most is long and waits.
 
         What comes next is taken to be as large as these are; its bytes are counted as ever.
         """
@@ -329,7 +329,7 @@ class ByteShare:
                 self._expected = ASSUMED
 
     def _refits(self, most: int) -> bool:
-        """Take how many messages the consumer may have; tell whether its prefetch changes."""
+        """Set how many messages the consumer may have; tell whether its prefetch changes."""
         prefetch = self._prefetch() + self.besides
         now, wanted = self.prefetch, min(most, prefetch)
         used_up, self._used_up = self._used_up, False

@@ -24,7 +24,7 @@ class Owner(Protocol):
     """What a consumer lives on: a link, or who keeps it on one."""
 
     def suspect(self) -> None:
-        """Take that something does not answer as it should, or that the queue is gone."""
+        """Hear that something does not answer as it should, or that the queue is gone."""
         ...
 
 
@@ -183,17 +183,17 @@ class Consumer:
         await self._fitted()
 
     async def pause(self) -> None:
-        """Take nothing more, and return when the broker sends nothing more."""
+        """Stop consuming, and return when the broker sends nothing more."""
         self.want(paused=True)
         await self._fitted()
 
     async def resume(self) -> None:
-        """Take again after `pause`."""
+        """Consume again after `pause`."""
         self.want(paused=False)
         await self._fitted()
 
     async def settle_delivery(self) -> None:
-        """Take nothing more and have the acknowledgements applied; used before closing.
+        """Stop consuming and have the acknowledgements applied; used before closing.
 
         A quorum queue takes 32 single ones from a channel at a time. What then waits in the channel
         is forgotten when that closes (3.10), and delivered again. The end of a subscription is
@@ -373,7 +373,7 @@ class Consumer:
 
 
 async def close_channel(channel: AbstractChannel) -> None:
-    """Let the broker forget a channel; what it does not answer is not waited for."""
+    """Close a channel; what the broker does not answer is not waited for."""
     with contextlib.suppress(Exception, asyncio.CancelledError):
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await channel.close()

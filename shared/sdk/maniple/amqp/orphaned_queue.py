@@ -52,7 +52,7 @@ class OrphanedQueue:
         self.lost = False
 
     def suspect(self) -> None:
-        """Take that the broker has ended the consumer: somebody removed the queue."""
+        """Record that the broker has ended the consumer: somebody removed the queue."""
         self.lost = True
 
     @property
@@ -80,7 +80,7 @@ class OrphanedQueue:
             await self._consumer.resume()
 
     async def pause(self) -> None:
-        """Take nothing more, and settle what was taken, within 5 s; the rest stays in the queue."""
+        """Stop consuming, and settle what was taken, within 5 s; the rest stays in the queue."""
         await self._consumer.pause()
         deadline = monotonic() + SETTLE_TIMEOUT
         # An acknowledgement tells nobody that it was sent.

@@ -260,7 +260,7 @@ class Publisher:
             )
 
     def _clear(self, message: Outgoing, channel: AbstractChannel) -> None:
-        """Take that the broker has answered a message, if only by refusing it."""
+        """Record that the broker has answered a message, if only by refusing it."""
         if (
             self._suspects is None
             or self._channel is not channel

@@ -94,7 +94,7 @@ class Pull:
             await self._channel.basic_reject(tag, requeue=False)
 
     def lost(self) -> None:
-        """Take that what is not settled is the queue's again, and goes to others."""
+        """Forget what is not settled: it is the queue's again, and goes to others."""
         self.generation += 1
         self._open.clear()
         self._news.set()

@@ -98,7 +98,7 @@ class Supervised(ABC):
         """Forget what was built: it is gone; also called when nothing was."""
 
     def _tick(self) -> None:  # noqa: B027 - there may be nothing to look after
-        """Look after what is on it; called every `Amqp.tick` seconds while it stands."""
+        """Watch what is on it; called every `Amqp.tick` seconds while it stands."""
 
     def _is_overdue(self) -> bool:
         """Whether the broker owes us an answer for too long; asked at each tick, if not blocked."""

@@ -51,14 +51,14 @@ class SuspectAddresses:
         self._paid.set()
 
     def set_time(self, now: int) -> None:
-        """Take what time it is; to be called now and then."""
+        """Set the time; to be called now and then."""
         self._now = now
         if self._paid_until - now <= self._most_ahead:
             self._paid.set()
 
     @asynccontextmanager
     async def alone(self, key: str) -> AsyncIterator[None]:
-        """Let nobody else send to a suspect.
+        """Keep all others from sending to a suspect.
 
         Of strangers only one at a time waits for that, and of those of one kind only one for that.
         """
@@ -89,7 +89,7 @@ class SuspectAddresses:
         return kind is not None and kind not in self._good
 
     def record_answer(self, key: str) -> None:
-        """Take that something that was sent to an address was answered."""
+        """Record that something that was sent to an address was answered."""
         kind = self._kind_of(key)
         if kind is None:
             return
@@ -100,7 +100,7 @@ class SuspectAddresses:
             known.add(kind)
 
     def blame(self, key: str, now: int, *, shunned: int, held: int, sure: bool) -> None:
-        """Take that the connection was lost over an address.
+        """Record that the connection was lost over an address.
 
         If that is `sure`, shun its like for `shunned` ticks; if not, it is a stranger again after
         `DOUBTS` of them. Once there were `FREE_LOSSES`, strangers wait `held` ticks for each.
@@ -122,7 +122,7 @@ class SuspectAddresses:
         self._good_before.discard(kind)
 
     def record_loss(self) -> None:
-        """Take that the connection is gone: one of those that were good may have gone with it."""
+        """Record that the connection is gone: one of those that were good may have gone with it."""
         self._good.clear()
 
 

@@ -13,8 +13,7 @@ from maniple.amqp import AmqpConnection, Delivery, Outgoing, Publisher
 from maniple.amqp.batching import Bundler
 from maniple.amqp.reply_consumer import ReplyConsumer
 from maniple.client.core import Client
-from maniple.client.handle import Ticket
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, Ticket
 from maniple.client.submission import SubmitSpans
 from maniple.clusters import default_broker_url
 from maniple.errors import BrokerUnavailable, ConfigurationError, InvalidMessage, ManipleError

@@ -8,8 +8,7 @@ from typing import Any, TypeVar, Unpack
 from msgspec.structs import replace
 
 from maniple.client.flow import Carrier, Flow, Slot
-from maniple.client.handle import TaskHandle, Ticket, check_loop, error_of
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, TaskHandle, Ticket, check_loop, error_of
 from maniple.client.submission import (
     SubmitOptions,
     SubmitSpans,

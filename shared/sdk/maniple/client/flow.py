@@ -5,8 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from maniple.client.handle import Ticket
-from maniple.client.outstanding import OutstandingHandles
+from maniple.client.handle import OutstandingHandles, Ticket
 from maniple.errors import ManipleError
 from maniple.messages import Result
 
@@ -119,7 +118,7 @@ class Flow:
                 self._outstanding.discard_where(lambda t: isinstance(t, Slot) and t.flow is self)
 
     def finish(self, slot: Slot, outcome: Result | ManipleError) -> None:
-        """Take a task's outcome; only the first counts."""
+        """Record a task's outcome; only the first counts."""
         if slot.outcome is not None:
             return
         slot.outcome = outcome

@@ -1,17 +1,20 @@
-"""What a client holds for a task that has not ended yet."""
+"""The tasks of a client that have not ended yet: what it holds for each, and gives them results."""
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from maniple.causes import lines_of
+from maniple.client.progress import ProgressFeed
+from maniple.client.refusals import PERHAPS_REFUSED, ended_by, is_of
 from maniple.client.submission import end_span
-from maniple.codec import decode_value
+from maniple.codec import decode_value, peek_identity
 from maniple.errors import (
     ConfigurationError,
     ErrorCode,
+    InvalidMessage,
     ManipleError,
     ResultTimeout,
     TaskCancelled,
@@ -22,14 +25,13 @@ from maniple.errors import (
 )
 from maniple.messages import Failure, Progress, Result, Status
 
-PROGRESS_KEPT = 100
-
 _ERRORS: dict[Status, type[TaskError]] = {
     Status.FAILED: TaskFailed,
     Status.REJECTED: TaskRejected,
     Status.EXPIRED: TaskExpired,
     Status.CANCELLED: TaskCancelled,
 }
+_log = logging.getLogger(__name__)
 _NO_REASON = Failure(code=ErrorCode.HANDLER_ERROR, message="no reason given")
 
 
@@ -123,7 +125,7 @@ class Ticket(ABC):
 class TaskHandle(Ticket):
     """A submitted task. `id` is its identity, together with `tenant`."""
 
-    __slots__ = ("_done", "_error", "_latest", "_listeners", "_loop", "_result", "_sent")
+    __slots__ = ("_done", "_error", "_loop", "_progress", "_result", "_sent")
 
     def __init__(self, task_id: str, tenant: str, capability: str, body: bytes) -> None:
         """Describe a task; `Client.submit` makes handles."""
@@ -133,8 +135,7 @@ class TaskHandle(Ticket):
         self._error: ManipleError | None = None
         self._sent: asyncio.Future[None] | None = None
         self._done: asyncio.Event | None = None
-        self._latest: Progress | None = None
-        self._listeners: list[_Listener] | None = None
+        self._progress: ProgressFeed | None = None
 
     def __repr__(self) -> str:
         state = self._result.status if self._result else "outstanding"
@@ -180,19 +181,11 @@ class TaskHandle(Ticket):
     async def progress(self) -> AsyncIterator[Any]:
         """Iterate over what the handler reports, the latest report first, until the task ends."""
         check_loop(self._loop, "a task's handle")
-        listener = _Listener()
-        if self._latest is not None:
-            listener.put(self._latest)
-        if self.done:
-            listener.end()
-        if self._listeners is None:
-            self._listeners = []
-        self._listeners.append(listener)
-        try:
-            while (report := await listener.get()) is not None:
+        with self._feed().listening() as listener:
+            if self.done:
+                listener.end()
+            while (report := await listener.next_report()) is not None:
                 yield decode_value(report.value)
-        finally:
-            self._listeners.remove(listener)
 
     async def wait_sent(self) -> None:
         """Return when the broker has confirmed. Raises what `confirmed` was told."""
@@ -221,35 +214,94 @@ class TaskHandle(Ticket):
 
     def report_progress(self, progress: Progress) -> None:
         """See `Ticket`."""
-        self._latest = progress
-        for listener in self._listeners or ():
-            listener.put(progress)
+        self._feed().add_report(progress)
+
+    def _feed(self) -> ProgressFeed:
+        if self._progress is None:
+            self._progress = ProgressFeed()
+        return self._progress
 
     def _ended(self) -> None:
         if self._done is not None:
             self._done.set()
-        for listener in self._listeners or ():
-            listener.end()
+        if self._progress is not None:
+            self._progress.end_reports()
 
 
-class _Listener:
-    """One iteration over a task's progress; keeps the latest reports only."""
+class OutstandingHandles:
+    """Gives each result to whoever waits for it; a second result of a task is ignored."""
 
     def __init__(self) -> None:
-        self._reports: deque[Progress] = deque(maxlen=PROGRESS_KEPT)
-        self._news = asyncio.Event()
-        self._over = False
+        """Begin with none."""
+        self._tickets: dict[tuple[str, str], Ticket] = {}
 
-    def put(self, progress: Progress) -> None:
-        self._reports.append(progress)
-        self._news.set()
+    def __len__(self) -> int:
+        """How many tasks have not ended yet."""
+        return len(self._tickets)
 
-    def end(self) -> None:
-        self._over = True
-        self._news.set()
+    def add_ticket(self, ticket: Ticket) -> None:
+        """Add a task. Raises `InvalidMessage` if one of the same identity is outstanding."""
+        key = (ticket.tenant, ticket.id)
+        if key in self._tickets:
+            raise InvalidMessage(
+                ErrorCode.INVALID_TASK,
+                f"task {ticket.id!r} is already outstanding in this client",
+                detail={"id": ticket.id},
+            )
+        self._tickets[key] = ticket
 
-    async def get(self) -> Progress | None:
-        while not self._reports and not self._over:
-            self._news.clear()
-            await self._news.wait()
-        return self._reports.popleft() if self._reports else None
+    def discard(self, ticket: Ticket) -> None:
+        """Forget a task, if it is still this ticket's."""
+        key = (ticket.tenant, ticket.id)
+        if self._tickets.get(key) is ticket:
+            del self._tickets[key]
+
+    def discard_where(self, forget: Callable[[Ticket], bool]) -> None:
+        """Forget the tasks for which `forget` holds."""
+        for ticket in [t for t in self._tickets.values() if forget(t)]:
+            self.discard(ticket)
+
+    def settle_results(self, results: Iterable[Result | InvalidMessage]) -> None:
+        """Hand on results; whose cannot be read hears of that."""
+        take = self._tickets.pop
+        for result in results:
+            if isinstance(result, InvalidMessage):
+                self._give_up(result)
+                continue
+            if result.error is not None and result.status in PERHAPS_REFUSED:
+                for refused, end in ended_by(result, self._tickets):
+                    self.discard(refused)
+                    refused.settle_with(end)
+                continue
+            ticket = take((result.tenant, result.id), None)
+            if ticket is None:
+                continue
+            if result.capability == ticket.capability or is_of(ticket, result):
+                ticket.settle_with(result)
+            else:
+                self._tickets[result.tenant, result.id] = ticket
+
+    def report_all(self, reports: Iterable[Progress]) -> None:
+        """Hand on progress."""
+        for progress in reports:
+            ticket = self._tickets.get((progress.tenant, progress.id))
+            if ticket is not None:
+                ticket.report_progress(progress)
+
+    def abandon_where(
+        self, error: ManipleError, where: Callable[[Ticket], bool] = lambda _: True
+    ) -> None:
+        """Give up all tasks for which `where` holds."""
+        for ticket in [t for t in self._tickets.values() if where(t)]:
+            self.discard(ticket)
+            ticket.abandon(error)
+
+    def _give_up(self, unreadable: InvalidMessage) -> None:
+        _log.warning("a result that cannot be read: %s", unreadable)
+        known = peek_identity(unreadable.body or b"")
+        ticket = self._tickets.get((known.tenant, known.id or ""))
+        if ticket is not None:
+            self.discard(ticket)
+            ticket.abandon(
+                ManipleError(f"the task has ended, but its result cannot be read: {unreadable}")
+            )
