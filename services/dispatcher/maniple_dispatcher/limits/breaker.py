@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from maniple_dispatcher.limits.messages import BreakerNews
+from maniple_dispatcher.limits.messages import MOST, BreakerNews
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 
 
@@ -105,7 +105,7 @@ class Breaker:
         self.epoch = news.epoch
         self.state = BreakerState(news.state)
         if self.state is BreakerState.OPEN:
-            self.since = now + news.remaining - spec.open_for
+            self.since = now + min(news.remaining, spec.open_for) - spec.open_for
         return changed
 
     def _judge_probes(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
@@ -127,7 +127,7 @@ class Breaker:
 
     def _become(self, state: BreakerState, now: float) -> bool:
         self.state, self.since = state, now
-        self.epoch = max(self.born, self.epoch) + 1
+        self.epoch = min(max(self.born, self.epoch) + 1, MOST)
         self.failing = self.given = self.passed = 0
         self.window.clear()
         return True

@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 
 from maniple import timings
 from maniple_dispatcher.limits.membership import Membership
-from maniple_dispatcher.limits.messages import Ask, Grant
+from maniple_dispatcher.limits.messages import MOST, Ask, Grant
 from maniple_dispatcher.limits.token_bucket import Taken, Terms
 
 RETRY_AFTER = 1.0
@@ -413,8 +413,8 @@ def _ask(line: _Line, to: str, now: float) -> Ask:
         number=line.number,
         want=len(line.asked),
         had=(),
-        used=line.told[0],
-        freed=line.told[1],
+        used=min(line.told[0], MOST),
+        freed=min(line.told[1], MOST),
         left=line.told_left,
     )
     match line.goes_to(now):

@@ -31,7 +31,7 @@ def probes_of(lane: str) -> ProbeLimit:
 def limit_asked(ask: Ask) -> Limit:
     """Return the limit that another dispatcher asks for."""
     if ask.rate > 0:
-        return TokenBucketLimit(ask.key, Terms(ask.rate, ask.capacity, ask.reserve))
+        return TokenBucketLimit(ask.key, Terms.as_told(ask.rate, ask.capacity, ask.reserve))
     if not ask.most:
         return ProbeLimit(ask.key, ask.lane)
     if ask.had is None:  # one of an older dispatcher, whose lanes are in no order

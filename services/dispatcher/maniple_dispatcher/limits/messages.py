@@ -3,11 +3,15 @@
 Internal: unknown fields are ignored, and a report that is lost is made good by the next.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 REPORT_TYPE = "maniple.dispatcher.v1"
+MOST = 2**53  # of anything that is counted: floats hold no greater number exactly
+LONGEST = 1e16  # seconds, of what is granted in advance
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Seconds = Annotated[float, Meta(ge=-LONGEST, le=LONGEST)]
 
 
 class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -24,17 +28,17 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     key: str
     to: str
-    number: int
-    want: int
+    number: Count
+    want: Count
     rate: float = 0.0
     capacity: float = 0.0
     reserve: float = 0.0
-    most: int = 0
+    most: Count = 0
     lane: str = ""
     lanes: tuple[str, ...] = ()
     had: tuple[str, ...] | None = None
-    used: int = 0
-    freed: int = 0
+    used: Count = 0
+    freed: Count = 0
     left: tuple[str, ...] = ()
 
 
@@ -47,11 +51,11 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     key: str
     to: str
-    number: int
-    granted: int
-    again: float = 0.0
-    first: float = 0.0
-    step: float = 0.0
+    number: Count
+    granted: Count
+    again: Seconds = 0.0
+    first: Seconds = 0.0
+    step: Seconds = 0.0
     undecided: bool = False
 
 
@@ -63,13 +67,13 @@ class BreakerNews(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     lane: str
     state: str
-    epoch: int
-    remaining: float = 0.0
+    epoch: Count
+    remaining: Seconds = 0.0
 
 
 Turn = tuple[float, bool]
 Level = tuple[float, float, float]
-Room = tuple[int, tuple[str, ...]]
+Room = tuple[Count, tuple[str, ...]]
 
 
 class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,12 +95,12 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dispatcher: str
     ready: bool = False
     leaving: bool = False
-    life: int = 0
+    life: Count = 0
     asks: tuple[Ask, ...] = ()
     grants: tuple[Grant, ...] = ()
     levels: dict[str, Level] = {}
     rooms: dict[str, Room] = {}
-    unsure: dict[str, int] = {}
+    unsure: dict[str, Count] = {}
     breakers: tuple[BreakerNews, ...] = ()
     turns: dict[str, Turn] = {}
-    going: dict[str, int] | None = None
+    going: dict[str, Count] | None = None

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from maniple_dispatcher.egress.lane_deadlines import is_lane
 from maniple_dispatcher.limits.breaker import BreakerState
+from maniple_dispatcher.limits.messages import MOST
 
 OLD = 86_400.0
 """Seconds after which a breaker that nobody has changed is forgotten: none is open for so long."""
 IN_USE = 3600.0
 """Seconds after which a bulkhead that nobody has used is taken to have no tasks."""
 LARGEST = 1e300
-MOST_EPOCHS = 2**53
 MOST_OF_A_KEY = 16_384  # characters of the name of a bucket or bulkhead
 MOST_KEPT = 20_000
 """Of all dispatchers together, of each kind; one that owns the most writes some thousands."""
@@ -161,7 +161,7 @@ def _breaker(value: Any, now: float) -> Breaker | None:
     if not isinstance(value, list):
         return None
     match value[:3]:
-        case [str(state), int(epoch), at] if state in set(BreakerState) and 0 < epoch < MOST_EPOCHS:
+        case [str(state), int(epoch), at] if state in set(BreakerState) and 0 < epoch <= MOST:
             since = _number(at)
             return None if since is None else (state, epoch, min(now, since))
     return None
@@ -178,7 +178,7 @@ def _room(value: Any, now: float) -> Room | None:
 
 
 def _is_count(number: int) -> bool:
-    return number is not True and 0 < number < MOST_EPOCHS
+    return number is not True and 0 < number <= MOST
 
 
 def _are_lanes(values: list[Any]) -> bool:

@@ -6,12 +6,14 @@ it has room for that.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from msgspec import Struct
 
 from maniple.timings import Peers
 from maniple_dispatcher.limits.foremost import Foremost
 from maniple_dispatcher.limits.messages import Level
+from maniple_policies.kinds.rate_limit import FASTEST, LONGEST_SHAPED, MOST_TOKENS, SLOWEST
 
 MAX_BUCKETS = 100_000
 MAX_KEPT = 3_500  # of which more have hardly room in a dispatcher's notes
@@ -24,6 +26,15 @@ class Terms(Struct, frozen=True):
     rate: float
     capacity: float
     reserve: float = 0.0
+
+    @classmethod
+    def as_told(cls, rate: float, capacity: float, reserve: float = 0.0) -> Self:
+        """Return what another process says of a bucket, within what a policy may say."""
+        return cls(
+            min(max(rate, SLOWEST), FASTEST),
+            min(max(capacity, 1.0), MOST_TOKENS),
+            min(max(reserve, 0.0), LONGEST_SHAPED),
+        )
 
     @property
     def refill(self) -> float:
@@ -140,7 +151,8 @@ class TokenBuckets:
             known.fill(known.terms, now)
             known.level = min(level, known.level)
         else:
-            self._add(key, _Bucket(level, now, Terms(rate, capacity), self._remember), now)
+            terms = Terms.as_told(rate, capacity)
+            self._add(key, _Bucket(min(level, terms.capacity), now, terms, self._remember), now)
 
     def changes(self, now: float) -> Iterator[tuple[str, Level]]:
         """Yield what has changed, with what is in it now, each once: who stops goes on there."""
@@ -215,7 +227,8 @@ class TokenBuckets:
         level, rate, capacity = kept
         known = self._buckets.get(key)
         if known is None and rate > 0:
-            self._add(key, _Bucket(level, now - age, Terms(rate, capacity), self._remember), now)
+            terms = Terms.as_told(rate, capacity)
+            self._add(key, _Bucket(level, now - age, terms, self._remember), now)
         elif known is not None and known.first_hand:
             known.fill(known.terms, now)
             known.level = min(known.level, level + age * known.terms.rate)

@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 from maniple_cli.dev_cluster.child import Child, ChildSpec, Death
 from maniple_cli.dev_cluster.definitions import Role
-from maniple_cli.dev_cluster.errors import LocalError
+from maniple_cli.dev_cluster.errors import LocalError, ServiceMissing
 from maniple_cli.dev_cluster.http import fetch
 from maniple_cli.dev_cluster.ports import LOOPBACK, free_ports
 from maniple_cli.dev_cluster.readiness import until_ready
@@ -50,6 +51,26 @@ class ClusterOptions:
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     services: bool = True
     time_scale: float | None = None
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many processes of each service are to run."""
+        return {
+            "registry": self.registries,
+            "policy": self.policies,
+            "dispatcher": self.dispatchers,
+            "agent": self.agents,
+        }
+
+    def check_installed(self) -> None:
+        """Raise `ServiceMissing` for a service that could not be started, before anything is."""
+        wanted = [name for name, count in self.counts.items() if count] if self.services else []
+        missing = [name for name in wanted if find_spec(f"maniple_{name}") is None]
+        if missing:
+            raise ServiceMissing(
+                f"not installed: {', '.join(missing)}; a whole cluster is "
+                "pip install 'maniple[cluster]'"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,6 +130,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         """Start everything; raises `LocalError` with nothing left running."""
+        self.options.check_installed()
         existing = Existing.of_environment(os.environ)
         self._reaper = ProcessReaper()
         self.data_dir = self._make_folder()
@@ -180,17 +202,11 @@ class Cluster:
             process.child.on_death = self._hear
 
     def _plan(self) -> list[ServiceProcess]:
-        names = [
-            ("registry", self.options.registries),
-            ("policy", self.options.policies),
-            ("dispatcher", self.options.dispatchers),
-            ("agent", self.options.agents),
-        ]
         # In a Consul and a vhost of our own plain names are unique.
         suffix = "" if self.servers.own_consul else f"-{secrets.token_hex(3)}"
         wanted = [
             (service, f"{service}-{number}{suffix}")
-            for service, count in names
+            for service, count in self.options.counts.items()
             for number in range(1, count + 1)
         ]
         ports = free_ports(len(wanted))

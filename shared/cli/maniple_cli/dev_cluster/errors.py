@@ -11,6 +11,10 @@ class ServerMissing(LocalError):
     """A server's program is not installed."""
 
 
+class ServiceMissing(LocalError):
+    """The services are not installed, only the command line."""
+
+
 class ServerUnreachable(LocalError):
     """An existing server that the environment names does not answer."""
 

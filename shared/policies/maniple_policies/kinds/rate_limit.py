@@ -11,6 +11,10 @@ from maniple_policies.policy import Policy, Variant
 
 Key = Annotated[str, StringConstraints(pattern=r"^(capability|tenant|label:.{1,128})$")]
 """What limits are divided by: `capability`, `tenant`, or `label:NAME`."""
+MOST_TOKENS = 1_000_000
+LONGEST_SHAPED = 3600.0  # seconds that a task may wait for its turn
+SLOWEST, FASTEST = 1e-9, 1e12
+"""Tokens per second of any bucket: beyond these, times between tokens are no numbers any more."""
 
 
 class RateLimitSpec(StrictModel):
@@ -23,14 +27,14 @@ class RateLimitSpec(StrictModel):
     `degrade` sends it to another `variant`.
     """
 
-    limit: float = Field(gt=0, le=1_000_000)
+    limit: float = Field(gt=0, le=MOST_TOKENS)
     period: float = Field(default=1.0, gt=0, le=86_400)
-    burst: float | None = Field(default=None, ge=1, le=1_000_000)
+    burst: float | None = Field(default=None, ge=1, le=MOST_TOKENS)
     algorithm: Literal["token_bucket", "leaky_bucket"] = "token_bucket"
     per: tuple[Key, ...] = Field(default=(), max_length=4)
     over: Literal["reject", "shape", "degrade"] = "reject"
     variant: Variant | None = None
-    max_wait: float = Field(default=60.0, gt=0, le=3600)
+    max_wait: float = Field(default=60.0, gt=0, le=LONGEST_SHAPED)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -42,8 +46,8 @@ class RateLimitSpec(StrictModel):
 
     @cached_property
     def rate(self) -> float:
-        """Tasks per second."""
-        return self.limit / self.period
+        """Tasks per second, from `SLOWEST` to `FASTEST`."""
+        return min(max(self.limit / self.period, SLOWEST), FASTEST)
 
     @cached_property
     def capacity(self) -> float:

@@ -53,9 +53,11 @@ Text = Annotated[str, StringConstraints(max_length=1000)]
 ConnectionName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Whole = Annotated[int, Strict()]
 """Not true, nor a text: whoever writes either is no process of ours."""
-Count = Annotated[Whole, Field(ge=0)]
-Seconds = Annotated[float, Strict(), Field(ge=0)]
-Period = Annotated[float, Strict(), Field(gt=0)]
+Count = Annotated[Whole, Field(ge=0, le=2**53)]
+"""No more than a float, which counters are, holds exactly."""
+_LONGEST: Final = 1e9
+Seconds = Annotated[float, Strict(), Field(ge=0, le=_LONGEST)]
+Period = Annotated[float, Strict(), Field(gt=0, le=_LONGEST)]
 Names = Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES), AfterValidator(_sorted_unique)]
 """A set of names, kept sorted so that equal sets have equal bytes and equal digests."""
 Texts = Annotated[Mapping[Text, Text], Field(max_length=MOST_NAMES)]
