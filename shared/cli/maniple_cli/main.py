@@ -88,7 +88,7 @@ def _run() -> int | str | None:
 
 
 def _written(code: int | str | None) -> int | str | None:
-    """Return the exit code once all that was printed is written, or cannot be."""
+    """Return the exit code once all output is written, or cannot be."""
     try:
         sys.stdout.flush()
     except OSError as error:

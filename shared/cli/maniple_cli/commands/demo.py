@@ -1,4 +1,4 @@
-"""`maniple demo`: a cluster analyses the standard library, and everything is checked."""
+"""`maniple demo`: a cluster analyses the standard library, and every result is checked."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def demo(
 
 
 async def _demonstrate(options: DemoOptions, *, as_json: bool) -> Summary | None:
-    """Run the demonstration; None when a server that the environment names is away."""
+    """Run the demonstration; None when a server that the environment names is unavailable."""
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     try:
         with screen_for(console) as screen:

@@ -91,7 +91,7 @@ def submit(  # noqa: PLR0913 - a command's options
 
 
 def _given(**fields: Any) -> dict[str, Any]:
-    """Return the fields of a task that were given. Raises `typer.BadParameter` for a wrong one."""
+    """Return the given fields of a task. Raises `typer.BadParameter` for a wrong one."""
     given = {name: value for name, value in fields.items() if value is not None}
     for name, value in given.items():
         try:
@@ -103,7 +103,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 def operator_url_or_exit(broker_url: str | None) -> str:
-    """Return the broker's URL, or end the program because there is none."""
+    """Return the broker's URL, or end the program if there is none."""
 
     async def find() -> str:
         return operator_url(broker_url)

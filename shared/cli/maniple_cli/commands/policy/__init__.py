@@ -1,4 +1,4 @@
-"""`maniple policy …`: what limits, divides, repeats and ends tasks, changed while they run."""
+"""`maniple policy …`: show and change policies, while everything runs."""
 
 import typer
 
