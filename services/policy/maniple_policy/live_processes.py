@@ -1,4 +1,4 @@
-"""Who lives now: the agents by the registry, our own processes by Consul. Best effort."""
+"""What is alive: the agents by the registry, our own processes by Consul. Best effort."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
@@ -22,9 +22,9 @@ log = get_logger("maniple.policy")
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """Who stood in Consul at a time: the service of each process, of those `services` alone.
+    """The processes in Consul at a time: the service of each, of those `services` alone.
 
-    `processes` is None where Consul did not say.
+    `processes` is None where Consul did not answer.
     """
 
     at: float
@@ -33,7 +33,7 @@ class Present:
 
 
 class LiveProcesses:
-    """Asks, and remembers the answer for some seconds; `clock` is monotonic."""
+    """Asks, and caches the answer for some seconds; `clock` is monotonic."""
 
     def __init__(
         self, plane: ControlPlane, consul: Consul, environment: str, clock: Callable[[], float]
@@ -48,7 +48,7 @@ class LiveProcesses:
         self._looking = asyncio.Lock()
 
     async def known(self) -> Known | None:
-        """Return what live agents offer; None if no registry says a page of it within a second."""
+        """Return what live agents offer; None without an answer within a second a page."""
         if self._clock() < self._until:
             return self._known
         try:
@@ -60,9 +60,9 @@ class LiveProcesses:
         return self._known
 
     async def present(self, services: Collection[str], at_most: float) -> Present:
-        """Return who of these services is in Consul, as of `at_most` seconds ago.
+        """Return which processes of these services are in Consul, at most `at_most` seconds old.
 
-        Consul lists whole services, so that one look serves all who ask about the same time.
+        Consul lists whole services, so that one request serves all callers at about the same time.
         """
         async with self._looking:
             seen = self._present
