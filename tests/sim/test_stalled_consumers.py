@@ -41,7 +41,7 @@ def fill(cluster: Cluster, lane: str, ready: int, consumers: int) -> None:
 
 
 def eats(world: World, agent: Agent, period: float) -> None:
-    """Let an agent take something again and again."""
+    """Make an agent take something again and again."""
     world.every(period, agent.ate)
 
 

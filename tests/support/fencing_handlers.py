@@ -19,7 +19,7 @@ POLL = 0.02
 
 
 def release(*tasks: TaskHandle | Envelope) -> None:
-    """Let the held tasks end."""
+    """Release the held tasks."""
     held.difference_update(one.id for one in tasks)
 
 

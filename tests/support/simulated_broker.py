@@ -204,7 +204,7 @@ class Broker:
             wire.cut(seconds)
 
     def forget(self, process: Process) -> None:
-        """Let a process's connections go dead silently; new ones work at once."""
+        """Make a process's connections go dead silently; new ones work at once."""
         self.world.tell(f"the connections of {process.name} are forgotten on the way")
         for wire in self.of(process):
             wire.cut(None)

@@ -114,7 +114,7 @@ class Scene:
         self.fleet.on_report(report, SOON)
 
     def dies(self) -> None:
-        """Let the owner go, so that whoever asked is told by this one."""
+        """Remove the owner, so that this dispatcher answers those who asked."""
         self.fleet.on_report(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
         self.fleet.advance_time(LATER)
 
