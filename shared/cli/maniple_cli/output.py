@@ -55,7 +55,7 @@ BrokerOption = Annotated[
         envvar="MANIPLE_BROKER_URL",
         show_envvar=True,
         callback=_broker_url,
-        help="RabbitMQ, the vhost being the environment; else the running 'maniple dev'.",
+        help="RabbitMQ's URL, whose vhost is the environment; else the running 'maniple dev'.",
     ),
 ]
 ConsulOption = Annotated[
@@ -65,7 +65,7 @@ ConsulOption = Annotated[
         envvar="MANIPLE_CONSUL_URL",
         show_envvar=True,
         callback=_http_url,
-        help="Consul; else the running 'maniple dev'.",
+        help="Consul's URL; else the running 'maniple dev'.",
     ),
 ]
 ManagementOption = Annotated[

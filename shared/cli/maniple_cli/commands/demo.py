@@ -28,7 +28,7 @@ def demo(
         ),
     ] = None,
     agents: Annotated[int, typer.Option(min=1, help="How many agents to run.")] = 3,
-    no_kill: Annotated[bool, typer.Option("--no-kill", help="Let every agent live.")] = False,
+    no_kill: Annotated[bool, typer.Option("--no-kill", help="Kill no agent.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Analyse every Python file of the standard library on a cluster of its own.

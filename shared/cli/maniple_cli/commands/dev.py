@@ -47,7 +47,7 @@ def dev(  # noqa: PLR0913 - each is an option of the command
         typer.Option(metavar="DIR", help="Keep data and logs here instead of a temporary folder."),
     ] = None,
     no_restart: Annotated[
-        bool, typer.Option("--no-restart", help="Leave a process dead that died.")
+        bool, typer.Option("--no-restart", help="Do not restart processes that die.")
     ] = False,
 ) -> None:
     """Run a whole cluster on this machine, with a RabbitMQ and a Consul of its own.

@@ -32,7 +32,9 @@ UNKNOWN_AGENT = "unknown_agent"
 PROCESS = ("host", "pid", "http")
 ENDS = {"left": ExitCode.DONE, "failed": ExitCode.FAILED}
 
-AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="See 'maniple agents'.")]
+AgentArgument = Annotated[
+    str, typer.Argument(metavar="AGENT", help="The agent's id, as 'maniple agents' shows it.")
+]
 TimeoutOption = Annotated[
     float | None,
     typer.Option(
@@ -42,7 +44,9 @@ TimeoutOption = Annotated[
         help="Seconds that running tasks may take; only shortens what the agent was started with.",
     ),
 ]
-WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it has left.")]
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait until the agent has left.")
+]
 
 
 def drain(

@@ -11,7 +11,7 @@ COMMANDS = (apply, get, list_, diff, history, rollback, delete, status, explain)
 
 def build() -> typer.Typer:
     """Return the group of commands."""
-    app = typer.Typer(no_args_is_help=True, help="See and change policies while tasks run.")
+    app = typer.Typer(no_args_is_help=True, help="Show and change policies while tasks run.")
     for command in COMMANDS:
         app.command(command.__name__.strip("_"))(command)
     return app

@@ -17,16 +17,18 @@ PATIENCE = 30.0  # seconds: a large folder is several transactions, and many eve
 NamesArgument = Annotated[
     list[str], typer.Argument(metavar="KIND/NAME", help="Also as two words: KIND NAME.")
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Kept in the history.")]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", "-r", help="The reason, kept in the history.")
+]
 AuthorOption = Annotated[
-    str | None, typer.Option("--author", help="Kept in the history; else USER@HOST.")
+    str | None, typer.Option("--author", help="The author, kept in the history; else USER@HOST.")
 ]
 ExpectOption = Annotated[
     int | None,
-    typer.Option("--expect", min=0, help="Change it only if it is at this version; 0: is absent."),
+    typer.Option("--expect", min=0, help="Only if this is its version; 0: if it does not exist."),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would change, and what that touches.")
+    bool, typer.Option("--dry-run", help="Only show what would change, and what that affects.")
 ]
 
 

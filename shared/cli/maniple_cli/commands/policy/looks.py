@@ -116,10 +116,11 @@ def explain(  # noqa: PLR0913 - a command's options
     tenant: Annotated[str, typer.Option("--tenant", "-t")] = "default",
     label: LabelsOption = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="Its id, by which rollouts divide.")
+        str | None, typer.Option("--task", help="The task's id, on which rollouts depend.")
     ] = None,
     instance: Annotated[
-        str | None, typer.Option("--instance", help="The deciding process.")
+        str | None,
+        typer.Option("--instance", help="The instance name of the process that decides."),
     ] = None,
     region: Annotated[str, typer.Option("--region", help="The region of that process.")] = "",
     as_json: JsonOption = False,
