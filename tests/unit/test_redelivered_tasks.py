@@ -79,7 +79,7 @@ class Scene:
         self.before = before
 
     def submitted(self, before: Redelivery, resolved: Resolved) -> Redelivery | None:
-        """Return as what it goes to the gate, if it does."""
+        """Return what it goes to the pipeline as, if it does."""
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
         self.again.admit(envelope("1"), resolved, source, before)
         return self.before
