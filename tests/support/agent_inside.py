@@ -78,7 +78,7 @@ class AgentInside:
 
 @asynccontextmanager
 async def agent_inside(cluster: Cluster, **changes: Any) -> AsyncIterator[AgentInside]:
-    """Run an agent in this process within the block; at the end the network is thawed."""
+    """Run an agent in this process until the block is left; then everything is let through."""
     name = f"inside-{uuid4().hex[:8]}"
     broker = cluster.servers.broker_url("agent")
     async with (

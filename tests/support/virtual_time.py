@@ -65,7 +65,7 @@ def seeds(count: int) -> list[range]:
 
 
 class World:
-    """A clock, future events, and random numbers. Enter it: then the product reads its clock.
+    """A clock, what will happen, and chance. Enter it: then the product reads its clock.
 
     An error inside names the seed by which it can be repeated, and what was done to the processes.
     All of it is the same for the same seed: no decision may depend on the order of a set, which

@@ -33,7 +33,7 @@ class Present:
 
 
 class LiveProcesses:
-    """Asks, and caches the answer for some seconds; `clock` is monotonic."""
+    """Asks, and remembers the answer for some seconds; `clock` is monotonic."""
 
     def __init__(
         self, plane: ControlPlane, consul: Consul, environment: str, clock: Callable[[], float]
@@ -48,7 +48,7 @@ class LiveProcesses:
         self._looking = asyncio.Lock()
 
     async def known(self) -> Known | None:
-        """Return what live agents offer; None without an answer within a second a page."""
+        """Return what live agents offer; None if no registry says a page of it within a second."""
         if self._clock() < self._until:
             return self._known
         try:

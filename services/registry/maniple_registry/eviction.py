@@ -115,7 +115,7 @@ class Batches:
         self._added = asyncio.Event()
 
     def schedule(self, record: AgentRecord) -> None:
-        """Add an item, to be handled soon or after the delay."""
+        """Have it done soon, or after the delay."""
         self._waiting.append((time.monotonic() + self._delay, record))
         self._added.set()
 

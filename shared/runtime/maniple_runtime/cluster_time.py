@@ -23,9 +23,9 @@ CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Lin
 
 
 def steady() -> float:
-    """Return seconds of a clock that nobody sets, and that runs while the machine is suspended.
+    """Return seconds that nobody sets, and that pass while the machine is suspended, too.
 
-    `time.monotonic` stops meanwhile: a machine that slept would be behind by that for ever.
+    `time.monotonic` stands still meanwhile: a machine that slept would be behind by that for ever.
     """
     return time.clock_gettime(CLOCK)
 
@@ -45,7 +45,7 @@ class ClusterTime:
         *,
         steady: Callable[[], float] = steady,
     ) -> None:
-        """Start with `wall`, this machine's clock; `steady` counts seconds and is never set."""
+        """Begin with `wall`, this machine's clock; `steady` counts seconds and is never set."""
         self._wall = wall
         self._times = times or Clocks()
         self._steady = steady

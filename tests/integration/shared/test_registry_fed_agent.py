@@ -1,4 +1,4 @@
-"""Agents that are fed, on a real broker: with capacity, not stalled, unless they lack a consumer."""
+"""Agents that are fed, on a real broker: not stalled, unless they lack a consumer."""
 
 import asyncio
 from collections.abc import AsyncIterator

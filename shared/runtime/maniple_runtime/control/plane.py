@@ -48,9 +48,9 @@ class ControlPlane:
     """Subscriptions, requests and confirmed publishes over one connection that repairs itself.
 
     `name` is the connection's name as the broker shows it. With `health`, the required component
-    `control plane` shows whether the connection is up. Entering raises `BrokerUnavailable` after
+    `control plane` says whether the connection stands. Entering raises `BrokerUnavailable` after
     `patience` seconds (at once for wrong credentials). Known weakness: while the connection is
-    lost, messages to its exclusive queues are lost too.
+    away, what is published for its exclusive queues is lost, as for any listener not there.
     """
 
     def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
@@ -83,7 +83,7 @@ class ControlPlane:
         self._opened = False
 
     def measured(self, metrics: Metrics) -> Self:
-        """Count reconnections and dropped messages in these metrics; return the control plane."""
+        """Count reconnections and dropped messages there, and return the control plane."""
         self._inbox.metrics = metrics
         metrics.counter(RECONNECTS, "control")
         metrics.gauge(PUBLISHING_BLOCKED, "control")

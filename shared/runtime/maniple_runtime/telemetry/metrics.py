@@ -44,7 +44,7 @@ class Metrics:
         return cast("Histogram", self._child(spec, labels))
 
     def forget_series(self, spec: MetricName) -> None:
-        """Drop all children of a metric, before all of them are set again."""
+        """Drop all children of a metric, before setting it anew from a whole picture."""
         if spec.labels:
             self._parents[spec.name].clear()
         self._counts.pop(spec.name, None)

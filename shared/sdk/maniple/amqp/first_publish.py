@@ -95,7 +95,7 @@ class FirstPublishes:
             task.cancel()
 
     def tick(self, patience: int) -> None:
-        """Count a tick; after `patience` ticks a confirm may have been lost."""
+        """Count a tick; `patience` is after how many an answer may have been lost."""
         self._ticks += 1
         for scout in self._out.values():
             overdue = not scout.waits and self._ticks - scout.since > patience
@@ -116,14 +116,14 @@ class FirstPublishes:
         return place in self._known or place in self._found
 
     def learn(self, place: Place) -> None:
-        """Record that a publish there on the channel itself was answered."""
+        """Record that what was published there on the channel itself was answered."""
         if place not in self._known:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()  # what is in use is soon found again
             self._known.add(place)
 
     def forget_address(self, place: Place) -> None:
-        """Forget a place: a publish there is not answered, or nothing is bound there."""
+        """Record that something published there is not answered, or that nothing is there."""
         self._known.discard(place)
         self._found.discard(place)
 

@@ -53,12 +53,12 @@ class OrphanedQueue:
         self.lost = False
 
     def suspect(self) -> None:
-        """Note that the broker has cancelled the consumer: somebody removed the queue."""
+        """Record that the broker has ended the consumer: somebody removed the queue."""
         self.lost = True
 
     @property
     def quiet(self) -> float:
-        """Seconds since the last delivery arrived or was under way."""
+        """Seconds since the last delivery came or was on its way."""
         return 0.0 if self._consumer.unsettled else monotonic() - self._touched
 
     async def inspect_queue(self) -> QueueView | None:
@@ -72,7 +72,7 @@ class OrphanedQueue:
         return QueueView(declared.message_count or 0, declared.consumer_count or 0)
 
     async def consume(self) -> None:
-        """Start consuming."""
+        """Begin to take what waits."""
         self._touched = monotonic()
         if self._channel is None:
             self._channel = await self._consumer.open(self._connection)
@@ -81,7 +81,7 @@ class OrphanedQueue:
             await self._consumer.resume()
 
     async def pause(self) -> None:
-        """Stop consuming and settle the deliveries, within 5 s; the rest stays in the queue."""
+        """Stop consuming, and settle what was taken, within 5 s; the rest stays in the queue."""
         await self._consumer.pause()
         deadline = monotonic() + SETTLE_TIMEOUT
         # An acknowledgement tells nobody that it was sent.

@@ -94,7 +94,7 @@ class Pull:
             await self._channel.basic_reject(tag, requeue=False)
 
     def lost(self) -> None:
-        """Abandon unsettled deliveries: they return to the queue, for other processes."""
+        """Forget what is not settled: it is the queue's again, and goes to others."""
         self.generation += 1
         self._open.clear()
         self._news.set()

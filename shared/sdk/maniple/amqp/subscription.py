@@ -85,7 +85,7 @@ class Subscription:
         self._let_go()
 
     def suspect(self) -> None:
-        """Note that the channel or the queue is gone."""
+        """Open the consumer anew: its channel, or the queue, seems to be gone."""
         self._suspected.set()
 
     def tick(self) -> None:

@@ -98,7 +98,7 @@ class Supervised(ABC):
         """Forget what was built: it is gone; also called when nothing was built."""
 
     def _tick(self) -> None:  # noqa: B027 - there may be nothing to look after
-        """Check the endpoints; called every `Amqp.tick` seconds while the connection is up."""
+        """Watch what is on it; called every `Amqp.tick` seconds while it stands."""
 
     def _is_overdue(self) -> bool:
         """Tell whether an answer of the broker is overdue; called at each tick, if not blocked."""

@@ -51,14 +51,14 @@ class SuspectAddresses:
         self._paid.set()
 
     def set_time(self, now: int) -> None:
-        """Set the current tick; to be called now and then."""
+        """Set the time; to be called now and then."""
         self._now = now
         if self._paid_until - now <= self._most_ahead:
             self._paid.set()
 
     @asynccontextmanager
     async def alone(self, key: str) -> AsyncIterator[None]:
-        """Send to a suspect while nobody else does.
+        """Keep all others from sending to a suspect.
 
         Of all strangers, and of the addresses of one kind, only one message at a time waits for its
         turn.
@@ -90,7 +90,7 @@ class SuspectAddresses:
         return kind is not None and kind not in self._good
 
     def record_answer(self, key: str) -> None:
-        """Record that a message to an address was answered."""
+        """Record that something that was sent to an address was answered."""
         kind = self._kind_of(key)
         if kind is None:
             return
@@ -124,7 +124,7 @@ class SuspectAddresses:
         self._good_before.discard(kind)
 
     def record_loss(self) -> None:
-        """Record that the connection is lost, perhaps with a node that has answered before."""
+        """Record that the connection is gone: one of those that were good may have gone with it."""
         self._good.clear()
 
 

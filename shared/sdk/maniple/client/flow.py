@@ -120,7 +120,7 @@ class Flow:
                 self._outstanding.discard_where(lambda t: isinstance(t, Slot) and t.flow is self)
 
     def finish(self, slot: Slot, outcome: Result | ManipleError) -> None:
-        """Set a task's outcome; only the first one counts."""
+        """Record a task's outcome; only the first counts."""
         if slot.outcome is not None:
             return
         slot.outcome = outcome
