@@ -116,13 +116,13 @@ class Simulated:
 
 @dataclass
 class Heard:
-    """When the registry said what of whom."""
+    """When the registry reported what about which agent."""
 
     unreachable: dict[str, float] = field(default_factory=dict)
     failed: dict[str, float] = field(default_factory=dict)
 
     def note(self, event: AgentEvent) -> None:
-        """Keep the first time of each."""
+        """Record the first time of each event."""
         kept = {AgentUnreachable: self.unreachable, AgentFailed: self.failed}.get(type(event))
         if kept is not None:
             kept.setdefault(event.agent, time.monotonic())
@@ -150,12 +150,12 @@ class Fleet:
             heapq.heapreplace(due, (after, number))
 
     def worst_delay(self) -> float:
-        """Return by how much a heartbeat was sent too late at most, and begin anew."""
+        """Return the largest delay of a heartbeat, and start counting anew."""
         late, self._late = self._late, 0.0
         return late
 
     def silence(self) -> list[Simulated]:
-        """Let some fall silent, and return them."""
+        """Silence this many agents, and return them."""
         victims = random.sample(self.agents, max(1, int(len(self.agents) * SILENT_SHARE)))
         for victim in victims:
             victim.silent = True
@@ -185,7 +185,7 @@ class Usage:
 
     @classmethod
     def of(cls, pid: int) -> "Usage":
-        """Read /proc."""
+        """Read the usage of a process from /proc."""
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         used = (int(fields[11]) + int(fields[12])) / TICKS

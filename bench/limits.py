@@ -58,12 +58,12 @@ class Bench:
         self._news = asyncio.Event()
 
     async def hear(self, batch: Batch) -> None:
-        """Take records."""
+        """Add records."""
         self.ends += [e.record for e in batch.entries if isinstance(e.record, Result)]
         self._news.set()
 
     async def put_in_force(self, spec: dict[str, Any]) -> None:
-        """Have a new limit in force: one that is full."""
+        """Put a new limit in force, with a full bucket."""
         document = {"kind": "rate_limit", "name": f"bench-{new_id()}", "spec": spec}
         async with operator_plane(self.cluster.ready_info()["operator_url"]) as plane:
             for one in (await ask_over(plane, "policy", "policy.list", {}))["policies"]:
@@ -156,7 +156,7 @@ class Measured:
 
     @property
     def off(self) -> float:
-        """By how many percent other than one bucket."""
+        """The difference to one bucket, in percent."""
         return (self.rate / self.ideal - 1) * 100 if self.ideal else 100.0
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ class Measured:
 
     @property
     def says(self) -> bool:
-        """Whether so many came that it says something."""
+        """Whether enough tasks came for the figure to mean something."""
         return self.came >= ENOUGH
 
 

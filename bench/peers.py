@@ -1,7 +1,7 @@
 """What all peers need to be compared: a vhost of their own, workers, and a count of what ran.
 
-Each peer's module has a `side`: it runs the peer's workers and gives what submits a number of tasks
-and returns tasks per second.
+Each peer's module has a `side`: it runs the peer's workers and gives a function that submits a
+number of tasks and returns tasks per second.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
-"""Run chosen tests N times, alone and beside a load, and print who failed how often.
+"""Run chosen tests N times, alone and under load, and print how often each failed.
 
-Nothing is tried again and no failure is hidden: what failed once is to be understood. Each run is a
-pytest of its own, so that no run finds what another has left; what all chosen tests share in one
-run (servers, clusters) counts for the first that needs it. A run that crashed, or that took longer
-than `--timeout`, failed. Exit code: 0 everything passed, 1 something failed, 2 wrong usage, or
-nothing was run.
+Nothing is retried and no failure is hidden: a test that failed once is to be understood. Each run
+is a pytest of its own, so that no run finds what another has left; what the tests of a run share
+(servers, clusters) is counted with the first test that needs it. A run that crashed, or that took
+longer than `--timeout`, failed. Exit code: 0 everything passed, 1 something failed, 2 wrong usage,
+or nothing was run.
 """
 
 import argparse
@@ -36,11 +36,11 @@ ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """A signal ends this; what was found until then is still said."""
+    """A signal ends the program; what was found until then is still printed."""
 
 
 class Misused(Exception):
-    """pytest was asked for what is not there; says what it answered."""
+    """pytest was called with wrong arguments; carries its output."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Plan:
 
 @contextlib.contextmanager
 def load(number: int) -> Iterator[list[int]]:
-    """Have so many busy loops beside the block; gives their process ids."""
+    """Run this many busy loops beside the block; gives their process ids."""
     loops: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(number):
@@ -76,7 +76,7 @@ def load(number: int) -> Iterator[list[int]]:
 
 
 def carry_out(plan: Plan, begins: Callable[[Side], None]) -> Generator[Run]:
-    """Do all runs and give each as it ends; `begins` hears of each before. Raises `Misused`."""
+    """Do all runs and yield each as it ends; `begins` is called before each. Raises `Misused`."""
     for number, side in enumerate(plan.order(), 1):
         begins(side)
         with load(plan.load if side is Side.LOADED else 0):
@@ -106,7 +106,7 @@ def _run(plan: Plan, number: int, side: Side) -> Run:
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> str:
-    """Wait for a run and return why it did not end by itself, if so; leaves nothing of it."""
+    """Wait for a run; return why it was ended from outside, if it was; kills what is left."""
     broken = ""
     try:
         process.wait(timeout)
@@ -123,10 +123,10 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> str:
 
 
 class Teller:
-    """Says how far it is: a bar on a terminal, else a line for each run."""
+    """Shows progress: a bar on a terminal, else a line for each run."""
 
     def __init__(self, total: int, console: Console) -> None:
-        """Begin with nothing done."""
+        """Start with no run done."""
         self._total, self._console = total, console
         self._failed = 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -135,11 +135,11 @@ class Teller:
         self._task = self.bar.add_task("", total=total)
 
     def begins(self, side: Side) -> None:
-        """Take that a run begins."""
+        """Show that a run starts."""
         self.bar.update(self._task, description=f"{side}, {self._failed} failed so far")
 
     def ended(self, number: int, run: Run) -> None:
-        """Take how a run ended."""
+        """Show how a run ended."""
         self._failed += bool(run.failed)
         self.bar.update(self._task, advance=1)
         if run.failed or not self._console.is_terminal:
@@ -176,7 +176,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit code."""
+    """Run what the command line asks for and return the exit code."""
     given = _parsed(arguments)
     for number in ENDED_BY:
         signal.signal(number, _end)

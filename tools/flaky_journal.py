@@ -1,4 +1,4 @@
-"""pytest with a journal of what each test did, written while it runs: a crash ends no line of it.
+"""pytest with a journal of each test, written while it runs: a crash loses no line of it.
 
 `python tools/flaky_journal.py JOURNAL [argument of pytest]...`; each line of the journal is a JSON
 object: `{"test", "phase": "begun"}`, then one for each phase with its `seconds` and, if it did not
@@ -14,28 +14,28 @@ import pytest
 
 
 class Journal:
-    """Notes tests as they begin and end."""
+    """Writes a line when a test starts and when it ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Note that a test begins."""
+        """Write that a test starts."""
         self._note(test=nodeid, phase="begun")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how a phase of a test ended."""
+        """Write how a phase of a test ended."""
         said = {"test": report.nodeid, "phase": report.when, "seconds": report.duration}
         self._note(**said, outcome=report.outcome, **_why(report))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note a module that cannot be read: none of its tests runs."""
+        """Write that a module cannot be imported: none of its tests runs."""
         if report.failed:
             said = {"test": report.nodeid, "phase": "collect", "seconds": 0.0}
             self._note(**said, outcome=report.outcome, **_why(report))
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Note that this was all."""
+        """Write the exit code."""
         self._note(exit=int(exitstatus))
 
     def _note(self, **said: Any) -> None:
@@ -44,7 +44,7 @@ class Journal:
 
 
 def _why(report: pytest.TestReport | pytest.CollectReport) -> dict[str, str]:
-    """Return where a failure is and what it says; of a skipped test, why."""
+    """Return place and message of a failure, or the reason of a skip."""
     if report.passed:
         return {}
     match report.longrepr:

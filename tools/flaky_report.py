@@ -1,4 +1,4 @@
-"""Who failed how often, alone and beside a load: counting what many runs of tests did."""
+"""How often each test failed, alone and under load: counting the results of many runs."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 RUN = "(run)"
-"""Stands for the test where a run ended before any test began, or after the last."""
+"""Stands for the test where a run ended before any test started, or after the last."""
 PASSED, FAILED, SKIPPED = OUTCOMES = ("passed", "failed", "skipped")
 SHOWN_LINES = 3  # of a failure's message
 _NUMBERS = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+(\.\d+)?")
@@ -55,10 +55,10 @@ class Run:
 
 
 def read_journal(lines: Iterable[str], code: int, broken: str = "") -> tuple[Ended, ...]:
-    """Return how each test of a run ended that ended with an exit code, in order.
+    """Return how each test of a run ended, in order; the run ended with an exit code.
 
-    `broken` says why the run was ended, if it was. That, or that it died, is the failure of the
-    test that was under way, else of the run.
+    `broken` says why the run was ended from outside, if it was. That, or its death, is the failure
+    of the test that was running, else of the run.
     """
     said = [json.loads(line) for line in lines]
     if not broken and [one["exit"] for one in said if "exit" in one] != [code]:
@@ -102,7 +102,7 @@ class Kind:
 
 @dataclass
 class Tally:
-    """What became of one test in all runs."""
+    """The results of one test in all runs."""
 
     test: str
     ended: dict[Side, list[Ended]] = field(default_factory=lambda: {side: [] for side in Side})
@@ -113,7 +113,7 @@ class Tally:
         return sum(one.outcome == outcome for one in self.ended[side])
 
     def add(self, run: Run, ended: Ended) -> None:
-        """Take how it ended in a run."""
+        """Add the result of a run."""
         self.ended[run.side].append(ended)
         if ended.outcome == FAILED:
             key = f"{ended.where} {_NUMBERS.sub('#', ended.message.partition(chr(10))[0])}"
@@ -133,7 +133,7 @@ class Tally:
 
 
 def tally(runs: Iterable[Run]) -> list[Tally]:
-    """Count what became of each test, who failed most often first."""
+    """Count the results of each test, the most frequent failures first."""
     found: dict[str, Tally] = {}
     for run in runs:
         for ended in run.ended:

@@ -133,7 +133,7 @@ class Fenced:
         return ("working", *LATER)[sum(holds)]
 
     def enforce(self, seconds: float = TIMES.fencing.look) -> Step:
-        """Look after so many seconds."""
+        """Judge the fence after so many seconds."""
         before, stopped = self.state, self.stopped
         self.now += seconds
         self.fence.enforce()

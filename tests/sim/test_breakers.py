@@ -125,7 +125,7 @@ def trouble(world: World, fleet: Dispatchers) -> None:
 
 
 def story(world: World, fleet: Dispatchers, *, troubles: int) -> Seen:
-    """Let a lane break and be mended while the owner of its breaker has trouble."""
+    """Break a lane and mend it while the owner of its breaker has trouble."""
     for number in range(3):
         fleet.start(f"d{number}")
     world.run(3.0)

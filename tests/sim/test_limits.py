@@ -63,7 +63,7 @@ def trouble(world: World, fleet: Dispatchers) -> None:
 
 
 def load(world: World, fleet: Dispatchers, resolved: Resolved, gap: float) -> None:
-    """Let tasks come to all that can be reached: tasks come from the broker too."""
+    """Deliver tasks to all that can be reached: tasks come from the broker too."""
 
     def come() -> None:
         for one in fleet.alive:

@@ -15,7 +15,7 @@ KEY = "rate_limit/it"
 
 
 def deliver(one: Dispatcher, tasks: int, before: Redelivery) -> None:
-    """Let the broker deliver tasks."""
+    """Deliver tasks from the broker."""
 
     def come() -> None:
         for number in range(tasks):

@@ -1,4 +1,4 @@
-"""An agent inside the test's own process, behind a network that fails, in a real cluster."""
+"""An agent within the test's process, behind a network that fails, in a real cluster."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -39,12 +39,12 @@ class AgentInside:
 
     @property
     def confirmed_at(self) -> float:
-        """When the last heartbeat that the broker has confirmed was sent, by the steady clock."""
+        """When the last confirmed heartbeat was sent, by the steady clock."""
         return self.fence._confirmation.sent_at
 
     @property
     def waiting(self) -> set[str]:
-        """Tasks that the agent has taken and not started."""
+        """Tasks that the agent has received and not started."""
         return {job.envelope.id for job in self.fence._work.waiting}
 
     def component(self, name: str) -> Mapping[str, Any]:
@@ -68,7 +68,7 @@ class AgentInside:
         return handle
 
     async def start_held(self, capability: str) -> TaskHandle:
-        """The same; the handler goes on until its task is released."""
+        """The same; the handler runs until its task is released."""
         task_id = new_id()
         held.add(task_id)
         handle = await self.client.submit(capability, 0.0, id=task_id)

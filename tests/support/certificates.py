@@ -70,7 +70,7 @@ def http_server(
     certificate: Certificate | None = None,
     clients: Path | None = None,
 ) -> Iterator[str]:
-    """Serve, by TLS with a certificate, and give the URL; `clients` sign who may come."""
+    """Serve over TLS with a certificate, and give the URL; `clients` signs client certificates."""
     kind = _IPv6Server if ":" in host and has_ipv6 else _Server
     with kind((host, 0), handler) as server:
         if certificate is not None:

@@ -1,4 +1,4 @@
-"""A channel to a broker that answers at once, and remembers what it was told."""
+"""A channel to a broker that answers at once, and records the calls."""
 
 import asyncio
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Channel:
-    """Remembers what it was told; an end of the subscription is confirmed at once."""
+    """Records the calls; the end of a subscription is confirmed at once."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -1,4 +1,4 @@
-"""Handlers that look around: what is there to be read, and whether they may submit tasks."""
+"""Handlers that inspect their surroundings: what they can read, whether they may submit tasks."""
 
 import os
 import subprocess

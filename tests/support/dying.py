@@ -1,4 +1,4 @@
-"""Processes of a shared cluster that die for good, and come back when a test is done with them."""
+"""Processes of a shared cluster that die for good, and are restarted at the end of a test."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ async def kill(process: ServiceProcess) -> None:
 
 
 async def revive(*processes: ServiceProcess) -> None:
-    """Start processes that have ended, and have them started again whenever they die."""
+    """Start processes that have ended, and restart them whenever they die."""
     for process in processes:
         if not process.child.running:
             await process.child.start_process()
@@ -33,7 +33,7 @@ async def revive(*processes: ServiceProcess) -> None:
 
 @asynccontextmanager
 async def mortal(*processes: ServiceProcess) -> AsyncIterator[None]:
-    """Let processes stay dead within the block; after it they live, however it ends."""
+    """Keep dead processes dead within the block; after it they run again, however it ends."""
     for process in processes:
         process.child.restart = False
     try:

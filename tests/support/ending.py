@@ -11,7 +11,7 @@ from typing import Any, AnyStr
 
 @contextmanager
 def ended(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
-    """Have it for the block; after it, it is killed if it still runs."""
+    """Give a process for the block; after it, it is killed if it still runs."""
     with process:
         try:
             yield process

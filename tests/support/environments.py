@@ -25,12 +25,12 @@ class Environments:
         self._login = ADMINISTRATOR, ""
 
     async def prepare(self) -> None:
-        """Make the administrator."""
+        """Create the administrator."""
         password = await make_administrator(Installed(self._rabbitmq), ADMINISTRATOR)
         self._login = ADMINISTRATOR, password
 
     async def make(self, name: str) -> RabbitMQServer:
-        """Make an environment, and return the broker as it is seen in it: the users are the same.
+        """Create an environment; return the broker as seen in it: the users are the same.
 
         It is a view: only the broker itself can be started and stopped.
         """
@@ -42,12 +42,12 @@ class Environments:
         return view
 
     async def remove(self, name: str) -> None:
-        """Remove one with all that is in it; connections to it are closed."""
+        """Remove an environment with its content; connections to it are closed."""
         await self._call("DELETE", f"vhosts/{quote(name, safe='')}")
 
     @asynccontextmanager
     async def made(self, name: str) -> AsyncIterator[RabbitMQServer]:
-        """Have one for the time of the block."""
+        """Give an environment for the time of the block."""
         view = await self.make(name)
         try:
             yield view
@@ -63,9 +63,9 @@ class Environments:
 
 
 class OnSharedBroker:
-    """An environment as the broker of a `Cluster`, which comes and goes with it.
+    """An environment as the broker of a `Cluster`, created and removed with it.
 
-    Nothing here may be done to the broker itself: others are on it.
+    The broker itself is left alone: other tests use it.
     """
 
     children: tuple[Child, ...] = ()

@@ -1,4 +1,4 @@
-"""Jobs for executors, and what these report of them."""
+"""Jobs for executors, and what executors report of them."""
 
 import asyncio
 import math
@@ -34,7 +34,7 @@ NO_BUNDLE = cast("Bundle", None)  # executors settle nothing
 
 
 class Told:
-    """What an executor reported."""
+    """The reports of an executor."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
@@ -76,7 +76,7 @@ class Told:
 
 
 class Gate:
-    """What a handler waits at until the test opens it; other processes see it too."""
+    """Something for a handler to wait at until the test opens it, in any process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -135,9 +135,9 @@ def job(
 
 
 class Grace:
-    """How long a loop's executor bears a handler beyond its timeout: for ever, until it is over.
+    """How long a loop's executor tolerates a handler beyond its timeout: for ever, until over.
 
-    A handler that is ended before it has begun would not be one that does not end.
+    A handler that is ended before it has started would not be one that does not end.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ class Grace:
 
 @contextmanager
 def timers_held() -> Iterator[Sequence[tuple[float, Callable[[], object]]]]:
-    """Yield what is timed in the block, with its seconds: the test decides when those are over."""
+    """Yield the timers of the block, with their seconds: the test decides when they fire."""
     loop, held = asyncio.get_running_loop(), []
     real = loop.call_later
 
@@ -174,7 +174,7 @@ async def started(executor: Executor) -> AsyncIterator[Executor]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
+    """Tell whether a process runs; a zombie does not."""
     need(PROC)
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -1,6 +1,6 @@
 """Handlers for the executors' tests: well-behaved, slow, stuck, crashing.
 
-A `gate` is the path of a file: the handler goes on until the test has made it.
+A `gate` is the path of a file: the handler runs until the test has created it.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ def _wait_for(gate: str) -> None:
 
 @task("x.contended")
 async def contended(name: str) -> None:
-    """Take a lock that all of them keep, as handlers keep queues, sessions and pools."""
+    """Take a lock that all of them share, as handlers share queues, sessions and pools."""
     async with LOCKS.setdefault(name, asyncio.Lock()):
         await asyncio.sleep(POLL)
 
@@ -78,14 +78,14 @@ async def in_pool(gate: str, context: TaskContext) -> None:
 
 @task("x.shields")
 async def shields(gate: str) -> None:
-    """Leave a call by no longer waiting for it; it is not cancelled."""
+    """Abandon a call by no longer awaiting it; it is not cancelled."""
     async with asyncio.timeout(POLL):
         await asyncio.shield(asyncio.to_thread(_wait_for, gate))
 
 
 @task("x.waits")
 async def waits(gate: str) -> None:
-    """Leave a call as `shields` does, in another usual way."""
+    """Abandon a call as `shields` does, in another usual way."""
     call = asyncio.get_running_loop().run_in_executor(None, _wait_for, gate)
     done, _ = await asyncio.wait({call}, timeout=POLL)
     if not done:
@@ -94,7 +94,7 @@ async def waits(gate: str) -> None:
 
 @task("x.stubborn_in_pool")
 async def stubborn_in_pool(gate: str, context: TaskContext) -> None:
-    """Wait for a call, whatever happens."""
+    """Await a call, ignoring cancellation."""
     call = asyncio.ensure_future(asyncio.to_thread(_wait_for, gate))
     context.progress("begun")
     while not call.done():
@@ -104,7 +104,7 @@ async def stubborn_in_pool(gate: str, context: TaskContext) -> None:
 
 @task("x.polls")
 async def polls(gate: str, context: TaskContext) -> None:
-    """Set up what goes on in a thread for good, as a library does for its first user."""
+    """Start a thread that runs for good, as a library does for its first user."""
     poller = asyncio.get_running_loop().run_in_executor(None, _wait_for, gate)
     POLLERS.append(poller)
     context.progress("begun")
@@ -192,7 +192,7 @@ def _two_steps(gates: list[str], context: TaskContext) -> None:
 
 
 def _left_by_others(name: str, context: TaskContext) -> list[Any]:
-    """Return what is set here, and set it."""
+    """Return the current value, and set it."""
     context.progress("told")  # crosses to the agent's loop with whatever is set
     logged = structlog.contextvars.get_contextvars()
     before = [TENANT.get(), logged.get("tenant")]
@@ -219,7 +219,7 @@ def sets_in_process(name: str, context: TaskContext) -> list[Any]:
 
 @task("x.pool_sets")
 async def sets_in_pool(name: str, context: TaskContext) -> list[Any]:
-    """Do so in a thread of the loop, which does not get the handler's context there."""
+    """Do so in a thread of the loop, where the handler's context is not set."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(None, _left_by_others, name, context)
 
@@ -245,7 +245,7 @@ def raises_in_process(payload: str) -> None:
 
 @task("x.moves", executor="process")
 def moves(folder: str | None) -> str:
-    """Return the current folder, and go to another one; None ends the worker."""
+    """Return the current folder, and change to another one; None ends the worker."""
     before = str(Path.cwd())
     if folder is None:
         os._exit(3)
@@ -301,7 +301,7 @@ def with_child(_payload: Any, context: TaskContext) -> None:
 
 @task("x.exit_with_child", executor="process")
 def exits_beside_child(payload: dict[str, bool], context: TaskContext) -> None:
-    """End the worker, while a child that was forked in it goes on."""
+    """End the worker while a forked child of it runs on."""
     ready, say_ready = os.pipe()
     pid = ctypes.PyDLL(None).fork() if payload["in_c"] else os.fork()
     if pid == 0:
@@ -316,7 +316,7 @@ def exits_beside_child(payload: dict[str, bool], context: TaskContext) -> None:
 
 @task("x.in_c", executor="process")
 def in_c(_payload: Any, context: TaskContext) -> None:
-    """Never come back to Python, and never let another thread have its lock."""
+    """Stay in C for good, holding the lock that other threads need."""
     child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
     context.progress(child.pid)
     ctypes.PyDLL(None).sleep(60)
@@ -355,13 +355,13 @@ def allocates(payload: int) -> int:
 
 @task("x.use_memory", executor="process", memory=192 * 1024**2)
 def uses_memory(payload: int) -> int:
-    """Use memory; to reserve it (`x.allocate`) is not enough for a cgroup."""
+    """Use memory; reserving it (`x.allocate`) is not enough for a cgroup."""
     return len(b"x" * payload)
 
 
 @task("x.use_together", executor="process", memory=192 * 1024**2)
 def uses_together(payload: dict[str, int]) -> list[int]:
-    """Let each of some programs use memory at the same time as the others."""
+    """Use memory in several programs at the same time."""
     code = f"import time; held = b'x' * {payload['each']}; print(flush=True); time.sleep(0.5)"
     programs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(payload["programs"])]
     return [program.wait() for program in programs]
@@ -369,7 +369,7 @@ def uses_together(payload: dict[str, int]) -> list[int]:
 
 @task("x.keep", executor="process", memory=1024**3)
 def keeps(payload: int) -> None:
-    """Leave memory in the worker that later tasks do not need."""
+    """Keep memory in the worker that later tasks do not need."""
     KEPT.append(b"x" * payload)
 
 

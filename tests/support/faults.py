@@ -1,8 +1,8 @@
-"""Doing to a running cluster's broker and network what production does to them.
+"""Faults of a running cluster's broker and network, as in production.
 
-Everything here is asynchronous and works on a broker of `system.brokers`, handed to
-`Cluster(broker=…)` as it is or as a `Reached` one. `owner` selects connections: those whose name
-begins with it, an instance as `agent-1` or a client as `maniple-client`; "" means all.
+Everything here is asynchronous and works on a broker of `system.brokers`, passed to
+`Cluster(broker=…)` as it is or as a `Reached` one. `owner` selects connections by the prefix of
+their name, an instance as `agent-1` or a client as `maniple-client`; "" means all.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _CHANNELS = """
 
 
 async def restart_broker(broker: Broker, *, kill: bool = False, away: float = 0.0) -> None:
-    """End the broker, in good order or with SIGKILL, and have it back after `away` seconds."""
+    """Stop the broker, cleanly or with SIGKILL, and start it again after `away` seconds."""
     await (broker.kill() if kill else broker.shut_down())
     await asyncio.sleep(away)
     await broker.come_back()
@@ -60,18 +60,18 @@ def _close(url: str, owner: str) -> int:
 
 
 async def acknowledge_wrongly(broker: Commanded, owner: str = "") -> int:
-    """Have each channel acknowledge what was never delivered (406); return how many there were."""
+    """Acknowledge an unknown delivery on each channel (406); return how many there were."""
     return await _command(broker, owner, f"{{'basic.ack', {NEVER_DELIVERED}, false}}")
 
 
 async def declare_wrongly(broker: Commanded, queue: str, owner: str = "") -> int:
-    """Have each channel declare a queue with other arguments (406); return how many there were."""
+    """Declare a queue with other arguments on each channel (406); return how many there were."""
     declare = f"{{'queue.declare', 0, <<\"{queue}\">>, false, true, false, false, false, []}}"
     return await _command(broker, owner, declare)
 
 
 async def _command(broker: Commanded, owner: str, method: str) -> int:
-    """Have each channel carry out a method as if its client had sent it; the broker closes it."""
+    """Run a method on each channel as if its client had sent it; the broker closes the channel."""
     text = OWNED.format(owner=owner) + _CHANNELS
     text += f"[rabbit_channel:do(P, {method}) || P <- Channels], length(Channels)."
     return int(await broker.control("eval", text))
@@ -84,7 +84,7 @@ async def delete_queue(broker: Commanded, vhost: str, queue: str) -> None:
 
 @asynccontextmanager
 async def memory_alarm(broker: Commanded) -> AsyncIterator[None]:
-    """Have the broker believe that it is out of memory: it stops reading from publishers."""
+    """Set off the broker's memory alarm: it stops reading from publishers."""
     await broker.control("set_vm_memory_high_watermark", "0.00001")
     try:
         yield
@@ -94,7 +94,7 @@ async def memory_alarm(broker: Commanded) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def disk_alarm(broker: Commanded) -> AsyncIterator[None]:
-    """Have the broker believe that its disk is full: it stops reading from publishers."""
+    """Set off the broker's disk alarm: it stops reading from publishers."""
     await broker.control("set_disk_free_limit", "1000000GB")
     try:
         yield
@@ -104,9 +104,9 @@ async def disk_alarm(broker: Commanded) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def frozen(network: FlakyNetwork, owner: str = "") -> AsyncIterator[int]:
-    """Let nothing through and close nothing: a cut that no side is told of.
+    """Block all traffic and close nothing: a cut that neither side is told of.
 
-    Yields how many connections stood.
+    Yields how many connections there were.
     """
     wires = network.freeze(owner)
     try:
@@ -116,9 +116,9 @@ async def frozen(network: FlakyNetwork, owner: str = "") -> AsyncIterator[int]:
 
 
 async def consumers(broker: Commanded, vhost: str) -> Counter[str]:
-    """Return how many consumers each queue has, as the queues themselves tell.
+    """Return the number of consumers of each queue, as the queues themselves report.
 
-    The random ends of private queues' names are left out: two queues of one purpose add up.
+    Random suffixes of private queues' names are dropped: two queues of one purpose add up.
     """
     listed = await broker.control(
         "eval",

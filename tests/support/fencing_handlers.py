@@ -1,4 +1,4 @@
-"""Handlers that an agent in the test's own process runs, and what became of each task there."""
+"""Handlers for an agent in the test's process, and what became of each task there."""
 
 import asyncio
 import time
@@ -14,12 +14,12 @@ stopped_at: dict[str, float] = {}
 together: Counter[str] = Counter()
 most_together: Counter[str] = Counter()
 held: set[str] = set()
-"""Tasks that go on until the test releases them."""
+"""Tasks that run until the test releases them."""
 POLL = 0.02
 
 
 def release(*tasks: TaskHandle | Envelope) -> None:
-    """Let the tasks that were held go on to their ends."""
+    """Release the held tasks."""
     held.difference_update(one.id for one in tasks)
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that can cut and freeze what goes through it."""
+"""A TCP proxy that can cut and freeze connections."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,11 @@ NAME_KEY = b"connection_name"
 
 
 class FlakyNetwork:
-    """Stands between clients and the server of `url`; `self.url` leads through it.
+    """A proxy between clients and the server of `url`; `self.url` leads through it.
 
-    `cut` and `freeze` are about all connections, or about those of one owner: whose name, as an
-    AMQP client gives it, begins with the owner's. A frozen connection stays open and carries
-    nothing; new ones are accepted and freeze too. `url` may be a function, if the server is not
-    known yet.
+    `cut` and `freeze` apply to all connections, or to those of one owner: whose name, as an AMQP
+    client gives it, starts with the owner's. A frozen connection stays open and carries nothing;
+    new ones are accepted and freeze too. `url` may be a function, if the server is not known yet.
     """
 
     def __init__(self, url: str | Callable[[], str]) -> None:
@@ -28,11 +27,11 @@ class FlakyNetwork:
         self._server: asyncio.Server | None = None
         self.accepted = 0
         self.said = 0
-        """Bytes of clients that have passed."""
+        """Bytes from clients that have passed."""
         self.said_at = 0.0
-        """When some last did, by `monotonic`."""
+        """When the last of them passed, by `monotonic`."""
         self.held = 0
-        """How many pieces of what is sent wait because they are frozen."""
+        """How many pieces of data wait because their connection is frozen."""
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -60,7 +59,7 @@ class FlakyNetwork:
 
     @property
     def open(self) -> int:
-        """Connections that stand."""
+        """The open connections."""
         return sum(not wire.closing for wire in self._wires)
 
     def cut(self, owner: str = "") -> int:
@@ -76,12 +75,12 @@ class FlakyNetwork:
             wire.sever()
 
     def freeze(self, owner: str = "") -> int:
-        """Let nothing through, and close nothing; return how many connections there are of it."""
+        """Block all traffic, and close nothing; return how many connections are affected."""
         self._frozen.add(owner)
         return sum(wire.of(owner) and not wire.closing for wire in self._wires)
 
     def thaw(self) -> None:
-        """Let everything through again."""
+        """Pass all traffic again."""
         self._frozen.clear()
         self._changed.set()
         self._changed = asyncio.Event()
@@ -141,7 +140,7 @@ class _Wire:
         return any(writer.is_closing() for writer in self._writers)
 
     def of_client(self, writer: asyncio.StreamWriter) -> bool:
-        """Whether what `writer` takes comes from the client."""
+        """Whether `writer` sends to the server, and so carries the client's data."""
         return writer is self._writers[1]
 
     def of(self, owner: str) -> bool:

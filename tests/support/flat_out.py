@@ -1,4 +1,4 @@
-"""How much the machine carries, for tests at a rate: an overloaded one says nothing of them."""
+"""The throughput of the machine, for tests at a rate: an overloaded machine proves nothing."""
 
 import time
 
@@ -8,7 +8,7 @@ ROUNDS = 3  # bundles have their size from the second on
 
 
 async def carried(client: Client, capability: str, count: int) -> float:
-    """Return how many tasks a second a cluster carries flat out, once it has warmed up."""
+    """Return how many tasks a second a cluster completes at full load, once it has warmed up."""
     for _ in range(ROUNDS):
         begun = time.perf_counter()
         async for _ in client.map(capability, range(count), ordered=False):

@@ -19,9 +19,9 @@ LOOK = 0.05
 
 
 class Simulation:
-    """Some dispatchers and a clock; `passed` counts by whole seconds what got a permit.
+    """Some dispatchers and a clock; `passed` counts permits by whole seconds.
 
-    `travel` gives the seconds that a report takes to one listener; those of one dispatcher arrive
+    `travel` returns the seconds that a report takes to one listener; those of one dispatcher arrive
     in the order in which they were sent.
     """
 
@@ -52,7 +52,7 @@ class Simulation:
         del self.alive[name]
 
     def freeze(self, name: str, seconds: float) -> None:
-        """Let one stand still; what it should have heard meanwhile it hears afterwards."""
+        """Freeze a dispatcher; messages that arrive meanwhile are handled afterwards."""
         self._frozen_until[name] = self.now + seconds
         if seconds > Peers().stood_still:
             self.after(seconds, lambda: self.alive[name].rejoin(self.now))
@@ -63,7 +63,7 @@ class Simulation:
         return owner
 
     def submit(self, name: str, limit: Limit, tasks: int = 1) -> None:
-        """Ask for permits as a dispatcher does that gets so many tasks at once."""
+        """Ask for permits as a dispatcher that receives this many tasks at once."""
 
         self._submit(name, limit, tasks, lambda: None)
 
@@ -84,7 +84,7 @@ class Simulation:
             self.alive[name].ask_permit(limit, partial(then, place), self.now)
 
     def take_turns(self, name: str, limit: Limit, *, tasks: int) -> None:
-        """Let one have as many tasks at a time, the next when these are decided, while it lives."""
+        """Submit this many tasks at a time, the next when these are decided, while it lives."""
 
         def again() -> None:
             if self._frozen(name):
@@ -95,7 +95,7 @@ class Simulation:
         again()
 
     def rate(self, begin: float, end: float) -> float:
-        """Return how many passed in a second, of what came between two times."""
+        """Return how many tasks a second passed, of those that came between two times."""
         return sum(passes for came, passes in self.ends if begin <= came < end) / (end - begin)
 
     def load(

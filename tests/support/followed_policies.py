@@ -1,4 +1,4 @@
-"""A process's view of the policies, as its composition root lets it follow them."""
+"""A process's view of the policies, followed as its composition root does."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from maniple_runtime.policy_view import PolicyView
 
 
 async def follow_policies(view: PolicyView, plane: Any) -> None:
-    """Have a view follow the policies over a control plane."""
+    """Make a view follow the policies over a control plane."""
     view.load_kept()
     await plane.subscribe(EVENTS, (PolicyChanged.KEY,), PolicyChanged, view.on_policy_changed)
     view.start_following()

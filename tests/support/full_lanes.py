@@ -1,4 +1,4 @@
-"""A lane with little room, more tasks for it than that, and a cluster that has to do with it."""
+"""A lane with little room, more tasks for it than that, and a cluster that has to cope."""
 
 import json
 from typing import Any
@@ -45,7 +45,7 @@ def flood(url: str, capability: str, *, messages: int, each: int) -> None:
 
 
 async def purge(broker: Commanded, vhost: str, *prefixes: str) -> None:
-    """Throw away what waits in queues whose names begin so; else in lanes and in delays."""
+    """Purge the queues whose names start so; by default lanes and delays."""
     of = ", ".join(f'"{prefix}"' for prefix in prefixes or ("maniple.lane.", "maniple.delay."))
     await broker.control(
         "eval",
@@ -57,5 +57,5 @@ async def purge(broker: Commanded, vhost: str, *prefixes: str) -> None:
 
 
 def delayed(cluster: Cluster) -> float:
-    """Return how many times a dispatcher has sent a task to wait."""
+    """Return how often a dispatcher has delayed a task."""
     return scrape(cluster.of_service("dispatcher")).get(sample_name(TASKS_DELAYED), 0.0)

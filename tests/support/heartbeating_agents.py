@@ -1,4 +1,4 @@
-"""Agents that do nothing but say that they are there, and registries to hear them."""
+"""Agents that do nothing but send heartbeats, and registries that receive them."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ LOG = structlog.get_logger()
 
 
 class Agent:
-    """An agent that does nothing but say that it is there."""
+    """An agent that does nothing but send heartbeats."""
 
     def __init__(self, plane: ControlPlane, name: str) -> None:
         self.plane, self.name = plane, name
@@ -92,7 +92,7 @@ async def agent_of(
 
 @asynccontextmanager
 async def beating(agents: list[Agent], period: float = 0.2, **fields: Any) -> AsyncIterator[None]:
-    """Have them send heartbeats."""
+    """Send the agents' heartbeats."""
 
     async def beat() -> None:
         while True:
@@ -109,9 +109,9 @@ async def beating(agents: list[Agent], period: float = 0.2, **fields: Any) -> As
 
 @asynccontextmanager
 async def passing(consul: Consul, *agents: Agent) -> AsyncIterator[None]:
-    """Have the TTL checks of agents in the catalog refreshed, as heartbeats would have them.
+    """Refresh the TTL checks of agents in the catalog, as heartbeats would.
 
-    What nobody refreshes is taken out of Consul by any registry's reaper.
+    Without that any registry's reaper removes them from Consul.
     """
 
     async def refresh() -> None:
@@ -147,7 +147,7 @@ async def registry(
 async def agreed(*registries: Runtime) -> None:
     """Wait until registries in this process agree which of them leads.
 
-    Until then each acts for itself, half a second late, and what they tell comes from all of them.
+    Until then each acts for itself, half a second late, and events come from all of them.
     """
     claims = {f"{one.settings.instance} leads" for one in registries}
 
@@ -170,7 +170,7 @@ QUICK = Timings(
     watching=Watching(longest_step=0.3, echo=1.0),
     amqp=Amqp(backoff=0.4),
 )
-"""For agents that beat five times a second."""
+"""For agents that send five heartbeats a second."""
 
 
 class RegistryProcess:
@@ -197,12 +197,12 @@ class RegistryProcess:
         await self._child.start_process()
 
     async def ready(self) -> bool:
-        """Whether it says so."""
+        """Whether it reports to be ready."""
         status, _ = await fetch(f"{self.http}/ready")
         return status == 200
 
     async def leader(self) -> str:
-        """Return what it says of who leads."""
+        """Return the leader that it reports."""
         status, body = await fetch(f"{self.http}/health")
         if status != 200:
             return ""
@@ -239,7 +239,7 @@ async def shown(agent: Agent) -> dict[str, Any]:
 
 
 async def settled(agent: Agent, state: str) -> None:
-    """Wait until a registry shows this state: heartbeats and questions travel apart."""
+    """Wait until a registry shows this state: heartbeats and requests travel separately."""
 
     async def as_told() -> bool:
         return bool((await shown(agent))["state"] == state)
@@ -255,11 +255,11 @@ def keys(events: list[AgentEvent]) -> list[str]:
 def distinct(events: list[AgentEvent]) -> list[str]:
     """Return the routing keys of events, of those with one id only the first.
 
-    A standby that hears late what the leader has told tells the same under the same id.
+    A standby that receives the leader's event late publishes the same under the same id.
     """
     return list({event.id: event.KEY for event in events}.values())
 
 
 def told(agent: Agent) -> list[type[Command]]:
-    """Return which commands an agent got, but for calls to all."""
+    """Return the commands that an agent got, except calls to all."""
     return [type(command) for command in agent.told if not isinstance(command, Announce)]

@@ -1,4 +1,4 @@
-"""What goes on, or stands still, for as long as a block lasts."""
+"""Processes that stand still, or work that runs, for the time of a block."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def held(*pids: int) -> Iterator[None]:
-    """Hold processes where they are."""
+    """Stop processes for the time of the block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -22,7 +22,7 @@ def held(*pids: int) -> Iterator[None]:
 
 @asynccontextmanager
 async def meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have work go on beside the block; how it ends is nobody's concern."""
+    """Run work beside the block; how it ends does not matter."""
     going = asyncio.create_task(work)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A dispatcher's way in with fakes around it: what is admitted, and what is told of the rest."""
+"""A dispatcher's ingress with fakes around it: what is admitted, and how the rest is answered."""
 
 import json
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Submission(SimpleNamespace):
 
 
 class Ingress:
-    """A dispatcher's way in, with what came of it."""
+    """A dispatcher's ingress, with what came of it."""
 
     def __init__(self, publisher: FakePublisher | None = None, known: Record | None = None) -> None:
         self.publisher, metrics = publisher or FakePublisher(), Metrics()

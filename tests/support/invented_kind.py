@@ -39,7 +39,7 @@ from {PIPELINE}.verdicts import Delay, State, Verdict
 
 
 def decide(_task: Envelope, policy: PausePolicy, _state: State, _now: float) -> Verdict:
-    """Let every task rest."""
+    """Delay every task."""
     return Delay(policy.spec.seconds, Waiting.NOT_DUE, "paused")
 '''
 DOCUMENT = {"kind": "pause", "name": "it", "spec": {"seconds": 7}}

@@ -1,11 +1,11 @@
-"""Records of which is known at once what they have, in place of looking into them."""
+"""Records whose content is known at once, in place of searching them."""
 
 from maniple_dispatcher.ingress.record_lookup import RecordLookup, Then
 from maniple_runtime.records import Record, TaskKey
 
 
 class Known(RecordLookup):
-    """Answers each question by one record, and remembers who asked, and for how long ago last."""
+    """Answers each request with one record, and remembers the requests."""
 
     def __init__(self, record: Record | None) -> None:
         self.record = record

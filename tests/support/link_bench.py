@@ -1,4 +1,4 @@
-"""A link on a queue of its own, with what it publishes and receives."""
+"""A connection with a queue of its own, and what it publishes and receives."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ def new_queue(**arguments: str) -> Queue:
 
 
 class Bench:
-    """A link with a publisher, and what its consumers have received."""
+    """A connection with a publisher, and what its consumers have received."""
 
     def __init__(self, url: str, queue: Queue, times: Amqp | None = None) -> None:
         self.queue = queue
@@ -49,7 +49,7 @@ class Bench:
         await declare(connection, queues=(self.queue,))
 
     def consumer(self, prefetch: int = 100) -> Consumer:
-        """Have the queue consumed, which is declared anew each time."""
+        """Consume the queue, which is declared anew each time."""
         made = Consumer(self.queue.name, self._take, prefetch=prefetch)
         self.link.consume(made, self._declare)
         self.consumers.append(made)
@@ -73,11 +73,11 @@ class Bench:
         await asyncio.gather(*(self.publisher.publish(self.message(n)) for n in numbers))
 
     def publishing(self, numbers: range) -> asyncio.Task[None]:
-        """Publish besides what the test does."""
+        """Publish beside what the test does."""
         return asyncio.create_task(self.publish(numbers))
 
     async def lose(self, how: Callable[[], object]) -> None:
-        """Lose the connection, with its acknowledgements sent, and wait until it stands again."""
+        """Lose the connection, once its acknowledgements are sent, and wait for the next one."""
         for consumer in self.consumers:
             await consumer.flush()
         before = self.link.reconnects
@@ -86,11 +86,11 @@ class Bench:
 
     @property
     def stands(self) -> bool:
-        """Whether it is up and consumes."""
+        """Tell whether it is up and consumes."""
         return self.link.is_up and self.link.consumes
 
     async def remaining(self, servers: LocalServers) -> int:
-        """Return how many messages are not settled, once nobody takes any more."""
+        """Return how many messages are unsettled, once deliveries have stopped."""
         for consumer in self.consumers:
             await consumer.pause()
         await self.lose(self.link.suspect)
@@ -98,7 +98,7 @@ class Bench:
 
 
 async def done(publishing: asyncio.Task[None]) -> None:
-    """Return when everything has been confirmed, over whatever connections that took."""
+    """Return when everything has been confirmed, over however many connections."""
     await wait_until(publishing.done, CONFIRMED_WITHIN)
     await publishing
 
@@ -133,7 +133,7 @@ async def depth(servers: LocalServers, queue: Queue) -> tuple[int, int]:
 async def is_left(
     servers: LocalServers, queue: Queue, messages: int = 0, *, consumers: int = 0
 ) -> bool:
-    """Whether so many messages and consumers of a queue are left; see `depth_at`."""
+    """Tell whether this many messages and consumers of a queue are left; see `depth_at`."""
     return await depth(servers, queue) == (messages, consumers)
 
 

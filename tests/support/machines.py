@@ -1,4 +1,4 @@
-"""A machine with clocks of its own, and what registries tell it."""
+"""A machine with clocks of its own, and the broadcasts of registries."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ TIMES = Clocks()
 
 
 class Slept:
-    """Has this machine been suspended for `seconds`: `CLOCK_MONOTONIC` stood still meanwhile."""
+    """A suspension of the machine for `seconds`: `CLOCK_MONOTONIC` stood still meanwhile."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         need(PROC)  # Linux
@@ -28,7 +28,7 @@ class Slept:
 
 
 class Machine:
-    """A process: its own clock is wrong by `wrong` seconds, its steady one counts from anywhere."""
+    """A process: its own clock is wrong by `wrong` seconds, its steady one starts anywhere."""
 
     def __init__(self, wrong: float = 0.0, steady: float = 1000.0) -> None:
         self.passed, self._wrong, self._steady = 0.0, wrong, steady
@@ -38,13 +38,13 @@ class Machine:
         return NOON + timedelta(seconds=self.passed + self._wrong)
 
     def told(self, *, ahead: float = 0.0, late: float = 0.0, source: str = "r1") -> None:
-        """Hear a registry whose clock is `ahead`, and whose word was under way for `late`."""
+        """Receive the broadcast of a registry whose clock is `ahead`, `late` seconds later."""
         at = NOON + timedelta(seconds=self.passed + ahead - late)
         self.time.on_time(Time(at=at, source=source))
 
     @property
     def ahead(self) -> float:
-        """How far the time known here is ahead of the true one."""
+        """Return how far the time known here is ahead of the true one."""
         known = self.time.known()
         assert known is not None
         return (known - NOON).total_seconds() - self.passed

@@ -1,6 +1,6 @@
-"""One part in the life of some tasks, without a broker, in the release whose sources are found.
+"""One step in the life of some tasks, without a broker, in the release whose sources are found.
 
-Run with the part's name; it reads what the part before has sent (JSON), and writes what it sends.
+Run with the step's name; it reads what the step before has sent (JSON), and writes what it sends.
 It uses nothing that only one of two neighbouring releases has; what one of them has elsewhere, or
 under another name, stands in a table.
 """
@@ -144,7 +144,7 @@ async def dispatch(told: Told) -> Told:
 
 
 async def execute(told: Told) -> Told:
-    """Run what comes in a lane, as an agent does."""
+    """Run what arrives in a lane, as an agent does."""
     agent = Agent()
     for body in told["lanes"]:
         names = [one.id for one in decode_envelopes(body.encode())]
@@ -161,7 +161,7 @@ async def execute(told: Told) -> Told:
 
 
 async def hear(told: Told) -> Told:
-    """Hear how the tasks ended, as the client does that submitted them."""
+    """Receive the tasks' results, as the client that submitted them."""
     outstanding = OutstandingHandles()
     carrier = AmqpCarrier("amqp://nowhere", outstanding, None)
     submitted = handles()

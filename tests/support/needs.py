@@ -1,7 +1,7 @@
-"""What a test needs of this machine: what of it is missing, and how to get that.
+"""What a test needs of this machine: what is missing, and how to get it.
 
 A test skips where a server is missing that `make setup` installs, and fails in CI, which would
-else test nothing. Docker is no part of it: without an engine, the Compose plugin or an image a
+otherwise test nothing. Docker is no part of it: without an engine, the Compose plugin or an image a
 test skips in CI too. A test names all that it uses, and nothing else.
 """
 
@@ -45,7 +45,7 @@ def _server(*find: Callable[[], object]) -> Need:
 
 
 def _docker(reason: str, *question: str) -> Need:
-    """Return what is there if a `docker` answers a question."""
+    """Return a need that is met if a `docker` answers a request."""
 
     def missing() -> str | None:
         if shutil.which("docker") is None:
@@ -109,7 +109,7 @@ def skip_or_fail(reason: str) -> NoReturn:
 
 
 def first_missing(*needs: Need) -> str | None:
-    """Say what is missing of these, the first of it; None if nothing is."""
+    """Return the first of these needs that is not met; None if all are."""
     for one in needs:
         if reason := one.missing():
             return reason

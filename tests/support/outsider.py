@@ -1,4 +1,4 @@
-"""A plain AMQP client with nothing of Maniple in it: what an external program does."""
+"""A plain AMQP client with nothing of Maniple in it, as an external program."""
 
 import json
 import time
@@ -15,7 +15,7 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
 
 class Outsider:
-    """Publishes to `maniple.tasks` and collects what comes to its reply queue."""
+    """Publishes to `maniple.tasks` and collects what arrives in its reply queue."""
 
     def __init__(self, url: str, *, direct: bool = False) -> None:
         """Use a queue of its own, or RabbitMQ's direct reply-to."""

@@ -1,4 +1,4 @@
-"""Where the tests' own modules are."""
+"""Folders of the tests' own modules."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,13 @@ TESTS = SUPPORT.parent
 ROOT = TESTS.parent
 
 PYTHONPATH = os.pathsep.join(map(str, (SUPPORT, TESTS)))
-"""With which a process of its own finds what the tests share."""
+"""Makes the tests' shared modules importable in other processes."""
 
 
 def left_in(temporary: Path) -> list[str]:
     """Return what programs left in their temporary folder.
 
-    But for the list of ports that were given out, which is the user's and no cluster's.
+    Except the list of ports that were given out, which is the user's and no cluster's.
     """
     ours = f"maniple-{os.getuid()}"
     return [path.name for path in temporary.iterdir() if path.name != ours]

@@ -1,4 +1,4 @@
-"""Handlers whose ends show what policies decided."""
+"""Handlers whose results show what policies decided."""
 
 import asyncio
 import os

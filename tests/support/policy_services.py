@@ -1,4 +1,4 @@
-"""Policy services inside a test, who asks them, and many processes that follow them."""
+"""Policy services inside a test, a client of them, and many processes that follow them."""
 
 import asyncio
 import contextlib
@@ -30,12 +30,12 @@ from timed import timed
 
 
 def policy_key(servers: LocalServers, name: str) -> str:
-    """Where Consul keeps a timeout of that name."""
+    """Return the key in Consul of a timeout of that name."""
     return f"maniple/{servers.rabbitmq.environment}/policies/timeout/{name}"
 
 
 class Operator:
-    """Somebody who asks the policy service and hears its events."""
+    """Sends requests to the policy service and records its events."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane

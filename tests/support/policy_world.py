@@ -39,7 +39,7 @@ class World:
         return version
 
     async def delete(self, kind: str, name: str) -> None:
-        """Take a policy out of force in all dispatchers."""
+        """Delete a policy in all dispatchers."""
         await ask_over(self.plane, "policy", "policy.delete", {"kind": kind, "name": name})
         await self._until(f"{kind}/{name}", None)
 
@@ -47,7 +47,7 @@ class World:
     async def policy(
         self, kind: str, name: str, spec: dict[str, Any], **more: Any
     ) -> AsyncIterator[int]:
-        """Have a policy in force for a while; yields its version."""
+        """Put a policy in force for the block; yields its version."""
         version = await self.apply(kind, name, spec, **more)
         try:
             yield version
@@ -99,7 +99,7 @@ def codes(results: Iterable[Result]) -> Counter[str]:
 
 
 def most_at_once(results: Iterable[Result]) -> int:
-    """Return how many of them ran at the same time, at most."""
+    """Return the largest number of them that ran at the same time."""
     moments: list[tuple[Any, int]] = []
     for result in results:
         if result.started_at and result.finished_at:

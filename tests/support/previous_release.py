@@ -19,7 +19,7 @@ FAKES = "tests/support"
 
 
 def sources(root: Path, *more: str) -> str:
-    """Return the PYTHONPATH with which programs are those in `root`; `more` are folders there."""
+    """Return a PYTHONPATH of the programs in `root`; `more` are folders there."""
     return os.pathsep.join(str(root / package) for package in ("shared", *PACKAGES, *more))
 
 

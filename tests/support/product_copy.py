@@ -1,4 +1,4 @@
-"""A copy of our packages, to follow a recipe of CONTRIBUTING.md on."""
+"""A copy of our packages, on which a recipe of CONTRIBUTING.md is followed."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from products import FOLDERS
 
 
 class Copy:
-    """Our packages in a folder, to be changed there; `written` are the files that have been."""
+    """Our packages in a folder, to be changed there; `written` are the changed files."""
 
     def __init__(self, folder: Path, *packages: str) -> None:
         self._folder = folder
@@ -27,14 +27,14 @@ class Copy:
             shutil.copytree(Path(package.__file__).parent, folder / name, ignore=ignored)
 
     def add(self, module: str, text: str) -> None:
-        """Write a module that is new."""
+        """Write a new module."""
         path = self._path(module)
         assert not path.exists()
         path.write_text(text)
         self.written.add(module)
 
     def change(self, module: ModuleType, before: str, after: str) -> None:
-        """Put a text in the place of another that stands once in a module."""
+        """Replace a text that occurs once in a module."""
         path = self._path(module.__name__)
         text = path.read_text()
         assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {path}"
@@ -42,7 +42,7 @@ class Copy:
         self.written.add(module.__name__)
 
     def ask(self, program: str) -> Any:
-        """Return the JSON that a program prints that runs with the copy."""
+        """Return the JSON that a program prints, run with the copy."""
         paths = map(str, (self._folder, *FOLDERS, SUPPORT, TESTS))
         done = subprocess.run(
             [sys.executable, "-c", program],

@@ -12,7 +12,7 @@ FOLDERS = tuple(ROOT / member for member in _TABLE["tool"]["uv"]["workspace"]["m
 
 
 def project(folder: Path) -> dict[str, Any]:
-    """Return what a distribution says of itself."""
+    """Return the project table of a distribution."""
     table: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     return table
 

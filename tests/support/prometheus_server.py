@@ -62,7 +62,7 @@ class Sample:
 
 
 class Prometheus:
-    """Watches a Consul and a broker on this machine; `edits` are made in the rules."""
+    """A Prometheus for a Consul and a broker on this machine; `edits` are made in the rules."""
 
     def __init__(
         self, folder: Path, *, consul_url: str, broker_port: int, edits: Mapping[str, str]
@@ -102,7 +102,7 @@ class Prometheus:
             await self._child.stop(1.0)
 
     async def query(self, expression: str) -> list[Sample]:
-        """Return what an expression is now, without what is not a number."""
+        """Return the present values of an expression, without those that are not numbers."""
         data = await self._ask("query", query=expression)
         found = data["result"] if data["resultType"] == "vector" else []
         samples = [Sample(one["metric"], float(one["value"][1])) for one in found]
@@ -123,7 +123,7 @@ class Prometheus:
         return [alert["labels"] for alert in data["alerts"] if alert["state"] == state]
 
     async def errors(self) -> list[str]:
-        """Return what is wrong with rules, by their own words."""
+        """Return the errors of rules, in their own words."""
         groups = (await self._ask("rules"))["groups"]
         return [
             rule["lastError"] for group in groups for rule in group["rules"] if "lastError" in rule

@@ -1,4 +1,4 @@
-"""Doing to a broker what only its operators can, with `rabbitmqctl`."""
+"""Operations on a broker that only its operators can do, with `rabbitmqctl`."""
 
 import secrets
 import shutil
@@ -36,7 +36,7 @@ _EVALUATE = """
 
 
 class Commanded(Protocol):
-    """A broker that carries out `rabbitmqctl`."""
+    """A broker that runs `rabbitmqctl`."""
 
     async def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`."""
@@ -52,14 +52,14 @@ class Served(Protocol):
 
 @dataclass(frozen=True)
 class Installed:
-    """A broker of this machine, commanded with the program that came with it."""
+    """A broker of this machine, controlled with the program that came with it."""
 
     server: Served
 
     async def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl` with these arguments and return its output. Raises `LocalError`.
 
-        What is to be evaluated is so by `erl_call`, where it is, at a hundredth of the cost.
+        Expressions are evaluated by `erl_call`, where it exists, at a hundredth of the cost.
         """
         if arguments[0] == "eval" and shutil.which("erl_call"):
             return await self._evaluate(arguments[1])
@@ -87,7 +87,7 @@ class Installed:
 
 
 async def make_administrator(broker: Commanded, name: str) -> str:
-    """Make a user who may do everything; return the password."""
+    """Create a user with all rights; return the password."""
     password = secrets.token_hex(8)
     user = f'<<"{name}">>'
     await broker.control(
@@ -99,7 +99,7 @@ async def make_administrator(broker: Commanded, name: str) -> str:
 
 
 async def close_connection(broker: Commanded, owner: str) -> int:
-    """Have the broker close the connections whose name begins so; return how many there were.
+    """Close the connections whose name starts so; return how many there were.
 
     The management API shows a connection some seconds after it was opened; the broker knows it at
     once.
@@ -109,7 +109,7 @@ async def close_connection(broker: Commanded, owner: str) -> int:
 
 @asynccontextmanager
 async def suspended(broker: Commanded, environment: str, queue: str) -> AsyncIterator[None]:
-    """Have a quorum queue answer nobody, as one does that has lost its leader."""
+    """Suspend a quorum queue: it answers nobody, as one that has lost its leader."""
     leader = f"whereis('{environment}_{queue}')"
     await broker.control("eval", f"sys:suspend({leader}).")
     try:

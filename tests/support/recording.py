@@ -1,4 +1,4 @@
-"""Reading along what the cluster records."""
+"""Reading the records of a cluster while it runs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ class Recording:
 
 @asynccontextmanager
 async def recording(url: str) -> AsyncIterator[Recording]:
-    """Read the records from the first on, for as long as the block lasts."""
+    """Read the records from the first on, for the time of the block."""
     link, found = AmqpConnection(url, name=f"reader-{new_id()}"), Recording()
     reader = RecordReader(link, found.take)
     await link.start(10)

@@ -1,4 +1,4 @@
-"""Agents as the registry's state machine knows them, made up for its tests."""
+"""Agents as the registry's state machine knows them, made for its tests."""
 
 from datetime import UTC, datetime
 from typing import Any

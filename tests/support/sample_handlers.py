@@ -91,7 +91,7 @@ async def block(_payload: Any) -> Any:
 
 @task("test.hold")
 def hold(folder: str, context: TaskContext) -> None:
-    """Say in `folder` that this has begun, and wait until there is a file `over`."""
+    """Write to `folder` that this has started, and wait until there is a file `over`."""
     Path(folder, context.task_id).touch()
     over, until = Path(folder, "over"), time.monotonic() + GIVEN_UP_AFTER
     while not over.exists() and time.monotonic() < until:
@@ -114,7 +114,7 @@ def burn_process(folder: str, context: TaskContext) -> int:
 
 
 def _burn(folder: str, context: TaskContext) -> int:
-    """Say in `folder` that this has begun, and go on until there is a file `over`."""
+    """Write to `folder` that this has started, and run until there is a file `over`."""
     Path(folder, context.task_id).touch()
     over, until, turns = Path(folder, "over"), time.monotonic() + GIVEN_UP_AFTER, 0
     while not over.exists() and time.monotonic() < until:

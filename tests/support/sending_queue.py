@@ -13,7 +13,7 @@ from channels import Channel
 class SendingQueue(Channel):
     """One queue with its channel, which is its connection, too.
 
-    What is allowed is sent before the consumer can say anything: a prefetch is on its way at once.
+    Messages are sent before the consumer can react: a whole prefetch is under way at once.
     """
 
     def __init__(self, *bodies: bytes) -> None:

@@ -1,9 +1,9 @@
-"""A broker in virtual time: exchanges that copy what is published to all who listen there.
+"""A broker in virtual time: exchanges that copy messages to all their listeners.
 
 Each connection is a wire of its own. Messages take time; those on one wire, each way, arrive in the
 order in which they were sent. A wire that is cut holds them; when its client has heard nothing for
-so long that it takes it for dead, what was on it is lost, with the queues that were its own. So it
-is when the broker has heard nothing of a process that stands still.
+so long that it takes it for dead, what was on it is lost, with the connection's own queues. The
+same happens when the broker has heard nothing of a process that stands still.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Delay = Callable[[], float]
 
 
 class Wire:
-    """One connection of a process, from its beginning through all losses."""
+    """One connection of a process, from its start through all losses."""
 
     def __init__(self, broker: "Broker", process: Process, name: str) -> None:
         self.broker, self.process, self.name = broker, process, name
@@ -77,9 +77,9 @@ class Wire:
         world.at(at, arrive)
 
     def cut(self, seconds: float | None) -> None:
-        """Let nothing pass for so long; what is sent meanwhile arrives then, if it stands still.
+        """Block the wire for so long; what is sent meanwhile arrives then, if it still stands.
 
-        None is until its client takes it for dead; the next one works at once.
+        None: until its client takes it for dead; the next connection works at once.
         """
         if self.is_cut:
             return
@@ -97,7 +97,7 @@ class Wire:
             self._travel(do, there=there)
 
     def end(self) -> None:
-        """Take its process for dead: its queues are gone, and what was said last is still heard."""
+        """End it for a dead process: its queues are gone, and what it said last is still heard."""
         self.life += 1
         self.up = False
 
@@ -124,7 +124,7 @@ class Wire:
         self.broker.world.after(pause, self.connect, self.process)
 
     def connect(self) -> None:
-        """Come up, or try again later while it is cut."""
+        """Connect, or try again later while it is cut."""
         if self.up:
             return
         if self.is_cut or self.broker.world.now < self.broker.stalled_until:
@@ -139,7 +139,7 @@ class Wire:
         await self._back.wait()
 
     async def confirmed(self, do: Callable[[], object]) -> None:
-        """Have the broker do something; returns once it has said so."""
+        """Do something at the broker; returns once it has confirmed."""
         if not self.up:
             raise BrokerUnavailable("no connection")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -156,7 +156,7 @@ class Wire:
             self.waiting.pop(future, None)
 
     async def published(self, do: Callable[[], object], timeout: float | None) -> None:
-        """Have the broker do something, again if the wire is lost before it has said so."""
+        """Do something at the broker, again if the wire is lost before it has confirmed."""
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -168,7 +168,7 @@ class Wire:
 
 
 class Broker:
-    """Who listens where, all queues as they look, and every event that was published."""
+    """Who listens where, the state of all queues, and every event that was published."""
 
     def __init__(self, world: World, delay: Delay) -> None:
         self.world, self.delay = world, delay
@@ -177,13 +177,13 @@ class Broker:
         self.queues: dict[str, QueueView] = {}
         self.events: list[tuple[float, Event]] = []
         self.silent: set[str] = set()
-        """Queues that do not answer, whose leader is gone: the broker says that they are blank."""
+        """Queues that do not answer, whose leader is gone: the broker shows them as blank."""
         self._listeners: list[tuple[Wire, int, str, str, Take]] = []
         self.services: dict[str, list[tuple[Wire, Mapping[str, Any]]]] = {}
         self.published: Callable[[Event], object] = lambda _: None
 
     def connect(self, process: Process, name: str) -> Wire:
-        """Begin a connection of that name; it is not up yet."""
+        """Start a connection of that name; it is not up yet."""
         wire = Wire(self, process, name)
         self.wires.append(wire)
         return wire
@@ -193,7 +193,7 @@ class Broker:
         return [wire for wire in self.wires if wire.process is process]
 
     def reaches(self, process: Process) -> bool:
-        """Whether something that is sent to a process now arrives soon."""
+        """Tell whether something that is sent to a process now arrives soon."""
         stands = self.world.now >= self.stalled_until and not process.frozen
         return stands and all(wire.up and not wire.is_cut for wire in self.of(process))
 
@@ -204,7 +204,7 @@ class Broker:
             wire.cut(seconds)
 
     def forget(self, process: Process) -> None:
-        """Let its connections carry nothing any more, without a word; new ones work at once."""
+        """Make a process's connections go dead silently; new ones work at once."""
         self.world.tell(f"the connections of {process.name} are forgotten on the way")
         for wire in self.of(process):
             wire.cut(None)
@@ -223,23 +223,23 @@ class Broker:
             wire.end()
 
     def stall(self, seconds: float) -> None:
-        """Let the broker stand still."""
+        """Freeze the broker."""
         self.world.tell(f"the broker stands still for {seconds:.3f} s")
         self.stalled_until = self.world.now + seconds
 
     def restart(self, seconds: float = 0.0) -> None:
-        """End all connections, and take none for so long."""
+        """End all connections, and accept none for so long."""
         self.world.tell(f"the broker restarts, and is back after {seconds:.3f} s")
         self.stalled_until = max(self.stalled_until, self.world.now + seconds)
         for wire in self.wires:
             wire.lose()
 
     def listen(self, wire: Wire, exchange: str, key: str, take: Take) -> None:
-        """Bind an exclusive queue of this life of a connection."""
+        """Bind an exclusive queue of this connection."""
         self._listeners.append((wire, wire.life, exchange, key, take))
 
     def copy(self, exchange: str, key: str, message: Any) -> int:
-        """Deliver to all who listen; returns how many."""
+        """Deliver to all listeners; returns how many."""
         self._listeners = [one for one in self._listeners if one[0].life == one[1]]
         found = 0
         for wire, _, bound, pattern, take in self._listeners:
@@ -249,7 +249,7 @@ class Broker:
         return found
 
     def emit(self, event: Event) -> None:
-        """Store an event and hand it on."""
+        """Store an event and deliver it."""
         self.events.append((self.world.now, event))
         self.published(event)
         self.copy(EVENTS.name, event.KEY, event)
@@ -326,7 +326,7 @@ class SimulatedPlane:
         body: Mapping[str, Any] | None = None,
         timeout: float = REQUEST_TIMEOUT,
     ) -> dict[str, Any]:
-        """Ask one of those that consume requests, by chance: it may be cut off, frozen or dying."""
+        """Ask one of the consumers of requests, at random: it may be cut off, frozen or dying."""
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         request = Request(op=op, body=dict(body or {}))
 
@@ -394,7 +394,7 @@ class SimulatedPlane:
 
 
 class SimulatedLink:
-    """`Link` over a simulated wire."""
+    """`AmqpConnection` over a simulated wire."""
 
     broker: Broker
 
@@ -464,7 +464,7 @@ class SimulatedInspector:
         self._link = link
 
     async def inspect_queue(self, queue: str) -> QueueView:
-        """Look; a queue whose leader is gone looks blank."""
+        """Inspect; a queue whose leader is gone looks blank."""
         broker, found = self._link.broker, list[QueueView]()
 
         def see() -> None:

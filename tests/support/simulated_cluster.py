@@ -1,6 +1,6 @@
 """Registries and agents in virtual time: the product's own, on a simulated broker and Consul.
 
-A registry is what its composition root builds. Of an agent there is what makes it live or die:
+A registry is what its composition root builds. An agent has only what decides about its life:
 heartbeats, fence and commands; in place of its work there is whether something exclusive runs.
 """
 
@@ -64,7 +64,7 @@ def metrics() -> Metrics:
 
 
 class Cluster:
-    """A broker, a Consul, and whoever is started; all chance is the world's."""
+    """A broker, a Consul, and the processes that are started; the world's random numbers."""
 
     def __init__(self, world: World, delay: Delay | None = None) -> None:
         self.world = world
@@ -120,7 +120,7 @@ class Cluster:
         return started
 
     def begun(self, agents: int) -> "Registry":
-        """Start a registry and so many agents, and return it when it has heard them for a while."""
+        """Start a registry and agents, and return it when it has heard them for a while."""
         registry = self.registry("r0")
         for number in range(agents):
             self.agent(f"a{number}", fenced=False)
@@ -128,7 +128,7 @@ class Cluster:
         return registry
 
     def failures(self) -> dict[str, float]:
-        """Return when each agent was first told to have failed."""
+        """Return when each agent was first reported to have failed."""
         found: dict[str, float] = {}
         for at, event in self.broker.events:
             if isinstance(event, AgentFailed):
@@ -184,7 +184,7 @@ class Registry:
         return self.cluster.handlers[self.process]
 
     def state(self, agent: str) -> tuple[str, AgentState] | None:
-        """Return the incarnation of an agent that it knows, and how it takes it."""
+        """Return the incarnation of an agent that it knows, and its state there."""
         record = self.handlers.fleet.get_record(agent)
         return None if record is None else (record.incarnation, record.state)
 
@@ -346,7 +346,7 @@ class Agent:
         self.reconnects()
 
     def _renew(self, places: Iterable[str]) -> None:
-        """Consume anew; of a queue that does not answer it then does not say that it consumes."""
+        """Consume anew; of a queue that does not answer it then reports not to consume it."""
         silent = {
             lane for lane in places if lane_queues(lane)[0].name in self.cluster.broker.silent
         }
@@ -354,7 +354,7 @@ class Agent:
         self.unconsumed = (*self.unconsumed, *silent)
 
     def ate(self) -> None:
-        """Let it have taken something from a lane."""
+        """Make it take something from a lane."""
         self.work.last_delivery_at = datetime.fromtimestamp(self.cluster.world.wall(), UTC)
 
     # --- what may be done to it ----------------------------------------------------------

@@ -16,7 +16,7 @@ WATCH = 0.02
 
 @dataclass
 class Registered:
-    """An instance: of which service and life, since when its TTL check lapses, its HTTP check."""
+    """An instance: its service and life, since when its TTL check lapses, its HTTP check."""
 
     service: str
     life: str
@@ -25,7 +25,7 @@ class Registered:
 
 
 class Servers:
-    """What Consul knows; while it is `away` nobody is answered."""
+    """What Consul knows; while it is `away` no request is answered."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -46,7 +46,7 @@ class Servers:
         self.instances[instance] = Registered(service, life, self.world.now)
 
     def passes(self, instance: str) -> None:
-        """Let a TTL check pass."""
+        """Pass a TTL check."""
         if instance in self.instances and self.world.now >= self.away_until:
             self.instances[instance].lapses = self.world.now + Catalog().ttl
 
@@ -56,7 +56,7 @@ class Servers:
         return known is None or self.world.now > known.lapses
 
     def begin_session(self, instance: str, lock_delay: float) -> str:
-        """Begin one bound to the instance's check."""
+        """Start a session bound to the instance's check."""
         if self.lapsed(instance):
             raise ConsulUnavailable("its check is critical")
         session = f"session-{next(self._ids)}"
@@ -64,7 +64,7 @@ class Servers:
         return session
 
     def end_session(self, session: str) -> None:
-        """End one; its lock is free after its delay."""
+        """End a session; its lock is free after its delay."""
         _, lock_delay = self.sessions.pop(session, ("", 0.0))
         if self.holder is not None and self.holder[0] == session:
             self.holder = None
@@ -88,7 +88,7 @@ class SimulatedConsul:
         self._reach()
 
     async def _answer(self) -> None:
-        """Let what was done be told, unless Consul is away by then."""
+        """Return the result of a request, unless Consul is away by then."""
         await asyncio.sleep(self._servers.world.between(*CALL))
         self._reach()
 

@@ -1,4 +1,4 @@
-"""Dispatchers in virtual time: the product's own gate, fleet and gossip on a simulated broker."""
+"""Dispatchers in virtual time: the product's own pipeline, coordinator and gossip."""
 
 import asyncio
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from simulated_consul import Servers, SimulatedConsul
 from virtual_time import Process, World
 
 HELD: Any = SimpleNamespace(alive=True, expires=False)
-"""A source message on a connection that stands."""
+"""A source message on an open connection."""
 LANE = "text.stats"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FAR = NOW + timedelta(hours=1)
@@ -59,13 +59,13 @@ class Became:
     lanes: set[str] = field(default_factory=set)
     """Those to which tasks were sent."""
     waiting: list[Envelope] = field(default_factory=list)
-    """What was held, as it waits in the broker."""
+    """Tasks that were held, as they wait in the broker."""
     watch: Callable[["Dispatcher"], object] = lambda _: None
-    """Told who sends a task to its lane."""
+    """Called with the dispatcher that sends a task to its lane."""
 
 
 class Lanes:
-    """In place of a dispatcher's lanes: remembers what reaches them."""
+    """In place of a dispatcher's lanes: records what reaches them."""
 
     def __init__(self, of: "Dispatcher", became: Became) -> None:
         self._of, self._became = of, became
@@ -102,7 +102,7 @@ class Lanes:
 
 
 class Hot:
-    """In place of a `HotPath`: two links, of which the first listens."""
+    """In place of a `HotPath`: two connections, of which the first listens."""
 
     def __init__(self, intake: SimulatedLink, outlet: SimulatedLink) -> None:
         self.intake, self._outlet = intake, outlet
@@ -128,7 +128,7 @@ class Dispatcher:
         self.process.step(self._begin)
 
     def make_lanes(self) -> Any:
-        """Return its way out."""
+        """Return its egress."""
         return Lanes(self, self.fleet_of.became)
 
     def _begin(self) -> None:
@@ -198,7 +198,7 @@ class Dispatcher:
         return int(self.world.wall() * 1000)
 
     def admit(self, resolved: Resolved, tasks: int) -> None:
-        """Let tasks come, as long as it lives and can be reached."""
+        """Admit tasks, while it lives and can be reached."""
 
         def come() -> None:
             self.resolved = resolved
@@ -212,11 +212,11 @@ class Dispatcher:
         self.world.after(0.0, come, self.process)
 
     def count_rooms(self) -> None:
-        """Begin to look into queues for tasks of bulkheads."""
+        """Start counting tasks of bulkheads in queues."""
         self.process.step(lambda: self.process.create_task(self.recount.recount_bulkheads()))
 
     def again(self, envelopes: list[Envelope]) -> None:
-        """Let tasks come back from a wait in the broker."""
+        """Return tasks from a wait in the broker."""
 
         def come() -> None:
             for envelope in envelopes:
@@ -227,7 +227,7 @@ class Dispatcher:
 
 
 class Dispatchers:
-    """Those that share limits and breakers."""
+    """Dispatchers that share limits and breakers."""
 
     kind = Dispatcher
 
@@ -263,13 +263,13 @@ class Dispatchers:
         return [one for one in self.all if not one.process.dead]
 
     def owner(self, key: str) -> Dispatcher:
-        """Return who owns a key, as the first that lives sees it; that one if it sees nobody."""
+        """Return the owner of a key, as the first living one sees it; that one if it sees none."""
         first = self.alive[0]
         name = first.fleet.peers.owner(key)
         return next((one for one in self.all if one.name == name), first)
 
     def report(self, ends: LaneEnds) -> None:
-        """Have an agent tell all how attempts have ended."""
+        """Send an agent's report of how attempts have ended to all."""
         lanes = (LaneOutcomes(lane=LANE, ends=ends),)
         who = {"agent": AgentId("a"), "incarnation": Incarnation("1")}
         report = Outcomes(**who, sequence=1, sent_at=NOW, lanes=lanes)

@@ -1,4 +1,4 @@
-"""Policy services and processes that follow them, in virtual time: the product's own."""
+"""Policy services and their followers, in virtual time: the product's own."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Disk:
-    """In place of `PolicyCache`: what a process has kept survives it."""
+    """In place of `PolicyCache`: survives its process."""
 
     kept: dict[Path, PolicySet]
 
@@ -134,7 +134,7 @@ class Follower:
 
 
 class Policies:
-    """Replicas of the policy service, and those who follow them."""
+    """Replicas of the policy service, and their followers."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -164,7 +164,7 @@ class Policies:
         self.followers = [Follower(self, f"d{number}") for number in range(followers)]
 
     def restart(self, follower: Follower) -> None:
-        """Kill one; another life of its begins at once."""
+        """Kill one; another life of it starts at once."""
         self.broker.kill(follower.process)
         self.followers[self.followers.index(follower)] = Follower(self, follower.name)
 

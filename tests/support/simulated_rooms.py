@@ -1,7 +1,7 @@
 """Tasks under a bulkhead in virtual time: from dispatchers by queues to agents, and back.
 
-Dispatchers are the product's own, from their gate to their lanes; the broker's queues and the
-agents are simulated. A message that was delivered comes again when who had it dies.
+Dispatchers are the product's own, from their pipeline to their lanes; the broker's queues and the
+agents are simulated. A message that was delivered is redelivered when its consumer dies.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ NOTHING: Any = None
 
 @dataclass(eq=False)
 class Message:
-    """One in a queue: tasks, and whether somebody had it who died."""
+    """A message in a queue: tasks, and whether its consumer died."""
 
     tasks: list[Envelope]
     redelivered: bool = False
@@ -62,7 +62,7 @@ class Message:
 
 @dataclass(eq=False)
 class Source:
-    """A submission, or what comes back from a wait, as a dispatcher has it."""
+    """A submission, or a task that returns from a wait, as delivered to a dispatcher."""
 
     queues: "Queues"
     task: Envelope
@@ -74,7 +74,7 @@ class Source:
     redelivered: bool = False
 
     def ack(self) -> None:
-        """Take it as settled, unless it has been given to another meanwhile."""
+        """Settle it, unless it was redelivered to another consumer meanwhile."""
         if self.alive:
             self.queues.settled(self)
 
@@ -82,7 +82,7 @@ class Source:
 
 
 class Publisher(SimulatedPublisher):
-    """Publishes to queues that take, refuse, or confirm nothing; results are what has ended."""
+    """Publishes to queues that accept, refuse, or confirm nothing; records results."""
 
     queues: "Queues"
 
@@ -133,7 +133,7 @@ class Worker(Dispatcher):
         return NOW + timedelta(seconds=self.world.now)
 
     def live(self) -> None:
-        """Do what goes on beside talking."""
+        """Run what happens besides messages."""
         self.process.step(lambda: self.process.create_task(self.recount.recount_bulkheads()))
 
         def look() -> None:
@@ -145,7 +145,7 @@ class Worker(Dispatcher):
 
 @dataclass(eq=False)
 class Bundle:
-    """What an agent was delivered and has not acknowledged; `ended` of its tasks have ended.
+    """A delivery that an agent has not acknowledged; `ended` of its tasks have ended.
 
     Those `moved` have taken their room with them to a lane.
     """
@@ -155,11 +155,11 @@ class Bundle:
     ended: Counter[str] = field(default_factory=Counter)
     moved: set[str] = field(default_factory=set)
     settled: bool = False
-    """Its acknowledgement is on its way, and what it tells of its end will be or has been heard."""
+    """Its acknowledgement is under way, and its report of the end will be or has been received."""
 
 
 class Agent:
-    """One that takes bundles, runs tasks, and reports; it may die, and come back as a new life."""
+    """An agent that takes bundles, runs tasks, and reports; it may die, and start a new life."""
 
     def __init__(self, queues: "Queues", name: str) -> None:
         self.queues, self.world, self.name = queues, queues.world, name
@@ -167,7 +167,7 @@ class Agent:
         self.begin()
 
     def begin(self) -> None:
-        """Begin a new life."""
+        """Start a new life."""
         self.life += 1
         self.process = Process(self.world, f"{self.name}.{self.life}")
         self.wire = self.queues.broker.connect(self.process, self.process.name)
@@ -187,7 +187,7 @@ class Agent:
     # --- what it does --------------------------------------------------------------------
 
     def take(self, bundle: Bundle) -> None:
-        """Take a delivery."""
+        """Accept a delivery."""
         if not self.alive:
             return
         self.here.append(bundle)
@@ -252,7 +252,7 @@ class Agent:
         self.world.after(Reports().period, partial(self._report, life), self.process)
 
     def report(self) -> None:
-        """Tell dispatchers what it has and what has ended."""
+        """Report to dispatchers what it has and what has ended."""
         here = Counter(
             task.bulkhead for one in self.here for task in one.message.tasks if task.bulkhead
         )
@@ -277,13 +277,13 @@ class Agent:
     # --- what may be done to it ----------------------------------------------------------
 
     def kill(self) -> None:
-        """Kill it; another life begins soon."""
+        """Kill it; another life starts soon."""
         self.process.kill()
         self.wire.end()
         self.over(self.world.between(0.05, 1.0))
 
     def freeze(self, seconds: float) -> None:
-        """Let it stand still; after a while it is failed, and the broker has what it had."""
+        """Freeze it; after a while it is failed, and the broker has back what it had."""
         self.process.freeze(seconds)
         given_up = min(FAILED, self.world.between(*UNHEARD)) + self.world.between(0.0, 1.0)
         if seconds > given_up:
@@ -291,11 +291,11 @@ class Agent:
             self.world.after(given_up, lambda: self.over(0.0) if self.life == life else None)
 
     def cut(self, seconds: float) -> None:
-        """Let nothing pass for so long, in either direction."""
+        """Cut it off for so long, in both directions."""
         self.wire.cut(min(seconds, 5.0))
 
     def over(self, told_after: float) -> None:
-        """Give what it had to others, and begin anew later."""
+        """Return its deliveries to their queues, and start anew later."""
         if not self.alive:
             return
         self.world.tell(f"{self.process.name} is over")
@@ -326,7 +326,7 @@ class Queues:
         self.ready: dict[str, deque[Message]] = {}
         self.refusing: set[str] = set()
         self.records_are_silent = False
-        """Whether nothing is confirmed that is admitted."""
+        """Whether no record of an admission is confirmed."""
         self.submitted: list[str] = []
         self.ended: set[str] = set()
         """Tasks that agents have run."""
@@ -374,7 +374,7 @@ class Queues:
     # --- queues --------------------------------------------------------------------------
 
     def take(self, message: Any) -> bool:
-        """Take what a dispatcher publishes; False if it is refused."""
+        """Accept what a dispatcher publishes; False if it is refused."""
         if message.exchange == DELAY.name:
             for task in decode_envelopes(message.body):
                 self.wait(task, float(message.routing_key))
@@ -398,13 +398,13 @@ class Queues:
         self.deliver()
 
     def back(self, message: Message) -> None:
-        """Take back what was delivered to one that is gone; what was an agent's own too."""
+        """Take back the deliveries of a dead consumer; of an agent also its own queue."""
         name = lane_queues(LANE)[message.tasks[0].lost >= 2].name
         message.redelivered = True
         self.ready[name].appendleft(message)
 
     def deliver(self) -> None:
-        """Deliver to whoever may have more."""
+        """Deliver to consumers with capacity."""
         agents = [agent for agent in self.agents if agent.alive and agent.wire.up]
         self.world.random.shuffle(agents)
         for agent in agents:
@@ -418,7 +418,7 @@ class Queues:
         self.show()
 
     def show(self) -> None:
-        """Show how the queues look."""
+        """Publish the state of the queues."""
         readers = sum(agent.alive for agent in self.agents)
         for name, messages in self.ready.items():
             self.broker.queues[name] = QueueView(len(messages), max(1, readers))
@@ -427,14 +427,14 @@ class Queues:
             self.broker.queues[name] = QueueView(len(self.ready.get(name, ())), 1)
 
     def wait(self, task: Envelope, seconds: float) -> None:
-        """Let a task come back after some seconds."""
+        """Return a task after some seconds."""
         source = Source(self, task, returned=True)
         self.world.after(seconds, partial(self._bring, source))
 
     # --- dispatchers ---------------------------------------------------------------------
 
     def submit(self, affinity: str | None) -> None:
-        """Have a task come to a dispatcher."""
+        """Deliver a task to a dispatcher."""
         name = f"t{len(self.submitted)}"
         self.submitted.append(name)
         task = Envelope(
@@ -472,14 +472,12 @@ class Queues:
             one.lanes.wait_on(task, settlement)
 
     def settled(self, source: Source) -> None:
-        """Take an acknowledgement; what is under way when its process dies arrives."""
+        """Apply an acknowledgement; one under way when its process dies still arrives."""
         source.alive = False
         self.sources.remove(source)
 
     def kill(self, one: Worker) -> None:
-        """Kill a dispatcher: what it had comes to others, and what it granted itself just now is
-        not known to them.
-        """
+        """Kill a dispatcher: its deliveries go to others; its latest grants are not known there."""
         now = self.world.now
         self.excused.update(task for at, task in one.sent if now - at <= RECENT)
         self.broker.kill(one.process)
@@ -492,7 +490,7 @@ class Queues:
     # --- agents' events ------------------------------------------------------------------
 
     def tell_begun(self, agent: Agent) -> None:
-        """Tell all dispatchers that a life begins."""
+        """Tell all dispatchers that a life has started."""
         for one in self.workers:
             self._registers(one, agent)
 

@@ -1,4 +1,4 @@
-"""An OTLP/HTTP endpoint that decodes what comes, as Jaeger would.
+"""An OTLP/HTTP endpoint that decodes the spans, as Jaeger would.
 
 As a program it prints every span as a line of JSON.
 """
@@ -20,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 @dataclass(frozen=True)
 class Seen:
-    """A span as it came; times are nanoseconds."""
+    """A span as it arrived; times are nanoseconds."""
 
     name: str
     kind: str
@@ -37,7 +37,7 @@ class Seen:
 
 
 class SpanCollector:
-    """Keeps every span that is posted to `url`/v1/traces, or hands it to `heard`."""
+    """Keeps every span that is posted to `url`/v1/traces, or passes it to `heard`."""
 
     def __init__(
         self, host: str = "127.0.0.1", port: int = 0, heard: Callable[[Seen], None] | None = None

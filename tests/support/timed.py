@@ -1,4 +1,4 @@
-"""Settings with times that no variable sets: some shorter than others, beside patience as ever."""
+"""Settings with timings that no variable sets: some shorter than the others."""
 
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def timed(settings: S, timings: Timings | None) -> S:
-    """Give settings these times, if any, and return them."""
+    """Apply timings to settings, if any, and return them."""
     if timings is not None:
         vars(settings)["timings"] = timings  # where a cached property is kept
     return settings

@@ -65,7 +65,7 @@ async def fails(_payload: Any) -> Any:
 
 @task("trace.hold", timeout=300)
 def hold(payload: str) -> str:
-    """Run for as long as there is a file of that name."""
+    """Run while there is a file of that name."""
     while Path(payload).exists():
         time.sleep(0.02)
     return payload

@@ -69,10 +69,10 @@ def seeds(count: int) -> list[range]:
 class World:
     """A clock, what will happen, and chance. Enter it: then the product reads its clock.
 
-    What fails inside says by which seed it comes again, and what was done to the processes. All of
-    it is the same for the same seed: what decides anything must not be read out of a set, whose
-    order differs between processes. `MANIPLE_SIM_TOLD` names a file that gets a line for each world
-    by which they can be compared.
+    An error inside names the seed by which it can be repeated, and what was done to the processes.
+    All of it is the same for the same seed: no decision may depend on the order of a set, which
+    differs between processes. `MANIPLE_SIM_TOLD` names a file that gets a line for each world by
+    which they can be compared.
     """
 
     def __init__(self, seed: int) -> None:
@@ -88,7 +88,7 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], object], Process | None, bool]] = []
         self._stack = contextlib.ExitStack()
         self.patch = pytest.MonkeyPatch()
-        """Undone when all processes have ended: until then they need what stands in for servers."""
+        """Undone when all processes have ended: until then they need the stand-ins for servers."""
 
     def __enter__(self) -> Self:
         patch = self.patch
@@ -120,7 +120,7 @@ class World:
             error.add_note("\n".join(self.story))
 
     def _fingerprint(self) -> str:
-        """Return how much has happened, and what is left of all chance."""
+        """Return how much has happened, and the state of the random numbers."""
         chance = self.random.getstate(), random.getstate()
         return f"{next(self._order)} {crc32(repr(chance).encode()):08x}"
 
@@ -140,7 +140,7 @@ class World:
         self.left = [task for process in self.processes for task in process.tasks]
 
     def _logged(self, _log: object, _level: str, event: MutableMapping[str, Any]) -> str:
-        """Take what the product catches and goes on after for what it is: a crash."""
+        """Treat an error that the product logs and survives as a crash."""
         error = event.get("exc_info")
         if error:
             caught = error if isinstance(error, BaseException) else sys.exception()
@@ -162,23 +162,23 @@ class World:
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     def tell(self, what: str) -> None:
-        """Add to the story that a failure shows."""
+        """Add to the history that a failure shows."""
         self.story.append(f"{self.now - 1000.0:8.3f}  {what}")
 
     def between(self, least: float, most: float) -> float:
-        """Return seconds by chance."""
+        """Return random seconds."""
         return self.random.uniform(least, most)
 
     def after(self, seconds: float, do: Callable[[], object], on: "Process | None" = None) -> None:
-        """Have something happen, `on` a process when that is neither frozen nor dead."""
+        """Schedule a call, `on` a process when that is neither frozen nor dead."""
         self.at(self.now + seconds, do, on)
 
     def at(self, when: float, do: Callable[[], object], on: "Process | None" = None) -> None:
-        """Have something happen at a time."""
+        """Schedule a call at a time."""
         heapq.heappush(self._heap, (max(when, self.now), next(self._order), do, on, False))
 
     def every(self, seconds: float, look: Callable[[], object]) -> None:
-        """Look again and again, from outside."""
+        """Repeat a check, from outside."""
 
         def again() -> None:
             look()
@@ -187,7 +187,7 @@ class World:
         self.after(seconds, again)
 
     def run(self, seconds: float) -> None:
-        """Let time pass; raises what ended a process."""
+        """Advance time; raises what ended a process."""
         end = self.now + seconds
         while self._heap and self._heap[0][0] <= end:
             self.now, _, do, process, late = heapq.heappop(self._heap)
@@ -210,7 +210,7 @@ class World:
 
 
 class Process:
-    """A process: what asyncio asks of an event loop, running when the world lets it."""
+    """A process: what asyncio needs of an event loop, run when the world says so."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
@@ -230,17 +230,17 @@ class Process:
     # --- what may be done to it ----------------------------------------------------------
 
     def kill(self) -> None:
-        """End it without a word."""
+        """End it without notice."""
         self.world.tell(f"{self.name} is killed")
         self.dead = True
 
     def freeze(self, seconds: float) -> None:
-        """Let it stand still."""
+        """Freeze it."""
         self.world.tell(f"{self.name} is frozen for {seconds:.3f} s")
         self.frozen_until = max(self.frozen_until, self.world.now + seconds)
 
     def slow(self, seconds: float, most: float) -> None:
-        """For so long let each thing that it does come up to `most` seconds late."""
+        """Delay each thing that it does by up to `most` seconds, for so long."""
         self.world.tell(f"{self.name} is slow by up to {most:.3f} s for {seconds:.3f} s")
         until = self.world.now + seconds
         self._slow = lambda: self.world.between(0, most) if self.world.now < until else 0.0
@@ -254,7 +254,7 @@ class Process:
         self.step(lambda: self._main(work))
 
     def cancel(self) -> None:
-        """Have all that runs in it end, whatever has been done to it."""
+        """End all that runs in it, even if it is frozen or dead."""
         self.dead, self.frozen_until, self._slow = False, 0.0, None
         for task in tuple(self.tasks):
             task.cancel()
@@ -268,7 +268,7 @@ class Process:
             self.world.crashes.append(error)
 
     def due(self, *, late: bool) -> float:
-        """Return when it can do something that is to be done now."""
+        """Return when it can do something that is due."""
         now = self.world.now
         if self.frozen_until > now:
             return self.frozen_until
@@ -278,7 +278,7 @@ class Process:
         return self._busy_until
 
     def step(self, do: Callable[[], object]) -> None:
-        """Do something, and all that comes of it at once."""
+        """Do something, and all that follows from it at once."""
         asyncio._set_running_loop(self._loop)
         self._running = True
         try:
@@ -350,7 +350,7 @@ class Process:
     def run_in_executor(
         self, executor: object, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """Do it here and now: threads would bring in the time of this machine."""
+        """Run it here and now: threads would bring in the time of this machine."""
         del executor
         future = self.create_future()
         try:

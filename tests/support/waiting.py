@@ -15,7 +15,7 @@ async def wait_until(condition: Condition, seconds: float = 10.0, *, every: floa
     """Return once `condition` (plain or async) holds.
 
     What holds within `seconds` on an idle machine has three times as long before this fails. It is
-    looked at `every` so many seconds, seldom if a look is costly.
+    checked `every` so many seconds, seldom if a check is costly.
     """
     await hold_within(condition, PATIENCE * seconds, every=every)
 

@@ -1,4 +1,4 @@
-"""An executor of `async def` handlers that looks when a test says so.
+"""An executor of `async def` handlers that checks its loop when a test says so.
 
 The loop and its threads are real, the seconds are the test's.
 """
@@ -20,7 +20,7 @@ SECOND = 1.0
 
 
 class Watched(LoopExecutor):
-    """An executor that looks when the test says so, by the test's clock."""
+    """An executor that checks when the test says so, by the test's clock."""
 
     def __init__(self, told: Told, loop_factory: Any = new_event_loop) -> None:
         super().__init__(SLOTS, "agent-1", told, loop_factory, clock=lambda: self.now)
@@ -34,9 +34,9 @@ class Watched(LoopExecutor):
         self._watch.check_overdue()
 
     def looks_after(self, seconds: float) -> None:
-        """Look, and again after so many seconds: a loop that is silent has not answered.
+        """Check, and again after so many seconds: a loop that is silent has not answered.
 
-        Twice then, as the first look after a standstill is passed over.
+        Twice then, as the first check after a standstill is ignored.
         """
         self.check_overdue()
         self.now += seconds
@@ -48,17 +48,17 @@ class Watched(LoopExecutor):
         return self.free == slots
 
     def says_later(self, stuck: list[str]) -> bool:
-        """Whether this is why slots cannot be used, when some time has gone by."""
+        """Tell whether this is why slots cannot be used, after some time."""
         self.looks_after(SECOND / 2)
         return list(self.stuck) == stuck
 
     def keeps_later(self, threads: int) -> bool:
-        """Whether tasks that are over keep so many threads, when some time has gone by."""
+        """Tell whether tasks that are over keep so many threads, after some time."""
         self.looks_after(SECOND / 2)
         return len(self._loop.pool.over(self.now)) == threads
 
     async def is_free_at_each_look(self, slots: int) -> bool:
-        """Whether so many slots are free all the time."""
+        """Tell whether so many slots are free all the time."""
         free = set()
         for _ in range(20):
             self.looks_after(SECOND)
@@ -79,7 +79,7 @@ def _never(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
 
 @asynccontextmanager
 async def watched(gate: Gate, loop_factory: Any = new_event_loop) -> AsyncIterator[Watched]:
-    """Run one; what waits at the gate may go on in the end."""
+    """Run an executor; handlers that wait at the gate are released at the end."""
     executor = Watched(Told(), loop_factory)
     await executor.begin()
     try:

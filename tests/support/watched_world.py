@@ -67,7 +67,7 @@ class Watched:
 
     @asynccontextmanager
     async def gone(self, service: str) -> AsyncIterator[None]:
-        """Kill the processes of a service, and have them back at the end."""
+        """Kill the processes of a service, and start them again at the end."""
         processes = self.world.cluster.of_service(service)
         await asyncio.gather(*(process.child.stop(0.0) for process in processes))
         try:
@@ -86,7 +86,7 @@ class Watched:
 async def steadily(
     world: World, capability: str, payload: Any, pause: float
 ) -> AsyncIterator[None]:
-    """Submit one task after the other, whatever becomes of them."""
+    """Submit one task after the other, however they end."""
 
     async def submit() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""An agent's work with fakes around it: executors and a broker that the tests decide for."""
+"""An agent's scheduler with fakes around it: executors and a broker that the tests control."""
 
 import asyncio
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ async def an_exclusive_task(payload: Any) -> Any:
 class FakePublisher(Publisher):
     """Keeps what is published; refuses the routing keys in `full`, confirms while `up`.
 
-    There are no queues for those in `absent`. What goes to keys in `silent` is confirmed only once
+    There are no queues for those in `absent`. Messages to keys in `silent` are confirmed only once
     it is `freed`.
     """
 
@@ -75,7 +75,7 @@ class FakePublisher(Publisher):
 
 
 class Recording(FakePublisher):
-    """The same, but takes every record: their keys are those of lanes, too."""
+    """The same, but accepts every record: their keys are those of lanes, too."""
 
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         if message.exchange == "maniple.results":
@@ -85,7 +85,7 @@ class Recording(FakePublisher):
 
 
 class FakeExecutor:
-    """Takes jobs up to its capacity and keeps them."""
+    """Accepts jobs up to its capacity and keeps them."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -149,7 +149,7 @@ class Delivery(SimpleNamespace):
 
 
 class Agent:
-    """Work with fakes around it."""
+    """A scheduler with fakes around it."""
 
     def __init__(  # noqa: PLR0913 - what a test may decide about it
         self,
@@ -198,7 +198,7 @@ class Agent:
         await self.settle()
 
     async def lose(self, *deliveries: Delivery) -> None:
-        """Lose the connection that these came by."""
+        """Lose the connection by which these were delivered."""
         for delivery in deliveries:
             delivery.alive = False
         self.work.connection_lost()

@@ -105,7 +105,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def unfreeze(self) -> None:
-        """Let it go on."""
+        """Resume it."""
 
     @abstractmethod
     async def control(self, *arguments: str) -> str:
@@ -145,7 +145,7 @@ class NativeBroker(Broker):
         os.killpg(self.children[-1].pid, signal.SIGSTOP)
 
     async def unfreeze(self) -> None:
-        """Let it go on with SIGCONT."""
+        """Resume it with SIGCONT."""
         os.killpg(self.children[-1].pid, signal.SIGCONT)
 
     async def control(self, *arguments: str) -> str:
@@ -171,7 +171,7 @@ class ContainerBroker(Broker):
         await run("docker", "pause", self._container.name)
 
     async def unfreeze(self) -> None:
-        """Let it go on with `docker unpause`."""
+        """Resume it with `docker unpause`."""
         await run("docker", "unpause", self._container.name)
 
     async def control(self, *arguments: str) -> str:

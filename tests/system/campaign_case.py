@@ -40,7 +40,7 @@ class Case:
         self.incident = Incident(STRUCK - 1, STRUCK, STRUCK, {"a1": "1"}, {7: "a1"})
 
     def good(self) -> "Case":
-        """Let everything be as it should."""
+        """Describe a cluster in which everything is as it should be."""
         for task in ("t1", "t2"):
             self.client_history.confirm(task)
             self.client_history.tell(task, Told("succeeded", 1.0))
@@ -55,7 +55,7 @@ class Case:
         return self
 
     def frozen(self) -> "Case":
-        """Let a1 have been frozen for 12 s, and everything be as it should."""
+        """Describe a fault that froze a1 for 12 s, after which all is as it should be."""
         self.fault = Fault(
             "an agent is frozen", nothing, expected=Expected.FAILED, moves_within=10.0
         )
@@ -72,7 +72,7 @@ class Case:
         return self
 
     def alive(self) -> "Case":
-        """Let the fault have hit a1 without any harm, and nothing be said of that."""
+        """Describe a fault that hit a1 without any harm or event."""
         self.fault = Fault("connections are reset", nothing)
         self.incident = Incident(STRUCK - 1, STRUCK, STRUCK + 4.0, {"a1": "1"})
         self.history.events.clear()

@@ -48,7 +48,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands submit to a cluster in memory."""
+    """Make commands submit to a cluster in memory."""
     for module in (submit, bulk):
         monkeypatch.setattr(module, "connect", lambda _: cluster(double, group))
 

@@ -56,7 +56,7 @@ class Scene:
         return self.known._lanes[LANE].places
 
     def known_by_now(self) -> None:
-        """Take that it was turned over, and no agent was there since."""
+        """Record that it was turned over, with no agent there since."""
         for place in self.places():
             self.known.begin_turn(place)
             self.known.end_turn(place, self.now, 0.0, whole=True)

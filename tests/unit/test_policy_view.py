@@ -43,7 +43,7 @@ class Scene:
         return self.answer
 
     async def told(self, policies: PolicySet, **more: Any) -> PolicySet:
-        """Let the policy service tell a set; return which one is in force then."""
+        """Announce a set from the policy service; return the set in force then."""
         self.answer = {"digest": policies.digest, "policies": policies.to_json(), **more}
         await self.view.refresh()
         return self.view.current

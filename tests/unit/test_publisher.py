@@ -68,7 +68,7 @@ class On:
         self._tasks.add(asyncio.create_task(self.publisher.publish(message)))
 
     async def passes(self, seconds: int, *also: str) -> list[bool]:
-        """Let seconds pass, in each of which is published to these too; return what each says."""
+        """Tick, publishing to these places each second; return whether the channel was overdue."""
         told = []
         for _ in range(seconds):
             for key in also:

@@ -1,4 +1,4 @@
-"""`maniple_registry.outbox`: what one letter meets holds up no other."""
+"""`maniple_registry.outbox`: what happens to one message holds up no other."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -71,7 +71,7 @@ def test_json_for_people_says_what_it_said(value: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tables have one line for each row."""
+    """Print tables with one line for each row."""
     monkeypatch.setenv("COLUMNS", "500")
 
 

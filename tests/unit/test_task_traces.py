@@ -76,7 +76,7 @@ class Scene:
         return await self.last()
 
     async def comes_back(self, task: Envelope, seconds: float) -> Envelope:
-        """Let a task come back from a delay after so long; return what becomes of it."""
+        """Return a task from a delay after so long; return its next dispatch."""
         return await self._taken(self.returns.on_retry, Delivery(task), seconds)
 
     async def is_moved(self, task: Envelope, seconds: float, *, lost: bool) -> Envelope:

@@ -26,7 +26,7 @@ async def echo(payload: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let commands submit to a cluster in memory, and find no other."""
+    """Make commands submit to a cluster in memory, and find no other."""
     for module in (submit, bulk):
         monkeypatch.setattr(module, "connect", lambda _: cluster(echo))
     for name in ("BROKER", "CONSUL", "MANAGEMENT"):

@@ -1,4 +1,4 @@
-"""One request that changes policies, while it is carried out."""
+"""One request that changes policies, while it is handled."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,7 +10,7 @@ from maniple_runtime.control.requests import Asked
 
 
 class ChangeRequest:
-    """What a request wants changed, and what of it is done."""
+    """The changes that a request asks for, and which of them are done."""
 
     def __init__(
         self, asked: Asked, keys: Sequence[str], wanted: Callable[[], Sequence[Wanted]]
@@ -24,13 +24,13 @@ class ChangeRequest:
         self._others: Ends | None = () if asked.may_repeat else None
 
     def remaining(self) -> list[Wanted]:
-        """Return what is to be done yet."""
+        """Return the changes that are not done yet."""
         if len(self.done) == len(self.keys):
             return []
         return [one for one in self._wanted() if one.key not in self.done]
 
     def recall(self, memory: RequestLog, records: Mapping[str, Stored]) -> None:
-        """Take what this request has done already, but not another one of the same ids."""
+        """Mark what this request has done before; another request with the same id is ignored."""
         if self._others is None:
             self._others = memory.ends.get(self.request, ())
         if memory.ends.get(self.request, ()) != self._others:

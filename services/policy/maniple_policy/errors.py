@@ -1,4 +1,4 @@
-"""What a request to the policy service may be refused for; the codes are part of the contract."""
+"""Why a request to the policy service may be refused; the codes are part of the contract."""
 
 from maniple.errors import RequestFailed
 
@@ -7,7 +7,7 @@ class InvalidPolicy(RequestFailed):
     """The document is wrong; nothing was stored."""
 
     def __init__(self, message: str) -> None:
-        """Say what is wrong with which field."""
+        """Describe which field is wrong, and how."""
         super().__init__("invalid_policy", message)
 
 
@@ -23,28 +23,28 @@ class VersionConflict(RequestFailed):
     """Somebody else changed the policy since the version that the caller knows."""
 
     def __init__(self, key: str, expected: int, found: int) -> None:
-        """Tell both versions; 0 stands for none."""
+        """Name both versions; 0 stands for none."""
         super().__init__("conflict", f"{key} is at version {found}, not at {expected}")
 
 
 class StoreUnavailable(RequestFailed):
-    """Consul is away, so nothing can be changed; what is in force stays."""
+    """Consul is unavailable, so nothing can be changed; what is in force stays."""
 
     def __init__(self, reason: str) -> None:
-        """Say how it is away."""
+        """Describe how Consul failed."""
         super().__init__("store_unavailable", reason)
 
 
 class UnknownVersion(RequestFailed):
-    """The policy has no such version, or no longer remembers it."""
+    """The policy has no such version, or does not keep it any more."""
 
     def __init__(self, key: str, version: int) -> None:
-        """Name both."""
+        """Name policy and version."""
         super().__init__("unknown_version", f"{key} has no version {version} that could be used")
 
 
 class PolicyTie(RequestFailed):
-    """Nothing would decide between two documents; nothing was stored."""
+    """Neither of two documents would win; nothing was stored."""
 
     def __init__(self, one: str, two: str) -> None:
         """Name both as `kind/name`."""

@@ -1,4 +1,4 @@
-"""Who lives now: the agents by the registry, our own processes by Consul. Best effort."""
+"""What is alive: the agents by the registry, our own processes by Consul. Best effort."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
@@ -22,9 +22,9 @@ log = get_logger("maniple.policy")
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """Who stood in Consul at a time: the service of each process, of those `services` alone.
+    """The processes in Consul at a time: the service of each, of those `services` alone.
 
-    `processes` is None where Consul did not say.
+    `processes` is None where Consul did not answer.
     """
 
     at: float
@@ -60,9 +60,9 @@ class LiveProcesses:
         return self._known
 
     async def present(self, services: Collection[str], at_most: float) -> Present:
-        """Return who of these services is in Consul, as of `at_most` seconds ago.
+        """Return which processes of these services are in Consul, at most `at_most` seconds old.
 
-        Consul lists whole services, so that one look serves all who ask about the same time.
+        Consul lists whole services, so that one request serves all callers at about the same time.
         """
         async with self._looking:
             seen = self._present

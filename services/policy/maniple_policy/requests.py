@@ -1,4 +1,4 @@
-"""What requests to the policy service say: their bodies. Unknown fields are refused."""
+"""The bodies of requests to the policy service. Unknown fields are refused."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class _Body(BaseModel):
 class Change(_Body):
     """`expect` is the version that is replaced, 0 for none; a dry run stores nothing.
 
-    `author` is what the sender claims; nobody may claim to be what the service itself writes.
+    `author` is the sender's claim; the names that the service itself writes are refused.
     """
 
     author: str = Field(default="unknown", min_length=1, max_length=256)
@@ -75,7 +75,7 @@ class Diff(Which):
 class Snapshot(BaseModel):
     """`digest` is of the set that the caller has; an equal one is not sent again.
 
-    Processes ask for it, so that what newer ones say besides is ignored.
+    Processes send it, so unknown fields of newer ones are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -8,7 +8,7 @@ from maniple_runtime.settings import ServiceSettings
 
 
 class PolicySettings(ServiceSettings):
-    """What a policy service is told at its start; `data_dir` holds its copy of the store."""
+    """Settings of a policy service; `data_dir` holds its copy of the store."""
 
     service: ClassVar[str] = "policy"
 

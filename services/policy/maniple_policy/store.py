@@ -54,14 +54,14 @@ Announce = Callable[[PolicyChanged], Awaitable[None]]
 class Store:
     """The records in force in this process, kept equal to Consul's.
 
-    `invalid` says what Consul holds that is not in force, by `kind/name`, and why: the first 100.
+    `invalid` is what Consul holds that is not in force, by `kind/name`, and why: the first 100.
 
     `revision` is that of the whole set, and rises with every change.
 
     `known` is False until there was something on disk or Consul was read, so that an empty set is
-    not taken for the truth; `current` says whether Consul can be read. `newest` is the highest
-    revision that a process runs: above ours, it is of what Consul and our disk have lost.
-    `announce` is told of every revision that comes into force here, and may be told twice.
+    not taken for the truth; `current` is whether Consul can be read. `newest` is the highest
+    revision that a process runs: if it is above ours, Consul and our disk have lost that set.
+    `announce` is called with every revision that comes into force here, perhaps twice.
     """
 
     def __init__(  # noqa: PLR0913 - what it stands on, as values
@@ -96,11 +96,11 @@ class Store:
 
     @property
     def records(self) -> dict[str, Stored]:
-        """All records by `kind/name`, tombstones among them."""
+        """All records by `kind/name`, with tombstones."""
         return dict(self._records)
 
     def load(self) -> None:
-        """Take what was kept on disk; a wrong record is logged and left out."""
+        """Read the copy on disk; a wrong record is logged and left out."""
         records = {}
         for value in read_json(self._path) or ():
             try:
@@ -114,7 +114,7 @@ class Store:
         self._show()
 
     async def keep(self) -> None:
-        """Follow Consul until cancelled; without it, go on with what is in force."""
+        """Follow Consul until cancelled; without it, what is in force stays."""
         # Whatever is written there, what is in force stays so.
         following = AsyncRetrying(wait=EqualJitter(), before_sleep=self._begin_anew)
         while True:
@@ -145,7 +145,7 @@ class Store:
     async def sync(self, entries: Iterable[CatalogEntry]) -> int:
         """Bring our copy and Consul together; return how many keys were to be written.
 
-        A write that another replica won is left: the next look sees what it wrote.
+        A write that another replica won is dropped: the next look sees what that wrote.
         """
         async with self._lock:
             look = self._read(entries)
@@ -161,7 +161,7 @@ class Store:
         return _Look(plan, indices, guard.index, RequestLog.read(guard.value))
 
     async def _settle(self, look: "_Look") -> list[Stored]:
-        """Write and take what the plan says; return what is new here."""
+        """Write and adopt what the plan says; return what is new here."""
         plan = look.plan
         edits = [write.record for write in plan.write if write.edit][:AT_ONCE]
         written = [w.record for w in plan.write if not w.edit and await self._write(w)]
@@ -184,7 +184,7 @@ class Store:
         self._health.set(READING, ok=self.current, detail=detail)
 
     def look_ahead(self) -> None:
-        """Say whether processes run what is lost here; a change is taken by all all the same."""
+        """Report if processes run a set that is lost here; a change reaches all nevertheless."""
         lost = self.current and self._floor > 0
         detail = LOST.format(self.newest, self.revision) if lost else ""
         self._health.set(AHEAD, ok=not lost, detail=detail)
@@ -196,7 +196,7 @@ class Store:
     async def _commit(self, look: "_Look", memory: RequestLog, records: Sequence[Stored]) -> bool:
         """Store new versions, all or none; False if anybody has stored any since the look.
 
-        That these tie with nothing was decided with all others in view, so none may have changed.
+        Ties were checked against all other records, so none of these may have changed.
         """
         # Always another value: Consul keeps the index of a key that is written as it was.
         guard = memory.to_value(token=secrets.token_hex(8))
@@ -207,7 +207,7 @@ class Store:
         return await self._consul.transaction(puts)
 
     def plan(self, wanted: Sequence[Wanted]) -> list[Step]:
-        """Say what these changes would do; raises as `change` does, but needs no Consul."""
+        """Return what these changes would do; raises as `change` does, but needs no Consul."""
         return steps(self._records, wanted, self._refused, self._floor)
 
     async def change(
@@ -217,7 +217,7 @@ class Store:
 
         `wanted` is called with what Consul holds in force here. All are checked before any is
         stored; up to 60 are stored in one transaction, more in several. What the same request has
-        done already, here or at another replica, is not done again. Raises `VersionConflict`,
+        done before, here or at another replica, is not repeated. Raises `VersionConflict`,
         `UnknownPolicy`, `PolicyTie`, `StoreUnavailable`, and what `wanted` does.
         """
         work = ChangeRequest(asked, keys, wanted)
@@ -267,7 +267,7 @@ class Store:
         self._show()
 
     async def _publish(self, news: Sequence[Stored]) -> None:
-        """Tell of what is new and keep it on disk; neither waits for the other or ends with it."""
+        """Announce what is new and write it to disk, independently of each other."""
         keeping = asyncio.create_task(self._keep_new())
         try:
             await self._tell(news)
@@ -325,7 +325,7 @@ class Store:
 
 
 def _some(invalid: Mapping[str, str]) -> dict[str, str]:
-    """Return the first of what cannot be used, by the beginnings of their keys."""
+    """Return the first of the unusable keys, truncated."""
     return {key[:MOST_OF_A_KEY]: invalid[key] for key in sorted(invalid)[:MOST_NAMED]}
 
 
@@ -333,7 +333,7 @@ def _some(invalid: Mapping[str, str]) -> dict[str, str]:
 class _Look:
     """What Consul held: what to do about it, the index of each key, and the guard's.
 
-    `memory` is what requests had changed until then.
+    `memory` is the log of requests until then.
     """
 
     plan: Plan

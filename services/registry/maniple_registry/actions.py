@@ -1,4 +1,4 @@
-"""Doing what was decided: at once by the leader, by a standby when nobody else has."""
+"""Carrying out decisions: at once by the leader, by a standby when no other registry has."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from maniple_runtime.metric_names import EVICTIONS
 from maniple_runtime.telemetry import Metrics
 
 CAUSES = ("silent", "zombie", "replaced")
-"""Why agents are declared failed, as the metric says it."""
+"""Why agents are declared failed, as labels of the metric."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ActionRunner:
             self.act(now)
 
     def see(self, event: AgentEvent, now: float) -> None:
-        """Take that an event was published."""
+        """Record that an event was published."""
         self.agenda.see(event.id, now)
 
     def act(self, now: float) -> None:

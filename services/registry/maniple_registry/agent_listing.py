@@ -1,7 +1,8 @@
-"""What the registry answers about all of its agents: page by page, each written in one short step.
+"""The registry's answers about all of its agents: page by page, each written in one short step.
 
-A page is short enough to be written between two heartbeats, and for every broker. Who asks for no
-page is older than pages, and gets all at once as long as a broker takes it.
+A page is short enough to be written between two heartbeats, and for every broker. A client that
+asks for no page is an older release, and gets all agents at once as long as a broker accepts the
+answer.
 """
 
 import asyncio
@@ -17,18 +18,18 @@ from maniple_registry.domain.agents import Agents
 PAGE_AGENTS: Final = 200
 PAGE_BYTES: Final = 256 * 1024
 AGENT_BYTES: Final = 4 * 1024**2
-"""Of one agent; one that says more of itself is shown without that, or nobody could be shown."""
+"""Limit for one agent; a longer description is left out, or no agent could be shown."""
 WHOLE_BYTES: Final = 8 * 1024**2
-"""For who asks for no page; RabbitMQ 4 takes 16 MiB."""
+"""Limit for an answer without pages; RabbitMQ 4 accepts 16 MiB."""
 
 UNLIKE: Final = 4
-"""Times by which the agents of the first page may be larger than the others."""
+"""Factor by which the agents of the first page may be larger than the others."""
 
 Write = Callable[[AgentRecord], bytes]
 
 
 def after(body: Mapping[str, Any]) -> str | None:
-    """Return after which agent a page is asked for; None where none is. Raises `RequestFailed`."""
+    """Return the agent after which a page starts; None without pages. Raises `RequestFailed`."""
     place = body.get("after")
     if place is not None and not isinstance(place, str):
         raise RequestFailed("invalid_request", "'after' is the id of an agent, or empty")
@@ -50,7 +51,7 @@ def page(fleet: Agents, place: str, write: Write) -> tuple[list[bytes], str]:
 
 
 async def whole(fleet: Agents, write: Write) -> list[bytes]:
-    """Write all agents, and let others run after each page; raises `RequestFailed` for too many."""
+    """Write all agents, yielding to the loop each page; raises `RequestFailed` for too many."""
     written, place = page(fleet, "", write)
     # By the first ones: who is refused may ask again every second. They may be unlike the others.
     _check(sum(map(len, written)) * fleet.size / max(1, len(written)) / UNLIKE)
@@ -68,6 +69,6 @@ def _check(size: float) -> None:
 
 
 def answer(written: list[bytes], *, hearing: bool, following: str) -> bytes:
-    """Return the body of an answer; `following` is where the next page begins, if there is one."""
+    """Return the body of an answer; `following` is where the next page starts, if there is one."""
     rest = msgspec.json.encode({"hearing": hearing, "next": following or None})
     return b'{"agents":[' + b",".join(written) + b"]," + rest[1:]

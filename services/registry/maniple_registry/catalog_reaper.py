@@ -1,4 +1,4 @@
-"""Taking processes that are gone out of Consul's catalog."""
+"""Removing dead processes from Consul's catalog."""
 
 import asyncio
 import time
@@ -16,9 +16,9 @@ SERVICES = "maniple-"
 
 
 class CatalogReaper:
-    """Looks through the services of one environment every `PERIOD` seconds.
+    """Checks the services of one environment every `PERIOD` seconds.
 
-    Only what is critical is asked for: all instances of a large fleet are many megabytes.
+    Only critical instances are asked for: all instances of a large fleet are many megabytes.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class CatalogReaper:
             await asyncio.sleep(PERIOD)
 
     async def remove_dead_entries(self, now: float) -> None:
-        """Take out whatever has been critical in all its checks for too long."""
+        """Remove entries all of whose checks have been critical for too long."""
         ailing = await self._consul.ailing(SERVICES, self._environment)
         suspects: defaultdict[str, dict[tuple[str, str], frozenset[str]]] = defaultdict(dict)
         for one in self._reaping.observe(ailing, now):

@@ -4,7 +4,7 @@ from maniple.errors import ManipleError
 
 
 class RegistryError(ManipleError):
-    """Root of the registry's own errors."""
+    """Base of the registry's own errors."""
 
 
 class ManagementUnavailable(RegistryError):

@@ -1,7 +1,7 @@
-"""Acting on failed agents: their connections are closed, their entries taken out of the catalog.
+"""Evicting failed agents: closing their connections, removing their entries from the catalog.
 
-Both may be done twice, and by any replica: whoever does it finds what is left of them. The names
-of connections show some seconds after they were made, so those not found are looked for once more.
+Both may be repeated, by any replica: it finds what is left of them. The names of connections appear
+some seconds after they were made, so those not found are looked for once more.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Work = Callable[[Sequence[AgentRecord]], Awaitable[object]]
 class Evictor:
     """Evicts in the background; without `management` connections end by AMQP heartbeats only.
 
-    `target` tells what is left to be taken from a failed agent: it may have come back meanwhile.
+    `target` returns what is left to be removed of a failed agent: it may have come back meanwhile.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Evictor:
         self._delisting.schedule(failed)
 
     async def run_evictions(self) -> None:
-        """Work until cancelled."""
+        """Evict until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._closing.run_batches())
             group.create_task(self._closing_again.run_batches())
@@ -74,7 +74,7 @@ class Evictor:
                 self._closing_again.schedule(record)
 
     async def _close(self, records: Sequence[AgentRecord]) -> frozenset[str]:
-        """Close what is theirs, and return the names that were found."""
+        """Close their connections, and return the names that were found."""
         assert self._management is not None  # noqa: S101 - nothing is added otherwise
         targets = [t for t in map(self._target, records) if t.names or t.prefix]
         if not targets:
@@ -99,9 +99,9 @@ class Evictor:
 
 
 class Batches:
-    """Does for many what is waiting for it, in one go; what fails is tried again with backoff.
+    """Handles everything that waits for it in one batch; a failure is retried with backoff.
 
-    Nothing is begun before `delay` seconds.
+    Nothing is handled before `delay` seconds.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Batches:
         self._added.set()
 
     async def run_batches(self) -> None:
-        """Work until cancelled."""
+        """Handle batches until cancelled."""
         while True:
             await self._added.wait()
             self._added.clear()

@@ -96,7 +96,7 @@ class Handlers:
             self.actor.outbox.tell(agent_key(heartbeat.agent), Retire(incarnation=life))
 
     def judge(self, overdue: Iterable[AgentId], then: Instant) -> None:
-        """Take that these had been silent for too long by then, if not heard since."""
+        """Decide about agents that had been silent for too long by then, if not heard since."""
         self.actor.on_decisions(self.fleet.judge(overdue, then), self.clock.seconds())
 
     def on_checks(self, critical: Collection[str]) -> None:

@@ -18,7 +18,7 @@ REASON = "Maniple: this agent was declared failed"
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """How many connections were closed, and the names by which those looked for were found."""
+    """How many connections were closed, and which of the wanted names were found."""
 
     count: int
     names: frozenset[str]
@@ -68,7 +68,7 @@ class Management:
         return Closed(sum(outcome is True for outcome in outcomes), seen)
 
     def _list(self) -> list[tuple[str, str]]:
-        """Return the broker's name and the given one of each connection."""
+        """Return the broker's name and the client's name of each connection."""
         # `disable_stats=true` would be cheaper but leaves out the names that clients gave (3.10).
         answer = self._session.get(
             f"{self._url}/api/connections?columns=name,user_provided_name", timeout=TIMEOUT

@@ -1,4 +1,4 @@
-"""What the registry has to say: events until they are confirmed, commands once."""
+"""What the registry publishes: events until they are confirmed, commands once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,14 +30,14 @@ class OutboxPlane(Protocol):
 
 
 class Outbox:
-    """Publishes in the background what was posted first, first; events are sent until taken.
+    """Publishes in the background, in the order of posting; events are repeated until confirmed.
 
     Events and commands do not wait for each other, nor for one that the broker keeps refusing, so
-    that two events of one agent may arrive the wrong way round: whoever follows them goes by their
-    incarnations, of which each state is final for those before it.
+    that two events of one agent may arrive the wrong way round: consumers go by incarnations, of
+    which each state is final for those before it.
 
-    Known weakness: what is not yet published is lost with the process. Another replica, or the
-    next life, decides the same from the same silence and publishes it under the same ids.
+    Known weakness: what is not yet published is lost with the process. Another replica, or the next
+    life, decides the same from the same silence and publishes it under the same ids.
     """
 
     def __init__(self, plane: OutboxPlane, log: FilteringBoundLogger) -> None:
@@ -47,11 +47,11 @@ class Outbox:
         self._commands = _Letters(self._command, log)
 
     def post(self, event: AgentEvent) -> None:
-        """Have an event published."""
+        """Queue an event."""
         self._events.enqueue(event)
 
     def tell(self, key: str, command: Command) -> None:
-        """Have a command sent by `key` on `maniple.control`."""
+        """Queue a command for `key` on `maniple.control`."""
         self._commands.enqueue((key, command))
 
     async def publish_pending(self) -> None:
@@ -84,7 +84,7 @@ class Outbox:
 
 
 class _Letters(Generic[L]):
-    """Letters of one kind, `WINDOW` of them under way at once; one that fails is dropped."""
+    """Messages of one kind, `WINDOW` of them under way at once; one that fails is dropped."""
 
     def __init__(self, deliver: Callable[[L], Awaitable[None]], log: FilteringBoundLogger) -> None:
         self._deliver = deliver

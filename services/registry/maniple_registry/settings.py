@@ -10,7 +10,7 @@ from maniple_runtime.tls import Tls
 
 
 class RegistrySettings(ServiceSettings):
-    """What a registry is told at its start."""
+    """Settings of a registry."""
 
     service: ClassVar[str] = "registry"
 
@@ -27,7 +27,7 @@ class RegistrySettings(ServiceSettings):
 
     @property
     def management_tls(self) -> Tls:
-        """Whom to trust where the management API speaks TLS."""
+        """The TLS files for the management API."""
         return Tls(self.management_cacert, self.management_cert, self.management_key)
 
     @model_validator(mode="after")

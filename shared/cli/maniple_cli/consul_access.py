@@ -1,4 +1,4 @@
-"""Consul as commands ask it: with the operator's token, for the processes of one environment."""
+"""Access to Consul for commands: the operator's token, the processes of one environment."""
 
 import os
 
@@ -12,12 +12,12 @@ TOKEN = "MANIPLE_CONSUL_TOKEN"  # noqa: S105 - the name of the variable
 
 
 def consul_at(url: str) -> Consul:
-    """Return Consul at `url`; whoever asks for it closes it. Raises `ConfigurationError`."""
+    """Return a client of the Consul at `url`; the caller closes it. Raises `ConfigurationError`."""
     return Consul(url, os.environ.get(TOKEN) or None, tls_of("consul"))
 
 
 def tls_of(server: str) -> Tls:
-    """Return what the environment tells of a server's TLS. Raises `ConfigurationError`."""
+    """Return the TLS settings for a server. Raises `ConfigurationError`."""
     try:
         return Tls.of_environment(server)
     except ValueError as error:
@@ -25,6 +25,6 @@ def tls_of(server: str) -> Tls:
 
 
 async def listed(consul: Consul, service: str, environment: str) -> list[Instance]:
-    """Return the processes of a service that are in Consul for an environment, by id."""
+    """Return the processes of a service in Consul for an environment, by id."""
     instances = await consul.instances(service_name(service))
     return [one for one in instances if one.meta.get("environment", environment) == environment]

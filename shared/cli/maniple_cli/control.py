@@ -1,4 +1,4 @@
-"""Talking to the services, for commands."""
+"""Requests to the services, for commands."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ async def ask_over(
     body: Mapping[str, Any] | None = None,
     timeout: float = ANSWER_TIMEOUT,
 ) -> dict[str, Any]:
-    """Ask a service and return the body of its answer; raises as `ask` does."""
+    """Send a request over a plane and return the body of its answer; raises as `ask` does."""
     try:
         return await plane.request(service, op, body, timeout)
     except PublishRefused as error:
@@ -45,7 +45,7 @@ async def ask(
     body: Mapping[str, Any] | None = None,
     timeout: float = ANSWER_TIMEOUT,
 ) -> dict[str, Any]:
-    """Ask a service once and return the body of its answer.
+    """Send one request and return the body of its answer.
 
     Raises `RequestFailed` with the service's code, `BrokerUnavailable` when the broker or the
     service cannot be reached.
@@ -56,7 +56,7 @@ async def ask(
 
 
 async def ask_for_agents(url: str) -> dict[str, Any]:
-    """Ask the registries for all `agents`, and whether they are `hearing`; raises as `ask` does."""
+    """Return all `agents`, and whether the registries are `hearing`; raises as `ask` does."""
     async with contextlib.AsyncExitStack() as stack:
         plane = await stack.enter_async_context(operator_plane(url))
         return await all_agents(partial(ask_over, plane, "registry", "agents"))

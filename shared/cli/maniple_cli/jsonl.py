@@ -22,7 +22,7 @@ class Line:
 
 
 class LineSplitter:
-    """Cuts chunks into lines; of a line over `limit` bytes nothing is kept."""
+    """Splits chunks into lines; the content of one over `limit` bytes is dropped."""
 
     def __init__(self, limit: int = MAX_BODY) -> None:
         """Begin with line 1."""
@@ -59,7 +59,7 @@ class LineReader:
     """The lines of a file or a pipe; a slow pipe does not block the loop."""
 
     def __init__(self, source: IO[bytes]) -> None:
-        """Read nothing yet."""
+        """Set the source; nothing is read yet."""
         self._read = _reader(source)
         self._beginning = b""
 
@@ -71,7 +71,7 @@ class LineReader:
         self._beginning = unmarked(beginning, name)
 
     async def read(self, on_read: Callable[[int], None]) -> AsyncIterator[Line]:
-        """Iterate over the lines, once it has begun; `on_read` is told how many bytes were read."""
+        """Iterate over the lines, after `begin`; `on_read` is called with the bytes read."""
         splitter = LineSplitter()
         chunk = self._beginning
         while chunk:
@@ -84,7 +84,7 @@ class LineReader:
 
 
 def _reader(source: IO[bytes]) -> Callable[[], bytes]:
-    """Return what reads what is there now: past the buffer, whose lock is taken on the way out."""
+    """Return a function that reads what is available, bypassing the buffer and its lock."""
     try:
         number = source.fileno()
     except OSError:  # it is no file

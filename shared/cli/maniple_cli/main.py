@@ -37,7 +37,7 @@ def build() -> typer.Typer:
     app.callback()(_program)
     for command in COMMANDS:
         app.command()(command)
-    agent = typer.Typer(no_args_is_help=True, help="Do something with one agent.")
+    agent = typer.Typer(no_args_is_help=True, help="Commands for a single agent.")
     for agent_command in AGENT_COMMANDS:
         agent.command()(agent_command)
     app.add_typer(agent, name="agent")
@@ -55,7 +55,7 @@ def _program(
     *,
     show_version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Run tasks on a cluster of agents, over RabbitMQ and Consul.
@@ -88,7 +88,7 @@ def _run() -> int | str | None:
 
 
 def _written(code: int | str | None) -> int | str | None:
-    """Return the exit code once all that was printed is written, or cannot be."""
+    """Return the exit code once all output is written, or cannot be."""
     try:
         sys.stdout.flush()
     except OSError as error:

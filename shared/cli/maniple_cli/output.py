@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class ExitCode(IntEnum):
-    """What the shell gets."""
+    """The exit codes of the program."""
 
     DONE = 0
     FAILED = 1
@@ -55,7 +55,7 @@ BrokerOption = Annotated[
         envvar="MANIPLE_BROKER_URL",
         show_envvar=True,
         callback=_broker_url,
-        help="RabbitMQ, the vhost being the environment; else the running 'maniple dev'.",
+        help="RabbitMQ's URL, whose vhost is the environment; else the running 'maniple dev'.",
     ),
 ]
 ConsulOption = Annotated[
@@ -65,7 +65,7 @@ ConsulOption = Annotated[
         envvar="MANIPLE_CONSUL_URL",
         show_envvar=True,
         callback=_http_url,
-        help="Consul; else the running 'maniple dev'.",
+        help="Consul's URL; else the running 'maniple dev'.",
     ),
 ]
 ManagementOption = Annotated[
@@ -118,37 +118,37 @@ def _code(error: Exception) -> ExitCode:
 
 
 def why(error: Exception) -> str:
-    """Return why a file cannot be used, for whoever names the file."""
+    """Return why a file cannot be used, with its name."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def complain(message: str) -> None:
-    """Say what is wrong, in one line on standard error, if that takes it."""
+    """Print what is wrong, in one line on standard error, if that is possible."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"maniple: {shown(' '.join(message.split()))}\n")
 
 
 def explain(lines: Iterable[str]) -> None:
-    """Say more about what was wrong, below it; the lines keep what they are indented by."""
+    """Print more about an error, below it; the lines keep their indentation."""
     with contextlib.suppress(OSError):
         for line in lines:
             sys.stderr.write(f"  {line}\n")
 
 
 def print_line(text: str) -> None:
-    """Print text of ours, perhaps in several lines; what others have said in it is `shown`."""
+    """Print our own text, perhaps in several lines; text from others in it must be `shown`."""
     lines = map(shown, text.split("\n"))
     sys.stdout.write("\n".join(lines) + "\n")
 
 
 def print_json(value: Any) -> None:
-    """Print for programs."""
+    """Print JSON, for programs."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     sys.stdout.write(f"{shown_json(text)}\n")
 
 
 def print_bytes(line: bytes) -> None:
-    """Print a line of JSON that is already encoded: byte for byte, but not to a terminal."""
+    """Print a line of JSON that is already encoded: byte for byte, unless to a terminal."""
     if sys.stdout.isatty():
         sys.stdout.write(shown_json(line.decode()) + "\n")
         return
@@ -159,16 +159,16 @@ def print_bytes(line: bytes) -> None:
 
 
 def console() -> Console:
-    """Return where lines go: standard output, plain unless it is a terminal."""
+    """Return a console for standard output, plain unless it is a terminal."""
     soft_wrap = not sys.stdout.isatty()
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
 def cells(*values: object) -> tuple[Text, ...]:
-    """Return a row of a table: what others have said is neither markup nor more than text."""
+    """Return a row of a table; text from others is neither markup nor control characters."""
     return tuple(Text(shown(value)) for value in values)
 
 
 def error_console() -> Console:
-    """Return where progress bars go: standard error."""
+    """Return a console for progress bars, on standard error."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)

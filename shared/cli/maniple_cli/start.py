@@ -1,4 +1,4 @@
-"""Where the program begins: what takes long to import can be interrupted, without a traceback."""
+"""The program's entry point: an interrupt during slow imports prints no traceback."""
 
 import signal
 

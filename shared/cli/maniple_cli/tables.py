@@ -16,10 +16,10 @@ LINES = 25
 
 
 def print_table(table: Table) -> None:
-    """Print a table: a line for each row where no terminal limits that.
+    """Print a table with one line per row, unless a terminal is too narrow.
 
-    On one, only the last column is folded, and where the others leave no room for it each row
-    becomes a paragraph with a line for each field.
+    There only the last column is folded; where the others leave no room for it each row becomes a
+    paragraph with a line for each field.
     """
     widths = [_width(str(column.header), *map(str, column.cells)) for column in table.columns]
     for column in table.columns[:-1]:

@@ -1,4 +1,4 @@
-"""Policies: the documents, which of them holds for a task, and what that says. Pure."""
+"""Policies: their documents, which of them applies to a task, and what that gives. Pure."""
 
 from maniple_policies.bounds import Ceiling
 from maniple_policies.differences import as_yaml, difference, readable

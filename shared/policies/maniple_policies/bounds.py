@@ -1,4 +1,4 @@
-"""Numbers that a task may choose itself: one alone, or one with the most that is allowed."""
+"""Numbers that a task may choose itself: a default alone, or one with a maximum."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Seconds = Annotated[float, Field(gt=0, le=MAX_TTL)]
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """The most that a task may choose, who says so, and whether more is refused or clamped."""
+    """The maximum that a task may choose, its policy, and whether more is refused or clamped."""
 
     value: float
     refuses: bool
@@ -27,7 +27,7 @@ class Ceiling:
 
 
 class _Bounded(StrictModel):
-    """What a task has that does not choose, and the most that it may choose.
+    """What a task gets that does not choose, and the maximum that it may choose.
 
     Without a `default` that is `max`. Above `max`, `clamp` gives it `max`, `reject` refuses it.
     """
@@ -43,14 +43,14 @@ class _Bounded(StrictModel):
 
 
 class BoundedSeconds(_Bounded):
-    """Seconds."""
+    """A bounded number of seconds."""
 
     default: Seconds | None = None
     max: Seconds
 
 
 class BoundedAttempts(_Bounded):
-    """Attempts."""
+    """A bounded number of attempts."""
 
     default: Attempts | None = None
     max: Attempts
@@ -71,7 +71,7 @@ AttemptsOrBound = Annotated[
 def terms(
     name: str, value: float | BoundedSeconds | BoundedAttempts, policy: str, version: int
 ) -> Mapping[str, Any]:
-    """Return what a task has of this name, and the most that it may choose if there is one."""
+    """Return the value that a task gets for a field, and its ceiling if it has one."""
     if isinstance(value, BoundedSeconds | BoundedAttempts):
         most = Ceiling(value.max, value.over == "reject", policy, version)
         return {name: value.default or value.max, f"most_{name}": most}

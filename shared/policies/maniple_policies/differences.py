@@ -1,4 +1,4 @@
-"""Documents as people read them, and what differs between two."""
+"""Documents as people read them, and the differences between two."""
 
 import difflib
 from typing import Any
@@ -9,7 +9,7 @@ from maniple_policies.policy import Policy
 
 
 def readable(policy: Policy) -> dict[str, Any]:
-    """Return a document as somebody would write it: without defaults and version."""
+    """Return a document as a person would write it: without defaults and version."""
     said = policy.model_dump(mode="json", exclude_defaults=True, exclude={"version"})
     first = {"kind": policy.kind, "name": policy.name}
     return {**first, **{name: value for name, value in said.items() if name != "spec"},
@@ -17,7 +17,7 @@ def readable(policy: Policy) -> dict[str, Any]:
 
 
 def as_yaml(policy: Policy | None) -> str:
-    """Return a document as YAML; of none, nothing."""
+    """Return a document as YAML; empty for None."""
     if policy is None:
         return ""
     return yaml.safe_dump(readable(policy), sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""Digests of JSON values, by which processes compare what they hold."""
+"""Digests of JSON values, by which processes compare their state."""
 
 import hashlib
 import json
@@ -16,5 +16,5 @@ def canonical(value: Any) -> str:
 
 
 def digest_of(text: str) -> str:
-    """Return the digest of a value that is canonical JSON already."""
+    """Return the digest of a value that is already canonical JSON."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

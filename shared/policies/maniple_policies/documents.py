@@ -1,4 +1,4 @@
-"""Documents as they are read and kept: of any kind that is in the table."""
+"""Reading and storing documents of every kind in the table."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,7 +15,7 @@ from maniple_policies.registry import KINDS
 
 
 class _OfAKnownKind:
-    """Has a policy read as the document that its `kind` says, one of those in `KINDS`."""
+    """Reads a policy as the document of its `kind`, one of `KINDS`."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -28,7 +28,7 @@ DOCUMENT: TypeAdapter[Policy] = TypeAdapter(Document)
 
 
 class InForce(StrictModel):
-    """A policy, and while it is being rolled out what the others have: its last whole version."""
+    """A policy and, while it is rolled out, its last whole version, which applies to the others."""
 
     policy: Document
     before: Document | None = None
@@ -45,7 +45,7 @@ class InForce(StrictModel):
 
 
 def _field_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return where in a document an error is; pydantic puts in which way it was read."""
+    """Return the path of an error in a document, without pydantic's names of alternatives."""
     path = (
         part
         for before, part in zip(("policy", *loc), loc, strict=False)
@@ -55,7 +55,7 @@ def _field_path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def problems_of(error: ValidationError) -> Iterator[tuple[tuple[int | str, ...], str]]:
-    """Go through what is wrong with a document: where, and what, in words for who wrote it."""
+    """Iterate over the errors of a document: path and a sentence for its author."""
     for item in error.errors(include_url=False, include_input=False):
         path, said = _field_path(item["loc"]), item["msg"].removeprefix("Value error, ")
         if item["type"].startswith("union_tag"):
@@ -66,17 +66,17 @@ def problems_of(error: ValidationError) -> Iterator[tuple[tuple[int | str, ...],
 
 
 def reasons_of(error: ValidationError) -> str:
-    """Return what is wrong with a document in one line."""
+    """Return the errors of a document in one line."""
     return "; ".join(
         f"{'.'.join(map(str, path)) or 'document'}: {said}" for path, said in problems_of(error)
     )
 
 
 def parse_policy(value: Any) -> Policy:
-    """Read a document that is to come into force; raises `pydantic.ValidationError`."""
+    """Read a new document; raises `pydantic.ValidationError`."""
     return DOCUMENT.validate_python(value, context=NEW)
 
 
 def known_policy(value: Any) -> Policy:
-    """Read a document that is in force, or was; raises `pydantic.ValidationError`."""
+    """Read a document that is or was in force; raises `pydantic.ValidationError`."""
     return DOCUMENT.validate_python(value)

@@ -1,7 +1,7 @@
-"""Why a task gets what it gets: which documents apply, in which order, and why the others do not.
+"""Why a task gets what it gets: which documents apply, in which order, and why others do not.
 
 Kinds come in the order in which they are evaluated, the documents of each from the most specific
-down. Without a task's id or a process's name nobody can say on which side of a rollout they are:
+down. Without a task's id or a process's name it is unknown on which side of a rollout they are:
 both versions then apply `partly`.
 """
 
@@ -18,11 +18,11 @@ from maniple_policies.rules import Subject, Where, share_of
 
 
 class RuleVerdict(StrEnum):
-    """What becomes of a document."""
+    """Whether a document applies."""
 
     APPLIES = "applies"
     PARTLY = "partly"
-    """For some tasks or in some processes, as the reason says."""
+    """To some tasks or in some processes, as the reason says."""
     LOSES = "loses"
     OUTSIDE = "outside"
     UNMATCHED = "unmatched"
@@ -42,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One document: what becomes of it, why, and what it says."""
+    """One document: its verdict, the reason, and its content."""
 
     policy: str
     version: int
@@ -53,7 +53,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A document; `side` is of its rollout, and None if it has none that counts."""
+    """A document; `side` is its side of a rollout, None if none applies."""
 
     policy: Policy
     side: RuleVerdict | None = None
@@ -61,7 +61,7 @@ class _Candidate:
 
 
 def explain(in_force: Iterable[InForce], question: Question) -> list[Explained]:
-    """Say of every document what becomes of it for a task."""
+    """Return a verdict on every document for a task."""
     given = sorted(in_force, key=lambda one: one.policy.key)
     candidates = [candidate for one in given for candidate in _candidates(one, question)]
     candidates.sort(key=lambda c: c.policy.match.specificity, reverse=True)
@@ -140,7 +140,7 @@ def _judged(candidate: _Candidate, question: Question) -> tuple[RuleVerdict, str
 
 
 def _failing(policy: Policy, question: Question) -> str:
-    """Return which selector does not match; empty if all do."""
+    """Return the selector that does not match; empty if all do."""
     match = policy.match
     where = Where(question.instance or "", question.region)
     task = Subject.of_task(question.capability, question.tenant, question.labels, where)

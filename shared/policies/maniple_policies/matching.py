@@ -1,11 +1,11 @@
-"""Which tasks a policy is for, and which of two policies is the more specific one.
+"""Which tasks a policy matches, and which of two policies is more specific.
 
-**Which document wins.** Among the documents of a kind that match a task, the most specific: the
-one with more selectors; of equals, the one with more selectors without wildcards; then the one
-with more literal characters; then the one that selects by capability, by tenant, by labels, by
-region, by instance, in this order. Two that are still equal and that one task can match are a tie,
-which is refused when the second is applied (`ties`); should one get into a set all the same, the
-first name in the alphabet wins.
+**Which document wins.** Among the documents of a kind that match a task, the most specific: the one
+with more selectors; of equals, the one with more selectors without wildcards; then the one with
+more literal characters; then the one that selects by capability, by tenant, by labels, by region,
+by instance, in this order. Two that are still equal and that one task can match are a tie, which is
+refused when the second is applied (`ties`); should one get into a set all the same, the first name
+in the alphabet wins.
 """
 
 import fnmatch
@@ -32,9 +32,9 @@ REGION = "region"
 MATCHERS_KEPT = 8192
 MOST_STARS = 4
 MOST_PLACES = 1000
-"""Of all globs together that are tried for one text which all of them match; see `_walk`."""
+"""Places in all globs together that are tried for one text that all of them match; see `_walk`."""
 NEW: Final = {"new": True}
-"""Context in which a document is read that is to come into force, and was not before."""
+"""Validation context of a document that was not in force before."""
 
 
 def _has_few_stars(glob: str, info: ValidationInfo) -> str:
@@ -51,7 +51,7 @@ Matcher = Callable[[str], object]
 
 
 class StrictModel(BaseModel):
-    """Frozen, and strict about names and numbers: true is not 1, but a text may say a number."""
+    """Frozen, and strict about names and numbers: true is not 1, but a text may be a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -68,7 +68,7 @@ class StrictModel(BaseModel):
 
 
 class _Truth:
-    """True or false where a number belongs, which no number is read from."""
+    """A boolean where a number is expected: it is refused."""
 
     def __init__(self, value: bool) -> None:  # noqa: FBT001 - its one argument
         self._value = value
@@ -78,16 +78,15 @@ class _Truth:
 
 
 def _is_number(annotation: Any) -> bool:
-    """Tell whether a type is a number, perhaps among others."""
+    """Tell whether a type is a number, perhaps as one of several alternatives."""
     return annotation in {int, float} or any(map(_is_number, get_args(annotation)))
 
 
 class Match(StrictModel):
     """Which tasks a policy is for: globs (`*`, `?`), all of which must match.
 
-    A label that a task does not have matches nothing, not even `*`. A task's region is its label
-    `region`; one without is of the region of the process that decides. `instance` is the name of
-    that process.
+    A missing label matches nothing, not even `*`. A task's region is its label `region`, without it
+    the region of the process that decides. `instance` is the name of that process.
     """
 
     capability: Glob = ANY
@@ -98,7 +97,7 @@ class Match(StrictModel):
 
     @cached_property
     def specificity(self) -> tuple[int, ...]:
-        """Sorts above that of every less specific match."""
+        """A key that sorts above that of every less specific match."""
         globs = [self.capability, self.tenant, *self.labels.values(), self.region, self.instance]
         used = [glob for glob in globs if glob != ANY]
         literal = [len(glob) - glob.count(ANY) - glob.count(ONE) for glob in used]
@@ -128,7 +127,7 @@ class Match(StrictModel):
 
     @property
     def region_labels(self) -> tuple[str, ...]:
-        """Return what the label `region` must match, if it is then the region of the task."""
+        """Return the globs for the label `region`, where it is the region of the task."""
         glob = self.labels.get(REGION, ANY)
         # An empty label matches only stars, and such a task is of the region of the process.
         return (glob,) if glob.strip(ANY) else ()
@@ -154,7 +153,7 @@ class Selecting(Protocol):
 
 
 def ties(document: Selecting, others: Iterable[Selecting]) -> Iterator[Selecting]:
-    """Yield the other documents between which and this one nothing decides."""
+    """Yield the other documents that match the same tasks and are equally specific."""
     for other in others:
         if other.kind != document.kind or other.name == document.name:
             continue
@@ -170,7 +169,7 @@ def is_glob(text: str) -> bool:
 
 @lru_cache(MATCHERS_KEPT)  # every change makes a new set, of which nearly all is as it was
 def matcher(glob: str) -> Matcher | None:
-    """Return what tells whether a text matches; None for a glob that everything matches."""
+    """Return a function that matches texts; None for a glob that matches everything."""
     if glob == ANY:
         return None
     if not is_glob(glob):
@@ -179,10 +178,10 @@ def matcher(glob: str) -> Matcher | None:
 
 
 def globs_overlap(*globs: str) -> bool:
-    """Tell whether some text matches all globs, in about as long as they are.
+    """Tell whether some text matches all globs, in time linear in their length.
 
-    Where one has no stars and question marks, and several have stars, only so much is tried; what
-    is then not decided counts as an overlap.
+    Where no glob is free of stars and question marks, and several have stars, the search is
+    bounded; if it ends undecided, that counts as an overlap.
     """
     asked = {*globs} - {ANY}
     if len(asked) < 2:  # noqa: PLR2004 - nothing to compare it with
@@ -200,7 +199,7 @@ def globs_overlap(*globs: str) -> bool:
 def _overlap_in_one_size(
     whole: Sequence[str], starred: Sequence[Sequence[str]], begin: str, end: str
 ) -> bool:
-    """Tell whether some text matches globs without stars and these, which begin and end so."""
+    """Tell whether a text matches globs without stars and these prefixes and suffixes."""
     size = len(whole[0])
     if any(len(parts[0]) + len(parts[-1]) > size for parts in starred):
         return False
@@ -214,7 +213,7 @@ def _overlap_in_one_size(
 
 
 def _merged(texts: Iterable[str]) -> str | None:
-    """Return what begins as each of these; None if two of them contradict each other."""
+    """Return the merged prefixes; None if two of them contradict each other."""
     merged = ""
     for text in texts:
         longer, shorter = (merged, text) if len(merged) > len(text) else (text, merged)
@@ -228,7 +227,7 @@ def _merged(texts: Iterable[str]) -> str | None:
 
 
 def _holds(text: str, parts: Sequence[str]) -> bool:
-    """Tell whether a text with free letters can have these parts, in this order, apart."""
+    """Tell whether a text with free letters can contain these parts, in this order, disjoint."""
     place, end = len(parts[0]), len(text) - len(parts[-1])
     for part in parts[1:-1]:
         while place + len(part) <= end and not _fits(text[place : place + len(part)], part):
@@ -242,7 +241,7 @@ def _fits(text: str, part: str) -> bool:
 
 
 def _walk(*globs: str) -> bool:
-    """Walk through all globs side by side, as if they were automata that read the same text."""
+    """Walk through all globs in parallel, as automata that read the same text."""
     reached = {(0,) * len(globs)}
     waiting = list(reached)
     while waiting and len(reached) < MOST_PLACES:

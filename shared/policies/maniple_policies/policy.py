@@ -1,4 +1,4 @@
-"""What documents of all kinds have: a name, what they select, a rollout, a version."""
+"""What documents of all kinds have: a name, a match, a rollout, a version."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -9,14 +9,14 @@ from pydantic import Field, StringConstraints
 from maniple_policies.matching import Match, StrictModel
 
 MOST_VERSIONS = 2**40
-"""Those of thousands of policies together are then a revision, see `maniple_runtime.events`."""
+"""The sum of the versions of thousands of policies is a revision, see `maniple_runtime.events`."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Variant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Rollout(StrictModel):
-    """For which share a version already holds; the others have the last whole version.
+    """For which share a version applies already; the others have the last whole version.
 
     `by` task: for `percent` of the tasks, the same ones as long as it only rises. `by` instance:
     for about `percent` of the processes that evaluate it.
@@ -27,14 +27,14 @@ class Rollout(StrictModel):
 
     @property
     def whole(self) -> bool:
-        """Whether it holds for all."""
+        """Whether it applies to all."""
         return self.percent >= 100  # noqa: PLR2004 - percent
 
 
 class Policy(StrictModel):
     """A document; each kind has a class of its own, with its `kind` and its `spec`.
 
-    What else a kind has to say of itself it says by overriding what stands here.
+    A kind describes its effects by overriding the attributes below.
     """
 
     DECIDES: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class Policy(StrictModel):
     one that passes by a limit costs whoever set it.
     """
     NAMED_WHERE_IT_ACTS: ClassVar[bool] = False
-    """Whether a result names it only if it acted, and not whenever it holds."""
+    """Whether a result names it only if it acted, and not whenever it applies."""
 
     name: Name
     match: Match = Match()
@@ -55,17 +55,17 @@ class Policy(StrictModel):
 
     @cached_property
     def key(self) -> str:
-        """`kind/name`, by which results and processes tell what decided."""
+        """`kind/name`, by which results and processes name policies."""
         return f"{self.kind}/{self.name}"
 
     @property
     def terms(self) -> Mapping[str, Any]:
-        """What a task has by it that says nothing itself, as fields of `Resolved`."""
+        """The fields of `Resolved` that it sets, for a task that does not choose."""
         return {}
 
     @property
     def variants(self) -> Iterable[str]:
-        """The variants that it sends tasks to."""
+        """The variants to which it sends tasks."""
         return ()
 
     @property
@@ -75,5 +75,5 @@ class Policy(StrictModel):
 
     @property
     def keeps_good(self) -> bool:
-        """Whether it may give a task's result to a later one."""
+        """Whether it may return a task's result for a later one."""
         return False

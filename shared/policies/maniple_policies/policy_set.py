@@ -28,11 +28,12 @@ _Kind = TypeVar("_Kind", bound=Policy)
 
 @dataclass(frozen=True)
 class Resolved:
-    """What the policies say about a task: of each kind the one that holds.
+    """What the policies say about a task: of each kind the one that applies.
 
-    `timeout` and what follows it is what a task has that says nothing itself, and the most that it
-    may choose. `policies` are all that hold, in the order of evaluation; `versions` names those
-    that decide whatever becomes of the task: a fallback or a mirror is named only where it acted.
+    `timeout` and the fields after it are what a task gets that does not choose, and the maximum
+    that it may choose. `policies` are all that apply, in the order of evaluation; `versions` names
+    those that decide whatever happens to the task: a fallback or a mirror is named only where it
+    acted.
     """
 
     timeout: float | None = None
@@ -47,7 +48,7 @@ class Resolved:
 
     @classmethod
     def from_policies(cls, *policies: Policy) -> Self:
-        """Return what policies say that hold for a task, one of a kind."""
+        """Return what the policies that apply to a task say, one per kind."""
         terms: dict[str, Any] = {}
         for policy in policies:
             terms.update(policy.terms)
@@ -55,17 +56,17 @@ class Resolved:
         return cls(**terms, policies={type(one): one for one in policies}, versions=versions)
 
     def policy_of(self, kind: type[_Kind]) -> _Kind | None:
-        """Return the policy of a kind that holds, if there is one."""
+        """Return the policy of a kind that applies, if there is one."""
         return cast("_Kind | None", self.policies.get(kind))
 
     @cached_property
     def guarded(self) -> bool:
-        """Whether a task may be refused or held back, or goes another way."""
+        """Whether a task may be refused, delayed or redirected."""
         return any(policy.DECIDES for policy in self.policies.values())
 
     @cached_property
     def keeps_good(self) -> bool:
-        """Whether a fallback may give the task's result to a later one."""
+        """Whether a fallback may return the task's result for a later one."""
         return any(policy.keeps_good for policy in self.policies.values())
 
 
@@ -78,10 +79,10 @@ class PolicySet:
 
     `revision` is the sum of the versions of all policies that there have ever been, tombstones
     among them: every change raises one of these, so that of two sets the one with the higher
-    revision is the later one, whoever tells of it. None: who told of the set did not say.
+    revision is the later one, whoever sends it. None: its sender did not say.
 
-    Raises `ValueError` for two documents of one kind and name. Documents that are `made_ready`
-    are not made ready for matching again.
+    Raises `ValueError` for two documents of one kind and name. Documents that are `made_ready` are
+    not made ready for matching again.
     """
 
     def __init__(
@@ -126,14 +127,14 @@ class PolicySet:
 
     @cached_property
     def gives_last_good(self) -> bool:
-        """Whether some fallback may give the last good result."""
+        """Whether some fallback may return the last good result."""
         documents = [one for both in self.in_force for one in (both.policy, both.before)]
         return any(one is not None and one.keeps_good for one in documents)
 
     def resolve(
         self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
     ) -> Resolved:
-        """Say what holds for a task. Remembered by what the policies can tell apart."""
+        """Return what the policies say about a task. Cached by what they can distinguish."""
         if not self.policies:
             return NOTHING
         seen = tuple([labels.get(name) for name in self._labels])
@@ -147,10 +148,10 @@ class PolicySet:
         return found.resolve(tenant, task) if isinstance(found, _Fork) else found
 
     def may_replace(self, other: "PolicySet") -> bool:
-        """Tell whether who has the other set may take this one: it is no older one.
+        """Tell whether this set may replace the other one: it is not older.
 
-        Of two with the same revision, as there may be once Consul has lost something, all take the
-        same. Without revisions a set is older if it has an older version of something.
+        Of two with the same revision, as there may be once Consul has lost something, all processes
+        choose the same. Without revisions a set is older if it has an older version of something.
         """
         if self.revision is None or other.revision is None:
             has = self.versions
@@ -158,13 +159,13 @@ class PolicySet:
         return (self.revision, self.digest) >= (other.revision, other.digest)
 
     def at_revision(self, revision: int | None) -> Self:
-        """Return the same set, known by another revision."""
+        """Return the same set with another revision."""
         other = copy.copy(self)
         other.revision = revision
         return other
 
     def replacing(self, key: str, one: InForce | None, revision: int | None = None) -> "PolicySet":
-        """Return the set with another document under a key, or with none."""
+        """Return the set with another document for a key, or without one."""
         others = [other for other in self.in_force if other.policy.key != key]
         ready = {other: rules for other, rules in self._ready.items() if other != key}
         documents = [*others, one] if one else others
@@ -187,7 +188,7 @@ class PolicySet:
         return Resolved.from_policies(*[rules[0].policy for rules in kinds if rules])
 
     def _of(self, capability: str) -> tuple[tuple[Rule, ...], ...]:
-        """Return the rules that a capability matches, by kind in the order of evaluation."""
+        """Return the rules that match a capability, by kind in the order of evaluation."""
         found = self._by_capability.get(capability)
         if found is None:
             if len(self._by_capability) >= CACHE_LIMIT:
@@ -199,7 +200,7 @@ class PolicySet:
 
 
 class _Fork:
-    """An answer that differs by which rollouts a task is in."""
+    """An answer that depends on which rollouts a task is in."""
 
     def __init__(self, gates: tuple[RolloutGate, ...], kinds: tuple[tuple[Rule, ...], ...]) -> None:
         self._gates = gates
@@ -207,7 +208,7 @@ class _Fork:
         self._answers: dict[tuple[bool, ...], Resolved] = {}
 
     def resolve(self, tenant: str, task: str) -> Resolved:
-        """Say what holds for this task."""
+        """Return what the policies say about this task."""
         inside = tuple([gate.inside(tenant, task) for gate in self._gates])
         found = self._answers.get(inside)
         if found is None:
@@ -222,7 +223,7 @@ class _Fork:
 
 
 def _until_decided(rules: Iterable[Rule], subject: Subject) -> Iterator[Rule]:
-    """Yield the rules that may decide: those in a rollout, and the first that is not."""
+    """Yield the rules that may decide: those in a rollout, and the first other one."""
     for rule in rules:
         if rule.selects(subject):
             yield rule

@@ -1,7 +1,7 @@
 """The table of the kinds of policy.
 
-All else follows from it: which documents are read, their JSON Schema, the order in which they are
-evaluated and explained, what a set of policies says about a task, and which tables
+Everything else is derived from it: which documents are read, their JSON Schema, the order in which
+they are evaluated and explained, what a set of policies says about a task, and which tables
 docs/policies.md must have.
 """
 

@@ -1,4 +1,4 @@
-"""Documents made ready for matching: which of them are for a task, in the order of precedence."""
+"""Documents prepared for matching: which of them match a task, in the order of precedence."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,22 +42,22 @@ def share_of(*parts: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RolloutGate:
-    """A rollout by task: by the key of its policy and its percentage."""
+    """A rollout by task: the key of its policy and its percentage."""
 
     key: str
     percent: float
 
     def inside(self, tenant: str, task: str) -> bool:
-        """Tell whether a task has the new version."""
+        """Tell whether a task gets the new version."""
         return share_of(self.key, tenant, task) < self.percent
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A document made ready for matching; None matches everything.
+    """A document prepared for matching; None matches everything.
 
-    `gate` is a rollout by task: this document is for those that are in it, or, with `outside`, for
-    the others.
+    `gate` is a rollout by task: the document applies to the tasks in it or, with `outside`, to the
+    others.
     """
 
     policy: Policy
@@ -69,7 +69,7 @@ class Rule:
     outside: bool = False
 
     def selects(self, task: Subject) -> bool:
-        """Tell whether the selectors match a task, whatever its capability and its gate say."""
+        """Tell whether the selectors match a task, ignoring capability and gate."""
         if self.tenant is not None and not self.tenant(task.tenant):
             return False
         if self.region is not None and not self.region(task.region):
@@ -79,7 +79,7 @@ class Rule:
 
 
 def rules_of(one: InForce, where: Where) -> Iterator[Rule]:
-    """Yield the rules that a document is for a process."""
+    """Yield the rules of a document in a process."""
     rollout = one.policy.rollout
     if rollout is None or rollout.whole:
         yield from _rule(one.policy, where)
@@ -115,5 +115,5 @@ def _rule(
 
 
 def ordered(rules: Iterable[Rule]) -> list[Rule]:
-    """Return the most specific first, of equals in the order in which they come."""
+    """Return the rules from the most specific down, equals in their given order."""
     return sorted(rules, key=lambda rule: rule.policy.match.specificity, reverse=True)  # stable

@@ -1,1 +1,1 @@
-"""What the processes of Maniple share: settings, runner, broker, Consul, health, telemetry."""
+"""What Maniple's processes share: settings, life, control plane, Consul, health, telemetry."""

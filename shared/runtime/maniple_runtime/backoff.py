@@ -1,4 +1,4 @@
-"""The pace at which a process tries again what a server did not do: tenacity's, with jitter."""
+"""How a process retries calls to a server that failed: tenacity's backoff, with jitter."""
 
 import random
 
@@ -15,16 +15,16 @@ class EqualJitter(wait_exponential):
     """
 
     def __init__(self, first: float = FIRST, longest: float = LONGEST) -> None:
-        """Take seconds."""
+        """Set the first and the longest pause, in seconds."""
         super().__init__(multiplier=first, max=longest)
 
     def __call__(self, retry_state: RetryCallState) -> float:
-        """Return the seconds to wait after the attempt that `retry_state` tells of."""
+        """Return the seconds to wait after the attempt in `retry_state`."""
         return random.uniform(0.5, 1.0) * super().__call__(retry_state)
 
 
 def error_of(attempt: RetryCallState) -> BaseException:
-    """Return the error with which an attempt that is made again has ended."""
+    """Return the error of the attempt that is to be retried."""
     error = attempt.outcome.exception() if attempt.outcome is not None else None
     if error is None:
         raise ValueError("the attempt has not failed")

@@ -1,4 +1,4 @@
-"""HTTP to servers that nobody vouches for: an answer is read up to a size, and no further."""
+"""HTTP to servers that are not trusted: an answer is read up to a size, and no further."""
 
 import io
 from typing import Any
@@ -10,13 +10,13 @@ PIECE = 64 * 1024
 
 
 class BoundedSession(requests.Session):
-    """A session that asks past every proxy, and that takes an answer of at most `most` bytes.
+    """A session that ignores proxies and accepts answers of at most `most` bytes.
 
-    A larger one is a `requests.RequestException`.
+    A larger answer raises a `requests.RequestException`.
     """
 
     def __init__(self, most: int) -> None:
-        """Begin; nothing is connected yet."""
+        """Set the limit; nothing is connected yet."""
         super().__init__()
         self.trust_env = False
         self._most = most

@@ -1,7 +1,7 @@
-"""The time by which deadlines are set and judged: that of the registries, in every process.
+"""The time by which deadlines are set and judged in every process: that of the registries.
 
-The clocks of two machines are never compared. A registry tells its time; what has passed since is
-measured by a steady clock. So the time known here is at most late, by as long as the telling took.
+The clocks of two machines are never compared. A registry broadcasts its time; the time since then
+is measured by a steady clock. So the known time can only be late, by as long as the broadcast took.
 """
 
 import time
@@ -31,10 +31,11 @@ def steady() -> float:
 
 
 class ClusterTime:
-    """The cluster's time, from what registries tell; until one has, this machine's own.
+    """The cluster's time, as registries broadcast it; until then this machine's own.
 
-    Of several registries that told lately the middle one counts, of two the one that is behind:
-    nothing ends too early for one that is ahead. It is kept when no registry tells it any more.
+    Of several registries that broadcast lately the middle value counts, of two the earlier one:
+    nothing ends too early because one clock is ahead. The time is kept when no registry broadcasts
+    any more.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ClusterTime:
         self._compare_at = 0.0
 
     def on_time(self, told: Time) -> None:
-        """Take what a registry tells."""
+        """Apply a registry's broadcast."""
         if told.at.year not in YEARS:
             return
         now = self._steady()
@@ -67,17 +68,17 @@ class ClusterTime:
         self._compare_at = now
 
     def known(self) -> datetime | None:
-        """Return the cluster's time, or None where no registry has told it yet."""
+        """Return the cluster's time, or None where no registry has broadcast it yet."""
         if self._difference is None:
             return None
         return datetime.fromtimestamp(self._difference + self._steady(), UTC)
 
     def now(self) -> datetime:
-        """Return the time by which all is dated: this machine's, if that may be the cluster's.
+        """Return the time for timestamps: this machine's, if that may be the cluster's.
 
-        What is known of the cluster's is late, by as long as the telling took, and in each process
-        by another time: by that alone the parts of a trace would be out of order. But whether
-        something is over is judged by what is `known`.
+        The known time is late by as long as the broadcast took, differently in each process: with
+        it alone the parts of a trace would be out of order. But whether a deadline has passed is
+        judged by `known`.
         """
         off = self.off()
         return self._wall() - timedelta(seconds=off) if off else self._wall()
@@ -85,7 +86,7 @@ class ClusterTime:
     def off(self) -> float:
         """Return by how many seconds this machine's clock is ahead of `now`.
 
-        It is compared now and then: all that happens is dated.
+        The comparison is repeated only now and then, because every event gets a timestamp.
         """
         now = self._steady()
         if now >= self._compare_at:
@@ -96,7 +97,7 @@ class ClusterTime:
         return self._off
 
     def wrong(self) -> float:
-        """Return by how many seconds this machine's clock is ahead; 0 where that is about none."""
+        """Return by how many seconds this machine's clock is ahead; 0 if that is negligible."""
         ahead = self._ahead()
         return ahead if abs(ahead) > self._times.agree else 0.0
 
@@ -105,7 +106,7 @@ class ClusterTime:
         return 0.0 if known is None else (self._wall() - known).total_seconds()
 
     def _forget_if_set_back(self, heard: deque[tuple[float, float]]) -> None:
-        """One that is late tells of nothing; two in turn, and the registry's clock was set back."""
+        """Forget a registry after two late values in a row: its clock was set back."""
         last = list(heard)[-TWICE:]
         limit = max(ahead for _, ahead in heard) - self._times.agree
         if len(last) == TWICE and all(ahead < limit for _, ahead in last):
@@ -123,7 +124,7 @@ class ClusterTime:
 
 
 def follow(time: ClusterTime, health: Health) -> Callable[[Time], None]:
-    """Return what takes the time that is told, and says at `/health` if this machine's is wrong."""
+    """Return a handler of `Time` that reports at `/health` if this machine's clock is wrong."""
 
     def told(message: Time) -> None:
         time.on_time(message)

@@ -1,6 +1,6 @@
-"""What a process takes in: each input, and what takes it.
+"""The inputs of a process, each with its handler.
 
-A service lists all of them in the one table at the end of its `consumers.py`.
+A service lists all of them in one table, at the end of its `consumers.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from maniple_runtime.hotpath import HotPath
 
 @dataclass(frozen=True, slots=True)
 class FromQueue:
-    """What a queue of the hot path has, of which `prefetch` messages are held at a time."""
+    """Deliveries of a queue on the hot path, at most `prefetch` of them unsettled."""
 
     queue: Queue
     take: Callable[[Delivery], None]
@@ -26,7 +26,7 @@ class FromQueue:
 
 @dataclass(frozen=True, slots=True)
 class FromExchange:
-    """Messages of these types, from the control plane, by these routing keys."""
+    """Messages of these types from the control plane, by these routing keys."""
 
     exchange: Exchange
     keys: tuple[str, ...]
@@ -36,7 +36,7 @@ class FromExchange:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Bodies, types and ids of what is worth nothing when it is old: nothing is acknowledged."""
+    """Messages that lose their worth with age, as body, type and id: nothing is acknowledged."""
 
     exchange: Exchange
     key: str
@@ -45,7 +45,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumers:
-    """All inputs of a process; `requests` are answered by the name of an operation."""
+    """All inputs of a process; `requests` are handlers by the name of the operation."""
 
     queues: tuple[FromQueue, ...] = ()
     heard: tuple[Heard, ...] = ()
@@ -53,20 +53,20 @@ class Consumers:
     requests: Mapping[str, Responder] = field(default_factory=dict)
 
     def consume_queues(self, hot: HotPath) -> None:
-        """Have the queues consumed with the connections of the hot path."""
+        """Consume the queues over the connections of the hot path."""
         for one in self.queues:
             hot.consume(one.queue, one.take, one.prefetch)
 
     def listen(self, connection: AmqpConnection) -> None:
-        """Have listened on a connection, which must not have been started yet."""
+        """Add the listeners to a connection, which must not have been started yet."""
         for one in self.heard:
             Listener(connection, [(one.exchange.name, one.key)], one.take)
 
     async def subscribe(self, plane: ControlPlane) -> None:
-        """Take messages of the control plane from now on. Raises `BrokerUnavailable`."""
+        """Subscribe to the messages of the control plane. Raises `BrokerUnavailable`."""
         for one in self.messages:
             await plane.subscribe(one.exchange, one.keys, one.types, one.take)
 
     async def respond(self, plane: ControlPlane, service: str) -> None:
-        """Answer requests to a service, with its other replicas. Raises `BrokerUnavailable`."""
+        """Answer requests to a service, shared with its replicas. Raises `BrokerUnavailable`."""
         await plane.respond(service, self.requests)

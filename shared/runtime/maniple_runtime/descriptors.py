@@ -1,4 +1,4 @@
-"""Standard input, output and error, as whoever starts a program leaves them."""
+"""Standard input, output and error, as a program inherits them."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ STANDARD = (0, 1, 2)
 
 
 def open_missing() -> None:
-    """Open the null device in place of what was closed before the program began.
+    """Open the null device for standard descriptors that were closed at the start.
 
-    A connection would get such a number else: what is printed would go there, and libuv and worker
-    processes take it for something else. To be called before anything is opened.
+    Otherwise a connection would get such a number: what is printed would go there, and libuv and
+    worker processes would mistake it. To be called before anything is opened.
     """
     for number in STANDARD:
         try:
@@ -28,7 +28,7 @@ def open_missing() -> None:
 
 
 def discard(number: int) -> None:
-    """Let what is still to be written to a descriptor go nowhere: it takes nothing any more."""
+    """Send further output of a descriptor to the null device: its reader is gone."""
     with contextlib.suppress(OSError):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, number)

@@ -1,4 +1,4 @@
-"""Lanes and tiers that refused or did not confirm: what would fare no better is not tried. Pure."""
+"""Backoff per destination: a lane or tier that refused or did not confirm. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ MAX_DOORS = 4096
 
 
 def _near(tier: float) -> list[float]:
-    """All tiers by how many times as long or as short they are as this one, the longer first."""
+    """Return all tiers by how close their length is to this one's, the longer first."""
     return sorted(DELAY_TIERS, key=lambda other: (round(abs(math.log(other / tier)), 9), -other))
 
 
 TIER_KEYS: Final = {
     tier: tuple((DELAY.name, tier_name(other)) for other in _near(tier)) for tier in DELAY_TIERS
 }
-"""For each tier of `maniple.delay` its key, and then those of all others, the nearest first."""
+"""For each tier of `maniple.delay` its key, then those of the others, the nearest first."""
 
 
 def tiers_for(tier: float, most: float) -> tuple[Key, ...]:
@@ -40,12 +40,12 @@ class _Door:
 
 
 class DestinationBackoff:
-    """Which keys are shut, and since when one may try again.
+    """Which destinations are closed, and until when.
 
-    A key that refused is shut for a moment (`Queues.shut`); then one task may try, and the door
-    stays shut to others for as long again, unless that task is taken: then it is open. One that did
-    not confirm is shut for longer (`Queues.stuck`), and twice as long each time again. At most
-    `MAX_DOORS` are remembered (keys are names from outside); one that is forgotten is open.
+    A destination that refused is closed for a moment (`Queues.shut`); then one task may try it, and
+    it stays closed to others for as long again, unless that task is accepted: then it is open. One
+    that did not confirm is closed for longer (`Queues.stuck`), and twice as long each further time.
+    At most `MAX_DOORS` are remembered (keys are names from outside); a forgotten one is open.
     """
 
     def __init__(self, times: Queues | None = None) -> None:
@@ -54,7 +54,7 @@ class DestinationBackoff:
         """What is or was shut lately: any other key is open, and nobody need ask."""
 
     def refusal(self, key: Key, now: float) -> Waiting | None:
-        """Return why a task for `key` need not try now, or None: it may."""
+        """Return why a task for `key` need not be tried now, or None if it may be."""
         door = self.failing.get(key)
         if door is None:
             return None
@@ -65,9 +65,9 @@ class DestinationBackoff:
         return None
 
     def first(self, keys: Sequence[Key], now: float) -> tuple[Key, float]:
-        """Return the first of these that may be tried, and 0 seconds.
+        """Return the first of these keys that may be tried, and 0 seconds.
 
-        If there is none: the one that opens next, and after how many seconds.
+        If there is none, return the one that opens next, and after how many seconds.
         """
         for key in keys:
             if self.refusal(key, now) is None:
@@ -76,7 +76,7 @@ class DestinationBackoff:
         return key, self.failing[key].until - now
 
     def shut(self, key: Key, why: Waiting, now: float) -> None:
-        """Take that `key` refused a task, or did not confirm it."""
+        """Record that `key` refused a task, or did not confirm it."""
         if len(self.failing) >= MAX_DOORS and key not in self.failing:
             self.failing = {k: door for k, door in self.failing.items() if now < door.until}
             if len(self.failing) >= MAX_DOORS:
@@ -92,5 +92,5 @@ class DestinationBackoff:
         self.failing[key] = _Door(why, now + rest, rest)
 
     def reopen(self, key: Key) -> None:
-        """Take that `key` took a task."""
+        """Record that `key` accepted a task."""
         self.failing.pop(key, None)

@@ -43,5 +43,5 @@ def node_of(reply_to: str) -> str | None:
 
 
 def of_nobody(reply_to: str) -> str:
-    """Return an address of the same node at which nobody listens."""
+    """Return an address of the same node without a consumer."""
     return f"{reply_to.rpartition('.')[0]}.{NO_KEY}"

@@ -48,7 +48,7 @@ class AgentEvent(Event):
 
 
 class AgentRegistered(AgentEvent):
-    """An incarnation has described itself; said again by a registry that starts anew."""
+    """An incarnation has described itself; repeated by a registry that starts."""
 
     TYPE: ClassVar[str] = "maniple.agent_registered.v1"
     KEY: ClassVar[str] = "agent.registered"
@@ -62,7 +62,7 @@ class AgentRegistered(AgentEvent):
 
 
 class AgentUnreachable(AgentEvent):
-    """One heartbeat missed: suspected, not yet acted upon."""
+    """An agent missed a heartbeat: suspected, nothing is done yet."""
 
     TYPE: ClassVar[str] = "maniple.agent_unreachable.v1"
     KEY: ClassVar[str] = "agent.unreachable"
@@ -74,7 +74,7 @@ class AgentUnreachable(AgentEvent):
 
 
 class AgentRecovered(AgentEvent):
-    """A suspected agent was heard again."""
+    """A suspected agent sent a heartbeat again."""
 
     TYPE: ClassVar[str] = "maniple.agent_recovered.v1"
     KEY: ClassVar[str] = "agent.recovered"
@@ -93,14 +93,14 @@ class AgentFailed(AgentEvent):
 
 
 class AgentDraining(AgentEvent):
-    """It takes nothing new and finishes what it has."""
+    """The agent takes nothing new and finishes what it has."""
 
     TYPE: ClassVar[str] = "maniple.agent_draining.v1"
     KEY: ClassVar[str] = "agent.draining"
 
 
 class AgentLeft(AgentEvent):
-    """It has finished and gone of its own will. Final for this incarnation."""
+    """The agent has finished and left of its own accord. Final for this incarnation."""
 
     TYPE: ClassVar[str] = "maniple.agent_left.v1"
     KEY: ClassVar[str] = "agent.left"
@@ -119,10 +119,11 @@ class PolicyChanged(Event):
     digest: str = ""
     """Of the whole set after the change."""
     revision: PolicyRevision = 0
-    """Of the whole set: it rises with every change. 0: an older policy service, which has none."""
+    """Of the whole set: it rises with every change. 0: sent by an older policy service."""
     author: str = ""
     in_force: Mapping[str, Any] | None = None
-    """What is in force from now on, `policy` and `before`, unless it is large: nobody need ask."""
+    """What is in force from now on, `policy` and `before`, unless it is too large to be
+    included."""
 
     @property
     def id(self) -> str:
@@ -148,7 +149,7 @@ class BreakerChanged(Event):
 
 
 class PolicyApplied(Event):
-    """A process tells which set of policies it runs: after each change, and every 30 s."""
+    """The set of policies that a process runs: sent after each change, and every 30 s."""
 
     TYPE: ClassVar[str] = "maniple.policy_applied.v1"
     KEY: ClassVar[str] = "policy.applied"
@@ -159,7 +160,7 @@ class PolicyApplied(Event):
     revision: PolicyRevision = 0
     """Of the set; 0 if the process does not know it."""
     versions: Mapping[str, Count] = Field(default_factory=dict)
-    """By `kind/name`, of what has changed since its last report; 0 for what is no longer there."""
+    """By `kind/name`, of what has changed since its last report; 0 for a policy that is gone."""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""What a process says about itself over HTTP: `/health`, `/ready`, `/metrics`."""
+"""What a process reports over HTTP: `/health`, `/ready`, `/metrics`."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One thing that a process depends on; `since` is the clock when `ok` last changed."""
+    """Something that a process depends on; `since` is the clock when `ok` last changed."""
 
     ok: bool
     detail: str
@@ -60,7 +60,7 @@ class Health:
         self._draining = False
 
     def set(self, component: str, ok: bool, detail: str = "", *, required: bool = False) -> None:  # noqa: FBT001 - reads as a sentence: set("broker", ok=…)
-        """Say how a component is; a component once required stays so."""
+        """Set the state of a component; a component once required stays so."""
         old = self._components.get(component)
         same = old is not None and old.ok == ok
         since = old.since if old is not None and same else self._clock()
@@ -68,11 +68,11 @@ class Health:
         self._components[component] = Component(ok, detail, required, since)
 
     def mark_started(self) -> None:
-        """Say that everything has been built."""
+        """Mark the process as started: everything has been built."""
         self._started = True
 
     def mark_draining(self) -> None:
-        """Say that nothing new is taken; there is no way back."""
+        """Mark the process as draining: it takes nothing new; this is final."""
         self._draining = True
 
     @property
@@ -87,7 +87,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether work may be sent here."""
+        """Whether the process may be sent work."""
         return self._started and not self._draining and self.sound
 
     @property
@@ -106,7 +106,7 @@ class Health:
         return "ok" if all(c.ok for c in self._components.values()) else "degraded"
 
     def snapshot(self) -> dict[str, Any]:
-        """What `/health` answers."""
+        """Return the body of `/health`."""
         return {
             "service": self.service,
             "instance": self.instance,

@@ -1,7 +1,7 @@
 """The hot path's connections of a process: one to publish, one to consume, one for foreign replies.
 
-A publisher that the broker holds back (an alarm) must not hold back acknowledgements; and what is
-published to addresses that outsiders chose must not cost the others their connection.
+A publishing connection that the broker blocks (an alarm) must not hold back acknowledgements; and
+messages to addresses that outsiders chose must not cost the others their connection.
 """
 
 import asyncio
@@ -44,16 +44,16 @@ MAX_LOSSES = 3  # of its connection, while one and the same reply was under way
 
 
 class HotPath:
-    """A publishing link, a consuming link and one for foreign replies, with what lives on them.
+    """The connections for publishing, consuming and foreign replies, with their endpoints.
 
-    Enter `publishing` first (it declares the topology) and leave it last, so that what was consumed
-    can be published. Both raise `BrokerUnavailable` when they do not open within 30 s.
+    Enter `publishing` first (it declares the topology) and leave it last, so that results of what
+    was consumed can be published. Both raise `BrokerUnavailable` when they are not up within 30 s.
     """
 
     def __init__(self, runtime: Runtime, *, held_bytes: int, staged: bool = False) -> None:
-        """Describe the links; messages of about `held_bytes` are held at a time.
+        """Describe the connections; messages of about `held_bytes` are held at a time.
 
-        With `staged`, those beyond that are not given to anybody yet; see `ByteBudget`.
+        With `staged`, deliveries beyond that are held back from their handlers; see `ByteBudget`.
         """
         self._runtime = runtime
         runtime.metrics.gauge(PUBLISHING_BLOCKED, "publish")
@@ -92,7 +92,7 @@ class HotPath:
             scouts=FirstPublishes(),
             suspects=SuspectAddresses(node_of),
         )
-        """For what goes to addresses that outsiders chose."""
+        """For messages to addresses that outsiders chose."""
         self._keepers: dict[str, Subscription] = {}
         self._was_up: set[str] = set()
         self._lost_at = self._back_at = 0.0
@@ -105,12 +105,12 @@ class HotPath:
 
     @property
     def up(self) -> bool:
-        """Whether the connections that tasks need stand, as far as this process knows."""
+        """Whether the connections that tasks need are up, as far as this process knows."""
         return self.outlet.is_up and self.intake.is_up
 
     @property
     def outage(self) -> float:
-        """For how many seconds nothing could be consumed, if that was in the last minute; or 0.
+        """Seconds for which nothing could be consumed, if that was in the last minute; else 0.
 
         Losses within a minute of each other count as one, from the first on.
         """
@@ -118,12 +118,12 @@ class HotPath:
 
     @property
     def publishes(self) -> bool:
-        """Whether the broker takes what is published, as far as this process knows."""
+        """Whether the broker accepts publishes, as far as this process knows."""
         return self.outlet.is_up and not self.outlet.blocked
 
     @property
     def blocked(self) -> bool:
-        """Whether an alarm of the broker (memory, disk) holds back what is published."""
+        """Whether a broker alarm (memory, disk) holds back what is published."""
         return self.outlet.blocked
 
     def consume(
@@ -134,9 +134,9 @@ class HotPath:
         *,
         on_lost: Callable[[], None] | None = None,
     ) -> Consumer:
-        """Have a queue declared and consumed with the links, and return its consumer.
+        """Declare and consume a queue while the connections are up, and return its consumer.
 
-        `on_lost` hears at once when its channel is gone, and with it what it delivered. A queue
+        `on_lost` is called at once when its channel is lost, and its deliveries with it. A queue
         that does not answer costs no other.
         """
         consumer = Consumer(
@@ -151,30 +151,30 @@ class HotPath:
         return consumer
 
     def reconnect(self) -> None:
-        """Build the connections anew."""
+        """Rebuild the connections."""
         for link in (self.outlet, self.intake, self._reply_link):
             link.suspect()
 
     def stop_consuming(self) -> None:
-        """Take nothing more, as soon as the queues answer; `resume` undoes it, however soon."""
+        """Stop consuming as soon as the queues answer; `resume` undoes it, however soon."""
         for keeper in self._keepers.values():
             keeper.consumer.want(paused=True)
 
     async def pause(self, limit: float = PAUSE_TIMEOUT) -> None:
-        """Stop, and wait for it; for a queue that does not answer `limit` seconds."""
+        """Stop consuming and wait for that, at most `limit` seconds for a silent queue."""
         self.stop_consuming()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await asyncio.gather(*(one.consumer.pause() for one in self._keepers.values()))
 
     async def opened(self) -> None:
-        """Return when everything that was delivered has been handled, or is lost."""
+        """Return when all deliveries have been passed to their handlers, or are lost."""
         consumers = [keeper.consumer for keeper in self._keepers.values()]
         while any(one.waits_unopened for one in consumers):  # noqa: ASYNC110 - told by nobody
             await asyncio.sleep(POLL)
 
     def resume(self) -> None:
-        """Take again after `stop_consuming` or `pause`, as soon as the queues answer."""
+        """Consume again after `stop_consuming` or `pause`, as soon as the queues answer."""
         for keeper in self._keepers.values():
             keeper.consumer.want(paused=False)
 
@@ -224,14 +224,14 @@ class HotPath:
         self._tell_queues()
 
     def _tell_queues(self) -> None:
-        """Say which queues were not made by us; what to do about it, `maniple doctor` tells."""
+        """Report at `/health` which queues were not declared by us; see `maniple doctor`."""
         silent = {name for name, keeper in self._keepers.items() if keeper.silent}
         wrong = (("made with other arguments", self._differing), ("do not answer", silent))
         detail = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in wrong if names)
         self._runtime.health.set("broker.queues", ok=not detail, detail=detail)
 
     def _tell_budget(self, budget: ByteBudget) -> None:
-        """Say whether it is the bytes held that keep this process from taking more."""
+        """Report at `/health` whether the byte budget keeps this process from consuming more."""
         self._held.set(budget.held)
         queues = budget.held_back
         self._held_back.set(len(queues))

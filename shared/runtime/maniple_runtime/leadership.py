@@ -1,7 +1,7 @@
 """One leader among the replicas of a service: a lock in Consul, bound to the leader's own check.
 
-The lock only avoids double work. Whoever holds it may lose it without knowing for a while, so what
-a leader does must bear being done by two.
+The lock only avoids double work. A holder may lose it without knowing for a while, so whatever a
+leader does must tolerate being done by two.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ SOMEBODY = "somebody who is none of ours"
 
 
 class Leadership:
-    """Holds or waits for the lock of a service; nobody leads while Consul is away."""
+    """Holds or waits for the lock of a service; nobody leads while Consul is unavailable."""
 
     def __init__(self, runtime: Runtime) -> None:
-        """Describe it; `hold_leadership` does it."""
+        """Describe the lock; `hold_leadership` takes it."""
         settings = runtime.settings
         self._runtime = runtime
         self._consul: Consul = runtime.consul
@@ -45,11 +45,11 @@ class Leadership:
 
     @property
     def led(self) -> bool:
-        """Whether this process or another led at the last look."""
+        """Whether this process or another one led at the last check."""
         return bool(self._reported)
 
     async def hold_leadership(self) -> None:
-        """Hold or wait for the lock until the process stops; then it is given back."""
+        """Hold or wait for the lock until the process stops; then release it."""
         self._runtime.before_leaving.append(self._give_back)
         try:
             while not self._stopped:
@@ -75,7 +75,7 @@ class Leadership:
         self._report(leader, f"{leader} leads" if leader else "nobody leads yet")
 
     async def _ask(self) -> str:
-        """Return who leads, after trying to be it if nobody does."""
+        """Return the leader, after trying to become it if there is none."""
         entry = await self._consul.kv_get(self._key)
         if entry is None or entry.session is None:
             return self._instance if await self._acquire() else ""
@@ -122,6 +122,6 @@ class Leadership:
 
 
 def _name(value: bytes) -> str:
-    """Return who holds a lock, by what is written there."""
+    """Return the name of a lock's holder, from the lock's value."""
     name = value.decode("utf-8", "replace")
     return name if name.isprintable() and 0 < len(name) <= MOST_OF_A_NAME else SOMEBODY

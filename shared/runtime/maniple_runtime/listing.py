@@ -1,6 +1,6 @@
-"""Asking a registry about all agents: page by page, so that no answer is too long for the broker.
+"""Asking a registry for all agents, page by page: no answer is too long for the broker.
 
-A registry that is older than pages answers all at once, which is then the last page.
+A registry without pages (an older release) returns all at once, which is then the last page.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,14 +11,14 @@ from maniple.errors import RequestFailed
 MOST_PAGES: Final = 5000
 
 Ask = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Asks once, with this body."""
+"""Sends one request with this body."""
 
 
 async def pages(ask: Ask) -> AsyncIterator[Mapping[str, Any]]:
     """Iterate over the answers until one names no next page.
 
-    Several registries may share the answering; each goes on where the one before has ended. Raises
-    what `ask` raises, and `RequestFailed` for an answer that leads nowhere.
+    Several registries may share the answering; each continues where the one before ended. Raises
+    what `ask` raises, and `RequestFailed` for an answer that does not lead on.
     """
     place = ""
     for _ in range(MOST_PAGES):

@@ -1,10 +1,10 @@
-"""Log levels that operators change while everything runs.
+"""Log levels that operators change at run time.
 
 They are kept in Consul at `<prefix>/log-levels/<target>`, where a target is an instance, a service
-or `all`; the first of these that there is counts, and without one the process's own setting.
+or `all`; the first of these that is set counts, and without one the process's own setting.
 
-A blocking query on keys that are not there ends with every write to Consul's store. So one key,
-which is no target, is always there.
+A blocking query on keys that do not exist ends with every write to Consul's store. So one key,
+which is no target, always exists.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ LEVELS: tuple[str, ...] = get_args(LevelName)
 
 
 def key_of(prefix: str, target: str) -> str:
-    """Return where the level of a target is kept."""
+    """Return the key of a target."""
     return f"{prefix}/{FOLDER}/{target}"
 
 
 def level_for(settings: ServiceSettings, levels: Mapping[str, str]) -> str:
-    """Return the level of a process by what is set for targets; what is no level is passed over."""
+    """Return a process's level from the levels of targets; invalid levels are ignored."""
     for target in (settings.instance, settings.service, ALL):
         if levels.get(target) in LEVELS:
             return levels[target]
@@ -47,13 +47,13 @@ class LogLevels:
     """Follows the level of this process; without Consul it stays as it is.
 
     A blocking query waits for changes. Known weakness: where Consul lets no process write the key
-    that is always there, and no level is set for anybody, each write to its store ends the query.
+    that always exists, and no level is set, each write to its store ends the query.
     """
 
     def __init__(
         self, consul: Consul, settings: ServiceSettings, log: FilteringBoundLogger
     ) -> None:
-        """Begin with the level of `settings`."""
+        """Start with the level of `settings`."""
         self._consul = consul
         self._settings = settings
         self._log = log
@@ -84,7 +84,7 @@ class LogLevels:
             self._log.error("log level not looked up", exc_info=error)
 
     async def _look(self) -> None:
-        """Take what is set, as soon as it is something else than at the last look."""
+        """Wait for a change, and apply it."""
         if self._index == 0:
             index, entries = await self._consul.kv_list(self._prefix)
         else:

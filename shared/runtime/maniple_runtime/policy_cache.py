@@ -1,4 +1,4 @@
-"""The last good set of policies on disk, from which a process starts without the policy service."""
+"""The last good set of policies on disk, with which a process starts without the policy service."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def write_atomically(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what the file holds; None if it is not there or not JSON, which is logged."""
+    """Return the file's value; None if it is missing or not JSON, which is logged."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -41,8 +41,8 @@ def read_json(path: Path) -> Any:
 class PolicyCache:
     """One process's copy: `<data_dir>/<environment>/<file>`, and beside it its revision.
 
-    That has a file of its own, with the digest of the set that it is of, because the first one is
-    read by older processes too.
+    The revision has a file of its own, with the digest of its set, because older releases read the
+    first file too.
     """
 
     def __init__(self, path: Path, where: Where = NOWHERE) -> None:
@@ -50,7 +50,7 @@ class PolicyCache:
         self.where = where
 
     def load(self) -> PolicySet | None:
-        """Return the set that was stored last; None if there is none that can be read."""
+        """Return the set that was stored last; None if none can be read."""
         value = read_json(self.path)
         if value is None:
             return None
@@ -62,7 +62,7 @@ class PolicyCache:
             return None
 
     def store(self, policies: PolicySet) -> None:
-        """Keep a set; an `OSError` is logged, because the process can do without."""
+        """Write a set; an `OSError` is logged, because the process can do without."""
         try:
             write_atomically(self.path, policies.to_json())
             said = {"digest": policies.digest, "revision": policies.revision}
@@ -82,7 +82,7 @@ class PolicyCache:
 
 
 def revision_in(said: Mapping[str, Any]) -> int | None:
-    """Return the revision that an object tells; None if that is none."""
+    """Return the revision in an object; None if it has none."""
     value = said.get("revision")
     is_one = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_REVISION
     return value if is_one else None

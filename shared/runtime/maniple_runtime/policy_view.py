@@ -24,13 +24,13 @@ UNSURE = "it cannot read Consul, and there may be newer policies"
 
 
 class PolicyView:
-    """The last good set: from disk at the start, then as the policy service has it.
+    """The last good set: from disk at the start, then from the policy service.
 
-    A change is taken from its event, or fetched when that alone does not make the announced set;
-    the digest is compared every `Policies.check` seconds besides. An older set than the one in
-    force is not taken, whoever tells of it. While the policy service is away, the set stays as it
-    is and the component `policy service` says so. What is in force here is
-    reported by the event `policy.applied`, after each change and as often.
+    A change is applied from its event, or fetched when the event alone does not give the announced
+    set; besides, digests are compared every `Policies.check` seconds. A set older than the one in
+    force is ignored, whoever sends it. While the policy service is unavailable, the set stays as it
+    is and the component `policy service` says so. What is in force here is reported by the event
+    `policy.applied`, after each change and every `Policies.check` seconds.
     """
 
     def __init__(self, runtime: Runtime, plane: ControlPlane) -> None:
@@ -50,10 +50,10 @@ class PolicyView:
         self._report_at = 0.0
         self.current = PolicySet()
         self.known = False
-        """Whether there is a set, be it an empty one: that of the disk, or one that was told."""
+        """Whether there is a set, even an empty one: from disk, or received."""
 
     def load_kept(self) -> None:
-        """Have what this process had last in force, until it is told of another set."""
+        """Use the set that this process had last, until it receives another."""
         kept = self._cache.load()
         if kept is not None:
             self._kept = kept
@@ -61,17 +61,17 @@ class PolicyView:
             self.known = True
 
     def start_following(self) -> None:
-        """Ask for the set in force, now and then again."""
+        """Fetch the set in force, now and periodically."""
         self._runtime.spawn(self._keep(), "follow policies")
 
     def resolve(
         self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
     ) -> Resolved:
-        """Say what holds for a task now."""
+        """Return what the policies say about a task now."""
         return self.current.resolve(capability, tenant, labels, task)
 
     def on_policy_changed(self, event: PolicyChanged) -> None:
-        """Take what is told, if that makes the announced set; else have it fetched."""
+        """Apply a change, if that gives the announced set; else have the set fetched."""
         if event.digest == self.current.digest and self._confirm(event.revision or None):
             self._wake.set()
         if event.digest in {self.current.digest, self._wanted} or self._is_past(event.revision):
@@ -87,10 +87,10 @@ class PolicyView:
         self._wake.set()
 
     async def refresh(self) -> None:
-        """Compare with the policy service and take its set if it is another, and no older one.
+        """Compare with the policy service and use its set if it differs and is not older.
 
         Raises `RequestFailed`, `PublishRefused`, `BrokerUnavailable`, or `ValueError` for a set
-        that cannot be read (one with kinds that are newer than this process).
+        that cannot be read (with kinds that are newer than this process).
         """
         asked = self.current
         answer = await self._plane.request("policy", "policy.snapshot", {"digest": asked.digest})
@@ -118,9 +118,9 @@ class PolicyView:
             )
 
     def _confirm(self, revision: int | None) -> bool:
-        """Take that the set in force, which may have come back, is of that revision; if it is new.
+        """Use a newer revision for the set in force, to which the cluster may have returned.
 
-        Else one from in between would be taken for newer.
+        Otherwise a set from in between would count as newer.
         """
         known = self.current.revision
         if revision is None or (known is not None and revision <= known):
@@ -158,7 +158,7 @@ class PolicyView:
             await self._pause(AGAIN * 1.5**tries if tries else self._check)
 
     async def _settle(self, spread: float = 0.0) -> None:
-        """Keep on disk what is new, and tell of it after up to `spread` seconds."""
+        """Write a new set to disk, and report it after up to `spread` seconds."""
         policies = self.current
         if self._kept is not policies:
             await asyncio.to_thread(self._cache.store, policies)  # it waits for the disk
@@ -168,7 +168,7 @@ class PolicyView:
         await self._report(policies)
 
     async def _report(self, policies: PolicySet) -> None:
-        """Tell what is in force here, if it is new or the last report is old."""
+        """Report what is in force here, if it is new or the last report is old."""
         before = self._reported
         now = asyncio.get_running_loop().time()
         is_told = before is not None and _identity(before) == _identity(policies)
@@ -215,7 +215,7 @@ def _identity(policies: PolicySet) -> tuple[str, int | None]:
 
 
 def _told(policies: PolicySet, event: PolicyChanged) -> PolicySet | None:
-    """Return the set after an event, if what it carries makes the one that it announces."""
+    """Return the set after an event, if the event's content gives the announced one."""
     if event.in_force is None and not event.deleted:
         return None
     try:
@@ -230,6 +230,6 @@ def _told(policies: PolicySet, event: PolicyChanged) -> PolicySet | None:
 
 
 def _news(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """Return what has changed, unless that is so much that the digest has to do."""
+    """Return what has changed, unless that is too much: then the digest has to do."""
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return {key: after.get(key, 0) for key in changed} if len(changed) <= NEWS else {}

@@ -1,10 +1,10 @@
 """The life of a process: start, run, drain, stop, in this order.
 
-Start: HTTP pages, then what `build` makes (again and again while RabbitMQ is away or refuses), then
-the entry in Consul. Stop, on SIGTERM, SIGINT or SIGHUP: say that we drain, leave Consul, so that
-nobody is sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second
-SIGTERM or SIGINT ends the process at once. SIGHUP does not, which comes beside them, and twice
-where a terminal is closed; who is started with it ignored (`nohup`) goes on.
+Start: HTTP pages, then what `build` makes (repeatedly while RabbitMQ is unavailable or refuses),
+then the entry in Consul. Stop, on SIGTERM, SIGINT or SIGHUP: report draining, leave Consul, so that
+no work is sent here any more, leave `build` within `drain_timeout` + 5 s, then the pages. A second
+SIGTERM or SIGINT ends the process at once. SIGHUP does not: it comes along with them, and twice
+where a terminal is closed; a process that is started with it ignored (`nohup`) goes on.
 """
 
 import asyncio
@@ -63,9 +63,9 @@ S_co = TypeVar("S_co", bound=ServiceSettings, default=ServiceSettings, covariant
 class Runtime(Generic[S_co]):
     """What a process's `build` gets, with the settings of its service.
 
-    `stopping` is set when the process shall end. `life` tells this run of the instance from others,
-    in the names of its connections and in Consul. `pulse` refreshes the TTL check in Consul, if it
-    is expected; otherwise the required components of `health` decide.
+    `stopping` is set when the process shall end. `life` distinguishes this run of the instance from
+    others, in the names of its connections and in Consul. `pulse` refreshes the TTL check in
+    Consul, if it is expected; otherwise the required components of `health` decide.
     """
 
     settings: S_co
@@ -80,11 +80,11 @@ class Runtime(Generic[S_co]):
     pulse: TtlHeartbeat = field(default_factory=TtlHeartbeat)
     crashed: list[BaseException] = field(default_factory=list)
     before_leaving: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
-    """Done once the process stops, before it leaves Consul."""
+    """Run when the process stops, before it leaves Consul."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def connection_name(self, purpose: str) -> str:
-        """Return what the broker shall call a connection of this run of the process."""
+        """Return the name that the broker shows for a connection of this run."""
         return f"{self.settings.instance}.{self.life}.{purpose}"
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -217,13 +217,13 @@ class _Process(Generic[S]):
                     await self.leave.wait()
 
     def _is_to_be_waited_for(self, error: BaseException) -> bool:
-        """Tell whether a start has failed because a server is away."""
+        """Tell whether a start has failed because a server is unavailable."""
         return isinstance(error, Exception) and not self.started.is_set() and _is_away(error)
 
     def _tell_why_not(self, error: BaseException) -> None:
-        """Say why it is not started yet.
+        """Log why the process is not started yet.
 
-        A refusal of the broker is tried again as everything is: a password may be being changed,
+        A refusal of the broker is retried like any other error: a password may be being changed,
         and rights may still come. But somebody has to look.
         """
         reason = str(error) or repr(error)
@@ -291,7 +291,7 @@ class _Process(Generic[S]):
 
 
 def _cut_short(body: asyncio.Task[None]) -> BaseException | None:
-    """Return the error of a task that was cancelled: its traceback tells what it waited for."""
+    """Return the error of a cancelled task: its traceback shows what it was waiting for."""
     if body.cancelled():
         try:
             body.result()
@@ -370,7 +370,7 @@ async def _main(settings: S, build: Build[S]) -> int:
 
 
 def run(settings: S, build: Build[S]) -> None:
-    """Run a process to its end; raises `SystemExit` unless that is a good one.
+    """Run a process to its end; raises `SystemExit` unless the exit code is 0.
 
     1: something crashed or was not drained in time; 2: a setting is wrong.
     """

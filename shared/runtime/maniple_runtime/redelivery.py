@@ -1,4 +1,4 @@
-"""What the loss of an agent makes of a task, for whoever finds that it was lost. Pure."""
+"""What happens to a task whose agent was lost, for whichever process finds that out. Pure."""
 
 from typing import Final
 
@@ -7,16 +7,16 @@ from msgspec.structs import replace
 from maniple.messages import Envelope
 
 LOST_AFTER: Final = 5
-"""Losses among suspects, which run alone: then it is the task that takes its agents with it."""
+"""Losses in the suspect queue, where tasks run alone: then it is the task that kills its agents."""
 
 
 def once_more(envelope: Envelope, *, suspect: bool) -> Envelope:
-    """Return a task as one whose agent was lost again; `suspect` if it had come from suspects."""
+    """Return a task as lost by one more agent; `suspect` if it came from the suspect queue."""
     return replace(envelope, lost=envelope.lost + 1, suspected=envelope.suspected + suspect)
 
 
 def too_often(envelope: Envelope) -> str | None:
-    """Return why a task that was lost is to run no more; None if it may."""
+    """Return why a lost task is not run again; None if it may be."""
     if envelope.suspected < LOST_AFTER:
         return None
     return f"{envelope.lost} agents were lost while they held it"

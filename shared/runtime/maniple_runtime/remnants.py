@@ -1,7 +1,7 @@
 """What can be read of a task that cannot be read as a whole. Pure.
 
-A process that is newer may write what we do not understand. Its task then ends here with a result
-that says so, and not without a word.
+A newer process may write a task that this release does not understand. The task then ends here with
+a result that says so, and not silently.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _NEEDED = ("id", "capability")
 def remnant_of(unreadable: InvalidMessage, now: datetime) -> Envelope | None:
     """Return what can be read of a member of a bundle, without its payload.
 
-    None if it cannot even be told which task it is.
+    None if not even its identity can be read.
     """
     try:
         value = decode_value(unreadable.body or b"")

@@ -1,4 +1,4 @@
-"""What every process is told by its environment and its command line."""
+"""Settings that every process reads from its environment and its command line."""
 
 import argparse
 import os
@@ -42,7 +42,7 @@ _ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, never bound to b
 
 
 def environment_of(broker_url: str) -> str:
-    """Environment that a broker's URL stands for: its vhost's name, `default` for `/`."""
+    """Return the environment of a broker's URL: its vhost's name, `default` for `/`."""
     return unquote(urlsplit(broker_url).path[1:]).strip("/") or DEFAULT_ENVIRONMENT
 
 
@@ -167,12 +167,12 @@ class ServiceSettings(BaseSettings):
 
     @property
     def consul_tls(self) -> Tls:
-        """Whom to trust where Consul speaks TLS."""
+        """The TLS files for Consul."""
         return Tls(self.consul_cacert, self.consul_cert, self.consul_key)
 
     @cached_property
     def timings(self) -> Timings:
-        """The protocol time that this process keeps, and relies on others keeping."""
+        """The protocol timings that this process keeps, and relies on others keeping."""
         return (
             Timings()
             .scaled(self.time_scale)
@@ -186,7 +186,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def handed_on(self) -> dict[str, str]:
-        """Variables for the code that this process runs for others, and for its children."""
+        """Variables for the user code that this process runs, and for its children."""
         return {}
 
     @property
@@ -211,7 +211,7 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def check_tls(server: str, url: str, tls: Tls) -> None:
-    """Raise `ValueError` for files that cannot be used, or would not be."""
+    """Raise `ValueError` for TLS files that cannot be used, or would not be."""
     if tls and not url.startswith("https:"):
         given = [part for part in PARTS if getattr(tls, part) is not None]
         names = ", ".join(variable(server, part) for part in given)
@@ -225,7 +225,7 @@ def _flag(field: str) -> str:
 
 
 def complaint(error: ValidationError, arguments: Sequence[str] = ()) -> str:
-    """Say in one line which flags or variables are wrong and why.
+    """Return one line that names the flags or variables that are wrong, and why.
 
     Values are not repeated (secrets).
     """
@@ -241,7 +241,7 @@ def complaint(error: ValidationError, arguments: Sequence[str] = ()) -> str:
 
 
 def _empty(arguments: Sequence[str]) -> list[str]:
-    """Return the flags whose value is empty: the library would pass over them."""
+    """Return the flags whose value is empty: the library would ignore them."""
     return [
         flag.removesuffix("=")
         for flag, value in pairwise((*arguments, None))
@@ -252,8 +252,8 @@ def _empty(arguments: Sequence[str]) -> list[str]:
 def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
     """Read the settings from the command line's arguments and the environment.
 
-    What is wrong is said on standard error, by the name of its flag or variable, and ends the
-    process with 2; `--help` is shown and ends it with 0.
+    What is wrong is printed on standard error, by the name of its flag or variable, and ends the
+    process with 2; `--help` is printed and ends it with 0.
     """
     program = f"maniple-{kind.service}"
     parser = argparse.ArgumentParser(
@@ -283,11 +283,11 @@ def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
 
 
 def leave_no_secrets(settings: ServiceSettings) -> None:
-    """Take what is secret out of the environment, and what is `handed_on` into it.
+    """Remove secrets from the environment, and set what is `handed_on` in it.
 
-    Children inherit it, and code of others reads it, in tracebacks too. Known weakness: the system
-    shows the user of a process with what variables and arguments it was started, and code that
-    runs in the process can find the settings themselves.
+    Children inherit the environment, and user code reads it, in tracebacks too. Known weakness: the
+    system shows the user of a process with what variables and arguments it was started, and code
+    that runs in the process can find the settings themselves.
     """
     kind = type(settings)
     for name in [*os.environ]:

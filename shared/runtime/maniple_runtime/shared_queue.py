@@ -1,7 +1,7 @@
-"""Consuming a queue that others consume too, whatever becomes of it, on a connection that stands.
+"""Consuming a queue that is shared with other processes, on an open connection.
 
-Such a queue may be without a leader. That costs its own requests only: the connection, and what
-else is heard on it, does not wait for it.
+Such a queue may be without a leader. That costs its own requests only: the connection and its other
+queues do not wait for it.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from maniple.timings import Amqp
 from maniple_runtime.backoff import EqualJitter, error_of
 
 Begin = Callable[[], Awaitable[None]]
-"""Begins to consume, and returns once the queue has answered."""
+"""Starts consuming, and returns once the queue has answered."""
 
 _log = logging.getLogger(__name__)
 
 
 class SharedQueue:
-    """Is tried on each connection that it is attached to, until it is consumed there.
+    """Tries on each connection that it is attached to until the queue is consumed there.
 
-    What is not answered for `Amqp.unanswered` seconds is asked again.
+    After `Amqp.unanswered` seconds without an answer it asks again.
     """
 
     def __init__(self, name: str, times: Amqp) -> None:
@@ -50,7 +50,7 @@ class SharedQueue:
         self.served.clear()
 
     def is_silent(self) -> bool:
-        """Tell whether it has not answered for `Amqp.answer` seconds; asked every `Amqp.tick`."""
+        """Tell whether it has not answered for `Amqp.answer` seconds; called every `Amqp.tick`."""
         self._waited = 0 if self.served.is_set() else self._waited + 1
         return self._waited > self._times.ticks(self._times.answer)
 

@@ -1,4 +1,4 @@
-"""Text that came from somebody else, made fit for a terminal."""
+"""Making text from others fit for a terminal."""
 
 import re
 from typing import Final
@@ -16,15 +16,15 @@ _ODD: Final = re.compile(
 
 
 def shown(text: object) -> str:
-    r"""Return a text in one line, in which nothing moves a cursor, sets a title or turns around.
+    r"""Return a text as one line without control characters or changes of direction.
 
-    What would is there as Python writes it: `\x1b`, `\u202e`, `\n`.
+    They are replaced by Python's escapes: `\x1b`, `\u202e`, `\n`.
     """
     return _ODD.sub(_escaped, str(text))
 
 
 def shown_json(text: str) -> str:
-    """Return JSON that says the same, with nothing of that in it but the ends of its lines."""
+    """Return equal JSON with such characters escaped, except the ends of its lines."""
     return "\n".join(_ODD.sub(_as_json, line) for line in text.split("\n"))
 
 

@@ -1,7 +1,7 @@
-"""The states of a task and what moves it from one to the next, as data. Pure.
+"""The states of a task and its transitions, as data. Pure.
 
-`docs/states/task.md` draws `TRANSITIONS`. No process keeps a task's state: it follows from where
-the task is in the broker, and from what the stream `maniple.records` says of it.
+`docs/states/task.md` draws `TRANSITIONS`. No process stores a task's state: it follows from where
+the task is in the broker, and from the records in the stream `maniple.records`.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class TaskState(OpenEnum):
 
 
 class Trigger(StrEnum):
-    """What moves a task."""
+    """What causes a transition of a task."""
 
     CONFIRMED = "the broker confirmed it"
     ADMITTED = "its lane confirmed it"

@@ -1,8 +1,8 @@
 """The spans of tasks, as dispatchers and agents write them.
 
-All that a span needs travels in the envelope, so it is written when its end is known, with the
-times of then. Whoever finds that an unsampled task was worth its trace (it failed, is tried again,
-lost its agent) marks it as sampled from there on, and writes what was left out before.
+All that a span needs travels in the envelope, so a span is written when its end is known, with its
+earlier times. A process that finds that an unsampled task is worth its trace (it failed, is tried
+again, lost its agent) marks it as sampled from there on, and writes the spans left out before.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,11 @@ ENDED_BADLY = frozenset({Status.FAILED, Status.REJECTED, Status.EXPIRED})
 
 
 def dispatching(envelope: Envelope) -> Envelope:
-    """Give a sampled task the id of the span of its dispatch that begins now.
+    """Give a sampled task the id of the span of its dispatch, which starts now.
 
-    The first one of a trace that was begun here is a root, which the traceparent names from then
-    on. Its id is a new one as any: of a task that came twice, each copy may write one.
+    The first span of a trace that was started here is a root, which the traceparent names from then
+    on. Its id is a new one like any other: of a task that was delivered twice, each copy may write
+    one.
     """
     span = new_span_id()
     traceparent = envelope.traceparent or ""
@@ -44,13 +45,13 @@ def dispatching(envelope: Envelope) -> Envelope:
 
 
 def is_back(envelope: Envelope) -> bool:
-    """Tell whether a task that is dispatched has come back from a wait."""
+    """Tell whether a task that is dispatched has returned from a wait."""
     # Those of before there was a reason have none.
     return envelope.waited_for is not None or envelope.attempt > 1 or envelope.waits > 0
 
 
 def parent_of(envelope: Envelope) -> str:
-    """Return the span under which an agent's spans of a task stand."""
+    """Return the parent of an agent's spans of a task."""
     return envelope.span or span_id_of(envelope.traceparent or "")
 
 
@@ -61,14 +62,14 @@ def original_of(copy: Envelope) -> SpanLink:
 
 
 def exemplar_of(envelope: Envelope) -> dict[str, str] | None:
-    """Return what leads from a measured time to its trace; None unless it is sampled."""
+    """Return the labels that link a measured time to its trace; None unless it is sampled."""
     if envelope.traceparent is None or not is_sampled(envelope.traceparent):
         return None
     return {"trace_id": trace_id_of(envelope.traceparent)}
 
 
 class TaskTraces:
-    """Writes the spans of tasks; when tracing is not `on`, or a task not sampled, nothing."""
+    """Writes the spans of tasks; does nothing when tracing is off, or a task is not sampled."""
 
     def __init__(self, tracer: Tracer, clock: Callable[[], datetime]) -> None:
         """Write through `tracer`."""
@@ -81,7 +82,7 @@ class TaskTraces:
         return self.on and is_sampled(envelope.traceparent)
 
     def marked(self, envelope: Envelope, why: str) -> Envelope | None:
-        """Return an unsampled task as one whose trace is kept from now on, if it may be."""
+        """Return an unsampled task as one whose trace is kept from now on, if the rate allows."""
         if envelope.traceparent is None or not self._tracer.may_keep(why):
             return None
         traceparent = with_sampling(envelope.traceparent, sampled=True)
@@ -90,7 +91,7 @@ class TaskTraces:
     def keep_trace(self, envelope: Envelope, why: str) -> Envelope:
         """Keep the trace of a task, and write its dispatch if nobody has.
 
-        It is returned as it came when there are too many of them.
+        The task is returned unchanged when there are too many of them.
         """
         if not self.on or is_sampled(envelope.traceparent):
             return envelope
@@ -144,7 +145,7 @@ class TaskTraces:
     def migrated(
         self, envelope: Envelope, reason: str, *, lost: bool = False, keep: bool = True
     ) -> Envelope:
-        """Write that a task moves on without having ended, and `keep` its trace for that."""
+        """Write the span of a task that moves on without having ended, and `keep` its trace."""
         if keep:
             envelope = self.keep_trace(envelope, "migrated")
         if self.has(envelope):
@@ -161,7 +162,7 @@ class TaskTraces:
     def sending(
         self, result: Result, envelope: Envelope, done: ConfirmCallback
     ) -> tuple[Result, ConfirmCallback]:
-        """Return a result in its trace, and a `done` that writes the span of its sending."""
+        """Return a result with its trace, and a `done` that writes the span of its sending."""
         if not self.has(envelope):
             return result, done
 
@@ -200,7 +201,7 @@ class TaskTraces:
         links: list[SpanLink] | None = None,
         error: str | None = None,
     ) -> None:
-        """Write a span of a sampled task; without `parent_id` it stands under its dispatch."""
+        """Write a span of a sampled task; without `parent_id` its parent is the dispatch."""
         if error is not None:
             attributes = attributes | {spans.ERROR_TYPE: error}
         self._tracer.write(

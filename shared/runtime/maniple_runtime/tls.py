@@ -1,4 +1,4 @@
-"""Whom we trust, and as whom we come, where a server's HTTP API speaks TLS."""
+"""TLS for a server's HTTP API: which authorities are trusted, and which certificate is shown."""
 
 import os
 import ssl
@@ -17,9 +17,9 @@ E = TypeVar("E", bound=BaseException)
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM: of authorities in place of the well-known ones, of our certificate, its key.
+    """PEM files: authorities in place of the well-known ones, our certificate, its key.
 
-    The certificate's file may have the key in it.
+    The certificate's file may contain the key.
     """
 
     cacert: Path | None = None
@@ -63,18 +63,18 @@ class Tls:
 
     @property
     def verify(self) -> str | bool:
-        """What `requests` calls `verify`."""
+        """The value for `verify` of `requests`."""
         return True if self.cacert is None else str(self.cacert)
 
     @property
     def client(self) -> str | tuple[str, str] | None:
-        """What `requests` calls `cert`."""
+        """The value for `cert` of `requests`."""
         if self.cert is None:
             return None
         return str(self.cert) if self.key is None else (str(self.cert), str(self.key))
 
     def session(self, session: requests.Session | None = None) -> requests.Session:
-        """Return this session, or a new one; it goes past any proxy of the environment."""
+        """Return this session, or a new one, that ignores the environment's proxies."""
         session = session or requests.Session()
         session.trust_env = False
         session.verify, session.cert = self.verify, self.client
@@ -82,12 +82,12 @@ class Tls:
 
 
 def variable(server: str, part: str) -> str:
-    """Return the name of the variable for a part of what is told of a server."""
+    """Return the name of the variable for a part of a server's TLS settings."""
     return f"{PREFIX}{server.upper()}_{part.upper()}"
 
 
 def reason_of(error: requests.RequestException) -> str:
-    """Say in words why there is no answer."""
+    """Return a sentence about why there is no answer."""
     if (refused := _within(error, ssl.SSLCertVerificationError)) is not None:
         return f"TLS: its certificate is not trusted: {refused.verify_message}"
     if (failed := _within(error, ssl.SSLError)) is not None:
@@ -114,7 +114,7 @@ def _strerror(error: BaseException) -> str:
 
 
 def _unusable(names: str, error: OSError) -> str:
-    """Say what is wrong with a file; that of TLS says it in the words of OpenSSL."""
+    """Return what is wrong with a file; of TLS in OpenSSL's words."""
     if isinstance(error, ssl.SSLError):
         said = (error.reason or "no PEM is in it").replace("_", " ").lower()
         return f"{names}: cannot be used: {said}"
@@ -126,7 +126,7 @@ def _within(error: BaseException, kind: type[E]) -> E | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over an error and all that it came of, as `requests` and `urllib3` wrap it."""
+    """Iterate over an error and its causes, as `requests` and `urllib3` wrap them."""
     seen: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting:

@@ -1,4 +1,4 @@
-"""What becomes of an attempt: a result or another attempt. Pure.
+"""How an attempt ends: with a result or another attempt. Pure.
 
 Used by agents and by `maniple.testing`, so that a test sees what a cluster would do.
 """
@@ -23,26 +23,26 @@ NO_PLAN = RetryPlan()
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """When and where an attempt ran; no agent and no start for a task that never began."""
+    """When and where an attempt ran; without agent and start for a task that never started."""
 
     agent: str | None
     started_at: datetime | None
     finished_at: datetime
     known: Callable[[], datetime | None] | None = None
-    """Tells the cluster's time, by which alone a deadline is judged; without it, that is
+    """Returns the cluster's time, by which alone a deadline is judged; without it, that is
     `finished_at`."""
     limit: float = math.inf
-    """The seconds that the attempt had, see `seconds_for`."""
+    """The seconds that the attempt was given, see `seconds_for`."""
 
     def seconds_before(self, deadline: datetime) -> float:
-        """Return the seconds until a deadline; without end where nobody knows the time."""
+        """Return the seconds until a deadline; infinite where nobody knows the time."""
         now = self.finished_at if self.known is None else self.known()
         return math.inf if now is None else (deadline - now).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
 class NextAttempt:
-    """Another attempt, after the delay of this tier in seconds; `code` is why."""
+    """Another attempt, after `delay` seconds in a delay tier; `code` is why."""
 
     tier: float
     envelope: Envelope
@@ -50,19 +50,19 @@ class NextAttempt:
 
 
 def seconds_for(envelope: Envelope, definition: TaskDefinition, now: datetime) -> float:
-    """Return the seconds that an attempt has: its timeout, at most until the deadline."""
+    """Return the seconds given to an attempt: its timeout, at most until the deadline."""
     return min(timeout_of(envelope, definition), (envelope.deadline - now).total_seconds())
 
 
 def timeout_of(envelope: Envelope, definition: TaskDefinition) -> float:
-    """Return the seconds that an attempt may take, whatever its deadline."""
+    """Return the seconds that an attempt may take, regardless of the deadline."""
     return envelope.timeout or definition.timeout or DEFAULT_TIMEOUT
 
 
 def context_of(
     envelope: Envelope, timeout: float, agent: str, report: Callable[[Any], None] | None
 ) -> TaskContext:
-    """Return what the handler of an attempt may know of it."""
+    """Return the `TaskContext` of an attempt."""
     return TaskContext(envelope, timeout, agent, envelope.traceparent, report)
 
 
@@ -73,11 +73,11 @@ def conclude(
     ran: Ran,
     jitter: Callable[[], float],
 ) -> Result | NextAttempt:
-    """Return the result of an attempt, or that it is to be tried again.
+    """Return the result of an attempt, or the next attempt.
 
-    `jitter` gives a number from 0 to 1 (full jitter over the exponential backoff). Who had only
-    until the deadline and took all of it has expired, though by another reading of the time some
-    milliseconds may be left.
+    `jitter` returns a number from 0 to 1 (full jitter over the exponential backoff). An attempt
+    that had only until the deadline and used all of that time has expired, though another reading
+    of the clock may show some milliseconds left.
     """
     if outcome.failure is None:
         return result_of(envelope, Status.SUCCEEDED, ran, output=Raw(outcome.output))
@@ -96,7 +96,7 @@ def conclude(
 
 
 def _again(envelope: Envelope, seconds: float, failure: Failure, ran: Ran) -> NextAttempt:
-    """Jitter may pick a shorter tier; what the handler asked for is kept to."""
+    """Return the next attempt; jitter never shortens a delay that the handler asked for."""
     asked = failure.retry_after or 0.0
     not_before = ran.finished_at + timedelta(seconds=asked) if asked > seconds else None
     return NextAttempt(
@@ -121,7 +121,7 @@ def _backoff(plan: RetryPlan, attempt: int) -> float:
 
 
 def last(envelope: Envelope, outcome: Outcome, ran: Ran) -> Result:
-    """Return the result of a failed attempt after which there is no other."""
+    """Return the result of a failed attempt that is not repeated."""
     return result_of(envelope, Status.FAILED, ran, failure=outcome.failure)
 
 
@@ -151,7 +151,7 @@ def result_of(
     output: Raw | None = None,
     failure: Failure | None = None,
 ) -> Result:
-    """Return a result of `envelope`, with all that the envelope knows."""
+    """Return a result of `envelope`, with everything that the envelope tells."""
     return Result(
         id=envelope.id,
         capability=envelope.capability,

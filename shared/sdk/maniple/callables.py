@@ -1,7 +1,8 @@
-"""What a handler is, as it was found in its module: a function, or what decorators made of one.
+"""What a handler is, as found in its module: a function, or what decorators made of one.
 
-Decorators, `functools.partial`, methods and objects with `__call__` are looked through from the
-outside in. What is called is always the outermost; what it wants is told by the first that says so.
+Decorators, `functools.partial`, methods and objects with `__call__` are unwrapped from the outside
+in. The outermost layer is what is called; the first layer with a readable signature says what
+arguments it takes.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ _TAKES = "a handler takes (payload) or (payload, context)"
 
 
 def layers(function: Any) -> Iterator[Any]:
-    """Go through a callable from the outside in: what it wraps, as a partial, or by `__call__`."""
+    """Iterate over a callable and what it wraps (partial, `__call__`), outermost first."""
     layer = function
     for _ in range(MOST_LAYERS):  # what wraps itself has no end
         if layer is None:
@@ -71,30 +72,30 @@ def _innermost(function: Any) -> FunctionType | None:
 
 
 def module_of(function: Any) -> str:
-    """Return the name of the module of what is innermost, empty if that has none."""
+    """Return the module name of the innermost layer, empty if it has none."""
     body = _innermost(function)
     return body.__module__ or "" if body else ""
 
 
 def place_of(function: Any) -> str:
-    """Return file and line of what is innermost, empty if that has none."""
+    """Return file and line of the innermost layer, empty if it has none."""
     body = _innermost(function)
     return f"{body.__code__.co_filename}:{body.__code__.co_firstlineno}" if body else ""
 
 
 def wrong(function: Any, capability: str, why: str) -> ConfigurationError:
-    """Return the error about a handler, which names its file and line."""
+    """Return a `ConfigurationError` about a handler, with its file and line."""
     place = place_of(function)
     return ConfigurationError(f"{place}: {capability}: {why}" if place else f"{capability}: {why}")
 
 
 def is_async(function: Any) -> bool:
-    """Tell whether a call gives what is to be awaited, as far as that can be seen."""
+    """Tell whether calling it returns an awaitable, as far as that can be seen."""
     return any(inspect.iscoroutinefunction(body_of(layer)) for layer in layers(function))
 
 
 def check(function: Any, capability: str) -> None:
-    """Raise `ConfigurationError` for what can be no handler, whatever it takes."""
+    """Raise `ConfigurationError` for something that can be no handler, whatever its signature."""
     body = body_of(function)
     if isinstance(function, type):
         raise wrong(function, capability, "a class is no handler; mark a function that uses it")
@@ -114,7 +115,7 @@ def check(function: Any, capability: str) -> None:
 
 
 def is_method(function: Any) -> bool:
-    """Tell whether a function stands in the body of a class, and so wants its object first."""
+    """Tell whether a function is defined in the body of a class, and so needs an instance first."""
     if not isinstance(function, FunctionType):
         return False
     scope = function.__qualname__.rpartition(".")[0]
@@ -122,10 +123,10 @@ def is_method(function: Any) -> bool:
 
 
 def takes_context(function: Any, capability: str) -> bool:
-    """Tell whether a handler takes a context too. Raises `ConfigurationError` for what takes else.
+    """Tell whether a handler takes a context. Raises `ConfigurationError` for other signatures.
 
-    A decorator that passes on whatever it gets (`*args`) takes what it wraps takes; what it
-    gives as the second argument is its own affair.
+    A decorator that passes on any arguments (`*args`) takes what the wrapped function takes; what
+    it passes as the second argument is its own affair.
     """
     outermost = _parameters(function, capability)
     needed = [p.name for p in outermost if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
@@ -156,9 +157,9 @@ def takes_context(function: Any, capability: str) -> bool:
 
 
 def payload_type(function: Any, capability: str) -> Any:
-    """Return what the payload is annotated with, `Any` without an annotation.
+    """Return the annotation of the payload, `Any` without one.
 
-    Only that annotation must be there at run time, not the others of the function. Raises
+    Only this annotation must be resolvable at run time, not the others of the function. Raises
     `ConfigurationError` if it cannot be resolved.
     """
     for layer in layers(function):
@@ -173,7 +174,7 @@ def payload_type(function: Any, capability: str) -> Any:
 
 
 def _is_data(parameter: inspect.Parameter, function: Any, capability: str) -> bool:
-    """Tell whether a parameter can be no context: by its type, or by its default."""
+    """Tell whether a parameter can be no context, by its type or its default."""
     defaults = parameter.default is not parameter.empty and parameter.default is not None
     if parameter.annotation is parameter.empty:
         return defaults
@@ -187,7 +188,7 @@ def _is_data(parameter: inspect.Parameter, function: Any, capability: str) -> bo
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """Return the types of which a value has one, without None and what `Annotated` adds."""
+    """Return the alternatives of a type, without None and what `Annotated` adds."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kinds(parts[0])
@@ -201,7 +202,7 @@ def _is_context(kind: Any) -> bool:
 
 
 def _excludes_contexts(kind: Any) -> bool:
-    """Tell whether no `TaskContext` is one; not of `Any`, or of a protocol, which it may follow."""
+    """Tell whether no `TaskContext` is of this type; not for `Any` or a protocol it may follow."""
     kind = get_origin(kind) or kind
     if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return False
@@ -225,7 +226,7 @@ def _resolved(annotation: Any, layer: Any, function: Any, capability: str) -> An
 
 
 def _cells(body: FunctionType) -> dict[str, Any]:
-    """Return what the functions around a function have given it."""
+    """Return the values in a function's closure."""
     found: dict[str, Any] = {}
     for name, cell in zip(body.__code__.co_freevars, body.__closure__ or (), strict=False):
         with contextlib.suppress(ValueError):  # it has none yet
@@ -243,11 +244,11 @@ def _parameters(layer: Any, capability: str) -> list[inspect.Parameter]:
 
 
 def kept_in(value: Any) -> Iterator[Any]:
-    """Go through the callables that something keeps where nobody finds them by name.
+    """Iterate over callables that an object keeps where they cannot be found by name.
 
-    What a decorator without `functools.wraps` has made keeps them in its closure or as attributes,
-    itself or in a list or the like, a property has them, a class has methods. What a proxy stands
-    for is left alone: it may not be there yet.
+    The result of a decorator without `functools.wraps` keeps them in its closure or its attributes,
+    directly or in a list or the like; a property and the methods of a class count as well. The
+    target of a proxy is left alone: it may not exist yet.
     """
     kept: list[Any] = []
     with contextlib.suppress(Exception):  # as it may raise whatever it likes
@@ -271,7 +272,7 @@ def _kept_in(value: Any, kind: type) -> list[Any]:
 
 
 def _slots(value: Any, kind: type) -> Iterator[Any]:
-    """Go through the attributes that a class has named in `__slots__`."""
+    """Iterate over the attributes that a class names in `__slots__`."""
     for base in kind.__mro__:
         if "__slots__" in vars(base):
             for member in vars(base).values():
@@ -281,7 +282,7 @@ def _slots(value: Any, kind: type) -> Iterator[Any]:
 
 
 def _bound_by(value: Any) -> Iterator[Any]:
-    """Go through what stands behind an attribute of a class that is not just a function."""
+    """Iterate over what is behind a class attribute that is not a plain function."""
     kind = type(value)
     if issubclass(kind, property):
         yield from (value.fget, value.fset, value.fdel)

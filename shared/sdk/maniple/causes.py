@@ -1,8 +1,8 @@
-"""What is behind an error: told in a failure's `detail` by an agent, and read by who submitted.
+"""The causes of an error: an agent writes them into a failure's `detail`, a client reads them.
 
-An object with the `type` of the exception and, where there are, its `notes`, the `cause` that it
-was raised from or beside, and the `errors` of a group; these have a `message` besides. What an
-exception says and how many hang on it is bounded here, and once more where it is read.
+An object with the `type` of the exception and, if present, its `notes`, the `cause` (the exception
+that it was raised from, or while handling) and the `errors` of a group; these also have a
+`message`. Length and number are bounded here, and once more when they are read.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ MOST_LINES = 40
 
 
 def text_of(value: Any, most: int = MAX_MESSAGE) -> str:
-    """Return what can be encoded and is not endless. Raises whatever reading it raises."""
+    """Return a text of bounded length that can be encoded. Raises whatever reading it raises."""
     return str(value)[:most].encode("utf-8", "replace").decode()
 
 
 def behind(error: BaseException) -> dict[str, Any]:
-    """Return the type of an exception and what is behind it; see the module."""
+    """Return the type of an exception and its causes; see the module."""
     told = _Telling().told(error, MOST_DEEP)
     told.pop("message", None)  # which is the failure's own
     return told
 
 
 class _Telling:
-    """Tells one error, as far as room is left."""
+    """Describes one error within a bound on the number of errors."""
 
     def __init__(self) -> None:
         self._errors = MOST_ERRORS
@@ -76,9 +76,9 @@ class _Telling:
 
 
 def lines_of(detail: Any) -> list[str]:
-    """Return what a failure's `detail` tells of what is behind it, each in a line for a person.
+    """Return the causes in a failure's `detail`, one line of text each.
 
-    It may come from anywhere: what is not as `behind` makes it is passed over.
+    It may come from anywhere: parts that `behind` would not write are skipped.
     """
     lines: list[str] = []
     for line in _lines(detail, "", MOST_DEEP):
@@ -110,7 +110,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _said(told: Any) -> str | None:
-    """Return an error in a line: of an exception, or of a payload's field that does not fit."""
+    """Return one line about an error: an exception, or a payload field that is invalid."""
     if not isinstance(told, dict) or not isinstance(message := told.get("message"), str):
         return None
     at = ".".join(_plain(str(one)) for one in _list(told.get("at")) if isinstance(one, str | int))
@@ -121,7 +121,7 @@ def _said(told: Any) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Return what says the same in one line of a terminal, and moves nothing there."""
+    """Return the text as one line without control characters, fit for a terminal."""
     cut = text[: MAX_TEXT + 1]
     shown = "".join(c if c.isprintable() else " " for c in cut[:MAX_TEXT])
     return " ".join(shown.split()) + ("…" if len(cut) > MAX_TEXT else "")

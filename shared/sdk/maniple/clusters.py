@@ -1,4 +1,4 @@
-"""Finding the cluster that is meant when nobody says which."""
+"""Finding the cluster to use when no URL is given."""
 
 import json
 import os
@@ -12,15 +12,16 @@ from maniple.errors import ConfigurationError
 
 BROKER_VARIABLE = "MANIPLE_BROKER_URL"
 NO_CLIENT_VARIABLE = "MANIPLE_NO_CLIENT"
-"""Set where handlers run, by an agent that has no login of a client for them."""
+"""Set where handlers run, by an agent that has no client login for them."""
 RUN_FILE = "dev.json"
 
 
 @dataclass(frozen=True)
 class KnownCluster:
-    """What `maniple dev` tells of the cluster that it runs: its ready file.
+    """URLs of the cluster that `maniple dev` runs, with passwords: its run file.
 
-    `broker_url` is an outside user's, `client_url` the SDK's, `operator_url` the command line's.
+    `broker_url` is for outside users, `client_url` for the SDK, `operator_url` for the command
+    line.
     """
 
     broker_url: str
@@ -31,7 +32,7 @@ class KnownCluster:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "KnownCluster":
-        """Read a ready file. Raises `KeyError` for one without its URLs."""
+        """Read a decoded run file. Raises `KeyError` if a URL is missing."""
         operator = str(document["operator_url"])
         return cls(
             broker_url=str(document["broker_url"]),
@@ -43,7 +44,7 @@ class KnownCluster:
 
 
 def run_file() -> Path:
-    """Return where `maniple dev` says that it runs: one file per user of this machine.
+    """Return the path of the file that `maniple dev` keeps while it runs: one per user and machine.
 
     `$XDG_RUNTIME_DIR/maniple-<uid>/dev.json`, or the same below the temporary directory.
     """
@@ -52,7 +53,7 @@ def run_file() -> Path:
 
 
 def forget_run() -> None:
-    """Take back what this process wrote to the run file; another's stays."""
+    """Remove the run file if this process wrote it; another process's file stays."""
     path = run_file()
     try:
         if json.loads(path.read_text()).get("pid") == os.getpid():
@@ -64,7 +65,7 @@ def forget_run() -> None:
 def find_cluster() -> KnownCluster | None:
     """Return the cluster that this user's `maniple dev` runs, None if there is none.
 
-    A file that somebody else owns, that cannot be read, or whose `pid` has ended does not count.
+    A file is ignored that somebody else owns, that cannot be read, or whose `pid` has ended.
     """
     path = run_file()
     try:
@@ -81,7 +82,7 @@ def find_cluster() -> KnownCluster | None:
 def default_broker_url() -> str:
     """Return MANIPLE_BROKER_URL, else the local cluster's. Raises `ConfigurationError`.
 
-    Handlers never get the local cluster's: their agent may be of another one.
+    In a handler the local cluster is never used: its agent may belong to another one.
     """
     if url := os.environ.get(BROKER_VARIABLE):
         return url

@@ -1,7 +1,7 @@
-"""Bytes to messages and back, for everything that travels in bundles.
+"""Decoding and encoding of all messages that travel in bundles.
 
-What cannot be decoded raises `InvalidMessage` with the code its sender gets; nothing else is
-raised. JSON here has no NaN, no Infinity, is UTF-8, and nests at most 100 deep.
+What cannot be decoded raises `InvalidMessage` with the error code for its sender; nothing else is
+raised. JSON here has no NaN and no Infinity, is UTF-8, and nests at most 100 deep.
 """
 
 import re
@@ -53,16 +53,16 @@ def decode_value(raw: bytes | Raw) -> Any:
 
 
 def is_list(body: bytes) -> bool:
-    """Tell whether a submission is an array of tasks, if it is anything."""
+    """Tell whether a submission looks like an array of tasks."""
     return body.removeprefix(malformed.BOM).lstrip()[:1] == b"["
 
 
 def decode_submission(body: bytes, most_bad: int = MAX_TASKS) -> list[Task | InvalidMessage]:
-    """Return the members of a submission: tasks, and in place of a bad member why it is bad.
+    """Return the members of a submission: tasks, and an `InvalidMessage` for each bad member.
 
-    A byte order mark before it is passed over. A bad member carries its bytes in `body`. The first
-    beyond `most_bad` of them is the last that is returned: what comes after it in the array is not
-    looked into. Raises `InvalidMessage` when all of it is refused.
+    A leading byte order mark is skipped. The error of a bad member carries the member's bytes in
+    `body`. Decoding stops after `most_bad` + 1 bad members: the rest of the array is not looked at.
+    Raises `InvalidMessage` when the whole message is refused.
     """
     if len(body) > MAX_BODY:
         raise InvalidMessage(
@@ -98,7 +98,7 @@ def check_text(body: bytes) -> None:
 
 
 def _members(body: bytes, most_bad: int) -> list[Task | InvalidMessage]:
-    """Decode an array member by member, so that a bad one does not take the others with it."""
+    """Decode an array member by member, so that a bad one does not invalidate the others."""
     try:
         members = _decode_members(body)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -144,7 +144,7 @@ def _checked_or_refused(task: Task) -> Task | InvalidMessage:
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What can be read of who a bad task is; any part may be missing."""
+    """What can be read of a bad task's identity; any part may be missing."""
 
     id: str | None = None
     tenant: str = "default"
@@ -152,7 +152,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def peek_identity(body: bytes) -> Identity:
-    """Return what a bad task says of its identity, so that its sender can tell which one it was."""
+    """Return what can be read of a bad task's identity, so that its sender can tell which it is."""
     try:
         value = _decode_any(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -198,7 +198,7 @@ def exceeds_depth(raw: bytes, limit: int) -> bool:
 
 
 def refusal(error: Exception, body: bytes) -> InvalidMessage:
-    """Return what a sender is told about an error of decoding `body`."""
+    """Return the `InvalidMessage` for an error of decoding `body`."""
     if isinstance(error, RecursionError):
         return InvalidMessage(ErrorCode.UNDECODABLE, f"nested deeper than {MAX_DEPTH}")
     text = str(error)
@@ -224,10 +224,10 @@ def decode_results(body: bytes) -> list[Result]:
 
 
 def decode_members(body: bytes, model: type[M]) -> list[M | InvalidMessage]:
-    """Return the members of a bundle of `model`, and in place of a bad one why it is bad.
+    """Return the members of a bundle of `model`, and an `InvalidMessage` for each bad one.
 
-    One that is newer than we are so costs no other. A bad one carries its bytes in `body`; one
-    object is taken for a bundle of one. Raises `InvalidMessage` for what is neither.
+    So a member of a newer release costs no other. The error carries the member's bytes in `body`. A
+    single object is read as a bundle of one. Raises `InvalidMessage` for anything else.
     """
     decode_all = cast("Callable[[bytes], list[M | InvalidMessage]]", _list_decoder(model).decode)
     try:

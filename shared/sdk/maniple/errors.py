@@ -1,4 +1,4 @@
-"""Errors of the SDK and the closed set of codes that a result may carry."""
+"""Errors of the SDK, and the closed set of codes that a result may carry."""
 
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ MAX_MESSAGE = 1000
 class ErrorCode(OpenEnum):
     """Why a task did not succeed. The set is closed: clients may branch on it.
 
-    A cluster that is newer than this program may have one more.
+    A cluster that is newer than this program may send a code that is not in it.
     """
 
     INVALID_TASK = "invalid_task"
@@ -49,7 +49,7 @@ BAD_INPUT: Final = frozenset(
 
 
 class ManipleError(Exception):
-    """Root of everything that Maniple raises on purpose."""
+    """Base of all errors that Maniple raises deliberately."""
 
 
 class ConfigurationError(ManipleError):
@@ -61,17 +61,17 @@ class BrokerUnavailable(ManipleError):
 
 
 class BrokerRefused(BrokerUnavailable):
-    """RabbitMQ refused a login, a vhost, a right, a message's size, or TLS: do not try again."""
+    """RabbitMQ refused a login, vhost, right, message size, or TLS: retrying is of no use."""
 
 
 class PublishRefused(ManipleError):
     """The broker refused a message: a queue is full (nack) or nothing is bound (returned).
 
-    `unroutable` tells the two apart.
+    `unroutable` is true if nothing is bound.
     """
 
     def __init__(self, exchange: str, routing_key: str, *, unroutable: bool) -> None:
-        """Say which exchange and key refused, and how."""
+        """Describe which exchange and key refused, and how."""
         how = "nothing is bound to it" if unroutable else "a queue refused it"
         super().__init__(f"publish to {exchange or 'the default exchange'}/{routing_key}: {how}")
         self.exchange = exchange
@@ -80,11 +80,11 @@ class PublishRefused(ManipleError):
 
 
 class ProgressDropped(ManipleError):
-    """A value that a handler reported cannot be sent; the message says why."""
+    """A progress value that cannot be sent; the message says why."""
 
 
 class InvalidMessage(ManipleError):
-    """A message that Maniple does not take, with the code its sender gets."""
+    """A message that Maniple does not accept; `code` is what its sender gets."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class InvalidMessage(ManipleError):
         detail: dict[str, Any] | None = None,
         body: bytes | None = None,
     ) -> None:
-        """Carry `code`, a sentence for a person, `detail` for a program, and the bytes at fault.
+        """Set `code`, a sentence for people, `detail` for programs, and the bytes at fault.
 
         `body` is set for a bad member of an array: its own bytes.
         """
@@ -110,7 +110,7 @@ class RequestFailed(ManipleError):
     """A service answered a request with an error; `code` is its short name."""
 
     def __init__(self, code: str, message: str) -> None:
-        """Carry the service's code and sentence."""
+        """Set the service's code and its sentence."""
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
@@ -136,7 +136,7 @@ class TaskError(ManipleError):
         retry_after: float | None = None,
         detail: Any = None,
     ) -> None:
-        """Carry what the result's `error` says."""
+        """Copy the fields of the result's `error`."""
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
@@ -162,4 +162,4 @@ class TaskCancelled(TaskError):
 
 
 class ResultTimeout(ManipleError, TimeoutError):
-    """No result arrived within the time that the caller gave; the task goes on."""
+    """No result arrived within the caller's timeout; the task goes on."""

@@ -47,7 +47,7 @@ def timed_out(timeout: float) -> Outcome:
 
 
 Heard = Callable[[BaseException], object]
-"""Takes what a handler raised, before it is an outcome; must not raise."""
+"""Called with the exception that a handler raised; must not raise."""
 
 
 def _not_heard(_error: BaseException) -> None:
@@ -93,9 +93,9 @@ def run_sync(
     payload: bytes | Raw,
     heard: Heard = _not_heard,
 ) -> Outcome:
-    """Run a plain handler in the calling thread; who calls it watches the time.
+    """Run a plain handler in the calling thread; the caller enforces the timeout.
 
-    What it sets in context variables ends with it.
+    Context variables that it sets are reset when it ends.
     """
     return copy_context().run(_run_here, definition, context, payload, heard)
 
@@ -118,7 +118,7 @@ def _run_here(
 async def _awaited(
     definition: TaskDefinition, output: Awaitable[Any], context: TaskContext, heard: Heard
 ) -> Outcome:
-    """Await what a plain function has given, as a decorator does that hides an `async def`."""
+    """Await what a plain function returned, as a decorator does that hides an `async def`."""
     _warn_of_awaitable(definition.capability)
     limit = asyncio.timeout(context.timeout)
     try:
@@ -133,7 +133,7 @@ async def _awaited(
 
 @lru_cache(maxsize=1024)
 def _warn_of_awaitable(capability: str) -> None:
-    """Log for who wrote the handler, but not each time."""
+    """Warn the handler's author, but not at each task."""
     structlog.get_logger("maniple.task").warning(
         "a handler that is no async def gives what is to be awaited; each task has a loop of its "
         "own; give its decorator functools.wraps",
@@ -150,7 +150,7 @@ def _called(definition: TaskDefinition, value: Any, context: TaskContext) -> Any
 
 
 def of_exception(error: BaseException) -> Outcome:
-    """Return the outcome for what a handler raised: always one that can be encoded."""
+    """Return the outcome for an exception of a handler: always one that can be encoded."""
     try:
         return _told(error)
     except BaseException:  # noqa: BLE001 - an error of the handler's own may raise when it is read
@@ -184,7 +184,7 @@ def _told(error: BaseException) -> Outcome:
 
 
 def _with_a_hint(outcome: Outcome, capability: str) -> Outcome:
-    """Say what to do about a decorator that runs the coroutine by a loop of its own."""
+    """Add advice about a decorator that runs the coroutine on an event loop of its own."""
     failure = outcome.failure
     if failure is None or "cannot be called from a running event loop" not in failure.message:
         return outcome
@@ -214,10 +214,10 @@ def _json_or_text(value: Any) -> Any:
 
 
 def encode_output(value: Any) -> bytes:
-    """Return what a handler returned as JSON.
+    """Return a handler's return value as JSON.
 
-    Raises `InvalidMessage` (`invalid_output`) for what is no JSON value, nests over 100 deep or is
-    over 1 MiB. What a payload may be annotated with is taken, see `maniple.values`.
+    Raises `InvalidMessage` (`invalid_output`) for a value that is not JSON, nests over 100 deep or
+    is over 1 MiB. Any type that a payload may be annotated with is accepted, see `maniple.values`.
     """
     try:
         raw = _encoded(value)
@@ -236,9 +236,10 @@ def encode_output(value: Any) -> bytes:
 
 
 def encode_progress(value: Any) -> bytes:
-    """Return what a handler reported as JSON. Raises `ProgressDropped` for what cannot be sent.
+    """Return a progress value as JSON. Raises `ProgressDropped` if it cannot be sent.
 
-    Progress is a courtesy, not worth failing the task: `TaskContext.progress` says it was dropped.
+    Progress is best effort and does not fail the task: `TaskContext.progress` tells that it was
+    dropped.
     """
     try:
         raw = _encoded(value)

@@ -1,10 +1,10 @@
-"""What a forked child of a process does not take over from it.
+"""What a forked child of a process does not inherit from it.
 
 A child that is made by `os.fork` (`multiprocessing` does that on Linux before Python 3.14) has
-every descriptor of its parent and its ways of hearing signals. A connection that it keeps stays
-open when its parent dies, so that nobody hears of that death; a SIGTERM for the child would be
-heard by its parent. Programs that are started by `exec` have neither: Python's descriptors are not
-inheritable. A fork in C code that does not go through Python is not seen here.
+every descriptor and the signal handling of its parent. A connection that it keeps open stays open
+when its parent dies, so that nobody notices that death; a SIGTERM for the child would be handled by
+its parent. Programs that are started by `exec` have neither: Python's descriptors are not
+inheritable. A fork in C code that does not go through Python is not noticed here.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import stat
 _Identity = tuple[int, int]
 
 _kept: dict[int, _Identity] = {}
-"""Descriptors, and what each was of: the number alone may be of something else by now."""
+"""Descriptors, and what each referred to: the number alone may be reused by now."""
 _signals: set[signal.Signals] = set()
 _hooked: list[bool] = []
 
 
 def keep_from_children(descriptor: int) -> None:
-    """Let no child that is forked from now on keep a socket or a pipe open.
+    """Close a socket or pipe in every child that is forked from now on.
 
-    It need not be taken back: once the descriptor is closed, nothing more happens to its number.
+    This need not be undone: once the descriptor is closed, a reuse of its number is left alone.
     """
     for known in [number for number, identity in _kept.items() if _of(number) != identity]:
         del _kept[known]
@@ -34,7 +34,7 @@ def keep_from_children(descriptor: int) -> None:
 
 
 def keep_signals_from_children(*numbers: signal.Signals) -> None:
-    """Let signals do in a forked child what they do by default; its parent handles them."""
+    """Reset signal handling in forked children; the parent's stays as it is."""
     _signals.update(numbers)
     _hook()
 
@@ -46,7 +46,7 @@ def _hook() -> None:
 
 
 def _let_go() -> None:
-    """Run in a child: it has only this thread, and what others locked stays so."""
+    """Run in a child, which has only this thread: locks that other threads held stay locked."""
     for descriptor, identity in _kept.items():
         if _of(descriptor) == identity:
             _empty(descriptor)
@@ -59,7 +59,7 @@ def _let_go() -> None:
 
 
 def _empty(descriptor: int) -> None:
-    """Let go of what a descriptor is of, but keep its number: an object here may close it later."""
+    """Point a descriptor at the null device, keeping its number: an object may close it later."""
     try:
         nothing = os.open(os.devnull, os.O_RDWR)
     except OSError:  # as many are open as may be
@@ -70,7 +70,7 @@ def _empty(descriptor: int) -> None:
 
 
 def _of(descriptor: int) -> _Identity | None:
-    """Return what tells a socket or a pipe from all others that are open."""
+    """Return an identity by which an open socket or pipe differs from all others."""
     try:
         found = os.fstat(descriptor)
     except OSError:

@@ -1,4 +1,4 @@
-"""Identities: new task ids, and the ids that members of an array get."""
+"""Ids: those of new tasks, and those that members of an array get."""
 
 import secrets
 from typing import NewType
@@ -11,19 +11,19 @@ Capability = NewType("Capability", str)
 Lane = NewType("Lane", str)
 
 REFUSED_PREFIX = "maniple.refused."
-"""What ids of refusals begin with, and those of tasks do not."""
+"""Prefix of the ids of refusals; no task's id begins so."""
 
 SECRET_BYTES = 16
 _REFUSALS = UUID("5d3f0f0e-6b0c-5f0a-9d0e-0c6f4f1b8a51")
 
 
 def new_id() -> str:
-    """Return a new UUIDv7 as text: unique, and sorted by time of making."""
+    """Return a new UUIDv7 as text: unique, and sorted by creation time."""
     return str(uuid_utils.uuid7())
 
 
 def new_secret() -> str:
-    """Return a new word that nobody can guess, of 22 letters, digits, `-` and `_`."""
+    """Return a random, unguessable word of 22 letters, digits, `-` and `_`."""
     return secrets.token_urlsafe(SECRET_BYTES)
 
 
@@ -43,7 +43,7 @@ def member_id(message_id: str, position: int) -> str:
 def refusal_id(message_id: str, position: int | None) -> str:
     """Return the id under which bad input is recorded: member `position`, or a whole message.
 
-    The same message sent again gets the same, and no task can have it.
+    The same message sent again gets the same id, and no task can have it.
     """
     place = "" if position is None else str(position)
     return f"{REFUSED_PREFIX}{uuid5(_REFUSALS, f'{place}:{message_id}')}"

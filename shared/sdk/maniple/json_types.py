@@ -1,7 +1,7 @@
-"""Which types no JSON value can be: a payload of one would fail at each task.
+"""Which payload types no JSON value can have: with such a type each task would fail.
 
-Told only of what is certain: what a validator of somebody's own may make something of is left
-alone, and so is a field that may be left out.
+Only certain cases are reported: a type with a custom validator is accepted, and so is a field with
+a default.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,12 @@ _ITEMS = ("list", "set", "frozenset", "generator")
 
 
 def not_from_json(schema: Mapping[str, Any]) -> str | None:
-    """Return what JSON cannot say of what pydantic's core schema wants, or None."""
+    """Return what pydantic's core schema needs that JSON cannot express, or None."""
     return _Core().why(schema)
 
 
 def not_from_json_by_msgspec(kind: type) -> str | None:
-    """Return what JSON cannot say of what a msgspec struct wants, or None."""
+    """Return what a msgspec struct needs that JSON cannot express, or None."""
     return _Msgspec().why(inspect.type_info(kind))
 
 
@@ -49,7 +49,7 @@ class _Core:
         return next(filter(None, map(self.why, self._needed(kind, schema))), None)
 
     def _needed(self, kind: str, schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """Go through what must be right for the whole to be."""
+        """Iterate over the parts that must be valid for the whole to be valid."""
         if kind in ("definitions", "model", "dataclass", "function-after"):
             yield schema["schema"]
         elif kind == "definition-ref" and schema["schema_ref"] in self.known:
@@ -80,7 +80,7 @@ class _Msgspec:
         return next(filter(None, map(self.why, self._needed(found))), None)
 
     def _needed(self, found: inspect.Type) -> Iterator[inspect.Type]:
-        """Go through what must be right for the whole to be."""
+        """Iterate over the parts that must be valid for the whole to be valid."""
         match found:
             case inspect.Metadata(type=inner):
                 yield inner

@@ -1,4 +1,4 @@
-"""Importing the modules of handlers; what goes wrong says where it is, and what to do."""
+"""Importing modules of handlers; an error names the place and what to do."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ from maniple.tasks import TaskRegistry, task
 
 SUFFIX = ".py"
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals at which a process of ours drains and ends."""
+"""Signals at which our processes drain and end."""
 _log = logging.getLogger(__name__)
 _OURS = ("<", str(Path(__file__).parent) + os.sep)  # the import system's, and this distribution's
 _INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
@@ -49,7 +49,7 @@ def load_registry(modules: Iterable[str], folder: Path | None = None) -> TaskReg
 
 @contextlib.contextmanager
 def _naming(name: str, folder: Path) -> Iterator[None]:
-    """Raise what is wrong with a module as an error that names it."""
+    """Raise an error in a module as a `ConfigurationError` that names the module."""
     try:
         yield
     except ConfigurationError as error:
@@ -63,9 +63,9 @@ def _naming(name: str, folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keeping_signals(name: str) -> Iterator[None]:
-    """Give back what a module takes when it is imported: by these signals a process ends in order.
+    """Restore signal handlers that a module replaced at import: these signals end the process.
 
-    Only a main thread can set them, and so be wronged.
+    Only the main thread can set them, and so only it is affected.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -84,7 +84,7 @@ def _keeping_signals(name: str) -> Iterator[None]:
 
 
 def _wakeup(after: int | None = None) -> int:
-    """Return what a signal is written to that wakes the event loop, and set it to `after`."""
+    """Return the descriptor by which a signal wakes the event loop, and set it to `after`."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # or one could get lost meanwhile
     try:
         before = signal.set_wakeup_fd(-1)
@@ -96,12 +96,12 @@ def _wakeup(after: int | None = None) -> int:
 
 
 def located(modules: Iterable[str], folder: Path) -> list[str]:
-    """Return the modules by names that mean the same wherever a process is: paths are absolute."""
+    """Return module names that work from any working directory: paths become absolute."""
     return [os.path.normpath(folder / name) if name.endswith(SUFFIX) else name for name in modules]
 
 
 def here() -> Path:
-    """Return the current folder. Raises `ConfigurationError` if that is gone."""
+    """Return the current directory. Raises `ConfigurationError` if it does not exist any more."""
     try:
         return Path.cwd()
     except FileNotFoundError as error:
@@ -134,7 +134,7 @@ def _import(name: str, folder: Path) -> ModuleType:
 
 
 def _itself(module: Any, name: str, path: Path | None) -> ModuleType:
-    """Return what an import has given, if anything can be found in it."""
+    """Return an imported object, if it can be searched for handlers."""
     if hasattr(module, "__dict__"):
         return cast("ModuleType", module)
     sys.modules.pop(name, None)
@@ -148,7 +148,7 @@ def _itself(module: Any, name: str, path: Path | None) -> ModuleType:
 
 @contextlib.contextmanager
 def _keeping_path(name: str) -> Iterator[None]:
-    """Give back what a module takes out of `sys.path`: whatever is imported later is looked for."""
+    """Restore entries that a module removed from `sys.path`: later imports need them."""
     path, before = sys.path, list(sys.path)
     try:
         yield
@@ -171,7 +171,7 @@ def _make_importable(folder: Path) -> None:
 
 
 def _name_for(path: Path) -> str:
-    """Return the name of a file's module: the file's, unless another module has that."""
+    """Return a name for a file's module: the file's own, unless another module has that."""
     taken = sys.modules.get(path.stem)
     origin = getattr(taken, "__file__", None)
     if taken is None or (origin is not None and Path(origin).resolve() == path):
@@ -193,7 +193,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 def _placed(error: ConfigurationError) -> str:
-    """Return what a configuration error says, and where, unless it does so itself."""
+    """Return the text of a configuration error with its place, unless it names one itself."""
     place, text = _place_of(error), _said(error, str)
     file = place.rpartition(":")[0]
     return f"{place}: {text}" if file and file not in text else text
@@ -222,7 +222,7 @@ def _told(error: BaseException, name: str, folder: Path) -> str:
 
 
 def _said(value: object, how: Callable[[object], str] = repr) -> str:
-    """Return what a value of somebody's says of itself, whatever that raises."""
+    """Return the text of a foreign object, whatever its `__str__` raises."""
     try:
         return how(value)
     except Exception as error:  # noqa: BLE001 - as it may raise whatever it likes
@@ -234,9 +234,9 @@ def _what_to_give(folder: Path) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """Return file and line of the author's that an error comes from, as near to it as can be.
+    """Return the innermost file and line of the author's code in an error's traceback.
 
-    What is installed is theirs only if nothing else is.
+    Installed code counts as the author's only if nothing else does.
     """
     frames = [
         frame

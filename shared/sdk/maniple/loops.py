@@ -1,7 +1,7 @@
-"""Tasks and threads of an event loop, and what asyncio gets wrong.
+"""Tasks and threads of an event loop, with workarounds for defects of asyncio.
 
-In Python 3.11 `asyncio.wait_for` swallows the cancellation of its caller when what it waits for
-ends at the same moment, so that the caller goes on for ever; we use `asyncio.timeout`.
+In Python 3.11 `asyncio.wait_for` swallows the cancellation of its caller when the awaited task ends
+at the same moment, so that the caller runs on for ever; we use `asyncio.timeout`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def left_alone(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """Have nobody told of an error that nobody waits for any more; return the task."""
+    """Silence the error of a task that nobody awaits any more; return the task."""
 
     def look(done: asyncio.Task[T]) -> None:
         if not done.cancelled():
@@ -30,9 +30,9 @@ def left_alone(task: asyncio.Task[T]) -> asyncio.Task[T]:
 
 
 async def in_thread_alone(work: Callable[[], T], name: str) -> T:
-    """Run work in a thread of its own, which keeps neither a cancelled caller nor the exit.
+    """Run work in a thread of its own, which delays neither a cancelled caller nor the exit.
 
-    So it must hold no lock that the interpreter takes on its way out, as a buffered file's.
+    So it must hold no lock that the interpreter takes at exit, such as a buffered file's.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -59,7 +59,7 @@ async def in_thread_alone(work: Callable[[], T], name: str) -> T:
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks, again where a library has swallowed that, and return when all have ended.
+    """Cancel tasks, repeatedly where a library swallows that, and return when all have ended.
 
     A caller that is cancelled itself stops waiting.
     """
@@ -71,7 +71,7 @@ async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def end(task: asyncio.Task[Any]) -> None:
-    """Do as `cancel`, and log what the task had died of."""
+    """Do as `cancel`, and log the errors that the tasks ended with."""
     await cancel([task])
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("%s had died", task.get_name(), exc_info=error)

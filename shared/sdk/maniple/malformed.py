@@ -1,4 +1,4 @@
-"""What is wrong with bytes that are no JSON, in words for whoever sent them."""
+"""Error messages for bytes that are no valid JSON, written for their sender."""
 
 import codecs
 import re
@@ -38,12 +38,12 @@ _HALF_AS_BYTES = re.compile(rb"\xed[\xa0-\xbf]")
 
 
 def kind_of(raw: bytes) -> str:
-    """Return what a JSON value is: `null`, `a number`."""
+    """Return the kind of a JSON value: `null`, `a number`."""
     return _KINDS.get(raw.lstrip()[:1], "a number")
 
 
 def foreign(body: bytes) -> str | None:
-    """Tell of what is plainly something else than UTF-8 JSON, or return None."""
+    """Describe bytes that are clearly something else than UTF-8 JSON, or return None."""
     if not body.strip():
         return "the body is empty"
     for mark, name in _ENCODINGS:
@@ -56,7 +56,7 @@ def foreign(body: bytes) -> str | None:
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """Tell which bytes are no UTF-8."""
+    """Describe which bytes are not UTF-8."""
     at = error.start
     if _HALF_AS_BYTES.match(error.object, at):
         return f"not UTF-8: half of a surrogate pair is no character (byte {at})"
@@ -64,7 +64,7 @@ def not_utf8(error: UnicodeDecodeError) -> str:
 
 
 def reason(text: str, body: bytes) -> str:
-    """Return what a decoder says of `body`, or better words where it is misleading."""
+    """Return a decoder's message about `body`, or a better one where that is misleading."""
     if (said := foreign(body)) is not None:
         return said
     found = _PLACE.search(text)
@@ -79,7 +79,7 @@ def reason(text: str, body: bytes) -> str:
 
 
 def _half_of_pair(text: str, body: bytes, at: int | None) -> str | None:
-    """Tell of an escape that is half of a surrogate pair; at the end it passes for truncated."""
+    """Describe an escape that is half of a surrogate pair; at the end it looks like truncation."""
     if at is not None and any(word in text for word in _HALF_ERRORS):
         begin, end = max(0, at - _NEAR), at + 2
     elif text == _TRUNCATED:

@@ -1,9 +1,8 @@
-"""The messages of the hot path: tasks, envelopes, results and what is recorded of them.
+"""The messages of the hot path: tasks, envelopes, results and records.
 
 They travel in JSON arrays (bundles) and are frozen msgspec structs, because a payload must pass
 through the dispatcher undecoded (`Raw`) and a task must cost a few microseconds
-(docs/decisions/0001). Messages of the control plane are in
-`maniple_runtime.control.messages`.
+(docs/decisions/0001). Messages of the control plane are in `maniple_runtime.control.messages`.
 """
 
 import re
@@ -39,7 +38,7 @@ ADMITTED_TYPE = "maniple.admitted.v1"
 MARK_TYPE = "maniple.mark.v1"
 
 REPEATED_HEADER = "maniple-repeated"
-"""With `true` its sender says that the same submission may have been taken before."""
+"""Set to `true` by a sender whose submission may have been accepted before."""
 
 # `$` alone would let a newline pass at the end; this is the same in Python and in JSON Schema.
 _END = r"$(?!\n)"
@@ -164,7 +163,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
 
 
 def carried(task: Task) -> dict[str, Any]:
-    """Return the fields that an envelope has from its task as they are, by name."""
+    """Return the fields that an envelope copies from its task unchanged, by name."""
     return {
         "payload": task.payload,
         "tenant": task.tenant,
@@ -174,14 +173,14 @@ def carried(task: Task) -> dict[str, Any]:
 
 
 RESERVED_FIELDS = ("not_before", "idempotency_key", "sealed")
-"""Fields of a task that nothing acts on yet: refused with `not_supported` unless null or absent."""
+"""Fields of a task without an effect yet: refused with `not_supported` unless null or absent."""
 
 
 class RetryPlan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a failed attempt is repeated: full jitter over `base * factor ** n`, at most `cap` (s).
 
     `codes` limits it to these error codes; empty means all that may be retried. `budget` is the
-    share of a lane's recent attempts that may be repetitions.
+    largest share of repetitions among a lane's recent attempts.
     """
 
     base: float = 1.0
@@ -192,9 +191,9 @@ class RetryPlan(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of an admitted task wherever it is: on its way, in a worker, in its handler.
+    """What is known of an admitted task everywhere: in its lane, in a worker, in its handler.
 
-    `attempt` counts from 1. `traceparent` is where its dispatch stands in its trace.
+    `attempt` counts from 1. `traceparent` is its position in its trace.
     """
 
     id: str
@@ -209,22 +208,22 @@ class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def info_of(task: TaskInfo) -> TaskInfo:
-    """Return no more of an envelope than what is known of its task."""
+    """Return the `TaskInfo` part of an envelope."""
     return TaskInfo(**{name: getattr(task, name) for name in TaskInfo.__struct_fields__})
 
 
 class Envelope(TaskInfo, frozen=True, kw_only=True, omit_defaults=True):
     """An admitted task on its way: the task and what has been decided about it.
 
-    `lost` counts how often an agent that held it vanished, `suspected` how often
-    in the suspect queue. `waits` counts rounds in `maniple.delay` for want of an agent or of room;
-    what comes back from there before `not_before` goes round again, and `waited_for` tells why it
-    was there last (a `Waiting`; a text, so that new ones do no harm). `bulkhead` is the limit whose
-    room it takes, `mirror_of` the id of the task that it is a copy of; while it is `owing` it has
-    not passed its rate limit. `span` is the id of the span of its dispatch, if its trace is
-    sampled. With a `payload_digest` its result may stand in for that of another task. `clamped` is
-    what it asked for where a policy gave it less. `again` says that it was delivered more than once
-    before it was settled, so that another copy of it may be on its way. Unknown fields are ignored.
+    `lost` counts how often an agent that held it vanished, `suspected` how often of these in the
+    suspect queue. `waits` counts its stays in `maniple.delay` for want of an agent or of room; if
+    it returns from there before `not_before`, it waits again. `waited_for` is why it waited last (a
+    `Waiting`, as text, so that new values do no harm). `bulkhead` is the limit whose room it takes,
+    `mirror_of` the id of the task that it is a copy of. While it is `owing` it has not passed its
+    rate limit. `span` is the span id of its dispatch, if its trace is sampled. With a
+    `payload_digest` its result may stand in for that of another task. `clamped` is what it asked
+    for where a policy allowed less. `again` says that it was delivered more than once before it was
+    settled, so that another copy of it may exist. Unknown fields are ignored.
     """
 
     lane: str = ""
@@ -252,12 +251,12 @@ class Envelope(TaskInfo, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def fallbacks_in(policies: Iterable[str]) -> list[str]:
-    """Return those of the policies (`kind/name`) by which another capability may run instead."""
+    """Return which of the policies (`kind/name`) may run another capability instead."""
     return [name for name in policies if name.startswith("fallback/")]
 
 
 def without_room(envelope: Envelope) -> Envelope:
-    """Return a task that takes no room in a bulkhead: it waits, or is a copy of one that has it."""
+    """Return a task that takes no room in a bulkhead: it waits, or is a copy of one that does."""
     return envelope if envelope.bulkhead is None else replace(envelope, bulkhead=None)
 
 
@@ -273,7 +272,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 class Result(Struct, frozen=True, kw_only=True):
     """How a task ended: sent to `reply_to` and recorded. The first terminal result wins.
 
-    `payload_digest` is there only if a fallback may give the output to a later task.
+    `payload_digest` is set only if a fallback may give the output to a later task.
     """
 
     id: str
@@ -296,14 +295,14 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 def is_result_of(result: Result, capability: str) -> bool:
-    """Tell whether a result is of the capability that was asked for, or of a fallback for it."""
+    """Tell whether a result is of the capability that was asked for, or of its fallback."""
     return result.capability == capability or bool(fallbacks_in(result.policies))
 
 
 class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record that a lane has confirmed a task; published once, in bundles (`task.accepted`).
 
-    `clamped` is the `timeout`, `max_attempts` and `ttl` that it asked for where a policy gave it
+    `clamped` is the `timeout`, `max_attempts` and `ttl` that it asked for where a policy allowed
     less.
     """
 
@@ -323,8 +322,8 @@ class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class TaskAdmitted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record that a rate limit does not end a task.
 
-    It is there before the task goes to a lane or to wait, which may fail yet; of a task under no
-    rate limit there is none. One that is `owing` waits, and has yet to pass its limit.
+    It is published before the task goes to a lane or to wait, which may still fail. A task without
+    a rate limit has none. A task that is `owing` waits, and has yet to pass its limit.
     """
 
     id: str
@@ -346,7 +345,7 @@ class TaskRunning(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """What a handler reported with `ctx.progress(value)`; the latest wins."""
+    """A value that a handler reported with `ctx.progress(value)`; the latest wins."""
 
     id: str
     capability: str

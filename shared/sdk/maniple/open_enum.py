@@ -1,4 +1,4 @@
-"""Enumerations to which a newer process may have added."""
+"""Enumerations to which a newer release may add values."""
 
 import re
 from enum import StrEnum
@@ -8,9 +8,9 @@ _VALUE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class OpenEnum(StrEnum):
-    """What is not known here keeps its text: a newer process's word costs no message.
+    """An enumeration that keeps the text of an unknown value, so that its message can be read.
 
-    Such a value is equal to its text and to nothing that is known, and is not `known` itself.
+    An unknown value is equal to its text and to no known value; its `known` is false.
     """
 
     @classmethod
@@ -23,5 +23,5 @@ class OpenEnum(StrEnum):
 
     @property
     def known(self) -> bool:
-        """Whether it is one of those that are written down here."""
+        """Whether it is a value of this release."""
         return any(self is one for one in type(self))

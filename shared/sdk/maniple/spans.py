@@ -1,8 +1,8 @@
-"""Spans: what they are called and what they carry; every name is declared here once.
+"""Names of spans and of their attributes; every name is declared here once.
 
-Names have a capability in them at most, never a task's or an agent's id. The attributes of
+A span's name contains at most a capability, never a task's or an agent's id. The attributes of
 messages are those of OpenTelemetry's semantic conventions 1.45 (`messaging.…`, in development);
-ours begin with `maniple.`. No attribute has a payload, an output or the text of an error in it.
+ours begin with `maniple.`. No attribute contains a payload, an output or the text of an error.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class SpanStep(StrEnum):
     """The first word of a span's name; the capability is the second."""
 
     DISPATCH = "dispatch"
-    """From a dispatcher's taking it until its lane, a delay or its result is confirmed."""
+    """From delivery to a dispatcher until its lane, a delay or its result is confirmed."""
     WAIT = "wait"
     """In a delay tier: before another attempt, or for want of an agent or of room."""
     QUEUE = "queue"
@@ -37,8 +37,8 @@ class SpanStep(StrEnum):
     EXECUTE = "execute"
     """One attempt."""
     MIGRATE = "migrate"
-    """From dispatch until it is sent on without having ended: its agent was lost, leaves, or is
-    full."""
+    """From dispatch until the task is sent on without having ended: its agent was lost, leaves,
+    or is full."""
 
     def span_name(self, capability: str) -> str:
         """Return the name of a span."""
@@ -75,14 +75,14 @@ LOST = "maniple.task.lost"
 STATUS = "maniple.task.status"
 LANE = "maniple.lane"
 POLICIES = "maniple.policies"
-"""`kind/name@version` of those that decided."""
+"""`kind/name@version` of the policies that decided."""
 FALLBACK = "maniple.fallback"
 """The fallback policy that a task got."""
 WAITING_FOR = "maniple.waiting_for"
 MIRROR_OF = "maniple.mirror_of"
 REASON = "maniple.migration.reason"
 LATE = "maniple.kept_late"
-"""True on spans that were written after the fact, when an unsampled task turned out worth it."""
+"""True on spans that were written afterwards, when an unsampled task turned out to be kept."""
 RETRY_DELAY = "maniple.retry.delay"
 """Seconds of the delay tier before the next attempt."""
 
@@ -109,7 +109,7 @@ class SpanLink(Struct, frozen=True):
 class Span(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A span that has ended; ids are hexadecimal, times nanoseconds since 1970.
 
-    `error` is what kind of failure it ended with. `scope` is the library that made it.
+    `error` is the kind of failure it ended with. `scope` is the library that made it.
     """
 
     name: str
@@ -127,12 +127,12 @@ class Span(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def nanoseconds(moment: datetime) -> int:
-    """Return a moment as spans have it."""
+    """Return a moment as nanoseconds since 1970."""
     return (moment - _EPOCH) // _MICROSECOND * 1000
 
 
 def earlier(span: Span, seconds: float) -> Span:
-    """Return a span that was by so much earlier."""
+    """Return a span moved back in time by so many seconds."""
     by = round(seconds * BILLION)
     events = [replace(event, at=event.at - by) for event in span.events]
     return replace(span, start=span.start - by, end=span.end - by, events=events)

@@ -1,4 +1,4 @@
-"""What a handler may know of its task, and tell about it while it runs."""
+"""What a handler may know of its task, and report while it runs."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
@@ -15,12 +15,12 @@ from maniple.traceparent import trace_id_of
 
 
 class Reported:
-    """Whether a progress value was taken; if not, `refusal` says why. May be awaited too."""
+    """Whether a progress value was accepted; if not, `refusal` says why. May be awaited too."""
 
     __slots__ = ("refusal",)
 
     def __init__(self, refusal: str | None = None) -> None:
-        """Say that it was taken, or why not."""
+        """Set the reason of a refusal, None if it was accepted."""
         self.refusal = refusal
 
     def __bool__(self) -> bool:
@@ -33,20 +33,20 @@ class Reported:
 
 @lru_cache(maxsize=1024)
 def _warn_once(capability: str, refusal: str) -> None:
-    """Log for who wrote the handler, but not each time: it may report in a tight loop."""
+    """Warn the handler's author, but not each time: it may report in a tight loop."""
     log = structlog.get_logger("maniple.task")
     log.warning("progress was dropped", capability=capability, reason=refusal)
 
 
 current_task: ContextVar["TaskContext | None"] = ContextVar("maniple_current_task", default=None)
-"""The task whose handler runs here: what is logged meanwhile is about it."""
+"""The task whose handler runs here: log lines written meanwhile are about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What a handler may know and do, if it has a second parameter.
+    """What a handler gets as its second parameter, if it has one.
 
-    `timeout` is the seconds that this attempt has, `traceparent` its place in its trace.
+    `timeout` is the seconds that this attempt has, `traceparent` its position in its trace.
     """
 
     task: TaskInfo
@@ -57,32 +57,32 @@ class TaskContext:
 
     @property
     def task_id(self) -> str:
-        """With the tenant, the task's identity everywhere."""
+        """The task's id; together with the tenant it identifies the task."""
         return self.task.id
 
     @property
     def capability(self) -> str:
-        """What is run."""
+        """The capability that runs."""
         return self.task.capability
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The number of this attempt, from 1."""
         return self.task.attempt
 
     @property
     def deadline(self) -> datetime:
-        """The moment after which the task expires, wherever it is."""
+        """When the task expires, wherever it is."""
         return self.task.deadline
 
     @property
     def tenant(self) -> str:
-        """Whose task it is."""
+        """The tenant that the task belongs to."""
         return self.task.tenant
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The strings by which policies select it."""
+        """The labels by which policies select the task."""
         return self.task.labels
 
     @property
@@ -97,10 +97,10 @@ class TaskContext:
         )
 
     def progress(self, value: Any) -> Reported:
-        """Tell watchers and the submitter how far the task is: any JSON value up to 64 KiB.
+        """Report progress to watchers and the submitter: any JSON value up to 64 KiB.
 
-        At most ten a second are sent, the latest wins. Returns false for what is dropped, because
-        it is larger or no JSON. May be awaited; need not be.
+        At most ten values a second are sent, the latest wins. Returns false for a value that is
+        dropped, because it is too large or not JSON. May be awaited; need not be.
         """
         try:
             if self.report is not None:

@@ -1,6 +1,6 @@
-"""What `@task` may be told: a wrong option must not break a promise in silence.
+"""Checks of the options of `@task`: a wrong option must not break a promise silently.
 
-Annotations are not checked at run time, so a typo would otherwise be taken for the default.
+Annotations are not checked at run time, so a misspelt option would otherwise mean the default.
 """
 
 import math
@@ -12,9 +12,9 @@ from maniple.messages import RetryPlan
 
 
 def check_options(capability: str, options: Mapping[str, Any]) -> None:
-    """Raise `ConfigurationError` that names the option unless all are known and of their kind.
+    """Raise a `ConfigurationError` that names an option that is unknown or of a wrong type.
 
-    None stands for what is not given.
+    None stands for an option that is not given.
     """
     if unknown := sorted(options.keys() - _CHECKS.keys()):
         known = ", ".join(sorted(_CHECKS))

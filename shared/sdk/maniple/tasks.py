@@ -1,4 +1,4 @@
-"""What a user's handlers are: functions marked with `@task`, and the context they may take.
+"""A user's handlers: functions marked with `@task`, and how they are to be run.
 
 `@task` only marks; nothing is registered at import. A `TaskRegistry` collects marked functions from
 modules, for an agent, a worker process or a test.
@@ -54,10 +54,10 @@ DEFAULT_TIMEOUT = 300.0
 
 
 class Executor(StrEnum):
-    """Where a handler runs, never on the loop that owns the connections.
+    """Where a handler runs, never on the event loop of the connections.
 
     `ASYNC`: on the handlers' event loop; `THREAD`: in a thread; `PROCESS`: in a worker process, for
-    CPU-bound work and for what may crash or must be stopped at its timeout.
+    CPU-bound work and for handlers that may crash or must be killed at their timeout.
     """
 
     ASYNC = "async"
@@ -68,8 +68,8 @@ class Executor(StrEnum):
 class TaskOptions(TypedDict, total=False):
     """Options of `@task`. `timeout` is seconds for one attempt, `memory` bytes of a process.
 
-    `exclusive`: an attempt is stopped before it can run elsewhere too, when its agent has lost the
-    broker. `affinity`: tasks with the same affinity key go to the same agent.
+    `exclusive`: when its agent loses the broker, an attempt is stopped before another one can run
+    elsewhere. `affinity`: tasks with the same affinity key go to the same agent.
     """
 
     timeout: float
@@ -84,7 +84,7 @@ class TaskOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Mark:
-    """What `@task` has said of a function."""
+    """The capability and options that `@task` attaches to a function."""
 
     capability: str
     options: TaskOptions
@@ -92,7 +92,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Note:
-    """What has been marked where a module is run, whether or not that keeps it."""
+    """A function marked while a module was imported, whether or not the module keeps it."""
 
     mark: Mark
     place: str
@@ -103,7 +103,7 @@ class Note:
 class TaskDefinition:
     """A handler and how it is to be run.
 
-    `decode` gives it its payload from JSON; it raises `InvalidMessage` for what does not fit.
+    `decode` decodes its payload from JSON; it raises `InvalidMessage` for one that is not valid.
     """
 
     capability: str
@@ -125,9 +125,9 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
     """Mark a function as the handler of `capability`.
 
     The function takes the payload, and a `TaskContext` if it has a second parameter, and returns
-    any JSON value. `async def` runs on the handlers' loop, a plain function in a thread, with
-    `executor="process"` in a process. A payload that is annotated is validated. What is loaded is
-    what the module has by that name in the end, with all decorators above this one. Raises
+    any JSON value. `async def` runs on the handlers' event loop, a plain function in a thread, with
+    `executor="process"` in a process. A payload with an annotation is validated. What is loaded is
+    the module's attribute of the function's name, with all decorators above this one. Raises
     `ConfigurationError` for a wrong name or option.
     """
     given: Any = capability
@@ -155,9 +155,9 @@ def task(capability: str, **options: Unpack[TaskOptions]) -> Callable[[F], F]:
 
 
 def _note(function: Any, frame: FrameType) -> None:
-    """Note what is marked at the top of a module, until that is imported anew.
+    """Remember a function marked at the top level of a module, until that is imported again.
 
-    What functions make and the bodies of classes have is somebody's who keeps it on purpose.
+    Functions marked inside functions or classes are left to whoever keeps them.
     """
     spec = frame.f_globals.get("__spec__")
     if frame.f_code.co_name != "<module>" or not isinstance(spec, ModuleSpec):
@@ -189,7 +189,7 @@ def check_capability(capability: str) -> None:
 
 
 def mark_of(function: Any) -> Mark | None:
-    """Return what `@task` has said of a function, or of one that it is made of; None if nothing."""
+    """Return the mark of a function, or of one that it wraps; None if there is none."""
     if not callable(function):
         return None
     try:
@@ -200,9 +200,9 @@ def mark_of(function: Any) -> Mark | None:
 
 
 def definition_of(function: Any) -> TaskDefinition:
-    """Return how a marked function is to be run, as it is now: with what decorators made of it.
+    """Return how a marked function is to be run, with its decorators.
 
-    Raises `ConfigurationError` if it has no mark, or takes what nobody gives it.
+    Raises `ConfigurationError` if it has no mark, or has parameters that nobody fills.
     """
     mark = mark_of(function)
     if mark is None:
@@ -213,7 +213,7 @@ def definition_of(function: Any) -> TaskDefinition:
 def define(capability: str, function: Callable[..., Any], options: TaskOptions) -> TaskDefinition:
     """Return the definition of a handler.
 
-    Raises `ConfigurationError` for options that clash, and for what can be no handler.
+    Raises `ConfigurationError` for options that conflict, and for something that can be no handler.
     """
     callables.check(function, capability)
     payload_type = callables.payload_type(function, capability)
@@ -243,7 +243,7 @@ def _decoder(payload_type: Any, function: Callable[..., Any], capability: str) -
 
 
 def _executor(capability: str, function: Callable[..., Any], options: TaskOptions) -> Executor:
-    """Return where a handler runs. Raises `ConfigurationError` for options that clash."""
+    """Return where a handler runs. Raises `ConfigurationError` for options that conflict."""
     try:
         check_options(capability, options)
     except ConfigurationError as error:
@@ -271,15 +271,15 @@ class TaskRegistry:
     """The handlers that a process offers, by capability."""
 
     def __init__(self, functions: Iterable[Callable[..., Any]] = ()) -> None:
-        """Take marked functions."""
+        """Add marked functions."""
         self.definitions: dict[str, TaskDefinition] = {}
-        """By capability; for who asks with every task."""
+        """By capability; read for every task."""
         self._modules: set[str] = set()
         for function in functions:
             self.add(function)
 
     def add(self, function: Callable[..., Any]) -> None:
-        """Take one marked function. Raises `ConfigurationError` if it has no mark or a twin."""
+        """Add a marked function. Raises `ConfigurationError` if it has no mark or a twin."""
         definition = definition_of(function)
         known = self.definitions.get(definition.capability)
         if known is not None and known.function != function:  # a bound method is made each time
@@ -292,9 +292,10 @@ class TaskRegistry:
         self.definitions[definition.capability] = definition
 
     def collect(self, module: ModuleType) -> None:
-        """Take every marked function that `module` has by name, as it is found there.
+        """Add every marked function that is an attribute of `module`.
 
-        Raises `ConfigurationError` if there is none. When all are collected, `check_module` each.
+        Raises `ConfigurationError` if there is none. When all modules are collected, call
+        `check_module` for each.
         """
         found = [value for value in list(vars(module).values()) if mark_of(value) is not None]
         for function in found:
@@ -308,9 +309,9 @@ class TaskRegistry:
             )
 
     def check_module(self, module: ModuleType) -> None:
-        """Raise `ConfigurationError` for what is marked in `module` and would never be offered.
+        """Raise `ConfigurationError` for a marked function in `module` that is never offered.
 
-        What a module keeps of another one that is not collected is no business of this process.
+        Functions of other modules that are not collected are ignored.
         """
         for value in list(vars(module).values()):
             self._look_for_hidden(value, depth=MOST_HIDDEN)
@@ -322,7 +323,7 @@ class TaskRegistry:
             _check_kept(note)
 
     def _look_for_hidden(self, value: Any, depth: int) -> None:
-        """Refuse a marked function that only something else leads to: it would never be offered."""
+        """Refuse a marked function that is reachable only through another object."""
         if issubclass(type(value), ModuleType) or mark_of(value) is not None:
             return
         for inner in callables.kept_in(value) if depth else ():
@@ -347,7 +348,7 @@ class TaskRegistry:
 
 
 def _check_kept(note: Note) -> None:
-    """Raise `ConfigurationError` for what was marked and can be no handler of anybody's."""
+    """Raise `ConfigurationError` for a marked object that can be no handler."""
     function = note.function()
     now = None if function is None else getattr(function, MARK, note.mark)
     if now is note.mark:

@@ -5,10 +5,10 @@
             handle = await client.submit("text.count", "a b")
             assert await handle.result() == 2
 
-Nothing waits: a retry follows at once, and a task for a capability that nobody offers expires at
-once as `no_agent`. Messages pass through the real codec, handlers run as an agent runs them, but
-those for processes run in threads here. There are no policies, no lost agents, no redelivery; test
-those against `maniple dev`.
+Nothing waits: a retry follows at once, and a task for a capability without a handler expires at
+once with `no_agent`. Messages pass through the real codec and handlers run as in an agent, except
+that handlers for processes run in threads. There are no policies, no lost agents, no redelivery;
+test those against `maniple dev`.
 """
 
 import asyncio
@@ -52,8 +52,8 @@ async def cluster(
 ) -> AsyncIterator[Client]:
     """Give a client of a cluster that offers `handlers`: `@task` functions, modules or names.
 
-    At most `slots` handlers run at a time. At the end, what still runs is cancelled. Raises
-    `ConfigurationError` for what is no handler.
+    At most `slots` handlers run at a time. At the end, handlers that still run are cancelled.
+    Raises `ConfigurationError` for something that is no handler.
     """
     registry = TaskRegistry()
     for handler in handlers:
@@ -76,7 +76,7 @@ async def cluster(
 
 
 class MemoryCarrier:
-    """Runs tasks in place of bringing them to a cluster."""
+    """Runs tasks in this process instead of sending them to a cluster."""
 
     def __init__(self, registry: TaskRegistry, outstanding: OutstandingHandles, slots: int) -> None:
         """Run the handlers of `registry`, at most `slots` at a time."""
@@ -87,11 +87,11 @@ class MemoryCarrier:
         self._running: set[asyncio.Task[None]] = set()
 
     def send(self, ticket: Ticket) -> None:
-        """Take a task."""
+        """Start a task."""
         self._spawn(self._carry(ticket, ticket.body))
 
     async def close(self) -> None:
-        """Cancel what runs. A thread that is still at work keeps working; nobody hears of it."""
+        """Cancel what runs. A thread that is still working runs on; its result is dropped."""
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -120,7 +120,7 @@ class MemoryCarrier:
         return self._registry.get(capability)
 
     def report(self, progress: Progress) -> None:
-        """Hand progress to the client, by way of its bytes."""
+        """Give progress to the client, after encoding and decoding it."""
         self._outstanding.report_all(codec.decode_list(codec.encode([progress]), Progress))
 
     async def in_thread(self, work: Callable[[], Outcome]) -> Outcome:

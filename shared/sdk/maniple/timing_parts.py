@@ -1,6 +1,7 @@
-"""The parts of a cluster's protocol time: how long what is, and who relies on it. Pure.
+"""The parts of a cluster's protocol timings: how long each time is, and who relies on it. Pure.
 
-Seconds, unless a field says otherwise. `maniple.timings` puts them together.
+All are seconds, unless a field says otherwise: read a field's text as "seconds …". The first
+sentence of a class says whose times they are. `maniple.timings` puts the parts together.
 """
 
 import math
@@ -9,12 +10,12 @@ from typing import Any, Self
 
 
 def _outside(default: float, least: float) -> Any:
-    """Return a field that no scale makes shorter than what is outside of us allows."""
+    """Return a field that no scale makes shorter than systems outside of ours allow."""
     return field(default=default, metadata={"least": least})
 
 
 def _share(default: float) -> Any:
-    """Return a field that is no time and is not scaled."""
+    """Return a field that is a ratio, no time, and is not scaled."""
     return field(default=default, metadata={"share": True})
 
 
@@ -23,7 +24,7 @@ class Part:
     """A part of the timings."""
 
     def scaled(self, factor: float) -> Self:
-        """Return it with all times so many times as long."""
+        """Return this part with all times multiplied, see `Timings.scaled`."""
         changes: dict[str, Any] = {}
         for one in fields(self):
             value = getattr(self, one.name)
@@ -200,14 +201,14 @@ class Amqp(Part):
 
     @property
     def silent(self) -> float:
-        """Seconds without a word of the broker until the connection is taken for dead."""
+        """Seconds of silence of the broker until the connection is taken for dead."""
         return self.silence * self.heartbeat
 
     def ticks(self, seconds: float) -> int:
-        """Return how many whole looks that is.
+        """Return a time as a number of whole ticks.
 
-        In looks of the loop and not by the clock: a process that was stopped for a minute, or whose
-        loop was held up, must not take its own sleep for the broker's silence.
+        Ticks of the loop are counted, not the clock: a process that was stopped for a minute, or
+        whose loop was held up, must not mistake its own sleep for the broker's silence.
         """
         return max(1, int(seconds / self.tick + 1e-9))
 
@@ -268,14 +269,14 @@ class Peers(Part):
 
     @property
     def stood_still(self) -> float:
-        """Seconds after which others may soon take over what one owned."""
+        """Seconds of standing still after which others may soon own what one owned."""
         return self.alive / 2
 
     @property
     def spilled(self) -> float:
-        """Seconds of which it is remembered what a full bucket had no room for.
+        """Seconds for which it is remembered what a full bucket had no room for.
 
-        As long as it may have no owner, and until the next one is told what was used meanwhile.
+        As long as it may have no owner, and until the next owner is told what was used meanwhile.
         """
         return self.alive + self.presence
 

@@ -15,14 +15,14 @@ SETTINGS: Final = {
     "bounds.forgotten": "MANIPLE_FORGOTTEN_AFTER",
     "queues.leftover": "MANIPLE_LEFTOVER_QUIET",
 }
-"""The variables that set one time; all others follow `MANIPLE_TIME_SCALE` only."""
+"""The variables that set a single time; all others follow `MANIPLE_TIME_SCALE` only."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimingRule:
-    """The sum of some times must be below that of others, or at most as much; or else `why`.
+    """The sum of some times must be less than that of others, or at most equal; `why` says why.
 
-    A time is named by where it stands in `Timings`, and counts as often as it is named.
+    A time is named by its path in `Timings`, and counts as often as it is named.
     """
 
     less: tuple[str, ...]
@@ -31,7 +31,7 @@ class TimingRule:
     equal: bool = False
 
     def complaint(self, timings: "Timings") -> str | None:
-        """Say what is wrong, with all times concerned."""
+        """Return a sentence about a broken rule, with all times concerned."""
         low, high = _sum(timings, self.less), _sum(timings, self.more)
         slack = 1e-9 * high  # what scaling adds and takes
         if low < high - slack or (self.equal and low <= high + slack):
@@ -294,7 +294,7 @@ RULES: Final = (
 
 
 def complaints(timings: "Timings") -> list[str]:
-    """Return what is wrong with them, each as a sentence that names the times concerned."""
+    """Return the rules that these timings break, each as a sentence."""
     odd = [
         f"{_names((path,))} must be a number above 0, not {value:g}"
         for path, value, is_share in _all(timings)
@@ -317,7 +317,7 @@ def _sum(timings: "Timings", paths: tuple[str, ...]) -> float:
 
 
 def _names(paths: tuple[str, ...]) -> str:
-    """Name times, each with the variable that sets it where there is one."""
+    """Return times by name, each with the variable that sets it if there is one."""
     if len(paths) > 1 and len(set(paths)) == 1:
         return f"{len(paths)} times {_names(paths[:1])}"
     return " and ".join(f"{p} [{SETTINGS[p]}]" if p in SETTINGS else p for p in paths)

@@ -1,9 +1,8 @@
-"""The protocol time of a cluster: what one process relies on another keeping, as one value.
+"""The protocol timings of a cluster: the times that one process relies on another keeping.
 
-All processes of a cluster should have equal `Timings`; those that are told to differ say so (see
-`shown`). It is passed down, whole or in parts; whoever needs a time has it from its constructor or
-as an argument. What only concerns one process (how often a screen is drawn, how long a tool waits)
-is not here.
+All processes of a cluster should have equal `Timings`; processes that differ are reported (see
+`shown`). The value is passed down, whole or in parts, to constructors and functions. Times that
+concern one process only (how often a screen is drawn, how long a tool waits) are not here.
 
 The parts, with what each time means and who relies on it, are in `maniple.timing_parts`; a value
 that would break a promise cannot be made, see `maniple.timing_rules`.
@@ -64,7 +63,7 @@ class WrongTimings(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """All of them. Raises `WrongTimings` where they do not fit together."""
+    """All protocol timings of a cluster. Raises `WrongTimings` where they do not fit together."""
 
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     bounds: Bounds = field(default_factory=Bounds)
@@ -83,14 +82,14 @@ class Timings:
     expiry: Expiry = field(default_factory=Expiry)
 
     def __post_init__(self) -> None:
-        """Refuse what would break a promise."""
+        """Refuse timings that would break a promise."""
         if found := complaints(self):
             raise WrongTimings("; ".join(found))
 
     def scaled(self, factor: float) -> Self:
-        """Return it with all times so many times as long, as far as others allow.
+        """Return the timings with all times multiplied by `factor`, as far as that is possible.
 
-        `factor` is from `LEAST_SCALE` to `MOST_SCALE`; what it makes of the defaults is valid.
+        `factor` is from `LEAST_SCALE` to `MOST_SCALE`; the scaled defaults are valid.
         """
         if not LEAST_SCALE <= factor <= MOST_SCALE:
             raise WrongTimings(f"a scale is from {LEAST_SCALE:g} to {MOST_SCALE:g}, not {factor:g}")
@@ -100,7 +99,7 @@ class Timings:
         return replace(self, **parts)
 
     def bounded(self, *, leftover: float | None = None, **seconds: float | None) -> Self:
-        """Return it with these fields of `bounds` and of `queues`, as far as they are given."""
+        """Return the timings with other values of these fields of `bounds` and `queues`."""
         given = {name: value for name, value in seconds.items() if value is not None}
         queues = self.queues if leftover is None else replace(self.queues, leftover=leftover)
         return replace(self, bounds=replace(self.bounds, **given), queues=queues)
@@ -111,10 +110,10 @@ class Timings:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
 
     def shown(self) -> dict[str, float | str]:
-        """Return what a process tells of its timings: the digest of all, and those of membership.
+        """Return what a process reports of its timings: the digest of all, and those of membership.
 
-        `heartbeat` and `exclusive` are the latest: the longest between two heartbeats, and when
-        nothing exclusive runs any more.
+        `heartbeat` and `exclusive` are the latest values: the longest time between two heartbeats,
+        and when nothing exclusive runs any more.
         """
         return {
             "digest": self.digest,

@@ -58,7 +58,7 @@ CONTROL: Final = Exchange("maniple.control", "topic")
 REQUESTS: Final = Exchange("maniple.requests", "direct")
 DEAD: Final = Exchange("maniple.dead", "topic")
 DEFAULT: Final = Exchange("", "direct")
-"""The broker's own, which needs no declaration: a key is the name of a queue."""
+"""The broker's own exchange, which needs no declaration: its routing keys are names of queues."""
 
 EXCHANGES: Final = (
     UNROUTED, TASKS, LANES, AGENTS, DELAY, RETRY, RESULTS, REPLIES, EVENTS, HEARTBEATS, OUTCOMES,
@@ -171,7 +171,7 @@ def refused_key(code: str) -> str:
 
 
 def progress_key(capability: str) -> str:
-    """Routing key on `maniple.events` of what handlers of a capability report."""
+    """Routing key on `maniple.events` of the progress of a capability's tasks."""
     return f"task.progress.{capability}"
 
 
@@ -199,7 +199,7 @@ def delay_queue(seconds: float) -> Queue:
 
 
 def request_queue(service: str) -> Queue:
-    """Where replicas of `service` compete for requests."""
+    """The queue of requests to `service`, for which its replicas compete."""
     return Queue(
         f"maniple.requests.{service}",
         arguments={
@@ -238,7 +238,7 @@ def suspect_lane(lane: str) -> str:
 
 
 def lane_key(lane: str, lost: int) -> str:
-    """Return the key of `maniple.lanes` for a task that has lost so many agents."""
+    """Return the key of `maniple.lanes` for a task that was lost by `lost` agents."""
     return suspect_lane(lane) if lost >= SUSPECT_AFTER else lane
 
 
@@ -286,7 +286,7 @@ def reply_queue(client: str, address: str) -> Queue:
 
 
 def delay_tier(seconds: float) -> float:
-    """Return the largest tier that is not longer than `seconds` (at least the smallest)."""
+    """Return the longest tier that is not longer than `seconds` (at least the shortest)."""
     best = DELAY_TIERS[0]
     for tier in DELAY_TIERS:
         if tier <= seconds:
@@ -295,10 +295,10 @@ def delay_tier(seconds: float) -> float:
 
 
 def other_tier(tier: float, most: float = DELAY_TIERS[-1]) -> float:
-    """Return the next longer tier, or of the longest the one before it.
+    """Return the next longer tier, or after the longest the one before it.
 
-    After the longest up to `most`, which is what a task has time for, begin again with the
-    shortest: so all of them are tried.
+    After the longest tier up to `most`, the time that the task has, start again with the shortest:
+    so all of them are tried.
     """
     place = DELAY_TIERS.index(tier)
     if place + 1 == len(DELAY_TIERS):

@@ -1,4 +1,4 @@
-"""The trace that a task belongs to: W3C trace context, as it travels in messages. Pure."""
+"""A task's trace: W3C trace context, as it travels in messages. Pure."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _HALF = 64  # bits
 
 
 class TraceContext(NamedTuple):
-    """What a traceparent says; ids are lower-case hexadecimal."""
+    """The parts of a traceparent; ids are lower-case hexadecimal."""
 
     trace_id: str
     span_id: str
@@ -33,7 +33,7 @@ def parse_traceparent(text: str) -> TraceContext | None:
 
 
 def written(context: TraceContext) -> str:
-    """Return a traceparent that says this."""
+    """Return the traceparent of these parts."""
     return f"00-{context.trace_id}-{context.span_id}-{int(context.sampled):02x}"
 
 
@@ -41,7 +41,7 @@ def written(context: TraceContext) -> str:
 
 
 def is_sampled(traceparent: str | None) -> bool:
-    """Tell whether the spans of a trace are written as they come."""
+    """Tell whether the spans of a trace are written at once."""
     return traceparent is not None and traceparent[-1] in _ODD
 
 
@@ -56,33 +56,33 @@ def span_id_of(traceparent: str) -> str:
 
 
 def with_sampling(traceparent: str, *, sampled: bool) -> str:
-    """Return the same place in the same trace, sampled or not."""
+    """Return the same position in the same trace, sampled or not."""
     flags = int(traceparent[-2:], 16)
     return f"{traceparent[:-2]}{flags | _SAMPLED if sampled else flags & ~_SAMPLED:02x}"
 
 
 def with_span(traceparent: str, span_id: str) -> str:
-    """Return another place in the same trace."""
+    """Return another position in the same trace."""
     return f"{traceparent[: _SPAN.start]}{span_id}{traceparent[_SPAN.stop :]}"
 
 
 def begun_trace(random_bits: int, *, sampled: bool) -> str:
-    """Begin a trace by 128 random bits, for a task whose submitter has none.
+    """Return a new trace of 128 random bits, for a task whose submitter has none.
 
-    Its span id is the first half of its trace id: whoever reads it knows by that that there is no
-    such span, and that the task's first `dispatch` is a root (`is_begun_here`).
+    Its span id is the first half of its trace id: so a reader knows that there is no such span, and
+    that the task's first `dispatch` is a root (`is_begun_here`).
     """
     trace_id = random_bits | 1 | 1 << _HALF
     return f"00-{trace_id:032x}-{trace_id >> _HALF:016x}-{int(sampled):02x}"
 
 
 def is_begun_here(traceparent: str) -> bool:
-    """Tell whether a dispatcher began the trace, not a submitter, and it has no root yet."""
+    """Tell whether a dispatcher started the trace, not a submitter, and it has no root yet."""
     return traceparent[_SPAN] == traceparent[_TRACE.start : _TRACE.start + 16]
 
 
 def of_copy(traceparent: str) -> str:
-    """Return the trace of a task's copy: one of its own, which differs in one bit of its id.
+    """Return the trace of a task's copy: a separate one, whose id differs in one bit.
 
     So either can be found from the other.
     """

@@ -1,4 +1,4 @@
-"""URLs as people write them: what is wrong with one is said in words, and never repeats it."""
+"""Checks of URLs as people write them; an error message never repeats the URL."""
 
 import binascii
 import re
@@ -20,7 +20,7 @@ _ENCODE = (
 
 
 def check_broker_url(url: str) -> SplitResult:
-    """Return the parts of a broker's URL. Raises `ValueError`, in words."""
+    """Return the parts of a broker's URL. Raises `ValueError` with a sentence."""
     parts = _checked(url, {"amqp", "amqps"}, BROKER_EXAMPLE)
     if len(unquote(parts.path[1:])) > MOST_VHOST:
         raise ValueError(f"the vhost has more than {MOST_VHOST} letters")
@@ -32,12 +32,12 @@ def check_broker_url(url: str) -> SplitResult:
 
 
 def check_http_url(url: str) -> SplitResult:
-    """Return the parts of the URL of an HTTP API. Raises `ValueError`, in words."""
+    """Return the parts of the URL of an HTTP API. Raises `ValueError` with a sentence."""
     return _checked(url, {"http", "https"}, HTTP_EXAMPLE)
 
 
 def place_of(broker_url: str) -> str:
-    """Return host, port and vhost of a broker's URL, as people are told where it is."""
+    """Return host, port and vhost of a broker's URL, to show to people."""
     parts = urlsplit(broker_url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{parts.port or DEFAULT_PORTS[parts.scheme]}{parts.path}"
@@ -83,7 +83,7 @@ def _check_host(host: str) -> None:
 
 
 def _check_parameter(name: str, value: str, scheme: str) -> None:
-    """Raise `ValueError` for a parameter of a broker's URL that would be passed over."""
+    """Raise `ValueError` for a parameter of a broker's URL that would be ignored."""
     if name not in PARAMETERS:
         raise ValueError(f"there is no parameter {name!r}: there is {', '.join(PARAMETERS)}")
     is_right, wanted = PARAMETERS[name]
@@ -113,14 +113,14 @@ TLS_PARAMETERS = {
     "keyfile": _A_FILE,
     "no_verify_ssl": (lambda value: value in {"0", "1"}, "0 or 1"),
 }
-"""What a broker's URL may say of TLS: which values are right, and what to say of others."""
+"""The TLS parameters of a broker's URL: which values are right, and the message for others."""
 PARAMETERS = {
     **TLS_PARAMETERS,
     "heartbeat": (_is_number, "a number of seconds"),
     "timeout": (_is_number, "a number of seconds"),
     "name": (bool, "the name of the connection"),
 }
-"""All parameters of a broker's URL; in place of a `heartbeat` and a `name` Maniple has its own."""
+"""All parameters of a broker's URL; Maniple sets `heartbeat` and `name` itself."""
 
 
 def _check_port(parts: SplitResult) -> None:
@@ -133,7 +133,7 @@ def _check_port(parts: SplitResult) -> None:
 
 
 def _is_cut_short(url: str) -> bool:
-    """Whether a `/`, `?` or `#` in the password has ended the part with the host."""
+    """Tell whether a `/`, `?` or `#` in the password has ended the part with the host."""
     _, _, rest = url.partition("://")
     ended = re.search(r"[/?#]", rest)
     if ended is None or "@" in rest[: ended.start()]:

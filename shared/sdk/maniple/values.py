@@ -1,7 +1,7 @@
-"""What handlers take and return, and the JSON that stands for it: the same types both ways.
+"""What handlers take and return, and its JSON: the same types in both directions.
 
-What a payload may be annotated with may be returned, by the same names: of a field with an alias,
-that one.
+A type that a payload may be annotated with may also be returned. Fields have the same names in both
+directions; a field with an alias has that.
 """
 
 import dataclasses
@@ -33,10 +33,11 @@ _KEYS = (UUID, date, time, timedelta, Decimal, Enum)
 
 
 def decoder_of(payload_type: Any, capability: str) -> Decode:
-    """Return what makes a payload of JSON; it raises `InvalidMessage` (`invalid_task`) for others.
+    """Return a function that decodes a payload from JSON.
 
-    Raises whatever pydantic and msgspec say of a type that they cannot build, and `TypeError` for
-    one that no JSON value is.
+    It raises `InvalidMessage` (`invalid_task`) for a payload that is not valid. Making it raises
+    whatever pydantic and msgspec raise for a type that they cannot build, and `TypeError` for a
+    type that no JSON value has.
     """
     if payload_type in _UNTYPED:
         return decode_value
@@ -103,7 +104,8 @@ def _misfit(
 def dumps(value: Any) -> bytes:
     """Return a value as JSON.
 
-    Raises `TypeError`, `ValueError`, `RecursionError` or `msgspec.MsgspecError` for what is none.
+    Raises `TypeError`, `ValueError`, `RecursionError` or `msgspec.MsgspecError` if it cannot be
+    encoded.
     """
     try:
         text = _dumped(value)
@@ -115,7 +117,7 @@ def dumps(value: Any) -> bytes:
 
 
 class _NotJson(TypeError):
-    """A value of a type that JSON has nothing for."""
+    """A value of a type that JSON cannot express."""
 
     def __init__(self, value: Any) -> None:
         parts = isinstance(value, Iterator | AsyncIterator)
@@ -131,7 +133,7 @@ def _dumped(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of no JSON type as one, what is in it perhaps not yet."""
+    """Return a JSON type for a value of another type; its content may need the same again."""
     if isinstance(value, pydantic.BaseModel):
         return value.model_dump(mode="json", by_alias=True)
     if isinstance(value, Struct):
@@ -151,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 @lru_cache(maxsize=1024)
 def names_of(kind: type[Any]) -> dict[str, str]:
-    """Return the fields of a dataclass, each with what JSON calls it."""
+    """Return the fields of a dataclass, each with its name in JSON."""
     try:
         hints = get_type_hints(kind, include_extras=True)
     except (NameError, TypeError):  # it could be no payload either

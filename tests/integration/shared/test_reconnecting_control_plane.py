@@ -24,7 +24,7 @@ from waiting import wait_until
 
 LOG = structlog.get_logger()
 PATIENCE = 60.0
-# As ever, in a fraction of the time: the real one has a test of its own in test_transport_silence.
+# As ever, in a fraction of the time: the real one has a test of its own in test_amqp_silence.
 TIMES = Amqp(heartbeat=2, tick=0.4)
 DROPPED_SECONDS = 3.0 * TIMES.heartbeat  # the broker holds what was a client's for as long
 STUCK = 20  # events that are emitted while nothing gets through

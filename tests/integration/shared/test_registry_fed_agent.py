@@ -1,4 +1,4 @@
-"""Agents that are fed, on a real broker: hungry, and no zombies, unless they lack a consumer."""
+"""Agents that are fed, on a real broker: not stalled, unless they lack a consumer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ def described(agent: Agent, **static: Any) -> AgentDescription:
     return AgentDescription.model_validate(who | fixed | static)
 
 
-async def test_a_hungry_agent_that_takes_one_message_at_a_time_of_many_is_no_zombie(
+async def test_a_hungry_agent_that_takes_one_message_at_a_time_of_many_is_not_stalled(
     servers: LocalServers, tmp_path: Path
 ) -> None:
     async with (

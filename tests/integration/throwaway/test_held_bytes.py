@@ -48,7 +48,7 @@ async def world(
 
 @contextmanager
 def stopped(process: ServiceProcess) -> Iterator[None]:
-    """Let a process stand still."""
+    """Freeze a process for the block."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield

@@ -153,7 +153,7 @@ def alarmed(
 ) -> Callable[[World], Awaitable[None]]:
     """An alarm that lasts until everybody who works has said so, or no agent takes anything more.
 
-    One that is longer than a broker's silence may be is left to `test_transport_silence.py`.
+    One that is longer than a broker's silence may be is left to `test_amqp_silence.py`.
     """
 
     async def inject(world: World) -> None:

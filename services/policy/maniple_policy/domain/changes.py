@@ -1,4 +1,4 @@
-"""What a change would make of the policies, or why it may not be made."""
+"""What changes would make of the policies, or why they are refused."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one change does; `record` is `before` if that says the same already."""
+    """The effect of one change; `record` is `before` if that says the same already."""
 
     before: Stored | None
     record: Stored
@@ -43,13 +43,13 @@ def steps(
     refused: Mapping[str, Stored],
     floor: int = 0,
 ) -> list[Step]:
-    """Say what changes come to, all of them together.
+    """Return the effects of changes, all of them together.
 
-    `refused` stands in Consul and is not in force because of a tie: it still must not tie with
-    something else, or processes that start anew would disagree with the others. With a `floor`,
-    processes run a later set than `records` are: a version is made that is above it, so that they
-    take them, even of what says the same. Raises
-    `VersionConflict`, `UnknownPolicy` for the tombstone of what is not there, `PolicyTie`.
+    `refused` records are in Consul and not in force because of a tie: a change still must not tie
+    with another document, or processes that start anew would disagree with the others. With a
+    `floor`, processes run a later set than `records` are: a version above it is made, even with the
+    same content, so that processes accept it. Raises `VersionConflict`, `UnknownPolicy` for the
+    tombstone of a missing policy, `PolicyTie`.
     """
     found = list[Step]()
     for want in wanted:
@@ -75,7 +75,7 @@ def _step(before: Stored | None, wanted: Wanted, floor: int) -> Step:
 
 
 def fitting(found: Sequence[Step]) -> list[Step]:
-    """Return the first steps, as many as Consul takes in one transaction."""
+    """Return the first steps, as many as fit into one transaction of Consul."""
     size, some = 0, list[Step]()
     for step in found[:AT_ONCE]:
         size += len(step.record.to_json()) * 4 // 3  # it goes there as base64

@@ -1,4 +1,4 @@
-"""Documents between which nothing decides, in a whole set of them."""
+"""Ties between documents of a whole set."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,9 +8,9 @@ from maniple_policies import InForce, Match, Policy
 
 
 def conflicts(among: Mapping[str, InForce], changed: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the ties that one of the `changed` keys has a part in, as (changed, other).
+    """Yield the ties in which one of the `changed` keys is involved, as (changed, other).
 
-    What a rollout leaves to the others is in force too, and counts.
+    A version that is being replaced by a rollout is in force too, and counts.
     """
     peers = defaultdict[Any, list[tuple[str, Match]]](list)
     for key, one in among.items():
@@ -28,7 +28,7 @@ def conflicts(among: Mapping[str, InForce], changed: Iterable[str]) -> Iterator[
 
 
 def _rank(document: Policy) -> tuple[Any, ...]:
-    """Return what two documents have in common that nothing decides between."""
+    """Return a document's rank: of two that match the same tasks with equal rank neither wins."""
     return (document.kind, *document.match.specificity)
 
 

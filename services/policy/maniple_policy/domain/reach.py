@@ -1,4 +1,4 @@
-"""What a policy reaches among the agents and processes that live now."""
+"""Which live agents and processes a policy matches."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Agents by capability, and the lanes that somebody reads."""
+    """Agents by capability, and the lanes that have consumers."""
 
     capabilities: Mapping[str, int] = field(default_factory=dict)
     lanes: frozenset[str] = frozenset()
@@ -32,7 +32,7 @@ class Known:
         return cls(capabilities, frozenset(lanes))
 
     def touched(self, policy: Policy) -> dict[str, int]:
-        """Return the capabilities that a policy selects, with how many agents have them."""
+        """Return the capabilities that a policy selects, each with its number of agents."""
         fits = matcher(policy.match.capability)
         return {
             name: count
@@ -42,7 +42,7 @@ class Known:
 
 
 def doubts(policy: Policy, known: Known | None, processes: Collection[str]) -> list[str]:
-    """Say what in a policy refers to nothing that lives; what is not known is not doubted."""
+    """Return what in a policy refers to nothing that is alive; unknown facts raise no doubt."""
     found = []
     instance = matcher(policy.match.instance)
     if instance is not None and processes and not any(map(instance, processes)):

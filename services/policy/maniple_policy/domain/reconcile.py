@@ -1,8 +1,8 @@
-"""What to do when Consul and our own copy do not say the same.
+"""What to do when Consul and our own copy differ.
 
 Versions only rise, and only a tombstone deletes. So a key that Consul lost, or has in an older
-version, is written again from our copy; a newer one is taken; one that was edited in place is taken
-as a new version; one that cannot be read, or that ties with another, is reported, and our copy
+version, is written again from our copy; a newer one is adopted; one that was edited in place
+becomes a new version; one that cannot be read, or that ties with another, is reported, and our copy
 stays in force.
 """
 
@@ -17,7 +17,7 @@ from maniple_policy.domain.conflicts import conflicts
 from maniple_policy.domain.records import CONSUL, EDITED, Bare, Revision, Stored, read, succeed
 
 _Above = tuple[datetime, int]
-"""When an edit was found, and what its version is to be above."""
+"""When an edit was found, and the version that its own must exceed."""
 MOST_SAID = 500  # characters about what cannot be used
 NEW = 0  # compare-and-set index of a key that must not exist yet
 
@@ -32,19 +32,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A record to be put into Consul if its key is still at `index`."""
+    """A record to be written to Consul if its key is still at `index`."""
 
     record: Stored
     index: int
     edit: bool = False
-    """It makes a version of what somebody has put into Consul, and does not only repair."""
+    """It makes a version of somebody's edit in Consul, and is not only a repair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`take` comes into force here, `write` must first get into Consul, `invalid` says why not.
 
-    `tied` are those of the invalid ones that are wrong only beside another.
+    `tied` are the invalid ones that are wrong only in combination with another.
     """
 
     take: dict[str, Stored] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Plan:
     tied: dict[str, Stored] = field(default_factory=dict)
 
     def refuse(self, key: str, other: str) -> None:
-        """Leave a record out, because it ties with another."""
+        """Exclude a record, because it ties with another."""
         self.tied[key] = self.news[key]
         self.invalid[key] = f"{key} and {other} are equally specific and can match the same task"
         self.take.pop(key, None)
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def news(self) -> dict[str, Stored]:
-        """What Consul says that is not in force here yet."""
+        """What Consul holds that is not in force here yet."""
         return self.take | {write.record.key: write.record for write in self.write if write.edit}
 
 
@@ -89,7 +89,7 @@ def reconcile(
 
 
 def _refuse_ties(plan: Plan, ours: Mapping[str, Stored], theirs: Mapping[str, Found]) -> None:
-    """Leave out news that ties with something; of two news the one that was written later."""
+    """Exclude new records that tie with another; of two new ones the later one."""
     news = plan.news
     # Of what Consul holds as something unusable, processes may have different last good ones.
     usable = {key: record for key, record in ours.items() if key not in plan.invalid} | news

@@ -1,4 +1,4 @@
-"""What is stored of a policy: its present revision and those before it."""
+"""What is stored of a policy: its present revision and earlier ones."""
 
 import json
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class Revision(BaseModel):
     deleted: bool = False
 
     def says_the_same(self, other: "Revision") -> bool:
-        """Whether both would decide the same."""
+        """Tell whether both would decide the same."""
         return self.deleted == other.deleted and _content(self) == _content(other)
 
 
@@ -58,7 +58,7 @@ class Stored(Revision):
 
     @cached_property
     def in_force(self) -> InForce:
-        """The present document, and while it is rolled out the last one that held for all."""
+        """The present document and, while it is rolled out, the last one that applied to all."""
         if _is_whole(self.policy):
             return InForce(policy=self.policy)
         whole = (r for r in self.history if r.deleted or _is_whole(r.policy))
@@ -71,7 +71,7 @@ class Stored(Revision):
         return next((r for r in self.revisions if r.policy.version < version), None)
 
     def find(self, version: int) -> Revision | None:
-        """Return one revision; None if there is none, or it is no longer remembered."""
+        """Return one revision; None if it does not exist, or is not kept any more."""
         return next((r for r in self.revisions if r.policy.version == version), None)
 
     def as_of(self, version: int) -> "Stored | None":
@@ -84,12 +84,12 @@ class Stored(Revision):
 
     @property
     def before(self) -> "Stored | None":
-        """The record that this one replaced; None for the first, or if it is forgotten."""
+        """The record that this one replaced; None for the first, or if it is not kept."""
         return self.as_of(self.history[0].policy.version) if self.history else None
 
     @property
     def revisions(self) -> tuple[Revision, ...]:
-        """All that are remembered, the present one first."""
+        """All revisions that are kept, the present one first."""
         return (self.revision, *self.history)
 
     def to_json(self) -> bytes:
@@ -98,7 +98,7 @@ class Stored(Revision):
 
 
 def revision_of(records: Iterable[Stored]) -> int:
-    """Return the revision of a whole set, tombstones among it: what any change raises."""
+    """Return the revision of a whole set, with tombstones: every change raises it."""
     return sum(record.version for record in records)
 
 
@@ -107,13 +107,13 @@ def _is_whole(policy: Policy) -> bool:
 
 
 class Bare(BaseModel):
-    """A document that somebody put straight into Consul, without anything around it."""
+    """A document that somebody wrote straight into Consul, without a history."""
 
     policy: Document
 
     @classmethod
     def from_value(cls, value: Any) -> Self:
-        """Read it; raises `pydantic.ValidationError`."""
+        """Read a value; raises `pydantic.ValidationError`."""
         return cls(policy=parse_policy(value))
 
 

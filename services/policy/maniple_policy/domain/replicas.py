@@ -1,4 +1,4 @@
-"""Which process runs which versions, by what each tells of itself. Times are seconds of a clock."""
+"""Which process runs which versions, by their reports. Times are seconds of a clock."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,19 +12,19 @@ DIGESTS_KEPT = 200
 
 
 class ReplicaState(StrEnum):
-    """How a process stands to what is in force."""
+    """How a process compares to what is in force."""
 
     CURRENT = "current"
     LAGGING = "lagging"
     STALE = "stale"
-    """It has said nothing for long (`Policies.stale`)."""
+    """Its last report is old (`Policies.stale`)."""
     UNKNOWN = "unknown"
-    """It is in Consul and has said nothing yet."""
+    """It is in Consul and has not reported yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """The last that was heard of a process; `versions` as far as they are known."""
+    """The last report of a process; `versions` as far as they are known."""
 
     service: str
     digest: str
@@ -34,7 +34,7 @@ class ReplicaReport:
 
 
 class Replicas:
-    """What processes have told since this one listens."""
+    """The reports of processes since this one started listening."""
 
     def __init__(self, now: float, times: Policies | None = None) -> None:
         self._times = times or Policies()
@@ -43,14 +43,14 @@ class Replicas:
         self._heard: dict[str, ReplicaReport] = {}
 
     def learn_processes(self, digest: str, versions: Mapping[str, int]) -> None:
-        """Remember which versions a set has that was in force here."""
+        """Remember the versions of a set that was in force here."""
         self._sets.pop(digest, None)
         self._sets[digest] = dict(versions)
         if len(self._sets) > DIGESTS_KEPT:
             del self._sets[next(iter(self._sets))]
 
     def record_report(self, event: PolicyApplied, now: float) -> None:
-        """Take a report."""
+        """Apply a report."""
         before = self._heard.get(event.instance)
         versions = self._sets.get(event.digest)
         if versions is None:  # a set that was never in force here, or before we started
@@ -61,7 +61,7 @@ class Replicas:
         )
 
     def prune(self, present: Collection[str] | None, seen: float, now: float) -> None:
-        """Drop processes that have gone; `present` were in Consul at `seen`, None if not known."""
+        """Drop processes that are gone; `present` were in Consul at `seen`, None if not known."""
         for instance, report in list(self._heard.items()):
             absent = present is not None and instance not in present
             # Who was heard since may have come since.
@@ -76,18 +76,18 @@ class Replicas:
 
     @property
     def newest(self) -> int:
-        """The highest revision of a set that a process runs; 0 if none tells."""
+        """The highest revision of a set that a process reports; 0 if none does."""
         return max((report.revision for report in self._heard.values()), default=0)
 
     @property
     def instances(self) -> set[str]:
-        """The processes that were heard."""
+        """The processes that have reported."""
         return set(self._heard)
 
     def processes(
         self, digest: str, present: Mapping[str, str], now: float
     ) -> list[dict[str, Any]]:
-        """Describe every process, also those `present` (service by instance) and never heard.
+        """Describe every process, also those `present` (service by instance) without a report.
 
         `versions` is null where they cannot be known.
         """
@@ -133,7 +133,7 @@ class Replicas:
         return found
 
     def listening(self, now: float) -> float:
-        """Seconds since reports are listened to."""
+        """Seconds since this process started listening."""
         return round(now - self._since, 1)
 
     @property
@@ -150,7 +150,7 @@ class Replicas:
 def _behind(
     has: Mapping[str, int], in_force: Mapping[str, int], *, known: bool
 ) -> dict[str, int | None]:
-    """Return the version that a process has of each policy of which it has not the one in force.
+    """Return, by policy, the version of a process where that is not the one in force.
 
     0 stands for none, None for not known.
     """

@@ -1,6 +1,6 @@
-"""What requests have done, kept beside the policies and written together with each change.
+"""The effects of requests, stored beside the policies and written together with each change.
 
-A request that comes again is told what it has done and does it once, whichever replica it comes to.
+So a request that arrives again is answered with its earlier effect, whichever replica it comes to.
 """
 
 import json
@@ -18,7 +18,7 @@ KEPT = 200  # requests
 KEPT_BYTES = 32 * 1024  # beside up to 400 KiB of records, where Consul takes 512 KiB
 
 Ends = tuple[Whole, ...]
-"""What became of each policy of a request: the version made, minus the one that said it, or 0."""
+"""The effect on each policy of a request: the version made, minus the unchanged version, or 0."""
 
 
 class _Value(BaseModel):
@@ -30,20 +30,20 @@ class _Value(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RequestLog:
-    """What requests have done, by the requests' identities, the latest last."""
+    """The effects of requests, by their identities, the latest last."""
 
     ends: Mapping[str, Ends] = field(default_factory=dict)
 
     @classmethod
     def read(cls, value: bytes) -> Self:
-        """Read what `to_value` wrote; anything else, as of an earlier release, says nothing."""
+        """Read what `to_value` wrote; anything else, as of an earlier release, counts as empty."""
         try:
             return cls(_Value.model_validate_json(value).requests)
         except ValidationError:
             return cls()
 
     def to_value(self, token: str) -> bytes:
-        """Write it, with as many of the latest requests as there is room for."""
+        """Write it, with as many of the latest requests as fit."""
         kept, size = dict[str, Ends](), 0
         for request, ends in reversed([*self.ends.items()]):
             more = len(json.dumps({request: ends}))
@@ -54,14 +54,14 @@ class RequestLog:
         return json.dumps({"token": token, "requests": latest_last}).encode()
 
     def after(self, request: str, keys: Sequence[str], done: Mapping[str, Step]) -> "RequestLog":
-        """Remember what a request about these policies has done until now."""
+        """Return the log with what a request about these policies has done until now."""
         others = {name: ends for name, ends in self.ends.items() if name != request}
         return RequestLog({**others, request: tuple(_end(done.get(key)) for key in keys)})
 
     def steps(
         self, request: str, keys: Sequence[str], records: Mapping[str, Stored]
     ) -> dict[str, Step]:
-        """Return what a request has done already, by `kind/name`."""
+        """Return what a request has done before, by `kind/name`."""
         done = {}
         for key, end in zip(keys, self.ends.get(request, ()), strict=False):
             if end and key in records:

@@ -1,4 +1,4 @@
-"""What the registry knows of an agent, as values. Pure: times are seconds of an `Instant`."""
+"""The registry's knowledge of an agent, as values. Pure: times are seconds of an `Instant`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from maniple_runtime.control.messages import (
 from maniple_runtime.events import AgentEvent
 
 UNKNOWN_LIFE: Final = Incarnation("")
-"""Of an agent that stands in Consul and was never heard."""
+"""Of an agent that is in Consul and never sent a heartbeat."""
 
 
 class AgentState(StrEnum):
@@ -37,7 +37,7 @@ FINAL: Final = frozenset({AgentState.FAILED, AgentState.LEFT})
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """Now: seconds of the registry's `Clock`, and the time of day for people."""
+    """The present: seconds of the registry's `Clock`, and the time of day for people."""
 
     seconds: float
     at: datetime
@@ -50,7 +50,7 @@ class LaneView:
     ready: int
     consumers: int
     by_consumers: bool = False
-    """Of suspects and of an agent's own queue: that messages wait there says nothing."""
+    """For suspect queues and an agent's own queue: waiting messages there prove nothing."""
 
     @property
     def waiting(self) -> bool:
@@ -64,13 +64,13 @@ class LaneView:
 
     @property
     def blank(self) -> bool:
-        """Whether it may be the answer for a queue that did not answer."""
+        """Whether it may be the view of a queue that did not answer."""
         return self.ready == self.consumers == 0
 
 
 @dataclass(frozen=True, slots=True)
 class StalledConsumer:
-    """Since when an agent has taken nothing although `place` wanted it to."""
+    """Since when an agent has taken nothing although it should have at `place`."""
 
     place: str
     since: float
@@ -78,9 +78,9 @@ class StalledConsumer:
     doubted: bool = False
     told: bool = False
     unconsumed: bool = False
-    """At the last look nobody consumed there."""
+    """At the last look it had no consumer."""
     asked_at: float | None = None
-    """When it was asked to consume there anew."""
+    """When the agent was asked to consume there anew."""
 
     @property
     def where(self) -> str:
@@ -92,9 +92,9 @@ _OWN: Final = agent_queue("").name
 
 
 def places_of(description: AgentDescription) -> dict[str, str]:
-    """Return what is looked at for an agent, each with the lane whose hunger counts there.
+    """Return the places to watch for an agent, each with the lane whose capacity counts there.
 
-    Its lanes, their suspects, and its own queue, for which it must be hungry for any lane.
+    Its lanes, their suspect queues, and its own queue, for which capacity for any lane counts.
     """
     places = {lane: lane for lane in description.lanes}
     for lane in description.lanes:
@@ -114,7 +114,7 @@ class AgentRecord:
     since: float
     description: AgentDescription | None = None
     digest: str = ""
-    """Of the description that we have; empty while we have none."""
+    """Of its known description; empty while that is not known."""
     past: tuple[Incarnation, ...] = ()
     begun: float = 0.0
     unwell: bool = False
@@ -123,13 +123,14 @@ class AgentRecord:
     life: str = ""
     """As in the names of its connections; known only of an agent that was seen in Consul."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """See `places_of`; empty while we have no description."""
+    """See `places_of`; empty while its description is not known."""
     fed: float = -math.inf
-    """When it was heard last that it had taken something since the heartbeat before."""
+    """When a heartbeat last showed that it had taken something since the one before."""
     offset: float = 0.0
-    """Seconds by which its clock was ahead of ours by the last heartbeat, less its way here."""
+    """Seconds by which its clock was ahead of ours at the last heartbeat, less the heartbeat's
+    way."""
     ahead: float = 0.0
-    """The same by the quicker one of the last two."""
+    """The same by the faster one of the last two heartbeats."""
 
     @property
     def agent(self) -> AgentId:
@@ -153,28 +154,28 @@ class AgentRecord:
 
     @property
     def doubted(self) -> bool:
-        """Whether a heartbeat alone does not clear it."""
+        """Whether it is suspected so that a heartbeat alone does not clear it."""
         return self.unwell or (self.starving is not None and self.starving.doubted)
 
     @property
     def prefix(self) -> str:
-        """What the names of its connections begin with; empty when that is not known."""
+        """The prefix of the names of its connections; empty when that is not known."""
         return f"{self.agent}.{self.life}." if self.life else ""
 
     def has_connection_in(self, names: Iterable[str]) -> bool:
-        """Whether one of these names is of the process that was seen in Consul."""
+        """Tell whether one of these names belongs to the process seen in Consul."""
         return bool(self.prefix) and any(name.startswith(self.prefix) for name in names)
 
     @property
     def has_free_slots(self) -> bool:
-        """Whether it says so."""
+        """Whether its heartbeat shows free slots."""
         heartbeat = self.heartbeat
         return heartbeat.slots > heartbeat.in_flight + heartbeat.held
 
     def open_lanes(self) -> tuple[str, ...]:
-        """Return the lanes that it says it consumes and of which it does not hold enough.
+        """Return the lanes that it reports to consume and to have capacity for.
 
-        One that does not say so does while it has free slots.
+        For an agent that reports none: all of its lanes while it has free slots.
         """
         heartbeat = self.heartbeat
         if (
@@ -191,7 +192,7 @@ class AgentRecord:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The record from now on (None: forgotten), events to publish, commands to the agent.
+    """The new record (None: forgotten), events to publish, commands to the agent.
 
     `failed` are records whose broker connections shall be closed.
     """
@@ -201,4 +202,4 @@ class Decision:
     commands: tuple[Command, ...] = ()
     failed: tuple[AgentRecord, ...] = ()
     refused: bool = False
-    """What was heard cannot be, and has changed nothing."""
+    """The heartbeat cannot be genuine, and has changed nothing."""

@@ -1,4 +1,4 @@
-"""All agents that the registry knows, and who is due for a look. Pure: time is an argument."""
+"""All agents that the registry knows, and which deadlines are due. Pure: time is an argument."""
 
 import heapq
 import math
@@ -36,7 +36,7 @@ Decided = list[tuple[AgentId, Decision]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be taken from a failed agent: connections by name or prefix, its entry."""
+    """What is to be removed of a failed agent: connections by name or prefix, its entry."""
 
     agent: AgentId
     names: frozenset[str]
@@ -45,12 +45,12 @@ class Target:
     """Whether the entry in Consul is its own, and not its successor's."""
 
     def is_found_in(self, names: Collection[str]) -> bool:
-        """Whether nothing of it is missing among these names of connections."""
+        """Tell whether all of its connections are among these names."""
         begun = not self.prefix or any(name.startswith(self.prefix) for name in names)
         return begun and self.names <= frozenset(names)
 
     def owns(self, life: str) -> bool:
-        """Whether the entry of this life in Consul is its own; one that does not say is."""
+        """Tell whether this life's entry in Consul is its own; an entry without a life is."""
         prefix = f"{self.agent}.{life}."
         if not life or not (self.names or self.prefix):
             return True
@@ -58,7 +58,7 @@ class Target:
 
 
 class Agents:
-    """Records by agent. A heartbeat costs a look-up: deadlines are only looked at when due.
+    """Records by agent. A heartbeat costs a look-up: deadlines are only checked when due.
 
     An agent's entry in the heap is a time before which nothing can have happened to it.
     """
@@ -78,7 +78,7 @@ class Agents:
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of agents."""
         return len(self._ids)
 
     def following(self, agent: str, most: int) -> list[AgentRecord]:
@@ -91,7 +91,7 @@ class Agents:
         return self._records.get(AgentId(agent))
 
     def hears(self, agent: str) -> bool:
-        """Whether an agent has been heard, not only seen."""
+        """Tell whether an agent has sent a heartbeat, and was not only seen in Consul."""
         record = self.get_record(agent)
         return record is not None and record.incarnation != UNKNOWN_LIFE
 
@@ -101,7 +101,7 @@ class Agents:
         return {state: found[state] for state in AgentState}
 
     def misfits(self) -> list[tuple[AgentRecord, Risk]]:
-        """Return those that have described themselves and whose times do not fit our bounds."""
+        """Return the agents whose reported timings do not fit our bounds."""
         return [
             (record, risk)
             for record in self._records.values()
@@ -111,23 +111,23 @@ class Agents:
         ]
 
     def explained(self, record: AgentRecord) -> str:
-        """Say why one of these does not fit."""
+        """Return why one of these does not fit."""
         told = record.description.timings if record.description else None
         return explained(told, self._bounds)
 
     # --- heartbeats and silence ----------------------------------------------------------
 
     def record_heartbeat(self, heartbeat: Heartbeat, now: Instant) -> Decision:
-        """Take a heartbeat and keep what was decided."""
+        """Apply a heartbeat and keep what was decided."""
         return self._keep(decide(self._records.get(heartbeat.agent), heartbeat, now))
 
     def seed(self, agent: str, life: str, heard: float, now: Instant) -> None:
-        """Take an agent that stands in Consul as heard at `heard`, unless it is known."""
+        """Add an agent that is in Consul as heard at `heard`, unless it is known."""
         if self.get_record(agent) is None:
             self._keep(seed(AgentId(agent), life, heard, now))
 
     def overdue(self, now: Instant) -> list[AgentId]:
-        """Return, once, whose silence (or final state) has lasted for a bound of theirs."""
+        """Return, once each, the agents whose silence, or final state, has reached a bound."""
         found = []
         while self._due and self._due[0][0] <= now.seconds:
             planned, agent = heapq.heappop(self._due)
@@ -145,20 +145,20 @@ class Agents:
         return found
 
     def postpone(self, agents: Iterable[AgentId]) -> None:
-        """Have the overdue ones returned again."""
+        """Have overdue agents returned again."""
         for agent in agents:
             record = self._records.get(agent)
             if record is not None:
                 self._plan(agent, deadline(record, self._bounds))
 
     def condemns(self, agents: Iterable[AgentId], now: Instant) -> bool:
-        """Whether `judge` would declare one of these failed."""
+        """Tell whether `judge` would declare one of these failed."""
         found = filter(None, map(self._records.get, agents))
         limit = now.seconds - self._bounds.failed
         return any(one.state not in FINAL and one.heard <= limit for one in found)
 
     def judge(self, agents: Iterable[AgentId], now: Instant) -> Decided:
-        """Return what silence until now has changed about the overdue ones."""
+        """Return what silence until now has changed about the overdue agents."""
         decisions = []
         for agent in agents:
             record = self._records.get(agent)
@@ -179,7 +179,7 @@ class Agents:
     # --- what else is known of them ------------------------------------------------------
 
     def apply_checks(self, critical: Collection[str], now: Instant) -> Decided:
-        """Take the ids of all whose HTTP check is critical; return what that has changed."""
+        """Apply the ids of all agents whose HTTP check is critical; return the changes."""
         changed = [
             (record, record.agent in critical)
             for record in self._records.values()
@@ -191,13 +191,13 @@ class Agents:
         ]
 
     def open_lanes(self) -> set[str]:
-        """Return the lanes of which some agent says that it would take more now."""
+        """Return the lanes of which some agent reports that it would take more now."""
         return {lane for record in self._records.values() for lane in record.open_lanes()}
 
     def addressed(self, most: int) -> list[AgentId]:
-        """Return agents whose own queue is to be looked at now: those in doubt, and the next ones.
+        """Return agents whose own queue is to be inspected now: doubted ones, and the next ones.
 
-        At most so many of each, for there may be as many queues as agents.
+        At most so many of each, because there may be as many queues as agents.
         """
         own = sorted(r.agent for r in self._records.values() if r.is_addressed and r.open_lanes())
         doubted = [agent for agent in own if self._starves_alone(self._records[agent])][:most]
@@ -211,10 +211,10 @@ class Agents:
         return record.starving is not None and record.starving.place == record.own_place
 
     def update_queue_views(self, views: Mapping[str, LaneView], now: Instant) -> Decided:
-        """Take a look at places; return what that has changed, by agent.
+        """Apply inspected places; return what that has changed, by agent.
 
-        `suspected` are then the places that are rather to blame than those who starve there, or
-        who all say that they would consume there.
+        `suspected` are then the places that are more likely at fault than the agents that starve
+        there, or that all report to consume there.
         """
         untaken = any(view.untaken for view in views.values())
         concerned = [
@@ -234,13 +234,13 @@ class Agents:
         return decided
 
     def learn_event(self, event: AgentFailed, now: Instant) -> Decision:
-        """Take what another registry has declared."""
+        """Apply what another registry has declared."""
         return self._keep(learn(self._records.get(event.agent), event, now))
 
     # --- whether something is still to be done -------------------------------------------
 
     def wants(self, agent: AgentId, command: Command) -> bool:
-        """Whether an agent still is in the state for which the command was decided."""
+        """Tell whether an agent still is in the state for which the command was decided."""
         record = self._records.get(agent)
         match record, command:
             case None, _:
@@ -264,7 +264,7 @@ class Agents:
         )
 
     def target(self, failed: AgentRecord) -> Target:
-        """Return what is to be taken from a failed one that its successor does not use."""
+        """Return what is to be removed of a failed agent that its successor does not use."""
         now = self._records.get(failed.agent)
         successor = now if now is not None and now.incarnation != failed.incarnation else None
         names = frozenset(failed.heartbeat.connections)

@@ -6,16 +6,16 @@ from typing import Final
 from maniple_registry.domain.agent_record import FINAL, UNKNOWN_LIFE, AgentRecord
 
 SLEW: Final = 0.01
-"""Seconds by which the cluster's time is led elsewhere in a second, at least; more for more than
-half a minute. A ttl is then wrong by as much."""
+"""Least correction of the cluster's time per second, in seconds; more for more than half a
+minute. A ttl is then wrong by as much."""
 HOUR: Final = 3600.0
 DAY: Final = 86400.0
 SET_BACK: Final = 5
-"""Times of what clocks may differ by: by more, time is set back at once."""
+"""Multiple of the allowed difference above which time is set back at once."""
 LOOKS: Final = 3
-"""In turn that must agree that it is: one may be from before what others have just told."""
+"""How many looks in a row must agree that it is: one may precede another registry's broadcast."""
 LONGEST_STEP: Final = 60.0
-"""Seconds that count as passed between two looks: a process that stood still would jump."""
+"""Most seconds that count as passed between two looks: a process that stood still would jump."""
 
 
 def by_host(records: Iterable[AgentRecord], own_host: str) -> list[float]:
@@ -35,7 +35,7 @@ def by_host(records: Iterable[AgentRecord], own_host: str) -> list[float]:
 
 
 def correction(others: Iterable[float], agree: float) -> float:
-    """Return by how many seconds the right time is ahead of our clock: 0 unless most say so.
+    """Return by how many seconds the right time is ahead of our clock: 0 unless most hosts differ.
 
     Most of all hosts, ours among them. `agree` is by how much clocks may differ.
     """
@@ -46,10 +46,10 @@ def correction(others: Iterable[float], agree: float) -> float:
 
 
 def slewed(ahead: float, target: float, elapsed: float) -> float:
-    """Lead a time that is `ahead` of something nearer to `target`, `elapsed` seconds later.
+    """Return how far time is ahead after `elapsed` seconds of moving from `ahead` to `target`.
 
-    The more is missing, the faster, so that hours take hours and not weeks; but up to a day it at
-    most doubles its pace: what has a minute keeps half of it.
+    The larger the difference, the faster, so that hours take hours and not weeks; but up to a day
+    it at most doubles the pace: what has a minute keeps half of it.
     """
     gap = target - ahead
     most = elapsed * max(SLEW, min(1.0, abs(gap) / HOUR), abs(gap) / DAY)
@@ -63,18 +63,18 @@ class Leading:
     """
 
     def __init__(self, agree: float) -> None:
-        """Begin without a time; `agree` is by how much clocks may differ."""
+        """Start without a time; `agree` is by how much clocks may differ."""
         self.ahead: float | None = None
         self._most_ahead = SET_BACK * agree
         self._at = 0.0
         self._looks = 0
 
     def follow(self, ahead: float, now: float) -> None:
-        """Take over what another tells, or what is to count from now on."""
+        """Adopt another registry's time, or one that is to count from now on."""
         self.ahead, self._at, self._looks = ahead, now, 0
 
     def lead(self, target: float, now: float) -> None:
-        """Look, and go nearer to `target`; begin there."""
+        """Move nearer to `target`; without a time, start there."""
         if self.ahead is None:
             self.follow(target, now)
             return
@@ -87,5 +87,5 @@ class Leading:
 
 
 def told(ahead: float) -> str:
-    """Say by how much a clock is wrong."""
+    """Return a sentence about by how much a clock is wrong."""
     return f"{abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"

@@ -1,11 +1,11 @@
-"""When what many agents seem to lack is more likely not theirs. Pure: time is an argument."""
+"""Telling faults of the registry or of queues from those of agents. Pure: time is an argument."""
 
 ENOUGH = 5
 SHARE = 3
 
 
 def threatens(silent: int, fleet: int) -> bool:
-    """Whether so many of so many agents are silent together that it may be us.
+    """Tell whether so many agents are silent together that the fault may be ours.
 
     Five and a third of the fleet; all of it, if it is smaller.
     """
@@ -13,10 +13,10 @@ def threatens(silent: int, fleet: int) -> bool:
 
 
 def starves_at_large(starving: int, fleet: int) -> bool:
-    """Whether so many of so many agents take nothing that it is more likely their queues."""
+    """Tell whether so many agents take nothing that their queues are more likely at fault."""
     return starving >= ENOUGH and starving * SHARE >= fleet
 
 
 def proven(now: float, echoed: float, lasts: float) -> bool:
-    """Whether an echo that came in time still proves that we hear, for it `lasts` so long."""
+    """Tell whether an echo that came in time still proves that we hear; it does so for `lasts`."""
     return 0 <= now - echoed <= lasts

@@ -1,10 +1,11 @@
-"""What this registry has decided and has not yet seen done. Pure: time is an argument.
+"""Decisions of this registry that were not seen carried out yet. Pure: time is an argument.
 
-A leader does everything at once. A standby waits whether another does it, and does it itself when
-nobody has: so a leader that dies or freezes at the worst moment delays nothing for longer.
+A leader carries out everything at once. A standby waits whether another registry does it, and does
+it itself when none has: so a leader that dies or freezes at the worst moment delays nothing for
+longer.
 
-An eviction is the exception: it is never seen done, so every standby does it again. The event of
-a failure does not prove that connections were closed; the leader may have died in between.
+An eviction is the exception: it is never seen carried out, so every standby repeats it. The event
+of a failure does not prove that connections were closed; the leader may have died in between.
 """
 
 import heapq
@@ -31,7 +32,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Close the connections of a failed agent, and take its entry out of Consul."""
+    """Close the connections of a failed agent, and remove its entry from Consul."""
 
     record: AgentRecord
 
@@ -48,7 +49,7 @@ class _Waiting:
 
 
 class PendingActions:
-    """Deeds in the order in which they were decided; what was seen done is not done again.
+    """Actions in the order of their decision; one that was seen done is not repeated.
 
     Adding costs a logarithm; asking costs nothing for what is not due yet.
     """
@@ -64,9 +65,9 @@ class PendingActions:
         return len(self._waiting)
 
     def add_action(self, deed: Deed, now: float, *, led: bool = True) -> None:
-        """Take what was decided, unless it waits already or was seen done.
+        """Add an action, unless it is pending already or was seen done.
 
-        `led`: whether somebody leads, as far as is known.
+        `led`: whether any registry leads, as far as is known.
         """
         key = _key(deed)
         if key not in self._keys and not self._is_done(key, now):
@@ -75,14 +76,14 @@ class PendingActions:
             heapq.heappush(self._waiting, waiting)
 
     def see(self, event_id: str, now: float) -> None:
-        """Take that somebody (perhaps we) has published the event of this id."""
+        """Record that some registry (perhaps this one) has published the event of this id."""
         self._seen[event_id] = now
         self._seen.move_to_end(event_id)
         while next(iter(self._seen.values())) < now - self._times.remembered:
             self._seen.popitem(last=False)
 
     def due(self, now: float, *, leading: bool) -> list[Deed]:
-        """Return, once, what is to be done now; what was seen done meanwhile is dropped."""
+        """Return, once each, the actions that are due; those seen done meanwhile are dropped."""
         taken: list[_Waiting] = []
         if leading:
             taken, self._waiting = self._waiting, []

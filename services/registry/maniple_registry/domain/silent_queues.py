@@ -1,4 +1,4 @@
-"""Places whose queue answers nobody, as all agents say that would consume there. Pure."""
+"""Places whose queue answers nobody, as all agents report that would consume there. Pure."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -7,10 +7,10 @@ from maniple_registry.domain.agent_record import FINAL, AgentRecord
 
 
 class SilentQueues:
-    """Since when each place is silent: until it answers one of them, it is the queue's fault."""
+    """Since when each place is silent: until it answers an agent, the queue is at fault."""
 
     def __init__(self, patience: float) -> None:
-        """Bear a silence of `patience` seconds, as of a queue that gets another leader."""
+        """Tolerate a silence of `patience` seconds, as of a queue that elects a leader."""
         self._patience = patience
         self._since: dict[str, float] = {}
 

@@ -1,6 +1,6 @@
-"""Agents that would take work, as they say, and take none. Pure: time is an argument.
+"""Agents that report capacity for work and take none. Pure: time is an argument.
 
-What is looked at for an agent are its places: its lanes, their suspects, its own queue.
+An agent's places are watched: its lanes, their suspect queues, its own queue.
 """
 
 import heapq
@@ -27,9 +27,10 @@ Views = Mapping[str, LaneView]
 
 
 def untaken(record: AgentRecord, views: Views) -> list[str]:
-    """Return the places where it should have taken something, or where nobody consumes.
+    """Return the places where it should have taken something, or that have no consumer.
 
-    Not where it says itself that it does not: it goes on trying, and only the queue can help.
+    Except those of which it reports itself that it does not consume: it keeps trying, and only the
+    queue can help.
     """
     lanes = record.open_lanes()
     if not lanes:
@@ -48,7 +49,7 @@ def untaken(record: AgentRecord, views: Views) -> list[str]:
 def look(
     record: AgentRecord, views: Views, now: Instant, bounds: Bounds, *, spared: bool = False
 ) -> Decision:
-    """Take a look at places (those that were looked at); who is `spared` is not evicted now."""
+    """Apply a look at places (those inspected); agents in `spared` are not evicted now."""
     if record.state in FINAL:
         return Decision(record)
     places = untaken(record, views)
@@ -72,7 +73,7 @@ def look(
 
 
 def _insists(record: AgentRecord, starving: StalledConsumer, now: Instant, bounds: Bounds) -> bool:
-    """Whether it says that it consumes there after it was asked to do so anew."""
+    """Tell whether it reports to consume there after it was asked to do so anew."""
     asked = starving.asked_at
     return (
         asked is not None
@@ -84,7 +85,8 @@ def _insists(record: AgentRecord, starving: StalledConsumer, now: Instant, bound
 def _ask(record: AgentRecord, starving: StalledConsumer, now: Instant) -> Decision:
     """Have it consume anew where the broker shows nothing: a queue without an answer looks so.
 
-    If it is the queue, the agent gets no answer either, and no longer says that it consumes there.
+    If the queue is at fault, the agent gets no answer either, and no longer reports to consume
+    there.
     """
     if starving.asked_at is not None:
         return Decision(record)
@@ -103,7 +105,7 @@ def _goes_on(record: AgentRecord, places: list[str], views: Views) -> StalledCon
 
 
 def starves_still(record: AgentRecord, starving: StalledConsumer) -> bool:
-    """Whether a heartbeat leaves the doubt; where nobody consumes, only another look ends it."""
+    """Tell whether a heartbeat leaves the doubt; without a consumer only a look ends it."""
     if starving.place in record.heartbeat.unconsumed:
         return False  # it knows, and it is the queue's fault
     if starving.unconsumed:
@@ -130,7 +132,7 @@ def _starve(
 
 
 class Crowd:
-    """What the others at the same places say of one: whether it is to blame, or the queue.
+    """What the other agents at the same places show: whether the agent is at fault, or the queue.
 
     RabbitMQ answers (0, 0) for a quorum queue whose leader does not answer it within 250 ms.
     """
@@ -150,7 +152,7 @@ class Crowd:
 
     @cached_property
     def _fed(self) -> Mapping[str, set[AgentId]]:
-        """Who, of each blank place, was fed lately."""
+        """Return, for each blank place, the agents that took something lately."""
         found: defaultdict[str, set[AgentId]] = defaultdict(set)
         blank = {place for place, view in self._views.items() if view.blank}
         for record in self._living if blank else ():
@@ -161,7 +163,7 @@ class Crowd:
 
     @cached_property
     def _takers(self) -> Mapping[str, tuple[int, list[tuple[float, AgentId]]]]:
-        """How many, of each place, should have taken something, and the two that were fed last."""
+        """Return for each place how many should take something, and the last two that did."""
         found: defaultdict[str, list[tuple[float, AgentId]]] = defaultdict(list)
         for record in self._living:
             if self._now >= record.begun + self._bounds.settling:
@@ -170,7 +172,7 @@ class Crowd:
         return {place: (len(all_), heapq.nlargest(2, all_)) for place, all_ in found.items()}
 
     def views_for(self, record: AgentRecord) -> Views:
-        """Return the views without blank ones of what others, as it seems, have been fed from."""
+        """Return the views, without blank ones where others seem to have taken something."""
         own = {record.agent}
         ignored = {p for p in self._fed if p in record.places and self._fed[p] - own}
         if not ignored:
@@ -178,7 +180,7 @@ class Crowd:
         return {p: self._views[p] for p in record.places if p in self._views and p not in ignored}
 
     def spares(self, record: AgentRecord) -> bool:
-        """Whether one that would be evicted now is not: all at its place, or very many, starve."""
+        """Tell whether an eviction is spared: all agents at its place, or very many, starve."""
         starving = record.starving
         if starving is None or self._now < starving.since + self._bounds.hopeless:
             return False

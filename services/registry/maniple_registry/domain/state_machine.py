@@ -1,7 +1,7 @@
 """The registry's view of an agent, decided from heartbeats, silence and Consul's checks.
 
-Pure: time is an argument. What may follow what is in `transitions`; what its lanes say of it, in
-`zombies`.
+Pure: time is an argument. The allowed transitions are in `transitions`; what its lanes show about
+it, in `stalled_consumers`.
 """
 
 from dataclasses import replace
@@ -51,21 +51,21 @@ _SAID: Final = {
 
 
 def _said(heartbeat: Heartbeat) -> Trigger:
-    """Return what a heartbeat says; one that is newer may say what we do not know."""
+    """Return a heartbeat's phase; a newer agent's may be unknown here."""
     return _SAID.get(heartbeat.state, Trigger.HEARD)
 
 
 def seed(agent: AgentId, life: str, heard: float, now: Instant) -> Decision:
-    """Begin with an agent that stands in Consul and is not heard, as if heard at `heard`."""
+    """Return the record of an agent that is in Consul and not heard, as if heard at `heard`."""
     heartbeat = _unheard(agent, UNKNOWN_LIFE, now)
     state = TRANSITIONS[None, Trigger.SEEN]
     return Decision(AgentRecord(state, heartbeat, heard, heard, begun=heard, life=life))
 
 
 def decide(record: AgentRecord | None, heartbeat: Heartbeat, now: Instant) -> Decision:
-    """Take a heartbeat; one that is late, doubled or of an old incarnation changes no state.
+    """Apply a heartbeat; one that is late, doubled or of an old incarnation changes no state.
 
-    Nor does one of an incarnation of the future: all that come after it would seem older.
+    Nor does one of an incarnation of the future: all later ones would seem older.
     """
     if record is None or heartbeat.incarnation != record.incarnation:
         return _another(record, heartbeat, now)
@@ -94,7 +94,7 @@ def _cannot_be(record: AgentRecord | None, heartbeat: Heartbeat, now: Instant) -
 
 
 def tick(record: AgentRecord, now: Instant, bounds: Bounds) -> Decision:
-    """Let time pass: suspect, fail or forget who has been silent for too long."""
+    """Apply the passing of time: suspect, fail or forget an agent that was silent for too long."""
     if record.state in FINAL:
         return Decision(None if now.seconds >= record.since + bounds.forgotten else record)
     events: tuple[AgentEvent, ...] = ()
@@ -111,7 +111,7 @@ def tick(record: AgentRecord, now: Instant, bounds: Bounds) -> Decision:
 
 
 def check(record: AgentRecord, now: Instant, bounds: Bounds, *, critical: bool) -> Decision:
-    """Take what Consul says of the agent's HTTP check; it suspects, and never fails."""
+    """Apply the state of the agent's HTTP check in Consul; it suspects, and never fails."""
     if record.state in FINAL or record.unwell == critical:
         return Decision(record)
     if critical and now.seconds - record.begun < bounds.unwell:
@@ -123,7 +123,7 @@ def check(record: AgentRecord, now: Instant, bounds: Bounds, *, critical: bool) 
 
 
 def learn(record: AgentRecord | None, event: AgentFailed, now: Instant) -> Decision:
-    """Take that another registry has declared an incarnation failed: that is final for us too."""
+    """Apply another registry's declaration that an incarnation failed: it is final here too."""
     if is_of_the_future(event.incarnation):
         return Decision(record, refused=True)
     if record is None:
@@ -161,7 +161,7 @@ def _unheard(agent: AgentId, incarnation: Incarnation, now: Instant) -> Heartbea
 
 
 def _first(heartbeat: Heartbeat, now: Instant, life: str = "") -> Decision:
-    """Hear a life of which nothing is known: one that stood still failed while nobody looked."""
+    """Return the record of an unknown life; one that stood still may have failed unnoticed."""
     if not heartbeat.overdue or heartbeat.state is AgentPhase.LEAVING:
         return _begin(heartbeat, now, ())
     state = TRANSITIONS[None, Trigger.OVERDUE]
@@ -189,7 +189,7 @@ def _begin(heartbeat: Heartbeat, now: Instant, past: tuple[Incarnation, ...]) ->
 
 
 def _meet(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> Decision:
-    """Hear for the first time an agent that was only seen in Consul."""
+    """Apply the first heartbeat of an agent that was only seen in Consul."""
     if record.state is AgentState.FAILED and record.has_connection_in(heartbeat.connections):
         known = replace(record, heartbeat=heartbeat)
         return Decision(known, commands=(Retire(incarnation=heartbeat.incarnation),))
@@ -220,7 +220,7 @@ def _other_incarnation(record: AgentRecord, heartbeat: Heartbeat, now: Instant) 
 
 
 def _is_set_right(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> bool:
-    """Whether its clock was far ahead when the life that we know began, and this one is later."""
+    """Tell whether its clock was far ahead at the start of the known life, and no more."""
     at = now.at.timestamp()
     first_heard = at - (now.seconds - record.begun)
     by_clock = began(heartbeat.incarnation)
@@ -231,7 +231,7 @@ def _is_set_right(record: AgentRecord, heartbeat: Heartbeat, now: Instant) -> bo
 
 
 def _answer_past(record: AgentRecord, heartbeat: Heartbeat) -> Decision:
-    """Tell a process that was taken for dead: it shall leave its id to who has taken it.
+    """Answer a process that was taken for dead: it shall leave its id to its new owner.
 
     Where nobody has it, it comes back as a life that sorts after the one that ended last.
     """

@@ -1,4 +1,4 @@
-"""Agents whose times do not fit those of this registry: who relies on what nobody keeps. Pure."""
+"""Agents whose timings do not fit those of this registry. Pure."""
 
 from enum import StrEnum
 
@@ -7,16 +7,16 @@ from maniple_runtime.control.messages import UNTOLD, AgentTimings
 
 
 class Risk(StrEnum):
-    """What may come of it."""
+    """What may come of a mismatch."""
 
     RUNS_TWICE = "runs twice"
-    """It stops what is exclusive only after we have given it to others."""
+    """It stops exclusive tasks only after we have given them to others."""
     SUSPECTED = "suspected"
-    """It is well and we suspect it, because it says so more seldom than we expect."""
+    """It is well and we suspect it, because it sends heartbeats less often than we expect."""
 
 
 def misfit(told: AgentTimings | None, bounds: Bounds) -> Risk | None:
-    """Return the worst that may come of what an agent keeps, with these bounds of ours."""
+    """Return the worst risk of an agent's timings with these bounds."""
     kept = told or UNTOLD
     if kept.exclusive >= bounds.failed:
         return Risk.RUNS_TWICE
@@ -24,7 +24,7 @@ def misfit(told: AgentTimings | None, bounds: Bounds) -> Risk | None:
 
 
 def explained(told: AgentTimings | None, bounds: Bounds) -> str:
-    """Say what does not fit, with the seconds of both sides."""
+    """Return what does not fit, with the seconds of both sides."""
     kept = told or UNTOLD
     if misfit(told, bounds) is Risk.RUNS_TWICE:
         return (

@@ -1,4 +1,4 @@
-"""From state to state along the table, with the event that tells it. Pure: time is an argument."""
+"""Transitions along the table, with their events. Pure: time is an argument."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +27,7 @@ _TOLD: Final[Mapping[AgentState, type[AgentEvent]]] = {
 def move(
     record: AgentRecord, trigger: Trigger, now: Instant, reason: str = ""
 ) -> tuple[AgentRecord, tuple[AgentEvent, ...]]:
-    """Return the record after `trigger`; as it is, and no event, where that changes nothing."""
+    """Return the record after `trigger` and its event; unchanged and None without a transition."""
     state = TRANSITIONS.get((record.state, trigger))
     if state is None:
         return record, ()

@@ -1,4 +1,4 @@
-"""The states of an agent and what leads from one to another; `docs/states/agent.md` draws it."""
+"""The states of an agent and their transitions; `docs/states/agent.md` draws them."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -8,7 +8,7 @@ from maniple_registry.domain.agent_record import AgentState
 
 
 class Trigger(StrEnum):
-    """What moves an agent from state to state."""
+    """What causes a transition of an agent."""
 
     SEEN = "seen in Consul by a new registry"
     HEARD = "heartbeat, no doubt left"

@@ -1,4 +1,4 @@
-"""What `maniple doctor` looks at; each check says what it found and what to do."""
+"""The checks of `maniple doctor`; each returns what it found and what to do."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""The broker as any user sees it over AMQP: version, what is declared, who consumes."""
+"""The broker as any user sees it over AMQP: its version, declarations and consumers."""
 
 from maniple.amqp.probe import BrokerView
 from maniple.topology import (
@@ -19,7 +19,7 @@ CONSUMED = {
     **{queue.name: "dispatcher" for queue in (SUBMIT, UNROUTED_QUEUE, RETRY_QUEUE, DEAD_BROKER)},
     **{request_queue(service).name: service for service in REQUEST_SERVICES},
 }
-"""The shared queues that somebody must consume, and whose processes do."""
+"""The shared queues that must have a consumer, and which processes consume them."""
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ def version(places: Places, view: BrokerView) -> Finding:
 
 
 def declared(view: BrokerView) -> Finding:
-    """Judge whether everything that is always there has been declared."""
+    """Judge whether every exchange and queue that always exists has been declared."""
     missing = (*view.missing_exchanges, *view.missing_queues)
     return judged(
         "topology",
@@ -53,7 +53,7 @@ def declared(view: BrokerView) -> Finding:
 
 
 def consumed(view: BrokerView) -> Finding:
-    """Judge whether somebody takes what comes to the shared queues."""
+    """Judge whether the shared queues have consumers."""
     idle = {name: by for name, by in CONSUMED.items() if view.consumers.get(name) == 0}
     return judged(
         "consumers",

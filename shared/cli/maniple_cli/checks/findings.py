@@ -1,11 +1,11 @@
-"""What a check is told and what it says."""
+"""What checks are given and what they return."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class CheckVerdict(StrEnum):
-    """How a check ended. A warning is no failure; what was skipped was not looked at."""
+    """How a check ended. A warning is no failure; a skipped check found nothing out."""
 
     OK = "ok"
     WARNING = "warning"
@@ -15,7 +15,7 @@ class CheckVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, and unless all is well what to do."""
+    """What a check found and, unless all is well, what to do."""
 
     check: str
     verdict: CheckVerdict
@@ -25,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Places:
-    """Where to look; what is None is skipped."""
+    """The addresses to check; those that are None are skipped."""
 
     broker: str
     consul: str | None = None
@@ -35,7 +35,7 @@ class Places:
 def judged(
     check: str, verdict: CheckVerdict, wrong: list[str], *, well: str, advice: str
 ) -> Finding:
-    """Return a finding of this verdict if something is wrong, else that all is `well`."""
+    """Return a finding with this verdict if something is wrong, else that all is `well`."""
     if not wrong:
         return Finding(check, CheckVerdict.OK, well)
     return Finding(check, verdict, "; ".join(wrong), advice)

@@ -17,14 +17,14 @@ WANTED_PLUGINS = {
 }
 LANE_PREFIX = "maniple.lane."
 DEVELOPMENT = "dev"
-"""The environment that `maniple dev` runs, on one broker."""
+"""The environment of `maniple dev`, on one broker."""
 FEWEST_REPLICAS = 3
 OK, FORBIDDEN = 200, (401, 403)
 
 
 @dataclass(frozen=True)
 class ManagementPages:
-    """What the API told: its nodes, the queues of our environment, its clock as in `Page`."""
+    """The API's answers: nodes, the queues of our environment, its clock as in `Page`."""
 
     environment: str
     nodes: list[dict[str, Any]]
@@ -33,7 +33,7 @@ class ManagementPages:
 
 
 class ManagementUnread(Exception):
-    """The API could not be asked; `finding` says why and what to do."""
+    """The API did not answer; `finding` says why and what to do."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.found)
@@ -73,7 +73,7 @@ def _unread(found: str, advice: str) -> ManagementUnread:
 
 
 def judge(told: ManagementPages) -> list[Finding]:
-    """Judge all that the API told, but for the lanes."""
+    """Judge all answers of the API, except for the lanes."""
     return [
         plugins(told.nodes),
         alarms(told.nodes),
@@ -101,7 +101,7 @@ def plugins(nodes: Iterable[Mapping[str, Any]]) -> Finding:
 
 
 def alarms(nodes: Iterable[Mapping[str, Any]]) -> Finding:
-    """Judge whether the broker holds up publishers, or is cut in parts."""
+    """Judge whether the broker blocks publishers, or is partitioned."""
     wrong, advice = [], []
     for node in nodes:
         if node.get("running") is False:
@@ -120,7 +120,7 @@ def alarms(nodes: Iterable[Mapping[str, Any]]) -> Finding:
 
 
 def arguments(queues: Iterable[Mapping[str, Any]]) -> Finding:
-    """Judge whether the queues that are there have been declared as ours are."""
+    """Judge whether existing queues were declared with our arguments."""
     return judged(
         "queue arguments",
         CheckVerdict.FAILED,
@@ -132,7 +132,7 @@ def arguments(queues: Iterable[Mapping[str, Any]]) -> Finding:
 
 
 def wrong_arguments(present: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return what differs between the queues that are there and those that should be."""
+    """Return the differences between existing queues and those that should exist."""
     ours = {queue.name: queue for queue in (*QUEUES, *_lanes(present))}
     return [
         f"{name}: {argument} is {has!r}, not {wanted!r}"
@@ -144,10 +144,10 @@ def wrong_arguments(present: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def streams(queues: Iterable[Mapping[str, Any]], environment: str) -> Finding:
-    """Judge whether a broker that loses its power takes the records of the last seconds along.
+    """Judge whether a power loss of the broker may lose the records of the last seconds.
 
-    RabbitMQ confirms what is published to a stream before it is flushed to disk, so it is safe by
-    being on several machines. How many these are is a statistic, which a young stream has not yet.
+    RabbitMQ confirms a publish to a stream before it is flushed to disk, so it is safe only by
+    being on several machines. Their number is a statistic, which a young stream does not have yet.
     """
     ours = {queue.name for queue in QUEUES if queue.kind == "stream"}
     members = {q["name"]: q.get("members") for q in queues if q["name"] in ours}
@@ -185,7 +185,7 @@ def lane_names(told: ManagementPages) -> list[str]:
 
 
 def unserved(messages: Mapping[str, int], consumers: Mapping[str, int]) -> Finding:
-    """Judge whether tasks wait in a lane that nobody consumes; both by queue name."""
+    """Judge whether tasks wait in a lane without a consumer; both by queue name."""
     waiting = {name: count for name, count in messages.items() if count and not consumers[name]}
     return judged(
         "lanes",

@@ -1,4 +1,4 @@
-"""Pages that are asked for over HTTP, and what they tell of their server's clock."""
+"""Pages read over HTTP, and what they show of their server's clock."""
 
 import asyncio
 import time
@@ -18,9 +18,9 @@ DATE_STEP = 1.0  # seconds: HTTP's Date has no fractions
 
 @dataclass(frozen=True)
 class Page:
-    """An answer: `ahead` is by how many seconds its server's clock is ahead of ours.
+    """A decoded page; `ahead` is by how many seconds its server's clock is ahead of ours.
 
-    It is the least that the answer proves, negative if behind, None if the server says no time.
+    It is the least difference that the answer proves, negative if behind, None without a Date.
     """
 
     status: int
@@ -29,11 +29,11 @@ class Page:
 
 
 class PageUnread(Exception):
-    """Nothing that can be used came back; the message says what did."""
+    """The page could not be read; the message says what came instead."""
 
 
 async def read(url: str, timeout: float = TIMEOUT, tls: Tls | None = None) -> Page:
-    """GET a JSON page, past any proxy of the environment. Raises `PageUnread`."""
+    """GET a JSON page, ignoring the environment's proxies. Raises `PageUnread`."""
     return await asyncio.to_thread(_read, url, timeout, tls or Tls())
 
 

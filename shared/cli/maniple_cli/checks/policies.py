@@ -1,4 +1,4 @@
-"""The policies: whether all of them are usable, and in force everywhere."""
+"""Policies: whether all of them are valid, and in force everywhere."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ async def examine(places: Places) -> Finding:
 
 
 def policies(told: Mapping[str, Any]) -> Finding:
-    """Judge what the policy service tells."""
+    """Judge the policy service's answer."""
     if told["invalid"]:
         wrong = [f"in Consul, {key} is not usable: {why}" for key, why in told["invalid"].items()]
         advice = "apply a right version with 'maniple policy apply'; the last good one stays"

@@ -1,4 +1,4 @@
-"""The processes as Consul lists them and as they tell of themselves, and everybody's clock."""
+"""Processes as Consul lists them and as they report themselves, and everybody's clock."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ APART = 10.0  # seconds from which deadlines are wrong by more than anybody expe
 
 @dataclass
 class Heard:
-    """What was found of the processes; `clocks` by name, seconds ahead of ours as in `Page`."""
+    """What was found about the processes; `clocks` by name, seconds ahead of ours as in `Page`."""
 
     findings: list[Finding] = field(default_factory=list)
     clocks: dict[str, float] = field(default_factory=dict)
 
 
 async def examine(places: Places) -> Heard:
-    """Look at Consul, at what it lists, and at the page of each process."""
+    """Ask Consul, judge its entries, and read the page of each process."""
     if places.consul is None:
         return Heard([Finding("consul", CheckVerdict.SKIPPED, "MANIPLE_CONSUL_URL is not set")])
     heard = Heard()
@@ -54,7 +54,7 @@ async def examine(places: Places) -> Heard:
 
 
 def service(kind: str, instances: list[Instance]) -> Finding:
-    """Judge whether somebody is there and well, by Consul's checks."""
+    """Judge whether a service has healthy processes, by Consul's checks."""
     passing = [instance for instance in instances if instance.status == "passing"]
     sick = [f"{i.id} is {i.status}" for i in instances if i.status != "passing"]
     if not passing:
@@ -87,7 +87,7 @@ async def _ask_each(instances: list[Instance], heard: Heard) -> None:
 
 
 def components(pages: Mapping[str, Mapping[str, Any]], listed: int) -> Finding:
-    """Judge what processes tell at `/health`, by instance, of so many that are listed."""
+    """Judge the components at `/health`, by instance, of so many listed processes."""
     bad = [
         f"{instance}: {name} is not ok ({_dict(component).get('detail') or 'it does not say why'})"
         for instance, page in pages.items()

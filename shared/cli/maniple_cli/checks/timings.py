@@ -1,4 +1,4 @@
-"""Whether all processes keep the same times, by what they tell at `/health`."""
+"""Whether all processes use the same timings, by what they report at `/health`."""
 
 import math
 from collections import defaultdict
@@ -21,7 +21,7 @@ Told = Mapping[str, Any]
 
 
 def timings(pages: Mapping[str, Told]) -> Finding:
-    """Judge what processes tell of their times, by instance."""
+    """Judge the timings that processes report, by instance."""
     told = {instance: _told(page) for instance, page in pages.items()}
     silent = sorted(instance for instance, one in told.items() if not one)
     known = {instance: one for instance, one in told.items() if one}
@@ -41,7 +41,7 @@ def timings(pages: Mapping[str, Told]) -> Finding:
 
 
 def _told(page: Told) -> Told:
-    """Return what a page tells, or nothing if it is not what our processes tell."""
+    """Return the timings in a page, or nothing if they are not in our format."""
     told = page.get("timings")
     if not isinstance(told, dict) or not isinstance(told.get("digest"), str):
         return {}
@@ -56,9 +56,9 @@ def _is_time(value: Any) -> bool:
 
 
 def _run_twice(pages: Mapping[str, Told], told: Mapping[str, Told]) -> str:
-    """Say which agents stop exclusive tasks later than a registry gives them to others.
+    """Return which agents stop exclusive tasks later than a registry gives them to others.
 
-    Those that do not tell their times keep what older ones do.
+    Agents that report no timings use those of older releases.
     """
     by_kind: defaultdict[str, dict[str, Told]] = defaultdict(dict)
     for instance, one in told.items():
@@ -77,7 +77,7 @@ def _run_twice(pages: Mapping[str, Told], told: Mapping[str, Told]) -> str:
 
 
 def _differing(known: Mapping[str, Told]) -> list[str]:
-    """Say who keeps what, the largest group first."""
+    """Return which processes use which timings, the largest group first."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for instance, one in sorted(known.items()):
         groups[one["digest"]].append(instance)

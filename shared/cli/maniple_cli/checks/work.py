@@ -1,4 +1,4 @@
-"""Whether work is done: the agents as a registry sees them, and one task from end to end."""
+"""Whether work gets done: the agents as a registry sees them, and one task from end to end."""
 
 import asyncio
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ async def membership(places: Places) -> Finding:
 
 
 def members(told: Mapping[str, Any]) -> Finding:
-    """Judge what a registry tells of the agents."""
+    """Judge a registry's answer about the agents."""
     agents = told.get("agents", [])
     states = {str(one.get("agent")): str(one.get("state", "")).lower() for one in agents}
     active = [agent for agent, state in states.items() if state == ACTIVE]
@@ -40,7 +40,7 @@ def members(told: Mapping[str, Any]) -> Finding:
 
 
 async def echo(places: Places) -> Finding:
-    """Send a task through everything. Raises `BrokerUnavailable`."""
+    """Run a task through the whole cluster. Raises `BrokerUnavailable`."""
     clock = asyncio.get_running_loop().time
     try:
         async with connect(places.broker) as client:

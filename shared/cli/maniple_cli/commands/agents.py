@@ -1,4 +1,4 @@
-"""`maniple agents`: who is there, as the registry sees it."""
+"""`maniple agents`: the agents, as a registry sees them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -18,7 +18,7 @@ def asyncapi(
         Path | None, typer.Option(help="Also write each message's JSON Schema into this folder.")
     ] = None,
 ) -> None:
-    """Print the AsyncAPI 3 document of what Maniple speaks; it needs no cluster."""
+    """Print the AsyncAPI 3 document of Maniple's messages; needs no cluster."""
     text = rendered(asyncapi_document())
     try:
         if schemas is not None:

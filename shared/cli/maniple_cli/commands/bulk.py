@@ -41,7 +41,7 @@ _BLANK = Task()
 
 @dataclass(frozen=True)
 class BulkOptions:
-    """What to submit and how. `fields` are for tasks whose line does not give them."""
+    """What to submit and how. `fields` are for tasks whose line does not set them."""
 
     source: str
     output: Path | None
@@ -225,7 +225,7 @@ def _unreadable(source: str, error: Exception) -> ConfigurationError:
 
 
 class _Output:
-    """The file for the results, emptied; where it cannot be written is said by its name."""
+    """The file for the results, truncated; an error in writing names the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -257,7 +257,7 @@ class _Output:
 
 
 def _check_apart(source: IO[bytes], output: Path | None) -> None:
-    """Raise `ConfigurationError` where the results would overwrite what is to be read."""
+    """Raise `ConfigurationError` where the results would overwrite the input."""
     if output is None or not output.exists():
         return
     with contextlib.suppress(OSError, ValueError):  # a test's standard input is no file
@@ -267,12 +267,12 @@ def _check_apart(source: IO[bytes], output: Path | None) -> None:
 
 
 def _silent(_read: int, _counts: Mapping[str, int]) -> None:
-    """Show nothing."""
+    """Show no progress."""
 
 
 @contextlib.contextmanager
 def _bar(size: int | None) -> Iterator[Any]:
-    """Show how much of the input was read and what became of it so far."""
+    """Show how much of the input was read and how its tasks ended so far."""
     columns = (
         SpinnerColumn(),
         BarColumn(),

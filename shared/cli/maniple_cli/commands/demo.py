@@ -1,4 +1,4 @@
-"""`maniple demo`: a cluster analyses the standard library, and everything is checked."""
+"""`maniple demo`: a cluster analyses the standard library, and every result is checked."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def demo(
         ),
     ] = None,
     agents: Annotated[int, typer.Option(min=1, help="How many agents to run.")] = 3,
-    no_kill: Annotated[bool, typer.Option("--no-kill", help="Let every agent live.")] = False,
+    no_kill: Annotated[bool, typer.Option("--no-kill", help="Kill no agent.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Analyse every Python file of the standard library on a cluster of its own.
@@ -45,7 +45,7 @@ def demo(
 
 
 async def _demonstrate(options: DemoOptions, *, as_json: bool) -> Summary | None:
-    """Run the demonstration; None when a server that the environment names is away."""
+    """Run the demonstration; None when a server that the environment names is unavailable."""
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     try:
         with screen_for(console) as screen:

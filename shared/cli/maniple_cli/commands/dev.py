@@ -47,7 +47,7 @@ def dev(  # noqa: PLR0913 - each is an option of the command
         typer.Option(metavar="DIR", help="Keep data and logs here instead of a temporary folder."),
     ] = None,
     no_restart: Annotated[
-        bool, typer.Option("--no-restart", help="Leave a process dead that died.")
+        bool, typer.Option("--no-restart", help="Do not restart processes that die.")
     ] = False,
 ) -> None:
     """Run a whole cluster on this machine, with a RabbitMQ and a Consul of its own.
@@ -76,7 +76,7 @@ def _make_way(ready_file: Path) -> None:
 
 
 def _check_modules(modules: list[str]) -> None:
-    """Find a mistyped module before half a minute of starting."""
+    """Report a mistyped module at once, not after half a minute of starting."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for module in modules:
@@ -94,7 +94,7 @@ def _check_modules(modules: list[str]) -> None:
 
 
 class DevScreen:
-    """A live table on a terminal, plain lines anywhere else."""
+    """Output of `maniple dev`: a live table on a terminal, plain lines anywhere else."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -103,7 +103,7 @@ class DevScreen:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody looks, and no file or log keeps what is said."""
+        """Whether output goes to a terminal, and so into no file or log."""
         return self._console.is_terminal
 
     def say(self, text: str) -> None:
@@ -111,7 +111,7 @@ class DevScreen:
         self._console.print(text)
 
     def died(self, death: Death) -> None:
-        """Tell a death, with the last lines of the log."""
+        """Report a death, with the last lines of the log."""
         again = "not restarted"
         if death.restart_in is not None:
             again = f"restarting in {death.restart_in:.1f} s"
@@ -119,7 +119,7 @@ class DevScreen:
         self.say("\n".join(f"    {shown(line)}" for line in death.tail.split("\n")))
 
     def show(self, rows: list[ProcessStatus]) -> None:
-        """Show how the processes are: as a table, or as lines for what has changed."""
+        """Show the state of the processes: as a table, or changes as lines."""
         if self._console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, auto_refresh=False)
@@ -141,8 +141,8 @@ class DevScreen:
 async def run(options: ClusterOptions, screen: DevScreen, *, ready_file: Path | None) -> int:
     """Run a cluster until SIGINT, SIGTERM or SIGHUP and return the exit code.
 
-    A later signal ends it at once; the reaper then does what is left. Some senders signal both the
-    process group and, through `uv run`, the process again: such an echo does not count.
+    A later signal ends it at once; the reaper then cleans up. Some senders signal both the process
+    group and, through `uv run`, the process again: such a repetition does not count.
     """
     work = asyncio.create_task(_serve(options, screen, ready_file))
     loop = asyncio.get_running_loop()
@@ -198,7 +198,7 @@ async def _serve(options: ClusterOptions, screen: DevScreen, ready_file: Path | 
 
 
 async def _watch(cluster: Cluster, screen: DevScreen, ready_file: Path | None) -> None:
-    """Show the cluster and keep the ready file and the run file true, until cancelled."""
+    """Show the cluster and keep the ready file and the run file up to date, until cancelled."""
     files = [run_file(), *([ready_file] if ready_file is not None else [])]
     written: dict[str, Any] = {}
     try:
@@ -219,7 +219,7 @@ async def _watch(cluster: Cluster, screen: DevScreen, ready_file: Path | None) -
 
 
 def write_ready_file(path: Path, info: dict[str, Any]) -> None:
-    """Write it whole or not at all, for its owner only: it has passwords in it."""
+    """Write the file atomically, readable by its owner only: it contains passwords."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -232,7 +232,7 @@ def write_ready_file(path: Path, info: dict[str, Any]) -> None:
 
 
 def addresses(info: Mapping[str, Any], *, secret: bool) -> str:
-    """Say where everything is, by the ready file; without the passwords where they are `secret`."""
+    """Return the addresses in a ready file as text; without passwords where they are `secret`."""
 
     def told(url: str) -> str:
         return without_password(url) if secret else url

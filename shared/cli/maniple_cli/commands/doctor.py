@@ -1,4 +1,4 @@
-"""`maniple doctor`: is everything as it should be, and what to do if not."""
+"""`maniple doctor`: whether everything is as it should be, and what to do if not."""
 
 import json
 from dataclasses import asdict
@@ -65,7 +65,7 @@ async def _doctor(
 
 
 def _places(broker_url: str | None, consul_url: str | None, management_url: str | None) -> Places:
-    """Fill what was not given from the local cluster, but only if the broker is that one too."""
+    """Complete the given addresses from the local cluster, if its broker is used."""
     if broker_url is not None:
         return Places(broker_url, consul_url, management_url)
     cluster = local_cluster()

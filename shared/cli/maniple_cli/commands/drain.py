@@ -1,4 +1,4 @@
-"""`maniple agent drain`: let one agent finish and leave."""
+"""`maniple agent drain`: one agent finishes its work and leaves."""
 
 import asyncio
 import json
@@ -32,7 +32,9 @@ UNKNOWN_AGENT = "unknown_agent"
 PROCESS = ("host", "pid", "http")
 ENDS = {"left": ExitCode.DONE, "failed": ExitCode.FAILED}
 
-AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="See 'maniple agents'.")]
+AgentArgument = Annotated[
+    str, typer.Argument(metavar="AGENT", help="The agent's id, as 'maniple agents' shows it.")
+]
 TimeoutOption = Annotated[
     float | None,
     typer.Option(
@@ -42,7 +44,9 @@ TimeoutOption = Annotated[
         help="Seconds that running tasks may take; only shortens what the agent was started with.",
     ),
 ]
-WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it has left.")]
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait until the agent has left.")
+]
 
 
 def drain(
@@ -53,7 +57,7 @@ def drain(
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
-    """Let an agent take nothing new, finish what runs, hand back the rest, and leave."""
+    """Drain an agent: it takes nothing new, finishes what runs, hands back the rest, leaves."""
     work = _drain(broker_url, agent, drain_timeout, wait=wait, as_json=as_json)
     raise typer.Exit(run(work))
 
@@ -91,7 +95,7 @@ def _code(agent: str, state: str) -> ExitCode:
 async def _until_gone(
     plane: ControlPlane, agent: str, before: dict[str, Any], timeout: float | None
 ) -> dict[str, Any]:
-    """Ask until that life of the agent has ended, or for too long; return what was last said."""
+    """Poll until that life of the agent has ended, or time is up; return its last state."""
     loop = asyncio.get_running_loop()
     kept = before.get("timings") or UNTOLD.model_dump()
     patience = WAY_OUT + kept["heartbeat"] + kept["failed"]  # if it dies on its way
@@ -108,10 +112,10 @@ async def _until_gone(
 
 
 def is_another(before: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
-    """Whether another process bears the id now, by two answers of registries about an agent.
+    """Tell whether another process has the id now, from two answers about an agent.
 
-    A registry that was just started does not know the process yet, and one process may have
-    several lives: while it drains it stays draining in all of them.
+    A registry that was just started does not know the process yet, and one process may have several
+    lives: while it drains it stays draining in all of them.
     """
     known = [key for key in PROCESS if before.get(key) and seen.get(key)]
     if "pid" in known:
@@ -121,7 +125,7 @@ def is_another(before: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
 
 
 async def _look(plane: ControlPlane, agent: str, seen: dict[str, Any]) -> dict[str, Any]:
-    """Ask for the agent; when a registry is being restarted, go by what was last seen."""
+    """Ask for the agent; when a registry is being restarted, return the last known state."""
     try:
         return {**seen, **await ask_over(plane, "registry", "agent", {"id": agent})}
     except BrokerUnavailable:

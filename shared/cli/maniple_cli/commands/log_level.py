@@ -1,4 +1,4 @@
-"""`maniple log-level`: how much processes log, changed while they run."""
+"""`maniple log-level`: change how much processes log, while they run."""
 
 from typing import Annotated
 
@@ -37,7 +37,7 @@ def log_level(
     broker_url: BrokerOption = None,
     consul_url: ConsulOption = None,
 ) -> None:
-    """Let processes log from LEVEL on, also those that start later; 'default' takes that back."""
+    """Set the log level of processes, also of those that start later; 'default' undoes it."""
     if level not in CHOICES:
         raise typer.BadParameter(f"{level!r} is none of {', '.join(CHOICES)}", param_hint="LEVEL")
     raise typer.Exit(run(_set(broker_url, consul_url, level, target)))
@@ -63,7 +63,7 @@ async def _set(broker_url: str | None, consul_url: str | None, level: str, targe
 
 
 async def _check(consul: Consul, target: str, environment: str) -> None:
-    """Raise `ConfigurationError` for a target that nobody goes by."""
+    """Raise `ConfigurationError` for a target that no process follows."""
     if target in {ALL, *SERVICES}:
         return
     found = [one.id for name in SERVICES for one in await listed(consul, name, environment)]

@@ -49,11 +49,11 @@ def submit(  # noqa: PLR0913 - a command's options
         Path | None, typer.Option("--output", "-o", help="Write the results here as JSON lines.")
     ] = None,
     task_id: Annotated[str | None, typer.Option("--id", help="The task's id.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="For limits and isolation.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="The tenant that the task belongs to.")] = None,
     label: Annotated[list[str] | None, typer.Option(help=LABEL_HELP)] = None,
     ttl: Annotated[float | None, typer.Option(help="Seconds until the task expires.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one attempt.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Attempts in all.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="The most attempts in all.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the results.")] = True,
     wait_timeout: Annotated[
         float | None, typer.Option(help="Seconds to wait for the result of a single task.")
@@ -91,7 +91,7 @@ def submit(  # noqa: PLR0913 - a command's options
 
 
 def _given(**fields: Any) -> dict[str, Any]:
-    """Return the fields of a task that were given. Raises `typer.BadParameter` for a wrong one."""
+    """Return the given fields of a task. Raises `typer.BadParameter` for a wrong one."""
     given = {name: value for name, value in fields.items() if value is not None}
     for name, value in given.items():
         try:
@@ -103,7 +103,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 def operator_url_or_exit(broker_url: str | None) -> str:
-    """Return the broker's URL, or end the program because there is none."""
+    """Return the broker's URL, or end the program if there is none."""
 
     async def find() -> str:
         return operator_url(broker_url)

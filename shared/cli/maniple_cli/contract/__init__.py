@@ -1,1 +1,1 @@
-"""The AsyncAPI document: what is on the wire, generated from the models."""
+"""The AsyncAPI document: the messages on the wire, generated from the models."""

@@ -188,7 +188,7 @@ def channels() -> dict[str, Any]:
 
 
 def operations() -> dict[str, Any]:
-    """Return what a program may do, seen from that program."""
+    """Return the operations of a program, from that program's point of view."""
     return {
         "submitTask": {
             "action": "send",

@@ -1,6 +1,6 @@
-"""The contracts for outsiders, generated from the messages: JSON Schemas and an AsyncAPI document.
+"""The contract for outsiders, generated from the messages: JSON Schemas and an AsyncAPI document.
 
-Kept in `docs/` and compared there by a test; `maniple asyncapi` prints them.
+Kept in `docs/` and compared there by a test; `maniple asyncapi` prints it.
 """
 
 import json
@@ -70,7 +70,7 @@ def message_schemas() -> dict[str, Schema]:
 
 
 def _policy_schema() -> Schema:
-    """Return the schema of a policy's document as somebody writes it."""
+    """Return the schema of a policy document, as people write it."""
     schema = DOCUMENT.json_schema(mode="validation", ref_template=REFS.replace("name", "model"))
     for definition in schema["$defs"].values():
         if "kind" in definition.get("properties", ()):
@@ -90,7 +90,7 @@ def _hot_schema(model: type[msgspec.Struct]) -> Schema:
 
 
 def _twin(model: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """Return the same struct with `Any` for `Raw`, whose defaults msgspec cannot write down."""
+    """Return the same struct with `Any` for `Raw`, whose defaults msgspec cannot express."""
     hints = get_type_hints(model, include_extras=True)
     fields: list[tuple[str, Any, Any]] = []
     for field in msgspec.structs.fields(model):
@@ -114,7 +114,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def _annotated(name: str, schema: Schema) -> Schema:
-    """Add what each field means, where the struct does not say it."""
+    """Add descriptions of fields that the struct does not describe."""
     fields = wording.FIELDS.get(name, {})
     if "description" in schema:  # a docstring, which Python itself strips from 3.13 only
         schema["description"] = cleandoc(schema["description"])
@@ -179,7 +179,7 @@ def _components() -> dict[str, Schema]:
 
 
 def rendered(document: Any) -> str:
-    """Return a document as it is kept in `docs/`."""
+    """Return the text of a document, as kept in `docs/`."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

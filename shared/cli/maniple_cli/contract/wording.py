@@ -1,4 +1,4 @@
-"""What the contract says in words: what messages and fields mean, the roles, examples."""
+"""Texts of the contract: descriptions of messages and fields, the roles, examples."""
 
 from typing import Any
 

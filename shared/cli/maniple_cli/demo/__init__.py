@@ -1,1 +1,1 @@
-"""What `maniple demo` does: a cluster analyses real source files, and every result is checked."""
+"""What `maniple demo` runs: a cluster analyses real source files, and every result is checked."""

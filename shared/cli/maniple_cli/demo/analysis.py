@@ -1,4 +1,4 @@
-"""What the demonstration computes of one Python source file."""
+"""The analysis of one Python source file."""
 
 import ast
 import hashlib
@@ -81,7 +81,7 @@ def complexities(tree: ast.Module) -> list[int]:
 
 
 def _decisions(node: ast.AST) -> int:
-    """Return how many ways through its block a node adds."""
+    """Return how many paths through its block a node adds."""
     if isinstance(node, _BRANCHES):
         return 1
     if isinstance(node, ast.BoolOp):

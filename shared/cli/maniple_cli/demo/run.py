@@ -43,7 +43,7 @@ class Demo:
     """One demonstration."""
 
     def __init__(self, options: DemoOptions, screen: DemoScreen) -> None:
-        """Look for the files. Raises `ConfigurationError` if there are none."""
+        """Find the files. Raises `ConfigurationError` if there are none."""
         self._options = options
         self._screen = screen
         files = find_sources(options.path)
@@ -71,7 +71,7 @@ class Demo:
         return summary
 
     async def _analyse(self, client: Client, cluster: Cluster) -> None:
-        """Submit every file and take the results; gives up when none comes for long."""
+        """Submit every file and collect the results; stops when none arrives for long."""
         total = len(self._tally.paths)
         paths = {str(number): path for number, path in enumerate(self._tally.paths)}
         loop = asyncio.get_running_loop()
@@ -94,7 +94,7 @@ class Demo:
             yield Task(capability=CAPABILITY, id=f"{run}-{number}", payload=payload)
 
     def _kill_one(self, cluster: Cluster) -> None:
-        """Kill the agent that has done most, once, without a warning to anybody."""
+        """Kill the agent that has done most, once, without notice."""
         if self._killed:
             return
         self._killed = True
@@ -135,7 +135,7 @@ class Demo:
 
 
 def _cluster_options(agents: int) -> ClusterOptions:
-    """Share the machine's processors among the agents."""
+    """Divide the machine's processors among the agents."""
     processes = max(1, (os.cpu_count() or 1) // agents)
     return ClusterOptions(
         agents=agents,

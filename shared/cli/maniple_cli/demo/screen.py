@@ -1,4 +1,4 @@
-"""Showing how a demonstration goes: bars on a terminal, plain lines anywhere else."""
+"""Showing a demonstration's progress: bars on a terminal, plain lines anywhere else."""
 
 import time
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ LINE_SECONDS = 3.0
 
 
 class DemoScreen(Protocol):
-    """Where a demonstration tells what happens."""
+    """The output of a demonstration."""
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start showing."""
         ...
 
     def __exit__(
@@ -28,7 +28,7 @@ class DemoScreen(Protocol):
         ...
 
     def say(self, what: RenderableType) -> None:
-        """Tell an event."""
+        """Show an event."""
         ...
 
     def show(self, phase: str, shares: Mapping[str, int], total: int) -> None:
@@ -53,7 +53,7 @@ class Lines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave everything as it is."""
+        """Do nothing: what was printed stays."""
 
     def say(self, what: RenderableType) -> None:
         """See `DemoScreen`."""

@@ -1,4 +1,4 @@
-"""The files that the demonstration works on."""
+"""The files that the demonstration analyses."""
 
 import sysconfig
 from pathlib import Path
@@ -12,7 +12,7 @@ def standard_library() -> Path:
 
 
 def find_sources(root: Path) -> list[Path]:
-    """Return every Python source file below `root`, sorted; not what is installed beside it."""
+    """Return every Python source file below `root`, sorted; without installed packages."""
     return sorted(
         path
         for path in root.rglob("*.py")

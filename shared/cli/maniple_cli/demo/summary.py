@@ -1,4 +1,4 @@
-"""What came of a demonstration: counted, compared, and told."""
+"""The results of a demonstration: counted, verified, and shown."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ class Summary:
 
 
 class Tally:
-    """The results that have come so far, by path relative to the root."""
+    """The results so far, by path relative to the root."""
 
     def __init__(self, paths: list[Path]) -> None:
         """Expect a result for each path."""
@@ -83,7 +83,7 @@ class Tally:
         }
 
     def complaints(self) -> Iterator[str]:
-        """Say of each task that did not succeed why."""
+        """Return why each task that did not succeed failed."""
         for path in self.paths:
             result = self.results.get(path)
             if result is None:

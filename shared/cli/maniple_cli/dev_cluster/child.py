@@ -23,7 +23,7 @@ STEADY_AFTER = 30.0  # a child that lived this long starts again with the first 
 
 
 class ChildState(StrEnum):
-    """Where a child is."""
+    """The state of a child process."""
 
     NEW = "new"
     RUNNING = "running"
@@ -66,7 +66,7 @@ class Death:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the child failed by itself, and was not ended by somebody from outside."""
+        """Whether the child failed by itself, rather than being ended from outside."""
         return self.code not in {0, -signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT}
 
 
@@ -84,7 +84,7 @@ def tail_of(log: Path, lines: int = TAIL_LINES) -> str:
 class Child:
     """A supervised child in a process group of its own, known to the reaper.
 
-    `restart` may be switched at any time: while it is false, a death is final. `on_death` is called
+    `restart` may be changed at any time: while it is false, a death is final. `on_death` is called
     for each death that `stop` did not cause. A dead child's whole group is killed, so that worker
     processes do not outlive it.
     """
@@ -141,7 +141,7 @@ class Child:
         self.state = ChildState.ENDED
 
     def describe(self) -> str:
-        """Say how the child is, with the end of its log."""
+        """Return a sentence about the child's state, with the end of its log."""
         how = f"ended with {self.last_death.cause}" if self.last_death else self.state
         return f"{self.spec.name}: {how}; last lines of {self.spec.log}:\n{tail_of(self.spec.log)}"
 

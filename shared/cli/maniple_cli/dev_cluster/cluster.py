@@ -37,7 +37,7 @@ class ClusterOptions:
     `handlers` are modules of tasks, importable from the current directory. Without `data_dir` a
     temporary folder is used. `env` adds variables to every process of a service, or to one
     (`{"agent": {"MANIPLE_SLOTS": "4"}, "agent-2": {…}}`). `services=False` starts the servers only.
-    `time_scale` is told to every process; None leaves it to this one's environment.
+    `time_scale` is passed to every process; None leaves it to this one's environment.
     """
 
     agents: int = 3
@@ -88,7 +88,7 @@ class ServiceProcess:
         return self.child.pid
 
     async def ready(self) -> bool:
-        """Whether it says so at /ready."""
+        """Whether the process reports so at /ready."""
         status, _ = await fetch(f"{self.http}/ready")
         return status == OK
 
@@ -106,10 +106,10 @@ class Cluster:
     """Servers and services, ready on entering the block and gone after it.
 
     Existing servers are used where `MANIPLE_BROKER_URL`, `MANIPLE_CONSUL_URL` (and
-    `MANIPLE_MANAGEMENT_URL`) name them. `on_death` hears of every child that dies by itself once
-    the cluster is ready; a death before that fails the start with `StartFailed`. A temporary data
-    folder is removed at the end, unless something failed: then `kept` names it. A `broker` that is
-    given is started and stopped as ours would be.
+    `MANIPLE_MANAGEMENT_URL`) name them. `on_death` is called for every child that dies by itself
+    once the cluster is ready; a death before that fails the start with `StartFailed`. A temporary
+    data folder is removed at the end, unless something failed: then `kept` names it. A given
+    `broker` is started and stopped in place of our own.
     """
 
     def __init__(

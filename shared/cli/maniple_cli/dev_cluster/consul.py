@@ -46,7 +46,7 @@ class ConsulServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     async def start(self) -> None:
-        """Start it and wait until it leads and knows its own node.
+        """Start it and wait until it leads and has registered its own node.
 
         Raises `ServerMissing` or `StartFailed`, with nothing left running.
         """
@@ -77,7 +77,7 @@ class ConsulServer:
             self._reaper.end_reaper()
 
     async def answers(self) -> bool:
-        """Whether sessions can be made: there is a leader and the node's own check passes."""
+        """Tell whether sessions can be made: it has a leader and its own node's check passes."""
         status, body = await fetch(f"{self.url}/v1/health/node/{NODE}")
         return status == OK and any(check["Status"] == "passing" for check in json.loads(body))
 

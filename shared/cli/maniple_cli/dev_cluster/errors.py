@@ -20,7 +20,7 @@ class ServerUnreachable(LocalError):
 
 
 class WrongVariable(LocalError, ConfigurationError):
-    """The environment names an existing server by something that is no URL of one."""
+    """A variable that names an existing server is not a valid URL."""
 
 
 class StartFailed(LocalError):

@@ -1,4 +1,4 @@
-"""Small HTTP requests to servers on this machine, past any proxy of the environment."""
+"""Small HTTP requests to servers on this machine, ignoring the environment's proxies."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ def _get(url: str, timeout: float, tls: Tls) -> tuple[int, str]:
 async def fetch(
     url: str, *, timeout_seconds: float = TIMEOUT, tls: Tls | None = None
 ) -> tuple[int, str]:
-    """GET `url` (with user and password in it) and return status and body; (0, reason) if away."""
+    """GET `url` (with user and password in it); return status and body, or (0, reason)."""
     try:
         return await asyncio.to_thread(_get, url, timeout_seconds, tls or Tls())
     except requests.RequestException as error:

@@ -24,8 +24,8 @@ CHOSEN_FOR = 120.0  # seconds in which who has chosen a port has begun to listen
 def free_ports(count: int) -> list[int]:
     """Return `count` different ports that nobody uses now.
 
-    Nor has another process of this user been given them in the last two minutes: what is to listen
-    there may only be starting. Raises `OSError` if there are not as many.
+    None of them was returned to another process of this user in the last two minutes: a server that
+    is to listen there may only be starting. Raises `OSError` if there are not enough.
     """
     with _chosen() as chosen, ExitStack() as stack:
         ports: list[int] = []
@@ -49,9 +49,9 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def _chosen() -> Iterator[dict[str, float]]:
-    """Give the ports chosen lately, each with when, and keep what the block adds to them.
+    """Give the ports chosen lately, each with its time, and save those that the block adds.
 
-    Where there is no folder of our own to keep them in, or no sense in what is kept, none were.
+    Empty where there is no folder of our own to save them in, or its content is not valid.
     """
     folder = Path(tempfile.gettempdir()) / f"maniple-{os.getuid()}"
     try:

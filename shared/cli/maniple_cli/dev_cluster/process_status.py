@@ -1,4 +1,4 @@
-"""How the processes of a local cluster are, for people."""
+"""The state of the processes of a local cluster, for people."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class ProcessStatus:
 
 
 async def status_of(cluster: Cluster) -> list[ProcessStatus]:
-    """Ask every process of the cluster how it is."""
+    """Ask every process of the cluster for its state."""
     services = await asyncio.gather(*(_service_status(process) for process in cluster.processes))
     return [*(_child_status(child) for child in cluster.servers.children), *services]
 

@@ -1,4 +1,4 @@
-"""Where the servers' programs are on this machine."""
+"""Finding the servers' programs on this machine."""
 
 import shutil
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A private RabbitMQ: own node name, folders, ports, cookie and users, nothing of the system's."""
+"""A private RabbitMQ with its own node name, folders, ports, cookie and users."""
 
 import contextlib
 import json
@@ -34,8 +34,8 @@ BUSY_WAIT = "+sbwt none +sbwtdcpu none +sbwtdio none"  # leave idle processor ti
 class RabbitMQServer:
     """A broker on 127.0.0.1 with free ports and a random password for each role.
 
-    `data_dir` holds its data, log and configuration and must exist or be creatable. The vhost is
-    named like `environment`. Started again on the same folder, it keeps its queues and changes its
+    `data_dir` holds its data, log and configuration and must exist or be creatable. The vhost has
+    the name `environment`. Started again on the same folder, it keeps its queues and changes its
     passwords and ports. Without a `reaper` it makes one of its own.
     """
 

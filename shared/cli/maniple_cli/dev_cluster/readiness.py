@@ -17,7 +17,7 @@ HANDSHAKE_SECONDS = 2.0
 
 
 async def listens(port: int) -> bool:
-    """Whether something accepts connections on the port."""
+    """Tell whether something accepts connections on the port."""
     try:
         _, writer = await asyncio.open_connection(LOOPBACK, port)
     except OSError:
@@ -27,7 +27,7 @@ async def listens(port: int) -> bool:
 
 
 async def amqp_answers(port: int) -> bool:
-    """Whether the port speaks AMQP 0-9-1: it answers our header with `connection.start`."""
+    """Tell whether the port speaks AMQP 0-9-1: it answers our header with `connection.start`."""
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             reader, writer = await asyncio.open_connection(LOOPBACK, port)

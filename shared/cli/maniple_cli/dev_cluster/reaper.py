@@ -1,4 +1,4 @@
-"""The parent's end of the reaper: says what must not outlive this process."""
+"""The parent's side of the reaper: registers what must not outlive this process."""
 
 import contextlib
 import subprocess
@@ -12,10 +12,10 @@ EXIT_SECONDS = reaper_process.GRACE + 5.0
 
 
 class ProcessReaper:
-    """One small process that ends our children and removes our folders if we die in any way.
+    """A small process that ends our children and removes our folders, however we die.
 
-    It holds the read end of a pipe that only this process can write, so kill -9 reaches it too.
-    What is forgotten again is left alone; closing with nothing left just ends it.
+    It holds the read end of a pipe that only this process can write, so it notices even kill -9.
+    Whatever was forgotten again is left alone; if nothing is left, closing just ends it.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class ProcessReaper:
         self._say(f"forget folder {folder}")
 
     def end_reaper(self) -> None:
-        """Let the reaper end; what is still watched is ended and removed by it first."""
+        """End the reaper; it first ends and removes what is still watched."""
         pipe = self._process.stdin
         if pipe is not None and not pipe.closed:
             with contextlib.suppress(BrokenPipeError):

@@ -1,9 +1,9 @@
-"""The reaper: ends what its parent started when the parent is gone, whatever ended the parent.
+"""The reaper: ends what its parent started when the parent is gone, however that ended.
 
 Run as `python -S -E reaper_process.py` with a pipe from the parent as its standard input. Each line
 is `watch group N`, `watch folder PATH`, or the same with `forget`. At the end of the pipe it sends
-SIGTERM to the process groups that are left, SIGKILL after up to 5 s, and removes the folders.
-It imports nothing but the standard library, so that it starts fast and stays small.
+SIGTERM to the remaining process groups, SIGKILL after up to 5 s, and removes the folders. It
+imports nothing but the standard library, so that it starts fast and stays small.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ POLL = 0.05
 
 
 def read(lines: TextIO) -> tuple[list[int], list[str]]:
-    """Follow the parent until it is gone; return the groups and folders that it left."""
+    """Read the parent's lines until it is gone; return the remaining groups and folders."""
     watched: dict[str, None] = {}
     for line in lines:
         verb, _, thing = line.rstrip("\n").partition(" ")
@@ -53,7 +53,7 @@ def reap(groups: list[int], folders: list[str]) -> None:
 
 
 def main() -> None:
-    """Outlive every signal that a terminal or a supervisor sends to the parent's processes."""
+    """Run; ignores every signal that a terminal or a supervisor sends to the parent's processes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_IGN)

@@ -27,7 +27,7 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Existing:
-    """Servers that somebody else runs, by URL; empty for the ones that we start."""
+    """URLs of servers that somebody else runs; empty for the ones that we start."""
 
     broker_url: str = ""
     consul_url: str = ""
@@ -60,7 +60,7 @@ def _checked(environ: Mapping[str, str], name: str, check: Callable[[str], objec
 
 
 class BrokerServer(Protocol):
-    """A broker that a cluster starts and stops: `RabbitMQServer`, or one that runs otherwise."""
+    """A broker that a cluster starts and stops: `RabbitMQServer`, or another one."""
 
     @property
     def environment(self) -> str:
@@ -86,7 +86,7 @@ class BrokerServer(Protocol):
 class Servers:
     """Both servers of a cluster. One existing broker URL serves all roles.
 
-    A `broker` that is given is started in place of our own, whatever exists.
+    A given `broker` is started in place of our own, whatever exists.
     """
 
     def __init__(  # noqa: PLR0913 - what a cluster is told about its servers
@@ -143,12 +143,12 @@ class Servers:
 
     @property
     def unspoken(self) -> dict[str, str]:
-        """Variables of TLS that are not meant for our own servers, which do not speak it."""
+        """TLS variables that do not apply to our own servers, which do not use TLS."""
         own = {"consul": self._consul, "management": self._rabbitmq}
         return {variable(name, part): "" for name in own if own[name] for part in PARTS}
 
     async def start_servers(self) -> None:
-        """Start what is ours, side by side, and look whether the rest is there.
+        """Start our own servers, side by side, and check that existing ones answer.
 
         Raises `LocalError`: `ServerUnreachable` for an existing server that does not answer.
         """
@@ -161,13 +161,13 @@ class Servers:
                 raise result
 
     def supervise(self, *, restart: bool, on_death: Callable[[Death], None]) -> None:
-        """From now on tell deaths, and start dead servers again on the same ports and folders."""
+        """From now on report deaths, and restart dead servers on the same ports and folders."""
         for child in self.children:
             child.restart = restart
             child.on_death = on_death
 
     async def stop_servers(self, seconds: float) -> None:
-        """Stop what is ours, by force after `seconds`."""
+        """Stop our own servers, by force after `seconds`."""
         servers = [server for server in (self._rabbitmq, self._consul) if server]
         await asyncio.gather(*(server.stop(seconds) for server in servers))
 

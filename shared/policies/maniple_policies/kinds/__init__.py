@@ -1,1 +1,1 @@
-"""The kinds of policy: a module for each, with what its documents may say. Pure."""
+"""The kinds of policy: a module for each, with its documents. Pure."""

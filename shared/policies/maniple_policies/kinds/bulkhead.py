@@ -1,4 +1,4 @@
-"""`bulkhead`: how many tasks are under way."""
+"""`bulkhead`: limits how many tasks are in flight."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ class BulkheadSpec(StrictModel):
 
 
 class BulkheadPolicy(Policy):
-    """A limit on how many tasks are under way."""
+    """A limit on how many tasks are in flight."""
 
     kind: Literal["bulkhead"] = "bulkhead"
     spec: BulkheadSpec

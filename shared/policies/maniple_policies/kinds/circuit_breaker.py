@@ -1,4 +1,4 @@
-"""`circuit_breaker`: what a lane gets whose tasks fail."""
+"""`circuit_breaker`: stops sending tasks to a lane whose tasks fail."""
 
 from typing import Literal, Self
 

@@ -1,4 +1,4 @@
-"""`fallback`: what a task gets that is refused."""
+"""`fallback`: what a refused task gets instead."""
 
 import json
 from typing import Annotated, ClassVar, Literal, Self
@@ -56,7 +56,7 @@ class FallbackSpec(StrictModel):
 
 
 class FallbackPolicy(Policy):
-    """What refused tasks get."""
+    """What refused tasks get instead."""
 
     DECIDES: ClassVar[bool] = False  # what refuses decides first
     NAMED_WHERE_IT_ACTS: ClassVar[bool] = True
@@ -66,10 +66,10 @@ class FallbackPolicy(Policy):
 
     @property
     def instead(self) -> str | None:
-        """The capability that runs in place of one that refuses."""
+        """The capability that runs in place of a refused one."""
         return self.spec.capability
 
     @property
     def keeps_good(self) -> bool:
-        """Whether it gives the last good result."""
+        """Whether it returns the last good result."""
         return self.spec.last_good

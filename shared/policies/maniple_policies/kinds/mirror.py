@@ -1,4 +1,4 @@
-"""`mirror`: of which tasks a variant gets a copy."""
+"""`mirror`: copies a share of the tasks to a variant."""
 
 from collections.abc import Iterable
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""`rate_limit`: how many tasks come in."""
+"""`rate_limit`: limits how many tasks are admitted per second."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -10,7 +10,7 @@ from maniple_policies.matching import StrictModel
 from maniple_policies.policy import Policy, Variant
 
 Key = Annotated[str, StringConstraints(pattern=r"^(capability|tenant|label:.{1,128})$")]
-"""What limits are divided by: `capability`, `tenant`, or `label:NAME`."""
+"""What a limit is divided by: `capability`, `tenant`, or `label:NAME`."""
 MOST_TOKENS = 1_000_000
 LONGEST_SHAPED = 3600.0  # seconds that a task may wait for its turn
 SLOWEST, FASTEST = 1e-9, 1e12
@@ -51,19 +51,19 @@ class RateLimitSpec(StrictModel):
 
     @cached_property
     def capacity(self) -> float:
-        """Tokens that a full bucket holds."""
+        """Tokens in a full bucket."""
         if self.algorithm == "leaky_bucket":
             return 1.0
         return max(1.0, self.limit) if self.burst is None else self.burst
 
 
 class RateLimitPolicy(Policy):
-    """A limit on how many tasks come in."""
+    """A limit on how many tasks are admitted per second."""
 
     kind: Literal["rate_limit"] = "rate_limit"
     spec: RateLimitSpec
 
     @property
     def variants(self) -> Iterable[str]:
-        """The variant that gets what is over the limit, if there is one."""
+        """The variant for tasks over the limit, if there is one."""
         return (self.spec.variant,) if self.spec.variant else ()

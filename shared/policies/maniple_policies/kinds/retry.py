@@ -1,4 +1,4 @@
-"""`retry`: how often a task is tried, and when again."""
+"""`retry`: how often a task is attempted, and with what delays."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -39,7 +39,7 @@ class RetrySpec(StrictModel):
 
     @property
     def plan(self) -> RetryPlan:
-        """What travels with a task."""
+        """The part that travels with a task."""
         return RetryPlan(
             base=self.base,
             factor=self.factor,
@@ -50,7 +50,7 @@ class RetrySpec(StrictModel):
 
 
 class RetryPolicy(Policy):
-    """Attempts and their spacing."""
+    """Number and spacing of attempts."""
 
     DECIDES: ClassVar[bool] = False  # the agent does
 
@@ -59,6 +59,6 @@ class RetryPolicy(Policy):
 
     @property
     def terms(self) -> Mapping[str, Any]:
-        """Its attempts, and when they are made."""
+        """The fields of `Resolved` that it sets."""
         attempts = bounds.terms("attempts", self.spec.attempts, self.key, self.version)
         return {**attempts, "retry": self.spec.plan}

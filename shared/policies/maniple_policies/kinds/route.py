@@ -1,4 +1,4 @@
-"""`route`: which variant of its capability a task goes to."""
+"""`route`: distributes tasks among the variants of their capability."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -40,7 +40,7 @@ class RouteSpec(StrictModel):
 
     @cached_property
     def weight(self) -> float:
-        """Of all variants together."""
+        """The sum of all weights."""
         return sum(share.weight for share in self.variants)
 
 

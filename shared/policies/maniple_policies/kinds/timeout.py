@@ -19,7 +19,7 @@ class TimeoutSpec(StrictModel):
 
 
 class TimeoutPolicy(Policy):
-    """The time that an attempt may take."""
+    """The time limit of an attempt."""
 
     DECIDES: ClassVar[bool] = False  # the agent does
 
@@ -28,5 +28,5 @@ class TimeoutPolicy(Policy):
 
     @property
     def terms(self) -> Mapping[str, Any]:
-        """Its seconds."""
+        """The fields of `Resolved` that it sets."""
         return bounds.terms("timeout", self.spec.seconds, self.key, self.version)

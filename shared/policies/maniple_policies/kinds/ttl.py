@@ -20,7 +20,7 @@ class TtlSpec(StrictModel):
 
 
 class TtlPolicy(Policy):
-    """The time that a task may live."""
+    """The time limit of a task."""
 
     DECIDES: ClassVar[bool] = False  # its admission does
 
@@ -29,5 +29,5 @@ class TtlPolicy(Policy):
 
     @property
     def terms(self) -> Mapping[str, Any]:
-        """Its seconds."""
+        """The fields of `Resolved` that it sets."""
         return bounds.terms("ttl", self.spec.seconds, self.key, self.version)

@@ -1,4 +1,4 @@
-"""What Consul's answers say, as values, and what it is asked and told."""
+"""Consul's answers as values, and the bodies of requests to it."""
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,7 +54,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Ailing:
-    """An instance, and which of its checks are critical; whether it has others is not known."""
+    """An instance with critical checks; whether it has other checks is not known."""
 
     id: str
     service: str
@@ -72,7 +72,7 @@ class Put:
 
 
 def each(read: Callable[[Any], T], items: Iterable[Any] | None) -> list[T]:
-    """Read items one by one; one that is not as Consul writes it costs no other, and is told."""
+    """Read items one by one; a malformed one is logged and costs no other."""
     found, odd = list[T](), 0
     for item in items or ():
         if item is None:  # as a key that is not there
@@ -122,7 +122,7 @@ def instance_of(found: Mapping[str, Any]) -> Instance:
 
 
 def ailing_of(found: Iterable[Mapping[str, Any]], prefix: str, tag: str) -> list[Ailing]:
-    """Read `/v1/health/state/critical`: instances with a tag of services that begin so."""
+    """Read `/v1/health/state/critical`: tagged instances of services with this prefix."""
     checks: dict[tuple[str, str, str], set[str]] = {}
     for which, check in filter(None, each(lambda item: _check_of(item, prefix, tag), found)):
         checks.setdefault(which, set()).add(check)
@@ -139,7 +139,7 @@ def _check_of(
 
 
 def checks_of(http_id: str, url: str, times: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write both checks of a process: of its page, and of its word."""
+    """Return both checks of a process: HTTP and TTL."""
     page = {
         "http": url,
         "interval": f"{times.http_interval}s",
@@ -154,9 +154,9 @@ def checks_of(http_id: str, url: str, times: Catalog) -> tuple[dict[str, Any], d
 
 
 def selecting(ids: Iterable[str]) -> Iterator[str]:
-    """Write filters that select instances by their ids, so many in each.
+    """Return filters that select instances by their ids, a limited number in each.
 
-    An id that a filter cannot say (its strings know no escapes) is none of ours, and left out.
+    An id that a filter cannot express (its strings know no escapes) is none of ours, and left out.
     """
     wanted = sorted(one for one in set(ids) if one.isprintable() and not {*one} & {'"', "\\"})
     for start in range(0, len(wanted), SELECTED):

@@ -65,7 +65,7 @@ class Consul:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="consul")
 
     def close(self) -> None:
-        """Let go of the threads; calls under way end within their timeout."""
+        """End the threads; calls under way end within their timeout."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # --- this process's own registration -------------------------------------------------
@@ -106,7 +106,7 @@ class Consul:
         await self._call(register)
 
     async def deregister_service(self, instance: str) -> None:
-        """Take an instance out of this agent; one that it does not know is no error."""
+        """Remove an instance from this agent; an unknown one is no error."""
         try:
             await self._call(lambda c: c.agent.service.deregister(instance))
         except ConsulUnavailable as error:
@@ -114,7 +114,7 @@ class Consul:
                 raise
 
     async def remove_instance(self, instance: Instance) -> None:
-        """Take out an instance that may be registered at another machine's agent."""
+        """Remove an instance that may be registered at another machine's agent."""
         await self.deregister_service(instance.id)
         await self._call(lambda c: c.catalog.deregister(instance.node, service_id=instance.id))
 
@@ -153,7 +153,7 @@ class Consul:
         return found
 
     async def ailing(self, prefix: str, tag: str) -> list[Ailing]:
-        """Instances with critical checks, of the services that begin so, that bear a tag."""
+        """Instances with critical checks and this tag, of the services with this prefix."""
         return await self._call(
             lambda c: ailing_of(c.health.state("critical")[1] or (), prefix, tag)
         )
@@ -166,16 +166,16 @@ class Consul:
         return found[0] if found else None
 
     async def kv_list(self, prefix: str) -> tuple[int, list[CatalogEntry]]:
-        """Read all keys with a prefix, and the index at which this was so."""
+        """Return all keys with a prefix, and the store's index at that time."""
         return await self._call(lambda c: _listed(c.kv.get(prefix, recurse=True)))
 
     async def watch(
         self, prefix: str, index: int, wait: float = 30.0
     ) -> tuple[int, list[CatalogEntry]]:
-        """Like `kv_list`, but waits up to `wait` seconds for something newer than `index`.
+        """Like `kv_list`, but wait up to `wait` seconds for something newer than `index`.
 
-        An index that went backwards (Consul was restarted) comes back as it is: pass on what
-        you are given.
+        An index that went backwards (Consul was restarted) is returned as it is: pass on the latest
+        one that was returned.
         """
 
         def query(client: Any) -> tuple[int, list[CatalogEntry]]:
@@ -186,11 +186,11 @@ class Consul:
         return await self._call_alone(query, wait * 17 / 16 + CALL_TIMEOUT)
 
     async def kv_put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
-        """Write a key. With `cas` only if its index is that one, `CREATE_ONLY` if it is new."""
+        """Write a key; with `cas` only at that index, with `CREATE_ONLY` only if it is new."""
         return bool(await self._call(lambda c: c.kv.put(key, value, cas=cas)))
 
     async def kv_delete(self, key: str, *, recurse: bool = False, cas: int | None = None) -> bool:
-        """Delete a key, or all that begin with it. With `cas` only if its index is that one."""
+        """Delete a key, or all with this prefix. With `cas` only at that index."""
         return bool(await self._call(lambda c: c.kv.delete(key, recurse=recurse, cas=cas)))
 
     async def transaction(self, puts: Sequence[Put]) -> bool:

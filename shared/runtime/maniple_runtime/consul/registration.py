@@ -1,4 +1,4 @@
-"""A process's own entry in Consul: made, kept, proven and taken back."""
+"""A process's own entry in Consul: registered, refreshed, and removed at the end."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,20 @@ log = structlog.get_logger("maniple.presence")
 
 
 class TtlHeartbeat:
-    """Signs of life that come from outside: of an agent, heartbeats that the broker confirmed."""
+    """Signs of life from outside the process: of an agent, heartbeats the broker confirmed."""
 
     def __init__(self) -> None:
-        """Expect none."""
+        """Expect no beats."""
         self.expected = False
         self._beaten = False
         self._wake = asyncio.Event()
 
     def expect(self) -> None:
-        """Say that this process lives by what `beat` tells, and by nothing else."""
+        """Make the TTL check depend on `beat`, and on nothing else."""
         self.expected = True
 
     def beat(self) -> None:
-        """Tell a sign of life: it refreshes the TTL check once, now."""
+        """Report a sign of life: it refreshes the TTL check once, now."""
         self._beaten = True
         self._wake.set()
 
@@ -58,9 +58,9 @@ class Registration:
     """Keeps a process registered while it runs, as this one `life` of its instance.
 
     The TTL check is refreshed at each beat of `pulse`, so that it lapses when the TTL has passed
-    since the last one; without a pulse again and again as long as every required component is ok
-    (that the loop is alive shows in that this runs at all). What Consul lost is made again.
-    `port` is the one that is really bound.
+    since the last one; without a pulse it is refreshed repeatedly as long as every required
+    component is ok (this code running at all shows that the loop is alive). What Consul has lost is
+    registered again. `port` is the one that is really bound.
     """
 
     def __init__(  # noqa: PLR0913 - what an entry says comes from all over the process
@@ -87,11 +87,11 @@ class Registration:
         self._unproven = 0
 
     def register(self) -> None:
-        """Register and refresh in the background, waiting for Consul where it is away."""
+        """Register, and refresh in the background; waits while Consul is unavailable."""
         self._task = asyncio.create_task(self._keep(), name="presence")
 
     async def deregister(self) -> None:
-        """Deregister. The step under way is let finish, or it might register again afterwards."""
+        """Deregister, after the refresh under way: it might register again afterwards."""
         self._stopping.set()
         self._pulse.wake()
         with contextlib.suppress(TimeoutError):
@@ -136,7 +136,7 @@ class Registration:
             self._health.set("consul", ok=True)
 
     async def _refresh(self) -> None:
-        """Do what is to be done at Consul now: that is something whenever it was away."""
+        """Register or refresh, whichever Consul needs now."""
         instance = self._settings.instance
         # A beat that Consul does not take now is not used again: by then it is too old.
         proven = self._pulse.take_beat() if self._pulse.expected else self._health.sound

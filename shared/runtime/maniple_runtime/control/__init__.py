@@ -1,1 +1,1 @@
-"""The control plane of a process: messages, requests, and the connection they go over."""
+"""The control plane of a process: messages, requests, and the connection that carries them."""

@@ -1,4 +1,4 @@
-"""Messages of the control plane, as they come and as they go."""
+"""Messages of the control plane as they arrive and as they are sent."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ from maniple.topology import Exchange
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A message as it came."""
+    """A message as it arrived."""
 
     body: bytes
     type: str | None = None
@@ -20,9 +20,9 @@ class IncomingMessage:
 
     @property
     def identity(self) -> str:
-        """What is the same when it comes again; empty if its sender gave it no id.
+        """Equal for every delivery of a message; empty if its sender gave it no id.
 
-        Another message has another one, but a sender may use a correlation id twice.
+        Different messages have different identities, but a sender may use a correlation id twice.
         """
         if not self.message_id and not self.correlation_id:
             return ""
@@ -31,7 +31,7 @@ class IncomingMessage:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether what has this identity may have come before."""
+        """Whether a message with this identity may have arrived before."""
         return self.redelivered or bool(self.message_id)
 
 
@@ -39,7 +39,7 @@ class IncomingMessage:
 class OutgoingMessage:
     """A message to publish, persistently.
 
-    One that may be `repeated` is sent again, under its id, when the connection is lost before the
+    If it may be `repeated`, it is sent again, under its id, when the connection is lost before the
     confirm.
     """
 

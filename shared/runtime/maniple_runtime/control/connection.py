@@ -1,4 +1,4 @@
-"""The one FastStream connection of a process's control plane; `ControlPlane` speaks over it."""
+"""The one FastStream connection of a process's control plane, under `ControlPlane`."""
 
 import asyncio
 import contextlib
@@ -64,7 +64,7 @@ async def _undecoded(message: RabbitMessage) -> RabbitMessage:
 
 
 class _Unrepaired(RobustConnection):
-    """What FastStream asks for, over our socket, and connected once: `ControlConnection` repairs.
+    """The connection that FastStream wants, over our socket; `ControlConnection` rebuilds it.
 
     aio-pika's own repair would hold exclusive queues by names that the broker still refuses (405),
     retry all processes in step, and swallow cancellation.
@@ -81,18 +81,18 @@ class _Unrepaired(RobustConnection):
         self.connected.set()
 
     def __del__(self) -> None:
-        """Do nothing: the wire's owner closes it, and there may be no loop any more."""
+        """Do nothing: the socket's owner closes it, and there may be no loop any more."""
 
 
 class _Found(RabbitExchange):
-    """An exchange as it was found on one channel, by which what is published there goes."""
+    """An exchange as declared on one channel, over which messages to it are published."""
 
     __eq__ = object.__eq__  # else FastStream has one for all channels
     __hash__ = object.__hash__
 
 
 class _Broker(RabbitBroker):
-    """FastStream's broker for one life of the connection."""
+    """FastStream's broker during one connection."""
 
     def __init__(
         self, url: URL, on_opened: Callable[["_Broker", Channel], Awaitable[None]]
@@ -120,11 +120,11 @@ class _Broker(RabbitBroker):
         return self.link
 
     async def exchange(self, letter: OutgoingMessage) -> RabbitExchange:
-        """Return where a letter goes as FastStream wants it, looked up before that is published.
+        """Return the exchange of a message as FastStream wants it, looked up before the publish.
 
-        FastStream does so in the first publication, of which any may be cancelled; aiormq closes
-        the channel of a call that is cancelled, which all publish on, and what they send after that
-        costs the connection.
+        FastStream looks it up within the first publish, which may be cancelled; aiormq closes the
+        channel of a cancelled call, which all publishes share, and what they send after that costs
+        the connection.
         """
         asked = letter.key if letter.exchange.name == REQUESTS.name else ""
         place = letter.exchange.name, asked
@@ -152,22 +152,23 @@ class _Broker(RabbitBroker):
 
 @dataclass(slots=True)
 class _Subscription:
-    """A private queue that is consumed in each life, bound by `keys`."""
+    """A private queue that is consumed on each connection, bound by `keys`."""
 
     receive: Receiver
     purpose: str
     exchange: Exchange | None
     keys: Sequence[str]
     queue: str = ""
-    """Its name in the present life."""
+    """Its name on the present connection."""
 
 
 class ControlConnection(Supervised):
-    """Queues consumed and letters sent over one connection that is built anew when it is lost.
+    """Queues consumed and messages sent over one connection that is rebuilt when it is lost.
 
     Then everything is declared, bound and consumed again, exclusive queues under new names: after a
-    network cut the broker holds the old ones until it misses our heartbeats. Queues that others
-    consume too are not waited for; `on_silent` is told of those that do not answer, by name.
+    network cut the broker holds the old ones until it misses our heartbeats. Queues that are shared
+    with other processes are not waited for; `on_silent` is called with the names of those that do
+    not answer.
     """
 
     def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
@@ -229,7 +230,7 @@ class ControlConnection(Supervised):
             self.suspect(BrokerUnavailable("the broker cancelled a consumer"))
 
     async def stop_consuming(self) -> None:
-        """Take nothing more; letters can still be sent."""
+        """Stop consuming; messages can still be sent."""
         self._subscriptions.clear()
         for shared, _ in self._shared:
             shared.on_lost()
@@ -244,7 +245,7 @@ class ControlConnection(Supervised):
     ) -> Callable[[], str]:
         """Consume an exclusive queue named `purpose` and a suffix, bound to `exchange` by `keys`.
 
-        Returns a function that tells the queue's present name.
+        Returns a function that returns the queue's present name.
         """
         subscription = _Subscription(receive, purpose, exchange, keys)
         with translated():
@@ -253,9 +254,9 @@ class ControlConnection(Supervised):
         return lambda: subscription.queue
 
     async def serve(self, queue: str, receive: Receiver) -> None:
-        """Consume a queue that is there, in competition with others, from now on.
+        """Consume an existing queue, in competition with other processes.
 
-        One that does not answer for `Amqp.answer` seconds is waited for in the background.
+        If it does not answer for `Amqp.answer` seconds, it is waited for in the background.
         """
         broker, shared = self._present_broker(), SharedQueue(queue, self.times)
         self._shared.append((shared, receive))
@@ -322,7 +323,7 @@ class ControlConnection(Supervised):
             raise
 
     async def consumers(self, queue: str, timeout: float) -> int:
-        """Return how many consume a queue; none if it is not there. Raises `BrokerUnavailable`."""
+        """Return a queue's number of consumers, 0 if it is missing. Raises `BrokerUnavailable`."""
         with translated(key=queue):
             async with asyncio.timeout(timeout):
                 channel = await self._present_broker().link.wire.channel()
@@ -336,7 +337,7 @@ class ControlConnection(Supervised):
     async def send_message(self, letter: OutgoingMessage, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
-        A letter that may be `repeated` is sent again, under the same id, when the connection is
+        A message that may be `repeated` is sent again, under the same id, when the connection is
         lost before the confirm. Raises `PublishRefused`, or `BrokerUnavailable`, after which it may
         or may not have arrived.
         """
@@ -373,7 +374,7 @@ class ControlConnection(Supervised):
         return True
 
     def _end(self) -> BaseException:
-        """Return why what is under way is not confirmed any more."""
+        """Return why publishes under way are not confirmed any more."""
         if self.last_error is not None and refusal(self.last_error) is not None:
             return self.last_error
         return ConnectionError("lost before the confirm")  # as aio-pika would say it

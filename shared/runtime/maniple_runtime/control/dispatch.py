@@ -1,4 +1,4 @@
-"""Messages of the control plane as they come in: what is wrong with one stops no other."""
+"""Incoming messages of the control plane: an error in one stops no other."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,7 +25,7 @@ class ControlDispatch:
         self._running: set[asyncio.Task[None]] = set()
 
     def receiver(self, models: tuple[type[M], ...], handler: Handler[M]) -> Receiver:
-        """Return what hands messages of these types to `handler` and passes over others."""
+        """Return a callback that passes messages of these types to `handler`, ignoring others."""
         known = {model.TYPE: model for model in models}
 
         async def receive(arrival: IncomingMessage) -> None:
@@ -43,7 +43,7 @@ class ControlDispatch:
         return receive
 
     async def owned(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` to its end, also when who waits for it is cancelled."""
+        """Run `work` to its end, also when the caller is cancelled."""
         # aiormq cancels what runs on a channel that it loses: a change half applied.
         task = left_alone(asyncio.create_task(work))
         self._running.add(task)
@@ -51,7 +51,7 @@ class ControlDispatch:
         await asyncio.shield(task)
 
     async def finish_handlers(self, timeout: float) -> None:
-        """Let handlers finish for `timeout` seconds, then cancel them."""
+        """Wait for running handlers for `timeout` seconds, then cancel them."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout)
         await cancel(self._running)

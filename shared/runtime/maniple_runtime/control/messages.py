@@ -1,8 +1,8 @@
 """Messages of the control plane: heartbeats, commands, reports and requests.
 
-They are internal: unknown fields are ignored, so that an upgrade can roll. Each carries its wire
-name in `TYPE`, which travels as the AMQP property `type`; bodies are JSON, times RFC 3339,
-durations seconds. What has happened is told by the events in `maniple_runtime.events`.
+They are internal: unknown fields are ignored, so that releases can run side by side. Each has its
+wire name in `TYPE`, which travels as the AMQP property `type`; bodies are JSON, times RFC 3339,
+durations seconds. Events are in `maniple_runtime.events`.
 """
 
 import re
@@ -52,7 +52,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
 Text = Annotated[str, StringConstraints(max_length=1000)]
 ConnectionName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Whole = Annotated[int, Strict()]
-"""Not true, nor a text: whoever writes either is no process of ours."""
+"""An integer; true or a text is refused, because no process of ours writes either."""
 Count = Annotated[Whole, Field(ge=0, le=2**53)]
 """No more than a float, which counters are, holds exactly."""
 _LONGEST: Final = 1e9
@@ -64,7 +64,7 @@ Texts = Annotated[Mapping[Text, Text], Field(max_length=MOST_NAMES)]
 
 
 class ControlMessage(BaseModel):
-    """What every message of the control plane is: frozen, tolerant, typed on the wire."""
+    """Base of all messages of the control plane: frozen, tolerant, typed on the wire."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     TYPE: ClassVar[str]
@@ -75,17 +75,17 @@ class ControlMessage(BaseModel):
 
     @classmethod
     def from_json(cls, body: bytes) -> Self:
-        """Read a body; raises `pydantic.ValidationError` (a `ValueError`) for anything else."""
+        """Read a body; raises `pydantic.ValidationError` (a `ValueError`) if it is not valid."""
         return cls.model_validate_json(body)
 
 
 def is_agent_name(text: str) -> bool:
-    """Tell whether an agent can be called so."""
+    """Tell whether an agent may have this name."""
     return re.fullmatch(_AGENT_NAME, text) is not None
 
 
 class AgentPhase(OpenEnum):
-    """What an agent says of itself; what the registry thinks of it is the registry's own state."""
+    """An agent's own phase; the registry's view of it is the registry's own state."""
 
     ACTIVE = "active"
     DRAINING = "draining"
@@ -98,7 +98,7 @@ class AgentTimings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     digest: Annotated[str, StringConstraints(max_length=64)]
-    """Equal for equal timings, of which the others here are the most important."""
+    """Equal for equal timings, of which the other fields are the most important."""
     heartbeat: Period
     """The longest between two heartbeats."""
     unreachable: Period
@@ -109,14 +109,14 @@ class AgentTimings(BaseModel):
 
     @classmethod
     def of_timings(cls, timings: Timings) -> Self:
-        """Return what is told of these."""
+        """Return the part of these timings that is reported."""
         return cls.model_validate(timings.shown())
 
 
 UNTOLD: Final = AgentTimings(
     digest="", heartbeat=3.3, unreachable=4.5, fenced=6.0, exclusive=8.25, failed=9.0
 )
-"""What a process keeps that does not say what: it is older than the choice."""
+"""The timings of an agent that reports none: it is older than the field."""
 
 
 def _understood(value: Any, validate: ValidatorFunctionWrapHandler) -> AgentTimings | None:
@@ -149,7 +149,8 @@ class AgentDescription(ControlMessage):
     """URL of /health, /ready and /metrics."""
     started_at: AwareDatetime
     timings: Annotated[AgentTimings | None, WrapValidator(_understood)] = None
-    """None of an agent that is older than this field, or that tells others: see `UNTOLD`."""
+    """None of an agent that is older than this field, or that reports other values: see
+    `UNTOLD`."""
     pids: Text = ""
     """Equal where a `pid` means the same process; empty where that is not known."""
 
@@ -179,19 +180,19 @@ class Heartbeat(ControlMessage):
     hungry: Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES)] | None = None
     """Lanes of which it would take more now; None when it does not say."""
     unconsumed: Annotated[tuple[Name, ...], Field(max_length=2 * MOST_NAMES + 1)] = ()
-    """Places (see `Reconnect`) where it would consume, and the queue does not let it."""
+    """Places (see `Reconnect`) where it would consume, but the queue does not answer."""
     loop_lag: Seconds = 0.0
     """The longest delay of the agent's connection loop since the last heartbeat, in seconds."""
     connections: tuple[ConnectionName, ...] = Field(default=(), max_length=MOST_CONNECTIONS)
     """The `connection_name` of each of its connections, by which the broker shows them."""
     overdue: bool = False
-    """In this life it once sent none for so long that a registry must have taken it for failed."""
+    """In this life it once sent none for so long that a registry must have declared it failed."""
     digest: Annotated[str, StringConstraints(max_length=64)]
     description: AgentDescription | None = None
 
 
 class Echo(ControlMessage):
-    """What a registry says among the heartbeats to learn whether it still hears them."""
+    """Sent by a registry among the heartbeats, to learn whether it still receives them."""
 
     TYPE: ClassVar[str] = "maniple.echo.v1"
 
@@ -215,10 +216,10 @@ class Drain(Command):
 
 
 class Reconnect(Command):
-    """Build your connections to the broker anew: you look like a zombie from outside.
+    """Rebuild your connections to the broker: you look like a stalled consumer from outside.
 
-    With `places` only consume these anew: nobody seems to consume there, but that may be what the
-    broker says of a queue that does not answer. One that is older builds its connections.
+    With `places` resubscribe only there: nobody seems to consume, but that may be what the broker
+    says of a queue that does not answer. An older agent rebuilds its connections.
     """
 
     TYPE: ClassVar[str] = "maniple.reconnect.v1"
@@ -228,9 +229,9 @@ class Reconnect(Command):
 
 
 class Retire(Command):
-    """This incarnation was declared FAILED, or is refused as one of the future: come back anew.
+    """This incarnation was declared FAILED, or refused as one of the future: start a new one.
 
-    Others ignore it.
+    Other incarnations ignore it.
 
     `replaced`: another process has taken the agent's id; leave instead.
     """
@@ -244,12 +245,12 @@ class Retire(Command):
 
 
 FAR: Final = 86_400.0
-"""Seconds by which a life may have begun in the future: clocks differ, and are set back."""
+"""Seconds by which a life may have started in the future: clocks differ, and are set back."""
 _LAST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
 
 
 def began(life: str) -> float | None:
-    """Return the Unix second at which a life began by its host's clock; None if it says none."""
+    """Return the Unix second at which a life started by its host's clock, None if untold."""
     try:
         known = UUID(life)
     except ValueError:
@@ -258,10 +259,10 @@ def began(life: str) -> float | None:
 
 
 def is_of_the_future(life: str, *times: float) -> bool:
-    """Tell whether a life begins a day or more after all of these times, in Unix seconds.
+    """Tell whether a life starts a day or more after all of these times, in Unix seconds.
 
-    Without any, whether no clock can say such a time. What says none is, if it sorts after all
-    that do: no life could follow it.
+    Without any, whether no clock can have shown its start. A life without a time is of the future
+    if it sorts after all lives that have one: no life could follow it.
     """
     at = began(life)
     if at is None:
@@ -270,10 +271,10 @@ def is_of_the_future(life: str, *times: float) -> bool:
 
 
 def order(life: str, at: float) -> tuple[bool, str]:
-    """Return what sorts lives by their beginning, at a Unix second.
+    """Return a key that sorts lives by their start, at a Unix second.
 
-    A life of the future comes before all others: its host's clock was ahead, and has been set right
-    since, if another life is heard of that is none.
+    A life of the future sorts before all others: its host's clock was ahead, and has been set right
+    since, if a life is known that is not of the future.
     """
     by_clock = began(life)
     is_ahead = by_clock is not None and by_clock > at + FAR
@@ -284,9 +285,9 @@ _NEVER: Final = str(UUID(int=int(_LAST * 1000) << 80))
 
 
 def later_life(fresh: str, *ended: str) -> Incarnation:
-    """Return `fresh`, or one made from it where it does not sort after all lives that have ended.
+    """Return `fresh`, or a life made from it that sorts after all lives that have ended.
 
-    A host's clock may have been set back since. What is no UUID is not sorted after.
+    A host's clock may have been set back since. An id that is no UUID is not taken into account.
     """
     latest = max(ended)
     if fresh > latest:
@@ -300,13 +301,13 @@ def later_life(fresh: str, *ended: str) -> Incarnation:
 
 
 class Time(Command):
-    """It is `at` by the cluster's time, which deadlines go by; sent to `all` every few seconds."""
+    """The cluster's time `at`, by which deadlines are judged; sent to `all` every few seconds."""
 
     TYPE: ClassVar[str] = "maniple.time.v1"
 
     at: AwareDatetime
     source: Annotated[str, StringConstraints(max_length=200)]
-    """The registry that tells it."""
+    """The registry that sends it."""
 
 
 class Cancel(Command):
@@ -335,7 +336,7 @@ ALL_AGENTS = "all"
 
 
 def control_keys(agent: str, capabilities: Iterable[str]) -> tuple[str, ...]:
-    """Return what an agent binds its control queue with."""
+    """Return the routing keys with which an agent binds its control queue."""
     return (ALL_AGENTS, agent_key(agent), *map(capability_key, sorted(capabilities)))
 
 
@@ -373,7 +374,7 @@ class LaneOutcomes(BaseModel):
 
 
 class BulkheadLoad(BaseModel):
-    """What an agent has of one bulkhead now, and how many left it since the last report."""
+    """How many tasks of a bulkhead an agent has now, and how many left it since the last report."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -383,7 +384,7 @@ class BulkheadLoad(BaseModel):
 
 
 class Load(BaseModel):
-    """What an agent has of one (lane, tenant) now: absolute, so that a lost report heals."""
+    """An agent's number of tasks of a (lane, tenant): absolute, so that a lost report heals."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -408,7 +409,7 @@ class Outcomes(ControlMessage):
 
 
 class Request(ControlMessage):
-    """A question to a service; `op` names it, `body` is its JSON object."""
+    """A request to a service; `op` names the operation, `body` is its JSON object."""
 
     TYPE: ClassVar[str] = "maniple.request.v1"
 
@@ -417,7 +418,7 @@ class Request(ControlMessage):
 
 
 class RequestFailure(BaseModel):
-    """Why a request got no answer: a code for programs, a sentence for people."""
+    """Why a request failed: a code for programs, a sentence for people."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -426,7 +427,7 @@ class RequestFailure(BaseModel):
 
 
 class Response(ControlMessage):
-    """The answer: `body` when `error` is None."""
+    """The answer to a request: `body` when `error` is None."""
 
     TYPE: ClassVar[str] = "maniple.response.v1"
 

@@ -1,6 +1,6 @@
 """The control plane of a process: heartbeats, events, commands, requests.
 
-Messages of the hot path do not come this way; they have `maniple.amqp`.
+Messages of the hot path go over `maniple.amqp` instead.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ class ControlPlane:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands and everything is consumed on it."""
+        """Whether the connection is up and all queues are consumed on it."""
         return self._connection.is_up
 
     @property
@@ -117,16 +117,16 @@ class ControlPlane:
         return (self.name,)
 
     async def wait_connected(self) -> None:
-        """Return as soon as the connection stands."""
+        """Return as soon as the connection is up."""
         await self._connection.wait_up()
 
     @property
     def blocked(self) -> bool:
-        """Whether an alarm of the broker (memory, disk) holds back what is published."""
+        """Whether a broker alarm (memory, disk) holds back what is published."""
         return self._connection.blocked
 
     def reconnect(self) -> None:
-        """Build the connection anew."""
+        """Rebuild the connection."""
         self._connection.suspect()
 
     def _on_state(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
@@ -162,12 +162,13 @@ class ControlPlane:
         model: type[M] | tuple[type[M], ...],
         handler: Handler[M],
     ) -> None:
-        """Hand each message of these types on `exchange` to `handler`, from now on.
+        """Pass each message of these types on `exchange` to `handler`, from now on.
 
-        They arrive on an exclusive queue of this process, bound by `keys`. Other types are passed
-        over (they may be newer than we are); what cannot be decoded and what the handler raises is
-        logged and counted. Handlers start in order of arrival; asynchronous ones overlap (up to
-        200) and are not cut off when the connection is lost. Raises `BrokerUnavailable`.
+        They arrive on an exclusive queue of this process, bound by `keys`. Other types are ignored
+        (they may be newer than this release); messages that cannot be decoded, and errors of the
+        handler, are logged and counted. Handlers start in order of arrival; asynchronous ones
+        overlap (up to 200) and keep running when the connection is lost. Raises
+        `BrokerUnavailable`.
         """
         models = model if isinstance(model, tuple) else (model,)
         purpose = f"{PRIVATE_PREFIX}{self.name}.{exchange.name.removeprefix('maniple.')}"
@@ -177,10 +178,10 @@ class ControlPlane:
     async def respond(self, service: str, operations: Mapping[str, Responder]) -> None:
         """Answer requests to `service`, competing with its other replicas.
 
-        An operation returns a JSON object or a model; a `RequestFailed` that it raises is the
-        answer, anything else it raises becomes the code `internal`. One that changes something may
-        be asked again, here or at another replica, see `Asked`. While the queue of requests does
-        not answer nothing else waits for it, and health names it. Raises `BrokerUnavailable`.
+        An operation returns a JSON object or a model; a `RequestFailed` that it raises becomes the
+        answer, any other error the code `internal`. A request that changes something may arrive
+        again, here or at another replica, see `Asked`. While the queue of requests does not answer,
+        nothing else is held up, and health shows it. Raises `BrokerUnavailable`.
         """
 
         async def receive(arrival: IncomingMessage) -> None:
@@ -207,7 +208,7 @@ class ControlPlane:
             self._log.info("answer not delivered", reply_to=reply_to, reason=str(error))
 
     async def is_served(self, queue: str, timeout: float = REQUEST_TIMEOUT) -> bool:
-        """Whether somebody consumes a queue now. Raises `BrokerUnavailable`."""
+        """Tell whether a queue has a consumer now. Raises `BrokerUnavailable`."""
         return await self._connection.consumers(queue, timeout) > 0
 
     async def request(
@@ -217,10 +218,10 @@ class ControlPlane:
         body: Mapping[str, Any] | None = None,
         timeout: float = REQUEST_TIMEOUT,
     ) -> dict[str, Any]:
-        """Ask a service and return the body of its answer; any number may be under way.
+        """Ask a service and return the body of its answer; requests may overlap.
 
-        Raises `RequestFailed` (with the service's code), `RequestTimeout`, `BrokerUnavailable`,
-        and `PublishRefused` if there is no such service.
+        Raises `RequestFailed` (with the service's code), `RequestTimeout`, `BrokerUnavailable`, and
+        `PublishRefused` if there is no such service.
         """
         question = Request(op=op, body=dict(body or {}))
         try:
@@ -285,7 +286,7 @@ class ControlPlane:
     async def heartbeat(self, heartbeat: Heartbeat, timeout: float = PUBLISH_TIMEOUT) -> None:
         """Publish a heartbeat; returns when the broker has confirmed it.
 
-        It is confirmed also when no registry is there to hear it: that is not the agent's fault.
+        It is confirmed even when no registry consumes it: that is not the agent's fault.
         """
         letter = _letter(HEARTBEATS, "", heartbeat, new_id(), mandatory=False)
         await self._connection.send_message(letter, timeout)

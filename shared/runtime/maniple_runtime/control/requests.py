@@ -1,4 +1,4 @@
-"""Questions between processes: which answer belongs to which, and what may be answered."""
+"""Requests between processes: matching answers to requests, and where answers may go."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,14 +13,14 @@ from maniple_runtime.control.amqp_messages import IncomingMessage
 from maniple_runtime.control.messages import Request, RequestFailure, Response
 
 Answer = Mapping[str, Any] | BaseModel | bytes
-"""A JSON object, or a model; as bytes it is written already."""
+"""A JSON object, or a model; as bytes it is already encoded."""
 
 
 class Asked(Request):
     """A request that has arrived.
 
-    It comes again when the connection is lost before it is acknowledged, also while it is carried
-    out or afterwards: what must not be done twice is remembered under its `identity`.
+    It arrives again when the connection is lost before it is acknowledged, also while the operation
+    runs or afterwards: an operation that must not run twice remembers its `identity`.
     """
 
     _identity: str = PrivateAttr(default="")
@@ -33,12 +33,12 @@ class Asked(Request):
 
     @property
     def may_repeat(self) -> bool:
-        """See `IncomingMessage`; if not, what was done under it was done for another request."""
+        """See `IncomingMessage`; if false, the same identity belonged to another request."""
         return self._may_repeat
 
     @classmethod
     def of_message(cls, arrival: IncomingMessage) -> Self:
-        """Read it; raises `ValueError`."""
+        """Read a request; raises `ValueError`."""
         asked = cls.from_json(arrival.body)
         asked._set(arrival)  # noqa: SLF001 - of our own class
         return asked
@@ -51,14 +51,14 @@ Responder = Callable[[Asked], Awaitable[Answer]]
 
 
 def failed(code: str, message: str) -> Response:
-    """Build the response that says why there is no answer."""
+    """Return the response for a failed request."""
     return Response(error=RequestFailure(code=code, message=message))
 
 
 def may_answer(reply_to: str | None) -> bool:
-    """Whether an answer may go there: never into a queue of Maniple's own but for reply queues.
+    """Tell whether an answer may be sent to an address; of Maniple's queues only to reply queues.
 
-    Direct reply-to tokens (`amq.rabbitmq.reply-to.…`) are fine.
+    Direct reply-to addresses (`amq.rabbitmq.reply-to.…`) are allowed.
     """
     if not reply_to:
         return False
@@ -68,11 +68,10 @@ def may_answer(reply_to: str | None) -> bool:
 async def answer(
     operations: Mapping[str, Responder], arrival: IncomingMessage, log: FilteringBoundLogger
 ) -> bytes:
-    """Run the operation that a request asks for; return the body of the response.
+    """Run the operation that a request names; return the body of the response.
 
-    Every failure becomes one.
-
-    Codes: `invalid_request`, `unknown_op`, `internal`, or what a `RequestFailed` carries.
+    Every error becomes a response too, with the code `invalid_request`, `unknown_op`, `internal`,
+    or that of a `RequestFailed`.
     """
     try:
         request = Asked.of_message(arrival)
@@ -107,7 +106,7 @@ def _failure(code: str, message: str) -> bytes:
 
 
 class Correlation:
-    """Requests under way, by correlation id: as many at once as one likes."""
+    """Requests without a response yet, by correlation id."""
 
     def __init__(self) -> None:
         self._pending: dict[str, asyncio.Future[bytes]] = {}
@@ -116,7 +115,7 @@ class Correlation:
         return len(self._pending)
 
     def open_request(self, correlation_id: str) -> asyncio.Future[bytes]:
-        """Begin to wait for the response of this id."""
+        """Start waiting for the response with this id."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending[correlation_id] = future
         future.add_done_callback(lambda done: self._forget(correlation_id, done))
@@ -128,7 +127,7 @@ class Correlation:
             future.exception()  # who gave up before it came must not leave a complaint behind
 
     def settle_request(self, correlation_id: str | None, body: bytes) -> bool:
-        """Hand a response to who waits for it; False if nobody does (any more)."""
+        """Pass a response to its request; False if there is none (any more)."""
         future = self._pending.pop(correlation_id or "", None)
         if future is None or future.done():
             return False
@@ -136,7 +135,7 @@ class Correlation:
         return True
 
     def fail_all(self, reason: str) -> None:
-        """End all waiting with `BrokerUnavailable`: their responses are lost."""
+        """Fail all requests with `BrokerUnavailable`: their responses are lost."""
         pending, self._pending = self._pending, {}
         for future in pending.values():
             if not future.done():
@@ -155,5 +154,5 @@ class Correlation:
 
 
 def timed_out(service: str, op: str, timeout: float) -> RequestTimeout:
-    """Build the error for a request without a response."""
+    """Return the error of a request without a response."""
     return RequestTimeout(f"{service} did not answer {op!r} within {timeout:g} s")

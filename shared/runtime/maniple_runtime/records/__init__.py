@@ -1,6 +1,6 @@
 """Reading the stream `maniple.records`, in which every task's first terminal result wins.
 
-`RecordReader` tails the stream from an offset in batches; `FirstWins` keeps what the records say of
+`RecordReader` reads the stream from an offset in batches; `FirstWins` keeps what the records say of
 each task. The ledger and the fault campaign read it this way.
 """
 

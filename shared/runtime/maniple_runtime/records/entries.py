@@ -1,4 +1,4 @@
-"""What stands in the stream: records, each at a position of its own. Pure."""
+"""Entries of the stream: records, each with a position of its own. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _EVENTS: Final[tuple[type[Event], ...]] = (*AGENT_EVENTS, PolicyChanged, Breaker
 
 
 class Position(NamedTuple):
-    """Where a record stands: the stream's offset of its message, and its place in that bundle."""
+    """A record's position: the stream offset of its message, and its index in that bundle."""
 
     offset: int
     member: int = 0
@@ -48,10 +48,10 @@ class Entry:
 
 
 def decode_records(kind: str | None, body: bytes, offset: int) -> list[Entry | InvalidMessage]:
-    """Return the records in a message of AMQP `type` `kind`; none of a type that is not known.
+    """Return the records in a message with the AMQP type `kind`; none of an unknown type.
 
-    It may be newer than we are; in place of a record that cannot be read stands why. Raises
-    `InvalidMessage` for a body that is not what its type says.
+    A newer release may have written it; a record that cannot be read is replaced by its error.
+    Raises `InvalidMessage` for a body that is not of its type.
     """
     decode = _DECODERS.get(kind or "")
     records = decode(body) if decode is not None else ()

@@ -1,8 +1,8 @@
 """The first terminal result of each task wins; every other one is refused and counted. Pure.
 
 "First" is by position in the stream, never by arrival, and a position counts once: so records may
-be read in any order and as often as one likes, and the outcome is the same. A reader that stopped
-may therefore begin anywhere before where it was.
+be read in any order and any number of times, and the outcome is the same. A reader that stopped may
+therefore start again anywhere before where it was.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from maniple_runtime.states import TaskState
 
 
 class Verdict(StrEnum):
-    """What becomes of a terminal result that was read."""
+    """How a terminal result that was read is judged."""
 
     FIRST = "first"
     """It is the task's terminal state."""
@@ -33,7 +33,7 @@ class Verdict(StrEnum):
 
 
 class Ending(Struct, frozen=True):
-    """How an execution ended: a result without its output. Equal ones are one end, told twice."""
+    """How an execution ended: a result without its output. Equal ones are one end, repeated."""
 
     status: Status
     attempt: int
@@ -45,7 +45,7 @@ class Ending(Struct, frozen=True):
 
     @classmethod
     def of_result(cls, result: Result) -> "Ending":
-        """Take what is kept of a result."""
+        """Return the part of a result that is kept."""
         return cls(
             status=result.status,
             attempt=result.attempt,
@@ -67,32 +67,32 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class TaskFate:
-    """What the records say of one task: `ends` by position, and what was heard before the end."""
+    """What the records say of one task: `ends` by position, and the states before the end."""
 
     ends: tuple[End, ...] = ()
     before: TaskState | None = None
 
     @property
     def state(self) -> TaskState | None:
-        """The task's state; before its end `accepted`, or `running` once an attempt said so.
+        """The task's state; before its end `accepted`, or `running` once an attempt reported so.
 
-        That an agent was lost is no record of its task, which so is `running` until it ends.
+        The loss of an agent is not recorded, so a task stays `running` until it ends.
         """
         return TaskState(self.ends[0].ending.status) if self.ends else self.before
 
     @property
     def over(self) -> bool:
-        """Whether the task has ended, also with a status that only a newer program knows."""
+        """Whether the task has ended, also with a status that only a newer release knows."""
         return bool(self.ends)
 
     def heard(self, state: TaskState) -> "TaskFate":
-        """Take a record that is no end; records come in any order, and `running` says more."""
+        """Apply a record that is no end; records come in any order, and `running` says more."""
         if self.before in {state, TaskState.RUNNING}:
             return self
         return replace(self, before=state)
 
     def ended(self, ending: Ending, position: Position) -> tuple["TaskFate", Verdict]:
-        """Take a terminal result at `position`."""
+        """Apply a terminal result at `position`."""
         ends = list(self.ends)
         verdict = Verdict.REPEATED
         for place, known in enumerate(ends):
@@ -115,19 +115,19 @@ def _first_position(end: End) -> Position:
 
 
 class FirstWins:
-    """The fates of all tasks that were read about, in memory (some hundred bytes a task)."""
+    """The fates of all tasks that were read, in memory (some hundred bytes a task)."""
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Start without any record."""
         self._fates: dict[TaskKey, TaskFate] = {}
         self.next_offset = 0
-        """Behind the last record that was taken: where to go on."""
+        """Behind the last record that was applied: where to continue."""
         self.terminal = 0
         """Tasks that have ended."""
         self.refused = 0
         """Ends that came too late, each counted once."""
         self.repeated = 0
-        """How often an end stands in the stream again."""
+        """How often an end is repeated in the stream."""
 
     def __len__(self) -> int:
         return len(self._fates)
@@ -140,10 +140,10 @@ class FirstWins:
         return self._fates.get(key)
 
     def take(self, entry: Entry) -> Verdict | None:
-        """Take one record; the verdict on a terminal result, None for all others.
+        """Apply one record; return the verdict on a terminal result, None for all others.
 
-        Events of agents and policies say nothing of tasks, and that one was admitted nothing that
-        would last.
+        Events of agents and policies say nothing about tasks, and an admission says nothing that
+        lasts.
         """
         position, record = entry.position, entry.record
         self.next_offset = max(self.next_offset, position.offset + 1)

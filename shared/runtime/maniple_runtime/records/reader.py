@@ -1,4 +1,4 @@
-"""Tailing the stream `maniple.records` over connections that are lost."""
+"""Reading the stream `maniple.records` over connections that may be lost."""
 
 import asyncio
 import logging
@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records in the order of the stream. A reader that starts at `next_offset` goes on after it.
+    """Records in the order of the stream. A reader that starts at `next_offset` continues after it.
 
-    `unreadable` counts what nobody can decode in it: records, and whole messages.
+    `unreadable` counts what cannot be decoded in it: records, and whole messages.
     """
 
     entries: tuple[Entry, ...]
@@ -39,21 +39,21 @@ Decode = Callable[[str | None, bytes, int], Sequence[Entry | InvalidMessage]]
 
 
 class RecordReader:
-    """Hands the records from `start` on to `take`, batch by batch, each once.
+    """Passes the records from `start` on to `take`, batch by batch, each once.
 
-    `start` is an offset, a time, or how long ago by the broker's own clock ("60s").
+    `start` is an offset, a time, or an age by the broker's own clock ("60s").
 
     `decode` returns the records in a message, or those of them that are wanted.
 
-    It lives on `link`, to which it adds itself; a lost connection goes on behind the last message
-    that was handed on. The broker sends at most `prefetch` messages (bundles) ahead of `take`, and
-    the rest of the chunk in which it stored the last of them; what an earlier connection brought is
-    forgotten. So a slow one costs no memory. What retention has removed before `start` is passed
-    over.
+    It is an endpoint of `link`, to which it adds itself; after a lost connection it continues
+    behind the last message that was passed on. The broker sends at most `prefetch` messages
+    (bundles) ahead of `take`, and the rest of the chunk in which it stored the last of them;
+    deliveries of an earlier connection are dropped. So a slow `take` costs no memory. Records that
+    retention has removed before `start` are skipped.
 
-    A stream that was deleted and declared anew counts from 0 again, and brings a reader that has
-    been further nothing, or what is another message than the one it had: then it is not `in_place`,
-    and whoever uses it has to begin again.
+    A stream that was deleted and declared anew counts from 0 again. A reader that has been further
+    gets nothing from it, or another message than the one it had: then it is not `in_place`, and its
+    user has to start again.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RecordReader:
         prefetch: int = PREFETCH,
         decode: Decode = decode_records,
     ) -> None:
-        """Describe the reader; `link.start` opens it and `read_records` works."""
+        """Describe the reader; `link.start` opens it and `read_records` reads."""
         self._take = take
         self._decode = decode
         self.next_offset = start if isinstance(start, int) else 0
@@ -88,13 +88,13 @@ class RecordReader:
 
     @property
     def in_place(self) -> bool:
-        """Whether this connection has brought again, as it should at once, what was read last."""
+        """Whether this connection has delivered again what was read last, as it should at once."""
         return self._last is None or self._placed == self._consumer.generation
 
     async def read_records(self) -> None:
-        """Hand on batches until cancelled; raises what `take` raises, whose batch then is not lost.
+        """Pass on batches until cancelled; raises what `take` raises.
 
-        Whoever starts again at `next_offset` gets it again.
+        The batch is not lost then: a reader that starts again at `next_offset` gets it again.
         """
         while True:
             await self._news.wait()

@@ -1,4 +1,4 @@
-"""What a process tells about itself: logs, metrics, spans."""
+"""The telemetry of a process: logs, metrics, spans."""
 
 from maniple_runtime.telemetry.logs import (
     about,

@@ -1,4 +1,4 @@
-"""The span that a handler is in, as OpenTelemetry's API shows it to what the handler uses."""
+"""The current span of a handler, in OpenTelemetry's API."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,7 +9,7 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def in_span(traceparent: str | None) -> AbstractContextManager[None]:
-    """Let what runs inside be part of a sampled span; None costs nothing."""
+    """Make a sampled span the current one within the block; None costs nothing."""
     return _NOTHING if traceparent is None else _attached(traceparent)
 
 

@@ -41,8 +41,8 @@ _OK = api.Status(api.StatusCode.UNSET)
 class Exporter(SpanProcessor):
     """A bounded queue of spans, and the thread that sends them.
 
-    Nobody waits for it: what finds the queue full is dropped, and so is what cannot be exported;
-    both are counted.
+    Nobody waits for it: a span that finds the queue full is dropped, and so is one that cannot be
+    exported; both are counted.
     """
 
     def __init__(self, settings: ServiceSettings, overflow: Counter, failed: Counter) -> None:
@@ -66,7 +66,7 @@ class Exporter(SpanProcessor):
         self._log = get_logger("maniple.tracing")
 
     def put(self, span: Span | ReadableSpan) -> None:
-        """Take a span, from any thread."""
+        """Queue a span, from any thread."""
         if len(self._queue) >= MAX_QUEUE:
             self._overflow.inc()
             return
@@ -77,20 +77,20 @@ class Exporter(SpanProcessor):
             self._wake.set()
 
     def put_of_handler(self, span: Span | ReadableSpan) -> None:
-        """Take a span that a handler made, by this machine's clock; see `become_provider`."""
+        """Queue a span of a handler, timed by this machine's clock; see `become_provider`."""
         ahead = self._ahead()
         self.put(earlier(span, ahead) if isinstance(span, Span) else _earlier(span, ahead))
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take a span that a handler made in this process."""
+        """Queue a span that a handler made in this process."""
         if span.context is not None and span.context.trace_flags.sampled:
             self.put_of_handler(span)
 
     def become_provider(self, ahead: Callable[[], float]) -> None:
-        """Give handlers tracers that write here, unless their modules brought a provider.
+        """Give handlers tracers that export here, unless their modules set a provider.
 
-        Their spans are exported as earlier by what `ahead` tells: the seconds by which this
-        machine's clock is ahead of the one that the other spans of their tasks go by.
+        Their spans are moved back by `ahead`: the seconds by which this machine's clock is ahead of
+        the one that the other spans of their tasks use.
         """
         self._ahead = ahead
         set_provider(self, self._resource)
@@ -143,7 +143,7 @@ class Exporter(SpanProcessor):
 
 
 def readable(span: Span, resource: Resource, scope: InstrumentationScope) -> ReadableSpan:
-    """Return a span as OpenTelemetry's exporters take it."""
+    """Return a span as OpenTelemetry's exporters expect it."""
     failed = span.error is not None
     return ReadableSpan(
         span.name,
@@ -198,7 +198,7 @@ def _resource_of(settings: ServiceSettings) -> Resource:
 
 
 def set_provider(processor: SpanProcessor, resource: Resource | None = None) -> None:
-    """Let `processor` have the spans that handlers make under a sampled task's."""
+    """Pass the spans that handlers make under a sampled task's span to `processor`."""
     if not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
         return
     # Without a task's span around it a handler's is not kept: its task is not sampled.
@@ -212,27 +212,27 @@ def set_provider(processor: SpanProcessor, resource: Resource | None = None) -> 
 class Collector(SpanProcessor):
     """Keeps the spans that a handler makes in a worker process, for its agent to export.
 
-    Of one attempt no more than `MAX_SPANS`: its memory is limited, and so is its agent's time.
+    At most `MAX_SPANS` of one attempt: its memory is limited, and so is its agent's time.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without spans."""
         self._spans: list[Span] = []
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take a span that has ended."""
+        """Add a span that has ended."""
         is_wanted = span.context is not None and span.context.trace_flags.sampled
         if is_wanted and len(self._spans) < MAX_SPANS:
             self._spans.append(_plain(span))
 
     def take_spans(self) -> list[Span]:
-        """Return what was kept since this was last asked for."""
+        """Return the spans since the last call."""
         taken, self._spans = self._spans, []
         return taken
 
 
 def _plain(span: ReadableSpan) -> Span:
-    """Return a span as it can be sent to another process."""
+    """Return a span in a form that can be sent to another process."""
     context = span.context
     scope = span.instrumentation_scope
     ended = span.status.status_code is api.StatusCode.ERROR
@@ -273,5 +273,5 @@ def _value(value: object) -> spans.Value:
 
 
 def _text(value: object) -> str:
-    """Return what can be written as UTF-8."""
+    """Return a text that can be encoded as UTF-8."""
     return str(value).encode("utf-8", "replace").decode()

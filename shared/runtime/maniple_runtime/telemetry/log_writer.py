@@ -1,7 +1,7 @@
-"""Writing log lines from a thread: who logs never waits for who reads.
+"""Writing log lines from a thread: logging never waits for the reader.
 
-A pipe that nobody reads is full after 64 KiB; a loop that writes to it stands still then, and with
-it the heartbeats of its process.
+A pipe that nobody reads is full after 64 KiB; an event loop that writes to it would stand still
+then, and with it the heartbeats of its process.
 """
 
 import logging
@@ -17,10 +17,10 @@ _POLL = 0.0005
 
 
 class LogWriter(logging.Handler):
-    """Writes lines to a descriptor, those of 8 MiB at most behind; what is more is counted.
+    """Writes lines to a descriptor, at most 8 MiB behind; further lines are dropped and counted.
 
-    What is dropped is told in a line once there is room again. What is left when the process is
-    killed, and what could not be written within a second of its end, is lost.
+    A line reports the number dropped once there is room again. Lines that are left when the process
+    is killed, or that cannot be written within a second of its end, are lost.
     """
 
     def __init__(
@@ -28,8 +28,8 @@ class LogWriter(logging.Handler):
     ) -> None:
         """Write to `descriptor`; the thread starts with the first line.
 
-        Who logs waits so many seconds for each line to be written, `patience`, until that has not
-        been enough: so that it is there if the process crashes next.
+        The caller waits up to `patience` seconds for each line to be written, until that has once
+        been too short: so that the line is there if the process crashes next.
         """
         super().__init__()
         self.dropped = 0
@@ -49,7 +49,7 @@ class LogWriter(logging.Handler):
         self._process = os.getpid()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line."""
+        """Queue a line."""
         try:
             line = f"{self.format(record)}\n".encode("utf-8", "replace")
         except Exception:  # noqa: BLE001 - as each handler does: what cannot be told must not end its task
@@ -74,7 +74,7 @@ class LogWriter(logging.Handler):
         self._is_late = not self._written_within(self._patience)
 
     def flush(self) -> None:
-        """Return when all is written, or after a second."""
+        """Return when all lines are written, or after a second."""
         self._written_within(FLUSH_TIMEOUT)
 
     def _written_within(self, seconds: float) -> bool:
@@ -106,7 +106,7 @@ class LogWriter(logging.Handler):
             self._done += len(line)
 
     def _tell(self) -> None:
-        """Say how many lines are missing before this one."""
+        """Write how many lines are missing before this one."""
         missing, self._told = self._overflowed - self._told, self._overflowed
         said = {
             "name": "maniple.logs",
@@ -122,7 +122,7 @@ class LogWriter(logging.Handler):
 
 
 def _write(descriptor: int, line: bytes) -> bool:
-    """Write all of a line, however long that takes; false if it can go nowhere."""
+    """Write all of a line, however long that takes; False if nobody can read it."""
     left = memoryview(line)
     while left:
         try:

@@ -1,4 +1,4 @@
-"""Logs of a process: one form for our own lines and the libraries'."""
+"""Logs of a process: one format for our own lines and the libraries'."""
 
 import logging
 import sys
@@ -23,12 +23,12 @@ EventDict = MutableMapping[str, Any]
 
 
 def get_logger(name: str = "maniple") -> FilteringBoundLogger:
-    """Return a logger; what it writes follows `configure_logging`, also when that comes later."""
+    """Return a logger; it uses `configure_logging`, also when that is called later."""
     return cast("FilteringBoundLogger", structlog.get_logger(name))
 
 
 def about(envelope: Envelope) -> dict[str, str]:
-    """Return what a line about a task has on it."""
+    """Return the fields of a log line about a task."""
     said = {"task_id": envelope.id, "capability": envelope.capability}
     if envelope.traceparent is not None:
         said["trace_id"] = trace_id_of(envelope.traceparent)
@@ -36,7 +36,7 @@ def about(envelope: Envelope) -> dict[str, str]:
 
 
 def _add_task(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Say whose handler a line comes from, whatever logger it uses."""
+    """Add the task whose handler logs a line, whatever logger it uses."""
     task = current_task.get()
     if task is None:
         return event
@@ -64,7 +64,7 @@ def _show(_logger: Any, _method: str, event: EventDict) -> EventDict:
 def configure_logging(
     settings: ServiceSettings, stream: TextIO | None = None, *, patience: float = 0.0
 ) -> None:
-    """Send structlog and the standard library's logging, in one form, to `stream`.
+    """Send structlog and the standard library's logging, in one format, to `stream`.
 
     Without one, to standard error, by a thread, with `patience`: see `LogWriter`.
     """
@@ -125,19 +125,19 @@ def _standard_error(patience: float) -> logging.Handler:
 
 
 def flush_logs() -> None:
-    """Have written what is logged, as far as somebody takes it within a second."""
+    """Wait until queued lines are written, at most a second."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 def dropped_lines() -> int:
-    """Return how many lines this process has logged that were not written."""
+    """Return how many lines this process has dropped."""
     handlers = logging.getLogger().handlers
     return sum(handler.dropped for handler in handlers if isinstance(handler, LogWriter))
 
 
 def set_level(name: str) -> None:
-    """Log from this level on: all that `configure_logging` has set up."""
+    """Log from this level on: everything that `configure_logging` has set up."""
     level = logging.getLevelNamesMapping()[name.upper()]
     logging.getLogger().setLevel(level)
     for chatty in _CHATTY:

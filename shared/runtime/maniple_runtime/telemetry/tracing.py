@@ -1,7 +1,7 @@
 """Writing spans: which traces are kept, and where their spans go.
 
-Spans are written after the fact, by whoever knows their times, and exported by a thread of its own.
-A process without an endpoint loads nothing of OpenTelemetry and writes nothing.
+Spans are written afterwards, by the code that knows their times, and exported by a thread. A
+process without an endpoint loads nothing of OpenTelemetry and writes nothing.
 """
 
 import random
@@ -25,8 +25,8 @@ SUBMITTED = "submitted"
 class Tracer:
     """The spans of a process; without `exporter` it is not `on` and keeps nothing.
 
-    Belongs to the connection loop. What others decide is kept up to a rate: traces that outsiders
-    want sampled, and tasks that turn out worth it (failed, tried again, moved).
+    Belongs to the connection loop. Traces that others cause are kept up to a rate: those that
+    outsiders want sampled, and tasks that turn out to be worth it (failed, tried again, moved).
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Tracer:
         self._metrics = metrics
 
     def write(self, span: Span) -> None:
-        """Export a span soon; one too many is dropped and counted."""
+        """Queue a span for export; if there are too many it is dropped and counted."""
         if self._exporter is not None:
             self._exporter.put(span)
 
@@ -60,20 +60,21 @@ class Tracer:
         return False
 
     def serve_handlers(self, ahead: Callable[[], float]) -> None:
-        """Let the spans that handlers make in this process be exported as well.
+        """Export the spans that handlers make in this process as well.
 
-        They go by this machine's clock, ours by the cluster's: `ahead` tells the seconds between.
+        They are timed by this machine's clock, ours by the cluster's: `ahead` returns the
+        difference in seconds.
         """
         if self._exporter is not None:
             self._exporter.become_provider(ahead)
 
     def write_of_handler(self, span: Span) -> None:
-        """Export one that a handler made in another process of this machine."""
+        """Export a span that a handler made in another process of this machine."""
         if self._exporter is not None:
             self._exporter.put_of_handler(span)
 
     def export_remaining(self, timeout: float) -> None:
-        """Export what waits, within `timeout` seconds; blocks."""
+        """Export queued spans, within `timeout` seconds; blocks."""
         if self._exporter is not None:
             self._exporter.export_remaining(timeout)
 

@@ -1,9 +1,9 @@
-"""Hearing a cancellation at the moment at which aiormq reports a loss.
+"""Keeping aiormq from swallowing a cancellation that arrives together with a lost channel.
 
 aiormq runs each call to the broker in a task of its own. When the channel is lost, also when the
-broker closes it because a queue is not there, it cancels that task and raises the loss for it. Who
-is cancelled before that task has ended is told the loss in its place (aiormq 7.2.4), handles it,
-and goes on for ever.
+broker closes it because a queue does not exist, aiormq cancels that task and raises the loss to the
+caller. A caller that is itself cancelled before that task has ended gets the loss instead of its
+cancellation (aiormq 7.2.4), handles it, and runs on for ever.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _awaited = TaskWrapper.__await__
 
 
 def hear_cancellations() -> None:
-    """Have aiormq pass on every cancellation in this process; calling it again changes nothing."""
+    """Make aiormq pass on every cancellation in this process; idempotent."""
     TaskWrapper.__await__ = _await  # type: ignore[method-assign, assignment]  # there is no other way
 
 

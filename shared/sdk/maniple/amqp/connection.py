@@ -1,4 +1,4 @@
-"""One supervised AMQP connection of the hot path, and what lives on it."""
+"""One supervised AMQP connection of the hot path, and the endpoints on it."""
 
 import asyncio
 import contextlib
@@ -20,10 +20,10 @@ SPARE_CHANNELS = 4  # for declarations, looks and channels that the broker has y
 
 
 class Endpoint(Protocol):
-    """Something without which a link is not up: a publisher, a listener."""
+    """A publisher or listener: the connection counts as up only while all of its endpoints work."""
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
-        """Open a channel on `connection` and make the endpoint work on it."""
+        """Open a channel on `connection` and start working on it."""
         ...
 
     def lost(self) -> None:
@@ -49,10 +49,10 @@ class AmqpConnection(Supervised):
         holds: bool = False,
         budget: ByteBudget | None = None,
     ) -> None:
-        """Describe the connection; `start` opens it. Without `times` it keeps the defaults.
+        """Describe the connection; `start` opens it. Without `times` it uses the defaults.
 
-        `holds` says whether tasks are held on it, see `Supervised`; `budget` counts their bytes,
-        and is looked at with each tick.
+        `holds` tells whether tasks are held on it, see `Supervised`; `budget` counts the bytes of
+        its deliveries and is rebalanced at each tick.
         """
         super().__init__(url, name, on_state, on_blocked, times=times, holds=holds)
         self.budget = budget
@@ -67,9 +67,9 @@ class AmqpConnection(Supervised):
         prepare: Prepare | None = None,
         on_silent: Callable[[bool], None] | None = None,
     ) -> Subscription:
-        """Have a queue consumed before it is started; the link is up without it too.
+        """Add a consumer, before `start`; the connection counts as up without it.
 
-        `prepare` (declarations) and `on_silent` are the `Subscription`'s.
+        `prepare` (declarations) and `on_silent` are passed to its `Subscription`.
         """
         keeper = Subscription(consumer, self.times, prepare, on_silent)
         self._keepers.append(keeper)
@@ -77,14 +77,14 @@ class AmqpConnection(Supervised):
 
     @property
     def consumes(self) -> bool:
-        """Whether all of its queues are consumed."""
+        """Whether all consumers are consuming."""
         return all(keeper.opened.is_set() for keeper in self._keepers)
 
     async def start(self, timeout: float | None = None) -> None:
-        """Open it, wait until it is up, and for a while until its queues are consumed.
+        """Connect; wait until the connection is up, and a limited time for its consumers.
 
-        Raises as `Supervised.start`; queues that do not answer for `Amqp.answer` seconds are waited
-        for in the background.
+        Raises as `Supervised.start`. A queue that does not answer within `Amqp.answer` seconds is
+        waited for in the background.
         """
         await super().start(timeout)
         with contextlib.suppress(TimeoutError):
@@ -93,10 +93,10 @@ class AmqpConnection(Supervised):
                     await keeper.opened.wait()
 
     def add_endpoint(self, endpoint: Endpoint, overdue: Callable[[], bool] | None = None) -> None:
-        """Put an endpoint on the link before it is started.
+        """Add an endpoint, before `start`.
 
-        `overdue` is asked at each tick whether the broker owes it an answer for too long, but not
-        while an alarm of the broker holds back what is published.
+        `overdue` is called at each tick and tells whether an answer of the broker is overdue; it is
+        not called while a broker alarm holds back publishes.
         """
         self._endpoints.append(endpoint)
         if overdue is not None:

@@ -1,4 +1,4 @@
-"""What the loss of a connection looks like to who is using it."""
+"""How the loss of a connection shows in the calls that use it."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ LOST = (
 def is_loss(error: BaseException) -> bool:
     """Tell whether an error means that a connection or channel is gone.
 
-    aiormq also cancels what waits on it, or raises a bare `Exception` there.
+    aiormq also cancels pending calls on a lost channel, or raises a bare `Exception` from them.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
@@ -33,7 +33,7 @@ def is_loss(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def translated(exchange: str = "", key: str = "") -> Iterator[None]:
-    """Raise `PublishRefused`, `BrokerUnavailable` or `BrokerRefused` for what they raise below."""
+    """Raise `PublishRefused`, `BrokerUnavailable` or `BrokerRefused` for the library's errors."""
     try:
         yield
     except PublishError as error:

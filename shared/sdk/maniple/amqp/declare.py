@@ -42,9 +42,9 @@ async def declare(
 ) -> tuple[str, ...]:
     """Declare exchanges, then queues, on a channel of their own.
 
-    A queue that is there with other arguments is used as it is, and returned by name: one queue
-    that somebody else has made must not keep a process from all others. Nor must one that does not
-    answer for `patience` seconds, which is there already: it is logged.
+    A queue that exists with other arguments is used as it is, and its name is returned: one queue
+    that somebody else has declared must not keep a process from using the others. A queue that
+    exists and does not answer within `patience` seconds is logged and skipped for the same reason.
     """
     channel = await connection.channel()
     for exchange in exchanges:
@@ -73,5 +73,5 @@ async def declare(
 async def declare_topology(
     connection: aiormq.Connection, patience: float | None = None
 ) -> tuple[str, ...]:
-    """Declare every exchange and queue that all processes share; as `declare` does."""
+    """Declare every exchange and queue that all processes share; see `declare`."""
     return await declare(connection, EXCHANGES, QUEUES, patience)

@@ -1,22 +1,23 @@
-"""The first publish to a queue, on a channel that nothing else uses.
+"""The first publish to a queue goes over a channel that nothing else uses.
 
 RabbitMQ registers a channel with the leader of a quorum queue at the channel's first publish to it,
-and does nothing else on that channel until it is answered: while the queue has no leader, for as
-long as that is so, nothing that is published there is confirmed, to whatever queue. And one that
-has 32 messages of a channel unconfirmed stops the connection some 400 messages later. Measured on
-RabbitMQ 3.10; other channels of the connection go on meanwhile.
+and does nothing else on that channel until the leader answers. While the queue has no leader,
+nothing that is published on the channel is confirmed, to whatever queue; and a queue with 32
+unconfirmed messages of a channel stops the whole connection some 400 messages later. Measured on
+RabbitMQ 3.10; other channels of the connection keep working.
 
-So where a channel is to publish for the first time, or again after something was not confirmed for
-some seconds, a scout goes first: a message that is to be published anyway, on a channel of its own.
-What goes to the same place waits until it is answered. A scout that is not stays where it is, and
-with it its channel; others get other channels, up to `MOST`. If nobody waits for it any more and
-its channel answers other questions, its answer may have been lost: then another may go.
+So before a channel publishes to a place for the first time, or again after a confirm has been
+missing for some seconds, a scout is sent: one of the messages to be published, over a channel of
+its own. Other messages to the same place wait until the scout is confirmed. An unconfirmed scout
+keeps its channel; others get other channels, up to `MOST`. If nobody waits for a scout any more and
+its channel answers other requests, its confirm may have been lost, and another scout may be sent.
 
-Only what waits then follows at once, for a moment later the queue may have lost its leader; what
-comes later, before the first of those is confirmed, sends another scout. So a place where little
-goes is served by scouts alone, which costs no more.
+Only the messages that were waiting follow at once, because a moment later the queue may have lost
+its leader; a message that comes later, before the first of those is confirmed, is another scout. So
+a place with little traffic is served by scouts alone, which costs no more.
 
-Known weakness: where `MOST` places do not answer, none is tried that is not known until one does.
+Known weakness: while `MOST` places do not answer, no place that is not known yet is tried until one
+of them does.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ Publish = Callable[[AbstractChannel], Awaitable[object]]
 
 
 class _Scout:
-    """One that is out; `back` is set when it is answered, or will not be sent."""
+    """A scout under way; `back` is set when it is confirmed, or will not be sent."""
 
     def __init__(self, place: Place, connection: aiormq.Connection | None) -> None:
         self.place = place
@@ -53,7 +54,7 @@ class _Scout:
         """It has no channel yet."""
         self.channel: AbstractChannel | None = None
         self.orphaned = False
-        """Nobody waits for it."""
+        """Nobody waits for its confirm."""
         self.sending: asyncio.Task[None] | None = None
         self.asked = False
         """Whether its channel has been asked for an answer that needs no queue."""
@@ -61,10 +62,10 @@ class _Scout:
 
 
 class FirstPublishes:
-    """Which places a channel may publish to, and who finds out about others."""
+    """Which places the channel may publish to, and the scouts to all other places."""
 
     def __init__(self) -> None:
-        """Know nothing, of no connection."""
+        """Start without a connection."""
         self._known: set[Place] = set()
         self._found: set[Place] = set()  # just now
         self._ticks = 0
@@ -84,7 +85,7 @@ class FirstPublishes:
         self._most = max(1, min(MOST, allowed - SPARE))
 
     def lost(self) -> None:
-        """Forget everything: the connection is gone, and all that was known of its channels."""
+        """Forget everything that was known of a connection that is lost."""
         self._connection = None
         self._known, self._found, self._idle, self._channels = set(), set(), [], 0
         out, self._out = self._out, {}
@@ -103,7 +104,7 @@ class FirstPublishes:
                 self._own(asyncio.create_task(self._ask(scout), name=f"ask of {scout.place}"))
 
     async def _ask(self, scout: _Scout) -> None:
-        """Give a scout up whose channel goes on."""
+        """Give up a scout whose channel still answers."""
         if scout.channel is not None:
             with contextlib.suppress(*LOST):
                 await scout.channel.basic_qos(prefetch_count=0)
@@ -111,7 +112,7 @@ class FirstPublishes:
                     scout.sending.cancel()
 
     def knows(self, place: Place) -> bool:
-        """Whether the channel may publish there."""
+        """Tell whether the channel may publish there."""
         return place in self._known or place in self._found
 
     def learn(self, place: Place) -> None:
@@ -127,9 +128,9 @@ class FirstPublishes:
         self._found.discard(place)
 
     async def is_free(self, place: Place) -> bool:
-        """Tell whether one may publish there, or send a scout; False: look again.
+        """Tell whether the caller may publish there or send a scout; if False, ask again.
 
-        That is after the one that is out has come back, or the connection was lost.
+        It becomes free when the scout under way is confirmed, or the connection is lost.
         """
         scout = self._out.get(place)
         if scout is None or self.knows(place):
@@ -138,10 +139,10 @@ class FirstPublishes:
         return False
 
     async def publish_first(self, place: Place, publish: Publish) -> None:
-        """Publish a message there as the first; raises as `publish` does.
+        """Publish a message there as a scout; raises as `publish` does.
 
-        What is cancelled while it is under way goes on so, and when it is answered the place is
-        known; what was not sent yet is not.
+        If the caller is cancelled while the scout is under way, the publish continues, and its
+        confirm still makes the place known; a scout that was not sent yet is dropped.
         """
         scout = self._out[place] = _Scout(place, self._connection)
         sending = asyncio.create_task(self._send(scout, publish), name=f"scout {place}")
@@ -190,7 +191,7 @@ class FirstPublishes:
             self._found.add(scout.place)
 
     async def _channel(self, scout: _Scout) -> AbstractChannel:
-        """Return a channel for a scout, once there is one; `lost` ends the waiting."""
+        """Return a channel for a scout, once one is free; `lost` ends the waiting."""
         if scout.connection is None:
             raise RuntimeError("closed")
         while True:

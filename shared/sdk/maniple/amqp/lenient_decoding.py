@@ -1,9 +1,9 @@
-"""Reading properties that a foreign client filled with anything.
+"""Decoding properties that a foreign client filled with anything.
 
 pamqp raises on a short string or header name that is not UTF-8 and on a timestamp beyond the year
 9999, inside the reader of the whole connection: one such message would cost every process that
-meets it its connection, again and again. Here such values are read as what can be shown of them,
-and admission refuses the message.
+consumes it its connection, again and again. Here such values are decoded as far as they can be
+shown, and admission refuses the message.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 def tolerate_foreign_bytes() -> None:
-    """Make pamqp's decoders of this process tolerant; calling it again changes nothing."""
+    """Make pamqp's decoders tolerant in this process; idempotent."""
     decode.METHODS["shortstr"] = _short_string
     decode.METHODS["timestamp"] = _timestamp
     decode.METHODS["table"] = _table

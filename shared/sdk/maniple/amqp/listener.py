@@ -1,4 +1,4 @@
-"""Reading what exchanges say from now on, and looking at queues: cheap, and without promises."""
+"""Listening to exchanges without acknowledgements, and inspecting queues."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ Hear = Callable[[bytes, str, str], None]
 
 
 class Listener:
-    """An exclusive queue of its own that hears `bindings`: pairs of exchange and routing key.
+    """An exclusive queue that receives `bindings`: pairs of exchange and routing key.
 
-    The broker names the queue; each connection declares a new one, so that what was said in between
-    is not heard. Nothing is acknowledged: for what is worth nothing when it is old. `hear` must not
-    raise.
+    The broker names the queue. Each connection declares a new one, so messages sent between two
+    connections are missed. Nothing is acknowledged: this is for messages that lose their worth with
+    age. `hear` must not raise.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Listener:
         return channel
 
     def lost(self) -> None:
-        """Nothing is kept of a connection."""
+        """Do nothing: no state is kept of a connection."""
 
     async def _take(self, message: DeliveredMessage) -> None:
         properties = message.header.properties
@@ -56,7 +56,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """What a queue is like now; one that is not `there` has neither messages nor consumers."""
+    """A queue's state now; one that is not `there` has neither messages nor consumers."""
 
     ready: int
     consumers: int
@@ -64,17 +64,17 @@ class QueueView:
 
 
 class Inspector:
-    """Looks at queues over a link by passive declaration."""
+    """Inspects queues over a connection by passive declaration."""
 
     def __init__(self, link: AmqpConnection) -> None:
-        """Look over `link`, which must not have been started yet."""
+        """Inspect over `link`, which must not have been started yet."""
         self._connection: aiormq.Connection | None = None
         self._channel: AbstractChannel | None = None
         self._looking = asyncio.Lock()
         link.add_endpoint(self)
 
     async def open(self, connection: aiormq.Connection) -> AbstractChannel:
-        """Open a channel by which the link sees that it lives; looks have another."""
+        """Open a channel, by which the connection counts as up; inspections use another one."""
         # The broker closes a channel that asks for a queue that is not there.
         self._connection, self._channel = connection, None
         return await connection.channel(publisher_confirms=False)
@@ -84,7 +84,7 @@ class Inspector:
         self._connection = self._channel = None
 
     async def inspect_queue(self, queue: str) -> QueueView:
-        """Look at a queue. Raises `BrokerUnavailable`, also when the broker will not say."""
+        """Inspect a queue. Raises `BrokerUnavailable`, also when the queue does not answer."""
         async with self._looking:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT):
@@ -101,7 +101,7 @@ class Inspector:
                 raise BrokerUnavailable(f"{queue} cannot be looked at: {error!r}") from error
 
     async def _abandon(self) -> None:
-        """Close the channel: an answer that comes late must not be taken for the next one's."""
+        """Close the channel: a late answer must not be taken for the next one's."""
         channel, self._channel = self._channel, None
         if channel is not None:
             with contextlib.suppress(Exception):

@@ -1,7 +1,7 @@
-"""A queue whose reader is gone: emptied by others, then removed.
+"""A queue whose reader is gone: other processes drain it, then remove it.
 
-All of it happens on channels of its own, so that a queue that is removed under one's hands (by
-another process that does the same) disturbs nothing else.
+All of it happens on separate channels, so that a queue that another process removes meanwhile (by
+doing the same) disturbs nothing else.
 """
 
 import asyncio
@@ -36,9 +36,10 @@ class OrphanedQueue:
         handle: Callable[[Delivery], None],
         budget: ByteBudget | None = None,
     ) -> None:
-        """Hand what waits in `queue` to `handle`.
+        """Pass the deliveries of `queue` to `handle`.
 
-        A `budget` counts that, and cannot hold it back: who removes a queue must be consuming it.
+        A `budget` counts them but cannot hold them back: whoever removes a queue must be consuming
+        it.
         """
         self._connection = connection
         self._queue = queue
@@ -61,7 +62,7 @@ class OrphanedQueue:
         return 0.0 if self._consumer.unsettled else monotonic() - self._touched
 
     async def inspect_queue(self) -> QueueView | None:
-        """Look at the queue; None if it is not there."""
+        """Return the queue's state; None if it does not exist."""
         channel = await self._connection.channel()
         try:
             declared = await channel.queue_declare(self._queue.name, passive=True)
@@ -88,13 +89,13 @@ class OrphanedQueue:
             await asyncio.sleep(POLL)
 
     async def unbind(self) -> None:
-        """Have what is published to the queue come back."""
+        """Remove the queue's binding: what is published to it is returned as unroutable."""
         async with _channel(self._connection) as channel:
             for exchange, key in self._queue.bindings:
                 await channel.queue_unbind(self._queue.name, exchange, key)
 
     async def bind(self) -> None:
-        """Undo `unbind`, if the queue is still there."""
+        """Undo `unbind`, if the queue still exists."""
         channel = await self._connection.channel()
         try:
             for exchange, key in self._queue.bindings:
@@ -104,19 +105,19 @@ class OrphanedQueue:
         await channel.close()
 
     async def remove_queue(self) -> None:
-        """Remove the queue, whatever is in it; what this consumer was given is still its own."""
+        """Delete the queue with its messages; deliveries to this consumer stay its own."""
         async with _channel(self._connection) as channel:
             await channel.queue_delete(self._queue.name)
 
     async def release_queue(self) -> None:
-        """Let go of the queue."""
+        """Close the channels."""
         if self._channel is not None:
             await self._consumer.flush()
             self._consumer.lost()
             await self._channel.close()
 
     def forget_queue(self) -> None:
-        """Hold nothing any more."""
+        """Hold no deliveries any more."""
         self._consumer.retire()
 
     def _take(self, delivery: Delivery) -> None:
@@ -133,7 +134,7 @@ async def _channel(connection: aiormq.Connection) -> AsyncIterator[aiormq.abc.Ab
 
 @asynccontextmanager
 async def _closed(one: OrphanedQueue) -> AsyncIterator[None]:
-    """Let go of the queue in the end; after an error, as far as the connection still stands."""
+    """Close the queue's channels at the end; after an error a lost connection is ignored."""
     try:
         yield
     except BaseException:
@@ -147,9 +148,9 @@ async def _closed(one: OrphanedQueue) -> AsyncIterator[None]:
 async def leftover(
     link: AmqpConnection, queue: Queue, handle: Callable[[Delivery], None]
 ) -> AsyncIterator[OrphanedQueue]:
-    """Work on a queue over the connection that `link` has now.
+    """Give an `OrphanedQueue` over the current connection of `link`.
 
-    Raises `BrokerUnavailable` when that is lost meanwhile: begin again.
+    Raises `BrokerUnavailable` when that connection is lost meanwhile: start again then.
     """
     one = OrphanedQueue(await link.connection(), queue, handle, link.budget)
     try:

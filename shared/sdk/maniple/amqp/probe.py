@@ -1,4 +1,4 @@
-"""Looking at a broker from outside: is it there, which version, what has been declared."""
+"""Inspecting a broker from outside: whether it answers, its version, what has been declared."""
 
 import asyncio
 import contextlib
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BrokerView:
-    """What a broker says of itself, which names it does not have, and what is in the queues.
+    """A broker's product and version, the names that it does not have, and what its queues hold.
 
-    `messages` are those that wait, and `consumers` how many there are, by the queue's name.
+    `messages` (those that wait) and `consumers` are counts by queue name.
     """
 
     product: str
@@ -37,7 +37,7 @@ class BrokerView:
 async def probe(
     url: str, exchanges: Iterable[str], queues: Iterable[str], *, timeout: float = 10.0
 ) -> BrokerView:
-    """Connect once and look for these names; declares nothing.
+    """Connect once and look these names up; declares nothing.
 
     Raises `BrokerUnavailable` with the reason, `BrokerRefused` for a wrong password or vhost.
     """

@@ -25,10 +25,10 @@ LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
 class Outgoing:
     """One message to publish. `exchange` may be "" for the default exchange.
 
-    A `reply_to` or `correlation_id` that changes with the connection is a function, called each
-    time that it is sent.
-    `again` are headers besides, when it is sent once more after a lost connection; with `once` it
-    is not, but given up as `BrokerUnavailable`, for whoever sent it to decide anew.
+    A `reply_to` or `correlation_id` that changes with the connection is a function, called at each
+    send. `again` are additional headers for a message that is sent once more after a lost
+    connection. With `once` it is not sent again: it fails with `BrokerUnavailable`, so that its
+    sender can decide anew.
     """
 
     exchange: str
@@ -46,7 +46,7 @@ class Outgoing:
 
     @property
     def place(self) -> Place:
-        """Where it goes."""
+        """Exchange and routing key."""
         return self.exchange, self.routing_key
 
     def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
@@ -70,7 +70,7 @@ def _now(value: str | Callable[[], str | None] | None) -> str | None:
 
 
 class Publisher:
-    """Publishes with confirms on a channel of its own, over reconnections if need be."""
+    """Publishes with confirms on a channel of its own, across reconnections."""
 
     def __init__(
         self,
@@ -83,28 +83,29 @@ class Publisher:
     ) -> None:
         """Publish on `link`, which must not have been started yet.
 
-        With `scouts` the first message to each place goes by another channel, and so does what is
-        sent where something has not been confirmed for `Amqp.answer` seconds: there may be no
-        leader of that queue, and that would stop the channel. Without, it goes where either all or
+        With `scouts` the first message to each place goes over another channel, and so does a
+        message to a place where a confirm has been missing for `Amqp.answer` seconds: that queue
+        may have no leader, which would stop the channel. Leave it off where either everything or
         nothing is answered.
 
-        A message that is under way at `max_losses` losses of the connection (None: any number) is
-        given up as `PublishRefused`: it may be the cause. After the first one it is sent with none
-        of its like beside it, so that they do not pay for it. What `suspects` take to be the cause
-        is given up at once if the broker said so, and of its losses no other message pays.
+        A message that is under way at `max_losses` losses of the connection (None: any number)
+        fails with `PublishRefused`: it may be the cause. After the first loss it is sent with no
+        other suspect message beside it, so that they do not fail because of it. A message that
+        `suspects` take for the cause fails at once if the broker said so, and its losses count
+        against no other message.
 
-        One that `tells_refusals` raises `BrokerRefused` for a message that the broker closes the
-        channel for: one of a user without the right, or that is too large. Others try again, until
-        an operator has mended that.
+        With `tells_refusals` a message for which the broker closes the channel (its user lacks the
+        right, or it is too large) raises `BrokerRefused`. Otherwise it is sent again until an
+        operator has mended that.
         """
         self._link = link
         self._max_losses = max_losses
         self._scouts = scouts
         self._suspects = suspects
         self._blamed: AbstractChannel | None = None
-        """The channel on which a suspect is under way, or was when it was lost."""
+        """The channel on which a suspect is under way, or was when the channel was lost."""
         self._broken: AbstractChannel | None = None
-        """The last one that the broker closed for an error of its own."""
+        """The last channel that the broker closed for an error of its own."""
         self._lost_ones = asyncio.Lock()
         self._tells_refusals = tells_refusals
         self._channel: AbstractChannel | None = None
@@ -138,13 +139,14 @@ class Publisher:
             self._asking = None
 
     def overdue(self) -> bool:
-        """Whether the channel no longer answers; called at each tick.
+        """Tell whether the channel no longer answers; called at each tick.
 
         A confirm that is missing for `Amqp.confirm` seconds may be the fault of one queue: while
-        what was sent since is answered, or a question of ours within `Amqp.answer` seconds, the
-        others go on. After ten times as long it may have been lost, and is sent again all the same.
+        later messages are confirmed, or the channel answers a request within `Amqp.answer` seconds,
+        the other publishes go on. After ten times as long the confirm may have been lost, and the
+        message is sent again all the same.
 
-        Ticks at which an alarm of the broker holds back publishes are so not counted.
+        It is not called at ticks at which a broker alarm holds back publishes: these do not count.
         """
         self._ticks += 1
         if self._suspects is not None:
@@ -170,7 +172,7 @@ class Publisher:
             self._scouts.forget_address(place)
 
     async def _ask(self) -> None:
-        """Ask the channel for an answer that needs no queue."""
+        """Send a request on the channel whose answer needs no queue."""
         channel, asked = self._channel, self._ticks
         try:
             if channel is not None:
@@ -185,9 +187,10 @@ class Publisher:
     async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
         """Publish and return when the broker has confirmed.
 
-        A lost connection means sending again, under the same id, unless it is sent `once`. Raises
-        `PublishRefused` when a queue refuses or nothing is bound, `BrokerUnavailable` after
-        `timeout` seconds (None: never) or when the link is closed, `BrokerRefused` as told above.
+        After a lost connection the message is sent again, under the same id, unless it is `once`.
+        Raises `PublishRefused` when a queue refuses it or nothing is bound, `BrokerUnavailable`
+        after `timeout` seconds (None: never) or when the connection is closed, `BrokerRefused` as
+        described above.
         """
         if timeout is None:
             await self._publish(message)
@@ -234,11 +237,11 @@ class Publisher:
         raise _refused(message, unroutable=False)
 
     def shuns(self, key: str) -> bool:
-        """Tell whether nothing is sent there for now, because it would cost the connection."""
+        """Tell whether publishes there fail for now, because they would cost the connection."""
         return self._suspects is not None and self._suspects.shuns(key, self._ticks)
 
     def trusts(self, key: str) -> bool:
-        """Tell whether this connection is known to stand what is sent there."""
+        """Tell whether publishes there are known not to cost this connection."""
         return self._suspects is None or not self._suspects.suspects(key)
 
     def _turn(
@@ -272,7 +275,7 @@ class Publisher:
             self._blamed = None
 
     async def _open_channel(self, place: Place) -> AbstractChannel:
-        """Return the channel, once it is there and no scout is out to `place`."""
+        """Return the channel, once it is open and no scout to `place` is under way."""
         while True:
             await self._link.wait_up()
             if self._channel is None:
@@ -287,7 +290,7 @@ class Publisher:
     async def _is_published(
         self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
     ) -> bool:
-        """Publish once; False when the connection was lost before the broker has confirmed."""
+        """Publish once; False if the connection was lost before the confirm."""
         try:
             await self._publish_once(channel, message, repeated=repeated)
         except aiormq.exceptions.DeliveryError as error:

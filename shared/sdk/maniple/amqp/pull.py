@@ -1,8 +1,8 @@
-"""Taking what waits in a queue without being its consumer, over connections of its own.
+"""Taking messages from a queue without consuming it, over separate connections.
 
-A queue that loses its leader under a `basic.get` may cost the whole connection (RabbitMQ answers
-with a connection error, or not at all): so no two queues are taken from over one connection at a
-time, and nothing else goes over it.
+A queue that loses its leader during a `basic.get` may cost the whole connection (RabbitMQ answers
+with a connection error, or not at all). So a connection takes from one queue at a time and carries
+nothing else.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ MOST_BYTES = 4 * 1024**2  # of one queue; a single message may have more
 
 
 class Pull:
-    """Takes messages from one queue, one after the other; `Pulls.open` makes it.
+    """Takes messages from one queue, one by one; `Pulls.open` makes it.
 
-    Whatever the broker does not answer within `answer` seconds raises `BrokerUnavailable`.
+    An answer that takes the broker longer than `answer` seconds raises `BrokerUnavailable`.
     """
 
     def __init__(self, channel: AbstractChannel, queue: str, answer: float) -> None:
@@ -41,9 +41,9 @@ class Pull:
         self._news = asyncio.Event()
 
     async def take(self) -> Delivery | None:
-        """Return the next message, or None: the queue is empty.
+        """Return the next message; None if the queue is empty.
 
-        What is not settled goes back to the queue with the end of the pull, as redelivered.
+        Deliveries that are not settled return to the queue when the pull ends, as redelivered.
         """
         await self.flush()
         async with asyncio.timeout(self._answer):
@@ -55,9 +55,9 @@ class Pull:
         return delivery
 
     async def room(self, most: int, seconds: float) -> bool:
-        """Wait until fewer than `most`, or `MOST_BYTES`, are not settled.
+        """Wait until fewer than `most` deliveries, and less than `MOST_BYTES`, are unsettled.
 
-        False if that takes over `seconds`.
+        Returns False if that takes longer than `seconds`.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -69,7 +69,7 @@ class Pull:
         return True
 
     async def finish(self) -> None:
-        """Have what was settled applied: a channel that closes forgets what it has not applied."""
+        """Have the acknowledgements applied: a channel that closes forgets those that are not."""
         await self.flush()
         await asyncio.sleep(APPLY)
 
@@ -78,7 +78,7 @@ class Pull:
         self._settle(delivery, self._acked)
 
     def lighten(self, delivery: Delivery, weight: int) -> None:
-        """Do nothing: what is taken one by one is not counted."""
+        """Do nothing: pulled deliveries are not counted in a budget."""
 
     def reject(self, delivery: Delivery) -> None:
         """Refuse a delivery; see `Delivery.reject`."""
@@ -106,18 +106,18 @@ class Pull:
 
 
 class Pulls:
-    """Looks at queues and takes from them, over connections of its own.
+    """Inspects queues and takes from them, over connections of its own.
 
-    One for looks, as long as it is `up`; those to take over are opened when they are needed, and
+    One connection is for inspections, while it is `up`; those for taking are opened when needed and
     kept until `trim`.
     """
 
     def __init__(
         self, url: str, name: str, *, times: Amqp, answer: float, lookers: int = 1
     ) -> None:
-        """Call the connections `name` with a number; `answer` is the `Pull`'s.
+        """Name the connections `name` and a number; `answer` is passed to `Pull`.
 
-        So many `lookers` look at a time.
+        `lookers` is how many queues are inspected at a time.
         """
         self._url = url
         self._name = name
@@ -132,7 +132,7 @@ class Pulls:
 
     @asynccontextmanager
     async def up(self, timeout: float) -> AsyncIterator[None]:
-        """Keep a connection open for looks; raises as `AmqpConnection.start`."""
+        """Keep a connection for inspections open; raises as `AmqpConnection.start`."""
         await self._looking.start(timeout)
         try:
             yield
@@ -141,9 +141,9 @@ class Pulls:
             await self._looking.close()
 
     async def inspect_queue(self, queue: str) -> QueueView:
-        """Look at a queue, when a looker is free.
+        """Return a queue's state, as soon as an inspector is free.
 
-        Raises `BrokerUnavailable`, also when the broker will not say.
+        Raises `BrokerUnavailable`, also when the queue does not answer.
         """
         inspector = await self._inspectors.get()
         try:
@@ -153,7 +153,7 @@ class Pulls:
 
     @asynccontextmanager
     async def open(self, queue: str) -> AsyncIterator[Pull]:
-        """Take from a queue; raises `BrokerUnavailable` when it, or the broker, does not answer."""
+        """Give a `Pull`; raises `BrokerUnavailable` when queue or broker does not answer."""
         link = self._spare.pop() if self._spare else await self._connect()
         try:
             async with asyncio.timeout(self._answer):
@@ -172,7 +172,7 @@ class Pulls:
         self._spare.append(link)
 
     async def trim(self) -> None:
-        """Close the connections that nobody takes over now."""
+        """Close the connections that nobody uses now."""
         spare, self._spare = self._spare, []
         for link in spare:
             await link.close()

@@ -1,4 +1,4 @@
-"""What a broker refuses for good: trying again is no use, and whoever asked is told at once."""
+"""What a broker refuses for good: trying again is of no use, so the caller is told at once."""
 
 import re
 import ssl
@@ -20,7 +20,7 @@ _SIZE = re.compile(r"message size (?P<size>\d+) is larger than ")
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """Return what a refusal for good says, of a login, vhost or right, or of TLS; else None."""
+    """Return why a broker refuses a login, vhost, right or TLS for good, else None."""
     match error:
         case AMQPConnectionError(__cause__=ssl.SSLError() as why) if said := _untrusted(why):
             return said
@@ -49,14 +49,14 @@ def _untrusted(error: ssl.SSLError) -> str | None:
 
 
 def why_away(error: BaseException | None) -> str:
-    """Return why there is no connection, in the words of the system if those say it."""
+    """Return why there is no connection, in the operating system's words if it has any."""
     if isinstance(error, AMQPConnectionError) and isinstance(error.__cause__, OSError):
         return error.__cause__.strerror or repr(error)
     return repr(error)
 
 
 def end_of(channel: AbstractChannel) -> BaseException | None:
-    """Return why a channel was closed, as far as is known."""
+    """Return why a channel was closed, as far as that is known."""
     closing = channel.closing
     return closing.exception() if closing.done() and not closing.cancelled() else None
 
@@ -66,7 +66,7 @@ def check_published(
 ) -> None:
     """Raise `BrokerRefused` if a channel was closed because of this message.
 
-    All that is under way on a channel ends with it, also what the broker would take.
+    All publishes under way on a channel end with it, also those that the broker would accept.
     """
     said = str(error)
     match error:

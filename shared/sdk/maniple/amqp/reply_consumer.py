@@ -1,4 +1,4 @@
-"""Where a client hears results: a durable queue of its own, or what its user may have."""
+"""Where a client receives results: a durable queue, or what its user may declare."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,16 +16,17 @@ from maniple.topology import REPLY_PREFIX, reply_queue
 
 
 class ReplyConsumer(Consumer):
-    """Declares the reply queue of a client on each connection, and consumes it.
+    """Declares a client's reply queue on each connection, and consumes it.
 
     Agents send bundles of results to the durable queue `maniple.replies.<client>`. A user who may
-    not declare it (403) gets a server-named queue instead, which ends with the connection and to
-    which each result comes alone: `exclusive` then is true and `queue` changes on reconnecting.
-    `life` counts queues: also one of the same name, if the one before it was gone.
+    not declare it (403) gets a queue named by the server instead, which ends with the connection
+    and to which each result is sent by itself: `exclusive` is then true, and `queue` changes with
+    each reconnection. `life` counts queues, including one of the same name that replaces one that
+    was gone.
 
-    Whoever submits may name any queue as `reply_to`, and names of queues are no secret. So results
-    come under a word that nobody can guess: as a part of the `address`, or, where that is a queue's
-    name, as the `correlation_id` of what is submitted. What comes without it is not ours.
+    Any submitter may name any queue as `reply_to`, and names of queues are no secret. So results
+    carry a word that nobody can guess: in the `address`, or, where that is a queue's name, as the
+    `correlation_id` of what is submitted. A result without it is ignored.
     """
 
     def __init__(
@@ -36,20 +37,20 @@ class ReplyConsumer(Consumer):
         *,
         prefetch: int,
     ) -> None:
-        """Describe it; `link.add_endpoint` puts it to work: without it the link is not up."""
+        """Describe it; add it to a connection by `add_endpoint`, which is not up without it."""
         self.secret = new_secret()
-        """What comes with each result that is ours: its routing key, or its `correlation_id`."""
+        """What each result for this client carries: its routing key, or its `correlation_id`."""
         self.address = f"{REPLY_PREFIX}{self.secret}"
         """Where results are to be sent."""
         self.correlation_id: str | None = None
-        """What results are to bear, if their address alone says nothing."""
+        """The `correlation_id` of results, if their address alone is not secret."""
         self._durable = reply_queue(client, self.secret)
         self.exclusive = False
         self.life = 0
         super().__init__(self._durable.name, handle, prefetch=prefetch, owner=link)
 
     def use_exclusive(self, queue: str) -> None:
-        """Have results sent to a queue that the broker has named, and that is ours alone."""
+        """Have results sent to the exclusive queue that the broker has named."""
         self.exclusive = True
         self.queue = self.address = queue
         self.correlation_id = self.secret

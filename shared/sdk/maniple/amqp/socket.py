@@ -1,4 +1,4 @@
-"""An AMQP connection of aiormq whose life we judge ourselves."""
+"""An AMQP connection of aiormq whose liveness we judge ourselves."""
 
 import asyncio
 import ssl
@@ -22,10 +22,11 @@ _HEARTBEAT = frame.marshal(Heartbeat(), 0)
 
 
 class Socket(aiormq.Connection):
-    """A connection that tells whether it hears anything, and that can be dropped at once.
+    """A connection that counts what it receives, and that can be dropped at once.
 
-    aiormq itself would drop one that is blocked by an alarm once its buffers are full (it cannot
-    send heartbeats then), and one that is really dead only after half a minute: `Pulse` judges.
+    aiormq itself would drop a connection that an alarm blocks as soon as its buffers are full (it
+    cannot send heartbeats then), and a dead one only after half a minute: `Liveness` judges
+    instead.
     """
 
     HEARTBEAT_GRACE_MULTIPLIER = 1_000_000
@@ -63,7 +64,7 @@ class Socket(aiormq.Connection):
 
     @property
     def heard(self) -> int:
-        """How often something has come in."""
+        """How many frames have been received."""
         return self._socket.heard
 
     @property
@@ -72,7 +73,7 @@ class Socket(aiormq.Connection):
         return self.connection_tune.channel_max or MOST_CHANNELS
 
     async def is_blocked(self) -> bool:
-        """Whether an alarm of the broker holds back what is published here."""
+        """Whether a broker alarm holds back what is published here."""
         try:
             async with asyncio.timeout(0):
                 await self.ready()
@@ -87,7 +88,7 @@ class Socket(aiormq.Connection):
             transport.write(_HEARTBEAT)
 
     def abort(self) -> None:
-        """Drop the connection without a word to the broker; idempotent."""
+        """Drop the connection without closing it at the broker; idempotent."""
         if self._socket.transport is not None:
             self._socket.transport.abort()
 

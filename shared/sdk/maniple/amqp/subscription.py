@@ -1,4 +1,4 @@
-"""Keeping one consumer at work on a connection that stands, whatever becomes of its queue.
+"""Keeping one consumer running on an open connection, whatever happens to its queue.
 
 The unit of failure is the queue: one that is deleted, refused or without a leader costs neither the
 connection nor the other queues that are consumed on it.
@@ -26,10 +26,10 @@ _log = logging.getLogger(__name__)
 class Subscription:
     """Opens one consumer on each connection that it is attached to, and again when it is lost.
 
-    What the broker does not answer is waited for: RabbitMQ answers as soon as the queue does. After
+    An answer of the broker is waited for: RabbitMQ answers as soon as the queue does. After
     `Amqp.unanswered` seconds it is asked again on another channel. `prepare` is called before each
-    attempt; `on_silent` hears when the queue has not answered for `Amqp.answer` seconds (or the
-    attempts fail for so long), and when it works again.
+    attempt. `on_silent` is called when the queue has not answered for `Amqp.answer` seconds (or
+    attempts have failed for so long), and when it works again.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Subscription:
         connection: aiormq.Connection,
         on_death: Callable[[BaseException], None] | None = None,
     ) -> None:
-        """Begin to consume over a connection that stands; `on_death` hears if that ends by itself.
+        """Start consuming on an open connection; `on_death` is called if that stops by itself.
 
-        That would be a mistake of ours, but one that nobody else would mend.
+        That would be a defect of ours, but one that nothing else would mend.
         """
 
         def ended(keeping: asyncio.Task[None]) -> None:
@@ -89,7 +89,7 @@ class Subscription:
         self._suspected.set()
 
     def tick(self) -> None:
-        """Look whether the queue answers; to be called every `Amqp.tick` seconds."""
+        """Check whether the queue answers; to be called every `Amqp.tick` seconds."""
         waits = self.consumer.waits or not self.opened.is_set()
         self._waited = self._waited + 1 if waits else 0
         times = self._times
@@ -117,7 +117,7 @@ class Subscription:
             await asyncio.sleep(backoff(failures, self._times.backoff))
 
     async def _has_been_steady(self, connection: aiormq.Connection) -> bool:
-        """Consume until there is something wrong; tell whether it was right for a while."""
+        """Consume until something fails; tell whether it worked for a while."""
         loop = asyncio.get_running_loop()
         attempt = left_alone(loop.create_task(self._open(connection)))
         suspected = asyncio.create_task(self._suspected.wait())

@@ -1,4 +1,4 @@
-"""Keeping a connection up: it is built, watched, and when any part is lost built again, whole."""
+"""Keeping a connection up: it is built, watched, and rebuilt as a whole when any part is lost."""
 
 import asyncio
 import logging
@@ -31,26 +31,26 @@ _LIBRARIES = (logging.getLogger("aiormq"), logging.getLogger("aio_pika"))
 
 
 def backoff(failures: int, most: float) -> float:
-    """Seconds to wait after so many failures in a row: doubling, to at most `most`, with jitter."""
+    """Seconds to wait after so many failures in a row: doubling up to `most`, with jitter."""
     return random.uniform(0.5, 1.0) * min(most, FIRST_BACKOFF * 2.0 ** min(failures, 10))
 
 
 class TooFewChannels(ConfigurationError):
-    """The broker lets a connection have fewer channels than it needs; trying again is no use."""
+    """The broker allows a connection fewer channels than it needs; retrying is of no use."""
 
 
 def is_hopeless(error: BaseException | None) -> bool:
-    """Whether what has failed would fail again."""
+    """Tell whether retrying would fail in the same way."""
     return isinstance(error, ConfigurationError) or refusal(error) is not None
 
 
 class Supervised(ABC):
-    """A connection that is built whole, and built again whenever any part of it is lost.
+    """A connection that is built as a whole, and rebuilt whenever any part of it is lost.
 
-    `name` is what the broker shows as the connection's name. `on_state(up)` is told of each change,
-    `on_blocked(blocked)` when an alarm of the broker (memory, disk) begins or ceases to hold back
-    what is published; such a connection is left as it is, however long that takes. Until it has
-    stood once, what is hopeless ends it; afterwards everything is tried again.
+    `name` is the connection's name as the broker shows it. `on_state(up)` is called at each change,
+    `on_blocked(blocked)` when a broker alarm (memory, disk) starts or stops holding back publishes;
+    a blocked connection is left open, however long that takes. Until it has been up once, a
+    hopeless error ends it; afterwards every error is retried.
     """
 
     def __init__(  # noqa: PLR0913 - what a connection is told, and whom it tells
@@ -63,13 +63,13 @@ class Supervised(ABC):
         times: Amqp | None = None,
         holds: bool = False,
     ) -> None:
-        """Describe the connection; `start` opens it. `times` are the defaults, if none are given.
+        """Describe the connection; `start` opens it. Without `times` it uses the defaults.
 
-        The broker hears at each tick of one that `holds` messages: it gives them to others when it
-        has heard nothing for two of `Amqp.heartbeat`, and what must not run twice has to be stopped
-        before. aiormq itself says something in half of one.
+        While it `holds` messages, a heartbeat is sent to the broker at each tick: the broker
+        redelivers them when it has heard nothing for two of `Amqp.heartbeat`, and what must not run
+        twice has to be stopped before. aiormq itself sends one in half of that time.
 
-        One attempt to connect is short: a new one finds a healed network sooner.
+        One attempt to connect is short: a new attempt finds a healed network sooner.
         """
         self.name = name
         self.times = times or Amqp()
@@ -91,17 +91,17 @@ class Supervised(ABC):
 
     @abstractmethod
     async def _build(self) -> None:
-        """Connect, have the wire kept with `_keep`, and open everything on it."""
+        """Connect, register the socket with `_keep`, and open everything on it."""
 
     @abstractmethod
     def _forget(self) -> None:
-        """Forget what was built: it is gone; also called when nothing was."""
+        """Forget what was built: it is gone; also called when nothing was built."""
 
     def _tick(self) -> None:  # noqa: B027 - there may be nothing to look after
         """Watch what is on it; called every `Amqp.tick` seconds while it stands."""
 
     def _is_overdue(self) -> bool:
-        """Whether the broker owes us an answer for too long; asked at each tick, if not blocked."""
+        """Tell whether an answer of the broker is overdue; called at each tick, if not blocked."""
         return False
 
     @property
@@ -110,11 +110,11 @@ class Supervised(ABC):
         return self._up.is_set() and not self._closed
 
     async def start(self, timeout: float | None = None) -> None:
-        """Open it and wait until it is up; on failure it is closed.
+        """Connect and wait until everything is up; on failure it is closed.
 
-        Raises `BrokerUnavailable` if it is not up within `timeout` seconds (None waits for ever),
-        and at once `BrokerRefused` (the login, the vhost, a right, TLS) and `ConfigurationError`
-        (a file of TLS, `TooFewChannels`).
+        Raises `BrokerUnavailable` if it is not up within `timeout` seconds (None: no limit), and at
+        once `BrokerRefused` (the login, the vhost, a right, TLS) and `ConfigurationError` (a TLS
+        file, `TooFewChannels`).
         """
         tolerate_foreign_bytes()
         hear_cancellations()
@@ -155,12 +155,12 @@ class Supervised(ABC):
                 raise BrokerUnavailable(f"the connection {self.name} is closed")
 
     def suspect(self, error: BaseException | None = None) -> None:
-        """Have it rebuilt: something on it does not answer as it should."""
+        """Rebuild the connection: something on it does not answer as it should."""
         self.last_error = error or self.last_error
         self._lost.set()
 
     async def close(self) -> None:
-        """Close it; whoever waits for it gets `BrokerUnavailable`."""
+        """Close it; waiting callers get `BrokerUnavailable`."""
         self._closed = True
         if self._supervisor is not None:
             await end(self._supervisor)
@@ -202,7 +202,7 @@ class Supervised(ABC):
     def _keep(
         self, wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]] | None = None
     ) -> None:
-        """Watch over the present wire, and close it in the end: by `close`, if it is given."""
+        """Watch the present socket, and close it at the end: by `close`, if it is given."""
         self._wire = wire
         self._close_wire = close or wire.close
         wire.closing.add_done_callback(partial(self._on_closed, wire))
@@ -210,11 +210,11 @@ class Supervised(ABC):
         self._watch.add_done_callback(partial(self._on_watched, wire))
 
     def _hear_of(self, wire: Socket, channel: AbstractChannel) -> None:
-        """Have the loss of a channel heard."""
+        """Watch a channel for its loss."""
         channel.closing.add_done_callback(partial(self._on_closed, wire))
 
     def _on_watched(self, wire: Socket, watch: asyncio.Task[None]) -> None:
-        """Have what nobody watches any more built anew."""
+        """Rebuild the connection if the task that watches it has ended."""
         if not watch.cancelled() and (error := watch.exception()) is not None:
             _log.error("what watched connection %s has died", self.name, exc_info=error)
             if wire is self._wire:
@@ -272,7 +272,7 @@ class Supervised(ABC):
 
 
 def safely(callback: Callable[[], object]) -> None:
-    """Call what must not end whoever looks after a connection, whatever it raises."""
+    """Call a function whose errors must not end the task that watches a connection."""
     try:
         callback()
     except Exception:  # noqa: BLE001 - whatever it was: the connection must be built again
@@ -280,7 +280,7 @@ def safely(callback: Callable[[], object]) -> None:
 
 
 async def _end(wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """Close a wire in at most twice `CLOSE_TIMEOUT`, with or without the broker."""
+    """Close a socket in at most twice `CLOSE_TIMEOUT`, whether or not the broker answers."""
     closing = left_alone(asyncio.create_task(close()))
     await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
     # Not cancelled before: the libraries then wait for the socket, which this ends.

@@ -1,15 +1,15 @@
-"""Which addresses may break the connection that publishes to them.
+"""Which reply addresses may break the connection that publishes to them.
 
-RabbitMQ 3.10 closes a connection over a direct reply-to address of a node that is gone. Nobody can
-tell by looking at it which nodes there are. So until something that was sent to a node has been
-answered on this connection, its addresses are suspect: they are sent to one after the other. When
-the connection is lost, the one that was under way is to blame. If the broker said that it had
-failed over something, that node is shunned for a while; if not, it is only in doubt, for
-connections are lost for other reasons, too: what goes there is tried again, alone. All else is sent
+RabbitMQ 3.10 closes a connection over a direct reply-to address of a node that is gone, and an
+address does not show whether its node exists. So until a message to a node has been answered on
+this connection, the node's addresses are suspect and are sent to one at a time. When the connection
+is lost, the address that was under way is to blame. If the broker said that it had failed over
+something, its node is shunned for a while; if not, it is only in doubt, because connections are
+lost for other reasons too: messages to it are tried again, alone. All other messages are sent
 again.
 
 An outsider may name any number of nodes, each of which costs the connection once. So nodes that
-have answered before do not stand in line behind strangers; and those, when some have cost the
+have answered before do not queue behind strangers; and strangers, once some have cost the
 connection, are tried only now and then.
 """
 
@@ -26,21 +26,21 @@ FREE_LOSSES = 8  # that hold nobody back: some nodes that were taken away, or a 
 
 
 class SuspectAddresses:
-    """What is known of the kinds of addresses. Reads no clock: times are the caller's.
+    """What is known of the kinds of addresses. Reads no clock: ticks are passed in.
 
-    `kind_of` tells the kind of an address, such as its node, or None for one that is harmless.
+    `kind_of` returns the kind of an address, such as its node, or None for a harmless one.
 
-    What goes to strangers while they are held back waits, as long as its sender likes. A task with
-    such an address is not refused: a refusal could not be told either, and would lose the task of
-    an innocent with its reply.
+    A message to a stranger waits while strangers are held back, as long as its sender likes. A task
+    with such an address is not refused: the refusal could not be sent either, and an innocent
+    sender would lose both the task and its reply.
     """
 
     def __init__(self, kind_of: Callable[[str], str | None]) -> None:
-        """Know nothing."""
+        """Start without knowledge of any address."""
         self._kind_of = kind_of
         self._good: set[str] = set()
         self._good_before: set[str] = set()
-        """Those that have answered, if not on this connection."""
+        """Kinds that have answered, though not on this connection."""
         self._doubts: dict[str, int] = {}
         self._shunned: dict[str, int] = {}
         self._turn = asyncio.Lock()
@@ -60,7 +60,8 @@ class SuspectAddresses:
     async def alone(self, key: str) -> AsyncIterator[None]:
         """Keep all others from sending to a suspect.
 
-        Of strangers only one at a time waits for that, and of those of one kind only one for that.
+        Of all strangers, and of the addresses of one kind, only one message at a time waits for its
+        turn.
         """
         kind = self._kind_of(key) or ""
         async with AsyncExitStack() as stack:
@@ -78,7 +79,7 @@ class SuspectAddresses:
         return not known and self._shunned.get(kind, self._now) <= self._now
 
     def shuns(self, key: str, now: int) -> bool:
-        """Tell whether nothing is to be sent to an address and its like."""
+        """Tell whether nothing is to be sent to an address and others of its kind."""
         if not self._shunned:
             return False
         return self._shunned.get(self._kind_of(key) or "", now) > now
@@ -102,8 +103,9 @@ class SuspectAddresses:
     def blame(self, key: str, now: int, *, shunned: int, held: int, sure: bool) -> None:
         """Record that the connection was lost over an address.
 
-        If that is `sure`, shun its like for `shunned` ticks; if not, it is a stranger again after
-        `DOUBTS` of them. Once there were `FREE_LOSSES`, strangers wait `held` ticks for each.
+        If that is `sure`, its kind is shunned for `shunned` ticks; if not, it becomes a stranger
+        again after `DOUBTS` losses. After `FREE_LOSSES` losses strangers wait `held` ticks for each
+        further one.
         """
         kind = self._kind_of(key)
         if kind is None:

@@ -1,4 +1,4 @@
-"""The client: submitting tasks and getting their results."""
+"""The client: submits tasks and receives their results."""
 
 from maniple.client.carrier import connect
 from maniple.client.core import Client

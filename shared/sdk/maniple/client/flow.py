@@ -1,4 +1,4 @@
-"""Many tasks at once, never more than a window of them: what `Client.map` runs on."""
+"""Many tasks at once, never more than a window of them: what `Client.map` is built on."""
 
 import asyncio
 from collections import deque
@@ -17,19 +17,19 @@ MOST_BYTES = 64 * 1024**2  # of tasks that the broker has not confirmed and outp
 
 
 class Carrier(Protocol):
-    """What brings tickets to the cluster and tells an `OutstandingHandles` how they ended."""
+    """Sends tickets to the cluster and tells an `OutstandingHandles` how they ended."""
 
     def send(self, ticket: Ticket) -> None:
-        """Send soon, then call `ticket.confirmed`. Never blocks."""
+        """Queue a ticket to be sent; calls `ticket.confirmed` later. Never blocks."""
         ...
 
     async def close(self) -> None:
-        """Send what waits, then hear nothing more."""
+        """Send what is queued, then stop receiving."""
         ...
 
 
 class Slot(Ticket):
-    """A task of a flow. `outcome` is its result, or why there is none."""
+    """A task of a flow. `outcome` is its result, or the error in place of one."""
 
     __slots__ = ("flow", "outcome")
 
@@ -41,7 +41,7 @@ class Slot(Ticket):
         body: bytes,
         outcome: ManipleError | None = None,
     ) -> None:
-        """Describe a task; one that cannot be sent begins with its outcome."""
+        """Describe a task; one that cannot be sent starts with its outcome."""
         super().__init__(task_id, tenant, capability, body)
         self.flow: Flow | None = None
         self.outcome: Result | ManipleError | None = outcome
@@ -66,13 +66,14 @@ class Slot(Ticket):
 
 
 class Flow:
-    """Sends tasks as they are asked for and gives their outcomes, once.
+    """Sends tasks as they are asked for and yields the outcome of each once.
 
-    A task counts against `window` from when it was made until its outcome was taken. Its bytes
-    count until the broker has it, then those of an output as large as the largest of late, and then
-    its output's until that was taken. So memory is bounded whatever the length of the input, the
-    size of tasks, and the slowness of broker and reader. Known weakness: how large outputs are is
-    learned from the first ones, and by then a whole window of them may be on its way.
+    A task counts against `window` from when it is made until its outcome is taken. It counts with
+    its own bytes until the broker has confirmed it, then with the size of the largest recent
+    output, and then with its own output's size until that is taken. So memory is bounded whatever
+    the length of the input, the size of tasks, and the slowness of broker and reader. Known
+    weakness: the size of outputs is learned from the first ones, and by then a whole window of them
+    may be on its way.
     """
 
     def __init__(
@@ -94,9 +95,9 @@ class Flow:
     async def iterate_slots(
         self, items: Iterable[T] | AsyncIterable[T], make: Callable[[T], Slot]
     ) -> AsyncGenerator[Slot, None]:
-        """Make a task of each item and iterate over the slots as they are done.
+        """Make a task of each item and yield the slots as they are done.
 
-        What `items` raises is raised after the outcomes of what came before it.
+        An error that `items` raises is raised after the outcomes of the items before it.
         """
         feeder = asyncio.create_task(self._feed(items, make), name="maniple map")
         feeder.add_done_callback(lambda _: self._wake())
@@ -148,7 +149,7 @@ class Flow:
         return self._in_play > 0 and self._bytes + self._running * self._output >= MOST_BYTES
 
     def release(self, size: int) -> None:
-        """Hold so many bytes less."""
+        """Subtract bytes that are not held any more."""
         self._bytes -= size
         if not self._is_full:
             self._make_room()
@@ -188,7 +189,7 @@ def _size(outcome: Result | ManipleError | None) -> int:
 
 
 class _Paced(Generic[T]):
-    """Iterates over either kind of iterable and gives the loop its turns."""
+    """Iterates over a plain or asynchronous iterable, and yields to the event loop now and then."""
 
     def __init__(self, items: Iterable[T] | AsyncIterable[T]) -> None:
         self._items = items

@@ -1,4 +1,4 @@
-"""`maniple policy …`: what limits, divides, repeats and ends tasks, changed while they run."""
+"""`maniple policy …`: show and change policies, while everything runs."""
 
 import typer
 
@@ -11,7 +11,7 @@ COMMANDS = (apply, get, list_, diff, history, rollback, delete, status, explain)
 
 def build() -> typer.Typer:
     """Return the group of commands."""
-    app = typer.Typer(no_args_is_help=True, help="See and change policies while tasks run.")
+    app = typer.Typer(no_args_is_help=True, help="Show and change policies while tasks run.")
     for command in COMMANDS:
         app.command(command.__name__.strip("_"))(command)
     return app

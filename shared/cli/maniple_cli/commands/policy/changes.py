@@ -70,7 +70,7 @@ def rollback(  # noqa: PLR0913 - a command's options
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
-    """Make a new version that says what an older one said; also of a deleted policy."""
+    """Store an older version's content as a new version; also of a deleted policy."""
     how = _how(by, reason, expect, dry_run=dry_run)
     answer = ask_policy(broker_url, "rollback", {**which(policy), "to": to, **how})
     _tell([answer], answer, as_json=as_json)
@@ -86,14 +86,14 @@ def delete(  # noqa: PLR0913 - a command's options
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
-    """Take a policy out of force; its history stays, and a rollback brings it back."""
+    """Delete a policy; its history stays, and a rollback restores it."""
     how = _how(by, reason, expect, dry_run=dry_run)
     answer = ask_policy(broker_url, "delete", {**which(policy), **how})
     _tell([answer], answer, as_json=as_json)
 
 
 def _how(by: str | None, reason: str, expect: int | None, *, dry_run: bool) -> dict[str, Any]:
-    """Return what a request says of every kind of change."""
+    """Return the fields common to all requests for a change."""
     return {"author": author(by), "reason": reason, "expect": expect, "dry_run": dry_run}
 
 

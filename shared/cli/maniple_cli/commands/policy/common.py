@@ -1,4 +1,4 @@
-"""What the policy commands share: naming a policy, who changes it, asking the service."""
+"""What the policy commands share: a policy's name, the author of a change, requests."""
 
 import getpass
 import socket
@@ -17,21 +17,23 @@ PATIENCE = 30.0  # seconds: a large folder is several transactions, and many eve
 NamesArgument = Annotated[
     list[str], typer.Argument(metavar="KIND/NAME", help="Also as two words: KIND NAME.")
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Kept in the history.")]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", "-r", help="The reason, kept in the history.")
+]
 AuthorOption = Annotated[
-    str | None, typer.Option("--author", help="Kept in the history; else USER@HOST.")
+    str | None, typer.Option("--author", help="The author, kept in the history; else USER@HOST.")
 ]
 ExpectOption = Annotated[
     int | None,
-    typer.Option("--expect", min=0, help="Change it only if it is at this version; 0: is absent."),
+    typer.Option("--expect", min=0, help="Only if this is its version; 0: if it does not exist."),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would change, and what that touches.")
+    bool, typer.Option("--dry-run", help="Only show what would change, and what that affects.")
 ]
 
 
 def which(names: list[str]) -> dict[str, str]:
-    """Read `kind/name` or two words. Raises `typer.BadParameter`."""
+    """Parse `kind/name` or two words. Raises `typer.BadParameter`."""
     words = names[0].split("/", 1) if len(names) == 1 else names
     if len(words) != 2:  # noqa: PLR2004 - a kind and a name
         raise typer.BadParameter("name a policy as KIND/NAME")
@@ -42,7 +44,7 @@ def which(names: list[str]) -> dict[str, str]:
 
 
 def author(given: str | None) -> str:
-    """Return who makes a change: the given one, else USER@HOST. Raises `typer.BadParameter`."""
+    """Return the author of a change: the given one, else USER@HOST. Raises `typer.BadParameter`."""
     if given is not None:
         if not given.strip():
             raise typer.BadParameter("must not be empty", param_hint="--author")
@@ -55,15 +57,15 @@ def author(given: str | None) -> str:
 
 
 def claimed(author: str) -> str:
-    """Return an author as told: whoever may change policies may write any name there.
+    """Return an author as shown, marked as a claim: the sender of a change may write any name.
 
-    Only that somebody edited in Consul is what the service itself has found.
+    Only an edit in Consul was observed by the service itself.
     """
     return author if author == CONSUL else f"{author} (as claimed)"
 
 
 def ask_policy(broker_url: str | None, op: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the policy service; what goes wrong ends the program with its exit code."""
+    """Send a request to the policy service; an error ends the program with its exit code."""
 
     async def asked() -> dict[str, Any]:
         return await ask(operator_url(broker_url), "policy", f"policy.{op}", body, PATIENCE)
@@ -72,7 +74,7 @@ def ask_policy(broker_url: str | None, op: str, body: Mapping[str, Any]) -> dict
 
 
 def warn_of_invalid(found: Mapping[str, Any]) -> None:
-    """Say what Consul holds that is not in force, if the policy service tells."""
+    """Print what Consul holds that is not in force, if the policy service reports it."""
     for key, reason in found.get("invalid", {}).items():
         complain(
             f"warning: in Consul, {key} is not usable: {reason}; apply a right version with "
@@ -81,10 +83,10 @@ def warn_of_invalid(found: Mapping[str, Any]) -> None:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a diff: nothing that somebody wrote in one makes two of it."""
+    """Return the lines of a diff, each as one line whatever characters it contains."""
     return text.rstrip("\n").split("\n") if text else []
 
 
 def seconds_of(time: str) -> str:
-    """Return a time without its fractions."""
+    """Return a time without fractions of a second."""
     return time.replace("T", " ").partition(".")[0].removesuffix("Z")

@@ -1,4 +1,4 @@
-"""Reading documents from files, with the line of everything that is wrong in them."""
+"""Reading documents from files; each error has its line."""
 
 import json
 import re
@@ -33,19 +33,19 @@ class WrongFiles(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A document, and where it begins."""
+    """A document, and the line where it starts."""
 
     policy: Policy
     place: str
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as JSON understands values: `on` is a word, no dates, `1e3` is a number."""
+    """Loads YAML with JSON's values: `on` is a word, no dates, `1e3` is a number."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML declares it so
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
-        """Refuse names that are no text, and names that stand there twice."""
+        """Refuse names that are not text, and duplicate names."""
         self.flatten_mapping(node)
         seen = set()
         for key, _ in node.value:
@@ -72,9 +72,9 @@ for _tag, _pattern, _first in (
 
 
 def read_all(sources: Iterable[str]) -> list[Given]:
-    """Read files, folders (what lies in them, by name) and `-`; raises `WrongFiles`, `OSError`.
+    """Read files, folders (their files, by name) and `-`; raises `WrongFiles`, `OSError`.
 
-    Every document of every file is looked at, and all problems are told at once.
+    Every document of every file is checked, and all problems are reported at once.
     """
     problems: list[str] = []
     given: list[Given] = []
@@ -151,7 +151,7 @@ def _documents(name: str, text: str, problems: list[str]) -> Iterator[Given]:
 
 
 def _plain(text: str) -> str:
-    """Return JSON without the tabs and escapes that YAML does not take."""
+    """Return JSON without the tabs and escapes that YAML does not accept."""
     if text.lstrip()[:1] not in {"{", "["}:
         return text
     try:
@@ -180,7 +180,7 @@ def _located(name: str, node: yaml.Node, error: ValidationError) -> Iterator[str
 
 
 def _line(node: yaml.Node, path: Loc) -> int:
-    """Return the line of a field, or of the closest thing around it that stands there."""
+    """Return the line of a field, or of the closest field around it."""
     line = node.start_mark.line
     for part in path:
         found = _child(node, part)

@@ -73,7 +73,7 @@ def list_(*, as_json: JsonOption = False, broker_url: BrokerOption = None) -> No
 def history(
     policy: NamesArgument, *, as_json: JsonOption = False, broker_url: BrokerOption = None
 ) -> None:
-    """Show every version: who claims to have made it, time, reason, changes; the latest first."""
+    """List all versions, the latest first: claimed author, time, reason, changes."""
     found = ask_policy(broker_url, "history", which(policy))
     if as_json:
         print_json(found)
@@ -99,7 +99,7 @@ def diff(
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
-    """Show what differs between two versions."""
+    """Show the differences between two versions."""
     asked = {**which(policy), "before": before, "after": after}
     found = ask_policy(broker_url, "diff", asked)
     if as_json:
@@ -116,16 +116,17 @@ def explain(  # noqa: PLR0913 - a command's options
     tenant: Annotated[str, typer.Option("--tenant", "-t")] = "default",
     label: LabelsOption = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="Its id, by which rollouts divide.")
+        str | None, typer.Option("--task", help="The task's id, on which rollouts depend.")
     ] = None,
     instance: Annotated[
-        str | None, typer.Option("--instance", help="The deciding process.")
+        str | None,
+        typer.Option("--instance", help="The instance name of the process that decides."),
     ] = None,
     region: Annotated[str, typer.Option("--region", help="The region of that process.")] = "",
     as_json: JsonOption = False,
     broker_url: BrokerOption = None,
 ) -> None:
-    """Say which policies apply to a task, in which order, and why the others do not."""
+    """Show which policies apply to a task, in which order, and why the others do not."""
     asked = {
         "capability": capability,
         "tenant": tenant,

@@ -1,4 +1,4 @@
-"""`maniple policy status`: who has what, and who lags."""
+"""`maniple policy status`: which processes have which version."""
 
 from collections.abc import Mapping
 from typing import Any

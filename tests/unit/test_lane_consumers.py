@@ -83,7 +83,7 @@ class Taking:
         self.lanes.attach_consumers(hot, self.agent.work)
 
     def fill(self) -> None:
-        """Let every consumer have all that its prefetch allows."""
+        """Deliver to every consumer as much as its prefetch allows."""
         delivery: Any = None
         for consumer in self.hot.consumers.values():
             consumer._unsettled = dict.fromkeys(range(consumer.prefetch), delivery)

@@ -100,7 +100,7 @@ class Scene:
         self.process.step(lambda: self.lookups.ask(key, then, since))
 
     def cut(self, seconds: float) -> None:
-        """Let nothing be consumed for so long."""
+        """Interrupt consuming for so long."""
         self.hot.intake._set_up(up=True)
         self.hot.intake._set_up(up=False)
         self.world.run(seconds)

@@ -1,4 +1,4 @@
-"""A task over which the gate fails costs neither itself nor those who are told after it."""
+"""A task over which the pipeline fails costs neither itself nor those who are told after it."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -114,7 +114,7 @@ class Scene:
         self.fleet.on_report(report, SOON)
 
     def dies(self) -> None:
-        """Let the owner go, so that whoever asked is told by this one."""
+        """Remove the owner, so that this dispatcher answers those who asked."""
         self.fleet.on_report(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
         self.fleet.advance_time(LATER)
 
@@ -178,7 +178,9 @@ class Unsteady(Assignment):
         return super().choose(envelope)
 
 
-async def test_room_of_a_task_over_which_the_gate_fails_is_given_back_and_not_on_its_way() -> None:
+async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_not_on_its_way() -> (
+    None
+):
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     rooms = BulkheadCounts(fleet)

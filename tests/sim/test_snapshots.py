@@ -42,12 +42,12 @@ class Lives:
             self.fleet.broker.kill(one.process)
 
     def stop(self, instance: str) -> None:
-        """Let it say what it knows, and end."""
+        """Report what it knows, and end."""
         one = self.of[instance]
         one.process.step(lambda: one.process.create_task(one.memory.write_now()))
 
     def drain(self, world: World, until: float = WRITTEN) -> None:
-        """Let five an hour pass, and three attempts fail."""
+        """Use up a limit of five an hour, and report three failed attempts."""
         for one in self.of.values():
             one.admit(FIVE_AN_HOUR, 20)
         self.fleet.report(LaneEnds(failed=3, failing=3))
@@ -55,7 +55,7 @@ class Lives:
         assert len(self.fleet.became.sent) == FIVE
 
     def die(self, world: World) -> None:
-        """Let all die, and as many begin."""
+        """Kill all dispatchers, and start as many."""
         instances = tuple(self.of)
         for instance in instances:
             self.end(instance)

@@ -50,7 +50,7 @@ async def waiting_work(servers: LocalServers, link_name: str) -> AmqpConnection:
     return link
 
 
-async def test_a_zombie_is_told_to_reconnect_and_evicted_and_who_takes_its_work_is_left_alone(
+async def test_a_stalled_agent_is_told_to_reconnect_and_evicted_who_takes_its_work_is_left_alone(
     servers: LocalServers, tmp_path: Path
 ) -> None:
     link = await waiting_work(servers, f"link-{new_id()}")

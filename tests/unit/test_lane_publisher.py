@@ -91,7 +91,7 @@ class Scene:
         return source
 
     async def turn(self) -> None:
-        """Let what can happen now happen."""
+        """Run everything that can run now."""
         for _ in range(20):
             await asyncio.sleep(0)
 

@@ -41,7 +41,7 @@ def starve(seconds: range, **changes: Any) -> list[tuple[int, list[str], list[An
     return told
 
 
-def test_a_zombie_is_suspected_told_to_reconnect_and_evicted_from_the_first_look() -> None:
+def test_a_stalled_agent_is_suspected_told_to_reconnect_and_evicted_from_the_first_look() -> None:
     assert starve(range(10, 40)) == [
         (12, ["agent.unreachable"], []),
         (15, [], [Reconnect()]),
@@ -54,11 +54,11 @@ def test_a_zombie_is_suspected_told_to_reconnect_and_evicted_from_the_first_look
     [{"in_flight": 3, "held": 1}, {"hungry": []}, {"state": AgentPhase.DRAINING}],
     ids=["full", "not hungry", "draining"],
 )
-def test_who_would_take_nothing_is_no_zombie(changes: dict[str, Any]) -> None:
+def test_who_would_take_nothing_is_not_stalled(changes: dict[str, Any]) -> None:
     assert starve(range(10, 40), **changes) == []
 
 
-def test_an_agent_that_just_started_is_no_zombie() -> None:
+def test_an_agent_that_just_started_is_not_stalled() -> None:
     record = hungry()
     for second in range(5):
         record = known(looked(record, second, WORK).record)
@@ -66,19 +66,19 @@ def test_an_agent_that_just_started_is_no_zombie() -> None:
     assert known(looked(record, 5, WORK).record).starving is not None
 
 
-def test_an_agent_that_has_not_described_itself_as_it_is_is_no_zombie() -> None:
+def test_an_agent_that_has_not_described_itself_as_it_is_is_not_stalled() -> None:
     silent = known(decide(None, beat(1, slots=4), at(0)).record)
     changed = known(decide(hungry(), beat(2, slots=4, digest="new"), at(3)).record)
     for record in (silent, changed):
         assert known(looked(record, 20, WORK).record).starving is None
 
 
-def test_a_lane_without_any_consumer_makes_a_zombie_too() -> None:
+def test_a_lane_without_any_consumer_makes_a_stalled_agent_too() -> None:
     decision = looked(hungry(), 10, {"x": LaneView(ready=0, consumers=0)})
     assert known(decision.record).starving is not None
 
 
-def test_a_burst_between_two_heartbeats_makes_no_zombie() -> None:
+def test_a_burst_between_two_heartbeats_stalls_no_agent() -> None:
     record = known(looked(hungry(), 10, WORK).record)
     assert keys(looked(record, 13, WORK)) == []
 
@@ -89,7 +89,7 @@ def zombie() -> AgentRecord:
     return known(looked(record, 12, WORK).record)
 
 
-def test_a_zombies_heartbeats_do_not_recover_it() -> None:
+def test_a_stalled_agents_heartbeats_do_not_recover_it() -> None:
     assert zombie().state is AgentState.UNREACHABLE
     assert keys(decide(zombie(), beat(3, slots=4), at(14))) == []
 
@@ -97,7 +97,7 @@ def test_a_zombies_heartbeats_do_not_recover_it() -> None:
 @pytest.mark.parametrize(
     "changes", [{"slots": 4, "last_delivery_at": NOW}, {"slots": 0}], ids=["it took", "it is full"]
 )
-def test_a_zombie_that_is_none_any_more_recovers(changes: dict[str, Any]) -> None:
+def test_a_stalled_agent_that_is_none_any_more_recovers(changes: dict[str, Any]) -> None:
     assert keys(decide(zombie(), beat(3, **changes), at(14))) == ["agent.recovered"]
 
 

@@ -35,14 +35,14 @@ def bulkheads(fleet: Simulation, name: str) -> Bulkheads:
 
 
 def comes(fleet: Simulation, name: str, *to: str) -> None:
-    """Let one get room for tasks to these lanes, which it has then on their way."""
+    """Grant a dispatcher room for tasks to these lanes, which are then under way."""
     for lane in to:
         fleet.submit(name, limit(lane))
     fleet.run(SOON)
 
 
 def no_lane(fleet: Simulation, name: str, *which: str) -> None:
-    """Let it find that these lanes are not there."""
+    """Report from a dispatcher that these lanes do not exist."""
     for lane in which:
         fleet.alive[name].found_no_lane(limit(lane), fleet.now)
     fleet.run(SOON)

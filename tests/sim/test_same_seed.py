@@ -10,7 +10,7 @@ from paths import ROOT
 from simulated_broker import Broker
 from virtual_time import SEED, TOLD, Process, World
 
-TESTS = "tests/sim/test_rooms.py"
+TESTS = "tests/sim/test_bulkheads.py"
 
 
 def told(file: Path, hash_seed: str) -> list[str]:

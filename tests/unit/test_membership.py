@@ -95,7 +95,7 @@ LIMIT = ConcurrencyLimit("bulkhead/it", most=10, lane="text.stats")
 
 
 def told(one: Coordinator, until: float, *, hears: bool) -> float:
-    """Let one wait for a limit that nobody owns, and look until it is told; return when."""
+    """Wait for a limit without an owner; return when the task is answered."""
     times: list[float] = []
     now = 0.0
     one.ask_permit(LIMIT, lambda passes, _: times.append(now if passes is None else -1.0), now)

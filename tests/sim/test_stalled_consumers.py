@@ -41,7 +41,7 @@ def fill(cluster: Cluster, lane: str, ready: int, consumers: int) -> None:
 
 
 def eats(world: World, agent: Agent, period: float) -> None:
-    """Let an agent take something again and again."""
+    """Make an agent take something again and again."""
     world.every(period, agent.ate)
 
 
@@ -64,7 +64,7 @@ def asked(agent: Agent, place: str) -> list[float]:
 
 
 @pytest.mark.parametrize("chunk", seeds(40), ids=str)
-def test_a_zombie_is_told_to_reconnect_after_five_seconds_and_evicted_after_ten(
+def test_a_stalled_agent_is_told_to_reconnect_after_five_seconds_and_evicted_after_ten(
     chunk: range,
 ) -> None:
     for seed in chunk:

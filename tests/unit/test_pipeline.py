@@ -1,4 +1,4 @@
-"""What the gate makes of a task for which nobody decided, with limits that the tests decide."""
+"""What the pipeline decides about a task without a decision, with limits that the tests control."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -114,7 +114,7 @@ def admitted(
     before: Redelivery = Redelivery.UNKNOWN,
     lanes: Lanes | None = None,
 ) -> list[str]:
-    """Bring a task to the gate; return what became of it."""
+    """Bring a task to the pipeline; return what became of it."""
     lanes, nothing = lanes or Lanes(), object()
     given: Any = (lanes, limits, nothing, nothing)
     good: Any = nothing

@@ -88,7 +88,7 @@ class Broker:
         await self.connect()
 
     async def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance time."""
         for _ in range(TIMES.ticks(seconds)):
             self.publisher.overdue()
             await until_idle()

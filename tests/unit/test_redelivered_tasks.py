@@ -79,7 +79,7 @@ class Scene:
         self.before = before
 
     def submitted(self, before: Redelivery, resolved: Resolved) -> Redelivery | None:
-        """Return as what it goes to the gate, if it does."""
+        """Return what it goes to the pipeline as, if it does."""
         source = Settlement(self.delivery, 1)  # type: ignore[arg-type]  # a fake
         self.again.admit(envelope("1"), resolved, source, before)
         return self.before
@@ -241,7 +241,7 @@ async def test_what_waited_alone_expires_without_being_looked_up() -> None:
 async def found(
     search: RecordSearch, *messages: tuple[str, list[Record]], offset: int = 0
 ) -> dict[TaskKey, Record]:
-    """Let a search read messages, and return what it has found."""
+    """Have a search read messages; return what it has found."""
     for number, (kind, records) in enumerate(messages, offset):
         decoded = search.decode(kind, encode(records), number)
         entries = tuple(one for one in decoded if isinstance(one, Entry))

@@ -19,7 +19,7 @@ IDLE = 2.0  # seconds in which agents end what they have, and tell nobody
 
 
 def crash(world: World, queues: Queues, dispatchers: int) -> None:
-    """Let all dispatchers die while a bulkhead is full, and others begin when it is empty."""
+    """Kill all dispatchers while a bulkhead is full; start others when it is empty."""
     for number in range(dispatchers):
         queues.start(f"d{number}")
     world.run(READY)

@@ -67,7 +67,7 @@ class Scene(GateWithFakes):
         await self.lanes.drain_lanes()
 
     async def comes_back(self, after: float = 60.0, *, redelivered: bool = False) -> None:
-        """Let it come back from where it waits."""
+        """Return the task from where it waits."""
         task = self.waiting
         self.now += timedelta(seconds=after)
         self.publisher.sent.clear()
