@@ -126,6 +126,7 @@ class Follower:
             metrics=metrics(),
             log=structlog.get_logger(),
             spawn=lambda work, _name: self.process.create_task(work),
+            clock=self.policies.world.clock,
         )
         self.view = PolicyView(runtime, plane)
         async with plane:

@@ -17,6 +17,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,8 @@ from zlib import crc32
 
 import pytest
 import structlog
+
+from maniple.clock import Clock
 
 SEED = "MANIPLE_SIM_SEED"
 FACTOR = "MANIPLE_SIM_FACTOR"
@@ -42,14 +45,8 @@ READ_MONOTONIC = (
     "maniple_dispatcher.affinity.queue_drainer",
     "maniple_dispatcher.limits.bulkhead_counts",
     "maniple_dispatcher.limits.gossip",
-    "maniple_registry.watch",
 )
-READ_TIME = (
-    "maniple_runtime.leadership",
-    "maniple_dispatcher.limits.snapshot",
-    "maniple_registry.eviction",
-    "maniple_registry.catalog_reaper",
-)
+READ_TIME = ("maniple_dispatcher.limits.snapshot",)
 
 
 def seeds(count: int) -> list[range]:
@@ -85,6 +82,8 @@ class World:
         self._ids = itertools.count(1)
         self._heap: list[tuple[float, int, Callable[[], object], Process | None, bool]] = []
         self._stack = contextlib.ExitStack()
+        self.clock = Clock(self.now_utc, self.monotonic, self.monotonic)
+        """What the processes are given."""
         self.patch = pytest.MonkeyPatch()
         """Undone when all processes have ended: until then they need what stands in for servers."""
 
@@ -149,8 +148,12 @@ class World:
         """Return the seconds of a steady clock."""
         return self.now
 
-    def wall(self) -> float:
+    def now_utc(self) -> datetime:
         """Return the time of day."""
+        return datetime.fromtimestamp(self.wall(), UTC)
+
+    def wall(self) -> float:
+        """Return the time of day in seconds."""
         return EPOCH + self.now
 
     def new_id(self) -> str:

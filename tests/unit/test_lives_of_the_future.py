@@ -10,6 +10,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.identifiers import new_id
 from maniple_agent.commands import AgentCommands as AgentHandlers
 from maniple_agent.domain.rejoin_backoff import LONGEST
@@ -122,7 +123,9 @@ def test_a_registry_counts_and_says_what_it_refuses() -> None:
     metrics = process_metrics()
     value = metrics.registry.get_sample_value
     actor = cast("ActionRunner", None)  # there is nothing to be done
-    handlers = Handlers(Agents(), HearingClock(), actor, metrics, structlog.get_logger())
+    handlers = Handlers(
+        Agents(), HearingClock(SYSTEM_CLOCK), actor, metrics, structlog.get_logger()
+    )
     with structlog.testing.capture_logs() as lines:
         handlers.on_heartbeat(beat(incarnation=LAST, sent_at=datetime.now(UTC)))
     assert [(line["agent"], line["incarnation"]) for line in lines] == [("a1", LAST)]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 import structlog
 
+from maniple.clock import Clock
 from maniple.timings import Standby
 from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import Decision
@@ -59,10 +60,12 @@ def registry(lead: Lead) -> tuple[Handlers, Hands]:
     """What decides and acts, with a broker that nothing is sent to: the outbox does not run."""
     hands, fleet, log, metrics = Hands(), Agents(), structlog.get_logger(), Metrics()
     consul = Consul("http://127.0.0.1:1")
-    evictor = Evictor(consul, None, environment="dev", target=fleet.target, log=log)
+    evictor = Evictor(
+        consul, None, environment="dev", target=fleet.target, log=log, monotonic=hands
+    )
     outbox = Outbox(cast("OutboxPlane", None), log)
     actor = ActionRunner(fleet, PendingActions(), outbox, evictor, lead, lambda: True, metrics, log)
-    return Handlers(fleet, HearingClock(hands), actor, metrics, log), hands
+    return Handlers(fleet, HearingClock(Clock(monotonic=hands)), actor, metrics, log), hands
 
 
 def beat(agent: str) -> Heartbeat:

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 import structlog
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import RequestFailed
 from maniple_registry import agent_listing
 from maniple_registry.actions import ActionRunner
@@ -50,7 +51,7 @@ class Registry:
         self.fleet, self.asked, self.longest = Agents(), 0, 0
         log = structlog.get_logger()
         actor = cast("ActionRunner", None)
-        self.handlers = Handlers(self.fleet, HearingClock(), actor, Metrics(), log)
+        self.handlers = Handlers(self.fleet, HearingClock(SYSTEM_CLOCK), actor, Metrics(), log)
         self.requests = consumers_of(self.handlers, Mock(), Mock()).requests
 
     def hear(self, agent: str, *, texts: int = 0) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.timings import Bounds, Timings
 from maniple_dispatcher.affinity.queue_markers import MOST, QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import is_lane
@@ -271,5 +272,6 @@ async def test_whoever_writes_what_is_no_name_where_the_leader_stands_is_somebod
             instance="r1", timings=Timings(), consul_prefix="maniple/dev", service="registry"
         ),
         consul=SimpleNamespace(kv_get=kv_get),
+        clock=SYSTEM_CLOCK,
     )
     assert await Leadership(runtime)._ask() == SOMEBODY

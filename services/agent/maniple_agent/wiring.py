@@ -6,7 +6,6 @@ import platform
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -52,11 +51,6 @@ LEAST_PAUSE = 1.0
 GOODBYE_MARGIN = 3.0
 
 
-def now() -> datetime:
-    """Read the clock: the only place of the agent that does for what others see."""
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True)
 class Parts:
     """What an agent is made of."""
@@ -75,7 +69,7 @@ class Parts:
 def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
     """Put an agent together; nothing is started. Raises `ConfigurationError` for its handlers."""
     settings = runtime.settings
-    time = ClusterTime(now, settings.timings.clocks)
+    time = ClusterTime(runtime.clock, settings.timings.clocks)
     # Before their modules are there, which may ask for tracers.
     runtime.tracer.serve_handlers(time.off)
     registry = load_registry(settings.handlers, folder)
@@ -190,7 +184,7 @@ async def _report(
         confirmed=fence.confirm,
         health=runtime.health,
         metrics=runtime.metrics,
-        clock=now,
+        clock=runtime.clock.now,
         timings=runtime.settings.timings,
     )
     hear = follow(parts.time, runtime.health)
@@ -204,7 +198,7 @@ async def _report(
         self_,
         parts.work,
         lanes=parts.lanes,
-        clock=now,
+        clock=runtime.clock.now,
         times=runtime.settings.timings.reports,
     )
     look = runtime.settings.timings.fencing.look
@@ -233,7 +227,7 @@ def describe(runtime: Runtime[AgentSettings], parts: Parts) -> AgentDescription:
         versions={"maniple": version("maniple"), "python": platform.python_version()},
         slots={kind.value: executor.capacity for kind, executor in parts.executors.items()},
         http=runtime.http_url,
-        started_at=now(),
+        started_at=runtime.clock.now(),
         timings=AgentTimings.of_timings(settings.timings),
         pids=pids(),
     )

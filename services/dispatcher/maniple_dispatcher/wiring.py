@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from time import monotonic, time_ns
 
 from maniple.amqp import Pulls
@@ -50,11 +50,6 @@ DEFAULT_TENANT = "default"
 LOOK_PERIOD = 0.25
 TIME_TIMEOUT = 2.0
 EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
-
-
-def now() -> datetime:
-    """Read this machine's clock: the only place of the dispatcher that does."""
-    return datetime.now(UTC)
 
 
 async def _look(lanes: LanePublisher, hot: HotPath) -> None:
@@ -151,7 +146,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Assignment()
-    time = ClusterTime(now, settings.timings.clocks)
+    time = ClusterTime(runtime.clock, settings.timings.clocks)
     traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
     owned = LeaseOwner(
         _breaker_of(policies), settings.timings, born=_milliseconds, known=lambda: policies.known

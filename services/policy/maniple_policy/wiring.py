@@ -1,9 +1,7 @@
 """Composition root of the policy service; tests build it by the same function."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple_policy.consumers import consumers_of
@@ -16,15 +14,10 @@ from maniple_runtime.events import PolicyChanged
 from maniple_runtime.process import Runtime
 
 
-def now() -> datetime:
-    """Read the clock: this module is the only place of the policy service that does."""
-    return datetime.now(UTC)
-
-
 @asynccontextmanager
 async def build(runtime: Runtime) -> AsyncIterator[None]:
     """Start a policy service: first from its disk, then from Consul."""
-    settings = runtime.settings
+    settings, clock = runtime.settings, runtime.clock
     name = runtime.connection_name("control")
     await prepare_broker(settings.broker_url)
     async with ControlPlane(
@@ -49,13 +42,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             health=runtime.health,
             metrics=runtime.metrics,
             announce=announce,
-            now=now,
+            now=clock.now,
         )
         store.load()
         runtime.spawn(store.keep(), "follow Consul")
-        fleet = LiveProcesses(plane, runtime.consul, settings.environment, time.monotonic)
-        answers = PolicyQueries(store, fleet, time.monotonic, settings.timings.policies)
-        consumers = consumers_of(Handlers(answers, now), answers)
+        fleet = LiveProcesses(plane, runtime.consul, settings.environment, clock.monotonic)
+        answers = PolicyQueries(store, fleet, clock.monotonic, settings.timings.policies)
+        consumers = consumers_of(Handlers(answers, clock.now), answers)
         await consumers.subscribe(plane)
         await consumers.respond(plane, "policy")
         runtime.spawn(count(answers, runtime.metrics), "count")

@@ -3,9 +3,8 @@
 import asyncio
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from time import monotonic
 
 from maniple.errors import ManipleError
 from maniple.timings import Timings, Watching
@@ -119,10 +118,18 @@ class StalledLaneWatch:
     take says nothing about them.
     """
 
-    def __init__(self, handlers: Handlers, hearing: HeartbeatConsumer, watching: Watching) -> None:
+    def __init__(
+        self,
+        handlers: Handlers,
+        hearing: HeartbeatConsumer,
+        watching: Watching,
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._handlers = handlers
         self._hearing = hearing
         self._times = watching
+        self._monotonic = monotonic
         self._reconnects = hearing.link.reconnects
         self._settled_at = float("-inf")
 
@@ -136,7 +143,7 @@ class StalledLaneWatch:
                 self._handlers.log.exception("lanes not looked at")
 
     async def _look(self) -> None:
-        fleet, now = self._handlers.fleet, monotonic()
+        fleet, now = self._handlers.fleet, self._monotonic()
         if self._reconnects != self._hearing.link.reconnects:
             self._reconnects = self._hearing.link.reconnects
             self._settled_at = now + self._times.settling

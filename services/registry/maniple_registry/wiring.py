@@ -69,9 +69,10 @@ async def build(runtime: Runtime[RegistrySettings]) -> AsyncIterator[None]:
             # Before any question is answered: half a fleet is a wrong answer.
             await checks.seed()
             runtime.spawn(checks.watch_checks(), "checks")
-            runtime.spawn(
-                StalledLaneWatch(handlers, hearing, timings.watching).watch_lanes(), "lanes"
+            lanes = StalledLaneWatch(
+                handlers, hearing, timings.watching, monotonic=runtime.clock.monotonic
             )
+            runtime.spawn(lanes.watch_lanes(), "lanes")
             runtime.spawn(_reaper(runtime).watch_catalog(), "reaper")
             await consumers.respond(plane, "registry")
             yield
@@ -98,6 +99,7 @@ def assemble(
         environment=settings.environment,
         target=fleet.target,
         log=runtime.log,
+        monotonic=runtime.clock.monotonic,
     )
     for cause in CAUSES:  # an alert sees a counter rise only from a value that was there before
         runtime.metrics.counter(EVICTIONS, cause)
@@ -111,11 +113,16 @@ def assemble(
         metrics=runtime.metrics,
         log=runtime.log,
     )
-    clock = HearingClock(longest_step=timings.watching.longest_step)
+    clock = HearingClock(runtime.clock, longest_step=timings.watching.longest_step)
     return Handlers(fleet, clock, actor, runtime.metrics, runtime.log, hears=lambda: hearing.hears)
 
 
 def _reaper(runtime: Runtime) -> CatalogReaper:
     settings = runtime.settings
-    gone_after = settings.timings.catalog.gone
-    return CatalogReaper(runtime.consul, settings.environment, runtime.log, gone_after=gone_after)
+    return CatalogReaper(
+        runtime.consul,
+        settings.environment,
+        runtime.log,
+        gone_after=settings.timings.catalog.gone,
+        monotonic=runtime.clock.monotonic,
+    )
