@@ -276,6 +276,7 @@ class Agent:
             health=Health("agent", self.name, clock=world.monotonic),
             pulse=TtlHeartbeat(),
             spawn=lambda task, _name: self.process.create_task(task),
+            clock=world.clock,
         )
         kept: Any = SimpleNamespace(kept_bytes=0, redirect_overdue=lambda **_: None)
         self.fence = fence = Fence(
@@ -285,7 +286,6 @@ class Agent:
             departures=kept,
             hot=hot,
             plane=plane,
-            clock=world.monotonic,
         )
 
         def confirmed(sent_at: float) -> None:
@@ -300,7 +300,7 @@ class Agent:
             confirmed=confirmed,
             health=runtime.health,
             metrics=metrics(),
-            clock=world.now_utc,
+            clock=world.clock,
         )
         ending: Any = SimpleNamespace(begin_leaving=lambda _seconds: self.kill())
         commands = consumers_of(
@@ -310,7 +310,7 @@ class Agent:
                 self._reconnect,
                 self._renew,
                 world.new_id,
-                clock=lambda: world.now,
+                world.monotonic,
             ),
             control_keys(self.name, ()),
         )

@@ -36,7 +36,6 @@ CHUNKS = 4
 STORY = 40
 ENDING = 100  # seconds in which processes may end
 READ_MONOTONIC = (
-    "maniple_agent.heartbeat",
     "maniple_dispatcher.egress.delay",
     "maniple_dispatcher.pipeline.pipeline",
     "maniple_dispatcher.handlers",

@@ -74,9 +74,8 @@ class Taking:
     """An agent that consumes the lanes of some handlers, with so many slots of each kind."""
 
     def __init__(self, *functions: Any, slots: int = 4) -> None:
-        self.agent, self.hot = Agent(), Hot()
-        self.executors = {kind: FakeExecutor(slots) for kind in Executor}
-        self.agent.work.equip(dict(self.executors), lambda: self.agent.fenced)
+        self.executors, self.hot = {kind: FakeExecutor(slots) for kind in Executor}, Hot()
+        self.agent = Agent(executors=dict(self.executors))
         registry = TaskRegistry(functions)
         self.lanes = LaneConsumers("agent-1", registry, (), dict.fromkeys(Executor, slots))
         hot: Any = self.hot

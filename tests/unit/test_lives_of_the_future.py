@@ -262,7 +262,7 @@ class Returns:
             lambda: None,
             lambda _: None,
             self.new_id,
-            clock=lambda: self.now,
+            monotonic=lambda: self.now,
         )
 
     def new_id(self) -> str:

@@ -13,7 +13,6 @@ from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.spans import Span
 from maniple.traceparent import begun_trace, is_sampled
-from maniple_agent import jobs, scheduler
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
@@ -245,12 +244,10 @@ async def test_what_a_draining_agent_hands_back_unstarted_is_kept(kept: Kept) ->
 
 @pytest.mark.parametrize("traceparent", [GIVEN, UNSAMPLED])
 async def test_what_a_full_agent_hands_back_is_written_if_it_is_sampled(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch, traceparent: str
+    kept: Kept, traceparent: str
 ) -> None:
     now = SimpleNamespace(seconds=0.0)
-    for module in (scheduler, jobs):
-        monkeypatch.setattr(module, "monotonic", lambda: now.seconds)
-    agent = Agent(capacity=1, tracer=kept.tracer())
+    agent = Agent(capacity=1, tracer=kept.tracer(), monotonic=lambda: now.seconds)
     await agent.take(Delivery(envelope("runs")))
     await agent.take(Delivery(task := traced(traceparent, span=DISPATCH)))
     now.seconds = 1.1
