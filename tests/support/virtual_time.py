@@ -8,13 +8,11 @@ import asyncio
 import contextlib
 import contextvars
 import heapq
-import importlib
 import itertools
 import logging
 import os
 import random
 import sys
-import types
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
@@ -35,17 +33,6 @@ EPOCH = 1_700_000_000.0  # of the time of day in a world, seconds; before the re
 CHUNKS = 4
 STORY = 40
 ENDING = 100  # seconds in which processes may end
-READ_MONOTONIC = (
-    "maniple_dispatcher.egress.delay",
-    "maniple_dispatcher.pipeline.pipeline",
-    "maniple_dispatcher.handlers",
-    "maniple_dispatcher.egress.lane_publisher",
-    "maniple_dispatcher.limits.snapshot",
-    "maniple_dispatcher.affinity.queue_drainer",
-    "maniple_dispatcher.limits.bulkhead_counts",
-    "maniple_dispatcher.limits.gossip",
-)
-READ_TIME = ("maniple_dispatcher.limits.snapshot",)
 
 
 def seeds(count: int) -> list[range]:
@@ -61,7 +48,7 @@ def seeds(count: int) -> list[range]:
 
 
 class World:
-    """A clock, what will happen, and chance. Enter it: then the product reads its clock.
+    """A clock, what will happen, and chance. Processes are given its `clock`.
 
     What fails inside says by which seed it comes again, and what was done to the processes. All of
     it is the same for the same seed: what decides anything must not be read out of a set, whose
@@ -89,11 +76,6 @@ class World:
     def __enter__(self) -> Self:
         patch = self.patch
         self._stack.callback(patch.undo)
-        clock = types.SimpleNamespace(monotonic=self.monotonic, time=self.wall)
-        for name in READ_MONOTONIC:
-            patch.setattr(importlib.import_module(name), "monotonic", self.monotonic)
-        for name in READ_TIME:
-            patch.setattr(importlib.import_module(name), "time", clock)
         before = random.getstate()
         self._stack.callback(random.setstate, before)
         random.seed(self.seed)  # the product's jitter

@@ -1,6 +1,7 @@
 """The traces of tasks that wait, are moved or handed back: each span is written once."""
 
 from datetime import datetime, timedelta
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from pamqp import commands
 
 from kept_spans import Kept
+from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.spans import Span
@@ -17,6 +19,7 @@ from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
@@ -46,16 +49,20 @@ class Scene:
             self.publisher,
             self.results,
             Metrics(),
-            self.clock,
+            Clock(now=self.clock),
             roster=Assignment(),
             traces=self.traces,
         )
-        self.dead = DeadLetterConsumer(self.results, Metrics(), self.clock, traces=self.traces)
+        long = LongMessages(monotonic)
+        self.dead = DeadLetterConsumer(
+            self.results, Metrics(), self.clock, traces=self.traces, long=long
+        )
         nothing: Any = None
+        runtime: Any = SimpleNamespace(clock=SYSTEM_CLOCK)
         gate: Any = SimpleNamespace(again=self.lanes.send_task)
         self.returns = RetryConsumer(self.lanes, gate, nothing, self.clock, traces=self.traces)
         self.moves = QueueDrainer(
-            nothing,
+            runtime,
             nothing,
             self.lanes,
             nothing,

@@ -81,7 +81,9 @@ def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
     lanes = LaneConsumers(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, held_bytes=settings.held_bytes)
     queues = settings.timings.queues
-    results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
+    results = ResultPublisher(
+        hot.publisher, runtime.metrics, replier=hot.replier, times=queues, monotonic=monotonic
+    )
     traces = AttemptTracing(runtime.tracer, time.now)
     departures = AgentPublisher(
         hot.publisher, results, runtime.metrics, times=queues, monotonic=monotonic

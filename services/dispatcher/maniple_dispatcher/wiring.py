@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
-from time import monotonic, time_ns
 
 from maniple.amqp import Pulls
+from maniple.clock import Clock
 from maniple.errors import ManipleError
 from maniple_dispatcher.affinity.agents import AgentDirectory
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -91,10 +90,6 @@ async def _ask_for_time(
         runtime.log.info("the time is not known from a registry", reason=str(error))
 
 
-def _milliseconds() -> int:
-    return time_ns() // 1_000_000
-
-
 def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | None]:
     """Return what tells the policy of a lane's breaker."""
 
@@ -117,9 +112,7 @@ def _pulls(runtime: Runtime[DispatcherSettings]) -> Pulls:
     )
 
 
-def _around(
-    runtime: Runtime, hot: HotPath, fleet: Coordinator, clock: Callable[[], datetime]
-) -> Around:
+def _around(runtime: Runtime, hot: HotPath, fleet: Coordinator, clock: Clock) -> Around:
     prefix = runtime.settings.consul_prefix
     return Around(
         clock=clock,
@@ -132,7 +125,7 @@ def _around(
 @asynccontextmanager
 async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     """Start a dispatcher, and drain it on the way out."""
-    settings = runtime.settings
+    settings, monotonic = runtime.settings, runtime.clock.monotonic
     plane = ControlPlane(
         settings.broker_url,
         name=runtime.connection_name("control"),
@@ -143,13 +136,18 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime, held_bytes=settings.held_bytes, staged=True)
     queues = settings.timings.queues
-    results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
+    results = ResultPublisher(
+        hot.publisher, runtime.metrics, replier=hot.replier, times=queues, monotonic=monotonic
+    )
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Assignment()
     time = ClusterTime(runtime.clock, settings.timings.clocks)
     traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
     owned = LeaseOwner(
-        _breaker_of(policies), settings.timings, born=_milliseconds, known=lambda: policies.known
+        _breaker_of(policies),
+        settings.timings,
+        born=lambda: int(1000 * runtime.clock.now().timestamp()),
+        known=lambda: policies.known,
     )
     me = runtime.connection_name("dispatcher")
     deadlines = LaneDeadlines(
@@ -158,12 +156,12 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         time.now().timestamp(),
     )
     fleet = Coordinator(me, owned, monotonic(), settings.timings.peers, lanes=deadlines)
-    rooms = BulkheadCounts.of_fleet(fleet)
+    rooms = BulkheadCounts.of_fleet(fleet, monotonic)
     lanes = LanePublisher(
         hot.publisher,
         results,
         runtime.metrics,
-        time.now,
+        time.clock,
         roster=roster,
         traces=traces,
         rooms=rooms,
@@ -194,7 +192,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     good = ResultCache()
     gate = Pipeline(
-        lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now
+        lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.clock
     )
     lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
     again = RedeliveredTasks(lookups, gate, results)
@@ -205,8 +203,9 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         settings.instance,
         fleet=fleet,
         log=runtime.log,
+        clock=runtime.clock,
     )
-    long = LongMessages()
+    long = LongMessages(monotonic)
     submissions = SubmissionConsumer(
         gate.admit,
         RefusalSender(results, refused, runtime.metrics),
@@ -219,7 +218,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         look=lookups.ask,
         long=long,
     )
-    pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.now)
+    pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.clock)
     turn_over = TurnOver(
         lanes,
         BundleMembers(lanes, refused, time.now),
@@ -246,7 +245,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             retries=returns,
             dead_letters=dead,
             gossip=talk,
-            handlers=Handlers(lanes, fleet, hear),
+            handlers=Handlers(lanes, fleet, monotonic, hear),
             agents=agents,
             policies=policies,
         ),

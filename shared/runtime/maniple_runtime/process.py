@@ -129,11 +129,12 @@ class _Process(Generic[S]):
         self.stopping = stopping
         self.started = asyncio.Event()
         self.leave = asyncio.Event()
-        self.health = Health(settings.service, settings.instance)
+        self.clock = SYSTEM_CLOCK
+        self.health = Health(settings.service, settings.instance, clock=self.clock.monotonic)
         self.health.versions["maniple"] = version("maniple")
         self.health.timings = settings.timings.shown()
         self.metrics = process_metrics()
-        self.tracer = make_tracer(settings, self.metrics)
+        self.tracer = make_tracer(settings, self.metrics, self.clock)
         self.log = get_logger("maniple.runner")
         self.runtime: Runtime[S] | None = None
 
@@ -156,6 +157,7 @@ class _Process(Generic[S]):
                     log=get_logger(f"maniple.{self.settings.service}"),
                     stopping=self.stopping,
                     tracer=self.tracer,
+                    clock=self.clock,
                     http_url=server.url,
                 )
                 self.log.info("starting", http=server.url, environment=self.settings.environment)

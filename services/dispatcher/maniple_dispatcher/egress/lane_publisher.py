@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from msgspec.structs import replace
 
 from maniple.amqp import Publisher
+from maniple.clock import Clock
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
@@ -131,7 +131,7 @@ class LanePublisher:
         publisher: Publisher,
         results: ResultPublisher,
         metrics: Metrics,
-        clock: Callable[[], datetime],
+        clock: Clock,
         *,
         roster: Assignment,
         traces: DispatchTracing,
@@ -174,7 +174,7 @@ class LanePublisher:
         )
         self._results = results
         self._metrics = metrics
-        self._clock = clock
+        self._clock, self._monotonic = clock.now, clock.monotonic
         self._cancellations = Cancellations()
         self._times = times or Queues()
         self._doors = DestinationBackoff(self._times)
@@ -353,9 +353,9 @@ class LanePublisher:
         self._delays.redirect_overdue(taking=taking)
         self._results.drop_late_replies(taking=taking)
         if not taking:
-            self._under_way.renew(monotonic())
+            self._under_way.renew(self._monotonic())
             return
-        now = monotonic()
+        now = self._monotonic()
         overdue = self._under_way.overdue(now)
         for ticket in overdue:
             going = ticket.item
@@ -385,7 +385,7 @@ class LanePublisher:
 
     def _try(self, going: _Going, agent: str | None = None) -> None:
         """Publish a task to its lane, or to an agent's own queue, unless that refused just now."""
-        envelope, now = going.envelope, monotonic()
+        envelope, now = going.envelope, self._monotonic()
         lane, door = envelope.lane, (AGENTS.name, agent or "")
         if agent is None:
             door = (LANES.name, lane_key(lane, envelope.lost))
@@ -426,7 +426,7 @@ class LanePublisher:
             self._refused(ticket.key, going, error.why)
         elif isinstance(error, PublishRefused):
             why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
-            self._doors.shut(ticket.key, why, monotonic())
+            self._doors.shut(ticket.key, why, self._monotonic())
             if error.unroutable and ticket.key[0] == LANES.name:
                 self._looks.missed(going.envelope.lane)
             self._refused(ticket.key, going, why)
@@ -491,7 +491,7 @@ class LanePublisher:
         *,
         insist: bool = False,
     ) -> None:
-        since = monotonic()
+        since = self._monotonic()
 
         def delayed(error: ManipleError | None) -> None:
             self._under_way.answered(since)

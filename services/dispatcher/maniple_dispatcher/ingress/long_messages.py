@@ -10,8 +10,7 @@ bounds; they take turns, so that none waits for the end of a longer one.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator
-from time import monotonic
+from collections.abc import Callable, Iterator
 
 from maniple.amqp import Delivery, Length, length_of
 from maniple_runtime.publish.confirm import Settlement
@@ -32,8 +31,9 @@ _log = logging.getLogger(__name__)
 class LongMessages:
     """Does what is to be done with a message: of a short one at once, of a long one in slices."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         """Begin with none; long ones are worked through in `work_in_slices`."""
+        self._monotonic = monotonic
         self._begun: deque[tuple[Length, Delivery, Steps]] = deque()
         self._sources: list[Settlement] = []
         self._seen = [float("-inf") for _ in Length]  # when the last of each length came
@@ -50,7 +50,7 @@ class LongMessages:
     def queue_long(self, delivery: Delivery, steps: Steps) -> bool:
         """Queue a long one, to go through its `steps` in turns; False for one that is short."""
         length = length_of(delivery.weight)
-        self._seen[length] = monotonic()
+        self._seen[length] = self._monotonic()
         if length is Length.SHORT:
             return False
         self._begun.append((length, delivery, steps))
@@ -95,10 +95,10 @@ class LongMessages:
 
     def _is_over(self, delivery: Delivery, steps: Steps) -> bool:
         """Work on one for a slice; what is delivered again is left to whoever has it then."""
-        until = monotonic() + SLICE
+        until = self._monotonic() + SLICE
         try:
             while delivery.alive and next(steps, _DONE) is not _DONE:
-                if monotonic() >= until:
+                if self._monotonic() >= until:
                     return False
         except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
             _log.exception("a long message cannot be handled")
@@ -108,12 +108,12 @@ class LongMessages:
     async def _rest(self, length: Length) -> None:
         """Let others have their turn, until the broker has confirmed most of what it was given."""
         await asyncio.sleep(0)
-        until = monotonic() + LONGEST_REST
-        while monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
+        until = self._monotonic() + LONGEST_REST
+        while self._monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(REST)
 
     def _is_in_the_way(self, length: Length) -> bool:
         """Tell whether much is not confirmed that shorter ones which have come lately wait for."""
-        if max(self._seen[:length]) < monotonic() - LATELY:
+        if max(self._seen[:length]) < self._monotonic() - LATELY:
             return False
         return sum(one.remaining for one in self._sources if one.alive) > MOST_UNSETTLED

@@ -89,10 +89,10 @@ class SubmissionConsumer:
         clock: Callable[[], datetime],
         *,
         traces: DispatchTracing,
+        long: LongMessages,
         again: Onward | None = None,
         check_address: Callable[[str], None] = lambda _: None,
         look: Callable[[TaskKey, Then], None] = lambda _, then: then(None),
-        long: LongMessages | None = None,
     ) -> None:
         """Send what is admitted `onward`, what is not to `refusals`; `long` ones in slices.
 
@@ -100,7 +100,7 @@ class SubmissionConsumer:
         `InvalidMessage` for a `reply_to` that would cost the connection. `look` tells what the
         records have of a refusal.
         """
-        self._long = long or LongMessages()
+        self._long = long
         self._look = look
         self._check_address = check_address
         self._traces = traces

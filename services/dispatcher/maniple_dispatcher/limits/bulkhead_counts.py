@@ -5,7 +5,7 @@ room back or knows that a copy may still need it.
 """
 
 from collections import Counter
-from time import monotonic
+from collections.abc import Callable
 
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
@@ -15,16 +15,19 @@ from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 class BulkheadCounts:
     """Counts what is on its way to a queue, and gives back what does not get there."""
 
-    def __init__(self, fleet: Coordinator | None = None) -> None:
+    def __init__(
+        self, fleet: Coordinator | None = None, monotonic: Callable[[], float] = float
+    ) -> None:
         """Give back room to a `fleet`; without one there are no bulkheads."""
         self._fleet = fleet
+        self._monotonic = monotonic
         self._going: Counter[str] = Counter()
         self._before: Counter[str] = Counter()
 
     @classmethod
-    def of_fleet(cls, fleet: Coordinator) -> "BulkheadCounts":
+    def of_fleet(cls, fleet: Coordinator, monotonic: Callable[[], float]) -> "BulkheadCounts":
         """Return those of a fleet, which tells all what is on its way."""
-        rooms = cls(fleet)
+        rooms = cls(fleet, monotonic)
         fleet.on_way = rooms.on_way
         return rooms
 
@@ -61,7 +64,7 @@ class BulkheadCounts:
         if self._fleet is not None:
             limit = ConcurrencyLimit(envelope.bulkhead, most=1, lane=envelope.lane)
             free = self._fleet.found_no_lane if no_lane else self._fleet.return_permit
-            free(limit, monotonic())
+            free(limit, self._monotonic())
         return without_room(envelope)
 
     def back(self, envelope: Envelope) -> Envelope:
@@ -69,7 +72,9 @@ class BulkheadCounts:
         if envelope.bulkhead is None:
             return envelope
         if self._fleet is not None:
-            self._fleet.return_permit(ConcurrencyLimit(envelope.bulkhead, most=1), monotonic())
+            self._fleet.return_permit(
+                ConcurrencyLimit(envelope.bulkhead, most=1), self._monotonic()
+            )
         return without_room(envelope)
 
     def _ends(self, bulkhead: str) -> None:
