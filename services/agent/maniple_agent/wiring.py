@@ -126,7 +126,8 @@ async def build(runtime: Runtime[AgentSettings], folder: Path | None = None) -> 
         log=runtime.log,
         health=runtime.health,
         times=settings.timings.amqp,
-    ).measured(runtime.metrics)
+        metrics=runtime.metrics,
+    )
     for executor in parts.executors.values():
         await executor.start(runtime.spawn)
     try:

@@ -132,7 +132,8 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         log=runtime.log,
         health=runtime.health,
         times=settings.timings.amqp,
-    ).measured(runtime.metrics)
+        metrics=runtime.metrics,
+    )
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime, held_bytes=settings.held_bytes, staged=True)
     queues = settings.timings.queues

@@ -26,7 +26,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         log=runtime.log,
         health=runtime.health,
         times=settings.timings.amqp,
-    ).measured(runtime.metrics) as plane:
+        metrics=runtime.metrics,
+    ) as plane:
 
         async def announce(event: PolicyChanged) -> None:
             # Processes that miss it find the digest changed within 30 s.

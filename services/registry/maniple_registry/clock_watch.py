@@ -58,7 +58,6 @@ class ClockWatch:
         self._others = ClusterTime(runtime.clock, self._times)
         self._time = Leading(self._times.agree)
         self._most = 0.0
-        handlers.agree = self._times.agree
 
     async def watch_clocks(self) -> None:
         """Look and tell until cancelled; the more agents there are, the more seldom."""

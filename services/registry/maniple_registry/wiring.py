@@ -44,7 +44,8 @@ async def build(runtime: Runtime[RegistrySettings]) -> AsyncIterator[None]:
         health=runtime.health,
         patience=0,
         times=timings.amqp,
-    ).measured(runtime.metrics)
+        metrics=runtime.metrics,
+    )
     leadership = Leadership(runtime)
     hearing = HeartbeatConsumer(runtime)
     handlers = assemble(runtime, plane, leadership, hearing)
@@ -114,7 +115,15 @@ def assemble(
         log=runtime.log,
     )
     clock = HearingClock(runtime.clock, longest_step=timings.watching.longest_step)
-    return Handlers(fleet, clock, actor, runtime.metrics, runtime.log, hears=lambda: hearing.hears)
+    return Handlers(
+        fleet,
+        clock,
+        actor,
+        runtime.metrics,
+        runtime.log,
+        hears=lambda: hearing.hears,
+        agree=timings.clocks.agree,
+    )
 
 
 def _reaper(runtime: Runtime) -> CatalogReaper:
