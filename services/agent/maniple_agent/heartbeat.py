@@ -226,7 +226,7 @@ class OutcomeReports:
             await self.send_report()
             if self._monotonic() - adapted >= self._period:
                 adapted = self._monotonic()
-                self._lanes.adapt(self._work)
+                self._lanes.adapt()
 
     async def _pause(self) -> None:
         """Wait for the next report: others may wait for the room that a bulkhead has again."""

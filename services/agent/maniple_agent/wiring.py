@@ -78,7 +78,6 @@ def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
     runtime.log.info("handlers are loaded", **_offers(registry))
-    lanes = LaneConsumers(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, held_bytes=settings.held_bytes)
     queues = settings.timings.queues
     results = ResultPublisher(
@@ -104,7 +103,14 @@ def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
         most_bytes=settings.held_bytes,
         at_once=diagnostics.AT_ONCE,
     )
-    lanes.attach_consumers(hot, work)
+    lanes = LaneConsumers(
+        settings.instance,
+        registry,
+        settings.variants,
+        _capacities(settings),
+        hot=hot,
+        work=work,
+    )
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
     return Parts(
         registry, hot, work, departures, lanes, dict(work.slots), confirmation, ending, time
