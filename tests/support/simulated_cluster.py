@@ -26,7 +26,7 @@ from maniple_agent.heartbeat import Heartbeats
 from maniple_agent.heartbeat import Self as Told
 from maniple_agent.task_watch import TaskWatch
 from maniple_registry.domain.agent_record import AgentState
-from maniple_registry.handlers import Handlers as RegistryHandlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.management import Closed
 from maniple_registry.settings import RegistrySettings
 from maniple_runtime.consul.registration import TtlHeartbeat
@@ -82,7 +82,7 @@ class Cluster:
             (wiring, "ControlPlane", plane),
             (wiring, "prepare_broker", _nothing),
             (wiring, "Management", lambda _url, _tls: self),
-            (wiring, "Handlers", self._kept),
+            (wiring, "RegistryHandlers", self._kept),
             (hearing, "AmqpConnection", link),
             (hearing, "Publisher", SimulatedPublisher),
             (maniple_runtime.consumers, "Listener", SimulatedListener),

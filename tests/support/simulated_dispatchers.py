@@ -15,7 +15,7 @@ from maniple.messages import Envelope, Waiting
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.handlers import DispatcherHandlers
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
@@ -176,7 +176,7 @@ class Dispatcher:
         )
         self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, self.roster)
         SimulatedListener(hot.intake, [(OUTCOMES.name, "")], talk.on_report)
-        handlers = Handlers(self.lanes, self.fleet, self.world.monotonic)
+        handlers = DispatcherHandlers(self.lanes, self.fleet, self.world.monotonic)
         intake.bindings.append(
             (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.on_outcomes(m))
         )

@@ -20,7 +20,7 @@ from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import AgentState, Decision, Instant
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.state_machine import decide, learn
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.messages import (
     FAR,
@@ -123,7 +123,7 @@ def test_a_registry_counts_and_says_what_it_refuses() -> None:
     metrics = process_metrics()
     value = metrics.registry.get_sample_value
     actor = cast("ActionRunner", None)  # there is nothing to be done
-    handlers = Handlers(
+    handlers = RegistryHandlers(
         Agents(), HearingClock(SYSTEM_CLOCK), actor, metrics, structlog.get_logger()
     )
     with structlog.testing.capture_logs() as lines:
@@ -154,7 +154,7 @@ class Registry:
         actor: Any = SimpleNamespace(outbox=self.told, on_decisions=self._take)
         clock: Any = SimpleNamespace(seconds=lambda: self.seconds, now=self._now)
         log = structlog.get_logger()
-        self.handlers = Handlers(self.fleet, clock, actor, process_metrics(), log)
+        self.handlers = RegistryHandlers(self.fleet, clock, actor, process_metrics(), log)
 
     def _now(self) -> Instant:
         return Instant(self.seconds, NOW + timedelta(seconds=self.seconds))

@@ -31,7 +31,7 @@ from maniple_registry.domain.clock_skew import (
     correction,
     slewed,
 )
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.messages import ALL_AGENTS, AgentDescription, Command, Request, Time
 from maniple_runtime.health import Health
@@ -59,7 +59,7 @@ class Registry:
         self.fleet, self.sequence, self.told, self.up = Agents(), 0, [], True
         self.health, self.tells = Health("registry", "r1"), True
         log = structlog.get_logger()
-        self.handlers = Handlers(
+        self.handlers = RegistryHandlers(
             self.fleet, HearingClock(clock), cast("ActionRunner", None), Metrics(), log
         )
         settings = SimpleNamespace(instance="r1", timings=Timings())

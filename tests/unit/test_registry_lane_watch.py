@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from maniple.timings import Watching
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_registry.watch import StalledLaneWatch
 
@@ -38,7 +38,7 @@ async def test_after_its_own_link_was_lost_all_doubts_begin_anew_and_wait() -> N
     hearing = type("H", (), {"link": places.link, "inspect_queues": staticmethod(places.look_at)})
     handlers = type("R", (), {"fleet": places, "on_queue_views": staticmethod(places.take)})
     looking = StalledLaneWatch(
-        cast("Handlers", handlers),
+        cast("RegistryHandlers", handlers),
         cast("HeartbeatConsumer", hearing),
         Watching(),
         monotonic=lambda: now[0],

@@ -16,7 +16,7 @@ from maniple_registry import agent_listing
 from maniple_registry.actions import ActionRunner
 from maniple_registry.consumers import consumers_of
 from maniple_registry.domain.agents import Agents
-from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, Handlers
+from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.amqp_messages import IncomingMessage
 from maniple_runtime.control.messages import AgentDescription, Incarnation, Request, Response
@@ -51,7 +51,9 @@ class Registry:
         self.fleet, self.asked, self.longest = Agents(), 0, 0
         log = structlog.get_logger()
         actor = cast("ActionRunner", None)
-        self.handlers = Handlers(self.fleet, HearingClock(SYSTEM_CLOCK), actor, Metrics(), log)
+        self.handlers = RegistryHandlers(
+            self.fleet, HearingClock(SYSTEM_CLOCK), actor, Metrics(), log
+        )
         self.requests = consumers_of(self.handlers, Mock(), Mock()).requests
 
     def hear(self, agent: str, *, texts: int = 0) -> None:

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Handlers:
+class DispatcherHandlers:
     """The control plane's handlers, with what they act on."""
 
     lanes: LanePublisher

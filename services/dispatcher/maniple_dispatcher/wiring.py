@@ -15,7 +15,7 @@ from maniple_dispatcher.consumers import Takers, consumers_of
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, is_lane
 from maniple_dispatcher.egress.lane_expiry import LOOKERS, Around, LaneExpiry, TurnOver
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.handlers import DispatcherHandlers
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.long_messages import LongMessages
@@ -246,7 +246,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             retries=returns,
             dead_letters=dead,
             gossip=talk,
-            handlers=Handlers(lanes, fleet, monotonic, hear),
+            handlers=DispatcherHandlers(lanes, fleet, monotonic, hear),
             agents=agents,
             policies=policies,
         ),

@@ -5,9 +5,10 @@ from contextlib import asynccontextmanager
 
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple_policy.consumers import consumers_of
-from maniple_policy.handlers import Handlers
+from maniple_policy.handlers import PolicyHandlers
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
+from maniple_policy.settings import PolicySettings
 from maniple_policy.store import Store
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
 from maniple_runtime.events import PolicyChanged
@@ -15,7 +16,7 @@ from maniple_runtime.process import Runtime
 
 
 @asynccontextmanager
-async def build(runtime: Runtime) -> AsyncIterator[None]:
+async def build(runtime: Runtime[PolicySettings]) -> AsyncIterator[None]:
     """Start a policy service: first from its disk, then from Consul."""
     settings, clock = runtime.settings, runtime.clock
     name = runtime.connection_name("control")
@@ -49,7 +50,7 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         runtime.spawn(store.keep(), "follow Consul")
         fleet = LiveProcesses(plane, runtime.consul, settings.environment, clock.monotonic)
         answers = PolicyQueries(store, fleet, clock.monotonic, settings.timings.policies)
-        consumers = consumers_of(Handlers(answers, clock.now), answers)
+        consumers = consumers_of(PolicyHandlers(answers, clock.now), answers)
         await consumers.subscribe(plane)
         await consumers.respond(plane, "policy")
         runtime.spawn(count(answers, runtime.metrics), "count")

@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.timings import Clocks
 from maniple_registry.domain.clock_skew import Leading, by_host, correction, told
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_runtime.cluster_time import ClusterTime
 from maniple_runtime.control.messages import ALL_AGENTS, AgentId, Command, Request, Time
 from maniple_runtime.health import Health
@@ -43,7 +43,11 @@ class ClockWatch:
     """
 
     def __init__(
-        self, handlers: Handlers, plane: ClockPlane, runtime: Runtime, tells: Callable[[], bool]
+        self,
+        handlers: RegistryHandlers,
+        plane: ClockPlane,
+        runtime: Runtime,
+        tells: Callable[[], bool],
     ) -> None:
         self._handlers = handlers
         self._plane = plane

@@ -10,7 +10,7 @@ from maniple_registry.consumers import consumers_of
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.pending_actions import PendingActions
 from maniple_registry.eviction import Evictor
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_registry.management import Management
@@ -86,7 +86,7 @@ def assemble(
     plane: ControlPlane,
     leadership: Leadership,
     hearing: HeartbeatConsumer,
-) -> Handlers:
+) -> RegistryHandlers:
     """Put together what decides and acts; nothing is started."""
     settings = runtime.settings
     timings = settings.timings
@@ -115,7 +115,7 @@ def assemble(
         log=runtime.log,
     )
     clock = HearingClock(runtime.clock, longest_step=timings.watching.longest_step)
-    return Handlers(
+    return RegistryHandlers(
         fleet,
         clock,
         actor,
