@@ -97,6 +97,7 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
     roster = Assignment()
     nothing: Any = SimpleNamespace(
         settings=SimpleNamespace(timings=SimpleNamespace(queues=SimpleNamespace(leftover=1.0))),
+        clock=SYSTEM_CLOCK,
         stir=lambda _: None,
         begin_draining=lambda _: None,
     )
