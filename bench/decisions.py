@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, cast
 
+from maniple.clock import Clock
 from maniple.codec import decode_submission
 from maniple.messages import Envelope
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
@@ -109,7 +110,7 @@ def deciding(policies: PolicySet) -> Callable[[], None]:
         cast("ResultPublisher", None),
         good=ResultCache(),
         metrics=Metrics(),
-        clock=lambda: now,
+        clock=Clock(now=lambda: now),
     )
     ids = [f"0193a7c0-0000-7000-8000-{number:012d}" for number in range(ENVELOPES)]
     envelopes = [

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from documents import arrows
+from maniple.clock import Clock
 from maniple.timings import Timings
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.fencing import Fence
@@ -102,6 +103,7 @@ class Fenced:
             spawn=nothing,
             pulse=SimpleNamespace(beat=nothing),
             health=SimpleNamespace(set=nothing),
+            clock=Clock(monotonic=lambda: self.now),
         )
         link: Any = SimpleNamespace(
             blocked=False,
@@ -119,7 +121,6 @@ class Fenced:
             departures=departures,
             hot=link,
             plane=link,
-            clock=lambda: self.now,
         )
 
     def _stop_exclusive(self) -> None:

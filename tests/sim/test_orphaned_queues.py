@@ -84,7 +84,7 @@ def start(world: World, name: str) -> None:
     def spawn(work: Coroutine[Any, Any, None], _: str) -> asyncio.Task[None]:
         return process.create_task(work)
 
-    runtime: Any = SimpleNamespace(spawn=spawn, log=structlog.get_logger())
+    runtime: Any = SimpleNamespace(spawn=spawn, log=structlog.get_logger(), clock=world.clock)
     marks: Any = Marks()
     roster = Assignment()
     moves = QueueDrainer(

@@ -105,10 +105,11 @@ def told_without_a_link() -> tuple[tuple[str, ...], tuple[str, ...]]:
     def consume(queue: Queue, handle: Any, prefetch: int, **_: Any) -> Consumer:
         return Consumer(queue.name, handle, prefetch=prefetch)
 
-    lanes = LaneConsumers("a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4))
     hot: Any = SimpleNamespace(consume=consume, intake=SimpleNamespace(is_up=False))
     work: Any = SimpleNamespace(on_bundle=lambda *_, **__: None, connection_lost=lambda: None)
-    lanes.attach_consumers(hot, work)
+    lanes = LaneConsumers(
+        "a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4), hot=hot, work=work
+    )
     return lanes.hungry, lanes.unconsumed
 
 

@@ -1,8 +1,13 @@
 """An agent within the test's process, behind a network that fails, in a real cluster."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +16,7 @@ import pytest
 from fencing_handlers import held, started
 from flaky_network import FlakyNetwork
 from maniple import Client, TaskHandle, connect
+from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.identifiers import new_id
 from maniple_agent import wiring
 from maniple_agent.fencing import Fence
@@ -77,8 +83,14 @@ class AgentInside:
 
 
 @asynccontextmanager
-async def agent_inside(cluster: Cluster, **changes: Any) -> AsyncIterator[AgentInside]:
+async def agent_inside(
+    cluster: Cluster, *, clock: Clock = SYSTEM_CLOCK, **changes: Any
+) -> AsyncIterator[AgentInside]:
     """Run an agent in this process until the block is left; then everything is let through."""
+
+    def build_with(runtime: Runtime[AgentSettings]) -> AbstractAsyncContextManager[None]:
+        return build(replace(runtime, clock=clock))
+
     name = f"inside-{uuid4().hex[:8]}"
     broker = cluster.servers.broker_url("agent")
     async with (
@@ -94,7 +106,7 @@ async def agent_inside(cluster: Cluster, **changes: Any) -> AsyncIterator[AgentI
         )
         async with AsyncExitStack() as stack:
             with _made() as fences:
-                runtime = await stack.enter_async_context(running(settings, build))
+                runtime = await stack.enter_async_context(running(settings, build_with))
             try:
                 yield AgentInside(name, runtime, network, client, fences[-1])
             finally:

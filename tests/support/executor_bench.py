@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -96,7 +97,7 @@ def workers(
     told: Told,
     count: int = 1,
     *,
-    clock: Callable[[], datetime] = now,
+    known: Callable[[], datetime] = now,
     cgroups_at: Path | None = None,
 ) -> ProcessExecutor:
     return ProcessExecutor(
@@ -105,7 +106,8 @@ def workers(
         told,
         handlers=[executor_handlers.__file__],
         memory=4 * GIGABYTE,
-        clock=clock,
+        known=known,
+        clock=monotonic,
         cgroups_at=cgroups_at,
     )
 

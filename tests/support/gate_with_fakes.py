@@ -1,10 +1,12 @@
 """A dispatcher from its gate to its lanes, and back from a wait, without a broker."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -32,7 +34,7 @@ Kind = tuple[str, dict[str, Any]]
 class GateWithFakes:
     """It goes by `policies`, asks a `fleet` (or nobody) for permits, and publishes to a fake."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a test may decide about it
         self,
         policies: Iterable[Kind],
         fleet: Any,
@@ -40,6 +42,7 @@ class GateWithFakes:
         tracer: Tracer = NO_TRACER,
         rooms: BulkheadCounts | None = None,
         lookups: RecordLookup | None = None,
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self.publisher, self.roster, self.now = FakePublisher(), Assignment(), NOW
         self.known: datetime | None = None
@@ -49,11 +52,12 @@ class GateWithFakes:
             parse_policy({"kind": kind, "name": "p", "spec": spec}) for kind, spec in policies
         )
         self.traces = DispatchTracing(tracer, self.clock, ratio=0.0)
+        clock = Clock(now=self.clock, monotonic=monotonic)
         self.lanes = LanePublisher(
             self.publisher,
             self.results,
             Metrics(),
-            self.clock,
+            clock,
             roster=self.roster,
             traces=self.traces,
             rooms=rooms,
@@ -67,7 +71,7 @@ class GateWithFakes:
             self.results,
             good=nothing,
             metrics=Metrics(),
-            clock=self.clock,
+            clock=clock,
         )
         again = None if lookups is None else RedeliveredTasks(lookups, self.gate, self.results)
         self.returns = RetryConsumer(

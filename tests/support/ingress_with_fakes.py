@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,7 +63,7 @@ class Ingress:
         self.records = Known(known)
         self._results = ResultPublisher(self.publisher, metrics, replier=self.publisher)
         self._log = RefusedLog(self.publisher, metrics)
-        self.long = LongMessages()
+        self.long = LongMessages(monotonic)
         self.admitted: list[str] = []
         self.before: Redelivery | None = None
         policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from maniple.clock import Clock
 from maniple.timings import Clocks
 from maniple_runtime.cluster_time import ClusterTime
 from maniple_runtime.control.messages import Time
@@ -32,7 +33,9 @@ class Machine:
 
     def __init__(self, wrong: float = 0.0, steady: float = 1000.0) -> None:
         self.passed, self._wrong, self._steady = 0.0, wrong, steady
-        self.time = ClusterTime(self.wall, TIMES, steady=lambda: self._steady + self.passed)
+        self.time = ClusterTime(
+            Clock(now=self.wall, steady=lambda: self._steady + self.passed), TIMES
+        )
 
     def wall(self) -> datetime:
         return NOON + timedelta(seconds=self.passed + self._wrong)

@@ -11,6 +11,7 @@ import sys
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,6 +85,21 @@ DispatchTracing = of_release(
 )
 
 
+def clock_of_lanes() -> Any:
+    """Return what a way out is given: the time of day alone in the previous release."""
+    if not is_newer():
+        return lambda: NOW
+    return import_module("maniple.clock").Clock(now=lambda: NOW)
+
+
+def in_slices() -> dict[str, Any]:
+    """Return what a dispatcher's way in is given for long messages, if it is given anything."""
+    if not is_newer():
+        return {}
+    module = import_module("maniple_dispatcher.ingress.long_messages")
+    return {"long": module.LongMessages(monotonic)}
+
+
 def bodies(publisher: FakePublisher, exchange: str) -> list[str]:
     return [message.body.decode() for message in publisher.to(exchange)]
 
@@ -116,7 +132,7 @@ async def dispatch(told: Told) -> Told:
     log = RefusedLog(publisher, metrics)
     traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
     lanes = LanePublisher(
-        publisher, results, metrics, lambda: NOW, roster=Assignment(), traces=traces
+        publisher, results, metrics, clock_of_lanes(), roster=Assignment(), traces=traces
     )
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
     way_in = SubmissionConsumer(
@@ -126,6 +142,7 @@ async def dispatch(told: Told) -> Told:
         metrics,
         lambda: NOW,
         traces=traces,
+        **in_slices(),
     )
     delivery: Any = Delivery(body=told["body"].encode())
     delivery.routing_key, delivery.headers = told["key"], {}

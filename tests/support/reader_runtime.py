@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import cast
 from uuid import uuid4
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.timings import Timings
 from maniple_runtime.process import Runtime
 from maniple_runtime.telemetry import get_logger
@@ -15,5 +16,6 @@ def reader_runtime(url: str) -> Runtime:
         settings=SimpleNamespace(broker_url=url, timings=Timings()),
         connection_name=lambda purpose: f"test.{purpose}.{uuid4()}",
         log=get_logger(),
+        clock=SYSTEM_CLOCK,
     )
     return cast("Runtime", runtime)

@@ -269,9 +269,6 @@ class SimulatedPlane:
         self.blocked = False
         self._bindings: list[tuple[str, str, Take]] = []
 
-    def measured(self, _metrics: object) -> Self:
-        return self
-
     async def __aenter__(self) -> Self:
         self.wire.connect()
         await self.wire.wait_up()

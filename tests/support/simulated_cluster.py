@@ -6,8 +6,8 @@ heartbeats, fence and commands; in place of its work there is whether something 
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime
-from functools import cache, partial
+from datetime import datetime
+from functools import cache
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -26,8 +26,7 @@ from maniple_agent.heartbeat import Heartbeats
 from maniple_agent.heartbeat import Self as Told
 from maniple_agent.task_watch import TaskWatch
 from maniple_registry.domain.agent_record import AgentState
-from maniple_registry.handlers import Handlers as RegistryHandlers
-from maniple_registry.hearing_clock import HearingClock
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.management import Closed
 from maniple_registry.settings import RegistrySettings
 from maniple_runtime.consul.registration import TtlHeartbeat
@@ -82,9 +81,8 @@ class Cluster:
         for module, name, stand_in in (
             (wiring, "ControlPlane", plane),
             (wiring, "prepare_broker", _nothing),
-            (wiring, "HearingClock", partial(HearingClock, self.world.monotonic)),
             (wiring, "Management", lambda _url, _tls: self),
-            (wiring, "Handlers", self._kept),
+            (wiring, "RegistryHandlers", self._kept),
             (hearing, "AmqpConnection", link),
             (hearing, "Publisher", SimulatedPublisher),
             (maniple_runtime.consumers, "Listener", SimulatedListener),
@@ -164,7 +162,9 @@ class Registry:
         log = structlog.get_logger()
         self.health = Health("registry", name, clock=cluster.world.monotonic)
         stopping = asyncio.Event()
-        self.runtime = Runtime(settings, self.health, metrics(), consul, log, stopping)
+        self.runtime = Runtime(
+            settings, self.health, metrics(), consul, log, stopping, clock=cluster.world.clock
+        )
         cluster.consul.register(name, "maniple-registry", self.runtime.life)
         self.process.run(self._live())
 
@@ -243,7 +243,7 @@ class Agent:
         self._connection = f"{name}.{life}.control"
         cluster.consul.register(name, "maniple-agent", life)
         who: dict[str, Any] = {"agent": name, "incarnation": cluster.world.new_id()}
-        static = {"host": "h", "pid": 1, "started_at": datetime.now(UTC)}
+        static = {"host": "h", "pid": 1, "started_at": cluster.world.now_utc()}
         self._described = AgentDescription.model_validate(who | static | described)
         self.heartbeats: Heartbeats | None = None
         self.process.run(self._live())
@@ -276,6 +276,7 @@ class Agent:
             health=Health("agent", self.name, clock=world.monotonic),
             pulse=TtlHeartbeat(),
             spawn=lambda task, _name: self.process.create_task(task),
+            clock=world.clock,
         )
         kept: Any = SimpleNamespace(kept_bytes=0, redirect_overdue=lambda **_: None)
         self.fence = fence = Fence(
@@ -285,7 +286,6 @@ class Agent:
             departures=kept,
             hot=hot,
             plane=plane,
-            clock=world.monotonic,
         )
 
         def confirmed(sent_at: float) -> None:
@@ -300,7 +300,7 @@ class Agent:
             confirmed=confirmed,
             health=runtime.health,
             metrics=metrics(),
-            clock=lambda: datetime.now(UTC),
+            clock=world.clock,
         )
         ending: Any = SimpleNamespace(begin_leaving=lambda _seconds: self.kill())
         commands = consumers_of(
@@ -310,7 +310,7 @@ class Agent:
                 self._reconnect,
                 self._renew,
                 world.new_id,
-                clock=lambda: world.now,
+                world.monotonic,
             ),
             control_keys(self.name, ()),
         )
@@ -327,7 +327,7 @@ class Agent:
             if self._fenced:
                 self.process.create_task(
                     TaskWatch(work, kept, self.name, period=Fencing().look).watch_tasks(
-                        fence, metrics(), runtime.health, lambda: datetime.now(UTC)
+                        fence, metrics(), runtime.health, world.now_utc
                     )
                 )
             await self.heartbeats.send_heartbeats()
@@ -355,7 +355,7 @@ class Agent:
 
     def ate(self) -> None:
         """Make it take something from a lane."""
-        self.work.last_delivery_at = datetime.fromtimestamp(self.cluster.world.wall(), UTC)
+        self.work.last_delivery_at = self.cluster.world.now_utc()
 
     # --- what may be done to it ----------------------------------------------------------
 

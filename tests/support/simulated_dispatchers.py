@@ -11,11 +11,12 @@ import structlog
 from msgspec.structs import replace
 
 import maniple_dispatcher.limits.gossip
+from maniple.clock import Clock
 from maniple.messages import Envelope, Waiting
 from maniple.timings import Timings
 from maniple.topology import OUTCOMES
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.handlers import DispatcherHandlers
 from maniple_dispatcher.limits.bulkhead_recount import BulkheadRecount
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.gossip import Gossip
@@ -156,7 +157,12 @@ class Dispatcher:
         consul: Any = self.consul
         log = structlog.get_logger()
         self.memory = LimitSnapshot(
-            consul, "maniple/dev", self._instance, fleet=self.fleet, log=log
+            consul,
+            "maniple/dev",
+            self._instance,
+            fleet=self.fleet,
+            log=log,
+            clock=self.world.clock,
         )
         nothing: Any = None
         policies: Any = SimpleNamespace(resolve=lambda *_: self.resolved)
@@ -167,17 +173,20 @@ class Dispatcher:
             nothing,
             good=nothing,
             metrics=metrics(),
-            clock=self.clock,
+            clock=Clock(now=self.clock, monotonic=self.world.monotonic),
         )
         settings = SimpleNamespace(timings=Timings())
         runtime: Any = SimpleNamespace(
-            settings=settings, metrics=metrics(), log=structlog.get_logger()
+            settings=settings,
+            metrics=metrics(),
+            log=structlog.get_logger(),
+            clock=self.world.clock,
         )
         self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, due)
         inspector: Any = SimulatedInspector(hot.intake)
-        self.recount = BulkheadRecount(inspector, self.fleet, self.roster)
+        self.recount = BulkheadRecount(inspector, self.fleet, self.roster, self.world.monotonic)
         SimulatedListener(hot.intake, [(OUTCOMES.name, "")], talk.on_report)
-        handlers = Handlers(self.lanes, self.fleet)
+        handlers = DispatcherHandlers(self.lanes, self.fleet, self.world.monotonic)
         intake.bindings.append(
             (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.on_outcomes(m))
         )

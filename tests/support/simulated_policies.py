@@ -18,7 +18,7 @@ from maniple_policy.consumers import consumers_of
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.errors import StoreUnavailable, UnknownPolicy
-from maniple_policy.handlers import Handlers
+from maniple_policy.handlers import PolicyHandlers
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
 from maniple_policy.store import Store
@@ -82,7 +82,7 @@ class Service:
         clock = self.policies.world.monotonic
         answers = PolicyQueries(self.store, LiveProcesses(plane, consul, "dev", clock), clock)
         async with plane:
-            consumers = consumers_of(Handlers(answers, lambda: NOW), answers)
+            consumers = consumers_of(PolicyHandlers(answers, lambda: NOW), answers)
             await consumers.subscribe(plane)
             await consumers.respond(plane, "policy")
             self.process.create_task(count(answers, metrics()))
@@ -126,6 +126,7 @@ class Follower:
             metrics=metrics(),
             log=structlog.get_logger(),
             spawn=lambda work, _name: self.process.create_task(work),
+            clock=self.policies.world.clock,
         )
         self.view = PolicyView(runtime, plane)
         async with plane:

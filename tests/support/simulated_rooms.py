@@ -16,6 +16,7 @@ from msgspec.structs import replace
 import maniple_dispatcher.egress.delay
 import maniple_runtime.publish.batch_publisher
 from maniple.amqp import QueueView
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes, decode_results
 from maniple.errors import PublishRefused
 from maniple.messages import Envelope
@@ -107,16 +108,18 @@ class Worker(Dispatcher):
 
     def make_lanes(self) -> Any:
         publisher: Any = self.hot.publisher
-        results = ResultPublisher(publisher, metrics(), replier=publisher)
+        results = ResultPublisher(
+            publisher, metrics(), replier=publisher, monotonic=self.world.monotonic
+        )
         traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
         lanes = LanePublisher(
             publisher,
             results,
             metrics(),
-            self.clock,
+            Clock(now=self.clock, monotonic=self.world.monotonic),
             roster=self.roster,
             traces=traces,
-            rooms=BulkheadCounts(self.fleet),
+            rooms=BulkheadCounts(self.fleet, self.world.monotonic),
         )
         self.sent: deque[tuple[float, str]] = deque(maxlen=1000)
         send = lanes.send_task

@@ -8,15 +8,14 @@ import asyncio
 import contextlib
 import contextvars
 import heapq
-import importlib
 import itertools
 import logging
 import os
 import random
 import sys
-import types
 from collections import deque
 from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +24,8 @@ from zlib import crc32
 import pytest
 import structlog
 
+from maniple.clock import Clock
+
 SEED = "MANIPLE_SIM_SEED"
 FACTOR = "MANIPLE_SIM_FACTOR"
 TOLD = "MANIPLE_SIM_TOLD"
@@ -32,26 +33,6 @@ EPOCH = 1_700_000_000.0  # of the time of day in a world, seconds; before the re
 CHUNKS = 4
 STORY = 40
 ENDING = 100  # seconds in which processes may end
-READ_MONOTONIC = (
-    "maniple_agent.heartbeat",
-    "maniple_dispatcher.egress.delay",
-    "maniple_dispatcher.pipeline.pipeline",
-    "maniple_dispatcher.handlers",
-    "maniple_dispatcher.egress.lane_publisher",
-    "maniple_dispatcher.egress.waits",
-    "maniple_dispatcher.limits.snapshot",
-    "maniple_dispatcher.affinity.queue_drainer",
-    "maniple_dispatcher.limits.bulkhead_counts",
-    "maniple_dispatcher.limits.bulkhead_recount",
-    "maniple_dispatcher.limits.gossip",
-    "maniple_registry.watch",
-)
-READ_TIME = (
-    "maniple_runtime.leadership",
-    "maniple_dispatcher.limits.snapshot",
-    "maniple_registry.eviction",
-    "maniple_registry.catalog_reaper",
-)
 
 
 def seeds(count: int) -> list[range]:
@@ -67,7 +48,7 @@ def seeds(count: int) -> list[range]:
 
 
 class World:
-    """A clock, what will happen, and chance. Enter it: then the product reads its clock.
+    """A clock, what will happen, and chance. Processes are given its `clock`.
 
     An error inside names the seed by which it can be repeated, and what was done to the processes.
     All of it is the same for the same seed: no decision may depend on the order of a set, which
@@ -87,17 +68,14 @@ class World:
         self._ids = itertools.count(1)
         self._heap: list[tuple[float, int, Callable[[], object], Process | None, bool]] = []
         self._stack = contextlib.ExitStack()
+        self.clock = Clock(self.now_utc, self.monotonic, self.monotonic)
+        """What the processes are given."""
         self.patch = pytest.MonkeyPatch()
         """Undone when all processes have ended: until then they need the stand-ins for servers."""
 
     def __enter__(self) -> Self:
         patch = self.patch
         self._stack.callback(patch.undo)
-        clock = types.SimpleNamespace(monotonic=self.monotonic, time=self.wall)
-        for name in READ_MONOTONIC:
-            patch.setattr(importlib.import_module(name), "monotonic", self.monotonic)
-        for name in READ_TIME:
-            patch.setattr(importlib.import_module(name), "time", clock)
         before = random.getstate()
         self._stack.callback(random.setstate, before)
         random.seed(self.seed)  # the product's jitter
@@ -151,8 +129,12 @@ class World:
         """Return the seconds of a steady clock."""
         return self.now
 
-    def wall(self) -> float:
+    def now_utc(self) -> datetime:
         """Return the time of day."""
+        return datetime.fromtimestamp(self.wall(), UTC)
+
+    def wall(self) -> float:
+        """Return the time of day in seconds."""
         return EPOCH + self.now
 
     def new_id(self) -> str:

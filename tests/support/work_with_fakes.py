@@ -1,12 +1,14 @@
 """An agent's scheduler with fakes around it: executors and a broker that the tests control."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 from maniple.amqp import Outgoing, Publisher
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import PublishRefused
 from maniple.execution import Outcome
@@ -15,7 +17,7 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
 from maniple.timings import Holding, Queues
 from maniple_agent.completion import Known
-from maniple_agent.executors import Spawn
+from maniple_agent.executors import Executor, Spawn
 from maniple_agent.jobs import Job
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
@@ -162,6 +164,10 @@ class Agent:
         most_bytes: int = MOST_BYTES,
         publisher: FakePublisher | None = None,
         at_once: dict[str, int] | None = None,
+        monotonic: Callable[[], float] = monotonic,
+        is_fenced: Callable[[], bool] | None = None,
+        registry: TaskRegistry | None = None,
+        executors: Mapping[Kind, Executor] | None = None,
     ) -> None:
         self.publisher = publisher or FakePublisher()
         self.executor = FakeExecutor(capacity)
@@ -171,21 +177,24 @@ class Agent:
         results = ResultPublisher(self.publisher, metrics, replier=self.publisher, times=queues)
         traces = AttemptTracing(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
-        self.departures = AgentPublisher(self.publisher, results, metrics, times=queues)
+        self.departures = AgentPublisher(
+            self.publisher, results, metrics, times=queues, monotonic=monotonic
+        )
         self.work = Scheduler(
             "agent-1",
-            TaskRegistry([a_task, a_task_once, an_exclusive_task]),
+            registry or TaskRegistry([a_task, a_task_once, an_exclusive_task]),
             self.departures,
             self.reports,
             metrics=metrics,
-            clock=lambda: self.now,
+            clock=Clock(now=lambda: self.now, monotonic=monotonic),
             traces=traces,
+            executors=lambda _: executors or {Kind.ASYNC: self.executor},
+            fenced=is_fenced or (lambda: self.fenced),
             times=times,
             known=known,
             most_bytes=most_bytes,
             at_once=at_once,
         )
-        self.work.equip({Kind.ASYNC: self.executor}, lambda: self.fenced)
 
     async def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
         self.work.on_bundle(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -63,7 +64,7 @@ class Plane:
 
 
 async def check(plane: Plane) -> None:
-    await check_id(cast("ControlPlane", plane), OURS, TIMES)
+    await check_id(cast("ControlPlane", plane), OURS, TIMES, monotonic)
 
 
 def holder(**changes: Any) -> dict[str, Any]:
@@ -193,7 +194,7 @@ async def test_where_pids_say_nothing_who_lives_keeps_its_id() -> None:
     ours = OURS.model_copy(update={"pids": ""})
     plane = Plane(holder(host="here", pid=NEVER, pids=""), beats=True)
     with pytest.raises(ConfigurationError, match="agent a1 runs already"):
-        await check_id(cast("ControlPlane", plane), ours, TIMES)
+        await check_id(cast("ControlPlane", plane), ours, TIMES, monotonic)
 
 
 def test_a_child_sees_our_pids_and_who_is_not_told_of_them_says_so(

@@ -164,14 +164,12 @@ class Counting(FakePublisher):
         await super().publish(message, timeout=timeout)
 
 
-async def test_where_nothing_is_confirmed_hardly_anything_is_tried_any_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_where_nothing_is_confirmed_hardly_anything_is_tried_any_more() -> None:
     now = [1000.0]
-    monkeypatch.setattr(module, "monotonic", lambda: now[0])
     publisher = Counting()
     publisher.silent = {"a.task", *map(tier_name, DELAY_TIERS[:4])}
-    agent, deliveries = Agent(queues=Queues(), publisher=publisher), list[Delivery]()
+    agent = Agent(queues=Queues(), publisher=publisher, monotonic=lambda: now[0])
+    deliveries = list[Delivery]()
     plan = RetryPlan(base=1.0, factor=1.0, cap=1.0)
     for second in range(400):
         now[0] += 1.0
@@ -202,13 +200,15 @@ async def test_while_no_tier_confirms_anything_tasks_wait_for_the_next_that_may_
 
 async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(module, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "REFUSED_PAUSE", DELAY_TIERS[0])
     monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.05)
-    agent = Agent(capacity=0, queues=Queues(), times=Holding(dissolve=1e-9))
+    agent = Agent(
+        capacity=0, queues=Queues(), times=Holding(dissolve=1e-9), monotonic=lambda: now[0]
+    )
     agent.publisher.full = {"a.task", *map(tier_name, DELAY_TIERS)}
     delivery = Delivery(envelope("1"))
     await agent.take(delivery)
+    now[0] += 1e-6
     agent.work.dissolve()
     for _ in range(30):
         now[0] += 1.0

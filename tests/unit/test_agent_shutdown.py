@@ -5,24 +5,23 @@ from typing import Any
 
 import pytest
 
+from maniple.clock import Clock
 from maniple_agent import wiring
 
 
 class Leaving:
     """The parts of an agent whose way out takes so long, in seconds of a clock of its own."""
 
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, *, seconds: float, pause: float, over: float
-    ) -> None:
+    def __init__(self, *, seconds: float, pause: float, over: float) -> None:
         self.now = 0.0
         self.goodbyes: list[float] = []
         self._pause, self._over = pause, over
-        monkeypatch.setattr(wiring, "monotonic", lambda: self.now)
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
             hot=SimpleNamespace(pause=self._takes),
             work=SimpleNamespace(drain_jobs=self._drain, draining=False),
             confirmation=SimpleNamespace(fenced=lambda _: False),
+            time=SimpleNamespace(clock=Clock(monotonic=lambda: self.now)),
         )
         self.heartbeats: Any = SimpleNamespace(
             announce=lambda: None, send_heartbeat=self._send, patience=2.5
@@ -51,13 +50,12 @@ class Leaving:
     ],
 )
 async def test_a_goodbye_has_what_is_left(
-    monkeypatch: pytest.MonkeyPatch,
     seconds: float,
     pause: float,
     over: float,
     goodbyes: list[float],
 ) -> None:
-    leaving = Leaving(monkeypatch, seconds=seconds, pause=pause, over=over)
+    leaving = Leaving(seconds=seconds, pause=pause, over=over)
     await wiring._leave(leaving.parts, leaving.heartbeats)
     assert leaving.was_draining  # or a fence that opens meanwhile would let something in
     assert leaving.goodbyes == goodbyes

@@ -1,7 +1,9 @@
 """Room in a bulkhead is given back once, by whoever knows that its task needs it no more."""
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,8 +14,8 @@ from gate_with_fakes import GateWithFakes, Kind
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Waiting
 from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
-from maniple_dispatcher.egress import lane_publisher, waits
 from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLetterConsumer
+from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
@@ -60,11 +62,11 @@ class Fleet:
 class Scene(GateWithFakes):
     """One that gives room in a bulkhead."""
 
-    def __init__(self, *policies: Kind) -> None:
+    def __init__(self, *policies: Kind, monotonic: Callable[[], float] = monotonic) -> None:
         self.fleet = Fleet()
         fleet: Any = self.fleet
-        self.rooms = BulkheadCounts(fleet)
-        super().__init__(policies, fleet, rooms=self.rooms)
+        self.rooms = BulkheadCounts(fleet, monotonic)
+        super().__init__(policies, fleet, rooms=self.rooms, monotonic=monotonic)
 
     def admit(self, **fields: Any) -> Delivery:
         return self.bring(envelope("1", lane=LANE, **fields))
@@ -85,17 +87,9 @@ async def test_a_task_that_its_lane_took_has_room() -> None:
     assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [KEY]
 
 
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What lanes take for the time, to be set."""
+async def test_one_that_its_lane_refuses_has_none_until_it_comes_back() -> None:
     now = [100.0]
-    for module in (lane_publisher, waits):
-        monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    return now
-
-
-async def test_one_that_its_lane_refuses_has_none_until_it_comes_back(now: list[float]) -> None:
-    scene = Scene(ROOM)
+    scene = Scene(ROOM, monotonic=lambda: now[0])
     scene.publisher.full.add(LANE)
     await scene.comes()
     (waiting,) = scene.tasks("maniple.delay")
@@ -131,12 +125,9 @@ async def test_one_that_its_lane_took_or_may_have_has_arrived() -> None:
     assert scene.fleet.arrived.call_args.args == (KEY, LANE)
 
 
-async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    scene, delivery, now = Scene(ROOM), Delivery(), [100.0]
-    for module in (lane_publisher, waits):
-        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there() -> None:
+    delivery, now = Delivery(), [100.0]
+    scene = Scene(ROOM, monotonic=lambda: now[0])
     scene.fleet.taken[KEY] = 5
     scene.publisher.absent.add(LANE)
     task = envelope("1", lane=LANE, bulkhead=KEY)
@@ -191,10 +182,9 @@ async def test_one_whose_time_is_over_when_its_lane_refuses_it_gives_its_room_ba
     assert (scene.taken, len(scene.publisher.to("maniple.results"))) == (5, 1)
 
 
-async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room(
-    now: list[float],
-) -> None:
-    scene = Scene(ROOM)
+async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room() -> None:
+    now = [100.0]
+    scene = Scene(ROOM, monotonic=lambda: now[0])
     scene.publisher.silent.add(LANE)
     scene.admit()
     now[0] += 10.0
@@ -230,7 +220,12 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
     scene = Scene(ROOM)
     scene.fleet.taken[KEY] = 5
     undeliverable = DeadLetterConsumer(
-        scene.results, Metrics(), scene.clock, traces=scene.traces, rooms=scene.rooms
+        scene.results,
+        Metrics(),
+        scene.clock,
+        traces=scene.traces,
+        long=LongMessages(monotonic),
+        rooms=scene.rooms,
     )
     delivery = Delivery(envelope("1", bulkhead=KEY))
     delivery.routing_key, delivery.headers = BROKER_KEY + queue, {}

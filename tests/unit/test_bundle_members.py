@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from ingress_with_fakes import Ingress, Submission
 from maniple.client.carrier import AmqpCarrier
 from maniple.client.handle import OutstandingHandles, TaskHandle, error_of
+from maniple.clock import Clock
 from maniple.codec import decode_members, decode_results, encode, join
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError, TaskError
 from maniple.messages import PROGRESS_TYPE, RESULTS_TYPE, Envelope, Progress, Result, Status
@@ -18,6 +20,7 @@ from maniple.topology import REPLY_PREFIX
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import PolicySet, parse_policy
@@ -108,11 +111,17 @@ class Way:
         self.results = ResultPublisher(self.publisher, metrics, replier=self.publisher)
         self.log = RefusedLog(self.publisher, metrics)
         self.lanes = LanePublisher(
-            self.publisher, self.results, metrics, lambda: NOW, roster=Assignment(), traces=traces
+            self.publisher,
+            self.results,
+            metrics,
+            Clock(now=lambda: NOW),
+            roster=Assignment(),
+            traces=traces,
         )
         gate: Any = SimpleNamespace(again=self.again)
         self.returns = RetryConsumer(self.lanes, gate, self.log, lambda: NOW, traces=traces)
-        self.dead = DeadLetterConsumer(self.results, metrics, lambda: NOW, traces=traces)
+        long = LongMessages(monotonic)
+        self.dead = DeadLetterConsumer(self.results, metrics, lambda: NOW, traces=traces, long=long)
         self.traces = traces
 
     def again(self, task: Envelope, source: Settlement) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines import NOON, TIMES, Machine, Slept
+from maniple.clock import Clock
 from maniple_runtime.cluster_time import COMPONENT, MOST_SOURCES, ClusterTime, follow
 from maniple_runtime.control.messages import Time
 from maniple_runtime.health import Health
@@ -25,7 +26,7 @@ def test_what_a_registry_told_goes_on_by_the_steady_clock_whatever_the_own_one_s
 
 
 def test_it_goes_on_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept, time = Slept(monkeypatch), ClusterTime(lambda: NOON, TIMES)
+    slept, time = Slept(monkeypatch), ClusterTime(Clock(now=lambda: NOON), TIMES)
     time.on_time(Time(at=NOON, source="r1"))
     slept.seconds += 8 * 3600.0
     assert (time.now() - NOON).total_seconds() >= 8 * 3600.0

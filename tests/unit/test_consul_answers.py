@@ -83,13 +83,19 @@ class Catalog(Consul):
         del self.there[instance.id]
 
 
+def reaper_of(catalog: Catalog) -> CatalogReaper:
+    return CatalogReaper(
+        catalog, "dev", structlog.get_logger(), gone_after=10.0, monotonic=lambda: 0.0
+    )
+
+
 async def test_only_the_details_of_what_is_critical_for_long_are_asked_for() -> None:
     gone = instance("gone", ttl="critical", http="critical")
     half = instance("half", ttl="critical", http="passing")
     foreign = instance("foreign", "other", ttl="critical", http="critical")
     well = instance("well", ttl="passing", http="passing")
     catalog = Catalog(gone, half, foreign, well)
-    reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
+    reaper = reaper_of(catalog)
     for second in (0.0, 5.0, 9.9):
         await reaper.remove_dead_entries(second)
     assert catalog.asked == []
@@ -100,7 +106,7 @@ async def test_only_the_details_of_what_is_critical_for_long_are_asked_for() -> 
 
 async def test_all_checks_must_have_been_critical_for_that_long() -> None:
     catalog = Catalog(instance("a1", ttl="critical", http="passing"))
-    reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
+    reaper = reaper_of(catalog)
     await reaper.remove_dead_entries(0.0)
     catalog.there["a1"] = instance("a1", ttl="critical", http="critical")
     await reaper.remove_dead_entries(9.0)
@@ -112,7 +118,7 @@ async def test_all_checks_must_have_been_critical_for_that_long() -> None:
 
 async def test_a_check_that_fails_between_two_looks_at_it_has_not_been_critical_for_long() -> None:
     catalog = Catalog(instance("a1", ttl="critical", http="passing"))
-    reaper = CatalogReaper(catalog, "dev", structlog.get_logger(), gone_after=10.0)
+    reaper = reaper_of(catalog)
     await reaper.remove_dead_entries(0.0)
     catalog.changes_before_details = {"a1": instance("a1", ttl="critical", http="critical")}
     await reaper.remove_dead_entries(10.0)

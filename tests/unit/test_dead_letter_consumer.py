@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from maniple_dispatcher.ingress import dead_letter_consumer
 from maniple_dispatcher.ingress.admission import admit
 from maniple_dispatcher.ingress.arrival import Arrival, Redelivery
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.ingress.redelivered_tasks import RedeliveredTasks
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Ceiling, Resolved
@@ -103,6 +105,7 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
         metrics,
         lambda: NOW,
         traces=traces,
+        long=LongMessages(monotonic),
         again=again,
         admitted=partial(admitted, decided or LIMITED),
     )

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from maniple.amqp import Outgoing
+from maniple.clock import Clock
 from maniple.errors import ErrorCode, InvalidMessage, ManipleError
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
@@ -23,7 +24,7 @@ def broken(_error: ManipleError | None) -> None:
 
 
 async def test_an_end_that_raises_keeps_no_other_task_of_the_bundle_waiting() -> None:
-    delays = DelayPublisher(FakePublisher(), Metrics(), clock=lambda: NOW)
+    delays = DelayPublisher(FakePublisher(), Metrics(), clock=Clock(now=lambda: NOW))
     told = list[ManipleError | None]()
     for done in (broken, told.append):
         delays.delay_task(Wait(1.0, envelope("a")), done, insist=False)
@@ -36,7 +37,7 @@ async def test_what_a_tier_does_not_confirm_waits_in_another(insist: bool) -> No
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {"0.5", "1"}
     delays = DelayPublisher(
-        publisher, Metrics(), Queues(patience=0.0, cancel=0.0), clock=lambda: NOW
+        publisher, Metrics(), Queues(patience=0.0, cancel=0.0), clock=Clock(now=lambda: NOW)
     )
     for name in ("a", "b"):
         delays.delay_task(Wait(0.5, envelope(name)), told.append, insist=insist)
@@ -58,7 +59,9 @@ async def test_what_a_tier_does_not_confirm_waits_in_none_that_outlasts_its_dead
 ) -> None:
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {tier_name(tier) for tier in DELAY_TIERS[:6]}
-    delays = DelayPublisher(publisher, Metrics(), Queues(patience=0.0), clock=lambda: NOW)
+    delays = DelayPublisher(
+        publisher, Metrics(), Queues(patience=0.0), clock=Clock(now=lambda: NOW)
+    )
     task = envelope("a", deadline=NOW + timedelta(seconds=seconds))
     delays.delay_task(Wait(0.5, task), told.append, insist=True)
     for _ in range(30):
@@ -72,10 +75,9 @@ async def test_what_a_tier_does_not_confirm_waits_in_none_that_outlasts_its_dead
 
 @pytest.mark.parametrize("insist", [True, False])
 async def test_to_a_tier_that_confirms_nothing_hardly_anything_is_sent_any_more(
-    insist: bool, monkeypatch: pytest.MonkeyPatch
+    insist: bool,
 ) -> None:
     now, begun, told = [1000.0], list[str](), list[ManipleError | None]()
-    monkeypatch.setattr(module, "monotonic", lambda: now[0])
 
     class Counting(FakePublisher):
         async def publish(self, message: Outgoing, *, timeout: float | None = None) -> None:
@@ -84,7 +86,9 @@ async def test_to_a_tier_that_confirms_nothing_hardly_anything_is_sent_any_more(
 
     publisher = Counting()
     publisher.silent = {"0.5", "1"}
-    delays = DelayPublisher(publisher, Metrics(), Queues(), clock=lambda: NOW)
+    delays = DelayPublisher(
+        publisher, Metrics(), Queues(), clock=Clock(now=lambda: NOW, monotonic=lambda: now[0])
+    )
     for second in range(400):
         now[0] += 1.0
         for tier in (0.5, 1.0):
@@ -102,7 +106,7 @@ async def test_while_no_tier_confirms_anything_a_task_waits_for_the_next_that_ma
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = set(map(tier_name, DELAY_TIERS))
     times = Queues(patience=0.0, cancel=0.0, stuck=2.0, most_stuck=2.0)
-    delays = DelayPublisher(publisher, Metrics(), times, clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), times, clock=Clock(now=lambda: NOW))
     delays.delay_task(Wait(0.5, envelope("a")), told.append, insist=False)
     for _ in range(len(DELAY_TIERS) + 1):
         for _ in range(10):
@@ -116,11 +120,12 @@ async def test_while_no_tier_confirms_anything_a_task_waits_for_the_next_that_ma
 
 async def test_a_tier_that_refuses_gets_no_copy_made(monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = [1000.0], list[ManipleError | None]()
-    monkeypatch.setattr(module, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "ROUND", 0.01)
     publisher = FakePublisher()
     publisher.full = {RETRY_QUEUE.name, *map(tier_name, DELAY_TIERS)}
-    delays = DelayPublisher(publisher, Metrics(), Queues(), clock=lambda: NOW)
+    delays = DelayPublisher(
+        publisher, Metrics(), Queues(), clock=Clock(now=lambda: NOW, monotonic=lambda: now[0])
+    )
     delays.delay_task(Wait(1.0, envelope("a")), told.append, insist=True)
     for _ in range(30):
         now[0] += 1.0
@@ -137,7 +142,7 @@ async def test_who_insists_passes_over_a_full_tier_for_the_next_shorter_that_con
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.full, publisher.silent = {"1", "0.25"}, {"0.5"}
     times = Queues(patience=0.0, stuck=3600.0, most_stuck=3600.0)
-    delays = DelayPublisher(publisher, Metrics(), times, clock=lambda: NOW)
+    delays = DelayPublisher(publisher, Metrics(), times, clock=Clock(now=lambda: NOW))
     delays.delay_task(Wait(0.5, envelope("a")), told.append, insist=False)
     for _ in range(3):
         for _ in range(10):
@@ -154,7 +159,9 @@ async def test_who_insists_passes_over_a_full_tier_for_the_next_shorter_that_con
 async def test_a_tier_that_is_not_confirmed_yet_is_waited_for() -> None:
     publisher, told = FakePublisher(), list[ManipleError | None]()
     publisher.silent = {"0.5"}
-    delays = DelayPublisher(publisher, Metrics(), Queues(patience=3600.0), clock=lambda: NOW)
+    delays = DelayPublisher(
+        publisher, Metrics(), Queues(patience=3600.0), clock=Clock(now=lambda: NOW)
+    )
     delays.delay_task(Wait(0.5, envelope("a")), told.append, insist=True)
     for _ in range(3):
         await asyncio.sleep(0)

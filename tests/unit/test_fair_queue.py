@@ -12,7 +12,7 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import failed
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry, task
-from maniple_agent import diagnostics, jobs, scheduler
+from maniple_agent import diagnostics
 from maniple_agent.fair_queue import in_a_row, may_take, most_of
 from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
 
@@ -93,9 +93,8 @@ def alone(payload: Any) -> Any:
 
 
 async def test_a_capability_that_shares_its_executor_with_none_has_all_slots() -> None:
-    agent, threads = Agent(capacity=16), FakeExecutor(16)
-    registry = agent.work._registry = TaskRegistry([alone])
-    agent.work.equip({Kind.THREAD: threads}, lambda: False)
+    registry, threads = TaskRegistry([alone]), FakeExecutor(16)
+    agent = Agent(registry=registry, executors={Kind.THREAD: threads})
     assert registry.get("alone.in_threads")
     await agent.take(of("alone.in_threads", 100))
     assert running(agent, threads) == {"alone.in_threads": 16}
@@ -121,13 +120,9 @@ async def test_large_payloads_of_one_capability_leave_room_for_others() -> None:
     assert running(agent) == {"a.once": 50, "a.task": begun}
 
 
-async def test_what_has_no_room_goes_to_others_ever_more_slowly_and_its_neighbours_do_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_what_has_no_room_goes_to_others_ever_more_slowly_and_its_neighbours_do_not() -> None:
     clock = SimpleNamespace(now=0.0)
-    for module in (scheduler, jobs):
-        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
-    agent = Agent(capacity=256, at_once={"a.task": 1, "a.once": 1})
+    agent = Agent(capacity=256, at_once={"a.task": 1, "a.once": 1}, monotonic=lambda: clock.now)
     await agent.take(of("a.task", 2))
     clock.now = 1.1
     agent.work.dissolve()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from maniple.amqp import Consumer
+from maniple.clock import Clock
 from maniple_agent import fencing as module
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.fencing import Fence
@@ -40,19 +41,23 @@ class Fenced:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.now = 0.0
-        self.agent, self.hot = FakeAgent(), Hot(self.told)
+        self.confirmation = Confirmation(0.0)
+        self.agent = FakeAgent(is_fenced=lambda: self.confirmation.fenced(self.now))
+        self.hot = Hot(self.told)
         self.plane = SimpleNamespace(
             blocked=False, connected=True, reconnect=lambda: self.told.append("control")
         )
         self.runtime = SimpleNamespace(
-            health=Health("agent", "a1"), pulse=TtlHeartbeat(), spawn=self._spawn
+            health=Health("agent", "a1"),
+            pulse=TtlHeartbeat(),
+            spawn=self._spawn,
+            clock=Clock(monotonic=lambda: self.now),
         )
         self.runtime.health.mark_started()
         self._spawned: set[asyncio.Task[None]] = set()
         runtime: Any = self.runtime
         hot: Any = self.hot
         plane: Any = self.plane
-        self.confirmation = Confirmation(0.0)
         self.fence = Fence(
             runtime,
             self.confirmation,
@@ -60,10 +65,6 @@ class Fenced:
             departures=self.agent.departures,
             hot=hot,
             plane=plane,
-            clock=lambda: self.now,
-        )
-        self.agent.work.equip(
-            dict(self.agent.work.slots), lambda: self.confirmation.fenced(self.now)
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None], _name: str) -> None:

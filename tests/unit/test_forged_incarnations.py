@@ -10,6 +10,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.identifiers import new_id
 from maniple_agent.commands import AgentCommands as AgentHandlers
 from maniple_agent.domain.rejoin_backoff import LONGEST
@@ -19,7 +20,7 @@ from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import AgentState, Decision, Instant
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.state_machine import decide, learn
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.messages import (
     FAR,
@@ -96,6 +97,7 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
     roster = Assignment()
     nothing: Any = SimpleNamespace(
         settings=SimpleNamespace(timings=SimpleNamespace(queues=SimpleNamespace(leftover=1.0))),
+        clock=SYSTEM_CLOCK,
         stir=lambda _: None,
         begin_draining=lambda _: None,
     )
@@ -122,7 +124,9 @@ def test_a_registry_counts_and_says_what_it_refuses() -> None:
     metrics = process_metrics()
     value = metrics.registry.get_sample_value
     actor = cast("ActionRunner", None)  # there is nothing to be done
-    handlers = Handlers(Agents(), HearingClock(), actor, metrics, structlog.get_logger())
+    handlers = RegistryHandlers(
+        Agents(), HearingClock(SYSTEM_CLOCK), actor, metrics, structlog.get_logger()
+    )
     with structlog.testing.capture_logs() as lines:
         handlers.on_heartbeat(beat(incarnation=LAST, sent_at=datetime.now(UTC)))
     assert [(line["agent"], line["incarnation"]) for line in lines] == [("a1", LAST)]
@@ -151,7 +155,7 @@ class Registry:
         actor: Any = SimpleNamespace(outbox=self.told, on_decisions=self._take)
         clock: Any = SimpleNamespace(seconds=lambda: self.seconds, now=self._now)
         log = structlog.get_logger()
-        self.handlers = Handlers(self.fleet, clock, actor, process_metrics(), log)
+        self.handlers = RegistryHandlers(self.fleet, clock, actor, process_metrics(), log)
 
     def _now(self) -> Instant:
         return Instant(self.seconds, NOW + timedelta(seconds=self.seconds))
@@ -259,7 +263,7 @@ class Returns:
             lambda: None,
             lambda _: None,
             self.new_id,
-            clock=lambda: self.now,
+            monotonic=lambda: self.now,
         )
 
     def new_id(self) -> str:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextvars import copy_context
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def submitted(pool: HandlerPool, of: Caller, call: Callable[[], Any]) -> Future[
 
 
 async def test_a_call_is_left_once_it_was_given_up_and_its_handler_is_over_for_a_second() -> None:
-    pool, stuck, ours = HandlerPool(3), Stuck(), Caller("x.async")
+    pool, stuck, ours = HandlerPool(3, clock=monotonic), Stuck(), Caller("x.async")
     future, other = (submitted(pool, ours, stuck) for _ in range(2))
     stuck.wait_for(2)
     assert not future.cancel()
@@ -55,7 +56,7 @@ async def test_a_call_is_left_once_it_was_given_up_and_its_handler_is_over_for_a
 
 
 def test_others_have_threads_for_those_that_are_kept() -> None:
-    pool, stuck, ours = HandlerPool(2), Stuck(), Caller("x.async")
+    pool, stuck, ours = HandlerPool(2, clock=monotonic), Stuck(), Caller("x.async")
     for _ in range(2):
         submitted(pool, ours, stuck)
     stuck.wait_for(2)
@@ -69,7 +70,7 @@ def test_others_have_threads_for_those_that_are_kept() -> None:
 
 
 def test_all_that_wait_have_threads_once_there_may_be_more() -> None:
-    pool, stuck, ours = HandlerPool(1), Stuck(), Caller("x.async")
+    pool, stuck, ours = HandlerPool(1, clock=monotonic), Stuck(), Caller("x.async")
     calls = [submitted(pool, ours, stuck) for _ in range(4)]
     stuck.wait_for(1)
     assert not stuck.begun.acquire(timeout=0.05)  # there is one thread
@@ -177,7 +178,7 @@ def test_a_pool_that_can_start_no_threads_is_starved_until_it_can(
 
 
 def test_a_call_that_was_cancelled_before_its_turn_does_not_run() -> None:
-    pool, stuck, ran = HandlerPool(1), Stuck(), threading.Event()
+    pool, stuck, ran = HandlerPool(1, clock=monotonic), Stuck(), threading.Event()
     pool.submit(stuck)
     stuck.wait_for(1)
     waiting = pool.submit(ran.set)
@@ -190,7 +191,7 @@ def test_a_call_that_was_cancelled_before_its_turn_does_not_run() -> None:
 
 
 def test_what_a_call_raises_is_told_and_its_thread_goes_on() -> None:
-    pool = HandlerPool(1)
+    pool = HandlerPool(1, clock=monotonic)
     with pytest.raises(ZeroDivisionError):
         pool.submit(lambda: 1 // 0).result(SOON)
     with pytest.raises(SystemExit):
@@ -199,7 +200,7 @@ def test_what_a_call_raises_is_told_and_its_thread_goes_on() -> None:
 
 
 def test_a_pool_that_was_shut_down_takes_nothing_and_waits_for_nobody() -> None:
-    pool, stuck = HandlerPool(1), Stuck()
+    pool, stuck = HandlerPool(1, clock=monotonic), Stuck()
     pool.submit(stuck)
     stuck.wait_for(1)
     pool.shutdown(wait=True)
@@ -211,7 +212,7 @@ def test_a_pool_that_was_shut_down_takes_nothing_and_waits_for_nobody() -> None:
 def test_no_thread_at_all_is_an_error_and_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool, ran = HandlerPool(1), threading.Event()
+    pool, ran = HandlerPool(1, clock=monotonic), threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuses)
         with pytest.raises(RuntimeError):
@@ -228,12 +229,13 @@ ENDS = """
 import subprocess
 import sys
 import threading
+import time
 from maniple_agent.executors.pool import HandlerPool
 begun = threading.Event()
 def never():
     begun.set()
     threading.Event().wait()
-HandlerPool(1).submit(never)
+HandlerPool(1, clock=time.monotonic).submit(never)
 begun.wait()
 """
 

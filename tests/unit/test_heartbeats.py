@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import pytest
 import structlog
 
+from maniple.clock import Clock
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Heartbeats as HeartbeatTimes
 from maniple.timings import Timings
-from maniple_agent import heartbeat as module
 from maniple_agent.commands import AgentCommands, Ending
 from maniple_agent.heartbeat import Heartbeats, Self
 from maniple_runtime.control.messages import AgentDescription, Heartbeat, Incarnation, Retire
@@ -44,11 +43,11 @@ class Plane:
 class Agent:
     """Heartbeats over a fake plane, at times that a test decides."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, timings: Timings | None = None) -> None:
+    def __init__(self, timings: Timings | None = None) -> None:
         self.plane, self.seconds, self.left = Plane(), 100.0, 0
         self.confirmed: list[float] = []
         self.fake = FakeAgent(capacity=3)
-        monkeypatch.setattr(module, "monotonic", lambda: self.seconds)
+        clock = Clock(now=lambda: NOW, monotonic=lambda: self.seconds)
         fields = {"agent": "a1", "incarnation": "1", "host": "h", "pid": 1, "started_at": NOW}
         self_ = Self(AgentDescription.model_validate(fields), 1, lambda: (), lambda: (), lambda: ())
         plane: Any = self.plane
@@ -59,7 +58,7 @@ class Agent:
             confirmed=self.confirmed.append,
             health=Health("agent", "a1"),
             metrics=Metrics(),
-            clock=lambda: NOW,
+            clock=clock,
             timings=timings,
         )
         ending = Ending(self._stop, 30.0)
@@ -69,6 +68,7 @@ class Agent:
             lambda: None,
             self.renew,
             lambda: "2",
+            clock.monotonic,
         )
         self.renewed: list[str] = []
 
@@ -85,26 +85,22 @@ class Agent:
         return self.plane.sent[-1].overdue
 
 
-async def test_who_stood_still_says_so_for_the_rest_of_its_life(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    agent = Agent(monkeypatch)
+async def test_who_stood_still_says_so_for_the_rest_of_its_life() -> None:
+    agent = Agent()
     assert [await agent.after(s) for s in (30, 3, 9, 9.1, 3)] == [False, False, False, True, True]
     agent.handlers.retire(Retire(incarnation=Incarnation("1")))
     assert not await agent.after(0)
     assert (agent.heartbeats.incarnation, agent.left) == ("2", 0)
 
 
-async def test_who_is_only_not_confirmed_has_not_stood_still(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    agent = Agent(monkeypatch)
+async def test_who_is_only_not_confirmed_has_not_stood_still() -> None:
+    agent = Agent()
     agent.plane.up = False
     assert not any([await agent.after(3) for _ in range(6)])
 
 
-async def test_who_is_replaced_leaves_unless_it_lives_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Agent(monkeypatch)
+async def test_who_is_replaced_leaves_unless_it_lives_anew() -> None:
+    agent = Agent()
     agent.handlers.retire(Retire(incarnation=Incarnation("0"), replaced=True))
     assert agent.left == 0
     with structlog.testing.capture_logs() as lines:
@@ -113,8 +109,8 @@ async def test_who_is_replaced_leaves_unless_it_lives_anew(monkeypatch: pytest.M
     assert [line["log_level"] for line in lines] == ["error"]
 
 
-async def test_what_is_confirmed_is_the_time_of_sending(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Agent(monkeypatch)
+async def test_what_is_confirmed_is_the_time_of_sending() -> None:
+    agent = Agent()
 
     def a_second_later() -> None:
         agent.seconds += 1
@@ -124,19 +120,15 @@ async def test_what_is_confirmed_is_the_time_of_sending(monkeypatch: pytest.Monk
     assert (agent.seconds, agent.confirmed) == (104.0, [103.0])
 
 
-async def test_what_the_broker_did_not_take_confirms_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    agent = Agent(monkeypatch)
+async def test_what_the_broker_did_not_take_confirms_nothing() -> None:
+    agent = Agent()
     agent.plane.up = False
     await agent.after(3)
     assert agent.confirmed == []
 
 
-async def test_a_late_confirm_counts_and_the_next_heartbeat_does_not_wait_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    agent = Agent(monkeypatch, Timings(heartbeats=HeartbeatTimes(confirm=0.02)))
+async def test_a_late_confirm_counts_and_the_next_heartbeat_does_not_wait_for_it() -> None:
+    agent = Agent(Timings(heartbeats=HeartbeatTimes(confirm=0.02)))
     agent.plane.answers.clear()
     await agent.after(3)
     await agent.after(3)
@@ -146,10 +138,8 @@ async def test_a_late_confirm_counts_and_the_next_heartbeat_does_not_wait_for_it
     assert agent.plane.patience == {Timings().fencing.fenced}
 
 
-async def test_a_description_is_sent_until_it_is_confirmed_and_then_on_demand(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    agent = Agent(monkeypatch)
+async def test_a_description_is_sent_until_it_is_confirmed_and_then_on_demand() -> None:
+    agent = Agent()
     agent.plane.up = False
     await agent.after(3)
     agent.plane.up = True
@@ -162,18 +152,16 @@ async def test_a_description_is_sent_until_it_is_confirmed_and_then_on_demand(
     assert full == [True, True, False, False, True, False]
 
 
-async def test_a_demand_that_comes_while_one_is_under_way_is_answered_by_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    agent = Agent(monkeypatch)
+async def test_a_demand_that_comes_while_one_is_under_way_is_answered_by_the_next() -> None:
+    agent = Agent()
     agent.plane.meanwhile = agent.heartbeats.announce
     await agent.after(3)
     await agent.after(3)
     assert [beat.description is not None for beat in agent.plane.sent] == [True, True]
 
 
-async def test_nothing_is_sent_by_who_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Agent(monkeypatch)
+async def test_nothing_is_sent_by_who_was_cancelled() -> None:
+    agent = Agent()
     agent.plane.answers.clear()
     running = asyncio.create_task(agent.heartbeats.send_heartbeats())
     await wait_until(lambda: len(agent.plane.sent) == 1, 1)
@@ -184,8 +172,8 @@ async def test_nothing_is_sent_by_who_was_cancelled(monkeypatch: pytest.MonkeyPa
     assert agent.confirmed == []
 
 
-async def test_slots_that_are_stuck_count_as_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Agent(monkeypatch)
+async def test_slots_that_are_stuck_count_as_taken() -> None:
+    agent = Agent()
     await agent.fake.take(Delivery(envelope("1")))
     agent.fake.executor.stuck = ["a.task"]
     await agent.after(3)

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.timings import Timings
 from maniple_dispatcher.affinity.agents import AgentDirectory
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -30,7 +31,9 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
 
     roster = Assignment()
     runtime: Any = SimpleNamespace(
-        log=structlog.get_logger(), settings=SimpleNamespace(timings=Timings())
+        log=structlog.get_logger(),
+        settings=SimpleNamespace(timings=Timings()),
+        clock=SYSTEM_CLOCK,
     )
     plane: Any = SimpleNamespace(request=request)
     moves: Any = SimpleNamespace(begin_draining=lambda _: None)

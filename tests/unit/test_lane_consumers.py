@@ -25,10 +25,17 @@ async def affine(payload: Any) -> Any:
     return payload
 
 
+def consumers(
+    *functions: Any, hot: "Hot | None" = None, variants: tuple[str, ...] = ()
+) -> LaneConsumers:
+    on: Any = hot or Hot()
+    registry = TaskRegistry(functions)
+    return LaneConsumers("agent-1", registry, variants, CAPACITIES, hot=on, work=Agent().work)
+
+
 def queues(*functions: Any, variants: tuple[str, ...] = ()) -> list[str]:
-    hot: Any = Hot()
-    lanes = LaneConsumers("agent-1", TaskRegistry(functions), variants, CAPACITIES)
-    lanes.attach_consumers(hot, Agent().work)
+    hot = Hot()
+    consumers(*functions, hot=hot, variants=variants)
     return [consumer.queue for consumer in hot.consumers.values()]
 
 
@@ -47,8 +54,7 @@ def test_only_a_capability_with_affinity_gives_an_agent_a_queue_of_its_own() -> 
 
 
 def test_the_own_queue_is_no_lane() -> None:
-    lanes = LaneConsumers("agent-1", TaskRegistry([affine]), (), CAPACITIES)
-    assert lanes.names == ("an.affine",)
+    assert consumers(affine).names == ("an.affine",)
 
 
 @task("a.thread")
@@ -74,13 +80,18 @@ class Taking:
     """An agent that consumes the lanes of some handlers, with so many slots of each kind."""
 
     def __init__(self, *functions: Any, slots: int = 4) -> None:
-        self.agent, self.hot = Agent(), Hot()
-        self.executors = {kind: FakeExecutor(slots) for kind in Executor}
-        self.agent.work.equip(dict(self.executors), lambda: self.agent.fenced)
+        self.executors, self.hot = {kind: FakeExecutor(slots) for kind in Executor}, Hot()
+        self.agent = Agent(executors=dict(self.executors))
         registry = TaskRegistry(functions)
-        self.lanes = LaneConsumers("agent-1", registry, (), dict.fromkeys(Executor, slots))
         hot: Any = self.hot
-        self.lanes.attach_consumers(hot, self.agent.work)
+        self.lanes = LaneConsumers(
+            "agent-1",
+            registry,
+            (),
+            dict.fromkeys(Executor, slots),
+            hot=hot,
+            work=self.agent.work,
+        )
 
     def fill(self) -> None:
         """Deliver to every consumer as much as its prefetch allows."""
@@ -90,7 +101,7 @@ class Taking:
 
     def adapted(self) -> dict[str, int]:
         """Adapt; return the prefetch of each queue, 0 if it is paused."""
-        self.lanes.adapt(self.agent.work)
+        self.lanes.adapt()
         return {
             queue: 0 if consumer._paused else consumer.prefetch
             for queue, consumer in self.hot.consumers.items()

@@ -17,6 +17,7 @@ from pamqp import commands
 from pamqp.header import ContentHeader
 
 from maniple.amqp import Outgoing, Pull, QueueView
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
@@ -159,14 +160,17 @@ class Scene:
             self.broker,
             self.results,
             metrics,
-            lambda: self.now,
+            Clock(now=lambda: self.now),
             roster=Assignment(),
             traces=traces,
             deadlines=self.deadlines,
         )
         nothing, marks = None, self.marks
         around: Any = SimpleNamespace(
-            clock=lambda: self.now, others=frozenset, taking=lambda: self.taking, marks=marks
+            clock=Clock(now=lambda: self.now),
+            others=frozenset,
+            taking=lambda: self.taking,
+            marks=marks,
         )
         assert set(vars(around)) == set(Around.__dataclass_fields__)
         turn_over = TurnOver(

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 
 from maniple.amqp import Outgoing
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.timings import Queues
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.egress import lane_publisher, waits
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.tracing import DispatchTracing
-from maniple_runtime.publish import batch_publisher, replies
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
@@ -43,7 +42,7 @@ class Broker(FakePublisher):
             self.waiting -= 1
 
 
-class Clock:
+class Seconds:
     """Seconds that the tests let pass."""
 
     def __init__(self) -> None:
@@ -70,16 +69,16 @@ class Source:
 class Scene:
     """Lanes with a broker around them."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Seconds) -> None:
         self.clock = clock
         self.broker = Broker()
         self.roster = Assignment()
-        results = ResultPublisher(self.broker, Metrics(), replier=self.broker)
+        results = ResultPublisher(self.broker, Metrics(), replier=self.broker, monotonic=clock)
         self.lanes = LanePublisher(
             self.broker,
             results,
             Metrics(),
-            lambda: NOW,
+            Clock(now=lambda: NOW, monotonic=clock),
             roster=self.roster,
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
         )
@@ -100,11 +99,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    clock = Clock()
-    for module in (lane_publisher, waits):
-        monkeypatch.setattr(module, "monotonic", clock)
-    return Scene(clock)
+def scene() -> Scene:
+    return Scene(Seconds())
 
 
 async def test_what_was_given_up_is_not_with_the_broker_any_more(scene: Scene) -> None:
@@ -182,10 +178,8 @@ async def test_draining_waits_for_what_an_agents_own_queue_refuses(scene: Scene)
 
 
 async def test_a_reply_queue_that_confirms_nothing_holds_up_no_source(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene,
 ) -> None:
-    for one in (batch_publisher, replies):
-        monkeypatch.setattr(one, "monotonic", scene.clock)
     scene.broker.stuck = {"me"}
 
     async def expire(name: str, **fields: Any) -> Source:

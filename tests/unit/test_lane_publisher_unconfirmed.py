@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from maniple.clock import Clock
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS, tier_name
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -31,7 +32,7 @@ class Scene:
             self.publisher,
             self.results,
             Metrics(),
-            lambda: NOW,
+            Clock(now=lambda: NOW),
             roster=self.roster,
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             times=Queues(patience=0.0, cancel=3600.0),

@@ -10,6 +10,7 @@ from channels import until_idle
 from ingress_with_fakes import Ingress
 from maniple.amqp import ByteBudget, Consumer, byte_budget, consumer
 from maniple.amqp.byte_budget import MOST_TASKS
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple_agent.fair_queue import most_of
@@ -41,7 +42,12 @@ class Dispatcher(Ingress):
         results = ResultPublisher(self.broker, Metrics(), replier=self.broker)
         traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
         self.lanes = LanePublisher(
-            self.broker, results, Metrics(), lambda: NOW, roster=Assignment(), traces=traces
+            self.broker,
+            results,
+            Metrics(),
+            Clock(now=lambda: NOW),
+            roster=Assignment(),
+            traces=traces,
         )
         self.queue = SendingQueue()
         self.budget = ByteBudget(limit, staged=True)

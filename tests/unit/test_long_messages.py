@@ -45,7 +45,7 @@ def busy(seen: list[str], name: str, steps: int = 5) -> Steps:
 
 @pytest.fixture
 async def long() -> AsyncIterator[LongMessages]:
-    one = LongMessages()
+    one = LongMessages(monotonic)
     working = asyncio.create_task(one.work_in_slices())
     yield one
     working.cancel()

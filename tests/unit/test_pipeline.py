@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maniple.clock import Clock
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
 from maniple_dispatcher.ingress.arrival import Redelivery
@@ -118,7 +119,7 @@ def admitted(
     lanes, nothing = lanes or Lanes(), object()
     given: Any = (lanes, limits, nothing, nothing)
     good: Any = nothing
-    gate = Pipeline(*given, good=good, metrics=Metrics(), clock=lambda: NOW)
+    gate = Pipeline(*given, good=good, metrics=Metrics(), clock=Clock(now=lambda: NOW))
     task = Envelope(
         id="1", capability=LANE, lane=LANE, submitted_at=NOW, deadline=NOW + timedelta(hours=1)
     )

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gate_with_fakes import GateWithFakes
+from maniple.clock import Clock
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Waiting
 from maniple.topology import DELAY, DELAY_TIERS
@@ -85,7 +87,7 @@ class Scene:
             nothing,
             good=nothing,
             metrics=Metrics(),
-            clock=lambda: NOW,
+            clock=Clock(now=lambda: NOW),
         )
         self.sources: dict[str, Source] = {}
 
@@ -157,7 +159,13 @@ def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> N
     owned = LeaseOwner(lambda _: None)
     fleet: Any = SimpleNamespace(owned=owned, take_permit=lambda *_: Taken(1, first=seconds))
     gate = Pipeline(
-        lanes, fleet, nothing, nothing, good=nothing, metrics=Metrics(), clock=lambda: NOW
+        lanes,
+        fleet,
+        nothing,
+        nothing,
+        good=nothing,
+        metrics=Metrics(),
+        clock=Clock(now=lambda: NOW),
     )
     for before in (Redelivery.UNKNOWN, Redelivery.SAID):
         source: Any = Source()
@@ -183,7 +191,7 @@ async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_no
 ):
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
-    rooms = BulkheadCounts(fleet)
+    rooms = BulkheadCounts(fleet, monotonic)
     scene = GateWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, rooms=rooms)
     scene.lanes._roster = Unsteady()
     scene.bring(envelope("1", affinity="k"))

@@ -14,7 +14,7 @@ from maniple_policy.consumers import consumers_of
 from maniple_policy.domain.changes import Step, Wanted, steps
 from maniple_policy.domain.records import HISTORY_KEPT, succeed
 from maniple_policy.domain.request_log import KEPT, KEPT_BYTES, RequestLog
-from maniple_policy.handlers import Handlers
+from maniple_policy.handlers import PolicyHandlers
 from maniple_policy.queries import PolicyQueries
 from maniple_policy.store import Store
 from maniple_runtime.consul.catalog import CatalogEntry
@@ -96,7 +96,7 @@ class Replicas:
             now=lambda: NOW,
         )
         answers = PolicyQueries(store, fleet, lambda: 0.0)
-        return consumers_of(Handlers(answers, lambda: NOW), answers).requests
+        return consumers_of(PolicyHandlers(answers, lambda: NOW), answers).requests
 
     def request(self, op: str, **body: Any) -> IncomingMessage:
         """A request with ids of its own."""

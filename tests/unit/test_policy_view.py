@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.timings import Timings
 from maniple_policies import PolicySet, parse_policy
 from maniple_runtime.health import Health
@@ -34,6 +35,7 @@ class Scene:
             health=Health("dispatcher", "one"),
             metrics=Metrics(),
             log=structlog.get_logger(),
+            clock=SYSTEM_CLOCK,
         )
         self.answer: dict[str, Any] = {}
         plane: Any = SimpleNamespace(request=self.request)

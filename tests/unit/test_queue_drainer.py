@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from maniple.amqp import QueueView
+from maniple.clock import SYSTEM_CLOCK
 from maniple.messages import Envelope
 from maniple_dispatcher.affinity import queue_drainer
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -72,7 +73,9 @@ class Scene:
 
     def __init__(self) -> None:
         self.roster, self.queue, self.marks = Assignment(), Queue(), Marks()
-        runtime: Any = SimpleNamespace(spawn=self._spawn, log=structlog.get_logger())
+        runtime: Any = SimpleNamespace(
+            spawn=self._spawn, log=structlog.get_logger(), clock=SYSTEM_CLOCK
+        )
         nothing: Any = None
         marks: Any = self.marks
         self.moves = QueueDrainer(

@@ -18,7 +18,6 @@ from maniple_dispatcher.ingress.record_lookup import (
     MOST_BACK,
     RecordLookup,
 )
-from maniple_runtime import hotpath
 from maniple_runtime.consul.client import Consul
 from maniple_runtime.health import Health
 from maniple_runtime.hotpath import HotPath
@@ -74,8 +73,6 @@ class Scene:
 
     def __init__(self, world: World) -> None:
         self.world, self.records = world, Records(world)
-        for module in (record_lookup, hotpath):
-            world.patch.setattr(module, "monotonic", world.monotonic)
         world.patch.setattr(record_lookup, "reading", self.records.reading)
         runtime = Runtime(
             settings=ServiceSettings(instance="one"),
@@ -84,6 +81,7 @@ class Scene:
             consul=Consul("http://127.0.0.1:1"),
             log=structlog.get_logger(),
             stopping=asyncio.Event(),
+            clock=world.clock,
         )
         self.hot = HotPath(runtime, held_bytes=1024**2)
         publisher: Any = self.records

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, cast
 
 import structlog
 
+from maniple.clock import Clock
 from maniple.timings import Standby
 from maniple_registry.actions import ActionRunner
 from maniple_registry.domain.agent_record import Decision
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.pending_actions import PendingActions
 from maniple_registry.eviction import Evictor
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.outbox import Outbox, OutboxPlane
 from maniple_runtime.consul.client import Consul
@@ -55,14 +56,16 @@ class Lead:
         return self.leads
 
 
-def registry(lead: Lead) -> tuple[Handlers, Hands]:
+def registry(lead: Lead) -> tuple[RegistryHandlers, Hands]:
     """What decides and acts, with a broker that nothing is sent to: the outbox does not run."""
     hands, fleet, log, metrics = Hands(), Agents(), structlog.get_logger(), Metrics()
     consul = Consul("http://127.0.0.1:1")
-    evictor = Evictor(consul, None, environment="dev", target=fleet.target, log=log)
+    evictor = Evictor(
+        consul, None, environment="dev", target=fleet.target, log=log, monotonic=hands
+    )
     outbox = Outbox(cast("OutboxPlane", None), log)
     actor = ActionRunner(fleet, PendingActions(), outbox, evictor, lead, lambda: True, metrics, log)
-    return Handlers(fleet, HearingClock(hands), actor, metrics, log), hands
+    return RegistryHandlers(fleet, HearingClock(Clock(monotonic=hands)), actor, metrics, log), hands
 
 
 def beat(agent: str) -> Heartbeat:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from maniple.clock import Clock
 from maniple.timings import Bounds
 from maniple_registry.domain.agent_record import (
     UNKNOWN_LIFE,
@@ -157,7 +158,7 @@ class Hands:
 
 def test_time_in_which_the_registry_hears_nothing_does_not_pass() -> None:
     hands = Hands()
-    clock = HearingClock(hands)
+    clock = HearingClock(Clock(monotonic=hands))
     clock.record_hearing(hearing=False)
     for _ in range(30):
         hands.seconds += 0.5
@@ -169,14 +170,14 @@ def test_time_in_which_the_registry_hears_nothing_does_not_pass() -> None:
 
 def test_time_in_which_the_registry_itself_stood_still_does_not_pass() -> None:
     hands = Hands()
-    clock = HearingClock(hands)
+    clock = HearingClock(Clock(monotonic=hands))
     hands.seconds += 60
     assert clock.now().seconds == 101
     assert clock.now().seconds == 101
 
 
 def test_time_can_be_taken_off_afterwards() -> None:
-    clock = HearingClock(Hands())
+    clock = HearingClock(Clock(monotonic=Hands()))
     clock.take_off(4)
     clock.take_off(-4)
     assert clock.seconds() == 96

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines import Slept
+from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Clocks, Timings
-from maniple_registry import clock_watch
 from maniple_registry.actions import ActionRunner
 from maniple_registry.clock_watch import COMPONENT, ClockWatch
 from maniple_registry.domain.agent_record import Instant
@@ -31,7 +31,7 @@ from maniple_registry.domain.clock_skew import (
     correction,
     slewed,
 )
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.messages import ALL_AGENTS, AgentDescription, Command, Request, Time
 from maniple_runtime.health import Health
@@ -42,31 +42,28 @@ AGREE = Clocks().agree
 
 
 class Passing:
-    """Stands in for `datetime` and `steady` where the registry reads them."""
+    """A clock that is moved by hand, and that somebody may set."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.seconds, self.stepped = 0.0, 0.0
-        monkeypatch.setattr(clock_watch, "datetime", self)
-        monkeypatch.setattr(clock_watch, "steady", lambda: self.seconds)
+        self.clock = Clock(now=self.now, steady=lambda: self.seconds)
 
-    def now(self, zone: Any) -> datetime:
-        return NOW.astimezone(zone) + timedelta(seconds=self.seconds + self.stepped)
-
-    fromtimestamp = staticmethod(datetime.fromtimestamp)
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.seconds + self.stepped)
 
 
 class Registry:
     """A fleet that hears agents, and what is told and shown of their clocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self.fleet, self.sequence, self.told, self.up = Agents(), 0, [], True
         self.health, self.tells = Health("registry", "r1"), True
         log = structlog.get_logger()
-        self.handlers = Handlers(
-            self.fleet, HearingClock(), cast("ActionRunner", None), Metrics(), log
+        self.handlers = RegistryHandlers(
+            self.fleet, HearingClock(clock), cast("ActionRunner", None), Metrics(), log
         )
         settings = SimpleNamespace(instance="r1", timings=Timings())
-        runtime: Any = SimpleNamespace(health=self.health, log=log, settings=settings)
+        runtime: Any = SimpleNamespace(health=self.health, log=log, settings=settings, clock=clock)
         self.watch = ClockWatch(self.handlers, self, runtime, lambda: self.tells)
 
     told: list[tuple[str, Command]]
@@ -169,10 +166,9 @@ async def test_one_heartbeat_that_was_long_on_its_way_makes_no_clock_wrong() -> 
     assert await registry.doubts() == {}
 
 
-async def test_if_most_hosts_differ_it_is_our_clock_that_is_wrong_and_is_led_there_slowly(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    passed, registry = Passing(monkeypatch), Registry()
+async def test_if_most_hosts_differ_it_is_our_clock_that_is_wrong_and_is_led_there_slowly() -> None:
+    passed = Passing()
+    registry = Registry(passed.clock)
     registry.watch.compare_clocks()
     for name in ("a", "b", "c"):
         registry.hear(name, 300.0)
@@ -187,16 +183,13 @@ async def test_if_most_hosts_differ_it_is_our_clock_that_is_wrong_and_is_led_the
     assert await registry.doubts() == {}
 
 
-def test_a_registry_goes_on_from_what_another_told_when_it_leads_itself(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    passed, registry = Passing(monkeypatch), Registry()
+def test_a_registry_goes_on_from_what_another_told_when_it_leads_itself() -> None:
+    passed = Passing()
+    registry = Registry(passed.clock)
     registry.tells = False
     assert registry.ahead() == pytest.approx(0)
-    registry.watch.record_clock(Time(at=passed.now(UTC) - timedelta(seconds=120), source="r2"))
-    registry.watch.record_clock(
-        Time(at=passed.now(UTC) + timedelta(hours=1), source="r1")
-    )  # itself
+    registry.watch.record_clock(Time(at=passed.now() - timedelta(seconds=120), source="r2"))
+    registry.watch.record_clock(Time(at=passed.now() + timedelta(hours=1), source="r1"))  # itself
     assert registry.ahead() == pytest.approx(-120)
     passed.seconds = 50.0
     assert registry.ahead() == pytest.approx(-120)
@@ -219,9 +212,10 @@ def test_a_little_is_led_slowly(ahead: float, target: float, elapsed: float, the
     [(30.0, HOUR), (8 * HOUR, 14 * HOUR), (DAY, 30 * HOUR), (30 * DAY, 6 * DAY)],
 )
 def test_a_clock_that_was_set_forwards_is_followed_within_hours_and_without_a_jump(
-    monkeypatch: pytest.MonkeyPatch, stepped: float, within: float
+    stepped: float, within: float
 ) -> None:
-    passed, registry = Passing(monkeypatch), Registry()
+    passed = Passing()
+    registry = Registry(passed.clock)
     assert registry.ahead() == pytest.approx(0)
     passed.stepped = stepped
     fastest = max(1.0, stepped / DAY)
@@ -234,16 +228,17 @@ def test_a_clock_that_was_set_forwards_is_followed_within_hours_and_without_a_ju
 
 @pytest.mark.parametrize("stepped", [-8 * HOUR, -30 * DAY])
 def test_a_clock_that_was_set_back_is_followed_once_some_looks_in_turn_agree(
-    monkeypatch: pytest.MonkeyPatch, stepped: float
+    stepped: float,
 ) -> None:
-    passed, registry = Passing(monkeypatch), Registry()
+    passed = Passing()
+    registry = Registry(passed.clock)
     registry.watch.compare_clocks()
     passed.stepped = stepped
     for _ in range(LOOKS - 1):
         passed.seconds += 1.0
         assert registry.ahead() > 0.9 * -stepped
     for _ in range(10):  # what somebody asks for meanwhile is no look
-        assert registry.watch._now() > passed.now(UTC) + timedelta(hours=1)
+        assert registry.watch._now() > passed.now() + timedelta(hours=1)
     passed.stepped = 0.0
     registry.watch.compare_clocks()
     passed.stepped = stepped

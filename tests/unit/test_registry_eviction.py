@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -86,6 +87,7 @@ async def evicting(url: str, fleet: Agents | None = None) -> AsyncIterator[Evict
         environment="dev",
         target=fleet.target,
         log=structlog.get_logger(),
+        monotonic=monotonic,
     )
     task = asyncio.create_task(evictor.run_evictions())
     yield evictor

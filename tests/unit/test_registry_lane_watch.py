@@ -2,11 +2,8 @@
 
 from typing import Any, cast
 
-import pytest
-
 from maniple.timings import Watching
-from maniple_registry import watch
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_registry.watch import StalledLaneWatch
 
@@ -36,15 +33,15 @@ class Places:
         self.taken.append(views)
 
 
-async def test_after_its_own_link_was_lost_all_doubts_begin_anew_and_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_after_its_own_link_was_lost_all_doubts_begin_anew_and_wait() -> None:
     now, places = [100.0], Places()
-    monkeypatch.setattr(watch, "monotonic", lambda: now[0])
     hearing = type("H", (), {"link": places.link, "inspect_queues": staticmethod(places.look_at)})
     handlers = type("R", (), {"fleet": places, "on_queue_views": staticmethod(places.take)})
     looking = StalledLaneWatch(
-        cast("Handlers", handlers), cast("HeartbeatConsumer", hearing), Watching()
+        cast("RegistryHandlers", handlers),
+        cast("HeartbeatConsumer", hearing),
+        Watching(),
+        monotonic=lambda: now[0],
     )
     await looking._look()
     assert places.taken == [{"x": "seen"}]

@@ -10,12 +10,13 @@ from unittest.mock import Mock
 import pytest
 import structlog
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import RequestFailed
 from maniple_registry import agent_listing
 from maniple_registry.actions import ActionRunner
 from maniple_registry.consumers import consumers_of
 from maniple_registry.domain.agents import Agents
-from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, Handlers
+from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.amqp_messages import IncomingMessage
 from maniple_runtime.control.messages import AgentDescription, Incarnation, Request, Response
@@ -50,7 +51,9 @@ class Registry:
         self.fleet, self.asked, self.longest = Agents(), 0, 0
         log = structlog.get_logger()
         actor = cast("ActionRunner", None)
-        self.handlers = Handlers(self.fleet, HearingClock(), actor, Metrics(), log)
+        self.handlers = RegistryHandlers(
+            self.fleet, HearingClock(SYSTEM_CLOCK), actor, Metrics(), log
+        )
         self.requests = consumers_of(self.handlers, Mock(), Mock()).requests
 
     def hear(self, agent: str, *, texts: int = 0) -> None:

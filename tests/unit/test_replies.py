@@ -186,10 +186,10 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
     confirms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(replies, "monotonic", lambda: now)
     monkeypatch.setattr(replies, "REPLY_BYTES", 5 * replies.BESIDES)
     wire, done, dropped = Wire(), Counter[str](), Counter[str]()
-    under_way = Replies(lambda: dropped.update(["one"]), Queues(patience=0.0, silence=10.0))
+    times = Queues(patience=0.0, silence=10.0)
+    under_way = Replies(lambda: dropped.update(["one"]), times, lambda: now)
     for number in range(TASKS):
         ended = partial(_count, done, str(number))
         under_way.send_reply((cast("BatchPublisher", wire), "me"), b"", ended)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.timings import Bounds, Timings
 from maniple_dispatcher.affinity.queue_markers import MOST, QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import is_lane
@@ -83,7 +84,14 @@ async def test_a_dispatcher_starts_whatever_stands_beside_what_another_remembers
     good = json.dumps({"breakers": {"lane": ["open", 3, datetime.now(UTC).timestamp()]}}).encode()
     of = Coordinator("one", LeaseOwner(lambda _: SPEC), 0.0)
     shelf = cast("Consul", Shelf(bad=value, good=good))
-    memory = LimitSnapshot(shelf, "maniple/dev", "one", fleet=of, log=structlog.get_logger())
+    memory = LimitSnapshot(
+        shelf,
+        "maniple/dev",
+        "one",
+        fleet=of,
+        log=structlog.get_logger(),
+        clock=SYSTEM_CLOCK,
+    )
     assert await memory.load()
     assert [lane for lane, _ in of.owned.breakers()] == ["lane"]
 
@@ -271,5 +279,6 @@ async def test_whoever_writes_what_is_no_name_where_the_leader_stands_is_somebod
             instance="r1", timings=Timings(), consul_prefix="maniple/dev", service="registry"
         ),
         consul=SimpleNamespace(kv_get=kv_get),
+        clock=SYSTEM_CLOCK,
     )
     assert await Leadership(runtime)._ask() == SOMEBODY

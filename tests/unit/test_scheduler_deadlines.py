@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines import Machine
+from maniple.clock import Clock
 from maniple.codec import decode_submission
 from maniple.errors import ErrorCode
 from maniple.execution import failed
@@ -159,7 +160,7 @@ async def test_who_does_not_know_the_time_leaves_it_to_dispatchers_if_there_is_a
 
 
 def test_what_was_asked_about_is_bounded() -> None:
-    deadlines = TaskDeadlines(lambda: None, lambda: NOW)
+    deadlines = TaskDeadlines(lambda: None, Clock(now=lambda: NOW))
     for number in range(MOST_ASKED + 10):
         assert (
             deadlines.fate(envelope(str(number), deadline=NOW), deadlines.now())
@@ -183,7 +184,7 @@ def test_a_task_has_its_ttl_whatever_the_clocks_of_the_machines_that_it_crosses(
     raw = RawArrival("a.task", "1", None, None, None, None, None, {})
     deadline = deadline_of(task, check_arrival(raw, machines[0].time.now()))  # type: ignore[arg-type]
     machines[1].passed = waited
-    deadlines = TaskDeadlines(machines[1].time.known, machines[1].wall)
+    deadlines = TaskDeadlines(machines[1].time.known, Clock(now=machines[1].wall))
     fate = deadlines.fate(envelope("1", deadline=deadline), deadlines.now())
     if waited < ttl - 0.01:
         assert fate is DeadlineFate.RUNS

@@ -6,23 +6,20 @@ from types import SimpleNamespace
 import pytest
 
 from maniple.errors import ErrorCode
-from maniple_agent import jobs, scheduler
+from maniple_agent import scheduler
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, envelope
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    clock = SimpleNamespace(now=0.0)
-    for module in (scheduler, jobs):
-        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
-    return clock
+def clock() -> SimpleNamespace:
+    return SimpleNamespace(now=0.0)
 
 
 async def test_what_has_not_started_within_a_second_goes_back_alone(
     clock: SimpleNamespace,
 ) -> None:
-    agent = Agent(capacity=1)
+    agent = Agent(capacity=1, monotonic=lambda: clock.now)
     delivery = Delivery(envelope("1"), envelope("2"), envelope("3"))
     await agent.take(delivery)
     clock.now = 0.9
@@ -133,7 +130,7 @@ async def test_what_is_exclusive_is_handed_on_when_it_has_really_ended() -> None
 async def test_an_executor_that_stays_full_hands_back_ever_more_slowly(
     clock: SimpleNamespace,
 ) -> None:
-    agent = Agent(capacity=1)
+    agent = Agent(capacity=1, monotonic=lambda: clock.now)
     await agent.take(Delivery(envelope("busy")))
     assert [await held_for(agent, clock) for _ in range(6)] == [1, 2, 4, 8, 16, 16]
     await agent.finish("busy")  # there is room, and nothing waits: all begins anew
@@ -144,7 +141,7 @@ async def test_an_executor_that_stays_full_hands_back_ever_more_slowly(
 async def test_when_nothing_has_come_again_for_a_second_hands_back_at_once_again(
     clock: SimpleNamespace,
 ) -> None:
-    agent = Agent(capacity=1)
+    agent = Agent(capacity=1, monotonic=lambda: clock.now)
     await agent.take(Delivery(envelope("busy")))
     assert [await held_for(agent, clock) for _ in range(2)] == [1, 2]
     clock.now += 0.75
@@ -180,7 +177,7 @@ async def test_draining_without_a_broker_ends(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_what_others_get_is_not_handed_back(clock: SimpleNamespace) -> None:
-    agent = Agent(capacity=1)
+    agent = Agent(capacity=1, monotonic=lambda: clock.now)
     gone, here = Delivery(envelope("1"), envelope("2")), Delivery(envelope("3"))
     await agent.take(gone)
     await agent.take(here)
@@ -193,7 +190,7 @@ async def test_what_others_get_is_not_handed_back(clock: SimpleNamespace) -> Non
 
 
 async def test_what_is_handed_back_and_comes_at_once_is_a_new_one(clock: SimpleNamespace) -> None:
-    agent = Agent(capacity=1)
+    agent = Agent(capacity=1, monotonic=lambda: clock.now)
     await agent.take(Delivery(envelope("1")))
     handed = Delivery(envelope("2", lost=1))
     await agent.take(handed)

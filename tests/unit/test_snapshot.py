@@ -8,6 +8,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple_dispatcher.limits.breaker import BreakerState, Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import TokenBucketLimit
@@ -68,7 +69,8 @@ def fleet(name: str) -> Coordinator:
 
 def memory(shelf: Shelf, instance: str, of: Coordinator) -> LimitSnapshot:
     consul = cast("Consul", shelf)
-    return LimitSnapshot(consul, "maniple/dev", instance, fleet=of, log=structlog.get_logger())
+    log = structlog.get_logger()
+    return LimitSnapshot(consul, "maniple/dev", instance, fleet=of, log=log, clock=SYSTEM_CLOCK)
 
 
 async def remember(shelf: Shelf, of: Coordinator) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ingress_with_fakes import Ingress, Submission
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes
 from maniple.messages import REPEATED_HEADER
 from maniple.topology import DELAY_TIERS, RETRY_QUEUE, tier_name
@@ -37,8 +38,9 @@ class Scene:
         self.publisher.full = {LANE, *TIERS}
         results, nothing = self.ingress._results, None
         traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
+        clock = Clock(now=self.clock)
         self.lanes = LanePublisher(
-            self.publisher, results, Metrics(), self.clock, roster=Assignment(), traces=traces
+            self.publisher, results, Metrics(), clock, roster=Assignment(), traces=traces
         )
         of_nobody: Any = nothing
         fleet: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
@@ -49,7 +51,7 @@ class Scene:
             results,
             good=of_nobody,
             metrics=Metrics(),
-            clock=self.clock,
+            clock=clock,
         )
         self.ingress.submissions._onward = gate.admit
 

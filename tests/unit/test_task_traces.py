@@ -1,6 +1,7 @@
 """The traces of tasks that wait, are moved or handed back: each span is written once."""
 
 from datetime import datetime, timedelta
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,15 +10,16 @@ from msgspec.structs import replace
 from pamqp import commands
 
 from kept_spans import Kept
+from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
 from maniple.spans import Span
 from maniple.traceparent import begun_trace, is_sampled
-from maniple_agent import jobs, scheduler
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
+from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
@@ -47,16 +49,20 @@ class Scene:
             self.publisher,
             self.results,
             Metrics(),
-            self.clock,
+            Clock(now=self.clock),
             roster=Assignment(),
             traces=self.traces,
         )
-        self.dead = DeadLetterConsumer(self.results, Metrics(), self.clock, traces=self.traces)
+        long = LongMessages(monotonic)
+        self.dead = DeadLetterConsumer(
+            self.results, Metrics(), self.clock, traces=self.traces, long=long
+        )
         nothing: Any = None
+        runtime: Any = SimpleNamespace(clock=SYSTEM_CLOCK)
         gate: Any = SimpleNamespace(again=self.lanes.send_task)
         self.returns = RetryConsumer(self.lanes, gate, nothing, self.clock, traces=self.traces)
         self.moves = QueueDrainer(
-            nothing,
+            runtime,
             nothing,
             self.lanes,
             nothing,
@@ -245,12 +251,10 @@ async def test_what_a_draining_agent_hands_back_unstarted_is_kept(kept: Kept) ->
 
 @pytest.mark.parametrize("traceparent", [GIVEN, UNSAMPLED])
 async def test_what_a_full_agent_hands_back_is_written_if_it_is_sampled(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch, traceparent: str
+    kept: Kept, traceparent: str
 ) -> None:
     now = SimpleNamespace(seconds=0.0)
-    for module in (scheduler, jobs):
-        monkeypatch.setattr(module, "monotonic", lambda: now.seconds)
-    agent = Agent(capacity=1, tracer=kept.tracer())
+    agent = Agent(capacity=1, tracer=kept.tracer(), monotonic=lambda: now.seconds)
     await agent.take(Delivery(envelope("runs")))
     await agent.take(Delivery(task := traced(traceparent, span=DISPATCH)))
     now.seconds = 1.1

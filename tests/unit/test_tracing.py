@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -155,7 +156,7 @@ def metrics() -> Metrics:
 def exporter(metrics: Metrics) -> Iterator[Exporter]:
     settings = ServiceSettings(otlp_endpoint="http://127.0.0.1:9", instance="p1")
     counters = [metrics.counter(SPANS_DROPPED, why) for why in ("queue_full", "failed")]
-    made = Exporter(settings, *counters)
+    made = Exporter(settings, *counters, monotonic=monotonic)
     yield made
     made.export_remaining(5.0)
 
@@ -196,7 +197,8 @@ def test_spans_come_as_they_were_written(metrics: Metrics) -> None:
 def test_what_handlers_write_is_moved_to_the_clock_of_their_tasks(metrics: Metrics) -> None:
     with SpanCollector().serving() as collector:
         settings = ServiceSettings(otlp_endpoint=collector.url, instance="p1")
-        exporter = Exporter(settings, *[metrics.counter(SPANS_DROPPED, "failed")] * 2)
+        counters = [metrics.counter(SPANS_DROPPED, "failed")] * 2
+        exporter = Exporter(settings, *counters, monotonic=monotonic)
         tracer = Tracer(exporter, metrics=metrics)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "set_provider", lambda *_: None)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from maniple.clock import Clock
 from maniple.codec import decode_envelopes
 from maniple.timings import Timings
 from maniple_dispatcher.affinity.assignment import Assignment
-from maniple_dispatcher.egress import lane_publisher, waits
 from maniple_dispatcher.egress.known_lanes import BURST, MOST_LOOKING, MOST_THERE, RATE, LaneProbes
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
@@ -60,7 +60,7 @@ class Scene:
             broker,
             ResultPublisher(broker, Metrics(), replier=broker),
             Metrics(),
-            lambda: NOW,
+            Clock(now=lambda: NOW, monotonic=lambda: self.now),
             roster=Assignment(),
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             deadlines=self.deadlines,
@@ -78,11 +78,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    made = Scene(Absent("test.plain"))
-    for module in (lane_publisher, waits):
-        monkeypatch.setattr(module, "monotonic", lambda: made.now)
-    return made
+def scene() -> Scene:
+    return Scene(Absent("test.plain"))
 
 
 async def test_of_invented_lanes_only_some_are_looked_for_and_the_others_wait_together(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from time import monotonic
 
 import structlog
 
@@ -53,10 +52,10 @@ class AgentCommands:
     reconnect: Callable[[], None]
     renew: Callable[[Iterable[str]], None]
     new_id: Callable[[], str]
+    monotonic: Callable[[], float]
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
     returning: RejoinBackoff = field(default_factory=RejoinBackoff)
-    clock: Callable[[], float] = monotonic
 
     def announce(self, _command: Announce) -> None:
         """Send the description in full."""
@@ -80,7 +79,7 @@ class AgentCommands:
             log.error("another process has taken this agent's id; leaving")
             self.ending.taken = True
             self.ending.begin_leaving(None)
-        elif self.returning.allows(self.clock()):
+        elif self.returning.allows(self.monotonic()):
             fresh = self.new_id()
             by_clock = began(fresh)
             ahead = by_clock is not None and is_of_the_future(command.incarnation, by_clock)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import Enum, auto
 from functools import partial
-from time import monotonic
 from typing import Final, NamedTuple
 
 import structlog
 from msgspec.structs import replace
 
 from maniple.attempts import NextAttempt, Ran, conclude, expired, last, seconds_for, timeout_of
+from maniple.clock import Clock
 from maniple.errors import ErrorCode, ManipleError
 from maniple.execution import Outcome, failed
 from maniple.messages import Envelope, Result
@@ -63,7 +63,7 @@ class TaskDeadlines:
     there runs: it was not over.
     """
 
-    def __init__(self, known: Known, clock: Callable[[], datetime]) -> None:
+    def __init__(self, known: Known, clock: Clock) -> None:
         """Judge by `known`; `clock` dates what happens."""
         self.known = known
         self.clock = clock
@@ -71,7 +71,7 @@ class TaskDeadlines:
 
     def now(self) -> Moment:
         """Return the time; once for all tasks that are looked at together."""
-        return Moment(self.clock(), self.known())
+        return Moment(self.clock.now(), self.known())
 
     def fate(self, envelope: Envelope, now: Moment) -> DeadlineFate:
         """Return what is to become of a task that has not started."""
@@ -109,6 +109,7 @@ class Completion:
     ) -> None:
         """Publish through `departures`; what is settled is forgotten in `attempts`."""
         self._traces = traces
+        self._monotonic = deadlines.clock.monotonic
         self._agent = agent
         self._departures = departures
         self.attempts = Attempts()
@@ -119,7 +120,9 @@ class Completion:
 
     def ran(self, started_at: datetime | None = None, limit: float = math.inf) -> Ran:
         """Return where and when a task ran that has ended now, and the seconds that it had."""
-        return Ran(self._agent, started_at, self._deadlines.clock(), self._deadlines.known, limit)
+        return Ran(
+            self._agent, started_at, self._deadlines.clock.now(), self._deadlines.known, limit
+        )
 
     def decide(self, job: Job, outcome: Outcome) -> Result | NextAttempt:
         """Return what comes of a job that has ended."""
@@ -132,9 +135,9 @@ class Completion:
         plan, lane = job.envelope.retry, job.envelope.lane
         if plan is None or plan.budget is None:
             return decision
-        self._budget.record_attempt(lane, monotonic())
+        self._budget.record_attempt(lane, self._monotonic())
         if isinstance(decision, NextAttempt) and not self._budget.allows(
-            lane, plan.budget, monotonic()
+            lane, plan.budget, self._monotonic()
         ):
             return last(job.envelope, outcome, ran)
         return decision

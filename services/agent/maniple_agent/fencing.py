@@ -1,8 +1,5 @@
 """What an agent does when the broker no longer confirms its heartbeats."""
 
-from collections.abc import Callable
-from time import monotonic
-
 import structlog
 
 from maniple_agent.domain.confirmation import Confirmation, Pace
@@ -33,16 +30,15 @@ class Fence:
         departures: AgentPublisher,
         hot: HotPath,
         plane: ControlPlane,
-        clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Begin unfenced; `clock` is the one of `confirmation`, and so are the times."""
+        """Begin unfenced; `confirmation` goes by the clock of `runtime`, and has the times."""
         self._runtime = runtime
         self._confirmation = confirmation
         self._work = work
         self._departures = departures
         self._hot = hot
         self._plane = plane
-        self._clock = clock
+        self._monotonic = runtime.clock.monotonic
         self._times = confirmation.timings.fencing
         self._control_pace = Pace(self._times.rebuild)
         self._hot_pace = Pace(self._times.rebuild)
@@ -63,7 +59,7 @@ class Fence:
 
     def enforce(self) -> None:
         """Do what the time since the last confirmed heartbeat asks for."""
-        now = self._clock()
+        now = self._monotonic()
         fenced = self._confirmation.fenced(now)
         if fenced != self.fenced:
             self.fenced = fenced

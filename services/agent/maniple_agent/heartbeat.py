@@ -7,11 +7,10 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from time import monotonic
 
 import structlog
 
+from maniple.clock import Clock
 from maniple.errors import ManipleError
 from maniple.timings import Reports, Timings
 from maniple.topology import OUTCOMES
@@ -63,7 +62,7 @@ class Heartbeats:
         confirmed: Callable[[float], None],
         health: Health,
         metrics: Metrics,
-        clock: Callable[[], datetime],
+        clock: Clock,
         timings: Timings | None = None,
     ) -> None:
         """Send over `plane`; `confirmed` hears when a heartbeat was sent that is confirmed."""
@@ -74,7 +73,7 @@ class Heartbeats:
         self._health = health
         self._sent = metrics.counter(HEARTBEATS_SENT)
         self._timings = timings or Timings()
-        self._clock = clock
+        self._now, self._monotonic = clock.now, clock.monotonic
         self._log = structlog.get_logger("maniple.agent.heartbeat")
         self._sequence = 0
         self._sent_at = math.inf
@@ -90,7 +89,7 @@ class Heartbeats:
         self._log.warning("declared failed; coming back", incarnation=incarnation)
         old = self._self.description
         self._self.description = old.model_copy(
-            update={"incarnation": incarnation, "started_at": self._clock()}
+            update={"incarnation": incarnation, "started_at": self._now()}
         )
         self._sequence = 0
         self._overdue = False
@@ -121,10 +120,10 @@ class Heartbeats:
             while True:
                 times = self._timings.heartbeats
                 varies = random.uniform(1 - times.jitter, 1 + times.jitter)
-                due_at = monotonic() + times.period * varies
+                due_at = self._monotonic() + times.period * varies
                 await self.send_heartbeat()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, due_at - monotonic())):
+                    async with asyncio.timeout(max(0.0, due_at - self._monotonic())):
                         await self._due.wait()
         finally:
             for sending in self._sending:
@@ -138,7 +137,7 @@ class Heartbeats:
         """
         wait = self.patience if wait is None else wait
         self._due.clear()
-        started = monotonic()
+        started = self._monotonic()
         # Whether it is confirmed does not matter: without a broker we send all the same.
         if started - self._sent_at > self._timings.bounds.failed:
             self._log.warning("stood still", seconds=round(started - self._sent_at, 1))
@@ -178,7 +177,7 @@ class Heartbeats:
             agent=description.agent,
             incarnation=description.incarnation,
             sequence=self._sequence,
-            sent_at=self._clock(),
+            sent_at=self._now(),
             state=self.phase,
             slots=self._self.slots,
             in_flight=self._work.slots.taken,
@@ -204,7 +203,7 @@ class OutcomeReports:
         work: Scheduler,
         *,
         lanes: LaneConsumers,
-        clock: Callable[[], datetime],
+        clock: Clock,
         times: Reports,
     ) -> None:
         """Send over `plane`."""
@@ -214,20 +213,20 @@ class OutcomeReports:
         self._self = self_
         self._work = work
         self._lanes = lanes
-        self._clock = clock
+        self._now, self._monotonic = clock.now, clock.monotonic
         self._sequence = 0
         self._had_load = False
         self._log = structlog.get_logger("maniple.agent.outcomes")
 
     async def send_reports(self) -> None:
         """Report until cancelled; an idle agent is silent."""
-        adapted = monotonic()
+        adapted = self._monotonic()
         while True:
             await self._pause()
             await self.send_report()
-            if monotonic() - adapted >= self._period:
-                adapted = monotonic()
-                self._lanes.adapt(self._work)
+            if self._monotonic() - adapted >= self._period:
+                adapted = self._monotonic()
+                self._lanes.adapt()
 
     async def _pause(self) -> None:
         """Wait for the next report: others may wait for the room that a bulkhead has again."""
@@ -251,7 +250,7 @@ class OutcomeReports:
             agent=self._self.description.agent,
             incarnation=self._self.description.incarnation,
             sequence=self._sequence,
-            sent_at=self._clock(),
+            sent_at=self._now(),
             lanes=lanes,
             loads=loads,
             bulkheads=bulkheads,

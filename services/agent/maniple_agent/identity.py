@@ -1,7 +1,7 @@
 """Whether another process that lives has this agent's id already."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,12 @@ NAMESPACE = Path("/proc/self/ns/pid")
 HOLDS = {"active", "unreachable", "draining"}
 
 
-async def check_id(plane: ControlPlane, ours: AgentDescription, times: Heartbeats) -> None:
+async def check_id(
+    plane: ControlPlane,
+    ours: AgentDescription,
+    times: Heartbeats,
+    monotonic: Callable[[], float],
+) -> None:
     """Raise `ConfigurationError`, which says who it is, if another process lives under our id.
 
     A registry knows who had it last. That one lives if heartbeats of it go on being heard while we
@@ -33,15 +38,15 @@ async def check_id(plane: ControlPlane, ours: AgentDescription, times: Heartbeat
     One that is new to us proves nothing: what was killed had sent it before, and the registry that
     we asked first had not heard it yet, or not what another one has. The next one proves it.
     """
-    known = await _holder(plane, ours)
+    known = await _holder(plane, ours, monotonic)
     if known is None:
         return
     log = structlog.get_logger("maniple.agent.identity")
     log.info("waiting whether who had this id still lives", host=known.get("host"))
     patience = times.longest + ASKED
-    until = asyncio.get_running_loop().time() + patience
+    until = monotonic() + patience
     again: float | None = None  # when we first knew of a heartbeat after the one told at first
-    while (seen := await _next(plane, ours, patience / LOOKS)) is not None:
+    while (seen := await _next(plane, ours, monotonic, patience / LOOKS)) is not None:
         if _is_later(seen, known, times.period / 2):
             known = seen
             if again is None:
@@ -58,23 +63,24 @@ async def check_id(plane: ControlPlane, ours: AgentDescription, times: Heartbeat
 
 
 async def _next(
-    plane: ControlPlane, ours: AgentDescription, pause: float
+    plane: ControlPlane, ours: AgentDescription, monotonic: Callable[[], float], pause: float
 ) -> Mapping[str, Any] | None:
     await asyncio.sleep(pause)
-    return await _holder(plane, ours)
+    return await _holder(plane, ours, monotonic)
 
 
-async def _holder(plane: ControlPlane, ours: AgentDescription) -> Mapping[str, Any] | None:
+async def _holder(
+    plane: ControlPlane, ours: AgentDescription, monotonic: Callable[[], float]
+) -> Mapping[str, Any] | None:
     """Return what a registry tells of who has our id, and when it did; None if nobody has it."""
-    clock = asyncio.get_running_loop().time
-    asked_at = clock()
+    asked_at = monotonic()
     try:
         if not await plane.is_served(request_queue(REGISTRY).name, ASKED):
             return None
         told = await plane.request(REGISTRY, "agent", {"id": ours.agent}, ASKED)
     except (BrokerUnavailable, PublishRefused, RequestFailed):
         return None
-    told |= {"asked_at": asked_at, "told_at": clock()}
+    told |= {"asked_at": asked_at, "told_at": monotonic()}
     if told.get("state") not in HOLDS or not isinstance(told.get("heartbeat_age"), int | float):
         return None
     return None if _is_gone(told, ours) else told

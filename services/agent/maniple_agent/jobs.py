@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -42,10 +41,10 @@ class Bundle(Settlement):
 
     __slots__ = ("closed", "link", "opened_at", "rooms")
 
-    def __init__(self, delivery: Delivery, tasks: int) -> None:
-        """Wait for `tasks` calls of `settle`."""
+    def __init__(self, delivery: Delivery, tasks: int, opened_at: float) -> None:
+        """Wait for `tasks` calls of `settle`; `opened_at` is monotonic."""
         super().__init__(delivery, tasks)
-        self.opened_at = monotonic()
+        self.opened_at = opened_at
         self.link: SpanLink | None = None
         """The span of its arrival, if a sampled task came in it with others."""
         self.rooms: Counter[str] = Counter()

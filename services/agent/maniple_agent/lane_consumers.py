@@ -21,14 +21,21 @@ class LaneConsumers:
     The own queue is there if a capability has affinity; it holds as much as the hungriest of them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - which lanes, and who reads and runs what is there
         self,
         agent: str,
         definitions: Iterable[TaskDefinition],
         variants: Iterable[str],
         capacities: Mapping[Kind, int],
+        *,
+        hot: HotPath,
+        work: Scheduler,
     ) -> None:
-        """Serve the plain lanes of all capabilities, and of each the `variants`."""
+        """Serve the plain lanes of all capabilities, and of each the `variants`.
+
+        They are consumed on the hot path, which must not have been started yet; bundles go to
+        `work`.
+        """
         definitions, variants = tuple(definitions), tuple(variants)
         self._own_queue = agent_queue(agent)
         self._affine = {
@@ -48,8 +55,9 @@ class LaneConsumers:
         self._suspects: dict[str, Consumer] = {}
         self._places: dict[str, Consumer] = {}
         self._paused: set[Consumer] = set()
-        self._link_up: Callable[[], bool] = lambda: True
+        self._hot, self._work = hot, work
         self._log = structlog.get_logger("maniple.agent.lanes")
+        self._consume()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +70,7 @@ class LaneConsumers:
 
         While the link is down that is no queue's fault, and whatever would be taken is.
         """
-        up = self._link_up()
+        up = self._hot.intake.is_up
         return tuple(
             lane
             for lane, consumer in self._consumers.items()
@@ -72,7 +80,7 @@ class LaneConsumers:
     @property
     def unconsumed(self) -> tuple[str, ...]:
         """The places that would be consumed, and whose queue has not answered."""
-        if not self._link_up():
+        if not self._hot.intake.is_up:
             return ()
         return tuple(place for place, one in self._places.items() if not one.consumes)
 
@@ -84,9 +92,9 @@ class LaneConsumers:
                 self._log.warning("consuming anew", queue=consumer.queue)
                 consumer.renew()
 
-    def attach_consumers(self, hot: HotPath, work: Scheduler) -> None:
-        """Put the consumers on the hot path; bundles go to `work`."""
-        self._link_up = lambda: hot.intake.is_up
+    def _consume(self) -> None:
+        """Put the consumers on the hot path."""
+        hot, work = self._hot, self._work
 
         def consumer(queue: Queue, handle: Callable[[Delivery], None], prefetch: int) -> Consumer:
             return hot.consume(queue, handle, prefetch, on_lost=work.connection_lost)
@@ -106,20 +114,20 @@ class LaneConsumers:
             self._places[suspect_lane(lane)] = self._suspects[lane]
         self._places |= self._consumers
 
-    def adapt(self, work: Scheduler) -> None:
+    def adapt(self) -> None:
         """Fit the prefetch of each lane to what can start within 50 ms by its measured run time.
 
         From lanes without a slot that could come free nothing is taken at all. The broker's answers
         are not waited for: the queue of one lane may give none.
         """
-        wanted = {lane: self._wanted(lane, work) for lane in self._consumers}
+        wanted = {lane: self._wanted(lane) for lane in self._consumers}
         for lane, prefetch in wanted.items():
-            self._fit(self._consumers[lane], prefetch, work)
-            self._fit(self._suspects[lane], min(1, prefetch), work)
+            self._fit(self._consumers[lane], prefetch)
+            self._fit(self._suspects[lane], min(1, prefetch))
         if self._own is not None:
-            self._fit(self._own, max(wanted[lane] for lane in self._affine), work)
+            self._fit(self._own, max(wanted[lane] for lane in self._affine))
 
-    def _fit(self, consumer: Consumer, wanted: int, work: Scheduler) -> None:
+    def _fit(self, consumer: Consumer, wanted: int) -> None:
         if wanted == 0:
             # Each time: a fence that opens lets all take again.
             self._paused.add(consumer)
@@ -131,13 +139,13 @@ class LaneConsumers:
         if needed and worth_changing(consumer.prefetch, wanted):
             self._log.debug("prefetch", queue=consumer.queue, old=consumer.prefetch, new=wanted)
             consumer.want(prefetch=wanted)
-        if consumer in self._paused and work.takes:
+        if consumer in self._paused and self._work.takes:
             self._paused.discard(consumer)
             consumer.want(paused=False)
 
-    def _wanted(self, lane: str, work: Scheduler) -> int:
+    def _wanted(self, lane: str) -> int:
         """Return the prefetch of a lane; 0 if none of its slots can be used."""
-        definition = self._served[lane]
+        definition, work = self._served[lane], self._work
         kind = definition.executor
         slots = self._capacities[kind] - len(work.slots.stuck_reasons(kind))
         slots = work.waiting.usable(definition, slots)

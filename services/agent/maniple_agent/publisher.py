@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 
 from msgspec.structs import replace
 
@@ -89,9 +88,11 @@ class AgentPublisher:
         metrics: Metrics,
         *,
         times: Queues | None = None,
+        monotonic: Callable[[], float],
     ) -> None:
         """Publish through `publisher` and `results`."""
         self.results = results
+        self._monotonic = monotonic
         self._metrics = metrics
         self._lanes = (
             BatchPublisher(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
@@ -120,7 +121,7 @@ class AgentPublisher:
 
     def answering(self, done: ConfirmCallback) -> ConfirmCallback:
         """Return a `done` by which what waits elsewhere hears that the broker answers."""
-        since = monotonic()
+        since = self._monotonic()
 
         def answered(error: ManipleError | None) -> None:
             self.under_way.answered(since)
@@ -150,7 +151,7 @@ class AgentPublisher:
         left = (envelope.deadline - (envelope.dispatched_at or envelope.deadline)).total_seconds()
         left = max(left, LONGEST_PAUSE)
         waiting = _Task(encoded, done, may_copy, left)
-        if self._doors.refusal(TIER_KEYS[again.tier][0], monotonic()) is not None:
+        if self._doors.refusal(TIER_KEYS[again.tier][0], self._monotonic()) is not None:
             self._wait(waiting, again.tier)
             return
         self._try(
@@ -195,7 +196,7 @@ class AgentPublisher:
             keep(envelope.bulkhead)
             wait(Waiting.UNCONFIRMED)
 
-        if self._doors.refusal((LANES.name, key), monotonic()) is not None:
+        if self._doors.refusal((LANES.name, key), self._monotonic()) is not None:
             wait(Waiting.UNCONFIRMED)
             return
         task = _Task(encode(envelope), sent, may_copy)
@@ -207,7 +208,7 @@ class AgentPublisher:
         While none of them confirms, it waits here for the next that may be tried. A refusal shows
         that nothing was stored: it makes no copy.
         """
-        (_, name), rest = self._doors.first(tiers_for(tier, task.most), monotonic())
+        (_, name), rest = self._doors.first(tiers_for(tier, task.most), self._monotonic())
         if rest:
             self._pause(task, rest, tier)
             return
@@ -239,7 +240,7 @@ class AgentPublisher:
         exchange = LANES if outlet is self._lanes else DELAY
         leaving = _Leaving(outlet, task.done, instead)
         leaving.ticket = self.under_way.begin(
-            (exchange.name, key), leaving, monotonic(), may_copy=task.may_copy
+            (exchange.name, key), leaving, self._monotonic(), may_copy=task.may_copy
         )
         leaving.told = self._told
         outlet.add_item(key, task.encoded, leaving)
@@ -268,7 +269,7 @@ class AgentPublisher:
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
         self.results.drop_late_replies(taking=taking)
-        now = monotonic()
+        now = self._monotonic()
         if not taking:
             self.under_way.renew(now)
             return

@@ -8,13 +8,13 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from time import monotonic
 
 import structlog
 from msgspec import Raw
 
 from maniple.amqp import Delivery
 from maniple.attempts import NextAttempt, expired
+from maniple.clock import Clock
 from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, timed_out
@@ -40,7 +40,7 @@ from maniple_agent.domain.redelivery import (
 )
 from maniple_agent.executors import Executor
 from maniple_agent.fair_queue import tight_from
-from maniple_agent.jobs import BulkheadReport, Bundle, Job
+from maniple_agent.jobs import BulkheadReport, Bundle, Job, Report
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import LaneMeasure, RunQueue
@@ -69,19 +69,22 @@ class Scheduler:
         progress: ProgressReports,
         *,
         metrics: Metrics,
-        clock: Callable[[], datetime],
+        clock: Clock,
         traces: AttemptTracing,
+        executors: Callable[[Report], Mapping[Kind, Executor]],
+        fenced: Callable[[], bool],
         times: Holding | None = None,
         known: Known | None = None,
         most_bytes: int = MOST_BYTES,
         at_once: dict[str, int] | None = None,
     ) -> None:
-        """Publish through `departures`; `equip` gives executors before anything is taken.
+        """Publish through `departures`; `executors` makes what runs jobs and tells the report.
 
-        Deadlines go by what is `known` (None: by `clock`, which then is the cluster's time). No
-        more is begun while payloads that run and results on their way have `most_bytes`.
-        `at_once` is how many of some capabilities may run here.
+        Nothing is started while it is `fenced`. Deadlines go by what is `known` (None: by `clock`,
+        which then has the cluster's time). No more is begun while payloads that run and results on
+        their way have `most_bytes`. `at_once` is how many of some capabilities may run here.
         """
+        self._monotonic = clock.monotonic
         self._traces = traces
         self._registry = registry
         self._departures = departures
@@ -89,9 +92,9 @@ class Scheduler:
         self._metrics = metrics
         self._queue_seconds = metrics.histograms(QUEUE_SECONDS)
         self._run_seconds = metrics.histograms(RUN_SECONDS)
-        self._fenced: Callable[[], bool] = lambda: False
+        self._fenced = fenced
         self.rooms = BulkheadReport()
-        self._deadlines = TaskDeadlines(known or clock, clock)
+        self._deadlines = TaskDeadlines(known or clock.now, clock)
         self._conclusions = Completion(agent, departures, self._deadlines, metrics, traces=traces)
         self.attempts = self._conclusions.attempts
         self._suspect: Job | None = None
@@ -104,22 +107,16 @@ class Scheduler:
         self._splits = SuspectRedelivery(
             registry, departures, self._conclusions.publish_result, self._schedule_pump
         )
-        self.slots = Slots({})
         self.waiting = RunQueue(times)
         self.running: set[Job] = set()
         self._most_bytes = most_bytes
-        self._at_once = at_once or {}
         self._running_bytes = 0
         self.measures: defaultdict[str, LaneMeasure] = defaultdict(LaneMeasure)
         self.last_delivery_at: datetime | None = None
-
-    def equip(self, executors: Mapping[Kind, Executor], fenced: Callable[[], bool]) -> None:
-        """Give the executors that run jobs, and what tells whether none may be started."""
-        self.slots = Slots(executors)
-        self._fenced = fenced
+        self.slots = Slots(executors(self))
         for kind, executor in self.slots:
-            names = [one.capability for one in self._registry if one.executor is kind]
-            self.waiting.turns(kind).divide(names, executor.capacity, self._at_once)
+            names = [one.capability for one in registry if one.executor is kind]
+            self.waiting.turns(kind).divide(names, executor.capacity, at_once or {})
 
     # --- in ------------------------------------------------------------------------------
 
@@ -140,7 +137,7 @@ class Scheduler:
             self._metrics.counter(HANDED_BACK, "undecodable").inc()
             delivery.reject()
             return
-        bundle = Bundle(delivery, len(members))
+        bundle = Bundle(delivery, len(members), self._monotonic())
         self.rooms.took(bundle, envelopes)
         if self._traces.on:
             self._traces.received(bundle, envelopes)
@@ -261,7 +258,7 @@ class Scheduler:
     def _begins(self, job: Job, now: Moment) -> bool:
         envelope = job.envelope
         if not job.bundle.alive:
-            self.waiting.put_away(job, monotonic())
+            self.waiting.put_away(job, self._monotonic())
             return False
         fate = self._deadlines.fate(envelope, now)
         if fate is not DeadlineFate.RUNS:
@@ -320,7 +317,7 @@ class Scheduler:
             if job.settled:
                 continue
             if not job.bundle.alive:
-                self.waiting.put_away(job, monotonic())
+                self.waiting.put_away(job, self._monotonic())
             elif self.draining:
                 back.append(job)
             else:
@@ -360,7 +357,7 @@ class Scheduler:
 
     def connection_lost(self) -> None:
         """Put away what was delivered: the broker gives it to others, from now on."""
-        self.waiting.put_away_lost(monotonic())
+        self.waiting.put_away_lost(self._monotonic())
         self.stop_jobs([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
 
     def stop_exclusive(self) -> None:
@@ -400,7 +397,7 @@ class Scheduler:
 
         Nobody knows any more when that is over which comes back to its lane after its deadline.
         """
-        now = monotonic()
+        now = self._monotonic()
         for job in self.waiting.forget_orphans(now):
             self.attempts.forget_attempt(job)
         if not self._fenced():
@@ -416,7 +413,7 @@ class Scheduler:
             if job.deadline_known or job.envelope.deadline > known or job.started_at is None:
                 continue
             self.slots.cancel_job(job)
-            seconds = max(0.0, (self._deadlines.clock() - job.started_at).total_seconds())
+            seconds = max(0.0, (self._deadlines.clock.now() - job.started_at).total_seconds())
             self.outcome(job, timed_out(seconds), seconds)
 
     async def drain_jobs(self, timeout: float) -> None:
@@ -425,13 +422,13 @@ class Scheduler:
         What still runs then is stopped, and runs again elsewhere unless it may not.
         """
         self.draining = True
-        deadline = monotonic() + timeout
+        deadline = self._monotonic() + timeout
         self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         await self._stop_rest()
-        rest = max(DEPARTURE_SECONDS, deadline - monotonic())
+        rest = max(DEPARTURE_SECONDS, deadline - self._monotonic())
         with contextlib.suppress(TimeoutError):
             # Without the broker it would take for ever; what is not confirmed comes again.
             async with asyncio.timeout(rest):

@@ -4,13 +4,11 @@ import contextlib
 import os
 import platform
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 
 from maniple.identifiers import new_id
 from maniple.loading import here, load_registry, located
@@ -18,12 +16,14 @@ from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple_agent import diagnostics
 from maniple_agent.commands import AgentCommands, Ending
+from maniple_agent.completion import Known
 from maniple_agent.consumers import consumers_of
 from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor, cgroups
 from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
 from maniple_agent.identity import check_id, pids
+from maniple_agent.jobs import Report
 from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
@@ -52,11 +52,6 @@ LEAST_PAUSE = 1.0
 GOODBYE_MARGIN = 3.0
 
 
-def now() -> datetime:
-    """Read the clock: the only place of the agent that does for what others see."""
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True)
 class Parts:
     """What an agent is made of."""
@@ -75,19 +70,23 @@ class Parts:
 def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
     """Put an agent together; nothing is started. Raises `ConfigurationError` for its handlers."""
     settings = runtime.settings
-    time = ClusterTime(now, settings.timings.clocks)
+    time = ClusterTime(runtime.clock, settings.timings.clocks)
+    monotonic = runtime.clock.monotonic
     # Before their modules are there, which may ask for tracers.
     runtime.tracer.serve_handlers(time.off)
     registry = load_registry(settings.handlers, folder)
     for handler in diagnostics.HANDLERS:
         registry.add(handler)
     runtime.log.info("handlers are loaded", **_offers(registry))
-    lanes = LaneConsumers(settings.instance, registry, settings.variants, _capacities(settings))
     hot = HotPath(runtime, held_bytes=settings.held_bytes)
     queues = settings.timings.queues
-    results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
+    results = ResultPublisher(
+        hot.publisher, runtime.metrics, replier=hot.replier, times=queues, monotonic=monotonic
+    )
     traces = AttemptTracing(runtime.tracer, time.now)
-    departures = AgentPublisher(hot.publisher, results, runtime.metrics, times=queues)
+    departures = AgentPublisher(
+        hot.publisher, results, runtime.metrics, times=queues, monotonic=monotonic
+    )
     confirmation = Confirmation(monotonic(), settings.timings)
     work = Scheduler(
         settings.instance,
@@ -95,26 +94,27 @@ def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
         departures,
         ProgressReports(results, time.now),
         metrics=runtime.metrics,
-        clock=time.now,
+        clock=time.clock,
         traces=traces,
+        executors=partial(_executors, runtime, registry, folder, time.known),
+        fenced=lambda: confirmation.fenced(monotonic()),
         times=settings.timings.holding,
         known=time.known,
         most_bytes=settings.held_bytes,
         at_once=diagnostics.AT_ONCE,
     )
-    workers = partial(
-        ProcessExecutor,
-        handlers=located(settings.handlers, folder),
-        folder=folder,
-        cgroups_at=cgroups.ROOT,
-        clock=time.known,
-        tracer=runtime.tracer,
+    lanes = LaneConsumers(
+        settings.instance,
+        registry,
+        settings.variants,
+        _capacities(settings),
+        hot=hot,
+        work=work,
     )
-    executors = _executors(settings, registry, work, workers)
-    work.equip(executors, lambda: confirmation.fenced(monotonic()))
-    lanes.attach_consumers(hot, work)
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
-    return Parts(registry, hot, work, departures, lanes, executors, confirmation, ending, time)
+    return Parts(
+        registry, hot, work, departures, lanes, dict(work.slots), confirmation, ending, time
+    )
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +124,7 @@ async def build(runtime: Runtime[AgentSettings], folder: Path | None = None) -> 
     Its handlers are looked for in `folder` (None: the current one), where its workers begin.
     """
     settings = runtime.settings
-    parts = assemble(runtime, folder or here())
+    parts, monotonic = assemble(runtime, folder or here()), runtime.clock.monotonic
     description = describe(runtime, parts)
     plane = ControlPlane(
         settings.broker_url,
@@ -132,12 +132,13 @@ async def build(runtime: Runtime[AgentSettings], folder: Path | None = None) -> 
         log=runtime.log,
         health=runtime.health,
         times=settings.timings.amqp,
-    ).measured(runtime.metrics)
+        metrics=runtime.metrics,
+    )
     for executor in parts.executors.values():
         await executor.start(runtime.spawn)
     try:
         async with parts.hot.publishing(), plane:
-            await check_id(plane, description, settings.timings.heartbeats)
+            await check_id(plane, description, settings.timings.heartbeats, monotonic)
             parts.confirmation.confirm_heartbeat(monotonic())  # what counts from now on is silence
             async with parts.hot.consuming():
                 heartbeats = await _report(runtime, parts, plane, description)
@@ -151,6 +152,7 @@ async def build(runtime: Runtime[AgentSettings], folder: Path | None = None) -> 
 
 async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     """Stop taking tasks, finish or hand back what is here, and say goodbye."""
+    monotonic = parts.time.clock.monotonic
     began, seconds = monotonic(), parts.ending.seconds
     parts.work.draining = True  # a fence that opens meanwhile must not let anything in
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
@@ -190,12 +192,14 @@ async def _report(
         confirmed=fence.confirm,
         health=runtime.health,
         metrics=runtime.metrics,
-        clock=now,
+        clock=runtime.clock,
         timings=runtime.settings.timings,
     )
     hear = follow(parts.time, runtime.health)
     rebuilds = parts.hot.reconnect, parts.lanes.renew
-    commands = AgentCommands(heartbeats, parts.ending, *rebuilds, new_id, hear)
+    commands = AgentCommands(
+        heartbeats, parts.ending, *rebuilds, new_id, runtime.clock.monotonic, hear
+    )
     keys = control_keys(description.agent, description.capabilities)
     await consumers_of(commands, keys).subscribe(plane)
     await heartbeats.send_heartbeat()
@@ -204,7 +208,7 @@ async def _report(
         self_,
         parts.work,
         lanes=parts.lanes,
-        clock=now,
+        clock=runtime.clock,
         times=runtime.settings.timings.reports,
     )
     look = runtime.settings.timings.fencing.look
@@ -233,7 +237,7 @@ def describe(runtime: Runtime[AgentSettings], parts: Parts) -> AgentDescription:
         versions={"maniple": version("maniple"), "python": platform.python_version()},
         slots={kind.value: executor.capacity for kind, executor in parts.executors.items()},
         http=runtime.http_url,
-        started_at=now(),
+        started_at=runtime.clock.now(),
         timings=AgentTimings.of_timings(settings.timings),
         pids=pids(),
     )
@@ -269,26 +273,36 @@ def worker_environment(settings: AgentSettings) -> dict[str, str]:
 
 
 def _executors(
-    settings: AgentSettings,
+    runtime: Runtime[AgentSettings],
     registry: TaskRegistry,
-    work: Scheduler,
-    workers: Callable[..., ProcessExecutor],
+    folder: Path,
+    known: Known,
+    report: Report,
 ) -> dict[Kind, Executor]:
     """Return an executor for each kind of handler that there is."""
+    settings, clock = runtime.settings, runtime.clock.monotonic
     kinds = {definition.executor for definition in registry}
     executors: dict[Kind, Executor] = {}
     if Kind.ASYNC in kinds:
         executors[Kind.ASYNC] = LoopExecutor(
-            settings.slots, settings.instance, work, new_event_loop
+            settings.slots, settings.instance, report, new_event_loop, clock=clock
         )
     if Kind.THREAD in kinds:
-        executors[Kind.THREAD] = ThreadExecutor(settings.threads, settings.instance, work)
+        executors[Kind.THREAD] = ThreadExecutor(
+            settings.threads, settings.instance, report, clock=clock
+        )
     if Kind.PROCESS in kinds:
-        executors[Kind.PROCESS] = workers(
+        executors[Kind.PROCESS] = ProcessExecutor(
             settings.processes,
             settings.instance,
-            work,
+            report,
+            handlers=located(settings.handlers, folder),
             memory=settings.process_memory,
             environment=worker_environment(settings),
+            folder=folder,
+            cgroups_at=cgroups.ROOT,
+            known=known,
+            clock=clock,
+            tracer=runtime.tracer,
         )
     return executors

@@ -12,7 +12,7 @@ from maniple.topology import (
     UNROUTED_QUEUE,
 )
 from maniple_dispatcher.affinity.agents import AGENT_EVENTS, AgentDirectory
-from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.handlers import DispatcherHandlers
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.retry_consumer import RetryConsumer
 from maniple_dispatcher.ingress.submission import SubmissionConsumer
@@ -34,7 +34,7 @@ class Takers:
     retries: RetryConsumer
     dead_letters: DeadLetterConsumer
     gossip: Gossip
-    handlers: Handlers
+    handlers: DispatcherHandlers
     agents: AgentDirectory
     policies: PolicyView
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.breaker import Ends
@@ -16,17 +15,18 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Handlers:
+class DispatcherHandlers:
     """The control plane's handlers, with what they act on."""
 
     lanes: LanePublisher
     fleet: Coordinator
+    monotonic: Callable[[], float]
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
 
     def on_outcomes(self, report: Outcomes) -> None:
         """Take how attempts ended: it decides about bundles, breakers and bulkheads."""
-        now = monotonic()
+        now = self.monotonic()
         for lane in report.lanes:
             try:
                 self._learn_lane(lane, now)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from maniple.errors import BrokerUnavailable, InvalidMessage
 from maniple.messages import RESULTS_TYPE, Result
@@ -34,7 +34,7 @@ class ResultLearner:
                 await asyncio.sleep(LOOK)
                 continue
             try:
-                start = datetime.now(UTC) - LOOKS_BACK
+                start = self._runtime.clock.now() - LOOKS_BACK
                 async with reading(
                     self._runtime, "records", self._take, start=start, decode=decode_good
                 ) as one:

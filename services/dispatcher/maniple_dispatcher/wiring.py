@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from time import monotonic, time_ns
 
 from maniple.amqp import Inspector, Pulls
+from maniple.clock import Clock
 from maniple.errors import ManipleError
 from maniple_dispatcher.affinity.agents import AgentDirectory
 from maniple_dispatcher.affinity.assignment import Assignment
@@ -16,7 +15,7 @@ from maniple_dispatcher.consumers import Takers, consumers_of
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, is_lane
 from maniple_dispatcher.egress.lane_expiry import LOOKERS, Around, LaneExpiry, TurnOver
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.handlers import Handlers
+from maniple_dispatcher.handlers import DispatcherHandlers
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
 from maniple_dispatcher.ingress.long_messages import LongMessages
@@ -51,11 +50,6 @@ DEFAULT_TENANT = "default"
 LOOK_PERIOD = 0.25
 TIME_TIMEOUT = 2.0
 EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
-
-
-def now() -> datetime:
-    """Read this machine's clock: the only place of the dispatcher that does."""
-    return datetime.now(UTC)
 
 
 async def _look(lanes: LanePublisher, hot: HotPath) -> None:
@@ -97,10 +91,6 @@ async def _ask_for_time(
         runtime.log.info("the time is not known from a registry", reason=str(error))
 
 
-def _milliseconds() -> int:
-    return time_ns() // 1_000_000
-
-
 def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | None]:
     """Return what tells the policy of a lane's breaker."""
 
@@ -123,9 +113,7 @@ def _pulls(runtime: Runtime[DispatcherSettings]) -> Pulls:
     )
 
 
-def _around(
-    runtime: Runtime, hot: HotPath, fleet: Coordinator, clock: Callable[[], datetime]
-) -> Around:
+def _around(runtime: Runtime, hot: HotPath, fleet: Coordinator, clock: Clock) -> Around:
     prefix = runtime.settings.consul_prefix
     return Around(
         clock=clock,
@@ -138,24 +126,30 @@ def _around(
 @asynccontextmanager
 async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     """Start a dispatcher, and drain it on the way out."""
-    settings = runtime.settings
+    settings, monotonic = runtime.settings, runtime.clock.monotonic
     plane = ControlPlane(
         settings.broker_url,
         name=runtime.connection_name("control"),
         log=runtime.log,
         health=runtime.health,
         times=settings.timings.amqp,
-    ).measured(runtime.metrics)
+        metrics=runtime.metrics,
+    )
     policies = PolicyView(runtime, plane)
     hot = HotPath(runtime, held_bytes=settings.held_bytes, staged=True)
     queues = settings.timings.queues
-    results = ResultPublisher(hot.publisher, runtime.metrics, replier=hot.replier, times=queues)
+    results = ResultPublisher(
+        hot.publisher, runtime.metrics, replier=hot.replier, times=queues, monotonic=monotonic
+    )
     refused = RefusedLog(hot.publisher, runtime.metrics)
     roster = Assignment()
-    time = ClusterTime(now, settings.timings.clocks)
+    time = ClusterTime(runtime.clock, settings.timings.clocks)
     traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
     owned = LeaseOwner(
-        _breaker_of(policies), settings.timings, born=_milliseconds, known=lambda: policies.known
+        _breaker_of(policies),
+        settings.timings,
+        born=lambda: int(1000 * runtime.clock.now().timestamp()),
+        known=lambda: policies.known,
     )
     deadlines = LaneDeadlines(
         settings.timings.expiry,
@@ -171,12 +165,12 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         lanes=deadlines,
         wake=due.set,
     )
-    rooms = BulkheadCounts(fleet)
+    rooms = BulkheadCounts(fleet, monotonic)
     lanes = LanePublisher(
         hot.publisher,
         results,
         runtime.metrics,
-        time.now,
+        time.clock,
         roster=roster,
         traces=traces,
         rooms=rooms,
@@ -207,7 +201,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     good = ResultCache()
     gate = Pipeline(
-        lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.now
+        lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.clock
     )
     lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
     again = RedeliveredTasks(lookups, gate, results)
@@ -218,8 +212,9 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         settings.instance,
         fleet=fleet,
         log=runtime.log,
+        clock=runtime.clock,
     )
-    long = LongMessages()
+    long = LongMessages(monotonic)
     submissions = SubmissionConsumer(
         gate.admit,
         RefusalSender(results, refused, runtime.metrics),
@@ -232,7 +227,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         look=lookups.ask,
         long=long,
     )
-    pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.now)
+    pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.clock)
     turn_over = TurnOver(
         lanes,
         BundleMembers(lanes, refused, time.now),
@@ -259,7 +254,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             retries=returns,
             dead_letters=dead,
             gossip=talk,
-            handlers=Handlers(lanes, fleet, hear),
+            handlers=DispatcherHandlers(lanes, fleet, monotonic, hear),
             agents=agents,
             policies=policies,
         ),
@@ -278,7 +273,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
                 "look": _look(lanes, hot),
                 "talk": talk.exchange_reports(),
                 "recount bulkheads": BulkheadRecount(
-                    Inspector(hot.intake), fleet, roster
+                    Inspector(hot.intake), fleet, roster, monotonic
                 ).recount_bulkheads(),
                 "announce breakers": talk.announce_breakers(),
                 "show breakers": talk.show_breakers(),

@@ -1,13 +1,13 @@
 """Every input of the policy service, and what takes it."""
 
 from maniple.topology import EVENTS
-from maniple_policy.handlers import Handlers
+from maniple_policy.handlers import PolicyHandlers
 from maniple_policy.queries import PolicyQueries
 from maniple_runtime.consumers import Consumers, FromExchange
 from maniple_runtime.events import PolicyApplied
 
 
-def consumers_of(handlers: Handlers, answers: PolicyQueries) -> Consumers:
+def consumers_of(handlers: PolicyHandlers, answers: PolicyQueries) -> Consumers:
     """Return which message goes to whom, and who answers which request."""
     on_applied = FromExchange(EVENTS, (PolicyApplied.KEY,), (PolicyApplied,), answers.on_applied)
     return Consumers(

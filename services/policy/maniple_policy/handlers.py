@@ -17,7 +17,7 @@ from maniple_policy.requests import Apply, ApplyAll, Change, Delete, Rollback
 from maniple_runtime.control.requests import Asked
 
 
-class Handlers:
+class PolicyHandlers:
     """The operations that change. Each takes a request and returns a JSON object."""
 
     def __init__(self, answers: PolicyQueries, now: Callable[[], datetime]) -> None:

@@ -33,15 +33,15 @@ class Present:
 
 
 class LiveProcesses:
-    """Asks, and remembers the answer for some seconds; `clock` is monotonic."""
+    """Asks, and remembers the answer for some seconds."""
 
     def __init__(
-        self, plane: ControlPlane, consul: Consul, environment: str, clock: Callable[[], float]
+        self, plane: ControlPlane, consul: Consul, environment: str, monotonic: Callable[[], float]
     ) -> None:
         self._plane = plane
         self._consul = consul
         self._environment = environment
-        self._clock = clock
+        self._monotonic = monotonic
         self._known: Known | None = None
         self._until = float("-inf")
         self._present = Present(float("-inf"))
@@ -49,14 +49,14 @@ class LiveProcesses:
 
     async def known(self) -> Known | None:
         """Return what live agents offer; None if no registry says a page of it within a second."""
-        if self._clock() < self._until:
+        if self._monotonic() < self._until:
             return self._known
         try:
             request = partial(self._plane.request, "registry", "agents", timeout=PATIENCE)
             self._known = Known.of_agents((await all_agents(request))["agents"])
         except (ManipleError, AttributeError, TypeError):  # or a registry that speaks otherwise
             self._known = None
-        self._until = self._clock() + (SILENT if self._known is None else FRESH)
+        self._until = self._monotonic() + (SILENT if self._known is None else FRESH)
         return self._known
 
     async def present(self, services: Collection[str], at_most: float) -> Present:
@@ -66,13 +66,13 @@ class LiveProcesses:
         """
         async with self._looking:
             seen = self._present
-            if self._clock() - seen.at > at_most or not seen.services.issuperset(services):
+            if self._monotonic() - seen.at > at_most or not seen.services.issuperset(services):
                 seen = await self._look(frozenset(services))
                 self._present = seen
             return seen
 
     async def _look(self, services: frozenset[str]) -> Present:
-        begun = self._clock()
+        begun = self._monotonic()
         found = {}
         try:
             for service in sorted(services):

@@ -37,13 +37,13 @@ class PolicyQueries:
         self,
         store: Store,
         fleet: LiveProcesses,
-        clock: Callable[[], float],
+        monotonic: Callable[[], float],
         times: Policies | None = None,
     ) -> None:
         self.store = store
         self.fleet = fleet
-        self.reports = Replicas(clock(), times)
-        self._clock = clock
+        self.reports = Replicas(monotonic(), times)
+        self._monotonic = monotonic
 
     def on_applied(self, event: PolicyApplied) -> None:
         """Take what a process says that it runs."""
@@ -51,7 +51,7 @@ class PolicyQueries:
             log.warning("a report that cannot be is passed over", instance=event.instance)
             return
         self._learn()
-        self.reports.record_report(event, self._clock())
+        self.reports.record_report(event, self._monotonic())
         self.store.newest = self.reports.newest
 
     def found(self, key: str, *, deleted: bool = False) -> Stored:
@@ -135,7 +135,7 @@ class PolicyQueries:
         """Say which processes have which versions."""
         self.check_known()
         present, processes = await self._processes(ASKED_WITHIN)
-        now, reports, policies = self._clock(), self.reports, self.store.policies
+        now, reports, policies = self._monotonic(), self.reports, self.store.policies
         unknown = sum(one["heard"] is None for one in processes)
         records = self.store.records
         return {
@@ -172,7 +172,7 @@ class PolicyQueries:
         """
         present = await self.fleet.present(EVALUATING | self.reports.services, at_most)
         self._learn()
-        now = self._clock()
+        now = self._monotonic()
         self.reports.prune(present.processes, present.at, now)
         self.store.newest = self.reports.newest
         processes = self.reports.processes(self.store.policies.digest, present.processes or {}, now)

@@ -1,30 +1,24 @@
 """Composition root of the policy service; tests build it by the same function."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 from maniple.errors import BrokerUnavailable, PublishRefused
 from maniple_policy.consumers import consumers_of
-from maniple_policy.handlers import Handlers
+from maniple_policy.handlers import PolicyHandlers
 from maniple_policy.live_processes import LiveProcesses
 from maniple_policy.queries import PolicyQueries, count
+from maniple_policy.settings import PolicySettings
 from maniple_policy.store import Store
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
 from maniple_runtime.events import PolicyChanged
 from maniple_runtime.process import Runtime
 
 
-def now() -> datetime:
-    """Read the clock: this module is the only place of the policy service that does."""
-    return datetime.now(UTC)
-
-
 @asynccontextmanager
-async def build(runtime: Runtime) -> AsyncIterator[None]:
+async def build(runtime: Runtime[PolicySettings]) -> AsyncIterator[None]:
     """Start a policy service: first from its disk, then from Consul."""
-    settings = runtime.settings
+    settings, clock = runtime.settings, runtime.clock
     name = runtime.connection_name("control")
     await prepare_broker(settings.broker_url)
     async with ControlPlane(
@@ -33,7 +27,8 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
         log=runtime.log,
         health=runtime.health,
         times=settings.timings.amqp,
-    ).measured(runtime.metrics) as plane:
+        metrics=runtime.metrics,
+    ) as plane:
 
         async def announce(event: PolicyChanged) -> None:
             # Processes that miss it find the digest changed within 30 s.
@@ -49,13 +44,13 @@ async def build(runtime: Runtime) -> AsyncIterator[None]:
             health=runtime.health,
             metrics=runtime.metrics,
             announce=announce,
-            now=now,
+            now=clock.now,
         )
         store.load()
         runtime.spawn(store.keep(), "follow Consul")
-        fleet = LiveProcesses(plane, runtime.consul, settings.environment, time.monotonic)
-        answers = PolicyQueries(store, fleet, time.monotonic, settings.timings.policies)
-        consumers = consumers_of(Handlers(answers, now), answers)
+        fleet = LiveProcesses(plane, runtime.consul, settings.environment, clock.monotonic)
+        answers = PolicyQueries(store, fleet, clock.monotonic, settings.timings.policies)
+        consumers = consumers_of(PolicyHandlers(answers, clock.now), answers)
         await consumers.subscribe(plane)
         await consumers.respond(plane, "policy")
         runtime.spawn(count(answers, runtime.metrics), "count")

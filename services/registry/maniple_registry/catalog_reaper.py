@@ -1,8 +1,8 @@
 """Removing dead processes from Consul's catalog."""
 
 import asyncio
-import time
 from collections import defaultdict
+from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
@@ -22,18 +22,25 @@ class CatalogReaper:
     """
 
     def __init__(
-        self, consul: Consul, environment: str, log: FilteringBoundLogger, *, gone_after: float
+        self,
+        consul: Consul,
+        environment: str,
+        log: FilteringBoundLogger,
+        *,
+        gone_after: float,
+        monotonic: Callable[[], float],
     ) -> None:
         self._consul = consul
         self._environment = environment
         self._log = log
+        self._monotonic = monotonic
         self._reaping: Reaping[Ailing] = Reaping(gone_after)
 
     async def watch_catalog(self) -> None:
         """Look until cancelled; goes on when Consul is away."""
         while True:
             try:
-                await self.remove_dead_entries(time.monotonic())
+                await self.remove_dead_entries(self._monotonic())
             except ManipleError as error:
                 self._log.debug("catalog not read", reason=str(error))
             await asyncio.sleep(PERIOD)

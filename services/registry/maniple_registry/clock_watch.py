@@ -11,8 +11,8 @@ from structlog.typing import FilteringBoundLogger
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.timings import Clocks
 from maniple_registry.domain.clock_skew import Leading, by_host, correction, told
-from maniple_registry.handlers import Handlers
-from maniple_runtime.cluster_time import ClusterTime, steady
+from maniple_registry.handlers import RegistryHandlers
+from maniple_runtime.cluster_time import ClusterTime
 from maniple_runtime.control.messages import ALL_AGENTS, AgentId, Command, Request, Time
 from maniple_runtime.health import Health
 from maniple_runtime.process import Runtime
@@ -43,7 +43,11 @@ class ClockWatch:
     """
 
     def __init__(
-        self, handlers: Handlers, plane: ClockPlane, runtime: Runtime, tells: Callable[[], bool]
+        self,
+        handlers: RegistryHandlers,
+        plane: ClockPlane,
+        runtime: Runtime,
+        tells: Callable[[], bool],
     ) -> None:
         self._handlers = handlers
         self._plane = plane
@@ -54,10 +58,10 @@ class ClockWatch:
         self._log: FilteringBoundLogger = runtime.log
         self._host = socket.gethostname()
         self._known: dict[AgentId, str] = {}
-        self._others = ClusterTime(lambda: datetime.now(UTC), self._times, steady=steady)
+        self._clock = runtime.clock
+        self._others = ClusterTime(runtime.clock, self._times)
         self._time = Leading(self._times.agree)
         self._most = 0.0
-        handlers.agree = self._times.agree
 
     async def watch_clocks(self) -> None:
         """Look and tell until cancelled; the more agents there are, the more seldom."""
@@ -83,7 +87,7 @@ class ClockWatch:
         handlers, fleet = self._handlers, self._handlers.fleet
         self._most = correction(by_host(fleet, self._host), self._times.agree)
         self._lead()
-        handlers.correction = (self._now() - datetime.now(UTC)).total_seconds()
+        handlers.correction = (self._now() - self._clock.now()).total_seconds()
         known = {
             record.agent: told(ahead)
             for record in fleet
@@ -108,20 +112,20 @@ class ClockWatch:
         """Return the cluster's time as it is to be told now."""
         if not self._follows() and self._time.ahead is None:
             self._lead()
-        return datetime.fromtimestamp((self._time.ahead or 0.0) + steady(), UTC)
+        return datetime.fromtimestamp((self._time.ahead or 0.0) + self._clock.steady(), UTC)
 
     def _lead(self) -> None:
         """Lead the time, if it is for this registry to do; once a look, as looks are counted."""
         if not self._follows():
-            now = steady()
-            self._time.lead(datetime.now(UTC).timestamp() + self._most - now, now)
+            now = self._clock.steady()
+            self._time.lead(self._clock.now().timestamp() + self._most - now, now)
 
     def _follows(self) -> bool:
         """Go by what others tell, unless this registry leads; False if there is nothing."""
         leads = self._time.ahead is not None and self._tells()
         others = None if leads else self._others.known()
         if others is not None:
-            now = steady()
+            now = self._clock.steady()
             self._time.follow(others.timestamp() - now, now)
         return others is not None
 

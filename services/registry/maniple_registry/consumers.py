@@ -4,14 +4,16 @@ from functools import partial
 
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS
 from maniple_registry.clock_watch import ClockWatch
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_runtime.consumers import Consumers, FromExchange, Heard
 from maniple_runtime.control.messages import ALL_AGENTS, Time
 from maniple_runtime.events import AGENT_EVENTS
 
 
-def consumers_of(handlers: Handlers, hearing: HeartbeatConsumer, clocks: ClockWatch) -> Consumers:
+def consumers_of(
+    handlers: RegistryHandlers, hearing: HeartbeatConsumer, clocks: ClockWatch
+) -> Consumers:
     """Return which message from where goes to whom, and who answers which request."""
     on_heartbeat = partial(hearing.on_message, handlers.on_heartbeat)
     return Consumers(

@@ -5,9 +5,9 @@ some seconds after they were made, so those not found are looked for once more.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
@@ -34,7 +34,7 @@ class Evictor:
     `target` returns what is left to be removed of a failed agent: it may have come back meanwhile.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it stands on, as values
         self,
         consul: Consul,
         management: Management | None,
@@ -42,15 +42,17 @@ class Evictor:
         environment: str,
         target: Callable[[AgentRecord], Target],
         log: FilteringBoundLogger,
+        monotonic: Callable[[], float],
     ) -> None:
         self._consul = consul
         self._management = management
         self._environment = environment
         self._target = target
         self._log = log
-        self._closing = Batches(self._close_first, "connections not closed", log)
-        self._closing_again = Batches(self._close, "connections not closed", log, NAMES_SHOW)
-        self._delisting = Batches(self._delist, "not taken out of Consul", log)
+        batches = partial(Batches, log=log, monotonic=monotonic)
+        self._closing = batches(self._close_first, "connections not closed")
+        self._closing_again = batches(self._close, "connections not closed", delay=NAMES_SHOW)
+        self._delisting = batches(self._delist, "not taken out of Consul")
 
     def evict(self, failed: AgentRecord) -> None:
         """Evict one incarnation."""
@@ -105,18 +107,25 @@ class Batches:
     """
 
     def __init__(
-        self, work: Work, failure: str, log: FilteringBoundLogger, delay: float = 0.0
+        self,
+        work: Work,
+        failure: str,
+        *,
+        log: FilteringBoundLogger,
+        monotonic: Callable[[], float],
+        delay: float = 0.0,
     ) -> None:
         self._work = work
         self._failure = failure
         self._log = log
         self._delay = delay
+        self._monotonic = monotonic
         self._waiting: deque[tuple[float, AgentRecord]] = deque()  # with the time of its beginning
         self._added = asyncio.Event()
 
     def schedule(self, record: AgentRecord) -> None:
         """Have it done soon, or after the delay."""
-        self._waiting.append((time.monotonic() + self._delay, record))
+        self._waiting.append((self._monotonic() + self._delay, record))
         self._added.set()
 
     async def run_batches(self) -> None:
@@ -126,7 +135,7 @@ class Batches:
             self._added.clear()
             pause = FIRST_PAUSE
             while self._waiting:
-                await asyncio.sleep(max(0.0, self._waiting[0][0] - time.monotonic()))
+                await asyncio.sleep(max(0.0, self._waiting[0][0] - self._monotonic()))
                 if await self._attempt():
                     pause = FIRST_PAUSE
                     continue
@@ -134,7 +143,7 @@ class Batches:
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
     async def _attempt(self) -> bool:
-        now = time.monotonic()
+        now = self._monotonic()
         batch: list[tuple[float, AgentRecord]] = []
         while self._waiting and self._waiting[0][0] <= now:
             batch.append(self._waiting.popleft())
@@ -149,7 +158,7 @@ class Batches:
         return True
 
     def _again(self, batch: list[tuple[float, AgentRecord]], reason: str) -> None:
-        oldest = time.monotonic() - PATIENCE
+        oldest = self._monotonic() - PATIENCE
         late = [record.agent for begun, record in batch if begun <= oldest]
         if late:
             self._log.warning(self._failure, agents=late, reason=reason)

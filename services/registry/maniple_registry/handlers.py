@@ -48,7 +48,7 @@ UNSHOWN = "says more of itself than can be shown"
 
 
 @dataclass
-class Handlers:
+class RegistryHandlers:
     """The registry's handlers, with what they act on; `last_heard` in seconds of `clock`."""
 
     fleet: Agents

@@ -1,9 +1,6 @@
 """The registry's sense of time: what passes while it cannot hear is not held against agents."""
 
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-
+from maniple.clock import Clock
 from maniple.timings import Watching
 from maniple_registry.domain.agent_record import Instant
 
@@ -15,21 +12,16 @@ class HearingClock:
     sets it back; otherwise it never goes back.
     """
 
-    def __init__(
-        self,
-        monotonic: Callable[[], float] = time.monotonic,
-        *,
-        longest_step: float | None = None,
-    ) -> None:
+    def __init__(self, machine: Clock, *, longest_step: float | None = None) -> None:
         self._longest_step = longest_step or Watching().longest_step
-        self._monotonic = monotonic
+        self._now, self._monotonic = machine.now, machine.monotonic
         self._lost = 0.0
-        self._seen = monotonic()
+        self._seen = machine.monotonic()
         self._hearing = True
 
     def now(self) -> Instant:
         """Return the time, without what was lost."""
-        return Instant(self.seconds(), datetime.now(UTC))
+        return Instant(self.seconds(), self._now())
 
     def seconds(self) -> float:
         """Return the seconds of `now`."""

@@ -3,15 +3,14 @@
 import asyncio
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from time import monotonic
 
 from maniple.errors import ManipleError
 from maniple.timings import Timings, Watching
 from maniple_registry.domain.agent_record import Instant
 from maniple_registry.domain.mass_silence import proven, threatens
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_runtime.consul.catalog import Instance, service_name
 from maniple_runtime.consul.client import Consul, http_check, ttl_check
@@ -30,7 +29,9 @@ _LIFE = rf"[A-Za-z0-9-]{{0,{MOST_OF_A_LIFE}}}"
 class FailureDetector:
     """Judges who is silent; asks for our own echo when much of the fleet is, or one is to fail."""
 
-    def __init__(self, handlers: Handlers, hearing: HeartbeatConsumer, watching: Watching) -> None:
+    def __init__(
+        self, handlers: RegistryHandlers, hearing: HeartbeatConsumer, watching: Watching
+    ) -> None:
         self._handlers = handlers
         self._hearing = hearing
         self._times = watching
@@ -88,14 +89,14 @@ class FailureDetector:
         return False
 
 
-async def act(handlers: Handlers, period: float) -> None:
+async def act(handlers: RegistryHandlers, period: float) -> None:
     """Do what this registry has to do, until cancelled."""
     while True:
         handlers.actor.act(handlers.clock.seconds())
         await asyncio.sleep(period)
 
 
-async def count(handlers: Handlers) -> None:
+async def count(handlers: RegistryHandlers) -> None:
     """Show the number of agents by state, until cancelled."""
     while True:
         for state, number in handlers.fleet.counts().items():
@@ -103,7 +104,7 @@ async def count(handlers: Handlers) -> None:
         await asyncio.sleep(COUNT_PERIOD)
 
 
-async def inherit(handlers: Handlers, plane: ControlPlane) -> None:
+async def inherit(handlers: RegistryHandlers, plane: ControlPlane) -> None:
     """Ask another registry, if there is one, which incarnations have failed."""
     try:
         async for answer in pages(partial(plane.request, "registry", "failed")):
@@ -119,10 +120,18 @@ class StalledLaneWatch:
     take says nothing about them.
     """
 
-    def __init__(self, handlers: Handlers, hearing: HeartbeatConsumer, watching: Watching) -> None:
+    def __init__(
+        self,
+        handlers: RegistryHandlers,
+        hearing: HeartbeatConsumer,
+        watching: Watching,
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._handlers = handlers
         self._hearing = hearing
         self._times = watching
+        self._monotonic = monotonic
         self._reconnects = hearing.link.reconnects
         self._settled_at = float("-inf")
 
@@ -136,7 +145,7 @@ class StalledLaneWatch:
                 self._handlers.log.exception("lanes not looked at")
 
     async def _look(self) -> None:
-        fleet, now = self._handlers.fleet, monotonic()
+        fleet, now = self._handlers.fleet, self._monotonic()
         if self._reconnects != self._hearing.link.reconnects:
             self._reconnects = self._hearing.link.reconnects
             self._settled_at = now + self._times.settling
@@ -153,7 +162,7 @@ class ConsulWatch:
     """The second detector: HTTP checks, and who should be there when a registry starts."""
 
     def __init__(
-        self, handlers: Handlers, consul: Consul, environment: str, timings: Timings
+        self, handlers: RegistryHandlers, consul: Consul, environment: str, timings: Timings
     ) -> None:
         self._handlers = handlers
         self._times = timings.watching

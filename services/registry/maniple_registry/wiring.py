@@ -10,7 +10,7 @@ from maniple_registry.consumers import consumers_of
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.pending_actions import PendingActions
 from maniple_registry.eviction import Evictor
-from maniple_registry.handlers import Handlers
+from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_registry.management import Management
@@ -44,7 +44,8 @@ async def build(runtime: Runtime[RegistrySettings]) -> AsyncIterator[None]:
         health=runtime.health,
         patience=0,
         times=timings.amqp,
-    ).measured(runtime.metrics)
+        metrics=runtime.metrics,
+    )
     leadership = Leadership(runtime)
     hearing = HeartbeatConsumer(runtime)
     handlers = assemble(runtime, plane, leadership, hearing)
@@ -69,9 +70,10 @@ async def build(runtime: Runtime[RegistrySettings]) -> AsyncIterator[None]:
             # Before any question is answered: half a fleet is a wrong answer.
             await checks.seed()
             runtime.spawn(checks.watch_checks(), "checks")
-            runtime.spawn(
-                StalledLaneWatch(handlers, hearing, timings.watching).watch_lanes(), "lanes"
+            lanes = StalledLaneWatch(
+                handlers, hearing, timings.watching, monotonic=runtime.clock.monotonic
             )
+            runtime.spawn(lanes.watch_lanes(), "lanes")
             runtime.spawn(_reaper(runtime).watch_catalog(), "reaper")
             await consumers.respond(plane, "registry")
             yield
@@ -84,7 +86,7 @@ def assemble(
     plane: ControlPlane,
     leadership: Leadership,
     hearing: HeartbeatConsumer,
-) -> Handlers:
+) -> RegistryHandlers:
     """Put together what decides and acts; nothing is started."""
     settings = runtime.settings
     timings = settings.timings
@@ -98,6 +100,7 @@ def assemble(
         environment=settings.environment,
         target=fleet.target,
         log=runtime.log,
+        monotonic=runtime.clock.monotonic,
     )
     for cause in CAUSES:  # an alert sees a counter rise only from a value that was there before
         runtime.metrics.counter(EVICTIONS, cause)
@@ -111,11 +114,24 @@ def assemble(
         metrics=runtime.metrics,
         log=runtime.log,
     )
-    clock = HearingClock(longest_step=timings.watching.longest_step)
-    return Handlers(fleet, clock, actor, runtime.metrics, runtime.log, hears=lambda: hearing.hears)
+    clock = HearingClock(runtime.clock, longest_step=timings.watching.longest_step)
+    return RegistryHandlers(
+        fleet,
+        clock,
+        actor,
+        runtime.metrics,
+        runtime.log,
+        hears=lambda: hearing.hears,
+        agree=timings.clocks.agree,
+    )
 
 
 def _reaper(runtime: Runtime) -> CatalogReaper:
     settings = runtime.settings
-    gone_after = settings.timings.catalog.gone
-    return CatalogReaper(runtime.consul, settings.environment, runtime.log, gone_after=gone_after)
+    return CatalogReaper(
+        runtime.consul,
+        settings.environment,
+        runtime.log,
+        gone_after=settings.timings.catalog.gone,
+        monotonic=runtime.clock.monotonic,
+    )

@@ -4,12 +4,13 @@ The clocks of two machines are never compared. A registry broadcasts its time; t
 is measured by a steady clock. So the known time can only be late, by as long as the broadcast took.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from maniple.clock import Clock
 from maniple.timings import Clocks
 from maniple_runtime.control.messages import Time
 from maniple_runtime.health import Health
@@ -19,15 +20,6 @@ MOST_SOURCES: Final = 16
 YEARS: Final = range(2000, 9000)
 TWICE: Final = 2
 COMPARED: Final = 0.1  # seconds after which this machine's clock, which may be set, is compared
-CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the first
-
-
-def steady() -> float:
-    """Return seconds that nobody sets, and that pass while the machine is suspended, too.
-
-    `time.monotonic` stands still meanwhile: a machine that slept would be behind by that for ever.
-    """
-    return time.clock_gettime(CLOCK)
 
 
 class ClusterTime:
@@ -38,17 +30,16 @@ class ClusterTime:
     any more.
     """
 
-    def __init__(
-        self,
-        wall: Callable[[], datetime],
-        times: Clocks | None = None,
-        *,
-        steady: Callable[[], float] = steady,
-    ) -> None:
-        """Begin with `wall`, this machine's clock; `steady` counts seconds and is never set."""
-        self._wall = wall
+    def __init__(self, machine: Clock, times: Clocks | None = None) -> None:
+        """Begin with this machine's clock.
+
+        What has passed goes by its `steady`. By its `monotonic`, which stands still meanwhile, a
+        machine that was suspended would be behind by that for ever.
+        """
+        self._wall, self._steady = machine.now, machine.steady
         self._times = times or Clocks()
-        self._steady = steady
+        self.clock = replace(machine, now=self.now)
+        """This machine's, but for the time of day, which is `now`."""
         self._heard: dict[str, deque[tuple[float, float]]] = {}
         self._difference: float | None = None
         self._off = 0.0

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,6 +13,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import ConfigurationError
 from maniple.forks import keep_from_children
 from maniple.loops import end
@@ -47,7 +47,7 @@ class Health:
     """
 
     def __init__(
-        self, service: str, instance: str, *, clock: Callable[[], float] = time.monotonic
+        self, service: str, instance: str, *, clock: Callable[[], float] = SYSTEM_CLOCK.monotonic
     ) -> None:
         self.service = service
         self.instance = instance

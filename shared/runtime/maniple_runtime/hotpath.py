@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from time import monotonic
 
 from maniple.amqp import (
     AmqpConnection,
@@ -114,7 +113,11 @@ class HotPath:
 
         Losses within a minute of each other count as one, from the first on.
         """
-        return self._back_at - self._lost_at if monotonic() - self._back_at < LATELY else 0.0
+        return (
+            self._back_at - self._lost_at
+            if self._runtime.clock.monotonic() - self._back_at < LATELY
+            else 0.0
+        )
 
     @property
     def publishes(self) -> bool:
@@ -251,10 +254,10 @@ class HotPath:
     def _changed(self, link: str, *, up: bool, required: bool = True) -> None:
         if link == "consume" and not up:
             if not self.outage:
-                self._lost_at = monotonic()
-            self._back_at = monotonic()
+                self._lost_at = self._runtime.clock.monotonic()
+            self._back_at = self._runtime.clock.monotonic()
         elif link == "consume" and link in self._was_up:
-            self._back_at = monotonic()
+            self._back_at = self._runtime.clock.monotonic()
         reconnects = self._runtime.metrics.counter(RECONNECTS, link)
         if up and link in self._was_up:
             reconnects.inc()

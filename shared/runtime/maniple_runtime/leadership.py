@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import math
 import random
-import time
 
 from maniple.errors import ManipleError
 from maniple_runtime.consul.client import Consul, ttl_check
@@ -28,6 +27,7 @@ class Leadership:
         """Describe the lock; `hold_leadership` takes it."""
         settings = runtime.settings
         self._runtime = runtime
+        self._monotonic = runtime.clock.monotonic
         self._consul: Consul = runtime.consul
         self._instance = settings.instance
         self._times = settings.timings.leading
@@ -41,7 +41,7 @@ class Leadership:
     @property
     def leads(self) -> bool:
         """Whether this process leads, as far as it can know."""
-        return time.monotonic() - self._confirmed <= self._times.lease
+        return self._monotonic() - self._confirmed <= self._times.lease
 
     @property
     def led(self) -> bool:
@@ -64,7 +64,7 @@ class Leadership:
                 await self._look_now()
 
     async def _look_now(self) -> None:
-        asked = time.monotonic()
+        asked = self._monotonic()
         try:
             leader = await self._ask()
         except ManipleError as error:

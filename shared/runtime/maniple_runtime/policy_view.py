@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
@@ -170,13 +169,13 @@ class PolicyView:
     async def _report(self, policies: PolicySet) -> None:
         """Report what is in force here, if it is new or the last report is old."""
         before = self._reported
-        now = asyncio.get_running_loop().time()
+        now = self._runtime.clock.monotonic()
         is_told = before is not None and _identity(before) == _identity(policies)
         if is_told and now < self._report_at:
             return
         settings = self._runtime.settings
         event = PolicyApplied(
-            at=datetime.now(UTC),
+            at=self._runtime.clock.now(),
             service=settings.service,
             instance=settings.instance,
             digest=policies.digest,

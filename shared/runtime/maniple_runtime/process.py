@@ -24,6 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from typing_extensions import TypeVar
 
+from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.forks import keep_signals_from_children
 from maniple.loops import cancel
@@ -65,7 +66,8 @@ class Runtime(Generic[S_co]):
 
     `stopping` is set when the process shall end. `life` distinguishes this run of the instance from
     others, in the names of its connections and in Consul. `pulse` refreshes the TTL check in
-    Consul, if it is expected; otherwise the required components of `health` decide.
+    Consul, if it is expected; otherwise the required components of `health` decide. Who needs the
+    time reads `clock`, and nothing else.
     """
 
     settings: S_co
@@ -75,6 +77,7 @@ class Runtime(Generic[S_co]):
     log: FilteringBoundLogger
     stopping: asyncio.Event
     tracer: Tracer = NO_TRACER
+    clock: Clock = SYSTEM_CLOCK
     http_url: str = ""
     life: str = field(default_factory=lambda: secrets.token_hex(3))
     pulse: TtlHeartbeat = field(default_factory=TtlHeartbeat)
@@ -126,11 +129,12 @@ class _Process(Generic[S]):
         self.stopping = stopping
         self.started = asyncio.Event()
         self.leave = asyncio.Event()
-        self.health = Health(settings.service, settings.instance)
+        self.clock = SYSTEM_CLOCK
+        self.health = Health(settings.service, settings.instance, clock=self.clock.monotonic)
         self.health.versions["maniple"] = version("maniple")
         self.health.timings = settings.timings.shown()
         self.metrics = process_metrics()
-        self.tracer = make_tracer(settings, self.metrics)
+        self.tracer = make_tracer(settings, self.metrics, self.clock)
         self.log = get_logger("maniple.runner")
         self.runtime: Runtime[S] | None = None
 
@@ -153,6 +157,7 @@ class _Process(Generic[S]):
                     log=get_logger(f"maniple.{self.settings.service}"),
                     stopping=self.stopping,
                     tracer=self.tracer,
+                    clock=self.clock,
                     http_url=server.url,
                 )
                 self.log.info("starting", http=server.url, environment=self.settings.environment)

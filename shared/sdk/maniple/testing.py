@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +25,7 @@ from maniple import codec
 from maniple.attempts import Ran, conclude, context_of, expired, result_of, seconds_for
 from maniple.client.core import Client
 from maniple.client.handle import OutstandingHandles, Ticket
+from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
 from maniple.loading import load_registry
@@ -78,8 +79,15 @@ async def cluster(
 class MemoryCarrier:
     """Runs tasks in this process instead of sending them to a cluster."""
 
-    def __init__(self, registry: TaskRegistry, outstanding: OutstandingHandles, slots: int) -> None:
+    def __init__(
+        self,
+        registry: TaskRegistry,
+        outstanding: OutstandingHandles,
+        slots: int,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Run the handlers of `registry`, at most `slots` at a time."""
+        self.now = clock.now
         self._registry = registry
         self._outstanding = outstanding
         self._slots = asyncio.Semaphore(slots)
@@ -134,7 +142,8 @@ class _Run:
     def __init__(self, carrier: MemoryCarrier, task: Task) -> None:
         self._carrier = carrier
         self._loop = asyncio.get_running_loop()
-        now = datetime.now(UTC)
+        self._now = carrier.now
+        now = carrier.now()
         self._envelope = Envelope(
             id=task.id or "",
             capability=task.capability or "",
@@ -155,14 +164,14 @@ class _Run:
             failure = Failure(
                 code=ErrorCode.NO_AGENT, message="no handler here offers the capability"
             )
-            return result_of(envelope, Status.EXPIRED, _never_ran(), failure=failure)
+            return result_of(envelope, Status.EXPIRED, self._never_ran(), failure=failure)
         while True:
-            started = datetime.now(UTC)
+            started = self._now()
             timeout = seconds_for(envelope, definition, started)
             if timeout <= 0:
-                return expired(envelope, _never_ran())
+                return expired(envelope, self._never_ran())
             outcome = await self._attempt(definition, envelope, timeout)
-            ran = Ran(AGENT, started, datetime.now(UTC), limit=timeout)
+            ran = Ran(AGENT, started, self._now(), limit=timeout)
             decision = conclude(envelope, definition, outcome, ran, jitter=lambda: 0.0)
             if isinstance(decision, Result):
                 return decision
@@ -191,12 +200,11 @@ class _Run:
             capability=self._envelope.capability,
             attempt=attempt,
             value=Raw(raw),
-            at=datetime.now(UTC),
+            at=self._now(),
             tenant=self._envelope.tenant,
         )
         with contextlib.suppress(RuntimeError):  # a thread that outlives the test
             self._loop.call_soon_threadsafe(self._carrier.report, progress)
 
-
-def _never_ran() -> Ran:
-    return Ran(AGENT, None, datetime.now(UTC))
+    def _never_ran(self) -> Ran:
+        return Ran(AGENT, None, self._now())

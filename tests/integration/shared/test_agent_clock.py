@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent_inside import agent_inside
-from maniple_agent import wiring
+from maniple.clock import Clock
 from maniple_cli.control import ask
 from maniple_cli.dev_cluster.cluster import Cluster
 from waiting import wait_until
@@ -16,11 +16,11 @@ TOGETHER = 20
 
 @pytest.mark.parametrize(("wrong", "said"), [(120.0, "120 s ahead"), (-120.0, "120 s behind")])
 async def test_a_task_has_its_ttl_on_a_machine_whose_clock_is_wrong_which_is_shown(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, wrong: float, said: str
+    cluster: Cluster, wrong: float, said: str
 ) -> None:
-    monkeypatch.setattr(wiring, "now", lambda: datetime.now(UTC) + timedelta(seconds=wrong))
+    clock = Clock(now=lambda: datetime.now(UTC) + timedelta(seconds=wrong))
     url = cluster.ready_info()["operator_url"]
-    async with agent_inside(cluster, slots=4) as agent:
+    async with agent_inside(cluster, clock=clock, slots=4) as agent:
         handles = [
             await agent.client.submit("fencing.plain", 0.05, ttl=60.0) for _ in range(TOGETHER)
         ]

@@ -43,9 +43,11 @@ async def url(servers: LocalServers) -> str:
 
 
 @asynccontextmanager
-async def planes(url: str, **options: Any) -> AsyncIterator[tuple[ControlPlane, ControlPlane]]:
-    """A service's and an agent's control plane."""
-    service = ControlPlane(url, name=f"service-{new_id()}", log=LOG)
+async def planes(
+    url: str, counted: Metrics | None = None, **options: Any
+) -> AsyncIterator[tuple[ControlPlane, ControlPlane]]:
+    """A service's and an agent's control plane; the service's is `counted`."""
+    service = ControlPlane(url, name=f"service-{new_id()}", log=LOG, metrics=counted)
     agent = ControlPlane(url, name=f"agent-{new_id()}", log=LOG, **options)
     async with service, agent:
         yield service, agent
@@ -86,10 +88,9 @@ async def test_what_cannot_be_decoded_and_handlers_that_fail_stop_nobody(url: st
         def to_json(self) -> bytes:
             return b"\xff{"
 
-    async with planes(url) as (service, agent):
+    metrics = Metrics()
+    async with planes(url, metrics) as (service, agent):
         heard: list[int] = []
-        metrics = Metrics()
-        service.measured(metrics)
 
         async def fragile(heartbeat: Heartbeat) -> None:
             if heartbeat.sequence == 1:
@@ -168,8 +169,7 @@ async def test_a_closed_connection_is_built_again_with_one_consumer_per_queue(
 ) -> None:
     health = Health("agent", "a1")
     metrics = Metrics()
-    async with planes(url, health=health) as (service, agent):
-        agent.measured(metrics)
+    async with planes(url, health=health, metrics=metrics) as (service, agent):
         heard: list[Any] = []
         await agent.subscribe(CONTROL, control_keys("a1", []), Announce, heard.append)
         await agent.respond("registry", {"echo": echo})

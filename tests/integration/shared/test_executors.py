@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import pytest_asyncio
@@ -39,13 +40,15 @@ def gate(tmp_path: Path) -> Gate:
 
 @pytest.fixture
 async def loop(told: Told) -> AsyncIterator[Executor]:
-    async with started(LoopExecutor(20, "agent-1", told, new_event_loop)) as executor:
+    async with started(
+        LoopExecutor(20, "agent-1", told, new_event_loop, clock=monotonic)
+    ) as executor:
         yield executor
 
 
 @pytest.fixture
 async def threads(told: Told) -> AsyncIterator[Executor]:
-    async with started(ThreadExecutor(2, "agent-1", told)) as executor:
+    async with started(ThreadExecutor(2, "agent-1", told, clock=monotonic)) as executor:
         yield executor
 
 

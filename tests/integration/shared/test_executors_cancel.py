@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import structlog
@@ -20,7 +21,7 @@ def gate(tmp_path: Path) -> Gate:
 
 async def test_a_cancelled_handler_on_the_loop_ends_and_frees_its_slot() -> None:
     told = Told()
-    async with started(LoopExecutor(2, "agent-1", told, new_event_loop)) as loop:
+    async with started(LoopExecutor(2, "agent-1", told, new_event_loop, clock=monotonic)) as loop:
         endless, other = job("endless", "x.hang"), job("other", "x.async", 2)
         loop.run([endless])
         loop.cancel(endless)
@@ -32,7 +33,7 @@ async def test_a_cancelled_handler_on_the_loop_ends_and_frees_its_slot() -> None
 
 async def test_a_cancelled_thread_keeps_its_slot_and_its_outcome_is_dropped(gate: Gate) -> None:
     told = Told()
-    async with started(ThreadExecutor(1, "agent-1", told)) as threads:
+    async with started(ThreadExecutor(1, "agent-1", told, clock=monotonic)) as threads:
         slow = job("slow", "x.thread", str(gate))
         threads.run([slow])
         await wait_until(lambda: told.values == ["begun"])
@@ -86,7 +87,9 @@ async def test_the_handler_that_blocks_the_loop_is_named(
     monkeypatch.setattr(blocking, "BLOCKED_AFTER", 0.3)
     told = Told()
     with structlog.testing.capture_logs() as lines:
-        async with started(LoopExecutor(3, "agent-1", told, new_event_loop)) as loop:
+        async with started(
+            LoopExecutor(3, "agent-1", told, new_event_loop, clock=monotonic)
+        ) as loop:
             patient = job("patient", "x.hang")
             loop.run([patient, job("blocker", "x.block", str(gate))])
             await wait_until(lambda: ["x.block"] in [line.get("handlers") for line in lines])

@@ -65,13 +65,15 @@ async def test_what_a_handler_starts_in_a_worker_can_be_terminated() -> None:
 
 OWNER = """
 import asyncio, sys
+from time import monotonic
 sys.path[:0] = {path!r}
 from executor_bench import TOLD_WITHIN, Told, job, started, workers
 from maniple_agent.executors import ThreadExecutor
 from waiting import wait_until
 async def main():
     told = Told()
-    async with started(workers(told)) as it, started(ThreadExecutor(1, "a", told)) as threads:
+    plain = ThreadExecutor(1, "a", told, clock=monotonic)
+    async with started(workers(told)) as it, started(plain) as threads:
         it.run([job("worker", "x.pid")])
         worker = int((await told.of("worker")).output)
         it.run([job("in C", "x.in_c")])

@@ -5,6 +5,7 @@ import os
 import threading
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -40,8 +41,8 @@ async def test_a_report_that_raises_costs_its_own_task_only() -> None:
     told = Told()
     told.raises = {"bad"}
     async with (
-        started(LoopExecutor(3, "agent-1", told, new_event_loop)) as loop,
-        started(ThreadExecutor(3, "agent-1", told)) as plain,
+        started(LoopExecutor(3, "agent-1", told, new_event_loop, clock=monotonic)) as loop,
+        started(ThreadExecutor(3, "agent-1", told, clock=monotonic)) as plain,
     ):
         loop.run([job("bad", "x.async", 1), job("1", "x.async", 1), job("2", "x.async", 1)])
         plain.run([job(name, "x.thread") for name in ("bad", "3", "4")])
@@ -61,9 +62,9 @@ async def test_whatever_fails_around_a_handler_its_slot_comes_back(
     told = Told()
     on_a_loop = kind == "loop"
     made = (
-        LoopExecutor(1, "agent-1", told, new_event_loop)
+        LoopExecutor(1, "agent-1", told, new_event_loop, clock=monotonic)
         if on_a_loop
-        else ThreadExecutor(1, "agent-1", told)
+        else ThreadExecutor(1, "agent-1", told, clock=monotonic)
     )
     async with started(made) as executor:
         for name in ("1", "2"):
@@ -74,7 +75,7 @@ async def test_whatever_fails_around_a_handler_its_slot_comes_back(
 
 async def test_a_handler_that_cancels_its_own_task_gives_its_slot_back() -> None:
     told = Told()
-    async with started(LoopExecutor(1, "agent-1", told, new_event_loop)) as loop:
+    async with started(LoopExecutor(1, "agent-1", told, new_event_loop, clock=monotonic)) as loop:
         loop.run([job("it", "x.suicide")])
         assert await told.code("it") is ErrorCode.HANDLER_ERROR
         await wait_until(lambda: loop.free == 1)
@@ -87,7 +88,7 @@ async def test_a_handler_that_ends_the_loop_does_not_end_its_neighbours(
 ) -> None:
     told = Told()
     with structlog.testing.capture_logs() as lines:
-        async with started(LoopExecutor(3, "agent-1", told, loop_factory)) as loop:
+        async with started(LoopExecutor(3, "agent-1", told, loop_factory, clock=monotonic)) as loop:
             loop.run([job("neighbour", "x.progress", 2), job("it", capability, 3)])
             assert (await told.of("neighbour")).output == b"2"
             assert (await told.of("it")).output == b"3"
@@ -102,8 +103,8 @@ async def test_a_handler_that_ends_the_loop_does_not_end_its_neighbours(
 async def test_a_flood_of_progress_stays_where_it_is_made(kind: str) -> None:
     told = Told()
     made: dict[str, tuple[str, Executor]] = {
-        "loop": ("x.flood", LoopExecutor(1, "agent-1", told, new_event_loop)),
-        "threads": ("x.thread_flood", ThreadExecutor(8, "agent-1", told)),
+        "loop": ("x.flood", LoopExecutor(1, "agent-1", told, new_event_loop, clock=monotonic)),
+        "threads": ("x.thread_flood", ThreadExecutor(8, "agent-1", told, clock=monotonic)),
         "process": ("x.process_flood", workers(told)),
     }
     capability, flooded = made[kind]
@@ -122,7 +123,11 @@ async def test_the_latest_value_arrives_while_the_handler_goes_on(
     capability: str, tmp_path: Path
 ) -> None:
     told, gates = Told(), [Gate(tmp_path / name) for name in ("first", "second")]
-    made = ThreadExecutor(1, "agent-1", told) if capability == "x.two_steps" else workers(told)
+    made = (
+        ThreadExecutor(1, "agent-1", told, clock=monotonic)
+        if capability == "x.two_steps"
+        else workers(told)
+    )
     async with started(made) as executor:
         executor.run([job("it", capability, [str(gate) for gate in gates])])
         await wait_until(lambda: told.values == [1])
@@ -162,7 +167,7 @@ async def test_a_job_that_waited_for_a_worker_does_not_run_beyond_its_deadline(
     gate: Gate, tmp_path: Path
 ) -> None:
     told, touched, times = Told(), tmp_path / "touched", [now()]
-    async with started(workers(told, clock=lambda: times[-1])) as executor:
+    async with started(workers(told, known=lambda: times[-1])) as executor:
         first, late = job("first", "x.pid", str(gate)), job("late", "x.touch", str(touched))
         cut = job("cut", "x.pid", str(tmp_path / "never"), expires_in=400.0)
         executor.run([first, late, cut])
@@ -209,8 +214,7 @@ async def test_a_job_whose_thread_cannot_be_started_ends_and_those_after_it_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told, clock = Told(), [0.0]
-    monkeypatch.setattr(threads, "monotonic", lambda: clock[0])
-    async with started(ThreadExecutor(2, "agent-1", told)) as executor:
+    async with started(ThreadExecutor(2, "agent-1", told, clock=lambda: clock[0])) as executor:
         executor.run([job("first", "x.thread")])
         await told.of("first")
         with monkeypatch.context() as patch, timers_held() as timers:
@@ -238,8 +242,8 @@ async def test_a_handler_that_does_not_return_is_named_while_it_keeps_its_slot(
 ) -> None:
     told, grace = Told(), Grace(monkeypatch)
     async with (
-        started(LoopExecutor(2, "agent-1", told, new_event_loop)) as loop,
-        started(ThreadExecutor(2, "agent-1", told)) as plain,
+        started(LoopExecutor(2, "agent-1", told, new_event_loop, clock=monotonic)) as loop,
+        started(ThreadExecutor(2, "agent-1", told, clock=monotonic)) as plain,
     ):
         loop.run([job("1", "x.stubborn", str(gate), timeout=0.1), job("2", "x.hang")])
         with timers_held() as timers:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -44,9 +45,9 @@ class Chain(Told):
 
 
 EXECUTORS: dict[str, Callable[[Told], Executor]] = {
-    "x.sets": lambda told: LoopExecutor(1, "agent-1", told, new_event_loop),
-    "x.pool_sets": lambda told: LoopExecutor(1, "agent-1", told, new_event_loop),
-    "x.thread_sets": lambda told: ThreadExecutor(1, "agent-1", told),
+    "x.sets": lambda told: LoopExecutor(1, "agent-1", told, new_event_loop, clock=monotonic),
+    "x.pool_sets": lambda told: LoopExecutor(1, "agent-1", told, new_event_loop, clock=monotonic),
+    "x.thread_sets": lambda told: ThreadExecutor(1, "agent-1", told, clock=monotonic),
     "x.process_sets": workers,
 }
 

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -37,8 +38,8 @@ def lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 
 EXECUTORS: dict[str, Callable[[Told], Executor]] = {
-    "x.group": lambda told: LoopExecutor(1, "agent-1", told, new_event_loop),
-    "x.thread_raises": lambda told: ThreadExecutor(1, "agent-1", told),
+    "x.group": lambda told: LoopExecutor(1, "agent-1", told, new_event_loop, clock=monotonic),
+    "x.thread_raises": lambda told: ThreadExecutor(1, "agent-1", told, clock=monotonic),
     "x.process_raises": workers,
 }
 
@@ -71,7 +72,9 @@ async def test_where_an_attempt_waited_at_its_timeout_is_logged(
     lines: Callable[[], list[dict[str, Any]]],
 ) -> None:
     told = Told()
-    async with started(LoopExecutor(1, "agent-1", told, new_event_loop)) as executor:
+    async with started(
+        LoopExecutor(1, "agent-1", told, new_event_loop, clock=monotonic)
+    ) as executor:
         executor.run([job("it", "x.hang", timeout=0.05)])
         assert await told.code("it") is ErrorCode.TIMEOUT
     (line,) = [line for line in lines() if line["event"] == "an attempt failed"]
@@ -100,7 +103,7 @@ def raised(error: BaseException) -> BaseException:
 def test_what_was_to_be_expected_is_told_to_who_looks_for_it(
     lines: Callable[[], list[dict[str, Any]]], error: BaseException, level: str
 ) -> None:
-    Failures().tell(raised(error))
+    Failures(monotonic).tell(raised(error))
     (line,) = lines()
     assert line["level"] == level
     assert "test_failures_logged.py" in line["exception"]
@@ -113,7 +116,7 @@ def test_nothing_is_logged_of_a_payload_that_does_not_fit(
     decode = decoder_of(list[int], "a.b")
     with pytest.raises(InvalidMessage) as caught:
         decode(b'["a secret"]')
-    Failures().tell(caught.value)
+    Failures(monotonic).tell(caught.value)
     assert lines() == []
 
 

@@ -21,6 +21,7 @@ from maniple.amqp import (
     Publisher,
     declare,
 )
+from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Envelope
@@ -44,7 +45,9 @@ class Dispatcher:
         self._publisher = publisher
         self.roster = Assignment()
         nothing: Any = None
-        around: Any = SimpleNamespace(spawn=self._spawn, log=structlog.get_logger())
+        around: Any = SimpleNamespace(
+            spawn=self._spawn, log=structlog.get_logger(), clock=SYSTEM_CLOCK
+        )
         lanes: Any = self
         traces: Any = self
         self.moves = QueueDrainer(

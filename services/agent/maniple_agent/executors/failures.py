@@ -9,7 +9,6 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from time import monotonic
 
 import structlog
 
@@ -26,7 +25,7 @@ MAX_TRACEBACK = 16_000  # characters
 class Failures:
     """Logs what handlers raise; for any thread."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         """Begin with room for some at once."""
         self._clock = clock
         self._allowance = Allowance(A_SECOND, AT_ONCE)

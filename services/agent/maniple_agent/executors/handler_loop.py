@@ -10,7 +10,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
-from time import monotonic
 
 import structlog
 from msgspec import Raw
@@ -39,7 +38,7 @@ class HandlerLoop:
         agent: str,
         collected: Callable[[Sequence[Finished]], None],
         progress: Callable[[Job, Raw], None],
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float],
     ) -> None:
         """Run `loop`; tell `collected` of what has finished in one turn of it, together."""
         self._clock = clock
@@ -226,7 +225,7 @@ class LoopExecutor:
         report: Report,
         loop_factory: Callable[[], asyncio.AbstractEventLoop],
         *,
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float],
     ) -> None:
         """Tell `report`; `start` makes the loop."""
         self._clock = clock

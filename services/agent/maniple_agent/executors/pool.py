@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -108,7 +107,7 @@ class PoolCall:
 class HandlerPool(ThreadPoolExecutor):
     """Runs calls in daemon threads, which do not hold up the end of the process."""
 
-    def __init__(self, threads: int | None = None, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, threads: int | None = None, *, clock: Callable[[], float]) -> None:
         """Start threads as they are needed, at most `threads`; see `grow`."""
         self._clock = clock
         self._most = threads or THREADS

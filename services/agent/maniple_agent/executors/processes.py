@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from time import monotonic
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
@@ -39,7 +38,8 @@ class ProcessExecutor:
         *,
         handlers: Sequence[str],
         memory: int,
-        clock: Callable[[], datetime | None],
+        known: Callable[[], datetime | None],
+        clock: Callable[[], float],
         tracer: Tracer = NO_TRACER,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
@@ -61,7 +61,7 @@ class ProcessExecutor:
         self._memory = memory
         self._cgroups_at = cgroups_at
         self._groups = cgroups.Groups(None)
-        self._clock = clock
+        self._known, self._clock = known, clock
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._serving: dict[Job, Worker] = {}
         self._idle: set[Worker] = set()
@@ -176,7 +176,7 @@ class ProcessExecutor:
     async def _feed(self, worker: Worker, job: Job) -> bool:
         """Run a job on a worker; False if that ended while it had nothing to do."""
         # It may have waited for this worker, and must not run beyond its deadline.
-        now = self._clock()
+        now = self._known()
         if now is not None:
             job.timeout = min(job.timeout, (job.envelope.deadline - now).total_seconds())
         if job.settled or job.timeout <= 0:
@@ -222,16 +222,16 @@ class ProcessExecutor:
             tell(self._report, self._jobs.get_nowait(), outcome, 0.0)
 
     async def _serve(self, worker: Worker, job: Job) -> None:
-        started = monotonic()
+        started = self._clock()
         try:
             async with asyncio.timeout(job.timeout):
                 outcome, seconds = await self._call(worker, job)
         except TimeoutError:
             await worker.kill()
-            outcome, seconds = timed_out(job.timeout), monotonic() - started
+            outcome, seconds = timed_out(job.timeout), self._clock() - started
         except ENDED:
             code = await worker.kill()
-            seconds = monotonic() - started
+            seconds = self._clock() - started
             why = _how_it_ended(code)
             if worker.group is not None and cgroups.ran_out(worker.group):
                 why = f"it went over its memory limit of {self._memory_of(job)} bytes"

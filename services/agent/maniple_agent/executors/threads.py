@@ -7,10 +7,9 @@ the process for a handler that never returns.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from queue import SimpleQueue
-from time import monotonic
 
 import structlog
 
@@ -28,8 +27,11 @@ START_PAUSE = 1.0
 class ThreadExecutor:
     """Runs up to `capacity` plain handlers at once, each in a thread."""
 
-    def __init__(self, capacity: int, agent: str, report: Report) -> None:
+    def __init__(
+        self, capacity: int, agent: str, report: Report, *, clock: Callable[[], float]
+    ) -> None:
         """Tell `report`; threads are started as they are needed."""
+        self._clock = clock
         self.capacity = capacity
         self._agent = agent
         self._report = report
@@ -39,7 +41,7 @@ class ThreadExecutor:
         self._home: asyncio.AbstractEventLoop | None = None
         self._none_until = 0.0
         self._context = Context()
-        self._failures = Failures()
+        self._failures = Failures(clock)
         self._log = structlog.get_logger("maniple.agent.executor")
 
     @property
@@ -60,7 +62,7 @@ class ThreadExecutor:
 
     @property
     def _available(self) -> int:
-        return self.capacity if monotonic() >= self._none_until else len(self._threads)
+        return self.capacity if self._clock() >= self._none_until else len(self._threads)
 
     async def start(self, _spawn: Spawn) -> None:
         """Remember the loop that outcomes are told on, and what is set before there are tasks."""
@@ -100,7 +102,7 @@ class ThreadExecutor:
         except (RuntimeError, MemoryError) as error:
             self._log.error("a thread cannot be started", threads=name, reason=str(error))
             # The threads that there are go on; more are tried for later, not for every task.
-            self._none_until = monotonic() + START_PAUSE
+            self._none_until = self._clock() + START_PAUSE
             loop.call_later(START_PAUSE, self._report.slots_free)
             return False
         self._threads.append(thread)
@@ -108,10 +110,12 @@ class ThreadExecutor:
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
-            started = monotonic()
+            started = self._clock()
             outcome = self._outcome(job)
             with contextlib.suppress(RuntimeError):  # its loop has closed: the process is ending
-                self._loop.call_soon_threadsafe(self._returned, job, outcome, monotonic() - started)
+                self._loop.call_soon_threadsafe(
+                    self._returned, job, outcome, self._clock() - started
+                )
 
     def _outcome(self, job: Job) -> Outcome:
         if job.settled:  # cancelled before it began

@@ -11,16 +11,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 from msgspec import Raw
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode
 from maniple.errors import ConfigurationError
 from maniple.execution import encode_progress, run_sync
@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> None:
         sys.stderr.write(f"worker: {error}\n")
         raise SystemExit(2) from error
     _send(connection, WorkerReply(ready=True))
-    failures = Failures()
+    clock = SYSTEM_CLOCK.monotonic
+    failures = Failures(clock)
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     while (body := _receive(connection)) is not None:
         call = None
@@ -76,20 +77,24 @@ def main(arguments: list[str]) -> None:
         if call is None:
             call = _decode_call(body)
             limit.set(call.memory)
-        _send(connection, _run(registry, call, connection, failures))
+        _send(connection, _run(registry, call, connection, failures, clock))
         os.fchdir(folder)  # where the next handler is, wherever this one went
 
 
 def _run(
-    registry: TaskRegistry, call: WorkerCall, connection: socket.socket, failures: Failures
+    registry: TaskRegistry,
+    call: WorkerCall,
+    connection: socket.socket,
+    failures: Failures,
+    clock: Callable[[], float],
 ) -> WorkerReply:
     definition = registry.get(call.task.capability)
     if definition is None:
         raise SystemExit(f"worker: no handler for {call.task.capability!r}")
 
-    progress = _Progress(connection)
+    progress = _Progress(connection, clock)
     context = TaskContext(call.task, call.timeout, call.agent, call.traceparent, progress.report)
-    started = monotonic()
+    started = clock()
     collector = _collector() if call.traced else None
     with in_span(call.traceparent if call.traced else None):
         outcome = run_sync(definition, context, call.payload, failures.tell)
@@ -99,7 +104,7 @@ def _run(
         value=Raw(outcome.output),
         failure=outcome.failure,
         retryable=outcome.retryable,
-        seconds=monotonic() - started,
+        seconds=clock() - started,
     )
 
 
@@ -116,7 +121,8 @@ def _collector() -> "Collector":
 class _Progress:
     """What the handler of one call reports: the latest value, at most once in `PERIOD` seconds."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._connection = connection
         self._lock = threading.Lock()
         self._latest: bytes | None = None
@@ -139,7 +145,7 @@ class _Progress:
             self._send()
 
     def _send_when_due(self) -> None:
-        wait = self._sent_at + PERIOD - monotonic()
+        wait = self._sent_at + PERIOD - self._clock()
         if wait <= 0:
             self._send()
         elif not self._timed:
@@ -161,7 +167,7 @@ class _Progress:
     def _send(self) -> None:
         latest, self._latest = self._latest, None
         if latest is not None:
-            self._sent_at = monotonic()
+            self._sent_at = self._clock()
             _send(self._connection, WorkerReply(progress=True, value=Raw(latest)))
 
 

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import monotonic, time
 from typing import Any
 
 from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed
@@ -61,6 +60,7 @@ class AgentDirectory:
         self._deadlines = deadlines
         self._marks = marks
         self._runtime = runtime
+        self._clock = runtime.clock
         self._plane = plane
         self._roster = roster
         self._moves = moves
@@ -82,7 +82,9 @@ class AgentDirectory:
             self._deadlines.stir(described.lanes)
             self._ended(event.agent, event.incarnation, False)
             lanes = affinity_lanes(described.lanes, described.affinity)
-            if self._roster.registered(event.agent, event.incarnation, lanes, time()):
+            if self._roster.registered(
+                event.agent, event.incarnation, lanes, self._clock.now().timestamp()
+            ):
                 self._moves.begin_draining(event.agent)
         elif isinstance(event, AgentDraining):
             self._roster.draining(event.agent, event.incarnation)
@@ -93,7 +95,7 @@ class AgentDirectory:
         # A registry that never heard the agent, but missed it, does not know its incarnation.
         self._ended(agent, incarnation, True)
         if incarnation:
-            leaves_queue = self._roster.gone(agent, incarnation, time())
+            leaves_queue = self._roster.gone(agent, incarnation, self._clock.now().timestamp())
         else:
             leaves_queue = self._roster.missing(agent, marked=True)
         if leaves_queue:
@@ -131,7 +133,7 @@ class AgentDirectory:
     async def _look_for_missing(self, known: set[str]) -> None:
         """Find who is neither known to the registry nor gone with a farewell."""
         marked = await self._marks.refresh(self._roster.readers)
-        now = monotonic()
+        now = self._clock.monotonic()
         self._missing = {
             agent: self._missing.get(agent, now) for agent in {*marked, *self._roster.here} - known
         }
@@ -158,7 +160,7 @@ class AgentDirectory:
             return
         if "lanes" in shown:
             lanes = affinity_lanes(shown["lanes"], shown.get("affinity", ()))
-            if self._roster.registered(agent, incarnation, lanes, time()):
+            if self._roster.registered(agent, incarnation, lanes, self._clock.now().timestamp()):
                 self._moves.begin_draining(agent)
         if shown["state"] == "draining":
             self._roster.draining(agent, incarnation)

@@ -34,7 +34,6 @@ import random
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from time import monotonic
 
 from msgspec.structs import replace
 
@@ -81,6 +80,7 @@ class QueueDrainer:
         """Consume over `link`, dispatch to `lanes`; keep what cannot be read in `log`."""
         self._traces = traces
         self._runtime = runtime
+        self._monotonic = runtime.clock.monotonic
         self._link = link
         self._lanes = lanes
         self._members = BundleMembers(lanes, log, clock)
@@ -130,7 +130,9 @@ class QueueDrainer:
     async def _move_once(self, agent: str) -> bool:
         """Empty the queue, and wait for others who do; tell whether it is gone for good."""
         try:
-            async with leftover(self._link, agent_queue(agent), self._take) as queue:
+            async with leftover(
+                self._link, agent_queue(agent), self._take, self._monotonic
+            ) as queue:
                 removed = await self._empty(agent, queue)
                 await self._await_others(agent, queue)
             if not removed or self._is_over(agent):
@@ -188,8 +190,8 @@ class QueueDrainer:
 
     async def _await_others(self, agent: str, queue: OrphanedQueue) -> None:
         """Return when nobody but an agent that is back consumes its queue, or after 5 s."""
-        deadline = monotonic() + OTHERS_TIMEOUT
-        while self._roster.reads(agent) and not self._stopping and monotonic() < deadline:
+        deadline = self._monotonic() + OTHERS_TIMEOUT
+        while self._roster.reads(agent) and not self._stopping and self._monotonic() < deadline:
             seen = await queue.inspect_queue()
             if seen is None or seen.consumers <= 1:
                 return
@@ -197,11 +199,11 @@ class QueueDrainer:
 
     async def _leave(self, agent: str, queue: OrphanedQueue, seconds: float) -> None:
         """Leave the queue to others for so long, or until it is gone or nobody takes what waits."""
-        now = monotonic()
+        now = self._monotonic()
         until, next_look = now + seconds, now + self._quiet / LOOKS
         while not self._is_over(agent) and not queue.lost and now < until:
             await asyncio.sleep(POLL)
-            now = monotonic()
+            now = self._monotonic()
             if now >= next_look:
                 seen, next_look = await queue.inspect_queue(), now + self._quiet / LOOKS
                 if seen is None or (seen.ready and not seen.consumers):

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
-from time import monotonic
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import Bundler
+from maniple.clock import Clock
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
@@ -68,10 +67,10 @@ class DelayPublisher:
         metrics: Metrics,
         times: Queues | None = None,
         *,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         """Publish through `publisher`; `clock` is that of deadlines."""
-        self._clock = clock
+        self._clock, self._monotonic = clock.now, clock.monotonic
         self._publisher = publisher
         self._metrics = metrics
         self._refusals = metrics.counter(PUBLISHES_REFUSED, DELAY.name)
@@ -95,7 +94,7 @@ class DelayPublisher:
         self._wait(_Task(waiting, done, insist), waiting.tier)
 
     def _wait(self, task: _Task, tier: float) -> None:
-        key, now = TIER_KEYS[tier][0], monotonic()
+        key, now = TIER_KEYS[tier][0], self._monotonic()
         if self._doors.refusal(key, now) is not None:
             key, rest = self._doors.first(tiers_for(tier, self._left(task)), now)
             if rest:
@@ -112,7 +111,7 @@ class DelayPublisher:
         if bundler is None:  # one that is empty is false
             send = partial(self._send, key, insist=task.insist)
             bundler = self._bundlers[key, task.insist] = Bundler(send)
-        ticket = self._under_way.begin(key, task, monotonic())
+        ticket = self._under_way.begin(key, task, self._monotonic())
         size = len(task.waiting.envelope.payload) + BESIDES_PAYLOAD
         bundler.add(_Waiter(task, ticket), size)
 
@@ -129,7 +128,7 @@ class DelayPublisher:
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
-        now = monotonic()
+        now = self._monotonic()
         if not taking:
             self._under_way.renew(now)
             return
@@ -196,7 +195,7 @@ class DelayPublisher:
         tier = shorter(float(key[1]))
         while tier is not None:
             key = TIER_KEYS[tier][0]
-            if self._doors.refusal(key, monotonic()) is None:
+            if self._doors.refusal(key, self._monotonic()) is None:
                 self._put(task, key)
                 return
             tier = shorter(tier)

@@ -19,14 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
-from time import monotonic
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from maniple.amqp import Delivery, Pull, QueueView
+from maniple.clock import Clock
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope, Waiting
 from maniple.topology import LANES
@@ -68,8 +67,8 @@ class LaneQueues(Protocol):
 class Around:
     """What a dispatcher knows of the cluster."""
 
-    clock: Callable[[], datetime]
-    """The cluster's time."""
+    clock: Clock
+    """Its `now` is the cluster's time."""
     others: Callable[[], frozenset[str]]
     """The other dispatchers."""
     taking: Callable[[], bool]
@@ -138,14 +137,14 @@ class TurnOver:
     ) -> None:
         """End a task, or put it back; alone and as lost once more, if an agent had it."""
         waiting = BUSY if place.read else Waiting.NO_AGENT
-        if self._lanes.ends(envelope, source, self._around.clock(), waiting=waiting):
+        if self._lanes.ends(envelope, source, self._around.clock.now(), waiting=waiting):
             return
         if lost:
             envelope = self._traces.migrated(envelope, "agent gone", lost=True)
             envelope = once_more(envelope, suspect=place.is_suspects)
             if (why := too_often(envelope)) is not None:
                 self._lanes.end_task(
-                    given_up(envelope, self._around.clock(), why), envelope, source
+                    given_up(envelope, self._around.clock.now(), why), envelope, source
                 )
                 return
         self._lanes.put_back(envelope, source, alone=lost)
@@ -172,6 +171,7 @@ class LaneExpiry:
         self._queues = queues
         self._turn_over = turn_over
         self._around = around
+        self._monotonic = around.clock.monotonic
         self._log = log
         self._times = deadlines.times
         self._turning: set[asyncio.Task[None]] = set()
@@ -179,7 +179,7 @@ class LaneExpiry:
         self._late = deque[Place]()
         self._looked_at = set[str]()
         self._lookers: set[asyncio.Task[None]] = set()
-        self._used = monotonic()
+        self._used = self._monotonic()
         self._stopping = False
 
     async def watch_lanes(self) -> None:
@@ -209,7 +209,7 @@ class LaneExpiry:
         marks, lanes = self._around.marks, self._deadlines.lanes
         again = -math.inf
         while not self._stopping:
-            now = monotonic()
+            now = self._monotonic()
             if now >= again or not marks.has(lanes):
                 self._deadlines.learn_lane(await marks.refresh(tuple(lanes)))
                 again = now + READ
@@ -218,8 +218,10 @@ class LaneExpiry:
             await asyncio.sleep(self._times.look)
 
     async def _look_at_late(self) -> None:
-        now = monotonic()
-        self._deadlines.advance_time(self._around.clock().timestamp(), now, self._around.others())
+        now = self._monotonic()
+        self._deadlines.advance_time(
+            self._around.clock.now().timestamp(), now, self._around.others()
+        )
         if self._turning:
             self._used = now
         elif now - self._used > SPARE:
@@ -248,11 +250,11 @@ class LaneExpiry:
             view = await self._queues.inspect_queue(place.queue)
         except BrokerUnavailable as error:
             self._log.info("a lane is not looked at", queue=place.queue, reason=str(error))
-            self._deadlines.miss(place, monotonic())
+            self._deadlines.miss(place, self._monotonic())
             return False
         finally:
             self._looked_at.discard(place.queue)
-        if self._deadlines.see(place, view.ready, view.consumers, monotonic()):
+        if self._deadlines.see(place, view.ready, view.consumers, self._monotonic()):
             self._wanted[place.queue] = place, view.ready
             self._begin_next()
         return True
@@ -274,7 +276,7 @@ class LaneExpiry:
         self._begin_next()
 
     async def _turn(self, place: Place, ready: int) -> None:
-        began = monotonic()
+        began = self._monotonic()
         try:
             async with self._queues.open(place.queue) as pull:
                 whole = await self._turn_over.turn_over_queue(
@@ -282,10 +284,10 @@ class LaneExpiry:
                 )
         except BrokerUnavailable as error:
             self._log.info("a lane is not turned over", queue=place.queue, reason=str(error))
-            self._deadlines.fail(place, monotonic())
+            self._deadlines.fail(place, self._monotonic())
         except Exception:  # noqa: BLE001 - the same
             self._log.exception("a lane cannot be turned over", queue=place.queue)
-            self._deadlines.fail(place, monotonic())
+            self._deadlines.fail(place, self._monotonic())
         else:
-            now = monotonic()
+            now = self._monotonic()
             self._deadlines.end_turn(place, now, now - began, whole=whole)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from time import monotonic
 from typing import Any
 
 from msgspec.structs import replace
 
 from maniple.amqp import Publisher
+from maniple.clock import Clock
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
@@ -111,7 +111,7 @@ class LanePublisher:
         publisher: Publisher,
         results: ResultPublisher,
         metrics: Metrics,
-        clock: Callable[[], datetime],
+        clock: Clock,
         *,
         roster: Assignment,
         traces: DispatchTracing,
@@ -155,7 +155,7 @@ class LanePublisher:
         self._results = results
         self._metrics = metrics
         self._accepted_of = metrics.counters(TASKS_ACCEPTED)
-        self._clock = clock
+        self._clock, self._monotonic = clock.now, clock.monotonic
         self._cancellations = Cancellations()
         self._times = times or Queues()
         self._doors = DestinationBackoff(self._times)
@@ -325,9 +325,9 @@ class LanePublisher:
         self._delays.redirect_overdue(taking=taking)
         self._results.drop_late_replies(taking=taking)
         if not taking:
-            self._under_way.renew(monotonic())
+            self._under_way.renew(self._monotonic())
             return
-        now = monotonic()
+        now = self._monotonic()
         overdue = self._under_way.overdue(now)
         for ticket in overdue:
             going = ticket.item
@@ -355,7 +355,7 @@ class LanePublisher:
 
     def _try(self, going: _Going, agent: str | None = None) -> None:
         """Publish a task to its lane, or to an agent's own queue, unless that refused just now."""
-        envelope, now = going.envelope, monotonic()
+        envelope, now = going.envelope, self._monotonic()
         lane, door = envelope.lane, (AGENTS.name, agent or "")
         if agent is None:
             door = (LANES.name, lane_key(lane, envelope.lost) if envelope.lost else lane)
@@ -400,7 +400,7 @@ class LanePublisher:
             self._refused(ticket.key, going, error.why)
         elif isinstance(error, PublishRefused):
             why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
-            self._doors.shut(ticket.key, why, monotonic())
+            self._doors.shut(ticket.key, why, self._monotonic())
             if error.unroutable and ticket.key[0] == LANES.name:
                 self._looks.missed(going.envelope.lane)
             self._refused(ticket.key, going, why)

@@ -4,9 +4,9 @@ import asyncio
 import random
 from collections.abc import Callable
 from datetime import datetime
-from time import monotonic
 from typing import Protocol
 
+from maniple.clock import Clock
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import Envelope, Result, Waiting
 from maniple_dispatcher.egress.delay import DelayPublisher
@@ -57,7 +57,7 @@ class WaitingTasks:
         delays: DelayPublisher,
         endings: TaskEndings,
         metrics: Metrics,
-        clock: Callable[[], datetime],
+        clock: Clock,
         *,
         traces: DispatchTracing,
         answered: Callable[[float], None],
@@ -66,7 +66,7 @@ class WaitingTasks:
         self._delays = delays
         self._endings = endings
         self._metrics = metrics
-        self._clock = clock
+        self._clock, self._monotonic = clock.now, clock.monotonic
         self._traces = traces
         self._answered = answered
         self._kept_back: set[asyncio.TimerHandle] = set()
@@ -121,7 +121,7 @@ class WaitingTasks:
         *,
         insist: bool = False,
     ) -> None:
-        since = monotonic()
+        since = self._monotonic()
 
         def delayed(error: ManipleError | None) -> None:
             self._answered(since)

@@ -77,17 +77,17 @@ class DeadLetterConsumer:
         clock: Callable[[], datetime],
         *,
         traces: DispatchTracing,
+        long: LongMessages,
         rooms: BulkheadCounts | None = None,
         again: RedeliveredTasks | None = None,
         admitted: Admitted | None = None,
-        long: LongMessages | None = None,
     ) -> None:
         """Send results through `results`; what tasks had in bulkheads goes back by `rooms`.
 
         What has expired may have been `admitted` before that, and ended: `again` finds out. What
         is `long` is worked through in slices.
         """
-        self._long = long or LongMessages()
+        self._long = long
         self._again = again
         self._admitted = admitted
         self._rooms = rooms or BulkheadCounts()

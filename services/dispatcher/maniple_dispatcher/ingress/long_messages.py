@@ -11,8 +11,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator
-from time import monotonic
+from collections.abc import Callable, Iterator
 
 from maniple.amqp import Delivery, Length, length_of
 from maniple_runtime.publish.confirm import Settlement
@@ -33,8 +32,9 @@ _log = logging.getLogger(__name__)
 class LongMessages:
     """Does what is to be done with a message: of a short one at once, of a long one in slices."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         """Begin with none; long ones are worked through in `work_in_slices`."""
+        self.monotonic = monotonic
         self._begun: deque[tuple[Length, Delivery, Steps]] = deque()
         self._sources: list[Settlement] = []
         self.last_short = -math.inf
@@ -47,7 +47,7 @@ class LongMessages:
     def work_through(self, delivery: Delivery, steps: Steps) -> None:
         """Go through `steps`: now, or in turns with other long ones."""
         if length_of(delivery.weight) is Length.SHORT:
-            self.last_short = monotonic()
+            self.last_short = self.monotonic()
             for _ in steps:
                 pass
         else:
@@ -57,7 +57,7 @@ class LongMessages:
         """Queue a long one, to go through its `steps` in turns."""
         length = length_of(delivery.weight)
         if length is Length.LONG:
-            self._last_long = monotonic()
+            self._last_long = self.monotonic()
         self._begun.append((length, delivery, steps))
         self._none.clear()
         self._any.set()
@@ -86,10 +86,10 @@ class LongMessages:
 
     def _is_over(self, delivery: Delivery, steps: Steps) -> bool:
         """Work on one for a slice; what is delivered again is left to whoever has it then."""
-        until = monotonic() + SLICE
+        until = self.monotonic() + SLICE
         try:
             while delivery.alive and next(steps, _DONE) is not _DONE:
-                if monotonic() >= until:
+                if self.monotonic() >= until:
                     return False
         except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
             _log.exception("a long message cannot be handled")
@@ -99,8 +99,8 @@ class LongMessages:
     async def _rest(self, length: Length) -> None:
         """Give others their turn, until the broker has confirmed most of what it was given."""
         await asyncio.sleep(0)
-        until = monotonic() + LONGEST_REST
-        while monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
+        until = self.monotonic() + LONGEST_REST
+        while self.monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(REST)
 
     def _is_in_the_way(self, length: Length) -> bool:
@@ -108,6 +108,6 @@ class LongMessages:
         shorter = self.last_short
         if length is Length.LONGEST:
             shorter = max(shorter, self._last_long)
-        if shorter < monotonic() - LATELY:
+        if shorter < self.monotonic() - LATELY:
             return False
         return sum(one.remaining for one in self._sources if one.alive) > MOST_UNSETTLED

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.codec import encode
@@ -59,6 +58,7 @@ class RecordLookup:
     def __init__(self, runtime: Runtime, publisher: Publisher, outage: Callable[[], float]) -> None:
         """Read through a connection of its own; further back by the last `outage()`, in seconds."""
         self._runtime = runtime
+        self._monotonic = runtime.clock.monotonic
         self._publisher = publisher
         self._outage = outage
         self._asked: dict[TaskKey, list[tuple[Then, str | None]]] = {}
@@ -73,7 +73,7 @@ class RecordLookup:
         With a `capability`, that is its end in place of another task's under the same id.
         """
         back = max(BACK + self._outage(), min(since, MOST_BACK))
-        self._from = min(self._from, monotonic() - back)
+        self._from = min(self._from, self._monotonic() - back)
         self._asked.setdefault(key, []).append((then, capability))
         self._any.set()
 
@@ -83,7 +83,7 @@ class RecordLookup:
             await self._any.wait()
             self._any.clear()
             asked, self._asked = self._asked, {}
-            begun = monotonic()
+            begun = self._monotonic()
             found = await self._look(asked)
             for key, all_of_it in asked.items():
                 of_key = found.get(key)
@@ -93,16 +93,16 @@ class RecordLookup:
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
                         _log.exception("what came again cannot be brought on its way")
                 await asyncio.sleep(0)
-            await asyncio.sleep(min(RESTS * (monotonic() - begun), LONGEST_REST))
+            await asyncio.sleep(min(RESTS * (self._monotonic() - begun), LONGEST_REST))
 
     async def _look(self, wanted: Collection[TaskKey]) -> "Mapping[TaskKey, Found]":
         """Read until there is no more: what nobody knows of a task is no reason to end it."""
-        begun, start = monotonic(), self._from
+        begun, start = self._monotonic(), self._from
         self._from = math.inf
         while True:
             search = RecordSearch(wanted)
             try:
-                await self._read(search, monotonic() - start)
+                await self._read(search, self._monotonic() - start)
             except (ManipleError, TimeoutError) as error:
                 self._runtime.log.warning(
                     "the records of tasks that come again cannot be read",
@@ -117,7 +117,7 @@ class RecordLookup:
             tasks=len(wanted),
             ended=sum(bool(one.ends) for one in search.found.values()),
             known=len(search.found),
-            seconds=round(monotonic() - begun, 3),
+            seconds=round(self._monotonic() - begun, 3),
         )
         return search.found
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain
-from time import monotonic
 from typing import Protocol
 
 from maniple.amqp import TASK_BYTES, Delivery, Length, length_of
@@ -92,10 +91,10 @@ class SubmissionConsumer:
         clock: Callable[[], datetime],
         *,
         traces: DispatchTracing,
+        long: LongMessages,
         again: Onward | None = None,
         check_address: Callable[[str], None] = lambda _: None,
         look: Callable[[TaskKey, Then], None] = lambda _, then: then(None),
-        long: LongMessages | None = None,
     ) -> None:
         """Send what is admitted `onward`, what is not to `refusals`; `long` ones in slices.
 
@@ -103,7 +102,7 @@ class SubmissionConsumer:
         `InvalidMessage` for a `reply_to` that would cost the connection. `look` tells what the
         records have of a refusal.
         """
-        self._long = long or LongMessages()
+        self._long = long
         self._look = look
         self._check_address = check_address
         self._traces = traces
@@ -122,7 +121,7 @@ class SubmissionConsumer:
         found: list[_Sorted] = []
         steps = chain(self._sort(delivery, found), self._bring(delivery, found))
         if length_of(delivery.weight) is Length.SHORT:
-            self._long.last_short = monotonic()
+            self._long.last_short = self._long.monotonic()
             for _ in steps:
                 pass
         else:

@@ -4,7 +4,7 @@ An envelope's `bulkhead` says that its task has room there: whoever takes that o
 room back or knows that a copy may still need it.
 """
 
-from time import monotonic
+from collections.abc import Callable
 
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
@@ -15,10 +15,13 @@ from maniple_dispatcher.limits.outstanding import UnqueuedTasks
 class BulkheadCounts:
     """Counts what is on its way to a queue, and gives back what does not get there."""
 
-    def __init__(self, fleet: Coordinator | None = None) -> None:
+    def __init__(
+        self, fleet: Coordinator | None = None, monotonic: Callable[[], float] = float
+    ) -> None:
         """Give back room to a `fleet`; without one there are no bulkheads."""
         self._fleet = fleet
         self._unqueued = (UnqueuedTasks() if fleet is None else fleet.unqueued).counts
+        self._monotonic = monotonic
 
     def goes(self, envelope: Envelope) -> None:
         """Take that a task is on its way to a queue, or first to a record that it needs."""
@@ -48,7 +51,7 @@ class BulkheadCounts:
         if self._fleet is not None:
             limit = ConcurrencyLimit(envelope.bulkhead, most=1, lane=envelope.lane)
             free = self._fleet.found_no_lane if no_lane else self._fleet.return_permit
-            free(limit, monotonic())
+            free(limit, self._monotonic())
         return without_room(envelope)
 
     def back(self, envelope: Envelope) -> Envelope:
@@ -56,7 +59,9 @@ class BulkheadCounts:
         if envelope.bulkhead is None:
             return envelope
         if self._fleet is not None:
-            self._fleet.return_permit(ConcurrencyLimit(envelope.bulkhead, most=1), monotonic())
+            self._fleet.return_permit(
+                ConcurrencyLimit(envelope.bulkhead, most=1), self._monotonic()
+            )
         return without_room(envelope)
 
     def _ends(self, bulkhead: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from time import monotonic
+from collections.abc import Callable
 
 from maniple.amqp import Inspector
 from maniple.amqp.batching import MAX_ITEMS
@@ -19,24 +19,29 @@ class BulkheadRecount:
     """Looks into the queues where tasks may be of the bulkheads that are ours."""
 
     def __init__(
-        self, inspector: Inspector, coordinator: Coordinator, assignment: Assignment
+        self,
+        inspector: Inspector,
+        coordinator: Coordinator,
+        assignment: Assignment,
+        monotonic: Callable[[], float],
     ) -> None:
         """Look through `inspector`; `assignment` knows which agents have a queue of their own."""
         self._inspector = inspector
         self._coordinator = coordinator
         self._assignment = assignment
+        self._monotonic = monotonic
 
     async def recount_bulkheads(self) -> None:
         """Look again and again, until cancelled."""
         bulkheads, peers = self._coordinator.owned.bulkheads, self._coordinator.peers
         while True:
             await asyncio.sleep(PERIOD)
-            for doubt in tuple(bulkheads.doubtful(monotonic())):
+            for doubt in tuple(bulkheads.doubtful(self._monotonic())):
                 if not peers.owns(doubt.key):
                     continue
                 with contextlib.suppress(BrokerUnavailable):
                     ready, blank = await self._waiting(doubt)
-                    if peers.hears(now := monotonic()):
+                    if peers.hears(now := self._monotonic()):
                         bulkheads.looked(doubt.key, ready, now, blank=blank)
 
     async def _waiting(self, doubt: Doubt) -> tuple[int, bool]:

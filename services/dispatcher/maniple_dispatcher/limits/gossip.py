@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from time import monotonic
 
 import msgspec
 import structlog
@@ -46,10 +44,11 @@ class Gossip:
         self._hot = hot
         self._plane = plane
         self._runtime = runtime
+        self._monotonic = runtime.clock.monotonic
         self._times = runtime.settings.timings.peers
         self._fleet = fleet
         self._due = due
-        self._looked = monotonic()
+        self._looked = self._monotonic()
         self._was_up = True
         self._life = fleet.life
         self._decoder = msgspec.json.Decoder(DispatcherReport)
@@ -64,7 +63,7 @@ class Gossip:
         except msgspec.MsgspecError as error:
             self._log.warning("a dispatcher's report cannot be read", reason=str(error))
             return
-        now = monotonic()
+        now = self._monotonic()
         self._notice(now)
         self._fleet.on_report(report, now)
 
@@ -74,16 +73,16 @@ class Gossip:
         What a look has changed is told at once. Where the broker takes its time to confirm that,
         looking goes on.
         """
-        self._looked = monotonic()
+        self._looked = self._monotonic()
         async with asyncio.TaskGroup() as both:
             both.create_task(self._look_and_tell())
             both.create_task(self._look_meanwhile())
 
     async def _look_and_tell(self) -> None:
-        told = monotonic()
+        told = self._monotonic()
         while True:
             await self._pause()
-            now = monotonic()
+            now = self._monotonic()
             self._look(now, self._times.look)
             if self._was_up and (self._fleet.due or now - told >= self._times.presence):
                 told = now
@@ -92,7 +91,7 @@ class Gossip:
     async def _look_meanwhile(self) -> None:
         while True:
             await asyncio.sleep(self._times.look)
-            self._look(monotonic(), 2 * self._times.look)
+            self._look(self._monotonic(), 2 * self._times.look)
 
     def _look(self, now: float, period: float) -> None:
         """Look unless somebody has within that time."""
@@ -126,7 +125,7 @@ class Gossip:
             for change in self._fleet.owned.changes():
                 self._log.warning("breaker", lane=change.lane, state=change.state.value)
                 event = BreakerChanged(
-                    at=datetime.now(UTC),
+                    at=self._runtime.clock.now(),
                     lane=change.lane,
                     state=change.state.value,
                     epoch=change.epoch,
@@ -151,7 +150,7 @@ class Gossip:
                     await self._tell()
 
     async def _tell(self) -> None:
-        report = self._fleet.make_report(monotonic())
+        report = self._fleet.make_report(self._monotonic())
         message = Outgoing(
             OUTCOMES.name,
             "",

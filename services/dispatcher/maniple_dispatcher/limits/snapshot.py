@@ -8,13 +8,12 @@ nothing that it is not the owner of: what it does not know of is no news.
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
 
+from maniple.clock import Clock
 from maniple_dispatcher.limits import snapshot_notes, snapshot_pages
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.coordinator import Coordinator
@@ -36,7 +35,7 @@ _AWAY = (ConsulUnavailable, ConsulRefused)
 class LimitSnapshot:
     """Keeps what `fleet` owns under `prefix`/dispatchers/`instance`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it stands on, as values
         self,
         consul: Consul,
         prefix: str,
@@ -44,17 +43,22 @@ class LimitSnapshot:
         *,
         fleet: Coordinator,
         log: FilteringBoundLogger,
+        clock: Clock,
     ) -> None:
         self._consul = consul
         self._folder = f"{prefix}/dispatchers/"
         self._key = self._folder + instance
         self._fleet = fleet
         self._log = log
+        self._clock, self._monotonic = clock, clock.monotonic
         self._loaded = False
-        self._born, self._born_wall = monotonic(), time.time()
+        self._born, self._born_wall = self._monotonic(), self._wall()
         self._ours_before = SnapshotNotes()
         self._written = snapshot_pages.write(SnapshotNotes(), 0.0)
         self._without = frozenset[str]()
+
+    def _wall(self) -> float:
+        return self._clock.now().timestamp()
 
     async def load(self) -> bool:
         """Take what dispatchers have written down; tells whether Consul could be read."""
@@ -90,8 +94,8 @@ class LimitSnapshot:
             if not self._loaded:
                 await self.load()
             await asyncio.sleep(PERIOD)
-            owned.buckets.look_round(peers.owns, monotonic())
-            version = owned.version, int(monotonic() // LOOK)
+            owned.buckets.look_round(peers.owns, self._monotonic())
+            version = owned.version, int(self._monotonic() // LOOK)
             if version == seen or not (self._loaded and peers.is_counted(peers.me)):
                 continue
             try:
@@ -123,7 +127,7 @@ class LimitSnapshot:
         Without `look` what was written last is taken to be there. False if there is more to write,
         or if somebody else has written there meanwhile.
         """
-        for _ in self._fleet.owned.buckets.find_slow(self._fleet.peers.owns, monotonic()):
+        for _ in self._fleet.owned.buckets.find_slow(self._fleet.peers.owns, self._monotonic()):
             await asyncio.sleep(0)  # there may be thousands, and tasks come meanwhile
         ours, done = self._ours(), not self._fleet.owned.buckets.behind
         if not look and snapshot_notes.with_ours(self._ours_before, ours).says_as(
@@ -131,7 +135,7 @@ class LimitSnapshot:
         ):
             return done  # most changes are of limits that are full again in a moment
         entry = await self._consul.kv_get(self._key)
-        now = time.time()
+        now = self._wall()
         before = self._before(entry)
         await asyncio.sleep(0)
         merged = snapshot_notes.with_ours(before or SnapshotNotes(), ours).lasting(now)
@@ -167,8 +171,8 @@ class LimitSnapshot:
             self._log.warning("too much to write down" if without else "all written", **without)
 
     def _ours(self) -> SnapshotNotes:
-        now = monotonic()
-        offset = time.time() - now
+        now = self._monotonic()
+        offset = self._wall() - now
 
         def wall(at: float) -> int:
             return round(at + offset)  # so that it stays the same
@@ -192,13 +196,13 @@ class LimitSnapshot:
         return {key: room[:2] for key, room in before.rooms.items()}
 
     async def _restore(self, found: Collection[SnapshotNotes]) -> None:
-        now, wall = monotonic(), time.time()
+        now, wall = self._monotonic(), self._wall()
         owned = self._fleet.owned
         kept = snapshot_notes.latest(found).lasting(wall)
         for number, (key, (level, rate, capacity, at)) in enumerate(kept.levels.items()):
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
-                now, wall = monotonic(), time.time()
+                now, wall = self._monotonic(), self._wall()
             owned.buckets.restore(key, (level, rate, capacity), wall - at, now)
         owned.bulkheads.remember(self._left_behind(found, wall), now, now - self._born)
         for lane, (state, epoch, since) in kept.breakers.items():
@@ -206,7 +210,7 @@ class LimitSnapshot:
 
     async def _forget_old(self, found: Mapping[CatalogEntry, SnapshotNotes]) -> None:
         """Delete what a dispatcher has left behind that has long gone."""
-        now = time.time()
+        now = self._wall()
         for entry, kept in found.items():
             if now - kept.at > OLD and not kept.lasting(now):
                 await self._consul.kv_delete(entry.key, cas=entry.index)
@@ -214,7 +218,7 @@ class LimitSnapshot:
     def _read(self, entry: CatalogEntry) -> SnapshotNotes | None:
         """Read one dispatcher's notes; None if they cannot be read."""
         try:
-            return snapshot_notes.read(entry.value, time.time())
+            return snapshot_notes.read(entry.value, self._wall())
         except (ValueError, RecursionError) as error:
             self._log.warning("unreadable memory", key=entry.key, reason=repr(error))
             return None

@@ -11,14 +11,14 @@ refused ones, it waits and asks again.
 
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from time import monotonic
 from typing import assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from maniple.clock import Clock
 from maniple.codec import encode
 from maniple.errors import BrokerUnavailable
 from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
@@ -96,7 +96,7 @@ class Pipeline:
         *,
         good: ResultCache,
         metrics: Metrics,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         """Ask `fleet` for permits; reply through `results`, with what is `good` if need be."""
         self._lanes = lanes
@@ -105,7 +105,7 @@ class Pipeline:
         self._results = results
         self._good = good
         self._metrics = metrics
-        self._clock = clock
+        self._clock, self._monotonic = clock.now, clock.monotonic
         self._unasked = State(fleet.owned.breaker)
         self._granted = State(fleet.owned.breaker, passes=True)
 
@@ -126,7 +126,7 @@ class Pipeline:
             self._admit_again(envelope, resolved, source, before)
         elif resolved.guarded or source.expires:
             task = PipelineTask(envelope, resolved, source, submitted=True)
-            self._run(task, 0, monotonic())
+            self._run(task, 0, self._monotonic())
         else:
             self._lanes.send_task(envelope, source)
 
@@ -137,7 +137,7 @@ class Pipeline:
         )
         if envelope.owing or (resolved.guarded and envelope.mirror_of is None):
             task = PipelineTask(envelope, resolved, source, returned=True)
-            self._run(task, FIRST_ONCE, monotonic())
+            self._run(task, FIRST_ONCE, self._monotonic())
         else:
             self._lanes.send_task(envelope, source)
 
@@ -155,7 +155,7 @@ class Pipeline:
         envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes, again=again)
         if resolved.guarded or source.expires:
             task = PipelineTask(envelope, resolved, source, returned=True, submitted=True)
-            self._run(task, 0, monotonic())
+            self._run(task, 0, self._monotonic())
         else:
             self._lanes.send_task(envelope, source)
 
@@ -299,7 +299,7 @@ class Pipeline:
             self._wait_undecided(still_owing(limit, task), policy)
             return
         state = State(self._granted.breaker, passes, seconds)
-        self._run(with_room(task, limit, state), place, monotonic(), (limit, task), state)
+        self._run(with_room(task, limit, state), place, self._monotonic(), (limit, task), state)
 
     def _fail(self, task: PipelineTask, asked: _Asked | None, error: Exception) -> None:
         """Let a task wait over which this dispatcher fails: it may be another that takes it then.
@@ -383,7 +383,7 @@ class Pipeline:
         """Give back room that a task got, and return it without."""
         if task.room is None:
             return task
-        self._fleet.return_permit(task.room, monotonic())
+        self._fleet.return_permit(task.room, self._monotonic())
         return replace(task, envelope=without_room(task.envelope), room=None)
 
     # --- instead -------------------------------------------------------------------------
@@ -419,7 +419,7 @@ class Pipeline:
             policies={**envelope.policies, **resolved.versions},
         )
         task = PipelineTask(envelope, resolved, task.source, submitted=True, fell=True)
-        self._run(task, 0, monotonic())
+        self._run(task, 0, self._monotonic())
 
     def _accept(self, task: PipelineTask, refused: _Refused) -> None:
         """Answer that the task is accepted, and let it ask again when there may be room."""

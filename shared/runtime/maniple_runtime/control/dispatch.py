@@ -19,8 +19,8 @@ Handler = Callable[[M], Awaitable[None] | None]
 class ControlDispatch:
     """Decodes messages and runs their handlers; logs and counts in `metrics` what fails."""
 
-    def __init__(self, log: FilteringBoundLogger) -> None:
-        self.metrics = Metrics()
+    def __init__(self, log: FilteringBoundLogger, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._log = log
         self._running: set[asyncio.Task[None]] = set()
 
@@ -35,7 +35,7 @@ class ControlDispatch:
             try:
                 message = kind.from_json(arrival.body)
             except ValueError as error:
-                self.metrics.counter(CONTROL_DROPPED, "undecodable").inc()
+                self._metrics.counter(CONTROL_DROPPED, "undecodable").inc()
                 self._log.warning("undecodable message", type=kind.TYPE, reason=str(error))
                 return
             await self._guarded(handler, message)
@@ -72,5 +72,5 @@ class ControlDispatch:
             self._report(kind)
 
     def _report(self, kind: str) -> None:
-        self.metrics.counter(CONTROL_DROPPED, "handler").inc()
+        self._metrics.counter(CONTROL_DROPPED, "handler").inc()
         self._log.exception("handler failed", type=kind)

@@ -48,7 +48,8 @@ class ControlPlane:
     """Subscriptions, requests and confirmed publishes over one connection that repairs itself.
 
     `name` is the connection's name as the broker shows it. With `health`, the required component
-    `control plane` says whether the connection stands. Entering raises `BrokerUnavailable` after
+    `control plane` says whether the connection stands; `metrics` count reconnections and dropped
+    messages. Entering raises `BrokerUnavailable` after
     `patience` seconds (at once for wrong credentials). Known weakness: while the connection is
     away, what is published for its exclusive queues is lost, as for any listener not there.
     """
@@ -62,13 +63,19 @@ class ControlPlane:
         health: Health | None = None,
         patience: float = 10.0,
         times: Amqp | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics()
+        # Prometheus sees a counter rise only from a value that was there before.
+        metrics.counter(RECONNECTS, "control")
+        metrics.gauge(PUBLISHING_BLOCKED, "control")
+        self._metrics = metrics
         self.name = name
         self.reconnects = 0
         self._log = log
         self._health = health
         self._patience = patience
-        self._inbox = ControlDispatch(log)
+        self._inbox = ControlDispatch(log, metrics)
         self._replies: Callable[[], str] | None = None
         self._reply_lock = asyncio.Lock()
         self._waiting = Correlation()
@@ -81,13 +88,6 @@ class ControlPlane:
             times=times,
         )
         self._opened = False
-
-    def measured(self, metrics: Metrics) -> Self:
-        """Count reconnections and dropped messages there, and return the control plane."""
-        self._inbox.metrics = metrics
-        metrics.counter(RECONNECTS, "control")
-        metrics.gauge(PUBLISHING_BLOCKED, "control")
-        return self
 
     async def __aenter__(self) -> Self:
         """Connect; raises `BrokerUnavailable`."""
@@ -132,7 +132,7 @@ class ControlPlane:
     def _on_state(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
         if up and self._opened:
             self.reconnects += 1
-            self._inbox.metrics.counter(RECONNECTS, "control").inc()
+            self._metrics.counter(RECONNECTS, "control").inc()
             self._log.info("control plane reconnected", connection=self.name)
         if not up:
             self._log.warning("control plane lost its connection", connection=self.name)
@@ -143,7 +143,7 @@ class ControlPlane:
             self._health.set(COMPONENT, ok=up, detail=detail, required=True)
 
     def _on_blocked(self, blocked: bool) -> None:  # noqa: FBT001 - as above
-        self._inbox.metrics.gauge(PUBLISHING_BLOCKED, "control").set(blocked)
+        self._metrics.gauge(PUBLISHING_BLOCKED, "control").set(blocked)
         if self._health is not None:
             detail = BLOCKED if blocked else ""
             self._health.set(f"{COMPONENT} publishing", ok=not blocked, detail=detail)

@@ -5,13 +5,13 @@ Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, NamedTuple, Self
 
 from prometheus_client import Counter, Histogram
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import MAX_ITEMS, Bundler
+from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode, join
 from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.identifiers import new_id
@@ -93,6 +93,7 @@ class BatchPublisher:
         self._metrics: Metrics | None = None
         self._sent: _Sent | None = None
         self._answered: Callable[[float], None] | None = None
+        self._monotonic: Callable[[], float] = float
         self._window = WINDOW
         self.kept = 0
         """Bytes that were added and whose end has not been told."""
@@ -122,9 +123,9 @@ class BatchPublisher:
         self._headers_of = headers_of
         return self
 
-    def telling(self, answered: Callable[[float], None]) -> Self:
+    def telling(self, answered: Callable[[float], None], monotonic: Callable[[], float]) -> Self:
         """Tell `answered` of each confirm when that bundle was sent, and return the outlet."""
-        self._answered = answered
+        self._answered, self._monotonic = answered, monotonic
         return self
 
     def measured(self, metrics: Metrics) -> Self:
@@ -193,7 +194,7 @@ class BatchPublisher:
 
     async def _send(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> None:
         error: ManipleError | None = None
-        message, since = self._message(key, items), monotonic()
+        message, since = self._message(key, items), self._monotonic()
         try:
             await self._publish(message)
         except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
@@ -279,20 +280,21 @@ class ResultPublisher:
         *,
         replier: Publisher,
         times: Queues | None = None,
+        monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
         """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
-        self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times)
+        self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times, monotonic)
         self._records = (
             BatchPublisher(publisher, RESULTS, RESULTS_TYPE, insist=True)
             .patient(RECORD_PATIENCE)
-            .telling(self._under_way.answered)
+            .telling(self._under_way.answered, monotonic)
             .measured(metrics)
         )
         self._verdicts = (
             BatchPublisher(publisher, RESULTS, RESULTS_TYPE)
             .patient(RECORD_PATIENCE)
             .once()
-            .telling(self._under_way.answered)
+            .telling(self._under_way.answered, monotonic)
             .measured(metrics)
         )
         self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE).measured(metrics)

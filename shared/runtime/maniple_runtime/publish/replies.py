@@ -4,9 +4,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import ManipleError, PublishRefused
 from maniple.timings import Queues
 from maniple_runtime.publish.confirm import (
@@ -56,9 +56,15 @@ class Replies:
     that has confirmed nothing for `Queues.silence` seconds: what waits for it is `dropped`.
     """
 
-    def __init__(self, dropped: Callable[[], None], times: Queues | None = None) -> None:
+    def __init__(
+        self,
+        dropped: Callable[[], None],
+        times: Queues | None = None,
+        monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
+    ) -> None:
         """Begin with none; `dropped` is called for each that is given up."""
         self._times = times or Queues()
+        self._monotonic = monotonic
         self._dropped = dropped
         self._under_way: InFlightPublishes[Reply] = InFlightPublishes(self._times.patience)
         self._released: dict[Reply, float] = {}  # in order of time
@@ -85,9 +91,9 @@ class Replies:
         outlet, key = place
         # The other half is for places that are late for the first time.
         if place in self._late and self.kept <= REPLY_BYTES // 2:
-            self._release(reply, monotonic())
+            self._release(reply, self._monotonic())
         else:
-            reply.ticket = self._under_way.begin(("", key), reply, monotonic())
+            reply.ticket = self._under_way.begin(("", key), reply, self._monotonic())
         outlet.add_item(key, encoded, reply)
 
     def offer(
@@ -148,7 +154,7 @@ class Replies:
 
         While the broker is not `taking` anything (away, or an alarm) nobody's time counts.
         """
-        now = monotonic()
+        now = self._monotonic()
         if not taking:
             self._under_way.renew(now)
             self._released = dict.fromkeys(self._released, now)
@@ -196,7 +202,7 @@ class Replies:
         refused = isinstance(error, PublishRefused)
         is_answer = error is None or refused
         if is_answer and reply.place in self._heard:
-            self._heard[reply.place] = monotonic()
+            self._heard[reply.place] = self._monotonic()
         waited = False
         if reply.ticket is not None:
             waited = (self._under_way.end if is_answer else self._under_way.withdraw)(reply.ticket)

@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from time import monotonic
 
 import opentelemetry.trace as api
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -45,11 +44,19 @@ class Exporter(SpanProcessor):
     exported; both are counted.
     """
 
-    def __init__(self, settings: ServiceSettings, overflow: Counter, failed: Counter) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        overflow: Counter,
+        failed: Counter,
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
         """Export to `settings.otlp_endpoint`; the thread starts with the first span."""
         # We say ourselves, once, that nothing can be exported; it would say so for each batch.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         self._resource = _resource_of(settings)
+        self._monotonic = monotonic
         self._scopes: dict[str, InstrumentationScope] = {}
         self._target: SpanExporter = OTLPSpanExporter(
             endpoint=settings.otlp_endpoint.rstrip("/") + _PATH, timeout=EXPORT_TIMEOUT
@@ -119,7 +126,7 @@ class Exporter(SpanProcessor):
                 self._send(batch)
 
     def _send(self, batch: Sequence[Span | ReadableSpan]) -> None:
-        began = monotonic()
+        began = self._monotonic()
         try:
             ready = [self._readable(s) if isinstance(s, Span) else s for s in batch]
             sent = self._target.export(ready) is SpanExportResult.SUCCESS
@@ -132,7 +139,7 @@ class Exporter(SpanProcessor):
             if sent:
                 self._log.info("spans are exported again")
             else:
-                seconds = round(monotonic() - began, 1)
+                seconds = round(self._monotonic() - began, 1)
                 self._log.warning("spans cannot be exported; they are dropped", seconds=seconds)
 
     def _readable(self, span: Span) -> ReadableSpan:

@@ -6,9 +6,9 @@ process without an endpoint loads nothing of OpenTelemetry and writes nothing.
 
 import random
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.spans import Span
 from maniple_runtime.allowance import Allowance
 from maniple_runtime.metric_names import SPANS_DROPPED, TRACES_LIMITED
@@ -35,10 +35,12 @@ class Tracer:
         *,
         rate: float = 0.0,
         metrics: Metrics | None = None,
+        monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
         """Send spans to `exporter`; `rate` is traces per second, of either sort."""
         self.on = exporter is not None
         self._exporter = exporter
+        self._monotonic = monotonic
         # Who asks for everything to be sampled takes nothing from what goes wrong.
         self._submitted, self._late = Allowance(rate), Allowance(rate)
         self._metrics = metrics
@@ -53,7 +55,7 @@ class Tracer:
         if not self.on:
             return False
         allowance = self._submitted if why == SUBMITTED else self._late
-        if allowance.take(monotonic()):
+        if allowance.take(self._monotonic()):
             return True
         if self._metrics is not None:
             self._metrics.counter(TRACES_LIMITED, why).inc()
@@ -87,7 +89,7 @@ def new_span_id() -> str:
     return f"{random.getrandbits(64) or 1:016x}"
 
 
-def make_tracer(settings: ServiceSettings, metrics: Metrics) -> Tracer:
+def make_tracer(settings: ServiceSettings, metrics: Metrics, clock: Clock = SYSTEM_CLOCK) -> Tracer:
     """Return the tracer of a process; it exports if the settings say where to."""
     if not settings.otlp_endpoint:
         return NO_TRACER
@@ -95,5 +97,5 @@ def make_tracer(settings: ServiceSettings, metrics: Metrics) -> Tracer:
     from maniple_runtime.telemetry.export import Exporter  # noqa: PLC0415
 
     dropped = metrics.counter(SPANS_DROPPED, "queue_full"), metrics.counter(SPANS_DROPPED, "failed")
-    exporter = Exporter(settings, *dropped)
-    return Tracer(exporter, rate=settings.trace_rate, metrics=metrics)
+    exporter = Exporter(settings, *dropped, monotonic=clock.monotonic)
+    return Tracer(exporter, rate=settings.trace_rate, metrics=metrics, monotonic=clock.monotonic)

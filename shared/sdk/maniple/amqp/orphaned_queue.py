@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from time import monotonic
 
 import aiormq
 
@@ -18,6 +17,7 @@ from maniple.amqp.connection_errors import LOST, is_loss
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.delivery import Delivery
 from maniple.amqp.listener import QueueView
+from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import BrokerUnavailable
 from maniple.topology import Queue
 
@@ -35,6 +35,7 @@ class OrphanedQueue:
         queue: Queue,
         handle: Callable[[Delivery], None],
         budget: ByteBudget | None = None,
+        monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
         """Pass the deliveries of `queue` to `handle`.
 
@@ -44,12 +45,13 @@ class OrphanedQueue:
         self._connection = connection
         self._queue = queue
         self._handle = handle
+        self._monotonic = monotonic
         prefetch = PREFETCH if budget is None else min(PREFETCH, max(1, budget.floor // ASSUMED))
         self._consumer = Consumer(
             queue.name, self._take, prefetch=prefetch, owner=self, budget=budget, steady=True
         )
         self._channel: aiormq.abc.AbstractChannel | None = None
-        self._touched = monotonic()
+        self._touched = self._monotonic()
         self.lost = False
 
     def suspect(self) -> None:
@@ -59,7 +61,7 @@ class OrphanedQueue:
     @property
     def quiet(self) -> float:
         """Seconds since the last delivery came or was on its way."""
-        return 0.0 if self._consumer.unsettled else monotonic() - self._touched
+        return 0.0 if self._consumer.unsettled else self._monotonic() - self._touched
 
     async def inspect_queue(self) -> QueueView | None:
         """Return the queue's state; None if it does not exist."""
@@ -73,7 +75,7 @@ class OrphanedQueue:
 
     async def consume(self) -> None:
         """Begin to take what waits."""
-        self._touched = monotonic()
+        self._touched = self._monotonic()
         if self._channel is None:
             self._channel = await self._consumer.open(self._connection)
             self._channel.closing.add_done_callback(lambda _: self.suspect())
@@ -83,9 +85,9 @@ class OrphanedQueue:
     async def pause(self) -> None:
         """Stop consuming, and settle what was taken, within 5 s; the rest stays in the queue."""
         await self._consumer.pause()
-        deadline = monotonic() + SETTLE_TIMEOUT
+        deadline = self._monotonic() + SETTLE_TIMEOUT
         # An acknowledgement tells nobody that it was sent.
-        while self._consumer.unsettled and not self.lost and monotonic() < deadline:  # noqa: ASYNC110
+        while self._consumer.unsettled and not self.lost and self._monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
 
     async def unbind(self) -> None:
@@ -121,7 +123,7 @@ class OrphanedQueue:
         self._consumer.retire()
 
     def _take(self, delivery: Delivery) -> None:
-        self._touched = monotonic()
+        self._touched = self._monotonic()
         self._handle(delivery)
 
 
@@ -146,13 +148,16 @@ async def _closed(one: OrphanedQueue) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def leftover(
-    link: AmqpConnection, queue: Queue, handle: Callable[[Delivery], None]
+    link: AmqpConnection,
+    queue: Queue,
+    handle: Callable[[Delivery], None],
+    monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
 ) -> AsyncIterator[OrphanedQueue]:
     """Give an `OrphanedQueue` over the current connection of `link`.
 
     Raises `BrokerUnavailable` when that connection is lost meanwhile: start again then.
     """
-    one = OrphanedQueue(await link.connection(), queue, handle, link.budget)
+    one = OrphanedQueue(await link.connection(), queue, handle, link.budget, monotonic)
     try:
         async with _closed(one):
             yield one
