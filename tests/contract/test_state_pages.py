@@ -101,7 +101,7 @@ class Fenced:
         )
         runtime: Any = SimpleNamespace(
             spawn=nothing,
-            pulse=SimpleNamespace(beat=nothing),
+            ttl_heartbeat=SimpleNamespace(beat=nothing),
             health=SimpleNamespace(set=nothing),
             clock=Clock(monotonic=lambda: self.now),
         )

@@ -30,7 +30,7 @@ NEVER: Known = (0, "closed")
 
 def known(one: Dispatcher) -> Known:
     """Return the epoch and the state that a dispatcher takes the breaker for."""
-    found = {lane: (b.epoch, b.state.value) for lane, b in one.fleet.owned.breakers()}
+    found = {lane: (b.epoch, b.state.value) for lane, b in one.coordinator.owned.breakers()}
     return found.get(LANE, NEVER)
 
 
@@ -62,7 +62,7 @@ class Seen:
                 self.states[now[0]].add(now[1])
                 changed_at = self.changed_at.setdefault(now[0], self.world.now)
                 self.late = max(self.late, self.world.now - changed_at)
-            if one.fleet.peers.owns(KEY):
+            if one.coordinator.peers.owns(KEY):
                 self.owners[now[0]].add(one.name)
 
     def _sent(self, one: Dispatcher) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from maniple.timings import Reports
 from maniple_policies import Resolved
+from simulated_bulkheads import Queues
 from simulated_dispatchers import policy
-from simulated_rooms import Queues
 from virtual_time import World, seeds
 
 MOST = 5
@@ -42,7 +42,7 @@ def test_nothing_is_refused_for_room_that_is_only_remembered(
     for seed in chunk:
         with World(seed) as world, Queues(world, REFUSING, affinity=False, agents=2) as queues:
             crash(world, queues, dispatchers)
-            remembered = max(w.fleet.owned.bulkheads.in_flight(KEY) for w in queues.workers)
+            remembered = max(w.coordinator.owned.bulkheads.in_flight(KEY) for w in queues.workers)
             refused = set(queues.refused)
             in_flight: list[int] = []
             world.every(0.02, lambda: in_flight.append(len(queues.in_flight())))  # noqa: B023

@@ -8,8 +8,8 @@ import pytest
 from maniple.timings import Reports
 from maniple.topology import lane_queues
 from maniple_policies import Resolved
+from simulated_bulkheads import Queues
 from simulated_dispatchers import LANE, policy
-from simulated_rooms import Queues
 from virtual_time import World, seeds
 
 MOST = 5
@@ -40,7 +40,9 @@ def cut_agent(world: World, queues: Queues) -> None:
 def kill_dispatcher(world: World, queues: Queues) -> None:
     if len(queues.workers) > 1:
         queues.kill(world.random.choice(queues.workers))
-        world.after(world.between(0.5, 3.0), lambda: queues.start(f"d{len(queues.fleet.all)}"))
+        world.after(
+            world.between(0.5, 3.0), lambda: queues.start(f"d{len(queues.dispatchers.all)}")
+        )
 
 
 def freeze_dispatcher(world: World, queues: Queues) -> None:
@@ -99,7 +101,7 @@ def test_no_more_are_in_flight_than_there_is_room_and_all_room_comes_back(
             world.run(DONE_WITHIN)
             assert set(queues.submitted) == queues.ended
             for one in queues.workers:
-                assert one.fleet.owned.bulkheads.in_flight(KEY) == 0
+                assert one.coordinator.owned.bulkheads.in_flight(KEY) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -114,12 +114,12 @@ def test_who_stood_still_for_so_long_that_others_may_own_what_was_its_own_listen
     with World(0) as world, Dispatchers(world) as fleet:
         one, _ = fleet.start("d0"), fleet.start("d1")
         world.run(3.0)
-        assert one.fleet.peers.is_counted(one.name)
+        assert one.coordinator.peers.is_counted(one.name)
         one.process.freeze(seconds)
         world.run(seconds + times.listens / 2)
-        assert one.fleet.peers.is_counted(one.name) == (seconds < times.stood_still)
+        assert one.coordinator.peers.is_counted(one.name) == (seconds < times.stood_still)
         world.run(times.listens + WAYS)
-        assert one.fleet.peers.is_counted(one.name)
+        assert one.coordinator.peers.is_counted(one.name)
 
 
 @pytest.mark.parametrize("chunk", seeds(8), ids=str)
@@ -133,7 +133,9 @@ def test_a_broker_that_stands_still_for_a_moment_moves_no_limit(chunk: range) ->
             fleet.broker.stall(1.4)
             for _ in range(100):
                 world.run(0.05)
-                assert all(one.fleet.peers.is_counted(other.name) for one in both for other in both)
+                assert all(
+                    one.coordinator.peers.is_counted(other.name) for one in both for other in both
+                )
 
 
 def stands_still(world: World, fleet: Dispatchers) -> None:
@@ -213,9 +215,9 @@ def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_emp
         for lane in lane_queues(LANE):
             fleet.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
         world.run(3.0)
-        one.roster.registered("a", "1", frozenset({LANE}))
+        one.assignment.registered("a", "1", frozenset({LANE}))
         if draining:
-            one.roster.draining("a", "1")
+            one.assignment.draining("a", "1")
         one.count_rooms()
         fleet.broker.queues[queue] = QueueView(ready=5, consumers=1)
         for _ in range(10):

@@ -23,7 +23,7 @@ def deliver(one: Dispatcher, tasks: int, before: Redelivery) -> None:
                 id=str(number), capability=LANE, lane=LANE, submitted_at=NOW, deadline=FAR
             )
             one.undecided += 1
-            one.gate.admit(task, LIMITED, HELD, before)
+            one.pipeline.admit(task, LIMITED, HELD, before)
 
     one.world.after(0.0, come, one.process)
 

@@ -70,7 +70,7 @@ class Lives:
         world.run(0.5)
         assert len(self.fleet.became.sent) == FIVE
         for one in self.of.values():
-            assert one.fleet.owned.breaker(LANE)[0] is BreakerState.OPEN, one.name
+            assert one.coordinator.owned.breaker(LANE)[0] is BreakerState.OPEN, one.name
 
 
 @pytest.mark.parametrize("lived", [0.2, 0.8, READY])
@@ -131,7 +131,7 @@ def test_who_cannot_read_consul_at_its_start_overwrites_nothing_and_learns_of_it
         world.run(20.0)
         for one in lives.of.values():
             one.admit(FIVE_AN_HOUR, 3)
-            assert one.fleet.owned.breaker(LANE)[0] is BreakerState.OPEN
+            assert one.coordinator.owned.breaker(LANE)[0] is BreakerState.OPEN
         world.run(0.5)
         assert len(fleet.became.sent) == passed
 
@@ -258,7 +258,7 @@ def test_who_is_long_in_reaching_the_broker_owns_nothing_before_it_has_listened(
         def look() -> None:
             if late.hot.up:
                 reached.append(world.now)
-            if late.fleet.peers.is_counted(late.name):
+            if late.coordinator.peers.is_counted(late.name):
                 owned.append(world.now)
 
         world.every(0.01, look)
@@ -275,7 +275,7 @@ def test_a_deaf_dispatcher_owns_nothing_however_long_it_has_been_there() -> None
         lives.begin("d1")
         for _ in range(100):
             world.run(0.1)
-            assert all(not one.fleet.peers.is_counted(deaf.name) for one in fleet.alive)
+            assert all(not one.coordinator.peers.is_counted(deaf.name) for one in fleet.alive)
         world.after(0.0, partial(lives.end, "d1"))
         world.run(5.0)
-        assert not deaf.fleet.peers.is_counted(deaf.name)
+        assert not deaf.coordinator.peers.is_counted(deaf.name)

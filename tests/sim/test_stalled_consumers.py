@@ -28,7 +28,7 @@ def fleet(world: World, cluster: Cluster, lanes: tuple[str, ...], number: int) -
         cluster.registry(f"r{which}")
     for which in range(number):
         agent = cluster.agent(f"a{which}", fenced=False, capabilities=lanes, lanes=lanes)
-        agent.hungry = lanes
+        agent.open_lanes = lanes
     for lane in lanes:
         fill(cluster, lane, 0, number)
     world.run(BOUNDS.settling + PERIOD + world.between(0.0, 3.0))
@@ -123,7 +123,7 @@ def test_an_agent_that_consumes_nothing_for_its_own_reasons_is_told_to_reconnect
             cut, *others = cluster.agents
             for agent in others:
                 eats(world, agent, world.between(0.2, 2.0))
-            cut.hungry, cut.unconsumed = told_without_a_link()
+            cut.open_lanes, cut.unconsumed = told_without_a_link()
             fill(cluster, "x", 5, 2)
             world.run(BOUNDS.hopeless + 3 * LOOK + PERIOD + GRACE + RECONNECT_GRACE + SLACK)
             assert told(cut, 0.0)

@@ -219,7 +219,7 @@ class _Slots(list[Any]):
 
 
 class Agent:
-    """An agent in a process of its own; `hungry` are the lanes of which it would take more.
+    """An agent in a process of its own; `open_lanes` are those of which it would take more.
 
     `unconsumed` are the places where it was asked to consume anew, and the queue is silent.
     """
@@ -232,7 +232,7 @@ class Agent:
         self.process = Process(cluster.world, name)
         self.work = Held(cluster.world)
         self.told: list[tuple[float, Command]] = []
-        self.hungry: tuple[str, ...] = ()
+        self.open_lanes: tuple[str, ...] = ()
         self.unconsumed: tuple[str, ...] = ()
         self.slots = 4
         self.reconnects: Callable[[], object] = lambda: None
@@ -260,7 +260,7 @@ class Agent:
             self._described,
             self.slots,
             lambda: plane.connections,
-            lambda: self.hungry,
+            lambda: self.open_lanes,
             lambda: self.unconsumed,
         )
         work: Any = self.work
@@ -274,7 +274,7 @@ class Agent:
         )
         runtime: Any = SimpleNamespace(
             health=Health("agent", self.name, clock=world.monotonic),
-            pulse=TtlHeartbeat(),
+            ttl_heartbeat=TtlHeartbeat(),
             spawn=lambda task, _name: self.process.create_task(task),
             clock=world.clock,
         )
@@ -350,7 +350,7 @@ class Agent:
         silent = {
             lane for lane in places if lane_queues(lane)[0].name in self.cluster.broker.silent
         }
-        self.hungry = tuple(lane for lane in self.hungry if lane not in silent)
+        self.open_lanes = tuple(lane for lane in self.open_lanes if lane not in silent)
         self.unconsumed = (*self.unconsumed, *silent)
 
     def ate(self) -> None:

@@ -117,23 +117,23 @@ class Hot:
 class Dispatcher:
     """A life of a dispatcher, in a process of its own; all its lives are the same `instance`."""
 
-    def __init__(self, fleet: "Dispatchers", name: str, instance: str) -> None:
-        self.world, self.fleet_of, self.name = fleet.world, fleet, name
-        self.process = Process(fleet.world, name)
-        self.consul = SimulatedConsul(fleet.consul, self.process)
+    def __init__(self, dispatchers: "Dispatchers", name: str, instance: str) -> None:
+        self.world, self.dispatchers, self.name = dispatchers.world, dispatchers, name
+        self.process = Process(dispatchers.world, name)
+        self.consul = SimulatedConsul(dispatchers.consul, self.process)
         self._instance = instance
         self.undecided = 0
         self.resolved = Resolved()
-        self.roster = Assignment()
+        self.assignment = Assignment()
         self.lanes: Any = None
         self.process.step(self._begin)
 
     def make_lanes(self) -> Any:
         """Return its egress."""
-        return Lanes(self, self.fleet_of.became)
+        return Lanes(self, self.dispatchers.became)
 
     def _begin(self) -> None:
-        link: Any = type("Link", (SimulatedLink,), {"broker": self.fleet_of.broker})
+        link: Any = type("Link", (SimulatedLink,), {"broker": self.dispatchers.broker})
         intake, outlet = (
             link("", name=f"{self.name}.0.{purpose}", on_state=lambda _: None)
             for purpose in ("consume", "publish")
@@ -142,12 +142,12 @@ class Dispatcher:
         self.hot = Hot(intake, outlet)
         hot: Any = self.hot
         owned = LeaseOwner(
-            self.fleet_of.spec_of,
+            self.dispatchers.spec_of,
             born=self._milliseconds,
-            known=lambda: self.fleet_of.policies_known,
+            known=lambda: self.dispatchers.policies_known,
         )
         due = asyncio.Event()
-        self.fleet = Coordinator(
+        self.coordinator = Coordinator(
             self.name,
             owned,
             self.world.now,
@@ -160,15 +160,15 @@ class Dispatcher:
             consul,
             "maniple/dev",
             self._instance,
-            fleet=self.fleet,
+            fleet=self.coordinator,
             log=log,
             clock=self.world.clock,
         )
         nothing: Any = None
         policies: Any = SimpleNamespace(resolve=lambda *_: self.resolved)
-        self.gate = Pipeline(
+        self.pipeline = Pipeline(
             self.lanes,
-            self.fleet,
+            self.coordinator,
             policies,
             nothing,
             good=nothing,
@@ -182,11 +182,11 @@ class Dispatcher:
             log=structlog.get_logger(),
             clock=self.world.clock,
         )
-        self.talk = talk = Gossip(hot, self.fleet, nothing, runtime, due)
+        self.gossip = gossip = Gossip(hot, self.coordinator, nothing, runtime, due)
         inspector: Any = SimulatedInspector(hot.intake)
-        self.recount = BulkheadRecount(inspector, self.fleet, self.roster, self.world.monotonic)
-        SimulatedListener(hot.intake, [(OUTCOMES.name, "")], talk.on_report)
-        handlers = DispatcherHandlers(self.lanes, self.fleet, self.world.monotonic)
+        self.recount = BulkheadRecount(inspector, self.coordinator, self.assignment, self.world.monotonic)
+        SimulatedListener(hot.intake, [(OUTCOMES.name, "")], gossip.on_report)
+        handlers = DispatcherHandlers(self.lanes, self.coordinator, self.world.monotonic)
         intake.bindings.append(
             (OUTCOMES.name, "", lambda m: None if isinstance(m, tuple) else handlers.on_outcomes(m))
         )
@@ -195,7 +195,7 @@ class Dispatcher:
             await intake.start(1.0)
             await outlet.start(1.0)
             self.process.create_task(self.memory.keep())
-            await talk.exchange_reports()
+            await gossip.exchange_reports()
 
         self.process.run(live())
 
@@ -216,7 +216,7 @@ class Dispatcher:
                     id=str(number), capability=LANE, lane=LANE, submitted_at=NOW, deadline=FAR
                 )
                 self.undecided += 1
-                self.gate.admit(task, resolved, HELD)
+                self.pipeline.admit(task, resolved, HELD)
 
         self.world.after(0.0, come, self.process)
 
@@ -230,7 +230,7 @@ class Dispatcher:
         def come() -> None:
             for envelope in envelopes:
                 self.undecided += 1
-                self.gate.again(replace(envelope, not_before=None), HELD)
+                self.pipeline.again(replace(envelope, not_before=None), HELD)
 
         self.world.after(0.0, come, self.process)
 
@@ -274,7 +274,7 @@ class Dispatchers:
     def owner(self, key: str) -> Dispatcher:
         """Return the owner of a key, as the first living one sees it; that one if it sees none."""
         first = self.alive[0]
-        name = first.fleet.peers.owner(key)
+        name = first.coordinator.peers.owner(key)
         return next((one for one in self.all if one.name == name), first)
 
     def report(self, ends: LaneEnds) -> None:

@@ -10,7 +10,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from gate_with_fakes import GateWithFakes, Kind
 from maniple.errors import BrokerUnavailable
 from maniple.messages import Waiting
 from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
@@ -22,6 +21,7 @@ from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
 from maniple_dispatcher.limits.outstanding import UnqueuedTasks
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
+from pipeline_with_fakes import Kind, PipelineWithFakes
 from work_with_fakes import NOW, Delivery, envelope
 
 ROOM: Kind = ("bulkhead", {"max_in_flight": 1})
@@ -59,14 +59,14 @@ class Fleet:
         self.return_permit(limit, now)
 
 
-class Scene(GateWithFakes):
+class Scene(PipelineWithFakes):
     """One that gives room in a bulkhead."""
 
     def __init__(self, *policies: Kind, monotonic: Callable[[], float] = monotonic) -> None:
         self.fleet = Fleet()
         fleet: Any = self.fleet
         self.rooms = BulkheadCounts(fleet, monotonic)
-        super().__init__(policies, fleet, rooms=self.rooms, monotonic=monotonic)
+        super().__init__(policies, fleet, counts=self.rooms, monotonic=monotonic)
 
     def admit(self, **fields: Any) -> Delivery:
         return self.bring(envelope("1", lane=LANE, **fields))
@@ -145,7 +145,7 @@ async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there() -
 
 async def test_one_whose_agents_own_queue_refuses_it_keeps_its_room_for_the_lane() -> None:
     scene = Scene(ROOM)
-    scene.roster.registered("a1", "1", frozenset({LANE}))
+    scene.assignment.registered("a1", "1", frozenset({LANE}))
     scene.publisher.full.add("a1")
     await scene.comes(affinity="k")
     assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [KEY]

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from msgspec import structs
 
-from fleet_simulation import Simulation
+from limits_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.bulkhead_room import MAX_LANES
 from maniple_dispatcher.limits.concurrency import Bulkheads

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from fleet_simulation import Simulation
+from limits_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Held
 from maniple_dispatcher.limits.coordinator import Coordinator

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet_simulation import Simulation
+from limits_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Doubt, Held
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit

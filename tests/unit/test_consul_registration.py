@@ -52,10 +52,12 @@ class WritesDown(Consul):
 
 
 @asynccontextmanager
-async def present(pulse: TtlHeartbeat) -> AsyncIterator[WritesDown]:
+async def present(heartbeat: TtlHeartbeat) -> AsyncIterator[WritesDown]:
     consul = WritesDown()
     settings = timed(ServiceSettings(instance="one"), Timings(catalog=Catalog(refresh=0.02)))
-    made = Registration(consul, settings, consul.health, port=1, life="abc", pulse=pulse)
+    made = Registration(
+        consul, settings, consul.health, port=1, life="abc", ttl_heartbeat=heartbeat
+    )
     made.register()
     try:
         await wait_until(lambda: bool(consul.meta))
@@ -66,27 +68,27 @@ async def present(pulse: TtlHeartbeat) -> AsyncIterator[WritesDown]:
 
 
 async def test_each_beat_refreshes_once_and_nothing_else_does() -> None:
-    pulse = TtlHeartbeat()
-    pulse.expect()
-    async with present(pulse) as consul:
+    heartbeat = TtlHeartbeat()
+    heartbeat.expect()
+    async with present(heartbeat) as consul:
         for turn in range(1, 4):
-            pulse.beat()
+            heartbeat.beat()
             await wait_until(lambda turn=turn: consul.passes == turn)  # type: ignore[misc]  # bound now
         with pytest.raises(AssertionError):
             await hold_within(lambda: consul.passes > 3, 0.2)
 
 
 async def test_a_beat_that_consul_did_not_take_is_not_used_later() -> None:
-    pulse = TtlHeartbeat()
-    pulse.expect()
-    async with present(pulse) as consul:
+    heartbeat = TtlHeartbeat()
+    heartbeat.expect()
+    async with present(heartbeat) as consul:
         consul.away = True
-        pulse.beat()
+        heartbeat.beat()
         await wait_until(lambda: consul.missed == 1)
         consul.away = False
         with pytest.raises(AssertionError):
             await hold_within(lambda: consul.passes > 0, 0.2)
-        pulse.beat()
+        heartbeat.beat()
         await wait_until(lambda: consul.passes == 1)
 
 
@@ -97,13 +99,13 @@ async def test_without_a_pulse_health_decides_and_the_entry_names_the_life() -> 
 
 
 async def test_consul_is_away_until_it_has_answered_whether_there_are_beats_or_not() -> None:
-    pulse = TtlHeartbeat()
-    pulse.expect()
-    async with present(pulse) as consul:
-        pulse.beat()
+    heartbeat = TtlHeartbeat()
+    heartbeat.expect()
+    async with present(heartbeat) as consul:
+        heartbeat.beat()
         await wait_until(lambda: consul.passes == 1)
         consul.away = True
-        pulse.beat()
+        heartbeat.beat()
         await wait_until(lambda: consul.missed == 1)
         await wait_until(lambda: not consul.is_ok())
         with pytest.raises(AssertionError):

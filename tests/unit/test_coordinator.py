@@ -5,7 +5,7 @@ from functools import partial
 import msgspec
 import pytest
 
-from fleet_simulation import Simulation
+from limits_simulation import Simulation
 from maniple.amqp.batching import MAX_BYTES
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fleet_simulation import Simulation
+from limits_simulation import Simulation
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import Limit, TokenBucketLimit

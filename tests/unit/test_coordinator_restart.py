@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fleet_simulation import Simulation
+from limits_simulation import Simulation
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 
 MOST = 10

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gate_with_fakes import GateWithFakes
 from ingress_with_fakes import Ingress
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome, failed
+from pipeline_with_fakes import PipelineWithFakes
 from work_with_fakes import OK, Agent, Delivery, envelope
 
 TIMES = 200
@@ -64,7 +64,7 @@ async def test_a_refused_submission_leaves_none(reply_to: str | None) -> None:
 
 @pytest.mark.parametrize("absent", [False, True])
 async def test_a_task_that_goes_to_its_lane_or_waits_leaves_none(*, absent: bool) -> None:
-    gate = GateWithFakes([], None)
+    gate = PipelineWithFakes([], None)
     if absent:
         gate.publisher.absent.add("text.stats")
 

@@ -49,7 +49,7 @@ class Fenced:
         )
         self.runtime = SimpleNamespace(
             health=Health("agent", "a1"),
-            pulse=TtlHeartbeat(),
+            ttl_heartbeat=TtlHeartbeat(),
             spawn=self._spawn,
             clock=Clock(monotonic=lambda: self.now),
         )
@@ -96,7 +96,7 @@ async def test_a_fence_closes_once_and_opens_with_the_next_confirmed_heartbeat()
     assert fenced.told == ["resume"]
     assert (fenced.fence.fenced, fenced.runtime.health.ready) == (False, True)
     assert fenced.agent.executor.ids == ["1"]
-    assert fenced.runtime.pulse.take_beat()
+    assert fenced.runtime.ttl_heartbeat.take_beat()
 
 
 async def test_a_fence_that_opens_in_the_turn_in_which_it_closed_leaves_nothing_paused() -> None:

@@ -139,7 +139,7 @@ async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(sce
     await scene.turn()
     scene.clock.seconds += Queues().patience
     scene.lanes.redirect_overdue(taking=True)
-    scene.clock.seconds += Queues().cancel  # longer than the door is shut
+    scene.clock.seconds += Queues().cancel  # longer than the lane is shut
     scene.lanes.redirect_overdue(taking=True)
     for name in ("probe", "behind it"):
         scene.send(name, lane="stuck.lane")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fleet_simulation import Simulation
+from limits_simulation import Simulation
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from gate_with_fakes import GateWithFakes
 from maniple.clock import Clock
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Waiting
@@ -23,6 +22,7 @@ from maniple_dispatcher.limits.token_bucket import Taken
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_policies import Resolved, parse_policy
 from maniple_runtime.telemetry import Metrics
+from pipeline_with_fakes import PipelineWithFakes
 from work_with_fakes import NOW, envelope
 
 LIMIT: Any = parse_policy({"kind": "rate_limit", "name": "it", "spec": {"limit": 100}})
@@ -192,7 +192,7 @@ async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_no
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     rooms = BulkheadCounts(fleet, monotonic)
-    scene = GateWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, rooms=rooms)
+    scene = PipelineWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, counts=rooms)
     scene.lanes._roster = Unsteady()
     scene.bring(envelope("1", affinity="k"))
     await scene.drain()

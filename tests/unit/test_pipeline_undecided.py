@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gate_with_fakes import GateWithFakes, Kind
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then, TokenBucketLimit
+from pipeline_with_fakes import Kind, PipelineWithFakes
 from work_with_fakes import NOW, envelope
 
 RATE: Kind = ("rate_limit", {"limit": 10})
@@ -54,7 +54,7 @@ class Fleet:
         return kinds.get(type(limit), "circuit_breaker")
 
 
-class Scene(GateWithFakes):
+class Scene(PipelineWithFakes):
     """One that asks a fleet which answers as it is told to."""
 
     def __init__(self, *policies: Kind) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gate_with_fakes import GateWithFakes, Kind
 from kept_spans import Kept
 from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY
 from maniple.traceparent import begun_trace
 from maniple_dispatcher.limits.breaker import BreakerState
+from pipeline_with_fakes import Kind, PipelineWithFakes
 from work_with_fakes import NOW, envelope
 
 LIMIT = {"limit": 1, "period": 60}
@@ -42,7 +42,7 @@ class Fleet:
         then(self.passes or self.shaped, 0.0 if self.passes else 30.0)
 
 
-class Scene(GateWithFakes):
+class Scene(PipelineWithFakes):
     """One whose limits are used up, and that is traced."""
 
     def __init__(self, policies: list[Kind]) -> None:

@@ -48,11 +48,11 @@ print(json.dumps({{
 """
 BROUGHT = f"""
 import asyncio, json
-from gate_with_fakes import GateWithFakes
+from pipeline_with_fakes import PipelineWithFakes
 from work_with_fakes import envelope
 
 async def brought():
-    gate = GateWithFakes([("pause", {DOCUMENT["spec"]})], None)
+    gate = PipelineWithFakes([("pause", {DOCUMENT["spec"]})], None)
     gate.bring(envelope("1"))
     await gate.drain()
     (waits,) = gate.tasks("maniple.delay")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gate_with_fakes import GateWithFakes
 from known_records import Known
 from maniple.codec import decode_results, encode
 from maniple.errors import ErrorCode
@@ -34,6 +33,7 @@ from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.records import Batch, Entry, Record, TaskKey
 from maniple_runtime.telemetry import Metrics
+from pipeline_with_fakes import PipelineWithFakes
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, Delivery, FakePublisher, envelope
 
@@ -222,7 +222,7 @@ async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_it
     found: Record | None,
 ) -> None:
     known = Known(found)
-    scene = GateWithFakes([], None, lookups=known)
+    scene = PipelineWithFakes([], None, lookups=known)
     task = envelope("1", again=True, waits=1, reply_to="theirs", deadline=NOW)
     await scene.bring_back(replace(task, submitted_at=NOW - HOUR))
     results = [one for m in scene.publisher.to("maniple.results") for one in decode_results(m.body)]
@@ -233,7 +233,7 @@ async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_it
 
 async def test_what_waited_alone_expires_without_being_looked_up() -> None:
     known = Known(ended("1"))
-    scene = GateWithFakes([], None, lookups=known)
+    scene = PipelineWithFakes([], None, lookups=known)
     await scene.bring_back(envelope("1", waits=1, deadline=NOW))
     assert (known.asked, len(scene.publisher.to("maniple.results"))) == ([], 1)
 
@@ -313,7 +313,7 @@ async def test_ids_of_all_lengths_are_found_and_what_is_longer_costs_nothing() -
 async def test_what_came_again_and_is_over_before_it_can_wait_is_looked_up_when_it_comes_back(
     *, again: bool
 ) -> None:
-    scene = GateWithFakes((), None, lookups=Known(ended("1")))
+    scene = PipelineWithFakes((), None, lookups=Known(ended("1")))
     task = replace(envelope("1"), again=again, deadline=NOW - HOUR)
     source = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
     scene.lanes.hold(task, source, Waiting.NO_AGENT)
@@ -332,7 +332,7 @@ async def test_what_would_expire_in_its_queue_is_on_record_before_it_leaves(
     before: Redelivery, *, expires: bool
 ) -> None:
     """Or what expires there, and has no record, might be running."""
-    scene = GateWithFakes((), None)
+    scene = PipelineWithFakes((), None)
     brought = scene.bring(envelope("1"), before, expires=expires)
     recorded = [message.type for message in scene.publisher.to(RESULTS.name)]
     assert (recorded, scene.tasks(LANES.name)) == ([], [])

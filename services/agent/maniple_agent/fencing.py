@@ -53,7 +53,7 @@ class Fence:
     def confirm(self, sent_at: float) -> None:
         """Record that the broker has confirmed a heartbeat that was sent at that time."""
         self._confirmation.confirm_heartbeat(sent_at)
-        self._runtime.pulse.beat()
+        self._runtime.ttl_heartbeat.beat()
         self.enforce()
         self._work.slots_free()  # what came too late for a look may still have kept jobs waiting
 

@@ -184,7 +184,7 @@ async def _report(
         hot=parts.hot,
         plane=plane,
     )
-    runtime.pulse.expect()
+    runtime.ttl_heartbeat.expect()
     heartbeats = Heartbeats(
         plane,
         self_,

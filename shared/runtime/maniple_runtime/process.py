@@ -65,9 +65,9 @@ class Runtime(Generic[S_co]):
     """What a process's `build` gets, with the settings of its service.
 
     `stopping` is set when the process shall end. `life` distinguishes this run of the instance from
-    others, in the names of its connections and in Consul. `pulse` refreshes the TTL check in
-    Consul, if it is expected; otherwise the required components of `health` decide. Who needs the
-    time reads `clock`, and nothing else.
+    others, in the names of its connections and in Consul. `ttl_heartbeat` refreshes the TTL check
+    in Consul, if it is expected; otherwise the required components of `health` decide. Who
+    needs the time reads `clock`, and nothing else.
     """
 
     settings: S_co
@@ -80,7 +80,7 @@ class Runtime(Generic[S_co]):
     clock: Clock = SYSTEM_CLOCK
     http_url: str = ""
     life: str = field(default_factory=lambda: secrets.token_hex(3))
-    pulse: TtlHeartbeat = field(default_factory=TtlHeartbeat)
+    ttl_heartbeat: TtlHeartbeat = field(default_factory=TtlHeartbeat)
     crashed: list[BaseException] = field(default_factory=list)
     before_leaving: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
     """Run when the process stops, before it leaves Consul."""
@@ -180,7 +180,7 @@ class _Process(Generic[S]):
             self.health,
             port=port,
             life=runtime.life,
-            pulse=runtime.pulse,
+            ttl_heartbeat=runtime.ttl_heartbeat,
         )
         await asyncio.wait({body, stop, start}, return_when=asyncio.FIRST_COMPLETED)
         present = self.started.is_set() and not body.done()

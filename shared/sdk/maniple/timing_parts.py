@@ -302,7 +302,7 @@ class Queues(Part):
     patience: float = 5.0
     """without a confirm, while others have theirs, until a copy of a task waits elsewhere"""
     cancel: float = 10.0
-    """after that until the publish itself is given up: a confirm that is late opens the door"""
+    """after that until the publish itself is given up: a late confirm makes it be tried again"""
     stuck: float = 5.0
     """for which one that did not confirm is not tried"""
     most_stuck: float = 60.0

@@ -57,8 +57,8 @@ class TtlHeartbeat:
 class Registration:
     """Keeps a process registered while it runs, as this one `life` of its instance.
 
-    The TTL check is refreshed at each beat of `pulse`, so that it lapses when the TTL has passed
-    since the last one; without a pulse it is refreshed repeatedly as long as every required
+    The TTL check is refreshed at each beat of `ttl_heartbeat`, so that it lapses when the TTL has
+    passed since the last one; without one it is refreshed repeatedly as long as every required
     component is ok (this code running at all shows that the loop is alive). What Consul has lost is
     registered again. `port` is the one that is really bound.
     """
@@ -71,7 +71,7 @@ class Registration:
         *,
         port: int,
         life: str = "",
-        pulse: TtlHeartbeat | None = None,
+        ttl_heartbeat: TtlHeartbeat | None = None,
     ) -> None:
         self._consul = consul
         self._settings = settings
@@ -79,7 +79,7 @@ class Registration:
         self._health = health
         self._port = port
         self._life = life
-        self._pulse = pulse or TtlHeartbeat()
+        self._ttl_heartbeat = ttl_heartbeat or TtlHeartbeat()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._registered = False
@@ -93,7 +93,7 @@ class Registration:
     async def deregister(self) -> None:
         """Deregister, after the refresh under way: it might register again afterwards."""
         self._stopping.set()
-        self._pulse.wake()
+        self._ttl_heartbeat.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD):
                 if self._task is not None:
@@ -111,7 +111,7 @@ class Registration:
         while not self._stopping.is_set():
             await self._tick()
             if not self._stopping.is_set():
-                await self._pulse.rest(self._pause())
+                await self._ttl_heartbeat.rest(self._pause())
 
     def _pause(self) -> float:
         if self._failures == 0:
@@ -139,7 +139,9 @@ class Registration:
         """Register or refresh, whichever Consul needs now."""
         instance = self._settings.instance
         # A beat that Consul does not take now is not used again: by then it is too old.
-        proven = self._pulse.take_beat() if self._pulse.expected else self._health.sound
+        proven = (
+            self._ttl_heartbeat.take_beat() if self._ttl_heartbeat.expected else self._health.sound
+        )
         if not self._registered:
             await self._register()
         if proven:

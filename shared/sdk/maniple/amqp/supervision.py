@@ -226,17 +226,17 @@ class Supervised(ABC):
             self.suspect(error)
 
     async def _watch_over(self, wire: Socket) -> None:
-        pulse = Liveness(wire, self.times)
+        liveness = Liveness(wire, self.times)
         reason = ""
         while not reason:
             await asyncio.sleep(self.times.tick)
             if self._holds:
                 wire.send_heartbeat()
-            if not await pulse.tick():
+            if not await liveness.tick():
                 reason = f"the broker was silent for {self.times.silent:g} s"
-            self._set_blocked(pulse.blocked)
+            self._set_blocked(liveness.blocked)
             safely(self._tick)
-            if not pulse.blocked and self._is_overdue():
+            if not liveness.blocked and self._is_overdue():
                 reason = "what was published was never confirmed"
         self.suspect(BrokerUnavailable(reason))
         wire.abort()

@@ -43,10 +43,10 @@ class Simulation:
         self.run(3.0)
 
     def start(self, name: str) -> None:
-        self.alive[name] = fleet = Coordinator(name, LeaseOwner(lambda _: None), self.now)
+        self.alive[name] = coordinator = Coordinator(name, LeaseOwner(lambda _: None), self.now)
         self._told[name] = -1.0
-        self._every(COLLECT, name, lambda: self._speak(name, fleet))
-        self._every(LOOK, name, lambda: fleet.advance_time(self.now))
+        self._every(COLLECT, name, lambda: self._speak(name, coordinator))
+        self._every(LOOK, name, lambda: coordinator.advance_time(self.now))
 
     def kill(self, name: str) -> None:
         del self.alive[name]
@@ -58,7 +58,7 @@ class Simulation:
             self.after(seconds, lambda: self.alive[name].rejoin(self.now))
 
     def owner(self, key: str) -> str:
-        (owner,) = {fleet.peers.owner(key) for fleet in self.alive.values()}
+        (owner,) = {coordinator.peers.owner(key) for coordinator in self.alive.values()}
         assert owner is not None
         return owner
 
@@ -124,10 +124,10 @@ class Simulation:
         self.now = end
 
     def _every(self, seconds: float, name: str, do: Callable[[], None]) -> None:
-        fleet = self.alive[name]
+        coordinator = self.alive[name]
 
         def again() -> None:
-            if self.alive.get(name) is fleet:
+            if self.alive.get(name) is coordinator:
                 if not self._frozen(name):
                     do()
                 self.after(seconds, again)
@@ -137,10 +137,10 @@ class Simulation:
     def _frozen(self, name: str) -> bool:
         return self._frozen_until.get(name, 0.0) > self.now
 
-    def _speak(self, name: str, fleet: Coordinator) -> None:
-        if fleet.due or self.now - self._told[name] >= PRESENCE:
+    def _speak(self, name: str, coordinator: Coordinator) -> None:
+        if coordinator.due or self.now - self._told[name] >= PRESENCE:
             self._told[name] = self.now
-            report = fleet.make_report(self.now)
+            report = coordinator.make_report(self.now)
             for listener in self.alive:
                 way = name, listener
                 self._arrivals[way] = max(self._arrivals.get(way, 0.0), self.now + self._travel())

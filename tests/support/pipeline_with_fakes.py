@@ -1,4 +1,4 @@
-"""A dispatcher from its gate to its lanes, and back from a wait, without a broker."""
+"""A dispatcher from its pipeline to its lanes, and back from a wait, without a broker."""
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -31,20 +31,20 @@ Kind = tuple[str, dict[str, Any]]
 """A policy's kind and what it says."""
 
 
-class GateWithFakes:
-    """It goes by `policies`, asks a `fleet` (or nobody) for permits, and publishes to a fake."""
+class PipelineWithFakes:
+    """A pipeline with `policies`, a `coordinator` (or none) for permits, and a fake publisher."""
 
     def __init__(  # noqa: PLR0913 - what a test may decide about it
         self,
         policies: Iterable[Kind],
-        fleet: Any,
+        coordinator: Any,
         *,
         tracer: Tracer = NO_TRACER,
-        rooms: BulkheadCounts | None = None,
+        counts: BulkheadCounts | None = None,
         lookups: RecordLookup | None = None,
         monotonic: Callable[[], float] = monotonic,
     ) -> None:
-        self.publisher, self.roster, self.now = FakePublisher(), Assignment(), NOW
+        self.publisher, self.assignment, self.now = FakePublisher(), Assignment(), NOW
         self.known: datetime | None = None
         """The cluster's time, if it is known."""
         self.results = ResultPublisher(self.publisher, Metrics(), replier=self.publisher)
@@ -58,24 +58,24 @@ class GateWithFakes:
             self.results,
             Metrics(),
             clock,
-            roster=self.roster,
+            roster=self.assignment,
             traces=self.traces,
-            rooms=rooms,
+            rooms=counts,
             known=lambda: self.known,
         )
         nothing: Any = None
-        self.gate = Pipeline(
+        self.pipeline = Pipeline(
             self.lanes,
-            fleet or OF_NO_LIMITS,
+            coordinator or OF_NO_LIMITS,
             self.policies,
             self.results,
             good=nothing,
             metrics=Metrics(),
             clock=clock,
         )
-        again = None if lookups is None else RedeliveredTasks(lookups, self.gate, self.results)
+        again = None if lookups is None else RedeliveredTasks(lookups, self.pipeline, self.results)
         self.returns = RetryConsumer(
-            self.lanes, self.gate, nothing, self.clock, traces=self.traces, again=again
+            self.lanes, self.pipeline, nothing, self.clock, traces=self.traces, again=again
         )
 
     def clock(self) -> datetime:
@@ -84,15 +84,15 @@ class GateWithFakes:
     def bring(
         self, task: Envelope, before: Redelivery = Redelivery.UNKNOWN, *, expires: bool = False
     ) -> Delivery:
-        """Have a task admitted; return what brought it."""
+        """Admit a task; return its delivery."""
         delivery = Delivery()
         resolved = self.policies.resolve(task.capability, task.tenant, task.labels, task.id)
         source = Settlement(delivery, 1, expires=expires)  # type: ignore[arg-type]  # a fake
-        self.gate.admit(task, resolved, source, before)
+        self.pipeline.admit(task, resolved, source, before)
         return delivery
 
     async def bring_back(self, task: Envelope, *, redelivered: bool = False) -> None:
-        """Have a task that has waited taken, and return when all that comes of it is published."""
+        """Deliver a task that has waited; return when all that comes of it is published."""
         self.returns.on_retry(Delivery(task, redelivered=redelivered))  # type: ignore[arg-type]  # a fake
         await self.drain()
 

@@ -117,15 +117,15 @@ class Worker(Dispatcher):
             results,
             metrics(),
             Clock(now=self.clock, monotonic=self.world.monotonic),
-            roster=self.roster,
+            roster=self.assignment,
             traces=traces,
-            rooms=BulkheadCounts(self.fleet, self.world.monotonic),
+            rooms=BulkheadCounts(self.coordinator, self.world.monotonic),
         )
         self.sent: deque[tuple[float, str]] = deque(maxlen=1000)
         send = lanes.send_task
 
         def sending(envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
-            if self.fleet.peers.owns(envelope.bulkhead or ""):
+            if self.coordinator.peers.owns(envelope.bulkhead or ""):
                 self.sent.append((self.world.now, envelope.id))
             send(envelope, source, alone=alone)
 
@@ -324,8 +324,8 @@ class Queues:
         self.world = world
         self.resolved = resolved
         self.affinity = affinity
-        self.fleet = type("Workers", (Dispatchers,), {"kind": Worker})(world)
-        self.broker = self.fleet.broker
+        self.dispatchers = type("Workers", (Dispatchers,), {"kind": Worker})(world)
+        self.broker = self.dispatchers.broker
         self.ready: dict[str, deque[Message]] = {}
         self.refusing: set[str] = set()
         self.records_are_silent = False
@@ -344,7 +344,7 @@ class Queues:
         self._wanted = agents
 
     def __enter__(self) -> Self:
-        self.fleet.__enter__()
+        self.dispatchers.__enter__()
         patch = self.world.patch
         publisher = type("Publishes", (Publisher,), {"queues": self})
         patch.setattr("simulated_dispatchers.SimulatedPublisher", publisher)
@@ -360,7 +360,7 @@ class Queues:
 
     def start(self, name: str) -> Worker:
         """Start a dispatcher."""
-        started: Any = self.fleet.start(name)
+        started: Any = self.dispatchers.start(name)
         started.resolved = self.resolved
         started.live()
         for agent in self.agents:
@@ -371,7 +371,7 @@ class Queues:
     @property
     def workers(self) -> list[Worker]:
         """Return the dispatchers that live."""
-        alive: Any = self.fleet.alive
+        alive: Any = self.dispatchers.alive
         return alive  # type: ignore[no-any-return]  # as `kind` says
 
     # --- queues --------------------------------------------------------------------------
@@ -466,11 +466,11 @@ class Queues:
         delivery: Any = source
         settlement = Settlement(delivery, 1)
         if not source.returned:
-            one.gate.admit(source.task, self.resolved, settlement, source.before)
+            one.pipeline.admit(source.task, self.resolved, settlement, source.before)
             return
         task = replace(source.task, bulkhead=None)
         if is_due(task, one.clock()):
-            one.gate.again(replace(task, not_before=None), settlement)
+            one.pipeline.again(replace(task, not_before=None), settlement)
         else:
             one.lanes.wait_on(task, settlement)
 
@@ -502,8 +502,8 @@ class Queues:
         name, life = agent.name, str(agent.life)
 
         def heard() -> None:
-            one.roster.registered(name, life, lanes)
-            one.fleet.owned.bulkheads.gone(name, life, itself=False)
+            one.assignment.registered(name, life, lanes)
+            one.coordinator.owned.bulkheads.gone(name, life, itself=False)
 
         self.world.after(self.world.between(0.0, 0.05), heard, one.process)
 
@@ -511,8 +511,8 @@ class Queues:
         """Tell all dispatchers that a life is over."""
 
         def heard(one: Worker) -> None:
-            one.roster.gone(name, str(life))
-            one.fleet.owned.bulkheads.gone(name, str(life))
+            one.assignment.gone(name, str(life))
+            one.coordinator.owned.bulkheads.gone(name, str(life))
 
         for one in self.workers:
             self.world.after(self.world.between(0.0, 0.05), partial(heard, one), one.process)
