@@ -184,7 +184,9 @@ class Dispatcher:
         )
         self.gossip = gossip = Gossip(hot, self.coordinator, nothing, runtime, due)
         inspector: Any = SimulatedInspector(hot.intake)
-        self.recount = BulkheadRecount(inspector, self.coordinator, self.assignment, self.world.monotonic)
+        self.recount = BulkheadRecount(
+            inspector, self.coordinator, self.assignment, self.world.monotonic
+        )
         SimulatedListener(hot.intake, [(OUTCOMES.name, "")], gossip.on_report)
         handlers = DispatcherHandlers(self.lanes, self.coordinator, self.world.monotonic)
         intake.bindings.append(
