@@ -156,7 +156,7 @@ class Dispatcher:
         consul: Any = self.consul
         log = structlog.get_logger()
         self.memory = LimitSnapshot(
-            consul, "maniple/dev", self._instance, fleet=self.fleet, log=log
+            consul, "maniple/dev", self._instance, coordinator=self.fleet, log=log
         )
         nothing: Any = None
         policies: Any = SimpleNamespace(resolve=lambda *_: self.resolved)

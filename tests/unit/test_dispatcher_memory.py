@@ -68,7 +68,9 @@ def fleet(name: str) -> Coordinator:
 
 def memory(shelf: Shelf, instance: str, of: Coordinator) -> LimitSnapshot:
     consul = cast("Consul", shelf)
-    return LimitSnapshot(consul, "maniple/dev", instance, fleet=of, log=structlog.get_logger())
+    return LimitSnapshot(
+        consul, "maniple/dev", instance, coordinator=of, log=structlog.get_logger()
+    )
 
 
 async def remember(shelf: Shelf, of: Coordinator) -> None:

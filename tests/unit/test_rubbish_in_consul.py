@@ -83,7 +83,7 @@ async def test_a_dispatcher_starts_whatever_stands_beside_what_another_remembers
     good = json.dumps({"breakers": {"lane": ["open", 3, datetime.now(UTC).timestamp()]}}).encode()
     of = Coordinator("one", LeaseOwner(lambda _: SPEC), 0.0)
     shelf = cast("Consul", Shelf(bad=value, good=good))
-    memory = LimitSnapshot(shelf, "maniple/dev", "one", fleet=of, log=structlog.get_logger())
+    memory = LimitSnapshot(shelf, "maniple/dev", "one", coordinator=of, log=structlog.get_logger())
     assert await memory.load()
     assert [lane for lane, _ in of.owned.breakers()] == ["lane"]
 

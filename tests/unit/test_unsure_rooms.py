@@ -70,7 +70,7 @@ def test_what_agents_tell_of_is_known_for_good() -> None:
 
 def test_what_dispatchers_have_on_its_way_is_known() -> None:
     bulkheads = remembering()
-    bulkheads.on_way("d1", {KEY: MOST}, 0.5)
+    bulkheads.record_unqueued("d1", {KEY: MOST}, 0.5)
     assert bulkheads.is_full(KEY, MOST)
 
 

@@ -216,7 +216,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         runtime.consul,
         settings.consul_prefix,
         settings.instance,
-        fleet=fleet,
+        coordinator=fleet,
         log=runtime.log,
     )
     long = LongMessages()

@@ -29,12 +29,12 @@ TIMEOUT = 2.0
 
 
 class Gossip:
-    """Tells the other dispatchers what is due, and hands `fleet` what they say."""
+    """Tells the other dispatchers what is due, and hands the coordinator what they say."""
 
     def __init__(
         self,
         hot: HotPath,
-        fleet: Coordinator,
+        coordinator: Coordinator,
         plane: ControlPlane,
         runtime: Runtime,
         due: asyncio.Event,
@@ -47,16 +47,16 @@ class Gossip:
         self._plane = plane
         self._runtime = runtime
         self._times = runtime.settings.timings.peers
-        self._fleet = fleet
+        self._coordinator = coordinator
         self._due = due
         self._looked = monotonic()
         self._was_up = True
-        self._life = fleet.life
+        self._life = coordinator.life
         self._decoder = msgspec.json.Decoder(DispatcherReport)
         self._log = structlog.get_logger("maniple.dispatcher.talk")
 
     def on_report(self, body: bytes, message_type: str, _message_id: str) -> None:
-        """Hand on what another dispatcher says; other messages are passed over."""
+        """Pass on what another dispatcher says; other messages are ignored."""
         if message_type != REPORT_TYPE:
             return
         try:
@@ -66,7 +66,7 @@ class Gossip:
             return
         now = monotonic()
         self._notice(now)
-        self._fleet.on_report(report, now)
+        self._coordinator.on_report(report, now)
 
     async def exchange_reports(self) -> None:
         """Look and tell until cancelled.
@@ -85,7 +85,7 @@ class Gossip:
             await self._pause()
             now = monotonic()
             self._look(now, self._times.look)
-            if self._was_up and (self._fleet.due or now - told >= self._times.presence):
+            if self._was_up and (self._coordinator.due or now - told >= self._times.presence):
                 told = now
                 await self._tell()
 
@@ -99,16 +99,16 @@ class Gossip:
         self._notice(now)
         if now - self._looked >= period:
             self._looked = now
-            self._fleet.advance_time(now)
+            self._coordinator.advance_time(now)
 
     def _notice(self, now: float) -> None:
         """Begin anew if we stood still, or if a connection is back."""
         is_up, was_up, self._was_up = self._hot.up, self._was_up, self._hot.up
-        self._fleet.notice(now)
+        self._coordinator.notice(now)
         if is_up and not was_up:
-            self._fleet.rejoin(now)
-        if self._fleet.life != self._life:
-            self._life = self._fleet.life
+            self._coordinator.rejoin(now)
+        if self._coordinator.life != self._life:
+            self._life = self._coordinator.life
             self._log.info("begins anew among the dispatchers", life=self._life)
 
     async def _pause(self) -> None:
@@ -123,7 +123,7 @@ class Gossip:
         """Tell everybody of breakers of ours that open and close."""
         while True:
             await asyncio.sleep(self._times.look)
-            for change in self._fleet.owned.changes():
+            for change in self._coordinator.owned.changes():
                 self._log.warning("breaker", lane=change.lane, state=change.state.value)
                 event = BreakerChanged(
                     at=datetime.now(UTC),
@@ -139,19 +139,19 @@ class Gossip:
     async def show_breakers(self) -> None:
         """Show the breakers that are known here, ours and others', and no more those that went."""
         while True:
-            show(self._runtime.metrics, self._fleet.owned.breakers())
+            show(self._runtime.metrics, self._coordinator.owned.breakers())
             await asyncio.sleep(SHOW)
 
     async def leave(self) -> None:
-        """Say goodbye: what is ours has another owner at once."""
-        self._fleet.leave()
+        """Tell the others that we leave: what is ours has another owner at once."""
+        self._coordinator.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIMEOUT):
-                while self._fleet.due:
+                while self._coordinator.due:
                     await self._tell()
 
     async def _tell(self) -> None:
-        report = self._fleet.make_report(monotonic())
+        report = self._coordinator.make_report(monotonic())
         message = Outgoing(
             OUTCOMES.name,
             "",

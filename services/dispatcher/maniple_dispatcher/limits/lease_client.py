@@ -88,7 +88,7 @@ class _Flow:
         self._at = 0.0
 
     def granted(self, number: int, now: float) -> None:
-        """Take a grant."""
+        """Record a grant."""
         self._mean = self.rate(now) + number / FLOWED_IN
         self._at = now
 
@@ -152,7 +152,7 @@ class _Line:
         return structs.replace(self.limit, lane=lane, lanes=tuple(others), had=tuple(self.had))
 
     def passes(self, one: Waiter, seconds: float, now: float) -> None:
-        """Let one pass that is granted what it asked for."""
+        """Tell one that it is granted what it asked for."""
         if isinstance(self.limit, ConcurrencyLimit):
             self.had[one.lane] = now
             self.left.discard(one.lane)
@@ -166,7 +166,7 @@ class _Line:
         return self.others.setdefault(other, _Flow())
 
     def heard_of(self, told: tuple[int, int]) -> None:
-        """Take that the owner knows of what was used and freed."""
+        """Forget of what was used and freed what the owner has been told."""
         self.used -= told[0]
         self.freed -= told[1]
 
@@ -176,7 +176,7 @@ class _Line:
         return self.used - sum(u for u, _ in under_way), self.freed - sum(f for _, f in under_way)
 
     def lost_before(self, number: int) -> None:
-        """Take that earlier requests, which come in their order, will not be answered any more."""
+        """Forget earlier requests: they come in their order, and are not answered any more."""
         self.late = {n: told for n, told in self.late.items() if n > number}
 
     def answered_late(self, grant: Grant, owner: str | None, now: float) -> None:
@@ -197,7 +197,7 @@ class _Line:
         return bool(self.number) and owner != self.asked_of and stale
 
     def unanswered(self) -> list[Waiter]:
-        """Take the request that is under way for one that is not answered; return who asked."""
+        """Record that the request under way is not answered in time; return who asked."""
         asked, self.asked = self.asked, []
         while len(self.late) >= MAX_LATE:
             del self.late[next(iter(self.late))]
@@ -226,7 +226,7 @@ class LeaseClient:
         self._number = 0
 
     def await_permit(self, limit: Limit, then: Then, now: float) -> bool:
-        """Let a task wait for a permit that another dispatcher gives."""
+        """Add a task to those that wait for a permit of another dispatcher."""
         line = self._line(limit)
         if line.silent and line.asked_of == self._peers.owner(limit.key):
             self._accrue(line, now)
@@ -247,7 +247,7 @@ class LeaseClient:
         return self._could_ask(line)
 
     def left_lane(self, limit: ConcurrencyLimit) -> None:
-        """Take that no task from here is in a lane; to be told with what is given back."""
+        """Record that no task from here is in a lane; to be told with what is given back."""
         line = self._lines.get(limit.key)
         if line is not None:
             line.had.pop(limit.lane, None)
@@ -274,7 +274,7 @@ class LeaseClient:
             yield _ask(line, to or "", now)
 
     def on_grant(self, grant: Grant, now: float) -> bool:
-        """Take an answer; the permits of one that comes too late are given back.
+        """Tell those who asked; the permits of an answer that comes too late are given back.
 
         Those to others tell what share of the limit they have.
         """
@@ -346,7 +346,7 @@ class LeaseClient:
         return told
 
     def _go_on(self, line: _Line, now: float) -> None:
-        """Let go on at the last rate what the owner does not answer."""
+        """Tell those whom the owner does not answer, by the rate that there was last."""
         self._accrue(line, now)
         limit = line.limit
         if isinstance(limit, TokenBucketLimit) and not line.silent:

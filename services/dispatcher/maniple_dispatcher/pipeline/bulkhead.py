@@ -15,7 +15,7 @@ def bulkhead_of(policy: BulkheadPolicy, task: Envelope) -> ConcurrencyLimit:
 
 
 def decide(task: Envelope, policy: BulkheadPolicy, state: State, _now: float) -> Verdict:
-    """Have room asked for."""
+    """Ask for room."""
     if state.passes is None:
         return Pending(bulkhead_of(policy, task))
     if state.passes:

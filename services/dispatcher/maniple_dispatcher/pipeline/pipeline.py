@@ -90,7 +90,7 @@ class Pipeline:
     def __init__(  # noqa: PLR0913 - where all that decides about a task meets
         self,
         lanes: LanePublisher,
-        fleet: Coordinator,
+        coordinator: Coordinator,
         policies: PolicyResolver,
         results: ResultPublisher,
         *,
@@ -98,16 +98,16 @@ class Pipeline:
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
-        """Ask `fleet` for permits; reply through `results`, with what is `good` if need be."""
+        """Ask `coordinator` for permits; reply through `results`, or with what is `good`."""
         self._lanes = lanes
-        self._fleet = fleet
+        self._coordinator = coordinator
         self._policies = policies
         self._results = results
         self._good = good
         self._metrics = metrics
         self._clock = clock
-        self._unasked = State(fleet.owned.breaker)
-        self._granted = State(fleet.owned.breaker, passes=True)
+        self._unasked = State(coordinator.owned.breaker)
+        self._granted = State(coordinator.owned.breaker, passes=True)
 
     def admit(
         self,
@@ -169,7 +169,7 @@ class Pipeline:
         asked: _Asked | None = None,
         state: State | None = None,
     ) -> None:
-        """Take a task through the stages from this one on, and let it through.
+        """Run a task through the stages from this one on, and send it on.
 
         The first one knows the `state`, if it has `asked`. Once any has, whatever a task fails over
         costs this one only: it may have got something.
@@ -192,10 +192,10 @@ class Pipeline:
                     asked, task = (verdict.limit, task), with_room(task, verdict.limit, answer)
                     verdict = decide(task.envelope, policy, answer, now)
                 if verdict is not PASS:
-                    going = self._follow(verdict, task, policy, place)
-                    if going is None:
+                    passed = self._follow(verdict, task, policy, place)
+                    if passed is None:
                         return
-                    task = going
+                    task = passed
             task = rate_limit_passed(task) if task.envelope.owing else task
             self._leave(task, self._send)
         except Exception as error:  # noqa: BLE001 - one of them must not cost the others
@@ -237,7 +237,7 @@ class Pipeline:
         self._lanes.send_task(envelope, task.source)
 
     def _leave(self, task: PipelineTask, go: _Go) -> None:
-        """Let a task `go` that is not ended here, once that is recorded if somebody may ask.
+        """Call `go` for a task that is not ended here, once it is recorded if somebody may ask.
 
         A dispatcher to which it is delivered again then knows whether it was charged, and one that
         finds that it has expired, whether it may run: what has no record never left, and is as new.
@@ -272,9 +272,9 @@ class Pipeline:
         self, limit: Limit, task: PipelineTask, policy: Policy, place: int, now: float
     ) -> State | None:
         """Return what a stage is told of a limit, if that is known at once; else the task waits."""
-        given = self._fleet.take_permit(limit, now)
+        given = self._coordinator.take_permit(limit, now)
         if given is None:
-            self._fleet.await_permit(limit, partial(self._told, limit, task, place), now)
+            self._coordinator.await_permit(limit, partial(self._told, limit, task, place), now)
             return None
         if given.granted:
             if given.first <= 0:  # as nearly always
@@ -302,7 +302,7 @@ class Pipeline:
         self._run(with_room(task, limit, state), place, monotonic(), (limit, task), state)
 
     def _fail(self, task: PipelineTask, asked: _Asked | None, error: Exception) -> None:
-        """Let a task wait over which this dispatcher fails: it may be another that takes it then.
+        """Delay a task over which this dispatcher fails: another may take it then.
 
         It asks again for what it was charged.
         """
@@ -314,7 +314,7 @@ class Pipeline:
         self._wait_undecided(still_owing(limit, asking) if charged else task)
 
     def _wait_undecided(self, task: PipelineTask, policy: Policy | None = None) -> None:
-        """Let a task ask again later that nobody has refused; what a `policy` left open is counted.
+        """Delay a task that nobody has refused; what a `policy` left open is counted.
 
         One that cannot wait is refused by its source, and ends as the broker's dead letter.
         """
@@ -358,7 +358,7 @@ class Pipeline:
         self._lanes.end_task(result, task.envelope, task.source)
 
     def _hold(self, task: PipelineTask, refused: _Refused) -> None:
-        """Let a task wait that is not to end for being refused.
+        """Delay a task that is not to end for being refused.
 
         Of many that ask for one token the next gets it: so they ask ever less often, and none
         before there may be one.
@@ -383,7 +383,7 @@ class Pipeline:
         """Give back room that a task got, and return it without."""
         if task.room is None:
             return task
-        self._fleet.return_permit(task.room, monotonic())
+        self._coordinator.return_permit(task.room, monotonic())
         return replace(task, envelope=without_room(task.envelope), room=None)
 
     # --- instead -------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def rate_limit_of(policy: RateLimitPolicy, task: Envelope) -> TokenBucketLimit:
 
 
 def decide(task: Envelope, policy: RateLimitPolicy, state: State, _now: float) -> Verdict:
-    """Have a token asked for; without one, do as the policy says."""
+    """Ask for a token; without one, do as the policy says."""
     spec = policy.spec
     if state.passes is None:
         return Pending(rate_limit_of(policy, task))

@@ -169,7 +169,7 @@ class Cancellations:
         self._since: dict[tuple[str, str], datetime] = {}
 
     def add_task(self, tenant: str, task: str, now: datetime) -> None:
-        """Take that a task is cancelled."""
+        """Record that a task is cancelled."""
         self._since.pop((tenant, task), None)  # in the dict, the latest comes last
         self._since[tenant, task] = now
         while self._since:
