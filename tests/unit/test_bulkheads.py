@@ -5,7 +5,7 @@ import pytest
 from fleet_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Doubt, Held
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 
 LATELY, HEARD = Reports().lately, Reports().heard
 KEY, LANE, ME = "bulkhead/x", "text.stats", "dispatcher"

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from maniple_dispatcher.limits.breaker import BreakerState, Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import TokenBucketLimit
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.wiring import hand_over

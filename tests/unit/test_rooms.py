@@ -15,8 +15,9 @@ from maniple.topology import ADMITTED_KEY, RETRY_QUEUE, lane_key, lane_queues
 from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLetterConsumer
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 from maniple_dispatcher.limits.outstanding import UnqueuedTasks
+from maniple_dispatcher.limits.waiting_line import Then
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from work_with_fakes import NOW, Delivery, envelope

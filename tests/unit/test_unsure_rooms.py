@@ -7,8 +7,8 @@ from fleet_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Held
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 
 KEY, LANE, MOST = "bulkhead/x", "text.stats", 5

@@ -8,7 +8,7 @@ from time import monotonic
 
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.outstanding import UnqueuedTasks
 
 

@@ -15,14 +15,16 @@ from msgspec.structs import replace
 from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, LeaseClient, Limit, Then
+from maniple_dispatcher.limits.lease_client import LeaseClient
 from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.outstanding import OutstandingTasks, UnqueuedTasks
 from maniple_dispatcher.limits.report_space import ReportSpace, taken
 from maniple_dispatcher.limits.token_bucket import Taken
+from maniple_dispatcher.limits.waiting_line import Then
 
 REQUEST_BYTES = MAX_BYTES // 2
 """Of requests, answers and breakers in a report; as much for the rest."""

@@ -7,12 +7,7 @@ from typing import assert_never
 from maniple.timings import Timings
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.concurrency import Bulkheads
-from maniple_dispatcher.limits.lease_client import (
-    ConcurrencyLimit,
-    Limit,
-    ProbeLimit,
-    TokenBucketLimit,
-)
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, ProbeLimit, TokenBucketLimit
 from maniple_dispatcher.limits.messages import Ask, BreakerNews
 from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec

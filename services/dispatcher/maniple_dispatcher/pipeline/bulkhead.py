@@ -2,7 +2,7 @@
 
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Waiting
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.pipeline.limit_keys import divided
 from maniple_dispatcher.pipeline.verdicts import PASS, Pending, Reject, State, Verdict
 from maniple_policies.kinds.bulkhead import BulkheadPolicy

@@ -25,7 +25,7 @@ from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit, TokenBucketLimit
+from maniple_dispatcher.limits.limit import Limit, TokenBucketLimit
 from maniple_dispatcher.pipeline.blocked_tasks import BlockedTasks, Go, StageRefusal
 from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,

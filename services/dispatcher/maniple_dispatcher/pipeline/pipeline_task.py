@@ -4,7 +4,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.messages import Envelope
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.pipeline.verdicts import State
 from maniple_policies import Resolved
 from maniple_runtime.publish.confirm import Settlement

@@ -3,7 +3,7 @@
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Waiting
 from maniple.topology import DELAY_TIERS, lane_name
-from maniple_dispatcher.limits.lease_client import TokenBucketLimit
+from maniple_dispatcher.limits.limit import TokenBucketLimit
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.pipeline.limit_keys import divided
 from maniple_dispatcher.pipeline.verdicts import (

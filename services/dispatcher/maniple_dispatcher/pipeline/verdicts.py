@@ -11,7 +11,7 @@ from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Failure, Result, Status, TaskAccepted, Waiting
 from maniple.topology import DELAY_TIERS, delay_tier
 from maniple_dispatcher.limits.breaker import BreakerState
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.limit import Limit
 
 # A task that finds no way to an agent looks again after one of two times (seconds), so that what
 # came together does not come back together; the last two repeat. They are short for a minute
