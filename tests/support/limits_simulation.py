@@ -8,8 +8,8 @@ from itertools import count
 
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import Limit
 from maniple_dispatcher.limits.messages import DispatcherReport
 
 TRAVEL = 0.004

@@ -160,7 +160,7 @@ class Dispatcher:
             consul,
             "maniple/dev",
             self._instance,
-            fleet=self.coordinator,
+            coordinator=self.coordinator,
             log=log,
             clock=self.world.clock,
         )

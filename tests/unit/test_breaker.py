@@ -210,7 +210,7 @@ def test_who_missed_an_opening_closes_nothing_by_telling_what_it_knows() -> None
     owner.tells(late)  # half open; what it has not heard of yet is born later there
     owner.owned.grant_permits(probes_of(LANE), 1, THREE.open_for)
     owner.fails(1)
-    late.owned.tell_all(THREE.open_for, lambda _: False)
+    late.owned.mark_all_changed(THREE.open_for, lambda _: False)
     late.tells(owner)
     assert owner.shows(BreakerState.OPEN)
 
@@ -218,7 +218,7 @@ def test_who_missed_an_opening_closes_nothing_by_telling_what_it_knows() -> None
 def test_who_knows_of_no_change_tells_of_none() -> None:
     one = Dispatcher(born=5000)
     one.owned.record_outcomes(LANE, Ends(succeeded=1), 0.0)
-    one.owned.tell_all(0.0, lambda _: True)
+    one.owned.mark_all_changed(0.0, lambda _: True)
     assert list(one.owned.news(0.0)) == []
 
 

@@ -17,8 +17,9 @@ from maniple_dispatcher.ingress.dead_letter_consumer import BROKER_KEY, DeadLett
 from maniple_dispatcher.ingress.long_messages import LongMessages
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 from maniple_dispatcher.limits.outstanding import UnqueuedTasks
+from maniple_dispatcher.limits.waiting_line import Then
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from pipeline_with_fakes import Kind, PipelineWithFakes

@@ -9,8 +9,8 @@ from limits_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.bulkhead_room import MAX_LANES
 from maniple_dispatcher.limits.concurrency import Bulkheads
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import limit_asked
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.messages import Ask
 from maniple_dispatcher.limits.outstanding import OutstandingTasks
 

@@ -7,8 +7,8 @@ from limits_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Held
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 
 KEY, LANE, MOST = "bulkhead/x", "text.stats", 5
@@ -70,7 +70,7 @@ def test_what_agents_tell_of_is_known_for_good() -> None:
 
 def test_what_dispatchers_have_on_its_way_is_known() -> None:
     bulkheads = remembering()
-    bulkheads.on_way("d1", {KEY: MOST}, 0.5)
+    bulkheads.record_unqueued("d1", {KEY: MOST}, 0.5)
     assert bulkheads.is_full(KEY, MOST)
 
 

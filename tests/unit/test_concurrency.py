@@ -5,7 +5,7 @@ import pytest
 from limits_simulation import Simulation
 from maniple.timings import Reports
 from maniple_dispatcher.limits.concurrency import Bulkheads, Doubt, Held
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 
 LATELY, HEARD = Reports().lately, Reports().heard
 KEY, LANE, ME = "bulkhead/x", "text.stats", "dispatcher"
@@ -141,7 +141,7 @@ def test_what_a_dispatcher_has_on_its_way_is_in_flight() -> None:
     bulkheads = Bulkheads()
     granted(bulkheads, 10, 0.0)
     for begin in range(0, 60, 10):
-        bulkheads.on_way("d1", {KEY: 10}, float(begin))
+        bulkheads.record_unqueued("d1", {KEY: 10}, float(begin))
         looked(bulkheads, float(begin), 9.5)
     assert granted(bulkheads, 10, 60.0) == 0
 

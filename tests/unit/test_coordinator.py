@@ -9,8 +9,8 @@ from limits_simulation import Simulation
 from maniple.amqp.batching import MAX_BYTES
 from maniple.timings import Peers
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, TokenBucketLimit
 from maniple_dispatcher.limits.listeners import MOST_TOLD
 from maniple_dispatcher.limits.messages import DispatcherReport
 from maniple_dispatcher.limits.token_bucket import Terms

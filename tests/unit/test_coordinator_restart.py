@@ -5,7 +5,7 @@ import random
 import pytest
 
 from limits_simulation import Simulation
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 
 MOST = 10
 LISTENING = 0.5  # seconds after which all listen yet

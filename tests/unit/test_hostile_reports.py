@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from maniple.timings import Peers
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import BREAKER, LeaseOwner, probes_of
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, TokenBucketLimit
 from maniple_dispatcher.limits.messages import MOST, BreakerNews, DispatcherReport
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
@@ -162,7 +162,7 @@ def test_a_bucket_of_another_is_within_what_a_policy_may_say(rate: float, is_tol
 
 
 def _all(buckets: TokenBuckets) -> list[tuple[str, tuple[float, float, float]]]:
-    buckets.tell_all(1.0, lambda _: True)
+    buckets.mark_all_changed(1.0, lambda _: True)
     return list(buckets.changes(1.0))
 
 

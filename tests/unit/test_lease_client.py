@@ -6,8 +6,8 @@ import pytest
 
 from limits_simulation import Simulation
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
 

@@ -4,8 +4,8 @@ import pytest
 
 from maniple.timings import Peers as Times
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.messages import DispatcherReport
 

@@ -13,8 +13,9 @@ from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
-from maniple_dispatcher.limits.lease_client import Limit, Then
+from maniple_dispatcher.limits.limit import Limit
 from maniple_dispatcher.limits.token_bucket import Taken
+from maniple_dispatcher.limits.waiting_line import Then
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.pipeline.verdicts import is_committed
 from maniple_policies import Resolved, parse_policy

@@ -11,7 +11,8 @@ from maniple.messages import Envelope, Waiting
 from maniple.topology import ADMITTED_KEY, DELAY_TIERS, tier_name
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.breaker import BreakerState
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, Then, TokenBucketLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, TokenBucketLimit
+from maniple_dispatcher.limits.waiting_line import Then
 from pipeline_with_fakes import Kind, PipelineWithFakes
 from work_with_fakes import NOW, envelope
 

@@ -88,7 +88,7 @@ async def test_a_dispatcher_starts_whatever_stands_beside_what_another_remembers
         shelf,
         "maniple/dev",
         "one",
-        fleet=of,
+        coordinator=of,
         log=structlog.get_logger(),
         clock=SYSTEM_CLOCK,
     )

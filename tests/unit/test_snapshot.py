@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from maniple.clock import SYSTEM_CLOCK
 from maniple_dispatcher.limits.breaker import BreakerState, Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import TokenBucketLimit
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.limit import TokenBucketLimit
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.wiring import hand_over
@@ -70,7 +70,9 @@ def fleet(name: str) -> Coordinator:
 def memory(shelf: Shelf, instance: str, of: Coordinator) -> LimitSnapshot:
     consul = cast("Consul", shelf)
     log = structlog.get_logger()
-    return LimitSnapshot(consul, "maniple/dev", instance, fleet=of, log=log, clock=SYSTEM_CLOCK)
+    return LimitSnapshot(
+        consul, "maniple/dev", instance, coordinator=of, log=log, clock=SYSTEM_CLOCK
+    )
 
 
 async def remember(shelf: Shelf, of: Coordinator) -> None:

@@ -9,7 +9,7 @@ from msgspec import Raw
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Waiting
 from maniple_dispatcher.limits.breaker import BreakerState
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, ProbeLimit, TokenBucketLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, ProbeLimit, TokenBucketLimit
 from maniple_dispatcher.pipeline import bulkhead, circuit_breaker, rate_limit, route
 from maniple_dispatcher.pipeline.fallback import Accept, Instead, Output, Substitute, instead
 from maniple_dispatcher.pipeline.verdicts import (

@@ -210,7 +210,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         runtime.consul,
         settings.consul_prefix,
         settings.instance,
-        fleet=fleet,
+        coordinator=fleet,
         log=runtime.log,
         clock=runtime.clock,
     )

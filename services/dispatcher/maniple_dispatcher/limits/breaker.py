@@ -51,7 +51,7 @@ class Breaker:
     born: int = 0
 
     def record_outcomes(self, ends: Ends, spec: CircuitBreakerSpec, now: float) -> bool:
-        """Take what agents report; tells whether the breaker has changed."""
+        """Record what agents report; tells whether the breaker has changed."""
         if self.state is BreakerState.HALF_OPEN:
             return self._judge_probes(ends, spec, now)
         if self.state is BreakerState.OPEN:  # what was under way when it opened
@@ -63,7 +63,7 @@ class Breaker:
         return self._trips(spec) and self._become(BreakerState.OPEN, now)
 
     def advance_time(self, spec: CircuitBreakerSpec, now: float) -> bool:
-        """Let an open breaker become half open when it is time; tells whether it has changed."""
+        """Make an open breaker half open when it is time; tells whether it has changed."""
         if self.state is BreakerState.OPEN and now - self.since >= spec.open_for:
             return self._become(BreakerState.HALF_OPEN, now)
         return False
@@ -89,7 +89,7 @@ class Breaker:
         )
 
     def news(self, lane: str, spec: CircuitBreakerSpec, now: float) -> BreakerNews:
-        """Say how it is."""
+        """Return how it is, as others are told."""
         return BreakerNews(
             lane=lane,
             state=self.state,
@@ -98,7 +98,7 @@ class Breaker:
         )
 
     def follow_owner(self, news: BreakerNews, spec: CircuitBreakerSpec, now: float) -> bool:
-        """Take an owner's word, unless something later is known; tells whether it has changed."""
+        """Follow an owner's word, unless a later one is known; tells whether it has changed."""
         if news.epoch < self.epoch:
             return False
         changed = (news.epoch, news.state) != (self.epoch, self.state)

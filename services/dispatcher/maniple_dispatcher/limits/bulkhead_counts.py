@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.outstanding import UnqueuedTasks
 
 
@@ -16,29 +16,29 @@ class BulkheadCounts:
     """Counts what is on its way to a queue, and gives back what does not get there."""
 
     def __init__(
-        self, fleet: Coordinator | None = None, monotonic: Callable[[], float] = float
+        self, coordinator: Coordinator | None = None, monotonic: Callable[[], float] = float
     ) -> None:
-        """Give back room to a `fleet`; without one there are no bulkheads."""
-        self._fleet = fleet
-        self._unqueued = (UnqueuedTasks() if fleet is None else fleet.unqueued).counts
+        """Give back room to the `coordinator`; without one there are no bulkheads."""
+        self._coordinator = coordinator
+        self._unqueued = (UnqueuedTasks() if coordinator is None else coordinator.unqueued).counts
         self._monotonic = monotonic
 
     def goes(self, envelope: Envelope) -> None:
-        """Take that a task is on its way to a queue, or first to a record that it needs."""
+        """Count a task as on its way to a queue, or first to a record that it needs."""
         if envelope.bulkhead is not None:
             self._unqueued[envelope.bulkhead] += 1
 
     def keeps(self, envelope: Envelope) -> None:
-        """Take that a task is on its way no more, and still has its room."""
+        """Count a task as on its way no more; it still has its room."""
         if envelope.bulkhead is not None:
             self._ends(envelope.bulkhead)
 
     def arrived(self, envelope: Envelope) -> None:
-        """Take that it is on its way no more: a queue has it, or may have it."""
+        """Count it as on its way no more: a queue has it, or may have it."""
         if envelope.bulkhead is not None:
             self._ends(envelope.bulkhead)
-            if self._fleet is not None:
-                self._fleet.arrived(envelope.bulkhead, envelope.lane)
+            if self._coordinator is not None:
+                self._coordinator.arrived(envelope.bulkhead, envelope.lane)
 
     def turned_away(self, envelope: Envelope, *, no_lane: bool) -> Envelope:
         """Give back the room of a task on its way that found no queue; return it without.
@@ -48,9 +48,9 @@ class BulkheadCounts:
         if envelope.bulkhead is None:
             return envelope
         self._ends(envelope.bulkhead)
-        if self._fleet is not None:
+        if self._coordinator is not None:
             limit = ConcurrencyLimit(envelope.bulkhead, most=1, lane=envelope.lane)
-            free = self._fleet.found_no_lane if no_lane else self._fleet.return_permit
+            free = self._coordinator.found_no_lane if no_lane else self._coordinator.return_permit
             free(limit, self._monotonic())
         return without_room(envelope)
 
@@ -58,8 +58,8 @@ class BulkheadCounts:
         """Give back the room of a task that was not on its way; return it without."""
         if envelope.bulkhead is None:
             return envelope
-        if self._fleet is not None:
-            self._fleet.return_permit(
+        if self._coordinator is not None:
+            self._coordinator.return_permit(
                 ConcurrencyLimit(envelope.bulkhead, most=1), self._monotonic()
             )
         return without_room(envelope)

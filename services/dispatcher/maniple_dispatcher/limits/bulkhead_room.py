@@ -55,12 +55,12 @@ class Bulkhead:
         return sum(number for _, number in self.grants)
 
     def grant(self, number: int, now: float) -> None:
-        """Let some go."""
+        """Count some as granted."""
         self.counted += number
         self.grants.append((now, number))
 
     def went_to(self, lanes: Iterable[str], now: float) -> bool:
-        """Take that some may be in these lanes; tells whether one is new."""
+        """Record that some may be in these lanes; tells whether one is new."""
         before = len(self.lanes)
         for lane in lanes:
             if lane not in self.lanes and len(self.lanes) < MOST_LANES:
@@ -68,7 +68,7 @@ class Bulkhead:
         return len(self.lanes) > before
 
     def keep_lanes(self, lanes: Iterable[str]) -> None:
-        """Take that there are none in any other."""
+        """Forget all other lanes: there are none in them."""
         self.lanes = {lane: self.lanes[lane] for lane in lanes if lane in self.lanes}
 
     def lanes_before(self, then: float) -> frozenset[str]:
@@ -76,13 +76,13 @@ class Bulkhead:
         return frozenset(lane for lane, known in self.lanes.items() if known.since <= then)
 
     def sends(self, lanes: Iterable[str], who: str) -> None:
-        """Take that a dispatcher may send some there."""
+        """Record that a dispatcher may send some there."""
         for lane in lanes:
             if (known := self.lanes.get(lane)) is not None:
                 known.senders.add(who if len(known.senders) < MOST_NAMES else ANYBODY)
 
     def forget_lanes(self, lanes: Iterable[str], who: str) -> None:
-        """Take that there are no such lanes, and nothing on its way there from one dispatcher."""
+        """Record that there are no such lanes, and that one dispatcher sends nothing there."""
         for lane in lanes:
             if (known := self.lanes.get(lane)) is not None:
                 known.senders.discard(who)
@@ -90,7 +90,7 @@ class Bulkhead:
                     del self.lanes[lane]
 
     def release_slots(self, number: int) -> None:
-        """Take that some take room no more."""
+        """Count some as ended: they take no room any more."""
         self.counted = max(0, self.counted - number)
 
     @property

@@ -76,7 +76,7 @@ class Bulkheads:
         """Rises whenever what is `lately_in_use` becomes another."""
 
     def record_load(self, life: Life, held: Iterable[Held], now: float) -> None:
-        """Take an agent's report."""
+        """Record an agent's report."""
         told = list(held)
         for one in told:
             if one.ended and (bulkhead := self._bulkheads.get(one.key)) is not None:
@@ -84,7 +84,7 @@ class Bulkheads:
         self._agents.update_holder(life, {one.key: one.here for one in told if one.here}, now)
 
     def gone(self, agent: str, incarnation: str, *, itself: bool = True) -> None:
-        """Take that lives of an agent have nothing any more: up to this, or of any without one.
+        """Forget what lives of an agent had: up to this one, or of all if it has none.
 
         With `itself` false it begins, and only those before it are over.
         """
@@ -94,9 +94,9 @@ class Bulkheads:
             if not incarnation or life[1] < incarnation or (itself and life[1] == incarnation):
                 self._agents.forget_holder(life)
 
-    def on_way(self, dispatcher: str, going: Mapping[str, int], now: float) -> None:
-        """Take how many tasks a dispatcher has that no queue has taken yet."""
-        self._dispatchers.update_holder(dispatcher, {k: n for k, n in going.items() if n > 0}, now)
+    def record_unqueued(self, dispatcher: str, tasks: Mapping[str, int], now: float) -> None:
+        """Record how many tasks a dispatcher has that no queue has taken yet."""
+        self._dispatchers.update_holder(dispatcher, {k: n for k, n in tasks.items() if n > 0}, now)
 
     def take_slots(self, key: str, most: int, want: int, now: float) -> int:
         """Return how many of `want` tasks may go; `sends` is to say where."""
@@ -111,13 +111,13 @@ class Bulkheads:
         return granted
 
     def sends(self, key: str, lanes: Collection[str], who: str, now: float) -> None:
-        """Take that a dispatcher may send what it was granted to these lanes."""
+        """Record that a dispatcher may send what it was granted to these lanes."""
         if (bulkhead := self._bulkheads.get(key)) is not None:
             self.version += bulkhead.went_to(lanes, now)
             bulkhead.sends(lanes, who)
 
     def left_lanes(self, key: str, lanes: Iterable[str], who: str) -> None:
-        """Take that there are no such lanes, and that nothing is on its way there from one."""
+        """Record that there are no such lanes, and that a dispatcher sends nothing there."""
         if (bulkhead := self._bulkheads.get(key)) is not None:
             bulkhead.forget_lanes(lanes, who)
 
@@ -153,7 +153,7 @@ class Bulkheads:
                 yield key, (bulkhead.most, tuple(sorted(bulkhead.lanes)))
 
     def remember(self, rooms: Mapping[str, Room], now: float, age: float) -> None:
-        """Take what dispatchers before us have written down, for the case that nobody tells.
+        """Keep what dispatchers before us have written down, for the case that nobody tells.
 
         It may come when we own them, with an `age` of some seconds. For as long as it takes until
         what is nowhere to be found has ended, there are at least as many; after that, agents and
@@ -180,7 +180,7 @@ class Bulkheads:
     def follow_owner(
         self, key: str, told: Room, now: float, *, ours: bool, unsure: int = 0
     ) -> None:
-        """Take what another owner has granted; of `ours` it is the latest that it knew.
+        """Record what another owner has granted; of `ours` it is the latest that it knew.
 
         Of that, so many are `unsure`.
         """
@@ -204,7 +204,7 @@ class Bulkheads:
         """Yield what was granted or given back, but not by agents, each once: who stops goes on.
 
         Their reports all dispatchers hear. What is at rest has granted nothing. Then come, after
-        `tell_all`, all others that are ours.
+        `mark_all_changed`, all others that are ours.
         """
         while self._changed:
             key = self._changed.pop()
@@ -215,23 +215,23 @@ class Bulkheads:
             if key in self._bulkheads and owns(key):
                 yield key, self._bulkheads[key].room
 
-    def tell_all(self) -> None:
-        """Let all that are ours be told."""
+    def mark_all_changed(self) -> None:
+        """Count all as changed: those that are ours are told."""
         self._untold.update(self._bulkheads)
 
-    def still_tell(self, owns: Callable[[str], bool]) -> None:
-        """Tell also later what `tell_all` has left, as far as it is ours now."""
+    def keep_untold(self, owns: Callable[[str], bool]) -> None:
+        """Keep what `mark_all_changed` has left to be told, as far as it is ours now."""
         self._changed.update(k for k in self._untold if k in self._bulkheads and owns(k))
         self._untold.clear()
 
-    def tell_nothing(self) -> None:
-        """Take that others may own all that was ours, and know of it what we do not."""
+    def disown_all(self) -> None:
+        """Discard what is to be told: others may own what was ours, and know more of it."""
         self._changed.clear()
         self._untold.clear()
         self._doubt_anew()
 
     def free_slots(self, key: str, number: int) -> None:
-        """Take back what was granted and not needed."""
+        """Free what was granted and not needed."""
         bulkhead = self._bulkheads.get(key)
         if bulkhead is not None:
             bulkhead.release_slots(number)
@@ -260,7 +260,7 @@ class Bulkheads:
                     yield Doubt(key, lanes, number)
 
     def looked(self, key: str, ready: int, now: float, *, blank: bool = False) -> None:
-        """Take how many tasks may wait in the queues where those of a bulkhead may be.
+        """Record how many tasks may wait in the queues where those of a bulkhead may be.
 
         A queue that is `blank` (nor has it readers) may be one that does not answer.
         """

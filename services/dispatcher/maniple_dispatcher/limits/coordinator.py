@@ -15,16 +15,19 @@ from msgspec.structs import replace
 from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, LeaseClient, Limit, Then
+from maniple_dispatcher.limits.lease_client import LeaseClient
 from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.outstanding import OutstandingTasks, UnqueuedTasks
 from maniple_dispatcher.limits.report_space import ReportSpace, taken
 from maniple_dispatcher.limits.token_bucket import Taken
+from maniple_dispatcher.limits.waiting_line import Then
 
-TALK_BYTES = MAX_BYTES // 2  # of requests, answers and breakers in a report; as much for the rest
+REQUEST_BYTES = MAX_BYTES // 2
+"""Of requests, answers and breakers in a report; as much for the rest."""
 
 
 class Coordinator:
@@ -55,10 +58,11 @@ class Coordinator:
         self._wake = wake
         self._outstanding = OutstandingTasks()
         self._knows_at = float("-inf")
-        self._early: list[Callable[[float], None]] = []  # until we know what others have granted
+        self._deferred: list[Callable[[float], None]] = []
+        """Asked for before it is known what others have granted."""
         self.unqueued = UnqueuedTasks()
-        self._way_told_at = float("-inf")
-        self._way_told: dict[str, int] = {}
+        self._unqueued_told_at = float("-inf")
+        self._unqueued_told: dict[str, int] = {}
         self._due = True
         self._noticed = float("inf")  # nobody looks yet
         self._stood_still = self._times.stood_still
@@ -114,12 +118,12 @@ class Coordinator:
 
     def _wait(self, limit: Limit, then: Then, now: float) -> None:
         if self.peers.owns(limit.key):  # room that is asked for too early
-            self._early.append(partial(self._ask_again, limit, then))
+            self._deferred.append(partial(self._ask_again, limit, then))
         else:
             self.due |= self.permits.await_permit(limit, then, now)
 
     def _ask_again(self, limit: Limit, then: Then, now: float) -> None:
-        """Take a permit for a task that has waited, or let it wait on."""
+        """Take a permit for a task that has waited, or wait on."""
         given = self.take_permit(limit, now)
         if given is None:
             self._wait(limit, then, now)
@@ -140,7 +144,7 @@ class Coordinator:
         then(passes, seconds)
 
     def arrived(self, key: str, lane: str) -> None:
-        """Take that a queue has, or may have, a task that got room in a bulkhead."""
+        """Record that a queue has, or may have, a task that got room in a bulkhead."""
         self._outstanding.arrives((key, lane))
 
     def found_no_lane(self, limit: ConcurrencyLimit, now: float) -> None:
@@ -149,7 +153,7 @@ class Coordinator:
         self._free(limit, now)
 
     def _goes_nowhere(self, limit: ConcurrencyLimit, *, missed: bool = False) -> None:
-        """Take that a task does not go to its lane; if it `missed` that, perhaps none does."""
+        """Record that a task does not reach its lane; if it `missed` that, perhaps none does."""
         if self._outstanding.ends((limit.key, limit.lane), missed=missed):
             if self.peers.owns(limit.key):
                 self.owned.bulkheads.left_lanes(limit.key, (limit.lane,), self.peers.me)
@@ -169,7 +173,7 @@ class Coordinator:
             self.due |= self.permits.return_permit(limit)
 
     def on_report(self, report: DispatcherReport, now: float) -> None:
-        """Take what a dispatcher says; our own word counts too, when it comes back."""
+        """Follow what a dispatcher says; our own word counts too, when it comes back."""
         if report.leaving:
             self.peers.on_leave(report.dispatcher)
         else:
@@ -185,14 +189,14 @@ class Coordinator:
             self.due |= self.permits.on_grant(grant, now)
 
     def _count(self, report: DispatcherReport, now: float) -> None:
-        """Take that a dispatcher is there, and whether it owns its part by now."""
+        """Record that a dispatcher is there, and whether it owns its part by now."""
         ready, is_me = report.ready, report.dispatcher == self.peers.me
         if is_me:  # not what was said before we began anew
             ready = ready and report.life == self.life
             self._hear_ourselves(now, ready=ready)
         if ready and not self.peers.is_counted(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
-            self.owned.bulkheads.still_tell(self.peers.owns)
+            self.owned.bulkheads.keep_untold(self.peers.owns)
         new = self.peers.heard(report.dispatcher, now, ready=ready)
         if new and is_me:  # whoever was there before has told what it knew
             self.owned.bulkheads.recall(now, alone=self.peers.alone)
@@ -214,7 +218,7 @@ class Coordinator:
 
     def _follow(self, report: DispatcherReport, now: float) -> None:
         if report.going is not None:
-            self.owned.bulkheads.on_way(report.dispatcher, report.going, now)
+            self.owned.bulkheads.record_unqueued(report.dispatcher, report.going, now)
         for key, level in report.levels.items():
             self.owned.buckets.follow_owner(key, level, now, ours=self.peers.owns(key))
         for key, room in report.rooms.items():
@@ -226,7 +230,7 @@ class Coordinator:
         if ask.to != self.peers.me or not self.peers.owns(ask.key):
             return  # it will ask who owns it by then
         if ask.most and now < self._knows_at:
-            self._early.append(partial(self._answer, ask, asker))
+            self._deferred.append(partial(self._answer, ask, asker))
             return
         limit = limit_asked(ask)
         self.owned.used(limit, ask.used, now)
@@ -248,13 +252,13 @@ class Coordinator:
         self.due = True
 
     def advance_time(self, now: float) -> None:
-        """Let time pass; to be called some times a second."""
+        """Do what is due by now; to be called some times a second."""
         if self.peers.may_be_replaced(now):
             self._begin_anew()
         self.peers.forget_silent(now)
-        if self._early and now >= self._knows_at:
-            early, self._early = self._early, []
-            for ask in early:
+        if self._deferred and now >= self._knows_at:
+            deferred, self._deferred = self._deferred, []
+            for ask in deferred:
                 ask(now)
         for limit, waiting in self.permits.reassign_unanswered(now):
             used, freed = self.permits.settled(limit.key)
@@ -270,7 +274,7 @@ class Coordinator:
         self.due |= self.owned.advance_breakers(self.peers.owns, now)
 
     def notice(self, now: float) -> None:
-        """Take that we run, and begin anew if we stood still: others may own what was ours."""
+        """Record that we run, and begin anew if we stood still: others may own what was ours."""
         stood_still, self._noticed = now - self._noticed, now
         if stood_still > self._stood_still:
             self.rejoin(now)
@@ -282,7 +286,7 @@ class Coordinator:
 
     def _begin_anew(self) -> None:
         self.peers.on_leave(self.peers.me)
-        self.owned.bulkheads.tell_nothing()
+        self.owned.bulkheads.disown_all()
         self.life += 1
         self._hears_since = None
         self.due = True
@@ -301,42 +305,42 @@ class Coordinator:
         What is left stays `due`.
         """
         if self._full:
-            self.owned.tell_all(now, self.peers.owns)
+            self.owned.mark_all_changed(now, self.peers.owns)
             self._full, self._telling_all = False, True
         elif self.peers.alone and not self._telling_all:
             # Rooms are for one who has just come, and owns some of them from now on.
-            self.owned.buckets.tell_nothing()
-        talk, state = ReportSpace(TALK_BYTES), ReportSpace(TALK_BYTES)
+            self.owned.buckets.discard_changes()
+        requests, state = ReportSpace(REQUEST_BYTES), ReportSpace(REQUEST_BYTES)
         rooms = dict(state.fill(self.owned.bulkheads.changes(self.peers.owns)))
         report = DispatcherReport(
             dispatcher=self.peers.me,
             ready=not self._leaving and self._has_listened(now),
             leaving=self._leaving,
             life=self.life,
-            grants=tuple(talk.fill(taken(self._grants))),
-            asks=tuple(talk.fill(self.permits.asks(now))),
-            breakers=tuple(talk.fill(self.owned.news(now))),
+            grants=tuple(requests.fill(taken(self._grants))),
+            asks=tuple(requests.fill(self.permits.asks(now))),
+            breakers=tuple(requests.fill(self.owned.news(now))),
             rooms=rooms,
             unsure={k: n for k in rooms if (n := self.owned.bulkheads.unsure(k))},
             levels=dict(state.fill(self.owned.buckets.changes(now))),
             turns={} if self._lanes is None else self._lanes.take_turns(),
-            going=self._told_of_way(now),
+            going=self._unqueued_to_tell(now),
         )
         self._telling_all = self._telling_all and state.left <= 0
-        self.due = talk.left <= 0 or state.left <= 0
+        self.due = requests.left <= 0 or state.left <= 0
         return report
 
-    def _told_of_way(self, now: float) -> dict[str, int] | None:
+    def _unqueued_to_tell(self, now: float) -> dict[str, int] | None:
         """Return what is on its way to queues, if that is to be told: now and then, while any is.
 
         None, as one says that is older, tells nothing.
         """
-        if now - self._way_told_at < self._times.presence:
+        if now - self._unqueued_told_at < self._times.presence:
             return None
-        before, self._way_told = self._way_told, self.unqueued.lasting()
-        self._way_told_at = now
-        self.owned.bulkheads.on_way(self.peers.me, self._way_told, now)
-        return self._way_told if before or self._way_told else None
+        before, self._unqueued_told = self._unqueued_told, self.unqueued.lasting()
+        self._unqueued_told_at = now
+        self.owned.bulkheads.record_unqueued(self.peers.me, self._unqueued_told, now)
+        return self._unqueued_told if before or self._unqueued_told else None
 
 
 def _tell(then: Then, taken: Taken) -> None:

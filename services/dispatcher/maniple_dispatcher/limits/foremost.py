@@ -37,7 +37,7 @@ class Foremost:
         return len(self._left)
 
     def changed(self, key: str) -> None:
-        """Take that one may have another rank."""
+        """Record that one may have another rank."""
         if len(self._changed) < MOST_CHANGED:
             self._changed[key] = None
 

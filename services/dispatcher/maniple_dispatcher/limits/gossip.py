@@ -27,12 +27,12 @@ TIMEOUT = 2.0
 
 
 class Gossip:
-    """Tells the other dispatchers what is due, and hands `fleet` what they say."""
+    """Tells the other dispatchers what is due, and hands the coordinator what they say."""
 
     def __init__(
         self,
         hot: HotPath,
-        fleet: Coordinator,
+        coordinator: Coordinator,
         plane: ControlPlane,
         runtime: Runtime,
         due: asyncio.Event,
@@ -46,16 +46,16 @@ class Gossip:
         self._runtime = runtime
         self._monotonic = runtime.clock.monotonic
         self._times = runtime.settings.timings.peers
-        self._fleet = fleet
+        self._coordinator = coordinator
         self._due = due
         self._looked = self._monotonic()
         self._was_up = True
-        self._life = fleet.life
+        self._life = coordinator.life
         self._decoder = msgspec.json.Decoder(DispatcherReport)
         self._log = structlog.get_logger("maniple.dispatcher.talk")
 
     def on_report(self, body: bytes, message_type: str, _message_id: str) -> None:
-        """Hand on what another dispatcher says; other messages are passed over."""
+        """Pass on what another dispatcher says; other messages are ignored."""
         if message_type != REPORT_TYPE:
             return
         try:
@@ -65,7 +65,7 @@ class Gossip:
             return
         now = self._monotonic()
         self._notice(now)
-        self._fleet.on_report(report, now)
+        self._coordinator.on_report(report, now)
 
     async def exchange_reports(self) -> None:
         """Look and tell until cancelled.
@@ -84,7 +84,7 @@ class Gossip:
             await self._pause()
             now = self._monotonic()
             self._look(now, self._times.look)
-            if self._was_up and (self._fleet.due or now - told >= self._times.presence):
+            if self._was_up and (self._coordinator.due or now - told >= self._times.presence):
                 told = now
                 await self._tell()
 
@@ -98,16 +98,16 @@ class Gossip:
         self._notice(now)
         if now - self._looked >= period:
             self._looked = now
-            self._fleet.advance_time(now)
+            self._coordinator.advance_time(now)
 
     def _notice(self, now: float) -> None:
         """Begin anew if we stood still, or if a connection is back."""
         is_up, was_up, self._was_up = self._hot.up, self._was_up, self._hot.up
-        self._fleet.notice(now)
+        self._coordinator.notice(now)
         if is_up and not was_up:
-            self._fleet.rejoin(now)
-        if self._fleet.life != self._life:
-            self._life = self._fleet.life
+            self._coordinator.rejoin(now)
+        if self._coordinator.life != self._life:
+            self._life = self._coordinator.life
             self._log.info("begins anew among the dispatchers", life=self._life)
 
     async def _pause(self) -> None:
@@ -122,7 +122,7 @@ class Gossip:
         """Tell everybody of breakers of ours that open and close."""
         while True:
             await asyncio.sleep(self._times.look)
-            for change in self._fleet.owned.changes():
+            for change in self._coordinator.owned.changes():
                 self._log.warning("breaker", lane=change.lane, state=change.state.value)
                 event = BreakerChanged(
                     at=self._runtime.clock.now(),
@@ -138,19 +138,19 @@ class Gossip:
     async def show_breakers(self) -> None:
         """Show the breakers that are known here, ours and others', and no more those that went."""
         while True:
-            show(self._runtime.metrics, self._fleet.owned.breakers())
+            show(self._runtime.metrics, self._coordinator.owned.breakers())
             await asyncio.sleep(SHOW)
 
     async def leave(self) -> None:
-        """Say goodbye: what is ours has another owner at once."""
-        self._fleet.leave()
+        """Tell the others that we leave: what is ours has another owner at once."""
+        self._coordinator.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIMEOUT):
-                while self._fleet.due:
+                while self._coordinator.due:
                     await self._tell()
 
     async def _tell(self) -> None:
-        report = self._fleet.make_report(self._monotonic())
+        report = self._coordinator.make_report(self._monotonic())
         message = Outgoing(
             OUTCOMES.name,
             "",

@@ -24,7 +24,7 @@ class Holders(Generic[Who]):
         return iter(tuple(self._told))
 
     def update_holder(self, who: Who, has: Mapping[str, int], now: float) -> None:
-        """Take how many of each bulkhead one has, and that it has none of others."""
+        """Record how many of each bulkhead one has, and that it has none of others."""
         self.forget_holder(who)
         if has:
             self._told[who] = now, has
@@ -35,7 +35,7 @@ class Holders(Generic[Who]):
         return self._sums[key]
 
     def forget_holder(self, who: Who) -> None:
-        """Take that one has nothing."""
+        """Forget what one has."""
         _, had = self._told.pop(who, (0.0, {}))
         for key, number in had.items():
             self._sums[key] -= number
@@ -43,7 +43,7 @@ class Holders(Generic[Who]):
                 del self._sums[key]
 
     def excuse(self, seconds: float) -> None:
-        """Take that nobody could be heard for so long."""
+        """Record that nobody could be heard for so long."""
         self._told = {who: (at + seconds, has) for who, (at, has) in self._told.items()}
 
     def forget_silent(self, now: float) -> None:

@@ -7,12 +7,7 @@ from typing import assert_never
 from maniple.timings import Timings
 from maniple_dispatcher.limits.breaker import Breaker, BreakerState, Ends
 from maniple_dispatcher.limits.concurrency import Bulkheads
-from maniple_dispatcher.limits.lease_client import (
-    ConcurrencyLimit,
-    Limit,
-    ProbeLimit,
-    TokenBucketLimit,
-)
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, ProbeLimit, TokenBucketLimit
 from maniple_dispatcher.limits.messages import Ask, BreakerNews
 from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
@@ -68,7 +63,7 @@ class LeaseOwner:
         self._spec_of = spec_of
         self._known = known
         self._knew = known()
-        self._early: dict[str, tuple[BreakerNews, float]] = {}
+        self._kept_news: dict[str, tuple[BreakerNews, float]] = {}
         self._born = born
         self._latest = 0  # epoch that was heard or made here
         self._breakers: dict[str, Breaker] = {}
@@ -112,12 +107,12 @@ class LeaseOwner:
         return Taken(*breaker.probe(want, spec, now))
 
     def used(self, limit: Limit, number: int, now: float) -> None:
-        """Take what another let through while the limit had no owner."""
+        """Charge what another let through while the limit had no owner."""
         if isinstance(limit, TokenBucketLimit) and number:
             self.buckets.spend(limit.key, limit.terms, number, now)
 
     def return_permits(self, limit: Limit, number: int, now: float) -> None:
-        """Take back permits that were not needed."""
+        """Free permits that were not needed."""
         if isinstance(limit, TokenBucketLimit) and number:
             self.buckets.spend(limit.key, limit.terms, -number, now)
         elif isinstance(limit, ConcurrencyLimit) and number:
@@ -131,14 +126,14 @@ class LeaseOwner:
         return (BreakerState.CLOSED, 0.0) if known is None else (known.state, known.since)
 
     def record_outcomes(self, lane: str, ends: Ends, now: float) -> bool:
-        """Take how attempts of a lane ended whose breaker is ours; tells whether it changed."""
+        """Record how attempts of a lane ended whose breaker is ours; tells whether it changed."""
         spec = self._spec_of(lane)
         if spec is None or not (ends.succeeded or ends.failed):
             return False
         return self._noted(lane, self._breaker(lane).record_outcomes(ends, spec, now))
 
     def advance_breakers(self, owns: Callable[[str], bool], now: float) -> bool:
-        """Let time pass for the breakers that are ours; tells whether one has changed."""
+        """Advance the breakers that are ours to now; tells whether one has changed."""
         changed, known = False, self._known()
         if known and not self._knew:
             self._begin_to_know()
@@ -152,7 +147,7 @@ class LeaseOwner:
         return changed
 
     def follow_owners(self, news: Iterable[BreakerNews], now: float) -> None:
-        """Take what owners say of their breakers."""
+        """Follow what owners say of their breakers."""
         for one in news:
             if one.state not in _STATES:
                 continue  # one of a newer dispatcher's: that must not cost what else it says
@@ -161,12 +156,12 @@ class LeaseOwner:
                 self._breaker(one.lane).follow_owner(one, spec, now)
                 self._heard(one.epoch)
             elif not self._known():
-                self._keep_early(one, now)
+                self._keep_news(one, now)
 
-    def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
-        """Let everything be told that is known here, as if all of it had changed."""
-        self.buckets.tell_all(now, owns)
-        self.bulkheads.tell_all()
+    def mark_all_changed(self, now: float, owns: Callable[[str], bool]) -> None:
+        """Count everything that is known here as changed, so that it is told."""
+        self.buckets.mark_all_changed(now, owns)
+        self.bulkheads.mark_all_changed()
         self._news.update(lane for lane, _ in self.breakers())
 
     def news(self, now: float) -> Iterator[BreakerNews]:
@@ -178,20 +173,20 @@ class LeaseOwner:
                 yield self._breakers[lane].news(lane, spec, now)
 
     def _begin_to_know(self) -> None:
-        """Take, and tell, what could not be without the policies."""
+        """Follow, and tell, what could not be without the policies."""
         self._knew = True
-        early, self._early = self._early, {}
-        for one, at in early.values():
+        kept, self._kept_news = self._kept_news, {}
+        for one, at in kept.values():
             self.follow_owners((one,), at)
         self._news.update(lane for lane, _ in self.breakers())
 
-    def _keep_early(self, news: BreakerNews, now: float) -> None:
+    def _keep_news(self, news: BreakerNews, now: float) -> None:
         """Keep what was said of a breaker whose policy has not come yet."""
-        before = self._early.get(news.lane)
-        if before is None and len(self._early) >= MAX_BREAKERS:
+        before = self._kept_news.get(news.lane)
+        if before is None and len(self._kept_news) >= MAX_BREAKERS:
             return
         if before is None or news.epoch >= before[0].epoch:
-            self._early[news.lane] = news, now
+            self._kept_news[news.lane] = news, now
 
     def _may_be_shut(self, lane: str) -> bool:
         """Tell whether a lane without a policy has a breaker that is not closed: it may be to come.
@@ -200,8 +195,8 @@ class LeaseOwner:
         """
         if self._known():
             return False
-        early = self._early.get(lane)
-        state: str = self.breaker(lane)[0] if early is None else early[0].state
+        kept = self._kept_news.get(lane)
+        state: str = self.breaker(lane)[0] if kept is None else kept[0].state
         return state != BreakerState.CLOSED
 
     def _breaker(self, lane: str) -> Breaker:
@@ -221,7 +216,7 @@ class LeaseOwner:
         return ((lane, breaker) for lane, breaker in self._breakers.items() if breaker.epoch)
 
     def restore(self, lane: str, state: BreakerState, epoch: int, since: float) -> None:
-        """Take a breaker that was written down, unless something later is known."""
+        """Restore a breaker that was written down, unless something later is known."""
         breaker = self._breaker(lane)
         if epoch > breaker.epoch:
             breaker.state, breaker.epoch, breaker.since = state, epoch, since

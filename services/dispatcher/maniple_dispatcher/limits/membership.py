@@ -43,7 +43,7 @@ class Membership:
         return peer in self._ready
 
     def heard(self, peer: str, now: float, *, ready: bool) -> bool:
-        """Take a sign of life; tells whether that one counts only from now on."""
+        """Record a sign of life; tells whether that one counts only from now on."""
         known = peer in self._ready
         if peer == self.me:
             self._hear_ourselves(now)
@@ -59,7 +59,7 @@ class Membership:
         return self._until(now) - self._heard.get(peer or "", float("-inf"))
 
     def begin_hearing(self, now: float) -> None:
-        """Take that one can hear from now on, if anything: the connection is new."""
+        """Record that one can hear from now on, if anything: the connection is new."""
         self._began = now
 
     def deaf_for(self, now: float) -> float:
@@ -75,7 +75,7 @@ class Membership:
         return self.is_counted(self.me) and now - self._heard[self.me] > self._times.alive
 
     def on_leave(self, peer: str) -> None:
-        """Take that one owns nothing any more."""
+        """Record that one owns nothing any more."""
         self._heard.pop(peer, None)
         self._settle()
 
@@ -90,7 +90,7 @@ class Membership:
         return now if self._echo_at is None else min(now, self._echo_at + self._times.presence)
 
     def _hear_ourselves(self, now: float) -> None:
-        """Take that our own word comes back; while it did not, nobody has been silent."""
+        """Record that our own word comes back; while it did not, nobody has been silent."""
         if self._echo_at is not None and not self.hears(now):
             deaf = now - self._until(now)
             self._heard = {p: min(now, at + deaf) for p, at in self._heard.items()}

@@ -32,17 +32,17 @@ class OutstandingTasks:
         self._missed: set[Way] = set()
 
     def begins(self, way: Way) -> None:
-        """Take that a task asks for room on a way."""
+        """Count a task that asks for room on a way."""
         self._count[way] = self._count.get(way, 0) + 1
 
     def arrives(self, way: Way) -> None:
-        """Take that a queue has it, or may have it."""
+        """Record that a queue has it, or may have it."""
         if way in self._count:
             self._taken.add(way)
             self.ends(way)
 
     def ends(self, way: Way, *, missed: bool = False) -> bool:
-        """Take that it goes nowhere, for it `missed` the lane, or before that.
+        """Record that it goes nowhere, for it `missed` the lane, or before that.
 
         Tells whether none of those that began with it went there, and some missed it.
         """

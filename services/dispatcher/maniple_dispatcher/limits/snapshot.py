@@ -33,7 +33,7 @@ _AWAY = (ConsulUnavailable, ConsulRefused)
 
 
 class LimitSnapshot:
-    """Keeps what `fleet` owns under `prefix`/dispatchers/`instance`."""
+    """Keeps what is owned here under `prefix`/dispatchers/`instance`."""
 
     def __init__(  # noqa: PLR0913 - what it stands on, as values
         self,
@@ -41,14 +41,14 @@ class LimitSnapshot:
         prefix: str,
         instance: str,
         *,
-        fleet: Coordinator,
+        coordinator: Coordinator,
         log: FilteringBoundLogger,
         clock: Clock,
     ) -> None:
         self._consul = consul
         self._folder = f"{prefix}/dispatchers/"
         self._key = self._folder + instance
-        self._fleet = fleet
+        self._coordinator = coordinator
         self._log = log
         self._clock, self._monotonic = clock, clock.monotonic
         self._loaded = False
@@ -61,7 +61,7 @@ class LimitSnapshot:
         return self._clock.now().timestamp()
 
     async def load(self) -> bool:
-        """Take what dispatchers have written down; tells whether Consul could be read."""
+        """Read what dispatchers have written down; tells whether Consul could be read."""
         try:
             await self._load()
         except _AWAY as error:
@@ -89,7 +89,7 @@ class LimitSnapshot:
         A start waits for no Consul: for its first second this dispatcher owns nothing anyway.
         """
         seen = (-1, -1)
-        owned, peers = self._fleet.owned, self._fleet.peers
+        owned, peers = self._coordinator.owned, self._coordinator.peers
         while True:
             if not self._loaded:
                 await self.load()
@@ -113,7 +113,7 @@ class LimitSnapshot:
             async with asyncio.timeout(STOPPING):
                 if not self._loaded:
                     await self._load()
-                while self._fleet.peers.is_counted(self._fleet.peers.me):
+                while self._coordinator.peers.is_counted(self._coordinator.peers.me):
                     if await self._write(look=True):
                         break
         except (TimeoutError, *_AWAY) as error:
@@ -127,9 +127,11 @@ class LimitSnapshot:
         Without `look` what was written last is taken to be there. False if there is more to write,
         or if somebody else has written there meanwhile.
         """
-        for _ in self._fleet.owned.buckets.find_slow(self._fleet.peers.owns, self._monotonic()):
+        for _ in self._coordinator.owned.buckets.find_slow(
+            self._coordinator.peers.owns, self._monotonic()
+        ):
             await asyncio.sleep(0)  # there may be thousands, and tasks come meanwhile
-        ours, done = self._ours(), not self._fleet.owned.buckets.behind
+        ours, done = self._ours(), not self._coordinator.owned.buckets.behind
         if not look and snapshot_notes.with_ours(self._ours_before, ours).says_as(
             self._ours_before
         ):
@@ -158,12 +160,12 @@ class LimitSnapshot:
         return self._read(entry)
 
     def _tell_what_is_left(self, written: Written) -> None:
-        """Say of what there is too much to be written down, once it becomes so, or is not any more.
+        """Log of what there is too much to be written down, when that changes.
 
         What is left out is not known when all dispatchers die.
         """
         counts = Counter(written.left)
-        counts["levels"] += self._fleet.owned.buckets.left
+        counts["levels"] += self._coordinator.owned.buckets.left
         counts["lanes_of_rooms"] += written.bare
         without = +counts
         if without.keys() != self._without:
@@ -177,7 +179,7 @@ class LimitSnapshot:
         def wall(at: float) -> int:
             return round(at + offset)  # so that it stays the same
 
-        owned, owns = self._fleet.owned, self._fleet.peers.owns
+        owned, owns = self._coordinator.owned, self._coordinator.peers.owns
         levels = {key: (*level, wall(at)) for key, level, at in owned.buckets.slow()}
         ours = ((lane, b) for lane, b in owned.breakers() if owns(BREAKER + lane))
         breakers = {lane: (b.state.value, b.epoch, wall(b.since)) for lane, b in ours}
@@ -190,14 +192,14 @@ class LimitSnapshot:
 
         Whoever has written since lives, and tells of its own.
         """
-        if self._fleet.peers.is_counted(self._fleet.peers.me):
+        if self._coordinator.peers.is_counted(self._coordinator.peers.me):
             found = [one for one in found if one.at < self._born_wall]
         before = snapshot_notes.latest(found).lasting(wall)
         return {key: room[:2] for key, room in before.rooms.items()}
 
     async def _restore(self, found: Collection[SnapshotNotes]) -> None:
         now, wall = self._monotonic(), self._wall()
-        owned = self._fleet.owned
+        owned = self._coordinator.owned
         kept = snapshot_notes.latest(found).lasting(wall)
         for number, (key, (level, rate, capacity, at)) in enumerate(kept.levels.items()):
             if number % AT_ONCE == AT_ONCE - 1:

@@ -80,7 +80,7 @@ class _Bucket:
     """Tokens that may be owed: those taken in advance, and those let through unasked."""
 
     def fill(self, terms: Terms, now: float) -> None:
-        """Let it fill until now by the terms of now: those of before may be none."""
+        """Fill it until now by the terms of now: those of before may be none."""
         grown = self.level + max(0.0, now - self.at) * terms.rate
         self.most_owed = terms.capacity + terms.reserve * terms.rate
         level = max(-self.most_owed, min(terms.capacity, grown))
@@ -128,7 +128,7 @@ class TokenBuckets:
         return terms.capacity if bucket is None else _level(bucket, terms, now)
 
     def spend(self, key: str, terms: Terms, tokens: float, now: float) -> None:
-        """Take what was let through unasked, so that tokens may be owed; below 0 gives back.
+        """Charge what was let through unasked, so that tokens may be owed; below 0 gives back.
 
         It was let through before this was told. Meanwhile the bucket has filled without it, and
         what it had no room for is what was used.
@@ -142,7 +142,7 @@ class TokenBuckets:
         self._note(key)
 
     def follow_owner(self, key: str, told: Level, now: float, *, ours: bool = False) -> None:
-        """Take what another owner says is in a bucket now; of `ours` it is the latest it knew."""
+        """Record what another owner says is in a bucket now; of `ours` it is the latest it knew."""
         level, rate, capacity = told
         known = self._buckets.get(key)
         if rate <= 0:
@@ -162,8 +162,8 @@ class TokenBuckets:
             if bucket is not None:
                 yield key, _told(bucket, now)
 
-    def tell_all(self, now: float, owns: Callable[[str], bool]) -> None:
-        """Let those count as changed that are not full and that were decided here.
+    def mark_all_changed(self, now: float, owns: Callable[[str], bool]) -> None:
+        """Count those as changed that are not full and that were decided here.
 
         Of what others decided we know a little less than they: who owns such a bucket would lose
         tokens each time that it took our word.
@@ -173,8 +173,8 @@ class TokenBuckets:
             if level < bucket.terms.capacity and (bucket.first_hand or owns(key)):
                 self._changed.add(key)
 
-    def tell_nothing(self) -> None:
-        """Let nothing count as changed."""
+    def discard_changes(self) -> None:
+        """Count nothing as changed."""
         self._changed.clear()
 
     # --- what is worth being written down --------------------------------------------------
@@ -220,7 +220,7 @@ class TokenBuckets:
         return rank
 
     def restore(self, key: str, kept: Level, age: float, now: float) -> None:
-        """Take a level that was written down `age` seconds ago, unless another told of it since.
+        """Restore a level written down `age` seconds ago, unless another told of it since.
 
         What was decided here before that took the bucket for full: it holds no more than this.
         """

@@ -2,7 +2,7 @@
 
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Waiting
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.pipeline.limit_keys import divided
 from maniple_dispatcher.pipeline.verdicts import PASS, Pending, Reject, State, Verdict
 from maniple_policies.kinds.bulkhead import BulkheadPolicy
@@ -15,7 +15,7 @@ def bulkhead_of(policy: BulkheadPolicy, task: Envelope) -> ConcurrencyLimit:
 
 
 def decide(task: Envelope, policy: BulkheadPolicy, state: State, _now: float) -> Verdict:
-    """Have room asked for."""
+    """Ask for room."""
     if state.passes is None:
         return Pending(bulkhead_of(policy, task))
     if state.passes:

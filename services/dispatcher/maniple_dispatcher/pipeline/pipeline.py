@@ -2,72 +2,58 @@
 
 Each kind of policy that decides has a stage, in the order of `stages.py`: its variant, its rate
 limit, room in its bulkhead, the breaker of its lane, its mirror. A stage says what is to be done,
-and that is done here. Each limit (`Pending`) is asked of whoever owns it (`limits/coordinator.py`),
-which takes no time if that is this process. What is refused gets its fallback, or ends with a code
-and `retry_after`; what comes back from a wait has been admitted, and never ends for that: it waits
-again. What nobody decided is no refusal: such a task gets neither an end nor what is meant for
-refused ones, it waits and asks again.
+and that is done here, or in `blocked_tasks.py` if the task is not let through now. Each limit
+(`Pending`) is asked of whoever owns it (`limits/coordinator.py`), which takes no time if that is
+this process. What is refused gets its fallback, or ends with a code and `retry_after`; what comes
+back from a wait has been admitted, and never ends for that: it waits again. What nobody decided is
+no refusal: such a task gets neither an end nor what is meant for refused ones, it waits and asks
+again.
 """
 
 import logging
-from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from typing import assert_never
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.clock import Clock
-from maniple.codec import encode
 from maniple.errors import BrokerUnavailable
-from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting, without_room
-from maniple.topology import DELAY_TIERS
+from maniple.messages import Envelope, Waiting, without_room
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
-from maniple_dispatcher.ingress.admission import acceptance
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_client import Limit, TokenBucketLimit
-from maniple_dispatcher.pipeline.fallback import Accept, Instead, Output, Substitute, instead
+from maniple_dispatcher.limits.limit import Limit, TokenBucketLimit
+from maniple_dispatcher.pipeline.blocked_tasks import BlockedTasks, Go, StageRefusal
 from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,
     rate_limit_passed,
-    rate_limit_pending,
     still_owing,
     with_room,
 )
-from maniple_dispatcher.pipeline.stages import FIRST_EVERY_TIME, FIRST_ONCE, ON_LEAVING, STAGES
-from maniple_dispatcher.pipeline.verdicts import (
-    LONGEST_WAIT,
-    PASS,
-    Delay,
-    Divert,
-    Pass,
-    Pending,
-    Reject,
-    State,
-    rejected,
-    substituted,
+from maniple_dispatcher.pipeline.stages import (
+    FIRST_EVERY_TIME,
+    FIRST_ONCE,
+    ON_LEAVING,
+    PLACES_ONCE,
+    STAGES,
 )
+from maniple_dispatcher.pipeline.verdicts import PASS, Delay, Divert, Pass, Pending, Reject, State
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_policies import Policy, Resolved
-from maniple_policies.kinds.fallback import FallbackPolicy
 from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.metric_names import POLICY_DECISIONS
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement, as_ours
 from maniple_runtime.telemetry import Metrics
 
-_ONCE = range(FIRST_ONCE, FIRST_EVERY_TIME)
 _PLACES = tuple((place, stage.kind, stage.decide) for place, stage in enumerate(STAGES))
 _FROM = tuple(_PLACES[begin:] for begin in range(len(STAGES) + 1))
 """The stages from each place on."""
-_AGAIN = tuple(tuple(one for one in stages if one[0] not in _ONCE) for stages in _FROM)
+_AGAIN = tuple(tuple(one for one in stages if one[0] not in PLACES_ONCE) for stages in _FROM)
 """Those of what has returned and has passed those of `ONCE`."""
 _COPIES = tuple((copies.kind, copies.copy) for copies in ON_LEAVING)
 
-_Go = Callable[[PipelineTask], None]
 _Decided = Pass | Divert | Delay | Reject
 _Asked = tuple[Limit, PipelineTask]
 """The limit that was asked last, and the task as it was then."""
@@ -76,21 +62,13 @@ _NEW = Redelivery.UNKNOWN  # for each task: looking up a member of an enum takes
 _log = logging.getLogger(__name__)
 
 
-class _Refused(Struct, frozen=True):
-    """A stage's refusal of a task: by which policy, and in which place it stands."""
-
-    verdict: Reject
-    policy: Policy
-    place: int
-
-
 class Pipeline:
     """Lets tasks through to `lanes`, as the policies say."""
 
     def __init__(  # noqa: PLR0913 - where all that decides about a task meets
         self,
         lanes: LanePublisher,
-        fleet: Coordinator,
+        coordinator: Coordinator,
         policies: PolicyResolver,
         results: ResultPublisher,
         *,
@@ -98,16 +76,24 @@ class Pipeline:
         metrics: Metrics,
         clock: Clock,
     ) -> None:
-        """Ask `fleet` for permits; reply through `results`, with what is `good` if need be."""
+        """Ask `coordinator` for permits; reply through `results`, or with what is `good`."""
         self._lanes = lanes
-        self._fleet = fleet
+        self._coordinator = coordinator
         self._policies = policies
-        self._results = results
-        self._good = good
         self._metrics = metrics
         self._clock, self._monotonic = clock.now, clock.monotonic
-        self._unasked = State(fleet.owned.breaker)
-        self._granted = State(fleet.owned.breaker, passes=True)
+        self._unasked = State(coordinator.owned.breaker)
+        self._granted = State(coordinator.owned.breaker, passes=True)
+        self._blocked = BlockedTasks(
+            lanes,
+            policies,
+            results,
+            good=good,
+            clock=clock.now,
+            count=self._count,
+            begin=self._begin,
+            leave=self._leave,
+        )
 
     def admit(
         self,
@@ -125,8 +111,9 @@ class Pipeline:
         if before is not _NEW:
             self._admit_again(envelope, resolved, source, before)
         elif resolved.guarded or source.expires:
-            task = PipelineTask(envelope, resolved, source, submitted=True)
-            self._run(task, 0, self._monotonic())
+            self._run(
+                PipelineTask(envelope, resolved, source, submitted=True), 0, self._monotonic()
+            )
         else:
             self._lanes.send_task(envelope, source)
 
@@ -169,7 +156,7 @@ class Pipeline:
         asked: _Asked | None = None,
         state: State | None = None,
     ) -> None:
-        """Take a task through the stages from this one on, and let it through.
+        """Run a task through the stages from this one on, and send it on.
 
         The first one knows the `state`, if it has `asked`. Once any has, whatever a task fails over
         costs this one only: it may have got something.
@@ -192,14 +179,17 @@ class Pipeline:
                     asked, task = (verdict.limit, task), with_room(task, verdict.limit, answer)
                     verdict = decide(task.envelope, policy, answer, now)
                 if verdict is not PASS:
-                    going = self._follow(verdict, task, policy, place)
-                    if going is None:
+                    passed = self._follow(verdict, task, policy, place)
+                    if passed is None:
                         return
-                    task = going
+                    task = passed
             task = rate_limit_passed(task) if task.envelope.owing else task
             self._leave(task, self._send)
         except Exception as error:  # noqa: BLE001 - one of them must not cost the others
             self._fail(task, asked, error)
+
+    def _begin(self, task: PipelineTask) -> None:
+        self._run(task, 0, self._monotonic())
 
     def _follow(
         self, verdict: _Decided, task: PipelineTask, policy: Policy, place: int
@@ -214,9 +204,10 @@ class Pipeline:
                 return replace(task, envelope=replace(task.envelope, lane=lane))
             case Delay(seconds, why, decision):
                 self._count(policy, decision)
-                self._wait_for(rate_limit_passed(self._give_back(task)), seconds, why)
+                self._blocked.delay_for(rate_limit_passed(self._give_back(task)), seconds, why)
             case Reject():
-                self._refuse(self._give_back(task), _Refused(verdict, policy, place))
+                refused = StageRefusal(verdict, policy, place)
+                self._blocked.refuse_task(self._give_back(task), refused)
             case _:
                 assert_never(verdict)
         return None
@@ -236,8 +227,8 @@ class Pipeline:
                     self._lanes.mirror(copy)
         self._lanes.send_task(envelope, task.source)
 
-    def _leave(self, task: PipelineTask, go: _Go) -> None:
-        """Let a task `go` that is not ended here, once that is recorded if somebody may ask.
+    def _leave(self, task: PipelineTask, go: Go) -> None:
+        """Call `go` for a task that is not ended here, once it is recorded if somebody may ask.
 
         A dispatcher to which it is delivered again then knows whether it was charged, and one that
         finds that it has expired, whether it may run: what has no record never left, and is as new.
@@ -256,7 +247,7 @@ class Pipeline:
         self._give_back(task)
         task.source.settle(BrokerUnavailable("what it came in is delivered again"))
 
-    def _left(self, task: PipelineTask, go: _Go) -> None:
+    def _left(self, task: PipelineTask, go: Go) -> None:
         try:
             if task.source.alive:
                 go(task)
@@ -272,9 +263,9 @@ class Pipeline:
         self, limit: Limit, task: PipelineTask, policy: Policy, place: int, now: float
     ) -> State | None:
         """Return what a stage is told of a limit, if that is known at once; else the task waits."""
-        given = self._fleet.take_permit(limit, now)
+        given = self._coordinator.take_permit(limit, now)
         if given is None:
-            self._fleet.await_permit(limit, partial(self._told, limit, task, place), now)
+            self._coordinator.await_permit(limit, partial(self._told, limit, task, place), now)
             return None
         if given.granted:
             if given.first <= 0:  # as nearly always
@@ -302,7 +293,7 @@ class Pipeline:
         self._run(with_room(task, limit, state), place, self._monotonic(), (limit, task), state)
 
     def _fail(self, task: PipelineTask, asked: _Asked | None, error: Exception) -> None:
-        """Let a task wait over which this dispatcher fails: it may be another that takes it then.
+        """Delay a task over which this dispatcher fails: another may take it then.
 
         It asks again for what it was charged.
         """
@@ -314,7 +305,7 @@ class Pipeline:
         self._wait_undecided(still_owing(limit, asking) if charged else task)
 
     def _wait_undecided(self, task: PipelineTask, policy: Policy | None = None) -> None:
-        """Let a task ask again later that nobody has refused; what a `policy` left open is counted.
+        """Delay a task that nobody has refused; what a `policy` left open is counted.
 
         One that cannot wait is refused by its source, and ends as the broker's dead letter.
         """
@@ -322,118 +313,17 @@ class Pipeline:
             task = self._give_back(task)
             if policy is not None:
                 self._count(policy, "undecided")
-            self._wait(task, Waiting.UNDECIDED)
+            self._blocked.delay_task(task, Waiting.UNDECIDED)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is settled
             _log.exception("a task that nobody has refused cannot wait")
             task.source.settle(as_ours(error))
-
-    def _wait(self, task: PipelineTask, why: Waiting) -> None:
-        self._leave(task, lambda one: self._lanes.hold(one.envelope, one.source, why))
-
-    # --- refused -------------------------------------------------------------------------
-
-    def _refuse(self, task: PipelineTask, refused: _Refused) -> None:
-        if task.returned or not refused.verdict.ends:
-            self._hold(task, refused)
-            return
-        fallback = None if task.fell else task.resolved.policy_of(FallbackPolicy)
-        if fallback is not None:
-            given = instead(
-                task.envelope, fallback, refused.verdict, good=self._good, now=self._clock()
-            )
-            if given is not None:
-                self._fall_back(task, refused, fallback, given)
-                return
-        self._end(task, refused)
-
-    def _end(self, task: PipelineTask, refused: _Refused) -> None:
-        self._count(refused.policy, "refused")
-        failure = Failure(
-            code=refused.verdict.code,
-            message=refused.verdict.message,
-            retry_after=round(max(refused.verdict.seconds, 0.001), 3),
-            detail={"policy": refused.policy.key},
-        )
-        result = rejected(task.envelope, self._clock(), failure)
-        self._lanes.end_task(result, task.envelope, task.source)
-
-    def _hold(self, task: PipelineTask, refused: _Refused) -> None:
-        """Let a task wait that is not to end for being refused.
-
-        Of many that ask for one token the next gets it: so they ask ever less often, and none
-        before there may be one.
-        """
-        self._count(refused.policy, "held")
-        seconds, why = refused.verdict.seconds, refused.verdict.why
-        if task.envelope.owing and seconds > LONGEST_WAIT:
-            self._wait_for(task, seconds, why)
-        else:
-            self._wait(task, why)
-
-    def _wait_for(self, task: PipelineTask, seconds: float, why: Waiting) -> None:
-        due = self._due(task, seconds)
-        self._leave(task, lambda one: self._lanes.wait_on(due, one.source, why))
-
-    def _due(self, task: PipelineTask, seconds: float) -> Envelope:
-        seconds = min(max(seconds, DELAY_TIERS[0]), MAX_TTL)  # it expires before that
-        due = self._clock() + timedelta(seconds=seconds)
-        return replace(task.envelope, not_before=due)
 
     def _give_back(self, task: PipelineTask) -> PipelineTask:
         """Give back room that a task got, and return it without."""
         if task.room is None:
             return task
-        self._fleet.return_permit(task.room, self._monotonic())
+        self._coordinator.return_permit(task.room, self._monotonic())
         return replace(task, envelope=without_room(task.envelope), room=None)
-
-    # --- instead -------------------------------------------------------------------------
-
-    def _fall_back(
-        self, task: PipelineTask, refused: _Refused, fallback: FallbackPolicy, given: Instead
-    ) -> None:
-        self._count(fallback, refused.verdict.code.value)
-        versions = {**task.envelope.policies, fallback.key: fallback.version}
-        task = replace(task, envelope=replace(task.envelope, policies=versions))
-        match given:
-            case Output(output):
-                result = substituted(task.envelope, self._clock(), output)
-                self._lanes.end_task(result, task.envelope, task.source)
-            case Substitute(capability):
-                self._substitute(task, capability)
-            case Accept():
-                self._accept(task, refused)
-            case _:
-                assert_never(given)
-
-    def _substitute(self, task: PipelineTask, capability: str) -> None:
-        """Run another capability; the task keeps its id, its sender and its deadline."""
-        envelope = task.envelope
-        resolved = self._policies.resolve(capability, envelope.tenant, envelope.labels, envelope.id)
-        envelope = replace(
-            envelope,
-            capability=capability,
-            lane=capability,
-            max_attempts=resolved.attempts,
-            timeout=resolved.timeout,
-            retry=resolved.retry,
-            policies={**envelope.policies, **resolved.versions},
-        )
-        task = PipelineTask(envelope, resolved, task.source, submitted=True, fell=True)
-        self._run(task, 0, self._monotonic())
-
-    def _accept(self, task: PipelineTask, refused: _Refused) -> None:
-        """Answer that the task is accepted, and let it ask again when there may be room."""
-        if refused.place in _ONCE:
-            task = rate_limit_pending(task)
-        self._leave(task, lambda one: self._promise(one, refused.verdict))
-
-    def _promise(self, task: PipelineTask, refusal: Reject) -> None:
-        envelope = task.envelope
-        if envelope.reply_to is not None:
-            said = encode(acceptance(envelope))
-            self._results.announce(said, ACCEPTED_TYPE, envelope.reply_to, envelope.correlation_id)
-        due = self._due(task, refusal.seconds)
-        self._lanes.wait_on(due, task.source, refusal.why, insist=True)
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()

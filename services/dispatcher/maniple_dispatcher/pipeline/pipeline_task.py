@@ -4,7 +4,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.messages import Envelope
-from maniple_dispatcher.limits.lease_client import ConcurrencyLimit, Limit, TokenBucketLimit
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.pipeline.verdicts import State
 from maniple_policies import Resolved
 from maniple_runtime.publish.confirm import Settlement
@@ -25,20 +25,20 @@ class PipelineTask(Struct, frozen=True):
     room: ConcurrencyLimit | None = None
 
 
-def rate_limit_pending(going: PipelineTask) -> PipelineTask:
+def rate_limit_pending(task: PipelineTask) -> PipelineTask:
     """Return a task that has yet to pass its rate limit, after what it waits for now."""
-    if going.envelope.owing:
-        return going
-    return replace(going, envelope=replace(going.envelope, owing=True))
+    if task.envelope.owing:
+        return task
+    return replace(task, envelope=replace(task.envelope, owing=True))
 
 
-def rate_limit_passed(going: PipelineTask) -> PipelineTask:
+def rate_limit_passed(task: PipelineTask) -> PipelineTask:
     """Return a task that has passed its rate limit: no wait makes it pay again."""
-    if not going.envelope.owing:
-        return going
+    if not task.envelope.owing:
+        return task
     # It has waited, and that it has is not to be forgotten: nor does it end for want of room now.
-    waits = max(1, going.envelope.waits)
-    return replace(going, envelope=replace(going.envelope, owing=False, waits=waits))
+    waits = max(1, task.envelope.waits)
+    return replace(task, envelope=replace(task.envelope, owing=False, waits=waits))
 
 
 def with_room(task: PipelineTask, limit: Limit, state: State) -> PipelineTask:

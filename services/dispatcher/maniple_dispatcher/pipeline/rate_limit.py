@@ -3,7 +3,7 @@
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Waiting
 from maniple.topology import DELAY_TIERS, lane_name
-from maniple_dispatcher.limits.lease_client import TokenBucketLimit
+from maniple_dispatcher.limits.limit import TokenBucketLimit
 from maniple_dispatcher.limits.token_bucket import Terms
 from maniple_dispatcher.pipeline.limit_keys import divided
 from maniple_dispatcher.pipeline.verdicts import (
@@ -29,7 +29,7 @@ def rate_limit_of(policy: RateLimitPolicy, task: Envelope) -> TokenBucketLimit:
 
 
 def decide(task: Envelope, policy: RateLimitPolicy, state: State, _now: float) -> Verdict:
-    """Have a token asked for; without one, do as the policy says."""
+    """Ask for a token; without one, do as the policy says."""
     spec = policy.spec
     if state.passes is None:
         return Pending(rate_limit_of(policy, task))

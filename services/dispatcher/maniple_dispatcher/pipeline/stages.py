@@ -55,5 +55,7 @@ EVERY_TIME: tuple[Stage[Any], ...] = (
 STAGES = (*ON_SUBMISSION, *ONCE, *EVERY_TIME)
 FIRST_ONCE = len(ON_SUBMISSION)
 FIRST_EVERY_TIME = FIRST_ONCE + len(ONCE)
+PLACES_ONCE = range(FIRST_ONCE, FIRST_EVERY_TIME)
+"""Where those of `ONCE` stand in `STAGES`."""
 ON_LEAVING: tuple[Copies[Any], ...] = (Copies(MirrorPolicy, mirrored),)
 """When a new task goes to its lane."""

@@ -11,7 +11,7 @@ from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Failure, Result, Status, Waiting
 from maniple.topology import DELAY_TIERS, delay_tier
 from maniple_dispatcher.limits.breaker import BreakerState
-from maniple_dispatcher.limits.lease_client import Limit
+from maniple_dispatcher.limits.limit import Limit
 
 # A task that finds no way to an agent looks again after one of two times (seconds), so that what
 # came together does not come back together; the last two repeat. They are short for a minute
@@ -170,7 +170,7 @@ class Cancellations:
         """When each was; while there are none, nobody need ask."""
 
     def add_task(self, tenant: str, task: str, now: datetime) -> None:
-        """Take that a task is cancelled."""
+        """Record that a task is cancelled."""
         self.since.pop((tenant, task), None)  # in the dict, the latest comes last
         self.since[tenant, task] = now
         while self.since:
