@@ -20,7 +20,12 @@ from maniple.messages import MAX_BODY, Result, Status
 from maniple.topology import LANES, REPLY_PREFIX, RESULTS
 from maniple_runtime.metric_names import REPLIES_DROPPED
 from maniple_runtime.publish import batch_publisher, confirm, refused_log
-from maniple_runtime.publish.batch_publisher import MAX_KEYS, BatchPublisher, ResultPublisher
+from maniple_runtime.publish.batch_publisher import (
+    MAX_KEYS,
+    BatchOptions,
+    BatchPublisher,
+    ResultPublisher,
+)
 from maniple_runtime.publish.refused_log import RefusedLog
 from maniple_runtime.telemetry import Metrics
 
@@ -94,7 +99,7 @@ async def test_an_outlet_that_insists_publishes_until_it_is_taken(
     publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.001)
-    outlet, ends = BatchPublisher(publisher, RESULTS, "t", insist=True), Ends()
+    outlet, ends = BatchPublisher(publisher, RESULTS, "t", BatchOptions(insist=True)), Ends()
     publisher.errors["k"] = [refused("k") for _ in range(3)]
     outlet.add_item("k", b"0", ends.of("it"))
     await outlet.drain()
@@ -154,7 +159,9 @@ async def test_resting_keys_are_forgotten_and_nothing_of_busy_ones_is_lost(
 
 async def test_a_key_that_was_forgotten_keeps_its_size(publisher: FakePublisher) -> None:
     sizes = {"slow": 1}
-    outlet = BatchPublisher(publisher, LANES, "t").limited(lambda key: sizes.get(key, 128))
+    outlet = BatchPublisher(
+        publisher, LANES, "t", BatchOptions(size_of=lambda key: sizes.get(key, 128))
+    )
     outlet.add_item("slow", b"0", lambda _: None)
     for number in range(2 * MAX_KEYS):
         outlet.add_item(str(number), b"0", lambda _: None)
@@ -168,7 +175,7 @@ async def test_a_key_that_was_forgotten_keeps_its_size(publisher: FakePublisher)
 
 
 async def test_a_new_limit_holds_for_what_is_sent_from_now_on(publisher: FakePublisher) -> None:
-    outlet = BatchPublisher(publisher, LANES, "t").limited(lambda _: 1)
+    outlet = BatchPublisher(publisher, LANES, "t", BatchOptions(size_of=lambda _: 1))
     for size in (1, 3):
         outlet.limit("k", size)
         for _ in range(3):

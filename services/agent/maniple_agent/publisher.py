@@ -30,7 +30,7 @@ from maniple.topology import (
 )
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple_runtime.metric_names import HANDED_BACK, TASKS_RETRIED
-from maniple_runtime.publish.batch_publisher import BatchPublisher, ResultPublisher
+from maniple_runtime.publish.batch_publisher import BatchOptions, BatchPublisher, ResultPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback, InFlightPublish, InFlightPublishes
 from maniple_runtime.telemetry import Metrics
 
@@ -94,11 +94,11 @@ class AgentPublisher:
         self.results = results
         self._monotonic = monotonic
         self._metrics = metrics
-        self._lanes = (
-            BatchPublisher(publisher, LANES, ENVELOPES_TYPE).limited(lambda _: 1).measured(metrics)
-        )
-        self._delay = BatchPublisher(publisher, DELAY, ENVELOPES_TYPE).measured(metrics)
-        self._events = BatchPublisher(publisher, EVENTS, RUNNING_TYPE, insist=True)
+        alone = BatchOptions(size_of=lambda _: 1, metrics=metrics)
+        self._lanes = BatchPublisher(publisher, LANES, ENVELOPES_TYPE, alone)
+        counted, insisting = BatchOptions(metrics=metrics), BatchOptions(insist=True)
+        self._delay = BatchPublisher(publisher, DELAY, ENVELOPES_TYPE, counted)
+        self._events = BatchPublisher(publisher, EVENTS, RUNNING_TYPE, insisting)
         self._times = times or Queues()
         self.under_way: InFlightPublishes[_Leaving] = InFlightPublishes(self._times.patience)
         """What goes to a lane or a tier; see `answering`."""

@@ -37,14 +37,13 @@ from maniple.topology import (
     EVENTS,
     LANES,
     RESULTS,
-    Exchange,
     lane_key,
 )
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.egress.known_lanes import LaneProbes, Sizes
 from maniple_dispatcher.egress.lane_deadlines import HOUR, NEVER, LaneDeadlines
-from maniple_dispatcher.egress.mirrors import MirrorPublisher
+from maniple_dispatcher.egress.mirrors import MIRROR_SECONDS, MirrorPublisher
 from maniple_dispatcher.egress.waits import WaitingTasks
 from maniple_dispatcher.ingress.admission import acceptance
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
@@ -60,7 +59,12 @@ from maniple_runtime.metric_names import (
     TASKS_ACCEPTED,
     TASKS_REJECTED,
 )
-from maniple_runtime.publish.batch_publisher import RECORD_PATIENCE, BatchPublisher, ResultPublisher
+from maniple_runtime.publish.batch_publisher import (
+    RECORD_PATIENCE,
+    BatchOptions,
+    BatchPublisher,
+    ResultPublisher,
+)
 from maniple_runtime.publish.confirm import (
     ConfirmCallback,
     InFlightPublish,
@@ -103,6 +107,10 @@ class _Try:
         self.told(self, error)
 
 
+def _one(_key: str) -> int:
+    return 1
+
+
 class LanePublisher:
     """Sends admitted tasks to their lanes, in bundles; what finds no way waits in the broker."""
 
@@ -131,27 +139,27 @@ class LanePublisher:
         self._traces = traces
         self._sizes = Sizes()
         self._roster = roster
+        to_agents = BatchOptions(size_of=self._size_of_agent, metrics=metrics)
+        one_to_agents = BatchOptions(size_of=_one, metrics=metrics)
+        to_lanes = BatchOptions(
+            size_of=self._sizes.size, headers_of=self._headers_of, metrics=metrics
+        )
+        one_to_lanes = BatchOptions(size_of=_one, headers_of=self._headers_of, metrics=metrics)
         self._ways = {
             # In the order of draining: what an agent's own queue refuses goes to a lane.
-            (AGENTS.name, False): self._way(publisher, AGENTS, metrics, self._size_of_agent),
-            (AGENTS.name, True): self._way(publisher, AGENTS, metrics, lambda _: 1),
-            (LANES.name, False): self._way(publisher, LANES, metrics, self._sizes.size),
-            (LANES.name, True): self._way(publisher, LANES, metrics, lambda _: 1),
+            (AGENTS.name, False): BatchPublisher(publisher, AGENTS, ENVELOPES_TYPE, to_agents),
+            (AGENTS.name, True): BatchPublisher(publisher, AGENTS, ENVELOPES_TYPE, one_to_agents),
+            (LANES.name, False): BatchPublisher(publisher, LANES, ENVELOPES_TYPE, to_lanes),
+            (LANES.name, True): BatchPublisher(publisher, LANES, ENVELOPES_TYPE, one_to_lanes),
         }
         self._rounds: dict[str, str] = {}
-        for alone in (False, True):
-            self._ways[LANES.name, alone].bearing(self._headers_of)
-        self._mirrors = MirrorPublisher(
-            self._way(publisher, LANES, metrics, self._sizes.size), traces, metrics, self._note
-        )
-        self._events = (
-            BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, insist=True)
-            .patient(RECORD_PATIENCE)
-            .measured(metrics)
-        )
-        self._admissions = BatchPublisher(publisher, RESULTS, ADMITTED_TYPE, insist=True).measured(
-            metrics
-        )
+        copies = BatchOptions(size_of=self._sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
+        mirrors = BatchPublisher(publisher, LANES, ENVELOPES_TYPE, copies)
+        self._mirrors = MirrorPublisher(mirrors, traces, metrics, self._note)
+        records = BatchOptions(insist=True, patience=RECORD_PATIENCE, metrics=metrics)
+        self._events = BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, records)
+        admissions = BatchOptions(insist=True, metrics=metrics)
+        self._admissions = BatchPublisher(publisher, RESULTS, ADMITTED_TYPE, admissions)
         self._results = results
         self._metrics = metrics
         self._accepted_of = metrics.counters(TASKS_ACCEPTED)
@@ -165,14 +173,6 @@ class LanePublisher:
         self._delays = DelayPublisher(publisher, metrics, times, clock=clock)
         self._waits = WaitingTasks(
             self._delays, self, metrics, clock, traces=traces, answered=self._under_way.answered
-        )
-
-    @staticmethod
-    def _way(
-        publisher: Publisher, exchange: Exchange, metrics: Metrics, size_of: Callable[[str], int]
-    ) -> BatchPublisher:
-        return (
-            BatchPublisher(publisher, exchange, ENVELOPES_TYPE).limited(size_of).measured(metrics)
         )
 
     def learn_times(self, lane: str, runs: int, p99: float) -> None:

@@ -25,8 +25,11 @@ class MirrorPublisher:
         metrics: Metrics,
         note: Callable[[Envelope], None],
     ) -> None:
-        """Publish by `lanes`, which has nothing else to send; `note` hears of what a lane took."""
-        self._lanes = lanes.within(MIRROR_SECONDS)
+        """Publish by `lanes`, which sends nothing else and gives up in `MIRROR_SECONDS`.
+
+        `note` hears of what a lane took.
+        """
+        self._lanes = lanes
         self._traces = traces
         self._dropped = metrics.counter(MIRRORS_DROPPED)
         self._note = note

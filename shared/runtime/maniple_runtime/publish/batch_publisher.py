@@ -5,7 +5,8 @@ Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Histogram
 
@@ -59,13 +60,45 @@ class _Sent(NamedTuple):
     tasks: Children[Histogram]
 
 
+def _as_many_as_fit(_key: str) -> int:
+    return MAX_ITEMS
+
+
+def _no_headers(_key: str) -> dict[str, Any] | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How bundles are made and published, and who is told."""
+
+    insist: bool = False
+    """Publish a refused bundle again until it is taken; without, its items are told."""
+    courtesy: bool = False
+    """Nobody need listen, and nothing is kept over a restart of the broker."""
+    size_of: Callable[[str], int] = _as_many_as_fit
+    """How many items a bundle of a key has at most."""
+    patience: float = 0.0
+    """Seconds for which a bundle waits for company."""
+    timeout: float | None = None
+    """Seconds after which a bundle is given up that is not confirmed."""
+    once: bool = False
+    """Send no bundle again over a new connection."""
+    headers_of: Callable[[str], dict[str, Any] | None] = _no_headers
+    """The headers of bundles of a key."""
+    window: int = WINDOW
+    """How many bundles of a key are under way."""
+    metrics: Metrics | None = None
+    """Count bundles and refusals."""
+    answered: Callable[[float], None] | None = None
+    """Told of each confirm when that bundle was sent, by `monotonic`."""
+    monotonic: Callable[[], float] = float
+
+
 class BatchPublisher:
     """Bundles to one exchange, collected per routing key.
 
-    A `courtesy` is not kept over a restart of the broker, and nobody need listen.
-
-    With `insist`, a refused bundle is published again until it is taken; without, its items are
-    told. Keys that rest are forgotten, so that outside names cannot fill the memory.
+    Keys that rest are forgotten, so that outside names cannot fill the memory.
     """
 
     def __init__(
@@ -73,73 +106,30 @@ class BatchPublisher:
         publisher: Publisher,
         exchange: Exchange,
         message_type: str,
-        *,
-        insist: bool = False,
-        courtesy: bool = False,
+        options: BatchOptions | None = None,
     ) -> None:
         """Publish bundles of `message_type` to `exchange`."""
-        self._size_of: Callable[[str], int] = lambda _: MAX_ITEMS
+        options = options or BatchOptions()
         self._publisher = publisher
         self._exchange = exchange.name
         self._type = message_type
-        self._insist = insist
-        self._courtesy = courtesy
+        self._options = options
         self._bundlers: dict[str, Bundler[tuple[bytes, ConfirmCallback]]] = {}
         self._forget_at = MAX_KEYS
-        self._patience = 0.0
-        self._timeout: float | None = None
-        self._once = False
-        self._headers_of: Callable[[str], dict[str, Any] | None] = lambda _: None
-        self._metrics: Metrics | None = None
-        self._sent: _Sent | None = None
-        self._answered: Callable[[float], None] | None = None
-        self._monotonic: Callable[[], float] = float
-        self._window = WINDOW
+        self._answered, self._monotonic = options.answered, options.monotonic
+        self._sent = None if options.metrics is None else self._counted(options.metrics)
         self.kept = 0
         """Bytes that were added and whose end has not been told."""
 
-    def limited(self, size_of: Callable[[str], int]) -> Self:
-        """Bound bundles of a key to `size_of(key)` items, and return the outlet."""
-        self._size_of = size_of
-        return self
-
-    def patient(self, seconds: float) -> Self:
-        """Have bundles wait so long for company, and return the outlet."""
-        self._patience = seconds
-        return self
-
-    def within(self, seconds: float) -> Self:
-        """Give up bundles that are not confirmed in time, and return the outlet."""
-        self._timeout = seconds
-        return self
-
-    def once(self) -> Self:
-        """Send no bundle again over a new connection, and return the outlet."""
-        self._once = True
-        return self
-
-    def bearing(self, headers_of: Callable[[str], dict[str, Any] | None]) -> Self:
-        """Give bundles of a key the headers `headers_of(key)`, and return the outlet."""
-        self._headers_of = headers_of
-        return self
-
-    def telling(self, answered: Callable[[float], None], monotonic: Callable[[], float]) -> Self:
-        """Tell `answered` of each confirm when that bundle was sent, and return the outlet."""
-        self._answered, self._monotonic = answered, monotonic
-        return self
-
-    def measured(self, metrics: Metrics) -> Self:
-        """Count bundles and refusals, and return the outlet."""
-        self._metrics = metrics
+    def _counted(self, metrics: Metrics) -> _Sent:
         # Prometheus sees a counter rise only from a value that was there before.
         for name in (BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED, PUBLISHES_RETURNED):
             metrics.counter(name, self._exchange)
-        self._sent = _Sent(
+        return _Sent(
             metrics.counter(BUNDLES_SENT, self._exchange),
             metrics.counter(BYTES_SENT, self._exchange),
             metrics.histograms(BUNDLE_TASKS),
         )
-        return self
 
     def add_item(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
         """Send one encoded item under `key`."""
@@ -186,9 +176,9 @@ class BatchPublisher:
 
         bundler = self._bundlers[key] = Bundler(
             send,
-            max_items=self._size_of(key),
-            window=self._window,
-            patience=self._patience,
+            max_items=self._options.size_of(key),
+            window=self._options.window,
+            patience=self._options.patience,
         )
         return bundler
 
@@ -208,16 +198,17 @@ class BatchPublisher:
         tell((done for _, done in items), error)
 
     def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
+        options = self._options
         return Outgoing(
             self._exchange,
             key,
             join([encoded for encoded, _ in items]),
             message_id=new_id(),
             type=self._type,
-            headers=self._headers_of(key),
-            persistent=not self._courtesy,
-            mandatory=not self._courtesy,
-            once=self._once,
+            headers=options.headers_of(key),
+            persistent=not options.courtesy,
+            mandatory=not options.courtesy,
+            once=options.once,
         )
 
     def _count(self, items: int, size: int) -> None:
@@ -228,17 +219,17 @@ class BatchPublisher:
             sent.tasks[self._exchange,].observe(items)
 
     def _count_refusal(self, error: PublishRefused) -> None:
-        if self._metrics is not None:
+        if self._options.metrics is not None:
             name = PUBLISHES_RETURNED if error.unroutable else PUBLISHES_REFUSED
-            self._metrics.counter(name, self._exchange).inc()
+            self._options.metrics.counter(name, self._exchange).inc()
 
     async def _publish(self, message: Outgoing) -> None:
         while True:
             try:
-                await self._publisher.publish(message, timeout=self._timeout)
+                await self._publisher.publish(message, timeout=self._options.timeout)
             except PublishRefused as error:
                 self._count_refusal(error)
-                if not self._insist:
+                if not self._options.insist:
                     raise
                 await asyncio.sleep(REFUSED_PAUSE)
             else:
@@ -249,9 +240,8 @@ class _ReplyPublisher(BatchPublisher):
     """Replies to addresses that outsiders chose, each as a message of its own."""
 
     def __init__(self, publisher: Publisher) -> None:
-        super().__init__(publisher, DEFAULT, RESULT_TYPE)
-        self.limited(lambda _: 1)
-        self._window = LETTERS_WINDOW
+        options = BatchOptions(size_of=lambda _: 1, window=LETTERS_WINDOW)
+        super().__init__(publisher, DEFAULT, RESULT_TYPE, options)
 
     def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
         ((encoded, reply),) = items
@@ -284,25 +274,23 @@ class ResultPublisher:
     ) -> None:
         """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
         self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times, monotonic)
-        self._records = (
-            BatchPublisher(publisher, RESULTS, RESULTS_TYPE, insist=True)
-            .patient(RECORD_PATIENCE)
-            .telling(self._under_way.answered, monotonic)
-            .measured(metrics)
+        records = BatchOptions(
+            insist=True,
+            patience=RECORD_PATIENCE,
+            metrics=metrics,
+            answered=self._under_way.answered,
+            monotonic=monotonic,
         )
-        self._verdicts = (
-            BatchPublisher(publisher, RESULTS, RESULTS_TYPE)
-            .patient(RECORD_PATIENCE)
-            .once()
-            .telling(self._under_way.answered, monotonic)
-            .measured(metrics)
-        )
-        self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE).measured(metrics)
+        self._records = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, records)
+        verdicts = replace(records, insist=False, once=True)
+        self._verdicts = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, verdicts)
+        counted = BatchOptions(metrics=metrics)
+        self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE, counted)
         self._letters = _ReplyPublisher(replier)
-        self._progress = BatchPublisher(publisher, REPLIES, PROGRESS_TYPE, courtesy=True).within(
-            PROGRESS_SECONDS
-        )
-        self._watched = BatchPublisher(publisher, EVENTS, PROGRESS_TYPE, courtesy=True)
+        told = BatchOptions(courtesy=True, timeout=PROGRESS_SECONDS)
+        self._progress = BatchPublisher(publisher, REPLIES, PROGRESS_TYPE, told)
+        watched = BatchOptions(courtesy=True)
+        self._watched = BatchPublisher(publisher, EVENTS, PROGRESS_TYPE, watched)
 
     @property
     def kept(self) -> int:
