@@ -86,12 +86,12 @@ def start(world: World, name: str) -> None:
 
     runtime: Any = SimpleNamespace(spawn=spawn, log=structlog.get_logger(), clock=world.clock)
     marks: Any = Marks()
-    roster = Assignment()
+    assignment = Assignment()
     moves = QueueDrainer(
-        runtime, NOTHING, NOTHING, roster, marks, quiet=QUIET, clock=NOTHING, traces=NOTHING
+        runtime, NOTHING, NOTHING, assignment, marks, quiet=QUIET, clock=NOTHING, traces=NOTHING
     )
-    roster.registered(AGENT, "1", LANES)
-    roster.gone(AGENT, "1")
+    assignment.registered(AGENT, "1", LANES)
+    assignment.gone(AGENT, "1")
     process.step(lambda: moves.begin_draining(AGENT))
 
 

@@ -132,7 +132,7 @@ async def dispatch(told: Told) -> Told:
     log = RefusedLog(publisher, metrics)
     traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
     lanes = LanePublisher(
-        publisher, results, metrics, clock_of_lanes(), roster=Assignment(), traces=traces
+        publisher, results, metrics, clock_of_lanes(), assignment=Assignment(), traces=traces
     )
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
     way_in = SubmissionConsumer(

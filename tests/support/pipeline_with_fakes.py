@@ -58,9 +58,9 @@ class PipelineWithFakes:
             self.results,
             Metrics(),
             clock,
-            roster=self.assignment,
+            assignment=self.assignment,
             traces=self.traces,
-            rooms=counts,
+            bulkheads=counts,
             known=lambda: self.known,
         )
         nothing: Any = None

@@ -117,9 +117,9 @@ class Worker(Dispatcher):
             results,
             metrics(),
             Clock(now=self.clock, monotonic=self.world.monotonic),
-            roster=self.assignment,
+            assignment=self.assignment,
             traces=traces,
-            rooms=BulkheadCounts(self.coordinator, self.world.monotonic),
+            bulkheads=BulkheadCounts(self.coordinator, self.world.monotonic),
         )
         self.sent: deque[tuple[float, str]] = deque(maxlen=1000)
         send = lanes.send_task

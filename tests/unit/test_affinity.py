@@ -28,14 +28,14 @@ def task(key: str | None, **changes: object) -> Envelope:
 
 
 def roster_of(agents: list[str], incarnation: str = "1") -> Assignment:
-    roster = Assignment()
+    assignment = Assignment()
     for agent in agents:
-        roster.registered(agent, incarnation, LANE)
-    return roster
+        assignment.registered(agent, incarnation, LANE)
+    return assignment
 
 
-def homes(roster: Assignment, keys: list[str]) -> dict[str, str | None]:
-    return {key: roster.choose(task(key)) for key in keys}
+def homes(assignment: Assignment, keys: list[str]) -> dict[str, str | None]:
+    return {key: assignment.choose(task(key)) for key in keys}
 
 
 @given(AGENTS, KEYS, st.randoms())
@@ -52,17 +52,17 @@ def test_every_dispatcher_that_knows_the_same_agents_chooses_the_same(
 def test_an_agent_that_leaves_moves_only_its_own_keys(
     agents: list[str], keys: list[str], data: st.DataObject
 ) -> None:
-    roster = roster_of(agents)
-    before = homes(roster, keys)
+    assignment = roster_of(agents)
+    before = homes(assignment, keys)
     leaving = data.draw(st.sampled_from(agents))
-    assert roster.gone(leaving, "1")
-    after = homes(roster, keys)
+    assert assignment.gone(leaving, "1")
+    after = homes(assignment, keys)
     assert {key for key in keys if after[key] != before[key]} == {
         key for key in keys if before[key] == leaving
     }
     assert leaving not in after.values()
-    roster.registered(leaving, "2", LANE)
-    assert homes(roster, keys) == before
+    assignment.registered(leaving, "2", LANE)
+    assert homes(assignment, keys) == before
 
 
 def test_keys_are_spread_evenly() -> None:
@@ -72,20 +72,20 @@ def test_keys_are_spread_evenly() -> None:
 
 
 def test_tenants_and_capabilities_have_keys_of_their_own() -> None:
-    roster = roster_of([f"agent-{n}" for n in range(50)])
+    assignment = roster_of([f"agent-{n}" for n in range(50)])
     keys = [str(n) for n in range(100)]
-    mine = [roster.choose(task(key)) for key in keys]
-    assert mine != [roster.choose(task(key, tenant="other")) for key in keys]
-    assert mine != [roster.choose(task(key, capability="other")) for key in keys]
+    mine = [assignment.choose(task(key)) for key in keys]
+    assert mine != [assignment.choose(task(key, tenant="other")) for key in keys]
+    assert mine != [assignment.choose(task(key, capability="other")) for key in keys]
 
 
 def test_without_a_key_or_an_agent_or_for_a_suspect_it_is_the_lane_of_all() -> None:
-    roster = roster_of(["a"])
-    assert roster.choose(task("k")) == "a"
-    assert roster.choose(task(None)) is None
-    assert roster.choose(task("k", lane="cart.add@eu")) is None
-    assert roster.choose(task("k", lost=1)) == "a"
-    assert roster.choose(task("k", lost=2)) is None
+    assignment = roster_of(["a"])
+    assert assignment.choose(task("k")) == "a"
+    assert assignment.choose(task(None)) is None
+    assert assignment.choose(task("k", lane="cart.add@eu")) is None
+    assert assignment.choose(task("k", lost=1)) == "a"
+    assert assignment.choose(task("k", lost=2)) is None
     assert Assignment().choose(task("k")) is None
 
 
@@ -95,59 +95,59 @@ def test_lanes_are_those_of_the_capabilities_with_affinity() -> None:
 
 
 def test_a_draining_agent_gets_nothing_new_and_is_not_gone() -> None:
-    roster = roster_of(["a"])
-    roster.draining("a", "0")
-    assert roster.choose(task("k")) == "a"
-    roster.draining("a", "1")
-    assert roster.choose(task("k")) is None
-    assert roster.reads("a")
-    roster.registered("a", "1", LANE)
-    assert roster.choose(task("k")) is None
+    assignment = roster_of(["a"])
+    assignment.draining("a", "0")
+    assert assignment.choose(task("k")) == "a"
+    assignment.draining("a", "1")
+    assert assignment.choose(task("k")) is None
+    assert assignment.reads("a")
+    assignment.registered("a", "1", LANE)
+    assert assignment.choose(task("k")) is None
 
 
 def test_an_agent_that_is_withheld_is_chosen_for_nothing_until_it_is_released() -> None:
-    roster = roster_of(["a", "b"])
+    assignment = roster_of(["a", "b"])
     keys = [str(n) for n in range(20)]
-    before = homes(roster, keys)
-    roster.withhold("a")
-    assert set(homes(roster, keys).values()) == {"b"}
-    roster.withhold("b")
-    roster.registered("b", "2", LANE)
-    assert set(homes(roster, keys).values()) == {None}
+    before = homes(assignment, keys)
+    assignment.withhold("a")
+    assert set(homes(assignment, keys).values()) == {"b"}
+    assignment.withhold("b")
+    assignment.registered("b", "2", LANE)
+    assert set(homes(assignment, keys).values()) == {None}
     for agent in ("a", "b"):
-        roster.release(agent)
-    assert homes(roster, keys) == before
+        assignment.release(agent)
+    assert homes(assignment, keys) == before
 
 
 def test_an_incarnation_that_is_gone_stays_gone_and_a_later_one_is_not_touched() -> None:
-    roster = roster_of(["a"])
-    assert roster.gone("a", "1")
-    roster.registered("a", "1", LANE)
-    assert not roster.reads("a")
-    roster.registered("a", "2", LANE)
-    assert not roster.gone("a", "1")
-    assert roster.choose(task("k")) == "a"
+    assignment = roster_of(["a"])
+    assert assignment.gone("a", "1")
+    assignment.registered("a", "1", LANE)
+    assert not assignment.reads("a")
+    assignment.registered("a", "2", LANE)
+    assert not assignment.gone("a", "1")
+    assert assignment.choose(task("k")) == "a"
 
 
 def test_only_an_agent_that_may_have_a_queue_leaves_one_behind() -> None:
-    roster = Assignment()
-    roster.registered("plain", "1", frozenset())
-    assert not roster.gone("plain", "1")
-    assert roster.gone("never heard of", "1")
-    assert not roster.registered("plain", "2", LANE)
-    assert roster.registered("plain", "3", frozenset())
-    assert not roster.reads("plain")
-    assert roster.gone("plain", "3")
-    assert roster.missing("of old", marked=True)
-    assert not roster.missing("of old", marked=False)
+    assignment = Assignment()
+    assignment.registered("plain", "1", frozenset())
+    assert not assignment.gone("plain", "1")
+    assert assignment.gone("never heard of", "1")
+    assert not assignment.registered("plain", "2", LANE)
+    assert assignment.registered("plain", "3", frozenset())
+    assert not assignment.reads("plain")
+    assert assignment.gone("plain", "3")
+    assert assignment.missing("of old", marked=True)
+    assert not assignment.missing("of old", marked=False)
 
 
 def test_an_agent_that_is_missing_comes_back_when_it_is_heard_of() -> None:
-    roster = roster_of(["a"])
-    assert roster.missing("a", marked=False)
-    assert not roster.reads("a")
-    roster.registered("a", "1", LANE)
-    assert roster.choose(task("k")) == "a"
+    assignment = roster_of(["a"])
+    assert assignment.missing("a", marked=False)
+    assert not assignment.reads("a")
+    assignment.registered("a", "1", LANE)
+    assert assignment.choose(task("k")) == "a"
 
 
 EVENTS = st.lists(
@@ -163,13 +163,13 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_what_is_said_twice_changes_nothing(events: list[tuple[str, str, str]]) -> None:
     once, twice = Assignment(), Assignment()
-    for roster, repeat in ((once, 1), (twice, 2)):
+    for assignment, repeat in ((once, 1), (twice, 2)):
         for what, agent, incarnation in events:
             for _ in range(repeat):
                 if what == "registered":
-                    roster.registered(agent, incarnation, LANE)
+                    assignment.registered(agent, incarnation, LANE)
                 else:
-                    getattr(roster, what)(agent, incarnation)
+                    getattr(assignment, what)(agent, incarnation)
     keys = [str(n) for n in range(20)]
     assert homes(once, keys) == homes(twice, keys)
     assert once.here == twice.here

@@ -226,7 +226,7 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
         scene.clock,
         traces=scene.traces,
         long=LongMessages(monotonic),
-        rooms=scene.rooms,
+        bulkheads=scene.rooms,
     )
     delivery = Delivery(envelope("1", bulkhead=KEY))
     delivery.routing_key, delivery.headers = BROKER_KEY + queue, {}

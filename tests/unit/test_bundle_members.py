@@ -115,7 +115,7 @@ class Way:
             self.results,
             metrics,
             Clock(now=lambda: NOW),
-            roster=Assignment(),
+            assignment=Assignment(),
             traces=traces,
         )
         gate: Any = SimpleNamespace(again=self.again)

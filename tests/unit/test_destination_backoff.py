@@ -5,7 +5,7 @@ import pytest
 from maniple.messages import Waiting
 from maniple.timings import Queues
 from maniple.topology import DELAY_TIERS
-from maniple_runtime.destination_backoff import MAX_DOORS, TIER_KEYS, DestinationBackoff
+from maniple_runtime.destination_backoff import MAX_FAILING, TIER_KEYS, DestinationBackoff
 
 NOW = 1000.0
 SHUT_FOR, STUCK_FOR, MAX_STUCK_FOR = Queues().shut, Queues().stuck, Queues().most_stuck
@@ -47,9 +47,9 @@ def test_a_lane_that_does_not_confirm_is_tried_ever_more_seldom_by_one_task() ->
 
 def test_names_from_outside_cannot_fill_the_memory() -> None:
     backoff = DestinationBackoff()
-    for number in range(MAX_DOORS + 10):
+    for number in range(MAX_FAILING + 10):
         backoff.shut(("maniple.lanes", str(number)), Waiting.NO_AGENT, NOW)
-    assert backoff.refusal(("maniple.lanes", str(MAX_DOORS + 1)), NOW) is None
+    assert backoff.refusal(("maniple.lanes", str(MAX_FAILING + 1)), NOW) is None
     later = NOW + 2 * SHUT_FOR + 0.000001
     backoff.shut(LANE, Waiting.NO_AGENT, later)
     assert backoff.refusal(LANE, later) is Waiting.NO_AGENT

@@ -94,14 +94,14 @@ def test_nobody_believes_that_a_life_of_the_future_has_failed(forged: str) -> No
 
 @pytest.mark.parametrize("forged", [LAST, "zzzz", "f" * 32])
 def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged: str) -> None:
-    roster = Assignment()
+    assignment = Assignment()
     nothing: Any = SimpleNamespace(
         settings=SimpleNamespace(timings=SimpleNamespace(queues=SimpleNamespace(leftover=1.0))),
         clock=SYSTEM_CLOCK,
         stir=lambda _: None,
         begin_draining=lambda _: None,
     )
-    following = AgentDirectory(nothing, nothing, roster, nothing, nothing, deadlines=nothing)
+    following = AgentDirectory(nothing, nothing, assignment, nothing, nothing, deadlines=nothing)
     for incarnation in (forged, OURS):
         described = DESCRIBED.model_copy(
             update={"incarnation": incarnation, "affinity": ("x",), "lanes": ("x",)}
@@ -117,7 +117,7 @@ def test_a_dispatcher_goes_on_sending_to_an_agent_whose_future_was_forged(forged
     following.on_agent_event(
         AgentFailed(at=NOW, agent=AgentId("a1"), incarnation=Incarnation(forged))
     )
-    assert roster.serving("x") == ["a1"]
+    assert assignment.serving("x") == ["a1"]
 
 
 def test_a_registry_counts_and_says_what_it_refuses() -> None:
@@ -236,16 +236,16 @@ def test_forged_lives_of_the_future_have_a_registry_tell_little() -> None:
 
 def test_a_dispatcher_goes_on_sending_to_an_agent_whose_clock_has_been_set_right() -> None:
     at, lanes = NOW.timestamp(), frozenset({"x"})
-    roster = Assignment()
-    roster.registered("a1", life(AHEAD), lanes, at)
-    roster.gone("a1", life(AHEAD), at)
-    roster.registered("a1", OURS, lanes, at)
-    assert roster.serving("x") == ["a1"]
-    roster.gone("a1", life(AHEAD), at)  # told again by another registry
-    roster.registered("a1", life(NOW - timedelta(days=1)), frozenset(), at)
-    assert roster.serving("x") == ["a1"]
-    roster.gone("a1", OURS, at)
-    assert roster.serving("x") == []
+    assignment = Assignment()
+    assignment.registered("a1", life(AHEAD), lanes, at)
+    assignment.gone("a1", life(AHEAD), at)
+    assignment.registered("a1", OURS, lanes, at)
+    assert assignment.serving("x") == ["a1"]
+    assignment.gone("a1", life(AHEAD), at)  # told again by another registry
+    assignment.registered("a1", life(NOW - timedelta(days=1)), frozenset(), at)
+    assert assignment.serving("x") == ["a1"]
+    assignment.gone("a1", OURS, at)
+    assert assignment.serving("x") == []
 
 
 class Returns:

@@ -29,7 +29,7 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
     async def refresh(_: Any) -> tuple[str, ...]:
         return ()
 
-    roster = Assignment()
+    assignment = Assignment()
     runtime: Any = SimpleNamespace(
         log=structlog.get_logger(),
         settings=SimpleNamespace(timings=Timings()),
@@ -39,9 +39,9 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
     moves: Any = SimpleNamespace(begin_draining=lambda _: None)
     marks: Any = SimpleNamespace(refresh=refresh)
     deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
-    agents = AgentDirectory(runtime, plane, roster, moves, marks, deadlines=deadlines)
+    agents = AgentDirectory(runtime, plane, assignment, moves, marks, deadlines=deadlines)
     assert not await agents._ask()  # so it is asked again, and nobody is taken for missing
-    assert roster.reads("agent-1")
+    assert assignment.reads("agent-1")
     assert deadlines.knows("no.such")  # for all that is known
     del told[0]
     assert await agents._ask()

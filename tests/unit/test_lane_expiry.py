@@ -161,7 +161,7 @@ class Scene:
             self.results,
             metrics,
             Clock(now=lambda: self.now),
-            roster=Assignment(),
+            assignment=Assignment(),
             traces=traces,
             deadlines=self.deadlines,
         )

@@ -72,14 +72,14 @@ class Scene:
     def __init__(self, clock: Seconds) -> None:
         self.clock = clock
         self.broker = Broker()
-        self.roster = Assignment()
+        self.assignment = Assignment()
         results = ResultPublisher(self.broker, Metrics(), replier=self.broker, monotonic=clock)
         self.lanes = LanePublisher(
             self.broker,
             results,
             Metrics(),
             Clock(now=lambda: NOW, monotonic=clock),
-            roster=self.roster,
+            assignment=self.assignment,
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
         )
 
@@ -162,7 +162,7 @@ async def test_a_task_that_its_lane_takes_has_waited_for_nothing(scene: Scene) -
 
 
 async def test_draining_waits_for_what_an_agents_own_queue_refuses(scene: Scene) -> None:
-    scene.roster.registered(AGENT, "1", frozenset({"a.task"}))
+    scene.assignment.registered(AGENT, "1", frozenset({"a.task"}))
     scene.broker.full, scene.broker.stuck = {AGENT}, {"a.task"}
     scene.broker.up.clear()
     source = scene.send("a", affinity="key")

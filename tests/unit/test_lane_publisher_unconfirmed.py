@@ -27,13 +27,13 @@ class Scene:
     def __init__(self) -> None:
         self.publisher, self.delivery = Recording(), Delivery()
         self.results = ResultPublisher(self.publisher, Metrics(), replier=self.publisher)
-        self.roster = Assignment()
+        self.assignment = Assignment()
         self.lanes = LanePublisher(
             self.publisher,
             self.results,
             Metrics(),
             Clock(now=lambda: NOW),
-            roster=self.roster,
+            assignment=self.assignment,
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             times=Queues(patience=0.0, cancel=3600.0),
         )
@@ -70,7 +70,7 @@ async def test_what_was_not_confirmed_and_finds_no_room_to_wait_does_not_end(
     silent: set[str], full: set[str]
 ) -> None:
     scene = Scene()
-    scene.roster.registered(AGENT, "1", frozenset({LANE}))
+    scene.assignment.registered(AGENT, "1", frozenset({LANE}))
     scene.publisher.silent, scene.publisher.full = silent, full
     await scene.send(affinity="key" if AGENT in silent else None)
     assert scene.ends == 0

@@ -46,7 +46,7 @@ class Dispatcher(Ingress):
             results,
             Metrics(),
             Clock(now=lambda: NOW),
-            roster=Assignment(),
+            assignment=Assignment(),
             traces=traces,
         )
         self.queue = SendingQueue()
@@ -68,7 +68,7 @@ class Dispatcher(Ingress):
     async def turn(self, times: int = 1) -> None:
         for _ in range(times):
             await until_idle()
-            copies = sum(way.kept for way in self.lanes._ways.values())
+            copies = sum(way.kept for way in self.lanes._publishers.values())
             self.most = max(self.most, self.budget.held + copies)
             self.budget.rebalance()
 

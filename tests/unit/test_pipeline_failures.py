@@ -193,7 +193,7 @@ async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_no
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     rooms = BulkheadCounts(fleet, monotonic)
     scene = PipelineWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, counts=rooms)
-    scene.lanes._roster = Unsteady()
+    scene.lanes._assignment = Unsteady()
     scene.bring(envelope("1", affinity="k"))
     await scene.drain()
     assert [one.id for one in scene.tasks(DELAY.name)] == ["1"]

@@ -72,7 +72,7 @@ class Scene:
     """What moves the tasks of an agent, with fakes around it."""
 
     def __init__(self) -> None:
-        self.roster, self.queue, self.marks = Assignment(), Queue(), Marks()
+        self.assignment, self.queue, self.marks = Assignment(), Queue(), Marks()
         runtime: Any = SimpleNamespace(
             spawn=self._spawn, log=structlog.get_logger(), clock=SYSTEM_CLOCK
         )
@@ -82,7 +82,7 @@ class Scene:
             runtime,
             nothing,
             nothing,
-            self.roster,
+            self.assignment,
             marks,
             quiet=0.01,
             clock=lambda: NOW,
@@ -93,10 +93,10 @@ class Scene:
         return asyncio.create_task(work)
 
     def comes(self, incarnation: str) -> None:
-        self.roster.registered(AGENT, incarnation, LANES)
+        self.assignment.registered(AGENT, incarnation, LANES)
 
     def goes(self, incarnation: str) -> None:
-        self.roster.gone(AGENT, incarnation)
+        self.assignment.gone(AGENT, incarnation)
         self.moves.begin_draining(AGENT)
 
 
@@ -144,14 +144,14 @@ async def test_an_agent_that_is_back_is_given_nothing_while_a_dispatcher_consume
     scene: Scene,
 ) -> None:
     scene.comes("1")
-    assert scene.roster.choose(TASK) == AGENT
+    assert scene.assignment.choose(TASK) == AGENT
     scene.goes("1")
     await wait_until(lambda: scene.queue.consumed > 0)
     scene.comes("2")
     await asyncio.sleep(0.02)
-    assert scene.roster.choose(TASK) is None
+    assert scene.assignment.choose(TASK) is None
     scene.queue.consumers = 1
-    await wait_until(lambda: scene.roster.choose(TASK) == AGENT)
+    await wait_until(lambda: scene.assignment.choose(TASK) == AGENT)
 
 
 async def test_who_hears_at_once_that_it_failed_and_is_back_waits_for_other_dispatchers_too(
@@ -161,9 +161,9 @@ async def test_who_hears_at_once_that_it_failed_and_is_back_waits_for_other_disp
     scene.goes("1")
     scene.comes("2")  # before the move has begun
     await asyncio.sleep(0.02)
-    assert scene.roster.choose(TASK) is None
+    assert scene.assignment.choose(TASK) is None
     scene.queue.consumers = 1
-    await wait_until(lambda: scene.roster.choose(TASK) == AGENT)
+    await wait_until(lambda: scene.assignment.choose(TASK) == AGENT)
     assert scene.queue.consumed == 0
 
 

@@ -40,7 +40,7 @@ class Scene:
         traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
         clock = Clock(now=self.clock)
         self.lanes = LanePublisher(
-            self.publisher, results, Metrics(), clock, roster=Assignment(), traces=traces
+            self.publisher, results, Metrics(), clock, assignment=Assignment(), traces=traces
         )
         of_nobody: Any = nothing
         fleet: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))

@@ -50,7 +50,7 @@ class Scene:
             self.results,
             Metrics(),
             Clock(now=self.clock),
-            roster=Assignment(),
+            assignment=Assignment(),
             traces=self.traces,
         )
         long = LongMessages(monotonic)

@@ -61,7 +61,7 @@ class Scene:
             ResultPublisher(broker, Metrics(), replier=broker),
             Metrics(),
             Clock(now=lambda: NOW, monotonic=lambda: self.now),
-            roster=Assignment(),
+            assignment=Assignment(),
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
             deadlines=self.deadlines,
         )

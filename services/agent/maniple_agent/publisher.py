@@ -102,7 +102,7 @@ class AgentPublisher:
         self._times = times or Queues()
         self.under_way: InFlightPublishes[_Leaving] = InFlightPublishes(self._times.patience)
         """What goes to a lane or a tier; see `answering`."""
-        self._doors = DestinationBackoff(self._times)
+        self._backoff = DestinationBackoff(self._times)
         self._cancel_at: dict[tuple[BatchPublisher, str], float] = {}
         self._paused: set[_Task] = set()
         self._changed = asyncio.Event()
@@ -151,7 +151,7 @@ class AgentPublisher:
         left = (envelope.deadline - (envelope.dispatched_at or envelope.deadline)).total_seconds()
         left = max(left, LONGEST_PAUSE)
         waiting = _Task(encoded, done, may_copy, left)
-        if self._doors.refusal(TIER_KEYS[again.tier][0], self._monotonic()) is not None:
+        if self._backoff.refusal(TIER_KEYS[again.tier][0], self._monotonic()) is not None:
             self._wait(waiting, again.tier)
             return
         self._try(
@@ -196,7 +196,7 @@ class AgentPublisher:
             keep(envelope.bulkhead)
             wait(Waiting.UNCONFIRMED)
 
-        if self._doors.refusal((LANES.name, key), self._monotonic()) is not None:
+        if self._backoff.refusal((LANES.name, key), self._monotonic()) is not None:
             wait(Waiting.UNCONFIRMED)
             return
         task = _Task(encode(envelope), sent, may_copy)
@@ -208,7 +208,7 @@ class AgentPublisher:
         While none of them confirms, it waits here for the next that may be tried. A refusal shows
         that nothing was stored: it makes no copy.
         """
-        (_, name), rest = self._doors.first(tiers_for(tier, task.most), self._monotonic())
+        (_, name), rest = self._backoff.first(tiers_for(tier, task.most), self._monotonic())
         if rest:
             self._pause(task, rest, tier)
             return
@@ -255,7 +255,7 @@ class AgentPublisher:
         if ticket is None:
             return
         if is_answer:
-            self._doors.reopen(ticket.key)
+            self._backoff.reopen(ticket.key)
         if not ended(ticket):
             return  # something else was done about it
         if isinstance(error, _Withdrawn):
@@ -275,7 +275,7 @@ class AgentPublisher:
             return
         overdue, waited_for = self.under_way.overdue(now), self.under_way.waited_for(now)
         for stuck in {ticket.key for ticket in overdue} | waited_for:
-            self._doors.shut(stuck, Waiting.UNCONFIRMED, now)
+            self._backoff.shut(stuck, Waiting.UNCONFIRMED, now)
         for ticket in overdue:
             ticket.item.instead()
         for outlet, key in {(ticket.item.outlet, ticket.key[1]) for ticket in overdue}:

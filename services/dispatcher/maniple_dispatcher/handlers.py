@@ -19,7 +19,7 @@ class DispatcherHandlers:
     """The control plane's handlers, with what they act on."""
 
     lanes: LanePublisher
-    fleet: Coordinator
+    coordinator: Coordinator
     monotonic: Callable[[], float]
     hear: Callable[[Time], None] = lambda _: None
     """Takes the cluster's time."""
@@ -33,13 +33,13 @@ class DispatcherHandlers:
             except Exception:  # noqa: BLE001 - one of them must not cost the others
                 _log.exception("what %s tells of %s is passed over", report.agent, lane.lane)
         held = [Held(one.key, one.here, one.ended) for one in report.bulkheads]
-        self.fleet.owned.bulkheads.record_load((report.agent, report.incarnation), held, now)
+        self.coordinator.owned.bulkheads.record_load((report.agent, report.incarnation), held, now)
 
     def _learn_lane(self, lane: LaneOutcomes, now: float) -> None:
         self.lanes.learn_times(lane.lane, lane.runs.count, lane.runs.p99)
-        if self.fleet.peers.owns(BREAKER + lane.lane):
+        if self.coordinator.peers.owns(BREAKER + lane.lane):
             ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
-            self.fleet.due |= self.fleet.owned.record_outcomes(lane.lane, ends, now)
+            self.coordinator.due |= self.coordinator.owned.record_outcomes(lane.lane, ends, now)
 
     def on_command(self, command: Cancel | Time) -> None:
         """End a task when it passes, or take the time."""

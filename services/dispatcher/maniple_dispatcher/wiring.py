@@ -53,7 +53,7 @@ EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
 
 
 async def _look(lanes: LanePublisher, hot: HotPath) -> None:
-    """Look after publishes that are not confirmed."""
+    """Redirect tasks whose publish has not been confirmed for too long, until cancelled."""
     while True:
         await asyncio.sleep(LOOK_PERIOD)
         lanes.redirect_overdue(taking=hot.publishes)
@@ -74,11 +74,11 @@ async def _drain(
     await refused.drain_log()
 
 
-async def hand_over(hot: HotPath, memory: LimitSnapshot, talk: Gossip) -> None:
+async def hand_over(hot: HotPath, snapshot: LimitSnapshot, gossip: Gossip) -> None:
     """Take nothing more, write down what is known while it is ours, and say goodbye."""
     await hot.pause()
-    await memory.write_now()
-    await talk.leave()
+    await snapshot.write_now()
+    await gossip.leave()
 
 
 async def _ask_for_time(
@@ -113,13 +113,13 @@ def _pulls(runtime: Runtime[DispatcherSettings]) -> Pulls:
     )
 
 
-def _around(runtime: Runtime, hot: HotPath, fleet: Coordinator, clock: Clock) -> Around:
+def _around(runtime: Runtime, hot: HotPath, coordinator: Coordinator, clock: Clock) -> Around:
     prefix = runtime.settings.consul_prefix
     return Around(
         clock=clock,
-        others=lambda: fleet.peers.others,
+        others=lambda: coordinator.peers.others,
         taking=lambda: hot.up and not hot.blocked,
-        marks=QueueMarkers(runtime.consul, prefix, runtime.log, folder="lanes", is_name=is_lane),
+        markers=QueueMarkers(runtime.consul, prefix, runtime.log, folder="lanes", is_name=is_lane),
     )
 
 
@@ -142,7 +142,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         hot.publisher, runtime.metrics, replier=hot.replier, times=queues, monotonic=monotonic
     )
     refused = RefusedLog(hot.publisher, runtime.metrics)
-    roster = Assignment()
+    assignment = Assignment()
     time = ClusterTime(runtime.clock, settings.timings.clocks)
     traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
     owned = LeaseOwner(
@@ -153,11 +153,11 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     deadlines = LaneDeadlines(
         settings.timings.expiry,
-        lambda lane: fleet.peers.owns(EXPIRY + lane),
+        lambda lane: coordinator.peers.owns(EXPIRY + lane),
         time.now().timestamp(),
     )
     due = asyncio.Event()
-    fleet = Coordinator(
+    coordinator = Coordinator(
         runtime.connection_name("dispatcher"),
         owned,
         monotonic(),
@@ -165,26 +165,26 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         lanes=deadlines,
         wake=due.set,
     )
-    rooms = BulkheadCounts(fleet, monotonic)
+    bulkheads = BulkheadCounts(coordinator, monotonic)
     lanes = LanePublisher(
         hot.publisher,
         results,
         runtime.metrics,
         time.clock,
-        roster=roster,
+        assignment=assignment,
         traces=traces,
-        rooms=rooms,
+        bulkheads=bulkheads,
         times=queues,
         deadlines=deadlines,
         known=time.known,
     )
-    marks = QueueMarkers(runtime.consul, settings.consul_prefix, runtime.log)
-    moves = QueueDrainer(
+    markers = QueueMarkers(runtime.consul, settings.consul_prefix, runtime.log)
+    drainer = QueueDrainer(
         runtime,
         hot.intake,
         lanes,
-        roster,
-        marks,
+        assignment,
+        markers,
         quiet=queues.leftover,
         clock=time.now,
         traces=traces,
@@ -193,30 +193,30 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     agents = AgentDirectory(
         runtime,
         plane,
-        roster,
-        moves,
-        marks,
+        assignment,
+        drainer,
+        markers,
         deadlines=deadlines,
         ended=lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself),
     )
     good = ResultCache()
-    gate = Pipeline(
-        lanes, fleet, policies, results, good=good, metrics=runtime.metrics, clock=time.clock
+    pipeline = Pipeline(
+        lanes, coordinator, policies, results, good=good, metrics=runtime.metrics, clock=time.clock
     )
     lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
-    again = RedeliveredTasks(lookups, gate, results)
-    talk = Gossip(hot, fleet, plane, runtime, due)
-    memory = LimitSnapshot(
+    again = RedeliveredTasks(lookups, pipeline, results)
+    gossip = Gossip(hot, coordinator, plane, runtime, due)
+    snapshot = LimitSnapshot(
         runtime.consul,
         settings.consul_prefix,
         settings.instance,
-        coordinator=fleet,
+        coordinator=coordinator,
         log=runtime.log,
         clock=runtime.clock,
     )
     long = LongMessages(monotonic)
     submissions = SubmissionConsumer(
-        gate.admit,
+        pipeline.admit,
         RefusalSender(results, refused, runtime.metrics),
         policies,
         runtime.metrics,
@@ -227,7 +227,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         look=lookups.ask,
         long=long,
     )
-    pulls, around = _pulls(runtime), _around(runtime, hot, fleet, time.clock)
+    pulls, around = _pulls(runtime), _around(runtime, hot, coordinator, time.clock)
     turn_over = TurnOver(
         lanes,
         BundleMembers(lanes, refused, time.now),
@@ -236,13 +236,13 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         settle=settings.timings.expiry.settle,
     )
     expiry = LaneExpiry(deadlines, pulls, turn_over, around, runtime.log)
-    returns = RetryConsumer(lanes, gate, refused, time.now, traces=traces, again=again)
-    dead = DeadLetterConsumer(
+    retries = RetryConsumer(lanes, pipeline, refused, time.now, traces=traces, again=again)
+    dead_letters = DeadLetterConsumer(
         results,
         runtime.metrics,
         time.now,
         traces=traces,
-        rooms=rooms,
+        bulkheads=bulkheads,
         again=again,
         admitted=submissions.admitted,
         long=long,
@@ -251,10 +251,10 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     consumers = consumers_of(
         Takers(
             submissions=submissions,
-            retries=returns,
-            dead_letters=dead,
-            gossip=talk,
-            handlers=DispatcherHandlers(lanes, fleet, monotonic, hear),
+            retries=retries,
+            dead_letters=dead_letters,
+            gossip=gossip,
+            handlers=DispatcherHandlers(lanes, coordinator, monotonic, hear),
             agents=agents,
             policies=policies,
         ),
@@ -271,13 +271,13 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         async with hot.consuming():
             for name, work in {
                 "look": _look(lanes, hot),
-                "talk": talk.exchange_reports(),
+                "talk": gossip.exchange_reports(),
                 "recount bulkheads": BulkheadRecount(
-                    Inspector(hot.intake), fleet, roster, monotonic
+                    Inspector(hot.intake), coordinator, assignment, monotonic
                 ).recount_bulkheads(),
-                "announce breakers": talk.announce_breakers(),
-                "show breakers": talk.show_breakers(),
-                "memory": memory.keep(),
+                "announce breakers": gossip.announce_breakers(),
+                "show breakers": gossip.show_breakers(),
+                "memory": snapshot.keep(),
                 "expiry": expiry.watch_lanes(),
                 "lookups": lookups.answer_lookups(),
                 "long messages": long.work_in_slices(),
@@ -285,7 +285,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             }.items():
                 runtime.spawn(work, name)
             yield
-            await hand_over(hot, memory, talk)
-            await moves.stop_draining()
+            await hand_over(hot, snapshot, gossip)
+            await drainer.stop_draining()
             await expiry.stop_turning()
             await _drain(hot, long, lanes, results, refused)

@@ -10,7 +10,7 @@ from maniple.timings import Queues
 from maniple.topology import DELAY, DELAY_TIERS, tier_name
 from maniple_runtime.publish.confirm import Key
 
-MAX_DOORS = 4096
+MAX_FAILING = 4096
 
 
 def _near(tier: float) -> list[float]:
@@ -32,7 +32,7 @@ def tiers_for(tier: float, most: float) -> tuple[Key, ...]:
 
 
 @dataclass(slots=True)
-class _Door:
+class _Failing:
     why: Waiting
     until: float
     rest: float
@@ -45,23 +45,23 @@ class DestinationBackoff:
     A destination that refused is closed for a moment (`Queues.shut`); then one task may try it, and
     it stays closed to others for as long again, unless that task is accepted: then it is open. One
     that did not confirm is closed for longer (`Queues.stuck`), and twice as long each further time.
-    At most `MAX_DOORS` are remembered (keys are names from outside); a forgotten one is open.
+    At most `MAX_FAILING` are remembered (keys are names from outside); a forgotten one is open.
     """
 
     def __init__(self, times: Queues | None = None) -> None:
         self._times = times or Queues()
-        self.failing: dict[Key, _Door] = {}
+        self.failing: dict[Key, _Failing] = {}
         """What is or was shut lately: any other key is open, and nobody need ask."""
 
     def refusal(self, key: Key, now: float) -> Waiting | None:
         """Return why a task for `key` need not be tried now, or None if it may be."""
-        door = self.failing.get(key)
-        if door is None:
+        known = self.failing.get(key)
+        if known is None:
             return None
-        if now < door.until:
-            return door.why
-        door.until = now + door.rest
-        door.tried = True
+        if now < known.until:
+            return known.why
+        known.until = now + known.rest
+        known.tried = True
         return None
 
     def first(self, keys: Sequence[Key], now: float) -> tuple[Key, float]:
@@ -77,9 +77,9 @@ class DestinationBackoff:
 
     def shut(self, key: Key, why: Waiting, now: float) -> None:
         """Record that `key` refused a task, or did not confirm it."""
-        if len(self.failing) >= MAX_DOORS and key not in self.failing:
-            self.failing = {k: door for k, door in self.failing.items() if now < door.until}
-            if len(self.failing) >= MAX_DOORS:
+        if len(self.failing) >= MAX_FAILING and key not in self.failing:
+            self.failing = {k: known for k, known in self.failing.items() if now < known.until}
+            if len(self.failing) >= MAX_FAILING:
                 return
         known = self.failing.get(key)
         rest = self._times.shut
@@ -89,7 +89,7 @@ class DestinationBackoff:
                 if not known.tried:
                     return  # what else was on its way when it became stuck
                 rest = min(2 * known.rest, self._times.most_stuck)
-        self.failing[key] = _Door(why, now + rest, rest)
+        self.failing[key] = _Failing(why, now + rest, rest)
 
     def reopen(self, key: Key) -> None:
         """Record that `key` accepted a task."""

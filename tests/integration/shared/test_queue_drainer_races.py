@@ -43,7 +43,7 @@ class Dispatcher:
 
     def __init__(self, link: AmqpConnection, publisher: Publisher) -> None:
         self._publisher = publisher
-        self.roster = Assignment()
+        self.assignment = Assignment()
         nothing: Any = None
         around: Any = SimpleNamespace(
             spawn=self._spawn, log=structlog.get_logger(), clock=SYSTEM_CLOCK
@@ -54,7 +54,7 @@ class Dispatcher:
             around,
             link,
             lanes,
-            self.roster,
+            self.assignment,
             nothing,
             quiet=30.0,
             clock=lambda: datetime.now(UTC),
@@ -85,7 +85,7 @@ class Dispatcher:
 
     async def publish(self, envelope: Envelope) -> str | None:
         """Send a task to the agent that is chosen, or else to nobody: the lane of all."""
-        agent = self.roster.choose(envelope)
+        agent = self.assignment.choose(envelope)
         if agent is not None:
             await self.give(agent, envelope)
         return agent
@@ -167,7 +167,7 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
         both = [await stack.enter_async_context(dispatcher(servers)) for _ in range(2)]
         for life in range(1, ROUNDS + 1):
             for one in both:
-                one.roster.gone(name, incarnation(life - 1))
+                one.assignment.gone(name, incarnation(life - 1))
                 one.moves.begin_draining(name)
             late = task()
             await both[0].give(name, late)  # as one that has not heard yet
@@ -178,12 +178,12 @@ async def test_what_is_sent_to_an_agent_that_is_back_is_not_taken_for_lost(
             agent.consume(consumer)
             await agent.start(10)
             for one in both:
-                one.roster.registered(name, incarnation(life), frozenset({LANE}))
+                one.assignment.registered(name, incarnation(life), frozenset({LANE}))
             seen = len(taken)
-            await wait_until(lambda: all(one.roster.choose(task()) == name for one in both), 30)
+            await wait_until(lambda: all(one.assignment.choose(task()) == name for one in both), 30)
             await wait_until(lambda seen=seen: len(taken) > seen + 20, 20)  # type: ignore[misc]
             for one in both:
-                one.roster.draining(name, incarnation(life))
+                one.assignment.draining(name, incarnation(life))
             await wait_until(lambda: is_left(servers, queue, consumers=1), 20)
             await consumer.settle_delivery()
             await agent.close()

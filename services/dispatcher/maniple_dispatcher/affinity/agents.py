@@ -37,7 +37,7 @@ class AgentDirectory:
     """Follows the agents' events; asks the registry at the start, after a loss, now and then.
 
     While the registry is away, events alone decide. Who is missing in its answers for long (one
-    that has just started may not have heard everybody yet) is gone. `marks` tell of agents that
+    that has just started may not have heard everybody yet) is gone. `markers` tell of agents that
     were there before this dispatcher, and that no registry knows any more.
     """
 
@@ -45,25 +45,25 @@ class AgentDirectory:
         self,
         runtime: Runtime[DispatcherSettings],
         plane: ControlPlane,
-        roster: Assignment,
-        moves: QueueDrainer,
-        marks: QueueMarkers,
+        assignment: Assignment,
+        drainer: QueueDrainer,
+        markers: QueueMarkers,
         *,
         deadlines: LaneDeadlines,
         ended: Callable[[str, str, bool], object] = lambda *_: None,
     ) -> None:
-        """Keep `roster`, and have `moves` drain the queues of agents that are gone.
+        """Keep `assignment`, and have `drainer` drain the queues of agents that are gone.
 
         `deadlines` is told in which lanes agents are or were, `ended` which lives of an agent are
         over: up to this one (or all), or those before it.
         """
         self._deadlines = deadlines
-        self._marks = marks
+        self._markers = markers
         self._runtime = runtime
         self._clock = runtime.clock
         self._plane = plane
-        self._roster = roster
-        self._moves = moves
+        self._assignment = assignment
+        self._drainer = drainer
         self._missing: dict[str, float] = {}
         self._ended = ended
         self._patience = 2 * runtime.settings.timings.queues.leftover
@@ -82,12 +82,12 @@ class AgentDirectory:
             self._deadlines.stir(described.lanes)
             self._ended(event.agent, event.incarnation, False)
             lanes = affinity_lanes(described.lanes, described.affinity)
-            if self._roster.registered(
+            if self._assignment.registered(
                 event.agent, event.incarnation, lanes, self._clock.now().timestamp()
             ):
-                self._moves.begin_draining(event.agent)
+                self._drainer.begin_draining(event.agent)
         elif isinstance(event, AgentDraining):
-            self._roster.draining(event.agent, event.incarnation)
+            self._assignment.draining(event.agent, event.incarnation)
         else:
             self._gone(event.agent, event.incarnation)
 
@@ -95,19 +95,19 @@ class AgentDirectory:
         # A registry that never heard the agent, but missed it, does not know its incarnation.
         self._ended(agent, incarnation, True)
         if incarnation:
-            leaves_queue = self._roster.gone(agent, incarnation, self._clock.now().timestamp())
+            leaves_queue = self._assignment.gone(agent, incarnation, self._clock.now().timestamp())
         else:
-            leaves_queue = self._roster.missing(agent, marked=True)
+            leaves_queue = self._assignment.missing(agent, marked=True)
         if leaves_queue:
-            self._moves.begin_draining(agent)
+            self._drainer.begin_draining(agent)
 
     async def _keep_asking(self, ticks: int) -> None:
         reconnects = self._plane.reconnects
         while True:
             await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
             ticks += 1
-            if ticks % MARK_TICKS == 0 and not self._marks.has(self._roster.readers):
-                await self._marks.refresh(self._roster.readers)
+            if ticks % MARK_TICKS == 0 and not self._markers.has(self._assignment.readers):
+                await self._markers.refresh(self._assignment.readers)
             if ticks < TICKS and reconnects == self._plane.reconnects:
                 continue
             reconnects = self._plane.reconnects
@@ -132,17 +132,18 @@ class AgentDirectory:
 
     async def _look_for_missing(self, known: set[str]) -> None:
         """Find who is neither known to the registry nor gone with a farewell."""
-        marked = await self._marks.refresh(self._roster.readers)
+        marked = await self._markers.refresh(self._assignment.readers)
         now = self._clock.monotonic()
         self._missing = {
-            agent: self._missing.get(agent, now) for agent in {*marked, *self._roster.here} - known
+            agent: self._missing.get(agent, now)
+            for agent in {*marked, *self._assignment.here} - known
         }
         late = [agent for agent, since in self._missing.items() if now - since >= self._patience]
-        here = set(self._roster.here)
+        here = set(self._assignment.here)
         unheard = [agent for agent in late if agent not in here]
         for agent in [*(one for one in late if one in here), *unheard[:MOST_MOVED]]:
-            if self._roster.missing(agent, marked=agent in marked):
-                self._moves.begin_draining(agent)
+            if self._assignment.missing(agent, marked=agent in marked):
+                self._drainer.begin_draining(agent)
 
     def _take_one(self, shown: Mapping[str, Any]) -> None:
         try:
@@ -160,7 +161,9 @@ class AgentDirectory:
             return
         if "lanes" in shown:
             lanes = affinity_lanes(shown["lanes"], shown.get("affinity", ()))
-            if self._roster.registered(agent, incarnation, lanes, self._clock.now().timestamp()):
-                self._moves.begin_draining(agent)
+            if self._assignment.registered(
+                agent, incarnation, lanes, self._clock.now().timestamp()
+            ):
+                self._drainer.begin_draining(agent)
         if shown["state"] == "draining":
-            self._roster.draining(agent, incarnation)
+            self._assignment.draining(agent, incarnation)

@@ -69,8 +69,8 @@ class QueueDrainer:
         runtime: Runtime,
         link: AmqpConnection,
         lanes: LanePublisher,
-        roster: Assignment,
-        marks: QueueMarkers,
+        assignment: Assignment,
+        markers: QueueMarkers,
         *,
         quiet: float,
         clock: Callable[[], datetime],
@@ -84,8 +84,8 @@ class QueueDrainer:
         self._link = link
         self._lanes = lanes
         self._members = BundleMembers(lanes, log, clock)
-        self._roster = roster
-        self._marks = marks
+        self._assignment = assignment
+        self._markers = markers
         self._quiet = quiet
         self._clock = clock
         self._moving: dict[str, asyncio.Task[None]] = {}
@@ -99,14 +99,14 @@ class QueueDrainer:
         if agent in self._moving:
             self._again.add(agent)
             return
-        self._roster.withhold(agent)
+        self._assignment.withhold(agent)
         task = self._runtime.spawn(self._move(agent), f"move {agent}")
         self._moving[agent] = task
         task.add_done_callback(lambda _: self._ended(agent))
 
     def _ended(self, agent: str) -> None:
         del self._moving[agent]
-        self._roster.release(agent)
+        self._assignment.release(agent)
         if agent in self._again:
             self._again.discard(agent)
             self.begin_draining(agent)
@@ -118,7 +118,7 @@ class QueueDrainer:
             await asyncio.wait(list(self._moving.values()), timeout=STOP_TIMEOUT)
 
     def _is_over(self, agent: str) -> bool:
-        return self._stopping or self._roster.reads(agent)
+        return self._stopping or self._assignment.reads(agent)
 
     async def _move(self, agent: str) -> None:
         # Once also for an agent that is back by now: others may not have heard of that.
@@ -137,7 +137,7 @@ class QueueDrainer:
                 await self._await_others(agent, queue)
             if not removed or self._is_over(agent):
                 return False
-            await self._marks.remove_marker(agent)
+            await self._markers.remove_marker(agent)
         except BrokerUnavailable as error:
             self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
             return False
@@ -191,7 +191,7 @@ class QueueDrainer:
     async def _await_others(self, agent: str, queue: OrphanedQueue) -> None:
         """Return when nobody but an agent that is back consumes its queue, or after 5 s."""
         deadline = self._monotonic() + OTHERS_TIMEOUT
-        while self._roster.reads(agent) and not self._stopping and self._monotonic() < deadline:
+        while self._assignment.reads(agent) and not self._stopping and self._monotonic() < deadline:
             seen = await queue.inspect_queue()
             if seen is None or seen.consumers <= 1:
                 return

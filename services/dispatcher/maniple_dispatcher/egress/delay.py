@@ -79,7 +79,7 @@ class DelayPublisher:
         self._under_way: InFlightPublishes[_Task] = InFlightPublishes(self._times.patience)
         self.answered = self._under_way.answered
         """Records that the broker has confirmed something else that was sent at a time."""
-        self._doors = DestinationBackoff(self._times)
+        self._backoff = DestinationBackoff(self._times)
         self._cancel_at: dict[Key, float] = {}
         self._pausing = 0
 
@@ -95,8 +95,8 @@ class DelayPublisher:
 
     def _wait(self, task: _Task, tier: float) -> None:
         key, now = TIER_KEYS[tier][0], self._monotonic()
-        if self._doors.refusal(key, now) is not None:
-            key, rest = self._doors.first(tiers_for(tier, self._left(task)), now)
+        if self._backoff.refusal(key, now) is not None:
+            key, rest = self._backoff.first(tiers_for(tier, self._left(task)), now)
             if rest:
                 self._later(rest, partial(self._wait, task, tier))
                 return
@@ -135,7 +135,7 @@ class DelayPublisher:
         overdue = self._under_way.overdue(now)
         stuck = {ticket.key for ticket in overdue}
         for key in stuck:
-            self._doors.shut(key, Waiting.UNCONFIRMED, now)
+            self._backoff.shut(key, Waiting.UNCONFIRMED, now)
         for ticket in overdue:
             # That tier may have it, so it may run: it does not end for want of room in another.
             self._elsewhere(replace(ticket.item, insist=True), ticket.key)
@@ -178,7 +178,7 @@ class DelayPublisher:
             self._metrics.histogram(BUNDLE_TASKS, DELAY.name).observe(len(waiters))
         refused = isinstance(error, PublishRefused)
         if error is None or refused:
-            self._doors.reopen(key)
+            self._backoff.reopen(key)
         ended = self._under_way.end if error is None or refused else self._under_way.withdraw
         tasks = [waiter.task for waiter in waiters if ended(waiter.ticket)]
         if refused and insist:
@@ -195,7 +195,7 @@ class DelayPublisher:
         tier = shorter(float(key[1]))
         while tier is not None:
             key = TIER_KEYS[tier][0]
-            if self._doors.refusal(key, self._monotonic()) is None:
+            if self._backoff.refusal(key, self._monotonic()) is None:
                 self._put(task, key)
                 return
             tier = shorter(tier)

@@ -73,7 +73,7 @@ class Around:
     """The other dispatchers."""
     taking: Callable[[], bool]
     """Whether the broker takes messages."""
-    marks: QueueMarkers
+    markers: QueueMarkers
     """Where the names of lanes are kept."""
 
 
@@ -206,14 +206,14 @@ class LaneExpiry:
 
     async def _keep_marks(self) -> None:
         """Keep the names of lanes in Consul, and learn those of before this dispatcher."""
-        marks, lanes = self._around.marks, self._deadlines.lanes
+        markers, lanes = self._around.markers, self._deadlines.lanes
         again = -math.inf
         while not self._stopping:
             now = self._monotonic()
-            if now >= again or not marks.has(lanes):
-                self._deadlines.learn_lane(await marks.refresh(tuple(lanes)))
+            if now >= again or not markers.has(lanes):
+                self._deadlines.learn_lane(await markers.refresh(tuple(lanes)))
                 again = now + READ
-                if not marks.has(lanes):  # Consul is away
+                if not markers.has(lanes):  # Consul is away
                     await asyncio.sleep(self._times.every)
             await asyncio.sleep(self._times.look)
 

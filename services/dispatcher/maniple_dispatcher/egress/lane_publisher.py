@@ -121,31 +121,31 @@ class LanePublisher:
         metrics: Metrics,
         clock: Clock,
         *,
-        roster: Assignment,
+        assignment: Assignment,
         traces: DispatchTracing,
-        rooms: BulkheadCounts | None = None,
+        bulkheads: BulkheadCounts | None = None,
         times: Queues | None = None,
         deadlines: LaneDeadlines | None = None,
         known: Callable[[], datetime | None] = lambda: None,
     ) -> None:
-        """Publish through `publisher`; `roster` knows the agents that have queues of their own.
+        """Publish through `publisher`; `assignment` knows the agents that have queues of their own.
 
-        `rooms` has the room of what finds no way; `deadlines` hears of what lanes have. What is
+        `bulkheads` has the room of what finds no way; `deadlines` hears of what lanes have. What is
         `known` of the cluster's time tells what is over, if `clock` is ahead of it.
         """
         self._known = known
-        self._rooms = rooms or BulkheadCounts()
+        self._bulkheads = bulkheads or BulkheadCounts()
         self._deadlines = deadlines
         self._traces = traces
         self._sizes = Sizes()
-        self._roster = roster
+        self._assignment = assignment
         to_agents = BatchOptions(size_of=self._size_of_agent, metrics=metrics)
         one_to_agents = BatchOptions(size_of=_one, metrics=metrics)
         to_lanes = BatchOptions(
             size_of=self._sizes.size, headers_of=self._headers_of, metrics=metrics
         )
         one_to_lanes = BatchOptions(size_of=_one, headers_of=self._headers_of, metrics=metrics)
-        self._ways = {
+        self._publishers = {
             # In the order of draining: what an agent's own queue refuses goes to a lane.
             (AGENTS.name, False): BatchPublisher(publisher, AGENTS, ENVELOPES_TYPE, to_agents),
             (AGENTS.name, True): BatchPublisher(publisher, AGENTS, ENVELOPES_TYPE, one_to_agents),
@@ -166,25 +166,25 @@ class LanePublisher:
         self._clock, self._monotonic = clock.now, clock.monotonic
         self._cancellations = Cancellations()
         self._times = times or Queues()
-        self._doors = DestinationBackoff(self._times)
+        self._backoff = DestinationBackoff(self._times)
         self._looks = LaneProbes(deadlines.knows if deadlines is not None else lambda _: True)
-        self._under_way: InFlightPublishes[_Going] = InFlightPublishes(self._times.patience)
+        self._in_flight: InFlightPublishes[_Going] = InFlightPublishes(self._times.patience)
         self._cancel_at: dict[Key, float] = {}
         self._delays = DelayPublisher(publisher, metrics, times, clock=clock)
         self._waits = WaitingTasks(
-            self._delays, self, metrics, clock, traces=traces, answered=self._under_way.answered
+            self._delays, self, metrics, clock, traces=traces, answered=self._in_flight.answered
         )
 
     def learn_times(self, lane: str, runs: int, p99: float) -> None:
         """Learn the run times of a lane: they decide how many tasks a bundle carries."""
         if self._deadlines is not None:
             self._deadlines.move(lane)
-        self._ways[LANES.name, False].limit(lane, self._sizes.learn(lane, runs, p99))
-        for agent in self._roster.serving(lane):
-            self._ways[AGENTS.name, False].limit(agent, self._size_of_agent(agent))
+        self._publishers[LANES.name, False].limit(lane, self._sizes.learn(lane, runs, p99))
+        for agent in self._assignment.serving(lane):
+            self._publishers[AGENTS.name, False].limit(agent, self._size_of_agent(agent))
 
     def _size_of_agent(self, agent: str) -> int:
-        return min((self._sizes.size(lane) for lane in self._roster.lanes(agent)), default=1)
+        return min((self._sizes.size(lane) for lane in self._assignment.lanes(agent)), default=1)
 
     def cancel_task(self, tenant: str, task: str) -> None:
         """End a task when it passes here."""
@@ -220,15 +220,15 @@ class LanePublisher:
         def recorded(error: ManipleError | None) -> None:
             if error is None:
                 if envelope.bulkhead is not None:
-                    self._rooms.keeps(envelope)
+                    self._bulkheads.keeps(envelope)
                 then()
             else:
-                self._rooms.turned_away(envelope, no_lane=False)
+                self._bulkheads.turned_away(envelope, no_lane=False)
                 source.settle(error)
 
         encoded = encode(record)
         if envelope.bulkhead is not None:
-            self._rooms.goes(envelope)
+            self._bulkheads.goes(envelope)
         self._admissions.add_item(ADMITTED_KEY, encoded, recorded)
 
     def is_over(self, envelope: Envelope, now: datetime) -> bool:
@@ -238,12 +238,12 @@ class LanePublisher:
     def send_task(self, envelope: Envelope, source: Settlement, *, alone: bool = False) -> None:
         """Bring one task on its way; `alone` keeps it out of bundles."""
         if envelope.bulkhead is not None:
-            self._rooms.goes(envelope)
+            self._bulkheads.goes(envelope)
         try:
-            agent = None if envelope.affinity is None else self._roster.choose(envelope)
+            agent = None if envelope.affinity is None else self._assignment.choose(envelope)
             self._try(_Going(envelope, source, alone), agent)
         except Exception:
-            self._rooms.keeps(envelope)  # whoever sent it gives that back
+            self._bulkheads.keeps(envelope)  # whoever sent it gives that back
             raise
 
     @contextmanager
@@ -266,8 +266,8 @@ class LanePublisher:
         """Send a task to the lane that it was taken from; `alone` keeps it out of bundles."""
         self._try(_Going(envelope, source, alone, back=True))
 
-    def _refused(self, door: Key, going: _Going, why: Waiting) -> None:
-        if door[0] == AGENTS.name:
+    def _refused(self, destination: Key, going: _Going, why: Waiting) -> None:
+        if destination[0] == AGENTS.name:
             # What the agent's own queue does not take goes to the lane that all agents read.
             self._try(going)
         else:
@@ -277,17 +277,17 @@ class LanePublisher:
         """Have a task wait that no queue has: in none it takes room; `least` as in `wait`."""
         envelope = going.envelope
         if going.back:
-            envelope = self._rooms.back(envelope)
+            envelope = self._bulkheads.back(envelope)
         else:
             no_lane = (
                 why is Waiting.NO_AGENT and lane_key(envelope.lane, envelope.lost) == envelope.lane
             )
-            envelope = self._rooms.turned_away(envelope, no_lane=no_lane)
+            envelope = self._bulkheads.turned_away(envelope, no_lane=no_lane)
         self._waits.begin_wait(envelope, going.source, why, least=least)
 
     def end_task(self, result: Result, envelope: Envelope, source: Settlement) -> None:
         """Publish the terminal result of a task that goes no further, while its source is ours."""
-        envelope = self._rooms.back(envelope)
+        envelope = self._bulkheads.back(envelope)
         if result.error is not None:
             self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
         result, done = self._traces.ended(result, envelope, source.settle)
@@ -325,29 +325,31 @@ class LanePublisher:
         self._delays.redirect_overdue(taking=taking)
         self._results.drop_late_replies(taking=taking)
         if not taking:
-            self._under_way.renew(self._monotonic())
+            self._in_flight.renew(self._monotonic())
             return
         now = self._monotonic()
-        overdue = self._under_way.overdue(now)
+        overdue = self._in_flight.overdue(now)
         for ticket in overdue:
             going = ticket.item
             self._arrived(going)
             # A queue may have it: it may run, and has its room there; the copy asks for another.
             copy = replace(without_room(going.envelope), again=True)
             self._waits.begin_wait(copy, going.source, Waiting.UNCONFIRMED, insist=True)
-        for door in {ticket.key for ticket in overdue}:
-            self._doors.shut(door, Waiting.UNCONFIRMED, now)
-            self._withdraw(door, Waiting.UNCONFIRMED)
-            self._cancel_at.setdefault(door, now + self._times.cancel)
-        for door in [door for door, at in self._cancel_at.items() if at <= now]:
-            del self._cancel_at[door]
+        for destination in {ticket.key for ticket in overdue}:
+            self._backoff.shut(destination, Waiting.UNCONFIRMED, now)
+            self._withdraw(destination, Waiting.UNCONFIRMED)
+            self._cancel_at.setdefault(destination, now + self._times.cancel)
+        for destination in [
+            destination for destination, at in self._cancel_at.items() if at <= now
+        ]:
+            del self._cancel_at[destination]
             for alone in (False, True):
-                self._ways[door[0], alone].cancel(door[1], self._is_given_up)
+                self._publishers[destination[0], alone].cancel(destination[1], self._is_given_up)
 
     async def drain_lanes(self) -> None:
         """Return when everything on its way has been confirmed."""
         await self._admissions.drain()
-        for way in self._ways.values():
+        for way in self._publishers.values():
             await way.drain()
         await self._mirrors.drain_mirrors()
         await self._waits.drain_waits()
@@ -356,24 +358,26 @@ class LanePublisher:
     def _try(self, going: _Going, agent: str | None = None) -> None:
         """Publish a task to its lane, or to an agent's own queue, unless that refused just now."""
         envelope, now = going.envelope, self._monotonic()
-        lane, door = envelope.lane, (AGENTS.name, agent or "")
+        lane, destination = envelope.lane, (AGENTS.name, agent or "")
         if agent is None:
-            door = (LANES.name, lane_key(lane, envelope.lost) if envelope.lost else lane)
-        if door in self._doors.failing:
-            why = self._doors.refusal(door, now)
+            destination = (LANES.name, lane_key(lane, envelope.lost) if envelope.lost else lane)
+        if destination in self._backoff.failing:
+            why = self._backoff.refusal(destination, now)
             if why is not None:
-                self._refused(door, going, why)
+                self._refused(destination, going, why)
                 return
         # What was in its lane before has shown that it is there.
         is_there = going.back or lane in self._looks.there
         if agent is None and not is_there and not self._looks.may_try(lane, now):
             self._turned_away(going, Waiting.NO_AGENT, least=SELDOM)
             return
-        ticket = self._under_way.begin(door, going, now)
+        ticket = self._in_flight.begin(destination, going, now)
         # What comes back from the lane has been accepted, and is not announced again; it begins
         # anew to wait.
         accepted = encode(replace(envelope, accepted=True, waits=0))
-        self._ways[door[0], going.alone].add_item(door[1], accepted, _Try(ticket, self._told))
+        self._publishers[destination[0], going.alone].add_item(
+            destination[1], accepted, _Try(ticket, self._told)
+        )
 
     def _told(self, tried: _Try, error: ManipleError | None) -> None:
         """Settle or go on with a task, now that it is known what became of its publish."""
@@ -383,7 +387,7 @@ class LanePublisher:
             self._reached(ticket)
         if is_answer:
             self._delays.answered(ticket.since)
-        ended = self._under_way.end if is_answer else self._under_way.withdraw
+        ended = self._in_flight.end if is_answer else self._in_flight.withdraw
         if not ended(ticket):
             return
         if error is None:
@@ -400,7 +404,7 @@ class LanePublisher:
             self._refused(ticket.key, going, error.why)
         elif isinstance(error, PublishRefused):
             why = Waiting.NO_AGENT if error.unroutable else Waiting.OVERLOADED
-            self._doors.shut(ticket.key, why, self._monotonic())
+            self._backoff.shut(ticket.key, why, self._monotonic())
             if error.unroutable and ticket.key[0] == LANES.name:
                 self._looks.missed(going.envelope.lane)
             self._refused(ticket.key, going, why)
@@ -411,11 +415,11 @@ class LanePublisher:
 
     def _arrived(self, going: _Going) -> None:
         if not going.back:  # what was in its lane before is not counted as on its way there
-            self._rooms.arrived(going.envelope)
+            self._bulkheads.arrived(going.envelope)
 
     def _reached(self, ticket: InFlightPublish[_Going]) -> None:
-        if ticket.key in self._doors.failing:
-            self._doors.reopen(ticket.key)
+        if ticket.key in self._backoff.failing:
+            self._backoff.reopen(ticket.key)
         if ticket.key[0] == LANES.name:
             envelope = ticket.item.envelope
             if envelope.lane not in self._looks.there:
@@ -432,18 +436,18 @@ class LanePublisher:
             known.note(envelope.lane, deadline)
 
     def _is_given_up(self, done: ConfirmCallback) -> bool:
-        return isinstance(done, _Try) and self._under_way.is_given_up(done.ticket)
+        return isinstance(done, _Try) and self._in_flight.is_given_up(done.ticket)
 
-    def _withdraw(self, door: Key, why: Waiting) -> None:
+    def _withdraw(self, destination: Key, why: Waiting) -> None:
         """Withdraw what waits behind a bundle that found no way: none of it need be tried."""
-        exchange, key = door
+        exchange, key = destination
         for alone in (False, True):
-            for told in self._ways[exchange, alone].withdraw(key):
+            for told in self._publishers[exchange, alone].withdraw(key):
                 told(_Withdrawn(why))
 
     def _accepted(self, envelope: Envelope, source: Settlement) -> None:
         if envelope.bulkhead is not None:
-            self._rooms.arrived(envelope)
+            self._bulkheads.arrived(envelope)
         if self._traces.on:
             self._traces.accepted(envelope)
         if envelope.accepted:

@@ -78,11 +78,11 @@ class DeadLetterConsumer:
         *,
         traces: DispatchTracing,
         long: LongMessages,
-        rooms: BulkheadCounts | None = None,
+        bulkheads: BulkheadCounts | None = None,
         again: RedeliveredTasks | None = None,
         admitted: Admitted | None = None,
     ) -> None:
-        """Send results through `results`; what tasks had in bulkheads goes back by `rooms`.
+        """Send results through `results`; what tasks had in bulkheads goes back by `bulkheads`.
 
         What has expired may have been `admitted` before that, and ended: `again` finds out. What
         is `long` is worked through in slices.
@@ -90,7 +90,7 @@ class DeadLetterConsumer:
         self._long = long
         self._again = again
         self._admitted = admitted
-        self._rooms = rooms or BulkheadCounts()
+        self._bulkheads = bulkheads or BulkheadCounts()
         self._traces = traces
         self._results = results
         self._clock = clock
@@ -182,7 +182,7 @@ class DeadLetterConsumer:
 
     def _give_up(self, envelope: Envelope, why: str, source: Settlement) -> None:
         """End a task that was admitted."""
-        self._rooms.back(envelope)
+        self._bulkheads.back(envelope)
         result = given_up(envelope, self._clock(), why)
         result, done = self._traces.given_up(result, envelope, source.settle)
         self._results.report_result(result, envelope.reply_to, envelope.correlation_id, done)

@@ -42,10 +42,10 @@ class RedeliveredTasks:
     not if it is under a rate limit, as that is recorded first: it then is as new.
     """
 
-    def __init__(self, lookups: RecordLookup, gate: Pipeline, results: ResultPublisher) -> None:
+    def __init__(self, lookups: RecordLookup, pipeline: Pipeline, results: ResultPublisher) -> None:
         """Look into the records by `lookups`, answer once more through `results`."""
         self._lookups = lookups
-        self._gate = gate
+        self._pipeline = pipeline
         self._results = results
 
     def admit(
@@ -85,7 +85,7 @@ class RedeliveredTasks:
             else:
                 owes = isinstance(found, TaskAdmitted) and found.owing
                 before = Redelivery.BOTH if owes else Redelivery.DELIVERED
-        self._gate.admit(envelope, resolved, source, before)
+        self._pipeline.admit(envelope, resolved, source, before)
 
     def _found(self, asker: Asker, go_on: GoOn, found: Record | None) -> None:
         try:

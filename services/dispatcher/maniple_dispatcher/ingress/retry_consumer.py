@@ -31,18 +31,18 @@ class RetryConsumer:
     def __init__(  # noqa: PLR0913 - where what comes back may go
         self,
         lanes: LanePublisher,
-        gate: Pipeline,
+        pipeline: Pipeline,
         log: RefusedLog,
         clock: Callable[[], datetime],
         *,
         traces: DispatchTracing,
         again: RedeliveredTasks | None = None,
     ) -> None:
-        """Send what is due to `gate`; keep what cannot be read in `log`."""
+        """Send what is due to `pipeline`; keep what cannot be read in `log`."""
         self._again = again
         self._traces = traces
         self._lanes = lanes
-        self._gate = gate
+        self._pipeline = pipeline
         self._log = log
         self._members = BundleMembers(lanes, log, clock)
         self._clock = clock
@@ -80,7 +80,7 @@ class RetryConsumer:
             return
         if is_due(back, now):
             due = replace(back, not_before=None) if back.not_before else back
-            self._gate.again(due, source)
+            self._pipeline.again(due, source)
         else:
             self._lanes.wait_on(back, source)
 

@@ -53,7 +53,7 @@ class ClusterOptions:
     time_scale: float | None = None
 
     @property
-    def counts(self) -> Mapping[str, int]:
+    def process_counts(self) -> Mapping[str, int]:
         """How many processes of each service are to run."""
         return {
             "registry": self.registries,
@@ -64,7 +64,9 @@ class ClusterOptions:
 
     def check_installed(self) -> None:
         """Raise `ServiceMissing` for a service that could not be started, before anything is."""
-        wanted = [name for name, count in self.counts.items() if count] if self.services else []
+        wanted = (
+            [name for name, count in self.process_counts.items() if count] if self.services else []
+        )
         missing = [name for name in wanted if find_spec(f"maniple_{name}") is None]
         if missing:
             raise ServiceMissing(
@@ -206,7 +208,7 @@ class Cluster:
         suffix = "" if self.servers.own_consul else f"-{secrets.token_hex(3)}"
         wanted = [
             (service, f"{service}-{number}{suffix}")
-            for service, count in self.options.counts.items()
+            for service, count in self.options.process_counts.items()
             for number in range(1, count + 1)
         ]
         ports = free_ports(len(wanted))
