@@ -92,6 +92,11 @@ def clock_of_lanes() -> Any:
     return import_module("maniple.clock").Clock(now=lambda: NOW)
 
 
+def agents_of_lanes() -> dict[str, Any]:
+    """Return what a way out knows agents by, under the name that its release has for that."""
+    return {"assignment" if is_newer() else "roster": Assignment()}
+
+
 def in_slices() -> dict[str, Any]:
     """Return what a dispatcher's way in is given for long messages, if it is given anything."""
     if not is_newer():
@@ -132,7 +137,7 @@ async def dispatch(told: Told) -> Told:
     log = RefusedLog(publisher, metrics)
     traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
     lanes = LanePublisher(
-        publisher, results, metrics, clock_of_lanes(), assignment=Assignment(), traces=traces
+        publisher, results, metrics, clock_of_lanes(), traces=traces, **agents_of_lanes()
     )
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
     way_in = SubmissionConsumer(

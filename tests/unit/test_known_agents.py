@@ -37,9 +37,9 @@ async def test_an_agent_that_cannot_be_read_costs_no_other_and_is_no_end() -> No
     )
     plane: Any = SimpleNamespace(request=request)
     moves: Any = SimpleNamespace(begin_draining=lambda _: None)
-    marks: Any = SimpleNamespace(refresh=refresh)
+    markers: Any = SimpleNamespace(refresh=refresh)
     deadlines = LaneDeadlines(Timings().expiry, lambda _: True, 0.0)
-    agents = AgentDirectory(runtime, plane, assignment, moves, marks, deadlines=deadlines)
+    agents = AgentDirectory(runtime, plane, assignment, moves, markers, deadlines=deadlines)
     assert not await agents._ask()  # so it is asked again, and nobody is taken for missing
     assert assignment.reads("agent-1")
     assert deadlines.knows("no.such")  # for all that is known

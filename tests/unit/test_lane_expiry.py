@@ -152,7 +152,7 @@ class Scene:
         self.queues: Any = SimpleNamespace(
             inspect_queue=self.broker.inspect_queue, open=self.broker.pulling, trim=self.broker.trim
         )
-        self.marks = Marks(*known)
+        self.markers = Marks(*known)
         metrics, traces = Metrics(), DispatchTracing(NO_TRACER, lambda: self.now, ratio=0.0)
         self.results = ResultPublisher(self.broker, metrics, replier=self.broker)
         self.deadlines = LaneDeadlines(QUICK, lambda _: True, NOW.timestamp())
@@ -165,12 +165,12 @@ class Scene:
             traces=traces,
             deadlines=self.deadlines,
         )
-        nothing, marks = None, self.marks
+        nothing, markers = None, self.markers
         around: Any = SimpleNamespace(
             clock=Clock(now=lambda: self.now),
             others=frozenset,
             taking=lambda: self.taking,
-            marks=marks,
+            markers=markers,
         )
         assert set(vars(around)) == set(Around.__dataclass_fields__)
         turn_over = TurnOver(

@@ -72,18 +72,18 @@ class Scene:
     """What moves the tasks of an agent, with fakes around it."""
 
     def __init__(self) -> None:
-        self.assignment, self.queue, self.marks = Assignment(), Queue(), Marks()
+        self.assignment, self.queue, self.markers = Assignment(), Queue(), Marks()
         runtime: Any = SimpleNamespace(
             spawn=self._spawn, log=structlog.get_logger(), clock=SYSTEM_CLOCK
         )
         nothing: Any = None
-        marks: Any = self.marks
+        markers: Any = self.markers
         self.moves = QueueDrainer(
             runtime,
             nothing,
             nothing,
             self.assignment,
-            marks,
+            markers,
             quiet=0.01,
             clock=lambda: NOW,
             traces=nothing,
@@ -125,9 +125,9 @@ async def test_an_agent_that_fails_again_while_its_queue_is_bound_is_not_forgott
     scene.comes("1")
     scene.goes("1")
     await asyncio.sleep(0.02)
-    assert not scene.marks.removed
+    assert not scene.markers.removed
     scene.comes("2")
-    await wait_until(lambda: bool(scene.marks.removed))
+    await wait_until(lambda: bool(scene.markers.removed))
     assert not scene.queue.there
 
 
@@ -137,7 +137,7 @@ async def test_an_agent_that_came_back_keeps_its_mark(scene: Scene) -> None:
     scene.goes("1")
     scene.comes("2")
     await wait_until(lambda: not scene.moves._moving)
-    assert not scene.marks.removed
+    assert not scene.markers.removed
 
 
 async def test_an_agent_that_is_back_is_given_nothing_while_a_dispatcher_consumes_its_queue(
@@ -184,14 +184,14 @@ async def test_the_queue_of_an_agent_that_was_replaced_is_not_consumed(scene: Sc
 
 async def test_a_queue_that_is_made_while_the_mark_is_removed_is_removed_too(scene: Scene) -> None:
     def comes_and_fails() -> None:
-        scene.marks.removing = bool
+        scene.markers.removing = bool
         scene.queue.there = True
         scene.comes("2")
         scene.goes("2")
 
     scene.queue.consumers = 1
-    scene.marks.removing = comes_and_fails
+    scene.markers.removing = comes_and_fails
     scene.comes("1")
     scene.goes("1")
-    await wait_until(lambda: len(scene.marks.removed) == 2)
+    await wait_until(lambda: len(scene.markers.removed) == 2)
     assert not scene.queue.there
