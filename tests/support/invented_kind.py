@@ -42,6 +42,25 @@ def decide(_task: Envelope, policy: PausePolicy, _state: State, _now: float) -> 
     """Delay every task."""
     return Delay(policy.spec.seconds, Waiting.NOT_DUE, "paused")
 '''
+REFUSING = f'''
+"""`pause`: a task is refused until it has asked often enough, and never ends for that."""
+
+from maniple.errors import ErrorCode
+from maniple.messages import Envelope, Waiting
+from {POLICIES}.kinds.pause import PausePolicy
+from {PIPELINE}.verdicts import PASS, Reject, State, Verdict
+
+asked: list[str] = []
+
+
+def decide(task: Envelope, policy: PausePolicy, _state: State, _now: float) -> Verdict:
+    """Refuse as many times as the policy has seconds."""
+    asked.append(task.id)
+    if len(asked) > policy.spec.seconds:
+        return PASS
+    return Reject(ErrorCode.OVERLOADED, "not yet", 1.0, Waiting.OVERLOADED, ends=False)
+'''
+"""Another stage of the same kind."""
 DOCUMENT = {"kind": "pause", "name": "it", "spec": {"seconds": 7}}
 
 
@@ -54,10 +73,10 @@ def declared_in(copy: Copy) -> None:
     copy.change(registry, "    RateLimitPolicy,\n", "    RateLimitPolicy,\n    PausePolicy,\n")
 
 
-def enforced_in(copy: Copy) -> None:
+def enforced_in(copy: Copy, stage: str = STAGE) -> None:
     """Write the stage of the invented kind and enter it in the order of the stages."""
     module = f"{PIPELINE}.pause"
-    copy.add(module, STAGE.lstrip())
+    copy.add(module, stage.lstrip())
     imported = "\n\n_Kind = TypeVar"
     lines = f"from {module} import decide as pause\nfrom {POLICIES}.kinds.pause import PausePolicy"
     copy.change(stages, imported, f"\n{lines}{imported}")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from maniple_cli.commands.policy import common
 from maniple_cli.commands.policy.files import WrongFiles, read_all
 from maniple_cli.main import build
+from maniple_policies import KINDS
 
 GOOD = "kind: timeout\nname: slow\nmatch: {capability: text.*}\nspec: {seconds: 3}\n"
 
@@ -33,7 +34,7 @@ def only(path: Path, text: str) -> dict[str, Any]:
         (GOOD.replace("3", "-1"), "4: spec.seconds: Input should be greater than 0"),
         (GOOD + "---\n" + GOOD.replace("3", "x").replace("slow", "b"), "9: spec.seconds: Input"),
         ("# first\n" + GOOD + "nmae: x\n", "6: nmae: Extra inputs are not permitted"),
-        (GOOD.replace("timeout", "wish"), "1: kind: is none of rate_limit, bulkhead"),
+        (GOOD.replace("timeout", "wish"), f"1: kind: is none of {', '.join(KINDS)}"),
         ("\n\nname: x\n", "3: kind: Field required"),
         ("kind: timeout\nname: x\n", "1: spec: Field required"),
         (

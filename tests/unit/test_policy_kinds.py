@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from invented_kind import DOCUMENT, PIPELINE, POLICIES, declared_in, enforced_in
+from invented_kind import DOCUMENT, PIPELINE, POLICIES, REFUSING, STAGE, declared_in, enforced_in
 from maniple_dispatcher.pipeline.stages import ON_LEAVING, STAGES
 from maniple_policies import KINDS, Policy, PolicySet, Resolved, parse_policy
 from maniple_policies.matching import StrictModel
@@ -64,6 +64,52 @@ async def brought():
 
 asyncio.run(brought())
 """
+BESIDE = f"""
+import asyncio, json
+from maniple_dispatcher.limits.coordinator import Coordinator
+from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.messages import DispatcherReport
+from pipeline_with_fakes import PipelineWithFakes
+from work_with_fakes import envelope
+
+async def brought(limit):
+    fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), 0.0)
+    gate = PipelineWithFakes([("pause", {DOCUMENT["spec"]}), ("rate_limit", limit)], fleet)
+    gate.bring(envelope("1"))
+    gate.bring(envelope("2"))
+    await gate.drain()
+    waiting = gate.tasks("maniple.delay")
+    return [round((one.not_before - gate.now).total_seconds()) for one in waiting]
+
+async def all_of_them():
+    quick, slow = [{{"limit": 1, "period": seconds, "over": "shape"}} for seconds in (3, 30)]
+    print(json.dumps([await brought(quick), await brought(slow)]))
+
+asyncio.run(all_of_them())
+"""
+REFUSED = f"""
+import asyncio, json
+from maniple_dispatcher.ingress.arrival import Redelivery
+from pipeline_with_fakes import PipelineWithFakes
+from work_with_fakes import envelope
+from {PIPELINE}.pause import asked
+
+async def brought(before):
+    asked.clear()
+    gate = PipelineWithFakes([("pause", {DOCUMENT["spec"]})], None)
+    gate.bring(envelope("1"), before)
+    await gate.drain()
+    while not gate.tasks("maniple.lanes"):
+        await gate.bring_back(gate.tasks("maniple.delay")[-1])
+    return len(asked)
+
+async def all_of_them():
+    said = [Redelivery.UNKNOWN, Redelivery.SAID, Redelivery.DELIVERED]
+    print(json.dumps([await brought(before) for before in said]))
+
+asyncio.run(all_of_them())
+"""
 
 
 class InventedPolicy(Policy):
@@ -116,7 +162,7 @@ def test_all_else_follows_from_the_table(tmp_path: Path) -> None:
     assert told["documents"][0]["policy"]["spec"] == {"seconds": 7.0}
     assert told["mapping"]["pause"] == "#/$defs/PausePolicy"
     assert told["required"] == ["kind", "name", "spec"]
-    assert "rate_limit, pause, bulkhead" in told["refused"]
+    assert f"rate_limit, pause, {list(KINDS)[1]}" in told["refused"]
     assert told["explained"] == ["pause/it"]
     assert told["guarded"] is True
     assert told["versions"] == {"pause/it": 0}
@@ -131,3 +177,25 @@ def test_a_new_kind_is_enforced_where_it_is_the_only_one_with_four_files_written
     enforced_in(copy)
     assert copy.ask(BROUGHT) == [7, ["1"]]
     assert len(copy.written) == 4
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    """Our packages with the invented kind in their table."""
+    copy = Copy(tmp_path, *{POLICIES.split(".", 1)[0], PIPELINE.split(".", 1)[0]})
+    declared_in(copy)
+    return copy
+
+
+def test_of_two_kinds_that_delay_a_task_both_are_asked_and_the_longer_delay_counts(
+    copy: Copy,
+) -> None:
+    enforced_in(copy, STAGE)
+    # The second task waits for its token as well: for 3 seconds, or for 30.
+    assert copy.ask(BESIDE) == [[7, 7], [7, 30]]
+
+
+def test_a_new_kind_that_refuses_is_asked_until_it_lets_the_task_through(copy: Copy) -> None:
+    enforced_in(copy, REFUSING)
+    # Nor does it help a sender to say that its task was there before; one that was is not asked.
+    assert copy.ask(REFUSED) == [8, 8, 0]

@@ -45,10 +45,10 @@ from maniple_dispatcher.ingress.refusal import (
 )
 from maniple_dispatcher.ingress.refusal_sender import tell
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
+from maniple_dispatcher.pipeline.stages import is_charged
 from maniple_dispatcher.pipeline.verdicts import given_up
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
-from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.metric_names import DEAD_LETTERS
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement
@@ -211,7 +211,7 @@ class DeadLetterConsumer:
     def _end(self, one: "_Expired", source: Settlement, found: Record | None) -> None:
         """End a task that expired if it never left a dispatcher; one that may have goes on.
 
-        Under no rate limit that is on record only if its message said when it expires.
+        Of one that nothing charges that is on record only if its message said when it expires.
         """
         answer = one.refusal.answer
         never_left = found is None and one.itself
@@ -219,7 +219,7 @@ class DeadLetterConsumer:
             # No ceiling refuses it: it may have been admitted before that was lowered.
             arrival = dataclasses.replace(one.arrival, before=Redelivery.DELIVERED)
             envelope, resolved = self._admitted(one.task, arrival, answer.id)
-            if found is not None or resolved.policy_of(RateLimitPolicy) is None:
+            if found is not None or not is_charged(resolved):
                 self._again.bring(envelope, resolved, source, arrival.before, found)
                 return
         arrival = one.arrival

@@ -10,8 +10,8 @@ from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.bundle_members import Onward
 from maniple_dispatcher.ingress.record_lookup import RecordLookup, is_end_of
 from maniple_dispatcher.pipeline.pipeline import Pipeline
+from maniple_dispatcher.pipeline.stages import is_charged
 from maniple_policies import Resolved
-from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback, Settlement, as_ours
 from maniple_runtime.records import Record, TaskKey
@@ -79,7 +79,7 @@ class RedeliveredTasks:
         found: Record | None,
     ) -> None:
         """Admit a task of which it is known what was `found`: no end."""
-        if resolved.policy_of(RateLimitPolicy) is not None:
+        if is_charged(resolved):
             if found is None:  # it never left
                 before = Redelivery.SAID if before is Redelivery.BOTH else Redelivery.UNKNOWN
             else:

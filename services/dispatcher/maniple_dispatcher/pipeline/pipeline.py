@@ -23,12 +23,13 @@ from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.limit import Limit, TokenBucketLimit
+from maniple_dispatcher.limits.limit import Limit
 from maniple_dispatcher.pipeline.blocked_tasks import BlockedTasks, Go, StageRefusal
 from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,
-    rate_limit_passed,
-    still_owing,
+    delayed,
+    once_passed,
+    once_pending,
     with_room,
 )
 from maniple_dispatcher.pipeline.stages import (
@@ -37,11 +38,11 @@ from maniple_dispatcher.pipeline.stages import (
     ON_LEAVING,
     PLACES_ONCE,
     STAGES,
+    is_charged,
 )
 from maniple_dispatcher.pipeline.verdicts import PASS, Delay, Divert, Pass, Pending, Reject, State
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_policies import Policy, Resolved
-from maniple_policies.kinds.rate_limit import RateLimitPolicy
 from maniple_runtime.metric_names import POLICY_DECISIONS
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement, as_ours
@@ -55,8 +56,8 @@ _AGAIN = tuple(tuple(one for one in stages if one[0] not in PLACES_ONCE) for sta
 _COPIES = tuple((copies.kind, copies.copy) for copies in ON_LEAVING)
 
 _Decided = Pass | Divert | Delay | Reject
-_Asked = tuple[Limit, PipelineTask]
-"""The limit that was asked last, and the task as it was then."""
+_Asked = tuple[int, PipelineTask]
+"""The place of the stage that asked last, and the task as it was then."""
 
 _NEW = Redelivery.UNKNOWN  # for each task: looking up a member of an enum takes its time
 _log = logging.getLogger(__name__)
@@ -137,8 +138,7 @@ class Pipeline:
         sender says so is: or it would say so to pass.
         """
         again = before is not Redelivery.SAID  # or its sender could have us look for it
-        charges = resolved.policy_of(RateLimitPolicy) is not None
-        owes = charges and before in {Redelivery.SAID, Redelivery.BOTH}
+        owes = is_charged(resolved) and before in {Redelivery.SAID, Redelivery.BOTH}
         envelope = replace(envelope, waits=max(1, envelope.waits), owing=owes, again=again)
         if resolved.guarded or source.expires:
             task = PipelineTask(envelope, resolved, source, returned=True, submitted=True)
@@ -168,25 +168,33 @@ class Pipeline:
                 policy = policy_of(kind)
                 if policy is None:
                     continue
-                if place >= FIRST_EVERY_TIME and task.envelope.owing:
-                    task = rate_limit_passed(task)
+                if place >= FIRST_EVERY_TIME:
+                    if task.delay is not None:
+                        break
+                    task = once_passed(task)
                 verdict = decide(task.envelope, policy, state, now)
                 state = self._unasked
                 while isinstance(verdict, Pending):
                     answer = self._ask(verdict.limit, task, policy, place, now)
                     if answer is None:
                         return
-                    asked, task = (verdict.limit, task), with_room(task, verdict.limit, answer)
+                    asked, task = (place, task), with_room(task, verdict.limit, answer)
                     verdict = decide(task.envelope, policy, answer, now)
                 if verdict is not PASS:
                     passed = self._follow(verdict, task, policy, place)
                     if passed is None:
                         return
                     task = passed
-            task = rate_limit_passed(task) if task.envelope.owing else task
-            self._leave(task, self._send)
+            self._pass(once_passed(task))
         except Exception as error:  # noqa: BLE001 - one of them must not cost the others
             self._fail(task, asked, error)
+
+    def _pass(self, task: PipelineTask) -> None:
+        """Send a task to its lane that every stage has passed, or have it wait first."""
+        if task.delay is None:
+            self._leave(task, self._send)
+        else:
+            self._blocked.delay_for(task, task.delay.seconds, task.delay.why)
 
     def _begin(self, task: PipelineTask) -> None:
         self._run(task, 0, self._monotonic())
@@ -204,7 +212,9 @@ class Pipeline:
                 return replace(task, envelope=replace(task.envelope, lane=lane))
             case Delay(seconds, why, decision):
                 self._count(policy, decision)
-                self._blocked.delay_for(rate_limit_passed(self._give_back(task)), seconds, why)
+                if place < FIRST_EVERY_TIME:
+                    return delayed(task, verdict)
+                self._blocked.delay_for(self._give_back(task), seconds, why)
             case Reject():
                 refused = StageRefusal(verdict, policy, place)
                 self._blocked.refuse_task(self._give_back(task), refused)
@@ -234,8 +244,7 @@ class Pipeline:
         finds that it has expired, whether it may run: what has no record never left, and is as new.
         So what is not ours any more must not leave: another may have ended it by now.
         """
-        charged = RateLimitPolicy in task.resolved.policies
-        asked = task.fell or charged or task.source.expires
+        asked = task.fell or task.source.expires or is_charged(task.resolved)
         if not (task.submitted and asked):
             go(task)
         elif task.source.alive:
@@ -272,7 +281,7 @@ class Pipeline:
                 return self._granted
             return State(self._granted.breaker, passes=True, seconds=given.first)
         if given.undecided:
-            self._wait_undecided(still_owing(limit, task), policy)
+            self._wait_undecided(_still_owing(place, task), policy)
             return None
         return State(self._granted.breaker, passes=False, seconds=given.again)
 
@@ -287,10 +296,10 @@ class Pipeline:
         """Go on with a task, when the owner of a limit has answered."""
         if passes is None:
             policy = task.resolved.policies[STAGES[place].kind]
-            self._wait_undecided(still_owing(limit, task), policy)
+            self._wait_undecided(_still_owing(place, task), policy)
             return
         state = State(self._granted.breaker, passes, seconds)
-        self._run(with_room(task, limit, state), place, self._monotonic(), (limit, task), state)
+        self._run(with_room(task, limit, state), place, self._monotonic(), (place, task), state)
 
     def _fail(self, task: PipelineTask, asked: _Asked | None, error: Exception) -> None:
         """Delay a task over which this dispatcher fails: another may take it then.
@@ -300,9 +309,8 @@ class Pipeline:
         if asked is None:
             raise error
         _log.error("a task cannot be brought on its way", exc_info=error)
-        limit, asking = asked
-        charged = isinstance(limit, TokenBucketLimit)
-        self._wait_undecided(still_owing(limit, asking) if charged else task)
+        place, asking = asked
+        self._wait_undecided(once_pending(asking) if place in PLACES_ONCE else task)
 
     def _wait_undecided(self, task: PipelineTask, policy: Policy | None = None) -> None:
         """Delay a task that nobody has refused; what a `policy` left open is counted.
@@ -327,3 +335,8 @@ class Pipeline:
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()
+
+
+def _still_owing(place: int, task: PipelineTask) -> PipelineTask:
+    """Return a task that asked in this place: it asks again, if that is passed once."""
+    return once_pending(task) if place in PLACES_ONCE else task

@@ -4,8 +4,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.messages import Envelope
-from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, TokenBucketLimit
-from maniple_dispatcher.pipeline.verdicts import State
+from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
+from maniple_dispatcher.pipeline.verdicts import Delay, State
 from maniple_policies import Resolved
 from maniple_runtime.publish.confirm import Settlement
 
@@ -23,17 +23,19 @@ class PipelineTask(Struct, frozen=True):
     fell: bool = False
     """It is here instead of another capability that refused it."""
     room: ConcurrencyLimit | None = None
+    delay: Delay | None = None
+    """It goes on so much later, once it has passed the stages of `ONCE`."""
 
 
-def rate_limit_pending(task: PipelineTask) -> PipelineTask:
-    """Return a task that has yet to pass its rate limit, after what it waits for now."""
+def once_pending(task: PipelineTask) -> PipelineTask:
+    """Return a task that has yet to pass the stages of `ONCE`, after what it waits for now."""
     if task.envelope.owing:
         return task
     return replace(task, envelope=replace(task.envelope, owing=True))
 
 
-def rate_limit_passed(task: PipelineTask) -> PipelineTask:
-    """Return a task that has passed its rate limit: no wait makes it pay again."""
+def once_passed(task: PipelineTask) -> PipelineTask:
+    """Return a task that has passed the stages of `ONCE`: no wait makes it pay again."""
     if not task.envelope.owing:
         return task
     # It has waited, and that it has is not to be forgotten: nor does it end for want of room now.
@@ -48,6 +50,7 @@ def with_room(task: PipelineTask, limit: Limit, state: State) -> PipelineTask:
     return replace(task, envelope=replace(task.envelope, bulkhead=limit.key), room=limit)
 
 
-def still_owing(limit: Limit, task: PipelineTask) -> PipelineTask:
-    """Return a task that still has to ask for the token that it asked for, if it was one."""
-    return rate_limit_pending(task) if isinstance(limit, TokenBucketLimit) else task
+def delayed(task: PipelineTask, delay: Delay) -> PipelineTask:
+    """Return a task that goes on later: by the longest of its delays."""
+    longer = task.delay is None or delay.seconds > task.delay.seconds
+    return replace(task, delay=delay) if longer else task

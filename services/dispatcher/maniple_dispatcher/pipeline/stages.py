@@ -13,7 +13,7 @@ from maniple.messages import Envelope
 from maniple_dispatcher.pipeline import bulkhead, circuit_breaker, rate_limit, route
 from maniple_dispatcher.pipeline.mirror import mirrored
 from maniple_dispatcher.pipeline.verdicts import State, Verdict
-from maniple_policies import Policy
+from maniple_policies import Policy, Resolved
 from maniple_policies.kinds.bulkhead import BulkheadPolicy
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerPolicy
 from maniple_policies.kinds.mirror import MirrorPolicy
@@ -44,18 +44,24 @@ class Copies(Generic[_Kind]):
 
 
 ON_SUBMISSION: tuple[Stage[Any], ...] = (Stage(RoutePolicy, route.decide),)
-"""Whenever a task is submitted, also when that is delivered again."""
+"""Whenever a task is submitted, also when that is delivered again, and never after a wait."""
 ONCE: tuple[Stage[Any], ...] = (Stage(RateLimitPolicy, rate_limit.decide),)
-"""Until it has passed them; what one of them lets wait (`Delay`) has passed them all."""
+"""Until it has passed them all: one that is refused and waits is asked by all of them again."""
 EVERY_TIME: tuple[Stage[Any], ...] = (
     Stage(BulkheadPolicy, bulkhead.decide),
     Stage(CircuitBreakerPolicy, circuit_breaker.decide),
 )
-"""Also when it comes back from a wait."""
+"""Also when it comes back from a wait: one that one of these delays is asked again after that."""
 STAGES = (*ON_SUBMISSION, *ONCE, *EVERY_TIME)
 FIRST_ONCE = len(ON_SUBMISSION)
 FIRST_EVERY_TIME = FIRST_ONCE + len(ONCE)
 PLACES_ONCE = range(FIRST_ONCE, FIRST_EVERY_TIME)
 """Where those of `ONCE` stand in `STAGES`."""
+_CHARGING = frozenset(stage.kind for stage in ONCE)
 ON_LEAVING: tuple[Copies[Any], ...] = (Copies(MirrorPolicy, mirrored),)
 """When a new task goes to its lane."""
+
+
+def is_charged(resolved: Resolved) -> bool:
+    """Whether a task has to pass something once: whoever finds it again asks if it has."""
+    return not _CHARGING.isdisjoint(resolved.policies)

@@ -46,7 +46,10 @@ class Divert(msgspec.Struct, frozen=True):
 
 
 class Delay(msgspec.Struct, frozen=True):
-    """It has passed, and goes on after so many seconds; `decision` is counted."""
+    """It has passed, and goes on after so many seconds, once later stages of `ONCE` have decided.
+
+    `decision` is counted.
+    """
 
     seconds: float
     why: Waiting
