@@ -5,6 +5,7 @@ from datetime import timedelta
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from maniple.messages import Envelope, Waiting
 from maniple.topology import DELAY, DELAY_TIERS
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.ingress.arrival import Redelivery
+from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
@@ -21,6 +23,7 @@ from maniple_dispatcher.limits.messages import DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Taken
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_policies import Resolved, parse_policy
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.telemetry import Metrics
 from pipeline_with_fakes import PipelineWithFakes
 from work_with_fakes import NOW, envelope
@@ -199,3 +202,22 @@ async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_no
     assert [one.id for one in scene.tasks(DELAY.name)] == ["1"]
     assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 0
     assert (fleet.unqueued.lasting(), fleet.unqueued.lasting()) == ({}, {})
+
+
+async def test_room_is_given_back_once_though_what_comes_of_a_refusal_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = CircuitBreakerSpec(consecutive=1, open_for=60)
+    fleet = Coordinator("me", LeaseOwner(lambda _: spec), 0.0)
+    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
+    breaker = ("circuit_breaker", spec.model_dump())
+    scene = PipelineWithFakes([("bulkhead", {"max_in_flight": 3}), breaker], fleet)
+    scene.bring(envelope("1"))
+    scene.bring(envelope("2"))
+    assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 2
+    fleet.owned.restore(envelope("3").lane, BreakerState.OPEN, 1, monotonic())
+    monkeypatch.setattr(scene.lanes, "end_task", Mock(side_effect=RuntimeError("no end")))
+    scene.bring(envelope("3"))
+    await scene.drain()
+    assert [one.id for one in scene.tasks(DELAY.name)] == ["3"]
+    assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 2

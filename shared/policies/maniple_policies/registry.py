@@ -34,4 +34,7 @@ _DOCUMENTS: tuple[type[Policy], ...] = (
 KINDS: Mapping[str, type[Policy]] = MappingProxyType(
     {document.model_fields["kind"].default: document for document in _DOCUMENTS}
 )
-"""The document of each kind by its name, in the order in which they are evaluated."""
+"""The document of each kind by its name, in the order in which they are evaluated.
+
+Only a task's `route` is found first: it decides which lane's breaker is asked.
+"""

@@ -215,8 +215,9 @@ class LaneDeadlines:
             for place in self._places.values():
                 place.forgotten = True
         self._others = others
-        for lane in self._lanes.values():
+        for name, lane in self._lanes.items():
             if lane.deadlines.pass_until(wall):
+                self.hours.pop(name, None)
                 for place in lane.places:
                     if not place.due:
                         # What counts is what it does now.

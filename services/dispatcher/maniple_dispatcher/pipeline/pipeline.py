@@ -148,7 +148,7 @@ class Pipeline:
 
     # --- stage by stage ------------------------------------------------------------------
 
-    def _run(
+    def _run(  # noqa: C901 - one loop for every stage: a call more would be made for each task
         self,
         task: PipelineTask,
         begin: int,
@@ -181,6 +181,8 @@ class Pipeline:
                     asked, task = (place, task), with_room(task, verdict.limit, answer)
                     verdict = decide(task.envelope, policy, answer, now)
                 if verdict is not PASS:
+                    if not isinstance(verdict, Divert):
+                        task = self._give_back(task)  # once, also if what follows fails
                     passed = self._follow(verdict, task, policy, place)
                     if passed is None:
                         return
@@ -214,10 +216,10 @@ class Pipeline:
                 self._count(policy, decision)
                 if place < FIRST_EVERY_TIME:
                     return delayed(task, verdict)
-                self._blocked.delay_for(self._give_back(task), seconds, why)
+                self._blocked.delay_for(task, seconds, why)
             case Reject():
                 refused = StageRefusal(verdict, policy, place)
-                self._blocked.refuse_task(self._give_back(task), refused)
+                self._blocked.refuse_task(task, refused)
             case _:
                 assert_never(verdict)
         return None
