@@ -9,11 +9,13 @@ from needs import CONSUL, RABBITMQ, need
 
 ROOT = Path(__file__).parents[3]
 WALK = ROOT / "tools" / "walk.py"
+MOST_FILES, MOST_CALLS = 30, 12
+"""What whoever follows a task under no limit opens, and how many functions call each other."""
 
 
 def test_a_task_is_walked_from_its_submission_to_its_result() -> None:
     need(RABBITMQ, CONSUL)
-    command = [sys.executable, str(WALK), "--json", "--rounds", "1", "--quiet", "2"]
+    command = [sys.executable, str(WALK), "--json", "--quiet", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -31,3 +33,5 @@ def test_a_task_is_walked_from_its_submission_to_its_result() -> None:
         assert len(walk["deepest"]) > 3
         assert all((ROOT / function.partition(": ")[0]).is_file() for function in walk["deepest"])
     assert len(told["limited"]["deepest"]) > len(told["plain"]["deepest"])
+    assert len(told["plain"]["files"]) <= MOST_FILES, [f["path"] for f in told["plain"]["files"]]
+    assert len(told["plain"]["deepest"]) <= MOST_CALLS, told["plain"]["deepest"]
