@@ -187,8 +187,31 @@ def test_the_last_epoch_of_all_is_followed_by_itself() -> None:
 
 
 @pytest.mark.parametrize("field", ["number", "want", "most", "used", "freed"])
-@pytest.mark.parametrize("number", [-1, MOST + 1, 10**300])
+@pytest.mark.parametrize("number", [-MOST - 1, MOST + 1, 10**300])
 def test_a_count_that_is_none_is_not_read(field: str, number: int) -> None:
     ask = {"key": "rate_limit/a", "to": ME, "number": 1, "want": 1, field: number}
     assert read({"dispatcher": OTHER, "asks": [ask]}) is None
     assert read({"dispatcher": OTHER, "asks": [{**ask, field: 1}]}) is not None
+
+
+@pytest.mark.parametrize(("field", "left"), [("used", 6), ("freed", 1)])
+def test_what_an_older_dispatcher_takes_back_of_a_bucket_counts(field: str, left: int) -> None:
+    coordinator, shape = begun(LATE), {"rate": 0.001, "capacity": 10.0}
+    for number in (5, -5):
+        ask = {"key": KEYS[0], "to": ME, "number": 1, "want": 2, **shape, field: number}
+        report = read({"dispatcher": OTHER, "asks": [ask]})
+        assert report is not None
+        coordinator.on_report(report, LATE)
+    level = coordinator.owned.buckets.level(KEYS[0], Terms(0.001, 10.0), LATE)
+    assert level == pytest.approx(left, abs=0.1)
+
+
+def test_no_room_is_taken_by_giving_back_less_than_none() -> None:
+    coordinator = begun(LATE)
+    for _ in range(3):
+        ask = {"key": KEYS[1], "to": ME, "number": 1, "want": 1, "most": 5, "freed": -MOST}
+        report = read({"dispatcher": OTHER, "asks": [ask]})
+        assert report is not None
+        coordinator.on_report(report, LATE)
+    assert coordinator.owned.bulkheads.in_flight(KEYS[1]) == 3
+    assert told(coordinator, LATE).rooms[KEYS[1]][0] == 3

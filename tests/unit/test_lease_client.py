@@ -125,6 +125,27 @@ def test_what_an_answer_grants_that_came_too_late_is_given_back_once() -> None:
     assert [late.freed, told.freed, then.freed] == [0, late.want, 0]
 
 
+def test_what_was_settled_here_is_not_taken_back_when_its_owner_returns() -> None:
+    two, now = TwoFleets(), 10.0
+    asking = two.asking
+
+    def hear(other: DispatcherReport) -> None:
+        asking.on_report(DispatcherReport(dispatcher="one", ready=True), now)
+        asking.on_report(other, now)
+        asking.advance_time(now)
+
+    for _ in range(3):
+        asking.return_permit(two.limit, now)
+    assert [ask.freed for ask in asking.make_report(now).asks] == [3]
+    now += 0.5  # nobody answers
+    hear(DispatcherReport(dispatcher="two", ready=True))
+    hear(DispatcherReport(dispatcher="two", leaving=True))
+    assert asking.peers.owns(two.limit.key)
+    hear(DispatcherReport(dispatcher="two", ready=True))
+    asking.return_permit(two.limit, now)
+    assert [(ask.used, ask.freed) for ask in asking.make_report(now).asks] == [(0, 1)]
+
+
 def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> None:
     two = TwoFleets()
     two.ask(10.0)

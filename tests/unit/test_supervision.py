@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from maniple.amqp import AmqpConnection, supervision
+from maniple.amqp import AmqpConnection, Inspector, supervision
 from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised
 from maniple.errors import BrokerUnavailable
@@ -168,3 +168,12 @@ async def test_a_connection_whose_broker_reads_nothing_is_closed_in_time(
     async with asyncio.timeout(5):
         await unread.close()
     assert unread.gone.is_set()
+
+
+async def test_what_nothing_would_open_any_more_cannot_be_added() -> None:
+    link = AmqpConnection("amqp://127.0.0.1:1/", name="refused")
+    Inspector(link)
+    with pytest.raises(BrokerUnavailable):
+        await link.start(0.05)
+    with pytest.raises(RuntimeError, match="refused has been started"):
+        Inspector(link)

@@ -205,7 +205,10 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
     again = RedeliveredTasks(lookups, pipeline, results)
-    gossip = Gossip(hot, coordinator, plane, runtime, due)
+    gossip, recount = (
+        Gossip(hot, coordinator, plane, runtime, due),
+        BulkheadRecount(Inspector(hot.intake), coordinator, assignment, monotonic),
+    )
     snapshot = LimitSnapshot(
         runtime.consul,
         settings.consul_prefix,
@@ -272,9 +275,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             for name, work in {
                 "look": _look(lanes, hot),
                 "talk": gossip.exchange_reports(),
-                "recount bulkheads": BulkheadRecount(
-                    Inspector(hot.intake), coordinator, assignment, monotonic
-                ).recount_bulkheads(),
+                "recount bulkheads": recount.recount_bulkheads(),
                 "announce breakers": gossip.announce_breakers(),
                 "show breakers": gossip.show_breakers(),
                 "memory": snapshot.keep(),

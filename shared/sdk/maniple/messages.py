@@ -320,10 +320,11 @@ class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskAdmitted(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The record that a rate limit does not end a task.
+    """The record that no rate limit ends a task, and that it may have left its dispatcher.
 
-    It is published before the task goes to a lane or to wait, which may still fail. A task without
-    a rate limit has none. A task that is `owing` waits, and has yet to pass its limit.
+    It is published before the task goes to a lane or to wait, which may still fail. Only a task
+    under a rate limit, one whose message expires and a fallback have such a record. A task that is
+    `owing` waits, and has yet to pass its limit.
     """
 
     id: str

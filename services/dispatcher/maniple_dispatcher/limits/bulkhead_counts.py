@@ -66,5 +66,5 @@ class BulkheadCounts:
 
     def _ends(self, bulkhead: str) -> None:
         self._unqueued[bulkhead] -= 1
-        if not self._unqueued[bulkhead]:
+        if self._unqueued[bulkhead] <= 0:
             del self._unqueued[bulkhead]

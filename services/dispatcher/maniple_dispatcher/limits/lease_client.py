@@ -166,6 +166,7 @@ class LeaseClient:
             return 0, 0
         told = line.used, line.freed
         line.heard_of(told)
+        line.forget_told()
         return told
 
     def _go_on(self, line: WaitingLine, now: float) -> None:

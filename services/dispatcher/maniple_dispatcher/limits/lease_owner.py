@@ -115,7 +115,7 @@ class LeaseOwner:
         """Free permits that were not needed."""
         if isinstance(limit, TokenBucketLimit) and number:
             self.buckets.spend(limit.key, limit.terms, -number, now)
-        elif isinstance(limit, ConcurrencyLimit) and number:
+        elif isinstance(limit, ConcurrencyLimit) and number > 0:
             self.bulkheads.free_slots(limit.key, number)
 
     # --- breakers ------------------------------------------------------------------------

@@ -11,6 +11,8 @@ REPORT_TYPE = "maniple.dispatcher.v1"
 MOST = 2**53  # of anything that is counted: floats hold no greater number exactly
 LONGEST = 1e16  # seconds, of what is granted in advance
 Count = Annotated[int, Meta(ge=0, le=MOST)]
+Balance = Annotated[int, Meta(ge=-MOST, le=MOST)]
+"""A count, or what an older dispatcher that has told two owners of something takes back."""
 Seconds = Annotated[float, Meta(ge=-LONGEST, le=LONGEST)]
 
 
@@ -37,8 +39,8 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lane: str = ""
     lanes: tuple[str, ...] = ()
     had: tuple[str, ...] | None = None
-    used: Count = 0
-    freed: Count = 0
+    used: Balance = 0
+    freed: Balance = 0
     left: tuple[str, ...] = ()
 
 

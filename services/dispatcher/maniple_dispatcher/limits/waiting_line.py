@@ -124,13 +124,18 @@ class WaitingLine:
 
     def heard_of(self, told: tuple[int, int]) -> None:
         """Forget of what was used and freed what the owner has been told."""
-        self.used -= told[0]
-        self.freed -= told[1]
+        self.used = max(0, self.used - told[0])
+        self.freed = max(0, self.freed - told[1])
 
     def untold(self, owner: str | None) -> tuple[int, int]:
         """Return what of `used` and `freed` no request tells that this owner may still answer."""
         under_way = [told for asked_of, told in self.late.values() if asked_of == owner]
-        return self.used - sum(u for u, _ in under_way), self.freed - sum(f for _, f in under_way)
+        used, freed = sum(u for u, _ in under_way), sum(f for _, f in under_way)
+        return max(0, self.used - used), max(0, self.freed - freed)
+
+    def forget_told(self) -> None:
+        """Forget what requests told that may still be answered: it has been settled otherwise."""
+        self.late = {number: (who, (0, 0)) for number, (who, _) in self.late.items()}
 
     def lost_before(self, number: int) -> None:
         """Forget earlier requests: they come in their order, and are not answered any more."""

@@ -92,7 +92,7 @@ class BatchOptions:
     """Count bundles and refusals."""
     answered: Callable[[float], None] | None = None
     """Told of each confirm when that bundle was sent, by `monotonic`."""
-    monotonic: Callable[[], float] = float
+    monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic
 
 
 class BatchPublisher:

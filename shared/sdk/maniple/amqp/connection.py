@@ -69,8 +69,10 @@ class AmqpConnection(Supervised):
     ) -> Subscription:
         """Add a consumer, before `start`; the connection counts as up without it.
 
+        Raises `RuntimeError` after that: nothing would open it until the connection is built anew.
         `prepare` (declarations) and `on_silent` are passed to its `Subscription`.
         """
+        self._must_not_be_started()
         keeper = Subscription(consumer, self.times, prepare, on_silent)
         self._keepers.append(keeper)
         return keeper
@@ -93,14 +95,19 @@ class AmqpConnection(Supervised):
                     await keeper.opened.wait()
 
     def add_endpoint(self, endpoint: Endpoint, overdue: Callable[[], bool] | None = None) -> None:
-        """Add an endpoint, before `start`.
+        """Add an endpoint, before `start`; raises `RuntimeError` after that, as `consume`.
 
         `overdue` is called at each tick and tells whether an answer of the broker is overdue; it is
         not called while a broker alarm holds back publishes.
         """
+        self._must_not_be_started()
         self._endpoints.append(endpoint)
         if overdue is not None:
             self._overdue.append(overdue)
+
+    def _must_not_be_started(self) -> None:
+        if self._supervisor is not None:
+            raise RuntimeError(f"the connection {self.name} has been started")
 
     async def connection(self) -> aiormq.Connection:
         """Return the present connection, once it is up. Raises `BrokerUnavailable` when closed."""
