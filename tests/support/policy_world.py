@@ -74,7 +74,9 @@ class World:
 
 
 @asynccontextmanager
-async def policy_world(folder: Path, broker: BrokerServer | None = None) -> AsyncIterator[World]:
+async def policy_world(
+    folder: Path, broker: BrokerServer | None = None, *, time_scale: float | None = None
+) -> AsyncIterator[World]:
     """Start one, on a broker of its own if none is given; raises `ServerMissing`."""
     broken = folder / "broken"
     agents = {
@@ -83,7 +85,11 @@ async def policy_world(folder: Path, broker: BrokerServer | None = None) -> Asyn
         BROKEN_VARIABLE: str(broken),
     }
     options = ClusterOptions(
-        agents=2, dispatchers=2, handlers=("policy_handlers",), env={"agent": agents}
+        agents=2,
+        dispatchers=2,
+        handlers=("policy_handlers",),
+        env={"agent": agents},
+        time_scale=time_scale,
     )
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(Cluster(options, broker=broker))
