@@ -29,7 +29,6 @@ from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,
     delayed,
     once_passed,
-    once_pending,
     with_room,
 )
 from maniple_dispatcher.pipeline.stages import (
@@ -39,6 +38,7 @@ from maniple_dispatcher.pipeline.stages import (
     PLACES_ONCE,
     STAGES,
     is_charged,
+    still_owing,
 )
 from maniple_dispatcher.pipeline.verdicts import PASS, Delay, Divert, Pass, Pending, Reject, State
 from maniple_dispatcher.result_cache import ResultCache
@@ -283,7 +283,7 @@ class Pipeline:
                 return self._granted
             return State(self._granted.breaker, passes=True, seconds=given.first)
         if given.undecided:
-            self._wait_undecided(_still_owing(place, task), policy)
+            self._wait_undecided(still_owing(place, task), policy)
             return None
         return State(self._granted.breaker, passes=False, seconds=given.again)
 
@@ -298,7 +298,7 @@ class Pipeline:
         """Go on with a task, when the owner of a limit has answered."""
         if passes is None:
             policy = task.resolved.policies[STAGES[place].kind]
-            self._wait_undecided(_still_owing(place, task), policy)
+            self._wait_undecided(still_owing(place, task), policy)
             return
         state = State(self._granted.breaker, passes, seconds)
         self._run(with_room(task, limit, state), place, self._monotonic(), (place, task), state)
@@ -312,7 +312,7 @@ class Pipeline:
             raise error
         _log.error("a task cannot be brought on its way", exc_info=error)
         place, asking = asked
-        self._wait_undecided(once_pending(asking) if place in PLACES_ONCE else task)
+        self._wait_undecided(still_owing(place, asking, task))
 
     def _wait_undecided(self, task: PipelineTask, policy: Policy | None = None) -> None:
         """Delay a task that nobody has refused; what a `policy` left open is counted.
@@ -337,8 +337,3 @@ class Pipeline:
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()
-
-
-def _still_owing(place: int, task: PipelineTask) -> PipelineTask:
-    """Return a task that asked in this place: it asks again, if that is passed once."""
-    return once_pending(task) if place in PLACES_ONCE else task
