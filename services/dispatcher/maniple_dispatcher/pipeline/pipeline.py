@@ -255,8 +255,15 @@ class Pipeline:
             self._drop(task)
 
     def _drop(self, task: PipelineTask) -> None:
-        self._give_back(task)
-        task.source.settle(BrokerUnavailable("what it came in is delivered again"))
+        """Leave a task to whoever is given it again; whatever fails, its room is given back once.
+
+        Nothing is raised: whoever called would give the room back too, and have the task wait.
+        """
+        try:
+            self._give_back(task)
+            task.source.settle(BrokerUnavailable("what it came in is delivered again"))
+        except Exception:  # noqa: BLE001 - it is not ours any more: there is nothing else to do
+            _log.exception("a task that is delivered again cannot be left")
 
     def _left(self, task: PipelineTask, go: Go) -> None:
         try:
