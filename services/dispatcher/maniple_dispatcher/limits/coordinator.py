@@ -108,14 +108,6 @@ class Coordinator:
             then = partial(self._answered, limit, then)
         self._wait(limit, then, now)
 
-    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
-        """Take one permit or wait for it; `then` is told at once, or within about a second."""
-        given = self.take_permit(limit, now)
-        if given is None:
-            self.await_permit(limit, then, now)
-        else:
-            _tell(then, given)
-
     def _wait(self, limit: Limit, then: Then, now: float) -> None:
         if self.peers.owns(limit.key):  # room that is asked for too early
             self._deferred.append(partial(self._ask_again, limit, then))
@@ -130,7 +122,10 @@ class Coordinator:
             return
         if isinstance(limit, ConcurrencyLimit) and given.granted:
             self._outstanding.ends((limit.key, limit.lane))  # it counts since it began to wait
-        _tell(then, given)
+        if given.granted:
+            then(True, given.wait(0))
+        else:
+            then(given.refusal, given.again)
 
     def _answered(
         self,
@@ -341,10 +336,3 @@ class Coordinator:
         self._unqueued_told_at = now
         self.owned.bulkheads.record_unqueued(self.peers.me, self._unqueued_told, now)
         return self._unqueued_told if before or self._unqueued_told else None
-
-
-def _tell(then: Then, taken: Taken) -> None:
-    if taken.granted:
-        then(True, taken.wait(0))
-    else:
-        then(taken.refusal, taken.again)
