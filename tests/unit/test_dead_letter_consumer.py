@@ -31,6 +31,7 @@ from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.records import Record
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, FakePublisher
 
@@ -105,6 +106,7 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
         metrics,
         lambda: NOW,
         traces=traces,
+        bulkheads=bulkhead_counts(),
         long=LongMessages(monotonic),
         again=again,
         admitted=partial(admitted, decided or LIMITED),

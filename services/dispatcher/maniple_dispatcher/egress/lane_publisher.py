@@ -123,7 +123,7 @@ class LanePublisher:
         *,
         assignment: Assignment,
         traces: DispatchTracing,
-        bulkheads: BulkheadCounts | None = None,
+        bulkheads: BulkheadCounts,
         times: Queues | None = None,
         deadlines: LaneDeadlines | None = None,
         known: Callable[[], datetime | None] = lambda: None,
@@ -134,7 +134,7 @@ class LanePublisher:
         `known` of the cluster's time tells what is over, if `clock` is ahead of it.
         """
         self._known = known
-        self._bulkheads = bulkheads or BulkheadCounts()
+        self._bulkheads = bulkheads
         self._deadlines = deadlines
         self._traces = traces
         self._sizes = Sizes()

@@ -77,8 +77,8 @@ class DeadLetterConsumer:
         clock: Callable[[], datetime],
         *,
         traces: DispatchTracing,
+        bulkheads: BulkheadCounts,
         long: LongMessages,
-        bulkheads: BulkheadCounts | None = None,
         again: RedeliveredTasks | None = None,
         admitted: Admitted | None = None,
     ) -> None:
@@ -90,7 +90,7 @@ class DeadLetterConsumer:
         self._long = long
         self._again = again
         self._admitted = admitted
-        self._bulkheads = bulkheads or BulkheadCounts()
+        self._bulkheads = bulkheads
         self._traces = traces
         self._results = results
         self._clock = clock
