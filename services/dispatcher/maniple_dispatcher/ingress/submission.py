@@ -120,12 +120,7 @@ class SubmissionConsumer:
         self._read.inc()
         found: list[_Sorted] = []
         steps = chain(self._sort(delivery, found), self._bring(delivery, found))
-        if length_of(delivery.weight) is Length.SHORT:
-            self._long.last_short = self._long.monotonic()
-            for _ in steps:
-                pass
-        else:
-            self._long.queue_long(delivery, steps)
+        self._long.work_through(delivery, steps)
 
     def _sort(self, delivery: Delivery, found: list[_Sorted]) -> Steps:
         """Find what goes on of a message; nothing does of one that is refused as a whole."""
