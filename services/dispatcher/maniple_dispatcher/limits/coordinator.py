@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.lease_client import LeaseClient
-from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
+from maniple_dispatcher.limits.lease_owner import BREAKER, LeaseOwner, limit_asked
 from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
@@ -166,6 +167,11 @@ class Coordinator:
             self.owned.return_permits(limit, 1, now)
         else:
             self.due |= self.permits.return_permit(limit)
+
+    def record_outcomes(self, lane: str, ends: Ends, now: float) -> None:
+        """Record how attempts ended in a lane, if its breaker is ours."""
+        if self.peers.owns(BREAKER + lane):
+            self.due |= self.owned.record_outcomes(lane, ends, now)
 
     def on_report(self, report: DispatcherReport, now: float) -> None:
         """Follow what a dispatcher says; our own word counts too, when it comes back."""
