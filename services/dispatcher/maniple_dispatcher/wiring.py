@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from maniple.amqp import Inspector, Pulls
 from maniple.clock import Clock
@@ -123,6 +124,57 @@ def _around(runtime: Runtime, hot: HotPath, coordinator: Coordinator, clock: Clo
     )
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """What the dispatchers decide together, and how each knows what the others do."""
+
+    coordinator: Coordinator
+    deadlines: LaneDeadlines
+    gossip: Gossip
+    snapshot: LimitSnapshot
+
+
+def _limits(
+    runtime: Runtime[DispatcherSettings],
+    hot: HotPath,
+    plane: ControlPlane,
+    policies: PolicyView,
+    wall: float,
+) -> _Limits:
+    """Make what limits need, and the deadlines of lanes at this time (`wall`), by the same owners.
+
+    The `hot` path must not have been started yet.
+    """
+    settings, due = runtime.settings, asyncio.Event()
+    owned = LeaseOwner(
+        _breaker_of(policies),
+        settings.timings,
+        born=lambda: int(1000 * runtime.clock.now().timestamp()),
+        known=lambda: policies.known,
+    )
+    deadlines = LaneDeadlines(
+        settings.timings.expiry, lambda lane: coordinator.peers.owns(EXPIRY + lane), wall
+    )
+    coordinator = Coordinator(
+        runtime.connection_name("dispatcher"),
+        owned,
+        runtime.clock.monotonic(),
+        settings.timings.peers,
+        lanes=deadlines,
+        wake=due.set,
+    )
+    snapshot = LimitSnapshot(
+        runtime.consul,
+        settings.consul_prefix,
+        settings.instance,
+        coordinator=coordinator,
+        log=runtime.log,
+        clock=runtime.clock,
+    )
+    gossip = Gossip(hot, coordinator, plane, runtime, due)
+    return _Limits(coordinator, deadlines, gossip, snapshot)
+
+
 @asynccontextmanager
 async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     """Start a dispatcher, and drain it on the way out."""
@@ -145,27 +197,10 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     assignment = Assignment()
     time = ClusterTime(runtime.clock, settings.timings.clocks)
     traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
-    owned = LeaseOwner(
-        _breaker_of(policies),
-        settings.timings,
-        born=lambda: int(1000 * runtime.clock.now().timestamp()),
-        known=lambda: policies.known,
-    )
-    deadlines = LaneDeadlines(
-        settings.timings.expiry,
-        lambda lane: coordinator.peers.owns(EXPIRY + lane),
-        time.now().timestamp(),
-    )
-    due = asyncio.Event()
-    coordinator = Coordinator(
-        runtime.connection_name("dispatcher"),
-        owned,
-        monotonic(),
-        settings.timings.peers,
-        lanes=deadlines,
-        wake=due.set,
-    )
+    limits = _limits(runtime, hot, plane, policies, time.now().timestamp())
+    coordinator, deadlines = limits.coordinator, limits.deadlines
     bulkheads = BulkheadCounts(coordinator, monotonic)
+    recount = BulkheadRecount(Inspector(hot.intake), coordinator, assignment, monotonic)
     lanes = LanePublisher(
         hot.publisher,
         results,
@@ -197,7 +232,9 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         drainer,
         markers,
         deadlines=deadlines,
-        ended=lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself),
+        ended=lambda agent, life, itself: coordinator.owned.bulkheads.gone(
+            agent, life, itself=itself
+        ),
     )
     good = ResultCache()
     pipeline = Pipeline(
@@ -205,18 +242,6 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
     again = RedeliveredTasks(lookups, pipeline, results)
-    gossip, recount = (
-        Gossip(hot, coordinator, plane, runtime, due),
-        BulkheadRecount(Inspector(hot.intake), coordinator, assignment, monotonic),
-    )
-    snapshot = LimitSnapshot(
-        runtime.consul,
-        settings.consul_prefix,
-        settings.instance,
-        coordinator=coordinator,
-        log=runtime.log,
-        clock=runtime.clock,
-    )
     long = LongMessages(monotonic)
     submissions = SubmissionConsumer(
         pipeline.admit,
@@ -256,7 +281,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             submissions=submissions,
             retries=retries,
             dead_letters=dead_letters,
-            gossip=gossip,
+            gossip=limits.gossip,
             handlers=DispatcherHandlers(lanes, coordinator, monotonic, hear),
             agents=agents,
             policies=policies,
@@ -274,11 +299,11 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         async with hot.consuming():
             for name, work in {
                 "look": _look(lanes, hot),
-                "talk": gossip.exchange_reports(),
+                "gossip": limits.gossip.exchange_reports(),
                 "recount bulkheads": recount.recount_bulkheads(),
-                "announce breakers": gossip.announce_breakers(),
-                "show breakers": gossip.show_breakers(),
-                "memory": snapshot.keep(),
+                "announce breakers": limits.gossip.announce_breakers(),
+                "show breakers": limits.gossip.show_breakers(),
+                "memory": limits.snapshot.keep(),
                 "expiry": expiry.watch_lanes(),
                 "lookups": lookups.answer_lookups(),
                 "long messages": long.work_in_slices(),
@@ -286,7 +311,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             }.items():
                 runtime.spawn(work, name)
             yield
-            await hand_over(hot, snapshot, gossip)
+            await hand_over(hot, limits.snapshot, limits.gossip)
             await drainer.stop_draining()
             await expiry.stop_turning()
             await _drain(hot, long, lanes, results, refused)
