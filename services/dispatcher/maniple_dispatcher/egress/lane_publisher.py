@@ -40,9 +40,10 @@ from maniple.topology import (
     lane_key,
 )
 from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.deadlines import HOUR, NEVER
 from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.egress.known_lanes import LaneProbes, Sizes
-from maniple_dispatcher.egress.lane_deadlines import HOUR, NEVER, LaneDeadlines
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.mirrors import MIRROR_SECONDS, MirrorPublisher
 from maniple_dispatcher.egress.waits import WaitingTasks
 from maniple_dispatcher.ingress.admission import acceptance
