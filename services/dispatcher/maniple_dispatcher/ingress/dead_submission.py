@@ -7,19 +7,25 @@ from typing import TypeGuard
 
 from msgspec.structs import replace
 
-from maniple.codec import decode_submission, is_list, peek_identity
+from maniple.codec import decode_submission, is_list
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import Status, Task
 from maniple_dispatcher.ingress.admission import (
     admit,
     capability_of,
-    claim_of,
     identity,
     is_misshapen,
 )
 from maniple_dispatcher.ingress.arrival import Arrival, RawArrival, bare_arrival, check_arrival
-from maniple_dispatcher.ingress.refusal import MOST, Refusal, Refused, as_one, refusals_of
+from maniple_dispatcher.ingress.refusal import (
+    MOST,
+    Refusal,
+    Refused,
+    as_one,
+    claimed_by,
+    refusals_of,
+)
 from maniple_policies import Resolved
 
 EXPIRED = "expired"
@@ -88,19 +94,11 @@ def _refused_members(
         is_array = is_list(body)
     except InvalidMessage as unreadable:
         members, is_array = [unreadable], False
-    refused = [
-        _refused(member, error, arrival, position if is_array else None)
-        for position, member in enumerate(members)
-    ]
+    refused = []
+    for number, member in enumerate(members):
+        position = number if is_array else None
+        refused.append(Refused(error, *claimed_by(member, arrival, position), position))
     return members, refused
-
-
-def _refused(
-    member: Task | InvalidMessage, error: InvalidMessage, arrival: Arrival, position: int | None
-) -> Refused:
-    known = peek_identity(member.body or b"") if isinstance(member, InvalidMessage) else member
-    claimed = known.id or claim_of(arrival, position)
-    return Refused(error, claimed, known.tenant, known.capability, position)
 
 
 def _checked(raw: RawArrival, now: datetime) -> Arrival | None:

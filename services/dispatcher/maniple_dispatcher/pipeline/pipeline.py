@@ -21,7 +21,6 @@ from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope, Waiting, without_room
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.arrival import Redelivery
-from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.limit import Limit
 from maniple_dispatcher.pipeline.blocked_tasks import BlockedTasks, Go, StageRefusal
@@ -41,6 +40,7 @@ from maniple_dispatcher.pipeline.stages import (
     still_owing,
 )
 from maniple_dispatcher.pipeline.verdicts import PASS, Delay, Divert, Pass, Pending, Reject, State
+from maniple_dispatcher.policy_resolver import PolicyResolver
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_policies import Policy, Resolved
 from maniple_runtime.metric_names import POLICY_DECISIONS
