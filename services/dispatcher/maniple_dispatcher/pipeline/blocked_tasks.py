@@ -12,6 +12,7 @@ from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting
 from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.admission import acceptance
+from maniple_dispatcher.pipeline.departures import Go
 from maniple_dispatcher.pipeline.fallback import Accept, Instead, Output, Substitute, instead
 from maniple_dispatcher.pipeline.pipeline_task import PipelineTask
 from maniple_dispatcher.pipeline.stages import still_owing
@@ -26,8 +27,6 @@ from maniple_dispatcher.result_cache import ResultCache
 from maniple_policies import Policy
 from maniple_policies.kinds.fallback import FallbackPolicy
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-
-Go = Callable[[PipelineTask], None]
 
 
 class StageRefusal(Struct, frozen=True):
