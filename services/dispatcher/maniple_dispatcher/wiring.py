@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from maniple.amqp import Inspector, Pulls
 from maniple.clock import Clock
@@ -32,12 +33,12 @@ from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
+from maniple_dispatcher.pipeline.circuit_breaker import spec_of_lane
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_dispatcher.result_learning import ResultLearner
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.tracing import DispatchTracing
-from maniple_policies.kinds.circuit_breaker import CircuitBreakerPolicy, CircuitBreakerSpec
 from maniple_runtime.cluster_time import ClusterTime, follow
 from maniple_runtime.control.messages import Time
 from maniple_runtime.control.plane import ControlPlane
@@ -47,7 +48,6 @@ from maniple_runtime.process import Runtime
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.refused_log import RefusedLog
 
-DEFAULT_TENANT = "default"
 LOOK_PERIOD = 0.25
 TIME_TIMEOUT = 2.0
 EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
@@ -90,17 +90,6 @@ async def _ask_for_time(
         hear(Time.model_validate(await plane.request("registry", "time", timeout=TIME_TIMEOUT)))
     except (ManipleError, ValueError) as error:
         runtime.log.info("the time is not known from a registry", reason=str(error))
-
-
-def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | None]:
-    """Return what tells the policy of a lane's breaker."""
-
-    def spec_of(lane: str) -> CircuitBreakerSpec | None:
-        capability = lane.partition("@")[0]
-        policy = policies.resolve(capability, DEFAULT_TENANT, {}).policy_of(CircuitBreakerPolicy)
-        return policy.spec if policy else None
-
-    return spec_of
 
 
 def _pulls(runtime: Runtime[DispatcherSettings]) -> Pulls:
@@ -147,7 +136,7 @@ def _limits(
     """
     settings, due = runtime.settings, asyncio.Event()
     owned = LeaseOwner(
-        _breaker_of(policies),
+        partial(spec_of_lane, policies),
         settings.timings,
         born=lambda: int(1000 * runtime.clock.now().timestamp()),
         known=lambda: policies.known,
