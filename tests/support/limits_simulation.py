@@ -11,6 +11,7 @@ from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.limit import Limit
 from maniple_dispatcher.limits.messages import DispatcherReport
+from permits import ask_permit
 
 TRAVEL = 0.004
 COLLECT = 0.004
@@ -81,7 +82,7 @@ class Simulation:
                 done()
 
         for place in range(tasks):
-            self.alive[name].ask_permit(limit, partial(then, place), self.now)
+            ask_permit(self.alive[name], limit, partial(then, place), self.now)
 
     def take_turns(self, name: str, limit: Limit, *, tasks: int) -> None:
         """Submit this many tasks at a time, the next when these are decided, while it lives."""

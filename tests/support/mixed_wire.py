@@ -97,6 +97,11 @@ def agents_of_lanes() -> dict[str, Any]:
     return {"assignment" if is_newer() else "roster": Assignment()}
 
 
+def rooms_of_lanes() -> dict[str, Any]:
+    """Return what a way out counts bulkheads by, which the previous release may do without."""
+    return {"bulkheads": import_module("permits").bulkhead_counts()} if is_newer() else {}
+
+
 def in_slices() -> dict[str, Any]:
     """Return what a dispatcher's way in is given for long messages, if it is given anything."""
     if not is_newer():
@@ -137,7 +142,13 @@ async def dispatch(told: Told) -> Told:
     log = RefusedLog(publisher, metrics)
     traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0)
     lanes = LanePublisher(
-        publisher, results, metrics, clock_of_lanes(), traces=traces, **agents_of_lanes()
+        publisher,
+        results,
+        metrics,
+        clock_of_lanes(),
+        traces=traces,
+        **agents_of_lanes(),
+        **rooms_of_lanes(),
     )
     policies: Any = SimpleNamespace(resolve=lambda *_: Resolved())
     way_in = SubmissionConsumer(

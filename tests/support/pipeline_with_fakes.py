@@ -24,6 +24,7 @@ from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
+from permits import bulkhead_counts
 from work_with_fakes import NOW, Delivery, FakePublisher
 
 OF_NO_LIMITS: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
@@ -60,7 +61,7 @@ class PipelineWithFakes:
             clock,
             assignment=self.assignment,
             traces=self.traces,
-            bulkheads=counts,
+            bulkheads=counts or bulkhead_counts(),
             known=lambda: self.known,
         )
         nothing: Any = None

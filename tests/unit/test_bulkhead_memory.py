@@ -10,6 +10,7 @@ from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
+from permits import ask_permit
 
 KEY, LANE, MOST = "bulkhead/x", "text.stats", 5
 ONE = ("agent-1", "1")
@@ -100,7 +101,7 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
 
 def answers(fleet: Simulation, name: str) -> list[bool | None]:
     said: list[bool | None] = []
-    fleet.alive[name].ask_permit(LIMIT, lambda passes, _: said.append(passes), fleet.now)
+    ask_permit(fleet.alive[name], LIMIT, lambda passes, _: said.append(passes), fleet.now)
     fleet.run(0.5)
     return said
 
@@ -128,8 +129,8 @@ def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() 
         fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
     key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")
     said: list[bool | None] = []
-    fleet.ask_permit(
-        ConcurrencyLimit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0
+    ask_permit(
+        fleet, ConcurrencyLimit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0
     )
     (ask,) = fleet.make_report(10.0).asks
     assert isinstance(ask, Ask)

@@ -31,6 +31,7 @@ from maniple_runtime.records import Entry, FirstWins, Position, TaskKey
 from maniple_runtime.remnants import remnant_of
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 FAR = NOW + timedelta(hours=1)
@@ -117,11 +118,19 @@ class Way:
             Clock(now=lambda: NOW),
             assignment=Assignment(),
             traces=traces,
+            bulkheads=bulkhead_counts(),
         )
         gate: Any = SimpleNamespace(again=self.again)
         self.returns = RetryConsumer(self.lanes, gate, self.log, lambda: NOW, traces=traces)
         long = LongMessages(monotonic)
-        self.dead = DeadLetterConsumer(self.results, metrics, lambda: NOW, traces=traces, long=long)
+        self.dead = DeadLetterConsumer(
+            self.results,
+            metrics,
+            lambda: NOW,
+            traces=traces,
+            bulkheads=bulkhead_counts(),
+            long=long,
+        )
         self.traces = traces
 
     def again(self, task: Envelope, source: Settlement) -> None:

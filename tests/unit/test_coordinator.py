@@ -14,6 +14,7 @@ from maniple_dispatcher.limits.limit import ConcurrencyLimit, TokenBucketLimit
 from maniple_dispatcher.limits.listeners import MOST_TOLD
 from maniple_dispatcher.limits.messages import DispatcherReport
 from maniple_dispatcher.limits.token_bucket import Terms
+from permits import ask_permit
 
 THOUSAND = TokenBucketLimit("rate_limit/thousand", Terms(rate=1000.0, capacity=1000.0))
 ONE_A_MINUTE = TokenBucketLimit("rate_limit/minute", Terms(rate=1 / 60, capacity=1.0))
@@ -175,7 +176,7 @@ def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
     granted = []
     for number in range(20_000):
         limit = ConcurrencyLimit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")
-        asking.ask_permit(limit, lambda passes, _: granted.append(passes), 0.0)
+        ask_permit(asking, limit, lambda passes, _: granted.append(passes), 0.0)
     requests, largest = told(asking, 0.0)
     assert largest < LARGEST
     for request in requests:

@@ -12,6 +12,7 @@ from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.limit import Limit, TokenBucketLimit
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
+from permits import ask_permit
 
 TERMS = Terms(rate=1000.0, capacity=1000.0)
 THOUSAND = TokenBucketLimit("rate_limit/thousand", TERMS)
@@ -188,13 +189,13 @@ def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None
         for limit in (TokenBucketLimit(f"rate_limit/{number}", TERMS) for number in range(100))
         if fleet.peers.owner(limit.key) == "two" and _next_owner(limit.key) == "three"
     )
-    fleet.ask_permit(limit, lambda *_: None, 10.0)
+    ask_permit(fleet, limit, lambda *_: None, 10.0)
     (asked,) = fleet.make_report(10.0).asks
     fleet.advance_time(10.5)
     fleet.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.5)
     late = Grant(key=limit.key, to="one", number=asked.number, granted=1)
     fleet.on_report(DispatcherReport(dispatcher="two", grants=(late,)), 10.6)
-    fleet.ask_permit(limit, lambda *_: None, 10.6)
+    ask_permit(fleet, limit, lambda *_: None, 10.6)
     (next_asked,) = fleet.make_report(10.6).asks
     assert (next_asked.to, next_asked.freed) == ("three", 0)
 
@@ -216,7 +217,7 @@ def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
     fleet.advance_time(10.0)
     passed: list[bool | None] = []
     for _ in range(6):
-        fleet.ask_permit(limit, lambda passes, _: passed.append(passes), 10.0)
+        ask_permit(fleet, limit, lambda passes, _: passed.append(passes), 10.0)
     assert passed == [True] * 5 + [False]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from limits_simulation import Simulation
 from maniple_dispatcher.limits.limit import ConcurrencyLimit
+from permits import ask_permit
 
 MOST = 10
 LISTENING = 0.5  # seconds after which all listen yet
@@ -25,7 +26,7 @@ def test_who_owns_a_bulkhead_from_now_on_first_hears_what_others_have_granted(se
         for one in fleet.alive.values():
             for limit in limits:
                 said = asked[limit.key]
-                one.ask_permit(limit, lambda passes, _, said=said: said.append(passes), fleet.now)  # type: ignore[misc]  # a default
+                ask_permit(one, limit, lambda passes, _, said=said: said.append(passes), fleet.now)  # type: ignore[misc]  # a default
 
     for number in range(100):
         fleet.after(number * 0.02, ask)

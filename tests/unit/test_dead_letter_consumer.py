@@ -18,7 +18,7 @@ from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
 from maniple.topology import REFUSED_KEY
-from maniple_dispatcher.ingress import dead_letter_consumer
+from maniple_dispatcher.ingress import dead_letter_consumer, dead_submission
 from maniple_dispatcher.ingress.admission import admit
 from maniple_dispatcher.ingress.arrival import Arrival, Redelivery
 from maniple_dispatcher.ingress.dead_letter_consumer import DeadLetterConsumer
@@ -31,6 +31,7 @@ from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.records import Record
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from simulated_dispatchers import policy
 from work_with_fakes import NOW, FakePublisher
 
@@ -105,6 +106,7 @@ async def told(  # noqa: PLR0913 - what a test may decide about it
         metrics,
         lambda: NOW,
         traces=traces,
+        bulkheads=bulkhead_counts(),
         long=LongMessages(monotonic),
         again=again,
         admitted=partial(admitted, decided or LIMITED),
@@ -224,8 +226,11 @@ async def test_whatever_goes_wrong_the_sender_is_told(monkeypatch: pytest.Monkey
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    for name, key in (("decode_submission", SUBMIT), ("decode_members", "broker.maniple.retry")):
-        monkeypatch.setattr(dead_letter_consumer, name, broken)
+    for module, name, key in (
+        (dead_submission, "decode_submission", SUBMIT),
+        (dead_letter_consumer, "decode_members", "broker.maniple.retry"),
+    ):
+        monkeypatch.setattr(module, name, broken)
         (result,) = await ends(b"{}", key)
         assert (result.id, result.status) == (MESSAGE, "rejected")
 

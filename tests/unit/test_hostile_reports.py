@@ -18,6 +18,7 @@ from maniple_dispatcher.limits.messages import MOST, BreakerNews, DispatcherRepo
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_policies.kinds.rate_limit import FASTEST, SLOWEST, RateLimitSpec
+from permits import ask_permit
 
 ME, OTHER, LANE = "me", "other", "text.stats"
 KEYS = ("rate_limit/a", "bulkhead/a", BREAKER + LANE)
@@ -138,7 +139,7 @@ def test_no_report_ends_a_dispatcher_or_silences_it(
         if (report := read(body)) is not None:
             coordinator.on_report(report, now)
         for limit in limits:
-            coordinator.ask_permit(limit, lambda _passes, seconds: answers.append(seconds), now)
+            ask_permit(coordinator, limit, lambda _passes, seconds: answers.append(seconds), now)
         coordinator.on_report(told(coordinator, now), now)
         now += STEP
         coordinator.advance_time(now)

@@ -14,14 +14,8 @@ from msgspec.json import decode, encode
 from maniple.messages import Envelope
 from maniple.timings import Expiry, Timings
 from maniple_dispatcher.egress import lane_deadlines
-from maniple_dispatcher.egress.lane_deadlines import (
-    HOUR,
-    MINUTE,
-    MOST_BLANK,
-    Deadlines,
-    LaneDeadlines,
-    Place,
-)
+from maniple_dispatcher.egress.deadlines import HOUR, MINUTE
+from maniple_dispatcher.egress.lane_deadlines import MOST_BLANK, LaneDeadlines, Place
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
@@ -378,34 +372,6 @@ def test_a_lane_is_looked_at_again_soon_while_no_dispatcher_owns_it_yet() -> Non
     scene.owned = True
     scene.run(2)
     assert len(scene.turned) == 1
-
-
-@given(st.lists(st.floats(-5, 2 * WEEK), max_size=400))
-def test_the_deadlines_of_any_number_of_tasks_are_a_few_numbers(ttls: list[float]) -> None:
-    deadlines = Deadlines()
-    for ttl in ttls:
-        deadlines.add_deadline(WALL + ttl, WALL)
-    assert len(deadlines) <= MINUTE + 8 + MINUTE + 8 * 24 + 2
-
-
-@given(st.lists(st.floats(0, 3 * HOUR), min_size=1, max_size=20))
-def test_each_deadline_passes_once_known_exactly_within_a_second_and_never_before(
-    ttls: list[float],
-) -> None:
-    """As when each time that something passes the lane is turned over, and so known better."""
-    deadlines, left = Deadlines(), [WALL + ttl for ttl in ttls]
-    for deadline in left:
-        deadlines.add_deadline(deadline, WALL)
-    now = WALL
-    while left:
-        assert deadlines.first < lane_deadlines.NEVER
-        now = max(now, deadlines.first)
-        assert deadlines.pass_until(now)
-        ended, left = [d for d in left if d <= now], [d for d in left if d > now]
-        assert all(now - deadline < 1 for deadline in ended)
-        deadlines = Deadlines()
-        for deadline in left:
-            deadlines.add_deadline(deadline, now)
 
 
 @given(st.lists(st.tuples(st.floats(-2 * HOUR, 2 * HOUR), st.floats(-5, 5 * HOUR)), max_size=60))

@@ -33,6 +33,7 @@ from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.redelivery import LOST_AFTER
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 
@@ -163,6 +164,7 @@ class Scene:
             Clock(now=lambda: self.now),
             assignment=Assignment(),
             traces=traces,
+            bulkheads=bulkhead_counts(),
             deadlines=self.deadlines,
         )
         nothing, markers = None, self.markers

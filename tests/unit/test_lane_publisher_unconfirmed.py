@@ -14,6 +14,7 @@ from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from work_with_fakes import NOW, Delivery, Recording, envelope
 
 LANE, AGENT = "a.task", "agent-1"
@@ -35,6 +36,7 @@ class Scene:
             Clock(now=lambda: NOW),
             assignment=self.assignment,
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
+            bulkheads=bulkhead_counts(),
             times=Queues(patience=0.0, cancel=3600.0),
         )
 

@@ -23,6 +23,7 @@ from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from sending_queue import SendingQueue
 from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher, envelope
 
@@ -48,6 +49,7 @@ class Dispatcher(Ingress):
             Clock(now=lambda: NOW),
             assignment=Assignment(),
             traces=traces,
+            bulkheads=bulkhead_counts(),
         )
         self.queue = SendingQueue()
         self.budget = ByteBudget(limit, staged=True)

@@ -10,6 +10,7 @@ from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit, TokenBucketLimit
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Taken, Terms, TokenBuckets
+from permits import ask_permit
 
 TERMS = Terms(rate=100.0, capacity=100.0)
 HUNDRED = TokenBucketLimit("rate_limit/hundred", TERMS)
@@ -64,7 +65,7 @@ class TwoFleets:
                 yield TokenBucketLimit(f"rate_limit/{number}", TERMS)
 
     def ask(self, now: float) -> None:
-        self.asking.ask_permit(self.limit, lambda passes, _: self.passed.append(passes), now)
+        ask_permit(self.asking, self.limit, lambda passes, _: self.passed.append(passes), now)
 
     def due(self) -> bool:
         return self.asking.due

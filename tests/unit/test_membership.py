@@ -8,6 +8,7 @@ from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.limit import ConcurrencyLimit
 from maniple_dispatcher.limits.membership import Membership
 from maniple_dispatcher.limits.messages import DispatcherReport
+from permits import ask_permit
 
 TIMES = Times()
 LONG = 10 * TIMES.alive
@@ -98,7 +99,7 @@ def told(one: Coordinator, until: float, *, hears: bool) -> float:
     """Wait for a limit without an owner; return when the task is answered."""
     times: list[float] = []
     now = 0.0
-    one.ask_permit(LIMIT, lambda passes, _: times.append(now if passes is None else -1.0), now)
+    ask_permit(one, LIMIT, lambda passes, _: times.append(now if passes is None else -1.0), now)
     while not times and now < until:
         now += TIMES.look
         if hears:

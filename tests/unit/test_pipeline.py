@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -220,6 +221,19 @@ def test_what_is_given_to_another_dispatcher_does_not_leave_and_keeps_no_room(wh
     assert admitted(Resolved.from_policies(LIMIT, BULKHEAD), limits, lanes=lanes) == []
     assert (lanes.recorded, limits.freed) == (int(when == "meanwhile"), ["bulkhead/it"])
     assert [type(one) for one in lanes.settled] == [BrokerUnavailable]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_its_room_is_given_back_once_and_it_stays_away_also_if_its_source_cannot_be_settled(
+    when: str,
+) -> None:
+    lanes, limits = Lanes(), Limits(True, True)
+    lanes.source.alive = when != "before"
+    lanes.source.settle = Mock(side_effect=[RuntimeError("no end"), None])
+    lanes.lost_meanwhile = when == "meanwhile"
+    limits.seconds = 0.0
+    assert admitted(Resolved.from_policies(LIMIT, BULKHEAD), limits, lanes=lanes) == []
+    assert limits.freed == ["bulkhead/it"]
 
 
 def test_what_a_sender_says_does_not_buy_a_passage() -> None:

@@ -204,6 +204,19 @@ async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_no
     assert (fleet.unqueued.lasting(), fleet.unqueued.lasting()) == ({}, {})
 
 
+async def test_what_was_sent_to_a_variant_and_failed_asks_again_for_its_own_lane(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owned = LeaseOwner(lambda _: None)
+    fleet: Any = SimpleNamespace(owned=owned, take_permit=lambda *_: Taken(0, again=1.0))
+    spec = {"limit": 1, "over": "degrade", "variant": "small"}
+    scene = PipelineWithFakes([("rate_limit", spec)], fleet)
+    monkeypatch.setattr(scene.lanes, "send_task", Mock(side_effect=RuntimeError("no way")))
+    own = envelope("1").lane
+    await scene.bring_back(envelope("1", owing=True, waits=1))
+    assert [(one.lane, one.owing) for one in scene.tasks(DELAY.name)] == [(own, True)]
+
+
 async def test_room_is_given_back_once_though_what_comes_of_a_refusal_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

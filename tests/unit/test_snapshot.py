@@ -19,6 +19,7 @@ from maniple_dispatcher.wiring import hand_over
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from maniple_runtime.consul.catalog import CatalogEntry
 from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from permits import ask_permit
 from waiting import wait_until
 
 ONE_AN_HOUR = TokenBucketLimit("rate_limit/hour", Terms(rate=1 / 3600, capacity=1.0))
@@ -83,7 +84,7 @@ async def remember(shelf: Shelf, of: Coordinator) -> None:
 
 def passes(of: Coordinator, now: float) -> bool:
     said: list[Any] = []
-    of.ask_permit(ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
+    ask_permit(of, ONE_AN_HOUR, lambda ok, _seconds: said.append(ok), now)
     return bool(said[0])
 
 

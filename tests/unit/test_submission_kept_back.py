@@ -20,6 +20,7 @@ from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from waiting import wait_until
 from work_with_fakes import NOW, Recording
 
@@ -40,7 +41,13 @@ class Scene:
         traces = DispatchTracing(NO_TRACER, self.clock, ratio=0.0)
         clock = Clock(now=self.clock)
         self.lanes = LanePublisher(
-            self.publisher, results, Metrics(), clock, assignment=Assignment(), traces=traces
+            self.publisher,
+            results,
+            Metrics(),
+            clock,
+            assignment=Assignment(),
+            traces=traces,
+            bulkheads=bulkhead_counts(),
         )
         of_nobody: Any = nothing
         fleet: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))

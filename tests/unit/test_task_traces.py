@@ -26,6 +26,7 @@ from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.task_traces import dispatching
 from maniple_runtime.telemetry import Metrics
+from permits import bulkhead_counts
 from work_with_fakes import NOW, Agent, Delivery, FakePublisher, envelope
 
 SUBMITTER = "00f067aa0ba902b7"
@@ -52,10 +53,16 @@ class Scene:
             Clock(now=self.clock),
             assignment=Assignment(),
             traces=self.traces,
+            bulkheads=bulkhead_counts(),
         )
         long = LongMessages(monotonic)
         self.dead = DeadLetterConsumer(
-            self.results, Metrics(), self.clock, traces=self.traces, long=long
+            self.results,
+            Metrics(),
+            self.clock,
+            traces=self.traces,
+            bulkheads=bulkhead_counts(),
+            long=long,
         )
         nothing: Any = None
         runtime: Any = SimpleNamespace(clock=SYSTEM_CLOCK)

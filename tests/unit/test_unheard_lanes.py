@@ -17,6 +17,7 @@ from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER
+from permits import bulkhead_counts
 from waiting import wait_until
 from work_with_fakes import NOW, FakePublisher, envelope
 
@@ -63,6 +64,7 @@ class Scene:
             Clock(now=lambda: NOW, monotonic=lambda: self.now),
             assignment=Assignment(),
             traces=DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0),
+            bulkheads=bulkhead_counts(),
             deadlines=self.deadlines,
         )
 

@@ -8,7 +8,6 @@ from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.concurrency import Held
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_owner import BREAKER
 from maniple_runtime.control.messages import Cancel, LaneOutcomes, Outcomes, Time
 
 _log = logging.getLogger(__name__)
@@ -37,9 +36,8 @@ class DispatcherHandlers:
 
     def _learn_lane(self, lane: LaneOutcomes, now: float) -> None:
         self.lanes.learn_times(lane.lane, lane.runs.count, lane.runs.p99)
-        if self.coordinator.peers.owns(BREAKER + lane.lane):
-            ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
-            self.coordinator.due |= self.coordinator.owned.record_outcomes(lane.lane, ends, now)
+        ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
+        self.coordinator.record_outcomes(lane.lane, ends, now)
 
     def on_command(self, command: Cancel | Time) -> None:
         """End a task when it passes, or take the time."""

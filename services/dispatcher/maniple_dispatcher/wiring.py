@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from maniple.amqp import Inspector, Pulls
 from maniple.clock import Clock
@@ -31,12 +33,12 @@ from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.limits.lease_owner import LeaseOwner
 from maniple_dispatcher.limits.snapshot import LimitSnapshot
+from maniple_dispatcher.pipeline.circuit_breaker import spec_of_lane
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_dispatcher.result_learning import ResultLearner
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_dispatcher.tracing import DispatchTracing
-from maniple_policies.kinds.circuit_breaker import CircuitBreakerPolicy, CircuitBreakerSpec
 from maniple_runtime.cluster_time import ClusterTime, follow
 from maniple_runtime.control.messages import Time
 from maniple_runtime.control.plane import ControlPlane
@@ -46,7 +48,6 @@ from maniple_runtime.process import Runtime
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.refused_log import RefusedLog
 
-DEFAULT_TENANT = "default"
 LOOK_PERIOD = 0.25
 TIME_TIMEOUT = 2.0
 EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
@@ -91,17 +92,6 @@ async def _ask_for_time(
         runtime.log.info("the time is not known from a registry", reason=str(error))
 
 
-def _breaker_of(policies: PolicyView) -> Callable[[str], CircuitBreakerSpec | None]:
-    """Return what tells the policy of a lane's breaker."""
-
-    def spec_of(lane: str) -> CircuitBreakerSpec | None:
-        capability = lane.partition("@")[0]
-        policy = policies.resolve(capability, DEFAULT_TENANT, {}).policy_of(CircuitBreakerPolicy)
-        return policy.spec if policy else None
-
-    return spec_of
-
-
 def _pulls(runtime: Runtime[DispatcherSettings]) -> Pulls:
     settings = runtime.settings
     return Pulls(
@@ -121,6 +111,57 @@ def _around(runtime: Runtime, hot: HotPath, coordinator: Coordinator, clock: Clo
         taking=lambda: hot.up and not hot.blocked,
         markers=QueueMarkers(runtime.consul, prefix, runtime.log, folder="lanes", is_name=is_lane),
     )
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What the dispatchers decide together, and how each knows what the others do."""
+
+    coordinator: Coordinator
+    deadlines: LaneDeadlines
+    gossip: Gossip
+    snapshot: LimitSnapshot
+
+
+def _limits(
+    runtime: Runtime[DispatcherSettings],
+    hot: HotPath,
+    plane: ControlPlane,
+    policies: PolicyView,
+    wall: float,
+) -> _Limits:
+    """Make what limits need, and the deadlines of lanes at this time (`wall`), by the same owners.
+
+    The `hot` path must not have been started yet.
+    """
+    settings, due = runtime.settings, asyncio.Event()
+    owned = LeaseOwner(
+        partial(spec_of_lane, policies),
+        settings.timings,
+        born=lambda: int(1000 * runtime.clock.now().timestamp()),
+        known=lambda: policies.known,
+    )
+    deadlines = LaneDeadlines(
+        settings.timings.expiry, lambda lane: coordinator.peers.owns(EXPIRY + lane), wall
+    )
+    coordinator = Coordinator(
+        runtime.connection_name("dispatcher"),
+        owned,
+        runtime.clock.monotonic(),
+        settings.timings.peers,
+        lanes=deadlines,
+        wake=due.set,
+    )
+    snapshot = LimitSnapshot(
+        runtime.consul,
+        settings.consul_prefix,
+        settings.instance,
+        coordinator=coordinator,
+        log=runtime.log,
+        clock=runtime.clock,
+    )
+    gossip = Gossip(hot, coordinator, plane, runtime, due)
+    return _Limits(coordinator, deadlines, gossip, snapshot)
 
 
 @asynccontextmanager
@@ -145,27 +186,10 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     assignment = Assignment()
     time = ClusterTime(runtime.clock, settings.timings.clocks)
     traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
-    owned = LeaseOwner(
-        _breaker_of(policies),
-        settings.timings,
-        born=lambda: int(1000 * runtime.clock.now().timestamp()),
-        known=lambda: policies.known,
-    )
-    deadlines = LaneDeadlines(
-        settings.timings.expiry,
-        lambda lane: coordinator.peers.owns(EXPIRY + lane),
-        time.now().timestamp(),
-    )
-    due = asyncio.Event()
-    coordinator = Coordinator(
-        runtime.connection_name("dispatcher"),
-        owned,
-        monotonic(),
-        settings.timings.peers,
-        lanes=deadlines,
-        wake=due.set,
-    )
+    limits = _limits(runtime, hot, plane, policies, time.now().timestamp())
+    coordinator, deadlines = limits.coordinator, limits.deadlines
     bulkheads = BulkheadCounts(coordinator, monotonic)
+    recount = BulkheadRecount(Inspector(hot.intake), coordinator, assignment, monotonic)
     lanes = LanePublisher(
         hot.publisher,
         results,
@@ -197,7 +221,9 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         drainer,
         markers,
         deadlines=deadlines,
-        ended=lambda agent, life, itself: owned.bulkheads.gone(agent, life, itself=itself),
+        ended=lambda agent, life, itself: coordinator.owned.bulkheads.gone(
+            agent, life, itself=itself
+        ),
     )
     good = ResultCache()
     pipeline = Pipeline(
@@ -205,18 +231,6 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
     )
     lookups = RecordLookup(runtime, hot.publisher, lambda: hot.outage)
     again = RedeliveredTasks(lookups, pipeline, results)
-    gossip, recount = (
-        Gossip(hot, coordinator, plane, runtime, due),
-        BulkheadRecount(Inspector(hot.intake), coordinator, assignment, monotonic),
-    )
-    snapshot = LimitSnapshot(
-        runtime.consul,
-        settings.consul_prefix,
-        settings.instance,
-        coordinator=coordinator,
-        log=runtime.log,
-        clock=runtime.clock,
-    )
     long = LongMessages(monotonic)
     submissions = SubmissionConsumer(
         pipeline.admit,
@@ -256,7 +270,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             submissions=submissions,
             retries=retries,
             dead_letters=dead_letters,
-            gossip=gossip,
+            gossip=limits.gossip,
             handlers=DispatcherHandlers(lanes, coordinator, monotonic, hear),
             agents=agents,
             policies=policies,
@@ -274,11 +288,11 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         async with hot.consuming():
             for name, work in {
                 "look": _look(lanes, hot),
-                "talk": gossip.exchange_reports(),
+                "gossip": limits.gossip.exchange_reports(),
                 "recount bulkheads": recount.recount_bulkheads(),
-                "announce breakers": gossip.announce_breakers(),
-                "show breakers": gossip.show_breakers(),
-                "memory": snapshot.keep(),
+                "announce breakers": limits.gossip.announce_breakers(),
+                "show breakers": limits.gossip.show_breakers(),
+                "memory": limits.snapshot.keep(),
                 "expiry": expiry.watch_lanes(),
                 "lookups": lookups.answer_lookups(),
                 "long messages": long.work_in_slices(),
@@ -286,7 +300,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
             }.items():
                 runtime.spawn(work, name)
             yield
-            await hand_over(hot, snapshot, gossip)
+            await hand_over(hot, limits.snapshot, limits.gossip)
             await drainer.stop_draining()
             await expiry.stop_turning()
             await _drain(hot, long, lanes, results, refused)

@@ -76,8 +76,8 @@ class DelayPublisher:
         self._refusals = metrics.counter(PUBLISHES_REFUSED, DELAY.name)
         self._bundlers: dict[tuple[Key, bool], Bundler[_Waiter]] = {}
         self._times = times or Queues()
-        self._under_way: InFlightPublishes[_Task] = InFlightPublishes(self._times.patience)
-        self.answered = self._under_way.answered
+        self._in_flight: InFlightPublishes[_Task] = InFlightPublishes(self._times.patience)
+        self.answered = self._in_flight.answered
         """Records that the broker has confirmed something else that was sent at a time."""
         self._backoff = DestinationBackoff(self._times)
         self._cancel_at: dict[Key, float] = {}
@@ -111,7 +111,7 @@ class DelayPublisher:
         if bundler is None:  # one that is empty is false
             send = partial(self._send, key, insist=task.insist)
             bundler = self._bundlers[key, task.insist] = Bundler(send)
-        ticket = self._under_way.begin(key, task, self._monotonic())
+        ticket = self._in_flight.begin(key, task, self._monotonic())
         size = len(task.waiting.envelope.payload) + BESIDES_PAYLOAD
         bundler.add(_Waiter(task, ticket), size)
 
@@ -130,9 +130,9 @@ class DelayPublisher:
         """
         now = self._monotonic()
         if not taking:
-            self._under_way.renew(now)
+            self._in_flight.renew(now)
             return
-        overdue = self._under_way.overdue(now)
+        overdue = self._in_flight.overdue(now)
         stuck = {ticket.key for ticket in overdue}
         for key in stuck:
             self._backoff.shut(key, Waiting.UNCONFIRMED, now)
@@ -143,12 +143,12 @@ class DelayPublisher:
             self._cancel_at.setdefault(key, now + self._times.cancel)
             for bundler in self._of(key):
                 for waiter in bundler.withdraw():
-                    if self._under_way.withdraw(waiter.ticket):
+                    if self._in_flight.withdraw(waiter.ticket):
                         self._elsewhere(waiter.task, key)
         for key in [key for key, at in self._cancel_at.items() if at <= now]:
             del self._cancel_at[key]
             for bundler in self._of(key):
-                bundler.cancel(lambda waiter: self._under_way.is_given_up(waiter.ticket))
+                bundler.cancel(lambda waiter: self._in_flight.is_given_up(waiter.ticket))
 
     def _elsewhere(self, task: _Task, key: Key) -> None:
         tier = task.waiting.tier
@@ -179,7 +179,7 @@ class DelayPublisher:
         refused = isinstance(error, PublishRefused)
         if error is None or refused:
             self._backoff.reopen(key)
-        ended = self._under_way.end if error is None or refused else self._under_way.withdraw
+        ended = self._in_flight.end if error is None or refused else self._in_flight.withdraw
         tasks = [waiter.task for waiter in waiters if ended(waiter.ticket)]
         if refused and insist:
             for task in tasks:

@@ -15,7 +15,6 @@ lane (which says nothing of its suspects). A lane that moves is left to its agen
 nothing at all of a queue that does not answer: such a lane is left alone, and looked at again.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from maniple.messages import CAPABILITY_PATTERN, VARIANT_PATTERN
 from maniple.timings import Expiry
 from maniple.topology import lane_queues, suspect_lane
+from maniple_dispatcher.egress.deadlines import HOUR, NEVER, Deadlines
 from maniple_dispatcher.limits.messages import Turn
 
 MOST_LANES = 4096
@@ -34,51 +34,8 @@ MOST_READ = 10_000  # messages of a lane that is turned over though agents read 
 REST = 4  # times as long as that took it is left alone then
 LOOKS = 2
 SOON = 6  # looks in which somebody is to begin, also where all dispatchers have just started
-MINUTE, HOUR = 60, 3600
-FARTHEST = 8 * 24 * HOUR  # no deadline is farther away than 7 days
 
-NEVER = math.inf
 _CAPABILITY, _VARIANT = re.compile(CAPABILITY_PATTERN), re.compile(VARIANT_PATTERN)
-
-
-class Deadlines:
-    """When tasks of one lane are over, coalesced: at most some 330 numbers, however many tasks.
-
-    What is over within a minute is known to the second, rounded up. What is over later is known by
-    the beginning of its minute, or of its hour: then the lane is turned over, and from then on
-    what is in it is known better.
-    """
-
-    __slots__ = ("_at", "first")
-
-    def __init__(self) -> None:
-        self._at: set[int] = set()
-        self.first = NEVER
-
-    def __len__(self) -> int:
-        return len(self._at)
-
-    def add_deadline(self, deadline: float, now: float) -> int:
-        """Add a deadline, and return by what it is known; all are seconds of the same clock."""
-        left = deadline - now
-        if left <= MINUTE:
-            at = math.ceil(deadline)
-        elif left <= HOUR:
-            at = int(deadline) // MINUTE * MINUTE
-        else:
-            at = int(min(deadline, now + FARTHEST)) // HOUR * HOUR
-        if at not in self._at:
-            self._at.add(at)
-            self.first = min(self.first, at)
-        return at
-
-    def pass_until(self, now: float) -> bool:
-        """Forget those until `now`; tell whether there were any."""
-        if now < self.first:
-            return False
-        self._at = {at for at in self._at if at > now}
-        self.first = min(self._at, default=NEVER)
-        return True
 
 
 @dataclass(slots=True, eq=False)

@@ -40,9 +40,11 @@ from maniple.topology import (
     lane_key,
 )
 from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.deadlines import HOUR, NEVER
 from maniple_dispatcher.egress.delay import DelayPublisher
-from maniple_dispatcher.egress.known_lanes import LaneProbes, Sizes
-from maniple_dispatcher.egress.lane_deadlines import HOUR, NEVER, LaneDeadlines
+from maniple_dispatcher.egress.known_lanes import LaneProbes
+from maniple_dispatcher.egress.lane_bundles import LaneBundles
+from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.mirrors import MIRROR_SECONDS, MirrorPublisher
 from maniple_dispatcher.egress.waits import WaitingTasks
 from maniple_dispatcher.ingress.admission import acceptance
@@ -107,10 +109,6 @@ class _Try:
         self.told(self, error)
 
 
-def _one(_key: str) -> int:
-    return 1
-
-
 class LanePublisher:
     """Sends admitted tasks to their lanes, in bundles; what finds no way waits in the broker."""
 
@@ -123,7 +121,7 @@ class LanePublisher:
         *,
         assignment: Assignment,
         traces: DispatchTracing,
-        bulkheads: BulkheadCounts | None = None,
+        bulkheads: BulkheadCounts,
         times: Queues | None = None,
         deadlines: LaneDeadlines | None = None,
         known: Callable[[], datetime | None] = lambda: None,
@@ -134,26 +132,15 @@ class LanePublisher:
         `known` of the cluster's time tells what is over, if `clock` is ahead of it.
         """
         self._known = known
-        self._bulkheads = bulkheads or BulkheadCounts()
+        self._bulkheads = bulkheads
         self._deadlines = deadlines
         self._traces = traces
-        self._sizes = Sizes()
         self._assignment = assignment
-        to_agents = BatchOptions(size_of=self._size_of_agent, metrics=metrics)
-        one_to_agents = BatchOptions(size_of=_one, metrics=metrics)
-        to_lanes = BatchOptions(
-            size_of=self._sizes.size, headers_of=self._headers_of, metrics=metrics
-        )
-        one_to_lanes = BatchOptions(size_of=_one, headers_of=self._headers_of, metrics=metrics)
-        self._publishers = {
-            # In the order of draining: what an agent's own queue refuses goes to a lane.
-            (AGENTS.name, False): BatchPublisher(publisher, AGENTS, ENVELOPES_TYPE, to_agents),
-            (AGENTS.name, True): BatchPublisher(publisher, AGENTS, ENVELOPES_TYPE, one_to_agents),
-            (LANES.name, False): BatchPublisher(publisher, LANES, ENVELOPES_TYPE, to_lanes),
-            (LANES.name, True): BatchPublisher(publisher, LANES, ENVELOPES_TYPE, one_to_lanes),
-        }
+        self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of)
+        self._publishers = self._bundles.publishers
         self._rounds: dict[str, str] = {}
-        copies = BatchOptions(size_of=self._sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
+        sizes = self._bundles.sizes
+        copies = BatchOptions(size_of=sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
         mirrors = BatchPublisher(publisher, LANES, ENVELOPES_TYPE, copies)
         self._mirrors = MirrorPublisher(mirrors, traces, metrics, self._note)
         records = BatchOptions(insist=True, patience=RECORD_PATIENCE, metrics=metrics)
@@ -179,12 +166,7 @@ class LanePublisher:
         """Learn the run times of a lane: they decide how many tasks a bundle carries."""
         if self._deadlines is not None:
             self._deadlines.move(lane)
-        self._publishers[LANES.name, False].limit(lane, self._sizes.learn(lane, runs, p99))
-        for agent in self._assignment.serving(lane):
-            self._publishers[AGENTS.name, False].limit(agent, self._size_of_agent(agent))
-
-    def _size_of_agent(self, agent: str) -> int:
-        return min((self._sizes.size(lane) for lane in self._assignment.lanes(agent)), default=1)
+        self._bundles.learn_times(lane, runs, p99)
 
     def cancel_task(self, tenant: str, task: str) -> None:
         """End a task when it passes here."""
@@ -343,14 +325,12 @@ class LanePublisher:
             destination for destination, at in self._cancel_at.items() if at <= now
         ]:
             del self._cancel_at[destination]
-            for alone in (False, True):
-                self._publishers[destination[0], alone].cancel(destination[1], self._is_given_up)
+            self._bundles.cancel_sent(destination, self._is_given_up)
 
     async def drain_lanes(self) -> None:
         """Return when everything on its way has been confirmed."""
         await self._admissions.drain()
-        for way in self._publishers.values():
-            await way.drain()
+        await self._bundles.drain_bundles()
         await self._mirrors.drain_mirrors()
         await self._waits.drain_waits()
         await self._events.drain()
@@ -440,10 +420,8 @@ class LanePublisher:
 
     def _withdraw(self, destination: Key, why: Waiting) -> None:
         """Withdraw what waits behind a bundle that found no way: none of it need be tried."""
-        exchange, key = destination
-        for alone in (False, True):
-            for told in self._publishers[exchange, alone].withdraw(key):
-                told(_Withdrawn(why))
+        for told in self._bundles.withdraw_waiting(destination):
+            told(_Withdrawn(why))
 
     def _accepted(self, envelope: Envelope, source: Settlement) -> None:
         if envelope.bulkhead is not None:

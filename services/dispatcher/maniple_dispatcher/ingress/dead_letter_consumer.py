@@ -2,45 +2,38 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeGuard
-
-from msgspec.structs import replace
+from typing import Any
 
 from maniple.amqp import Delivery, Length, length_of
-from maniple.codec import decode_members, decode_submission, is_list, peek_identity
+from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
-from maniple.messages import Envelope, Status, Task, without_room
+from maniple.messages import Envelope, Task, without_room
 from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple_dispatcher.ingress.admission import (
     UNKNOWN,
-    admit,
     capability_of,
-    claim_of,
-    identity,
-    is_misshapen,
 )
 from maniple_dispatcher.ingress.arrival import (
     Arrival,
-    RawArrival,
     Redelivery,
     bare_arrival,
-    check_arrival,
     raw_arrival,
+)
+from maniple_dispatcher.ingress.dead_submission import (
+    EXPIRED,
+    ExpiredTask,
+    RefusedMember,
+    dead_members,
 )
 from maniple_dispatcher.ingress.long_messages import LongMessages, Steps
 from maniple_dispatcher.ingress.redelivered_tasks import Asker, RedeliveredTasks
 from maniple_dispatcher.ingress.refusal import (
-    MOST,
     Refusal,
-    Refused,
-    as_one,
     refusal_of,
-    refusals_of,
     whole,
 )
 from maniple_dispatcher.ingress.refusal_sender import tell
@@ -57,7 +50,6 @@ from maniple_runtime.remnants import remnant_of
 from maniple_runtime.telemetry import OTHER, Metrics
 
 BROKER_KEY = "broker."
-EXPIRED = "expired"
 REASONS = (EXPIRED, "rejected", "maxlen", "delivery_limit")
 End = Callable[[Settlement], None]
 """Tells of one end, and settles a part of the source when that is confirmed."""
@@ -77,8 +69,8 @@ class DeadLetterConsumer:
         clock: Callable[[], datetime],
         *,
         traces: DispatchTracing,
+        bulkheads: BulkheadCounts,
         long: LongMessages,
-        bulkheads: BulkheadCounts | None = None,
         again: RedeliveredTasks | None = None,
         admitted: Admitted | None = None,
     ) -> None:
@@ -90,7 +82,7 @@ class DeadLetterConsumer:
         self._long = long
         self._again = again
         self._admitted = admitted
-        self._bulkheads = bulkheads or BulkheadCounts()
+        self._bulkheads = bulkheads
         self._traces = traces
         self._results = results
         self._clock = clock
@@ -113,8 +105,8 @@ class DeadLetterConsumer:
                 raw = dataclasses.replace(raw, routing_key=_death(delivery, "routing-keys"))
                 arrival = bare_arrival(raw, now)
                 itself = bool(_death(delivery, "original-expiration"))
-                ending = self._of_submission(delivery.body, raw, arrival, reason, itself=itself)
-                ends = yield from ending
+                members = yield from dead_members(delivery.body, raw, reason, now, itself=itself)
+                ends = [self._of_member(one, arrival) for one in members]
             else:
                 ends = self._of_tasks(delivery.body, queue, reason)
         except Exception:  # noqa: BLE001 - whatever it was, nobody after us would tell the sender
@@ -136,34 +128,10 @@ class DeadLetterConsumer:
                 self._refuse(_unreadable(arrival), arrival, source, offered=False)
         source.settle()
 
-    def _of_submission(
-        self, body: bytes, raw: RawArrival, arrival: Arrival, reason: str, *, itself: bool
-    ) -> Generator[None, None, list[End]]:
-        """Return what ends each member; `itself` says when it expires, if its queue does not."""
-        members, refused = _refused_members(body, arrival, reason)
-        checked = _checked(raw, arrival.received_at)
-        good: list[Task | None] = []
-        bad: list[bool] = []
-        for member in members:
-            yield
-            good.append(member if checked is not None and _is_good(member, checked) else None)
-            bad.append(checked is None or _is_misshapen(member, checked))
-        if sum(bad) > MOST:
-            error = refused[bad.index(True)].error
-            refused = [one for one, is_bad in zip(refused, bad, strict=True) if not is_bad]
-            good = [task for task, is_bad in zip(good, bad, strict=True) if not is_bad]
-            refused.append(as_one(error, arrival, others=bool(good)))
-            bad = [False for _ in good] + [True]
-            good.append(None)
-        refusals = list(refusals_of(refused, (), arrival, new_id))
-        if reason == EXPIRED:
-            refusals = [_expired(refusal) for refusal in refusals]
-        return [
-            partial(self._refuse, refusal, arrival, offered=is_bad)
-            if task is None or checked is None or reason != EXPIRED
-            else partial(self._expire, _Expired(refusal, checked, task, itself))
-            for task, refusal, is_bad in zip(good, refusals, bad, strict=True)
-        ]
+    def _of_member(self, one: ExpiredTask | RefusedMember, arrival: Arrival) -> End:
+        if isinstance(one, ExpiredTask):
+            return partial(self._expire, one)
+        return partial(self._refuse, one.refusal, arrival, offered=one.misshapen)
 
     def _of_tasks(self, body: bytes, queue: str, reason: str) -> list[End]:
         why = f"the broker gave it up in {queue} ({reason})"
@@ -193,7 +161,7 @@ class DeadLetterConsumer:
         """Tell of what no dispatcher has admitted, as far as one can know."""
         tell(self._results, refusal, arrival, source.settle, offered=offered)
 
-    def _expire(self, one: "_Expired", source: Settlement) -> None:
+    def _expire(self, one: ExpiredTask, source: Settlement) -> None:
         """Tell that the time of a good task was over, unless a dispatcher had it before that."""
         end, arrival = partial(self._end, one, source), one.arrival
         if self._again is None:
@@ -208,7 +176,7 @@ class DeadLetterConsumer:
         )
         self._again.answer_asker(key, asker, end)
 
-    def _end(self, one: "_Expired", source: Settlement, found: Record | None) -> None:
+    def _end(self, one: ExpiredTask, source: Settlement, found: Record | None) -> None:
         """End a task that expired if it never left a dispatcher; one that may have goes on.
 
         Of one that nothing charges that is on record only if its message said when it expires.
@@ -226,86 +194,10 @@ class DeadLetterConsumer:
         self._results.report_result(answer, arrival.reply_to, arrival.correlation_id, source.settle)
 
 
-@dataclass(frozen=True, slots=True)
-class _Expired:
-    """A good task that expired in a queue of submissions, and what is told of it if it ends so."""
-
-    refusal: Refusal
-    arrival: Arrival
-    task: Task
-    itself: bool
-    """Its message said when it expires, not its queue."""
-
-
 def _unreadable(arrival: Arrival) -> Refusal:
     error = InvalidMessage(ErrorCode.UNDECODABLE, "the broker gave it up, and it cannot be read")
     refused = dataclasses.replace(whole(error, arrival), capability=UNKNOWN)
     return refusal_of(refused, arrival, new_id)
-
-
-def _refused_members(
-    body: bytes, arrival: Arrival, reason: str
-) -> tuple[Sequence[Task | InvalidMessage], list[Refused]]:
-    """Return the members of a submission that no dispatcher settled, and what is told of each.
-
-    A dispatcher may have admitted it, before it died: so it has no claim on its identity.
-    """
-    code = ErrorCode.DEADLINE_EXCEEDED if reason == EXPIRED else ErrorCode.UNDECODABLE
-    error = InvalidMessage(code, f"no dispatcher took it: the broker gave it up ({reason})")
-    try:
-        members = decode_submission(body)
-        is_array = is_list(body)
-    except InvalidMessage as unreadable:
-        members, is_array = [unreadable], False
-    refused = [
-        _refused(member, error, arrival, position if is_array else None)
-        for position, member in enumerate(members)
-    ]
-    return members, refused
-
-
-def _refused(
-    member: Task | InvalidMessage, error: InvalidMessage, arrival: Arrival, position: int | None
-) -> Refused:
-    known = peek_identity(member.body or b"") if isinstance(member, InvalidMessage) else member
-    claimed = known.id or claim_of(arrival, position)
-    return Refused(error, claimed, known.tenant, known.capability, position)
-
-
-def _checked(raw: RawArrival, now: datetime) -> Arrival | None:
-    """Return the properties of a message that a dispatcher would have looked into."""
-    try:
-        return check_arrival(raw, now)
-    except InvalidMessage:
-        return None
-
-
-def _is_misshapen(member: Task | InvalidMessage, arrival: Arrival) -> bool:
-    return isinstance(member, InvalidMessage) or is_misshapen(member, arrival.routing_key)
-
-
-def _is_good(member: Task | InvalidMessage, arrival: Arrival) -> TypeGuard[Task]:
-    """Tell whether a dispatcher would have admitted it, had it come in time."""
-    if isinstance(member, InvalidMessage):
-        return False
-    try:
-        capability = capability_of(member, arrival.routing_key)
-        admit(
-            member,
-            arrival,
-            task_id=identity(member.id, arrival, None, new_id),
-            capability=capability,
-            decided=Resolved(),
-            traceparent="",
-        )
-    except InvalidMessage:
-        return False
-    return True
-
-
-def _expired(refusal: Refusal) -> Refusal:
-    record, answer = refusal.record, refusal.answer
-    return Refusal(replace(record, status=Status.EXPIRED), replace(answer, status=Status.EXPIRED))
 
 
 def _death(delivery: Delivery, name: str) -> str:

@@ -34,11 +34,10 @@ class LongMessages:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         """Begin with none; long ones are worked through in `work_in_slices`."""
-        self.monotonic = monotonic
+        self._monotonic = monotonic
         self._begun: deque[tuple[Length, Delivery, Steps]] = deque()
         self._sources: list[Settlement] = []
-        self.last_short = -math.inf
-        """When the last short one came (monotonic); so that nothing is asked for each."""
+        self._last_short = -math.inf  # when the last short one came (monotonic)
         self._last_long = -math.inf  # when the last `Length.LONG` came
         self._any = asyncio.Event()
         self._none = asyncio.Event()
@@ -46,18 +45,14 @@ class LongMessages:
 
     def work_through(self, delivery: Delivery, steps: Steps) -> None:
         """Go through `steps`: now, or in turns with other long ones."""
-        if length_of(delivery.weight) is Length.SHORT:
-            self.last_short = self.monotonic()
+        length = length_of(delivery.weight)
+        if length is Length.SHORT:
+            self._last_short = self._monotonic()
             for _ in steps:
                 pass
-        else:
-            self.queue_long(delivery, steps)
-
-    def queue_long(self, delivery: Delivery, steps: Steps) -> None:
-        """Queue a long one, to go through its `steps` in turns."""
-        length = length_of(delivery.weight)
+            return
         if length is Length.LONG:
-            self._last_long = self.monotonic()
+            self._last_long = self._monotonic()
         self._begun.append((length, delivery, steps))
         self._none.clear()
         self._any.set()
@@ -86,10 +81,10 @@ class LongMessages:
 
     def _is_over(self, delivery: Delivery, steps: Steps) -> bool:
         """Work on one for a slice; what is delivered again is left to whoever has it then."""
-        until = self.monotonic() + SLICE
+        until = self._monotonic() + SLICE
         try:
             while delivery.alive and next(steps, _DONE) is not _DONE:
-                if self.monotonic() >= until:
+                if self._monotonic() >= until:
                     return False
         except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
             _log.exception("a long message cannot be handled")
@@ -99,15 +94,15 @@ class LongMessages:
     async def _rest(self, length: Length) -> None:
         """Give others their turn, until the broker has confirmed most of what it was given."""
         await asyncio.sleep(0)
-        until = self.monotonic() + LONGEST_REST
-        while self.monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
+        until = self._monotonic() + LONGEST_REST
+        while self._monotonic() < until and self._is_in_the_way(length):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(REST)
 
     def _is_in_the_way(self, length: Length) -> bool:
         """Tell whether much is not confirmed that shorter ones which have come lately wait for."""
-        shorter = self.last_short
+        shorter = self._last_short
         if length is Length.LONGEST:
             shorter = max(shorter, self._last_long)
-        if shorter < self.monotonic() - LATELY:
+        if shorter < self._monotonic() - LATELY:
             return False
         return sum(one.remaining for one in self._sources if one.alive) > MOST_UNSETTLED

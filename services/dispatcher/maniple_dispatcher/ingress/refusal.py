@@ -17,9 +17,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from maniple.codec import peek_identity
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import refusal_id
-from maniple.messages import Failure, Result, Status
+from maniple.messages import Failure, Result, Status, Task
 from maniple_dispatcher.ingress.admission import claim_of, recordable
 from maniple_dispatcher.ingress.arrival import Arrival
 
@@ -71,6 +72,14 @@ def refusal_of(
     if ambiguous or refused.claimed is None:
         return Refusal(record, record)
     return Refusal(record, replace(record, id=refused.claimed))
+
+
+def claimed_by(
+    member: Task | InvalidMessage, arrival: Arrival, position: int | None
+) -> tuple[str | None, str, str | None]:
+    """Return the id, the tenant and the capability that a member claims, as far as it is read."""
+    known = peek_identity(member.body or b"") if isinstance(member, InvalidMessage) else member
+    return known.id or claim_of(arrival, position), known.tenant, known.capability
 
 
 def whole(error: InvalidMessage, arrival: Arrival) -> Refused:

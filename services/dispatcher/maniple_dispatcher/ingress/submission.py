@@ -2,15 +2,14 @@
 
 import logging
 import random
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain
-from typing import Protocol
 
 from maniple.amqp import TASK_BYTES, Delivery, Length, length_of
-from maniple.codec import decode_submission, encode, is_list, peek_identity
+from maniple.codec import decode_submission, encode, is_list
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Task
@@ -19,7 +18,6 @@ from maniple.traceparent import begun_trace
 from maniple_dispatcher.ingress.admission import (
     admit,
     capability_of,
-    claim_of,
     identity,
     is_misshapen,
     trace_of,
@@ -38,12 +36,14 @@ from maniple_dispatcher.ingress.refusal import (
     MOST,
     Refusal,
     Refused,
+    claimed_by,
     many,
     refusal_of,
     refusals_of,
     whole,
 )
 from maniple_dispatcher.ingress.refusal_sender import PARTS, RefusalSender
+from maniple_dispatcher.policy_resolver import PolicyResolver
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
 from maniple_runtime.metric_names import SUBMISSIONS_READ, TASKS_SUBMITTED
@@ -51,17 +51,6 @@ from maniple_runtime.publish.confirm import Settlement, as_ours
 from maniple_runtime.records import Record, TaskKey
 from maniple_runtime.task_traces import dispatching
 from maniple_runtime.telemetry import Metrics
-
-
-class PolicyResolver(Protocol):
-    """The policies in force."""
-
-    def resolve(
-        self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
-    ) -> Resolved:
-        """Say what holds for a task now, with the versions that say so."""
-        ...
-
 
 _HAD = frozenset({Redelivery.DELIVERED, Redelivery.BOTH})
 _log = logging.getLogger(__name__)
@@ -120,12 +109,7 @@ class SubmissionConsumer:
         self._read.inc()
         found: list[_Sorted] = []
         steps = chain(self._sort(delivery, found), self._bring(delivery, found))
-        if length_of(delivery.weight) is Length.SHORT:
-            self._long.last_short = self._long.monotonic()
-            for _ in steps:
-                pass
-        else:
-            self._long.queue_long(delivery, steps)
+        self._long.work_through(delivery, steps)
 
     def _sort(self, delivery: Delivery, found: list[_Sorted]) -> Steps:
         """Find what goes on of a message; nothing does of one that is refused as a whole."""
@@ -259,7 +243,9 @@ class SubmissionConsumer:
             yield
             position = number if is_array else None
             if isinstance(member, InvalidMessage):
-                found.refused.append(_unreadable(member, arrival, position))
+                who = claimed_by(member, arrival, position)
+                refused = Refused(member, *who, position, member.body, misshapen=True)
+                found.refused.append(refused)
                 bad += 1
                 continue
             task_id = identity(member.id, arrival, position, new_id)
@@ -269,15 +255,15 @@ class SubmissionConsumer:
                 seen.add((member.tenant, task_id))
                 found.admitted.append((envelope, resolved, position))
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
-                who = member.tenant, task_id
-                misshapen = who in seen or is_misshapen(member, arrival.routing_key)
+                key = member.tenant, task_id
+                misshapen = key in seen or is_misshapen(member, arrival.routing_key)
                 if misshapen:
                     bad += 1
                 else:
-                    seen.add(who)
-                reason = _reason(error)
-                no = _refused(reason, member, arrival, position, misshapen=misshapen)
-                found.refused.append(no)
+                    seen.add(key)
+                who, body = claimed_by(member, arrival, position), encode(member)
+                refused = Refused(_reason(error), *who, position, body, misshapen=misshapen)
+                found.refused.append(refused)
         return found
 
     def admitted(self, task: Task, arrival: Arrival, task_id: str) -> tuple[Envelope, Resolved]:
@@ -326,25 +312,6 @@ def _unsampled_trace() -> str:
 def _check_first(tenant: str, task_id: str, seen: set[tuple[str, str]]) -> None:
     if (tenant, task_id) in seen:
         raise InvalidMessage(ErrorCode.INVALID_TASK, f"id {task_id!r} stands twice in one array")
-
-
-def _unreadable(error: InvalidMessage, arrival: Arrival, position: int | None) -> Refused:
-    known = peek_identity(error.body or b"")
-    claimed = known.id or claim_of(arrival, position)
-    who = claimed, known.tenant, known.capability
-    return Refused(error, *who, position, error.body, misshapen=True)
-
-
-def _refused(
-    error: InvalidMessage,
-    task: Task,
-    arrival: Arrival,
-    position: int | None,
-    *,
-    misshapen: bool,
-) -> Refused:
-    who = task.id or claim_of(arrival, position), task.tenant, task.capability
-    return Refused(error, *who, position, encode(task), misshapen=misshapen)
 
 
 def _reason(error: Exception) -> InvalidMessage:

@@ -9,18 +9,15 @@ from collections.abc import Callable
 from maniple.messages import Envelope, without_room
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.limit import ConcurrencyLimit
-from maniple_dispatcher.limits.outstanding import UnqueuedTasks
 
 
 class BulkheadCounts:
     """Counts what is on its way to a queue, and gives back what does not get there."""
 
-    def __init__(
-        self, coordinator: Coordinator | None = None, monotonic: Callable[[], float] = float
-    ) -> None:
-        """Give back room to the `coordinator`; without one there are no bulkheads."""
+    def __init__(self, coordinator: Coordinator, monotonic: Callable[[], float]) -> None:
+        """Give back room to the `coordinator`, at the time that `monotonic` tells."""
         self._coordinator = coordinator
-        self._unqueued = (UnqueuedTasks() if coordinator is None else coordinator.unqueued).counts
+        self._unqueued = coordinator.unqueued.counts
         self._monotonic = monotonic
 
     def goes(self, envelope: Envelope) -> None:
@@ -37,8 +34,7 @@ class BulkheadCounts:
         """Count it as on its way no more: a queue has it, or may have it."""
         if envelope.bulkhead is not None:
             self._ends(envelope.bulkhead)
-            if self._coordinator is not None:
-                self._coordinator.arrived(envelope.bulkhead, envelope.lane)
+            self._coordinator.arrived(envelope.bulkhead, envelope.lane)
 
     def turned_away(self, envelope: Envelope, *, no_lane: bool) -> Envelope:
         """Give back the room of a task on its way that found no queue; return it without.
@@ -48,20 +44,17 @@ class BulkheadCounts:
         if envelope.bulkhead is None:
             return envelope
         self._ends(envelope.bulkhead)
-        if self._coordinator is not None:
-            limit = ConcurrencyLimit(envelope.bulkhead, most=1, lane=envelope.lane)
-            free = self._coordinator.found_no_lane if no_lane else self._coordinator.return_permit
-            free(limit, self._monotonic())
+        limit = ConcurrencyLimit(envelope.bulkhead, most=1, lane=envelope.lane)
+        free = self._coordinator.found_no_lane if no_lane else self._coordinator.return_permit
+        free(limit, self._monotonic())
         return without_room(envelope)
 
     def back(self, envelope: Envelope) -> Envelope:
         """Give back the room of a task that was not on its way; return it without."""
         if envelope.bulkhead is None:
             return envelope
-        if self._coordinator is not None:
-            self._coordinator.return_permit(
-                ConcurrencyLimit(envelope.bulkhead, most=1), self._monotonic()
-            )
+        limit = ConcurrencyLimit(envelope.bulkhead, most=1)
+        self._coordinator.return_permit(limit, self._monotonic())
         return without_room(envelope)
 
     def _ends(self, bulkhead: str) -> None:

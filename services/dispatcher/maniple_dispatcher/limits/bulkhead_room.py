@@ -9,6 +9,8 @@ from maniple_dispatcher.limits.messages import Room
 MAX_LANES = 2_000  # of which more are not looked at: then only what is told gives room back
 MOST_LANES = 2 * MAX_LANES  # that are known; more than these may be there for a moment
 MOST_NAMES = 50
+NOTED = 10.0  # seconds for which it is noted that there were more than twice as many
+BLANK = 10.0  # times as long as of others nothing is known of queues that look blank
 ANYBODY = "*"
 
 
@@ -58,6 +60,52 @@ class Bulkhead:
         """Count some as granted."""
         self.counted += number
         self.grants.append((now, number))
+
+    def note_most(self, now: float) -> bool:
+        """Note about how many there are, if that has changed by much; tells whether it has."""
+        most = self.most
+        changed = self.counted > most or (self.counted < most // 2 and now - self.most_at > NOTED)
+        if changed:
+            # What is remembered had its reserve when it was written, and each restart would add.
+            sure = self.counted - self.unsure
+            self.most = self.counted + sure // 4
+        if self.counted >= self.most // 2:
+            self.most_at = now
+        return changed
+
+    def learn_room(self, told: Room, now: float, *, ours: bool, unsure: int) -> None:
+        """Record what another owner has granted; as `Bulkheads.follow_owner`."""
+        counted, lanes = told
+        if not ours:
+            self.keep_lanes(lanes)
+        self.went_to(lanes, now)
+        self.astray |= bool(unsure) and not lanes
+        more = counted - self.counted
+        if not ours:
+            self.unsure = unsure
+        elif more > 0:
+            self.unsure += min(more, unsure)
+        if more > 0:
+            self.grant(more, now)
+        elif not ours:
+            self.counted = counted
+
+    def miss_tasks(self, number: int, now: float, heard: float, *, blank: bool) -> bool:
+        """Record that so many were nowhere at a look, where a queue may have looked `blank`.
+
+        Tells whether some have ended by that: they were nowhere at any look for `heard` seconds.
+        """
+        missing = self.missing
+        if missing is None:
+            self.missing = Missing(now, number, blank)
+            return False
+        missing.blank = missing.blank or blank
+        missing.least = min(missing.least, number)
+        if now - missing.since < heard * (BLANK if missing.blank else 1.0):
+            return False
+        self.missing = None
+        self.release_slots(missing.least)
+        return True
 
     def went_to(self, lanes: Iterable[str], now: float) -> bool:
         """Record that some may be in these lanes; tells whether one is new."""

@@ -29,12 +29,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from maniple.timings import Reports
-from maniple_dispatcher.limits.bulkhead_room import MAX_LANES, Bulkhead, Missing
+from maniple_dispatcher.limits.bulkhead_room import MAX_LANES, Bulkhead
 from maniple_dispatcher.limits.holders import Holders
 from maniple_dispatcher.limits.messages import Room
 
-NOTED = 10.0  # seconds for which it is noted that there were more than twice as many
-BLANK = 10.0  # times as long as of others nothing is known of queues that look blank
 AT_REST: Room = (0, ())
 
 Life = tuple[str, str]
@@ -106,7 +104,7 @@ class Bulkheads:
         if granted:
             bulkhead.counted = in_flight
             bulkhead.grant(granted, now)
-            self._note(bulkhead, now)
+            self.version += bulkhead.note_most(now)
             self._changed.add(key)
         return granted
 
@@ -135,16 +133,6 @@ class Bulkheads:
         return bulkhead.unsure
 
     # --- what outlives all dispatchers ---------------------------------------------------
-
-    def _note(self, bulkhead: Bulkhead, now: float) -> None:
-        too_few = bulkhead.counted > bulkhead.most
-        if too_few or (bulkhead.counted < bulkhead.most // 2 and now - bulkhead.most_at > NOTED):
-            # What is remembered had its reserve when it was written, and each restart would add.
-            sure = bulkhead.counted - bulkhead.unsure
-            bulkhead.most = bulkhead.counted + sure // 4
-            self.version += 1
-        if bulkhead.counted >= bulkhead.most // 2:
-            bulkhead.most_at = now
 
     def lately_in_use(self, owns: Callable[[str], bool]) -> Iterator[tuple[str, Room]]:
         """Yield of those that are ours about how many they had lately, rather too many."""
@@ -184,21 +172,8 @@ class Bulkheads:
 
         Of that, so many are `unsure`.
         """
-        counted, lanes = told
         bulkhead = self._bulkheads.setdefault(key, Bulkhead())
-        if not ours:
-            bulkhead.keep_lanes(lanes)
-        bulkhead.went_to(lanes, now)
-        bulkhead.astray |= bool(unsure) and not lanes
-        more = counted - bulkhead.counted
-        if not ours:
-            bulkhead.unsure = unsure
-        elif more > 0:
-            bulkhead.unsure += min(more, unsure)
-        if more > 0:
-            bulkhead.grant(more, now)
-        elif not ours:
-            bulkhead.counted = counted
+        bulkhead.learn_room(told, now, ours=ours, unsure=unsure)
 
     def changes(self, owns: Callable[[str], bool]) -> Iterator[tuple[str, Room]]:
         """Yield what was granted or given back, but not by agents, each once: who stops goes on.
@@ -269,21 +244,13 @@ class Bulkheads:
             return
         untold = self._untold_of(key, bulkhead) - ready
         number = untold - bulkhead.lately(now, self._times.lately)
-        missing = bulkhead.missing
         blank = blank or (bulkhead.astray and self.unsure(key) > 0)
         if untold <= 0:
             bulkhead.missing = None
         elif number <= 0:
             pass  # there may be some: what was granted just now may be untold as well
-        elif missing is None:
-            bulkhead.missing = Missing(now, number, blank)
-        else:
-            missing.blank = missing.blank or blank
-            missing.least = min(missing.least, number)
-            if now - missing.since >= self._times.heard * (BLANK if missing.blank else 1.0):
-                bulkhead.missing = None
-                bulkhead.release_slots(missing.least)
-                self._changed.add(key)
+        elif bulkhead.miss_tasks(number, now, self._times.heard, blank=blank):
+            self._changed.add(key)
 
     def forget_stale(self, owns: Callable[[str], bool], now: float, *, hears: bool = True) -> None:
         """Forget agents that have not been heard for long, and bulkheads at rest.
@@ -305,7 +272,7 @@ class Bulkheads:
             if not bulkhead.counted and not bulkhead.lately(now, lately)
         ]
         for key, bulkhead in self._bulkheads.items():
-            self._note(bulkhead, now)
+            self.version += bulkhead.note_most(now)
             if bulkhead.unsure:
                 self.unsure(key)  # what was told of once is sure
         for key in resting:

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
+from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.lease_client import LeaseClient
-from maniple_dispatcher.limits.lease_owner import LeaseOwner, limit_asked
+from maniple_dispatcher.limits.lease_owner import BREAKER, LeaseOwner, limit_asked
 from maniple_dispatcher.limits.limit import ConcurrencyLimit, Limit
 from maniple_dispatcher.limits.listeners import Listeners
 from maniple_dispatcher.limits.membership import Membership
@@ -108,14 +109,6 @@ class Coordinator:
             then = partial(self._answered, limit, then)
         self._wait(limit, then, now)
 
-    def ask_permit(self, limit: Limit, then: Then, now: float) -> None:
-        """Take one permit or wait for it; `then` is told at once, or within about a second."""
-        given = self.take_permit(limit, now)
-        if given is None:
-            self.await_permit(limit, then, now)
-        else:
-            _tell(then, given)
-
     def _wait(self, limit: Limit, then: Then, now: float) -> None:
         if self.peers.owns(limit.key):  # room that is asked for too early
             self._deferred.append(partial(self._ask_again, limit, then))
@@ -130,7 +123,10 @@ class Coordinator:
             return
         if isinstance(limit, ConcurrencyLimit) and given.granted:
             self._outstanding.ends((limit.key, limit.lane))  # it counts since it began to wait
-        _tell(then, given)
+        if given.granted:
+            then(True, given.wait(0))
+        else:
+            then(given.refusal, given.again)
 
     def _answered(
         self,
@@ -171,6 +167,11 @@ class Coordinator:
             self.owned.return_permits(limit, 1, now)
         else:
             self.due |= self.permits.return_permit(limit)
+
+    def record_outcomes(self, lane: str, ends: Ends, now: float) -> None:
+        """Record how attempts ended in a lane, if its breaker is ours."""
+        if self.peers.owns(BREAKER + lane):
+            self.due |= self.owned.record_outcomes(lane, ends, now)
 
     def on_report(self, report: DispatcherReport, now: float) -> None:
         """Follow what a dispatcher says; our own word counts too, when it comes back."""
@@ -341,10 +342,3 @@ class Coordinator:
         self._unqueued_told_at = now
         self.owned.bulkheads.record_unqueued(self.peers.me, self._unqueued_told, now)
         return self._unqueued_told if before or self._unqueued_told else None
-
-
-def _tell(then: Then, taken: Taken) -> None:
-    if taken.granted:
-        then(True, taken.wait(0))
-    else:
-        then(taken.refusal, taken.again)

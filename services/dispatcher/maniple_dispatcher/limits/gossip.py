@@ -52,7 +52,7 @@ class Gossip:
         self._was_up = True
         self._life = coordinator.life
         self._decoder = msgspec.json.Decoder(DispatcherReport)
-        self._log = structlog.get_logger("maniple.dispatcher.talk")
+        self._log = structlog.get_logger("maniple.dispatcher.gossip")
 
     def on_report(self, body: bytes, message_type: str, _message_id: str) -> None:
         """Pass on what another dispatcher says; other messages are ignored."""

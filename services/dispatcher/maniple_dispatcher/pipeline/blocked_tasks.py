@@ -12,22 +12,21 @@ from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting
 from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.admission import acceptance
-from maniple_dispatcher.ingress.submission import PolicyResolver
+from maniple_dispatcher.pipeline.departures import Go
 from maniple_dispatcher.pipeline.fallback import Accept, Instead, Output, Substitute, instead
-from maniple_dispatcher.pipeline.pipeline_task import PipelineTask, once_pending
-from maniple_dispatcher.pipeline.stages import PLACES_ONCE
+from maniple_dispatcher.pipeline.pipeline_task import PipelineTask
+from maniple_dispatcher.pipeline.stages import still_owing
 from maniple_dispatcher.pipeline.verdicts import (
     LONGEST_WAIT,
     Reject,
     rejected,
     substituted,
 )
+from maniple_dispatcher.policy_resolver import PolicyResolver
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_policies import Policy
 from maniple_policies.kinds.fallback import FallbackPolicy
 from maniple_runtime.publish.batch_publisher import ResultPublisher
-
-Go = Callable[[PipelineTask], None]
 
 
 class StageRefusal(Struct, frozen=True):
@@ -105,8 +104,7 @@ class BlockedTasks:
         before there may be one.
         """
         self._count(refused.policy, "held")
-        if refused.place in PLACES_ONCE:
-            task = once_pending(task)
+        task = still_owing(refused.place, task)
         seconds, why = refused.verdict.seconds, refused.verdict.why
         if task.envelope.owing and seconds > LONGEST_WAIT:
             self.delay_for(task, seconds, why)
@@ -153,8 +151,7 @@ class BlockedTasks:
 
     def _accept(self, task: PipelineTask, refused: StageRefusal) -> None:
         """Answer that the task is accepted, and ask again when there may be room."""
-        if refused.place in PLACES_ONCE:
-            task = once_pending(task)
+        task = still_owing(refused.place, task)
         self._leave(task, lambda one: self._promise(one, refused.verdict))
 
     def _promise(self, task: PipelineTask, refusal: Reject) -> None:

@@ -6,7 +6,17 @@ from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.lease_owner import probes_of
 from maniple_dispatcher.pipeline.verdicts import PASS, Pending, Reject, State, Verdict
-from maniple_policies.kinds.circuit_breaker import CircuitBreakerPolicy
+from maniple_dispatcher.policy_resolver import PolicyResolver
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerPolicy, CircuitBreakerSpec
+
+DEFAULT_TENANT = "default"
+
+
+def spec_of_lane(policies: PolicyResolver, lane: str) -> CircuitBreakerSpec | None:
+    """Return the policy of a lane's breaker, if there is one."""
+    capability = lane.partition("@")[0]
+    policy = policies.resolve(capability, DEFAULT_TENANT, {}).policy_of(CircuitBreakerPolicy)
+    return policy.spec if policy else None
 
 
 def decide(task: Envelope, policy: CircuitBreakerPolicy, state: State, now: float) -> Verdict:

@@ -2,12 +2,12 @@
 
 Each kind of policy that decides has a stage, in the order of `stages.py`: its variant, its rate
 limit, room in its bulkhead, the breaker of its lane, its mirror. A stage says what is to be done,
-and that is done here, or in `blocked_tasks.py` if the task is not let through now. Each limit
-(`Pending`) is asked of whoever owns it (`limits/coordinator.py`), which takes no time if that is
-this process. What is refused gets its fallback, or ends with a code and `retry_after`; what comes
-back from a wait has been admitted, and never ends for that: it waits again. What nobody decided is
-no refusal: such a task gets neither an end nor what is meant for refused ones, it waits and asks
-again.
+and that is done here, or in `blocked_tasks.py` if the task is not let through now; it leaves by
+`departures.py`. Each limit (`Pending`) is asked of whoever owns it (`limits/coordinator.py`), which
+takes no time if that is this process. What is refused gets its fallback, or ends with a code and
+`retry_after`; what comes back from a wait has been admitted, and never ends for that: it waits
+again. What nobody decided is no refusal: such a task gets neither an end nor what is meant for
+refused ones, it waits and asks again.
 """
 
 import logging
@@ -17,30 +17,29 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from maniple.clock import Clock
-from maniple.errors import BrokerUnavailable
 from maniple.messages import Envelope, Waiting, without_room
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.arrival import Redelivery
-from maniple_dispatcher.ingress.submission import PolicyResolver
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.limit import Limit
-from maniple_dispatcher.pipeline.blocked_tasks import BlockedTasks, Go, StageRefusal
+from maniple_dispatcher.pipeline.blocked_tasks import BlockedTasks, StageRefusal
+from maniple_dispatcher.pipeline.departures import Departures
 from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,
     delayed,
     once_passed,
-    once_pending,
     with_room,
 )
 from maniple_dispatcher.pipeline.stages import (
     FIRST_EVERY_TIME,
     FIRST_ONCE,
-    ON_LEAVING,
     PLACES_ONCE,
     STAGES,
     is_charged,
+    still_owing,
 )
 from maniple_dispatcher.pipeline.verdicts import PASS, Delay, Divert, Pass, Pending, Reject, State
+from maniple_dispatcher.policy_resolver import PolicyResolver
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_policies import Policy, Resolved
 from maniple_runtime.metric_names import POLICY_DECISIONS
@@ -53,7 +52,6 @@ _FROM = tuple(_PLACES[begin:] for begin in range(len(STAGES) + 1))
 """The stages from each place on."""
 _AGAIN = tuple(tuple(one for one in stages if one[0] not in PLACES_ONCE) for stages in _FROM)
 """Those of what has returned and has passed those of `ONCE`."""
-_COPIES = tuple((copies.kind, copies.copy) for copies in ON_LEAVING)
 
 _Decided = Pass | Divert | Delay | Reject
 _Asked = tuple[int, PipelineTask]
@@ -85,6 +83,12 @@ class Pipeline:
         self._clock, self._monotonic = clock.now, clock.monotonic
         self._unasked = State(coordinator.owned.breaker)
         self._granted = State(coordinator.owned.breaker, passes=True)
+        self._departures = Departures(
+            lanes,
+            clock.now,
+            give_back=self._give_back,
+            wait_undecided=self._wait_undecided,
+        )
         self._blocked = BlockedTasks(
             lanes,
             policies,
@@ -93,7 +97,7 @@ class Pipeline:
             clock=clock.now,
             count=self._count,
             begin=self._begin,
-            leave=self._leave,
+            leave=self._departures.release_task,
         )
 
     def admit(
@@ -194,7 +198,7 @@ class Pipeline:
     def _pass(self, task: PipelineTask) -> None:
         """Send a task to its lane that every stage has passed, or have it wait first."""
         if task.delay is None:
-            self._leave(task, self._send)
+            self._departures.release_task(task, self._departures.send_with_copies)
         else:
             self._blocked.delay_for(task, task.delay.seconds, task.delay.why)
 
@@ -224,50 +228,6 @@ class Pipeline:
                 assert_never(verdict)
         return None
 
-    def _send(self, task: PipelineTask) -> None:
-        envelope = task.envelope
-        if not task.returned:
-            policy_of = task.resolved.policies.get
-            for kind, copy_of in _COPIES:
-                policy = policy_of(kind)
-                if policy is None:
-                    continue
-                copy = copy_of(envelope, policy, self._clock())
-                if copy is not None:
-                    versions = {**envelope.policies, policy.key: policy.version}
-                    envelope = replace(envelope, policies=versions)
-                    self._lanes.mirror(copy)
-        self._lanes.send_task(envelope, task.source)
-
-    def _leave(self, task: PipelineTask, go: Go) -> None:
-        """Call `go` for a task that is not ended here, once it is recorded if somebody may ask.
-
-        A dispatcher to which it is delivered again then knows whether it was charged, and one that
-        finds that it has expired, whether it may run: what has no record never left, and is as new.
-        So what is not ours any more must not leave: another may have ended it by now.
-        """
-        asked = task.fell or task.source.expires or is_charged(task.resolved)
-        if not (task.submitted and asked):
-            go(task)
-        elif task.source.alive:
-            self._lanes.admitted(task.envelope, task.source, partial(self._left, task, go))
-        else:
-            self._drop(task)
-
-    def _drop(self, task: PipelineTask) -> None:
-        self._give_back(task)
-        task.source.settle(BrokerUnavailable("what it came in is delivered again"))
-
-    def _left(self, task: PipelineTask, go: Go) -> None:
-        try:
-            if task.source.alive:
-                go(task)
-            else:
-                self._drop(task)
-        except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
-            _log.exception("a task cannot be brought on its way")
-            self._wait_undecided(replace(task, submitted=False))
-
     # --- pending -------------------------------------------------------------------------
 
     def _ask(
@@ -283,7 +243,7 @@ class Pipeline:
                 return self._granted
             return State(self._granted.breaker, passes=True, seconds=given.first)
         if given.undecided:
-            self._wait_undecided(_still_owing(place, task), policy)
+            self._wait_undecided(still_owing(place, task), policy)
             return None
         return State(self._granted.breaker, passes=False, seconds=given.again)
 
@@ -298,7 +258,7 @@ class Pipeline:
         """Go on with a task, when the owner of a limit has answered."""
         if passes is None:
             policy = task.resolved.policies[STAGES[place].kind]
-            self._wait_undecided(_still_owing(place, task), policy)
+            self._wait_undecided(still_owing(place, task), policy)
             return
         state = State(self._granted.breaker, passes, seconds)
         self._run(with_room(task, limit, state), place, self._monotonic(), (place, task), state)
@@ -312,7 +272,7 @@ class Pipeline:
             raise error
         _log.error("a task cannot be brought on its way", exc_info=error)
         place, asking = asked
-        self._wait_undecided(once_pending(asking) if place in PLACES_ONCE else task)
+        self._wait_undecided(still_owing(place, asking, task))
 
     def _wait_undecided(self, task: PipelineTask, policy: Policy | None = None) -> None:
         """Delay a task that nobody has refused; what a `policy` left open is counted.
@@ -337,8 +297,3 @@ class Pipeline:
 
     def _count(self, policy: Policy, decision: str) -> None:
         self._metrics.counter(POLICY_DECISIONS, policy.kind, policy.name, decision).inc()
-
-
-def _still_owing(place: int, task: PipelineTask) -> PipelineTask:
-    """Return a task that asked in this place: it asks again, if that is passed once."""
-    return once_pending(task) if place in PLACES_ONCE else task

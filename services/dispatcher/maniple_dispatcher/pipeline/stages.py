@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from maniple.messages import Envelope
 from maniple_dispatcher.pipeline import bulkhead, circuit_breaker, rate_limit, route
 from maniple_dispatcher.pipeline.mirror import mirrored
+from maniple_dispatcher.pipeline.pipeline_task import PipelineTask, once_pending
 from maniple_dispatcher.pipeline.verdicts import State, Verdict
 from maniple_policies import Policy, Resolved
 from maniple_policies.kinds.bulkhead import BulkheadPolicy
@@ -65,3 +66,13 @@ ON_LEAVING: tuple[Copies[Any], ...] = (Copies(MirrorPolicy, mirrored),)
 def is_charged(resolved: Resolved) -> bool:
     """Whether a task has to pass something once: whoever finds it again asks if it has."""
     return not _CHARGING.isdisjoint(resolved.policies)
+
+
+def still_owing(
+    place: int, asking: PipelineTask, by_now: PipelineTask | None = None
+) -> PipelineTask:
+    """Return a task that stops at the stage in this place: one of `ONCE` it has yet to pass.
+
+    That it does as it was when it asked. At another it stays as it is `by_now`, with what it got.
+    """
+    return once_pending(asking) if place in PLACES_ONCE else by_now or asking
