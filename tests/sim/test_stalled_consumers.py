@@ -106,7 +106,8 @@ def told_without_a_link() -> tuple[tuple[str, ...], tuple[str, ...]]:
         return Consumer(queue.name, handle, prefetch=prefetch)
 
     hot: Any = SimpleNamespace(consume=consume, intake=SimpleNamespace(is_up=False))
-    work: Any = SimpleNamespace(on_bundle=lambda *_, **__: None, connection_lost=lambda: None)
+    ingress = SimpleNamespace(on_bundle=lambda *_, **__: None)
+    work: Any = SimpleNamespace(ingress=ingress, connection_lost=lambda: None)
     lanes = LaneConsumers(
         "a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4), hot=hot, work=work
     )

@@ -197,7 +197,7 @@ class Agent:
         )
 
     async def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        self.work.on_bundle(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
+        self.work.ingress.on_bundle(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
         await self.settle()
 
     async def finish(self, name: str, outcome: Outcome = OK) -> None:

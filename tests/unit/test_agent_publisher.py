@@ -230,7 +230,7 @@ async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_fro
     agent.publisher.full = {"a.task", tier_name(DELAY_TIERS[0])}
     lost, back = Delivery(envelope("1"), redelivered=True), Delivery(envelope("2"))
     for delivery in (lost, back):
-        agent.work.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
+        agent.work.ingress.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
     agent.work.dissolve()
     await agent.departures.drain_publishes()
     assert (lost.acked, back.acked) == (1, 1)

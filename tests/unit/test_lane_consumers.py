@@ -108,7 +108,7 @@ class Taking:
         }
 
 
-def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
+async def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
     taking = Taking(plain, slots=200)
     assert {queue: consumer.prefetch for queue, consumer in taking.hot.consumers.items()} == {
         "lane.a.plain": 2,
@@ -118,7 +118,6 @@ def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
     for queue in ("lane.a.plain", "lane.a.plain.suspect"):
         taking = Taking(plain)
         delivery: Any = Delivery(envelope("1", capability="a.task"))
-        taking.agent.work._schedule_pump = lambda: None  # type: ignore[method-assign]
         taking.hot.consumers[queue]._handle(delivery)
         taken += [job.suspect for job in taking.agent.work.waiting]
     assert taken == [False, True]

@@ -1,4 +1,4 @@
-"""What an agent does with a bundle: run its tasks, publish what came of them, then acknowledge.
+"""What an agent does with its tasks: run them, publish what came of them, then acknowledge.
 
 All of it happens on the connection loop; handlers run elsewhere (`maniple_agent.executors`).
 """
@@ -12,13 +12,9 @@ from datetime import datetime
 import structlog
 from msgspec import Raw
 
-from maniple.amqp import Delivery
-from maniple.attempts import NextAttempt, expired
+from maniple.attempts import NextAttempt
 from maniple.clock import Clock
-from maniple.codec import decode_members
-from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, timed_out
-from maniple.messages import Envelope
 from maniple.tasks import Executor as Kind
 from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
@@ -32,29 +28,22 @@ from maniple_agent.completion import (
     TaskDeadlines,
     seconds_of,
 )
-from maniple_agent.domain.redelivery import (
-    is_over,
-    lost_at_most_once,
-    may_copy,
-    unknown_capability,
-)
 from maniple_agent.executors import Executor
 from maniple_agent.fair_queue import tight_from
-from maniple_agent.jobs import BulkheadReport, Bundle, Job, Report
+from maniple_agent.ingress import Ingress
+from maniple_agent.jobs import Job, Report
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import LaneMeasure, RunQueue
 from maniple_agent.slots import Slots
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
-from maniple_runtime.metric_names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
-from maniple_runtime.remnants import remnant_of, undecodable
+from maniple_runtime.metric_names import QUEUE_SECONDS, RUN_SECONDS
 from maniple_runtime.task_traces import exemplar_of
 from maniple_runtime.telemetry import Metrics, about
 
 DEPARTURE_SECONDS = 2.0
 MOST_BYTES = 64 * 1024**2
-LOST = "redelivered"
 STOPPED = "stopped"
 
 
@@ -86,14 +75,11 @@ class Scheduler:
         """
         self._monotonic = clock.monotonic
         self._traces = traces
-        self._registry = registry
         self._departures = departures
         self._progress = progress
-        self._metrics = metrics
         self._queue_seconds = metrics.histograms(QUEUE_SECONDS)
         self._run_seconds = metrics.histograms(RUN_SECONDS)
         self._fenced = fenced
-        self.rooms = BulkheadReport()
         self._deadlines = TaskDeadlines(known or clock.now, clock)
         self._conclusions = Completion(agent, departures, self._deadlines, metrics, traces=traces)
         self.attempts = self._conclusions.attempts
@@ -112,103 +98,22 @@ class Scheduler:
         self._most_bytes = most_bytes
         self._running_bytes = 0
         self.measures: defaultdict[str, LaneMeasure] = defaultdict(LaneMeasure)
-        self.last_delivery_at: datetime | None = None
+        self.ingress = Ingress(
+            registry,
+            self.waiting,
+            self._conclusions,
+            self._splits,
+            departures,
+            deadlines=self._deadlines,
+            measures=self.measures,
+            metrics=metrics,
+            traces=traces,
+            queued=self._schedule_pump,
+        )
         self.slots = Slots(executors(self))
         for kind, executor in self.slots:
             names = [one.capability for one in registry if one.executor is kind]
             self.waiting.turns(kind).divide(names, executor.capacity, at_once or {})
-
-    # --- in ------------------------------------------------------------------------------
-
-    def on_bundle(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        """Queue the tasks of one bundle from a lane."""
-        now = self._deadlines.now()
-        self.last_delivery_at = now.at
-        try:
-            members = decode_members(delivery.body, Envelope)
-        except InvalidMessage:
-            members = [InvalidMessage(ErrorCode.UNDECODABLE, "no bundle")]
-        if not members:
-            delivery.ack()
-            return
-        envelopes = [member for member in members if isinstance(member, Envelope)]
-        if not envelopes:
-            # The broker moves it to the dead-letter log with its bytes, and a dispatcher ends it.
-            self._metrics.counter(HANDED_BACK, "undecodable").inc()
-            delivery.reject()
-            return
-        bundle = Bundle(delivery, len(members), self._monotonic())
-        self.rooms.took(bundle, envelopes)
-        if self._traces.on:
-            self._traces.received(bundle, envelopes)
-        for member in members:
-            if isinstance(member, InvalidMessage):
-                self._end_remnant(member, bundle, now.at)
-        for envelope in envelopes:
-            try:
-                self._take_member(envelope, bundle, now, suspect=suspect)
-            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
-                self._conclusions.fail(envelope, error, bundle.settle)
-        if not delivery.redelivered:
-            self.measures[envelopes[0].lane].bundled(len(envelopes))
-        self._schedule_pump()
-
-    def _take_member(
-        self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool
-    ) -> None:
-        again = bundle.redelivered or envelope.lost > 0
-        if again and self._adopt(envelope, bundle, suspect=suspect):
-            return
-        if bundle.redelivered:
-            self.measures[envelope.lane].record_end(well=False)
-            self._move(envelope, bundle, suspect=suspect)
-        else:
-            self._take_task(envelope, bundle, now, suspect=suspect)
-
-    def _end_remnant(self, unreadable: InvalidMessage, bundle: Bundle, now: datetime) -> None:
-        """End a task that cannot be read, beside others that can."""
-        self._metrics.counter(HANDED_BACK, "undecodable").inc()
-        envelope = remnant_of(unreadable, now)
-        if envelope is None:
-            self._log.error("what is no task came in a bundle", reason=unreadable.message)
-            bundle.settle()
-            return
-        result = undecodable(envelope, unreadable, self._conclusions.ran())
-        self._conclusions.publish_result(result, envelope, bundle.settle)
-
-    def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
-        definition = self._registry.definitions.get(envelope.capability)
-        fate = self._deadlines.fate(envelope, now)
-        if fate is DeadlineFate.ASKED:
-            self._departures.ask_dispatcher(envelope, bundle.settle, may_copy=may_copy(definition))
-            return
-        if fate is DeadlineFate.EXPIRED:
-            result = expired(envelope, self._conclusions.ran())
-        elif definition is None:
-            result = unknown_capability(envelope, self._conclusions.ran())
-        elif envelope.lost and is_over(envelope, definition):
-            result = lost_at_most_once(envelope, self._conclusions.ran())
-        else:
-            share = self.waiting.share(definition)
-            job = Job(envelope, definition, bundle, suspect=suspect, share=share)
-            self.attempts.add_attempt(job)
-            self.waiting.enqueue(job)
-            return
-        self._conclusions.publish_result(result, envelope, bundle.settle)
-
-    def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
-        """Have an attempt that is still here settle its part of a bundle that brings it again."""
-        job = self.attempts.same(envelope)
-        if job is None:
-            return False
-        if not self.waiting.bring_back(job, envelope, bundle, suspect=suspect):
-            job.adopted_by(bundle)
-        self._log.info("adopted", **about(envelope))
-        return True
-
-    def _move(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> None:
-        moved = self._traces.migrated(envelope, LOST, lost=True)
-        self._splits.move(moved, self._conclusions.ran(), LOST, bundle, suspect=suspect)
 
     # --- running -------------------------------------------------------------------------
 
