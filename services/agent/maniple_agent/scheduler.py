@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-import structlog
 from msgspec import Raw
 
 from maniple.attempts import NextAttempt
@@ -36,15 +35,15 @@ from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import LaneMeasure, RunQueue
 from maniple_agent.slots import Slots
+from maniple_agent.stopped_jobs import StoppedJobs
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.metric_names import QUEUE_SECONDS, RUN_SECONDS
 from maniple_runtime.task_traces import exemplar_of
-from maniple_runtime.telemetry import Metrics, about
+from maniple_runtime.telemetry import Metrics
 
 DEPARTURE_SECONDS = 2.0
 MOST_BYTES = 64 * 1024**2
-STOPPED = "stopped"
 
 
 class Scheduler:
@@ -84,9 +83,7 @@ class Scheduler:
         self._conclusions = Completion(agent, departures, self._deadlines, metrics, traces=traces)
         self.attempts = self._conclusions.attempts
         self._suspect: Job | None = None
-        self._stopped: list[Job] = []
         self._pumping = False
-        self._log = structlog.get_logger("maniple.agent.work")
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -111,6 +108,7 @@ class Scheduler:
             queued=self._schedule_pump,
         )
         self.slots = Slots(executors(self))
+        self.stopped = StoppedJobs(self.slots, self._conclusions, self._splits, traces, self._ended)
         for kind, executor in self.slots:
             names = [one.capability for one in registry if one.executor is kind]
             self.waiting.turns(kind).divide(names, executor.capacity, at_once or {})
@@ -263,37 +261,18 @@ class Scheduler:
     def connection_lost(self) -> None:
         """Put away what was delivered: the broker gives it to others, from now on."""
         self.waiting.put_away_lost(self._monotonic())
-        self.stop_jobs([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
+        self.stopped.stop_jobs(
+            [j for j in self.running if j.definition.exclusive and not j.bundle.alive]
+        )
 
     def stop_exclusive(self) -> None:
         """Stop what must not run twice."""
-        self.stop_jobs([job for job in self.running if job.definition.exclusive])
-
-    def stop_jobs(self, jobs: Iterable[Job]) -> None:
-        """Stop running jobs without a result: the broker has them, and gives them to others."""
-        for job in tuple(jobs):
-            self._log.warning("stopped without a result", **about(job.envelope))
-            self._ended(job)
-            self.attempts.forget_attempt(job)
-            if job.bundle.alive:
-                self._stopped.append(job)
-            self.slots.cancel_job(job)
+        self.stopped.stop_jobs([job for job in self.running if job.definition.exclusive])
 
     async def resume(self) -> None:
         """Go on: start what waits, and send on what was stopped, has ended and is still ours."""
         self._schedule_pump()
-        stopped = tuple(self._stopped)
-        await self.slots.await_ends(job for job in stopped if job.definition.exclusive)
-        for job in stopped:
-            if job in self._stopped:  # by now somebody else may have handed it on
-                self._stopped.remove(job)
-                self._send_on(job)
-
-    def _send_on(self, job: Job) -> None:
-        if job.bundle.alive:
-            moved = self._traces.stopped(job, STOPPED)
-            ran = self._conclusions.ran(job.started_at)
-            self._splits.move(moved, ran, STOPPED, job, suspect=job.suspect)
+        await self.stopped.send_on()
 
     # --- handing back --------------------------------------------------------------------
 
@@ -332,16 +311,10 @@ class Scheduler:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
-        await self._stop_rest()
+        self.stopped.stop_jobs(self.running)
+        await self.stopped.hand_stopped_on(DRAIN)
         rest = max(DEPARTURE_SECONDS, deadline - self._monotonic())
         with contextlib.suppress(TimeoutError):
             # Without the broker it would take for ever; what is not confirmed comes again.
             async with asyncio.timeout(rest):
                 await self._departures.drain_publishes()
-
-    async def _stop_rest(self) -> None:
-        """Stop what runs, and hand it on: each member of a bundle alone, so that it can end."""
-        self.stop_jobs(self.running)
-        stopped, self._stopped = self._stopped, []
-        await self.slots.await_ends(job for job in stopped if job.definition.exclusive)
-        self._conclusions.hand_on(stopped, DRAIN)
