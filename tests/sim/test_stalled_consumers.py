@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from maniple.amqp import Consumer, QueueView
-from maniple.tasks import Executor, TaskRegistry, task
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import Executor, task
 from maniple.timings import Timings
 from maniple.topology import Queue, lane_queues
 from maniple_agent.lane_consumers import LaneConsumers

@@ -10,8 +10,9 @@ from msgspec import Raw
 
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import failed
+from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry, definition_of, task
+from maniple.tasks import definition_of, task
 from maniple_agent import diagnostics
 from maniple_agent.fair_queue import in_a_row, may_take, most_of
 from work_with_fakes import Agent, Delivery, FakeExecutor, a_task, envelope

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from maniple.amqp import Consumer
-from maniple.tasks import Executor, TaskRegistry, task
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import Executor, task
 from maniple.topology import Queue
 from maniple_agent.fair_queue import most_of
 from maniple_agent.lane_consumers import LaneConsumers

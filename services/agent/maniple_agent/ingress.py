@@ -11,7 +11,7 @@ from maniple.attempts import expired
 from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import Envelope
-from maniple.tasks import TaskRegistry
+from maniple.task_registry import TaskRegistry
 from maniple_agent.completion import Completion, DeadlineFate, Moment, TaskDeadlines
 from maniple_agent.domain.redelivery import (
     is_over,

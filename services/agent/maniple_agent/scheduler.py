@@ -14,8 +14,8 @@ from msgspec import Raw
 from maniple.attempts import NextAttempt
 from maniple.clock import Clock
 from maniple.execution import Outcome, timed_out
+from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
 from maniple_agent.completion import (
     DRAIN,

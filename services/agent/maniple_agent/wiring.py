@@ -12,8 +12,8 @@ from pathlib import Path
 
 from maniple.identifiers import new_id
 from maniple.loading import here, load_registry, located
+from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry
 from maniple_agent import diagnostics
 from maniple_agent.commands import AgentCommands, Ending
 from maniple_agent.completion import Known
