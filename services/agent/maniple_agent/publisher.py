@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from maniple.amqp import Publisher
 from maniple.attempts import NextAttempt
 from maniple.codec import encode
+from maniple.delay_tiers import other_tier
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import (
     ENVELOPES_TYPE,
@@ -25,7 +26,6 @@ from maniple.topology import (
     EVENTS,
     LANES,
     RUNNING_KEY,
-    other_tier,
     tier_name,
 )
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
