@@ -28,18 +28,22 @@ class LeavingTask:
 
 
 class Leaving:
-    """A `done` of what may have to go another way."""
+    """A `done` of what may have to go another way; `told` hears of it first."""
 
-    __slots__ = ("done", "instead", "outlet", "ticket", "told")
+    __slots__ = ("_told", "done", "instead", "outlet", "ticket")
     ticket: InFlightPublish["Leaving"] | None
-    told: Callable[["Leaving", ManipleError | None], None]
 
     def __init__(
-        self, outlet: BatchPublisher, done: ConfirmCallback, instead: Callable[[], None]
+        self,
+        outlet: BatchPublisher,
+        done: ConfirmCallback,
+        instead: Callable[[], None],
+        told: Callable[["Leaving", ManipleError | None], None],
     ) -> None:
         self.outlet, self.done, self.instead = outlet, done, instead
+        self._told = told
         self.ticket = None
 
     def __call__(self, error: ManipleError | None) -> None:
         """Have it told what became of the publish."""
-        self.told(self, error)
+        self._told(self, error)

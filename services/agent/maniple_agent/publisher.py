@@ -203,11 +203,10 @@ class AgentPublisher:
     ) -> None:
         """Publish, and do something `instead` if that is not confirmed while others are."""
         exchange = LANES if outlet is self._lanes else DELAY
-        leaving = Leaving(outlet, task.done, instead)
+        leaving = Leaving(outlet, task.done, instead, self._told)
         leaving.ticket = self.under_way.begin(
             (exchange.name, key), leaving, self._monotonic(), may_copy=task.may_copy
         )
-        leaving.told = self._told
         outlet.add_item(key, task.encoded, leaving)
 
     def _told(self, leaving: Leaving, error: ManipleError | None) -> None:
