@@ -98,7 +98,7 @@ class Taking:
         """Deliver to every consumer as much as its prefetch allows."""
         delivery: Any = None
         for consumer in self.hot.consumers.values():
-            consumer._unsettled = dict.fromkeys(range(consumer.prefetch), delivery)
+            consumer._deliveries.unsettled = dict.fromkeys(range(consumer.prefetch), delivery)
 
     def adapted(self) -> dict[str, int]:
         """Adapt; return the prefetch of each queue, 0 if it is paused."""
