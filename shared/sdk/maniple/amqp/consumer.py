@@ -260,11 +260,9 @@ class Consumer:
     def _wanted(self) -> int | None:
         """The prefetch to consume with; None while it is not to consume."""
         share = self._share
-        if share is None:
-            return None if self._paused else self.prefetch
-        if self._paused or share.held_back:
+        if self._paused or (share is not None and share.held_back):
             return None
-        return share.prefetch
+        return self.prefetch if share is None else share.prefetch
 
     async def _consume(self, channel: AbstractChannel, prefetch: int) -> None:
         deliveries = self._deliveries
