@@ -82,7 +82,7 @@ class Heartbeats:
         self._announced = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._due = asyncio.Event()
-        self.phase = AgentPhase.ACTIVE
+        self._phase = AgentPhase.ACTIVE
 
     def begin_new_life(self, incarnation: Incarnation) -> None:
         """Come back as a new incarnation, because this one was declared failed."""
@@ -94,6 +94,10 @@ class Heartbeats:
         self._sequence = 0
         self._overdue = False
         self.announce()
+
+    def enter_phase(self, phase: AgentPhase) -> None:
+        """Say from the next heartbeat on that the agent is in this phase."""
+        self._phase = phase
 
     @property
     def patience(self) -> float:
@@ -178,7 +182,7 @@ class Heartbeats:
             incarnation=description.incarnation,
             sequence=self._sequence,
             sent_at=self._now(),
-            state=self.phase,
+            state=self._phase,
             slots=self._self.slots,
             in_flight=self._work.slots.taken,
             held=sum(1 for _ in self._work.waiting),

@@ -300,12 +300,16 @@ class Scheduler:
             seconds = max(0.0, (self._deadlines.clock.now() - job.started_at).total_seconds())
             self.outcome(job, timed_out(seconds), seconds)
 
+    def begin_draining(self) -> None:
+        """Take and start nothing more, whatever a fence says that opens meanwhile."""
+        self.draining = True
+
     async def drain_jobs(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds.
 
         What still runs then is stopped, and runs again elsewhere unless it may not.
         """
-        self.draining = True
+        self.begin_draining()
         deadline = self._monotonic() + timeout
         self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
         with contextlib.suppress(TimeoutError):

@@ -147,12 +147,12 @@ async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     """Stop taking tasks, finish or hand back what is here, and say goodbye."""
     monotonic = parts.time.clock.monotonic
     began, seconds = monotonic(), parts.ending.seconds
-    parts.work.draining = True  # a fence that opens meanwhile must not let anything in
+    parts.work.begin_draining()  # a fence that opens meanwhile must not let anything in
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
-    heartbeats.phase = AgentPhase.DRAINING
+    heartbeats.enter_phase(AgentPhase.DRAINING)
     heartbeats.announce()
     await parts.work.drain_jobs(max(0.0, seconds - (monotonic() - began)))
-    heartbeats.phase = AgentPhase.LEAVING
+    heartbeats.enter_phase(AgentPhase.LEAVING)
     left = seconds + GOODBYE_MARGIN - (monotonic() - began)
     if left > 0 and not parts.confirmation.fenced(monotonic()):
         await heartbeats.send_heartbeat(min(heartbeats.patience, left))
