@@ -41,7 +41,7 @@ class Delivery:
     """One message as delivered. Settle it with `ack`, once; later calls do nothing."""
 
     __slots__ = (
-        "_consumer",
+        "_receiver",
         "body",
         "generation",
         "properties",
@@ -51,11 +51,11 @@ class Delivery:
         "weight",
     )
 
-    def __init__(self, consumer: Receiver, message: DeliveredMessage, generation: int) -> None:
+    def __init__(self, receiver: Receiver, message: DeliveredMessage, generation: int) -> None:
         """Take over what aiormq delivered."""
         delivery = message.delivery
         assert isinstance(delivery, commands.Basic.Deliver | commands.Basic.GetOk)  # noqa: S101 - what one gets
-        self._consumer = consumer
+        self._receiver = receiver
         self.body = message.body
         self.properties = message.header.properties
         self.redelivered = bool(delivery.redelivered)
@@ -73,23 +73,23 @@ class Delivery:
     @property
     def alive(self) -> bool:
         """Whether the connection that delivered it still stands, so that an ack can arrive."""
-        return self.generation == self._consumer.generation
+        return self.generation == self._receiver.generation
 
     def ack(self) -> None:
         """Acknowledge soon; idempotent; abandoned when the connection has been lost since."""
-        self._consumer.ack(self)
+        self._receiver.ack(self)
 
     def lighten(self, weight: int) -> None:
         """Say that it takes less than could be seen before it was read; others get the room."""
-        self._consumer.lighten(self, weight)
+        self._receiver.lighten(self, weight)
 
     async def flushed(self) -> None:
         """Return once acknowledgements until now are written, or their connection is lost."""
-        await self._consumer.flush()
+        await self._receiver.flush()
 
     def reject(self) -> None:
         """Refuse for good: the broker dead-letters it with its bytes."""
-        self._consumer.reject(self)
+        self._receiver.reject(self)
 
 
 class UnsettledDeliveries:
